@@ -1,0 +1,55 @@
+"""Who answers. A front end knows :class:`Backend` and nothing behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.events import Event
+
+__all__ = ["Backend", "BackendStatus", "ReplyOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyOptions:
+    """Limits of one reply. None: no limit."""
+
+    max_tokens: int | None = None
+    timeout: float | None = None
+    """Wall clock seconds, loading included."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """What a status line may show; any of it may change from one moment to the next."""
+
+    model: str
+    engine: str
+    state: str
+    """``starting``, ``idle``, ``generating``, ``interrupting`` or ``dead``."""
+    context_used: int | None = None
+    context_size: int | None = None
+    memory: int | None = None
+    """Resident bytes of the engine process."""
+    cpu: float | None = None
+    """Percent of one core since the last look."""
+
+
+class Backend(Protocol):
+    """``reply`` streams the answer to a conversation whose last message is the user's."""
+
+    def start(self) -> None:
+        """Begin to load in the background; returns at once. Needs a running loop. Errors come with the next reply."""
+
+    def reply(self, conversation: Conversation, options: ReplyOptions = ...) -> AsyncIterator[Event]:
+        """Events of one reply. One at a time; closing the iterator stops the reply."""
+
+    def interrupt(self) -> None:
+        """Stop the reply that is under way, if any; it still ends with a Completed of its own."""
+
+    def status(self) -> BackendStatus: ...
+
+    async def close(self) -> None:
+        """Leave no process behind."""

@@ -1,0 +1,5 @@
+"""Messages and the conversations they make. Pure data: no I/O, no front end."""
+
+from bitnet_chat.conversation.message import Conversation, Message, Role
+
+__all__ = ["Conversation", "Message", "Role"]

@@ -1,0 +1,98 @@
+"""Every error of the project, and the one table of finish reasons and exit codes.
+
+::
+
+    BitnetChatError            what happened, to what, what to do next
+    ├── UsageError        (2)  a flag, a file, a JSON line or a setting that cannot be used
+    ├── EngineNotFound    (3)  no binary that can talk, or one that is no engine
+    │   └── BuildError    (3)  an engine that could not be built
+    ├── ModelError        (4)  no model, or one that cannot be read, rendered or loaded
+    ├── EngineDied        (5)  the engine process ended without being asked to
+    └── ContextOverflow   (6)  a prompt that is larger than the context window
+
+The numbers are exit codes. A reply that ends carries a :class:`FinishReason`; both come from the same table, so
+that a script may look at either.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class FinishReason(str, Enum):
+    """Why a reply ended. The value is what JSON output says, ``exit_code`` is what the process returns."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    USAGE = "usage"
+    NO_ENGINE = "no_engine"
+    BAD_MODEL = "bad_model"
+    ENGINE_DIED = "engine_died"
+    CONTEXT_OVERFLOW = "context_overflow"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def exit_code(self) -> int:
+        return _EXIT_CODES[self]
+
+
+# 124 is what timeout(1) returns, 130 what a shell reports for SIGINT (128 + 2).
+_EXIT_CODES = {
+    FinishReason.STOP: 0,
+    FinishReason.LENGTH: 0,
+    FinishReason.USAGE: 2,
+    FinishReason.NO_ENGINE: 3,
+    FinishReason.BAD_MODEL: 4,
+    FinishReason.ENGINE_DIED: 5,
+    FinishReason.CONTEXT_OVERFLOW: 6,
+    FinishReason.TIMEOUT: 124,
+    FinishReason.INTERRUPTED: 130,
+}
+
+
+class BitnetChatError(Exception):
+    """Base of the tree. ``str(error)`` is fit to be shown; ``reason`` is its finish reason."""
+
+    reason = FinishReason.USAGE
+
+    def __init__(self, what: str, *, remedy: str = "", detail: str = "") -> None:
+        """``what``: what happened, to what. ``remedy``: what to do next. ``detail``: evidence, such as a log tail."""
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+        self.detail = detail
+
+    def __str__(self) -> str:
+        text = self.what
+        if self.remedy:
+            text += f"\n  {self.remedy}"
+        if self.detail:
+            text += "\n" + "\n".join(f"  | {line}" for line in self.detail.splitlines())
+        return text
+
+
+class UsageError(BitnetChatError):
+    reason = FinishReason.USAGE
+
+
+class EngineNotFound(BitnetChatError):
+    reason = FinishReason.NO_ENGINE
+
+
+class BuildError(EngineNotFound):
+    """The engine build failed; ``detail`` is the tail of its log."""
+
+
+class ModelError(BitnetChatError):
+    reason = FinishReason.BAD_MODEL
+
+
+class EngineDied(BitnetChatError):
+    """``detail`` is the tail of the engine's log."""
+
+    reason = FinishReason.ENGINE_DIED
+
+
+class ContextOverflow(BitnetChatError):
+    reason = FinishReason.CONTEXT_OVERFLOW

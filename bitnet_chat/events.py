@@ -1,0 +1,84 @@
+"""What a backend says while it answers. Front ends see these and nothing else.
+
+The order within one reply: any number of :class:`Notice`, one :class:`Started`, then text, then exactly one
+:class:`Completed` or :class:`Failed`. Notices may come at any time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitnet_chat.errors import BitnetChatError, FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Figures of one reply. Times in seconds. None: the engine does not tell."""
+
+    prompt_tokens: int | None = None
+    """Tokens that this turn added to the context before the reply."""
+    tokens: int = 0
+    """Tokens of the reply."""
+    time_to_first_token: float | None = None
+    """From sending the message to the first character, prefill included."""
+    seconds: float = 0.0
+    """From sending the message to the end of the reply."""
+    context_used: int | None = None
+    """Tokens in the context window after the reply."""
+    context_size: int | None = None
+    exact: bool = False
+    """True when the engine itself counted the tokens; False when they were counted as they arrived."""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Rate of generation, prefill excluded; None when there were fewer than two tokens."""
+        if self.tokens < 2 or self.time_to_first_token is None:
+            return None
+        generating = self.seconds - self.time_to_first_token
+        return (self.tokens - 1) / generating if generating > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One line for the user that is no part of the reply: a restart, something made visible in the message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The message was handed to the engine; prefill begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The next characters of the reply, never empty. Bytes that are not UTF-8 appear as lone surrogates."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    """The next characters of what the model thinks before it answers; not part of the reply."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The reply has ended. ``text`` is the whole of it, the same as all TextDelta joined."""
+
+    reason: FinishReason
+    text: str
+    stats: Stats = Stats()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No reply can be had: the conversation is unchanged and may be tried again. ``text`` is what had arrived."""
+
+    error: BitnetChatError
+    text: str = ""
+
+
+Event = Notice | Started | TextDelta | ThinkingDelta | Completed | Failed

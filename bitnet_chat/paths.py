@@ -1,0 +1,55 @@
+"""Where things live on this computer. Every place is asked for here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+APP = "bitnet-chat"
+
+
+def _place(variable: str, kind: str) -> Path:
+    chosen = os.environ.get(variable)
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import PlatformDirs  # imported late: 10 ms that --version need not pay
+
+    return Path(getattr(PlatformDirs(APP, appauthor=False), kind))
+
+
+def data_dir() -> Path:
+    """Engines, history: ``$BITNET_CHAT_DATA`` or the platform's place."""
+    return _place("BITNET_CHAT_DATA", "user_data_dir")
+
+
+def cache_dir() -> Path:
+    """What can be made again: ``$BITNET_CHAT_CACHE`` or the platform's place."""
+    return _place("BITNET_CHAT_CACHE", "user_cache_dir")
+
+
+def config_file() -> Path:
+    """``$BITNET_CHAT_CONFIG`` or ``config.toml`` in the platform's place."""
+    chosen = os.environ.get("BITNET_CHAT_CONFIG")
+    if chosen:
+        return Path(chosen).expanduser()
+    return _place("BITNET_CHAT_CONFIG_DIR", "user_config_dir") / "config.toml"
+
+
+def engine_home() -> Path:
+    """Engines built by ``bitnet-chat engine install``, one folder a version."""
+    return data_dir() / "engine"
+
+
+def checkout() -> Path | None:
+    """The root of the source checkout this package runs from; None for an installed package."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "setup.cfg").is_file() and (root / "bin").is_dir() else None
+
+
+def bundled_model() -> Path | None:
+    """The demo model: from the checkout, or from where the wheel put it."""
+    root = checkout()
+    places = [root / "models"] if root else []
+    places.append(Path(sys.prefix) / "share" / APP / "models")
+    return next((place / "bitnet-demo.gguf" for place in places if (place / "bitnet-demo.gguf").is_file()), None)
