@@ -1,0 +1,124 @@
+"""One frozen :class:`Settings`: defaults < ``config.toml`` < environment < flags."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from bitnet_chat import paths
+from bitnet_chat.errors import UsageError
+
+ENVIRONMENT_PREFIX = "BITNET_CHAT_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a user can set. The field names are the keys of ``config.toml`` and, in capitals behind
+    ``BITNET_CHAT_``, the variables of the environment."""
+
+    engine: str = ""
+    """An engine binary, or a directory that holds one."""
+    model: str = ""
+    """A GGUF file. Empty: the bundled model."""
+    chat_template: str = ""
+    """A name, a file or a Jinja text. Empty: the model's own."""
+    system: str = ""
+    """System prompt."""
+    ctx: int = 0
+    """Tokens of the context window. 0: what the model was trained for, at most 8192."""
+    threads: int = 0
+    """0: the engine's choice."""
+    temperature: float = -1.0
+    """Negative: the engine's default."""
+    seed: int = -1
+    """Negative: a new one each time."""
+    max_tokens: int = 0
+    """Tokens of one reply. 0: no limit."""
+    timeout: float = 0.0
+    """Seconds for one reply, loading included. 0: no limit."""
+    io: Literal["auto", "pty", "pipe"] = "auto"
+    """How the engine is connected."""
+    typing_speed: float = 60.0
+    """Characters a second that are shown where the engine is connected by a pipe. 0: all at once."""
+    engine_args: tuple[str, ...] = ()
+    """More flags for the engine."""
+
+
+_TYPES: dict[str, Any] = get_type_hints(Settings)
+_NOT_NEGATIVE = ("ctx", "threads", "max_tokens", "timeout", "typing_speed")
+
+
+def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> tuple[Settings, str]:
+    """The settings, and the engine that the config file names (it has a place of its own in the search order).
+
+    ``flags``: what was given on the command line, by field name. Raises UsageError naming source and key.
+    """
+    path = paths.config_file()
+    from_file = {key: _checked(key, value, f"{path}: ") for key, value in _read(path).items()}
+    from_environment = {
+        name: _parsed(name, environment[variable], f"${variable}: ")
+        for name in _TYPES
+        # The engine's variable is a place in the search order and is read there.
+        if name != "engine" and (variable := ENVIRONMENT_PREFIX + name.upper()) in environment
+    }
+    from_flags = {key: _checked(key, value, f"--{key.replace('_', '-')}: ") for key, value in flags.items()}
+    configured = str(from_file.pop("engine", ""))
+    return replace(Settings(), **(from_file | from_environment | from_flags)), configured
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", remedy="mend it or move it away") from None
+    known = {field.name for field in fields(Settings)}
+    for key in content:
+        if key not in known:
+            raise UsageError(f"{path}: there is no setting {key!r}", remedy=f"known are: {', '.join(sorted(known))}")
+    return content
+
+
+def _parsed(name: str, text: str, source: str) -> Any:
+    kind = _TYPES[name]
+    try:
+        if kind in (int, float):
+            return _checked(name, kind(text), source)
+    except ValueError:
+        raise UsageError(f"{source}{text!r} is not a number") from None
+    if kind not in (str, int, float) and not get_args(kind)[1:2] == (...,):
+        return _checked(name, text, source)
+    if kind is not str:
+        import shlex
+
+        try:
+            return tuple(shlex.split(text))
+        except ValueError as error:
+            raise UsageError(f"{source}{error}") from None
+    return text
+
+
+def _checked(name: str, value: Any, source: str) -> Any:
+    kind = _TYPES[name]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind in (str, int, float):
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UsageError(f"{source}{name} wants {_WORDS[kind]}, not {value!r}")
+    elif name == "engine_args":
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+            raise UsageError(f"{source}{name} wants a list of texts, not {value!r}")
+        value = tuple(value)
+    elif value not in get_args(kind):
+        raise UsageError(f"{source}{name} is one of {', '.join(get_args(kind))}, not {value!r}")
+    if name in _NOT_NEGATIVE and not 0 <= value < 1e9:
+        raise UsageError(f"{source}{name} cannot be {value}")
+    return value
+
+
+_WORDS = {str: "a text", int: "a whole number", float: "a number"}

@@ -1,0 +1,277 @@
+"""Building the engine: ``llama-completion``, ``llama-cli`` and ``llama-server`` from one pinned llama.cpp.
+
+Everything happens in ``<home>/.build-<version>``, which survives an interruption and is used again; the finished
+programs appear in ``<home>/<version>`` by one rename, so there is never half an engine::
+
+    <home>/0.3.36/                the programs, manifest.json, llama.cpp's LICENSE
+    <home>/build-0.3.36.log       what pip, cmake and ninja said
+    <home>/.build-0.3.36/         while building: archive, source, tools, tree-<key>, scratch
+    <home>/.build-0.3.36.lock     one build at a time
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bitnet_chat import paths
+from bitnet_chat.engine import diagnosis, job, lock, manifest, publication, source, toolchain
+from bitnet_chat.engine.progress import BuildProgress, estimate, ninja_counter
+from bitnet_chat.engine.source import DEFAULT
+from bitnet_chat.errors import BuildError
+
+__all__ = ["DEFAULT", "TARGETS", "BuildProgress", "install", "installed"]
+
+TARGETS = ("llama-completion", "llama-cli", "llama-server")
+
+# The most that a whole build had on the disk at once was 520 MB, measured on Linux x86-64 (pip unpacks all of the
+# archive to read its name); with a margin for other compilers.
+NEEDED_BYTES = 800_000_000
+_LEFT_FOR_RESUMING = 250_000_000
+
+_VERSION_SECONDS = 60.0
+_EXE = ".exe" if sys.platform == "win32" else ""
+
+
+def installed(version: str = DEFAULT, home: Path | None = None) -> Path | None:
+    """The folder of a built engine that is whole and was built for this CPU; None: there is none."""
+    folder = (home or paths.engine_home()) / version
+    found = manifest.read(folder)
+    if found is None or found.cpu != manifest.cpu_fingerprint() or not manifest.is_whole(folder, found):
+        return None
+    return folder
+
+
+def install(
+    *,
+    version: str = DEFAULT,
+    targets: Sequence[str] = TARGETS,
+    on_progress: Callable[[BuildProgress], None] = lambda progress: None,
+    home: Path | None = None,
+) -> Path:
+    """Builds the engine unless it is there, and returns the folder of its programs. Takes minutes; blocks.
+
+    Ctrl-C, SIGTERM and SIGHUP end the compilers and leave what was built for the next call.
+
+    :raises BuildError: it could not be built; the message says why and what to do.
+    """
+    home = (home or paths.engine_home()).expanduser().absolute()
+    build = _Build(source.known(version), tuple(targets), home, _Clock(on_progress))
+    try:
+        return build.run()
+    except OSError as error:
+        raise _explained(error, home) from error
+
+
+class _Clock:
+    """Knows when the build and its current step began."""
+
+    def __init__(self, on_progress: Callable[[BuildProgress], None]) -> None:
+        self._tell = on_progress
+        self._began = self._step_began = time.monotonic()
+        self._step = ""
+        self._done = self._total = 0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def step(self, name: str) -> None:
+        if name != self._step:
+            self._step, self._step_began = name, time.monotonic()
+        self.at(0, 0)
+
+    def at(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
+        self.tick()
+
+    def tick(self) -> None:
+        eta = estimate(self._done, self._total, time.monotonic() - self._step_began)
+        self._tell(BuildProgress(self._step, self._done, self._total, self.seconds, eta))
+
+
+class _Build:
+    def __init__(self, origin: source.Source, targets: tuple[str, ...], home: Path, clock: _Clock) -> None:
+        self.origin = origin
+        self.targets = targets
+        self.home = home
+        self.clock = clock
+        self.target = home / origin.version
+        self.work = home / f".build-{origin.version}"
+        self.scratch = self.work / "scratch"
+        self.log = home / f"build-{origin.version}.log"
+
+    def run(self) -> Path:
+        if self._ready():
+            return self.target
+        self.clock.step("Checking the compiler")
+        compilers = toolchain.check_compilers(os.environ)
+        self.home.mkdir(parents=True, exist_ok=True)
+        with job.signals_end_us(), lock.held(self.home / f".build-{self.origin.version}.lock", self._waiting):
+            if self._ready():  # somebody else built it meanwhile
+                return self.target
+            self._prepare(compilers)
+            with self._scratch():
+                archive = self._fetch()
+            with self._scratch():
+                tools = self._tools()
+            folder = self._unpack(archive)
+            with self._scratch():
+                tree, flags = self._compile(folder, tools, compilers)
+            self.clock.step("Installing the engine")
+            self._publish(tree, folder, compilers, flags)
+            shutil.rmtree(self.work, ignore_errors=True)
+        return self.target
+
+    def _ready(self) -> bool:
+        if installed(self.origin.version, self.home) is None:
+            return False
+        found = manifest.read(self.target)
+        return found is not None and {target + _EXE for target in self.targets} <= found.files.keys()
+
+    def _waiting(self, holder: str) -> None:
+        self.clock.step(f"Waiting for another build (process {holder})" if holder else "Waiting for another build")
+
+    def _prepare(self, compilers: toolchain.Compilers) -> None:
+        resumed = self.work.is_dir()
+        needed = max(NEEDED_BYTES - _bytes_below(self.work), _LEFT_FOR_RESUMING) if resumed else NEEDED_BYTES
+        free = shutil.disk_usage(self.home).free
+        if free < needed:
+            raise BuildError(
+                f"There is not enough room in {self.home} to build the engine: it takes {needed // 1_000_000} MB, "
+                f"{free // 1_000_000} MB are free.",
+                remedy="Free some space, or choose another place with BITNET_CHAT_DATA=FOLDER.",
+            )
+        publication.sweep(self.target)
+        job.end_orphans(toolchain.MARK, str(self.work))
+        self.work.mkdir(exist_ok=True)
+        with self.log.open("a" if resumed else "w", encoding="utf-8") as log:
+            log.write(f"{_now()} building {self.origin.version} {self.targets} with {compilers.version}\n")
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[None]:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir()
+        try:
+            yield
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _fetch(self) -> Path:
+        self.clock.step("Downloading the llama.cpp source")
+
+        def came(count: int) -> None:
+            if count:
+                self.clock.at(min(count, self.origin.size), self.origin.size)
+            else:
+                self.clock.tick()
+
+        return source.fetch(self.origin, self.work, scratch=self.scratch, log=self.log, on_bytes=came)
+
+    def _tools(self) -> toolchain.Tools:
+        self.clock.step("Getting cmake and ninja")
+        return toolchain.fetch_tools(self.work / "tools", scratch=self.scratch, log=self.log, on_tick=self.clock.tick)
+
+    def _unpack(self, archive: Path) -> Path:
+        self.clock.step("Unpacking the source")
+        return source.unpack(archive, self.work / "source", self.origin, self.clock.at)
+
+    def _compile(self, folder: Path, tools: toolchain.Tools, compilers: toolchain.Compilers) -> tuple[Path, list[str]]:
+        flags = toolchain.cmake_flags(self.origin.commit, cxx=compilers.cxx)
+        # Objects of another CPU or compiler are not to be mixed in: they lie in a tree of another name.
+        key = "\n".join([manifest.cpu_fingerprint(), compilers.c, compilers.cxx, compilers.version, *flags])
+        tree = self.work / f"tree-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        tree.mkdir(exist_ok=True)
+        env = toolchain.build_environment(compilers, os.environ, work=self.work, scratch=self.scratch)
+        configure = [tools.cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools.ninja}", *flags]
+        self._execute("Configuring the build", [*configure, "-S", str(folder), "-B", str(tree)], tree, env)
+        jobs = toolchain.parallel_jobs(
+            toolchain.usable_cpus(), _free_memory(), os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
+        )
+        self._execute("Compiling llama.cpp", [tools.ninja, "-C", str(tree), "-j", str(jobs), *self.targets], tree, env)
+        return tree, flags
+
+    def _execute(self, step: str, argv: list[str], cwd: Path, env: dict[str, str]) -> None:
+        def read(line: str) -> None:
+            counter = ninja_counter(line)
+            if counter is not None:
+                self.clock.at(*counter)
+
+        self.clock.step(step)
+        offset = job.size(self.log)
+        status = job.run(argv, log=self.log, cwd=cwd, env=env, on_line=read, on_tick=self.clock.tick)
+        if status != 0:
+            raise diagnosis.of_build(job.text_since(self.log, offset), step=step, status=status, log=self.log)
+
+    def _publish(self, tree: Path, folder: Path, compilers: toolchain.Compilers, flags: list[str]) -> None:
+        programs = [tree / "bin" / (target + _EXE) for target in self.targets]
+        for program in programs:
+            self._try(program)
+        record = manifest.Manifest(
+            version=self.origin.version,
+            source_sha256=self.origin.sha256,
+            commit=self.origin.commit,
+            cpu=manifest.cpu_fingerprint(),
+            cpu_name=manifest.cpu_name(),
+            compiler=compilers.version,
+            flags=flags,
+            built=_now(),
+            seconds=round(self.clock.seconds, 1),
+            files={program.name: program.stat().st_size for program in programs},
+        )
+        publication.publish([*programs, folder / "LICENSE"], record, self.target)
+
+    def _try(self, program: Path) -> None:
+        """:raises BuildError: a program that was built does not start."""
+        try:
+            done = subprocess.run(
+                [str(program), "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_VERSION_SECONDS
+            )
+            problem = f"status {done.returncode}" if done.returncode else ""
+        except (OSError, subprocess.TimeoutExpired) as error:
+            problem = str(error)
+        if problem:
+            raise BuildError(
+                f"The engine was built, but {program.name} --version does not run: {problem}.",
+                remedy=f"The log is {self.log}.",
+            )
+
+
+def _explained(error: OSError, home: Path) -> BuildError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return diagnosis.no_space(home)
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return BuildError(
+            f"Cannot write to {error.filename or home}: {error.strerror}.",
+            remedy="Choose a folder that you can write to with BITNET_CHAT_DATA=FOLDER.",
+        )
+    return BuildError(
+        f"Cannot build the engine in {home}: {error}.", remedy="BITNET_CHAT_DATA=FOLDER chooses another place."
+    )
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_size
+    return total
+
+
+def _free_memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

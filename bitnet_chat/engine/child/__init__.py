@@ -1,0 +1,78 @@
+"""One engine process and its three streams, as bytes. Small files, one per transport; nothing here decides."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+__all__ = ["Child", "Sink", "Transport", "pty_is_available", "spawn"]
+
+Transport = Literal["auto", "pty", "pipe"]
+
+
+class Sink(Protocol):
+    """Who hears of a child. Calls come from the event loop, in order; ``exited`` is the last one."""
+
+    def output(self, data: bytes) -> None: ...
+
+    def logged(self, data: bytes) -> None: ...
+
+    def exited(self, code: int) -> None:
+        """``code``: exit status, or minus the number of the signal that ended it."""
+
+
+class Child(Protocol):
+    """A running process in a session of its own, that ends when this program does."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def can_interrupt(self) -> bool:
+        """Whether :meth:`interrupt` has a signal to send."""
+
+    @property
+    def log_lag(self) -> float:
+        """Seconds that the log may be behind the output; 0: :meth:`drain_log` brings it level."""
+
+    def write(self, data: bytes) -> None:
+        """Queue input. Returns at once, whatever the size."""
+
+    def interrupt(self) -> None:
+        """SIGINT, as Ctrl-C on a terminal of its own would send."""
+
+    def drain_log(self) -> None:
+        """Deliver what the log holds by now, so that it is not behind the output."""
+
+    def kill(self) -> None:
+        """SIGKILL to the process and all it started. ``exited`` follows."""
+
+
+def pty_is_available() -> bool:
+    """Whether this platform has pseudo-terminals and the modules to use them."""
+    if sys.platform == "win32":
+        return False
+    try:
+        import fcntl  # noqa: F401
+        import pty  # noqa: F401
+        import termios  # noqa: F401
+
+        import ptyprocess  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def spawn(argv: Sequence[str], sink: Sink, *, transport: Transport, cwd: Path | None = None) -> Child:
+    """Start ``argv``; needs a running event loop. Raises OSError when it cannot be started."""
+    loop = asyncio.get_running_loop()
+    if sys.platform != "win32" and transport != "pipe" and pty_is_available():
+        from bitnet_chat.engine.child.pty import PtyChild
+
+        return PtyChild(argv, sink, loop, cwd)
+    from bitnet_chat.engine.child.pipe import PipeChild
+
+    return PipeChild(argv, sink, loop, cwd)

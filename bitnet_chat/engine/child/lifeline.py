@@ -1,0 +1,45 @@
+"""What a child does between fork and exec so that it starts clean and cannot outlive this program."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def preparer() -> Callable[[], None]:
+    """A function to be run in the child. Everything it needs is looked up now: after fork, the less the better."""
+    parent = os.getpid()
+    die_with_parent = _linux_death_signal()
+    # Python ignores SIGPIPE, and a background shell may have SIGINT ignored; an ignored signal stays so over exec.
+    names = ("SIGPIPE", "SIGINT", "SIGHUP", "SIGTERM", "SIGQUIT")
+    signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+    def prepare() -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+        if die_with_parent is not None:
+            die_with_parent()
+            if os.getppid() != parent:  # it died before the request was made
+                os._exit(0)
+
+    return prepare
+
+
+def _linux_death_signal() -> Callable[[], None] | None:
+    """On Linux the kernel kills the child when we are gone, kill -9 of us included.
+
+    Elsewhere a pty child gets SIGHUP when our end of its terminal closes, and a pipe child the end of its input.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    return lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

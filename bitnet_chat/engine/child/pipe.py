@@ -1,0 +1,121 @@
+"""A child on pipes, where there is no pseudo-terminal: on Windows, or with ``--io pipe``.
+
+Threads read and write, since Windows cannot wait for a pipe in an event loop; what they read is delivered there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bitnet_chat.engine.child import Sink
+
+_CHUNK = 1 << 16
+
+
+class PipeChild:
+    """See :class:`bitnet_chat.engine.child.Child`."""
+
+    log_lag = 0.01  # two threads read; what the engine wrote first may be delivered second
+
+    def __init__(self, argv: Sequence[str], sink: Sink, loop: asyncio.AbstractEventLoop, cwd: Path | None) -> None:
+        self._sink, self._loop = sink, loop
+        flags, prepare = 0, None
+        if sys.platform == "win32":
+            flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
+        else:
+            from bitnet_chat.engine.child.lifeline import preparer
+
+            prepare = preparer()
+        self._process = subprocess.Popen(
+            list(argv),
+            bufsize=0,
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            creationflags=flags,
+            preexec_fn=prepare,
+        )
+        self.pid = self._process.pid
+        self._input: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._open = True
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin is not None and stdout is not None and stderr is not None
+        readers = [
+            self._thread("output", self._read, stdout.fileno(), self._sink.output),
+            self._thread("log", self._read, stderr.fileno(), self._sink.logged),
+        ]
+        self._thread("input", self._write, stdin.fileno())
+        self._thread("wait", self._wait, readers)
+
+    @property
+    def can_interrupt(self) -> bool:
+        # Windows has console events, but a process without a console does not get them.
+        return sys.platform != "win32"
+
+    def write(self, data: bytes) -> None:
+        self._input.put(data)
+
+    def interrupt(self) -> None:
+        if sys.platform != "win32" and self._open:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGINT)
+
+    def drain_log(self) -> None:
+        """Nothing to do: the thread reads at once, and what it read is on its way."""
+
+    def kill(self) -> None:
+        if self._open:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if sys.platform == "win32":
+                    self._process.kill()
+                else:
+                    os.killpg(self.pid, signal.SIGKILL)
+
+    def _thread(self, name: str, target: Callable[..., None], *args: object) -> threading.Thread:
+        thread = threading.Thread(target=target, args=args, name=f"{name}-{self.pid}", daemon=True)
+        thread.start()
+        return thread
+
+    def _deliver(self, function: Callable[..., None], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _read(self, descriptor: int, deliver: Callable[[bytes], None]) -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(descriptor, _CHUNK):
+                if sys.platform == "win32":
+                    data = data.replace(b"\r\n", b"\n")  # its C library writes text
+                self._deliver(deliver, data)
+
+    def _write(self, descriptor: int) -> None:
+        with contextlib.suppress(OSError):  # it is gone: exited() tells
+            while (data := self._input.get()) is not None:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+
+    def _wait(self, readers: list[threading.Thread]) -> None:
+        code = self._process.wait()
+        for reader in readers:
+            reader.join(1.0)  # a process it left behind may hold the pipe open for ever
+        self._input.put(None)
+        self._deliver(self._ended, code)
+
+    def _ended(self, code: int) -> None:
+        self._open = False
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        self._sink.exited(code)

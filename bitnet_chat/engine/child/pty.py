@@ -1,0 +1,157 @@
+"""A child on a pseudo-terminal: its output is unbuffered, because it believes to talk to a person.
+
+The line discipline is raw. A canonical one cuts lines at 4095 bytes without a word, and ECHO, ISIG, ICRNL, IXON and
+OPOST change text (measured). Standard error is a pipe of its own: it carries the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from bitnet_chat.engine.child import Sink
+from bitnet_chat.engine.child.lifeline import preparer
+
+assert sys.platform != "win32"
+
+import tty  # noqa: E402
+
+from ptyprocess import PtyProcess  # noqa: E402
+
+_CHUNK = 1 << 16
+_ONE_TURN = 1 << 18  # bytes taken in one go, so that a flood does not keep the loop from anything else
+_READ_ERRORS = (BlockingIOError, InterruptedError)
+
+
+class PtyChild:
+    """See :class:`bitnet_chat.engine.child.Child`."""
+
+    can_interrupt = True
+    log_lag = 0.0
+
+    def __init__(self, argv: Sequence[str], sink: Sink, loop: asyncio.AbstractEventLoop, cwd: Path | None) -> None:
+        self._sink, self._loop = sink, loop
+        self._log, log_end = os.pipe()
+        prepare = preparer()
+
+        def in_child() -> None:
+            os.dup2(log_end, 2)
+            tty.setraw(0)
+            prepare()
+
+        try:
+            # No message is wider than this terminal, for an engine that asks.
+            self._process = PtyProcess.spawn(
+                list(argv), cwd=cwd, preexec_fn=in_child, dimensions=(1000, 1000), pass_fds=(log_end,)
+            )
+        except BaseException:
+            os.close(self._log)
+            raise
+        finally:
+            os.close(log_end)
+        self.pid: int = self._process.pid
+        self._terminal: int = self._process.fd
+        self._input = bytearray()
+        self._open = True
+        for descriptor in (self._terminal, self._log):
+            os.set_blocking(descriptor, False)
+        loop.add_reader(self._terminal, self._read_output)
+        loop.add_reader(self._log, self.drain_log)
+        threading.Thread(target=self._wait, name=f"wait-{self.pid}", daemon=True).start()
+
+    def write(self, data: bytes) -> None:
+        self._input += data
+        self._write_some()
+
+    def interrupt(self) -> None:
+        self._signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def drain_log(self) -> None:
+        if not self._open:
+            return
+        data = self._read(self._log)
+        if data is None:
+            self._loop.remove_reader(self._log)
+        elif data:
+            self._sink.logged(data)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._open:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def _read_output(self) -> None:
+        data = self._read(self._terminal)
+        if data is None:
+            self._loop.remove_reader(self._terminal)
+        elif data:
+            self._sink.output(data)
+
+    @staticmethod
+    def _read(descriptor: int) -> bytes | None:
+        """All there is for now; None at the end. The end of a terminal is EIO on Linux, no bytes elsewhere."""
+        chunks: list[bytes] = []
+        size = 0
+        while size < _ONE_TURN:
+            try:
+                chunk = os.read(descriptor, _CHUNK)
+            except _READ_ERRORS:
+                break
+            except OSError:
+                chunk = b""
+            if not chunk:
+                return b"".join(chunks) if chunks else None
+            chunks.append(chunk)
+            size += len(chunk)
+            if len(chunk) < 1024:
+                # A token or two: show it now instead of asking for more with another system call.
+                break
+        return b"".join(chunks)
+
+    def _write_some(self) -> None:
+        if not self._open:
+            self._input.clear()
+        while self._input:
+            try:
+                written = os.write(self._terminal, self._input)
+            except _READ_ERRORS:
+                self._loop.add_writer(self._terminal, self._write_some)
+                return
+            except OSError:  # it is dying: exited() tells
+                self._input.clear()
+                break
+            del self._input[:written]
+        if self._open:
+            self._loop.remove_writer(self._terminal)
+
+    def _wait(self) -> None:
+        try:
+            _, status = os.waitpid(self.pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+        except ChildProcessError:  # reaped elsewhere
+            code = 0
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._ended, code)
+
+    def _ended(self, code: int) -> None:
+        for descriptor, deliver in ((self._log, self._sink.logged), (self._terminal, self._sink.output)):
+            while data := self._read(descriptor):
+                deliver(data)
+        self._open = False
+        for descriptor in (self._terminal, self._log):
+            self._loop.remove_reader(descriptor)
+            self._loop.remove_writer(descriptor)
+            os.close(descriptor)
+        # PtyProcess would kill by number when collected, and the number may be someone else's by then.
+        self._process.closed = True
+        self._process.fd = -1
+        self._sink.exited(code)

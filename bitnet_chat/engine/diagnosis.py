@@ -1,0 +1,113 @@
+"""What the output of a failed step means, as an error that says what to do. Text in, error out: no I/O."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bitnet_chat.errors import BuildError
+
+# What pip and the libraries inside it print when there is no way to the index (pip 22 to 25, Linux, macOS, Windows).
+_NO_NETWORK = re.compile(
+    r"NewConnectionError|ConnectTimeoutError|ReadTimeoutError|ConnectionResetError|ConnectionRefusedError"
+    r"|NameResolutionError|name resolution|getaddrinfo failed|nodename nor servname|Network is unreachable"
+    r"|No route to host|ProxyError|Cannot connect to proxy|Max retries exceeded|Connection broken|SSLError"
+    r"|Read timed out|Connection refused"
+)
+_NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|not enough space on the disk|\[Errno 28\]")
+# "c++: fatal error: Killed signal terminated program cc1plus" is the kernel's out-of-memory killer.
+_NO_MEMORY = re.compile(
+    r"Killed signal terminated|internal compiler error: Killed|virtual memory exhausted|[Cc]annot allocate memory"
+    r"|out of memory allocating|LLVM ERROR: out of memory|C1060|compiler is out of heap space"
+)
+_PIP_ERROR = re.compile(r"^\s*(ERROR|error):")
+_BUILD_ERROR = re.compile(r"^FAILED: |^CMake Error|\berror:|^ninja: (error|fatal)", re.MULTILINE)
+
+OFFLINE = (
+    "Connect this computer (pip's own settings for index, proxy and certificates are used) and try again; or copy the "
+    "engine folder from a computer of the same kind; or name an engine that is already here with --engine PATH."
+)
+_CHECK_INDEX = "Nothing of it was used. Check pip's index and proxy (`pip config list`), then try again."
+
+
+def of_pip(output: str, *, purpose: str, log: Path, python: str, offline: str = OFFLINE) -> BuildError:
+    """The error behind the output of a failed pip; ``purpose`` completes "cannot …", ``offline`` is the remedy."""
+    if re.search(r"No module named '?pip", output):
+        return BuildError(
+            f"Cannot {purpose}: this Python has no pip ({python}).",
+            remedy=f"Run `{python} -m ensurepip` (Debian, Ubuntu: `apt-get install python3-pip`) and try again.",
+        )
+    if _NO_SPACE.search(output):
+        return no_space(log.parent)
+    if _NO_NETWORK.search(output):
+        return BuildError(f"Cannot {purpose}: no network, or no way to the package index.", remedy=offline)
+    if "DO NOT MATCH THE HASHES" in output:
+        return BuildError(
+            f"Cannot {purpose}: what the package index sent is not the pinned file, its sha256 differs.",
+            remedy=_CHECK_INDEX,
+            detail=pip_excerpt(output),
+        )
+    if "No matching distribution found" in output:
+        return BuildError(
+            f"Cannot {purpose}: the package index that pip uses does not have it.",
+            remedy=offline,
+            detail=pip_excerpt(output),
+        )
+    return BuildError(f"Cannot {purpose}: pip failed.", remedy=f"The log is {log}.", detail=pip_excerpt(output))
+
+
+def of_build(output: str, *, step: str, status: int, log: Path) -> BuildError:
+    """The error behind the output of a failed cmake or ninja."""
+    if _NO_SPACE.search(output):
+        return no_space(log.parent)
+    if _NO_MEMORY.search(output):
+        return BuildError(
+            f"{step} failed: the compiler ran out of memory.",
+            remedy="Close other programs, or set CMAKE_BUILD_PARALLEL_LEVEL=1, and run the same command again: "
+            f"it goes on where it stopped. The log is {log}.",
+        )
+    ended = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
+    return BuildError(
+        f"{step} {ended}.",
+        remedy=f"The log is {log}. Running the same command again goes on where it stopped.",
+        detail=build_excerpt(output),
+    )
+
+
+def wrong_archive(name: str, found: str, expected: str) -> BuildError:
+    return BuildError(
+        f"{name} is not the pinned file: its sha256 is {found}, expected {expected}.", remedy=_CHECK_INDEX
+    )
+
+
+def unsafe_archive(name: str, problem: str) -> BuildError:
+    return BuildError(f"{name} {problem}.", remedy=_CHECK_INDEX)
+
+
+def no_space(place: Path) -> BuildError:
+    return BuildError(
+        f"The disk of {place} is full.",
+        remedy="Free some space and run the same command again: it goes on where it stopped. "
+        "BITNET_CHAT_DATA=FOLDER chooses another place.",
+    )
+
+
+def pip_excerpt(output: str, lines: int = 6) -> str:
+    """pip's error lines, or the last lines of what it printed."""
+    found = [line for line in output.splitlines() if line.strip()]
+    errors = [line for line in found if _PIP_ERROR.match(line)]
+    return _cut((errors or found)[-lines:])
+
+
+def build_excerpt(output: str, lines: int = 12) -> str:
+    """From the first line that reports an error; other compilers' warnings follow it and the last lines say little."""
+    first = _BUILD_ERROR.search(output)
+    if first is None:
+        return _cut(output.splitlines()[-lines:])
+    start = output.rfind("\n", 0, first.start()) + 1
+    return _cut(output[start:].splitlines()[:lines])
+
+
+def _cut(lines: list[str], width: int = 240) -> str:
+    """A compiler's command line is a thousand characters long."""
+    return "\n".join(line if len(line) <= width else line[: width - 2] + " …" for line in lines)

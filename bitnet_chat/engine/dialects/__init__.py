@@ -1,0 +1,99 @@
+"""How each dialect is started, addressed and understood. A dialect does no I/O; it says what is to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.prompt.template import ChatTemplate
+from bitnet_chat.stream.framer import Framer
+
+__all__ = ["EngineOptions", "Launch", "Talk", "talk_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is started with. None or 0: the engine's own default."""
+
+    model: Path
+    context_size: int = 0
+    threads: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    extra: tuple[str, ...] = ()
+    """Flags given after ``--``, last on the command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command line in two parts: ``prompt_flag`` wants the name of a file that holds ``prompt``.
+
+    ``lead`` goes in front of the first message. ``notes``: lines for the user about what could not be kept.
+    """
+
+    argv: tuple[str, ...]
+    framer: Framer
+    prompt: str = ""
+    prompt_flag: str = ""
+    lead: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Talk(Protocol):
+    """A dialect bound to a binary, a model and options."""
+
+    closes_interrupted: bool
+    """Whether an interrupted reply is well-formed in the engine's own history."""
+    max_tokens: int | None
+    """The limit of each turn that the engine itself keeps to, if there is one."""
+
+    def launch(self, history: Conversation) -> Launch:
+        """Raises ModelError when the history cannot be written in the model's template."""
+
+    def message(self, text: str, framer: Framer) -> bytes:
+        """What to write for a message that is clean and not empty."""
+
+    def clearing(self) -> bytes | None:
+        """What makes a running engine forget all but its system prompt; None where nothing does."""
+
+
+def talk_for(
+    binary: EngineBinary,
+    options: EngineOptions,
+    template: Callable[[], ChatTemplate],
+    *,
+    control_tokens: frozenset[str] = frozenset(),
+    overriding_template: str = "",
+) -> Talk:
+    """``template`` is asked for only where it is needed. ``overriding_template``: Jinja source for a modern engine."""
+    if binary.dialect is Dialect.CLASSIC:
+        from bitnet_chat.engine.dialects.classic import ClassicTalk
+
+        return ClassicTalk(binary, options, template(), control_tokens)
+    from bitnet_chat.engine.dialects.modern import ModernTalk
+
+    return ModernTalk(binary, options, overriding_template)
+
+
+def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
+    """What both dialects share."""
+    flags = ["--model", str(options.model), "--simple-io", "--color"]
+    if binary.colour_takes_value:
+        flags.append("on")
+    flags += ["--ctx-size", str(options.context_size)]
+    if options.threads is not None:
+        flags += ["--threads", str(options.threads)]
+    if options.temperature is not None:
+        flags += ["--temp", str(options.temperature)]
+    if options.seed is not None:
+        flags += ["--seed", str(options.seed)]
+    if binary.has("--no-escape"):  # or C:\\new would have a line break in it
+        flags.append("--no-escape")
+    if binary.has("--log-colors"):
+        flags += ["--log-colors", "off", "--log-prefix", "--no-log-timestamps"]
+    return flags

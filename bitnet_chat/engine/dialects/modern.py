@@ -1,0 +1,58 @@
+"""The modern dialect: llama-cli since December 2025, BitNet since July 2026.
+
+It keeps the history itself, renders it with the model's own template, and takes only a system prompt from outside. A
+history that it has not lived through is therefore told to it in that system prompt: the closest that it allows.
+"""
+
+from __future__ import annotations
+
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.dialects import EngineOptions, Launch, common_flags
+from bitnet_chat.prompt.verbatim import MODERN_COMMANDS, encode_lines
+from bitnet_chat.stream.framer import Framer
+from bitnet_chat.stream.modern import ModernFramer
+
+# "4: trace": tells the tokens of each turn.
+_VERBOSITY = "4"
+_RETOLD = "this engine keeps its own history: the earlier turns were told to it in the system prompt"
+
+
+class ModernTalk:
+    """See :class:`bitnet_chat.engine.dialects.Talk`."""
+
+    closes_interrupted = True
+
+    def __init__(self, binary: EngineBinary, options: EngineOptions, overriding_template: str = "") -> None:
+        self._binary, self._options, self._template = binary, options, overriding_template
+        self.max_tokens = options.max_tokens
+
+    def launch(self, history: Conversation) -> Launch:
+        binary, options = self._binary, self._options
+        argv = [str(binary.path), *common_flags(binary, options)]
+        argv += ["--n-predict", str(options.max_tokens or -1), "--log-verbosity", _VERBOSITY]
+        if self._template:
+            argv += ["--chat-template", self._template]
+        system = history.system
+        if history.turns:
+            system = "\n\n".join(filter(None, (system, retell(history))))
+        return Launch(
+            argv=(*argv, *options.extra),
+            framer=ModernFramer(),
+            prompt=system + "\n" * system.endswith("\n"),
+            prompt_flag="--system-prompt-file" if system else "",
+            notes=(_RETOLD,) if history.turns else (),
+        )
+
+    def message(self, text: str, framer: Framer) -> bytes:
+        named = framer.commands if isinstance(framer, ModernFramer) else frozenset()
+        return encode_lines(text, MODERN_COMMANDS | named)
+
+    def clearing(self) -> bytes | None:
+        return b"/clear\n"
+
+
+def retell(history: Conversation) -> str:
+    """The turns of a history in words."""
+    turns = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in history.turns)
+    return f"The conversation so far, which you continue:\n\n{turns}"

@@ -1,0 +1,137 @@
+"""Where engines are looked for, in which order, and which one wins."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitnet_chat import paths
+from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.probe import probe
+from bitnet_chat.errors import EngineNotFound
+
+# In a directory the classic binary comes first: it gives full control of the history.
+NAMES = ("llama-completion", "llama-cli", "main")
+_SUFFIX = ".exe" if sys.platform == "win32" else ""
+_REMEDY = "bitnet-chat engine install builds one (about 5 minutes); or give one with --engine PATH"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A place where something was found. ``binary`` is None for what is no engine, ``problem`` says why."""
+
+    source: str
+    path: Path
+    binary: EngineBinary | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    source: str
+    path: Path
+    named: bool
+    """Asked for by name: what is wrong with it is an error and not a reason to look on."""
+
+
+def places(engine: str | None, configured: str | None) -> Iterator[_Place]:
+    """In search order. ``engine``: the flag; ``configured``: the config file's value."""
+    if engine:
+        yield _Place("--engine", Path(engine).expanduser(), True)
+        return
+    variable = os.environ.get("BITNET_CHAT_ENGINE")
+    if variable:
+        yield _Place("$BITNET_CHAT_ENGINE", Path(variable).expanduser(), True)
+        return
+    if configured:
+        yield _Place("config file", Path(configured).expanduser(), True)
+        return
+    root = paths.checkout()
+    if root is not None:
+        yield _Place("bin/ of the checkout", root / "bin", False)
+    yield from _installed()
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        if folder:
+            yield _Place("PATH", Path(folder), False)
+    for base in _bitnet_checkouts(root):
+        yield _Place("BitNet checkout", base / "build" / "bin", False)
+
+
+def _installed() -> Iterator[_Place]:
+    home = paths.engine_home()
+    from bitnet_chat.engine import build
+
+    try:
+        versions = sorted((p for p in home.iterdir() if not p.name.startswith(".")), key=lambda p: p.name, reverse=True)
+    except OSError:
+        return
+    for version in versions:
+        # An engine built for another processor would die of an illegal instruction in the middle of a reply.
+        if build.installed(version.name, home=home) is not None:
+            yield _Place("data directory", version, False)
+
+
+def _bitnet_checkouts(root: Path | None) -> Iterator[Path]:
+    seen = set()
+    for base in (Path.cwd(), Path.cwd() / "BitNet", Path.home() / "BitNet", *((root.parent / "BitNet",) if root else ())):
+        if base not in seen and (base / "build" / "bin").is_dir():
+            seen.add(base)
+            yield base
+
+
+def candidates(engine: str | None = None, configured: str | None = None) -> Iterator[Candidate]:
+    """Everything that was found, best first within a place. Raises EngineNotFound for a named place with nothing."""
+    seen: set[Path] = set()
+    for place in places(engine, configured):
+        files = list(_binaries_in(place))
+        if place.named and not files:
+            what = "holds none of " + ", ".join(NAMES) if place.path.is_dir() else "does not exist"
+            raise EngineNotFound(f"{place.source}: {place.path} {what}", remedy=_REMEDY)
+        for path in files:
+            real = path.resolve()
+            if real in seen:
+                continue
+            seen.add(real)
+            try:
+                binary = probe(path)
+            except EngineNotFound as error:
+                if place.named and len(files) == 1:
+                    raise
+                yield Candidate(place.source, path, problem=error.what)
+                continue
+            yield Candidate(place.source, path, binary)
+
+
+def _binaries_in(place: _Place) -> Iterator[Path]:
+    try:
+        if place.path.is_dir():
+            for name in NAMES:
+                path = place.path / (name + _SUFFIX)
+                # "main" is too common a name to be run because it lies on PATH.
+                if path.is_file() and not (name == "main" and place.source == "PATH"):
+                    yield path
+        elif place.path.exists():
+            yield place.path
+    except OSError:
+        return
+
+
+def find(engine: str | None = None, configured: str | None = None, *, dialect: Dialect | None = None) -> EngineBinary:
+    """The engine to use: the first that can chat, in the dialect asked for if one is.
+
+    Raises EngineNotFound when there is none.
+    """
+    problems = []
+    for candidate in candidates(engine, configured):
+        binary = candidate.binary
+        if binary is not None and binary.can_chat and dialect in (None, binary.dialect):
+            return binary
+        if candidate.problem:
+            problems.append(f"{candidate.path}: {candidate.problem}")
+        elif binary is not None and not binary.can_chat:
+            problems.append(f"{candidate.path}: a server, it cannot be talked to on a terminal")
+    wanted = f"{dialect.value} engine" if dialect else "engine"
+    raise EngineNotFound(f"no {wanted} was found", remedy=_REMEDY, detail="\n".join(problems))

@@ -1,0 +1,88 @@
+"""One at a time: a lock on a file that the kernel lets go of when its holder dies, however it dies.
+
+Standard library only: the scripts in ``bin/`` use it before anything is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_RETRY_SECONDS = 0.25
+
+# Windows forbids reading bytes that are locked, and the holder's process number is read by whoever waits: lock a byte
+# far behind it.
+_LOCKED_BYTE = 1 << 20
+
+
+@contextlib.contextmanager
+def held(path: Path, on_wait: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
+    """Holds the lock at ``path`` for the block, waiting for it as long as another process holds it.
+
+    ``on_wait`` is called again and again while waiting, with the holder's process number ("" while it is unknown).
+    """
+    descriptor = _acquire(path, on_wait)
+    try:
+        yield
+    finally:
+        # Removed while still held; whoever waits sees that its file is no longer the one at the path. Windows does
+        # not remove an open file: it stays there, and does no harm.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _acquire(path: Path, on_wait: Callable[[str], None]) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            while not _try_lock(descriptor):
+                on_wait(_holder(path))
+                time.sleep(_RETRY_SECONDS)
+            if _is_at(descriptor, path):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return text if text.isdigit() else ""
+
+
+def _try_lock(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

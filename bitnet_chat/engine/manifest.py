@@ -1,0 +1,102 @@
+"""What is written down beside a built engine, and whether that engine fits this computer.
+
+The engine is compiled for the very CPU it is built on (``-march=native``): on another one it may end with an illegal
+instruction. So the manifest records the CPU, and an engine of another CPU counts as not installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+NAME = "manifest.json"
+
+# The flags of /proc/cpuinfo that change what a compiler emits. The others (mitigations, virtualization, power) differ
+# between kernels on the same CPU.
+_INSTRUCTIONS = re.compile(
+    r"(sse|ssse|pni|avx|amx|fma|f16c|bmi|abm|lzcnt|popcnt|movbe|aes|vaes|pclmul|vpclmul|sha|gfni|adx|xop|tbm|3dnow|cx16"
+    r"|movdir|rdrnd|rdrand|rdseed|asimd|fp|sve|sme|bf16|i8mm|dot|atomics|crc32|v$|rvv).*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    version: str
+    source_sha256: str
+    commit: str
+    cpu: str
+    """:func:`cpu_fingerprint` of the computer that it was built on."""
+    cpu_name: str
+    compiler: str
+    flags: list[str]
+    built: str
+    """When, ISO 8601 in UTC."""
+    seconds: float
+    """How long the last run of the build took."""
+    files: dict[str, int]
+    """Size in bytes of each program."""
+
+    def write(self, folder: Path) -> None:
+        (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Manifest | None:
+    """The manifest of a folder; None when there is none that makes sense."""
+    try:
+        fields = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        manifest = Manifest(**fields)
+        sound = isinstance(manifest.files, dict) and all(isinstance(size, int) for size in manifest.files.values())
+    except (OSError, ValueError, TypeError):
+        return None
+    return manifest if sound else None
+
+
+def is_whole(folder: Path, manifest: Manifest) -> bool:
+    """Every program is there with its size."""
+    try:
+        return all((folder / name).stat().st_size == size for name, size in manifest.files.items())
+    except OSError:
+        return False
+
+
+def fingerprint(machine: str, description: Iterable[str]) -> str:
+    """Sixteen hex digits for an architecture and the words that describe its instructions."""
+    return hashlib.sha256(" ".join([machine, *sorted(set(description))]).encode()).hexdigest()[:16]
+
+
+def instructions(flags: str) -> list[str]:
+    """The words of a ``flags`` line that name instructions a compiler may use."""
+    return [word for word in flags.split() if _INSTRUCTIONS.fullmatch(word)]
+
+
+def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    facts = _cpu_facts(cpuinfo)
+    # x86 says "flags", ARM "Features", RISC-V "isa". Elsewhere the name of the processor must do.
+    words = next((facts[key] for key in ("flags", "Features", "isa") if key in facts), None)
+    described = instructions(words) or words.split() if words is not None else [platform.processor()]
+    return fingerprint(platform.machine(), described)
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    facts = _cpu_facts(cpuinfo)
+    return facts.get("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_facts(cpuinfo: Path) -> dict[str, str]:
+    """The first processor's lines."""
+    facts: dict[str, str] = {}
+    try:
+        with cpuinfo.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if not line.strip() and facts:
+                    break
+                key, _, value = line.partition(":")
+                facts[key.strip()] = value.strip()
+    except OSError:
+        pass
+    return facts

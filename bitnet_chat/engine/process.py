@@ -1,0 +1,257 @@
+"""One engine process: its state, and the way from its bytes to frames.
+
+The states and what leads from one to another stand in one table. Output in a state that expects none means that the
+two sides disagree about whose turn it is; there is no way back from that, so the process is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from collections import deque
+from enum import Enum, auto
+from pathlib import Path
+
+from bitnet_chat.engine.child import Child, Transport, spawn
+from bitnet_chat.engine.dialects import Launch, Talk
+from bitnet_chat.engine.log import EngineLog
+from bitnet_chat.engine.meter import Meter
+from bitnet_chat.errors import EngineDied
+from bitnet_chat.stream.decoder import Utf8Decoder
+from bitnet_chat.stream.framer import EngineError, Frame, Ready, Stray, TurnEnd
+
+_SETTLE_AFTER = 2.0  # seconds of silence after which a likely end is taken for one
+_STOP_WITHIN = 2.0  # seconds that an engine has to react to an interrupt before it is replaced
+
+
+class State(str, Enum):
+    STARTING = "starting"
+    IDLE = "idle"
+    GENERATING = "generating"
+    INTERRUPTING = "interrupting"
+    DEAD = "dead"
+
+
+class Signal(Enum):
+    """What moves a process from one state to another."""
+
+    READY = auto()
+    SEND = auto()
+    CLEAR = auto()
+    STOP = auto()
+    TURN_END = auto()
+    STRAY = auto()
+    EXIT = auto()
+
+
+TRANSITIONS = {
+    (State.STARTING, Signal.READY): State.IDLE,
+    (State.STARTING, Signal.EXIT): State.DEAD,
+    (State.IDLE, Signal.SEND): State.GENERATING,
+    (State.IDLE, Signal.CLEAR): State.STARTING,
+    (State.IDLE, Signal.STRAY): State.DEAD,
+    (State.IDLE, Signal.EXIT): State.DEAD,
+    (State.GENERATING, Signal.STOP): State.INTERRUPTING,
+    (State.GENERATING, Signal.TURN_END): State.IDLE,
+    (State.GENERATING, Signal.EXIT): State.DEAD,
+    (State.INTERRUPTING, Signal.STOP): State.INTERRUPTING,
+    (State.INTERRUPTING, Signal.TURN_END): State.IDLE,
+    (State.INTERRUPTING, Signal.EXIT): State.DEAD,
+    (State.DEAD, Signal.EXIT): State.DEAD,
+}
+
+
+class EngineProcess:
+    """Starts at once; :meth:`frames` tells all that follows. Needs a running event loop."""
+
+    def __init__(self, talk: Talk, launch: Launch, transport: Transport) -> None:
+        """Raises EngineDied when it cannot be started at all."""
+        self.state = State.STARTING
+        self.meter = Meter()
+        self.log = EngineLog(self.meter.line)
+        self.exit_code: int | None = None
+        self.was_stopped = False
+        """True once this process was interrupted: its death is then no surprise."""
+        self.started_at = time.monotonic()
+        self.ready_after: float | None = None
+        """Seconds from start to the first prompt: load and prefill of the history."""
+        self._talk, self._framer = talk, launch.framer
+        self._lead = launch.lead
+        self._decoder = Utf8Decoder()
+        self._frames: deque[Frame] = deque()
+        self._changed = asyncio.Event()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._silence: asyncio.TimerHandle | None = None
+        self._heard_at = self.started_at
+        self._prompt_file: Path | None = None
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._child: Child = spawn(self._command(launch), self, transport=transport)
+        except OSError as error:
+            self._forget_prompt_file()
+            raise EngineDied(
+                f"the engine {launch.argv[0]} cannot be started: {error.strerror or error}",
+                remedy="bitnet-chat engine list shows the others",
+            ) from None
+        self.pid = self._child.pid
+
+    # What front code does
+
+    def send(self, text: str) -> None:
+        """Hand over a message that is clean and not empty; the state must be idle."""
+        self._move(Signal.SEND)
+        self.was_stopped = False
+        data = self._talk.message(self._lead + text, self._framer)
+        self._lead = ""
+        self.meter.sent()
+        self._framer.sent()
+        self._heard_at = self._loop.time()
+        self._silence = self._loop.call_later(_SETTLE_AFTER, self._settle)
+        self._child.write(data)
+
+    def clear(self, command: bytes) -> None:
+        """Let it forget the conversation; it is starting until it is idle again."""
+        from bitnet_chat.stream.modern import ModernFramer
+
+        assert isinstance(self._framer, ModernFramer)
+        self._move(Signal.CLEAR)
+        self._framer.cleared()
+        self.meter.context_used = None
+        self._child.write(command)
+
+    def stop(self) -> None:
+        """Ask for the end of the reply; where that has no effect in time the process is ended."""
+        if self.state is not State.GENERATING:
+            return
+        self._move(Signal.STOP)
+        self.was_stopped = True
+        self._framer.interrupted()
+        if self._child.can_interrupt:
+            self._child.interrupt()
+            self._deadline = self._loop.call_later(_STOP_WITHIN, self._child.kill)
+        else:
+            self._child.kill()
+
+    def kill(self) -> None:
+        """End it now. What it had written is still delivered."""
+        self.was_stopped = True
+        self._child.kill()
+
+    async def frames(self) -> list[Frame]:
+        """All frames since the last call, waiting for the first; an empty list once it is dead and all was told."""
+        while not self._frames and self.state is not State.DEAD:
+            self._changed.clear()
+            await self._changed.wait()
+        frames = list(self._frames)
+        self._frames.clear()
+        return frames
+
+    async def settled(self) -> None:
+        """Wait until it is no longer starting."""
+        while self.state is State.STARTING:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def gone(self) -> int:
+        """Wait for its end; gives the exit code."""
+        while self.exit_code is None:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.exit_code
+
+    async def log_is_level(self) -> None:
+        """Wait until the log is not behind the output, so that the figures of a turn are whole."""
+        if self._child.log_lag:
+            await asyncio.sleep(self._child.log_lag)
+        else:
+            self._child.drain_log()
+
+    # What the child says
+
+    def output(self, data: bytes) -> None:
+        self._heard_at = self._loop.time()
+        if self.state is not State.DEAD:
+            self._take(self._framer.feed(self._decoder.decode(data)))
+
+    def logged(self, data: bytes) -> None:
+        self.log.feed(data)
+
+    def exited(self, code: int) -> None:
+        self.log.close()
+        if self.state is not State.DEAD:
+            self._take(self._framer.feed(self._decoder.flush()))
+            self._take(self._framer.eof(clean=code == 0))
+        self.exit_code = code
+        self._cancel_timers()
+        self._forget_prompt_file()
+        self._move(Signal.EXIT)
+
+    # In between
+
+    def _take(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            if isinstance(frame, Ready):
+                self._move(Signal.READY)
+                if self.ready_after is None:
+                    self.ready_after = time.monotonic() - self.started_at
+                self._forget_prompt_file()
+            elif isinstance(frame, TurnEnd):
+                self._cancel_timers()
+                self._frames.append(frame)
+                self._move(Signal.TURN_END)
+            elif isinstance(frame, Stray):
+                self.log.note(f"unexpected output: {frame.text!r}")
+                self._move(Signal.STRAY)
+                self._child.kill()
+                return
+            else:
+                if isinstance(frame, EngineError):
+                    self.log.note(f"error: {frame.text}")
+                self._frames.append(frame)
+                self._changed.set()
+
+    def _move(self, signal: Signal) -> None:
+        self.state = TRANSITIONS[self.state, signal]
+        self._changed.set()
+
+    def _settle(self) -> None:
+        """Runs every two seconds of a turn: where there was silence, a likely end is taken for one."""
+        silent = self._loop.time() - self._heard_at
+        if silent >= _SETTLE_AFTER:
+            self._take(self._framer.settle())
+            silent = 0.0
+        if self.state in (State.GENERATING, State.INTERRUPTING):
+            self._silence = self._loop.call_later(_SETTLE_AFTER - silent, self._settle)
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._deadline, self._silence):
+            if timer is not None:
+                timer.cancel()
+        self._deadline = self._silence = None
+
+    def _command(self, launch: Launch) -> list[str]:
+        argv = list(launch.argv)
+        if launch.prompt and launch.prompt_flag:
+            # A file and not an argument: those hold at most 128 KiB on Linux, and anybody can read them.
+            try:
+                descriptor, name = tempfile.mkstemp(prefix="bitnet-chat-", suffix=".prompt")
+                self._prompt_file = Path(name)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(launch.prompt.encode("utf-8", "surrogateescape"))
+            except OSError as error:
+                self._forget_prompt_file()
+                raise EngineDied(
+                    f"the prompt cannot be handed to the engine: no temporary file can be written ({error.strerror})",
+                    remedy=f"make room in {tempfile.gettempdir()} or set TMPDIR",
+                ) from None
+            argv[1:1] = [launch.prompt_flag, name]
+        return argv
+
+    def _forget_prompt_file(self) -> None:
+        if self._prompt_file is not None:
+            with contextlib.suppress(OSError):
+                self._prompt_file.unlink()
+            self._prompt_file = None

@@ -1,0 +1,137 @@
+"""How far a long piece of work is: read from ninja's counter, estimated, and shown as one line.
+
+Standard library only: the scripts in ``bin/`` show the same line before anything is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TextIO
+
+# ninja's default status is "[%f/%t] "; the build sets NINJA_STATUS to it, whatever the user's environment says.
+NINJA_STATUS = "[%f/%t] "
+_COUNTER = re.compile(r"\[(\d+)/(\d+)\] ")
+
+# The first objects say little about the rest; before this many the estimate jumps by a factor of three.
+_SURE_AFTER = 8
+
+_REDRAW_SECONDS = 0.1
+_BAR_CELLS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class BuildProgress:
+    """One moment of a build."""
+
+    step: str
+    """What is being done, fit to be shown: ``Compiling llama.cpp``."""
+    done: int
+    total: int
+    """Units of this step; 0: nobody knows how many there are."""
+    seconds: float
+    """Since the whole work began."""
+    eta: float | None
+    """Seconds until this step ends; None: too early to say."""
+
+
+def ninja_counter(line: str) -> tuple[int, int] | None:
+    """``[12/216] Building …`` is (12, 216); any other line is None.
+
+    ninja counts what is left to do: a build that was interrupted after 100 of 216 starts anew at ``[1/116]``.
+    """
+    match = _COUNTER.match(line)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def estimate(done: int, total: int, seconds: float) -> float | None:
+    """Seconds left when ``done`` of ``total`` took ``seconds``; None while that would be a guess."""
+    if done >= total > 0:
+        return 0.0
+    if done < min(_SURE_AFTER, total) or done <= 0 or seconds <= 0:
+        return None
+    return (total - done) * seconds / done
+
+
+def duration(seconds: float) -> str:
+    """``7 s``, ``4 min 47 s``, ``1 h 02 min``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def line(progress: BuildProgress, width: int = 80) -> str:
+    """The progress as one line of at most ``width - 1`` characters: a full line would wrap on some terminals."""
+    time_text = duration(progress.seconds)
+    if progress.total <= 0:
+        text = f"{progress.step} … {time_text}"
+    else:
+        share = min(1.0, progress.done / progress.total)
+        cells = int(share * _BAR_CELLS)
+        bar = "#" * cells + "." * (_BAR_CELLS - cells)
+        text = f"{progress.step} [{bar}] {int(share * 100):3d} %  {time_text}"
+        if progress.eta is not None and progress.done < progress.total:
+            text += f", about {duration(progress.eta)} left"
+    return text[: max(1, width - 1)]
+
+
+class ProgressLine:
+    """Shows progress on a stream: one line redrawn in place on a terminal, else a plain line per step and per 10 %.
+
+    Nothing but text and newlines is written when the stream is no terminal; on a terminal also the carriage return,
+    but no escape sequence, so that a console without them shows the same.
+    """
+
+    def __init__(self, stream: TextIO, *, terminal: bool | None = None) -> None:
+        if terminal is None:
+            terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._stream = stream
+        self._terminal = terminal
+        self._drawn = 0  # characters on the line that is being redrawn
+        self._last: BuildProgress | None = None
+        self._redrawn_at = 0.0
+
+    def __call__(self, progress: BuildProgress) -> None:
+        last, self._last = self._last, progress
+        new_step = last is None or last.step != progress.step
+        if self._terminal:
+            self._redraw(progress, last if new_step else None, new_step)
+        elif new_step or (last is not None and _tenth(last) != _tenth(progress)):
+            self._write(line(progress, 120) + "\n")
+
+    def close(self) -> None:
+        """Ends the line: what is printed next starts on one of its own."""
+        if self._drawn and self._last is not None:
+            self._put(self._last)
+            self._write("\n")
+            self._drawn = 0
+
+    def _redraw(self, progress: BuildProgress, ended: BuildProgress | None, new_step: bool) -> None:
+        now = time.monotonic()
+        if ended is not None and self._drawn:
+            self._put(ended)  # the last state of a step may not have been drawn
+            self._write("\n")
+            self._drawn = 0
+        if new_step or now - self._redrawn_at >= _REDRAW_SECONDS or progress.done == progress.total > 0:
+            self._put(progress)
+            self._redrawn_at = now
+
+    def _put(self, progress: BuildProgress) -> None:
+        text = line(progress, shutil.get_terminal_size().columns)
+        self._write("\r" + text + " " * (self._drawn - len(text)))
+        self._drawn = len(text)
+
+    def _write(self, text: str) -> None:
+        encoding = self._stream.encoding or "ascii"
+        self._stream.write(text.encode(encoding, "replace").decode(encoding))  # a C locale has no "…"
+        self._stream.flush()
+
+
+def _tenth(progress: BuildProgress) -> int:
+    return progress.done * 10 // progress.total if progress.total > 0 else 0

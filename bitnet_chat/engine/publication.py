@@ -1,0 +1,58 @@
+"""Putting a finished engine into its place: all of it or nothing, also when the power goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bitnet_chat.engine.manifest import Manifest
+
+
+def publish(files: Sequence[Path], manifest: Manifest, target: Path) -> None:
+    """Copies files and manifest into a new folder beside ``target``, which then takes its name.
+
+    A folder that has the name already (of another CPU, or without a program that is wanted now) is moved away first:
+    for an instant there is no engine, but never half of one.
+    """
+    new = _beside(target, "new")
+    new.chmod(0o755)
+    for file in files:
+        shutil.copyfile(file, new / file.name)
+        (new / file.name).chmod(0o755 if file.name in manifest.files else 0o644)
+    manifest.write(new)
+    for path in (*new.iterdir(), new):
+        _sync(path)
+    if target.exists():
+        old = _beside(target, "old")
+        target.rename(old / target.name)
+        new.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        new.rename(target)
+    _sync(target.parent)
+
+
+def sweep(target: Path) -> None:
+    """Removes what a :func:`publish` that was killed has left beside ``target``."""
+    for kind in ("new", "old"):
+        for leftover in target.parent.glob(f".{kind}-{target.name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{kind}-{target.name}-", dir=target.parent))
+
+
+def _sync(path: Path) -> None:
+    """To the disk, so that a power cut leaves the old state or the new one. Windows cannot do it for a folder."""
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

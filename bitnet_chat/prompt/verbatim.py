@@ -1,0 +1,63 @@
+"""A message on its way to an engine: every character arrives, and none of them acts.
+
+Two steps. :func:`clean` makes control characters visible: a terminal line or an engine might act on them.
+:func:`encode_lines` writes the text for llama.cpp's ``--simple-io`` reader (``readline_simple`` in common/console.cpp),
+which takes lines with these rules: a trailing ``\\`` is dropped and means that another line follows; a trailing ``/`` is
+dropped and ends the message; an empty message is no message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# All of C0 but tab and newline, and DEL. C1 controls are ordinary two-byte characters to an engine.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+# Taken from llama-cli 0.5.0 (tools/cli/cli-context.cpp); what a banner names is added to it.
+MODERN_COMMANDS = frozenset({"/exit", "/regen", "/clear", "/read", "/glob", "/image", "/audio", "/video"})
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """``text``: what the model will get. ``note``: what was changed, one line, empty when nothing was."""
+
+    text: str
+    note: str = ""
+
+
+def clean(text: str) -> Cleaned:
+    """Control characters become their pictures (U+2400..), CRLF a newline, undecodable bytes U+FFFD."""
+    changes = []
+    if "\r\n" in text:
+        text = text.replace("\r\n", "\n")
+        changes.append("line ends CRLF became LF")
+    text, controls = _CONTROL.subn(_picture, text)
+    if controls:
+        changes.append(f"{controls} control character{'s' * (controls > 1)} made visible")
+    text, broken = _SURROGATE.subn("\ufffd", text)
+    if broken:
+        changes.append(f"{broken} byte{'s' * (broken > 1)} that are not UTF-8 replaced")
+    return Cleaned(text, "message: " + ", ".join(changes) if changes else "")
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return "\u2421" if code == 0x7F else chr(0x2400 + code)
+
+
+def encode_lines(text: str, commands: Iterable[str] = ()) -> bytes:
+    """The bytes that make a ``--simple-io`` engine read ``text`` as one message, newline included.
+
+    The engine gets ``text`` exactly, but for one newline at its end if it ends in ``/`` or ``\\``, and one at its front
+    if it would begin with one of ``commands``. Raises ValueError for an empty text, which no engine takes as a message.
+    """
+    if not text:
+        raise ValueError("an empty message cannot be sent")
+    if any(text.startswith(command) for command in commands):
+        text = "\n" + text
+    if text[-1] in "/\\":
+        text += "\n"
+    return (text.replace("\n", "\\\n") + "\n").encode("utf-8", "surrogateescape")

@@ -1,0 +1,95 @@
+"""What a framer is: engine output in, frames out.
+
+A framer knows the shape of one engine dialect's console and cuts the reply out of it. It is told when a message was
+sent; everything else it learns from the text. Frames do not depend on how the text was cut into chunks, except
+where a run of reply text is split into several :class:`ReplyText`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+# What llama.cpp's common/console.cpp writes when it changes colour: reset, user input, error, reasoning, info.
+RESET = "\x1b[0m"
+USER_INPUT = "\x1b[1m\x1b[32m"
+ERROR = "\x1b[1m\x1b[31m"
+REASONING = "\x1b[90m"
+INFO = "\x1b[35m"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The engine has loaded and waits for input."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyText:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingText:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineError:
+    """The engine reported an error in place of the reply, or in the middle of it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """The engine waits for input again. ``natural``: the reply came to its own end."""
+
+    natural: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """Output where none was expected: the two sides disagree about whose turn it is."""
+
+    text: str
+
+
+Frame = Ready | ReplyText | ThinkingText | EngineError | TurnEnd | Stray
+
+
+class Framer(Protocol):
+    def feed(self, text: str) -> list[Frame]: ...
+
+    def sent(self) -> None:
+        """A message went to the engine: what comes next is its reply."""
+
+    def interrupted(self) -> None:
+        """The reply was asked to stop: its end may look different."""
+
+    def settle(self) -> list[Frame]:
+        """Called after seconds of silence: ends a turn whose end is likely but not certain."""
+
+    def eof(self, *, clean: bool) -> list[Frame]:
+        """The engine is gone; ``clean``: it exited with 0. Gives what was held back of a reply."""
+
+
+def held_length(text: str, endings: Iterable[str]) -> int:
+    """Length of the longest suffix of ``text`` that is a proper prefix of one of ``endings``.
+
+    That much must be held back, as it may be the beginning of an ending; everything before it can be shown.
+    """
+    longest = 0
+    for ending in endings:
+        first = ending[0]
+        # Only places where the ending's first character stands can begin it; the earliest that fits is the longest.
+        start = text.find(first, max(0, len(text) - len(ending) + 1))
+        while start >= 0:
+            length = len(text) - start
+            if length <= longest:
+                break
+            if ending.startswith(text[start:]):
+                longest = length
+                break
+            start = text.find(first, start + 1)
+    return longest

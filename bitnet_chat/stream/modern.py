@@ -1,0 +1,200 @@
+"""The modern console: ``llama-cli`` since December 2025.
+
+As measured on llama-cli 0.5.0 with ``--simple-io`` and colours on:
+
+- start: a banner, the user-input colour, newline, ``> ``;
+- after a message: colour reset, then the reply as it is made;
+- end: a newline unless the reply has one, ``ESC[35m``, newline, ``[ Prompt: … t/s | Generation: … t/s ]``, newline,
+  reset, the user-input colour, newline, ``> ``; interrupted: the same;
+- an error: in the error colour, ``Error: …`` and a newline, reset; then the prompt as above;
+- thinking: grey, ``[Start thinking]`` … ``[End thinking]``, each with blank lines around, reset.
+
+The console adds a newline only where the reply has none at its end, so whether a reply ended in one cannot be known;
+one is taken away.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+
+from bitnet_chat.stream.framer import (
+    ERROR,
+    INFO,
+    REASONING,
+    RESET,
+    USER_INPUT,
+    EngineError,
+    Frame,
+    Ready,
+    ReplyText,
+    Stray,
+    ThinkingText,
+    TurnEnd,
+    held_length,
+)
+
+PROMPT = USER_INPUT + "\n> "
+_START_LIMIT = 1 << 16
+_THINKING = REASONING + "\n[Start thinking]\n\n"
+_ANSWER = "[End thinking]\n\n" + RESET
+_ERROR = ERROR + "Error: "
+_COMMAND = re.compile(r"^ +(/[a-z]+)", re.MULTILINE)
+_TIMINGS = re.compile(re.escape(INFO) + r"\n\[ Prompt: [^\]\n]{1,40}\]\n" + re.escape(RESET) + r"\Z")
+_TIMINGS_LIMIT = 80
+_TIMINGS_START = INFO + "\n[ Prompt: "
+# The text between the colours is free but short; while it may still become a timings line it is held back.
+_TIMINGS_OPEN = re.compile(re.escape(INFO) + r"\n\[ Prompt: [^\]\n]{0,40}(?:\](?:\n(?:\x1b(?:\[(?:0m?)?)?)?)?)?\Z")
+
+
+class _State(Enum):
+    LOADING = auto()
+    IDLE = auto()
+    SENT = auto()
+    REPLY = auto()
+    THINKING = auto()
+    ERROR = auto()
+    CLEARING = auto()
+
+
+class ModernFramer:
+    """Frames of one modern engine process."""
+
+    def __init__(self) -> None:
+        self._state = _State.LOADING
+        self._held = ""
+        self._interrupted = False
+        self.commands: frozenset[str] = frozenset()
+        """The commands that this engine's banner names."""
+
+    def feed(self, text: str) -> list[Frame]:
+        frames: list[Frame] = []
+        text = self._held + text
+        self._held = ""
+        while text:
+            text = self._step(text, frames)
+        return frames
+
+    def sent(self) -> None:
+        self._state = _State.SENT
+        self._held = ""
+        self._interrupted = False
+
+    def cleared(self) -> None:
+        """``/clear`` was sent: its answer is dropped up to the prompt, which gives :class:`Ready`."""
+        self._state = _State.CLEARING
+        self._held = ""
+
+    def interrupted(self) -> None:
+        self._interrupted = True
+
+    def settle(self) -> list[Frame]:
+        return []
+
+    def eof(self, *, clean: bool) -> list[Frame]:
+        held, self._held = self._held, ""
+        state, self._state = self._state, _State.LOADING
+        if not held:
+            return []
+        if state is _State.LOADING:
+            return [EngineError(held.partition(_ERROR)[2].replace(RESET, "").strip())] if _ERROR in held else []
+        if state is _State.REPLY:
+            return [ReplyText(held)]
+        if state is _State.THINKING:
+            return [ThinkingText(held)]
+        return [EngineError(held.strip())] if state is _State.ERROR else []
+
+    def _step(self, text: str, frames: list[Frame]) -> str:
+        """Consumes the front of ``text``; what it gives back is looked at again, what it cannot decide yet is held."""
+        if self._state in (_State.LOADING, _State.CLEARING):
+            at = text.find(PROMPT)
+            if at < 0:
+                self._held = text[-_START_LIMIT:]
+                return ""
+            if self._state is _State.LOADING:
+                self.commands = frozenset(_COMMAND.findall(text[:at]))
+            self._state = _State.IDLE
+            frames.append(Ready())
+            return text[at + len(PROMPT) :]
+        if self._state is _State.IDLE:
+            frames.append(Stray(text))
+            return ""
+        if self._state is _State.SENT:
+            if text == RESET[: len(text)] and text != RESET:
+                self._held = text
+                return ""
+            self._state = _State.REPLY
+            return text.removeprefix(RESET)
+        if self._state is _State.THINKING:
+            return self._until(text, _ANSWER, frames)
+        if self._state is _State.ERROR:
+            at = text.find(RESET)
+            if at < 0:
+                self._held = text
+                return ""
+            frames.append(EngineError(text[:at].strip()))
+            self._state = _State.REPLY
+            return text[at + len(RESET) :]
+        return self._reply(text, frames)
+
+    def _reply(self, text: str, frames: list[Frame]) -> str:
+        # The prompt is looked for first: whatever stands before it belongs to this turn.
+        at = text.find(PROMPT)
+        body = text if at < 0 else text[:at]
+        for mark, state in ((_THINKING, _State.THINKING), (_ERROR, _State.ERROR)):
+            found = body.find(mark)
+            if found >= 0 and (at < 0 or found < at):
+                if found:
+                    frames.append(ReplyText(body[:found]))
+                self._state = state
+                return text[found + len(mark) :]
+        if at >= 0:
+            self._finish(body, frames)
+            return text[at + len(PROMPT) :]
+        cut = len(text) - self._held_length(text)
+        if cut:
+            frames.append(ReplyText(text[:cut]))
+        self._held = text[cut:]
+        return ""
+
+    def _held_length(self, text: str) -> int:
+        held = held_length(text, ("\n" + PROMPT, PROMPT, "\n" + _TIMINGS_START, _TIMINGS_START, _THINKING, _ERROR))
+        start = text.rfind(INFO, max(0, len(text) - _TIMINGS_LIMIT - len(PROMPT)))
+        if start >= 0:
+            tail = text[start:]
+            # Open timings, or whole ones followed by the beginning of the prompt.
+            prompt = held_length(tail, (PROMPT,))
+            if _TIMINGS_OPEN.match(tail) or _TIMINGS.match(tail[: len(tail) - prompt]):
+                held = max(held, len(tail) + (start > 0 and text[start - 1] == "\n"))
+        return held
+
+    def _until(self, text: str, mark: str, frames: list[Frame]) -> str:
+        at = text.find(mark)
+        prompt = text.find(PROMPT)
+        if at >= 0 and (prompt < 0 or at < prompt):
+            if at:
+                frames.append(ThinkingText(text[:at]))
+            self._state = _State.REPLY
+            return text[at + len(mark) :]
+        if prompt >= 0:  # stopped while it was thinking
+            body = _TIMINGS.sub("", text[:prompt].removesuffix(RESET)).removesuffix("\n")
+            if body:
+                frames.append(ThinkingText(body))
+            frames.append(TurnEnd(natural=False))
+            self._state = _State.IDLE
+            return text[prompt + len(PROMPT) :]
+        cut = len(text) - max(held_length(text, (mark, RESET)), self._held_length(text))
+        if cut:
+            frames.append(ThinkingText(text[:cut]))
+        self._held = text[cut:]
+        return ""
+
+    def _finish(self, body: str, frames: list[Frame]) -> None:
+        timings = _TIMINGS.search(body)
+        if timings:
+            body = body[: timings.start()]
+        body = body.removesuffix("\n")
+        if body:
+            frames.append(ReplyText(body))
+        frames.append(TurnEnd(natural=not self._interrupted))
+        self._state = _State.IDLE

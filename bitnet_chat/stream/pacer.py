@@ -1,0 +1,118 @@
+"""Steady typing: text that arrives in bursts leaves at a readable pace, one grapheme cluster after the other.
+
+Pure: the caller brings the time, in seconds of any clock that only goes forward.
+
+The promise is that nothing waits longer than :data:`BEHIND` seconds. It needs no deadlines: whenever text is added,
+the pace becomes at least ``waiting / DRAIN`` clusters a second, and it does not drop again before the queue is
+empty. What was added last leaves within DRAIN seconds, hence so does everything before it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from wcwidth import iter_graphemes
+
+BEHIND = 1.0
+"""Seconds that the screen may lag behind the text: HOLD + DRAIN + FRAME, and room for a late timer."""
+HOLD = 0.15
+"""Seconds that a last cluster waits for a combining mark or a joiner that may follow it."""
+DRAIN = 0.7
+"""Seconds in which whatever waits is shown."""
+FRAME = 1 / 60
+"""Shortest time between two wake-ups, in seconds: faster paces show several clusters at a time."""
+
+
+class Pacer:
+    """``feed`` what arrives, show what is ``due``, wake up at ``next_at``; ``flush`` ends or hurries it."""
+
+    def __init__(self, pace: float | None) -> None:
+        """``pace``: clusters a second; None or 0: everything is due at once."""
+        self._pace = pace if pace and pace > 0 else 0.0
+        self._rate = self._pace
+        self._queue: deque[Sequence[str]] = deque()
+        """Runs of clusters. A plain ASCII run is its own string: each character of it is a cluster."""
+        self._offset = 0
+        """Clusters of the first run that have been shown."""
+        self._waiting = 0
+        self._slot = float("-inf")
+        """When the next cluster may be shown."""
+        self._seen = float("-inf")
+        """When ``due`` was last asked."""
+        self._tail = ""
+        """The last cluster, which the next text may still extend."""
+        self._tail_since = 0.0
+
+    def feed(self, text: str, now: float) -> None:
+        if not text:
+            return
+        since = self._tail_since if self._tail else now
+        clusters = _clusters(self._tail + text)
+        self._tail = clusters[-1]
+        self._tail_since = since if len(clusters) == 1 else now
+        self._add(clusters[:-1], now)
+
+    def due(self, now: float) -> str:
+        """The text to show now."""
+        if not self._pace:
+            return self.flush()
+        if self._tail and now >= self._tail_since + HOLD:
+            tail, self._tail = self._tail, ""
+            self._add([tail], now)
+        self._seen = now
+        if not self._waiting or now < self._slot:
+            return ""
+        count = min(self._waiting, int((now - self._slot) * self._rate) + 1)
+        self._slot += count / self._rate
+        return self._take(count)
+
+    def next_at(self, now: float) -> float | None:
+        """When ``due`` will have something; never before ``now``. None: nothing waits."""
+        times = []
+        if self._waiting:
+            times.append(max(self._slot, self._seen + FRAME) if self._rate * FRAME > 1 else self._slot)
+        if self._tail:
+            times.append(self._tail_since + HOLD if self._pace else now)
+        return max(now, min(times)) if times else None
+
+    def flush(self) -> str:
+        """Everything that still waits, at once."""
+        return self._take(self._waiting) + self._drop_tail()
+
+    def _drop_tail(self) -> str:
+        tail, self._tail = self._tail, ""
+        return tail
+
+    def _add(self, clusters: Sequence[str], now: float) -> None:
+        if not clusters:
+            return
+        if not self._waiting:
+            self._rate = self._pace
+            self._slot = max(self._slot, now)
+        self._queue.append(clusters)
+        self._waiting += len(clusters)
+        self._rate = max(self._rate, self._waiting / DRAIN)
+        # A slot left over from a slower pace must not delay what now has to go faster.
+        self._slot = min(self._slot, now + 1 / self._rate) if self._rate else now
+
+    def _take(self, count: int) -> str:
+        self._waiting -= count
+        shown: list[str] = []
+        while count:
+            run = self._queue[0]
+            part = run[self._offset : self._offset + count]
+            shown.append(part if isinstance(part, str) else "".join(part))
+            count -= len(part)
+            self._offset += len(part)
+            if self._offset == len(run):
+                self._queue.popleft()
+                self._offset = 0
+        return "".join(shown)
+
+
+def _clusters(text: str) -> Sequence[str]:
+    """Grapheme clusters of ``text``, which is not empty."""
+    if text.isascii() and "\r" not in text:
+        return text
+    return list(iter_graphemes(text))
