@@ -91,7 +91,7 @@ def _parsed(name: str, text: str, source: str) -> Any:
             return _checked(name, kind(text), source)
     except ValueError:
         raise UsageError(f"{source}{text!r} is not a number") from None
-    if kind not in (str, int, float) and not get_args(kind)[1:2] == (...,):
+    if kind not in (str, int, float) and get_args(kind)[1:2] != (...,):
         return _checked(name, text, source)
     if kind is not str:
         import shlex

@@ -16,10 +16,10 @@ that a script may look at either.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class FinishReason(str, Enum):
+class FinishReason(StrEnum):
     """Why a reply ended. The value is what JSON output says, ``exit_code`` is what the process returns."""
 
     STOP = "stop"

@@ -6,7 +6,7 @@ The order within one reply: any number of :class:`Notice`, one :class:`Started`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bitnet_chat.errors import BitnetChatError, FinishReason
 
@@ -31,11 +31,11 @@ class Stats:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Rate of generation, prefill excluded; None when there were fewer than two tokens."""
+        """Rate of generation, prefill excluded; None when there is too little to tell, such as one burst."""
         if self.tokens < 2 or self.time_to_first_token is None:
             return None
         generating = self.seconds - self.time_to_first_token
-        return (self.tokens - 1) / generating if generating > 0 else None
+        return (self.tokens - 1) / generating if generating > 1e-3 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Completed:
 
     reason: FinishReason
     text: str
-    stats: Stats = Stats()
+    stats: Stats = field(default_factory=Stats)
 
 
 @dataclass(frozen=True, slots=True)

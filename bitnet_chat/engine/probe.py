@@ -122,7 +122,7 @@ def _from_json(path: Path, entry: dict[str, object] | None) -> EngineBinary | No
         assert isinstance(flags, list)
         return EngineBinary(
             path=path,
-            dialect=Dialect(entry["dialect"]),
+            dialect=Dialect(str(entry["dialect"])),
             version=str(entry["version"]),
             flags=frozenset(map(str, flags)),
             colour_takes_value=bool(entry["colour_takes_value"]),

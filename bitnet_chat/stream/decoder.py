@@ -8,7 +8,9 @@ them fit to be shown is the work of :mod:`bitnet_chat.stream.sanitize`.
 from __future__ import annotations
 
 import codecs
+import re
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
@@ -30,3 +32,8 @@ class Utf8Decoder:
 def encode(text: str) -> bytes:
     """The bytes that :class:`Utf8Decoder` made ``text`` from."""
     return text.encode("utf-8", "surrogateescape")
+
+
+def well_formed(text: str) -> str:
+    """``text`` as it can be written to a file or a network: each byte that was not UTF-8 is U+FFFD."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)

@@ -1,0 +1,236 @@
+"""Prompts in, replies out: one question, or a file of them through one resident engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import BitnetChatError, EngineDied, EngineNotFound, FinishReason, ModelError, UsageError
+from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta
+from bitnet_chat.stream.decoder import well_formed
+from bitnet_chat.stream.sanitize import Sanitizer
+
+Say = Callable[[str], None]
+"""Tells the user a line, on stderr."""
+
+_HOPELESS = 3  # deaths in a row after which the rest is left for another time
+
+
+class Progress(Protocol):
+    """Who shows how far a batch is. ``todo`` counts what this run has to do."""
+
+    def advance(self, done: int, todo: int, failed: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a question led to."""
+
+    reason: FinishReason
+    text: str
+    stats: Stats = field(default_factory=Stats)
+    error: BitnetChatError | None = None
+
+    def as_json(self, backend: Backend) -> dict[str, Any]:
+        """The object that ``--json`` prints and ``--output`` holds. Times in seconds."""
+        stats, status = self.stats, backend.status()
+        rate = stats.tokens_per_second
+        result: dict[str, Any] = {
+            "reply": well_formed(self.text) if self.error is None or self.text else None,
+            "finish_reason": self.reason.value,
+            "tokens": stats.tokens,
+            "timings": {
+                "prompt_tokens": stats.prompt_tokens,
+                "time_to_first_token": _rounded(stats.time_to_first_token),
+                "seconds": _rounded(stats.seconds),
+                "tokens_per_second": _rounded(rate),
+            },
+            "model": status.model,
+            "engine": status.engine,
+        }
+        if self.error is not None:
+            result["error"] = well_formed(str(self.error))
+        return result
+
+
+async def ask(backend: Backend, conversation: Conversation, options: ReplyOptions, say: Say) -> Answer:
+    """The whole answer to a conversation."""
+    async for event in _events(backend, conversation, options):
+        if isinstance(event, Notice):
+            say(event.text)
+        elif isinstance(event, Completed):
+            return Answer(event.reason, event.text, event.stats)
+        elif isinstance(event, Failed):
+            return Answer(event.error.reason, event.text, error=event.error)
+    raise AssertionError("a reply ended without Completed or Failed")
+
+
+async def stream(
+    backend: Backend, conversation: Conversation, options: ReplyOptions, say: Say, show: Callable[[str], None]
+) -> Answer:
+    """Like :func:`ask`, and gives ``show`` each piece as it comes, safe for a terminal."""
+    sanitizer = Sanitizer()
+    async for event in _events(backend, conversation, options):
+        if isinstance(event, TextDelta):
+            show(sanitizer.feed(event.text))
+        elif isinstance(event, Notice):
+            say(event.text)
+        elif isinstance(event, Completed | Failed):
+            show(sanitizer.flush())
+            if isinstance(event, Completed):
+                return Answer(event.reason, event.text, event.stats)
+            return Answer(event.error.reason, event.text, error=event.error)
+    raise AssertionError("a reply ended without Completed or Failed")
+
+
+async def _events(backend: Backend, conversation: Conversation, options: ReplyOptions) -> AsyncIterator[Event]:
+    async with aclosing(backend.reply(conversation, options)) as events:  # type: ignore[type-var]
+        async for event in events:
+            yield event
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One line of the input. ``conversation`` is None for a line that cannot be used, ``error`` says why."""
+
+    index: int
+    """Line number, from 1."""
+    fields: Mapping[str, Any]
+    conversation: Conversation | None
+    error: UsageError | None = None
+
+
+def read_jobs(lines: Iterator[bytes], system: str = "") -> Iterator[Job]:
+    """One job a line that is not blank. ``system``: for prompts that bring no system message of their own."""
+    for index, raw in enumerate(lines, 1):
+        if not raw.strip():
+            continue
+        fields: Mapping[str, Any] = {}
+        try:
+            fields = _object(raw)
+            yield Job(index, fields, _conversation(fields, system))
+        except UsageError as error:
+            yield Job(index, fields, None, UsageError(f"line {index}: {error.what}", remedy=error.remedy))
+
+
+def _object(raw: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(raw.decode("utf-8-sig"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UsageError(f"this is no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UsageError("this is no JSON object with 'prompt' or 'messages'")
+    return value
+
+
+def _conversation(fields: Mapping[str, Any], system: str) -> Conversation:
+    prompt, messages = fields.get("prompt"), fields.get("messages")
+    if (prompt is None) == (messages is None):
+        raise UsageError("it needs either 'prompt' or 'messages'")
+    if prompt is not None:
+        if not isinstance(prompt, str) or not prompt:
+            raise UsageError("'prompt' is no text")
+        return Conversation().with_system(system).with_user(prompt)
+    if not isinstance(messages, list):
+        raise UsageError("'messages' is no list")
+    conversation = Conversation.from_dicts(messages)
+    if conversation.last is None or conversation.last.role != "user" or not conversation.last.content:
+        raise UsageError("the last of 'messages' is no user message")
+    return conversation if conversation.system else conversation.with_system(system)
+
+
+def needs_exact_history(conversation: Conversation) -> bool:
+    """Whether only an engine whose history is ours can answer faithfully: earlier turns, or text like ``<|token|>``."""
+    return len(conversation.turns) > 1 or any("<|" in message.content for message in conversation.messages)
+
+
+def finished_indexes(output: Path, jobs: Callable[[int], Mapping[str, Any] | None]) -> set[int]:
+    """The lines that an earlier run has answered, and ``output`` cut back to its last whole line.
+
+    ``jobs`` gives the fields of an input line. Raises UsageError when the file belongs to another input.
+    """
+    try:
+        data = output.read_bytes()
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise UsageError(f"{output} cannot be read: {error.strerror}") from None
+    whole = data.rfind(b"\n") + 1
+    done: set[int] = set()
+    for number, raw in enumerate(data[:whole].splitlines(), 1):
+        try:
+            entry = json.loads(raw)
+            index = entry["index"]
+            fields = jobs(index)
+            if fields is None or any(entry.get(key) != value for key, value in fields.items() if key not in _OURS):
+                raise ValueError
+        except (ValueError, TypeError, KeyError):
+            raise UsageError(
+                f"{output}, line {number}, is no reply to a line of this input", remedy="give another --output"
+            ) from None
+        done.add(index)
+    if whole < len(data):
+        with output.open("r+b") as file:
+            file.truncate(whole)
+    return done
+
+
+_OURS = frozenset({"index", "reply", "finish_reason", "tokens", "timings", "model", "engine", "error"})
+
+
+async def run(
+    jobs: Iterator[Job],
+    count: int,
+    output: TextIO,
+    backend_for: Callable[[Conversation], Backend],
+    options: ReplyOptions,
+    say: Say,
+    progress: Progress,
+    stopped: Callable[[], bool],
+) -> FinishReason:
+    """Answers ``jobs`` in order, each written as it is finished. Gives what went wrong first, or STOP.
+
+    Raises EngineNotFound, ModelError or EngineDied where the rest would fail as well; what was written stays.
+    """
+    worst, failed, deaths = FinishReason.STOP, 0, 0
+    progress.advance(0, count, 0)
+    for number, job in enumerate(jobs, 1):
+        if stopped():
+            return FinishReason.INTERRUPTED
+        if job.conversation is None:
+            assert job.error is not None
+            result: dict[str, Any] = {"reply": None, "finish_reason": "usage", "error": str(job.error)}
+            reason = FinishReason.USAGE
+        else:
+            backend = backend_for(job.conversation)
+            answer = await ask(backend, job.conversation, options, say)
+            if answer.reason is FinishReason.ENGINE_DIED and deaths + 1 < _HOPELESS:
+                answer = await ask(backend, job.conversation, options, say)  # nobody has seen the first try
+            if answer.reason is FinishReason.INTERRUPTED:
+                return FinishReason.INTERRUPTED  # not written: the next run asks it again
+            if isinstance(answer.error, EngineNotFound | ModelError):
+                raise answer.error
+            deaths = deaths + 1 if answer.reason is FinishReason.ENGINE_DIED else 0
+            if deaths == _HOPELESS:
+                raise answer.error or EngineDied("the engine dies again and again", remedy="run the same command again")
+            result, reason = answer.as_json(backend), answer.reason
+        output.write(json.dumps({"index": job.index} | dict(job.fields) | result, ensure_ascii=False) + "\n")
+        output.flush()
+        if reason.exit_code:
+            failed += 1
+            worst = worst if worst.exit_code else reason
+        progress.advance(number, count, failed)
+    return worst
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+__all__ = ["Answer", "Job", "ask", "finished_indexes", "needs_exact_history", "read_jobs", "run", "stream"]

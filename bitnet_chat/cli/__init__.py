@@ -1,0 +1,42 @@
+"""The command line. One file per verb; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from bitnet_chat.version import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; gives its exit code. Errors become messages on stderr, never a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments in (["--version"], ["-V"]):  # asked for often, by scripts too; needs nothing
+        print(f"bitnet-chat {__version__}")
+        return 0
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:  # replies are UTF-8 whatever the locale; file names may hold anything
+            reconfigure(encoding="utf-8", errors="backslashreplace")
+    from bitnet_chat.errors import BitnetChatError, FinishReason
+
+    try:
+        if arguments[:1] == ["engine"]:
+            from bitnet_chat.cli import engine
+
+            return engine.run(arguments[1:])
+        from bitnet_chat.cli import chat
+
+        return chat.run(arguments)
+    except BitnetChatError as error:
+        from bitnet_chat.stream.sanitize import visible
+
+        print(f"bitnet-chat: {visible(str(error))}", file=sys.stderr)
+        return error.reason.exit_code
+    except KeyboardInterrupt:
+        return FinishReason.INTERRUPTED.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has left; what Python would flush at exit has nowhere to go either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141  # 128 + SIGPIPE, as a shell reports it

@@ -1,0 +1,131 @@
+"""``bitnet-chat engine list|probe|install``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bitnet_chat import config
+from bitnet_chat.cli.parser import Parser
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.find import Candidate, candidates, find
+from bitnet_chat.errors import EngineNotFound, FinishReason
+from bitnet_chat.stream.sanitize import one_line
+
+
+def run(arguments: Sequence[str]) -> int:
+    flags = _parser().parse_args(arguments)
+    if flags.verb == "list":
+        return _list(flags)
+    if flags.verb == "probe":
+        return _probe(flags)
+    return _install(flags)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="bitnet-chat engine", description="The engines of this computer.")
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
+    listing = verbs.add_parser("list", help="what was found, and why the first one wins")
+    listing.add_argument("--engine", metavar="PATH", help="look here and nowhere else")
+    probing = verbs.add_parser("probe", help="what a binary is and can do")
+    probing.add_argument("path", type=Path)
+    for each in (listing, probing):
+        each.add_argument("--json", action="store_true", help="print JSON")
+    installing = verbs.add_parser("install", help="build an engine from source")
+    installing.add_argument("--if-missing", action="store_true", help="do nothing if any engine is found")
+    return parser
+
+
+def _list(flags: argparse.Namespace) -> int:
+    _, configured = config.load({})
+    found = list(candidates(flags.engine, configured or None))
+    winner = next((each for each in found if each.binary is not None and each.binary.can_chat), None)
+    if flags.json:
+        print(json.dumps([_candidate_as_json(each, each is winner) for each in found], ensure_ascii=False, indent=2))
+    else:
+        for each in found:
+            print(one_line(_described(each, each is winner)))
+        if winner is not None and winner.binary is not None:
+            why = f"it is the first that can chat in the search order ({winner.source})"
+            if winner.binary.dialect.value == "classic":
+                why += "; classic, so the history is ours"
+            print(f"* is used: {why}")
+    if winner is None:
+        raise EngineNotFound("no engine was found", remedy="bitnet-chat engine install builds one (about 5 minutes)")
+    return 0
+
+
+def _described(candidate: Candidate, wins: bool) -> str:
+    binary = candidate.binary
+    what = f"{binary.dialect.value}, {binary.version}" if binary else candidate.problem
+    return f"{'*' if wins else '-'} {candidate.path}  [{candidate.source}]  {what}"
+
+
+def _candidate_as_json(candidate: Candidate, wins: bool) -> dict[str, object]:
+    entry: dict[str, object] = {"path": str(candidate.path), "source": candidate.source, "used": wins}
+    if candidate.binary is not None:
+        entry |= {"dialect": candidate.binary.dialect.value, "version": candidate.binary.version}
+    else:
+        entry["problem"] = candidate.problem
+    return entry
+
+
+def _probe(flags: argparse.Namespace) -> int:
+    paths = [flags.path]
+    if flags.path.is_dir():
+        paths = [each.path for each in candidates(str(flags.path)) if each.binary is not None]
+    binaries = [find(str(path)) if len(paths) > 1 else _any(path) for path in paths]
+    for binary in binaries:
+        facts = _facts(binary)
+        if flags.json:
+            print(json.dumps(facts, ensure_ascii=False, indent=2))
+        else:
+            width = max(map(len, facts))
+            print("\n".join(f"{key:{width}}  {one_line(str(value))}" for key, value in facts.items()))
+    return 0
+
+
+def _any(path: Path) -> EngineBinary:
+    from bitnet_chat.engine.probe import probe
+
+    return probe(path.expanduser())
+
+
+def _facts(binary: EngineBinary) -> dict[str, object]:
+    classic = binary.dialect.value == "classic"
+    return {
+        "path": str(binary.path),
+        "dialect": binary.dialect.value,
+        "version": binary.version,
+        "chat": "yes" if binary.can_chat else "no: a server",
+        "history": "ours, replayed exactly" if classic else "its own; told in the system prompt after a restart",
+        "forgets": "by a new process" if classic else "without loading again",
+        "flags": len(binary.flags),
+    }
+
+
+def _install(flags: argparse.Namespace) -> int:
+    if flags.if_missing:
+        try:
+            _, configured = config.load({})
+            find(None, configured or None)
+            return 0
+        except EngineNotFound:
+            pass
+    from bitnet_chat.engine import build
+    from bitnet_chat.engine.progress import ProgressLine
+
+    line = ProgressLine(sys.stderr)
+    try:
+        folder = build.install(on_progress=line)
+    except KeyboardInterrupt:
+        line.close()
+        print("bitnet-chat: stopped; the same command goes on where it was", file=sys.stderr)
+        return FinishReason.INTERRUPTED.exit_code
+    finally:
+        line.close()
+    print(f"engine installed in {folder}")
+    return 0

@@ -1,0 +1,240 @@
+"""``bitnet-chat QUESTION``, ``-f FILE``, stdin, and ``--input FILE``: answers, then the end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+from bitnet_chat import batch
+from bitnet_chat.backends import Backend
+from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.cli.chat import reply_options
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.binary import Dialect
+from bitnet_chat.engine.progress import BuildProgress, ProgressLine, estimate
+from bitnet_chat.errors import EngineNotFound, UsageError
+from bitnet_chat.stream.sanitize import one_line, visible
+
+
+async def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> int:
+    conversation = Conversation().with_system(settings.system).with_user(_question(flags))
+    backend = ResidentBackend(settings, configured)
+    options = reply_options(settings)
+    try:
+        with _interrupting(backend.interrupt):
+            if hasattr(flags, "json") or hasattr(flags, "no_stream"):
+                answer = await batch.ask(backend, conversation, options, _say)
+            else:
+                answer = await batch.stream(backend, conversation, options, _say, _show)
+        if hasattr(flags, "json"):
+            print(json.dumps(answer.as_json(backend), ensure_ascii=False))
+        elif hasattr(flags, "no_stream"):
+            print(visible(answer.text))
+        elif answer.text:
+            print()
+        if answer.error is not None:
+            print(f"bitnet-chat: {visible(str(answer.error))}", file=sys.stderr)
+        elif answer.reason.exit_code:
+            _say(f"the reply is not whole: {answer.reason.value.replace('_', ' ')}")
+        sys.stdout.flush()
+        return answer.reason.exit_code
+    finally:
+        await backend.close()
+
+
+def _question(flags: argparse.Namespace) -> str:
+    if flags.question:
+        if hasattr(flags, "file"):
+            raise UsageError("give the question or --file, not both")
+        text = " ".join(flags.question)
+    elif getattr(flags, "file", "-") != "-":
+        path = Path(flags.file).expanduser()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        text = _decoded(data, str(path))
+    else:
+        if sys.stdin.isatty():
+            _say("reading the question from the terminal; Ctrl-D ends it")
+        text = _decoded(sys.stdin.buffer.read(), "stdin")
+    # What an editor or echo adds at the end is no part of the question.
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text.strip():
+        raise UsageError("the question is empty")
+    return text
+
+
+def _decoded(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{source} is not UTF-8 (byte {error.start} is {data[error.start]:#04x})",
+            remedy="convert it, for example with iconv -t utf-8",
+        ) from None
+
+
+async def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) -> int:
+    lines = _input_lines(flags.input)
+    output_path = _output_path(flags)
+    jobs = list(batch.read_jobs(iter(lines), settings.system))
+    done = _already_done(output_path, jobs)
+    todo = [job for job in jobs if job.index not in done]
+    engines = _Engines(settings, configured)
+    bar = _Bar(sys.stderr)
+    try:
+        with _opened(output_path) as output, _interrupting(engines.interrupt):
+            reason = await batch.run(
+                iter(todo),
+                len(todo),
+                output,
+                engines.for_conversation,
+                reply_options(settings),
+                bar.say,
+                bar,
+                lambda: engines.interrupted,
+            )
+        return reason.exit_code
+    finally:
+        bar.close()
+        await engines.close()
+
+
+def _output_path(flags: argparse.Namespace) -> Path | None:
+    name = getattr(flags, "output", "-")
+    return None if name == "-" else Path(name).expanduser()
+
+
+def _already_done(output: Path | None, jobs: list[batch.Job]) -> set[int]:
+    if output is None:
+        return set()
+    fields: dict[int, Mapping[str, Any]] = {job.index: job.fields for job in jobs}
+    done = batch.finished_indexes(output, fields.get)
+    if done:
+        _say(f"{output} has {len(done)} of {len(jobs)} replies already: going on")
+    return done
+
+
+class _Engines:
+    """At most one backend of each kind, made when first needed.
+
+    A modern engine can forget without loading again, so that one process answers all the questions. Where a line
+    brings its own history, or text that looks like a special token, a classic engine is the faithful one.
+    """
+
+    def __init__(self, settings: Settings, configured: str) -> None:
+        self._settings, self._configured = settings, configured
+        self._exact: ResidentBackend | None = None
+        self._forgetful: ResidentBackend | None = None
+        self._current: Backend | None = None
+        self.interrupted = False
+
+    def for_conversation(self, conversation: Conversation) -> Backend:
+        if batch.needs_exact_history(conversation):
+            self._exact = self._exact or self._default()
+            self._current = self._exact
+        else:
+            self._forgetful = self._forgetful or self._modern() or self._exact or self._default()
+            self._current = self._forgetful
+        return self._current
+
+    def _default(self) -> ResidentBackend:
+        return ResidentBackend(self._settings, self._configured)
+
+    def _modern(self) -> ResidentBackend | None:
+        try:
+            return ResidentBackend(self._settings, self._configured, dialect=Dialect.MODERN)
+        except EngineNotFound:
+            return None
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+        if self._current is not None:
+            self._current.interrupt()
+
+    async def close(self) -> None:
+        for backend in (self._exact, self._forgetful):
+            if backend is not None:
+                await backend.close()
+
+
+class _Bar:
+    """Progress on stderr, and lines that do not run into it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._line = ProgressLine(stream)
+        self._started = time.monotonic()
+
+    def advance(self, done: int, todo: int, failed: int) -> None:
+        seconds = time.monotonic() - self._started
+        step = f"{done}/{todo} replies" + (f", {failed} failed" if failed else "")
+        self._line(BuildProgress(step, done, todo, seconds, estimate(done, todo, seconds)))
+
+    def say(self, text: str) -> None:
+        self.close()
+        _say(text)
+
+    def close(self) -> None:
+        self._line.close()
+
+
+def _input_lines(name: str) -> list[bytes]:
+    if name == "-":
+        return sys.stdin.buffer.readlines()
+    path = Path(name).expanduser()
+    try:
+        return path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path | None) -> Iterator[TextIO]:
+    if path is None:
+        yield sys.stdout
+        return
+    try:
+        file: IO[str] = path.open("a", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    with file:
+        yield file  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _interrupting(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C stops the reply in good order; a second one ends the program."""
+    loop = asyncio.get_running_loop()
+
+    def on_interrupt() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        stop()
+
+    try:
+        loop.add_signal_handler(signal.SIGINT, on_interrupt)
+    except (NotImplementedError, RuntimeError):  # Windows: KeyboardInterrupt does, less gently
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    print(f"bitnet-chat: {one_line(text)}", file=sys.stderr)
