@@ -1,0 +1,59 @@
+"""The interactive front end: a prompt, replies as they are made, a few commands.
+
+``run`` picks the loop: prompt_toolkit's on a terminal that can do it, plain lines everywhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from bitnet_chat.backends import Backend
+from bitnet_chat.repl.settings import ReplSettings
+from bitnet_chat.version import __version__
+
+__all__ = ["ReplSettings", "run"]
+
+
+async def run(
+    backend: Backend,
+    settings: ReplSettings,
+    *,
+    notices: Sequence[str] = (),
+    switch_model: Callable[[str], Backend] | None = None,
+) -> int:
+    """Talks until the user leaves; returns the exit code of the process.
+
+    ``backend`` is not started yet: it is when the prompt has been drawn. Whichever backend the session has at its end
+    is closed. ``notices`` are lines to show first. ``switch_model`` makes an unstarted backend for another model, or
+    raises BitnetChatError, which is shown.
+    """
+    colour = settings.colour
+    if colour is None:
+        colour = not os.environ.get("NO_COLOR") and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    notices = (f"bitnet-chat {__version__}, {settings.model}. /help lists the commands.", *notices)
+    if _can_draw():
+        from bitnet_chat.repl.loop import TerminalLoop
+
+        return await TerminalLoop(backend, settings, colour, switch_model).run(notices)
+    from bitnet_chat.repl.plain import PlainLoop
+
+    return await PlainLoop(backend, settings, colour, switch_model).run(notices)
+
+
+def _can_draw() -> bool:
+    """True when stdin and stdout are a terminal that can move its cursor, and prompt_toolkit can drive it."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    if os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        return False
+    # prompt_toolkit itself can be imported where these are missing; it fails when it opens the keyboard.
+    needed = () if sys.platform == "win32" else ("termios", "tty", "fcntl")
+    try:
+        for name in (*needed, "prompt_toolkit"):
+            import_module(name)
+    except ImportError:
+        return False
+    return True

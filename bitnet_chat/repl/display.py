@@ -1,0 +1,155 @@
+"""Events become what a terminal shows, append-only: nothing that was written is ever painted again.
+
+The one exception is the spinner, a line of its own that is erased before anything else is written. So a terminal may
+be resized or scrolled at any moment and nothing is duplicated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from bitnet_chat.errors import BitnetChatError, FinishReason
+from bitnet_chat.events import Completed, Stats
+from bitnet_chat.repl.toolbar import SEPARATOR, rate, seconds, tokens
+from bitnet_chat.stream.sanitize import Sanitizer, one_line, visible
+
+
+class Sink(Protocol):
+    """Where text goes, at once. All of it is safe for a terminal by now."""
+
+    def words(self, text: str) -> None:
+        """Words of a reply."""
+
+    def remarks(self, text: str) -> None:
+        """Everything else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """The escape sequences in use; all empty without colour."""
+
+    dim: str = ""
+    error: str = ""
+    off: str = ""
+
+    @classmethod
+    def of(cls, colour: bool) -> Paint:
+        return cls(dim="\x1b[2m", error="\x1b[31m", off="\x1b[0m") if colour else cls()
+
+
+_ERASE_LINE = "\r\x1b[K"
+_DOTS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_BARS = "|/-\\"
+
+
+class Display:
+    """Writes replies and remarks to a sink, and knows whether the cursor is at the start of a line."""
+
+    def __init__(self, sink: Sink, *, colour: bool, spinner: bool, unicode: bool = True) -> None:
+        """``spinner``: the sink is a terminal that can erase a line. ``unicode``: it can show more than ASCII."""
+        self._sink = sink
+        self._paint = Paint.of(colour)
+        self._spinner = spinner
+        self._frames = _DOTS if unicode else _BARS
+        self._frame = 0
+        self._spinning = False
+        self._fresh = True
+        """The cursor is at the start of a line."""
+        self._thinking = False
+        self._sanitizer = Sanitizer()
+
+    def spin(self, elapsed: float, what: str = "") -> None:
+        """The next picture of the spinner; ``elapsed`` in seconds. Ignored once words have begun."""
+        if not self._spinner or not self._fresh:
+            return
+        picture = self._frames[self._frame % len(self._frames)]
+        self._frame += 1
+        self._spinning = True
+        label = f" {what}" if what else ""
+        self._sink.remarks(f"{_ERASE_LINE}{self._paint.dim}{picture} {elapsed:.1f} s{label}{self._paint.off}")
+
+    def words(self, text: str) -> None:
+        """The next characters of the reply, as they came from the model."""
+        self._leave_thinking()
+        self._put(self._sanitizer.feed(text))
+
+    def thoughts(self, text: str) -> None:
+        """The next characters of what the model thinks before it answers."""
+        if not self._thinking:
+            self._put(self._sanitizer.flush())
+            self._end_line()
+            self._thinking = True
+            self._stop_spinner()
+            self._sink.words(self._paint.dim)
+        self._put(self._sanitizer.feed(text))
+
+    def notice(self, text: str) -> None:
+        """One dim line."""
+        self._settle()
+        self._sink.remarks(f"{self._paint.dim}{one_line(text)}{self._paint.off}\n")
+
+    def lines(self, *texts: str) -> None:
+        """The answer of a command, safe for a terminal already, and an empty line."""
+        self._settle()
+        self._sink.remarks("".join(f"{text}\n" for text in (*texts, "")))
+
+    def error(self, error: BitnetChatError) -> None:
+        self._settle()
+        self._sink.remarks(f"{self._paint.error}{visible(str(error))}{self._paint.off}\n\n")
+
+    def completed(self, event: Completed) -> None:
+        """Marks a stopped reply, then one dim line with the figures, and an empty one."""
+        self._leave_thinking()
+        self._put(self._sanitizer.flush())
+        if event.reason is FinishReason.INTERRUPTED:
+            self._mark("[stopped]")
+        elif not event.text:
+            self._mark("[nothing was said]")
+        self._settle()
+        self._sink.remarks(f"{self._paint.dim}{summary(event.stats, event.reason)}{self._paint.off}\n\n")
+
+    def _mark(self, text: str) -> None:
+        self._stop_spinner()
+        self._sink.remarks(f"{'' if self._fresh else ' '}{self._paint.dim}{text}{self._paint.off}")
+        self._fresh = False
+
+    def _put(self, text: str) -> None:
+        if text:
+            self._stop_spinner()
+            self._sink.words(text)
+            self._fresh = text.endswith("\n")
+
+    def _settle(self) -> None:
+        """To the start of a line, in plain writing, with nothing held."""
+        self._leave_thinking()
+        self._put(self._sanitizer.flush())
+        self._end_line()
+        self._stop_spinner()
+
+    def _leave_thinking(self) -> None:
+        if self._thinking:
+            self._thinking = False
+            self._put(self._sanitizer.flush())
+            self._sink.words(self._paint.off)
+            self._end_line()
+
+    def _end_line(self) -> None:
+        if not self._fresh:
+            self._put("\n")
+
+    def _stop_spinner(self) -> None:
+        if self._spinning:
+            self._spinning = False
+            self._sink.remarks(_ERASE_LINE)
+
+
+def summary(stats: Stats, reason: FinishReason) -> str:
+    """``42 tokens · 18.3 tok/s · first token after 0.35 s · stop``; ``~`` before a count that is not exact."""
+    parts = [tokens(stats.tokens, stats.exact)]
+    if stats.tokens_per_second is not None:
+        parts.append(rate(stats.tokens_per_second))
+    if stats.time_to_first_token is not None:
+        parts.append(f"first token after {seconds(stats.time_to_first_token)}")
+    parts.append(reason.value.replace("_", " "))
+    return SEPARATOR.join(parts)

@@ -1,0 +1,57 @@
+"""A text, written in the user's own editor."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from bitnet_chat.errors import UsageError
+
+_REMEDY = "set EDITOR to a program that edits a file and returns when it is closed"
+
+
+def editor_command(environment: Mapping[str, str]) -> list[str]:
+    """``$VISUAL``, ``$EDITOR``, or an editor that is on every such system. Raises UsageError where there is none."""
+    for variable in ("VISUAL", "EDITOR"):
+        chosen = environment.get(variable, "").strip()
+        if chosen:
+            try:
+                # Backslashes are part of a path on Windows, not an escape.
+                return shlex.split(chosen, posix=sys.platform != "win32")
+            except ValueError as error:
+                raise UsageError(f"${variable} is {chosen!r}: {error}", remedy=_REMEDY) from None
+    for name in ("notepad",) if sys.platform == "win32" else ("editor", "nano", "vi"):
+        if shutil.which(name):
+            return [name]
+    raise UsageError("There is no editor: $EDITOR is not set", remedy=_REMEDY)
+
+
+def edit(text: str) -> str:
+    """``text`` as the user leaves it, less one newline at its end. Blocks; the terminal is the editor's meanwhile.
+
+    Raises UsageError when there is no editor, it cannot be run, or it fails.
+    """
+    command = editor_command(os.environ)
+    handle, name = tempfile.mkstemp(prefix="bitnet-chat-", suffix=".md")  # mode 0600
+    file = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(text.encode("utf-8", "surrogateescape"))
+        try:
+            code = subprocess.call([*command, name])
+        except OSError as error:
+            raise UsageError(f"The editor {command[0]!r} cannot be run: {error.strerror}", remedy=_REMEDY) from None
+        if code:
+            raise UsageError(f"The editor {command[0]!r} failed with exit code {code}; the text is as it was")
+        edited = file.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    except OSError as error:
+        raise UsageError(f"The text for the editor in {name} cannot be kept: {error.strerror}") from None
+    finally:
+        file.unlink(missing_ok=True)
+    return edited.removesuffix("\n")

@@ -1,0 +1,89 @@
+"""Lines typed before, kept in a file for Ctrl-R and the arrow keys.
+
+One JSON string a line: any text fits, and a damaged line costs itself only. Two programs may append at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from prompt_toolkit.history import History
+
+TAIL = 1 << 20
+"""Bytes of the file that are read: some 10,000 lines, in 10 ms."""
+
+
+class FileHistory(History):
+    """Never raises for the file's sake: ``complain`` gets one line about the first thing that goes wrong."""
+
+    def __init__(self, file: Path | None, complain: Callable[[str], None]) -> None:
+        super().__init__()
+        self._file = file
+        self._complain = complain
+        self._complained = False
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Latest first."""
+        if self._file is None:
+            return []
+        try:
+            lines = _tail(self._file)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._say(f"Earlier lines cannot be read: {error.strerror}: {self._file}")
+            return []
+        entries: list[str] = []
+        damaged = 0
+        for line in lines:
+            entry = _entry(line)
+            if entry is None:
+                damaged += 1
+            else:
+                entries.append(entry)
+        if damaged:
+            self._say(f"{damaged} damaged line{'s' * (damaged > 1)} left out of the history: {self._file}")
+        return reversed(entries)
+
+    def store_string(self, string: str) -> None:
+        if self._file is None:
+            return
+        # The newline comes first: it also ends a line that a crash or a full disk cut short.
+        line = b"\n" + json.dumps(string).encode()
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            # What people type to a private model is nobody else's business.
+            handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                os.write(handle, line)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            self._say(f"Lines are kept only until you leave: {error.strerror}: {self._file}")
+
+    def _say(self, text: str) -> None:
+        if not self._complained:
+            self._complained = True
+            self._complain(text)
+
+
+def _tail(file: Path) -> list[bytes]:
+    """The last whole lines of a file, at most TAIL bytes of them."""
+    with file.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - TAIL))
+        lines = stream.read().split(b"\n")
+    if size > TAIL:
+        del lines[0]  # began before the part that was read
+    return [line for line in lines if line.strip()]
+
+
+def _entry(line: bytes) -> str | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:  # includes UnicodeDecodeError
+        return None
+    return entry if isinstance(entry, str) else None

@@ -1,0 +1,192 @@
+"""The prompt on a terminal.
+
+The keyboard is in raw mode from the first prompt to the last, so that no key is lost or echoed between a prompt and
+its reply. The prompt is prompt_toolkit's; a reply is written straight to the terminal, because text that is never
+painted again cannot flicker, and the terminal itself wraps and scrolls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable, Sequence
+
+from prompt_toolkit.application import in_terminal
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.input import Input, create_input
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+from prompt_toolkit.layout.processors import TabsProcessor
+from prompt_toolkit.output import ColorDepth, Output, create_output
+from prompt_toolkit.shortcuts.prompt import PromptSession
+from prompt_toolkit.styles import Style
+
+from bitnet_chat.backends import Backend
+from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.repl import commands
+from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.editor import edit
+from bitnet_chat.repl.history import FileHistory
+from bitnet_chat.repl.keys import bindings
+from bitnet_chat.repl.settings import ReplSettings
+from bitnet_chat.repl.signals import on_continue, on_interrupt
+from bitnet_chat.repl.talk import SwitchModel, Talk
+from bitnet_chat.repl.terminal import TerminalSink, between_prompts, is_raw
+from bitnet_chat.repl.toolbar import bar, clip
+from bitnet_chat.stream.sanitize import one_line
+
+REFRESH = 1.0
+"""Seconds between two looks at the engine's memory and CPU while the prompt is shown."""
+
+_COLOURS = {"prompt": "bold ansigreen", "bottom-toolbar": "noreverse", "bottom-toolbar.text": "ansibrightblack"}
+# No background in the bar: blanks are then not written, and a narrower window has nothing to wrap and leave behind.
+_PLAIN = {"prompt": "", "bottom-toolbar": "noreverse", "bottom-toolbar.text": ""}
+
+
+class CommandCompleter(Completer):
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        text = document.text
+        if document.is_cursor_at_the_end:
+            for name, help in commands.complete(text):
+                yield Completion(name, start_position=-len(text), display_meta=help)
+
+
+class TerminalLoop:
+    """One run of the REPL on a terminal."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: ReplSettings,
+        colour: bool,
+        switch_model: SwitchModel | None,
+        input: Input | None = None,
+        output: Output | None = None,
+    ) -> None:
+        self._input = input or create_input()
+        self._output = output or create_output()
+        unicode = self._output.encoding().lower().replace("-", "") in ("utf8", "utf16")
+        self._display = Display(TerminalSink(self._output), colour=colour, spinner=True, unicode=unicode)
+        self._talk = Talk(backend, settings, self._display, switch_model)
+        self._complaints: list[str] = []
+        self._hint = ""
+        self._editing: asyncio.Task[None] | None = None
+        self._session: PromptSession[str] = PromptSession(
+            [("class:prompt", "> ")],
+            multiline=True,
+            prompt_continuation="  ",
+            history=FileHistory(settings.history_file, self._complaints.append),
+            completer=CommandCompleter(),
+            complete_while_typing=False,
+            key_bindings=bindings(self._open_editor, self._set_hint),
+            input_processors=[TabsProcessor(char1=" ", char2=" ")],
+            bottom_toolbar=self._bar,
+            refresh_interval=REFRESH,
+            enable_suspend=True,
+            style=Style.from_dict(_COLOURS if colour else _PLAIN),
+            include_default_pygments_style=False,
+            color_depth=None if colour else ColorDepth.DEPTH_1_BIT,
+            input=self._input,
+            output=self._output,
+        )
+        app = self._session.app
+        if sys.platform != "win32":
+            app.terminal_size_polling_interval = None  # SIGWINCH tells
+        app.after_render += self._drawn
+        self._session.default_buffer.on_text_changed += lambda _: self._set_hint("")
+        self._started = False
+
+    async def run(self, notices: Sequence[str]) -> int:
+        """Until the user leaves. Returns the exit code and closes the backend."""
+        try:
+            with self._input.raw_mode(), on_interrupt(self._interrupt), on_continue(self._continue):
+                for text in notices:
+                    self._display.notice(text)
+                await self._converse()
+        finally:
+            await self._talk.close()
+        return 0
+
+    async def _converse(self) -> None:
+        back = ""
+        while not self._talk.leaving:
+            try:
+                line = await self._session.prompt_async(default=self._default(back), handle_sigint=False)
+            except EOFError:
+                return
+            self._complain()
+            with between_prompts(self._input, self._output, self._talk.interrupt):
+                back = await self._talk.submit(line)
+
+    def _default(self, back: str) -> str:
+        """What the next prompt begins with. Keys typed ahead would run into it: then it is for Arrow-Up to bring."""
+        ahead = get_typeahead(self._input)
+        store_typeahead(self._input, ahead)
+        if back and ahead:
+            self._display.notice("Arrow-Up brings the message back.")
+            return ""
+        return back
+
+    def _drawn(self, _: object) -> None:
+        if not self._started:
+            # Only now: starting an engine takes longer than drawing a prompt, and both want the processor.
+            self._started = True
+            asyncio.get_running_loop().call_soon(self._talk.start)
+
+    def _bar(self) -> StyleAndTextTuples:
+        columns = self._output.get_size().columns
+        hint = self._hint or (self._complaints[0] if self._complaints else "")
+        return [
+            (
+                "",
+                clip(f" {one_line(hint)}", columns)
+                if hint
+                else bar(self._talk.status(), self._talk.tally.last, columns),
+            )
+        ]
+
+    def _set_hint(self, text: str) -> None:
+        self._hint = text
+
+    def _complain(self) -> None:
+        for text in self._complaints:
+            self._display.notice(text)
+        self._complaints.clear()
+
+    def _interrupt(self) -> None:
+        """SIGINT from elsewhere: in raw mode Ctrl-C is a key."""
+        if self._editing is not None:
+            return  # the editor's business
+        if self._session.app.is_running:
+            self._session.app.key_processor.send_sigint()
+        else:
+            self._talk.interrupt()
+
+    def _continue(self) -> None:
+        """After SIGSTOP or SIGTSTP from elsewhere and ``fg``; Ctrl-Z takes care of itself and leaves raw mode on."""
+        if self._editing is not None or is_raw(self._input):
+            return
+        self._input.raw_mode().__enter__()  # the one of run() restores what was there before
+        if self._session.app.is_running:
+            self._session.app.renderer.reset()
+            self._session.app.invalidate()
+
+    def _open_editor(self, buffer: Buffer) -> None:
+        if self._editing is None:
+            self._editing = self._session.app.create_background_task(self._edit(buffer))
+
+    async def _edit(self, buffer: Buffer) -> None:
+        try:
+            async with in_terminal():
+                try:
+                    # In a thread: the engine goes on loading, and its output wants to be read.
+                    text = await asyncio.to_thread(edit, buffer.text)
+                except BitnetChatError as error:
+                    self._display.error(error)
+                else:
+                    buffer.text = text
+                    buffer.cursor_position = len(text)
+        finally:
+            self._editing = None

@@ -1,0 +1,162 @@
+"""The same conversation without a terminal library: lines in, text out.
+
+For dumb terminals, for pipes, and for systems without termios. The terminal's own line editing has to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import io
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TextIO
+
+from bitnet_chat.backends import Backend
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.settings import ReplSettings
+from bitnet_chat.repl.signals import on_interrupt
+from bitnet_chat.repl.talk import SwitchModel, Talk
+
+PROMPT = "> "
+
+
+class StreamSink:
+    """Words to one stream, remarks to another, which may be the same."""
+
+    def __init__(self, words: TextIO, remarks: TextIO) -> None:
+        self._words = words
+        self._remarks = remarks
+
+    def words(self, text: str) -> None:
+        _write(self._words, text)
+
+    def remarks(self, text: str) -> None:
+        _write(self._remarks, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding))  # what it cannot show becomes "?"
+    stream.flush()
+
+
+class Lines:
+    """Lines of a stream, read ahead by a thread; ``None`` when it has ended."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        # The raw file under a buffered one, because a thread that waits inside the buffer holds its lock, which
+        # is fatal to an interpreter that wants to exit. WindowsConsoleIO, too, gives UTF-8 here.
+        buffer = getattr(stream, "buffer", None)
+        raw = buffer.raw if isinstance(buffer, io.BufferedReader) else None
+        encoding = "utf-8" if sys.platform == "win32" else stream.encoding or "utf-8"
+        target, arguments = (self._read_raw, (raw, encoding)) if raw is not None else (self._read_text, (stream,))
+        threading.Thread(target=target, args=arguments, name="lines", daemon=True).start()
+
+    async def next(self) -> str | None:
+        return await self._lines.get()
+
+    def end(self) -> None:
+        """As if the stream had ended."""
+        self._lines.put_nowait(None)
+
+    def _read_raw(self, raw: io.RawIOBase, encoding: str) -> None:
+        decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+        rest = ""
+        try:
+            while data := raw.read(65536):
+                *lines, rest = (rest + decoder.decode(data)).split("\n")
+                for line in lines:
+                    self._put(line)
+        except OSError:
+            pass  # a terminal that hung up has ended
+        rest += decoder.decode(b"", True)
+        self._put(rest or None)
+        if rest:
+            self._put(None)
+
+    def _read_text(self, stream: TextIO) -> None:
+        for line in stream:
+            self._put(line.removesuffix("\n"))
+        self._put(None)
+
+    def _put(self, line: str | None) -> None:
+        with suppress(RuntimeError):  # the loop has ended first
+            self._loop.call_soon_threadsafe(self._lines.put_nowait, line and line.removesuffix("\r"))
+
+
+class PlainLoop:
+    """One run of the REPL without a terminal library."""
+
+    def __init__(
+        self, backend: Backend, settings: ReplSettings, colour: bool, switch_model: SwitchModel | None
+    ) -> None:
+        self._typed = sys.stdin.isatty()
+        self._sink = StreamSink(sys.stdout, sys.stdout if sys.stdout.isatty() else sys.stderr)
+        self._display = Display(self._sink, colour=colour, spinner=False)
+        self._talk = Talk(backend, settings, self._display, switch_model)
+        self._lines = Lines(sys.stdin)
+        self._parts: list[str] = []
+        """Lines of a message that goes on."""
+        self._replying = False
+        self._code = 0
+
+    async def run(self, notices: Sequence[str]) -> int:
+        """Until the input ends or the user leaves; closes the backend. Returns 0, or 130 for Ctrl-C on piped input."""
+        try:
+            for text in notices:
+                self._display.notice(text)
+            self._talk.start()
+            with on_interrupt(self._interrupt):
+                await self._converse()
+        finally:
+            await self._talk.close()
+        return self._code
+
+    async def _converse(self) -> None:
+        while not self._talk.leaving:
+            self._prompt()
+            line = await self._lines.next()
+            if line is None:
+                if self._typed:
+                    self._sink.remarks("\n")
+                if self._parts:  # the input ended in a backslash
+                    await self._submit("")
+                return
+            if line.endswith("\\"):
+                self._parts.append(line[:-1])
+            else:
+                await self._submit(line)
+
+    async def _submit(self, last: str) -> None:
+        message = "\n".join([*self._parts, last])
+        self._parts.clear()
+        if not message and self._talk.unanswered:
+            message = self._talk.unanswered
+        self._replying = True
+        try:
+            await self._talk.submit(message)
+        finally:
+            self._replying = False
+        if self._talk.unanswered and self._typed:
+            self._display.notice("An empty line sends the message again.")
+
+    def _prompt(self) -> None:
+        if self._typed:
+            self._sink.remarks("  " if self._parts else PROMPT)
+
+    def _interrupt(self) -> None:
+        if self._replying:
+            self._talk.interrupt()
+        elif self._typed:  # the terminal itself forgot the line
+            self._parts.clear()
+            self._sink.remarks("\n")
+            self._prompt()
+        else:
+            self._code = FinishReason.INTERRUPTED.exit_code
+            self._lines.end()

@@ -1,0 +1,134 @@
+"""One reply: the backend's events brought to the display, with a spinner before and an interrupt at any time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.typist import Typist
+
+SPIN = 0.1
+"""Seconds between two pictures of the spinner."""
+PATIENCE = 1.0
+"""Seconds after which a second interrupt no longer waits for the backend."""
+
+
+class Reply:
+    """``await run()`` shows the reply to ``conversation`` and returns how it ended; ``interrupt()`` stops it."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        conversation: Conversation,
+        options: ReplyOptions,
+        display: Display,
+        pace: float | None = None,
+    ) -> None:
+        self._backend = backend
+        self._conversation = conversation
+        self._options = options
+        self._display = display
+        self._typist = Typist(display.words, pace) if pace and pace > 0 else None
+        self._loop = asyncio.get_running_loop()
+        self._sent = self._loop.time()
+        self._spinner: asyncio.TimerHandle | None = None
+        self._reading: asyncio.Task[Completed | Failed] | None = None
+        self._interrupted: float | None = None
+        self._asked = False
+        self._abandoned = False
+        self._loading = backend.status().state == "starting"
+        self._text: list[str] = []
+
+    async def run(self) -> Completed | Failed:
+        """Errors of the backend come back as Failed. Cancelling stops the reply."""
+        self._spin()
+        self._reading = asyncio.create_task(self._read())
+        try:
+            return await self._reading
+        except asyncio.CancelledError:
+            if not self._abandoned:
+                raise
+            return self._end(Completed(FinishReason.INTERRUPTED, "".join(self._text)))
+        finally:
+            self._stop_spinner()
+
+    def interrupt(self) -> None:
+        """Stops the reply and keeps what was said. Asked again a second later it leaves a backend that hangs."""
+        now = self._loop.time()
+        if self._typist is not None:
+            self._typist.hurry()
+        if self._interrupted is None:
+            self._interrupted = now
+            if self._asked:
+                self._backend.interrupt()
+        elif now - self._interrupted >= PATIENCE and self._reading is not None:
+            self._abandoned = True
+            self._reading.cancel()
+
+    async def _read(self) -> Completed | Failed:
+        if self._interrupted is not None:  # before it was asked: the keys came together
+            return self._end(Completed(FinishReason.INTERRUPTED, ""))
+        # From here to the backend's own first wait nothing else runs, so that no interrupt falls in between.
+        stream: AsyncIterator[Event] = self._backend.reply(self._conversation, self._options)
+        self._asked = True
+        try:
+            async for event in stream:
+                if isinstance(event, TextDelta):
+                    self._said(event.text)
+                elif isinstance(event, ThinkingDelta):
+                    self._flush()
+                    self._stop_spinner()
+                    self._display.thoughts(event.text)
+                elif isinstance(event, Started):
+                    self._loading = False
+                elif isinstance(event, Notice):
+                    self._flush()
+                    self._display.notice(event.text)
+                elif isinstance(event, (Completed, Failed)):
+                    if self._typist is not None:
+                        await self._typist.drain()
+                    return self._end(event)
+        except BitnetChatError as error:
+            return self._end(Failed(error, "".join(self._text)))
+        finally:
+            # An async generator stops the reply when it is closed; an iterator without aclose has nothing to stop.
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
+        broken = EngineDied("the reply ended without a word about why", remedy="send the message again")
+        return self._end(Failed(broken, "".join(self._text)))
+
+    def _said(self, text: str) -> None:
+        self._text.append(text)
+        self._stop_spinner()
+        if self._typist is None:
+            self._display.words(text)
+        else:
+            self._typist.feed(text)
+
+    def _end(self, event: Completed | Failed) -> Completed | Failed:
+        self._stop_spinner()
+        self._flush()
+        if isinstance(event, Completed):
+            self._display.completed(event)
+        else:
+            self._display.error(event.error)
+        return event
+
+    def _flush(self) -> None:
+        if self._typist is not None:
+            self._typist.flush()
+
+    def _spin(self) -> None:
+        self._display.spin(self._loop.time() - self._sent, "loading the model" if self._loading else "")
+        self._spinner = self._loop.call_later(SPIN, self._spin)
+
+    def _stop_spinner(self) -> None:
+        if self._spinner is not None:
+            self._spinner.cancel()
+            self._spinner = None

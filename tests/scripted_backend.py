@@ -1,0 +1,192 @@
+"""A Backend that plays a script: for tests of front ends, in this process or, run as a program, behind a real REPL.
+
+As a program it waits for gates: it loads at once unless ``--gate`` is given, a message ``wait`` stops in the middle of
+its reply, and every SIGUSR1 opens one gate. So a test decides when what happens, and nothing depends on time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitnet_chat.backends import BackendStatus, ReplyOptions
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import EngineDied, FinishReason, UsageError
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A step that waits until somebody calls ``open_gate``, or the reply is interrupted."""
+
+
+Script = Callable[[Conversation], Iterable[Event | Gate]]
+NO_LIMITS = ReplyOptions()
+STATS = Stats(
+    prompt_tokens=7, tokens=11, time_to_first_token=0.5, seconds=1.5, context_used=64, context_size=2048, exact=True
+)
+
+
+class ScriptedBackend:
+    """Plays ``script``; a reply that was interrupted ends with a Completed of its own. Deaf: ignores interrupts."""
+
+    def __init__(self, script: Script, *, gated: bool = False, name: str = "scripted.gguf", deaf: bool = False) -> None:
+        self.script = script
+        self.name = name
+        self.deaf = deaf
+        self.asked: list[Conversation] = []
+        self.options: list[ReplyOptions] = []
+        self.calls: list[str] = []
+        self._state = "idle"
+        self.generating = asyncio.Event()
+        self._gated = gated
+        self._gates = asyncio.Semaphore(0)
+        self._loaded = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._loading: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self.calls.append("start")
+        self._state = "starting"
+        self._loading = asyncio.get_running_loop().create_task(self._load())
+
+    async def _load(self) -> None:
+        if self._gated:
+            await self._gates.acquire()
+        self._state = "idle"
+        self._loaded.set()
+
+    def open_gate(self) -> None:
+        self._gates.release()
+
+    async def reply(self, conversation: Conversation, options: ReplyOptions = NO_LIMITS) -> AsyncIterator[Event]:
+        self.asked.append(conversation)
+        self.options.append(options)
+        self._stop.clear()
+        text = ""
+        try:
+            if not await self._or_stopped(self._loaded.wait()):
+                yield Completed(FinishReason.INTERRUPTED, "")
+                return
+            self._state = "generating"
+            self.generating.set()
+            for step in self.script(conversation):
+                if isinstance(step, Gate):
+                    await self._or_stopped(self._gates.acquire())
+                if self._stop.is_set():
+                    yield Completed(FinishReason.INTERRUPTED, text, STATS)
+                    return
+                if isinstance(step, Gate):
+                    continue
+                if isinstance(step, TextDelta):
+                    text += step.text
+                yield step
+                await asyncio.sleep(0)
+        finally:
+            self._state = "idle"
+            self.calls.append("end of reply")
+
+    async def _or_stopped(self, coroutine: object) -> bool:
+        """True when ``coroutine`` was first."""
+        work = asyncio.ensure_future(coroutine)  # type: ignore[call-overload]
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
+            return work.done()
+        finally:
+            work.cancel()
+            stop.cancel()
+
+    def interrupt(self) -> None:
+        self.calls.append("interrupt")
+        if not self.deaf:
+            self._stop.set()
+
+    def status(self) -> BackendStatus:
+        return BackendStatus(self.name, "scripted-engine", self._state, 64, 2048, 123_456_789, 98.6)
+
+    async def close(self) -> None:
+        self.calls.append("close")
+        if self._loading is not None:
+            self._loading.cancel()
+
+
+def say(*parts: str, reason: FinishReason = FinishReason.STOP, stats: Stats = STATS) -> list[Event | Gate]:
+    """The steps of a reply that comes in these parts."""
+    return [Started(), *(TextDelta(part) for part in parts if part), Completed(reason, "".join(parts), stats)]
+
+
+def by_message(conversation: Conversation) -> list[Event | Gate]:
+    """The script of the program: the first word of the message says what happens, any other message is quoted."""
+    assert conversation.last is not None
+    message = conversation.last.content
+    word, _, rest = message.partition(" ")
+    done = Completed(FinishReason.STOP, "done", STATS)
+    match word:
+        case "wait":
+            return [Started(), TextDelta("Before the gate"), Gate(), TextDelta(", after the gate."), done]
+        case "hang":
+            return [Started(), Gate(), TextDelta("Open."), done]
+        case "lines":
+            return say(*(f"line {number} of {rest}\n" for number in range(1, int(rest) + 1)))
+        case "gatedlines":
+            first = [TextDelta(f"line {number:03}\n") for number in range(1, int(rest) + 1)]
+            return [Started(), *first, Gate(), TextDelta("the last line\n"), done]
+        case "escape":
+            return say(
+                "red \x1b[31m, clear \x1b[2J, title \x1b]0;x\x07, C1 \x9b2J, \u202e over, raw \udcf0, end.\r", "\n"
+            )
+        case "wide":
+            return say("数据和模型", "👩‍💻e\u0301", " end")
+        case "fail":
+            return [Started(), Failed(EngineDied("The engine died", remedy="try again", detail="\x1b[31mlog tail"))]
+        case "notice":
+            return [Notice("The engine was restarted\x1b[31m"), *say("Again.")]
+        case "think":
+            return [Started(), ThinkingDelta("Let me see."), *say("So it is.")[1:]]
+        case "count":
+            return say(f"{len(conversation.turns)} messages, system {conversation.system!r}")
+        case _ if len(message) > 200:
+            return say(f"{len(message)} characters, checksum {zlib.crc32(message.encode()):08x}")
+        case _:
+            return say(f"You said {message!r}.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gate", action="store_true", help="loading waits for SIGUSR1")
+    parser.add_argument("--history", type=Path)
+    parser.add_argument("--typing-speed", type=float)
+    parser.add_argument("--without", default="", help="modules that cannot be imported, with commas")
+    arguments = parser.parse_args()
+    for name in filter(None, arguments.without.split(",")):
+        sys.modules[name] = None  # type: ignore[assignment]
+    from bitnet_chat import repl
+
+    def switch(path: str) -> ScriptedBackend:
+        if path == "missing.gguf":
+            raise UsageError(f"There is no model {path}", remedy="look again")
+        return ScriptedBackend(by_message, name=path)
+
+    async def talk() -> int:
+        backend = ScriptedBackend(by_message, gated=arguments.gate)
+        if hasattr(signal, "SIGUSR1"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, backend.open_gate)
+        settings = repl.ReplSettings(
+            model="scripted.gguf", history_file=arguments.history, typing_speed=arguments.typing_speed
+        )
+        code = await repl.run(backend, settings, notices=["A first notice."], switch_model=switch)
+        print("calls:", *backend.calls[-2:], flush=True)
+        return code
+
+    return asyncio.run(talk())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""What a typed line means and what commands do."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_chat.backends import BackendStatus
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Stats
+from bitnet_chat.repl.commands import (
+    COMMANDS,
+    Command,
+    Outcome,
+    Say,
+    Situation,
+    Unknown,
+    apply,
+    complete,
+    explain,
+    read,
+)
+from bitnet_chat.repl.tally import Tally
+
+STATUS = BackendStatus("demo.gguf", "llama-completion 9090", "idle", 100, 2048, 812_000_000, 199.7)
+TALK = Conversation().with_system("Be brief.").with_user("Hi").with_assistant("Hello", FinishReason.STOP)
+
+
+def do(line: str, conversation: Conversation = TALK, tally: Tally | None = None) -> Outcome:
+    command = read(line)
+    assert isinstance(command, Command)
+    return apply(command, Situation(conversation, STATUS, tally or Tally()))
+
+
+@pytest.mark.parametrize(
+    ("line", "meaning"),
+    [
+        ("hello", Say("hello")),
+        ("/help", Command("help")),
+        ("/HELP", Command("help")),
+        ("/", Command("help")),
+        ("/?", Command("help")),
+        ("/ hello", Say("/ hello")),
+        ("/quit", Command("exit")),
+        ("/system  Be kind.\nAlways. ", Command("system", "Be kind.\nAlways.")),
+        ("/model /a b/c.gguf", Command("model", "/a b/c.gguf")),
+        ("//exit", Say("/exit")),
+        ("//", Say("/")),
+        (" /exit", Say(" /exit")),
+        ("/etc/passwd is a file", Say("/etc/passwd is a file")),
+        ("/2 is a half", Say("/2 is a half")),
+        ("/exit.", Say("/exit.")),
+        ("/read /etc/passwd", Unknown("read")),
+        ("/sytem x", Unknown("sytem", "system")),
+        ("/reg", Unknown("reg", "regen")),
+        ("C:\\new", Say("C:\\new")),
+    ],
+)
+def test_read(line: str, meaning: object) -> None:
+    assert read(line) == meaning
+
+
+@given(st.text())
+def test_two_slashes_say_anything(text: str) -> None:
+    assert read("//" + text) == Say("/" + text)
+    assert read(" " + text) == Say(" " + text)
+
+
+def test_unknown_commands_are_explained() -> None:
+    assert "did you mean /system?" in explain(Unknown("sytem", "system"))
+    assert "/help" in explain(Unknown("zzz"))
+
+
+def test_complete() -> None:
+    assert [name for name, _ in complete("/s")] == ["/system", "/stats"]
+    assert [name for name, _ in complete("/")] == [f"/{name}" for name in COMMANDS]
+    assert complete("") == complete("hello") == complete("/system x") == []
+
+
+def test_help_names_every_command_and_the_escape() -> None:
+    text = "\n".join(do("/help").lines)
+    assert all(f"/{name}" in text for name in COMMANDS)
+    assert "//" in text and "Ctrl-R" in text
+
+
+def test_exit() -> None:
+    assert do("/exit").leave
+
+
+def test_clear_keeps_the_system_prompt() -> None:
+    assert do("/clear").conversation == Conversation().with_system("Be brief.")
+    assert "system prompt stays" in do("/clear").lines[0]
+    assert "system prompt" not in do("/clear", Conversation().with_user("x")).lines[0]
+
+
+def test_regen() -> None:
+    outcome = do("/regen")
+    assert outcome.ask and outcome.conversation == TALK.without_last_reply()
+    outcome = do("/regen", Conversation())
+    assert not outcome.ask and outcome.lines and outcome.conversation == Conversation()
+
+
+def test_undo() -> None:
+    outcome = do("/undo")
+    assert outcome.conversation == Conversation().with_system("Be brief.")
+    assert outcome.lines == ("Taken back: Hi",)
+    assert do("/undo", Conversation()).lines == ("There is nothing to take back.",)
+    assert "\x1b" not in do("/undo", Conversation().with_user("\x1b[2J")).lines[0]
+
+
+def test_system() -> None:
+    assert do("/system").lines == ("System prompt: Be brief.",)
+    assert do("/system Be long.").conversation.system == "Be long."
+    assert do("/system Be long.").conversation.turns == TALK.turns
+    assert do("/system -").conversation.system == ""
+    assert do("/system", Conversation()).lines == ("No system prompt.",)
+    assert "\x1b" not in do("/system", Conversation().with_system("\x1b[2J")).lines[0]
+
+
+def test_model() -> None:
+    assert do("/model other.gguf").switch == "other.gguf"
+    assert do("/model").switch is None
+    assert "demo.gguf" in do("/model").lines[0] and "llama-completion 9090" in do("/model").lines[1]
+
+
+def test_stats() -> None:
+    one = Stats(tokens=11, time_to_first_token=0.5, seconds=1.5, context_used=64, context_size=512, exact=True)
+    two = Stats(tokens=21, time_to_first_token=1.5, seconds=2.5, exact=False)
+    first, second = do("/stats", tally=Tally().plus(one).plus(two)).lines
+    assert (
+        first
+        == "1 turn in the conversation · ~32 tokens in 2 replies · 15.0 tok/s · first token after 1.0 s on average"
+    )
+    assert second == "demo.gguf: llama-completion 9090 · idle · 812 MB · 200 % CPU · ctx 100/2048 (5 %)"
+
+
+def test_stats_before_any_reply() -> None:
+    assert do("/stats", Conversation()).lines[0] == "0 turns in the conversation · 0 tokens in 0 replies"

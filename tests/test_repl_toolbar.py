@@ -1,0 +1,69 @@
+"""The bar fits its width and shows what matters most."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_chat.backends import BackendStatus
+from bitnet_chat.events import Stats
+from bitnet_chat.repl.toolbar import bar, clip, context, rate, seconds, size, tokens, width
+
+STATUS = BackendStatus("demo.gguf", "llama", "idle", 512, 2048, 812_400_000, 199.7)
+LAST = Stats(tokens=11, time_to_first_token=0.5, seconds=1.5)
+
+
+def test_all_of_it() -> None:
+    assert bar(STATUS, LAST, 80) == " demo.gguf · ctx 512/2048 (25 %) · 10.0 tok/s · 812 MB 200 % CPU"
+
+
+def test_less_and_less_of_it() -> None:
+    assert bar(STATUS, LAST, 50) == " demo.gguf · ctx 512/2048 (25 %) · 10.0 tok/s"
+    assert bar(STATUS, LAST, 40) == " demo.gguf · ctx 512/2048 (25 %)"
+    assert bar(STATUS, LAST, 20) == " demo.gguf"
+    assert bar(STATUS, LAST, 6) == " demo…"
+
+
+def test_little_is_known() -> None:
+    assert bar(BackendStatus("m", "e", "starting"), None, 80) == " m · loading"
+    assert bar(BackendStatus("m", "e", "idle"), Stats(context_used=1, context_size=4), 80) == " m · ctx 1/4 (25 %)"
+
+
+def test_a_name_is_data() -> None:
+    assert bar(BackendStatus("a\x1b[2Jb\nc", "e", "idle"), None, 80) == " a␛[2Jb c"
+
+
+@given(st.text(), st.integers(1, 120))
+def test_it_never_wraps(name: str, columns: int) -> None:
+    line = bar(BackendStatus(name, "e", "starting", 1, 2, 3, 4.0), LAST, columns)
+    assert width(line) <= columns and "\n" not in line
+
+
+def test_clip_keeps_clusters_whole() -> None:
+    assert clip("数据模型", 6) == "数据…"
+    assert clip("a👩‍💻b", 3) == "a…"
+    assert clip("abc", 3) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (size(999), "1 kB"),
+        (size(44_600_000), "45 MB"),
+        (size(999_400_000), "999 MB"),
+        (size(999_600_000), "1.0 GB"),
+        (size(12_340_000_000), "12.3 GB"),
+        (rate(18.34), "18.3 tok/s"),
+        (rate(2345.6), "2346 tok/s"),
+        (seconds(0.346), "0.35 s"),
+        (seconds(4.24), "4.2 s"),
+        (seconds(75.4), "75 s"),
+        (tokens(1), "1 token"),
+        (tokens(42, exact=False), "~42 tokens"),
+        (context(None, 100), "ctx 0/100 (0 %)"),
+        (context(5, None), ""),
+    ],
+)
+def test_figures(text: str, shown: str) -> None:
+    assert text == shown
