@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 _FLAG = re.compile(r"(?<![\w-])(--?[A-Za-z][A-Za-z0-9-]*)")
 _VERSION = re.compile(r"^version: *(.+)$", re.MULTILINE)
 
 
-class Dialect(str, Enum):
+class Dialect(StrEnum):
     """How a binary talks. ``CLASSIC`` gives full control of the history, so it is wanted first."""
 
     CLASSIC = "classic"

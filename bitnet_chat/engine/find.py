@@ -76,7 +76,10 @@ def _installed() -> Iterator[_Place]:
 
 def _bitnet_checkouts(root: Path | None) -> Iterator[Path]:
     seen = set()
-    for base in (Path.cwd(), Path.cwd() / "BitNet", Path.home() / "BitNet", *((root.parent / "BitNet",) if root else ())):
+    bases = [Path.cwd(), Path.cwd() / "BitNet", Path.home() / "BitNet"]
+    if root is not None:
+        bases.append(root.parent / "BitNet")
+    for base in bases:
         if base not in seen and (base / "build" / "bin").is_dir():
             seen.add(base)
             yield base

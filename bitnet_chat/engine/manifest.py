@@ -6,21 +6,19 @@ instruction. So the manifest records the CPU, and an engine of another CPU count
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 NAME = "manifest.json"
 
-# The flags of /proc/cpuinfo that change what a compiler emits. The others (mitigations, virtualization, power) differ
-# between kernels on the same CPU.
+# The flags of an x86 in /proc/cpuinfo that change what a compiler emits. The others (mitigations, virtualization,
+# power) differ between kernels on the same CPU.
 _INSTRUCTIONS = re.compile(
     r"(sse|ssse|pni|avx|amx|fma|f16c|bmi|abm|lzcnt|popcnt|movbe|aes|vaes|pclmul|vpclmul|sha|gfni|adx|xop|tbm|3dnow|cx16"
-    r"|movdir|rdrnd|rdrand|rdseed|asimd|fp|sve|sme|bf16|i8mm|dot|atomics|crc32|v$|rvv).*"
+    r"|movdir|rdrand|rdseed).*"
 )
 
 
@@ -56,6 +54,15 @@ def read(folder: Path) -> Manifest | None:
     return manifest if sound else None
 
 
+def installed(folder: Path) -> bool:
+    """Whether the folder holds a built engine that is whole and was built for this CPU.
+
+    Asked on every start by the search for an engine; so this module imports little.
+    """
+    manifest = read(folder)
+    return manifest is not None and manifest.cpu == cpu_fingerprint() and is_whole(folder, manifest)
+
+
 def is_whole(folder: Path, manifest: Manifest) -> bool:
     """Every program is there with its size."""
     try:
@@ -64,22 +71,21 @@ def is_whole(folder: Path, manifest: Manifest) -> bool:
         return False
 
 
-def fingerprint(machine: str, description: Iterable[str]) -> str:
-    """Sixteen hex digits for an architecture and the words that describe its instructions."""
-    return hashlib.sha256(" ".join([machine, *sorted(set(description))]).encode()).hexdigest()[:16]
-
-
 def instructions(flags: str) -> list[str]:
-    """The words of a ``flags`` line that name instructions a compiler may use."""
+    """The words of an x86 ``flags`` line that name instructions a compiler may use."""
     return [word for word in flags.split() if _INSTRUCTIONS.fullmatch(word)]
 
 
 def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The architecture and, sorted, the words that describe its instructions."""
     facts = _cpu_facts(cpuinfo)
-    # x86 says "flags", ARM "Features", RISC-V "isa". Elsewhere the name of the processor must do.
-    words = next((facts[key] for key in ("flags", "Features", "isa") if key in facts), None)
-    described = instructions(words) or words.split() if words is not None else [platform.processor()]
-    return fingerprint(platform.machine(), described)
+    if "flags" in facts:
+        words = instructions(facts["flags"])
+    elif "Features" in facts:  # ARM
+        words = facts["Features"].split()
+    else:  # RISC-V says "isa"; elsewhere the name of the processor must do
+        words = [facts.get("isa") or platform.processor()]
+    return " ".join([platform.machine(), *sorted(set(words))])
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -47,8 +47,13 @@ class Meter:
         self._before = self.context_used or 0
         self._sampled = -1
 
-    def ended(self, *, natural: bool) -> None:
-        """The turn is over; a natural end has one more token, which ends it and is no text."""
+    def ended(self, estimate: int, *, natural: bool) -> None:
+        """The turn is over; a natural end has one more token, which ends it and is no text.
+
+        ``estimate``: tokens of the reply, for an engine that does not tell.
+        """
+        if self.tokens is None and self.context_used is not None:
+            self.context_used += estimate
         if self._sampled > 0:
             self.tokens = self._sampled - natural
             if self.context_used is not None and natural:

@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from pathlib import Path
 
 from bitnet_chat.engine.child import Child, Transport, spawn
@@ -27,7 +27,7 @@ _SETTLE_AFTER = 2.0  # seconds of silence after which a likely end is taken for 
 _STOP_WITHIN = 2.0  # seconds that an engine has to react to an interrupt before it is replaced
 
 
-class State(str, Enum):
+class State(StrEnum):
     STARTING = "starting"
     IDLE = "idle"
     GENERATING = "generating"
@@ -56,9 +56,11 @@ TRANSITIONS = {
     (State.IDLE, Signal.EXIT): State.DEAD,
     (State.GENERATING, Signal.STOP): State.INTERRUPTING,
     (State.GENERATING, Signal.TURN_END): State.IDLE,
+    (State.GENERATING, Signal.STRAY): State.DEAD,
     (State.GENERATING, Signal.EXIT): State.DEAD,
     (State.INTERRUPTING, Signal.STOP): State.INTERRUPTING,
     (State.INTERRUPTING, Signal.TURN_END): State.IDLE,
+    (State.INTERRUPTING, Signal.STRAY): State.DEAD,
     (State.INTERRUPTING, Signal.EXIT): State.DEAD,
     (State.DEAD, Signal.EXIT): State.DEAD,
 }
@@ -75,6 +77,8 @@ class EngineProcess:
         self.exit_code: int | None = None
         self.was_stopped = False
         """True once this process was interrupted: its death is then no surprise."""
+        self.out_of_step = False
+        """True once it said something that nobody had asked for."""
         self.started_at = time.monotonic()
         self.ready_after: float | None = None
         """Seconds from start to the first prompt: load and prefill of the history."""
@@ -204,6 +208,7 @@ class EngineProcess:
                 self._move(Signal.TURN_END)
             elif isinstance(frame, Stray):
                 self.log.note(f"unexpected output: {frame.text!r}")
+                self.out_of_step = True
                 self._move(Signal.STRAY)
                 self._child.kill()
                 return

@@ -51,7 +51,7 @@ def estimate(done: int, total: int, seconds: float) -> float | None:
     """Seconds left when ``done`` of ``total`` took ``seconds``; None while that would be a guess."""
     if done >= total > 0:
         return 0.0
-    if done < min(_SURE_AFTER, total) or done <= 0 or seconds <= 0:
+    if total <= 0 or done < min(_SURE_AFTER, total) or seconds <= 0:
         return None
     return (total - done) * seconds / done
 
@@ -128,7 +128,7 @@ class ProgressLine:
         self._drawn = len(text)
 
     def _write(self, text: str) -> None:
-        encoding = self._stream.encoding or "ascii"
+        encoding = self._stream.encoding or "utf-8"
         self._stream.write(text.encode(encoding, "replace").decode(encoding))  # a C locale has no "…"
         self._stream.flush()
 

@@ -10,6 +10,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation
@@ -49,8 +50,10 @@ class Session:
         self._memory: Conversation | None = None
         self._dropped = 0
         self._notices: list[str] = []
+        self._launch_notes: tuple[str, ...] = ()
+        self._retold = False
         self._starting: asyncio.Task[None] | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._watchers: set[asyncio.Task[None]] = set()
         self._stop_reason: FinishReason | None = None
         self._stopped = asyncio.Event()
         self._busy = False
@@ -109,16 +112,16 @@ class Session:
         if not history.turns:
             self._dropped = 0
         launch = talk.launch(without_oldest(history, self._dropped))
-        self._notices += launch.notes
+        self._launch_notes = launch.notes  # of this child: told with the reply that it gives
         self._retold = talk.clearing() is not None and bool(history.turns)
         process = EngineProcess(talk, launch, self._transport)
         self.process, self._memory = process, history
         if self._on_spawn is not None:
             self._on_spawn(process)
-        self._watcher = asyncio.ensure_future(self._watch(process))
+        watcher = asyncio.ensure_future(self._watch(process))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
         return process
-
-    _retold = False
 
     async def _watch(self, process: EngineProcess) -> None:
         """A process that dies while nobody waits for it is replaced at once, so that the next message finds one."""
@@ -188,7 +191,8 @@ class Session:
                 self._discard()
 
     def _take_notices(self) -> list[str]:
-        notices, self._notices = self._notices, []
+        notices = [*self._notices, *self._launch_notes]
+        self._notices, self._launch_notes = [], ()
         return notices
 
     async def _attempts(self, history: Conversation, text: str, options: ReplyOptions) -> AsyncIterator[Event]:
@@ -248,9 +252,10 @@ class Session:
         return process.state is State.IDLE
 
     async def _or_stop(self, task: asyncio.Future[None]) -> None:
-        stop: asyncio.Future[bool] = asyncio.ensure_future(self._stopped.wait())
+        stop = asyncio.ensure_future(self._stopped.wait())
+        waiting: list[asyncio.Future[Any]] = [task, stop]
         try:
-            await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
 
@@ -312,7 +317,7 @@ class Session:
                 turn.arrived()
                 turn.text += text
                 yield TextDelta(text)
-            if limit is not None and turn.end is None and turn.tokens >= limit:
+            if limit is not None and turn.end is None and turn.at_least >= limit:
                 self.interrupt(FinishReason.LENGTH)
         turn.over()
         await process.log_is_level()
@@ -320,7 +325,7 @@ class Session:
     def _completed(self, process: EngineProcess, history: Conversation, text: str, turn: _Turn) -> Event:
         assert turn.end is not None and self._talk is not None
         natural = turn.end.natural
-        process.meter.ended(natural=natural)
+        process.meter.ended(turn.tokens, natural=natural)
         if turn.error:
             self._discard()
             if tells_overflow(turn.error) or process.meter.overflowed:
@@ -364,12 +369,8 @@ class Session:
             raise _Ended(FinishReason.ENGINE_DIED, turn)
 
     def _keep_in_step(self, history: Conversation, text: str, ended: _Ended) -> None:
-        """After a death in the middle of a reply: a new child, with the part that had arrived, while the user reads."""
-        memory = history.with_user(text)
-        if ended.turn.text:
-            memory = memory.with_assistant(ended.turn.text)
-        else:
-            memory = history
+        """After a death in mid-reply: a new child that knows the part that had arrived, while the user reads."""
+        memory = history.with_user(text).with_assistant(ended.turn.text) if ended.turn.text else history
         if ended.reason is FinishReason.CONTEXT_OVERFLOW:
             self._drop_oldest(memory)
         assert self._talk is not None
@@ -379,15 +380,13 @@ class Session:
             self._discard()
 
     async def close(self) -> None:
-        """End the child and wait until it is gone."""
+        """End the child and wait until it is gone, and those before it."""
         self._closed = True
-        process = self.process
+        if self._starting is not None:
+            self._starting.cancel()
         self._discard()
-        for task in (self._starting, self._watcher):
-            if task is not None:
-                task.cancel()
-        if process is not None:
-            await process.gone()
+        if self._watchers:
+            await asyncio.wait(self._watchers)
 
 
 class _Turn:
@@ -405,7 +404,15 @@ class _Turn:
 
     @property
     def tokens(self) -> int:
-        """As the engine counts; as they arrived where it does not tell."""
+        """As the engine counts; where it does not tell, by what arrived: several tokens may come in one piece, and
+        one of them makes about four characters."""
+        if self._meter.tokens is not None:
+            return self._meter.tokens
+        return max(self._arrivals, len(self.text) // 4)
+
+    @property
+    def at_least(self) -> int:
+        """For limits: never more than there were, so that no reply is cut before its time."""
         return self._meter.tokens if self._meter.tokens is not None else self._arrivals
 
     def arrived(self) -> None:
@@ -451,7 +458,7 @@ def _too_long(meter: Meter, process: EngineProcess) -> ContextOverflow:
 
 def _death(process: EngineProcess) -> str:
     code = process.exit_code
-    if code is None or process.state is not State.DEAD:
+    if process.out_of_step or code is None:
         return "went out of step"
     if code >= 0:
         return f"ended by itself (exit code {code})"

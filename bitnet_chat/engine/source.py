@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -47,7 +48,9 @@ SOURCES = {
 
 # What the three targets are compiled from: 50 MB of the 213 MB in vendor/llama.cpp. The rest is test vocabularies,
 # documentation, converters, and a git directory whose work tree is elsewhere.
-_NEEDED = {"CMakeLists.txt", "LICENSE", "cmake", "common", "ggml", "include", "licenses", "src", "tools", "vendor"}
+_NEEDED = frozenset(
+    ("CMakeLists.txt", "LICENSE", "cmake", "common", "ggml", "include", "scripts", "src", "tools", "vendor")
+)
 
 _CHUNK = 1 << 20
 
@@ -171,6 +174,7 @@ def unpack(archive: Path, folder: Path, source: Source, on_bytes: Callable[[int,
             with target.open("wb") as file:
                 shutil.copyfileobj(content, file, _CHUNK)
             target.chmod(0o755 if member.mode & 0o100 else 0o644)
+            os.utime(target, (member.mtime, member.mtime))  # older than any object, also when unpacked once more
     if not (part / "CMakeLists.txt").is_file():
         raise diagnosis.unsafe_archive(source.archive, f"holds no llama.cpp source under {source.prefix}")
     part.rename(folder)

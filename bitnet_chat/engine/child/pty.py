@@ -150,8 +150,9 @@ class PtyChild:
         for descriptor in (self._terminal, self._log):
             self._loop.remove_reader(descriptor)
             self._loop.remove_writer(descriptor)
-            os.close(descriptor)
-        # PtyProcess would kill by number when collected, and the number may be someone else's by then.
-        self._process.closed = True
-        self._process.fd = -1
+        os.close(self._log)
+        # Through the object that owns the terminal: closed by number, it would be closed once more when that object is
+        # collected, and by then the number may be another child's.
+        self._process.fileobj.close()
+        self._process.closed = True  # or it would send signals to a process number that may be someone else's
         self._sink.exited(code)

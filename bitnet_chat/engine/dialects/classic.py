@@ -50,7 +50,8 @@ class ClassicTalk:
             prompt = "\n"  # this engine refuses an empty prompt unless it can put a BOS there
         notes: tuple[str, ...] = ()
         if changed:
-            notes = (f"{changed} special token{'s' * (changed > 1)} in the history kept as text by an invisible joiner",)
+            tokens = f"{changed} special token{'s' * (changed > 1)}"
+            notes = (f"{tokens} in the history kept as text by an invisible joiner",)
         return Launch(
             argv=(*argv, *options.extra),
             framer=ClassicFramer(marks.in_prefix, marks.in_suffix, ordered=binary.colour_takes_value),

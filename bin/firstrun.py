@@ -1,0 +1,181 @@
+"""The steps of the first run: a virtual environment, the packages in it, an engine.
+
+Each step may be repeated at will, is done by one process at a time, and when it fails says which step that was, where
+its log is and what to do. Standard library only; the log, the lock and the progress line are those of the engine build.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import launcher
+
+from bitnet_chat.engine import diagnosis, job, lock
+from bitnet_chat.engine.progress import BuildProgress, ProgressLine
+from bitnet_chat.errors import BitnetChatError, BuildError
+
+VENV = Path(launcher.VENV)
+LOG = VENV / "setup.log"
+LOCK = VENV / "setup.lock"
+
+# For the progress bar alone: how many packages pip looks at.
+_PACKAGES = {"package": 9, "tests": 24}
+
+_CONNECT = "Connect this computer (pip's own settings for index, proxy and certificates are used) and try again."
+
+
+def run(needed: Sequence[str], anew: bool) -> int:
+    """Does what is missing of the needed steps, in their order. Returns the exit status; errors are printed."""
+    setup = _Setup(needed, anew)
+    try:
+        VENV.mkdir(exist_ok=True)
+        with job.signals_end_us(), lock.held(LOCK, setup.waiting):
+            setup.run()
+        return 0
+    except KeyboardInterrupt:
+        return setup.failed("was interrupted; the same command goes on from here", 130)
+    except _EngineFailed as error:  # it has said why
+        return setup.failed("failed", error.status)
+    except BitnetChatError as error:
+        return setup.failed(f"failed.\n  {error}\n  Log: {LOG}", error.reason.exit_code)
+    except OSError as error:
+        return setup.failed(f"failed: {error}\n  Log: {LOG}", launcher.FAILED)
+
+
+class _EngineFailed(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class _Setup:
+    def __init__(self, needed: Sequence[str], anew: bool) -> None:
+        self.needed = needed
+        self.anew = anew
+        self.began = time.monotonic()
+        self.show = ProgressLine(sys.stderr)
+        self.step, self.counter = "Setting up", (0, 0)
+
+    def failed(self, how: str, status: int) -> int:
+        self.show.close()
+        print(f"{Path(sys.argv[0]).name}: the step “{self.step}” {how}", file=sys.stderr)
+        return status
+
+    def waiting(self, holder: str) -> None:
+        self._at(f"Waiting for another set-up (process {holder})" if holder else "Waiting for another set-up")
+
+    def run(self) -> None:
+        done = set() if self.anew else launcher.done()  # another process may have done it while we waited
+        missing = [step for step in self.needed if step not in done]
+        if {"package", "tests"} & set(missing):
+            self._make_environment()
+        for step in missing:
+            if step in _PACKAGES:
+                self._install_packages(step)
+                done |= {"package", step}
+            else:
+                self._get_engine(step)
+                done.add("engine")
+            self._stamp(done)
+        self.show.close()
+
+    def _at(self, step: str, done: int = 0, total: int = 0) -> None:
+        self.step, self.counter = step, (done, total)
+        self._tick()
+
+    def _tick(self) -> None:
+        self.show(BuildProgress(self.step, *self.counter, time.monotonic() - self.began, None))
+
+    def _stamp(self, done: set[str]) -> None:
+        new = Path(launcher.STAMP + ".new")
+        stamp = " ".join(sorted(done)) + "\n" + launcher.state()
+        new.write_text(stamp, encoding="utf-8", errors="surrogateescape")
+        new.replace(launcher.STAMP)
+
+    def _make_environment(self) -> None:
+        if not self.anew and _works(launcher.PYTHON):
+            return
+        self._at("Making the virtual environment")
+        for leftover in VENV.iterdir():
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            elif leftover not in (LOG, LOCK):
+                leftover.unlink()
+        # Inside the very environment that is made anew, its own python is about to go.
+        python = getattr(sys, "_base_executable", None) or sys.executable
+        offset = job.size(LOG)
+        status = self._job([python, "-m", "venv", str(VENV)])
+        output = job.text_since(LOG, offset)
+        if status != 0 and ("ensurepip" in output or "No module named venv" in output):
+            raise BuildError(
+                f"{python} has no venv, or one without pip.",
+                remedy="Debian, Ubuntu: run `apt-get install python3-venv` as root and try again. "
+                "Elsewhere: install a complete Python.",
+            )
+        if status != 0:
+            raise BuildError(f"{python} -m venv ended with status {status}.", detail=diagnosis.pip_excerpt(output))
+
+    def _install_packages(self, step: str) -> None:
+        name = "Installing the test packages" if step == "tests" else "Installing bitnet-chat"
+        count, total = 0, _PACKAGES[step]
+
+        def read(line: str) -> None:
+            nonlocal count
+            if line.startswith(("Collecting ", "Processing ", "Requirement already satisfied: ")):
+                count = min(count + 1, total - 1)
+                self._at(name, count, total)
+
+        self._at(name, 0, total)
+        offset = job.size(LOG)
+        project = launcher.ROOT + ("[test]" if step == "tests" else "")
+        pip = [launcher.PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+        if self._job([*pip, "install", "--editable", project], read) != 0:
+            raise diagnosis.of_pip(
+                job.text_since(LOG, offset),
+                purpose="install the packages",
+                log=LOG,
+                python=launcher.PYTHON,
+                offline=_CONNECT,
+            )
+        self._at(name, total, total)
+
+    def _job(self, argv: list[str], on_line: Callable[[str], None] = lambda line: None) -> int:
+        # PYTHONPATH and the like could put another package in the place of a needed one.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        env["PIP_USER"] = "0"
+        return job.run(argv, log=LOG, cwd=VENV, env=env, on_line=on_line, on_tick=self._tick)
+
+    def _get_engine(self, step: str) -> None:
+        """bitnet-chat does it itself, with its own progress and log; here too stdout is kept for answers."""
+        self.show.close()
+        self.step = "Getting an engine"
+        argv = [launcher.PYTHON, "-m", "bitnet_chat", "engine", "install"]
+        if step == "engine":
+            argv.append("--if-missing")
+        process = subprocess.Popen(argv, cwd=launcher.ROOT, stdin=subprocess.DEVNULL, stdout=2)
+        while True:
+            try:
+                status = process.wait()
+                break
+            except KeyboardInterrupt:  # it got the same Ctrl-C and ends its compilers first
+                continue
+            except SystemExit:
+                process.terminate()
+                process.wait()
+                raise
+        if status != 0:
+            raise _EngineFailed(status if status > 0 else 128 - status)
+
+
+def _works(python: str) -> bool:
+    probe = "import pip, sys; sys.exit(sys.version_info < (3, 11))"
+    try:
+        return subprocess.run([python, "-c", probe], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+    except OSError:
+        return False

@@ -1,0 +1,111 @@
+"""What bin/bitnet-chat and bin/test share: the short cut past the steps of firstrun.py once they are done.
+
+A stamp in .venv says which steps are done, and for what: it holds the place of the checkout (a virtual environment
+cannot be moved) and the packaging files as they were. While it fits, nothing is imported but os and sys.
+
+The syntax is that of old Pythons, so that they can say that they are too old; firstrun.py needs 3.11.
+"""
+
+# ruff: noqa: PTH118, PTH120, PTH123 -- importing pathlib takes longer than all that is done here
+
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+VENV = os.path.join(ROOT, ".venv")
+STAMP = os.path.join(VENV, "setup.stamp")
+WINDOWS = os.name == "nt"
+SCRIPTS = os.path.join(VENV, "Scripts" if WINDOWS else "bin")
+PYTHON = os.path.join(SCRIPTS, "python.exe" if WINDOWS else "python")
+PROGRAM = os.path.join(SCRIPTS, "bitnet-chat.exe" if WINDOWS else "bitnet-chat")
+
+OLDEST = (3, 11)
+FAILED = 3  # as bitnet_chat.errors.FinishReason.NO_ENGINE: there is nothing that could answer
+
+
+def chat(arguments: "list[str]") -> int:
+    """Runs bitnet-chat with these arguments; sets up first what is missing."""
+    needed = ["package"] if engine_is_given(arguments) else ["package", "engine"]
+    if not set(needed) <= done():
+        status = set_up(needed)
+        if status:
+            return status
+    try:
+        return become(PROGRAM, arguments)
+    except OSError:  # the Python that .venv was made with is gone
+        return set_up(needed, anew=True) or become(PROGRAM, arguments)
+
+
+def test(arguments: "list[str]") -> int:
+    """Runs the test suite with pytest's arguments; sets up first what is missing.
+
+    The engine is looked at each time: the tests use the one in the data directory, which may have been removed.
+    """
+    status = set_up(["tests", "installed engine"])
+    if status:
+        return status
+    os.chdir(ROOT)
+    return become(PYTHON, ["-m", "pytest", *arguments])
+
+
+def engine_is_given(arguments: "list[str]") -> bool:
+    """The user names an engine, or deals with engines: nothing is to be built."""
+    if os.environ.get("BITNET_CHAT_ENGINE") or arguments[:1] == ["engine"]:
+        return True
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return any(argument == "--engine" or argument.startswith("--engine=") for argument in ours)
+
+
+def done() -> "set[str]":
+    """The steps that are done for this checkout as it is now."""
+    steps, _, stamped = _read(STAMP).partition("\n")
+    return set(steps.split()) if stamped == state() else set()
+
+
+def state() -> str:
+    """What the stamp must say for the steps to be still good."""
+    return "\n".join([ROOT, _read(os.path.join(ROOT, "setup.cfg")), _read(os.path.join(ROOT, "pyproject.toml"))])
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def become(program: str, arguments: "list[str]") -> int:
+    """Runs a program instead of this one."""
+    if not WINDOWS:
+        os.execv(program, [program, *arguments])
+    # Windows has no exec that keeps the console and the exit status together.
+    import signal
+    import subprocess
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the program's business
+    return subprocess.call([program, *arguments])
+
+
+def set_up(needed: "list[str]", anew: bool = False) -> int:
+    """Returns the exit status: 0 when all that is needed is done."""
+    if sys.version_info < OLDEST:
+        return _too_old()
+    sys.path.insert(0, ROOT)
+    import firstrun
+
+    return firstrun.run(needed, anew)
+
+
+def _too_old() -> int:
+    import shutil
+
+    wanted = ".".join(map(str, OLDEST))
+    found = ".".join(map(str, sys.version_info[:2]))
+    print(f"bitnet-chat needs Python {wanted} or newer; {sys.executable} is {found}.", file=sys.stderr)
+    newer = [name for name in (f"python3.{minor}" for minor in range(20, 10, -1)) if shutil.which(name)]
+    if newer:
+        print(f"  Run `{newer[0]} {sys.argv[0]}`: that one is here.", file=sys.stderr)
+    else:
+        print("  Install one (Debian 12 and Ubuntu 24.04 have it as python3) and try again.", file=sys.stderr)
+    return FAILED
