@@ -18,7 +18,7 @@ _ROLES: tuple[str, ...] = get_args(Role)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. ``finish`` tells why an assistant message ended; None for other roles and for replies given to us."""
+    """One message. ``finish`` tells why an assistant message ended; None for other roles and replies from outside."""
 
     role: Role
     content: str

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_chat import paths
+from bitnet_chat.engine import manifest
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.errors import EngineNotFound
@@ -62,15 +63,13 @@ def places(engine: str | None, configured: str | None) -> Iterator[_Place]:
 
 def _installed() -> Iterator[_Place]:
     home = paths.engine_home()
-    from bitnet_chat.engine import build
-
     try:
         versions = sorted((p for p in home.iterdir() if not p.name.startswith(".")), key=lambda p: p.name, reverse=True)
     except OSError:
         return
     for version in versions:
         # An engine built for another processor would die of an illegal instruction in the middle of a reply.
-        if build.installed(version.name, home=home) is not None:
+        if manifest.installed(version):
             yield _Place("data directory", version, False)
 
 

@@ -1,9 +1,9 @@
 """A message on its way to an engine: every character arrives, and none of them acts.
 
 Two steps. :func:`clean` makes control characters visible: a terminal line or an engine might act on them.
-:func:`encode_lines` writes the text for llama.cpp's ``--simple-io`` reader (``readline_simple`` in common/console.cpp),
-which takes lines with these rules: a trailing ``\\`` is dropped and means that another line follows; a trailing ``/`` is
-dropped and ends the message; an empty message is no message.
+:func:`encode_lines` writes the text for llama.cpp's ``--simple-io`` reader, ``readline_simple`` in
+common/console.cpp, which takes lines with these rules: a trailing ``\\`` is dropped and means that another line
+follows; a trailing ``/`` is dropped and ends the message; an empty message is no message.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ class ClassicFramer:
         self._echo = RESET + in_suffix
         self._ordered = ordered
         self._end = in_prefix + USER_INPUT
-        self._endings = ["\n" + self._end, self._end, USER_INPUT, "\n\n\0"]
+        # "\n\n" ends a reply when the process ends; a \0 behind it makes the whole of it a proper prefix.
+        self._endings = ["\n" + self._end, self._end, USER_INPUT, "\n" + USER_INPUT, "\n\n\0"]
         if in_prefix:
             self._late_endings = ["\n" + in_prefix, in_prefix, "\n\n\0"]
         else:
@@ -87,12 +88,9 @@ class ClassicFramer:
     def eof(self, *, clean: bool) -> list[Frame]:
         held, self._held = self._held, ""
         state, self._state = self._state, _State.LOADING
-        if state is _State.REPLY:
-            text = held.removesuffix("\n\n") if clean else held
-        elif state is _State.ECHO:
-            text = "" if self._echo.startswith(held) else held
-        else:
-            text = ""
+        if state is not _State.REPLY:
+            return []
+        text = held.removesuffix("\n\n") if clean else held
         return [ReplyText(text)] if text else []
 
     def _await_prompt(self, text: str, frames: list[Frame]) -> None:
@@ -126,7 +124,8 @@ class ClassicFramer:
             self._held = text
             return
         else:
-            text = text.removeprefix(RESET)  # a build that does not echo: better to show too much than too little
+            frames.append(Stray(text))
+            return
         self._state = _State.REPLY
         if text:
             self._reply(text, frames)

@@ -120,8 +120,11 @@ class ModernFramer:
             frames.append(Stray(text))
             return ""
         if self._state is _State.SENT:
-            if text == RESET[: len(text)] and text != RESET:
-                self._held = text
+            if not text.startswith(RESET):
+                if RESET.startswith(text):
+                    self._held = text
+                else:
+                    frames.append(Stray(text))
                 return ""
             self._state = _State.REPLY
             return text.removeprefix(RESET)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -53,14 +54,9 @@ class Child(Protocol):
 
 def pty_is_available() -> bool:
     """Whether this platform has pseudo-terminals and the modules to use them."""
-    if sys.platform == "win32":
-        return False
     try:
-        import fcntl  # noqa: F401
-        import pty  # noqa: F401
-        import termios  # noqa: F401
-
-        import ptyprocess  # noqa: F401
+        for name in ("fcntl", "pty", "termios", "ptyprocess"):
+            import_module(name)
     except ImportError:
         return False
     return True

@@ -34,12 +34,13 @@ def _linux_death_signal() -> Callable[[], None] | None:
 
     Elsewhere a pty child gets SIGHUP when our end of its terminal closes, and a pipe child the end of its input.
     """
-    if not sys.platform.startswith("linux"):
+    if sys.platform != "linux":
         return None
-    import ctypes
+    else:  # noqa: RET505  # without it the checker takes the rest for dead code on other platforms
+        import ctypes
 
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    return lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        try:
+            prctl = ctypes.CDLL(None).prctl
+        except (OSError, AttributeError):
+            return None
+        return lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

@@ -1,0 +1,69 @@
+"""What all tests share: a home of their own, and the engines that were really built."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+
+from bitnet_chat import paths
+from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.find import find
+from bitnet_chat.errors import EngineNotFound
+
+# Found before any test changes the environment: the tests themselves look for nothing in the user's home.
+_ENGINES: dict[Dialect, EngineBinary] = {}
+for _dialect in (Dialect.CLASSIC, Dialect.MODERN):
+    with contextlib.suppress(EngineNotFound):
+        _ENGINES[_dialect] = find(dialect=_dialect)
+
+MODEL = paths.bundled_model()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Settings, data and cache of the test's own, and no variable of the user's."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in list(os.environ):
+        if name.startswith("BITNET_CHAT_"):
+            monkeypatch.delenv(name)
+    for name in ("DATA", "CACHE"):
+        monkeypatch.setenv(f"BITNET_CHAT_{name}", str(folder / name.lower()))
+    monkeypatch.setenv("BITNET_CHAT_CONFIG", str(folder / "config.toml"))
+    return folder
+
+
+def _engine(dialect: Dialect) -> EngineBinary:
+    if dialect not in _ENGINES:
+        # Not a skip: a suite that was green without a real engine would say nothing.
+        pytest.fail(f"no {dialect.value} engine was found; ./bin/test builds one", pytrace=False)
+    return _ENGINES[dialect]
+
+
+@pytest.fixture
+def classic() -> EngineBinary:
+    return _engine(Dialect.CLASSIC)
+
+
+@pytest.fixture
+def modern() -> EngineBinary:
+    return _engine(Dialect.MODERN)
+
+
+@pytest.fixture(params=[Dialect.CLASSIC, Dialect.MODERN], ids=["classic", "modern"])
+def engine(request: pytest.FixtureRequest) -> EngineBinary:
+    """Each of the two real engines."""
+    return _engine(request.param)
+
+
+@pytest.fixture(params=["pty", "pipe"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model() -> Path:
+    assert MODEL is not None, "models/bitnet-demo.gguf is missing"
+    return MODEL

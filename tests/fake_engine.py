@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""A classic or modern engine for faults and timing: it writes what the recordings of the real ones show.
+
+What it does is told by the message it gets; see ``ANSWERS``. Each launch appends a JSON object with its arguments and
+prompt to the file named by ``FAKE_ENGINE_RECORD``. It can be had unordered (BitNet 2024: the colour before the
+in-prefix) with ``FAKE_ENGINE_UNORDERED``, and modern with ``FAKE_ENGINE_MODERN``.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+COLOUR, RESET, INFO, ERROR = "\x1b[1m\x1b[32m", "\x1b[0m", "\x1b[35m", "\x1b[1m\x1b[31m"
+MODERN = bool(os.environ.get("FAKE_ENGINE_MODERN"))
+UNORDERED = bool(os.environ.get("FAKE_ENGINE_UNORDERED"))
+HELP = """usage
+-m, --model FNAME      model
+-c, --ctx-size N       context
+--simple-io            simple
+-sys, --system-prompt PROMPT
+-sysf, --system-prompt-file FNAME
+-st, --single-turn     one turn
+"""
+CLASSIC_HELP = """--in-prefix STRING
+--in-suffix STRING
+-if, --interactive-first
+-no-cnv
+--no-context-shift
+"""
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Engine:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.generating = False
+        self.used = 0
+        signal.signal(signal.SIGINT, self.on_interrupt)
+
+    def on_interrupt(self, *_: object) -> None:
+        if self.generating:
+            raise Interrupted
+        self.write(RESET + ("\n\nExiting...\n" if MODERN else "\nInterrupted by user\n"))
+        os._exit(0 if MODERN else 130)
+
+    @staticmethod
+    def write(text: str) -> None:
+        os.write(1, text.encode("utf-8", "surrogateescape"))
+
+    @staticmethod
+    def log(text: str) -> None:
+        os.write(2, (text + "\n").encode())
+
+    def prompt(self, newline: str) -> None:
+        if MODERN:
+            if newline != "first":
+                self.write("\n" + INFO + "\n[ Prompt: 1.0 t/s | Generation: 2.0 t/s ]\n" + RESET)
+            self.write(COLOUR + "\n> ")
+            return
+        newline = "" if newline == "first" else newline
+        if UNORDERED:
+            self.write(COLOUR + newline + self.options.in_prefix)
+        else:
+            self.write(newline)
+            self.write(self.options.in_prefix)
+            self.write(COLOUR)
+
+    def read(self) -> str | None:
+        message = ""
+        while line := sys.stdin.buffer.readline():
+            text = line.decode("utf-8", "surrogateescape").removesuffix("\n")
+            if text.endswith("/"):
+                return message + text[:-1]
+            more = text.endswith("\\")
+            message += text[:-1] if more else text
+            if not more:
+                return message
+            message += "\n"
+        return None
+
+    def run(self) -> None:
+        self.log("I generate: n_ctx = 2048, n_batch = 2048")
+        self.prompt("first")
+        while (message := self.read()) is not None:
+            if MODERN and message.startswith("/exit"):
+                return
+            if MODERN and message.startswith("/clear"):
+                self.write(RESET + "Chat history cleared.\n" + COLOUR + "\n> ")
+                continue
+            self.generating = True
+            natural = True
+            try:
+                self.write(RESET + ("" if MODERN else self.options.in_suffix))
+                self.answer(message.strip())
+            except Interrupted:
+                natural = False
+            self.generating = False
+            self.prompt("\n" if natural else "")
+
+    def answer(self, message: str) -> None:
+        verb, _, rest = message.partition(" ")
+        if verb == "say":
+            self.write(rest)
+        elif verb == "exit":  # exit CODE [text first]
+            code, _, text = rest.partition(" ")
+            self.write(text)
+            os._exit(int(code))
+        elif verb == "kill":  # as the kernel does when memory is out
+            self.write(rest)
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif verb == "once":  # dies, but only the first time in this record
+            if len(Path(os.environ["FAKE_ENGINE_RECORD"]).read_text().splitlines()) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.write("survived")
+        elif verb == "story":  # for ever
+            number = 0
+            while True:
+                self.write(f"word{number} ")
+                number += 1
+                time.sleep(0.001)
+        elif verb == "silence":  # a long prefill
+            while True:
+                time.sleep(10)
+        elif verb == "deaf":
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self.write("I cannot hear you")
+            while True:
+                time.sleep(10)
+        elif verb == "race":  # finishes just when the signal is on its way, and dies of it
+            self.write("the end")
+            try:
+                while True:
+                    time.sleep(10)
+            except Interrupted:
+                self.prompt("\n")
+                self.generating = False
+                self.on_interrupt()
+        elif verb == "full":
+            self.write(rest)
+            self.log("W \n\nfake: context full and context shift is disabled => stopping")
+            self.write("\n\n")
+            os._exit(0)
+        elif verb == "error":
+            self.write(f"{ERROR}Error: {rest}\n{RESET}")
+        elif verb == "stray":
+            self.write("fine")
+            self.prompt("\n")
+            self.write("and here is something that nobody asked for")
+            time.sleep(60)
+        elif verb == "bytes":
+            os.write(1, bytes.fromhex(rest))
+        elif verb == "flood":
+            block = b"plain text, nothing but plain text. " * 100
+            for _ in range(int(rest)):
+                os.write(1, block)
+        else:
+            self.write(f"you said: {message}")
+
+
+def main() -> None:
+    if "--help" in sys.argv:
+        print(HELP if MODERN else HELP + CLASSIC_HELP + ("--color\n" if UNORDERED else "--color [on|off|auto]\n"))
+        return
+    if "--version" in sys.argv:
+        print("version: 1 (fake)")
+        return
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--in-prefix", default="")
+    parser.add_argument("--in-suffix", default="")
+    parser.add_argument("--file")
+    parser.add_argument("--system-prompt-file")
+    options, rest = parser.parse_known_args()
+    name = options.file or options.system_prompt_file
+    prompt = Path(name).read_bytes().decode("utf-8", "surrogateescape") if name else ""
+    record = os.environ.get("FAKE_ENGINE_RECORD")
+    if record:
+        with Path(record).open("a") as file:
+            file.write(json.dumps({"pid": os.getpid(), "argv": sys.argv[1:], "prompt": prompt}) + "\n")
+    if "--refuse" in rest:
+        print("E fake: failed to load model: unknown model architecture: 'strange'", file=sys.stderr)
+        sys.exit(1)
+    gate = os.environ.get("FAKE_ENGINE_GATE")
+    if gate:  # loading lasts until somebody opens this FIFO for writing
+        Path(gate).read_bytes()
+    limit = os.environ.get("FAKE_ENGINE_PROMPT_LIMIT")
+    if limit and len(prompt) > int(limit):
+        print(f"E fake: prompt is too long ({len(prompt)} tokens, max {limit})", file=sys.stderr)
+        sys.exit(1)
+    Engine(options).run()
+
+
+if __name__ == "__main__":
+    main()

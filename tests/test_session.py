@@ -1,0 +1,503 @@
+"""The session against a scripted engine: everything that can go wrong on its side."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.process import TRANSITIONS, Signal, State
+from bitnet_chat.engine.restarts import RestartBudget
+from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, UsageError
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
+
+
+class Rig:
+    """A backend on the scripted engine, and what that engine saw."""
+
+    def __init__(self, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.record = folder / "record.jsonl"
+        self.engine = folder / "fake-engine"
+        # Started by this interpreter, without its site packages: as fast as Python can.
+        script = Path(__file__).with_name("fake_engine.py")
+        self.engine.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{script}" "$@"\n')
+        self.engine.chmod(self.engine.stat().st_mode | stat.S_IXUSR)
+        self.model = model
+        self.environment = monkeypatch
+        monkeypatch.setenv("FAKE_ENGINE_RECORD", str(self.record))
+
+    def backend(self, *, transport: str = "pty", **more: object) -> ResidentBackend:
+        settings = Settings(engine=str(self.engine), model=str(self.model), io=transport, **more)  # type: ignore[arg-type]
+        return ResidentBackend(settings)
+
+    @property
+    def launches(self) -> list[dict]:
+        return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.exists() else []
+
+    def none_is_left(self) -> bool:
+        return not any(_is_alive(launch["pid"]) for launch in self.launches)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    return Rig(tmp_path, model, monkeypatch)
+
+
+def run(rig: Rig, body: Callable[[ResidentBackend], Awaitable[None]], **more: object) -> None:
+    async def main() -> None:
+        backend = rig.backend(**more)  # type: ignore[arg-type]
+        try:
+            await asyncio.wait_for(body(backend), 30)
+        finally:
+            await backend.close()
+        assert rig.none_is_left()
+
+    asyncio.run(main())
+
+
+async def ask(
+    backend: ResidentBackend,
+    conversation: Conversation,
+    on_event: Callable[[Event], None] = lambda event: None,
+    options: ReplyOptions | None = None,
+) -> list[Event]:
+    events = []
+    async for event in backend.reply(conversation, options or ReplyOptions()):
+        on_event(event)
+        events.append(event)
+    assert isinstance(events[-1], Completed | Failed)
+    assert not any(isinstance(event, Completed | Failed) for event in events[:-1])
+    if isinstance(events[-1], Completed):
+        assert "".join(event.text for event in events if isinstance(event, TextDelta)) == events[-1].text
+    return events
+
+
+def said(text: str) -> Conversation:
+    return Conversation().with_user(text)
+
+
+def stop_at(backend: ResidentBackend, word: str) -> Callable[[Event], None]:
+    def look(event: Event) -> None:
+        if isinstance(event, TextDelta) and word in event.text:
+            backend.interrupt()
+
+    return look
+
+
+def notices(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Notice)]
+
+
+@pytest.mark.parametrize("kind", ["ordered", "unordered", "modern"])
+def test_a_conversation_stays_in_one_process(rig: Rig, transport: str, kind: str) -> None:
+    if kind != "ordered":
+        rig.environment.setenv(f"FAKE_ENGINE_{kind.upper()}", "1")
+
+    async def body(backend: ResidentBackend) -> None:
+        conversation = Conversation()
+        for text in ("say hello", "say one\ntwo", "say <|im_start|>user", "what?"):
+            conversation = conversation.with_user(text)
+            events = await ask(backend, conversation)
+            assert isinstance(events[0], Started)
+            last = events[-1]
+            assert isinstance(last, Completed) and last.reason is FinishReason.STOP
+            assert last.text == text.removeprefix("say ").replace("what?", "you said: what?")
+            conversation = conversation.with_assistant(last.text, last.reason)
+        assert len(rig.launches) == 1
+
+    run(rig, body, transport=transport)
+
+
+def test_early_messages_wait_for_the_load(rig: Rig, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    rig.environment.setenv("FAKE_ENGINE_GATE", str(gate))
+
+    async def body(backend: ResidentBackend) -> None:
+        backend.start()
+        reply = asyncio.ensure_future(ask(backend, said("say early")))
+        # Opening it for writing returns when the engine opened it for reading: it is loading now.
+        descriptor = await asyncio.get_running_loop().run_in_executor(None, os.open, gate, os.O_WRONLY)
+        assert backend.status().state == "starting"
+        os.close(descriptor)
+        assert (await reply)[-1].text == "early"  # type: ignore[union-attr]
+
+    run(rig, body)
+
+
+def test_stopping_before_the_engine_has_loaded(rig: Rig, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    rig.environment.setenv("FAKE_ENGINE_GATE", str(gate))
+
+    async def body(backend: ResidentBackend) -> None:
+        backend.start()
+        reply = asyncio.ensure_future(ask(backend, said("say early")))
+        descriptor = await asyncio.get_running_loop().run_in_executor(None, os.open, gate, os.O_WRONLY)
+        backend.interrupt()
+        last = (await reply)[-1]
+        assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED and last.text == ""
+        os.close(descriptor)
+        assert (await ask(backend, said("say late")))[-1].text == "late"  # type: ignore[union-attr]
+        assert len(rig.launches) == 1
+
+    run(rig, body)
+
+
+@pytest.mark.parametrize("kind", ["ordered", "unordered", "modern"])
+def test_an_interrupted_reply_is_kept_and_the_next_turn_works(rig: Rig, transport: str, kind: str) -> None:
+    if kind != "ordered":
+        rig.environment.setenv(f"FAKE_ENGINE_{kind.upper()}", "1")
+
+    async def body(backend: ResidentBackend) -> None:
+        conversation = said("story")
+        last = (await ask(backend, conversation, stop_at(backend, "word3")))[-1]
+        assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
+        assert "word3" in last.text and last.text.startswith("word0 word1 ")
+        conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
+        assert (await ask(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
+        if kind == "modern":  # it closed its own history
+            assert len(rig.launches) == 1
+        else:  # a fresh start is cheap: the reply has an end of turn now
+            assert len(rig.launches) == 2
+            assert rig.launches[1]["prompt"].endswith(last.text + "<|im_end|>")
+
+    run(rig, body, transport=transport)
+
+
+def test_an_interrupt_that_meets_the_end_of_the_reply(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = said("race")
+        events = await ask(backend, conversation, stop_at(backend, "the end"))
+        last = events[-1]
+        assert isinstance(last, Completed) and last.text.rstrip("\n") == "the end"
+        conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
+        events = await ask(backend, conversation)
+        assert events[-1].text == "next"  # type: ignore[union-attr]
+        assert notices(events) == [], "a death that we caused is nothing to tell"
+
+    run(rig, body)
+
+
+def test_an_engine_that_ignores_the_interrupt_is_replaced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitnet_chat.engine.process._STOP_WITHIN", 0.05)
+
+    async def body(backend: ResidentBackend) -> None:
+        conversation = said("deaf")
+        last = (await ask(backend, conversation, stop_at(backend, "hear")))[-1]
+        assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
+        assert last.text == "I cannot hear you"
+        conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
+        assert (await ask(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
+        assert len(rig.launches) == 2
+
+    run(rig, body)
+
+
+def test_without_a_signal_the_child_is_replaced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitnet_chat.engine.child.pipe.PipeChild.can_interrupt", False)
+
+    async def body(backend: ResidentBackend) -> None:
+        conversation = said("story")
+        last = (await ask(backend, conversation, stop_at(backend, "word3")))[-1]
+        assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
+        conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
+        assert (await ask(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
+        assert [launch["prompt"] for launch in rig.launches][1].endswith(last.text + "<|im_end|>")
+
+    run(rig, body, transport="pipe")
+
+
+def test_a_death_before_the_first_word_costs_nothing_but_time(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        events = await ask(backend, said("once"))
+        assert events[-1].text == "survived"  # type: ignore[union-attr]
+        (line,) = notices(events)
+        assert "was killed (SIGKILL)" in line and "restarted" in line and "\n" not in line
+
+    run(rig, body)
+
+
+def test_a_death_in_mid_reply_keeps_what_was_said(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = said("say first")
+        conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
+        conversation = conversation.with_user("kill so far so good")
+        events = await ask(backend, conversation)
+        last = events[-1]
+        assert isinstance(last, Completed)
+        assert last.reason is FinishReason.ENGINE_DIED and last.text == "so far so good"
+        conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
+        events += await ask(backend, conversation)
+        assert events[-1].text == "next"  # type: ignore[union-attr]
+        assert any("SIGKILL" in line for line in notices(events))
+        prompt = rig.launches[-1]["prompt"]
+        assert "say first" in prompt and "first<|im_end|>" in prompt and "so far so good<|im_end|>" in prompt
+
+    run(rig, body)
+
+
+def test_three_restarts_a_minute_and_then_a_clear_error(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        events = await ask(backend, said("kill"))
+        last = events[-1]
+        assert isinstance(last, Failed) and isinstance(last.error, EngineDied)
+        assert len(rig.launches) == 4
+        assert len(notices(events)) == 3
+        assert "4th time in 60 seconds" in str(last.error)
+        # And the budget comes back: nothing is broken for good.
+        backend._session._budget = RestartBudget()
+        assert (await ask(backend, said("say again")))[-1].text == "again"  # type: ignore[union-attr]
+
+    run(rig, body)
+
+
+def test_the_budget_comes_back_with_time() -> None:
+    budget = RestartBudget(3, 60)
+    assert [budget.spend(now) for now in (0, 1, 2, 3, 59.9)] == [True, True, True, False, False]
+    assert [budget.spend(now) for now in (60, 60.5, 61, 62)] == [True, False, True, True]
+
+
+def test_a_death_while_idle_is_noticed_and_mended_before_the_next_message(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = said("say one")
+        conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
+        first = backend._session.process
+        assert first is not None
+        os.kill(rig.launches[0]["pid"], 9)
+        await first.gone()
+        while backend._session.process in (first, None):  # noqa: ASYNC110
+            await asyncio.sleep(0)  # its replacement is made by a task that nobody else waits for
+        events = await ask(backend, conversation.with_user("say two"))
+        assert events[-1].text == "two"  # type: ignore[union-attr]
+        assert len(notices(events)) == 1
+        assert "say one" in rig.launches[1]["prompt"]
+
+    run(rig, body)
+
+
+def test_a_full_context_ends_the_reply_and_the_oldest_turns_make_room(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = Conversation().with_system("pinned")
+        for number in range(4):
+            conversation = conversation.with_user(f"say number {number}")
+            conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
+        conversation = conversation.with_user("full and then it was")
+        events = await ask(backend, conversation)
+        last = events[-1]
+        assert isinstance(last, Completed)
+        assert last.reason is FinishReason.CONTEXT_OVERFLOW and last.text == "and then it was"
+        conversation = conversation.with_assistant(last.text, last.reason).with_user("say next")
+        events += await ask(backend, conversation)
+        assert events[-1].text == "next"  # type: ignore[union-attr]
+        (line,) = [line for line in notices(events) if "context window is full" in line]
+        assert "of 10 messages left it" in line
+        prompt = rig.launches[-1]["prompt"]
+        assert "pinned" in prompt and "number 0" not in prompt and "and then it was<|im_end|>" in prompt
+
+    run(rig, body, system="pinned")
+
+
+def test_a_history_that_is_too_long_to_load_loses_its_oldest_turns(rig: Rig) -> None:
+    rig.environment.setenv("FAKE_ENGINE_PROMPT_LIMIT", "600")
+    conversation = Conversation()
+    for number in range(20):
+        conversation = conversation.with_user(f"question {number} " + "x" * 30).with_assistant(f"answer {number}")
+
+    async def body(backend: ResidentBackend) -> None:
+        events = await ask(backend, conversation.with_user("say fits"))
+        assert events[-1].text == "fits"  # type: ignore[union-attr]
+        assert notices(events) and "question 19" in rig.launches[-1]["prompt"]
+
+    run(rig, body)
+
+
+def test_a_message_larger_than_the_window(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        last = (await ask(backend, said("full")))[-1]
+        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
+        assert "2048 tokens" in str(last.error)
+        assert (await ask(backend, said("say short")))[-1].text == "short"  # type: ignore[union-attr]
+
+    run(rig, body)
+
+
+def test_output_that_nobody_asked_for_replaces_the_engine(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = said("stray")
+        last = (await ask(backend, conversation))[-1]
+        assert isinstance(last, Completed) and last.text == "fine"
+        conversation = conversation.with_assistant(last.text).with_user("say next")
+        assert (await ask(backend, conversation))[-1].text == "next"  # type: ignore[union-attr]
+        assert len(rig.launches) == 2
+
+    run(rig, body)
+
+
+def test_a_model_that_cannot_be_loaded(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        last = (await ask(backend, said("say hello")))[-1]
+        assert isinstance(last, Failed) and isinstance(last.error, ModelError)
+        assert "unknown model architecture: 'strange'" in str(last.error)
+        assert len(rig.launches) == 1, "what failed once to load will fail again"
+
+    run(rig, body, engine_args=("--refuse",))
+
+
+def test_an_error_of_a_modern_engine(rig: Rig) -> None:
+    rig.environment.setenv("FAKE_ENGINE_MODERN", "1")
+
+    async def body(backend: ResidentBackend) -> None:
+        last = (await ask(backend, said("error something broke")))[-1]
+        assert isinstance(last, Failed) and "something broke" in str(last.error)
+        last = (await ask(backend, said("error the request exceeds the available context size")))[-1]
+        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
+
+    run(rig, body)
+
+
+def test_a_modern_engine_forgets_without_loading_again(rig: Rig) -> None:
+    rig.environment.setenv("FAKE_ENGINE_MODERN", "1")
+
+    async def body(backend: ResidentBackend) -> None:
+        for text in ("say one", "say two", "say three"):
+            assert (await ask(backend, said(text)))[-1].text == text.removeprefix("say ")  # type: ignore[union-attr]
+        assert len(rig.launches) == 1
+
+    run(rig, body)
+
+
+def test_a_modern_engine_is_told_a_history_it_has_not_lived_through(rig: Rig) -> None:
+    rig.environment.setenv("FAKE_ENGINE_MODERN", "1")
+    history = Conversation().with_system("be brief").with_user("my name is Ada").with_assistant("hello Ada")
+
+    async def body(backend: ResidentBackend) -> None:
+        events = await ask(backend, history.with_user("say fine"))
+        assert events[-1].text == "fine"  # type: ignore[union-attr]
+        assert len(notices(events)) == 1 and "system prompt" in notices(events)[0]
+        prompt = rig.launches[0]["prompt"]
+        assert prompt.startswith("be brief\n\n") and "User: my name is Ada\n\nAssistant: hello Ada" in prompt
+
+    run(rig, body)
+
+
+@pytest.mark.parametrize("message", ["story", "silence"])
+def test_a_timeout_ends_a_reply(rig: Rig, message: str) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        await ask(backend, said("say loaded"))
+        last = (await ask(backend, said(message), options=ReplyOptions(timeout=0.3)))[-1]
+        assert isinstance(last, Completed) and last.reason is FinishReason.TIMEOUT
+        assert bool(last.text) == (message == "story")
+
+    run(rig, body)
+
+
+def test_a_token_limit_ends_a_reply(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        last = (await ask(backend, said("story"), options=ReplyOptions(max_tokens=5)))[-1]
+        assert isinstance(last, Completed) and last.reason is FinishReason.LENGTH
+        assert last.text.startswith("word0 word1 word2 word3 word4 ")
+
+    run(rig, body)
+
+
+def test_walking_away_from_a_reply_leaves_the_session_usable(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        events = backend.reply(said("story"))
+        async for event in events:
+            if isinstance(event, TextDelta):
+                break
+        await events.aclose()  # type: ignore[attr-defined]
+        assert (await ask(backend, said("say back")))[-1].text == "back"  # type: ignore[union-attr]
+
+    run(rig, body)
+
+
+def test_a_reply_while_another_is_under_way_is_refused(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        started = asyncio.Event()
+        first = asyncio.ensure_future(ask(backend, said("story"), lambda event: started.set()))
+        await started.wait()
+        with pytest.raises(UsageError, match="under way"):
+            await ask(backend, said("say no"))
+        backend.interrupt()
+        assert isinstance((await first)[-1], Completed)
+
+    run(rig, body)
+
+
+def test_an_empty_message_fails_and_changes_nothing(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        (event,) = await ask(backend, said(""))
+        assert isinstance(event, Failed) and isinstance(event.error, UsageError)
+        assert rig.launches == []
+
+    run(rig, body)
+
+
+def test_bytes_that_are_no_text_survive_the_replay(rig: Rig) -> None:
+    raw = bytes(range(256)).replace(b"\n", b"")
+
+    async def body(backend: ResidentBackend) -> None:
+        conversation = said("bytes " + raw.hex())
+        last = (await ask(backend, conversation))[-1]
+        assert isinstance(last, Completed) and last.text.encode("utf-8", "surrogateescape") == raw
+        # Another message before it makes the child remember something else: it has to be replayed.
+        replayed = Conversation().with_user("first").with_assistant(last.text).with_user("say done")
+        assert (await ask(backend, replayed))[-1].text == "done"  # type: ignore[union-attr]
+        assert rig.launches[-1]["prompt"].encode("utf-8", "surrogateescape").count(raw) == 1
+
+    run(rig, body)
+
+
+def test_no_prompt_file_is_left_behind(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+
+    async def body(backend: ResidentBackend) -> None:
+        await ask(backend, Conversation().with_system("secret").with_user("say done"))
+        assert list(folder.iterdir()) == []
+
+    run(rig, body)
+    assert "secret" in rig.launches[0]["prompt"]
+
+
+def test_a_full_disk_is_told(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+
+    async def body(backend: ResidentBackend) -> None:
+        last = (await ask(backend, Conversation().with_system("some").with_user("say done")))[-1]
+        assert isinstance(last, Failed) and "no temporary file can be written" in str(last.error)
+
+    run(rig, body)
+
+
+def test_every_state_can_end_and_no_transition_leads_nowhere() -> None:
+    for state in State:
+        assert (state, Signal.EXIT) in TRANSITIONS
+    assert {state for state, _ in TRANSITIONS} == set(State)
+    reachable = {State.STARTING}
+    while more := {target for (source, _), target in TRANSITIONS.items() if source in reachable} - reachable:
+        reachable |= more
+    assert reachable == set(State)
