@@ -91,6 +91,9 @@ class Engine:
         while (message := self.read()) is not None:
             if MODERN and message.startswith("/exit"):
                 return
+            if MODERN and not message:
+                self.write(RESET + COLOUR + "\n> ")
+                continue
             if MODERN and message.startswith("/clear"):
                 self.write(RESET + "Chat history cleared.\n" + COLOUR + "\n> ")
                 continue
@@ -142,6 +145,14 @@ class Engine:
                 self.prompt("\n")
                 self.generating = False
                 self.on_interrupt()
+        elif verb == "early":  # the same, before it has come as far as its prompt
+            self.write(rest)
+            try:
+                while True:
+                    time.sleep(10)
+            except Interrupted:
+                self.write("\n" + self.options.in_prefix + "\nInterrupted by user\n")
+                os._exit(130)
         elif verb == "full":
             self.write(rest)
             self.log("W \n\nfake: context full and context shift is disabled => stopping")

@@ -185,9 +185,10 @@ def test_an_interrupted_reply_is_kept_and_the_next_turn_works(rig: Rig, transpor
     run(rig, body, transport=transport)
 
 
-def test_an_interrupt_that_meets_the_end_of_the_reply(rig: Rig) -> None:
+@pytest.mark.parametrize("message", ["race", "early the end"])
+def test_an_interrupt_that_meets_the_end_of_the_reply(rig: Rig, message: str) -> None:
     async def body(backend: ResidentBackend) -> None:
-        conversation = said("race")
+        conversation = said(message)
         events = await ask(backend, conversation, stop_at(backend, "the end"))
         last = events[-1]
         assert isinstance(last, Completed) and last.text.rstrip("\n") == "the end"

@@ -317,6 +317,18 @@ def test_a_build_taken_for_an_ordered_one_ends_its_turn_after_silence() -> None:
     assert framer.settle()[-1] == TurnEnd(True)
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+@pytest.mark.parametrize("ending", ["", "\n", "\n" + _PREFIX, _PREFIX, "\n" + _PREFIX + RESET])
+def test_an_interrupt_that_kills_leaves_no_trace_in_the_reply(ending: str, size: int) -> None:
+    framer = ClassicFramer(_PREFIX, _SUFFIX, ordered=True)
+    framer.feed(_PREFIX + USER_INPUT)
+    framer.sent()
+    framer.interrupted()
+    data = f"{RESET}{_SUFFIX}all\nwas said{ending}\nInterrupted by user\n".encode()
+    frames = feed(framer, data, [size] * len(data)) + framer.eof(clean=False)
+    assert joined(frames) == [ReplyText("all\nwas said")]
+
+
 def test_silence_alone_ends_nothing() -> None:
     framer = ClassicFramer(_PREFIX, _SUFFIX, ordered=True)
     framer.feed(_PREFIX + USER_INPUT)

@@ -40,7 +40,7 @@ class Signal(Enum):
 
     READY = auto()
     SEND = auto()
-    CLEAR = auto()
+    COMMAND = auto()
     STOP = auto()
     TURN_END = auto()
     STRAY = auto()
@@ -51,7 +51,7 @@ TRANSITIONS = {
     (State.STARTING, Signal.READY): State.IDLE,
     (State.STARTING, Signal.EXIT): State.DEAD,
     (State.IDLE, Signal.SEND): State.GENERATING,
-    (State.IDLE, Signal.CLEAR): State.STARTING,
+    (State.IDLE, Signal.COMMAND): State.STARTING,
     (State.IDLE, Signal.STRAY): State.DEAD,
     (State.IDLE, Signal.EXIT): State.DEAD,
     (State.GENERATING, Signal.STOP): State.INTERRUPTING,
@@ -116,15 +116,13 @@ class EngineProcess:
         self._silence = self._loop.call_later(_SETTLE_AFTER, self._settle)
         self._child.write(data)
 
-    def clear(self, command: bytes) -> None:
-        """Let it forget the conversation; it is starting until it is idle again."""
-        from bitnet_chat.stream.modern import ModernFramer
-
-        assert isinstance(self._framer, ModernFramer)
-        self._move(Signal.CLEAR)
-        self._framer.cleared()
-        self.meter.context_used = None
-        self._child.write(command)
+    def command(self, data: bytes, *, forgets: bool) -> None:
+        """Write something that is no message; it is starting until it shows its prompt again."""
+        self._move(Signal.COMMAND)
+        self._framer.commanded()
+        if forgets:
+            self.meter.context_used = None
+        self._child.write(data)
 
     def stop(self) -> None:
         """Ask for the end of the reply; where that has no effect in time the process is ended."""

@@ -102,7 +102,7 @@ class Session:
             memory = self._memory
             same_start = memory is not None and memory.system == history.system
             if command and same_start and not history.turns and process.state is State.IDLE and not self._retold:
-                process.clear(command)
+                process.command(command, forgets=True)
                 self._memory, self._dropped = history, 0
                 return process
         return self._spawn(talk, history)
@@ -339,6 +339,10 @@ class Session:
             reason = self._stop_reason
             if not self._talk.closes_interrupted:
                 self._close_reply(process, turn)
+            elif self._talk.no_message and process.state is State.IDLE:
+                # A signal that came just after the end of the reply is still waiting, and would end the engine with
+                # the next message. It had better do so now.
+                process.command(self._talk.no_message, forgets=False)
         elif process.meter.tokens is not None and process.meter.tokens == self._talk.max_tokens:
             reason = FinishReason.LENGTH
         return Completed(reason, turn.text, turn.stats())

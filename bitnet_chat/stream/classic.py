@@ -7,7 +7,8 @@ As measured on llama-completion 0.5.0 and on the BitNet release of October 2024,
 - after a message: colour reset, the in-suffix echoed, then the reply as it is made;
 - natural end: a newline, the in-prefix, the user-input colour;
 - interrupted: the same without the newline;
-- full context: two newlines, then the process exits with 0.
+- full context: two newlines, then the process exits with 0;
+- interrupted when the reply had just ended: some or all of the natural end, then ``_FAREWELL`` and exit with 130.
 
 The user-input colour is written by the console and not by a token printed as text, but a model can emit any byte,
 this sequence included. Builds that flush their log before they change colour (``ordered``) always write it straight
@@ -22,6 +23,7 @@ from enum import Enum, auto
 from bitnet_chat.stream.framer import ERROR, RESET, USER_INPUT, Frame, Ready, ReplyText, Stray, TurnEnd, held_length
 
 _START_LIMIT = 1 << 16
+_FAREWELL = "\nInterrupted by user\n"
 _OVERFLOW_NOISE = ERROR + RESET  # around "input too long", whose text goes to the log
 
 
@@ -51,6 +53,7 @@ class ClassicFramer:
         self._first = True
         self._colour_seen = False
         self._interrupted = False
+        self._farewells: list[str] = []
 
     def feed(self, text: str) -> list[Frame]:
         frames: list[Frame] = []
@@ -74,9 +77,21 @@ class ClassicFramer:
         self._first = True
         self._colour_seen = False
         self._interrupted = False
+        self._farewells = []
+
+    def commanded(self) -> None:
+        self._state = _State.LOADING  # this console has no commands; whatever it was, the next prompt ends it
+        self._held = ""
 
     def interrupted(self) -> None:
         self._interrupted = True
+        farewells = [
+            newline + prefix + reset + _FAREWELL
+            for newline in ("", "\n")
+            for prefix in dict.fromkeys(("", self._in_prefix))
+            for reset in ("", RESET)
+        ]
+        self._farewells = sorted(farewells, key=len, reverse=True)
 
     def settle(self) -> list[Frame]:
         # A build taken for an ordered one that is not: its colour came early and was shown as text.
@@ -91,6 +106,10 @@ class ClassicFramer:
         if state is not _State.REPLY:
             return []
         text = held.removesuffix("\n\n") if clean else held
+        for farewell in self._farewells:
+            if text.endswith(farewell):
+                text = text.removesuffix(farewell)
+                break
         return [ReplyText(text)] if text else []
 
     def _await_prompt(self, text: str, frames: list[Frame]) -> None:
@@ -161,6 +180,8 @@ class ClassicFramer:
             self._show(text, self._late_endings, frames)
 
     def _show(self, text: str, endings: list[str], frames: list[Frame]) -> None:
+        if self._farewells:  # a \0 behind each: it ends a reply only together with the process
+            endings = [*endings, *(farewell + "\0" for farewell in self._farewells)]
         cut = len(text) - held_length(text, endings)
         if cut:
             frames.append(ReplyText(text[:cut]))

@@ -64,6 +64,9 @@ class Framer(Protocol):
     def sent(self) -> None:
         """A message went to the engine: what comes next is its reply."""
 
+    def commanded(self) -> None:
+        """Something that is no message went to the engine: all up to the next prompt is dropped, which gives Ready."""
+
     def interrupted(self) -> None:
         """The reply was asked to stop: its end may look different."""
 

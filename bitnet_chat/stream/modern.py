@@ -54,7 +54,7 @@ class _State(Enum):
     REPLY = auto()
     THINKING = auto()
     ERROR = auto()
-    CLEARING = auto()
+    COMMAND = auto()
 
 
 class ModernFramer:
@@ -80,9 +80,8 @@ class ModernFramer:
         self._held = ""
         self._interrupted = False
 
-    def cleared(self) -> None:
-        """``/clear`` was sent: its answer is dropped up to the prompt, which gives :class:`Ready`."""
-        self._state = _State.CLEARING
+    def commanded(self) -> None:
+        self._state = _State.COMMAND
         self._held = ""
 
     def interrupted(self) -> None:
@@ -106,7 +105,7 @@ class ModernFramer:
 
     def _step(self, text: str, frames: list[Frame]) -> str:
         """Consumes the front of ``text``; what it gives back is looked at again, what it cannot decide yet is held."""
-        if self._state in (_State.LOADING, _State.CLEARING):
+        if self._state in (_State.LOADING, _State.COMMAND):
             at = text.find(PROMPT)
             if at < 0:
                 self._held = text[-_START_LIMIT:]

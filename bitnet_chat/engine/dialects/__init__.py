@@ -49,6 +49,8 @@ class Talk(Protocol):
 
     closes_interrupted: bool
     """Whether an interrupted reply is well-formed in the engine's own history."""
+    no_message: bytes | None
+    """Input that makes the engine show its prompt again and do nothing else; None where there is none."""
     max_tokens: int | None
     """The limit of each turn that the engine itself keeps to, if there is one."""
 

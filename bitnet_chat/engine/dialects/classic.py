@@ -22,6 +22,7 @@ class ClassicTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
 
     closes_interrupted = False
+    no_message: bytes | None = None  # an empty line makes it go on with its own reply
     max_tokens: int | None = None
 
     def __init__(

@@ -22,6 +22,7 @@ class ModernTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
 
     closes_interrupted = True
+    no_message: bytes | None = b"\n"
 
     def __init__(self, binary: EngineBinary, options: EngineOptions, overriding_template: str = "") -> None:
         self._binary, self._options, self._template = binary, options, overriding_template
