@@ -115,15 +115,13 @@ class ChatTemplate:
         text = self._before_message(history)
         if self.adds_bos and self._bos:
             text = text.removeprefix(self._bos)
-        at = text.rfind(marks.in_prefix) if marks.in_prefix else len(text)
-        lead = text[at + len(marks.in_prefix) :] if at >= 0 else ""
-        # Text behind the in-prefix can only be a system prompt; with turns before it, it would be one of those.
-        if at >= 0 and not (lead and history.turns):
-            return Opening(text[:at], lead)
-        # A first turn without the white space that stands between turns: the engine will write it all the same.
-        core = marks.in_prefix.lstrip()
-        if core and text.endswith(core):
-            return Opening(text.removesuffix(core))
+        # The white space between turns may be missing before the first one; the engine will write it all the same.
+        for in_prefix in (marks.in_prefix, marks.in_prefix.lstrip()):
+            at = text.rfind(in_prefix) if in_prefix else len(text)
+            lead = text[at + len(in_prefix) :]
+            # Text behind the in-prefix can only be a system prompt; with turns before it, it would be one of those.
+            if at >= 0 and not (lead and history.turns):
+                return Opening(text[:at], lead)
         raise ModelError(
             f"the chat template {self.name} begins its first turn in a way that a classic engine cannot",
             remedy="choose another with --chat-template NAME",

@@ -1,0 +1,162 @@
+"""Engines: where they are looked for, which one wins, and what is said of things that are none."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from bitnet_chat import paths
+from bitnet_chat.engine import probe as probing
+from bitnet_chat.engine.binary import Dialect, EngineBinary, recognise
+from bitnet_chat.engine.find import candidates, find
+from bitnet_chat.engine.probe import probe
+from bitnet_chat.errors import EngineNotFound
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="programs are shell scripts here")
+
+COMMON = "-m, --model FNAME\n-c, --ctx-size N\n--simple-io\n-co, --color [on|off|auto]\n"
+CLASSIC = COMMON + "-if, --interactive-first\n--in-prefix S\n--in-suffix S\n"
+MODERN = COMMON + "-sys, --system-prompt P\n-st, --single-turn\n"
+SERVER = "-m, --model FNAME\n-c, --ctx-size N\n--host H\n--port P\n"
+
+
+def program(path: Path, help_text: str, body: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\ncat <<'END'\nversion: 7 (test)\n{help_text}\nEND\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A computer without engines."""
+    monkeypatch.setenv("PATH", f"/usr/bin{os.pathsep}/bin")
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paths, "checkout", lambda: None)
+
+
+@pytest.mark.engine
+def test_the_real_engines_are_what_they_are(classic: EngineBinary, modern: EngineBinary) -> None:
+    for binary, dialect in ((classic, Dialect.CLASSIC), (modern, Dialect.MODERN)):
+        found = probe(binary.path, use_cache=False)
+        assert found.dialect is dialect and found.colour_takes_value
+        assert found.version != "unknown"
+    assert classic.has("--in-prefix") and not modern.has("--in-prefix")
+    server = classic.path.with_name(classic.path.name.replace("completion", "server"))
+    assert probe(server).dialect is Dialect.SERVER
+
+
+def test_a_classic_engine_wins_in_a_directory(tmp_path: Path) -> None:
+    program(tmp_path / "e" / "llama-cli", MODERN)
+    program(tmp_path / "e" / "llama-completion", CLASSIC)
+    assert find(str(tmp_path / "e")).dialect is Dialect.CLASSIC
+    assert find(str(tmp_path / "e"), dialect=Dialect.MODERN).dialect is Dialect.MODERN
+
+
+def test_old_builds_call_the_classic_one_llama_cli(tmp_path: Path) -> None:
+    binary = find(str(program(tmp_path / "llama-cli", CLASSIC.replace(" [on|off|auto]", ""))))
+    assert binary.dialect is Dialect.CLASSIC and not binary.colour_takes_value
+
+
+def test_the_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Path] = []
+
+    def winner(engine: str | None = None, configured: str | None = None) -> Path:
+        return find(engine, configured).path
+
+    bitnet = program(tmp_path / "user" / "BitNet" / "build" / "bin" / "llama-cli", CLASSIC)
+    assert winner() == bitnet
+    on_path = program(tmp_path / "path" / "llama-cli", CLASSIC)
+    monkeypatch.setenv("PATH", str(on_path.parent), prepend=os.pathsep)
+    assert winner() == on_path
+    built = program(paths.engine_home() / "0.3.36" / "llama-completion", CLASSIC)
+    monkeypatch.setattr("bitnet_chat.engine.manifest.installed", lambda folder: folder == built.parent)
+    assert winner() == built
+    in_checkout = program(tmp_path / "checkout" / "bin" / "llama-completion", CLASSIC)
+    monkeypatch.setattr(paths, "checkout", lambda: tmp_path / "checkout")
+    assert winner() == in_checkout
+    configured = program(tmp_path / "configured" / "llama-cli", MODERN)
+    assert winner(None, str(configured)) == configured
+    named = program(tmp_path / "variable" / "my-engine", CLASSIC)
+    monkeypatch.setenv("BITNET_CHAT_ENGINE", str(named))
+    assert winner(None, str(configured)) == named
+    flag = program(tmp_path / "flag" / "llama-cli", CLASSIC)
+    assert winner(str(flag.parent), str(configured)) == flag
+    assert not found
+    monkeypatch.delenv("BITNET_CHAT_ENGINE")
+    sources = [candidate.source for candidate in candidates()]
+    assert sources == ["bin/ of the checkout", "data directory", "PATH", "BitNet checkout"]
+
+
+def test_an_engine_for_another_processor_is_passed_over(tmp_path: Path) -> None:
+    program(paths.engine_home() / "0.3.36" / "llama-completion", CLASSIC)  # it has no manifest that says otherwise
+    with pytest.raises(EngineNotFound, match="no engine was found"):
+        find()
+
+
+def test_a_server_is_recognised_and_not_chatted_with(tmp_path: Path) -> None:
+    path = program(tmp_path / "llama-server", SERVER)
+    assert probe(path).dialect is Dialect.SERVER
+    with pytest.raises(EngineNotFound, match="no engine was found"):
+        find(str(path))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda path: None, "there is no engine at|does not exist"),
+        (lambda path: path.write_text("hello"), "not a program that can be run"),
+        (lambda path: program(path, "usage: something else"), "is no llama-cli"),
+        (lambda path: program(path, "", "exit 3"), "is no llama-cli"),
+        (lambda path: (path.write_bytes(b"\x7fELF nonsense"), path.chmod(0o755)), "cannot be run"),
+        (lambda path: program(path, "", "head -c 3000000 /dev/zero"), "is no llama-cli"),
+        (lambda path: path.mkdir(), "holds none of"),
+    ],
+)
+def test_something_that_is_no_engine(tmp_path: Path, prepare, words: str) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "thing"
+    prepare(path)
+    with pytest.raises(EngineNotFound, match=words):
+        find(str(path))
+
+
+@pytest.mark.parametrize("body", ["sleep 1000", "sleep 1000 & wait", "cat /dev/zero | sleep 1000"])
+def test_something_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    monkeypatch.setattr(probing, "LIMIT", 0.2)
+    with pytest.raises(EngineNotFound, match=r"did not answer --help within 0\.2 s"):
+        find(str(program(tmp_path / "slow", CLASSIC, body)))
+
+
+def test_what_reads_its_input_gets_none(tmp_path: Path) -> None:
+    with pytest.raises(EngineNotFound, match="is no llama-cli"):
+        find(str(program(tmp_path / "reader", "", "read line; echo $line")))
+
+
+def test_answers_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    path = program(tmp_path / "llama-cli", CLASSIC, f"echo x >> {count}")
+    assert probe(path) == probe(path)
+    assert len(count.read_text().split()) == 2  # --help and --version, once
+    program(path, MODERN, f"echo x >> {count} # changed")
+    assert probe(path).dialect is Dialect.MODERN
+    assert len(count.read_text().split()) == 4
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": 1, "engines": []}', "\x00"])
+def test_a_damaged_cache_is_no_trouble(tmp_path: Path, content: str) -> None:
+    cache = paths.cache_dir() / "engines.json"
+    cache.parent.mkdir(parents=True)
+    cache.write_text(content)
+    path = program(tmp_path / "llama-cli", CLASSIC)
+    assert probe(path).dialect is Dialect.CLASSIC
+    assert json.loads(cache.read_text())["engines"]
+
+
+def test_help_of_nothing_is_nothing() -> None:
+    assert recognise(Path("x"), "", "") is None
+    assert recognise(Path("x"), COMMON, "") is None

@@ -1,0 +1,95 @@
+"""The rules of the house, as far as a test can hold them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bitnet_chat
+
+ROOT = Path(bitnet_chat.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+FRONT_ENDS = ("repl", "batch", "serve", "cli")
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """All modules of this package that a file imports, those imported late included, those for types alone not."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bitnet_chat"):
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("bitnet_chat"))
+
+
+def inside(path: Path, *places: str) -> bool:
+    return any(f"{name_of(path)}.".startswith(f"bitnet_chat.{place}.") for place in places)
+
+
+def uses(path: Path, *places: str) -> list[str]:
+    return [each for each in imports(path) if any(f"{each}.".startswith(f"bitnet_chat.{place}.") for place in places)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_one_way(path: Path) -> None:
+    if inside(path, "stream", "prompt", "conversation", "events", "errors"):
+        assert not uses(path, "engine", "backends", *FRONT_ENDS), "pure code knows neither engines nor front ends"
+    if inside(path, "engine", "backends", "models"):
+        assert not uses(path, *FRONT_ENDS), "the engine side knows no front end"
+    for front in ("repl", "batch", "serve"):
+        if inside(path, front):
+            others = [other for other in FRONT_ENDS if other != front]
+            assert not uses(path, *others), "front ends do not know one another"
+            assert not uses(path, "engine"), "a front end knows backends, not engines"
+
+
+PURE = ("stream", "prompt", "conversation")
+DOING = {"os", "io", "socket", "subprocess", "asyncio", "threading", "time", "pathlib", "sys", "tempfile", "selectors"}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if inside(path, *PURE)], ids=name_of)
+def test_code_that_decides_does_no_io(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    named = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    assert not named & DOING
+    assert not any(isinstance(node, ast.Call) and ast.unparse(node.func) in ("open", "print") for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_says_what_it_is_and_stays_readable(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert ast.get_docstring(ast.parse(text)), "a module begins with what it is for"
+    assert len(text.splitlines()) <= 450
+    assert path.stem not in ("utils", "util", "helpers", "misc", "common")
+
+
+def test_nothing_says_a_host_or_a_place_of_one_computer() -> None:
+    for path in MODULES:
+        text = path.read_text("utf-8")
+        for word in ("/root/", "/home/", "pypi.org", "pythonhosted"):
+            assert word not in text, f"{path.name} names {word}"
+
+
+def test_imports_of_the_public_names() -> None:
+    for name in bitnet_chat.__all__:
+        assert getattr(bitnet_chat, name) is not None
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        _ = bitnet_chat.nothing_like_this  # type: ignore[attr-defined]
