@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import IO, Any, Protocol
 
 from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.conversation import Conversation
@@ -61,13 +61,14 @@ class Answer:
 
 async def ask(backend: Backend, conversation: Conversation, options: ReplyOptions, say: Say) -> Answer:
     """The whole answer to a conversation."""
-    async for event in _events(backend, conversation, options):
-        if isinstance(event, Notice):
-            say(event.text)
-        elif isinstance(event, Completed):
-            return Answer(event.reason, event.text, event.stats)
-        elif isinstance(event, Failed):
-            return Answer(event.error.reason, event.text, error=event.error)
+    async with _events(backend, conversation, options) as events:
+        async for event in events:
+            if isinstance(event, Notice):
+                say(event.text)
+            elif isinstance(event, Completed):
+                return Answer(event.reason, event.text, event.stats)
+            elif isinstance(event, Failed):
+                return Answer(event.error.reason, event.text, error=event.error)
     raise AssertionError("a reply ended without Completed or Failed")
 
 
@@ -76,23 +77,33 @@ async def stream(
 ) -> Answer:
     """Like :func:`ask`, and gives ``show`` each piece as it comes, safe for a terminal."""
     sanitizer = Sanitizer()
-    async for event in _events(backend, conversation, options):
-        if isinstance(event, TextDelta):
-            show(sanitizer.feed(event.text))
-        elif isinstance(event, Notice):
-            say(event.text)
-        elif isinstance(event, Completed | Failed):
-            show(sanitizer.flush())
-            if isinstance(event, Completed):
-                return Answer(event.reason, event.text, event.stats)
-            return Answer(event.error.reason, event.text, error=event.error)
+    async with _events(backend, conversation, options) as events:
+        async for event in events:
+            if isinstance(event, TextDelta):
+                show(sanitizer.feed(event.text))
+            elif isinstance(event, Notice):
+                say(event.text)
+            elif isinstance(event, Completed | Failed):
+                show(sanitizer.flush())
+                if isinstance(event, Completed):
+                    return Answer(event.reason, event.text, event.stats)
+                return Answer(event.error.reason, event.text, error=event.error)
     raise AssertionError("a reply ended without Completed or Failed")
 
 
-async def _events(backend: Backend, conversation: Conversation, options: ReplyOptions) -> AsyncIterator[Event]:
-    async with aclosing(backend.reply(conversation, options)) as events:  # type: ignore[type-var]
-        async for event in events:
-            yield event
+@asynccontextmanager
+async def _events(
+    backend: Backend, conversation: Conversation, options: ReplyOptions
+) -> AsyncIterator[AsyncIterator[Event]]:
+    """The events of a reply. It is over when the block is: the backend is free for the next one."""
+    events = backend.reply(conversation, options)
+    try:
+        yield events
+    finally:
+        # An async generator has something to close; an iterator without aclose has nothing.
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,44 +161,65 @@ def needs_exact_history(conversation: Conversation) -> bool:
     return len(conversation.turns) > 1 or any("<|" in message.content for message in conversation.messages)
 
 
-def finished_indexes(output: Path, jobs: Callable[[int], Mapping[str, Any] | None]) -> set[int]:
+def finished_indexes(output: Path, jobs: Sequence[Job]) -> set[int]:
     """The lines that an earlier run has answered, and ``output`` cut back to its last whole line.
 
-    ``jobs`` gives the fields of an input line. Raises UsageError when the file belongs to another input.
+    Raises UsageError, and leaves the file alone, when it belongs to another input.
     """
+    if not output.is_file():  # nothing yet; or a device or a pipe, where nothing can be read back
+        return set()
     try:
         data = output.read_bytes()
-    except FileNotFoundError:
-        return set()
     except OSError as error:
         raise UsageError(f"{output} cannot be read: {error.strerror}") from None
     whole = data.rfind(b"\n") + 1
-    done: set[int] = set()
-    for number, raw in enumerate(data[:whole].splitlines(), 1):
+    lines, torn = data[:whole].splitlines(), data[whole:]
+    heads = {job.index: _head(job) for job in jobs}
+    for number, raw in enumerate(lines, 1):
         try:
             entry = json.loads(raw)
-            index = entry["index"]
-            fields = jobs(index)
-            if fields is None or any(entry.get(key) != value for key, value in fields.items() if key not in _OURS):
+            head = heads.pop(entry["index"])
+            # As text: NaN is not equal to itself.
+            if _encoded({key: entry[key] for key in head}) != _encoded(head):
                 raise ValueError
         except (ValueError, TypeError, KeyError):
-            raise UsageError(
-                f"{output}, line {number}, is no reply to a line of this input", remedy="give another --output"
-            ) from None
-        done.add(index)
-    if whole < len(data):
-        with output.open("r+b") as file:
-            file.truncate(whole)
-    return done
+            raise _foreign(output, number) from None
+    if torn:
+        # Nobody's file is cut that has not the beginning of the very line that was to be written next.
+        start = _encoded(heads[min(heads)])[:-1] + b", " if heads else b""
+        if not heads or not (start.startswith(torn) or torn.startswith(start)):
+            raise _foreign(output, len(lines) + 1)
+        try:
+            with output.open("r+b") as file:
+                file.truncate(whole)
+        except OSError as error:
+            raise UsageError(f"{output} cannot be written: {error.strerror}") from None
+    return {job.index for job in jobs} - heads.keys()
 
 
-_OURS = frozenset({"index", "reply", "finish_reason", "tokens", "timings", "model", "engine", "error"})
+def _foreign(output: Path, number: int) -> UsageError:
+    return UsageError(f"{output}, line {number}, is no reply to a line of this input", remedy="give another --output")
+
+
+_OURS = frozenset({"index", "given", "reply", "finish_reason", "tokens", "timings", "model", "engine", "error"})
+
+
+def _head(job: Job) -> dict[str, Any]:
+    """What an entry of the output begins with: the line's number and fields. Those with a name of ours: ``given``."""
+    own = {key: value for key, value in job.fields.items() if key not in _OURS}
+    given = {key: value for key, value in job.fields.items() if key in _OURS}
+    return {"index": job.index} | own | ({"given": given} if given else {})
+
+
+def _encoded(entry: Mapping[str, Any]) -> bytes:
+    # What is no UTF-8 is a lone surrogate, and its escape here is the one that JSON has for it.
+    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 async def run(
     jobs: Iterator[Job],
     count: int,
-    output: TextIO,
+    output: IO[bytes],
     backend_for: Callable[[Conversation], Backend],
     options: ReplyOptions,
     say: Say,
@@ -220,8 +252,16 @@ async def run(
             if deaths == _HOPELESS:
                 raise answer.error or EngineDied("the engine dies again and again", remedy="run the same command again")
             result, reason = answer.as_json(backend), answer.reason
-        output.write(json.dumps({"index": job.index} | dict(job.fields) | result, ensure_ascii=False) + "\n")
-        output.flush()
+        try:
+            output.write(_encoded(_head(job) | result) + b"\n")
+            output.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UsageError(
+                f"the reply to line {job.index} cannot be written: {error.strerror}",
+                remedy="make room, and run the same command again: it goes on from here",
+            ) from None
         if reason.exit_code:
             failed += 1
             worst = worst if worst.exit_code else reason

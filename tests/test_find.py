@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat import paths
+from bitnet_chat.cli import main
 from bitnet_chat.engine import probe as probing
 from bitnet_chat.engine.binary import Dialect, EngineBinary, recognise
 from bitnet_chat.engine.find import candidates, find
@@ -160,3 +161,21 @@ def test_a_damaged_cache_is_no_trouble(tmp_path: Path, content: str) -> None:
 def test_help_of_nothing_is_nothing() -> None:
     assert recognise(Path("x"), "", "") is None
     assert recognise(Path("x"), COMMON, "") is None
+
+
+@pytest.mark.engine
+def test_a_rehearsal_with_a_real_engine(
+    engine: EngineBinary, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["engine", "probe", str(engine.path), "--talk", "-m", str(model), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["dialect"] == engine.dialect.value
+    assert facts["talks"].startswith("yes: a prompt after ")
+
+
+def test_a_rehearsal_with_something_that_only_says_it_is_one(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = program(tmp_path / "liar", CLASSIC)
+    assert main(["engine", "probe", str(path), "--talk", "-m", str(model)]) == 5
+    assert "ended in the middle of the rehearsal" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from pathlib import Path
 
@@ -108,7 +109,5 @@ def test_a_damaged_header_is_an_error_and_never_anything_else(
         damaged[at] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.getbasetemp() / "damaged.gguf"
     path.write_bytes(damaged)
-    try:
+    with contextlib.suppress(ModelError):
         read_header(path)
-    except ModelError:
-        pass

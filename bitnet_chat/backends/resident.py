@@ -52,7 +52,7 @@ class ResidentBackend:
         with_magic(self._model)
         self._header: ModelHeader | None = None
         self.notices: list[str] = []
-        self._session = Session(self._make_talk, transport=settings.io, on_spawn=on_spawn)
+        self._session = Session(self.talk, transport=settings.io, on_spawn=on_spawn)
         self._load = _Load()
 
     @property
@@ -85,8 +85,8 @@ class ResidentBackend:
     async def close(self) -> None:
         await self._session.close()
 
-    def _make_talk(self) -> Talk:
-        """Runs in a thread."""
+    def talk(self) -> Talk:
+        """How this engine is started and addressed for this model. Reads the header: may run in a thread."""
         settings = self._settings
         header = self._header = read_header(self._model)
         context = settings.ctx or min(header.context_length or _CONTEXT_LIMIT, _CONTEXT_LIMIT)

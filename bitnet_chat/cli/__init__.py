@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -40,3 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has left; what Python would flush at exit has nowhere to go either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141  # 128 + SIGPIPE, as a shell reports it
+    except OSError as error:  # a full disk behind stdout, a terminal that is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        place = f"{error.filename}: " if error.filename else "reading or writing failed: "
+        with contextlib.suppress(OSError):
+            print(f"bitnet-chat: {place}{error.strerror or error}", file=sys.stderr)
+        return FinishReason.USAGE.exit_code

@@ -32,6 +32,8 @@ def _parser() -> Parser:
     listing.add_argument("--engine", metavar="PATH", help="look here and nowhere else")
     probing = verbs.add_parser("probe", help="what a binary is and can do")
     probing.add_argument("path", type=Path)
+    probing.add_argument("--talk", action="store_true", help="ask it a question too, on a terminal of its own")
+    probing.add_argument("-m", "--model", metavar="FILE", default="", help="the model for --talk")
     for each in (listing, probing):
         each.add_argument("--json", action="store_true", help="print JSON")
     installing = verbs.add_parser("install", help="build an engine from source")
@@ -80,12 +82,23 @@ def _probe(flags: argparse.Namespace) -> int:
     binaries = [find(str(path)) if len(paths) > 1 else _any(path) for path in paths]
     for binary in binaries:
         facts = _facts(binary)
+        if flags.talk and binary.can_chat:
+            facts["talks"] = _rehearsed(binary, flags.model)
         if flags.json:
             print(json.dumps(facts, ensure_ascii=False, indent=2))
         else:
             width = max(map(len, facts))
             print("\n".join(f"{key:{width}}  {one_line(str(value))}" for key, value in facts.items()))
     return 0
+
+
+def _rehearsed(binary: EngineBinary, model: str) -> str:
+    from bitnet_chat.backends.resident import ResidentBackend
+    from bitnet_chat.engine.rehearsal import rehearse
+
+    backend = ResidentBackend(config.Settings(engine=str(binary.path), model=model, temperature=0.0))
+    heard = rehearse(backend.talk())
+    return f"yes: a prompt after {heard.ready_after:.2f} s, an answer {heard.answered_after:.2f} s later"
 
 
 def _any(path: Path) -> EngineBinary:

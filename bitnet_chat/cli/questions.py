@@ -9,9 +9,9 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, TextIO
 
 from bitnet_chat import batch
 from bitnet_chat.backends import Backend
@@ -20,13 +20,20 @@ from bitnet_chat.cli.chat import reply_options
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.engine.progress import BuildProgress, ProgressLine, estimate
+from bitnet_chat.engine.progress import BuildProgress, ProgressLine
 from bitnet_chat.errors import EngineNotFound, UsageError
 from bitnet_chat.stream.sanitize import one_line, visible
 
 
-async def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> int:
+def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
+    """Reads the question now, while signals do what they always do: a read would keep the loop from hearing them."""
     conversation = Conversation().with_system(settings.system).with_user(_question(flags))
+    return _answer_one(flags, settings, configured, conversation)
+
+
+async def _answer_one(
+    flags: argparse.Namespace, settings: Settings, configured: str, conversation: Conversation
+) -> int:
     backend = ResidentBackend(settings, configured)
     options = reply_options(settings)
     try:
@@ -84,10 +91,13 @@ def _decoded(data: bytes, source: str) -> str:
         ) from None
 
 
-async def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) -> int:
-    lines = _input_lines(flags.input)
-    output_path = _output_path(flags)
-    jobs = list(batch.read_jobs(iter(lines), settings.system))
+def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
+    """Reads the input now; see :func:`answer_one`."""
+    jobs = list(batch.read_jobs(iter(_input_lines(flags.input)), settings.system))
+    return _answer_file(_output_path(flags), settings, configured, jobs)
+
+
+async def _answer_file(output_path: Path | None, settings: Settings, configured: str, jobs: list[batch.Job]) -> int:
     done = _already_done(output_path, jobs)
     todo = [job for job in jobs if job.index not in done]
     engines = _Engines(settings, configured)
@@ -118,8 +128,7 @@ def _output_path(flags: argparse.Namespace) -> Path | None:
 def _already_done(output: Path | None, jobs: list[batch.Job]) -> set[int]:
     if output is None:
         return set()
-    fields: dict[int, Mapping[str, Any]] = {job.index: job.fields for job in jobs}
-    done = batch.finished_indexes(output, fields.get)
+    done = batch.finished_indexes(output, jobs)
     if done:
         _say(f"{output} has {len(done)} of {len(jobs)} replies already: going on")
     return done
@@ -177,8 +186,9 @@ class _Bar:
 
     def advance(self, done: int, todo: int, failed: int) -> None:
         seconds = time.monotonic() - self._started
-        step = f"{done}/{todo} replies" + (f", {failed} failed" if failed else "")
-        self._line(BuildProgress(step, done, todo, seconds, estimate(done, todo, seconds)))
+        left = seconds * (todo - done) / done if done else None
+        detail = f"{done}/{todo}" + (f", {failed} failed" if failed else "")
+        self._line(BuildProgress("replies", done, todo, seconds, left, detail))
 
     def say(self, text: str) -> None:
         self.close()
@@ -199,16 +209,19 @@ def _input_lines(name: str) -> list[bytes]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path | None) -> Iterator[TextIO]:
+def _opened(path: Path | None) -> Iterator[IO[bytes]]:
     if path is None:
-        yield sys.stdout
+        yield sys.stdout.buffer
         return
     try:
-        file: IO[str] = path.open("a", encoding="utf-8", newline="\n")
+        file = path.open("ab")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-    with file:
-        yield file  # type: ignore[misc]
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # what could not be written was told when it was written
+            file.close()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def _ask(path: Path, flag: str) -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_lifeline(),
             cwd=path.parent,  # BitNet builds on Windows look for their libraries here
         )
     except OSError as error:
@@ -71,6 +73,15 @@ def _ask(path: Path, flag: str) -> str:
     finally:
         _end(process)
     return output[:_OUTPUT_LIMIT].decode("utf-8", "replace")
+
+
+def _lifeline() -> Callable[[], None] | None:
+    """What is asked may be anything, and run for ever: it ends with us all the same."""
+    if sys.platform == "win32":
+        return None
+    from bitnet_chat.engine.child.lifeline import preparer
+
+    return preparer()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

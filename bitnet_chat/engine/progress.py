@@ -36,6 +36,8 @@ class BuildProgress:
     """Since the whole work began."""
     eta: float | None
     """Seconds until this step ends; None: too early to say."""
+    detail: str = ""
+    """Shown behind the step, and free to change within it: ``12/500``."""
 
 
 def ninja_counter(line: str) -> tuple[int, int] | None:
@@ -69,13 +71,14 @@ def duration(seconds: float) -> str:
 def line(progress: BuildProgress, width: int = 80) -> str:
     """The progress as one line of at most ``width - 1`` characters: a full line would wrap on some terminals."""
     time_text = duration(progress.seconds)
+    step = f"{progress.step} {progress.detail}".rstrip()
     if progress.total <= 0:
-        text = f"{progress.step} … {time_text}"
+        text = f"{step} … {time_text}"
     else:
         share = min(1.0, progress.done / progress.total)
         cells = int(share * _BAR_CELLS)
         bar = "#" * cells + "." * (_BAR_CELLS - cells)
-        text = f"{progress.step} [{bar}] {int(share * 100):3d} %  {time_text}"
+        text = f"{step} [{bar}] {int(share * 100):3d} %  {time_text}"
         if progress.eta is not None and progress.done < progress.total:
             text += f", about {duration(progress.eta)} left"
     return text[: max(1, width - 1)]
