@@ -267,7 +267,7 @@ def test_three_restarts_a_minute_and_then_a_clear_error(rig: Rig) -> None:
         assert len(notices(events)) == 3
         assert "4th time in 60 seconds" in str(last.error)
         # And the budget comes back: nothing is broken for good.
-        backend._session._budget = RestartBudget()
+        backend._session.keeper.budget = RestartBudget()
         assert (await ask(backend, said("say again")))[-1].text == "again"  # type: ignore[union-attr]
 
     run(rig, body)

@@ -60,7 +60,7 @@ class ResidentBackend:
         return self._model
 
     def start(self, conversation: Conversation | None = None) -> None:
-        self._session.start(conversation or Conversation().with_system(self._settings.system))
+        self._session.keeper.start(conversation or Conversation().with_system(self._settings.system))
 
     def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         return self._session.reply(conversation, options or ReplyOptions())
@@ -124,7 +124,7 @@ class ResidentBackend:
                 ) from None
         if header.chat_template:
             return header.chat_template, f"of {header.label}"
-        self._session.notify(
+        self._session.keeper.notify(
             f"{header.label} brings no chat template: using {DEFAULT}; --chat-template NAME takes another"
         )
         return TEMPLATES[DEFAULT], DEFAULT

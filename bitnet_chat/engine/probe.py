@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,16 +88,13 @@ def _lifeline() -> Callable[[], None] | None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """The process and all that it started."""
-    if sys.platform == "win32":
-        process.kill()
-    else:
-        import contextlib
-        import signal
-
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
             os.killpg(process.pid, signal.SIGKILL)
-    if process.stdout is not None:
-        process.stdout.close()
+    assert process.stdout is not None
+    process.stdout.close()
     process.wait()
 
 

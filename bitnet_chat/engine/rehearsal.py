@@ -7,6 +7,7 @@ speaks here and not in a chat is our mistake, what is silent here is the engine'
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class Rehearsal:
 
 def rehearse(talk: Talk) -> Rehearsal:
     """Ask :data:`QUESTION` without any history. Raises EngineDied when there is no answer in time."""
-    if not pty_is_available():
+    if sys.platform == "win32" or not pty_is_available():
         raise UsageError("a rehearsal needs a pseudo-terminal, which this platform does not have")
     import tty
 

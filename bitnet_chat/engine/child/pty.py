@@ -27,6 +27,7 @@ from ptyprocess import PtyProcess  # noqa: E402
 _CHUNK = 1 << 16
 _ONE_TURN = 1 << 18  # bytes taken in one go, so that a flood does not keep the loop from anything else
 _READ_ERRORS = (BlockingIOError, InterruptedError)
+_SILENCE = 0.5  # seconds without output after which the log is watched again
 
 
 class PtyChild:
@@ -63,6 +64,8 @@ class PtyChild:
             os.set_blocking(descriptor, False)
         loop.add_reader(self._terminal, self._read_output)
         loop.add_reader(self._log, self.drain_log)
+        self._log_is_watched = True
+        self._spoke = False
         threading.Thread(target=self._wait, name=f"wait-{self.pid}", daemon=True).start()
 
     def write(self, data: bytes) -> None:
@@ -94,7 +97,26 @@ class PtyChild:
         if data is None:
             self._loop.remove_reader(self._terminal)
         elif data:
+            # An engine that tells every token in its log would wake us three times for each: while words come, the
+            # log is read along with them and not watched.
+            if self._log_is_watched:
+                self._log_is_watched = False
+                self._loop.remove_reader(self._log)
+                self._loop.call_later(_SILENCE, self._watch_log)
+            self._spoke = True
+            self.drain_log()
             self._sink.output(data)
+
+    def _watch_log(self) -> None:
+        """Without this, an engine that only logs would fill the pipe and then wait for ever."""
+        if not self._open:
+            return
+        if self._spoke:
+            self._spoke = False
+            self._loop.call_later(_SILENCE, self._watch_log)
+        else:
+            self._log_is_watched = True
+            self._loop.add_reader(self._log, self.drain_log)
 
     @staticmethod
     def _read(descriptor: int) -> bytes | None:

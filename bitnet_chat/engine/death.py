@@ -1,0 +1,55 @@
+"""How an engine died, in words, and the errors that follow from it."""
+
+from __future__ import annotations
+
+import signal
+
+from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, ModelError
+
+_REMEDY = "its log says more; a smaller model or --ctx needs less memory"
+
+
+def describe(process: EngineProcess) -> str:
+    """What happened to a process, to be put behind "the engine"."""
+    code = process.exit_code
+    if process.out_of_step or code is None:
+        return "went out of step"
+    if code >= 0:
+        return f"ended by itself (exit code {code})"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed ({name})" + (": out of memory?" if name == "SIGKILL" else "")
+
+
+def too_often(process: EngineProcess, limit: int, window: float) -> EngineDied:
+    """It died once more than it may be restarted."""
+    return EngineDied(
+        f"the engine {describe(process)}, for the {limit + 1}th time in {window:g} seconds",
+        remedy=_REMEDY,
+        detail=process.log.tail(),
+    )
+
+
+def while_loading(process: EngineProcess) -> BitnetChatError:
+    """It died before it could say anything: its model's fault if it ended by itself."""
+    tail = process.log.tail()
+    if process.exit_code is not None and process.exit_code < 0:
+        return EngineDied(f"the engine {describe(process)} while it loaded", remedy=_REMEDY, detail=tail)
+    return ModelError(
+        "the engine could not load the model",
+        remedy="its log says why; bitnet-chat engine list shows other engines, -m FILE takes another model",
+        detail=tail,
+    )
+
+
+def too_long(process: EngineProcess) -> ContextOverflow:
+    """A message that does not fit even when everything before it is left out."""
+    window = f" of {process.meter.context_size} tokens" if process.meter.context_size else ""
+    return ContextOverflow(
+        f"the message does not fit into the context window{window}",
+        remedy="shorten it, or give a larger --ctx where the model allows it",
+        detail=process.log.tail(3),
+    )

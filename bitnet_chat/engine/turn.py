@@ -1,0 +1,58 @@
+"""The account of one turn: what arrived, when, and how many tokens it was."""
+
+from __future__ import annotations
+
+import time
+
+from bitnet_chat.engine.meter import Meter
+from bitnet_chat.events import Stats
+from bitnet_chat.stream.framer import TurnEnd
+
+
+class Turn:
+    """``sent``: the monotonic second at which the user's message was given to us."""
+
+    def __init__(self, meter: Meter, sent: float) -> None:
+        self.text = ""
+        self.error = ""
+        self.end: TurnEnd | None = None
+        self.sent = sent
+        self.first: float | None = None
+        """When the first character arrived."""
+        self._ended: float | None = None
+        self._arrivals = 0
+        self._meter = meter
+
+    @property
+    def tokens(self) -> int:
+        """As the engine counts; where it does not tell, by what arrived: several tokens may come in one piece, and
+        one of them makes about four characters."""
+        if self._meter.tokens is not None:
+            return self._meter.tokens
+        return max(self._arrivals, len(self.text) // 4)
+
+    @property
+    def at_least(self) -> int:
+        """For limits: never more than there were, so that no reply is cut before its time."""
+        return self._meter.tokens if self._meter.tokens is not None else self._arrivals
+
+    def arrived(self) -> None:
+        """Some of the reply came, however much."""
+        self._arrivals += 1
+        if self.first is None:
+            self.first = time.monotonic()
+
+    def over(self) -> None:
+        self._ended = time.monotonic()
+
+    def stats(self) -> Stats:
+        meter = self._meter
+        return Stats(
+            prompt_tokens=meter.prompt_tokens,
+            tokens=self.tokens,
+            time_to_first_token=None if self.first is None else self.first - self.sent,
+            seconds=(self._ended or time.monotonic()) - self.sent,
+            context_used=meter.context_used,
+            context_size=meter.context_size,
+            exact=meter.tokens is not None,
+        )
