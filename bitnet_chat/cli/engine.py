@@ -11,8 +11,9 @@ from pathlib import Path
 from bitnet_chat import config
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.find import Candidate, candidates, find
-from bitnet_chat.errors import EngineNotFound, FinishReason
+from bitnet_chat.errors import EngineNotFound, FinishReason, UsageError
 from bitnet_chat.stream.sanitize import one_line
 
 
@@ -93,6 +94,8 @@ def _probe(flags: argparse.Namespace) -> int:
 
 
 def _rehearsed(binary: EngineBinary, model: str) -> str:
+    if not pty_is_available():
+        raise UsageError("--talk needs a pseudo-terminal, which this platform does not have")
     from bitnet_chat.backends.resident import ResidentBackend
     from bitnet_chat.engine.rehearsal import rehearse
 

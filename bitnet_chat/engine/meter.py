@@ -69,7 +69,8 @@ class Meter:
                 if self._sampled == 1 and self.context_used is not None:
                     self.prompt_tokens = self.context_used - self._before
         elif "eval time" in line:
-            if evaluated := _EVALUATED.search(line):
+            # A classic engine tells it when it ends, of all its turns together.
+            if self._sampled < 0 and (evaluated := _EVALUATED.search(line)):
                 if evaluated.group(1):
                     self.prompt_tokens = int(evaluated.group(2))
                 else:

@@ -81,9 +81,10 @@ def _lifeline() -> Callable[[], None] | None:
     """What is asked may be anything, and run for ever: it ends with us all the same."""
     if sys.platform == "win32":
         return None
-    from bitnet_chat.engine.child.lifeline import preparer
+    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+        from bitnet_chat.engine.child.lifeline import preparer
 
-    return preparer()
+        return preparer()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -87,6 +87,7 @@ class EngineProcess:
         self._decoder = Utf8Decoder()
         self._frames: deque[Frame] = deque()
         self._changed = asyncio.Event()
+        self._gone = asyncio.Event()  # its own: who waits for the end need not wake up for each token
         self._deadline: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
         self._heard_at = self.started_at
@@ -159,9 +160,8 @@ class EngineProcess:
 
     async def gone(self) -> int:
         """Wait for its end; gives the exit code."""
-        while self.exit_code is None:
-            self._changed.clear()
-            await self._changed.wait()
+        await self._gone.wait()
+        assert self.exit_code is not None
         return self.exit_code
 
     async def log_is_level(self) -> None:
@@ -190,6 +190,7 @@ class EngineProcess:
         self._cancel_timers()
         self._forget_prompt_file()
         self._move(Signal.EXIT)
+        self._gone.set()
 
     # In between
 

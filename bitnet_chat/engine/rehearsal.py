@@ -7,14 +7,15 @@ speaks here and not in a chat is our mistake, what is silent here is the engine'
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import dataclass
 
+import pexpect
+
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.child import pty_is_available
+from bitnet_chat.engine.child.lifeline import preparer
 from bitnet_chat.engine.dialects import Talk
-from bitnet_chat.errors import EngineDied, UsageError
+from bitnet_chat.errors import EngineDied
 from bitnet_chat.stream.framer import RESET, USER_INPUT
 
 QUESTION = "hello"
@@ -34,20 +35,11 @@ class Rehearsal:
 
 def rehearse(talk: Talk) -> Rehearsal:
     """Ask :data:`QUESTION` without any history. Raises EngineDied when there is no answer in time."""
-    if sys.platform == "win32" or not pty_is_available():
-        raise UsageError("a rehearsal needs a pseudo-terminal, which this platform does not have")
-    import tty
-
-    import pexpect
-
-    from bitnet_chat.engine.child.lifeline import preparer
-
     launch = talk.launch(Conversation())
     path, *flags = launch.argv
-    prepare = preparer()
+    prepare = preparer(raw_terminal=True)
 
     def in_child() -> None:
-        tty.setraw(0)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         prepare()
 

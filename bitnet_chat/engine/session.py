@@ -170,8 +170,7 @@ class Session:
                 elif isinstance(frame, TurnEnd):
                     turn.end = frame
             if text:
-                turn.arrived()
-                turn.text += text
+                turn.arrived(text)
                 yield TextDelta(text)
             if limit is not None and turn.end is None and turn.at_least >= limit:
                 self.interrupt(FinishReason.LENGTH)

@@ -13,7 +13,7 @@ class Turn:
     """``sent``: the monotonic second at which the user's message was given to us."""
 
     def __init__(self, meter: Meter, sent: float) -> None:
-        self.text = ""
+        self._parts: list[str] = []
         self.error = ""
         self.end: TurnEnd | None = None
         self.sent = sent
@@ -22,6 +22,13 @@ class Turn:
         self._ended: float | None = None
         self._arrivals = 0
         self._meter = meter
+
+    @property
+    def text(self) -> str:
+        """The reply so far. Put together when asked for: adding each piece to a long one would copy it each time."""
+        if len(self._parts) > 1:
+            self._parts = ["".join(self._parts)]
+        return self._parts[0] if self._parts else ""
 
     @property
     def tokens(self) -> int:
@@ -36,9 +43,11 @@ class Turn:
         """For limits: never more than there were, so that no reply is cut before its time."""
         return self._meter.tokens if self._meter.tokens is not None else self._arrivals
 
-    def arrived(self) -> None:
-        """Some of the reply came, however much."""
+    def arrived(self, text: str = "") -> None:
+        """Some of the reply came, however much; ``text`` of it is not thinking."""
         self._arrivals += 1
+        if text:
+            self._parts.append(text)
         if self.first is None:
             self.first = time.monotonic()
 

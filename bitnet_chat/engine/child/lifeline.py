@@ -10,8 +10,12 @@ from collections.abc import Callable
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def preparer() -> Callable[[], None]:
-    """A function to be run in the child. Everything it needs is looked up now: after fork, the less the better."""
+def preparer(*, raw_terminal: bool = False) -> Callable[[], None]:
+    """A function to be run in the child. Everything it needs is looked up now: after fork, the less the better.
+
+    ``raw_terminal``: standard input is a terminal, and its line discipline is to leave every byte alone.
+    """
+    make_raw = _raw_mode() if raw_terminal else None
     parent = os.getpid()
     die_with_parent = _linux_death_signal()
     # Python ignores SIGPIPE, and a background shell may have SIGINT ignored; an ignored signal stays so over exec.
@@ -21,12 +25,23 @@ def preparer() -> Callable[[], None]:
     def prepare() -> None:
         for number in signals:
             signal.signal(number, signal.SIG_DFL)
+        if make_raw is not None:
+            make_raw()
         if die_with_parent is not None:
             die_with_parent()
             if os.getppid() != parent:  # it died before the request was made
                 os._exit(0)
 
     return prepare
+
+
+def _raw_mode() -> Callable[[], None] | None:
+    if sys.platform == "win32":
+        return None
+    else:  # noqa: RET505  # without it the checker takes the rest for dead code on other platforms
+        import tty
+
+        return lambda: tty.setraw(0)
 
 
 def _linux_death_signal() -> Callable[[], None] | None:

@@ -20,8 +20,6 @@ from bitnet_chat.engine.child.lifeline import preparer
 
 assert sys.platform != "win32"
 
-import tty  # noqa: E402
-
 from ptyprocess import PtyProcess  # noqa: E402
 
 _CHUNK = 1 << 16
@@ -39,11 +37,10 @@ class PtyChild:
     def __init__(self, argv: Sequence[str], sink: Sink, loop: asyncio.AbstractEventLoop, cwd: Path | None) -> None:
         self._sink, self._loop = sink, loop
         self._log, log_end = os.pipe()
-        prepare = preparer()
+        prepare = preparer(raw_terminal=True)
 
         def in_child() -> None:
             os.dup2(log_end, 2)
-            tty.setraw(0)
             prepare()
 
         try:
