@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from intents import INTENTS, Intent
+from unseen import UNSEEN_QUESTIONS
 from wordings import BLIND_QUESTIONS
 
 OPENINGS = (
@@ -653,6 +654,8 @@ def heldout_questions() -> Iterator[dict[str, object]]:
             for wording in map(str.strip, wordings):
                 text = wording[0].upper() + wording[1:]
                 yield {"prompt": text, "expect": list(intent.expect), "intent": intent.name, "set": number}
+    for wording, expect in UNSEEN_QUESTIONS:
+        yield {"prompt": wording, "expect": list(expect), "intent": "", "set": 3}
 
 
 HELDOUT_WORDINGS = frozenset(normalised(str(row["prompt"])) for row in heldout_questions())
