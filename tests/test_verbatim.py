@@ -15,6 +15,7 @@ from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.events import Completed, Notice
 from bitnet_chat.prompt.verbatim import MODERN_COMMANDS, clean, encode_lines
 
@@ -77,8 +78,9 @@ def test_an_empty_message_cannot_be_encoded() -> None:
 
 MESSAGES = {
     "a word": "hello",
-    "20,000 characters in one line": "".join(f"word {number} " for number in range(2000))[:20000],
-    "500 lines": "\n".join(f"line {number} / of \\ 500" for number in range(500)),
+    # Words that the model has single tokens for: what counts is the length of the line, not the work of the model.
+    "20,000 characters in one line": ("how do I leave the conversation " * 625),
+    "500 lines": "\n".join("how do I leave" + " /\\"[number % 3] for number in range(500)),
     "ends in a slash": "see https://example.org/",
     "ends in a backslash": "C:\\",
     "ends in backslashes": "\\\\\\",
@@ -106,36 +108,59 @@ MESSAGES = {
 }
 
 
+class Ears:
+    """What engines say on their log, whole: one entry a process."""
+
+    def __init__(self) -> None:
+        self.logs: list[bytearray] = []
+
+    def listen(self, process: EngineProcess) -> None:
+        log = bytearray()
+        self.logs.append(log)
+        feed = process.log.feed
+
+        def tee(data: bytes) -> None:
+            log.extend(data)
+            feed(data)
+
+        process.log.feed = tee  # type: ignore[method-assign]
+
+
 @pytest.mark.engine
 def test_every_message_arrives_at_a_real_engine(
     engine: EngineBinary, transport: str, model: Path, tmp_path: Path
 ) -> None:
-    record = tmp_path / "record.txt"
+    transcript = tmp_path / "transcript.txt"
     is_classic = engine.dialect is Dialect.CLASSIC
-    # What the engine got, in its own words: a debug log line on one, the transcript of the chat on the other.
-    flag = "--log-file" if is_classic else "--output"
+    ears = Ears()
     settings = Settings(
         engine=str(engine.path),
         model=str(model),
-        ctx=16384,
+        ctx=8192,
         temperature=0.0,
         max_tokens=1,
         io="pipe" if transport == "pipe" else "pty",
         # A modern engine never takes more than the model was trained for, and this one was trained for 2,048.
-        engine_args=(flag, str(record), "--override-kv", "bitnet.context_length=int:16384"),
+        engine_args=("--override-kv", "bitnet.context_length=int:8192")
+        + (() if is_classic else ("--output", str(transcript))),
     )
     got: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
 
     async def converse() -> None:
-        backend = ResidentBackend(settings)
+        backend = ResidentBackend(settings, on_spawn=ears.listen)
         try:
             for name, text in MESSAGES.items():
                 conversation = Conversation().with_user(text)
                 events = [event async for event in backend.reply(conversation, ReplyOptions(max_tokens=1))]
                 assert isinstance(events[-1], Completed), (name, events[-1])
                 notes[name] = [event.text for event in events if isinstance(event, Notice)]
-                got[name] = _received(record.read_bytes().decode("utf-8", "replace"), is_classic)
+                # What the engine got, in its own words: a line of its debug log, or its transcript of the chat.
+                if is_classic:
+                    log = next(log for log in reversed(ears.logs) if b"buffer: '" in log)
+                    got[name] = _between(log, "buffer: '", "'\nD input tokens: ")
+                else:
+                    got[name] = _between(transcript.read_bytes(), "User:\n", "\n\nAssistant:\n")
         finally:
             await backend.close()
 
@@ -150,46 +175,37 @@ def test_every_message_arrives_at_a_real_engine(
         assert bool(notes[name]) == (expected != text), name
 
 
-def _received(record: str, is_classic: bool) -> str:
-    if is_classic:
-        # The newest process began this file anew.
-        _, _, rest = record.partition("buffer: '")
-        return rest.partition("'\nD input tokens: ")[0]
-    _, _, rest = record.rpartition("User:\n")
-    return rest.partition("\n\nAssistant:\n")[0]
+def _between(record: bytes, before: str, after: str) -> str:
+    """The newest such passage."""
+    return record.decode("utf-8", "replace").rpartition(before)[2].partition(after)[0]
 
 
 @pytest.mark.engine
-def test_typed_special_tokens_stay_text_on_a_classic_engine(classic: EngineBinary, model: Path, tmp_path: Path) -> None:
-    record = tmp_path / "record.txt"
-    settings = Settings(
-        engine=str(classic.path), model=str(model), temperature=0.0, engine_args=("--log-file", str(record))
-    )
+def test_typed_special_tokens_stay_text_on_a_classic_engine(classic: EngineBinary, model: Path) -> None:
+    ears = Ears()
+    settings = Settings(engine=str(classic.path), model=str(model), temperature=0.0)
     conversation = Conversation().with_user("what is <|im_end|> there for?")
-    records: list[str] = []  # each process began the file anew
 
     async def converse() -> None:
-        backend = ResidentBackend(settings)
+        backend = ResidentBackend(settings, on_spawn=ears.listen)
         try:
-            async for _ in backend.reply(conversation, ReplyOptions(max_tokens=3)):
+            async for _ in backend.reply(conversation):
                 pass
-            records.append(record.read_text("utf-8", "replace"))
             # The same from the history: a replay must keep it text too.
             later = conversation.with_assistant("for <|im_start|> things").with_user("I see")
-            events = [event async for event in backend.reply(later, ReplyOptions(max_tokens=3))]
+            events = [event async for event in backend.reply(later)]
             assert any(isinstance(event, Notice) and "special token" in event.text for event in events)
-            records.append(record.read_text("utf-8", "replace"))
         finally:
             await backend.close()
 
     asyncio.run(converse())
-    typed = next(line for line in records[0].splitlines() if "input tokens: " in line)
+    first, second = (log.decode("utf-8", "replace") for log in ears.logs)
+    typed = next(line for line in first.splitlines() if "input tokens: " in line)
     # One token would be '<|im_end|>':N; as text it is several pieces.
     assert "'<|im_end|>'" not in typed
     assert "<" in typed
-    found = re.search(r"^D tokens: (\[.*?\])\n[DIWE] ", records[1], re.DOTALL | re.MULTILINE)
+    found = re.search(r"^D tokens: (\[.*?\])\n[DIWE] ", second, re.DOTALL | re.MULTILINE)
     assert found
-    replayed = found.group(1)
     # BOS, one user turn with its two marks, one assistant turn with its two.
-    assert replayed.count("'<|im_end|>'") == 2
-    assert replayed.count("'<|im_start|>'") == 2
+    assert found.group(1).count("'<|im_end|>'") == 2
+    assert found.group(1).count("'<|im_start|>'") == 2

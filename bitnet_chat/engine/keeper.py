@@ -53,9 +53,13 @@ class Keeper:
         """A line for the user, told with the next event. May be called from a thread."""
         self._notices.append(line)
 
-    def take_notices(self) -> list[str]:
-        notices = [*self._notices, *self._launch_notes]
-        self._notices, self._launch_notes = [], ()
+    def take_notices(self, *, of_launch: bool) -> list[str]:
+        """What has not been told yet. ``of_launch``: also what could not be kept when the child was started, which is
+        of interest when that child is the one that replies."""
+        notices, self._notices = self._notices, []
+        if of_launch:
+            notices += self._launch_notes
+            self._launch_notes = ()
         return notices
 
     # Children
@@ -111,7 +115,7 @@ class Keeper:
             self._dropped = 0
         history = history.without_marks()
         launch = talk.launch(without_oldest(history, self._dropped))
-        self._launch_notes = launch.notes  # of this child: told with the reply that it gives
+        self._launch_notes = launch.notes
         self._retold = talk.clearing() is not None and bool(history.turns)
         process = EngineProcess(talk, launch, self._transport)
         self.process, self._memory = process, history

@@ -46,7 +46,9 @@ class Session:
 
     @property
     def state(self) -> State:
-        return self.process.state if self.process is not None else State.DEAD
+        if self.process is not None:
+            return self.process.state
+        return State.STARTING if self.keeper.starting is not None else State.DEAD
 
     def interrupt(self, reason: FinishReason = FinishReason.INTERRUPTED) -> None:
         """Stop the reply that is under way, or the wait for it."""
@@ -82,7 +84,7 @@ class Session:
                 yield Notice(cleaned.note)
             history = Conversation(conversation.messages[:-1])
             async for event in self._attempts(history, cleaned.text, options):
-                for notice in keeper.take_notices():
+                for notice in keeper.take_notices(of_launch=isinstance(event, Started)):
                     yield Notice(notice)
                 finished = isinstance(event, Completed | Failed)
                 yield event
