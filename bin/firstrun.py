@@ -17,8 +17,8 @@ from pathlib import Path
 import launcher
 
 from bitnet_chat.engine import diagnosis, job, lock
-from bitnet_chat.engine.progress import BuildProgress, ProgressLine
 from bitnet_chat.errors import BitnetChatError, BuildError
+from bitnet_chat.progress import Progress, ProgressLine
 
 VENV = Path(launcher.VENV)
 LOG = VENV / "setup.log"
@@ -90,7 +90,7 @@ class _Setup:
         self._tick()
 
     def _tick(self) -> None:
-        self.show(BuildProgress(self.step, *self.counter, time.monotonic() - self.began, None))
+        self.show(Progress(self.step, *self.counter, time.monotonic() - self.began, None))
 
     def _stamp(self, done: set[str]) -> None:
         new = Path(launcher.STAMP + ".new")

@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 _HOPELESS = 3  # deaths in a row after which the rest is left for another time
 
 
-class Progress(Protocol):
+class Tracker(Protocol):
     """Who shows how far a batch is. ``todo`` counts what this run has to do."""
 
     def advance(self, done: int, todo: int, failed: int) -> None: ...
@@ -223,7 +223,7 @@ async def run(
     backend_for: Callable[[Conversation], Backend],
     options: ReplyOptions,
     say: Say,
-    progress: Progress,
+    progress: Tracker,
     stopped: Callable[[], bool],
 ) -> FinishReason:
     """Answers ``jobs`` in order, each written as it is finished. Gives what went wrong first, or STOP.

@@ -2,8 +2,9 @@
 """A classic or modern engine for faults and timing: it writes what the recordings of the real ones show.
 
 What it does is told by the message it gets; see ``ANSWERS``. Each launch appends a JSON object with its arguments and
-prompt to the file named by ``FAKE_ENGINE_RECORD``. It can be had unordered (BitNet 2024: the colour before the
-in-prefix) with ``FAKE_ENGINE_UNORDERED``, and modern with ``FAKE_ENGINE_MODERN``.
+prompt to the file named by ``FAKE_ENGINE_RECORD``, each message a line to ``FAKE_ENGINE_HEARD``. It can be had
+unordered (BitNet 2024: the colour before the in-prefix) with ``FAKE_ENGINE_UNORDERED``, and modern with
+``FAKE_ENGINE_MODERN``.
 """
 
 import argparse
@@ -88,7 +89,11 @@ class Engine:
     def run(self) -> None:
         self.log("I generate: n_ctx = 2048, n_batch = 2048")
         self.prompt("first")
+        heard = os.environ.get("FAKE_ENGINE_HEARD")
         while (message := self.read()) is not None:
+            if heard:
+                with Path(heard).open("a") as file:
+                    file.write(json.dumps(message) + "\n")
             if MODERN and message.startswith("/exit"):
                 return
             if MODERN and not message:

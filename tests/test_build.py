@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from bitnet_chat.engine import build, manifest, pip, source, toolchain
-from bitnet_chat.engine.progress import BuildProgress
 from bitnet_chat.errors import BuildError
+from bitnet_chat.progress import Progress
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with a #! line")
 
@@ -38,8 +38,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "engine"
 
 
-def steps(home: Path, **options: object) -> list[BuildProgress]:
-    seen: list[BuildProgress] = []
+def steps(home: Path, **options: object) -> list[Progress]:
+    seen: list[Progress] = []
     folder = build.install(home=home, on_progress=seen.append, **options)  # type: ignore[arg-type]
     assert folder == home / VERSION
     return seen

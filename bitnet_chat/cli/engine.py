@@ -132,7 +132,7 @@ def _install(flags: argparse.Namespace) -> int:
         except EngineNotFound:
             pass
     from bitnet_chat.engine import build
-    from bitnet_chat.engine.progress import ProgressLine
+    from bitnet_chat.progress import ProgressLine
 
     line = ProgressLine(sys.stderr)
     try:

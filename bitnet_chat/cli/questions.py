@@ -16,12 +16,12 @@ from typing import IO, TextIO
 from bitnet_chat import batch
 from bitnet_chat.backends import Backend
 from bitnet_chat.backends.resident import ResidentBackend
-from bitnet_chat.cli.chat import reply_options
+from bitnet_chat.cli.limits import reply_options
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.engine.progress import BuildProgress, ProgressLine
 from bitnet_chat.errors import EngineNotFound, UsageError
+from bitnet_chat.progress import Progress, ProgressLine
 from bitnet_chat.stream.sanitize import one_line, visible
 
 
@@ -188,7 +188,7 @@ class _Bar:
         seconds = time.monotonic() - self._started
         left = seconds * (todo - done) / done if done else None
         detail = f"{done}/{todo}" + (f", {failed} failed" if failed else "")
-        self._line(BuildProgress("replies", done, todo, seconds, left, detail))
+        self._line(Progress("replies", done, todo, seconds, left, detail))
 
     def say(self, text: str) -> None:
         self.close()

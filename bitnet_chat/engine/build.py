@@ -25,11 +25,11 @@ from pathlib import Path
 
 from bitnet_chat import paths
 from bitnet_chat.engine import diagnosis, job, lock, manifest, publication, source, toolchain
-from bitnet_chat.engine.progress import BuildProgress, estimate, ninja_counter
 from bitnet_chat.engine.source import DEFAULT
 from bitnet_chat.errors import BuildError
+from bitnet_chat.progress import Progress, estimate, ninja_counter
 
-__all__ = ["DEFAULT", "TARGETS", "BuildProgress", "install", "installed"]
+__all__ = ["DEFAULT", "TARGETS", "Progress", "install", "installed"]
 
 TARGETS = ("llama-completion", "llama-cli", "llama-server")
 
@@ -52,7 +52,7 @@ def install(
     *,
     version: str = DEFAULT,
     targets: Sequence[str] = TARGETS,
-    on_progress: Callable[[BuildProgress], None] = lambda progress: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     home: Path | None = None,
 ) -> Path:
     """Builds the engine unless it is there, and returns the folder of its programs. Takes minutes; blocks.
@@ -72,7 +72,7 @@ def install(
 class _Clock:
     """Knows when the build and its current step began."""
 
-    def __init__(self, on_progress: Callable[[BuildProgress], None]) -> None:
+    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
         self._tell = on_progress
         self._began = self._step_began = time.monotonic()
         self._step = ""
@@ -93,7 +93,7 @@ class _Clock:
 
     def tick(self) -> None:
         eta = estimate(self._done, self._total, time.monotonic() - self._step_began)
-        self._tell(BuildProgress(self._step, self._done, self._total, self.seconds, eta))
+        self._tell(Progress(self._step, self._done, self._total, self.seconds, eta))
 
 
 class _Build:

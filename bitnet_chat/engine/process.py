@@ -76,7 +76,7 @@ class EngineProcess:
         self.log = EngineLog(self.meter.line)
         self.exit_code: int | None = None
         self.was_stopped = False
-        """True once this process was interrupted: its death is then no surprise."""
+        """True from an interrupt until the engine has survived it: its death is then no surprise."""
         self.out_of_step = False
         """True once it said something that nobody had asked for."""
         self.started_at = time.monotonic()
@@ -90,6 +90,7 @@ class EngineProcess:
         self._gone = asyncio.Event()  # its own: who waits for the end need not wake up for each token
         self._deadline: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
+        self._survival: asyncio.TimerHandle | None = None
         self._heard_at = self.started_at
         self._prompt_file: Path | None = None
         self._loop = asyncio.get_running_loop()
@@ -108,7 +109,7 @@ class EngineProcess:
     def send(self, text: str) -> None:
         """Hand over a message that is clean and not empty; the state must be idle."""
         self._move(Signal.SEND)
-        self.was_stopped = False
+        self._survived()
         data = self._talk.message(self._lead + text, self._framer)
         self._lead = ""
         self.meter.sent()
@@ -203,6 +204,8 @@ class EngineProcess:
                 self._forget_prompt_file()
             elif isinstance(frame, TurnEnd):
                 self._cancel_timers()
+                if self.was_stopped:  # the signal may still be on its way
+                    self._survival = self._loop.call_later(_STOP_WITHIN, self._survived)
                 self._frames.append(frame)
                 self._move(Signal.TURN_END)
             elif isinstance(frame, Stray):
@@ -231,10 +234,16 @@ class EngineProcess:
             self._silence = self._loop.call_later(_SETTLE_AFTER - silent, self._settle)
 
     def _cancel_timers(self) -> None:
-        for timer in (self._deadline, self._silence):
+        for timer in (self._deadline, self._silence, self._survival):
             if timer is not None:
                 timer.cancel()
-        self._deadline = self._silence = None
+        self._deadline = self._silence = self._survival = None
+
+    def _survived(self) -> None:
+        if self._survival is not None:
+            self._survival.cancel()
+            self._survival = None
+        self.was_stopped = False
 
     def _command(self, launch: Launch) -> list[str]:
         argv = list(launch.argv)

@@ -151,11 +151,12 @@ class ClassicFramer:
 
     def _reply(self, text: str, frames: list[Frame]) -> None:
         if self._first:
-            if _OVERFLOW_NOISE.startswith(text) and text != _OVERFLOW_NOISE:
+            while text.startswith(_OVERFLOW_NOISE):  # once for each context window that the message would fill
+                text = text.removeprefix(_OVERFLOW_NOISE)
+            if _OVERFLOW_NOISE.startswith(text):
                 self._held = text
                 return
             self._first = False
-            text = text.removeprefix(_OVERFLOW_NOISE)
         if self._ordered:
             end = text.find(self._end)
             if end >= 0:

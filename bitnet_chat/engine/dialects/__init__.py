@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.prompt.template import ChatTemplate
 from bitnet_chat.stream.framer import Framer
+
+if TYPE_CHECKING:
+    from bitnet_chat.prompt.template import ChatTemplate
 
 __all__ = ["EngineOptions", "Launch", "Talk", "talk_for"]
 

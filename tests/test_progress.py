@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.engine.progress import BuildProgress, ProgressLine, duration, estimate, line, ninja_counter
+from bitnet_chat.progress import Progress, ProgressLine, duration, estimate, line, ninja_counter
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_duration() -> None:
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 200), st.one_of(st.none(), st.floats(0, 1e6)))
 def test_a_progress_line_fits(done: int, total: int, width: int, eta: float | None) -> None:
-    text = line(BuildProgress("Compiling llama.cpp", done, total, 12.0, eta), width)
+    text = line(Progress("Compiling llama.cpp", done, total, 12.0, eta), width)
     assert len(text) <= max(1, width - 1)
     assert text.isprintable()
 
 
-def moments() -> list[BuildProgress]:
-    compiling = [BuildProgress("Compiling", n, 216, float(n), 216.0 - n) for n in range(217)]
-    return [BuildProgress("Downloading", 0, 0, 0.0, None), BuildProgress("Downloading", 0, 0, 1.0, None), *compiling]
+def moments() -> list[Progress]:
+    compiling = [Progress("Compiling", n, 216, float(n), 216.0 - n) for n in range(217)]
+    return [Progress("Downloading", 0, 0, 0.0, None), Progress("Downloading", 0, 0, 1.0, None), *compiling]
 
 
 def test_without_a_terminal_there_are_plain_lines_for_steps_and_tenths() -> None:
@@ -88,5 +88,5 @@ def test_on_a_terminal_one_line_is_redrawn_and_ended() -> None:
 def test_a_stream_that_cannot_say_everything_gets_the_rest() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
-    ProgressLine(stream)(BuildProgress("Downloading", 0, 0, 0.0, None))
+    ProgressLine(stream)(Progress("Downloading", 0, 0, 0.0, None))
     assert raw.getvalue().startswith(b"Downloading ? 0 s")

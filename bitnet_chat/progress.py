@@ -24,8 +24,8 @@ _BAR_CELLS = 24
 
 
 @dataclass(frozen=True, slots=True)
-class BuildProgress:
-    """One moment of a build."""
+class Progress:
+    """One moment of a long piece of work."""
 
     step: str
     """What is being done, fit to be shown: ``Compiling llama.cpp``."""
@@ -68,7 +68,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def line(progress: BuildProgress, width: int = 80) -> str:
+def line(progress: Progress, width: int = 80) -> str:
     """The progress as one line of at most ``width - 1`` characters: a full line would wrap on some terminals."""
     time_text = duration(progress.seconds)
     step = f"{progress.step} {progress.detail}".rstrip()
@@ -97,10 +97,10 @@ class ProgressLine:
         self._stream = stream
         self._terminal = terminal
         self._drawn = 0  # characters on the line that is being redrawn
-        self._last: BuildProgress | None = None
+        self._last: Progress | None = None
         self._redrawn_at = 0.0
 
-    def __call__(self, progress: BuildProgress) -> None:
+    def __call__(self, progress: Progress) -> None:
         last, self._last = self._last, progress
         new_step = last is None or last.step != progress.step
         if self._terminal:
@@ -115,7 +115,7 @@ class ProgressLine:
             self._write("\n")
             self._drawn = 0
 
-    def _redraw(self, progress: BuildProgress, ended: BuildProgress | None, new_step: bool) -> None:
+    def _redraw(self, progress: Progress, ended: Progress | None, new_step: bool) -> None:
         now = time.monotonic()
         if ended is not None and self._drawn:
             self._put(ended)  # the last state of a step may not have been drawn
@@ -125,7 +125,7 @@ class ProgressLine:
             self._put(progress)
             self._redrawn_at = now
 
-    def _put(self, progress: BuildProgress) -> None:
+    def _put(self, progress: Progress) -> None:
         text = line(progress, shutil.get_terminal_size().columns)
         self._write("\r" + text + " " * (self._drawn - len(text)))
         self._drawn = len(text)
@@ -136,5 +136,5 @@ class ProgressLine:
         self._stream.flush()
 
 
-def _tenth(progress: BuildProgress) -> int:
+def _tenth(progress: Progress) -> int:
     return progress.done * 10 // progress.total if progress.total > 0 else 0
