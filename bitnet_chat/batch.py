@@ -59,6 +59,13 @@ class Answer:
         return result
 
 
+def failure(error: BitnetChatError, model: str) -> dict[str, Any]:
+    """The object that ``--json`` prints when there is no backend to ask."""
+    timings = dict.fromkeys(("prompt_tokens", "time_to_first_token", "seconds", "tokens_per_second"))
+    result: dict[str, Any] = {"reply": None, "finish_reason": error.reason.value, "tokens": 0, "timings": timings}
+    return result | {"model": model or None, "engine": None, "error": well_formed(str(error))}
+
+
 async def ask(backend: Backend, conversation: Conversation, options: ReplyOptions, say: Say) -> Answer:
     """The whole answer to a conversation."""
     async with _events(backend, conversation, options) as events:

@@ -202,6 +202,10 @@ def main() -> None:
     if "--refuse" in rest:
         print("E fake: failed to load model: unknown model architecture: 'strange'", file=sys.stderr)
         sys.exit(1)
+    if "--refuse-late" in rest:
+        if len(Path(os.environ["FAKE_ENGINE_RECORD"]).read_text().splitlines()) > 1:
+            print("E fake: the reason comes late", file=sys.stderr)
+        sys.exit(1)
     gate = os.environ.get("FAKE_ENGINE_GATE")
     if gate:  # loading lasts until somebody opens this FIFO for writing
         Path(gate).read_bytes()

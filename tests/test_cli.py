@@ -369,3 +369,14 @@ def test_nothing_is_left_in_the_folder_of_temporary_files(fake: str, tmp_path: P
     Path(missing).write_text("no folder")
     done = run("--engine", fake, "say it", TMPDIR=missing)
     assert b"Traceback" not in done.stderr
+
+
+def test_json_tells_of_a_missing_engine_and_a_bad_model(fake: str, tmp_path: Path) -> None:
+    for flags, reason, code in (
+        (("--engine", str(tmp_path / "none")), "no_engine", 3),
+        (("--engine", fake, "-m", str(tmp_path)), "bad_model", 4),
+    ):
+        done = run(*flags, "--json", "hello")
+        answer = json.loads(done.stdout)
+        assert (done.returncode, answer["finish_reason"], answer["reply"]) == (code, reason, None)
+        assert answer["error"].splitlines()[0].encode() in done.stderr

@@ -27,7 +27,7 @@ def test_the_modules_are_really_missing() -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("io", ["auto", "pty", "pipe"])
+@pytest.mark.parametrize("io", ["auto", "pty"])
 def test_one_question(engine: EngineBinary, io: str) -> None:
     flags = ("--engine", str(engine.path), "--io", io, *FLAGS)
     expected = run(*flags, "how do I leave?")

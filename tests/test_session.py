@@ -343,6 +343,31 @@ def test_a_message_larger_than_the_window(rig: Rig) -> None:
     run(rig, body)
 
 
+def test_a_message_that_can_never_fit_drops_nothing(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = Conversation()
+        for number in range(3):
+            conversation = conversation.with_user(f"say number {number}")
+            conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
+        events = await ask(backend, conversation.with_user("full"))
+        assert isinstance(events[-1], Failed) and isinstance(events[-1].error, ContextOverflow)
+        assert notices(events) == []
+        assert (await ask(backend, conversation.with_user("say short")))[-1].text == "short"  # type: ignore[union-attr]
+        assert "number 0" in rig.launches[-1]["prompt"]
+
+    run(rig, body)
+
+
+def test_an_engine_that_dies_without_a_word_is_asked_again_why(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        last = (await ask(backend, said("say hello")))[-1]
+        assert isinstance(last, Failed) and isinstance(last.error, ModelError)
+        assert "the reason comes late" in str(last.error)
+        assert len(rig.launches) == 2
+
+    run(rig, body, engine_args=("--refuse-late",))
+
+
 def test_output_that_nobody_asked_for_replaces_the_engine(rig: Rig) -> None:
     async def body(backend: ResidentBackend) -> None:
         conversation = said("stray")

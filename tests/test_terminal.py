@@ -175,9 +175,9 @@ PASTE = "".join(
 
 
 @pytest.mark.engine
-def test_a_large_paste_is_one_message(start: Start, engine: EngineBinary) -> None:
+def test_a_large_paste_is_one_message(start: Start, modern: EngineBinary) -> None:
     assert len(PASTE) > 20_000
-    terminal = start("--engine", str(engine.path), *PLAIN, "-n", "20", "--ctx", "16384", "--", *WIDE)
+    terminal = start("--engine", str(modern.path), *PLAIN, "-n", "20", "--ctx", "16384", "--", *WIDE)
     terminal.until(lambda: terminal.prompt == "")
     terminal.paste(PASTE)
     terminal.until("299. A line")
@@ -233,7 +233,7 @@ def test_turns_after_faults(start: Start, transport: str, kind: str, tmp_path: P
     generating(terminal, "story")
     terminal.send(ESC)
     terminal.ready()
-    assert "[stopped]" in terminal.after("story")
+    assert "[stopped]" in terminal.after("story").replace("\n", "")
     assert "\nafter the story\n" in f"\n{terminal.say('say after the story')}"
     terminal.say("kill so far")
     assert "so far" in terminal.after("kill so far") and "engine died" in terminal.after("kill so far")

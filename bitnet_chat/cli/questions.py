@@ -20,7 +20,7 @@ from bitnet_chat.cli.limits import reply_options
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.errors import EngineNotFound, UsageError
+from bitnet_chat.errors import BitnetChatError, EngineNotFound, UsageError
 from bitnet_chat.progress import Progress, ProgressLine
 from bitnet_chat.stream.sanitize import one_line, visible
 
@@ -34,7 +34,12 @@ def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -
 async def _answer_one(
     flags: argparse.Namespace, settings: Settings, configured: str, conversation: Conversation
 ) -> int:
-    backend = ResidentBackend(settings, configured)
+    try:
+        backend = ResidentBackend(settings, configured)
+    except BitnetChatError as error:
+        if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
+            print(json.dumps(batch.failure(error, settings.model), ensure_ascii=False))
+        raise
     options = reply_options(settings)
     try:
         with _interrupting(backend.interrupt):

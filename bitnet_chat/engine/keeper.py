@@ -43,6 +43,7 @@ class Keeper:
         self._dropped = 0
         self._notices: list[str] = []
         self._launch_notes: tuple[str, ...] = ()
+        self._overflow_note = ""
         self._starting: asyncio.Task[None] | None = None
         self._watchers: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -57,6 +58,9 @@ class Keeper:
         """What has not been told yet. ``of_launch``: also what could not be kept when the child was started, which is
         of interest when that child is the one that replies."""
         notices, self._notices = self._notices, []
+        if self._overflow_note:
+            notices.append(self._overflow_note)
+            self._overflow_note = ""
         if of_launch:
             notices += self._launch_notes
             self._launch_notes = ()
@@ -182,8 +186,18 @@ class Keeper:
         if dropped == self._dropped:
             return False
         self._dropped = dropped
-        self.notify(
+        self._overflow_note = (
             f"the context window is full: the oldest {dropped} of {len(history.turns)} messages left it"
             " (the conversation still has them)"
         )
         return True
+
+    @property
+    def dropped(self) -> int:
+        """How many of the oldest messages the child does not have."""
+        return self._dropped
+
+    def restore(self, dropped: int) -> None:
+        """Take back what :meth:`drop_oldest` did: it was not the history that was too long."""
+        self._dropped = dropped
+        self._overflow_note = ""

@@ -54,10 +54,10 @@ class Meter:
         """
         if self.tokens is None and self.context_used is not None:
             self.context_used += estimate
-        if self._sampled > 0:
-            self.tokens = self._sampled - natural
-            if self.context_used is not None and natural:
-                self.context_used += 1
+        elif self.tokens:
+            self.tokens -= natural
+        if self._sampled > 0 and self.context_used is not None:
+            self.context_used += natural  # it is evaluated with the next message
 
     def line(self, line: str) -> None:
         if "n_past" in line or "n_remain" in line:

@@ -16,7 +16,7 @@ from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.meter import tells_overflow
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.turn import Turn
-from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, UsageError
+from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.prompt.verbatim import clean
 from bitnet_chat.stream.framer import EngineError, ReplyText, ThinkingText, TurnEnd
@@ -99,6 +99,7 @@ class Session:
         """Tries until there is a reply or no hope: a death before the first word costs the user nothing but time."""
         started = time.monotonic()
         announced = False
+        dropped = self.keeper.dropped
         while True:
             try:
                 process = await self._ready(history)
@@ -122,11 +123,14 @@ class Session:
                     return
             except BitnetChatError as error:
                 self.keeper.discard()
+                if isinstance(error, ContextOverflow):  # the message alone is too long, whatever stands before it
+                    self.keeper.restore(dropped)
                 yield Failed(error)
                 return
 
     async def _ready(self, history: Conversation) -> EngineProcess | None:
         """The child, idle and in step; None when the user does not want to wait any longer."""
+        silent_deaths = 0
         if self.keeper.starting is not None:
             await self._or_stop(self.keeper.starting)
         while not self._stopped.is_set():
@@ -139,6 +143,10 @@ class Session:
                 return process
             await process.gone()
             if process.ready_after is None:
+                # llama-completion can exit before its log thread has written why: another try may say it.
+                silent_deaths += not process.log.tail()
+                if silent_deaths in (1, 2) and not process.log.tail():
+                    continue
                 if not (process.meter.overflowed and self.keeper.drop_oldest(history)):
                     raise death.too_long(process) if process.meter.overflowed else death.while_loading(process)
             elif not process.was_stopped:
@@ -186,7 +194,9 @@ class Session:
     ) -> Completed | Failed:
         """The engine ended the turn; ``conversation`` has the message, not yet the reply."""
         talk, meter = await self.keeper.talk(), process.meter
-        meter.ended(turn.tokens, natural=end.natural)
+        # A modern engine keeps to its limit by itself, and ends the reply as if it were whole.
+        at_limit = meter.tokens is not None and meter.tokens == talk.max_tokens
+        meter.ended(turn.tokens, natural=end.natural and not at_limit)
         if turn.error:
             return self._failed(process, turn)
         conversation = conversation.with_assistant(turn.text)
@@ -195,7 +205,7 @@ class Session:
         if self._stop_reason is not None and not end.natural:
             reason = self._stop_reason
             self._after_interrupt(process, talk, conversation, turn)
-        elif meter.tokens is not None and meter.tokens == talk.max_tokens:
+        elif at_limit:
             reason = FinishReason.LENGTH
         return Completed(reason, turn.text, turn.stats())
 
