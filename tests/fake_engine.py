@@ -172,6 +172,10 @@ class Engine:
             time.sleep(60)
         elif verb == "bytes":
             os.write(1, bytes.fromhex(rest))
+        elif verb == "chatter":  # a log that fills its pipe, and no output
+            for _ in range(int(rest)):
+                self.log("D " + "chatter " * 120)
+            self.write("done")
         elif verb == "flood":
             block = b"plain text, nothing but plain text. " * 100
             for _ in range(int(rest)):

@@ -368,6 +368,30 @@ def test_an_engine_that_dies_without_a_word_is_asked_again_why(rig: Rig) -> None
     run(rig, body, engine_args=("--refuse-late",))
 
 
+def test_a_log_that_fills_its_pipe_does_not_stop_the_engine(rig: Rig, transport: str) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        assert (await ask(backend, said("chatter 1000")))[-1].text == "done"  # type: ignore[union-attr]
+
+    run(rig, body, transport=transport)
+
+
+def test_who_heard_the_end_of_a_reply_may_ask_at_once(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        open_replies = []
+        for text in ("say one", "say two", "say three"):
+            reply = backend.reply(said(text))
+            open_replies.append(reply)  # never closed, as by somebody who stopped listening
+            async for event in reply:
+                if isinstance(event, Completed):
+                    assert event.text == text.removeprefix("say ")
+                    break
+        for reply in open_replies:
+            await reply.aclose()  # type: ignore[attr-defined]
+        assert (await ask(backend, said("say four")))[-1].text == "four"  # type: ignore[union-attr]
+
+    run(rig, body)
+
+
 def test_output_that_nobody_asked_for_replaces_the_engine(rig: Rig) -> None:
     async def body(backend: ResidentBackend) -> None:
         conversation = said("stray")

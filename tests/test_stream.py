@@ -319,12 +319,15 @@ def test_a_build_taken_for_an_ordered_one_ends_its_turn_after_silence() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 5, 1000])
 @pytest.mark.parametrize("ending", ["", "\n", "\n" + _PREFIX, _PREFIX, "\n" + _PREFIX + RESET])
-def test_an_interrupt_that_kills_leaves_no_trace_in_the_reply(ending: str, size: int) -> None:
+@pytest.mark.parametrize("words", ["\nInterrupted by user\n", "\n", ""])
+def test_an_interrupt_that_kills_leaves_no_trace_in_the_reply(ending: str, words: str, size: int) -> None:
+    if words != "\nInterrupted by user\n" and _PREFIX not in ending:
+        return  # nothing that the engine wrote, then
     framer = ClassicFramer(_PREFIX, _SUFFIX, ordered=True)
     framer.feed(_PREFIX + USER_INPUT)
     framer.sent()
     framer.interrupted()
-    data = f"{RESET}{_SUFFIX}all\nwas said{ending}\nInterrupted by user\n".encode()
+    data = f"{RESET}{_SUFFIX}all\nwas said{ending}{words}".encode()
     frames = feed(framer, data, [size] * len(data)) + framer.eof(clean=False)
     assert joined(frames) == [ReplyText("all\nwas said")]
 

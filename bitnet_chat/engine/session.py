@@ -86,14 +86,20 @@ class Session:
             async for event in self._attempts(history, cleaned.text, options):
                 for notice in keeper.take_notices(of_launch=isinstance(event, Started)):
                     yield Notice(notice)
-                finished = isinstance(event, Completed | Failed)
+                if isinstance(event, Completed | Failed):
+                    # Before it is told: who hears it may ask the next question at once.
+                    finished = True
+                    self._release(timer)
                 yield event
         finally:
-            if timer is not None:
-                timer.cancel()
-            keeper.busy = False
             if not finished:  # the caller walked away
+                self._release(timer)
                 keeper.discard()
+
+    def _release(self, timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
+        self.keeper.busy = False
 
     async def _attempts(self, history: Conversation, text: str, options: ReplyOptions) -> AsyncIterator[Event]:
         """Tries until there is a reply or no hope: a death before the first word costs the user nothing but time."""
@@ -113,6 +119,12 @@ class Session:
                 turn = Turn(process.meter, started)
                 async for event in self._turn(process, turn, options):
                     yield event
+                if turn.error:
+                    self.keeper.discard()
+                    if (failed := self._error(process, history, turn)) is None:
+                        continue
+                    yield failed
+                    return
                 if turn.end is not None:
                     yield await self._completed(process, history.with_user(text), turn, turn.end)
                     return
@@ -191,14 +203,14 @@ class Session:
 
     async def _completed(
         self, process: EngineProcess, conversation: Conversation, turn: Turn, end: TurnEnd
-    ) -> Completed | Failed:
+    ) -> Completed:
         """The engine ended the turn; ``conversation`` has the message, not yet the reply."""
         talk, meter = await self.keeper.talk(), process.meter
-        # A modern engine keeps to its limit by itself, and ends the reply as if it were whole.
+        # A modern engine keeps to its limit by itself, and ends the reply as if it were whole; so it does when its
+        # context window is full.
         at_limit = meter.tokens is not None and meter.tokens == talk.max_tokens
-        meter.ended(turn.tokens, natural=end.natural and not at_limit)
-        if turn.error:
-            return self._failed(process, turn)
+        full = meter.context_size is not None and (meter.context_used or 0) >= meter.context_size
+        meter.ended(turn.tokens, natural=end.natural and not at_limit and not full)
         conversation = conversation.with_assistant(turn.text)
         self.keeper.remember(conversation)
         reason = FinishReason.STOP
@@ -207,17 +219,20 @@ class Session:
             self._after_interrupt(process, talk, conversation, turn)
         elif at_limit:
             reason = FinishReason.LENGTH
+        elif full:
+            reason = FinishReason.CONTEXT_OVERFLOW
         return Completed(reason, turn.text, turn.stats())
 
-    def _failed(self, process: EngineProcess, turn: Turn) -> Completed | Failed:
-        """A modern engine reported an error instead of a reply, or in the middle of it."""
-        self.keeper.discard()
+    def _error(self, process: EngineProcess, history: Conversation, turn: Turn) -> Completed | Failed | None:
+        """A modern engine reported an error instead of a reply, or in the middle of it. None: worth another try."""
         if not (tells_overflow(turn.error) or process.meter.overflowed):
             error = EngineDied(f"the engine reported: {turn.error}", remedy="ask again, or /clear to start over")
             return Failed(error, turn.text)
         if turn.text:
             return Completed(FinishReason.CONTEXT_OVERFLOW, turn.text, turn.stats())
-        return Failed(death.too_long(process))
+        if not self.keeper.drop_oldest(history):
+            raise death.too_long(process)
+        return None
 
     def _after_interrupt(self, process: EngineProcess, talk: Talk, conversation: Conversation, turn: Turn) -> None:
         """Make the engine's context as well-formed again as it allows."""

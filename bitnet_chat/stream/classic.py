@@ -86,10 +86,12 @@ class ClassicFramer:
     def interrupted(self) -> None:
         self._interrupted = True
         farewells = [
-            newline + prefix + reset + _FAREWELL
+            newline + prefix + reset + last_words
             for newline in ("", "\n")
             for prefix in dict.fromkeys(("", self._in_prefix))
             for reset in ("", RESET)
+            for last_words in ("", _FAREWELL[:1], _FAREWELL)  # it may die before its log thread has written them
+            if prefix or last_words == _FAREWELL
         ]
         self._farewells = sorted(farewells, key=len, reverse=True)
 
@@ -106,7 +108,7 @@ class ClassicFramer:
         if state is not _State.REPLY:
             return []
         text = held.removesuffix("\n\n") if clean else held
-        for farewell in self._farewells:
+        for farewell in self._farewells or ["\n" + self._in_prefix, self._in_prefix]:
             if text.endswith(farewell):
                 text = text.removesuffix(farewell)
                 break

@@ -1,0 +1,104 @@
+"""The session on real engines: full contexts, and interrupts at every moment of a reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, Failed, Notice, TextDelta
+
+pytestmark = pytest.mark.engine
+STORY = "tell me a long story"
+
+
+def run(backend: Callable[[], ResidentBackend], body: Callable[[ResidentBackend], Awaitable[None]]) -> None:
+    async def main() -> None:
+        made = backend()
+        try:
+            await body(made)
+        finally:
+            await made.close()
+
+    asyncio.run(main())
+
+
+async def last(backend: ResidentBackend, conversation: Conversation) -> Completed | Failed:
+    *_, event = [event async for event in backend.reply(conversation)]
+    assert isinstance(event, Completed | Failed)
+    return event
+
+
+def test_a_full_context_is_told_and_the_next_turn_works(engine: EngineBinary, transport: str, model: Path) -> None:
+    settings = Settings(
+        engine=str(engine.path), model=str(model), temperature=0.0, ctx=256, io="pipe" if transport == "pipe" else "pty"
+    )
+
+    async def body(backend: ResidentBackend) -> None:
+        conversation = Conversation().with_user("hello")
+        conversation = conversation.with_assistant((await last(backend, conversation)).text).with_user(STORY)
+        notices = []
+        async for event in backend.reply(conversation):
+            if isinstance(event, Notice):
+                notices.append(event.text)
+        full = event
+        assert isinstance(full, Completed), full
+        assert full.reason is FinishReason.CONTEXT_OVERFLOW
+        assert len(full.text) > 200
+        assert full.stats.context_size == 256
+        assert full.stats.context_used is not None and full.stats.context_used <= 256
+        conversation = conversation.with_assistant(full.text, full.reason).with_user("how do I leave?")
+        text = ""
+        async for event in backend.reply(conversation):
+            if isinstance(event, Notice):
+                notices.append(event.text)
+            elif isinstance(event, Completed):
+                text = event.text
+        assert text and any("context window is full" in line for line in notices)
+
+    run(lambda: ResidentBackend(settings), body)
+
+
+def test_interrupts_at_every_moment(engine: EngineBinary, transport: str, model: Path) -> None:
+    settings = Settings(
+        engine=str(engine.path), model=str(model), temperature=0.0, io="pipe" if transport == "pipe" else "pty"
+    )
+
+    async def body(backend: ResidentBackend) -> None:
+        whole = (await last(backend, Conversation().with_user(STORY))).text
+        # From before the first word to the very last character, where the signal meets the end of the reply.
+        moments = [0, 1, 2, 40, 400, 1200, *(len(whole) - back for back in (60, 20, 10, 5, 3, 2, 1, 0))]
+        for moment in moments:
+            conversation = Conversation().with_user(STORY)
+            text = ""
+            interrupted = False
+            end: Completed | None = None
+            if moment == 0:
+                asyncio.get_running_loop().call_soon(backend.interrupt)
+            async for event in backend.reply(conversation):
+                if isinstance(event, TextDelta):
+                    text += event.text
+                    if not interrupted and len(text) >= moment:
+                        backend.interrupt()
+                        interrupted = True
+                assert not isinstance(event, Failed), (moment, event)
+                if isinstance(event, Completed):
+                    end = event
+            assert end is not None and end.text == text, moment
+            assert whole.startswith(text.rstrip("\n")), (moment, text[-80:])
+            assert end.reason in (FinishReason.INTERRUPTED, FinishReason.STOP), moment
+            if not text:
+                continue
+            conversation = conversation.with_assistant(text, end.reason).with_user("how do I leave?")
+            answer = await last(backend, conversation)
+            assert isinstance(answer, Completed) and answer.reason is FinishReason.STOP, (moment, answer)
+            assert answer.text and "<|im" not in answer.text, moment
+
+    run(lambda: ResidentBackend(settings), body)
