@@ -31,11 +31,14 @@ class Stats:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Rate of generation, prefill excluded; None when there is too little to tell, such as one burst."""
-        if self.tokens < 2 or self.time_to_first_token is None:
+        """Rate of generation, prefill excluded. A reply that came in one burst leaves no time to measure: then it is
+        the rate from sending to the end, prefill included, which is less. None when there was nothing to count."""
+        if self.time_to_first_token is None or self.tokens < 1 or self.seconds <= 0:
             return None
         generating = self.seconds - self.time_to_first_token
-        return (self.tokens - 1) / generating if generating > 1e-3 else None
+        if self.tokens > 1 and generating > 1e-3:
+            return (self.tokens - 1) / generating
+        return self.tokens / self.seconds
 
 
 @dataclass(frozen=True, slots=True)

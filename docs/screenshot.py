@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 import pexpect
 import pyte
 
-COLUMNS, ROWS = 84, 25
+COLUMNS, ROWS = 84, 21
 CELL_WIDTH, CELL_HEIGHT = 9, 19
 PALETTE = {
     "default": "#d8dee9",
@@ -28,7 +28,7 @@ PALETTE = {
     "brightblack": "#7b88a1",
 }
 BUTTONS = ((22, "red"), (42, "brown"), (62, "green"))
-QUESTIONS = ("Hello! How do I stop a reply?", "and how can I use you in a script?", "你好")
+QUESTIONS = ("Hello! How do I stop a reply?", "and how do I use another model?", "tell me a joke", "你好")
 
 
 class DimScreen(pyte.Screen):
