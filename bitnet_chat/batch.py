@@ -19,6 +19,8 @@ from bitnet_chat.stream.sanitize import Sanitizer
 Say = Callable[[str], None]
 """Tells the user a line, on stderr."""
 
+# What special tokens begin with, in the templates of the common model families.
+_TOKEN_MARKS = ("<|", "<s>", "</s>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<｜")
 _HOPELESS = 3  # deaths in a row after which the rest is left for another time
 
 
@@ -164,8 +166,9 @@ def _conversation(fields: Mapping[str, Any], system: str) -> Conversation:
 
 
 def needs_exact_history(conversation: Conversation) -> bool:
-    """Whether only an engine whose history is ours can answer faithfully: earlier turns, or text like ``<|token|>``."""
-    return len(conversation.turns) > 1 or any("<|" in message.content for message in conversation.messages)
+    """Whether only an engine whose history is ours can answer faithfully: earlier turns, or text like a token."""
+    contents = [message.content for message in conversation.messages]
+    return len(conversation.turns) > 1 or any(mark in content for content in contents for mark in _TOKEN_MARKS)
 
 
 def finished_indexes(output: Path, jobs: Sequence[Job]) -> set[int]:

@@ -392,6 +392,72 @@ def test_who_heard_the_end_of_a_reply_may_ask_at_once(rig: Rig) -> None:
     run(rig, body)
 
 
+def test_what_left_the_window_of_one_conversation_stays_in_another(rig: Rig) -> None:
+    rig.environment.setenv("FAKE_ENGINE_PROMPT_LIMIT", "900")
+
+    def talk(name: str, turns: int) -> Conversation:
+        conversation = Conversation()
+        for number in range(turns):
+            conversation = conversation.with_user(f"{name} {number}").with_assistant("yes")
+        return conversation.with_user("say fine")
+
+    async def body(backend: ResidentBackend) -> None:
+        long = await ask(backend, talk("a question that is long and goes on for a while", 12))
+        assert long[-1].text == "fine" and notices(long)  # type: ignore[union-attr]
+        short = await ask(backend, talk("b", 10))
+        assert short[-1].text == "fine" and not notices(short)  # type: ignore[union-attr]
+        assert all(f"b {number}<" in rig.launches[-1]["prompt"] for number in range(10))
+
+    run(rig, body)
+
+
+def test_closing_during_a_reply_ends_it_and_leaves_no_engine(rig: Rig) -> None:
+    async def main() -> None:
+        backend = rig.backend()
+        started = asyncio.Event()
+        reply = asyncio.ensure_future(ask(backend, said("silence"), lambda event: started.set()))
+        await asyncio.wait_for(started.wait(), 30)
+        await asyncio.wait_for(backend.close(), 30)
+        assert isinstance((await asyncio.wait_for(reply, 30))[-1], Completed | Failed)
+        assert rig.none_is_left()
+        last = (await ask(backend, said("say no")))[-1]
+        assert isinstance(last, Failed) and "closed" in str(last.error)
+
+    asyncio.run(main())
+
+
+def test_a_message_that_was_cleaned_is_remembered_as_it_was_sent(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = Conversation().with_system("be\x02 brief").with_user("say a\x01b\r\nc")
+        last = (await ask(backend, conversation))[-1]
+        assert isinstance(last, Completed) and last.text == "a␁b\nc"
+        await ask(backend, conversation.with_assistant(last.text).with_user("say next"))
+        assert len(rig.launches) == 1
+        assert "be␂ brief" in rig.launches[0]["prompt"]
+
+    run(rig, body)
+
+
+def test_surrogates_that_stand_for_no_byte_are_no_trouble(rig: Rig) -> None:
+    conversation = Conversation().with_system("\ud800").with_user("\udfff").with_assistant("a\ud800\udc80")
+
+    async def body(backend: ResidentBackend) -> None:
+        assert (await ask(backend, conversation.with_user("say fine")))[-1].text == "fine"  # type: ignore[union-attr]
+
+    run(rig, body)
+
+
+def test_a_template_with_a_nul_in_it(rig: Rig, transport: str) -> None:
+    template = "{% for m in messages %}U:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}\x00A:{% endif %}"
+
+    async def body(backend: ResidentBackend) -> None:
+        last = (await ask(backend, said("say hello")))[-1]
+        assert isinstance(last, Failed) and "NUL" in str(last.error)
+        assert rig.launches == []
+
+    run(rig, body, transport=transport, chat_template=template)
+
+
 def test_output_that_nobody_asked_for_replaces_the_engine(rig: Rig) -> None:
     async def body(backend: ResidentBackend) -> None:
         conversation = said("stray")

@@ -294,6 +294,18 @@ def test_thinking_is_told_apart() -> None:
         framer.sent()
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+@pytest.mark.parametrize("reset", ["", RESET])
+def test_an_interrupt_while_it_thinks(size: int, reset: str) -> None:
+    framer = ModernFramer()
+    framer.feed(PROMPT)
+    framer.sent()
+    framer.interrupted()
+    timings = f"{INFO}\n[ Prompt: 1.0 t/s | Generation: 2.0 t/s ]\n{RESET}"
+    data = f"{RESET}{REASONING}\n[Start thinking]\n\nhmm{reset}\n{timings}{PROMPT}".encode()
+    assert joined(feed(framer, data, [size] * len(data))) == [ThinkingText("hmm"), TurnEnd(False)]
+
+
 def test_an_error_in_the_middle_of_a_modern_reply() -> None:
     framer = ModernFramer()
     framer.feed(PROMPT)

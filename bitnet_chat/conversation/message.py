@@ -7,7 +7,7 @@ Text may hold lone surrogates (U+DC80..U+DCFF): they stand for bytes of a reply 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from bitnet_chat.errors import FinishReason, UsageError
@@ -99,7 +99,3 @@ class Conversation:
     def cleared(self) -> Conversation:
         """Only the system prompt."""
         return Conversation(self.messages[: len(self.messages) - len(self.turns)])
-
-    def without_marks(self) -> Conversation:
-        """The same words without finish reasons: what an engine can know."""
-        return Conversation(tuple(replace(message, finish=None) for message in self.messages))

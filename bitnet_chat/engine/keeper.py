@@ -10,13 +10,14 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.restarts import RestartBudget
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, EngineDied
+from bitnet_chat.prompt.verbatim import as_sent
 from bitnet_chat.prompt.window import messages_to_drop, without_oldest
 
 
@@ -40,7 +41,7 @@ class Keeper:
         self._on_spawn = on_spawn
         self._memory: Conversation | None = None
         self._retold = False
-        self._dropped = 0
+        self._dropped: tuple[Message, ...] = ()
         self._notices: list[str] = []
         self._launch_notes: tuple[str, ...] = ()
         self._overflow_note = ""
@@ -95,9 +96,9 @@ class Keeper:
     async def synchronise(self, history: Conversation) -> EngineProcess:
         """A child that remembers ``history`` or is about to. Raises BitnetChatError when none can be started."""
         talk = await self.talk()
-        history = history.without_marks()
-        if self._dropped > len(history.turns):
-            self._dropped = 0
+        history = as_sent(history)
+        if history.turns[: len(self._dropped)] != self._dropped:  # another conversation, which may well fit
+            self.restore(())
         process = self.process
         if process is None or process.state is State.DEAD:
             return self.spawn(talk, history)
@@ -108,17 +109,19 @@ class Keeper:
         same_start = memory is not None and memory.system == history.system and not self._retold
         if command and same_start and not history.turns and process.state is State.IDLE:
             process.command(command, forgets=True)
-            self._memory, self._dropped = history, 0
+            self._memory = history
             return process
         return self.spawn(talk, history)
 
     def spawn(self, talk: Talk, history: Conversation) -> EngineProcess:
         """Replace the child. Raises BitnetChatError when it cannot be started."""
         self.discard()
-        if not history.turns:
-            self._dropped = 0
-        history = history.without_marks()
-        launch = talk.launch(without_oldest(history, self._dropped))
+        if self._closed:
+            raise EngineDied("the engine was closed", remedy="open another one")
+        history = as_sent(history)
+        if history.turns[: len(self._dropped)] != self._dropped:
+            self.restore(())
+        launch = talk.launch(without_oldest(history, len(self._dropped)))
         self._launch_notes = launch.notes
         self._retold = talk.clearing() is not None and bool(history.turns)
         process = EngineProcess(talk, launch, self._transport)
@@ -158,7 +161,7 @@ class Keeper:
 
     def remember(self, conversation: Conversation) -> None:
         """The child has lived through this by now."""
-        self._memory = conversation.without_marks()
+        self._memory = as_sent(conversation)
 
     async def close(self) -> None:
         """End the child and wait until it is gone, and those before it."""
@@ -182,22 +185,23 @@ class Keeper:
 
     def drop_oldest(self, history: Conversation) -> bool:
         """Let the oldest turns leave the window from the next child on; False when there are none left."""
-        dropped = messages_to_drop(history, self._dropped)
-        if dropped == self._dropped:
+        turns = as_sent(history).turns
+        count = messages_to_drop(history, len(self._dropped))
+        if count == len(self._dropped):
             return False
-        self._dropped = dropped
+        self._dropped = turns[:count]
         self._overflow_note = (
-            f"the context window is full: the oldest {dropped} of {len(history.turns)} messages left it"
+            f"the context window is full: the oldest {count} of {len(turns)} messages left it"
             " (the conversation still has them)"
         )
         return True
 
     @property
-    def dropped(self) -> int:
-        """How many of the oldest messages the child does not have."""
+    def dropped(self) -> tuple[Message, ...]:
+        """The oldest messages of the conversation, which the child does not have."""
         return self._dropped
 
-    def restore(self, dropped: int) -> None:
-        """Take back what :meth:`drop_oldest` did: it was not the history that was too long."""
+    def restore(self, dropped: tuple[Message, ...]) -> None:
+        """Take back what :meth:`drop_oldest` did: it was not this history that was too long."""
         self._dropped = dropped
         self._overflow_note = ""

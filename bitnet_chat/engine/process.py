@@ -96,10 +96,10 @@ class EngineProcess:
         self._loop = asyncio.get_running_loop()
         try:
             self._child: Child = spawn(self._command(launch), self, transport=transport)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a flag or a template with a NUL in it
             self._forget_prompt_file()
             raise EngineDied(
-                f"the engine {launch.argv[0]} cannot be started: {error.strerror or error}",
+                f"the engine {launch.argv[0]} cannot be started: {error}",
                 remedy="bitnet-chat engine list shows the others",
             ) from None
         self.pid = self._child.pid
@@ -247,6 +247,8 @@ class EngineProcess:
 
     def _command(self, launch: Launch) -> list[str]:
         argv = list(launch.argv)
+        if any("\0" in argument for argument in argv):
+            raise ValueError("a flag or the chat template holds a NUL character")
         if launch.prompt and launch.prompt_flag:
             # A file and not an argument: those hold at most 128 KiB on Linux, and anybody can read them.
             try:

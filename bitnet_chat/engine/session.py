@@ -18,7 +18,7 @@ from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.turn import Turn
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
-from bitnet_chat.prompt.verbatim import clean
+from bitnet_chat.prompt.verbatim import as_sent, clean
 from bitnet_chat.stream.framer import EngineError, ReplyText, ThinkingText, TurnEnd
 
 _CHEAP_REPLAY = 2.0
@@ -59,6 +59,8 @@ class Session:
                 self.process.stop()
 
     async def close(self) -> None:
+        """A reply that is under way ends with what it has."""
+        self.interrupt()
         await self.keeper.close()
 
     async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncIterator[Event]:
@@ -82,7 +84,7 @@ class Session:
         try:
             if cleaned.note:
                 yield Notice(cleaned.note)
-            history = Conversation(conversation.messages[:-1])
+            history = as_sent(Conversation(conversation.messages[:-1]))
             async for event in self._attempts(history, cleaned.text, options):
                 for notice in keeper.take_notices(of_launch=isinstance(event, Started)):
                     yield Notice(notice)
@@ -216,7 +218,9 @@ class Session:
         reason = FinishReason.STOP
         if self._stop_reason is not None and not end.natural:
             reason = self._stop_reason
-            self._after_interrupt(process, talk, conversation, turn)
+            # A message that got no reply is mostly taken back; a new child need not know of it.
+            known = conversation if turn.text else Conversation(conversation.messages[:-2])
+            self._after_interrupt(process, talk, known, turn)
         elif at_limit:
             reason = FinishReason.LENGTH
         elif full:

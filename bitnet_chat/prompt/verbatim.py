@@ -12,8 +12,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bitnet_chat.conversation import Conversation, Message
+
 # All of C0 but tab and newline, and DEL. C1 controls are ordinary two-byte characters to an engine.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_NO_BYTE = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 # Taken from llama-cli 0.5.0 (tools/cli/cli-context.cpp); what a banner names is added to it.
@@ -41,6 +44,18 @@ def clean(text: str) -> Cleaned:
     if broken:
         changes.append(f"{broken} byte{'s' * (broken > 1)} that are not UTF-8 replaced")
     return Cleaned(text, "message: " + ", ".join(changes) if changes else "")
+
+
+def as_sent(conversation: Conversation) -> Conversation:
+    """A conversation as an engine got it: user and system messages clean, no finish reasons.
+
+    Replies stay as they came, byte for byte, but for surrogates that stand for no byte: nothing can write those.
+    """
+
+    def sent(message: Message) -> str:
+        return _NO_BYTE.sub("\ufffd", message.content) if message.role == "assistant" else clean(message.content).text
+
+    return Conversation(tuple(Message(each.role, sent(each)) for each in conversation.messages))
 
 
 def _picture(match: re.Match[str]) -> str:

@@ -167,7 +167,9 @@ class ModernFramer:
             # Open timings, or whole ones followed by the beginning of the prompt.
             prompt = held_length(tail, (PROMPT,))
             if _TIMINGS_OPEN.match(tail) or _TIMINGS.match(tail[: len(tail) - prompt]):
-                held = max(held, len(tail) + (start > 0 and text[start - 1] == "\n"))
+                before = text[:start]
+                lead = next((each for each in (RESET + "\n", RESET, "\n") if before.endswith(each)), "")
+                held = max(held, len(lead) + len(tail))
         return held
 
     def _until(self, text: str, mark: str, frames: list[Frame]) -> str:
@@ -179,13 +181,14 @@ class ModernFramer:
             self._state = _State.REPLY
             return text[at + len(mark) :]
         if prompt >= 0:  # stopped while it was thinking
-            body = _TIMINGS.sub("", text[:prompt].removesuffix(RESET)).removesuffix("\n")
+            body = _TIMINGS.sub("", text[:prompt]).removesuffix("\n").removesuffix(RESET)
             if body:
                 frames.append(ThinkingText(body))
             frames.append(TurnEnd(natural=False))
             self._state = _State.IDLE
             return text[prompt + len(PROMPT) :]
-        cut = len(text) - max(held_length(text, (mark, RESET)), self._held_length(text))
+        held = held_length(text, (mark, RESET + "\n" + _TIMINGS_START, RESET + _TIMINGS_START))
+        cut = len(text) - max(held, self._held_length(text))
         if cut:
             frames.append(ThinkingText(text[:cut]))
         self._held = text[cut:]

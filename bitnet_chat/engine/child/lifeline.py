@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -33,6 +33,20 @@ def preparer(*, raw_terminal: bool = False) -> Callable[[], None]:
                 os._exit(0)
 
     return prepare
+
+
+def as_bytes(argv: Sequence[str]) -> list[str | bytes]:
+    """A command line whose arguments can be handed over in any locale: chat templates hold characters of any script.
+
+    Done before the fork, where what cannot be encoded would end in a second copy of this program.
+    """
+    encoded: list[str | bytes] = [argv[0]]
+    for argument in argv[1:]:
+        try:
+            encoded.append(os.fsencode(argument))
+        except UnicodeEncodeError:
+            encoded.append(argument.encode("utf-8", "surrogateescape"))
+    return encoded
 
 
 def _raw_mode() -> Callable[[], None] | None:

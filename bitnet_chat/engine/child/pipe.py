@@ -28,15 +28,15 @@ class PipeChild:
 
     def __init__(self, argv: Sequence[str], sink: Sink, loop: asyncio.AbstractEventLoop, cwd: Path | None) -> None:
         self._sink, self._loop = sink, loop
-        flags, prepare = 0, None
+        flags, prepare, command = 0, None, list[str | bytes](argv)
         if sys.platform == "win32":
             flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
         else:
-            from bitnet_chat.engine.child.lifeline import preparer
+            from bitnet_chat.engine.child.lifeline import as_bytes, preparer
 
-            prepare = preparer()
+            prepare, command = preparer(), as_bytes(argv)
         self._process = subprocess.Popen(
-            list(argv),
+            command,
             bufsize=0,
             cwd=cwd,
             stdin=subprocess.PIPE,
