@@ -40,6 +40,24 @@ class Settings:
     """Tokens of one reply. 0: no limit."""
     timeout: float = 0.0
     """Seconds for one reply, loading included. 0: no limit."""
+    persona: str = ""
+    """A persona: system prompt, model and sampling under one name."""
+    overflow: Literal["drop-oldest", "summarize", "stop"] = "drop-oldest"
+    """What happens when a conversation has outgrown the context window."""
+    spare: bool = False
+    """Keep more loaded engines ready, so that /clear, /regen and /edit need not wait."""
+    guard: bool = True
+    """Stop replies in which the model speaks as the user or repeats itself."""
+    repeat_limit: int = 12
+    """How often the end of a reply may repeat itself before it is stopped. 0: as often as it likes."""
+    stall_timeout: float = 120.0
+    """Seconds without a token after which a reply is stopped; ten times as long before the first. 0: no limit."""
+    journal: bool = True
+    """Keep conversations in the journal."""
+    markdown: Literal["auto", "on", "off"] = "auto"
+    """Whether replies are styled. auto: on a terminal with colours."""
+    thinking: Literal["show", "fold", "hide"] = "show"
+    """What is seen of what a model thinks before it answers."""
     io: Literal["auto", "pty", "pipe"] = "auto"
     """How the engine is connected."""
     typing_speed: float = 60.0
@@ -49,7 +67,8 @@ class Settings:
 
 
 _TYPES: dict[str, Any] = get_type_hints(Settings)
-_NOT_NEGATIVE = ("ctx", "threads", "max_tokens", "timeout", "typing_speed")
+_NOT_NEGATIVE = ("ctx", "threads", "max_tokens", "timeout", "typing_speed", "repeat_limit", "stall_timeout")
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> tuple[Settings, str]:
@@ -91,6 +110,10 @@ def _parsed(name: str, text: str, source: str) -> Any:
             return _checked(name, kind(text), source)
     except ValueError:
         raise UsageError(f"{source}{text!r} is not a number") from None
+    if kind is bool:
+        if text.lower() not in _TRUE + _FALSE:
+            raise UsageError(f"{source}{text!r} is neither of {', '.join(_TRUE)} nor of {', '.join(_FALSE)}")
+        return text.lower() in _TRUE
     if kind not in (str, int, float) and get_args(kind)[1:2] != (...,):
         return _checked(name, text, source)
     if kind is not str:
@@ -107,7 +130,10 @@ def _checked(name: str, value: Any, source: str) -> Any:
     kind = _TYPES[name]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if kind in (str, int, float):
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise UsageError(f"{source}{name} wants true or false, not {value!r}")
+    elif kind in (str, int, float):
         if not isinstance(value, kind) or isinstance(value, bool):
             raise UsageError(f"{source}{name} wants {_WORDS[kind]}, not {value!r}")
     elif name == "engine_args":

@@ -24,11 +24,19 @@ class FinishReason(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    ROLE_MARKER = "role_marker"
+    """The model began to speak for the user; what it said before that is whole."""
+    CUT_OFF = "cut_off"
+    """The program ended before the reply did; only the journal knows such a reply."""
     USAGE = "usage"
     NO_ENGINE = "no_engine"
     BAD_MODEL = "bad_model"
     ENGINE_DIED = "engine_died"
     CONTEXT_OVERFLOW = "context_overflow"
+    REPETITION = "repetition"
+    """The reply had begun to repeat itself without end."""
+    STALLED = "stalled"
+    """The engine made nothing for longer than the stall timeout."""
     TIMEOUT = "timeout"
     INTERRUPTED = "interrupted"
 
@@ -41,11 +49,15 @@ class FinishReason(StrEnum):
 _EXIT_CODES = {
     FinishReason.STOP: 0,
     FinishReason.LENGTH: 0,
+    FinishReason.ROLE_MARKER: 0,
+    FinishReason.CUT_OFF: 1,
     FinishReason.USAGE: 2,
     FinishReason.NO_ENGINE: 3,
     FinishReason.BAD_MODEL: 4,
     FinishReason.ENGINE_DIED: 5,
     FinishReason.CONTEXT_OVERFLOW: 6,
+    FinishReason.REPETITION: 7,
+    FinishReason.STALLED: 124,
     FinishReason.TIMEOUT: 124,
     FinishReason.INTERRUPTED: 130,
 }

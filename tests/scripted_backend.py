@@ -19,6 +19,7 @@ from bitnet_chat.backends import BackendStatus, ReplyOptions
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.prompt.tokens import TokenCount
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class ScriptedBackend:
         self.deaf = deaf
         self.asked: list[Conversation] = []
         self.options: list[ReplyOptions] = []
+        self.prepared: list[Conversation] = []
         self.calls: list[str] = []
         self._state = "idle"
         self.generating = asyncio.Event()
@@ -102,6 +104,12 @@ class ScriptedBackend:
         finally:
             work.cancel()
             stop.cancel()
+
+    def prepare(self, history: Conversation) -> None:
+        self.prepared.append(history)
+
+    def count(self, text: str) -> TokenCount | None:
+        return TokenCount(len(text))
 
     def interrupt(self) -> None:
         self.calls.append("interrupt")

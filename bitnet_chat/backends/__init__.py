@@ -8,8 +8,9 @@ from typing import Protocol
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.events import Event
+from bitnet_chat.prompt.tokens import TokenCount
 
-__all__ = ["Backend", "BackendStatus", "ReplyOptions"]
+__all__ = ["Backend", "BackendStatus", "ReplyOptions", "TokenCount"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +36,31 @@ class BackendStatus:
     """Resident bytes of the engine process."""
     cpu: float | None = None
     """Percent of one core since the last look."""
+    spare_memory: int | None = None
+    """Resident bytes of the processes that are kept ready beside the one that answers; None when there are none."""
 
 
 class Backend(Protocol):
-    """``reply`` streams the answer to a conversation whose last message is the user's."""
+    """``reply`` streams the answer to a conversation whose last message is the user's.
+
+    Where the last message is a reply that was cut, ``reply`` goes on with it: events then hold the new characters only,
+    and so does the text of the Completed at the end.
+    """
 
     def start(self) -> None:
         """Begin to load in the background; returns at once. Needs a running loop. Errors come with the next reply."""
 
     def reply(self, conversation: Conversation, options: ReplyOptions = ...) -> AsyncIterator[Event]:
         """Events of one reply. One at a time; closing the iterator stops the reply."""
+
+    def prepare(self, history: Conversation) -> None:
+        """The next message will follow ``history``: get ready for it in the background, where that saves a wait.
+
+        Returns at once. Nothing is lost where the guess was wrong."""
+
+    def count(self, text: str) -> TokenCount | None:
+        """Tokens that ``text`` will take as a message, without the marks of the template around it; None where
+        nothing can be said yet. Fast: a front end may ask while the user types."""
 
     def interrupt(self) -> None:
         """Stop the reply that is under way, if any; it still ends with a Completed of its own."""

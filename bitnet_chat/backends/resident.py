@@ -18,6 +18,7 @@ from bitnet_chat.engine.session import Session
 from bitnet_chat.errors import ModelError
 from bitnet_chat.events import Event
 from bitnet_chat.prompt.builtin import DEFAULT, TEMPLATES
+from bitnet_chat.prompt.tokens import TokenCount
 
 if TYPE_CHECKING:
     from bitnet_chat.models.gguf import ModelHeader
@@ -70,6 +71,12 @@ class ResidentBackend:
 
     def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         return self._session.reply(conversation, options or ReplyOptions())
+
+    def prepare(self, history: Conversation) -> None:
+        self._session.keeper.start(history)
+
+    def count(self, text: str) -> TokenCount | None:
+        return None
 
     def interrupt(self) -> None:
         self._session.interrupt()

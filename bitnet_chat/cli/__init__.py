@@ -6,8 +6,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from bitnet_chat.version import __version__
+
+VERBS = ("completion", "config", "doctor", "engine", "history", "models", "replay", "report")
+"""Each is the name of a module here, whose ``run`` takes the arguments behind the verb and gives an exit code."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,13 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bitnet_chat.errors import BitnetChatError, FinishReason
 
     try:
-        if arguments[:1] == ["engine"]:
-            from bitnet_chat.cli import engine
-
-            return engine.run(arguments[1:])
-        from bitnet_chat.cli import chat
-
-        return chat.run(arguments)
+        verb = arguments[0] if arguments and arguments[0] in VERBS else "chat"
+        run = import_module(f"bitnet_chat.cli.{verb}").run
+        return int(run(arguments[1:] if verb in VERBS else arguments))
     except BitnetChatError as error:
         from bitnet_chat.stream.sanitize import visible
 

@@ -33,6 +33,15 @@ _SETTINGS = (
     "seed",
     "max_tokens",
     "timeout",
+    "persona",
+    "overflow",
+    "spare",
+    "guard",
+    "repeat_limit",
+    "stall_timeout",
+    "journal",
+    "markdown",
+    "thinking",
     "io",
     "typing_speed",
 )
@@ -67,6 +76,24 @@ def build() -> Parser:
     model.add_argument("--seed", type=int, metavar="N", help="the same seed, the same reply")
     model.add_argument("-n", "--max-tokens", type=int, metavar="N", help="tokens of one reply")
     model.add_argument("--timeout", type=float, metavar="SECONDS", help="for one reply, loading included")
+    model.add_argument("--persona", metavar="NAME", help="system prompt, model and sampling under one name")
+    model.add_argument(
+        "--overflow",
+        choices=("drop-oldest", "summarize", "stop"),
+        help="when the conversation outgrows the context window (default: drop-oldest)",
+    )
+    model.add_argument("--spare", action="store_true", help="keep more engines loaded: /clear, /regen need not wait")
+    guard = parser.add_argument_group("replies that do not end")
+    guard.add_argument("--no-guard", dest="guard", action="store_false", help="let a model speak as the user")
+    guard.add_argument("--repeat-limit", type=int, metavar="N", help="repetitions that stop a reply; 0: off")
+    guard.add_argument("--stall-timeout", type=float, metavar="SECONDS", help="without a token; 0: no limit")
+    past = parser.add_argument_group("conversations")
+    past.add_argument("-C", "--continue", dest="resume_last", action="store_true", help="go on with the last one")
+    past.add_argument("--resume", nargs="?", const="", metavar="ID", help="go on with another one; without ID: pick")
+    past.add_argument("--no-journal", dest="journal", action="store_false", help="keep nothing of this conversation")
+    past.add_argument(
+        "-a", "--attachment", action="append", metavar="FILE", help="put a file into the first message (again: more)"
+    )
     io = parser.add_argument_group("how it runs")
     io.add_argument("-i", "--interactive", action="store_true", help="converse even when stdin is no terminal")
     io.add_argument("--no-stream", action="store_true", help="print the whole answer at its end")
@@ -74,6 +101,8 @@ def build() -> Parser:
     io.add_argument("--input", metavar="FILE", help="prompts, one JSON object a line (-: stdin)")
     io.add_argument("--output", metavar="FILE", help="replies to --input; a run that was cut short goes on")
     io.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    io.add_argument("--markdown", choices=("auto", "on", "off"), help="styled replies (default: auto, on a terminal)")
+    io.add_argument("--thinking", choices=("show", "fold", "hide"), help="what a model thinks before it answers")
     io.add_argument("--io", choices=("auto", "pty", "pipe"), help="how the engine is connected")
     io.add_argument("--typing-speed", type=float, metavar="CPS", help="characters a second with --io pipe; 0: at once")
     return parser

@@ -18,16 +18,20 @@ _ROLES: tuple[str, ...] = get_args(Role)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. ``finish`` tells why an assistant message ended; None for other roles and replies from outside."""
+    """One message. ``finish`` tells why an assistant message ended; None for other roles and replies from outside.
+
+    ``thinking``: what a model thought before it answered. It is kept, and never goes back to an engine.
+    """
 
     role: Role
     content: str
     finish: FinishReason | None = None
+    thinking: str = ""
 
     @property
     def was_cut(self) -> bool:
-        """True for a reply that did not come to its own end."""
-        return self.finish not in (None, FinishReason.STOP)
+        """True for a reply that did not come to its own end, and that may be continued."""
+        return self.finish not in (None, FinishReason.STOP, FinishReason.ROLE_MARKER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +84,8 @@ class Conversation:
     def with_user(self, text: str) -> Conversation:
         return Conversation((*self.messages, Message("user", text)))
 
-    def with_assistant(self, text: str, finish: FinishReason | None = None) -> Conversation:
-        return Conversation((*self.messages, Message("assistant", text, finish)))
+    def with_assistant(self, text: str, finish: FinishReason | None = None, thinking: str = "") -> Conversation:
+        return Conversation((*self.messages, Message("assistant", text, finish, thinking)))
 
     def without_last_reply(self) -> Conversation:
         """Drops the last assistant message, if it is the last one: what ``/regen`` asks again."""
