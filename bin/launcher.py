@@ -23,6 +23,9 @@ OLDEST = (3, 11)
 FAILED = 3  # as bitnet_chat.errors.FinishReason.NO_ENGINE: there is nothing that could answer
 
 
+WITHOUT_ENGINE = ("completion", "config", "doctor", "engine", "history", "models", "replay", "report")
+
+
 def chat(arguments: "list[str]") -> int:
     """Runs bitnet-chat with these arguments; sets up first what is missing."""
     needed = ["package"] if engine_is_given(arguments) else ["package", "engine"]
@@ -49,8 +52,8 @@ def test(arguments: "list[str]") -> int:
 
 
 def engine_is_given(arguments: "list[str]") -> bool:
-    """The user names an engine, or deals with engines: nothing is to be built."""
-    if os.environ.get("BITNET_CHAT_ENGINE") or arguments[:1] == ["engine"]:
+    """The user names an engine, or wants something that needs none: nothing is to be built."""
+    if os.environ.get("BITNET_CHAT_ENGINE") or arguments[:1] in ([verb] for verb in WITHOUT_ENGINE):
         return True
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return any(argument == "--engine" or argument.startswith("--engine=") for argument in ours)

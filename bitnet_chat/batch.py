@@ -7,14 +7,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, EngineDied, EngineNotFound, FinishReason, ModelError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta
 from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import Sanitizer
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal import Recorder
 
 Say = Callable[[str], None]
 """Tells the user a line, on stderr."""
@@ -68,9 +72,11 @@ def failure(error: BitnetChatError, model: str) -> dict[str, Any]:
     return result | {"model": model or None, "engine": None, "error": well_formed(str(error))}
 
 
-async def ask(backend: Backend, conversation: Conversation, options: ReplyOptions, say: Say) -> Answer:
-    """The whole answer to a conversation."""
-    async with _events(backend, conversation, options) as events:
+async def ask(
+    backend: Backend, conversation: Conversation, options: ReplyOptions, say: Say, recorder: Recorder | None = None
+) -> Answer:
+    """The whole answer to a conversation, kept by ``recorder`` while it comes."""
+    async with _events(backend, conversation, options, recorder) as events:
         async for event in events:
             if isinstance(event, Notice):
                 say(event.text)
@@ -82,11 +88,16 @@ async def ask(backend: Backend, conversation: Conversation, options: ReplyOption
 
 
 async def stream(
-    backend: Backend, conversation: Conversation, options: ReplyOptions, say: Say, show: Callable[[str], None]
+    backend: Backend,
+    conversation: Conversation,
+    options: ReplyOptions,
+    say: Say,
+    show: Callable[[str], None],
+    recorder: Recorder | None = None,
 ) -> Answer:
     """Like :func:`ask`, and gives ``show`` each piece as it comes, safe for a terminal."""
     sanitizer = Sanitizer()
-    async with _events(backend, conversation, options) as events:
+    async with _events(backend, conversation, options, recorder) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 show(sanitizer.feed(event.text))
@@ -102,10 +113,13 @@ async def stream(
 
 @asynccontextmanager
 async def _events(
-    backend: Backend, conversation: Conversation, options: ReplyOptions
+    backend: Backend, conversation: Conversation, options: ReplyOptions, recorder: Recorder | None
 ) -> AsyncIterator[AsyncIterator[Event]]:
     """The events of a reply. It is over when the block is: the backend is free for the next one."""
-    events = backend.reply(conversation, options)
+    if recorder is None:
+        events = backend.reply(conversation, options)
+    else:
+        events = recorded(backend, recorder, conversation, options)
     try:
         yield events
     finally:

@@ -1,11 +1,11 @@
-"""One frozen :class:`Settings`: defaults < ``config.toml`` < environment < flags."""
+"""One frozen :class:`Settings`: defaults < ``config.toml`` < persona < environment < flags."""
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -69,45 +69,121 @@ class Settings:
 _TYPES: dict[str, Any] = get_type_hints(Settings)
 _NOT_NEGATIVE = ("ctx", "threads", "max_tokens", "timeout", "typing_speed", "repeat_limit", "stall_timeout")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_ELSEWHERE = ("DATA", "CACHE", "CONFIG", "CONFIG_DIR", "BUILD")
+"""Variables behind ``BITNET_CHAT_`` that are no settings: places (``paths``), and a build that tests take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """A value, and where it came from: ``default``, a file, ``persona NAME``, ``$VARIABLE`` or a flag."""
+
+    value: Any
+    origin: str
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> tuple[Settings, str]:
-    """The settings, and the engine that the config file names (it has a place of its own in the search order).
+    """The settings, and the engine that the config file or the persona names (it has a place of its own in the search
+    order).
 
     ``flags``: what was given on the command line, by field name. Raises UsageError naming source and key.
     """
+    layers = _layers(flags, environment)
+    configured = str((layers.file | layers.persona).get("engine", Sourced("", "")).value)
+    merged = layers.file | layers.persona | {"engine": Sourced("", "")} | layers.environment | layers.flags
+    return replace(Settings(), **{name: each.value for name, each in merged.items()}), configured
+
+
+def sourced(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Sourced]:
+    """Every setting with where it comes from, in the order of :class:`Settings`. Raises as :func:`load` does."""
+    layers = _layers(flags, environment)
+    merged = layers.file | layers.persona | layers.environment
+    if environment.get(ENVIRONMENT_PREFIX + "ENGINE"):
+        merged["engine"] = Sourced(environment[ENVIRONMENT_PREFIX + "ENGINE"], f"${ENVIRONMENT_PREFIX}ENGINE")
+    merged |= layers.flags
+    defaults = Settings()
+    return {name: merged.get(name, Sourced(getattr(defaults, name), "default")) for name in _TYPES}
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Variables that look like settings and are none: slips of the fingers, or settings of another version.
+
+    No error: a newer version's variable in a login script must not keep an older one from starting.
+    """
+    known = {ENVIRONMENT_PREFIX + name for name in (*map(str.upper, _TYPES), *_ELSEWHERE)}
+    return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layers:
+    file: dict[str, Sourced]
+    persona: dict[str, Sourced]
+    environment: dict[str, Sourced]
+    flags: dict[str, Sourced]
+
+
+def _layers(flags: Mapping[str, Any], environment: Mapping[str, str]) -> _Layers:
     path = paths.config_file()
-    from_file = {key: _checked(key, value, f"{path}: ") for key, value in _read(path).items()}
+    from_file = {key: Sourced(value, str(path)) for key, value in read(path).items()}
     from_environment = {
-        name: _parsed(name, environment[variable], f"${variable}: ")
+        name: Sourced(_parsed(name, environment[variable], f"${variable}: "), f"${variable}")
         for name in _TYPES
         # The engine's variable is a place in the search order and is read there.
         if name != "engine" and (variable := ENVIRONMENT_PREFIX + name.upper()) in environment
     }
-    from_flags = {key: _checked(key, value, f"--{key.replace('_', '-')}: ") for key, value in flags.items()}
-    configured = str(from_file.pop("engine", ""))
-    return replace(Settings(), **(from_file | from_environment | from_flags)), configured
+    from_flags = {
+        key: Sourced(checked(key, value, f"{flag(key, value)}: "), flag(key, value)) for key, value in flags.items()
+    }
+    name = (from_file | from_environment | from_flags).get("persona", Sourced("", "")).value
+    from_persona = {}
+    if name:
+        from bitnet_chat import personas
+
+        from_persona = {key: Sourced(value, f"persona {name}") for key, value in personas.find(name).values.items()}
+    return _Layers(from_file, from_persona, from_environment, from_flags)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def flag(name: str, value: Any = None) -> str:
+    """How a setting is written on the command line."""
+    if name == "engine_args":
+        return "--"
+    word = {"temperature": "temp"}.get(name, name.replace("_", "-"))
+    return f"--no-{word}" if value is False else f"--{word}"
+
+
+def read(path: Path, *, beside: Sequence[str] = (), but: Sequence[str] = ()) -> dict[str, Any]:
+    """The checked settings of a TOML file; none if there is no such file.
+
+    ``beside``: other keys, texts, that may stand in it. ``but``: settings that may not. Raises UsageError.
+    """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}", remedy="mend it or move it away") from None
-    known = {field.name for field in fields(Settings)}
+    known = {*_TYPES, *beside} - {*but}
     for key in content:
         if key not in known:
-            raise UsageError(f"{path}: there is no setting {key!r}", remedy=f"known are: {', '.join(sorted(known))}")
-    return content
+            raise UsageError(
+                f"{path}: there is no setting {key!r}{guess(key, known)}",
+                remedy=f"known are: {', '.join(sorted(known))}",
+            )
+    return {key: checked(key, value, f"{path}: ") for key, value in content.items()}
+
+
+def guess(key: str, known: Iterable[str]) -> str:
+    """Words to put behind an error: ``; did you mean 'ctx'?``, or nothing."""
+    from difflib import get_close_matches  # imported late: only a slip of the fingers needs it
+
+    close = get_close_matches(key, sorted(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _parsed(name: str, text: str, source: str) -> Any:
     kind = _TYPES[name]
     try:
         if kind in (int, float):
-            return _checked(name, kind(text), source)
+            return checked(name, kind(text), source)
     except ValueError:
         raise UsageError(f"{source}{text!r} is not a number") from None
     if kind is bool:
@@ -115,7 +191,7 @@ def _parsed(name: str, text: str, source: str) -> Any:
             raise UsageError(f"{source}{text!r} is neither of {', '.join(_TRUE)} nor of {', '.join(_FALSE)}")
         return text.lower() in _TRUE
     if kind not in (str, int, float) and get_args(kind)[1:2] != (...,):
-        return _checked(name, text, source)
+        return checked(name, text, source)
     if kind is not str:
         import shlex
 
@@ -126,8 +202,9 @@ def _parsed(name: str, text: str, source: str) -> Any:
     return text
 
 
-def _checked(name: str, value: Any, source: str) -> Any:
-    kind = _TYPES[name]
+def checked(name: str, value: Any, source: str) -> Any:
+    """``value`` with the type that the setting has. Raises UsageError, which ``source`` begins."""
+    kind = _TYPES.get(name, str)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is bool:

@@ -41,6 +41,11 @@ def engine_home() -> Path:
     return data_dir() / "engine"
 
 
+def models_dir() -> Path:
+    """Models fetched by ``bitnet-chat models pull``, each a file called after its name."""
+    return data_dir() / "models"
+
+
 def checkout() -> Path | None:
     """The root of the source checkout this package runs from; None for an installed package."""
     root = Path(__file__).resolve().parent.parent

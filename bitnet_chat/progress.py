@@ -68,6 +68,15 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def size(count: int) -> str:
+    """Bytes for people, in powers of ten as disks and downloads give them: ``812 MB``, ``1.2 GB``."""
+    if count < 1_000_000:
+        return f"{count / 1000:.0f} kB"
+    if count < 999_500_000:
+        return f"{count / 1_000_000:.0f} MB"
+    return f"{count / 1_000_000_000:.1f} GB"
+
+
 def line(progress: Progress, width: int = 80) -> str:
     """The progress as one line of at most ``width - 1`` characters: a full line would wrap on some terminals."""
     time_text = duration(progress.seconds)

@@ -4,12 +4,17 @@
 What it does is told by the message it gets; see ``ANSWERS``. Each launch appends a JSON object with its arguments and
 prompt to the file named by ``FAKE_ENGINE_RECORD``, each message a line to ``FAKE_ENGINE_HEARD``. It can be had
 unordered (BitNet 2024: the colour before the in-prefix) with ``FAKE_ENGINE_UNORDERED``, and modern with
-``FAKE_ENGINE_MODERN``.
+``FAKE_ENGINE_MODERN``. An empty line makes a classic one go on with ``FAKE_ENGINE_MORE``, read as a message is.
+
+As BitNet 2024 it also keeps account of its context window, in the tokens of the model of its recording: one for each
+byte, and one for a mark of the template. When the window is full it forgets the older half without a word; each time
+adds a line to ``FAKE_ENGINE_SHIFTS``.
 """
 
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -30,8 +35,8 @@ CLASSIC_HELP = """--in-prefix STRING
 --in-suffix STRING
 -if, --interactive-first
 -no-cnv
---no-context-shift
 """
+MARK = re.compile(rb"<\|\w+\|>")
 
 
 class Interrupted(Exception):
@@ -42,6 +47,7 @@ class Engine:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.generating = False
+        self.size = int(options.ctx_size)
         self.used = 0
         signal.signal(signal.SIGINT, self.on_interrupt)
 
@@ -58,6 +64,15 @@ class Engine:
     @staticmethod
     def log(text: str) -> None:
         os.write(2, (text + "\n").encode())
+
+    def evaluate(self, data: bytes) -> None:
+        """As in examples/main/main.cpp of that time, with n_keep 0."""
+        self.used += len(MARK.sub(b"?", data))
+        while UNORDERED and self.used >= self.size:
+            self.used -= self.used // 2
+            if shifts := os.environ.get("FAKE_ENGINE_SHIFTS"):
+                with Path(shifts).open("a") as file:
+                    file.write(f"{self.used}\n")
 
     def prompt(self, newline: str) -> None:
         if MODERN:
@@ -86,8 +101,9 @@ class Engine:
             message += "\n"
         return None
 
-    def run(self) -> None:
-        self.log("I generate: n_ctx = 2048, n_batch = 2048")
+    def run(self, prompt: str) -> None:
+        self.log(f"I generate: n_ctx = {self.size}, n_batch = 2048")
+        self.evaluate(prompt.encode("utf-8", "surrogateescape"))
         self.prompt("first")
         heard = os.environ.get("FAKE_ENGINE_HEARD")
         while (message := self.read()) is not None:
@@ -104,9 +120,12 @@ class Engine:
                 continue
             self.generating = True
             natural = True
+            if message:
+                written = self.options.in_prefix + message + self.options.in_suffix
+                self.evaluate(written.encode("utf-8", "surrogateescape"))
             try:
-                self.write(RESET + ("" if MODERN else self.options.in_suffix))
-                self.answer(message.strip())
+                self.write(RESET + ("" if MODERN or not message else self.options.in_suffix))
+                self.answer(message.strip() if message else os.environ.get("FAKE_ENGINE_MORE", "say  and more"))
             except Interrupted:
                 natural = False
             self.generating = False
@@ -115,7 +134,11 @@ class Engine:
     def answer(self, message: str) -> None:
         verb, _, rest = message.partition(" ")
         if verb == "say":
+            self.evaluate(rest.encode("utf-8", "surrogateescape") + b".")  # and the token that ends it
             self.write(rest)
+        elif verb == "Summarise":
+            words = os.environ.get("FAKE_ENGINE_SUMMARY", "they talked")
+            self.answer("silence" if words == "silence" else "kill" if words == "kill" else f"say {words}")
         elif verb == "exit":  # exit CODE [text first]
             code, _, text = rest.partition(" ")
             self.write(text)
@@ -130,6 +153,7 @@ class Engine:
         elif verb == "story":  # for ever
             number = 0
             while True:
+                self.evaluate(f"word{number} ".encode())
                 self.write(f"word{number} ")
                 number += 1
                 time.sleep(0.001)
@@ -186,7 +210,8 @@ class Engine:
 
 def main() -> None:
     if "--help" in sys.argv:
-        print(HELP if MODERN else HELP + CLASSIC_HELP + ("--color\n" if UNORDERED else "--color [on|off|auto]\n"))
+        newer = "" if UNORDERED else "--no-context-shift\n--color [on|off|auto]\n"
+        print(HELP if MODERN else HELP + CLASSIC_HELP + (newer or "--color\n"))
         return
     if "--version" in sys.argv:
         print("version: 1 (fake)")
@@ -196,6 +221,7 @@ def main() -> None:
     parser.add_argument("--in-suffix", default="")
     parser.add_argument("--file")
     parser.add_argument("--system-prompt-file")
+    parser.add_argument("--ctx-size", default="2048")
     options, rest = parser.parse_known_args()
     name = options.file or options.system_prompt_file
     prompt = Path(name).read_bytes().decode("utf-8", "surrogateescape") if name else ""
@@ -217,7 +243,7 @@ def main() -> None:
     if limit and len(prompt) > int(limit):
         print(f"E fake: prompt is too long ({len(prompt)} tokens, max {limit})", file=sys.stderr)
         sys.exit(1)
-    Engine(options).run()
+    Engine(options).run(prompt)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,8 @@ class ScriptedBackend:
 
     def prepare(self, history: Conversation) -> None:
         self.prepared.append(history)
+        if self._loading is None:
+            self.start()
 
     def count(self, text: str) -> TokenCount | None:
         return TokenCount(len(text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from program import PATIENCE, Ear, command, ear, environment, fake_engine, run
 
-from bitnet_chat.cli import main
+from bitnet_chat.cli import VERBS, main
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.errors import FinishReason
 
 __all__ = ["ear"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
@@ -53,7 +55,7 @@ def test_where_the_question_comes_from(fake: str, tmp_path: Path, flags: tuple[s
         "argument": ((text,), ""),
         "words": (tuple(text.split(" ")), ""),
         "stdin": ((), text + "\n"),
-        "file": (("-f", str(file)), "not this"),
+        "file": (("-f", str(file)), ""),
         "file -": (("-f", "-"), text + "\n"),
         "bom": ((), "\ufeff" + text),
     }[how]
@@ -64,7 +66,7 @@ def test_where_the_question_comes_from(fake: str, tmp_path: Path, flags: tuple[s
 def test_json(fake: str) -> None:
     done = run("--engine", fake, "--json", "say it")
     answer = json.loads(done.stdout)
-    assert list(answer) == ["reply", "finish_reason", "tokens", "timings", "model", "engine"]
+    assert list(answer) == ["reply", "finish_reason", "tokens", "timings", "model", "engine", "conversation"]
     assert (answer["reply"], answer["finish_reason"]) == ("it", "stop")
     assert answer["tokens"] > 0 and answer["timings"]["seconds"] > 0
     assert answer["model"] == "bitnet-demo" and answer["engine"] == "fake-engine (classic)"
@@ -346,9 +348,23 @@ def test_help_and_version() -> None:
     assert done.returncode == 0 and b"exit codes:" in done.stdout and done.stderr == b""
     for flag in ("--no-stream", "--input", "--io", "--typing-speed", "--timeout"):
         assert flag.encode() in done.stdout
+    words = done.stdout.decode()
+    for verb, help in VERBS.items():
+        assert f"\n  {verb} " in words and help in words
+    for reason in FinishReason:
+        assert re.search(rf"\b{reason.exit_code} ", words.partition("exit codes:")[2])
     assert run("engine", "--help").returncode == 0
     for flag in ("--version", "-V"):
         assert run(flag).stdout.startswith(b"bitnet-chat ")
+
+
+@pytest.mark.parametrize("question", ["engine of a car", "config my router", "completion of the set"])
+def test_a_question_that_begins_with_a_verb_goes_in_quotes(fake: str, question: str) -> None:
+    done = run(*question.split())
+    verb = question.split()[0]
+    assert done.returncode == 2 and f"a question that begins with '{verb}' goes in quotes" in done.stderr.decode()
+    assert run("--engine", fake, f"say {question}").stdout.decode() == f"{question}\n"
+    assert main([f"{question}?", "--engine", "/no/engine"]) == 3, "in quotes it is a question"
 
 
 def test_a_locale_without_unicode(fake: str) -> None:

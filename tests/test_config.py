@@ -1,12 +1,14 @@
-"""Settings: defaults < config.toml < environment < flags."""
+"""Settings: defaults < config.toml < persona < environment < flags."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from bitnet_chat import config
+from bitnet_chat.cli.parser import build, parse
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import UsageError
 
@@ -77,3 +79,89 @@ def test_a_file_that_is_no_text(file: Path) -> None:
 def test_a_bad_variable(name: str, value: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         config.load({}, {f"BITNET_CHAT_{name}": value})
+
+
+def test_a_variable_of_yes_or_no() -> None:
+    assert config.load({}, {"BITNET_CHAT_JOURNAL": "Off"})[0].journal is False
+    assert config.load({}, {"BITNET_CHAT_SPARE": "1"})[0].spare is True
+    with pytest.raises(UsageError, match=r"\$BITNET_CHAT_SPARE: 'maybe' is neither"):
+        config.load({}, {"BITNET_CHAT_SPARE": "maybe"})
+
+
+def test_a_slip_of_the_fingers_is_told(file: Path) -> None:
+    file.write_text("max_token = 3")
+    with pytest.raises(UsageError, match="there is no setting 'max_token'; did you mean 'max_tokens'"):
+        config.load({}, {})
+    assert config.unknown_variables(
+        {
+            "BITNET_CHAT_TEMP": "1",
+            "BITNET_CHAT_CTX": "1",
+            "BITNET_CHAT_DATA": "x",
+            "BITNET_CHAT_ENGINE": "x",
+            "HOME": "",
+        }
+    ) == ["BITNET_CHAT_TEMP"]
+
+
+def test_a_byte_order_mark_of_an_editor(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfctx = 5\n")
+    assert config.load({}, {})[0].ctx == 5
+
+
+# Where a value comes from
+
+
+def test_each_value_says_where_it_comes_from(file: Path) -> None:
+    file.write_text('engine = "/file"\nctx = 1\npersona = "own"\njournal = false\n')
+    (file.parent / "personas").mkdir()
+    (file.parent / "personas" / "own.toml").write_text('ctx = 2\nthreads = 2\nseed = 2\nengine = "/persona"')
+    environment = {"BITNET_CHAT_THREADS": "3", "BITNET_CHAT_SEED": "3"}
+    flags = {"seed": 4, "guard": False, "temperature": 0.0, "engine_args": ["-x"]}
+    values = config.sourced(flags, environment)
+    origins = {name: each.origin for name, each in values.items() if each.origin != "default"}
+    assert origins == {
+        "engine": "persona own",
+        "ctx": "persona own",
+        "threads": "$BITNET_CHAT_THREADS",
+        "temperature": "--temp",
+        "seed": "--seed",
+        "persona": str(file),
+        "guard": "--no-guard",
+        "journal": str(file),
+        "engine_args": "--",
+    }
+    assert (values["ctx"].value, values["threads"].value, values["seed"].value) == (2, 3, 4)
+    settings, configured = config.load(flags, environment)
+    assert configured == "/persona" and settings.engine == ""
+    for name, each in values.items():
+        assert name == "engine" or getattr(settings, name) == each.value
+    assert config.sourced({}, {"BITNET_CHAT_ENGINE": "/e"})["engine"] == config.Sourced("/e", "$BITNET_CHAT_ENGINE")
+    assert config.sourced({"engine": "/f"}, {"BITNET_CHAT_ENGINE": "/e"})["engine"] == config.Sourced("/f", "--engine")
+
+
+# Every setting is a flag, and every flag that is none belongs to one run
+
+
+def test_settings_and_flags_are_the_same() -> None:
+    actions = {action.dest: action for action in build()._actions}
+    names = {field.name for field in fields(Settings)}
+    of_one_run = {"file", "input", "output", "json", "no_stream", "interactive", "resume", "resume_last", "attachment"}
+    assert set(actions) - {"help", "version", "question"} == (names - {"engine_args"}) | of_one_run
+    for name in names - {"engine_args"}:
+        assert config.flag(name, getattr(Settings(), name)) in actions[name].option_strings or isinstance(
+            getattr(Settings(), name), bool
+        )
+    for name in ("spare", "guard", "journal"):
+        for value in (True, False):
+            flag = config.flag(name, value)
+            assert parse([flag])[1] == {name: value}
+            assert getattr(config.load(parse([flag])[1], {f"BITNET_CHAT_{name.upper()}": "yes"})[0], name) is value
+    for name in ("overflow", "markdown", "thinking", "io"):
+        assert actions[name].choices is not None and getattr(Settings(), name) in actions[name].choices
+
+
+def test_help_tells_the_defaults() -> None:
+    words = build().format_help()
+    for name in ("overflow", "repeat_limit", "typing_speed", "stall_timeout"):
+        default = getattr(Settings(), name)
+        assert f"(default: {default:g})" in words if isinstance(default, float) else f"(default: {default})" in words

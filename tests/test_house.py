@@ -49,7 +49,7 @@ def uses(path: Path, *places: str) -> list[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_go_one_way(path: Path) -> None:
-    if inside(path, "stream", "prompt", "conversation", "events", "errors"):
+    if inside(path, "stream", "prompt", "conversation", "markdown", "events", "errors"):
         assert not uses(path, "engine", "backends", *FRONT_ENDS), "pure code knows neither engines nor front ends"
     if inside(path, "engine", "backends", "models"):
         assert not uses(path, *FRONT_ENDS), "the engine side knows no front end"
@@ -60,7 +60,7 @@ def test_imports_go_one_way(path: Path) -> None:
             assert not uses(path, "engine"), "a front end knows backends, not engines"
 
 
-PURE = ("stream", "prompt", "conversation")
+PURE = ("stream", "prompt", "conversation", "markdown")
 DOING = {"os", "io", "socket", "subprocess", "asyncio", "threading", "time", "pathlib", "sys", "tempfile", "selectors"}
 
 

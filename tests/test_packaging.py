@@ -65,6 +65,15 @@ def test_the_demo_model_is_in_it_as_it_is(wheel: Path) -> None:
         assert archive.read(name) == (REPOSITORY / "models" / MODEL).read_bytes()
 
 
+def test_the_data_files_are_in_it(wheel: Path) -> None:
+    """Personas, the registry of models and the mark of a typed package, and every module."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    ours = REPOSITORY / "bitnet_chat"
+    wanted = [path for pattern in ("*.py", "*.toml", "py.typed") for path in ours.rglob(pattern)]
+    assert {path.relative_to(REPOSITORY).as_posix() for path in wanted} <= names
+
+
 def test_the_metadata_is_that_of_setup_cfg(metadata: email.message.Message) -> None:
     config = configparser.ConfigParser()
     config.read(REPOSITORY / "setup.cfg", encoding="utf-8")
@@ -75,7 +84,7 @@ def test_the_metadata_is_that_of_setup_cfg(metadata: email.message.Message) -> N
     required = [each.partition(";")[0].replace(" ", "") for each in metadata.get_all("Requires-Dist", [])]
     for line in config["options"]["install_requires"].split("\n"):
         assert line.partition(";")[0].replace(" ", "") in ["", *required]
-    assert metadata.get_all("Provides-Extra") == ["test"]
+    assert metadata.get_all("Provides-Extra") == ["hub", "test"]
     assert "LICENSE" in metadata.get_all("License-File", [])
     assert metadata["Description-Content-Type"] == "text/markdown"
 

@@ -22,6 +22,17 @@ from bitnet_chat.repl.commands import (
     explain,
     read,
 )
+from bitnet_chat.repl.errands import (
+    Attach,
+    Copy,
+    Edit,
+    Fork,
+    Rename,
+    Resume,
+    ShowThoughts,
+    SwitchModel,
+    Write,
+)
 from bitnet_chat.repl.tally import Tally
 
 STATUS = BackendStatus("demo.gguf", "llama-completion 9090", "idle", 100, 2048, 812_000_000, 199.7)
@@ -52,7 +63,8 @@ def do(line: str, conversation: Conversation = TALK, tally: Tally | None = None)
         ("/etc/passwd is a file", Say("/etc/passwd is a file")),
         ("/2 is a half", Say("/2 is a half")),
         ("/exit.", Say("/exit.")),
-        ("/read /etc/passwd", Unknown("read")),
+        ("/read /etc/passwd", Unknown("read", "rename")),
+        ("/zzz", Unknown("zzz")),
         ("/sytem x", Unknown("sytem", "system")),
         ("/reg", Unknown("reg", "regen")),
         ("C:\\new", Say("C:\\new")),
@@ -74,7 +86,7 @@ def test_unknown_commands_are_explained() -> None:
 
 
 def test_complete() -> None:
-    assert [name for name, _ in complete("/s")] == ["/system", "/stats"]
+    assert [name for name, _ in complete("/s")] == ["/save", "/system", "/stats"]
     assert [name for name, _ in complete("/")] == [f"/{name}" for name in COMMANDS]
     assert complete("") == complete("hello") == complete("/system x") == []
 
@@ -90,6 +102,7 @@ def test_exit() -> None:
 
 
 def test_clear_keeps_the_system_prompt() -> None:
+    assert do("/clear").anew and not do("/undo").anew
     assert do("/clear").conversation == Conversation().with_system("Be brief.")
     assert "system prompt stays" in do("/clear").lines[0]
     assert "system prompt" not in do("/clear", Conversation().with_user("x")).lines[0]
@@ -120,8 +133,8 @@ def test_system() -> None:
 
 
 def test_model() -> None:
-    assert do("/model other.gguf").switch == "other.gguf"
-    assert do("/model").switch is None
+    assert do("/model other.gguf").errand == SwitchModel("other.gguf")
+    assert do("/model").errand is None
     assert "demo.gguf" in do("/model").lines[0] and "llama-completion 9090" in do("/model").lines[1]
 
 
@@ -138,3 +151,68 @@ def test_stats() -> None:
 
 def test_stats_before_any_reply() -> None:
     assert do("/stats", Conversation()).lines[0] == "0 turns in the conversation · 0 tokens in 0 replies"
+
+
+def test_continue_goes_on_with_a_reply_that_was_cut() -> None:
+    cut = TALK.without_last_reply().with_assistant("Hel", FinishReason.LENGTH)
+    assert do("/continue", cut).ask and do("/continue", cut).conversation == cut
+    for whole in (TALK, Conversation(), TALK.without_last_reply()):
+        outcome = do("/continue", whole)
+        assert not outcome.ask and outcome.lines and outcome.conversation == whole
+
+
+def test_edit_brings_the_last_message_to_the_editor() -> None:
+    assert do("/edit").errand == Edit("Hi")
+    assert do("/edit", TALK.without_last_reply()).errand == Edit("Hi")
+    assert do("/edit", Conversation()).lines == ("There is no message to edit.",)
+
+
+@pytest.mark.parametrize(
+    ("line", "errand"),
+    [
+        ("/resume", Resume(None)),
+        ("/resume 12", Resume(12)),
+        ("/rename  Tea and\tcake", Rename("Tea and cake")),
+        ("/fork", Fork()),
+        ("/save notes.md", Write("md", "notes.md")),
+        ("/save my notes.HTML", Write("html", "my notes.HTML")),
+        ("/save notes", Write("md", "notes")),
+        ("/export jsonl", Write("jsonl")),
+        ("/export json my file.json", Write("json", "my file.json")),
+        ("/file", Attach(())),
+        ("/file a.txt 'b c.txt'", Attach(("a.txt", "b c.txt"))),
+        ("/file don't.txt", Attach(("don't.txt",))),
+        ("/copy", Copy("Hello", "The last reply")),
+        ("/thinking fold", ShowThoughts("", "fold")),
+    ],
+)
+def test_errands(line: str, errand: object) -> None:
+    assert do(line).errand == errand
+    assert do(line).conversation == TALK
+
+
+@pytest.mark.parametrize(
+    "line", ["/resume soon", "/rename", "/save", "/export", "/export pdf", "/thinking", "/thinking aloud", "/copy code"]
+)
+def test_what_a_command_cannot_do_it_says(line: str) -> None:
+    outcome = do(line)
+    assert outcome.errand is None and len(outcome.lines) == 1 and outcome.conversation == TALK
+
+
+@pytest.mark.parametrize("line", ["/fork", "/save a.md", "/export md", "/copy", "/edit", "/continue"])
+def test_nothing_can_be_done_with_nothing(line: str) -> None:
+    outcome = do(line, Conversation().with_system("Be brief."))
+    assert outcome.errand is None and not outcome.ask and len(outcome.lines) == 1
+
+
+def test_copy_code_takes_the_last_block() -> None:
+    reply = "One:\n```python\nprint(1)\n```\nTwo:\n~~~~\n```\nx\n~~~~\nDone."
+    conversation = Conversation().with_user("Hi").with_assistant(reply)
+    assert do("/copy code", conversation).errand == Copy("```\nx\n", "The last code block")
+    cut = Conversation().with_user("Hi").with_assistant("```\nx = 1\ny")
+    assert do("/copy code", cut).errand == Copy("x = 1\ny", "The last code block")
+
+
+def test_thinking_shows_the_last_thoughts() -> None:
+    conversation = TALK.with_user("And?").with_assistant("Yes", thinking="Is it?").with_user("Good").with_assistant("!")
+    assert do("/thinking", conversation).errand == ShowThoughts("Is it?")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 
+import pytest
 from scripted_backend import Gate, ScriptedBackend, by_message, say
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.export import restore
 from bitnet_chat.errors import EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
+from bitnet_chat.journal import Entry, Journal
+from bitnet_chat.journal.entry import State
 from bitnet_chat.repl import ReplSettings
 from bitnet_chat.repl import reply as reply_module
 from bitnet_chat.repl.display import Display
@@ -35,10 +40,40 @@ class Paper:
                 await self.changed.wait()
 
 
-class Room:
-    """A talk with its backend and its paper."""
+class Desk:
+    """A console whose user has decided beforehand."""
 
-    def __init__(self, steps: Iterable[Event | Gate] | None = None, **options: object) -> None:
+    def __init__(self) -> None:
+        self.edited = ""
+        self.picked: int | None = None
+        self.offered: list[Entry] = []
+        self.clipboard: str | None = None
+        self.has_clipboard = True
+        self.complaints: list[str] = []
+
+    async def edit(self, text: str) -> str:
+        if not self.edited:
+            raise UsageError("There is no editor")
+        return self.edited.replace("LAST", text)
+
+    async def pick(self, entries: Sequence[Entry]) -> int | None:
+        self.offered = list(entries)
+        return self.picked
+
+    def complain(self, text: str) -> None:
+        self.complaints.append(text)
+
+    def copy(self, text: str) -> bool:
+        self.clipboard = text
+        return self.has_clipboard
+
+
+class Room:
+    """A talk with its backend, its paper and its desk. ``journal``: with one, kept in the test's own home."""
+
+    def __init__(
+        self, steps: Iterable[Event | Gate] | None = None, *, journal: bool = False, **options: object
+    ) -> None:
         self.paper = Paper()
         script = by_message if steps is None else lambda _: steps
         deaf = bool(options.pop("deaf", False))
@@ -46,7 +81,9 @@ class Room:
         self.others: list[ScriptedBackend] = []
         settings = ReplSettings(model="m", options=ReplyOptions(max_tokens=5), **options)  # type: ignore[arg-type]
         display = Display(self.paper, colour=False, spinner=False)
-        self.talk = Talk(self.backend, settings, display, self.switch)
+        self.desk = Desk()
+        self.journal = Journal() if journal else None
+        self.talk = Talk(self.backend, settings, display, self.desk, self.switch, self.journal)
         self.talk.start()
 
     def switch(self, path: str) -> ScriptedBackend:
@@ -57,10 +94,14 @@ class Room:
 
 
 def in_room(
-    work: Callable[[Room], Awaitable[None]], steps: Iterable[Event | Gate] | None = None, **options: object
+    work: Callable[[Room], Awaitable[None]],
+    steps: Iterable[Event | Gate] | None = None,
+    *,
+    journal: bool = False,
+    **options: object,
 ) -> None:
     async def run() -> None:
-        room = Room(steps, **options)
+        room = Room(steps, journal=journal, **options)
         async with asyncio.timeout(20):
             await work(room)
             await room.talk.close()
@@ -266,3 +307,250 @@ def test_an_interrupt_shows_at_once_what_has_arrived() -> None:
 
     steps: list[Event | Gate] = [Started(), TextDelta("Before"), Gate(), Completed(FinishReason.STOP, "Before")]
     in_room(work, steps, typing_speed=0.1)
+
+
+# Errands
+
+
+def test_continue_makes_the_cut_reply_longer() -> None:
+    async def work(room: Room) -> None:
+        room.backend.script = lambda _: say("Once upon", reason=FinishReason.LENGTH)
+        await room.talk.submit("a tale")
+        room.backend.script = lambda _: say(" a time.")
+        await room.talk.submit("/continue")
+        assert room.backend.asked[-1].last == Message("assistant", "Once upon", FinishReason.LENGTH)
+        assert room.talk.conversation.last == Message("assistant", "Once upon a time.", FinishReason.STOP)
+        assert len(room.talk.conversation.messages) == 2
+        room.backend.script = lambda _: [Failed(EngineDied("gone"))]
+        await room.talk.submit("/continue")
+        assert "came to its end" in room.paper.all and len(room.backend.asked) == 2
+
+    in_room(work, journal=True)
+    stored = Journal().latest()
+    assert stored is not None
+    assert stored.conversation.last == Message("assistant", "Once upon a time.", FinishReason.STOP)
+
+
+def test_a_continuation_that_fails_leaves_the_cut_reply() -> None:
+    async def work(room: Room) -> None:
+        room.backend.script = lambda _: say("Once upon", reason=FinishReason.LENGTH)
+        await room.talk.submit("a tale")
+        before = room.talk.conversation
+        room.backend.script = lambda _: [Failed(EngineDied("gone"))]
+        assert await room.talk.submit("/continue") == ""
+        assert room.talk.conversation == before
+
+    in_room(work, journal=True)
+    stored = Journal().latest()
+    assert stored is not None and stored.unanswered == ""
+    assert stored.conversation.last == Message("assistant", "Once upon", FinishReason.LENGTH)
+
+
+def test_edit_asks_the_changed_message() -> None:
+    async def work(room: Room) -> None:
+        await room.talk.submit("first")
+        await room.talk.submit("secnd")
+        room.desk.edited = "second, not LAST"
+        assert await room.talk.submit("/edit") == ""
+        assert [each.content for each in room.talk.conversation.turns if each.role == "user"] == [
+            "first",
+            "second, not secnd",
+        ]
+        room.desk.edited = "LAST"
+        await room.talk.submit("/edit")
+        assert "The message is as it was." in room.paper.all and len(room.backend.asked) == 3
+        room.desk.edited = ""
+        await room.talk.submit("/edit")
+        assert "There is no editor" in room.paper.all and len(room.backend.asked) == 3
+        room.desk.edited = "fail"
+        assert await room.talk.submit("/edit") == "fail"
+        assert room.talk.conversation.turns[-2].content == "second, not secnd"
+
+    in_room(work, journal=True)
+    stored = Journal().latest()
+    assert stored is not None and [each.content for each in stored.conversation.turns][2] == "second, not secnd"
+
+
+def test_the_backend_prepares_for_what_comes_next() -> None:
+    async def work(room: Room) -> None:
+        await room.talk.submit("first")
+        await room.talk.submit("second")
+        await room.talk.submit("/undo")
+        assert room.backend.prepared == [room.talk.conversation]
+        await room.talk.submit("/clear")
+        assert room.backend.prepared[-1] == Conversation()
+        await room.talk.submit("/stats")
+        assert len(room.backend.prepared) == 2
+
+    in_room(work)
+
+
+def test_a_conversation_is_resumed() -> None:
+    async def first(room: Room) -> None:
+        await room.talk.submit("hello")
+        await room.talk.submit("/rename Greetings")
+        await room.talk.submit("/clear")
+        await room.talk.submit("wait")  # the gate: nobody opens it
+
+    async def interrupted(room: Room) -> None:
+        task = asyncio.create_task(first(room))
+        await room.paper.until("Before the gate")
+        room.talk.interrupt()
+        await task
+
+    async def second(room: Room) -> None:
+        room.desk.picked = 1
+        await room.talk.submit("/resume")
+        assert [entry.title for entry in room.desk.offered] == ["wait", "Greetings"]
+        assert "Greetings" in room.paper.all and "> hello" in room.paper.all
+        assert room.talk.conversation.turns[-1] == Message("assistant", "You said 'hello'.", FinishReason.STOP)
+        assert room.backend.prepared == [room.talk.conversation]
+        await room.talk.submit("/resume 2")
+        assert "/continue goes on" in room.paper.all
+        assert room.talk.conversation.turns[-1].was_cut
+        for line, answer in (("/resume 3", "no conversation 3"), ("/resume 2", "That is this conversation")):
+            await room.talk.submit(line)
+            assert answer in room.paper.all, room.paper.all
+        room.desk.picked = None
+        await room.talk.submit("/resume")
+        assert room.talk.conversation.turns[0].content == "wait"
+
+    in_room(interrupted, journal=True)
+    in_room(second, journal=True)
+
+
+def test_a_message_without_reply_is_on_the_prompt_after_resuming() -> None:
+    async def first(room: Room) -> None:
+        await room.talk.submit("hello")
+        await room.talk.submit("fail now")
+
+    async def second(room: Room) -> None:
+        assert await room.talk.submit("/resume 1") == "fail now"
+        assert len(room.talk.conversation.turns) == 2
+
+    in_room(first, journal=True)
+    assert Journal().list()[0].state is State.UNANSWERED
+    in_room(second, journal=True)
+
+
+def test_fork_leaves_the_conversation_before_as_it_was() -> None:
+    async def work(room: Room) -> None:
+        await room.talk.submit("hello")
+        await room.talk.submit("/fork")
+        await room.talk.submit("count")
+
+    in_room(work, journal=True)
+    forked, before = Journal().list()
+    assert (forked.turns, before.turns) == (2, 1)
+
+
+def test_nothing_is_kept_without_a_journal() -> None:
+    async def work(room: Room) -> None:
+        await room.talk.submit("hello")
+        for line in ("/fork", "/rename x", "/resume"):
+            await room.talk.submit(line)
+        assert room.paper.all.count("kept") == 3
+
+    in_room(work)
+    assert Journal().list() == []
+
+
+def test_save_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def work(room: Room) -> None:
+        await room.talk.submit("hello / 数据")
+        await room.talk.submit("/save talk.jsonl")
+        await room.talk.submit("/save talk.jsonl")
+        await room.talk.submit("/export html")
+        await room.talk.submit("/export md missing/talk.md")
+
+    in_room(work, journal=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hello-数据.html", "talk.jsonl"]
+    assert restore((tmp_path / "talk.jsonl").read_text("utf-8")).turns[0].content == "hello / 数据"
+
+
+def test_files_go_with_the_next_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("alpha")
+    (tmp_path / "b c.py").write_text("beta = 1\n")
+
+    async def work(room: Room) -> None:
+        await room.talk.submit("/file a.txt missing.txt")
+        assert "missing.txt" in room.paper.all
+        await room.talk.submit("/file a.txt 'b c.py'")
+        assert "a.txt: 5 bytes" in room.paper.all and "% of the window" in room.paper.all
+        room.backend.script = lambda _: [Failed(EngineDied("gone"))]
+        assert await room.talk.submit("hello") == "hello"
+        await room.talk.submit("/file")
+        room.backend.script = lambda _: say("Read.")
+        await room.talk.submit("compare with @a.txt, me@example.org and @nobody")
+        message = room.backend.asked[-1].turns[-1].content
+        assert message.count("alpha") == 1 and "beta = 1" in message
+        assert message.endswith("compare with @a.txt, me@example.org and @nobody")
+        await room.talk.submit("and now")
+        assert room.backend.asked[-1].turns[-1].content == "and now"
+        await room.talk.submit("/file a.txt")
+        await room.talk.submit("/file -")
+        await room.talk.submit("again")
+        assert room.backend.asked[-1].turns[-1].content == "again"
+
+    in_room(work)
+
+
+def test_a_mentioned_file_that_cannot_be_read_brings_the_message_back(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(bytes(range(256)) * 9)
+
+    async def work(room: Room) -> None:
+        line = f"what is @{tmp_path}/blob"
+        assert await room.talk.submit(line) == line
+        assert room.backend.asked == [] and "blob" in room.paper.all
+
+    in_room(work)
+
+
+def test_copy() -> None:
+    async def work(room: Room) -> None:
+        await room.talk.submit("hello")
+        await room.talk.submit("/copy")
+        assert room.desk.clipboard == "You said 'hello'." and "clipboard" in room.paper.all
+        room.desk.has_clipboard = False
+        await room.talk.submit("/copy")
+        assert "no terminal whose clipboard" in room.paper.all
+        room.desk.clipboard = None
+        room.backend.script = lambda _: say("x" * 80_000)
+        await room.talk.submit("much")
+        await room.talk.submit("/copy")
+        assert room.desk.clipboard is None and "more than terminals take" in room.paper.all
+
+    in_room(work)
+
+
+def test_thoughts_are_kept_apart_and_shown_again() -> None:
+    async def work(room: Room) -> None:
+        await room.talk.submit("think")
+        assert room.talk.conversation.last == Message("assistant", "So it is.", FinishReason.STOP, "Let me see.")
+        shown = room.paper.all.count("Let me see.")
+        await room.talk.submit("/thinking")
+        assert room.paper.all.count("Let me see.") == shown + 1
+        await room.talk.submit("/thinking hide")
+        await room.talk.submit("think")
+        assert room.paper.all.count("Let me see.") == shown + 1
+
+    in_room(work, journal=True)
+    stored = Journal().latest()
+    assert stored is not None and stored.conversation.turns[-1].thinking == "Let me see."
+
+
+def test_a_spare_keeps_the_model_before() -> None:
+    async def work(room: Room) -> None:
+        await room.talk.submit("/model other.gguf")
+        assert "close" not in room.backend.calls
+        assert room.talk.status().spare_memory == 123_456_789
+        await room.talk.submit("/model scripted.gguf")
+        assert room.talk.status().model == "scripted.gguf"
+        assert "close" in room.others[1].calls and "close" not in room.others[0].calls
+        await room.talk.submit("/model third.gguf")
+        assert "close" in room.others[0].calls
+
+    in_room(work, spare=True)

@@ -8,10 +8,16 @@ from hypothesis import strategies as st
 
 from bitnet_chat.backends import BackendStatus
 from bitnet_chat.events import Stats
-from bitnet_chat.repl.toolbar import bar, clip, context, rate, seconds, size, tokens, width
+from bitnet_chat.repl.toolbar import WARNING, context, rate, seconds, size, tokens
+from bitnet_chat.repl.toolbar import bar as fragments
+from bitnet_chat.stream.cells import clip, width
 
 STATUS = BackendStatus("demo.gguf", "llama", "idle", 512, 2048, 812_400_000, 199.7)
 LAST = Stats(tokens=11, time_to_first_token=0.5, seconds=1.5)
+
+
+def bar(status: BackendStatus, last: Stats | None, columns: int) -> str:
+    return "".join(text for _, text in fragments(status, last, columns))
 
 
 def test_all_of_it() -> None:
@@ -28,6 +34,35 @@ def test_less_and_less_of_it() -> None:
 def test_little_is_known() -> None:
     assert bar(BackendStatus("m", "e", "starting"), None, 80) == " m · loading"
     assert bar(BackendStatus("m", "e", "idle"), Stats(context_used=1, context_size=4), 80) == " m · ctx 1/4 (25 %)"
+
+
+FULL = BackendStatus("demo.gguf", "llama", "idle", 820, 1024, 812_400_000, spare_memory=400_000_000)
+
+
+@pytest.mark.parametrize(
+    ("overflow", "shown"),
+    [
+        ("drop-oldest", "the oldest turns will leave it"),
+        ("summarize", "the oldest turns will be summed up"),
+        ("stop", "the conversation will end there"),
+    ],
+)
+def test_a_context_that_is_nearly_full(overflow: str, shown: str) -> None:
+    line = fragments(FULL, None, 120, overflow)
+    assert (WARNING, "! ctx 820/1024 (80 %)") in line and (WARNING, shown) in line
+    assert WARNING not in {
+        look for look, _ in fragments(BackendStatus("m", "e", "idle", 819, 1024), None, 120, overflow)
+    }
+
+
+def test_what_is_left_of_a_warning() -> None:
+    assert bar(FULL, None, 80) == " demo.gguf · ! ctx 820/1024 (80 %) · the oldest turns will leave it · 812 MB"
+    assert bar(FULL, None, 60) == " demo.gguf · ! ctx 820/1024 (80 %) · 812 MB"
+    assert bar(FULL, None, 40) == " demo.gguf · ! ctx 820/1024 (80 %)"
+
+
+def test_a_spare_engine_costs_memory() -> None:
+    assert bar(FULL, None, 120).endswith(" · 812 MB · spare 400 MB")
 
 
 def test_a_name_is_data() -> None:

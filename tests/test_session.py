@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import stat
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from program import fake_engine
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.resident import ResidentBackend
@@ -29,11 +29,7 @@ class Rig:
 
     def __init__(self, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.record = folder / "record.jsonl"
-        self.engine = folder / "fake-engine"
-        # Started by this interpreter, without its site packages: as fast as Python can.
-        script = Path(__file__).with_name("fake_engine.py")
-        self.engine.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{script}" "$@"\n')
-        self.engine.chmod(self.engine.stat().st_mode | stat.S_IXUSR)
+        self.engine = fake_engine(folder)
         self.model = model
         self.environment = monkeypatch
         monkeypatch.setenv("FAKE_ENGINE_RECORD", str(self.record))

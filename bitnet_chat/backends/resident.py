@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +16,18 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
 from bitnet_chat.engine.find import find
 from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.session import Session
 from bitnet_chat.errors import ModelError
 from bitnet_chat.events import Event
 from bitnet_chat.prompt.builtin import DEFAULT, TEMPLATES
-from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.prompt.tokens import TokenCount, by_length
+from bitnet_chat.recording.recorder import Recorder
+from bitnet_chat.recording.store import folder as recordings
 
 if TYPE_CHECKING:
     from bitnet_chat.models.gguf import ModelHeader
+    from bitnet_chat.models.vocabulary import TokenCounter
 
 _CONTEXT_LIMIT = 8192  # models promise windows whose memory no laptop has; --ctx asks for more
 
@@ -30,10 +36,23 @@ _CONTEXT_LIMIT = 8192  # models promise windows whose memory no laptop has; --ct
 _TINY_MODEL = 16_000_000
 
 
-def model_path(settings: Settings) -> Path:
-    """The model file to use. Raises ModelError where there is none."""
+def model_path(
+    settings: Settings, engine: Path | None = None, notify: Callable[[str], None] = lambda line: None
+) -> Path:
+    """The model file to use: a file, an installed model by name, or the best of them for ``auto`` and ``engine``.
+
+    ``notify`` hears in one line why, where there was a choice. Raises ModelError where there is none.
+    """
     if settings.model:
-        return Path(settings.model).expanduser()
+        path = Path(settings.model).expanduser()
+        if path.is_file():  # the usual case, and worth no import
+            return path
+        from bitnet_chat.models.resolve import resolve
+
+        found = resolve(settings.model, engine=engine, context=settings.ctx)
+        if found.notice:
+            notify(found.notice)
+        return found.path
     bundled = paths.bundled_model()
     if bundled is None:
         raise ModelError("no model was given and the bundled one is not installed", remedy="give a GGUF file with -m")
@@ -54,29 +73,53 @@ class ResidentBackend:
         """Raises EngineNotFound or ModelError for what can be seen to be missing without loading anything."""
         self.binary: EngineBinary = find(settings.engine or None, configured_engine or None, dialect=dialect)
         self._settings = settings
-        self._model = model_path(settings)
+        reasons: list[str] = []
+        self._model = model_path(settings, self.binary.path, reasons.append)
         # The header of a large model takes a tenth of a second; whether there is one at all can be told at once.
         with_magic(self._model)
         self._header: ModelHeader | None = None
+        self._role_markers: tuple[str, ...] = ()
         self.notices: list[str] = []
-        self._session = Session(self.talk, transport=settings.io, on_spawn=on_spawn)
+        self._recorder = Recorder(recordings()) if settings.journal else None
+        self._on_spawn = on_spawn
         self._load = _Load()
+        self._session = Session(
+            self.talk,
+            Room(settings.overflow, lambda text: self.count(text) or by_length(text)),
+            transport=settings.io,
+            on_spawn=self._spawned,
+            affordable=self._load.leaves_room_for_another if settings.spare else None,
+        )
+        self._counter: TokenCounter | None = None
+        for reason in reasons:
+            self._session.keeper.notify(reason)
 
     @property
     def model(self) -> Path:
         return self._model
 
     def start(self, conversation: Conversation | None = None) -> None:
-        self._session.keeper.start(conversation or Conversation().with_system(self._settings.system))
+        self.prepare(conversation or Conversation().with_system(self._settings.system))
 
     def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         return self._session.reply(conversation, options or ReplyOptions())
 
     def prepare(self, history: Conversation) -> None:
-        self._session.keeper.start(history)
+        self._session.keeper.prepare(history)
 
     def count(self, text: str) -> TokenCount | None:
-        return None
+        return self._tokens().count(text)
+
+    def _tokens(self) -> TokenCounter:
+        if self._counter is None:
+            from bitnet_chat.models.vocabulary import TokenCounter
+
+            self._counter = TokenCounter(self._model)
+        return self._counter
+
+    def role_markers(self) -> tuple[str, ...]:
+        """What begins another role in the chat template in use; empty until the model has been looked at."""
+        return self._role_markers
 
     def interrupt(self) -> None:
         self._session.interrupt()
@@ -85,6 +128,7 @@ class ResidentBackend:
         process = self._session.process
         alive = process is not None and process.state is not State.DEAD
         memory, cpu = self._load.of(process.pid) if process is not None and alive else (None, None)
+        spares = [size for pid in self._session.keeper.spare_pids if (size := self._load.memory_of(pid)) is not None]
         return BackendStatus(
             model=self._header.label if self._header else self._model.stem,
             engine=f"{self.binary.path.name} ({self.binary.dialect.value})",
@@ -93,16 +137,29 @@ class ResidentBackend:
             context_size=process.meter.context_size if process else None,
             memory=memory,
             cpu=cpu,
+            spare_memory=sum(spares) if spares else None,
         )
 
     async def close(self) -> None:
         await self._session.close()
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def _spawned(self, process: EngineProcess) -> None:
+        if self._counter is None:  # by the time that somebody asks, the vocabulary has been read
+            threading.Thread(target=self.count, args=("",), name="vocabulary", daemon=True).start()
+        if self._recorder is not None:
+            process.tape = self._recorder.track(process.argv)
+        if self._on_spawn is not None:
+            self._on_spawn(process)
 
     def talk(self) -> Talk:
         """How this engine is started and addressed for this model. Reads the header: may run in a thread."""
         # Here and not above: a prompt is on the screen 12 ms earlier.
         from bitnet_chat.models.gguf import read_header
         from bitnet_chat.prompt.template import ChatTemplate
+        from bitnet_chat.stream.markers import markers_of
+        from bitnet_chat.stream.thinking import thinking_tags
 
         settings = self._settings
         header = self._header = read_header(self._model)
@@ -117,12 +174,17 @@ class ResidentBackend:
             extra=settings.engine_args,
         )
         source, name = self._template_source(header)
+        template = ChatTemplate(source, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos)
+        with contextlib.suppress(ModelError):  # a classic engine will say so; a modern one has its own way with it
+            marks = template.marks()
+            self._role_markers = markers_of(marks.in_prefix, marks.in_suffix)
         return talk_for(
             self.binary,
             options,
-            lambda: ChatTemplate(source, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos),
+            lambda: template,
             control_tokens=header.control_tokens,
             overriding_template=source if settings.chat_template or not header.chat_template else "",
+            thinking=thinking_tags(source, header.chat_template),
         )
 
     def _template_source(self, header: ModelHeader) -> tuple[str, str]:
@@ -178,3 +240,19 @@ class _Load:
             return int(self._process.memory_info().rss), float(self._process.cpu_percent())
         except psutil.Error:
             return None, None
+
+    def memory_of(self, pid: int) -> int | None:
+        """Resident bytes; the pages of the model's file count in each process that has them."""
+        try:
+            import psutil
+
+            return int(psutil.Process(pid).memory_info().rss)
+        except (ImportError, psutil.Error):
+            return None
+
+    def leaves_room_for_another(self, pid: int) -> bool:
+        """Whether as much memory as a process has is free once more. It needs less: the weights are shared."""
+        from bitnet_chat.models.memory import available
+
+        free, taken = available(), self.memory_of(pid)
+        return free is not None and taken is not None and free > taken

@@ -10,8 +10,18 @@ from importlib import import_module
 
 from bitnet_chat.version import __version__
 
-VERBS = ("completion", "config", "doctor", "engine", "history", "models", "replay", "report")
-"""Each is the name of a module here, whose ``run`` takes the arguments behind the verb and gives an exit code."""
+VERBS = {
+    "history": "conversations of the journal: list, show, search, export, rm",
+    "models": "models to be had and those that are here: list, pull, info, rm, verify",
+    "config": "settings and where each comes from: show, path, edit, personas",
+    "completion": "a script for bash, zsh or fish that completes our command lines",
+    "doctor": "what is wrong with engine, model, memory or terminal, and what to do",
+    "report": "write one redacted file for a bug report",
+    "replay": "play such a file, or a recording, back",
+    "engine": "engines: list those found, probe one, install one from source",
+}
+"""Each is the name of a module here: ``run`` takes the arguments behind the verb and gives an exit code, ``parser``
+gives the argparse parser that it reads them with. The values are what ``--help`` says."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
@@ -14,7 +13,8 @@ from bitnet_chat.cli.parser import parse
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends import Backend, ReplyOptions
+    from bitnet_chat.backends import Backend
+    from bitnet_chat.journal import Journal
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -23,7 +23,8 @@ def run(arguments: Sequence[str]) -> int:
     if hasattr(flags, "input"):
         from bitnet_chat.cli import questions
 
-        _refuse(flags, "--input", ("file", "json", "interactive"), bool(flags.question))
+        others = ("file", "json", "interactive", "attachment", "resume_last", "resume")
+        _refuse(flags, "--input", others, bool(flags.question))
         return _run(questions.answer_file(flags, settings, configured))
     if hasattr(flags, "output"):
         raise UsageError("--output holds the replies to --input; there is no --input", remedy="add --input FILE")
@@ -34,45 +35,73 @@ def run(arguments: Sequence[str]) -> int:
         from bitnet_chat.cli import questions
 
         return _run(questions.answer_one(flags, settings, configured))
-    return _run(_converse(settings, configured))
+    return _run(_converse(flags, settings, configured))
 
 
 def _refuse(flags: argparse.Namespace, flag: str, others: Sequence[str], question: bool) -> None:
-    clash = [f"--{name.replace('_', '-')}" for name in others if hasattr(flags, name)]
+    names = {"resume_last": "continue"}
+    clash = [f"--{names.get(name, name).replace('_', '-')}" for name in others if hasattr(flags, name)]
     if question:
         clash.append("a question")
     if clash:
         raise UsageError(f"{flag} does not go with {' or '.join(clash)}")
 
 
-def reply_options(settings: config.Settings) -> ReplyOptions:
-    from bitnet_chat.backends import ReplyOptions
-
-    return ReplyOptions(max_tokens=settings.max_tokens or None, timeout=settings.timeout or None)
-
-
-async def _converse(settings: config.Settings, configured: str) -> int:
+async def _converse(flags: argparse.Namespace, settings: config.Settings, configured: str) -> int:
     from bitnet_chat import repl
-    from bitnet_chat.backends.resident import ResidentBackend
+    from bitnet_chat.cli.attached import attached
+    from bitnet_chat.cli.backend import open_backend
+    from bitnet_chat.cli.limits import reply_options
+    from bitnet_chat.cli.past import wanted
     from bitnet_chat.engine.child import pty_is_available
+    from bitnet_chat.journal import Journal
 
-    backend = ResidentBackend(settings, configured)
+    journal = Journal()
+    if not await _picked(flags, journal):
+        return 0
+    resumed = wanted(flags, journal)
+    lines: list[str] = []
+    files = attached(flags, lines.append, stdin_is_taken=True)
+    backend = open_backend(settings, configured, commands=True)
     paced = settings.io == "pipe" or not pty_is_available()
 
     def switch_model(name: str) -> Backend:
-        return ResidentBackend(replace(settings, model=str(Path(name).expanduser())), configured)
+        return open_backend(replace(settings, model=name), configured, commands=True)
 
     return await repl.run(
         backend,
         repl.ReplSettings(
-            model=backend.model.stem,
+            model=backend.status().model,
             system=settings.system,
             options=reply_options(settings),
             typing_speed=settings.typing_speed if paced else None,
-            history_file=paths.data_dir() / "history",
+            history_file=paths.data_dir() / "history" if settings.journal else None,
+            markdown=settings.markdown,
+            thinking=settings.thinking,
+            overflow=settings.overflow,
+            spare=settings.spare,
         ),
+        notices=lines,
         switch_model=switch_model,
+        journal=journal if settings.journal else None,
+        resumed=resumed,
+        attached=files,
     )
+
+
+async def _picked(flags: argparse.Namespace, journal: Journal) -> bool:
+    """Lets the user pick for a ``--resume`` without ID, on a terminal. False: none was wanted after all."""
+    if getattr(flags, "resume", None) == "" and sys.stdin.isatty() and sys.stdout.isatty():
+        from bitnet_chat.repl.picker import pick
+
+        entries = journal.list()
+        if not entries:
+            raise UsageError("there is no conversation to go on with", remedy="start without --resume")
+        id = await pick(entries)
+        if id is None:
+            return False
+        flags.resume = str(id)
+    return True
 
 
 def _run(main: Coroutine[object, object, int]) -> int:

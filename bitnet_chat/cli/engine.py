@@ -18,7 +18,7 @@ from bitnet_chat.stream.sanitize import one_line
 
 
 def run(arguments: Sequence[str]) -> int:
-    flags = _parser().parse_args(arguments)
+    flags = parser().parse_args(arguments)
     if flags.verb == "list":
         return _list(flags)
     if flags.verb == "probe":
@@ -26,7 +26,8 @@ def run(arguments: Sequence[str]) -> int:
     return _install(flags)
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """See :data:`bitnet_chat.cli.VERBS`."""
     parser = Parser(prog="bitnet-chat engine", description="The engines of this computer.")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     listing = verbs.add_parser("list", help="what was found, and why the first one wins")

@@ -14,61 +14,83 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from bitnet_chat import batch
+from bitnet_chat.attachments import with_attachments
 from bitnet_chat.backends import Backend
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backends.guarded import TOLD
+from bitnet_chat.cli.attached import attached
+from bitnet_chat.cli.backend import open_backend
 from bitnet_chat.cli.limits import reply_options
+from bitnet_chat.cli.past import wanted
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import BitnetChatError, EngineNotFound, UsageError
+from bitnet_chat.journal import Journal, Recorder, Stored
 from bitnet_chat.progress import Progress, ProgressLine
 from bitnet_chat.stream.sanitize import one_line, visible
 
 
 def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
     """Reads the question now, while signals do what they always do: a read would keep the loop from hearing them."""
-    conversation = Conversation().with_system(settings.system).with_user(_question(flags))
-    return _answer_one(flags, settings, configured, conversation)
+    journal = Journal()
+    stored = wanted(flags, journal)  # first: whoever types a long question should not do so in vain
+    question = _question(flags)
+    before = stored.conversation if stored is not None else Conversation()
+    if stored is None or hasattr(flags, "system"):
+        before = before.with_system(settings.system)
+    recorder = Recorder(journal if settings.journal else None, _say)
+    return _answer_one(flags, settings, configured, before.with_user(question), recorder, stored)
 
 
 async def _answer_one(
-    flags: argparse.Namespace, settings: Settings, configured: str, conversation: Conversation
+    flags: argparse.Namespace,
+    settings: Settings,
+    configured: str,
+    conversation: Conversation,
+    recorder: Recorder,
+    stored: Stored | None,
 ) -> int:
     try:
-        backend = ResidentBackend(settings, configured)
+        backend = open_backend(settings, configured)
     except BitnetChatError as error:
         if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
-            print(json.dumps(batch.failure(error, settings.model), ensure_ascii=False))
+            print(json.dumps(batch.failure(error, settings.model) | {"conversation": None}, ensure_ascii=False))
         raise
     options = reply_options(settings)
+    if stored is not None:
+        recorder.resume(stored)
     try:
         with _interrupting(backend.interrupt):
             if hasattr(flags, "json") or hasattr(flags, "no_stream"):
-                answer = await batch.ask(backend, conversation, options, _say)
+                answer = await batch.ask(backend, conversation, options, _say, recorder)
             else:
-                answer = await batch.stream(backend, conversation, options, _say, _show)
+                answer = await batch.stream(backend, conversation, options, _say, _show, recorder)
+        await recorder.close()
         if hasattr(flags, "json"):
-            print(json.dumps(answer.as_json(backend), ensure_ascii=False))
+            print(json.dumps(answer.as_json(backend) | {"conversation": recorder.id}, ensure_ascii=False))
         elif hasattr(flags, "no_stream"):
             print(visible(answer.text))
         elif answer.text:
             print()
         if answer.error is not None:
             print(f"bitnet-chat: {visible(str(answer.error))}", file=sys.stderr)
-        elif answer.reason.exit_code:
+        elif answer.reason.exit_code and answer.reason not in TOLD:
             _say(f"the reply is not whole: {answer.reason.value.replace('_', ' ')}")
         sys.stdout.flush()
         return answer.reason.exit_code
     finally:
+        await recorder.close()
         await backend.close()
 
 
 def _question(flags: argparse.Namespace) -> str:
+    """What is asked, with the files that go with it before it."""
+    from_stdin = not flags.question and getattr(flags, "file", "-") == "-"
     if flags.question:
         if hasattr(flags, "file"):
             raise UsageError("give the question or --file, not both")
         text = " ".join(flags.question)
-    elif getattr(flags, "file", "-") != "-":
+    elif not from_stdin:
         path = Path(flags.file).expanduser()
         try:
             data = path.read_bytes()
@@ -83,7 +105,7 @@ def _question(flags: argparse.Namespace) -> str:
     text = text.removesuffix("\n").removesuffix("\r")
     if not text.strip():
         raise UsageError("the question is empty")
-    return text
+    return with_attachments(text, attached(flags, _say, stdin_is_taken=from_stdin))
 
 
 def _decoded(data: bytes, source: str) -> str:
@@ -148,8 +170,8 @@ class _Engines:
 
     def __init__(self, settings: Settings, configured: str) -> None:
         self._settings, self._configured = settings, configured
-        self._exact: ResidentBackend | None = None
-        self._forgetful: ResidentBackend | None = None
+        self._exact: Backend | None = None
+        self._forgetful: Backend | None = None
         self._current: Backend | None = None
         self.interrupted = False
 
@@ -162,12 +184,12 @@ class _Engines:
             self._current = self._forgetful
         return self._current
 
-    def _default(self) -> ResidentBackend:
-        return ResidentBackend(self._settings, self._configured)
+    def _default(self) -> Backend:
+        return open_backend(self._settings, self._configured)
 
-    def _modern(self) -> ResidentBackend | None:
+    def _modern(self) -> Backend | None:
         try:
-            return ResidentBackend(self._settings, self._configured, dialect=Dialect.MODERN)
+            return open_backend(self._settings, self._configured, dialect=Dialect.MODERN)
         except EngineNotFound:
             return None
 

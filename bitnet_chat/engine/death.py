@@ -45,6 +45,14 @@ def while_loading(process: EngineProcess) -> BitnetChatError:
     )
 
 
+def no_room_to_go_on() -> ContextOverflow:
+    """A reply that is to be continued fills the window even when everything before its turn is left out."""
+    return ContextOverflow(
+        "the reply fills the context window by itself and cannot be continued",
+        remedy="ask for the rest in a new message, or give a larger --ctx where the model allows it",
+    )
+
+
 def too_long(process: EngineProcess) -> ContextOverflow:
     """A message that does not fit even when everything before it is left out."""
     window = f" of {process.meter.context_size} tokens" if process.meter.context_size else ""

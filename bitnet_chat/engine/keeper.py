@@ -14,40 +14,54 @@ from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.dialects import Talk
+from bitnet_chat.engine.loaded import Loaded
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.restarts import RestartBudget
+from bitnet_chat.engine.room import Room
+from bitnet_chat.engine.spare import Spares
 from bitnet_chat.errors import BitnetChatError, EngineDied
-from bitnet_chat.prompt.verbatim import as_sent
-from bitnet_chat.prompt.window import messages_to_drop, without_oldest
+from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.prompt.window import Brim
 
 
 class Keeper:
-    """At most one living child. ``talk`` may be expensive: it is called once, in a thread, when first needed."""
+    """At most one living child, and its spares. ``talk`` may be expensive: it is called once, in a thread, when first
+    needed. ``affordable``: whether there is memory for a spare beside the process of the given id; None for no spares.
+    """
 
     def __init__(
         self,
         talk: Callable[[], Talk],
+        room: Room,
         *,
         transport: Transport = "auto",
         on_spawn: Callable[[EngineProcess], None] | None = None,
+        affordable: Callable[[int], bool] | None = None,
     ) -> None:
-        self.process: EngineProcess | None = None
         self.budget = RestartBudget()
+        self.room = room
         self.busy = False
         """True while somebody deals with the child: its death is then theirs to notice."""
         self._make_talk = talk
         self._talk: Talk | None = None
         self._transport = transport
         self._on_spawn = on_spawn
-        self._memory: Conversation | None = None
-        self._retold = False
-        self._dropped: tuple[Message, ...] = ()
+        self._loaded: Loaded | None = None
+        self._history = Conversation()  # what the child is in step with, whole
         self._notices: list[str] = []
-        self._launch_notes: tuple[str, ...] = ()
-        self._overflow_note = ""
+        self._wanted: Conversation | None = None
         self._starting: asyncio.Task[None] | None = None
         self._watchers: set[asyncio.Task[None]] = set()
+        self._spares = Spares(self._load, affordable) if affordable is not None else None
         self._closed = False
+
+    @property
+    def process(self) -> EngineProcess | None:
+        return self._loaded.process if self._loaded is not None else None
+
+    @property
+    def spare_pids(self) -> list[int]:
+        return self._spares.pids if self._spares is not None else []
 
     # Notices
 
@@ -59,33 +73,55 @@ class Keeper:
         """What has not been told yet. ``of_launch``: also what could not be kept when the child was started, which is
         of interest when that child is the one that replies."""
         notices, self._notices = self._notices, []
-        if self._overflow_note:
-            notices.append(self._overflow_note)
-            self._overflow_note = ""
-        if of_launch:
-            notices += self._launch_notes
-            self._launch_notes = ()
+        if note := self.room.window.take_note():
+            notices.append(note)
+        if of_launch and self._loaded is not None:
+            notices += self._loaded.notes
+            self._loaded.notes = ()
         return notices
 
-    # Children
+    # Getting ready
 
-    def start(self, history: Conversation) -> None:
-        """Begin to load for ``history``, in the background. What goes wrong is told with the next reply."""
-        if self._starting is None or self._starting.done():
-            self._starting = asyncio.ensure_future(self._begin(history))
+    def prepare(self, history: Conversation) -> None:
+        """Have a child for ``history``, in the background, and let leave the window what will have to. A load for
+        another history is given up. What goes wrong is told with the next reply; nothing is done during one."""
+        if self.busy or self._closed:
+            return
+        self._wanted = history
+        if self.starting is None:
+            self._starting = asyncio.ensure_future(self._begin())
 
     @property
     def starting(self) -> asyncio.Task[None] | None:
-        """The task that loads in the background, while it does."""
+        """The task that gets ready in the background, while it does."""
         return self._starting if self._starting is not None and not self._starting.done() else None
 
-    async def _begin(self, history: Conversation) -> None:
+    async def _begin(self) -> None:
         try:
-            await self.talk()
-            if not self.busy and not self._closed:
+            talk = await self.talk()
+            while self._wanted is not None and not self.busy and not self._closed:
+                history, self._wanted = self._wanted, None
+                if self.room.policy == "drop-oldest":  # the others are for somebody who waits for a reply
+                    self.let_go(history, self.to_drop(talk, history, "", None))
                 await self.synchronise(history)
         except BitnetChatError:
             self.discard()  # the next reply tries again and tells
+        if not self.busy:
+            self.rest()
+
+    def rest(self) -> None:
+        """Nobody waits for the child any more: time for its spares."""
+        self.busy = False
+        loaded, talk = self._loaded, self._talk
+        if self._spares is None or loaded is None or talk is None or self._closed:
+            return
+        kept, history = self.room.window.kept, self._history
+        memories = [kept(history.without_last_turn())]
+        if talk.clearing() is None or loaded.retold:
+            memories.append(kept(history.cleared()))
+        self._spares.want([memory for memory in memories if memory != loaded.memory], loaded.process)
+
+    # Children
 
     async def talk(self) -> Talk:
         if self._talk is None:
@@ -93,59 +129,71 @@ class Keeper:
             self._talk = await asyncio.get_running_loop().run_in_executor(None, self._make_talk)
         return self._talk
 
-    async def synchronise(self, history: Conversation) -> EngineProcess:
-        """A child that remembers ``history`` or is about to. Raises BitnetChatError when none can be started."""
+    async def synchronise(self, history: Conversation, *, unfinished: bool = False) -> EngineProcess:
+        """A child that remembers ``history`` or is about to; ``unfinished``: and that can go on with its last reply.
+        Raises BitnetChatError when none can be started."""
         talk = await self.talk()
-        history = as_sent(history)
-        if history.turns[: len(self._dropped)] != self._dropped:  # another conversation, which may well fit
-            self.restore(())
-        process = self.process
-        if process is None or process.state is State.DEAD:
-            return self.spawn(talk, history)
-        if self._memory == history:
-            return process
-        command = talk.clearing()
-        memory = self._memory
-        same_start = memory is not None and memory.system == history.system and not self._retold
-        if command and same_start and not history.turns and process.state is State.IDLE:
-            process.command(command, forgets=True)
-            self._memory = history
-            return process
-        return self.spawn(talk, history)
-
-    def spawn(self, talk: Talk, history: Conversation) -> EngineProcess:
-        """Replace the child. Raises BitnetChatError when it cannot be started."""
+        self._history, memory = history, self.room.window.kept(history)
+        if self._spares is not None and self.busy:
+            self._spares.pause(memory)
+        loaded = self._loaded
+        if loaded is not None and loaded.is_alive:
+            if loaded.memory == memory and loaded.is_within >= unfinished:
+                return loaded.process
+            command = talk.clearing()
+            same_start = memory.system == loaded.memory.system and not loaded.retold
+            if command and same_start and not memory.turns and loaded.process.state is State.IDLE:
+                loaded.clear(command, memory)
+                return loaded.process
+        spare = self._spares.take(memory) if self._spares is not None and not unfinished else None
+        if spare is None:
+            return self.spawn(talk, history, unfinished=unfinished)
         self.discard()
-        if self._closed:
+        self._loaded = spare
+        return spare.process
+
+    def spawn(self, talk: Talk, history: Conversation, *, unfinished: bool = False) -> EngineProcess:
+        """Replace the child. Raises BitnetChatError when it cannot be started."""
+        self._history = history
+        return self._replace(self.room.window.kept(history), unfinished=unfinished)
+
+    def _replace(self, memory: Conversation, *, unfinished: bool = False) -> EngineProcess:
+        self.discard()
+        self._loaded = self._load(memory, unfinished=unfinished)
+        return self._loaded.process
+
+    def _load(self, memory: Conversation, *, unfinished: bool = False) -> Loaded:
+        """A child that is started with ``memory``, the one that answers or a spare."""
+        if self._closed or self._talk is None:
             raise EngineDied("the engine was closed", remedy="open another one")
-        history = as_sent(history)
-        if history.turns[: len(self._dropped)] != self._dropped:
-            self.restore(())
-        launch = talk.launch(without_oldest(history, len(self._dropped)))
-        self._launch_notes = launch.notes
-        self._retold = talk.clearing() is not None and bool(history.turns)
+        talk = self._talk
+        launch = talk.launch(memory, unfinished=unfinished)
         process = EngineProcess(talk, launch, self._transport)
-        self.process, self._memory = process, history
+        retold = talk.clearing() is not None and bool(memory.turns)
+        loaded = Loaded(
+            process, memory, retold=retold, notes=launch.notes, is_within=unfinished, loose_end=launch.loose_end
+        )
         if self._on_spawn is not None:
             self._on_spawn(process)
-        watcher = asyncio.ensure_future(self._watch(process))
+        watcher = asyncio.ensure_future(self._watch(loaded))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
-        return process
+        return loaded
 
-    async def _watch(self, process: EngineProcess) -> None:
+    async def _watch(self, loaded: Loaded) -> None:
         """A child that dies while nobody waits for it is replaced at once, so that the next message finds one."""
+        process = loaded.process
         await process.gone()
-        if process is not self.process or self.busy or self._closed or process.ready_after is None:
-            return
-        history, talk = self._memory, self._talk
-        if history is None or talk is None:
+        if loaded is not self._loaded or self.busy or self._closed or process.ready_after is None:
             return
         if not process.was_stopped:
             if not self.budget.spend(time.monotonic()):
                 return  # the next reply finds it dead and tells
             self._tell_of_restart(process)
-        self.try_spawn(talk, history)
+        try:
+            self._replace(loaded.memory)
+        except BitnetChatError:
+            self.discard()
 
     def try_spawn(self, talk: Talk, history: Conversation) -> None:
         """:meth:`spawn`, while nobody waits for it: what goes wrong is left for the next reply to find out."""
@@ -154,23 +202,76 @@ class Keeper:
         except BitnetChatError:
             self.discard()
 
-    def discard(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-        self.process, self._memory = None, None
+    def errand(self) -> EngineProcess:
+        """A child without any history, for something beside the conversation; the caller ends it. The one that
+        answers makes room for it. Raises BitnetChatError when it cannot be started."""
+        self.discard()
+        return self._load(Conversation()).process
 
-    def remember(self, conversation: Conversation) -> None:
-        """The child has lived through this by now."""
-        self._memory = as_sent(conversation)
+    def discard(self) -> None:
+        if self._loaded is not None:
+            self._loaded.process.kill()
+        self._loaded = None
+
+    def take_loose_end(self) -> str:
+        """The end of the reply that the child is to go on with which is not in its context."""
+        end = ""
+        if self._loaded is not None:
+            end, self._loaded.loose_end = self._loaded.loose_end, ""
+        return end
+
+    def remember(self, conversation: Conversation, *, is_within: bool = False) -> None:
+        """The child has lived through this by now; ``is_within``: and can go on with the last reply."""
+        self._history = conversation
+        if self._loaded is not None and self._talk is not None:
+            self._loaded.lived_through(self.room.window.kept(conversation), self._talk, self.room.count)
+            self._loaded.is_within = is_within
 
     async def close(self) -> None:
-        """End the child and wait until it is gone, and those before it."""
+        """End the child and its spares, and wait until they are gone, and those before them."""
         self._closed = True
         if self._starting is not None:
             self._starting.cancel()
+        if self._spares is not None:
+            self._spares.close()
         self.discard()
         if self._watchers:
             await asyncio.wait(self._watchers)
+
+    # The window
+
+    def used(self, talk: Talk, history: Conversation) -> TokenCount | None:
+        """Tokens in the context of a child that has loaded and is in step with ``history``; None where none is."""
+        loaded = self._loaded
+        if loaded is None or loaded.process.state is not State.IDLE or loaded.memory != self.room.window.kept(history):
+            return None
+        return loaded.used(talk, self.room.count)
+
+    def to_drop(self, talk: Talk, history: Conversation, text: str, most: int | None) -> int:
+        """See :meth:`Room.to_drop`."""
+        if self.process is not None:
+            self.room.size = self.process.meter.context_size or self.room.size
+        return self.room.to_drop(talk, history, self.used(talk, history), text, most)
+
+    def let_go(self, history: Conversation, count: int, summary: str = "") -> None:
+        """Have the ``count`` oldest messages out of the window, from the next child on."""
+        window = self.room.window
+        if count > window.count_left(history):
+            window.drop(history, count, self.room.cost_of_oldest(history, count), summary)
+
+    def brim(self, talk: Talk, history: Conversation, text: str) -> Brim | None:
+        """Where a reply to ``text`` has to stop, for an engine that would forget in silence there."""
+        size = self.room.size
+        if not talk.shifts or size is None:
+            return None
+        used = self.used(talk, history) or talk.cost_of_history(self.room.window.kept(history), self.room.count)
+        need = used + talk.cost_of_message(text, self.room.count)
+        return Brim(size - need.at_most, self.room.count)
+
+    @property
+    def dropped(self) -> tuple[Message, ...]:
+        """The oldest messages of the conversation, which the child does not have."""
+        return self.room.window.left
 
     # Mending
 
@@ -182,26 +283,3 @@ class Keeper:
 
     def _tell_of_restart(self, process: EngineProcess) -> None:
         self.notify(f"the engine {death.describe(process)}; it was restarted with the conversation")
-
-    def drop_oldest(self, history: Conversation) -> bool:
-        """Let the oldest turns leave the window from the next child on; False when there are none left."""
-        turns = as_sent(history).turns
-        count = messages_to_drop(history, len(self._dropped))
-        if count == len(self._dropped):
-            return False
-        self._dropped = turns[:count]
-        self._overflow_note = (
-            f"the context window is full: the oldest {count} of {len(turns)} messages left it"
-            " (the conversation still has them)"
-        )
-        return True
-
-    @property
-    def dropped(self) -> tuple[Message, ...]:
-        """The oldest messages of the conversation, which the child does not have."""
-        return self._dropped
-
-    def restore(self, dropped: tuple[Message, ...]) -> None:
-        """Take back what :meth:`drop_oldest` did: it was not this history that was too long."""
-        self._dropped = dropped
-        self._overflow_note = ""

@@ -39,13 +39,13 @@ class Meter:
         self._before = 0
         self._sampled = -1  # the first n_remain is the message's
 
-    def sent(self) -> None:
-        """A message goes to the engine."""
+    def sent(self, *, silently: bool = False) -> None:
+        """A message goes to the engine; ``silently``: only the wish that it go on."""
         self.overflowed = False
         self.prompt_tokens = None
         self.tokens = None
         self._before = self.context_used or 0
-        self._sampled = -1
+        self._sampled = 0 if silently else -1
 
     def ended(self, estimate: int, *, natural: bool) -> None:
         """The turn is over; a natural end has one more token, which ends it and is no text.

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from enum import Enum, StrEnum, auto
 from pathlib import Path
+from typing import Protocol
 
 from bitnet_chat.engine.child import Child, Transport, spawn
 from bitnet_chat.engine.dialects import Launch, Talk
@@ -66,6 +67,21 @@ TRANSITIONS = {
 }
 
 
+class Tape(Protocol):
+    """Hears all that passes between us and one engine, as bytes. Fast, and never raises."""
+
+    def output(self, data: bytes) -> None: ...
+
+    def logged(self, data: bytes) -> None: ...
+
+    def wrote(self, data: bytes, *, command: bool) -> None:
+        """``command``: it is no message."""
+
+    def signalled(self, name: str) -> None: ...
+
+    def exited(self, code: int) -> None: ...
+
+
 class EngineProcess:
     """Starts at once; :meth:`frames` tells all that follows. Needs a running event loop."""
 
@@ -82,6 +98,8 @@ class EngineProcess:
         self.started_at = time.monotonic()
         self.ready_after: float | None = None
         """Seconds from start to the first prompt: load and prefill of the history."""
+        self.tape: Tape | None = None
+        """Set it before the next turn of the event loop to miss nothing."""
         self._talk, self._framer = talk, launch.framer
         self._lead = launch.lead
         self._decoder = Utf8Decoder()
@@ -95,7 +113,8 @@ class EngineProcess:
         self._prompt_file: Path | None = None
         self._loop = asyncio.get_running_loop()
         try:
-            self._child: Child = spawn(self._command(launch), self, transport=transport)
+            self.argv = self._command(launch)
+            self._child: Child = spawn(self.argv, self, transport=transport)
         except (OSError, ValueError) as error:  # ValueError: a flag or a template with a NUL in it
             self._forget_prompt_file()
             raise EngineDied(
@@ -114,9 +133,17 @@ class EngineProcess:
         self._lead = ""
         self.meter.sent()
         self._framer.sent()
-        self._heard_at = self._loop.time()
-        self._silence = self._loop.call_later(_SETTLE_AFTER, self._settle)
-        self._child.write(data)
+        self._listen()
+        self._write(data, command=False)
+
+    def go_on(self) -> None:
+        """Have the reply continued that its context ends with; the state must be idle."""
+        self._move(Signal.SEND)
+        self._survived()
+        self.meter.sent(silently=True)
+        self._framer.continued()
+        self._listen()
+        self._write(b"\n", command=False)
 
     def command(self, data: bytes, *, forgets: bool) -> None:
         """Write something that is no message; it is starting until it shows its prompt again."""
@@ -124,7 +151,7 @@ class EngineProcess:
         self._framer.commanded()
         if forgets:
             self.meter.context_used = None
-        self._child.write(data)
+        self._write(data, command=True)
 
     def stop(self) -> None:
         """Ask for the end of the reply; where that has no effect in time the process is ended."""
@@ -134,15 +161,17 @@ class EngineProcess:
         self.was_stopped = True
         self._framer.interrupted()
         if self._child.can_interrupt:
+            if self.tape is not None:
+                self.tape.signalled("SIGINT")
             self._child.interrupt()
-            self._deadline = self._loop.call_later(_STOP_WITHIN, self._child.kill)
+            self._deadline = self._loop.call_later(_STOP_WITHIN, self._end)
         else:
-            self._child.kill()
+            self._end()
 
     def kill(self) -> None:
         """End it now. What it had written is still delivered."""
         self.was_stopped = True
-        self._child.kill()
+        self._end()
 
     async def frames(self) -> list[Frame]:
         """All frames since the last call, waiting for the first; an empty list once it is dead and all was told."""
@@ -176,13 +205,19 @@ class EngineProcess:
 
     def output(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
+        if self.tape is not None:
+            self.tape.output(data)
         if self.state is not State.DEAD:
             self._take(self._framer.feed(self._decoder.decode(data)))
 
     def logged(self, data: bytes) -> None:
+        if self.tape is not None:
+            self.tape.logged(data)
         self.log.feed(data)
 
     def exited(self, code: int) -> None:
+        if self.tape is not None:
+            self.tape.exited(code)
         self.log.close()
         if self.state is not State.DEAD:
             self._take(self._framer.feed(self._decoder.flush()))
@@ -194,6 +229,20 @@ class EngineProcess:
         self._gone.set()
 
     # In between
+
+    def _listen(self) -> None:
+        self._heard_at = self._loop.time()
+        self._silence = self._loop.call_later(_SETTLE_AFTER, self._settle)
+
+    def _write(self, data: bytes, *, command: bool) -> None:
+        if self.tape is not None:
+            self.tape.wrote(data, command=command)
+        self._child.write(data)
+
+    def _end(self) -> None:
+        if self.tape is not None and self.exit_code is None:
+            self.tape.signalled("SIGKILL")
+        self._child.kill()
 
     def _take(self, frames: list[Frame]) -> None:
         for frame in frames:
@@ -212,7 +261,7 @@ class EngineProcess:
                 self.log.note(f"unexpected output: {frame.text!r}")
                 self.out_of_step = True
                 self._move(Signal.STRAY)
-                self._child.kill()
+                self._end()
                 return
             else:
                 if isinstance(frame, EngineError):

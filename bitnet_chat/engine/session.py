@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.meter import tells_overflow
 from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.engine.question import Question
+from bitnet_chat.engine.room import Room
+from bitnet_chat.engine.trimmer import Trimmer
 from bitnet_chat.engine.turn import Turn
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.prompt.tokens import by_length
 from bitnet_chat.prompt.verbatim import as_sent, clean
-from bitnet_chat.stream.framer import EngineError, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.prompt.window import Brim
+from bitnet_chat.stream.framer import EngineError, Frame, ReplyText, ThinkingText, TurnEnd
 
 _CHEAP_REPLAY = 2.0
 """Seconds. After an interrupt a classic engine has a reply without an end in its context. Where a fresh start with the
@@ -32,11 +38,16 @@ class Session:
     def __init__(
         self,
         talk: Callable[[], Talk],
+        room: Room | None = None,
         *,
         transport: Transport = "auto",
         on_spawn: Callable[[EngineProcess], None] | None = None,
+        affordable: Callable[[int], bool] | None = None,
     ) -> None:
-        self.keeper = Keeper(talk, transport=transport, on_spawn=on_spawn)
+        """See :class:`Keeper`."""
+        room = room or Room("drop-oldest", by_length)
+        self.keeper = Keeper(talk, room, transport=transport, on_spawn=on_spawn, affordable=affordable)
+        self._trimmer = Trimmer(self.keeper, self._or_stop)
         self._stop_reason: FinishReason | None = None
         self._stopped = asyncio.Event()
 
@@ -64,12 +75,11 @@ class Session:
         await self.keeper.close()
 
     async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncIterator[Event]:
-        keeper, last = self.keeper, conversation.last
-        if last is None or last.role != "user":
-            raise UsageError("there is no user message to reply to")
+        keeper = self.keeper
         if keeper.busy:
             raise UsageError("a reply is under way already")
-        cleaned = clean(last.content)
+        cut, conversation = _cut_reply(conversation)
+        cleaned = clean(conversation.messages[-1].content)
         if not cleaned.text:
             yield Failed(UsageError("an empty message cannot be sent"))
             return
@@ -82,10 +92,9 @@ class Session:
             timer = loop.call_later(options.timeout, self.interrupt, FinishReason.TIMEOUT)
         finished = False
         try:
-            if cleaned.note:
+            if cleaned.note and cut is None:
                 yield Notice(cleaned.note)
-            history = as_sent(Conversation(conversation.messages[:-1]))
-            async for event in self._attempts(history, cleaned.text, options):
+            async for event in self._attempts(conversation, cut, options):
                 for notice in keeper.take_notices(of_launch=isinstance(event, Started)):
                     yield Notice(notice)
                 if isinstance(event, Completed | Failed):
@@ -101,59 +110,89 @@ class Session:
     def _release(self, timer: asyncio.TimerHandle | None) -> None:
         if timer is not None:
             timer.cancel()
-        self.keeper.busy = False
+        self.keeper.rest()
 
-    async def _attempts(self, history: Conversation, text: str, options: ReplyOptions) -> AsyncIterator[Event]:
+    async def _question(self, conversation: Conversation, cut: Message | None) -> Question:
+        """What is to be put to the engine. Raises BitnetChatError when nothing can be."""
+        if cut is None:
+            *earlier, asked = as_sent(conversation).messages
+            return Question(Conversation(tuple(earlier)), asked.content)
+        talk = await self.keeper.talk()
+        if talk.go_on_message:
+            self.keeper.notify("this engine cannot go on with a reply by itself: it was asked to continue")
+        return Question(as_sent(Conversation((*conversation.messages, cut))), talk.go_on_message, goes_on=True)
+
+    async def _attempts(
+        self, conversation: Conversation, cut: Message | None, options: ReplyOptions
+    ) -> AsyncIterator[Event]:
         """Tries until there is a reply or no hope: a death before the first word costs the user nothing but time."""
         started = time.monotonic()
         announced = False
-        dropped = self.keeper.dropped
+        told = ""
+        question: Question | None = None
+        window = self.keeper.room.window
+        left, summary = window.left, window.summary
         while True:
             try:
-                process = await self._ready(history)
+                question = question or await self._question(conversation, cut)
+                process = await self._ready(question, options)
                 if process is None:
                     yield Completed(self._stop_reason or FinishReason.INTERRUPTED, "", Stats())
                     return
-                process.send(text)
+                brim = self.keeper.brim(await self.keeper.talk(), question.history, question.text)
+                turn = Turn(process.meter, started, told, loose_end=self.keeper.take_loose_end())
+                if question.is_silent:
+                    process.go_on()
+                else:
+                    process.send(question.text)
                 if not announced:
                     announced = True
                     yield Started()
-                turn = Turn(process.meter, started)
-                async for event in self._turn(process, turn, options):
+                async for event in self._turn(process, turn, options, brim):
                     yield event
+                told = turn.told
                 if turn.error:
                     self.keeper.discard()
-                    if (failed := self._error(process, history, turn)) is None:
+                    if (failed := await self._error(process, question.history, turn)) is None:
                         continue
                     yield failed
                     return
                 if turn.end is not None:
-                    yield await self._completed(process, history.with_user(text), turn, turn.end)
+                    yield await self._completed(process, question, turn, turn.end)
                     return
-                reason = self._reason_of_death(process, history, turn)
+                reason = await self._reason_of_death(process, question.history, turn)
                 if reason is not None:
-                    await self._keep_in_step(history, text, turn, reason)
+                    await self._keep_in_step(question, turn, reason)
                     yield Completed(reason, turn.text, turn.stats())
                     return
             except BitnetChatError as error:
-                self.keeper.discard()
+                if self.state is State.DEAD:  # a message that was not even sent is no fault of the child
+                    self.keeper.discard()
                 if isinstance(error, ContextOverflow):  # the message alone is too long, whatever stands before it
-                    self.keeper.restore(dropped)
+                    window.restore(left, summary)
                 yield Failed(error)
                 return
 
-    async def _ready(self, history: Conversation) -> EngineProcess | None:
-        """The child, idle and in step; None when the user does not want to wait any longer."""
+    async def _ready(self, question: Question, options: ReplyOptions) -> EngineProcess | None:
+        """The child, idle, in step, and with room for what it is told; None when the user does not want to wait any
+        longer."""
+        history, text = question.history, question.text
         silent_deaths = 0
         if self.keeper.starting is not None:
             await self._or_stop(self.keeper.starting)
         while not self._stopped.is_set():
-            process = await self.keeper.synchronise(history)
+            await self._trimmer.make_room(history, text, options.max_tokens)
+            if question.is_silent and not self.keeper.room.window.kept(history).turns:
+                raise death.no_room_to_go_on()
+            process = await self.keeper.synchronise(history, unfinished=question.is_silent)
             if process.state is State.STARTING:
                 await self._or_stop(asyncio.ensure_future(process.settled()))
             if self._stopped.is_set():
                 break
             if self.state is State.IDLE:
+                # Now it has told how much it holds.
+                if await self._trimmer.make_room(history, text, options.max_tokens):
+                    continue
                 return process
             await process.gone()
             if process.ready_after is None:
@@ -161,13 +200,14 @@ class Session:
                 silent_deaths += not process.log.tail()
                 if silent_deaths in (1, 2) and not process.log.tail():
                     continue
-                if not (process.meter.overflowed and self.keeper.drop_oldest(history)):
-                    raise death.too_long(process) if process.meter.overflowed else death.while_loading(process)
+                if not process.meter.overflowed:
+                    raise death.while_loading(process)
+                await self._trimmer.drop_more(process, history)
             elif not process.was_stopped:
                 self.keeper.spend_restart(process)
         return None
 
-    async def _or_stop(self, task: asyncio.Future[None]) -> None:
+    async def _or_stop(self, task: asyncio.Future[Any]) -> None:
         stop = asyncio.ensure_future(self._stopped.wait())
         waiting: list[asyncio.Future[Any]] = [task, stop]
         try:
@@ -175,67 +215,83 @@ class Session:
         finally:
             stop.cancel()
 
-    async def _turn(self, process: EngineProcess, turn: Turn, options: ReplyOptions) -> AsyncIterator[Event]:
+    async def _turn(
+        self, process: EngineProcess, turn: Turn, options: ReplyOptions, brim: Brim | None
+    ) -> AsyncIterator[Event]:
         """Passes on what the child says until the turn ends or it dies; ``turn`` keeps the account."""
         talk = await self.keeper.talk()
         limit = options.max_tokens if talk.max_tokens is None else None
         if self._stop_reason is not None:  # it came while the message was being handed over
             process.stop()
         while turn.end is None and (frames := await process.frames()):
+            if brim is not None:
+                frames = self._up_to(brim, frames, process)
             text = ""
             for frame in frames:
                 if isinstance(frame, ReplyText):
                     text += frame.text
                 elif isinstance(frame, ThinkingText):
-                    turn.arrived()
-                    yield ThinkingDelta(frame.text)
+                    if thought := turn.thought(frame.text):
+                        yield ThinkingDelta(thought)
                 elif isinstance(frame, EngineError):
                     turn.error = frame.text
                 elif isinstance(frame, TurnEnd):
                     turn.end = frame
-            if text:
-                turn.arrived(text)
-                yield TextDelta(text)
+            if text and (said := turn.said(text)):
+                yield TextDelta(said)
             if limit is not None and turn.end is None and turn.at_least >= limit:
                 self.interrupt(FinishReason.LENGTH)
         turn.over()
         await process.log_is_level()
 
+    def _up_to(self, brim: Brim, frames: list[Frame], process: EngineProcess) -> list[Frame]:
+        """What was surely made before the engine forgot anything. Where there is more, it is ended: its context may be
+        no copy of the conversation any longer."""
+        fitting: list[Frame] = []
+        for frame in frames:
+            if isinstance(frame, ReplyText | ThinkingText) and (text := brim.take(frame.text)) != frame.text:
+                if text:
+                    fitting.append(replace(frame, text=text))
+                self._stop_reason = self._stop_reason or FinishReason.CONTEXT_OVERFLOW
+                process.kill()
+            if brim.is_full:
+                break
+            fitting.append(frame)
+        return fitting
+
     # The end of a turn
 
-    async def _completed(
-        self, process: EngineProcess, conversation: Conversation, turn: Turn, end: TurnEnd
-    ) -> Completed:
-        """The engine ended the turn; ``conversation`` has the message, not yet the reply."""
+    async def _completed(self, process: EngineProcess, question: Question, turn: Turn, end: TurnEnd) -> Completed:
+        """The engine ended the turn."""
         talk, meter = await self.keeper.talk(), process.meter
         # A modern engine keeps to its limit by itself, and ends the reply as if it were whole; so it does when its
         # context window is full.
         at_limit = meter.tokens is not None and meter.tokens == talk.max_tokens
         full = meter.context_size is not None and (meter.context_used or 0) >= meter.context_size
         meter.ended(turn.tokens, natural=end.natural and not at_limit and not full)
-        conversation = conversation.with_assistant(turn.text)
-        self.keeper.remember(conversation)
+        conversation = question.answered(turn.text)
+        self.keeper.remember(conversation, is_within=not end.natural and not talk.closes_interrupted)
         reason = FinishReason.STOP
         if self._stop_reason is not None and not end.natural:
             reason = self._stop_reason
             # A message that got no reply is mostly taken back; a new child need not know of it.
-            known = conversation if turn.text else Conversation(conversation.messages[:-2])
-            self._after_interrupt(process, talk, known, turn)
+            self._after_interrupt(process, talk, conversation if turn.text else question.history, turn)
         elif at_limit:
             reason = FinishReason.LENGTH
         elif full:
             reason = FinishReason.CONTEXT_OVERFLOW
+        if turn.has_thought and talk.keeps_thoughts and process is self.process:
+            self.keeper.try_spawn(talk, conversation)  # the next turn is to follow a history without thoughts
         return Completed(reason, turn.text, turn.stats())
 
-    def _error(self, process: EngineProcess, history: Conversation, turn: Turn) -> Completed | Failed | None:
+    async def _error(self, process: EngineProcess, history: Conversation, turn: Turn) -> Completed | Failed | None:
         """A modern engine reported an error instead of a reply, or in the middle of it. None: worth another try."""
         if not (tells_overflow(turn.error) or process.meter.overflowed):
             error = EngineDied(f"the engine reported: {turn.error}", remedy="ask again, or /clear to start over")
             return Failed(error, turn.text)
         if turn.text:
             return Completed(FinishReason.CONTEXT_OVERFLOW, turn.text, turn.stats())
-        if not self.keeper.drop_oldest(history):
-            raise death.too_long(process)
+        await self._trimmer.drop_more(process, history)
         return None
 
     def _after_interrupt(self, process: EngineProcess, talk: Talk, conversation: Conversation, turn: Turn) -> None:
@@ -253,7 +309,7 @@ class Session:
         if seconds <= _CHEAP_REPLAY:
             self.keeper.try_spawn(talk, conversation)
 
-    def _reason_of_death(self, process: EngineProcess, history: Conversation, turn: Turn) -> FinishReason | None:
+    async def _reason_of_death(self, process: EngineProcess, history: Conversation, turn: Turn) -> FinishReason | None:
         """The child died in this turn: why the reply is over, or None where it is worth another try.
 
         Raises EngineDied or ContextOverflow when there is no hope.
@@ -264,15 +320,36 @@ class Session:
         if process.meter.overflowed or (process.exit_code == 0 and not process.was_stopped):
             if turn.text:
                 return FinishReason.CONTEXT_OVERFLOW
-            if not self.keeper.drop_oldest(history):
-                raise death.too_long(process)
+            await self._trimmer.drop_more(process, history)
             return None
         self.keeper.spend_restart(process)
         return FinishReason.ENGINE_DIED if turn.text else None
 
-    async def _keep_in_step(self, history: Conversation, text: str, turn: Turn, reason: FinishReason) -> None:
+    async def _keep_in_step(self, question: Question, turn: Turn, reason: FinishReason) -> None:
         """After a death in mid-reply: a new child that knows the part that had arrived, while the user reads."""
-        memory = history.with_user(text).with_assistant(turn.text) if turn.text else history
+        keeper, talk = self.keeper, await self.keeper.talk()
+        memory = question.answered(turn.text) if turn.text else question.history
         if reason is FinishReason.CONTEXT_OVERFLOW:
-            self.keeper.drop_oldest(memory)
-        self.keeper.try_spawn(await self.keeper.talk(), memory)
+            if keeper.room.policy != "drop-oldest":  # what is to be done takes time, or is nothing
+                keeper.discard()
+                return
+            count = keeper.to_drop(talk, memory, "", None)
+            if count == keeper.room.window.count_left(memory):
+                count = keeper.room.more_to_drop(memory)
+            keeper.let_go(memory, count)
+        keeper.try_spawn(talk, memory)
+
+
+def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation]:
+    """The reply that is to go on, None where there is nothing of one, and what stands before it.
+
+    Raises UsageError for a conversation that nothing can be replied to.
+    """
+    last, before = conversation.last, Conversation(conversation.messages[:-1])
+    if last is not None and last.role == "user":
+        return None, conversation
+    if last is None or last.role != "assistant" or before.last is None or before.last.role != "user":
+        raise UsageError("there is no user message to reply to")
+    if not last.was_cut:
+        raise UsageError("the last reply is whole: there is nothing to continue")
+    return (last if last.content else None), before

@@ -7,13 +7,20 @@ import time
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.events import Stats
 from bitnet_chat.stream.framer import TurnEnd
+from bitnet_chat.stream.seam import Seam
+from bitnet_chat.stream.thinking import Retelling
 
 
 class Turn:
-    """``sent``: the monotonic second at which the user's message was given to us."""
+    """``sent``: the monotonic second at which the user's message was given to us. ``told``: the thoughts of an attempt
+    that was broken off, which the user has seen. ``loose_end``: see :mod:`bitnet_chat.stream.seam`."""
 
-    def __init__(self, meter: Meter, sent: float) -> None:
+    def __init__(self, meter: Meter, sent: float, told: str = "", loose_end: str = "") -> None:
         self._parts: list[str] = []
+        self.has_thought = False
+        self._told = [told]
+        self._retelling = Retelling(told)
+        self._seam = Seam(loose_end)
         self.error = ""
         self.end: TurnEnd | None = None
         self.sent = sent
@@ -31,6 +38,19 @@ class Turn:
         return self._parts[0] if self._parts else ""
 
     @property
+    def told(self) -> str:
+        """All thoughts that the user has seen by now."""
+        return "".join(self._told)
+
+    def thought(self, text: str) -> str:
+        """The next of what the model thinks came: what of it is to be told."""
+        self._arrived()
+        self.has_thought = True
+        text = self._retelling.feed(text)
+        self._told.append(text)
+        return text
+
+    @property
     def tokens(self) -> int:
         """As the engine counts; where it does not tell, by what arrived: several tokens may come in one piece, and
         one of them makes about four characters."""
@@ -43,11 +63,16 @@ class Turn:
         """For limits: never more than there were, so that no reply is cut before its time."""
         return self._meter.tokens if self._meter.tokens is not None else self._arrivals
 
-    def arrived(self, text: str = "") -> None:
-        """Some of the reply came, however much; ``text`` of it is not thinking."""
-        self._arrivals += 1
+    def said(self, text: str) -> str:
+        """The next of the reply came, no thoughts: what of it is to be told."""
+        self._arrived()
+        text = self._seam.feed(text)
         if text:
             self._parts.append(text)
+        return text
+
+    def _arrived(self) -> None:
+        self._arrivals += 1
         if self.first is None:
             self.first = time.monotonic()
 

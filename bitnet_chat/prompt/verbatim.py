@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.stream.decoder import rejoined
 
 # All of C0 but tab and newline, and DEL. C1 controls are ordinary two-byte characters to an engine.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -49,11 +50,14 @@ def clean(text: str) -> Cleaned:
 def as_sent(conversation: Conversation) -> Conversation:
     """A conversation as an engine got it: user and system messages clean, no finish reasons.
 
-    Replies stay as they came, byte for byte, but for surrogates that stand for no byte: nothing can write those.
+    Replies stay as they came, byte for byte, but for surrogates that stand for no byte: nothing can write those. Bytes
+    that came in two parts and make a character together are one.
     """
 
     def sent(message: Message) -> str:
-        return _NO_BYTE.sub("\ufffd", message.content) if message.role == "assistant" else clean(message.content).text
+        if message.role != "assistant":
+            return clean(message.content).text
+        return rejoined(_NO_BYTE.sub("\ufffd", message.content))
 
     return Conversation(tuple(Message(each.role, sent(each)) for each in conversation.messages))
 

@@ -1,8 +1,71 @@
-"""What of a conversation goes into a context window that is too small for all of it. Pure."""
+"""What of a conversation stands in a context window that is too small for all of it. Pure.
+
+The system prompt is pinned, the newest turns stay, and what leaves leaves in whole turns. So that not every message
+costs a replay, more leaves than has to: about half of the window is free afterwards.
+"""
 
 from __future__ import annotations
 
-from bitnet_chat.conversation import Conversation
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.prompt import summary as summaries
+from bitnet_chat.prompt.tokens import Counter, TokenCount
+from bitnet_chat.prompt.verbatim import as_sent
+
+
+class Window:
+    """The part of a conversation that an engine gets: all of it, until some has to leave.
+
+    Only the conversation that was trimmed is affected: any other one, and this one undone to before its first kept
+    turn, is kept whole.
+    """
+
+    def __init__(self) -> None:
+        self.left: tuple[Message, ...] = ()
+        """The oldest messages, as they were sent, which are in the window no longer."""
+        self.summary = ""
+        """What stands in their place."""
+        self._note = ""
+        self._sent = Conversation(), Conversation()
+
+    def count_left(self, history: Conversation) -> int:
+        """How many of the oldest messages of ``history`` are out of the window."""
+        return len(self.left) if self.sent(history).turns[: len(self.left)] == self.left else 0
+
+    def kept(self, history: Conversation) -> Conversation:
+        """What an engine is given of ``history``, as it is sent."""
+        history = self.sent(history)
+        if history.turns[: len(self.left)] != self.left:
+            return history
+        return summaries.with_summary(without_oldest(history, len(self.left)), self.summary)
+
+    def drop(self, history: Conversation, count: int, tokens: TokenCount, summary: str = "") -> None:
+        """Let the ``count`` oldest messages leave, ``tokens`` of them. :meth:`take_note` then says so."""
+        turns = self.sent(history).turns
+        self.left, self.summary = turns[:count], summary
+        about = f", {about_tokens(tokens)}" if tokens.count else ""
+        instead = "a summary stands in their place, " if summary else ""
+        self._note = (
+            f"the context window is full: the oldest {count} of {len(turns)} messages left it{about}"
+            f"; {instead}the conversation still has them"
+        )
+
+    def sent(self, history: Conversation) -> Conversation:
+        """:func:`as_sent`, which looks at every character; one turn asks for the same history several times."""
+        if self._sent[0] is not history:
+            self._sent = history, as_sent(history)
+        return self._sent[1]
+
+    def restore(self, left: tuple[Message, ...], summary: str = "") -> None:
+        """Take back what :meth:`drop` did: it was not this history that was too long."""
+        self.left, self.summary, self._note = left, summary, ""
+
+    def take_note(self) -> str:
+        """One line about what left the window and was not told yet; empty when nothing did."""
+        note, self._note = self._note, ""
+        return note
 
 
 def without_oldest(history: Conversation, dropped: int) -> Conversation:
@@ -10,16 +73,61 @@ def without_oldest(history: Conversation, dropped: int) -> Conversation:
     return Conversation(history.messages[: len(history.messages) - len(history.turns)] + history.turns[dropped:])
 
 
-def messages_to_drop(history: Conversation, dropped: int) -> int:
-    """How many of the oldest messages to drop now that what ``dropped`` left was too long: half of the text.
+def messages_to_drop(turns: Sequence[Message], costs: Sequence[float], room: float, limit: float) -> int:
+    """How many of the oldest messages to drop so that the rest costs at most ``room``.
 
-    Whole turns: what is left begins with a user message. Equal to ``dropped`` when there is nothing left to drop.
+    Whole turns: what is left begins with a user message. The newest turn stays even where it costs more than ``room``
+    as long as it costs no more than ``limit``.
     """
-    turns = history.turns
-    left = sum(len(message.content) for message in turns[dropped:])
-    kept = left
-    for index in range(dropped, len(turns)):
-        if kept <= left // 2 and turns[index].role == "user":
-            return index
-        kept -= len(turns[index].content)
-    return len(turns)
+    starts = [index for index, message in enumerate(turns) if message.role == "user"]
+    rest = [sum(costs[start:]) for start in starts]
+    for start, cost in zip(starts, rest, strict=True):
+        if cost <= room:
+            return start
+    return starts[-1] if starts and rest[-1] <= limit else len(turns)
+
+
+def half_to_drop(turns: Sequence[Message]) -> int:
+    """The same where an engine only said that it was too much: half of the text, at least one turn."""
+    costs = [len(message.content) for message in turns]
+    half = sum(costs) // 2
+    return max(1, messages_to_drop(turns, costs, half, half)) if turns else 0
+
+
+def about_tokens(tokens: TokenCount) -> str:
+    """``about 9,400 tokens (±10 %)``, with as many digits as the error leaves."""
+    if not tokens.error:
+        return f"{tokens.count:,} token{'s' * (tokens.count != 1)}"
+    unit = 10 ** max(0, len(str(tokens.count)) - 2)
+    return f"about {round(tokens.count / unit) * unit:,} tokens (±{100 * tokens.error:.0f} %)"
+
+
+class Brim:
+    """The end of the window during one reply, for an engine that does not say where it is. Counts to be sure: by the
+    tokens that the reply has at most."""
+
+    def __init__(self, room: int, count: Counter) -> None:
+        """``room``: tokens that the reply may have."""
+        self._room = room
+        self._count = count
+        self._text = ""
+        self._bytes_until_look = room
+        self.is_full = False
+
+    def take(self, text: str) -> str:
+        """As much of ``text``, the next of the reply, as surely fits."""
+        if self.is_full:
+            return ""
+        before, self._text = self._text, self._text + text
+        # A token is a byte or more: before that many more of them there is nothing to see.
+        self._bytes_until_look -= len(text.encode("utf-8", "surrogateescape"))
+        if self._bytes_until_look < 0:
+            self._bytes_until_look = self._room - self._tokens(self._text)
+            if self._bytes_until_look < 0:
+                self.is_full = True
+                fitting = bisect_right(range(len(text)), self._room, key=lambda at: self._tokens(before + text[:at]))
+                return text[: max(0, fitting - 1)]
+        return text
+
+    def _tokens(self, text: str) -> int:
+        return self._count(text).at_most

@@ -9,10 +9,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import Backend
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.version import __version__
+
+if TYPE_CHECKING:
+    from bitnet_chat.attachments import Attachment
+    from bitnet_chat.journal import Journal, Stored
 
 __all__ = ["ReplSettings", "run"]
 
@@ -23,12 +28,16 @@ async def run(
     *,
     notices: Sequence[str] = (),
     switch_model: Callable[[str], Backend] | None = None,
+    journal: Journal | None = None,
+    resumed: Stored | None = None,
+    attached: Sequence[Attachment] = (),
 ) -> int:
     """Talks until the user leaves; returns the exit code of the process.
 
     ``backend`` is not started yet: it is when the prompt has been drawn. Whichever backend the session has at its end
     is closed. ``notices`` are lines to show first. ``switch_model`` makes an unstarted backend for another model, or
-    raises BitnetChatError, which is shown.
+    raises BitnetChatError, which is shown. ``journal`` keeps what is said; None keeps nothing. ``resumed``: a
+    conversation to go on with. ``attached``: files that go with the first message.
     """
     colour = settings.colour
     if colour is None:
@@ -37,10 +46,10 @@ async def run(
     if _can_draw():
         from bitnet_chat.repl.loop import TerminalLoop
 
-        return await TerminalLoop(backend, settings, colour, switch_model).run(notices)
+        return await TerminalLoop(backend, settings, colour, switch_model, journal, attached).run(notices, resumed)
     from bitnet_chat.repl.plain import PlainLoop
 
-    return await PlainLoop(backend, settings, colour, switch_model).run(notices)
+    return await PlainLoop(backend, settings, colour, switch_model, journal, attached).run(notices, resumed)
 
 
 def _can_draw() -> bool:

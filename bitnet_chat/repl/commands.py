@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import get_args
 
 from bitnet_chat.backends import BackendStatus
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.repl import errands
+from bitnet_chat.repl.errands import FORMATS, Errand, ExportFormat, ThinkingMode
 from bitnet_chat.repl.tally import Tally
 from bitnet_chat.repl.toolbar import SEPARATOR, context, rate, seconds, size, tokens
 from bitnet_chat.stream.sanitize import one_line, visible
@@ -52,8 +56,9 @@ class Outcome:
     ask: bool = False
     """Ask for a reply to ``conversation``, whose last message is the user's."""
     leave: bool = False
-    switch: str | None = None
-    """Change to this model."""
+    anew: bool = False
+    """What follows is another conversation: the journal keeps the one before."""
+    errand: Errand | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class _Entry:
 
 # Nothing but letters: "/etc/passwd is a file" and "/2" are words for the model.
 _COMMAND = re.compile(r"/([A-Za-z]+|\?|)(?:\s+(.*))?", re.DOTALL)
+_FENCED = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n(.*?)(?:^ {0,3}\1|\Z)", re.MULTILINE | re.DOTALL)
 _ALIASES = {"": "help", "?": "help", "quit": "exit", "bye": "exit"}
 
 
@@ -112,7 +118,8 @@ def _help(situation: Situation, argument: str) -> Outcome:
 _KEYS = (
     "Enter sends. Alt-Enter, Ctrl-J or a \\ at the end of the line make a new line.",
     "Ctrl-C or Esc stops a reply. Ctrl-C clears the line, Ctrl-D leaves.",
-    "Ctrl-R searches earlier lines, Ctrl-X Ctrl-E opens $EDITOR, Tab completes commands.",
+    "Ctrl-R searches earlier lines, Ctrl-X Ctrl-E opens $EDITOR, Tab completes commands and files.",
+    "@FILE in a message attaches the file.",
     "A message that begins with a command word: type // or a space first.",
 )
 
@@ -124,7 +131,7 @@ def _exit(situation: Situation, argument: str) -> Outcome:
 def _clear(situation: Situation, argument: str) -> Outcome:
     cleared = situation.conversation.cleared()
     kept = " The system prompt stays." if cleared.messages else ""
-    return Outcome(cleared, (f"The conversation starts anew.{kept}",))
+    return Outcome(cleared, (f"The conversation starts anew.{kept}",), anew=True)
 
 
 def _regen(situation: Situation, argument: str) -> Outcome:
@@ -178,12 +185,107 @@ def _stats(situation: Situation, argument: str) -> Outcome:
 
 def _model(situation: Situation, argument: str) -> Outcome:
     if argument:
-        return Outcome(situation.conversation, switch=argument)
+        return Outcome(situation.conversation, errand=errands.SwitchModel(argument))
     status = situation.status
     return Outcome(
         situation.conversation,
         (f"Model:  {one_line(status.model)}", f"Engine: {one_line(status.engine)} ({one_line(status.state)})"),
     )
+
+
+def _continue(situation: Situation, argument: str) -> Outcome:
+    last = situation.conversation.last
+    if last is None or last.role != "assistant":
+        return Outcome(situation.conversation, ("There is no reply to go on with.",))
+    if not last.was_cut:
+        return Outcome(situation.conversation, ("The last reply came to its end: ask for more in words, or /regen.",))
+    return Outcome(situation.conversation, ask=True)
+
+
+def _edit(situation: Situation, argument: str) -> Outcome:
+    before = situation.conversation.without_last_turn()
+    if before == situation.conversation:
+        return Outcome(before, ("There is no message to edit.",))
+    return Outcome(
+        situation.conversation, errand=errands.Edit(situation.conversation.messages[len(before.messages)].content)
+    )
+
+
+def _resume(situation: Situation, argument: str) -> Outcome:
+    if argument and not argument.isdecimal():
+        return Outcome(
+            situation.conversation, (f"{_short(argument)} is no number of a conversation: /resume lists them.",)
+        )
+    return Outcome(situation.conversation, errand=errands.Resume(int(argument) if argument else None))
+
+
+def _rename(situation: Situation, argument: str) -> Outcome:
+    if not argument:
+        return Outcome(situation.conversation, ("Say how: /rename TITLE",))
+    return Outcome(situation.conversation, errand=errands.Rename(one_line(argument)))
+
+
+def _fork(situation: Situation, argument: str) -> Outcome:
+    if not situation.conversation.turns:
+        return Outcome(situation.conversation, ("Nothing has been said yet: there is nothing to copy.",))
+    return Outcome(situation.conversation, errand=errands.Fork())
+
+
+def _save(situation: Situation, argument: str) -> Outcome:
+    if not argument:
+        return Outcome(
+            situation.conversation, ("Say where: /save FILE; its ending may be .md, .json, .jsonl or .html.",)
+        )
+    ending = argument.rpartition(".")[2].lower()
+    return _write(situation, next((each for each in FORMATS if each == ending), "md"), argument)
+
+
+def _export(situation: Situation, argument: str) -> Outcome:
+    name, _, path = argument.partition(" ")
+    for format in FORMATS:
+        if name.lower() == format:
+            return _write(situation, format, path.strip())
+    return Outcome(situation.conversation, (f"Say which form: /export {'|'.join(FORMATS)} [FILE]",))
+
+
+def _write(situation: Situation, format: ExportFormat, path: str) -> Outcome:
+    if not situation.conversation.turns:
+        return Outcome(situation.conversation, ("Nothing has been said yet: there is nothing to write.",))
+    return Outcome(situation.conversation, errand=errands.Write(format, path))
+
+
+def _copy(situation: Situation, argument: str) -> Outcome:
+    reply = next((each for each in reversed(situation.conversation.turns) if each.role == "assistant"), None)
+    if reply is None:
+        return Outcome(situation.conversation, ("There is no reply to copy.",))
+    if argument == "code":
+        blocks = _FENCED.findall(reply.content)
+        if not blocks:
+            return Outcome(situation.conversation, ("The last reply has no code block.",))
+        return Outcome(situation.conversation, errand=errands.Copy(blocks[-1][1], "The last code block"))
+    return Outcome(situation.conversation, errand=errands.Copy(reply.content, "The last reply"))
+
+
+def _file(situation: Situation, argument: str) -> Outcome:
+    try:
+        paths = tuple(shlex.split(argument))
+    except ValueError:  # an apostrophe in a name, say
+        paths = (argument,)
+    return Outcome(situation.conversation, errand=errands.Attach(paths))
+
+
+def _thinking(situation: Situation, argument: str) -> Outcome:
+    for mode in get_args(ThinkingMode):
+        if argument == mode:
+            return Outcome(situation.conversation, errand=errands.ShowThoughts("", mode))
+    if argument:
+        return Outcome(
+            situation.conversation, ("Say which: /thinking show, fold or hide; or nothing, to read the last.",)
+        )
+    thoughts = next((each.thinking for each in reversed(situation.conversation.turns) if each.thinking), "")
+    if not thoughts:
+        return Outcome(situation.conversation, ("No thoughts came with a reply.",))
+    return Outcome(situation.conversation, errand=errands.ShowThoughts(thoughts))
 
 
 def _short(text: str, columns: int = 60) -> str:
@@ -196,8 +298,18 @@ COMMANDS = {
     "exit": _Entry("/exit", "leave", _exit),
     "clear": _Entry("/clear", "forget the conversation, keep the system prompt", _clear),
     "regen": _Entry("/regen", "make the last reply again", _regen),
+    "continue": _Entry("/continue", "go on with a reply that was cut", _continue),
     "undo": _Entry("/undo", "take the last message and its reply back", _undo),
+    "edit": _Entry("/edit", "change the last message in $EDITOR and ask it again", _edit),
+    "file": _Entry("/file [PATH…]", "put files into the next message (- takes them out), or show them", _file),
+    "copy": _Entry("/copy [code]", "the last reply, or its last code block, to the clipboard", _copy),
+    "save": _Entry("/save FILE", "the conversation to a file: .md, .json, .jsonl or .html", _save),
+    "export": _Entry("/export FORMAT [FILE]", "the same: md, json, jsonl or html", _export),
+    "resume": _Entry("/resume [ID]", "go on with another conversation", _resume),
+    "rename": _Entry("/rename TITLE", "give the conversation another title", _rename),
+    "fork": _Entry("/fork", "go on in a copy of the conversation", _fork),
     "system": _Entry("/system [TEXT]", "set the system prompt (- removes it), or show it", _system),
     "stats": _Entry("/stats", "figures of this session and the engine", _stats),
+    "thinking": _Entry("/thinking [MODE]", "the last thoughts; or show, fold, hide those to come", _thinking),
     "model": _Entry("/model [PATH]", "switch to another model, or show this one", _model),
 }

@@ -7,10 +7,11 @@ be resized or scrolled at any moment and nothing is duplicated.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Stats
+from bitnet_chat.markdown import Prose, Verbatim
 from bitnet_chat.repl.toolbar import SEPARATOR, rate, seconds, tokens
 from bitnet_chat.stream.sanitize import Sanitizer, one_line, visible
 
@@ -46,22 +47,47 @@ _BARS = "|/-\\"
 class Display:
     """Writes replies and remarks to a sink, and knows whether the cursor is at the start of a line."""
 
-    def __init__(self, sink: Sink, *, colour: bool, spinner: bool, unicode: bool = True) -> None:
-        """``spinner``: the sink is a terminal that can erase a line. ``unicode``: it can show more than ASCII."""
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        colour: bool,
+        spinner: bool,
+        unicode: bool = True,
+        prose: Prose | None = None,
+        thinking: Literal["show", "fold", "hide"] = "show",
+    ) -> None:
+        """``spinner``: the sink is a terminal that can erase a line. ``unicode``: it can show more than ASCII.
+        ``prose``: what styles the words of replies; None leaves them as they are."""
         self._sink = sink
         self._paint = Paint.of(colour)
         self._spinner = spinner
         self._frames = _DOTS if unicode else _BARS
         self._frame = 0
         self._spinning = False
+        self._prose = prose or Verbatim()
+        self._sanitizer = Sanitizer()
+        self.thinking = thinking
+        """How thoughts are shown from now on."""
         self._fresh = True
         """The cursor is at the start of a line."""
-        self._thinking = False
-        self._sanitizer = Sanitizer()
+        self._waiting = True
+        """Nothing of the reply is to be seen yet."""
+        self._dim = False
+        """Thoughts are being written."""
+
+    def begin(self, before: str = "") -> None:
+        """A reply comes. ``before``: what it goes on with, which has been shown and is part of what it means."""
+        self._finish()
+        self._waiting = True
+        if before:
+            self._prose.feed(visible(before))
+            self._prose.flush()
 
     def spin(self, elapsed: float, what: str = "") -> None:
-        """The next picture of the spinner; ``elapsed`` in seconds. Ignored once words have begun."""
-        if not self._spinner or not self._fresh:
+        """The next picture of the spinner; ``elapsed`` in seconds. Ignored while there are words to read instead."""
+        what = self._prose.holding or what
+        if not self._spinner or not self._fresh or not (self._waiting or self._prose.holding):
             return
         picture = self._frames[self._frame % len(self._frames)]
         self._frame += 1
@@ -72,17 +98,26 @@ class Display:
     def words(self, text: str) -> None:
         """The next characters of the reply, as they came from the model."""
         self._leave_thinking()
-        self._put(self._sanitizer.feed(text))
+        self._waiting = False
+        self._put(self._prose.feed(self._sanitizer.feed(text)))
 
-    def thoughts(self, text: str) -> None:
-        """The next characters of what the model thinks before it answers."""
-        if not self._thinking:
-            self._put(self._sanitizer.flush())
-            self._end_line()
-            self._thinking = True
-            self._stop_spinner()
-            self._sink.words(self._paint.dim)
-        self._put(self._sanitizer.feed(text))
+    def pause(self) -> None:
+        """Nothing has come for a moment: what waits for its successor is shown."""
+        if not self._dim:
+            self._put(self._prose.pause())
+
+    def thoughts(self, text: str, *, whole: bool = False) -> None:
+        """The next characters of what the model thinks before it answers; ``whole``: all of them, to be read now."""
+        if self.thinking == "show" or whole:
+            self._think(text)
+        if whole:
+            self._settle()
+            self._sink.remarks("\n")
+
+    def thought(self, time: float, count: int) -> None:
+        """The thinking is over, after so many seconds and about so many tokens."""
+        if self.thinking == "fold":
+            self.notice(f"thought for {seconds(time)}, {tokens(count, exact=False)}{SEPARATOR}/thinking shows it")
 
     def notice(self, text: str) -> None:
         """One dim line."""
@@ -91,22 +126,22 @@ class Display:
 
     def lines(self, *texts: str) -> None:
         """The answer of a command, safe for a terminal already, and an empty line."""
-        self._settle()
+        self._finish()
         self._sink.remarks("".join(f"{text}\n" for text in (*texts, "")))
 
     def error(self, error: BitnetChatError) -> None:
-        self._settle()
+        self._finish()
         self._sink.remarks(f"{self._paint.error}{visible(str(error))}{self._paint.off}\n\n")
 
     def completed(self, event: Completed) -> None:
         """Marks a stopped reply, then one dim line with the figures, and an empty one."""
         self._leave_thinking()
-        self._put(self._sanitizer.flush())
+        self._put(self._prose.feed(self._sanitizer.flush()) + self._prose.finish())
         if event.reason is FinishReason.INTERRUPTED:
             self._mark("[stopped]")
         elif not event.text:
             self._mark("[nothing was said]")
-        self._settle()
+        self._finish()
         self._sink.remarks(f"{self._paint.dim}{summary(event.stats, event.reason)}{self._paint.off}\n\n")
 
     def _mark(self, text: str) -> None:
@@ -120,19 +155,36 @@ class Display:
             self._sink.words(text)
             self._fresh = text.endswith("\n")
 
+    def _think(self, text: str) -> None:
+        if not self._dim:
+            self._settle()
+            self._stop_spinner()
+            self._sink.words(self._paint.dim)
+            self._dim = True
+            self._waiting = False
+        # Plain at the end of each line, so that nothing inherits the look wherever it stops.
+        self._put(self._sanitizer.feed(text).replace("\n", f"{self._paint.off}\n{self._paint.dim}"))
+
+    def _leave_thinking(self) -> None:
+        if self._dim:
+            self._put(self._sanitizer.flush())
+            self._dim = False
+            self._sink.words(self._paint.off)
+            self._end_line()
+
+    def _finish(self) -> None:
+        """The reply is over, as far as it came."""
+        self._settle()
+        self._put(self._prose.finish())
+        self._end_line()
+        self._waiting = True
+
     def _settle(self) -> None:
         """To the start of a line, in plain writing, with nothing held."""
         self._leave_thinking()
-        self._put(self._sanitizer.flush())
+        self._put(self._prose.feed(self._sanitizer.flush()) + self._prose.flush())
         self._end_line()
         self._stop_spinner()
-
-    def _leave_thinking(self) -> None:
-        if self._thinking:
-            self._thinking = False
-            self._put(self._sanitizer.flush())
-            self._sink.words(self._paint.off)
-            self._end_line()
 
     def _end_line(self) -> None:
         if not self._fresh:
@@ -144,6 +196,18 @@ class Display:
             self._sink.remarks(_ERASE_LINE)
 
 
+_REASONS = {
+    FinishReason.LENGTH: "cut at its limit",
+    FinishReason.ROLE_MARKER: "ended before it spoke for you",
+    FinishReason.CUT_OFF: "cut off",
+    FinishReason.CONTEXT_OVERFLOW: "the context is full",
+    FinishReason.ENGINE_DIED: "the engine died",
+    FinishReason.REPETITION: "stopped for repeating itself",
+    FinishReason.STALLED: "stopped, for nothing more came",
+    FinishReason.TIMEOUT: "stopped at its time limit",
+}
+
+
 def summary(stats: Stats, reason: FinishReason) -> str:
     """``42 tokens · 18.3 tok/s · first token after 0.35 s · stop``; ``~`` before a count that is not exact."""
     parts = [tokens(stats.tokens, stats.exact)]
@@ -151,5 +215,5 @@ def summary(stats: Stats, reason: FinishReason) -> str:
         parts.append(rate(stats.tokens_per_second))
     if stats.time_to_first_token is not None:
         parts.append(f"first token after {seconds(stats.time_to_first_token)}")
-    parts.append(reason.value.replace("_", " "))
+    parts.append(_REASONS.get(reason, reason.value.replace("_", " ")))
     return SEPARATOR.join(parts)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prompt_toolkit.application import in_terminal
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input import Input, create_input
 from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
@@ -24,33 +23,37 @@ from prompt_toolkit.shortcuts.prompt import PromptSession
 from prompt_toolkit.styles import Style
 
 from bitnet_chat.backends import Backend
+from bitnet_chat.editor import edit
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.repl import commands
+from bitnet_chat.markdown import prose
+from bitnet_chat.repl.completer import LineCompleter, typing_a_mention
+from bitnet_chat.repl.console import clipboard_sequence
 from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.editor import edit
 from bitnet_chat.repl.history import FileHistory
 from bitnet_chat.repl.keys import bindings
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.repl.signals import on_continue, on_interrupt
 from bitnet_chat.repl.talk import SwitchModel, Talk
-from bitnet_chat.repl.terminal import TerminalSink, between_prompts, is_raw
-from bitnet_chat.repl.toolbar import bar, clip
+from bitnet_chat.repl.terminal import TerminalSink, between_prompts, is_raw, lent
+from bitnet_chat.repl.toolbar import bar
+from bitnet_chat.stream.cells import clip
 from bitnet_chat.stream.sanitize import one_line
+
+if TYPE_CHECKING:
+    from bitnet_chat.attachments import Attachment
+    from bitnet_chat.journal import Entry, Journal, Stored
 
 REFRESH = 1.0
 """Seconds between two looks at the engine's memory and CPU while the prompt is shown."""
 
-_COLOURS = {"prompt": "bold ansigreen", "bottom-toolbar": "noreverse", "bottom-toolbar.text": "ansibrightblack"}
+_COLOURS = {
+    "prompt": "bold ansigreen",
+    "bottom-toolbar": "noreverse",
+    "bottom-toolbar.text": "ansibrightblack",
+    "warning": "ansiyellow",
+}
 # No background in the bar: blanks are then not written, and a narrower window has nothing to wrap and leave behind.
-_PLAIN = {"prompt": "", "bottom-toolbar": "noreverse", "bottom-toolbar.text": ""}
-
-
-class CommandCompleter(Completer):
-    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        text = document.text
-        if document.is_cursor_at_the_end:
-            for name, help in commands.complete(text):
-                yield Completion(name, start_position=-len(text), display_meta=help)
+_PLAIN = {"prompt": "", "bottom-toolbar": "noreverse", "bottom-toolbar.text": "", "warning": ""}
 
 
 class TerminalLoop:
@@ -62,24 +65,36 @@ class TerminalLoop:
         settings: ReplSettings,
         colour: bool,
         switch_model: SwitchModel | None,
+        journal: Journal | None = None,
+        attached: Sequence[Attachment] = (),
         input: Input | None = None,
         output: Output | None = None,
     ) -> None:
         self._input = input or create_input()
         self._output = output or create_output()
         unicode = self._output.encoding().lower().replace("-", "") in ("utf8", "utf16")
-        self._display = Display(TerminalSink(self._output), colour=colour, spinner=True, unicode=unicode)
-        self._talk = Talk(backend, settings, self._display, switch_model)
+        self._display = Display(
+            TerminalSink(self._output),
+            colour=colour,
+            spinner=True,
+            unicode=unicode,
+            prose=prose(settings.markdown, terminal=True, colour=colour, columns=self._columns),
+            thinking=settings.thinking,
+        )
+        self._talk = Talk(backend, settings, self._display, self, switch_model, journal, attached)
+        self._overflow = settings.overflow
         self._complaints: list[str] = []
         self._hint = ""
         self._editing: asyncio.Task[None] | None = None
+        self._lending = False
+        """An editor has the terminal, between two prompts."""
         self._session: PromptSession[str] = PromptSession(
             [("class:prompt", "> ")],
             multiline=True,
             prompt_continuation="  ",
             history=FileHistory(settings.history_file, self._complaints.append),
-            completer=CommandCompleter(),
-            complete_while_typing=False,
+            completer=LineCompleter(),
+            complete_while_typing=typing_a_mention,
             key_bindings=bindings(self._open_editor, self._set_hint),
             input_processors=[TabsProcessor(char1=" ", char2=" ")],
             bottom_toolbar=self._bar,
@@ -98,19 +113,19 @@ class TerminalLoop:
         self._session.default_buffer.on_text_changed += lambda _: self._set_hint("")
         self._started = False
 
-    async def run(self, notices: Sequence[str]) -> int:
-        """Until the user leaves. Returns the exit code and closes the backend."""
+    async def run(self, notices: Sequence[str], resumed: Stored | None = None) -> int:
+        """Until the user leaves. Returns the exit code and closes the backend. ``resumed``: go on with this one."""
         try:
             with self._input.raw_mode(), on_interrupt(self._interrupt), on_continue(self._continue):
                 for text in notices:
                     self._display.notice(text)
-                await self._converse()
+                await self._converse(self._talk.resume(resumed) if resumed is not None else "")
         finally:
             await self._talk.close()
+            self._complain()
         return 0
 
-    async def _converse(self) -> None:
-        back = ""
+    async def _converse(self, back: str) -> None:
         while not self._talk.leaving:
             try:
                 line = await self._session.prompt_async(default=self._default(back), handle_sigint=False)
@@ -119,6 +134,31 @@ class TerminalLoop:
             self._complain()
             with between_prompts(self._input, self._output, self._talk.interrupt):
                 back = await self._talk.submit(line)
+
+    # The console of the talk, between two prompts
+
+    async def edit(self, text: str) -> str:
+        """See :class:`bitnet_chat.repl.console.Console`."""
+        self._lending = True
+        try:
+            with self._input.detach(), lent(self._input, self._output):
+                return await asyncio.to_thread(edit, text)
+        finally:
+            self._lending = False
+
+    async def pick(self, entries: Sequence[Entry]) -> int | None:
+        from bitnet_chat.repl.picker import pick
+
+        return await pick(entries, self._input, self._output)
+
+    def copy(self, text: str) -> bool:
+        self._output.write_raw(clipboard_sequence(text))
+        self._output.flush()
+        return True
+
+    def complain(self, text: str) -> None:
+        """A line about something that has gone wrong in the background: shown at the next chance."""
+        self._complaints.append(text)
 
     def _default(self, back: str) -> str:
         """What the next prompt begins with. Keys typed ahead would run into it: then it is for Arrow-Up to bring."""
@@ -135,17 +175,15 @@ class TerminalLoop:
             self._started = True
             asyncio.get_running_loop().call_soon(self._talk.start)
 
+    def _columns(self) -> int:
+        return self._output.get_size().columns
+
     def _bar(self) -> StyleAndTextTuples:
-        columns = self._output.get_size().columns
+        columns = self._columns()
         hint = self._hint or (self._complaints[0] if self._complaints else "")
-        return [
-            (
-                "",
-                clip(f" {one_line(hint)}", columns)
-                if hint
-                else bar(self._talk.status(), self._talk.tally.last, columns),
-            )
-        ]
+        if hint:
+            return [("", clip(f" {one_line(hint)}", columns))]
+        return [*bar(self._talk.status(), self._talk.tally.last, columns, self._overflow)]
 
     def _set_hint(self, text: str) -> None:
         self._hint = text
@@ -157,7 +195,7 @@ class TerminalLoop:
 
     def _interrupt(self) -> None:
         """SIGINT from elsewhere: in raw mode Ctrl-C is a key."""
-        if self._editing is not None:
+        if self._editing is not None or self._lending:
             return  # the editor's business
         if self._session.app.is_running:
             self._session.app.key_processor.send_sigint()
@@ -166,7 +204,7 @@ class TerminalLoop:
 
     def _continue(self) -> None:
         """After SIGSTOP or SIGTSTP from elsewhere and ``fg``; Ctrl-Z takes care of itself and leaves raw mode on."""
-        if self._editing is not None or is_raw(self._input):
+        if self._editing is not None or self._lending or is_raw(self._input):
             return
         self._input.raw_mode().__enter__()  # the one of run() restores what was there before
         if self._session.app.is_running:

@@ -8,20 +8,30 @@ from __future__ import annotations
 import asyncio
 import codecs
 import io
+import os
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from bitnet_chat.backends import Backend
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.editor import edit
+from bitnet_chat.errors import FinishReason, UsageError
+from bitnet_chat.repl.console import clipboard_sequence
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.repl.signals import on_interrupt
 from bitnet_chat.repl.talk import SwitchModel, Talk
+from bitnet_chat.stream.sanitize import one_line
+
+if TYPE_CHECKING:
+    from bitnet_chat.attachments import Attachment
+    from bitnet_chat.journal import Entry, Journal, Stored
 
 PROMPT = "> "
+CHOICES = 20
+"""Conversations of a list, the latest first."""
 
 
 class StreamSink:
@@ -94,23 +104,31 @@ class PlainLoop:
     """One run of the REPL without a terminal library."""
 
     def __init__(
-        self, backend: Backend, settings: ReplSettings, colour: bool, switch_model: SwitchModel | None
+        self,
+        backend: Backend,
+        settings: ReplSettings,
+        colour: bool,
+        switch_model: SwitchModel | None,
+        journal: Journal | None = None,
+        attached: Sequence[Attachment] = (),
     ) -> None:
         self._typed = sys.stdin.isatty()
         self._sink = StreamSink(sys.stdout, sys.stdout if sys.stdout.isatty() else sys.stderr)
-        self._display = Display(self._sink, colour=colour, spinner=False)
-        self._talk = Talk(backend, settings, self._display, switch_model)
+        self._display = Display(self._sink, colour=colour, spinner=False, thinking=settings.thinking)
+        self._talk = Talk(backend, settings, self._display, self, switch_model, journal, attached)
         self._lines = Lines(sys.stdin)
         self._parts: list[str] = []
         """Lines of a message that goes on."""
         self._replying = False
         self._code = 0
 
-    async def run(self, notices: Sequence[str]) -> int:
+    async def run(self, notices: Sequence[str], resumed: Stored | None = None) -> int:
         """Until the input ends or the user leaves; closes the backend. Returns 0, or 130 for Ctrl-C on piped input."""
         try:
             for text in notices:
                 self._display.notice(text)
+            if resumed is not None:
+                self._talk.unanswered = self._talk.resume(resumed)
             self._talk.start()
             with on_interrupt(self._interrupt):
                 await self._converse()
@@ -145,6 +163,35 @@ class PlainLoop:
             self._replying = False
         if self._talk.unanswered and self._typed:
             self._display.notice("An empty line sends the message again.")
+
+    # The console of the talk
+
+    async def edit(self, text: str) -> str:
+        """See :class:`bitnet_chat.repl.console.Console`."""
+        if not self._typed:
+            raise UsageError("an editor needs a terminal, and the input is none")
+        return await asyncio.to_thread(edit, text)
+
+    async def pick(self, entries: Sequence[Entry]) -> int | None:
+        """Without a screen to move on: a list, and the next line is the number of one."""
+        self._display.lines(*(f"{each.id:>6}  {one_line(each.title)}" for each in entries[:CHOICES]))
+        self._display.notice("Its number, or an empty line for none:")
+        line = (await self._lines.next() or "").strip()
+        if line.isdecimal() and any(each.id == int(line) for each in entries):
+            return int(line)
+        if line:
+            self._display.lines(f"{one_line(line)} is no number of a conversation.")
+        return None
+
+    def copy(self, text: str) -> bool:
+        if not sys.stdout.isatty() or os.environ.get("TERM", "").lower() in ("", "dumb", "unknown"):
+            return False
+        self._sink.words(clipboard_sequence(text))
+        return True
+
+    def complain(self, text: str) -> None:
+        """A line about something that has gone wrong in the background."""
+        self._display.notice(text)
 
     def _prompt(self) -> None:
         if self._typed:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
-from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.events import Completed, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.typist import Typist
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal import Recorder
 
 SPIN = 0.1
 """Seconds between two pictures of the spinner."""
@@ -28,12 +32,14 @@ class Reply:
         options: ReplyOptions,
         display: Display,
         pace: float | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._backend = backend
+        self._recorder = recorder
         self._conversation = conversation
         self._options = options
         self._display = display
-        self._typist = Typist(display.words, pace) if pace and pace > 0 else None
+        self._typist = Typist(self._show, pace) if pace and pace > 0 else None
         self._loop = asyncio.get_running_loop()
         self._sent = self._loop.time()
         self._spinner: asyncio.TimerHandle | None = None
@@ -43,9 +49,21 @@ class Reply:
         self._abandoned = False
         self._loading = backend.status().state == "starting"
         self._text: list[str] = []
+        self._thoughts: list[str] = []
+        self._thinking: tuple[float, int] | None = None
+        """Since when it thinks, and how many pieces of thought there were before; None while it does not."""
+        self._news = False
+        """Words have been shown since the spinner's last turn."""
+
+    @property
+    def thinking(self) -> str:
+        """What the model has thought so far."""
+        return "".join(self._thoughts)
 
     async def run(self) -> Completed | Failed:
         """Errors of the backend come back as Failed. Cancelling stops the reply."""
+        last = self._conversation.last
+        self._display.begin(last.content if last is not None and last.role == "assistant" else "")
         self._spin()
         self._reading = asyncio.create_task(self._read())
         try:
@@ -74,20 +92,23 @@ class Reply:
         if self._interrupted is not None:  # before it was asked: the keys came together
             return self._end(Completed(FinishReason.INTERRUPTED, ""))
         # From here to the backend's own first wait nothing else runs, so that no interrupt falls in between.
-        stream: AsyncIterator[Event] = self._backend.reply(self._conversation, self._options)
+        stream = (
+            self._backend.reply(self._conversation, self._options)
+            if self._recorder is None
+            else recorded(self._backend, self._recorder, self._conversation, self._options)
+        )
         self._asked = True
         try:
             async for event in stream:
                 if isinstance(event, TextDelta):
                     self._said(event.text)
                 elif isinstance(event, ThinkingDelta):
-                    self._flush()
-                    self._stop_spinner()
-                    self._display.thoughts(event.text)
+                    self._thought(event.text)
                 elif isinstance(event, Started):
                     self._loading = False
                 elif isinstance(event, Notice):
                     self._flush()
+                    self._end_thinking()
                     self._display.notice(event.text)
                 elif isinstance(event, (Completed, Failed)):
                     if self._typist is not None:
@@ -104,16 +125,33 @@ class Reply:
         return self._end(Failed(broken, "".join(self._text)))
 
     def _said(self, text: str) -> None:
+        self._end_thinking()
         self._text.append(text)
-        self._stop_spinner()
         if self._typist is None:
-            self._display.words(text)
+            self._show(text)
         else:
             self._typist.feed(text)
+
+    def _show(self, text: str) -> None:
+        self._news = True
+        self._display.words(text)
+
+    def _thought(self, text: str) -> None:
+        self._flush()
+        if self._thinking is None:
+            self._thinking = self._loop.time(), len(self._thoughts)
+        self._thoughts.append(text)
+        self._display.thoughts(text)
+
+    def _end_thinking(self) -> None:
+        if self._thinking is not None:
+            (since, before), self._thinking = self._thinking, None
+            self._display.thought(self._loop.time() - since, len(self._thoughts) - before)
 
     def _end(self, event: Completed | Failed) -> Completed | Failed:
         self._stop_spinner()
         self._flush()
+        self._end_thinking()
         if isinstance(event, Completed):
             self._display.completed(event)
         else:
@@ -125,7 +163,12 @@ class Reply:
             self._typist.flush()
 
     def _spin(self) -> None:
-        self._display.spin(self._loop.time() - self._sent, "loading the model" if self._loading else "")
+        """Goes on until the reply ends: it may pause, think or hold a table back at any time."""
+        if not self._news:
+            self._display.pause()
+        self._news = False
+        since, what = (self._thinking[0], "thinking") if self._thinking is not None else (self._sent, "")
+        self._display.spin(self._loop.time() - since, "loading the model" if self._loading else what)
         self._spinner = self._loop.call_later(SPIN, self._spin)
 
     def _stop_spinner(self) -> None:

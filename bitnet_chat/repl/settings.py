@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from bitnet_chat.backends import ReplyOptions
 
@@ -18,5 +19,13 @@ class ReplSettings:
     """Grapheme clusters a second; None or 0 shows text the moment it is there. For transports that come in bursts."""
     history_file: Path | None = None
     """Where typed lines are kept; None keeps them in memory."""
+    spare: bool = False
+    """Keep the backend before a change of models, loaded, so that changing back takes no time."""
+    markdown: Literal["auto", "on", "off"] = "auto"
+    """Whether replies are styled; only ever on a terminal. auto: where there are colours."""
+    thinking: Literal["show", "fold", "hide"] = "show"
+    """What is seen of thoughts: all, a line with their length, or nothing."""
+    overflow: Literal["drop-oldest", "summarize", "stop"] = "drop-oldest"
+    """What happens when the context is full; the bar warns of it."""
     colour: bool | None = None
     """None: colours on a terminal unless ``NO_COLOR`` is set."""

@@ -1,33 +1,58 @@
-"""The state of one REPL, whichever loop reads the lines: backend, conversation, figures."""
+"""The state of one REPL, whichever loop reads the lines: backend, conversation, journal, figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import Backend, BackendStatus
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Failed
+from bitnet_chat.journal import Recorder
+from bitnet_chat.repl import errands, recap
+from bitnet_chat.repl.clerk import Clerk
 from bitnet_chat.repl.commands import Say, Situation, Unknown, apply, explain, read
+from bitnet_chat.repl.console import Console
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.reply import Reply
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.repl.tally import Tally
 from bitnet_chat.stream.sanitize import one_line
 
+if TYPE_CHECKING:
+    from bitnet_chat.attachments import Attachment
+    from bitnet_chat.journal import Journal, Stored
+
 SwitchModel = Callable[[str], Backend]
 
 
 class Talk:
-    """Takes submitted lines. Owns the backend: ``close`` closes whichever it has by then."""
+    """Takes submitted lines. Owns the backend and the recorder: ``close`` closes whichever it has by then."""
 
     def __init__(
-        self, backend: Backend, settings: ReplSettings, display: Display, switch_model: SwitchModel | None
+        self,
+        backend: Backend,
+        settings: ReplSettings,
+        display: Display,
+        console: Console,
+        switch_model: SwitchModel | None = None,
+        journal: Journal | None = None,
+        attached: Sequence[Attachment] = (),
     ) -> None:
         self._backend = backend
+        self._parked: Backend | None = None
+        """With ``settings.spare``: the backend before the last switch of models, loaded and ready."""
         self._settings = settings
         self._display = display
         self._switch_model = switch_model
+        self._journal = journal
+        self._recorder = Recorder(journal, console.complain)
+        self._console = console
+        self._clerk = Clerk(display, console, self._recorder if journal is not None else None)
+        self._clerk.attached.extend(attached)
         self._reply: Reply | None = None
         self.conversation = Conversation().with_system(settings.system)
         self.tally = Tally()
@@ -37,10 +62,17 @@ class Talk:
 
     def start(self) -> None:
         """The model begins to load."""
-        self._backend.start()
+        if self.conversation.turns:
+            self._backend.prepare(self.conversation)
+        else:
+            self._backend.start()
 
     def status(self) -> BackendStatus:
-        return self._backend.status()
+        status = self._backend.status()
+        parked = self._parked.status().memory if self._parked is not None else None
+        if parked is None:
+            return status
+        return replace(status, spare_memory=(status.spare_memory or 0) + parked)
 
     def interrupt(self) -> None:
         """Stops the reply under way, if any."""
@@ -48,7 +80,12 @@ class Talk:
             self._reply.interrupt()
 
     async def close(self) -> None:
-        await self._backend.close()
+        try:
+            await self._backend.close()
+            if self._parked is not None:
+                await self._parked.close()
+        finally:
+            await self._recorder.close()
 
     async def submit(self, line: str) -> str:
         """Carries out one line. Returns what to put back on the prompt: the line, if nothing came of it."""
@@ -57,10 +94,7 @@ class Talk:
         self.unanswered = ""
         meaning = read(line)
         if isinstance(meaning, Say):
-            dropped = "Nothing had been said yet: the message is not part of the conversation."
-            if await self._ask(self.conversation.with_user(meaning.text), dropped):
-                self.unanswered = line
-            return self.unanswered
+            return await self._say(meaning.text, line)
         if isinstance(meaning, Unknown):
             self._display.lines(explain(meaning))
             return line
@@ -68,42 +102,166 @@ class Talk:
         if outcome.lines:
             self._display.lines(*outcome.lines)
         self.leaving = outcome.leave
-        if outcome.switch is not None:
-            await self._switch(outcome.switch)
         if outcome.ask:
-            await self._ask(outcome.conversation, "Nothing had been said yet: the reply before stays.")
+            await self._ask(outcome.conversation, "Nothing had been said yet: the conversation is as it was.")
+            return ""
+        if outcome.conversation != self.conversation:
+            self._become(outcome.conversation, anew=outcome.anew)
+        return await self._run(outcome.errand) if outcome.errand is not None else ""
+
+    async def _say(self, text: str, line: str) -> str:
+        message = await self._clerk.with_files(text, self._backend)
+        if message is None:
+            return line
+        dropped = "Nothing had been said yet: the message is not part of the conversation."
+        if await self._ask(self.conversation.with_user(message), dropped):
+            self.unanswered = line
         else:
-            self.conversation = outcome.conversation
+            self._clerk.sent()
+        return self.unanswered
+
+    def _become(self, conversation: Conversation, *, anew: bool = False) -> None:
+        """The conversation is now this one; journal and backend follow."""
+        self.conversation = conversation
+        if anew:
+            self._recorder.anew()
+        else:
+            self._recorder.sync(conversation)
+        self._backend.prepare(conversation)
+
+    async def _run(self, errand: errands.Errand) -> str:
+        """Returns what to put on the prompt."""
+        match errand:
+            case errands.SwitchModel(name):
+                await self._switch(name)
+            case errands.Resume(id):
+                return await self._resume(id)
+            case errands.Rename(title):
+                self._clerk.rename(title)
+            case errands.Fork():
+                self._fork()
+            case errands.Edit(text):
+                return await self._edit(text)
+            case errands.Write():
+                await self._clerk.write(errand, self.conversation)
+            case errands.Copy():
+                self._clerk.copy(errand)
+            case errands.Attach():
+                await self._clerk.attach(errand, self._backend)
+            case errands.ShowThoughts(text, mode):
+                self._show_thoughts(text, mode)
         return ""
 
     async def _ask(self, conversation: Conversation, dropped: str) -> bool:
         """Shows a reply and keeps it. True: it failed, and the conversation is what it was."""
+        last = conversation.last
+        goes_on = last is not None and last.role == "assistant"
+        settings = self._settings
         self._reply = Reply(
-            self._backend, conversation, self._settings.options, self._display, self._settings.typing_speed
+            self._backend, conversation, settings.options, self._display, settings.typing_speed, self._recorder
         )
         try:
             event = await self._reply.run()
         finally:
-            self._reply = None
-        if isinstance(event, Failed):
-            return True
+            thinking, self._reply = self._reply.thinking, None
+        if isinstance(event, Failed) or (event.reason is FinishReason.INTERRUPTED and not event.text):
+            if not isinstance(event, Failed):
+                self._display.notice(dropped)
+            if conversation.messages[:-1] != self.conversation.messages:
+                self._recorder.sync(self.conversation)  # what was to be replaced stays; a new message is unanswered
+            return isinstance(event, Failed)
         self.tally = self.tally.plus(event.stats)
-        if event.reason is FinishReason.INTERRUPTED and not event.text:
-            self._display.notice(dropped)
-        else:
-            self.conversation = conversation.with_assistant(event.text, event.reason)
+        if goes_on:
+            assert last is not None
+            conversation = conversation.without_last_reply()
+            event = replace(event, text=last.content + event.text)
+            thinking = last.thinking + thinking
+        self.conversation = conversation.with_assistant(event.text, event.reason, thinking)
         return False
 
-    async def _switch(self, model: str) -> None:
+    async def _edit(self, text: str) -> str:
+        """The last message as the user wants it now, asked again. What cannot be asked comes back on the prompt."""
+        try:
+            edited = await self._console.edit(text)
+        except BitnetChatError as error:
+            self._display.error(error)
+            return ""
+        if edited == text or not edited.strip():
+            self._display.lines("The message is as it was." if edited.strip() else "An empty message is not sent.")
+            return ""
+        self._display.lines(*recap.quoted(edited))
+        asked = self.conversation.without_last_turn().with_user(edited)
+        if await self._ask(asked, "Nothing had been said yet: the conversation is as it was."):
+            self.unanswered = edited
+        return self.unanswered
+
+    def _fork(self) -> None:
+        if self._journal is None:
+            self._display.lines("This conversation is not kept: there is nothing that a copy would leave behind.")
+            return
+        before = self._recorder.id
+        self._recorder.fork()
+        kept = f" /resume {before} goes back to the one before." if before is not None else ""
+        self._display.lines(f"What follows goes into a copy of the conversation.{kept}")
+
+    async def _resume(self, id: int | None) -> str:
+        journal = self._journal
+        if journal is None:
+            self._display.lines("No conversations are kept in this session.")
+            return ""
+        try:
+            if id is None:
+                entries = await asyncio.to_thread(journal.list)
+                if not entries:
+                    self._display.lines("There is no conversation to go on with yet.")
+                    return ""
+                id = await self._console.pick(entries)
+                if id is None:
+                    return ""
+            stored = await asyncio.to_thread(journal.load, id)
+        except BitnetChatError as error:
+            self._display.error(error)
+            return ""
+        if id == self._recorder.id:
+            self._display.lines("That is this conversation.")
+            return ""
+        back = self.resume(stored)
+        self._backend.prepare(self.conversation)
+        return back
+
+    def resume(self, stored: Stored) -> str:
+        """Goes on with a conversation of the journal, and shows where it stands. Returns what to put on the prompt."""
+        self._recorder.resume(stored)
+        self.conversation = stored.conversation
+        recap.show(self._display, stored)
+        return stored.unanswered
+
+    def _show_thoughts(self, text: str, mode: errands.ThinkingMode | None) -> None:
+        if mode is not None:
+            self._display.thinking = mode
+            self._display.lines(f"Thoughts: {mode}.")
+        else:
+            self._display.thoughts(text, whole=True)
+
+    async def _switch(self, name: str) -> None:
         if self._switch_model is None:
             self._display.lines("This session cannot change its model: start bitnet-chat with the other one.")
             return
         try:
-            other = self._switch_model(model)
+            other = self._switch_model(name)
         except BitnetChatError as error:
             self._display.error(error)
             return
-        before, self._backend = self._backend, other
-        await before.close()
-        other.start()
+        before, parked = self._backend, self._parked
+        if parked is not None and parked.status().model == other.status().model:
+            await other.close()
+            other = parked
+        elif parked is not None:
+            await parked.close()
+        self._backend, self._parked = other, None
+        if self._settings.spare:
+            self._parked = before
+        else:
+            await before.close()
+        other.prepare(self.conversation)
         self._display.lines(f"The next reply comes from {one_line(other.status().model)}.")

@@ -32,12 +32,8 @@ def between_prompts(source: Input, output: Output, stop: Callable[[], None]) -> 
     """Ctrl-C and Esc call ``stop``, Ctrl-Z suspends; everything else, pastes included, is kept for the next prompt."""
 
     def suspend() -> None:
-        output.disable_bracketed_paste()
-        output.flush()
-        with source.cooked_mode():
+        with lent(source, output):
             _stop_this_process_group()
-        output.enable_bracketed_paste()
-        output.flush()
 
     output.enable_bracketed_paste()
     output.flush()
@@ -46,6 +42,19 @@ def between_prompts(source: Input, output: Output, stop: Callable[[], None]) -> 
             yield
     finally:
         output.disable_bracketed_paste()
+        output.flush()
+
+
+@contextmanager
+def lent(source: Input, output: Output) -> Iterator[None]:
+    """The terminal as other programs expect it: they have it until the block ends."""
+    output.disable_bracketed_paste()
+    output.flush()
+    try:
+        with source.cooked_mode():
+            yield
+    finally:
+        output.enable_bracketed_paste()
         output.flush()
 
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from bitnet_chat.backends import BackendStatus
 from bitnet_chat.events import Stats
+from bitnet_chat.stream.cells import clip, width
 from bitnet_chat.stream.sanitize import one_line
 
 SEPARATOR = " · "
+FULL = 0.8
+"""Share of the context from which on the bar warns."""
+WARNING = "class:warning"
+_OVERFLOW = {
+    "drop-oldest": "the oldest turns will leave it",
+    "summarize": "the oldest turns will be summed up",
+    "stop": "the conversation will end there",
+}
 _STATES = {"starting": "loading", "dead": "stopped", "interrupting": "stopping", "generating": "answering"}
 
 
@@ -39,51 +48,32 @@ def context(used: int | None, total: int | None) -> str:
     return f"ctx {used or 0}/{total} ({100 * (used or 0) / total:.0f} %)"
 
 
-def bar(status: BackendStatus, last: Stats | None, columns: int) -> str:
-    """One line for ``columns`` cells: what does not fit is left out, the least important first, then the name cut."""
+def bar(
+    status: BackendStatus, last: Stats | None, columns: int, overflow: str = "drop-oldest"
+) -> list[tuple[str, str]]:
+    """One line for ``columns`` cells, in fragments of a style class and a text: what does not fit is left out, the
+    least important first, then the name cut. ``overflow``: what happens to a conversation that outgrows the context."""
     used = status.context_used if status.context_used is not None else last.context_used if last else None
     total = status.context_size or (last.context_size if last else None)
     speed = last.tokens_per_second if last else None
     engine = [size(status.memory)] if status.memory is not None else []
     if status.cpu is not None:
         engine.append(f"{status.cpu:.0f} % CPU")
+    full = bool(total and (used or 0) >= FULL * total)
     # In the order of display; the number says how long each is kept when the room gets short.
     parts = [
-        (9, one_line(status.model)),
-        (8, _STATES.get(status.state, "")),
-        (7, context(used, total)),
-        (6, rate(speed) if speed is not None else ""),
-        (5, " ".join(engine)),
+        (9, "", one_line(status.model)),
+        (8, "", _STATES.get(status.state, "")),
+        (7, WARNING if full else "", ("! " if full else "") + context(used, total)),
+        (4, WARNING, _OVERFLOW.get(overflow, "") if full else ""),
+        (6, "", rate(speed) if speed is not None else ""),
+        (5, "", " ".join(engine)),
+        (3, "", f"spare {size(status.spare_memory)}" if status.spare_memory is not None else ""),
     ]
-    parts = [part for part in parts if part[1]]
-    while len(parts) > 1 and width(_joined(parts)) > columns:
+    parts = [part for part in parts if part[2]]
+    while len(parts) > 1 and sum(width(SEPARATOR + text) for _, _, text in parts) - len(SEPARATOR) + 1 > columns:
         parts.remove(min(parts))
-    return clip(_joined(parts), columns)
-
-
-def _joined(parts: list[tuple[int, str]]) -> str:
-    return " " + SEPARATOR.join(text for _, text in parts)
-
-
-def width(text: str) -> int:
-    """Cells of a terminal that one line of visible text takes."""
-    if text.isascii():
-        return len(text)
-    from wcwidth import wcswidth
-
-    return max(wcswidth(text), 0)
-
-
-def clip(text: str, columns: int) -> str:
-    """The beginning of one line of visible text that fits in ``columns`` cells."""
-    if width(text) <= columns:
-        return text
-    from wcwidth import iter_graphemes
-
-    kept, room = "", columns - 1
-    for cluster in iter_graphemes(text):
-        room -= width(cluster)
-        if room < 0:
-            break
-        kept += cluster
-    return kept + "…" if columns > 0 else ""
+    if len(parts) == 1:
+        return [(parts[0][1], clip(f" {parts[0][2]}", columns))]
+    pieces = [[("", SEPARATOR if number else " "), (look, text)] for number, (_, look, text) in enumerate(parts)]
+    return [piece for pair in pieces for piece in pair]

@@ -4,7 +4,8 @@ As measured on llama-completion 0.5.0 and on the BitNet release of October 2024,
 ``--no-display-prompt``:
 
 - start: in-prefix, then the user-input colour (BitNet 2024: sometimes the other way round);
-- after a message: colour reset, the in-suffix echoed, then the reply as it is made;
+- after a message: colour reset, the in-suffix echoed, then the reply as it is made; after an empty line the same
+  without the echo;
 - natural end: a newline, the in-prefix, the user-input colour;
 - interrupted: the same without the newline;
 - full context: two newlines, then the process exits with 0;
@@ -39,6 +40,7 @@ class ClassicFramer:
 
     def __init__(self, in_prefix: str, in_suffix: str, *, ordered: bool) -> None:
         self._in_prefix = in_prefix
+        self._in_suffix = in_suffix
         self._echo = RESET + in_suffix
         self._ordered = ordered
         self._end = in_prefix + USER_INPUT
@@ -72,6 +74,13 @@ class ClassicFramer:
         return frames
 
     def sent(self) -> None:
+        self._expect(RESET + self._in_suffix)
+
+    def continued(self) -> None:
+        self._expect(RESET)
+
+    def _expect(self, echo: str) -> None:
+        self._echo = echo
         self._state = _State.ECHO
         self._held = ""
         self._first = True

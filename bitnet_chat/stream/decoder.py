@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 
+_BYTE = re.compile("[\udc80-\udcff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -32,6 +33,11 @@ class Utf8Decoder:
 def encode(text: str) -> bytes:
     """The bytes that :class:`Utf8Decoder` made ``text`` from."""
     return text.encode("utf-8", "surrogateescape")
+
+
+def rejoined(text: str) -> str:
+    """``text`` that was put together from parts: bytes of a character that are in two of them become the character."""
+    return encode(text).decode("utf-8", "surrogateescape") if _BYTE.search(text) else text
 
 
 def well_formed(text: str) -> str:

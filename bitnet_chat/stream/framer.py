@@ -64,6 +64,9 @@ class Framer(Protocol):
     def sent(self) -> None:
         """A message went to the engine: what comes next is its reply."""
 
+    def continued(self) -> None:
+        """The engine was told to go on with its own last reply: what comes next is more of it."""
+
     def commanded(self) -> None:
         """Something that is no message went to the engine: all up to the next prompt is dropped, which gives Ready."""
 

@@ -80,6 +80,9 @@ class ModernFramer:
         self._held = ""
         self._interrupted = False
 
+    def continued(self) -> None:
+        raise NotImplementedError("this console never goes on with a reply by itself")
+
     def commanded(self) -> None:
         self._state = _State.COMMAND
         self._held = ""

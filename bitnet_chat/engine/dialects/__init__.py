@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.stream.framer import Framer
+from bitnet_chat.stream.thinking import Tags
 
 if TYPE_CHECKING:
     from bitnet_chat.prompt.template import ChatTemplate
@@ -36,6 +38,7 @@ class Launch:
     """A command line in two parts: ``prompt_flag`` wants the name of a file that holds ``prompt``.
 
     ``lead`` goes in front of the first message. ``notes``: lines for the user about what could not be kept.
+    ``loose_end``: the end of a reply that is to go on which is not in the prompt; see :mod:`bitnet_chat.stream.seam`.
     """
 
     argv: tuple[str, ...]
@@ -44,6 +47,7 @@ class Launch:
     prompt_flag: str = ""
     lead: str = ""
     notes: tuple[str, ...] = ()
+    loose_end: str = ""
 
 
 class Talk(Protocol):
@@ -55,15 +59,33 @@ class Talk(Protocol):
     """Input that makes the engine show its prompt again and do nothing else; None where there is none."""
     max_tokens: int | None
     """The limit of each turn that the engine itself keeps to, if there is one."""
+    shifts: bool
+    """Whether an engine whose context is full forgets the oldest half of it without a word."""
+    context_size: int
+    """Tokens of the context window that were asked for; 0: whatever the engine takes."""
 
-    def launch(self, history: Conversation) -> Launch:
-        """Raises ModelError when the history cannot be written in the model's template."""
+    keeps_thoughts: bool
+    """Whether what the model thought stays in the engine's own history."""
+    go_on_message: str
+    """What asks for more of a reply that was cut; empty where the engine goes on with it without being asked."""
+
+    def launch(self, history: Conversation, *, unfinished: bool = False) -> Launch:
+        """``unfinished``: the last message is a reply that the engine will go on with, where it does so unasked.
+
+        Raises ModelError when the history cannot be written in the model's template.
+        """
 
     def message(self, text: str, framer: Framer) -> bytes:
         """What to write for a message that is clean and not empty."""
 
     def clearing(self) -> bytes | None:
         """What makes a running engine forget all but its system prompt; None where nothing does."""
+
+    def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
+        """Tokens in the context of an engine that was started with ``history``. Raises ModelError as launch does."""
+
+    def cost_of_message(self, text: str, count: Counter) -> TokenCount:
+        """Tokens that a message adds, with what stands around it up to the first token of the reply."""
 
 
 def talk_for(
@@ -73,12 +95,14 @@ def talk_for(
     *,
     control_tokens: frozenset[str] = frozenset(),
     overriding_template: str = "",
+    thinking: Tags | None = None,
 ) -> Talk:
-    """``template`` is asked for only where it is needed. ``overriding_template``: Jinja source for a modern engine."""
+    """``template`` is asked for only where it is needed. ``overriding_template``: Jinja source for a modern engine.
+    ``thinking``: the tags around what the model thinks, which a modern engine knows by itself."""
     if binary.dialect is Dialect.CLASSIC:
         from bitnet_chat.engine.dialects.classic import ClassicTalk
 
-        return ClassicTalk(binary, options, template(), control_tokens)
+        return ClassicTalk(binary, options, template(), control_tokens, thinking)
     from bitnet_chat.engine.dialects.modern import ModernTalk
 
     return ModernTalk(binary, options, overriding_template)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Launch, common_flags
+from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.prompt.verbatim import MODERN_COMMANDS, encode_lines
 from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.modern import ModernFramer
 
 # "4: trace": tells the tokens of each turn.
 _VERBOSITY = "4"
+_MARKS = TokenCount(5, 0.4)  # around a message: 3 in the templates of Llama 2 and Mistral, 5 in ChatML, 7 elsewhere
 _RETOLD = "this engine keeps its own history: the earlier turns were told to it in the system prompt"
 
 
@@ -22,13 +24,17 @@ class ModernTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
 
     closes_interrupted = True
+    shifts = False
     no_message: bytes | None = b"\n"
+    keeps_thoughts = False  # they are a field of their own, which templates leave out of earlier turns
+    go_on_message = "Continue your last reply exactly where it stops. Repeat nothing of it, and add nothing before."
 
     def __init__(self, binary: EngineBinary, options: EngineOptions, overriding_template: str = "") -> None:
         self._binary, self._options, self._template = binary, options, overriding_template
         self.max_tokens = options.max_tokens
+        self.context_size = options.context_size
 
-    def launch(self, history: Conversation) -> Launch:
+    def launch(self, history: Conversation, *, unfinished: bool = False) -> Launch:
         binary, options = self._binary, self._options
         argv = [str(binary.path), *common_flags(binary, options)]
         argv += ["--n-predict", str(options.max_tokens or -1), "--log-verbosity", _VERBOSITY]
@@ -51,6 +57,14 @@ class ModernTalk:
 
     def clearing(self) -> bytes | None:
         return b"/clear\n"
+
+    def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
+        system = history.system
+        told = count(system) + _MARKS if system else TokenCount(0)
+        return told + count(retell(history)) if history.turns else told
+
+    def cost_of_message(self, text: str, count: Counter) -> TokenCount:
+        return _MARKS + count(text) + _MARKS
 
 
 def retell(history: Conversation) -> str:

@@ -1,4 +1,4 @@
-"""A text, written in the user's own editor."""
+"""The user's own editor, on a text or on a file."""
 
 from __future__ import annotations
 
@@ -32,23 +32,29 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
     raise UsageError("There is no editor: $EDITOR is not set", remedy=_REMEDY)
 
 
-def edit(text: str) -> str:
-    """``text`` as the user leaves it, less one newline at its end. Blocks; the terminal is the editor's meanwhile.
+def edit_file(file: Path) -> None:
+    """Returns when the editor has been closed. Blocks; the terminal is the editor's meanwhile.
 
     Raises UsageError when there is no editor, it cannot be run, or it fails.
     """
     command = editor_command(os.environ)
+    try:
+        code = subprocess.call([*command, str(file)])
+    except OSError as error:
+        raise UsageError(f"The editor {command[0]!r} cannot be run: {error.strerror}", remedy=_REMEDY) from None
+    if code:
+        raise UsageError(f"The editor {command[0]!r} failed with exit code {code}")
+
+
+def edit(text: str) -> str:
+    """``text`` as the user leaves it, less one newline at its end. Blocks and raises as :func:`edit_file` does."""
+    editor_command(os.environ)  # before anything is written
     handle, name = tempfile.mkstemp(prefix="bitnet-chat-", suffix=".md")  # mode 0600
     file = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(text.encode("utf-8", "surrogateescape"))
-        try:
-            code = subprocess.call([*command, name])
-        except OSError as error:
-            raise UsageError(f"The editor {command[0]!r} cannot be run: {error.strerror}", remedy=_REMEDY) from None
-        if code:
-            raise UsageError(f"The editor {command[0]!r} failed with exit code {code}; the text is as it was")
+        edit_file(file)
         edited = file.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n")
     except OSError as error:
         raise UsageError(f"The text for the editor in {name} cannot be kept: {error.strerror}") from None

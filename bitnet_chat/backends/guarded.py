@@ -1,0 +1,267 @@
+"""A backend that stops the runaway replies of another one, whichever that is.
+
+What is a runaway is decided in ``stream/guard.py``; here the reply is stopped, and ended in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.prompt.tokens import TokenCount
+
+if TYPE_CHECKING:
+    from bitnet_chat.stream.guard import Guard
+
+GRACE = 6.0
+"""Seconds that a backend has to end a reply it was told to stop. A session replaces a deaf engine after two."""
+TOLD = frozenset(
+    {
+        FinishReason.ROLE_MARKER,
+        FinishReason.REPETITION,
+        FinishReason.STALLED,
+        FinishReason.LENGTH,
+        FinishReason.TIMEOUT,
+    }
+)
+"""A reply that ends for one of these comes with a notice that says so."""
+_FIRST_TOKEN = 10
+"""So many times the stall timeout may pass before the first token: a long message takes its time to be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardLimits:
+    """``markers``: whether a reply ends where the model speaks as the user. ``repeat_limit``: repetitions, 0: no limit.
+    ``stall_timeout``: seconds, 0: no limit."""
+
+    markers: bool = True
+    repeat_limit: int = 12
+    stall_timeout: float = 120.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> GuardLimits:
+        """``--no-guard`` leaves the stall timeout, which has a flag of its own."""
+        return cls(settings.guard, settings.repeat_limit if settings.guard else 0, settings.stall_timeout)
+
+
+class GuardedBackend:
+    """See :class:`bitnet_chat.backends.Backend`. All but the replies is that of ``inner``."""
+
+    def __init__(
+        self,
+        inner: Backend,
+        limits: GuardLimits,
+        markers: Callable[[], tuple[str, ...]] = lambda: (),
+        *,
+        commands: bool = True,
+        grace: float = GRACE,
+    ) -> None:
+        """``markers``: the role markers of the chat template in use (:func:`~bitnet_chat.stream.markers.markers_of`).
+        They are asked for when a reply begins: before the model is loaded its template may not be known.
+        ``commands``: the user can type commands, and is told of those that help."""
+        self.inner = inner
+        self._limits, self._markers, self._grace = limits, markers, grace
+        self._commands = commands
+        self._watch: _Watch | None = None
+
+    def start(self) -> None:
+        self.inner.start()
+
+    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
+        options = options or ReplyOptions()
+        watch = self._watch = _Watch(self.inner, self._limits.stall_timeout, self._grace)
+        events = self.inner.reply(conversation, options)
+        guard: Guard | None = None
+        said: list[str] = []
+        try:
+            while (event := await watch.next(events)) is not None:
+                if isinstance(event, Completed | Failed):
+                    break
+                if isinstance(event, Notice | Started):
+                    yield event
+                elif watch.finding is None:
+                    guard = guard or self._guard(conversation)
+                    passed = _passed(event, guard)
+                    if guard.finding is not None:
+                        watch.stop(guard.finding)
+                    for each in passed:
+                        if isinstance(each, TextDelta):
+                            said.append(each.text)
+                        yield each
+            if guard is not None and (rest := guard.flush()):
+                said.append(rest)
+                yield TextDelta(rest)
+            end = _end(event, watch, guard, "".join(said))
+            if isinstance(end, Completed):
+                line = self._line(end, options, guard.repetitions if guard is not None else 0, watch.limit)
+                if line:
+                    yield Notice(line)
+            if end is not None:
+                yield end
+        finally:
+            watch.close()
+            # An async generator has something to close; an iterator without aclose has nothing.
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                await close()
+
+    def prepare(self, history: Conversation) -> None:
+        self.inner.prepare(history)
+
+    def count(self, text: str) -> TokenCount | None:
+        return self.inner.count(text)
+
+    def interrupt(self) -> None:
+        self.inner.interrupt()
+        if self._watch is not None:
+            self._watch.interrupted()
+
+    def status(self) -> BackendStatus:
+        return self.inner.status()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    def _guard(self, conversation: Conversation) -> Guard:
+        # Here and not above: a prompt is on the screen 5 ms earlier.
+        from bitnet_chat.stream.guard import Guard
+        from bitnet_chat.stream.markers import relevant
+
+        last = conversation.last
+        before = last.content if last is not None and last.role == "assistant" else ""
+        markers = relevant(self._markers(), conversation) if self._limits.markers else ()
+        return Guard(markers, self._limits.repeat_limit, before)
+
+    def _line(self, end: Completed, options: ReplyOptions, repetitions: int, silence: float) -> str:
+        """What happened, and how to go on; empty where nobody need be told."""
+        limits = self._limits
+        go_on, again = "/continue goes on" if end.text else "", "/regen tries again"
+        match end.reason:
+            case FinishReason.ROLE_MARKER:
+                what = "the reply was ended where the model began to speak in another role"
+                ways = [again, "--no-guard lets it speak on"]
+            case FinishReason.REPETITION:
+                what = f"the reply was stopped: it had said the same {repetitions} times in a row"
+                ways = [again, go_on, f"--repeat-limit N (now {limits.repeat_limit}) allows more"]
+            case FinishReason.STALLED:
+                what = f"the reply was stopped: nothing had come from the engine for {silence:g} s"
+                ways = [go_on or again, f"--stall-timeout SECONDS (now {limits.stall_timeout:g}) waits longer"]
+            case FinishReason.LENGTH:
+                limit = f" of {options.max_tokens} tokens" if options.max_tokens is not None else ""
+                what, ways = f"the reply was cut at its limit{limit}", [go_on or again, "--max-tokens N allows more"]
+            case FinishReason.TIMEOUT:
+                limit = f" of {options.timeout:g} s" if options.timeout is not None else ""
+                what = f"the reply was stopped at its time limit{limit}"
+                ways = [go_on or again, "--timeout SECONDS allows more"]
+            case _:
+                return ""
+        return f"{what}; {', '.join(way for way in ways if way and (self._commands or not way.startswith('/')))}"
+
+
+def _passed(event: TextDelta | ThinkingDelta, guard: Guard) -> list[TextDelta | ThinkingDelta]:
+    """What may be shown now that ``event`` is there."""
+    if isinstance(event, TextDelta):
+        text = guard.feed(event.text)
+        return [TextDelta(text)] if text else []
+    text, thoughts = guard.flush(), guard.think(event.text)
+    return [*([TextDelta(text)] if text else ()), *([ThinkingDelta(thoughts)] if thoughts else ())]
+
+
+def _end(event: Completed | Failed | None, watch: _Watch, guard: Guard | None, text: str) -> Completed | Failed | None:
+    """How the reply ended; ``event`` is what the inner backend says, None where it said nothing more."""
+    reason = watch.finding
+    if reason is None and isinstance(event, Completed):
+        reason = event.reason
+        # In the very last characters, which had waited for what follows.
+        if guard is not None and guard.finding is not None and reason in (FinishReason.STOP, FinishReason.LENGTH):
+            reason = guard.finding
+    if reason is None and watch.abandoned:
+        reason = FinishReason.INTERRUPTED
+    if reason is None:
+        return event
+    return Completed(reason, text, event.stats if isinstance(event, Completed) else Stats())
+
+
+class _Watch:
+    """Waits for the next event of ``inner``, and not for ever."""
+
+    def __init__(self, inner: Backend, stall_timeout: float, grace: float) -> None:
+        self._inner, self._grace = inner, grace
+        self.limit = stall_timeout * _FIRST_TOKEN
+        """Seconds of silence that are too long at this moment; 0: none are."""
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._since: float | None = None
+        """Since when an event is waited for; None while the last one is dealt with, which is not the engine's fault."""
+        self._spoken = False
+        self._deadline: float | None = None
+        self._patience = asyncio.timeout(None)
+        self.finding: FinishReason | None = None
+        """Why the reply was stopped, if it was from here."""
+        self.abandoned = False
+        """Whether ``inner`` was left, since it did not end in time."""
+
+    async def next(self, events: AsyncIterator[Event]) -> Event | None:
+        """None: there is none any more."""
+        self._since = self._loop.time()
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._patience:
+                event = await anext(events, None)
+        except TimeoutError:
+            if not self._patience.expired():
+                raise
+            self.abandoned = True
+            return None
+        finally:
+            self._since = None
+        if isinstance(event, Started):
+            self._arm(self.limit)
+        elif isinstance(event, TextDelta | ThinkingDelta) and not self._spoken:
+            self._spoken = True
+            self.limit /= _FIRST_TOKEN
+            self._arm(self.limit)
+        return event
+
+    def stop(self, reason: FinishReason) -> None:
+        """Ends the reply; what ``inner`` still says is not heard."""
+        self.finding = reason
+        self._inner.interrupt()
+        self.interrupted()
+
+    def interrupted(self) -> None:
+        """``inner`` was told to stop, and has so much time to do so."""
+        self.close()
+        if self._deadline is None:
+            self._deadline = self._loop.time() + self._grace
+            if self._since is not None:
+                self._patience.reschedule(self._deadline)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, delay: float) -> None:
+        self.close()
+        if self.limit and self._deadline is None:
+            self._due = self._loop.time() + delay
+            self._timer = self._loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        """Once in a while, not at each event: what is to be done if nothing came in all this time."""
+        now = self._loop.time()
+        slept = now - self._due > self.limit / 2  # Ctrl-Z, a busy computer: the engine's words may be waiting
+        if self._since is None or slept:
+            self._arm(self.limit)
+        elif now - self._since < self.limit:
+            self._arm(self._since + self.limit - now)
+        else:
+            self.stop(FinishReason.STALLED)

@@ -1,0 +1,120 @@
+"""``bitnet-chat config show|path|edit|personas``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bitnet_chat import config, paths, personas
+from bitnet_chat.cli import settings_file
+from bitnet_chat.cli.parser import Parser, add_settings, parse
+from bitnet_chat.errors import UsageError
+from bitnet_chat.stream.sanitize import one_line, visible
+
+
+def run(arguments: Sequence[str]) -> int:
+    flags, given = parse(arguments, parser())
+    if flags.verb == "show":
+        return _show(flags, given)
+    if flags.verb == "edit":
+        return _edit(paths.config_file())
+    if flags.verb == "personas":
+        return _personas(flags)
+    print(visible(str(paths.config_file())))
+    return 0
+
+
+def parser() -> Parser:
+    """See :data:`bitnet_chat.cli.VERBS`."""
+    parser = Parser(prog="bitnet-chat config", description="The settings, and where each of them comes from.")
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
+    showing = verbs.add_parser(
+        "show",
+        help="every value with its source, as TOML; with flags: what would be used",
+        usage="bitnet-chat config show [--json] [FLAG …] [-- ENGINE-FLAG …]",
+        argument_default=argparse.SUPPRESS,
+    )
+    add_settings(showing)
+    verbs.add_parser("path", help="where config.toml is, or would be")
+    verbs.add_parser("edit", help="open it in $EDITOR; a new one lists all settings")
+    listing = verbs.add_parser("personas", help="the personas, and where each is", argument_default=argparse.SUPPRESS)
+    for each in (showing, listing):
+        each.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _show(flags: argparse.Namespace, given: dict[str, Any]) -> int:
+    values = config.sourced(given)
+    if hasattr(flags, "json"):
+        entries = {name: {"value": each.value, "origin": each.origin} for name, each in values.items()}
+        print(json.dumps(entries, indent=2))
+    else:
+        lines = [f"{name} = {settings_file.value(each.value)}" for name, each in values.items()]
+        width = min(max(map(len, lines)), 32)
+        for line, each in zip(lines, values.values(), strict=True):
+            print(f"{visible(line):<{width}}  # {one_line(each.origin)}")
+    for variable in config.unknown_variables():
+        print(
+            f"bitnet-chat: ${one_line(variable)} is set and means nothing{config.guess(variable, _variables())}",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _variables() -> list[str]:
+    return [config.ENVIRONMENT_PREFIX + name.upper() for name in settings_file.documentation()]
+
+
+def _edit(path: Path) -> int:
+    from bitnet_chat.editor import edit_file
+
+    settings_file.create(path)
+    while True:
+        edit_file(path)
+        try:
+            config.load({}, {})
+            return 0
+        except UsageError as error:
+            if not _again(error):
+                raise UsageError(
+                    error.what,
+                    remedy="the file is kept as you left it, and nothing starts until it is mended: "
+                    "bitnet-chat config edit",
+                ) from None
+
+
+def _again(error: UsageError) -> bool:
+    """Asks whether to edit once more; no where nobody can be asked."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(f"bitnet-chat: {visible(str(error))}\nEdit it again? [Y/n] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    return bool(answer) and answer.strip().lower() in ("", "y", "yes")
+
+
+def _personas(flags: argparse.Namespace) -> int:
+    entries: list[dict[str, Any]] = []
+    for name in personas.names():
+        try:
+            each = personas.find(name)
+        except UsageError as error:
+            entries.append({"name": name, "problem": error.what})
+        else:
+            source = "shipped" if each.shipped else str(each.source)
+            entries.append(
+                {"name": name, "description": each.description, "source": source, "settings": dict(each.values)}
+            )
+    if hasattr(flags, "json"):
+        print(json.dumps(entries, indent=2))
+        return 0
+    width = max((len(entry["name"]) for entry in entries), default=0)
+    for entry in entries:
+        words = entry.get("problem") or entry["description"] or "no description"
+        place = f"  [{entry['source']}]" if entry.get("source", "shipped") != "shipped" else ""
+        print(f"{one_line(entry['name']):<{width}}  {one_line(words + place)}")
+    print(f"\nYours go into {one_line(str(personas.folder()))} as NAME.toml: a description, and any settings.")
+    return 0

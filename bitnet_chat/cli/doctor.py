@@ -1,0 +1,109 @@
+"""``bitnet-chat doctor``: what is wrong here, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from bitnet_chat import config
+from bitnet_chat.cli.parser import Parser
+from bitnet_chat.doctor.finding import Finding, Status, count
+from bitnet_chat.errors import UsageError
+from bitnet_chat.stream.sanitize import one_line
+
+BROKEN = 1
+"""The exit code when something is."""
+_COLOURS = {Status.OK: "\x1b[32m", Status.WARN: "\x1b[33m", Status.BROKEN: "\x1b[31m"}
+_NAME_WIDTH = 13
+_MARGIN = 2 + 6 + 2 + _NAME_WIDTH + 1
+
+
+def parser() -> Parser:
+    parser = Parser(
+        prog="bitnet-chat doctor",
+        description="Look at engine, model, memory, terminal and files, and change nothing. Exit code 1: something is"
+        " broken.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="do not measure threads (which takes up to 10 s)")
+    parser.add_argument("-m", "--model", metavar="FILE", help="look at this model (default: that of the settings)")
+    parser.add_argument("--engine", metavar="PATH", help="look at this engine (default: the one that would be used)")
+    parser.add_argument("-c", "--ctx", type=int, metavar="N", help="with a context window of N tokens")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="with so many threads of the engine")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    flags = parser().parse_args(arguments)
+    given = {
+        name: getattr(flags, name) for name in ("model", "engine", "ctx", "threads") if getattr(flags, name) is not None
+    }
+    from bitnet_chat.doctor.examination import Wish, examine
+
+    settings, configured, problem = effective(given)
+    findings: list[Finding] = []
+    printed = _Printed()
+    for finding in examine(Wish(settings, configured, problem, sweep=not flags.quick)):
+        findings.append(finding)
+        if not flags.json:
+            printed.show(finding)
+    counts = count(findings)
+    if flags.json:
+        content = {"summary": counts, "findings": [finding.as_json() for finding in findings]}
+        print(json.dumps(content, ensure_ascii=False, indent=2))
+    else:
+        print("\n" + summary(counts))
+    return BROKEN if counts[Status.BROKEN.value] else 0
+
+
+def effective(given: dict[str, Any]) -> tuple[config.Settings, str, str]:
+    """The settings, the configured engine, and why the settings cannot be used: then they are the defaults with what
+    was ``given``. Raises UsageError for what was given and cannot be."""
+    try:
+        return *config.load(given), ""
+    except UsageError as error:
+        checked = {name: config.checked(name, value, f"--{name}: ") for name, value in given.items()}
+        return config.Settings(**checked), "", error.what
+
+
+def summary(counts: dict[str, int]) -> str:
+    """One line."""
+    ok, warn, broken = (counts[status.value] for status in Status)
+    if broken:
+        return f"{broken} broken, {warn} to look at, {ok} in order."
+    return f"Nothing is broken; {warn} to look at, {ok} in order." if warn else f"All {ok} in order."
+
+
+class _Printed:
+    """Findings as lines, the groups with a heading each, wrapped to the terminal where there is one."""
+
+    def __init__(self) -> None:
+        self._group = ""
+        self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._width = max(60, shutil.get_terminal_size().columns - 1) if sys.stdout.isatty() else 0
+
+    def show(self, finding: Finding) -> None:
+        if finding.group != self._group:
+            print(f"\n{finding.group}" if self._group else finding.group)
+            self._group = finding.group
+        word = f"{finding.status.value:6}"
+        if self._colour:
+            word = f"{_COLOURS[finding.status]}{word}\x1b[0m"
+        name = one_line(finding.name)
+        for number, line in enumerate(self._wrapped(one_line(finding.seen))):
+            print(f"  {word}  {name:{_NAME_WIDTH}} {line}" if number == 0 else " " * _MARGIN + line)
+        for number, line in enumerate(self._wrapped(one_line(finding.remedy)) if finding.remedy else ()):
+            print(" " * _MARGIN + ("-> " if number == 0 else "   ") + line)
+        sys.stdout.flush()
+
+    def _wrapped(self, text: str) -> list[str]:
+        if not self._width:
+            return [text]
+        import textwrap
+
+        width = max(24, self._width - _MARGIN - 3)
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]

@@ -1,0 +1,180 @@
+"""``bitnet-chat history list|show|search|export|rm``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from bitnet_chat.cli.parser import Parser
+from bitnet_chat.conversation.export import FORMATS, export, json_text
+from bitnet_chat.errors import UsageError
+from bitnet_chat.journal import Entry, Hit, Journal, State, Stored
+from bitnet_chat.newfile import write_new
+from bitnet_chat.stream.sanitize import one_line, visible
+
+_STATES = {State.CUT_OFF: "cut off", State.ANSWERING: "being answered", State.UNANSWERED: "not answered"}
+
+
+def run(arguments: Sequence[str]) -> int:
+    flags = parser().parse_args(arguments)
+    journal = Journal()
+    match flags.verb:
+        case "list":
+            return _list(journal, flags)
+        case "show":
+            return _show(journal.load(flags.id), flags)
+        case "search":
+            return _search(journal, flags)
+        case "export":
+            return _export(journal.load(flags.id), flags)
+        case _:
+            return _remove(journal, flags)
+
+
+def parser() -> Parser:
+    """See :data:`bitnet_chat.cli.VERBS`."""
+    parser = Parser(prog="bitnet-chat history", description="The conversations in the journal.")
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
+    listing = verbs.add_parser("list", help="the conversations, the last one first")
+    listing.add_argument("-n", "--limit", type=_count, metavar="N", help="so many at most")
+    showing = verbs.add_parser("show", help="one conversation")
+    searching = verbs.add_parser("search", help="the conversations in which all the words stand")
+    searching.add_argument("words", nargs="+", metavar="WORD")
+    exporting = verbs.add_parser("export", help="one conversation as a file")
+    exporting.add_argument("--format", choices=FORMATS, help="default: by the name of FILE, else md")
+    exporting.add_argument("-o", "--output", metavar="FILE", default="-", help="default: stdout")
+    exporting.add_argument("--force", action="store_true", help="replace FILE")
+    removing = verbs.add_parser("rm", help="remove conversations for good")
+    removing.add_argument("ids", nargs="+", type=_count, metavar="ID")
+    removing.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    for each in (showing, exporting):
+        each.add_argument("id", type=_count, metavar="ID")
+    for each in (listing, showing, searching, exporting, removing):
+        each.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _count(text: str) -> int:
+    # At most what SQLite can number.
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) < 1 << 63 and len(text) < 20):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of a conversation")
+    return int(text)
+
+
+def _list(journal: Journal, flags: argparse.Namespace) -> int:
+    entries = journal.list(flags.limit)
+    if flags.json:
+        _print_json([asdict(entry) for entry in entries])
+    elif not entries:
+        print("No conversation is kept.", file=sys.stderr)
+    else:
+        _print_entries(entries)
+    return 0
+
+
+def _print_entries(entries: Sequence[Entry]) -> None:
+    widest = max(len(str(entry.id)) for entry in entries)
+    for entry in entries:
+        print(_line(entry, widest))
+
+
+def _line(entry: Entry, widest: int = 0) -> str:
+    turns = f"{entry.turns} turn{'' if entry.turns == 1 else 's'}"
+    facts = [turns, entry.model, _STATES.get(entry.state, "")]
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.updated))
+    title = one_line(entry.title) or "(no title)"
+    return f"{entry.id:>{widest}}  {when}  {title}  [{', '.join(one_line(fact) for fact in facts if fact)}]"
+
+
+def _show(stored: Stored, flags: argparse.Namespace) -> int:
+    if flags.json:
+        _print(export(stored.conversation, "json", about=stored.about(), details=stored.details()))
+        return 0
+    about = [f"conversation {stored.id}", stored.model, stored.engine, _STATES.get(stored.state, "")]
+    print(one_line(stored.title) or "(no title)")
+    print(" · ".join(one_line(each) for each in about if each))
+    for message in stored.conversation.messages:
+        name = {"system": "system: ", "user": "> ", "assistant": ""}[message.role]
+        if message.thinking:
+            print(f"\n(thinks) {visible(message.thinking)}")
+        print(f"\n{name}{visible(message.content)}")
+        if message.was_cut and message.finish is not None:
+            print(f"[{message.finish.value.replace('_', ' ')}]")
+    if stored.unanswered:
+        print(f"\n> {visible(stored.unanswered)}\n[not answered]")
+    return 0
+
+
+def _search(journal: Journal, flags: argparse.Namespace) -> int:
+    """Like grep(1): 1 when nothing was found."""
+    hits = journal.search(" ".join(flags.words))
+    if flags.json:
+        _print_json([_hit_as_json(hit) for hit in hits])
+    elif not hits:
+        print("Nothing was found.", file=sys.stderr)
+    else:
+        widest = max(len(str(hit.entry.id)) for hit in hits)
+        for hit in hits:
+            print(_line(hit.entry, widest))
+            if hit.snippet:
+                print(f"{'':{widest}}  {one_line(hit.snippet)}")
+    return 0 if hits else 1
+
+
+def _export(stored: Stored, flags: argparse.Namespace) -> int:
+    if stored.state is State.ANSWERING:
+        print("bitnet-chat: a reply is being written: only what has arrived is exported", file=sys.stderr)
+    target = None if flags.output == "-" else Path(flags.output).expanduser()
+    ending = target.suffix.lstrip(".").lower() if target is not None else ""
+    format = flags.format or (ending if ending in FORMATS else "json" if flags.json else "md")
+    text = export(stored.conversation, format, about=stored.about(), details=stored.details())
+    if target is None:
+        _print(text)
+        return 0
+    write_new(target, text, force=flags.force)
+    if flags.json:
+        _print_json({"id": stored.id, "format": format, "file": str(target)})
+    else:
+        print(f"{one_line(str(target))}: conversation {stored.id} as {format}")
+    return 0
+
+
+def _remove(journal: Journal, flags: argparse.Namespace) -> int:
+    ids = list(dict.fromkeys(flags.ids))
+    if not flags.yes:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError("nobody can be asked whether to remove them", remedy="add --yes")
+        for id in ids:
+            stored = journal.load(id)
+            print(f"{id}  {one_line(stored.title)}", file=sys.stderr)
+        print(f"Remove {'it' if len(ids) == 1 else 'them'} for good? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            print("Nothing was removed.", file=sys.stderr)
+            return 1
+    clean = journal.remove(ids)
+    if not clean:
+        print(
+            "bitnet-chat: another program has the journal open: traces stay in its log until it ends", file=sys.stderr
+        )
+    if flags.json:
+        _print_json({"removed": ids})
+    else:
+        print(f"removed: {', '.join(map(str, ids))}")
+    return 0
+
+
+def _hit_as_json(hit: Hit) -> dict[str, object]:
+    return asdict(hit.entry) | {"snippet": hit.snippet, "messages": hit.count}
+
+
+def _print_json(value: object) -> None:
+    print(json_text(value, indent=2))
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

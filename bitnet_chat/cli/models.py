@@ -1,0 +1,277 @@
+"""``bitnet-chat models list|pull|info|rm|verify``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from bitnet_chat import config, paths
+from bitnet_chat.cli.parser import Parser
+from bitnet_chat.errors import EngineNotFound, FinishReason, UsageError
+from bitnet_chat.models import store
+from bitnet_chat.models.inventory import BITNET_ENGINE, Inventory, Item
+from bitnet_chat.progress import Progress, ProgressLine, size
+from bitnet_chat.stream.sanitize import one_line
+
+
+def run(arguments: Sequence[str]) -> int:
+    flags = parser().parse_args(arguments)
+    match flags.verb:
+        case "list":
+            return _list(flags)
+        case "pull":
+            return _pull(flags)
+        case "info":
+            return _info(flags)
+        case "verify":
+            return _verify(flags)
+        case _:
+            return _remove(flags)
+
+
+def parser() -> Parser:
+    """See :data:`bitnet_chat.cli.VERBS`."""
+    parser = Parser(prog="bitnet-chat models", description="The models of this computer, and those to be had.")
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
+    listing = verbs.add_parser("list", help="what is here, what can be pulled, and what fits")
+    listing.add_argument("--engine", metavar="PATH", help="judge by this engine")
+    listing.add_argument("-c", "--ctx", type=_count, default=0, metavar="N", help="judge by this context window")
+    pulling = verbs.add_parser("pull", help="fetch a model; goes on where it was interrupted")
+    pulling.add_argument(
+        "model", metavar="MODEL", help="a name of the list, hf:user/repo/file.gguf[@revision] or an address"
+    )
+    pulling.add_argument("--name", default="", help="what to call it")
+    telling = verbs.add_parser("info", help="what a model file says about itself")
+    telling.add_argument("model", metavar="FILE", help="a file, or a name")
+    checking = verbs.add_parser("verify", help="whether models are still what was pulled")
+    checking.add_argument("names", nargs="*", metavar="NAME", help="default: all that are installed")
+    removing = verbs.add_parser("rm", help="remove models for good")
+    removing.add_argument("names", nargs="+", metavar="NAME")
+    removing.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    for each in (listing, pulling, telling, checking, removing):
+        each.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens")
+    return int(text)
+
+
+def _print_json(content: object) -> None:
+    print(json.dumps(content, ensure_ascii=False, indent=2))
+
+
+# list
+
+
+def _list(flags: argparse.Namespace) -> int:
+    from bitnet_chat.models import inventory
+
+    inventoried = inventory.take(_engine(flags.engine), flags.ctx)
+    if flags.json:
+        _print_json([asdict(item) for item in inventoried.items])
+        return 0
+    for line in _listed(inventoried):
+        print(line)
+    return 0
+
+
+def _engine(given: str | None) -> Path | None:
+    """The engine that would run a model. One that was asked for must be there; else a list is shown without any."""
+    from bitnet_chat.engine.find import find
+
+    _, configured = config.load({})
+    try:
+        return find(given, configured or None).path
+    except EngineNotFound:
+        if given:
+            raise
+        return None
+
+
+def _listed(found: Inventory) -> list[str]:
+    here = [item for item in found.items if item.installed]
+    there = [item for item in found.items if not item.installed]
+    width = max((len(item.name) for item in found.items), default=0)
+    lines = [one_line(f"Installed in {paths.models_dir()}:") if here else "No model is installed."]
+    lines += [_row(item, width) for item in here]
+    lines += [f"  {name}: {size(count)} of a pull that was interrupted" for name, count in found.unfinished]
+    if here:
+        mark = "* is what -m auto takes" if found.choice.name else "-m auto"
+        lines.append(f"{mark}: {one_line(found.choice.reason)}")
+    if there:
+        lines += ["To be had with bitnet-chat models pull NAME:", *(_row(item, width) for item in there)]
+    return lines
+
+
+def _row(item: Item, width: int) -> str:
+    held = f"{'' if item.size_is_exact else '~'}{size(item.size)}" if item.size else "?"
+    needs = f"needs {size(item.memory)}" if item.memory else ""
+    fits = one_line(item.obstacle) or {True: "fits", False: "more memory than is free", None: ""}[item.fits]
+    quantization = one_line(item.quantization)
+    return f"{'*' if item.auto else ' '} {item.name:{width}}  {held:>7}  {quantization:6}  {needs:13}  {fits}".rstrip()
+
+
+# pull
+
+
+def _pull(flags: argparse.Namespace) -> int:
+    from bitnet_chat.models.pull import pull
+    from bitnet_chat.models.registry import entries
+    from bitnet_chat.models.source import parse
+
+    source = parse(flags.model, entries(), flags.name)
+    line = ProgressLine(sys.stderr)
+    told: set[str] = set()
+
+    def wait(holder: str) -> None:
+        if holder not in told:
+            told.add(holder)
+            print(f"bitnet-chat: waiting: process {holder or '?'} is pulling {source.name} too", file=sys.stderr)
+
+    try:
+        pulled = pull(source, on_bytes=_shower(line, f"Fetching {source.name}"), on_wait=wait)
+    except KeyboardInterrupt:
+        line.close()
+        print("bitnet-chat: stopped; the same command goes on where it was", file=sys.stderr)
+        return FinishReason.INTERRUPTED.exit_code
+    finally:
+        line.close()
+    model = pulled.model
+    if pulled.warning:
+        print(f"bitnet-chat: {one_line(pulled.warning)}", file=sys.stderr)
+    if flags.json:
+        record = asdict(model.record) if model.record else {}
+        _print_json({"name": model.name, "path": str(model.path), "was_here": pulled.was_here} | record)
+    else:
+        state = "was here already" if pulled.was_here else f"is here, {size(model.size)}"
+        print(one_line(f"{model.name} {state}: bitnet-chat -m {model.name}"))
+        if not pulled.was_here and model.record and model.record.license:
+            print(one_line(f"licence: {model.record.license}"))
+    return 0
+
+
+def _shower(line: ProgressLine, step: str) -> Callable[[int, int], None]:
+    """Bytes as a progress line. What was there before this run says nothing about how fast it goes."""
+    began, first = time.monotonic(), -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal first
+        first = done if first < 0 else first
+        passed = time.monotonic() - began
+        fresh = done - first
+        eta = (total - done) * passed / fresh if total and fresh > 0 and passed > 1 else None
+        detail = f"{size(done)} of {size(total)}" if total else size(done)
+        line(Progress(step, done, total, passed, eta, detail))
+
+    return show
+
+
+# info
+
+
+def _info(flags: argparse.Namespace) -> int:
+    from bitnet_chat.models.info import read_info
+    from bitnet_chat.models.registry import entries
+    from bitnet_chat.models.resolve import resolve
+
+    known = entries()
+    if not Path(flags.model).exists() and store.find(flags.model) is None and flags.model in known:
+        entry = known[flags.model]
+        facts: dict[str, object] = {
+            "name": entry.name,
+            "title": entry.title,
+            "installed": False,
+            "origin": f"hf:{entry.repo}/{entry.file}" if entry.repo else entry.url,
+            "size": entry.bytes or None,
+            "size_is_exact": bool(entry.size),
+            "sha256": entry.sha256,
+            "quantization": entry.quantization,
+            "parameters": entry.parameters,
+            "context_length": entry.context or None,
+            "memory": entry.memory(),
+            "engine": BITNET_ENGINE if entry.engine == "bitnet" else "any",
+            "license": entry.license,
+        }
+    else:
+        from bitnet_chat.models.description import described
+
+        facts = described(read_info(resolve(flags.model, engine=_engine(None)).path))
+    if flags.json:
+        _print_json(facts)
+        return 0
+    shown = {key: _words(key, value) for key, value in facts.items()}
+    width = max(map(len, shown))
+    for key, text in shown.items():
+        if text:
+            print(f"{key.replace('_', ' '):{width}}  {one_line(text)}")
+    return 0
+
+
+def _words(key: str, value: object) -> str:
+    if key in ("size", "memory") and isinstance(value, int):
+        return f"{size(value)} ({value} bytes)"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count}" for name, count in value.items())
+    if key == "parameters" and isinstance(value, int):
+        return f"{value / 1e9:.2f} B" if value > 1e8 else f"{value / 1e6:.1f} M"
+    return "" if value is None else str(value)
+
+
+# rm, verify
+
+
+def _remove(flags: argparse.Namespace) -> int:
+    names = list(dict.fromkeys(flags.names))
+    for name in names:
+        if store.find(name) is None and not store.leftovers(name):
+            raise UsageError(f"there is no installed model {name!r}", remedy="bitnet-chat models list shows them")
+    if not flags.yes:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError("nobody can be asked whether to remove them", remedy="add --yes")
+        for name in names:
+            found = store.find(name)
+            print(f"{name}  {size(found.size) if found else 'an interrupted pull'}", file=sys.stderr)
+        print(f"Remove {'it' if len(names) == 1 else 'them'} for good? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            print("Nothing was removed.", file=sys.stderr)
+            return 1
+    freed = sum(store.remove(name) for name in names)
+    if flags.json:
+        _print_json({"removed": names, "freed": freed})
+    else:
+        print(f"removed: {', '.join(names)}; {size(freed)} are free again")
+    return 0
+
+
+def _verify(flags: argparse.Namespace) -> int:
+    from bitnet_chat.models.registry import entries
+    from bitnet_chat.models.verify import verify
+
+    models = []
+    for name in flags.names or [each.name for each in store.installed()]:
+        found = store.find(name)
+        if found is None:
+            raise UsageError(f"there is no installed model {name!r}", remedy="bitnet-chat models list shows them")
+        models.append(found)
+    known, line, verdicts = entries(), ProgressLine(sys.stderr), []
+    try:
+        for model in models:
+            verdicts.append(verify(model, known, _shower(line, f"Reading {model.name}")))
+    finally:
+        line.close()
+    if flags.json:
+        _print_json([asdict(each) | {"ok": not each.problems} for each in verdicts])
+    for each in () if flags.json else verdicts:
+        whose = f"its sha256 is that of the {each.compared_with}" if each.compared_with else "no hash of it is known"
+        print(one_line(f"{each.name}: {'; '.join(each.problems) or f'whole; {whose}'}"))
+    return FinishReason.BAD_MODEL.exit_code if any(each.problems for each in verdicts) else 0

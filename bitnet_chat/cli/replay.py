@@ -1,0 +1,174 @@
+"""``bitnet-chat replay``: shows a recorded session once more, through our own decoder and framers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from bitnet_chat.cli.parser import Parser
+from bitnet_chat.errors import UsageError
+from bitnet_chat.recording import store, transcript
+from bitnet_chat.recording.entry import Entry, Kind
+from bitnet_chat.recording.playback import Happening, play
+from bitnet_chat.stream.framer import EngineError, Frame, Ready, ReplyText, Stray, ThinkingText, TurnEnd
+from bitnet_chat.stream.sanitize import Sanitizer, one_line, visible
+
+_LARGEST = 200_000_000  # bytes of a file; a session on the disk is at most 4 MB
+_LONGEST_PAUSE = 3.0
+"""Seconds: nobody wants to wait for what somebody else thought before he typed."""
+
+
+def parser() -> Parser:
+    parser = Parser(prog="bitnet-chat replay", description="Show a recorded session once more, as it was shown.")
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", help="what bitnet-chat report wrote (default: the last session)"
+    )
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help=f"times as fast; 0: at once (default: 1, but no pause above {_LONGEST_PAUSE:g} s)",
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--raw", action="store_true", help="the bytes themselves, one line for each piece")
+    how.add_argument("--json", action="store_true", help="what the framer made of it, one JSON object a line")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    flags = parser().parse_args(arguments)
+    if math.isnan(flags.speed) or flags.speed < 0:
+        raise UsageError(f"--speed cannot be {flags.speed:g}", remedy="2 is twice as fast, 0 is at once")
+    speed = 0.0 if math.isinf(flags.speed) or flags.json else flags.speed
+    entries = _entries(flags)
+    if not entries:
+        raise UsageError("the recording is empty", remedy="give a file that bitnet-chat report wrote")
+    lines = _raw(entries) if flags.raw else _frames_as_json(entries) if flags.json else _Shown().all(entries)
+    _show(lines, speed, time.sleep)
+    return 0
+
+
+def _entries(flags: argparse.Namespace) -> list[Entry]:
+    if flags.file is None:
+        return store.read(store.session(1))
+    path = Path(flags.file).expanduser()
+    if path.is_dir():
+        return store.read(path)
+    try:
+        if not path.is_file():
+            raise UsageError(f"{path} is no file that could be played back" if path.exists() else f"there is no {path}")
+        if path.stat().st_size > _LARGEST:
+            raise UsageError(f"{path} is too large for a recording", remedy=f"they have at most {_LARGEST >> 20} MB")
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is no text", remedy="give a file that bitnet-chat report wrote") from None
+    return list(transcript.of_lines(text.split("\n"), str(path)))
+
+
+def _show(lines: Iterator[tuple[float, str]], speed: float, sleep: Callable[[float], None]) -> None:
+    """``lines``: texts, safe for a terminal, and the second each is to be shown at."""
+    before = 0.0
+    for at, text in lines:
+        if speed and at > before:
+            sys.stdout.flush()
+            sleep(min(at - before, _LONGEST_PAUSE) / speed)
+        before = max(before, at)
+        sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _raw(entries: list[Entry]) -> Iterator[tuple[float, str]]:
+    for entry in entries:
+        if entry.kind in (Kind.ABOUT, Kind.SPAWN):
+            text = json.dumps(entry.facts, ensure_ascii=False)
+        else:
+            text = entry.text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+        yield entry.at, f"{entry.at:10.6f} {entry.process:2} {entry.kind.name.lower():7} {visible(text)}\n"
+
+
+def _frames_as_json(entries: list[Entry]) -> Iterator[tuple[float, str]]:
+    for happening in play(entries):
+        entry = happening.entry
+        fields: dict[str, object] = {"t": entry.at, "process": entry.process}
+        if entry.kind in (Kind.IN, Kind.COMMAND, Kind.SIGNAL, Kind.EXIT, Kind.GAP):
+            text = visible(entry.text)
+            yield (
+                entry.at,
+                json.dumps(fields | {"event": entry.kind.name.lower(), "text": text}, ensure_ascii=False) + "\n",
+            )
+        for frame in happening.frames:
+            yield entry.at, json.dumps(fields | _frame_fields(frame), ensure_ascii=False) + "\n"
+
+
+def _frame_fields(frame: Frame) -> dict[str, object]:
+    fields: dict[str, object] = {"frame": type(frame).__name__}
+    if isinstance(frame, TurnEnd):
+        fields["natural"] = frame.natural
+    elif not isinstance(frame, Ready):
+        fields["text"] = visible(frame.text)
+    return fields
+
+
+class _Shown:
+    """A conversation as plain text: messages behind ``>``, replies as they came, all else in brackets."""
+
+    def __init__(self) -> None:
+        self._sanitizer = Sanitizer()
+        self._fresh = True
+        """We are at the start of a line."""
+
+    def all(self, entries: list[Entry]) -> Iterator[tuple[float, str]]:
+        for happening in play(entries):
+            text = self._entry(happening) + "".join(map(self._frame, happening.frames))
+            if text:
+                yield happening.entry.at, text
+        yield entries[-1].at, self._settled()
+
+    def _entry(self, happening: Happening) -> str:
+        entry = happening.entry
+        if entry.kind is Kind.IN:
+            return self._settled() + "".join(f"> {line}\n" for line in visible(_message(entry.text)).split("\n"))
+        if entry.kind is Kind.SPAWN:
+            again = ", which had been started before" if entry.facts.get("again") else ""
+            return self._remark(f"engine {entry.process}: {Path((*entry.argv, '?')[0]).name}{again}")
+        if entry.kind is Kind.COMMAND and entry.text.strip():
+            return self._remark(f"told to the engine: {entry.text}")
+        if entry.kind is Kind.SIGNAL:
+            return self._remark(entry.text)
+        if entry.kind is Kind.EXIT:
+            return self._remark(f"engine {entry.process} ended with {entry.text}")
+        return self._remark(f"{entry.number} bytes were not kept") if entry.kind is Kind.GAP else ""
+
+    def _frame(self, frame: Frame) -> str:
+        if isinstance(frame, ReplyText | ThinkingText):
+            text = self._sanitizer.feed(frame.text)
+            self._fresh = text.endswith("\n") if text else self._fresh
+            return text
+        if isinstance(frame, TurnEnd):
+            return self._settled() + ("" if frame.natural else self._remark("stopped"))
+        if isinstance(frame, EngineError):
+            return self._remark(f"error: {frame.text}")
+        return self._remark(f"unexpected: {frame.text}") if isinstance(frame, Stray) else ""
+
+    def _remark(self, text: str) -> str:
+        return f"{self._settled()}[{one_line(text)}]\n"
+
+    def _settled(self) -> str:
+        text = self._sanitizer.flush()
+        if text or not self._fresh:
+            text += "\n"
+        self._fresh = True
+        return text
+
+
+def _message(written: str) -> str:
+    """A message as it was before :func:`bitnet_chat.prompt.verbatim.encode_lines` wrote it for the engine."""
+    return written.removesuffix("\n").replace("\\\n", "\n")

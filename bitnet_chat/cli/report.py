@@ -1,0 +1,128 @@
+"""``bitnet-chat report``: one redacted file for a bug report."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import platform
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bitnet_chat.cli.doctor import effective
+from bitnet_chat.cli.parser import Parser
+from bitnet_chat.newfile import write_new
+from bitnet_chat.recording import store, transcript
+from bitnet_chat.recording.entry import Entry, Kind
+from bitnet_chat.recording.masking import mask
+from bitnet_chat.recording.privacy import conceal, engine_arguments
+from bitnet_chat.recording.redaction import Redactor
+from bitnet_chat.stream.sanitize import one_line
+
+FORMAT = 1
+
+
+def parser() -> Parser:
+    parser = Parser(
+        prog="bitnet-chat report",
+        description="Write one file for a bug report: versions, settings, what doctor found, and all bytes of the last"
+        " session with their timings. Names, home directories and keys are taken out, and unless --with-text is"
+        " given, all words of the conversation are masked.",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to (-: stdout; default: a new file here)")
+    parser.add_argument("--with-text", action="store_true", help="leave the words of the conversation readable")
+    parser.add_argument("--session", type=int, default=1, metavar="N", help="1: the last session, 2: the one before it")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    flags = parser().parse_args(arguments)
+    entries = _recorded(flags.session)
+    redactor = of_this_user()
+    lines = [
+        json.dumps(line)
+        for line in _about(redactor, with_text=flags.with_text, session=flags.session if entries else None)
+    ]
+    lines += transcript.to_lines(conceal(entries, redactor, with_text=flags.with_text))
+    text = "\n".join([*lines, ""])
+    if flags.output == "-":
+        sys.stdout.write(text)
+        return 0
+    path = Path(flags.output or f"bitnet-chat-report-{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl").expanduser()
+    write_new(path, text, force=flags.force)
+    for line in _told(path, text, entries, with_text=flags.with_text):
+        print(line)
+    return 0
+
+
+def _recorded(number: int) -> list[Entry]:
+    """Of a session; none where nothing was recorded yet, as the rest of a report is worth something too."""
+    if number == 1 and not store.sessions():
+        return []
+    return store.read(store.session(number))
+
+
+def of_this_user() -> Redactor:
+    """Who and where we are, by every name that is at hand."""
+    homes, users = [str(Path.home())], [Path.home().name]
+    for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER"):
+        users += [os.environ[name]] if os.environ.get(name) else []
+    with contextlib.suppress(KeyError, OSError, ImportError):  # a user without a name
+        users.append(getpass.getuser())
+    hosts = [name for host in (socket.gethostname(), platform.node()) for name in (host, host.partition(".")[0])]
+    homes += [str(Path.home().resolve())]
+    return Redactor(homes=[home for home in homes if len(home) > 1], users=users, hosts=hosts)
+
+
+def _about(redactor: Redactor, *, with_text: bool, session: int | None) -> Iterator[dict[str, object]]:
+    """The lines before those of the session: each an object with ``t`` and ``kind``."""
+    from bitnet_chat.doctor.examination import Wish, examine
+    from bitnet_chat.doctor.program import versions
+
+    settings, configured, problem = effective({})
+    yield {
+        "t": 0,
+        "kind": "report",
+        "format": FORMAT,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "words": "readable" if with_text else "masked",
+        "session": session,
+    }
+    yield {"t": 0, "kind": "versions", "versions": redactor.value(versions())}
+    values = asdict(settings)
+    if not with_text:
+        values["system"] = mask(settings.system)
+        values["engine_args"] = engine_arguments(settings.engine_args)
+        values["chat_template"] = (
+            mask(settings.chat_template) if "{" in settings.chat_template else settings.chat_template
+        )
+    values["engine_args"] = redactor.arguments(values["engine_args"])
+    yield {"t": 0, "kind": "settings", "settings": redactor.value(values), "problem": redactor.text(problem)}
+    for finding in examine(Wish(settings, configured, problem, sweep=False)):
+        yield {"t": 0, "kind": "finding"} | {key: redactor.value(value) for key, value in finding.as_json().items()}
+
+
+def _told(path: Path, text: str, entries: list[Entry], *, with_text: bool) -> Iterator[str]:
+    """What the user is told about the file."""
+    yield one_line(f"{path}: {len(text.encode()) / 1000:,.0f} kB")
+    yield "  versions, settings, and what bitnet-chat doctor found"
+    if entries:
+        messages = sum(entry.kind is Kind.IN for entry in entries)
+        engines = sum(entry.kind is Kind.SPAWN and not entry.facts.get("again") for entry in entries)
+        began = str(entries[0].facts.get("began", ""))[:16].replace("T", " ")
+        words = "readable, because of --with-text" if with_text else "masked; --with-text leaves them readable"
+        yield "  " + one_line(
+            f"the session of {began} UTC: {messages} messages, {engines} starts of an engine, all bytes with timings"
+        )
+        yield f"  the words of the conversation are {words}"
+    else:
+        yield "  no session: nothing was recorded yet, or the journal is off"
+    yield "  names, home directories, e-mail addresses and keys were taken out as far as a program can know them"
+    yield "Read it before you send it: it is text, and this shows the bytes in it:"
+    yield "  " + one_line(f"bitnet-chat replay --raw --speed 0 {path}")

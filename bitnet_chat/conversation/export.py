@@ -1,0 +1,192 @@
+"""A conversation as a file for people or programs: Markdown, HTML, JSON, JSON lines. Pure: texts in, one text out.
+
+All of them are UTF-8 texts and end with a newline. JSON keeps any text exactly: what is no UTF-8 becomes the escape
+that JSON has for a lone surrogate (``\\udcff``). People get U+FFFD for it, and signs for what a terminal would obey.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from bitnet_chat.conversation.message import Conversation, Message
+from bitnet_chat.errors import FinishReason, UsageError
+from bitnet_chat.stream.decoder import well_formed
+from bitnet_chat.stream.sanitize import one_line, visible
+
+Format = Literal["md", "json", "jsonl", "html"]
+FORMATS: tuple[str, ...] = get_args(Format)
+
+_NAMES = {"system": "System", "user": "You", "assistant": "Model"}
+
+
+def export(
+    conversation: Conversation,
+    format: str,
+    *,
+    about: Mapping[str, object] | None = None,
+    details: Sequence[Mapping[str, object]] = (),
+) -> str:
+    """The whole file. ``about``: facts about the conversation, such as ``title`` and ``model``. ``details``: for each
+    message what is known beside its text; what the message says itself comes first. Raises UsageError for a format
+    that there is not."""
+    facts = dict(about or {})
+    if format == "json":
+        return json_text(facts | {"messages": _objects(conversation, details)}, indent=2) + "\n"
+    if format == "jsonl":
+        return "".join(f"{json_text(each)}\n" for each in _objects(conversation, details))
+    if format == "md":
+        return _markdown(conversation, facts)
+    if format == "html":
+        return _html(conversation, facts)
+    raise UsageError(f"there is no format {one_line(format)!r}", remedy=f"use one of: {', '.join(FORMATS)}")
+
+
+def restore(text: str) -> Conversation:
+    """The conversation in a JSON or JSON lines export. Raises UsageError for a text that is none."""
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        whole = None
+    try:
+        # One message a line; a single line is JSON as well.
+        dicts = whole["messages"] if isinstance(whole, dict) and "messages" in whole else _lines(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"this is no exported conversation ({error})") from None
+    if not isinstance(dicts, list):
+        raise UsageError("this is no exported conversation: 'messages' is no list")
+    messages = Conversation.from_dicts(dicts).messages
+    return Conversation(tuple(_restored(*pair) for pair in zip(messages, dicts, strict=True)))
+
+
+def _lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def _restored(message: Message, fields: Mapping[str, Any]) -> Message:
+    reason, thinking = fields.get("finish_reason"), fields.get("thinking", "")
+    known = {each.value for each in FinishReason}
+    finish = FinishReason(reason) if reason in known else None
+    return Message(message.role, message.content, finish, thinking if isinstance(thinking, str) else "")
+
+
+def _objects(conversation: Conversation, details: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    objects = []
+    for number, message in enumerate(conversation.messages):
+        fields: dict[str, object] = {"role": message.role, "content": message.content}
+        if message.finish is not None:
+            fields["finish_reason"] = message.finish.value
+        if message.thinking:
+            fields["thinking"] = message.thinking
+        more = details[number] if number < len(details) else {}
+        objects.append(fields | {key: value for key, value in more.items() if key not in fields})
+    return objects
+
+
+# All that JSON would let through to a terminal that obeys it, and what JavaScript takes for the end of a line.
+_UNSAFE = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """``value`` as JSON that may go to a terminal or a UTF-8 file: what could not is an escape, and nothing is lost."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    # Outside of strings JSON has none of these.
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _heading(facts: Mapping[str, object]) -> tuple[str, str]:
+    """Title, and what else people want to know."""
+    title = _plain(one_line(str(facts.get("title") or ""))) or "Conversation"
+    number = facts.get("id")
+    known = [f"conversation {number}" if number else "", str(facts.get("model") or ""), str(facts.get("engine") or "")]
+    return title, _plain(one_line(" · ".join(each for each in known if each)))
+
+
+def _plain(text: str) -> str:
+    return well_formed(visible(text))
+
+
+def _cut(message: Message) -> str:
+    """How a reply ended that did not come to its own end."""
+    return message.finish.value.replace("_", " ") if message.was_cut and message.finish is not None else ""
+
+
+def _markdown(conversation: Conversation, facts: Mapping[str, object]) -> str:
+    title, known = _heading(facts)
+    parts = [f"# {title}", *([known] if known else [])]
+    for message in conversation.messages:
+        parts.append(f"## {_NAMES[message.role]}")
+        if message.thinking:
+            parts.append("\n".join(f"> {line}".rstrip() for line in _plain(message.thinking).split("\n")))
+        parts.append(_closed(_plain(message.content)))
+        if _cut(message):
+            parts.append(f"*[{_cut(message)}]*")
+    return "\n\n".join(parts) + "\n"
+
+
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})([^\n]*)")
+
+
+def _closed(text: str) -> str:
+    """Markdown whose last code block is closed: one that was cut must not swallow what follows."""
+    fence = ""
+    for line in text.split("\n"):
+        match = _FENCE.match(line)
+        if match is None:
+            continue
+        if not fence:
+            fence = "" if match[1][0] == "`" and "`" in match[2] else match[1]
+        elif match[1].startswith(fence) and not match[2].strip():
+            fence = ""
+    return f"{text}\n{fence}" if fence else text
+
+
+# No script, no request to anywhere: whatever a model wrote, a browser shows it and does nothing.
+_PAGE = """<!DOCTYPE html>
+<html lang="und">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="referrer" content="no-referrer">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ max-width: 46rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
+section {{ margin: 1.5rem 0; padding-left: 1rem; border-left: 3px solid #8886; }}
+section.user {{ border-color: #2a8; }}
+h2 {{ font-size: .85rem; margin: 0; opacity: .7; }}
+div, details div {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+p.end, details, header p {{ opacity: .7; font-size: .9rem; }}
+</style>
+</head>
+<body>
+<header><h1>{title}</h1>
+<p>{known}</p></header>
+{sections}</body>
+</html>
+"""
+
+
+def _html(conversation: Conversation, facts: Mapping[str, object]) -> str:
+    title, known = map(_escaped, _heading(facts))
+    return _PAGE.format(title=title, known=known, sections="".join(_sections(conversation.messages)))
+
+
+def _sections(messages: Iterable[Message]) -> Iterable[str]:
+    for message in messages:
+        yield f'<section class="{message.role}"><h2>{_NAMES[message.role]}</h2>\n'
+        if message.thinking:
+            yield f"<details><summary>Thoughts</summary><div>{_escaped(_plain(message.thinking))}</div></details>\n"
+        yield f'<div dir="auto">{_escaped(_plain(message.content))}</div>\n'
+        if _cut(message):
+            yield f'<p class="end">[{_escaped(_cut(message))}]</p>\n'
+        yield "</section>\n"
+
+
+def _escaped(text: str) -> str:
+    from html import escape
+
+    return escape(text)

@@ -1,0 +1,41 @@
+"""Work that may wait for ever, such as for the disk of a computer that is gone, without keeping us from leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+async def in_daemon(work: Callable[[], Result]) -> Result:
+    """What ``work`` returns or raises, from a thread that does not outlive the program.
+
+    ``asyncio.to_thread`` waits for its threads when the loop ends. Here a wait that is cancelled leaves the thread
+    behind, and nobody hears of it any more.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, daemon=True, name="bitnet-chat-daemon").start()
+    return await future

@@ -1,0 +1,76 @@
+"""Which engine there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bitnet_chat import paths
+from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.engine import manifest
+from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.find import candidates
+from bitnet_chat.errors import EngineNotFound
+
+_GROUP = "engine"
+_INSTALL = "bitnet-chat engine install builds one (about 5 minutes)"
+
+
+def look(engine: str, configured: str) -> tuple[list[Finding], EngineBinary | None]:
+    """What was found, and the engine that a conversation would get."""
+    findings: list[Finding] = []
+    problems: list[str] = []
+    winner: EngineBinary | None = None
+    source = ""
+    others: list[str] = []
+    try:
+        for candidate in candidates(engine or None, configured or None):
+            binary = candidate.binary
+            if binary is None:
+                problems.append(f"{candidate.path}: {candidate.problem}")
+            elif winner is None and binary.can_chat:
+                winner, source = binary, candidate.source
+            elif binary.can_chat:
+                others.append(binary.dialect.value)
+    except EngineNotFound as error:
+        findings.append(broken(_GROUP, "found", error.what, error.remedy or _INSTALL))
+    else:
+        if winner is None:
+            findings.append(broken(_GROUP, "found", "no engine was found", _INSTALL, problems=problems))
+        elif problems:
+            findings.append(
+                warn(_GROUP, "others", f"not usable: {'; '.join(problems)}", "move it away, or build it anew")
+            )
+    if winner is not None:
+        seen = f"{winner.path.name}, {winner.dialect.value}, {winner.version} ({source}: {winner.path.parent})"
+        if winner.dialect is Dialect.MODERN:
+            seen += "; it keeps its own history, which after a restart is told to it in the system prompt"
+        facts = {"path": str(winner.path), "dialect": winner.dialect.value, "version": winner.version}
+        findings.insert(0, ok(_GROUP, "found", seen, **facts, source=source, others=others))
+    findings += _of_other_computers(winner)
+    return findings, winner
+
+
+def _of_other_computers(winner: EngineBinary | None) -> Iterator[Finding]:
+    """Engines in the data directory that the search passes over without a word."""
+    try:
+        folders = [each for each in paths.engine_home().iterdir() if not each.name.startswith(".") and each.is_dir()]
+    except OSError:
+        return
+    for folder in sorted(folders):
+        if manifest.installed(folder):
+            continue
+        what = _what_is_wrong(folder)
+        status = warn if winner is not None else broken
+        yield status(
+            _GROUP, "installed", f"{folder} {what}, and is not used", "bitnet-chat engine install builds it anew"
+        )
+
+
+def _what_is_wrong(folder: Path) -> str:
+    found = manifest.read(folder)
+    if found is None:
+        return "has no record of how it was built"
+    if found.cpu != manifest.cpu_fingerprint():
+        return f"was built for another processor ({found.cpu_name})"
+    return "is not whole"

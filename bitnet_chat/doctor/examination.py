@@ -1,0 +1,98 @@
+"""One look at everything, in an order that a reader can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from bitnet_chat.backends.resident import model_path
+from bitnet_chat.config import Settings
+from bitnet_chat.doctor import engine, files, instructions, machine, model, processor, program, terminal, threads, trial
+from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.doctor.ternary import knows_bitnet
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.models.info import ModelInfo
+from bitnet_chat.paths import bundled_model
+
+SWEEP_SECONDS = 10.0
+_TINY_MODEL = 16_000_000  # bytes, as in backends/resident.py
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to look at. ``problem``: why the settings cannot be used; ``settings`` are then the defaults."""
+
+    settings: Settings
+    configured: str = ""
+    problem: str = ""
+    sweep: bool = True
+
+
+def examine(wish: Wish) -> Iterator[Finding]:
+    """Findings as they come. Takes some seconds, of which the sweep has most; never raises for what it looks at."""
+    settings = wish.settings
+    yield from _safely("program", program.look)
+    found, binary = engine.look(settings.engine, wish.configured)
+    yield from found
+    usable = replace(settings, engine=str(binary.path)) if binary is not None else None
+    if usable is not None:
+        yield from _safely("answer", lambda: _asked(usable))
+    info: list[ModelInfo] = []
+    yield from _safely("model", lambda: _of_model(settings, binary, info))
+    if wish.sweep and usable is not None and info:
+        yield from _safely("threads", lambda: _swept(usable, info[0]))
+    need = machine.needed(info[0], settings.ctx) if info else None
+    yield from _safely("memory", lambda: [machine.judge(machine.memory(), need), *machine.disk()])
+    yield from _safely("terminal", lambda: [*terminal.judge(terminal.here()), *terminal.pty()])
+    yield from _safely("files", lambda: files.settings(wish.problem))
+    yield from _safely("files", lambda: [files.data_folder(), files.journal(wanted=settings.journal)])
+
+
+def _safely(group: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Whoever looks at a broken computer must expect anything; what goes wrong is a finding too."""
+    try:
+        yield from look()
+    except BitnetChatError as error:
+        yield broken(group, "looked at", error.what, error.remedy)
+    except Exception as error:
+        yield warn(group, "looked at", f"looking at it failed: {error!r}", "please report this: bitnet-chat report")
+
+
+def _asked(settings: Settings) -> Iterator[Finding]:
+    if bundled_model() is None:
+        yield warn("answer", "known answers", "the bundled model is not installed", "install bitnet-chat anew")
+        return
+    heard = trial.ask(settings)
+    yield instructions.judge(instructions.build_of(heard.log), processor.instructions())
+    yield trial.judge(heard)
+
+
+def _of_model(settings: Settings, binary: EngineBinary | None, info: list[ModelInfo]) -> Iterator[Finding]:
+    """``info`` gets what was read, for the checks that follow."""
+    info.append(model.gather(model_path(settings)))
+    bitnet = knows_bitnet(binary.path) if binary is not None else None
+    name = binary.path.name if binary is not None else ""
+    yield from model.judge(info[0], context=settings.ctx, bitnet=bitnet, engine=name)
+
+
+def _swept(settings: Settings, info: ModelInfo) -> Iterator[Finding]:
+    physical, logical = processor.cores()
+    tiny = info.header.size < _TINY_MODEL
+    current = settings.threads or (1 if tiny else physical)
+    rates = []
+    try:
+        for rate in trial.measure(settings, threads.counts(physical, logical, current), SWEEP_SECONDS):
+            rates.append(rate)
+    except BitnetChatError as error:
+        detail = error.detail.strip().split("\n")[-1]
+        yield broken("model", "loads", f"{error.what}{f' ({detail})' if detail else ''}", error.remedy)
+        return
+    yield ok(
+        "threads",
+        "cores",
+        f"{processor.name()}: {physical} cores, {logical} threads",
+        physical=physical,
+        logical=logical,
+    )
+    yield threads.judge(rates, current=current, physical=physical, tiny=tiny)

@@ -1,0 +1,107 @@
+"""Our own files: settings, data directory, journal, recordings."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import pathname2url
+
+from bitnet_chat import config, paths
+from bitnet_chat.doctor.finding import Finding, broken, bytes_text, ok, warn
+from bitnet_chat.recording import store
+
+_GROUP = "files"
+_CHECK_SECONDS = 10.0
+
+
+def settings(problem: str) -> Iterator[Finding]:
+    """``problem``: why the settings cannot be used, if they cannot."""
+    path = paths.config_file()
+    if problem:
+        yield broken(_GROUP, "settings", problem, "bitnet-chat config edit opens the file")
+    elif path.exists():
+        yield ok(_GROUP, "settings", f"{path} is valid")
+    else:
+        yield ok(_GROUP, "settings", f"there is no {path}: defaults are used")
+    unknown = config.unknown_variables()
+    if unknown:
+        yield warn(
+            _GROUP, "variables", f"there is no setting for {', '.join(unknown)}", "bitnet-chat config show lists all"
+        )
+
+
+def data_folder() -> Finding:
+    folder = paths.data_dir()
+    above = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+    if not above.is_dir():
+        return broken(_GROUP, "data", f"{above} is no directory", "move it away, or set BITNET_CHAT_DATA=FOLDER")
+    if not os.access(above, os.W_OK | os.X_OK):
+        return broken(
+            _GROUP,
+            "data",
+            f"{above} cannot be written: no conversation is kept",
+            "mend its permissions, or set BITNET_CHAT_DATA",
+        )
+    recorded = len(store.sessions())
+    kept = f", with {recorded} recorded session{'s' * (recorded != 1)}" if recorded else ""
+    return ok(_GROUP, "data", f"{folder}{kept}" if folder.is_dir() else f"{folder} is made when it is needed")
+
+
+def journal(*, wanted: bool) -> Finding:
+    """Looks at it without changing anything. ``wanted``: the setting."""
+    path = paths.data_dir() / "journal.db"
+    off = "" if wanted else "; it is switched off"
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ok(_GROUP, "journal", f"there is none yet{off}")
+    except OSError as error:
+        return broken(_GROUP, "journal", f"{path} cannot be looked at: {error.strerror}", "mend its permissions")
+    size = status.st_size
+    problem, newer = _check(path)
+    if problem:
+        return broken(
+            _GROUP,
+            "journal",
+            f"{path} cannot be used: {problem}",
+            "the next start sets a damaged one aside; a copy of the file first does no harm",
+            bytes=size,
+        )
+    if newer:
+        return warn(
+            _GROUP, "journal", f"{path} is of a later version ({newer})", "use the newer bitnet-chat", bytes=size
+        )
+    if not os.access(path, os.W_OK):
+        return broken(_GROUP, "journal", f"{path} cannot be written", "mend its permissions", bytes=size)
+    if sys.platform != "win32" and status.st_mode & 0o077:
+        return warn(_GROUP, "journal", f"others may read {path}", f"chmod 600 {path}", mode=oct(status.st_mode & 0o777))
+    return ok(_GROUP, "journal", f"{path} is sound, {bytes_text(size)}{off}", bytes=size)
+
+
+def _check(path: Path) -> tuple[str, int]:
+    """What is wrong with a database, and its version where that is a later one."""
+    import sqlite3
+
+    from bitnet_chat.journal import schema
+
+    # Where no other program has it open, reading it as unchangeable leaves no -wal and no -shm behind.
+    quiet = not path.with_name(path.name + "-wal").exists()
+    address = f"file:{pathname2url(str(path))}?mode=ro{'&immutable=1' * quiet}"
+    deadline = time.monotonic() + _CHECK_SECONDS
+    try:
+        connection = sqlite3.connect(address, uri=True, timeout=2.0)
+        try:
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+            version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            told = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+        finally:
+            connection.close()
+    except sqlite3.OperationalError as error:
+        # A large one may take longer than anybody wants to wait; what was seen until then was sound.
+        return ("" if "interrupted" in str(error) else str(error)), 0
+    except sqlite3.Error as error:
+        return str(error), 0
+    return ("" if told == ["ok"] else "; ".join(told)), version if version > schema.VERSION else 0

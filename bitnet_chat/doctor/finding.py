@@ -1,0 +1,59 @@
+"""One thing that was looked at. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    """It works, but not as well as it could, or perhaps not for long."""
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``seen``: what there is, one sentence. ``remedy``: what to do about it, empty where there is nothing to do."""
+
+    group: str
+    name: str
+    status: Status
+    seen: str
+    remedy: str = ""
+    facts: dict[str, object] = field(default_factory=dict)
+    """The same in figures, for programs."""
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def ok(group: str, name: str, seen: str, **facts: object) -> Finding:
+    return Finding(group, name, Status.OK, seen, "", facts)
+
+
+def warn(group: str, name: str, seen: str, remedy: str, **facts: object) -> Finding:
+    return Finding(group, name, Status.WARN, seen, remedy, facts)
+
+
+def broken(group: str, name: str, seen: str, remedy: str, **facts: object) -> Finding:
+    return Finding(group, name, Status.BROKEN, seen, remedy, facts)
+
+
+def count(findings: Iterable[Finding]) -> dict[str, int]:
+    """How many there are of each status, those of which there are none included."""
+    counts = Counter(finding.status for finding in findings)
+    return {status.value: counts[status] for status in Status}
+
+
+def bytes_text(size: int) -> str:
+    """``1.7 MB``, in powers of ten."""
+    value = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable")

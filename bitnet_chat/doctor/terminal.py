@@ -1,0 +1,138 @@
+"""The terminal that we run on, and the pseudo-terminal that an engine would get."""
+
+from __future__ import annotations
+
+import locale
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.engine.child import pty_is_available
+
+_GROUP = "terminal"
+_NARROW = 40  # columns: below this every line of ours wraps
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """``columns`` and ``lines``: 0 where stdout is no terminal."""
+
+    stdin: bool
+    stdout: bool
+    columns: int
+    lines: int
+    encoding: str
+    variables: Mapping[str, str]
+    windows: bool = False
+
+
+def here() -> Terminal:
+    stdout = sys.stdout.isatty()
+    size = shutil.get_terminal_size() if stdout else os.terminal_size((0, 0))
+    names = ("TERM", "COLORTERM", "NO_COLOR", "LANG", "LC_ALL", "LC_CTYPE", "TMUX", "STY", "TERM_PROGRAM")
+    return Terminal(
+        stdin=sys.stdin.isatty(),
+        stdout=stdout,
+        columns=size.columns,
+        lines=size.lines,
+        encoding=locale.getencoding(),
+        variables={name: os.environ[name] for name in names if name in os.environ},
+        windows=sys.platform == "win32",
+    )
+
+
+def judge(terminal: Terminal) -> Iterator[Finding]:
+    """Pure."""
+    yield _screen(terminal)
+    encoding = terminal.encoding.lower().replace("-", "").replace("_", "")
+    if encoding in ("utf8", "cp65001"):
+        yield ok(_GROUP, "unicode", f"the locale is {terminal.encoding}")
+    elif terminal.windows:
+        yield ok(_GROUP, "unicode", f"the code page is {terminal.encoding}; a console gets Unicode all the same")
+    else:
+        yield warn(
+            _GROUP,
+            "unicode",
+            f"the locale is {terminal.encoding}: what is typed beyond it may arrive as other characters",
+            "set a UTF-8 locale, for example LANG=C.UTF-8",
+        )
+    yield _colours(terminal)
+
+
+def _screen(terminal: Terminal) -> Finding:
+    term = terminal.variables.get("TERM", "")
+    facts: dict[str, object] = {"stdin": terminal.stdin, "stdout": terminal.stdout, "term": term}
+    if not terminal.stdout:
+        return ok(_GROUP, "screen", "stdout is no terminal: text goes there as it is", **facts)
+    facts |= {"columns": terminal.columns, "lines": terminal.lines}
+    seen = f"{term or 'a terminal without a name'}, {terminal.columns} columns and {terminal.lines} lines"
+    if term == "dumb":
+        return warn(_GROUP, "screen", f"{seen}: lines are read and written plainly", "unset TERM=dumb", **facts)
+    if not term and not terminal.windows:
+        return warn(_GROUP, "screen", seen, "set TERM, for example to xterm-256color", **facts)
+    if terminal.columns < _NARROW:
+        return warn(_GROUP, "screen", f"{seen}: narrow", f"make the window {_NARROW} columns wide or more", **facts)
+    return ok(_GROUP, "screen", seen, **facts)
+
+
+def _colours(terminal: Terminal) -> Finding:
+    variables = terminal.variables
+    if variables.get("NO_COLOR"):
+        return ok(_GROUP, "colours", "none, because NO_COLOR is set", colours=False)
+    if not terminal.stdout or variables.get("TERM") == "dumb":
+        return ok(_GROUP, "colours", "none, because this is no terminal that has them", colours=False)
+    more = " (it says that it has 16 million)" if variables.get("COLORTERM") in ("truecolor", "24bit") else ""
+    return ok(_GROUP, "colours", f"the 16 of every terminal are used{more}", colours=True)
+
+
+def pty() -> Iterator[Finding]:
+    """Really opens one, with a byte through it."""
+    name = "pty"
+    if not pty_is_available():
+        yield warn(
+            _GROUP,
+            name,
+            "there are no pseudo-terminals here: engines are connected by pipes, and write in bursts",
+            "nothing to do: text is shown at an even pace; --typing-speed sets it",
+        )
+        return
+    problem = _try_pty()
+    if problem:
+        yield broken(
+            _GROUP,
+            name,
+            f"a pseudo-terminal cannot be used: {problem}",
+            "--io pipe does without; in a container /dev/pts may have to be mounted",
+        )
+    else:
+        yield ok(_GROUP, name, "a pseudo-terminal opens, in raw mode, and passes bytes on")
+
+
+def _try_pty() -> str:
+    """What went wrong; empty when nothing did."""
+    if sys.platform == "win32":
+        return "not on this platform"
+    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+        import select
+        import termios
+        import tty
+
+        try:
+            ours, theirs = os.openpty()
+        except OSError as error:
+            return str(error.strerror)
+        try:
+            tty.setraw(theirs)
+            os.write(theirs, b"\n\x03")
+            if not select.select([ours], [], [], 1.0)[0]:
+                return "what is written to it does not arrive"
+            heard = os.read(ours, 16)
+        except (OSError, termios.error) as error:
+            return str(error)
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        return "" if heard == b"\n\x03" else f"it changed what was written to {heard!r}"

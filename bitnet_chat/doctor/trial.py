@@ -1,0 +1,188 @@
+"""Real questions to a real engine: whether it answers as it should, and with how many threads it is fastest.
+
+Nothing of this is kept in the journal or recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.doctor.threads import Rate
+from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
+from bitnet_chat.events import Completed, Failed, TextDelta, ThinkingDelta
+
+_GROUP = "answer"
+_LIMIT = 60.0
+"""Seconds for one answer, loading included. The bundled model takes a tenth of one."""
+_LOG_BYTES = 1 << 18
+_MEASURED = 0.8
+"""Seconds of one measurement, from the first token on."""
+_LONG_QUESTION = "tell me a long story"
+
+# What the bundled model says at temperature 0 on every engine that was tried; the words in the second place are the
+# point of it. Another build may round differently and say the same in other words.
+KNOWN_ANSWERS = (
+    ("how do I leave?", "/exit", "Type /exit to leave, or press Ctrl-D on an empty line."),
+    ("how do I stop a reply?", "Ctrl-C", "Press Ctrl-C or Esc to stop the reply."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """``answers``: to :data:`KNOWN_ANSWERS`, as far as it came. ``log``: the beginning of the engine's log."""
+
+    answers: tuple[str, ...] = ()
+    log: str = ""
+    error: BitnetChatError | None = None
+    seconds: float = 0.0
+
+
+class _Ear:
+    """A tape that keeps the beginning of the log; see :class:`bitnet_chat.engine.process.Tape`."""
+
+    def __init__(self) -> None:
+        self.log = bytearray()
+
+    def listen(self, process: EngineProcess) -> None:
+        process.tape = self
+
+    def output(self, data: bytes) -> None:
+        pass
+
+    def logged(self, data: bytes) -> None:
+        if len(self.log) < _LOG_BYTES:
+            self.log += data
+
+    def wrote(self, data: bytes, *, command: bool) -> None:
+        pass
+
+    def signalled(self, name: str) -> None:
+        pass
+
+    def exited(self, code: int) -> None:
+        pass
+
+
+def ask(settings: Settings, *, limit: float = _LIMIT) -> Heard:
+    """:data:`KNOWN_ANSWERS`, to the bundled model. ``settings.engine`` is the engine."""
+    return asyncio.run(_ask(replace(_plain(settings), temperature=0.0, model="", threads=1), limit))
+
+
+async def _ask(settings: Settings, limit: float) -> Heard:
+    ear, begun = _Ear(), time.monotonic()
+    answers: list[str] = []
+    error: BitnetChatError | None = None
+    backend: ResidentBackend | None = None
+    try:
+        backend = ResidentBackend(settings, on_spawn=ear.listen)
+        for question, _, _ in KNOWN_ANSWERS:
+            options = ReplyOptions(max_tokens=200, timeout=limit)
+            async for event in backend.reply(Conversation().with_user(question), options):
+                if isinstance(event, Failed):
+                    error = event.error
+                elif isinstance(event, Completed) and event.reason is FinishReason.TIMEOUT:
+                    error = EngineDied(f"there was no whole answer within {limit:g} s")
+                elif isinstance(event, Completed):
+                    answers.append(event.text)
+            if error is not None:
+                break
+    except BitnetChatError as caught:
+        error = caught
+    finally:
+        if backend is not None:
+            await backend.close()
+    return Heard(tuple(answers), ear.log.decode("utf-8", "replace"), error, time.monotonic() - begun)
+
+
+def judge(heard: Heard) -> Finding:
+    """Whether the engine computes what it should. Pure."""
+    if heard.error is not None:
+        detail = heard.error.detail.strip().split("\n")[-1]
+        seen = f"the engine does not answer with the bundled model: {heard.error.what}"
+        illegal = "SIGILL" in heard.error.what
+        return broken(
+            _GROUP,
+            "known answers",
+            f"{seen} ({detail})" if detail else seen,
+            "it was compiled for another processor: bitnet-chat engine install builds one for this"
+            if illegal
+            else "bitnet-chat engine list shows others, bitnet-chat engine install builds one",
+        )
+    differences = [
+        (question, point in said, said, known)
+        for said, (question, point, known) in zip(heard.answers, KNOWN_ANSWERS, strict=True)
+        if said != known
+    ]
+    if not differences:
+        count = len(KNOWN_ANSWERS)
+        seen = f"{count} of {count} questions were answered as they should be, in {heard.seconds:.1f} s with loading"
+        return ok(_GROUP, "known answers", seen, seconds=round(heard.seconds, 3))
+    told = "; ".join(f"{question!r} got {said!r} instead of {known!r}" for question, _, said, known in differences)
+    if all(to_the_point for _, to_the_point, _, _ in differences):
+        return warn(
+            _GROUP,
+            "known answers",
+            f"right, but in other words than usual: {told}",
+            "builds may round differently; if replies seem odd, bitnet-chat engine install builds one that does not",
+        )
+    return broken(
+        _GROUP,
+        "known answers",
+        f"the engine computes something else than it should: {told}",
+        "bitnet-chat engine install builds one that is known to be right",
+    )
+
+
+def measure(settings: Settings, counts: tuple[int, ...], budget: float) -> Iterator[Rate]:
+    """The rate of a real generation with each number of threads, until ``budget`` seconds are spent.
+
+    Raises BitnetChatError when the engine or the model cannot be used.
+    """
+    begun = time.monotonic()
+    longest = 0.0
+    for threads in counts:
+        left = budget - (time.monotonic() - begun)
+        if left < max(longest, _MEASURED):  # there is no room for one more like the one before
+            return
+        started = time.monotonic()
+        rate = asyncio.run(_rate(replace(_plain(settings), threads=threads), limit=left))
+        longest = max(longest, time.monotonic() - started)
+        if rate is None:
+            return
+        yield Rate(threads, rate)
+
+
+async def _rate(settings: Settings, limit: float) -> float | None:
+    """Tokens a second; None when nothing could be measured."""
+    backend = ResidentBackend(settings)
+    stop: asyncio.TimerHandle | None = None
+    rate: float | None = None
+    try:
+        conversation = Conversation().with_user(_LONG_QUESTION)
+        async for event in backend.reply(conversation, ReplyOptions(timeout=limit)):
+            if isinstance(event, TextDelta | ThinkingDelta) and stop is None:
+                stop = asyncio.get_running_loop().call_later(_MEASURED, backend.interrupt)
+            elif isinstance(event, Completed) and event.stats.tokens > 1:
+                # Of a reply that came in one burst only the whole time tells something.
+                brief = event.stats.seconds < _MEASURED / 2
+                rate = event.stats.tokens / event.stats.seconds if brief else event.stats.tokens_per_second
+            elif isinstance(event, Failed):
+                raise event.error
+    finally:
+        if stop is not None:
+            stop.cancel()
+        await backend.close()
+    return rate
+
+
+def _plain(settings: Settings) -> Settings:
+    return replace(settings, journal=False, spare=False, system="", persona="")

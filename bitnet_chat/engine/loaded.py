@@ -1,0 +1,58 @@
+"""A child together with what it remembers: a copy of a conversation, good as long as nobody else changes it."""
+
+from __future__ import annotations
+
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.dialects import Talk
+from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.prompt.tokens import Counter, TokenCount
+
+
+class Loaded:
+    """``memory``: what it was started with, and has lived through since. ``retold``: the turns in it were told to it in
+    its system prompt. ``notes``: what could not be kept when it was started, for the user. ``is_within``: its context
+    ends within the last reply, which it can go on with; ``loose_end`` of that is not in it."""
+
+    def __init__(
+        self,
+        process: EngineProcess,
+        memory: Conversation,
+        *,
+        retold: bool = False,
+        notes: tuple[str, ...] = (),
+        is_within: bool = False,
+        loose_end: str = "",
+    ) -> None:
+        self.process = process
+        self.memory = memory
+        self.retold = retold
+        self.notes = notes
+        self.is_within, self.loose_end = is_within, loose_end
+        self._account: TokenCount | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.state is not State.DEAD
+
+    def used(self, talk: Talk, count: Counter) -> TokenCount:
+        """Tokens in its context: exact where it tells."""
+        if self.process.meter.context_used is not None:
+            return TokenCount(self.process.meter.context_used)
+        if self._account is None:
+            self._account = talk.cost_of_history(self.memory, count)
+        return self._account
+
+    def clear(self, command: bytes, memory: Conversation) -> None:
+        """Make it forget all but its system prompt, which is that of ``memory``; it must be idle."""
+        self.process.command(command, forgets=True)
+        self.memory, self._account = memory, None
+
+    def lived_through(self, memory: Conversation, talk: Talk, count: Counter) -> None:
+        """It has had one more turn, which ``memory`` ends with."""
+        if self.is_within:  # the turn is no new one
+            self._account = None
+        elif self.process.meter.context_used is None and len(memory.messages) > 1:
+            asked, answered = memory.messages[-2:]
+            turn = talk.cost_of_message(asked.content, count) + count(answered.content) + TokenCount(1)
+            self._account = self.used(talk, count) + turn
+        self.memory = memory

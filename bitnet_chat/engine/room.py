@@ -1,0 +1,127 @@
+"""Whether the next turn has room in the context window, and how much leaves where it has none. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.engine.dialects import Talk
+from bitnet_chat.errors import ContextOverflow
+from bitnet_chat.prompt import summary as summaries
+from bitnet_chat.prompt.tokens import Counter, TokenCount
+from bitnet_chat.prompt.window import Window, about_tokens, half_to_drop, messages_to_drop
+
+Policy = Literal["drop-oldest", "summarize", "stop"]
+
+_FOR_A_REPLY = 8  # an eighth of the window is kept for it
+_SUMMARY_LIMIT = 256  # tokens
+_SMALLEST = 512  # tokens of a window whose size nobody told
+_PAGE = 256  # newer engines make their context a multiple of it
+_AROUND = 6.0  # tokens that a template puts around a message
+
+
+class Room:
+    """``policy``: what happens to a conversation that has outgrown the window."""
+
+    def __init__(self, policy: Policy, count: Counter) -> None:
+        self.policy = policy
+        self.count = count
+        self.window = Window()
+        self.size: int | None = None
+        """Tokens of the context window, as an engine has told."""
+
+    def reserve(self, size: int, most: int | None) -> int:
+        """Tokens to keep free for a reply of at ``most`` that many."""
+        return min(size // _FOR_A_REPLY, most or size)
+
+    def summary_limit(self, size: int) -> int:
+        return min(_SUMMARY_LIMIT, size // _FOR_A_REPLY)
+
+    def to_drop(self, talk: Talk, history: Conversation, used: TokenCount | None, text: str, most: int | None) -> int:
+        """How many of the oldest messages of ``history`` are to be out of the window when ``text`` is sent.
+
+        ``used``: tokens in the context of the child that has ``history``; None where none has. ``most``: tokens of the
+        reply. Raises ContextOverflow for a message that is too long by itself, and for a conversation that is too long
+        where the policy is to stop.
+        """
+        left = self.window.count_left(history)
+        size = self.size or -(-talk.context_size // _PAGE) * _PAGE
+        if not size:
+            return left
+        kept = self.window.kept(history)
+        message = talk.cost_of_message(text, self.count) if text else TokenCount(0)
+        before = used or talk.cost_of_history(kept, self.count)
+        need = before + message
+        reserve = self.reserve(size, most)
+        # An engine that forgets without a word must never come near its limit; others say so when they are there.
+        surely = need.at_most if talk.shifts else need.at_least
+        likely = need.at_most if talk.shifts else need.count
+        if surely < size if self.policy == "stop" else likely + reserve <= size:
+            return left
+        pinned = talk.cost_of_history(Conversation().with_system(history.system), self.count)
+        alone = pinned + message
+        if (alone.at_most if talk.shifts else alone.at_least) >= size:
+            raise too_long(message, pinned, size)
+        if not kept.turns:
+            if surely >= size:
+                if not self.window.summary:
+                    raise too_long(message, pinned, size)
+                self.window.summary = ""
+            return left
+        if self.policy == "stop":
+            raise outgrown(size, need)
+        costs = [self.count(each.content).count + _AROUND for each in kept.turns]
+        told = talk.cost_of_history(Conversation().with_system(kept.system), self.count)
+        scale = max(0, before.count - told.count) / sum(costs)
+        room = size - reserve - message.at_most - pinned.count
+        if self.policy == "summarize":
+            room -= self.summary_limit(size)
+        half = max(size / 2 - message.count - pinned.count, room / 2)
+        return left + messages_to_drop(kept.turns, [cost * scale for cost in costs], half, room)
+
+    def more_to_drop(self, history: Conversation) -> int:
+        """The same where the engine said that it was too much, whatever had been counted. Raises ContextOverflow where
+        the policy is to stop and there is something that could leave."""
+        left = self.window.count_left(history)
+        turns = history.turns[left:]
+        if turns and self.policy == "stop":
+            raise outgrown(self.size)
+        return left + half_to_drop(turns)
+
+    def to_summarise(self, turns: Sequence[Message], earlier: str, talk: Talk) -> tuple[Sequence[Message], int]:
+        """The newest of ``turns`` that fit into one window with the request for a summary, and the summary's limit in
+        tokens."""
+        size = self.size or talk.context_size or _SMALLEST
+        limit = self.summary_limit(size)
+        asked = talk.cost_of_message(summaries.request((), earlier, limit), self.count)
+        room = size - limit - asked.at_most
+        for start in range(len(turns)):
+            if sum(self.count(each.content).at_most + _AROUND for each in turns[start:]) <= room:
+                return turns[start:], limit
+        return (), limit
+
+    def cost_of_oldest(self, history: Conversation, count: int) -> TokenCount:
+        """Tokens of the ``count`` oldest messages, without what a template puts around them."""
+        return sum((self.count(each.content) for each in history.turns[:count]), TokenCount(0))
+
+
+def too_long(message: TokenCount, pinned: TokenCount, size: int) -> ContextOverflow:
+    """A message that would not fit even if nothing but the system prompt, ``pinned``, stood before it."""
+    beside = f", of which the system prompt takes {about_tokens(pinned)}" if pinned.count * 10 > size else ""
+    return ContextOverflow(
+        f"the message is {about_tokens(message)} long and does not fit into the context window of"
+        f" {size:,} tokens{beside}; it was not sent",
+        remedy="shorten it, send it in parts, or give a larger --ctx where the model allows it",
+    )
+
+
+def outgrown(size: int | None, need: TokenCount | None = None) -> ContextOverflow:
+    """A conversation that would have to lose its oldest turns, which the user does not want."""
+    window = f" of {size:,} tokens" if size else ""
+    length = f": with this message it is {about_tokens(need)} long" if need is not None else ""
+    return ContextOverflow(
+        f"the conversation has outgrown the context window{window}{length}; nothing was sent or dropped",
+        remedy="/clear starts over, --overflow drop-oldest or summarize lets the oldest turns leave the window,"
+        " and a larger --ctx makes room where the model allows it",
+    )

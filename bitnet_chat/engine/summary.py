@@ -1,0 +1,30 @@
+"""The turns that leave the window, summarised by the model itself."""
+
+from __future__ import annotations
+
+import time
+
+from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.engine.turn import Turn
+from bitnet_chat.prompt.verbatim import clean
+from bitnet_chat.stream.framer import EngineError, ReplyText, TurnEnd
+
+
+async def summarise(process: EngineProcess, request: str, limit: int) -> str:
+    """The answer of a fresh child to ``request``, of about ``limit`` tokens at most; empty where there is none."""
+    await process.settled()
+    if process.state is not State.IDLE:
+        return ""
+    process.send(clean(request).text)
+    turn = Turn(process.meter, time.monotonic())
+    while turn.end is None and (frames := await process.frames()):
+        for frame in frames:
+            if isinstance(frame, ReplyText):
+                turn.said(frame.text)
+            elif isinstance(frame, EngineError):
+                return ""
+            elif isinstance(frame, TurnEnd):
+                turn.end = frame
+        if turn.tokens >= limit:
+            process.stop()
+    return turn.text.strip() if turn.end is not None else ""

@@ -1,0 +1,120 @@
+"""What the journal tells about conversations. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from bitnet_chat.conversation import Conversation, Message
+
+TITLE_LENGTH = 60
+"""Characters of a title that nobody gave."""
+
+
+class State(StrEnum):
+    """How a conversation ends. The value is what JSON output says."""
+
+    WHOLE = "whole"
+    CUT_OFF = "cut_off"
+    """A program was killed while it wrote the last reply."""
+    ANSWERING = "answering"
+    """A running program is writing the last reply right now."""
+    UNANSWERED = "unanswered"
+    """The last message got no reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a list of conversations. Times in seconds since the epoch."""
+
+    id: int
+    title: str
+    created: float
+    updated: float
+    turns: int
+    """Messages of the user in the present line."""
+    model: str
+    """Of the last reply."""
+    state: State = State.WHOLE
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A conversation in which all the words were found. ``snippet`` is what stands around them in one message, or
+    empty where only the title has them."""
+
+    entry: Entry
+    snippet: str
+    count: int
+    """Messages that have them all, those of older branches included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message with what is known about it. ``stats`` has the fields of :class:`bitnet_chat.events.Stats`."""
+
+    row: int
+    message: Message
+    created: float
+    model: str = ""
+    engine: str = ""
+    options: Mapping[str, object] = field(default_factory=dict)
+    stats: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A conversation as it was when it was read: its present line, from the first message to the last reply."""
+
+    id: int
+    title: str
+    created: float
+    updated: float
+    model: str
+    """Of the last reply, like ``engine`` and ``options``."""
+    engine: str
+    options: Mapping[str, object]
+    forked_from: int | None
+    state: State
+    records: tuple[Record, ...]
+    unanswered: str = ""
+    """The last message, where it got no reply: it is no part of ``records``, and may be asked again."""
+
+    @property
+    def conversation(self) -> Conversation:
+        """Ends with a reply, or has none."""
+        return Conversation(tuple(record.message for record in self.records))
+
+    def about(self) -> dict[str, object]:
+        """What an export says about the whole."""
+        facts: dict[str, object] = {"id": self.id, "title": self.title, "created": self.created}
+        facts |= {"updated": self.updated, "model": self.model, "engine": self.engine, "options": dict(self.options)}
+        return facts | {"forked_from": self.forked_from, "state": self.state.value, "unanswered": self.unanswered}
+
+    def details(self) -> list[dict[str, object]]:
+        """What an export says about each message beside the message itself."""
+        facts: list[dict[str, object]] = [
+            {
+                "created": record.created,
+                "model": record.model,
+                "engine": record.engine,
+                "options": dict(record.options),
+                "stats": dict(record.stats),
+            }
+            for record in self.records
+        ]
+        return [{name: value for name, value in each.items() if value} for each in facts]
+
+
+def title_of(conversation: Conversation) -> str:
+    """The first line that the user typed, shortened; empty without any."""
+    from bitnet_chat.attachments import typed
+
+    for message in conversation.turns:
+        if message.role == "user":
+            for line in typed(message.content).splitlines():
+                words = " ".join(line.split())
+                if words:
+                    return words if len(words) <= TITLE_LENGTH else words[: TITLE_LENGTH - 1].rstrip() + "…"
+    return ""

@@ -1,0 +1,164 @@
+"""The file of the journal: made, opened, checked, brought up to date, and set aside when it is damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.journal import schema
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+BUSY = 2.0
+"""Seconds that a statement waits for the lock of another program. Each holds it for some milliseconds."""
+_MAGIC = b"SQLite format 3\0"
+
+
+class Newer(BitnetChatError):
+    """The file was made by a later release: it is left alone."""
+
+
+def open_file(path: Path, *, busy: float = BUSY) -> tuple[Connection, str]:
+    """A connection to a present, sound file, and a line to tell where a damaged one went; empty when there was none.
+
+    The file and its folder are made where they are missing, for the eyes of the owner only. Raises BitnetChatError
+    (:class:`Newer` among them), sqlite3.Error or OSError.
+    """
+    import sqlite3
+
+    try:
+        return _opened(path, busy), ""
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        identity = identity_of(path)
+    note = set_aside(path, identity)
+    return _opened(path, busy), note
+
+
+def _opened(path: Path, busy: float) -> Connection:
+    import sqlite3
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # What people say to a private model is nobody else's business; SQLite gives -wal and -shm the mode of the file.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    # SQLite would drop the log of a file that it cannot read, and with it what could be rescued.
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) not in (b"", _MAGIC):
+            raise _no_database("no SQLite file")
+    connection = sqlite3.connect(path, timeout=busy, isolation_level=None)
+    try:
+        found = schema.version(connection)
+        if found > schema.VERSION:
+            raise Newer(
+                f"the journal {path} is of version {found}, and this program knows {schema.VERSION}",
+                remedy="it is left alone; use the newer bitnet-chat, or --no-journal",
+            )
+        _check(connection)
+        _in_wal(connection, busy)
+        # NORMAL loses nothing when a program is killed, and the last commits, never the file, when the power goes.
+        for pragma in ("synchronous = NORMAL", "foreign_keys = ON", "secure_delete = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        schema.migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check(connection: Connection) -> None:
+    """What can be seen at no cost: SQLite has compared the sizes by now, and reads its table of contents here."""
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application != schema.APPLICATION and (tables or application):
+        raise _no_database("a database of another program")
+
+
+def _no_database(what: str) -> Exception:
+    import sqlite3
+
+    error = sqlite3.DatabaseError(what)
+    error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+    return error
+
+
+def _in_wal(connection: Connection, busy: float) -> None:
+    """Into WAL mode, which the file remembers. Two that do it at once get "locked" without any wait."""
+    import sqlite3
+
+    deadline = time.monotonic() + busy
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return  # some file systems cannot do it: then it works without
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite says that the file is broken or no database at all."""
+    import sqlite3
+
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_CORRUPT_VTAB:  # the index of words, which can be made again
+        return False
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """What tells this file from another one that takes its place; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def set_aside(path: Path, identity: tuple[int, int] | None) -> str:
+    """Gives a damaged file and its -wal and -shm another name; the line that says which. Does nothing when another
+    program was faster. Raises BitnetChatError where it cannot."""
+    if identity is None or identity_of(path) != identity:
+        return ""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    target = path.with_name(f"{path.name}.damaged-{stamp}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
+    try:
+        for ending in ("", "-wal", "-shm"):
+            source = path.with_name(path.name + ending)
+            if not ending or source.exists():
+                source.rename(target.with_name(target.name + ending))
+    except OSError as error:
+        raise BitnetChatError(
+            f"the journal {path} is damaged and cannot be set aside: {error.strerror}",
+            remedy="move it away, or use --no-journal",
+        ) from None
+    return f"the journal was damaged; it is set aside as {target}, and a new one begins"
+
+
+@contextlib.contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """All of the block or nothing; the lock is taken at its beginning, so that nothing read in it is outdated."""
+    connection.execute("BEGIN IMMEDIATE")
+    with connection:
+        yield
+
+
+def problem(error: Exception, path: Path) -> str:
+    """What went wrong, in a line for a user."""
+    what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{what}: {path}"

@@ -1,0 +1,200 @@
+"""What a front end tells the journal. It never waits and never raises for the journal's sake."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Stats
+from bitnet_chat.journal.entry import Stored, title_of
+from bitnet_chat.journal.scribe import Origin
+from bitnet_chat.journal.writer import Job, Pieces, Writer
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal.journal import Journal
+    from bitnet_chat.journal.scribe import Scribe
+
+PATIENCE = 3.0
+"""Seconds that :meth:`Recorder.close` waits for a disk."""
+
+
+class _Slot:
+    """The number of one conversation, once its row is there."""
+
+    def __init__(self, id: int | None = None) -> None:
+        self.id = id
+
+
+class Recorder:
+    """Keeps what happens, in order, in a thread of its own. All methods belong to the event loop.
+
+    The conversation is made at the first message of the user; the thread and the file are touched no earlier. In a
+    reply nothing is older than 200 ms before it is in the file. Where two programs write to one conversation each
+    has a branch of its own, and the one that was written to last is what is shown next.
+    """
+
+    def __init__(
+        self,
+        journal: Journal | None,
+        complain: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """None: nothing is kept. ``complain`` gets a line, on the event loop, for each thing that goes wrong."""
+        self._journal = journal
+        self._complain = complain
+        self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+        self._writer: Writer | None = None
+        self._slot = _Slot()
+        self._pieces: Pieces | None = None
+        self._named = False
+        self.title = ""
+        """Of the present conversation; empty before its first message."""
+
+    @property
+    def id(self) -> int | None:
+        """Of the present conversation; None until its first message is in the file."""
+        return self._slot.id
+
+    def sync(self, conversation: Conversation) -> None:
+        """The conversation is now this one: what was taken back stays in the journal as another branch."""
+        self._title(conversation)
+        if self._writer is not None or any(message.role == "user" for message in conversation.messages):
+            self._put(lambda scribe: scribe.sync(conversation))
+
+    def begin_reply(
+        self,
+        conversation: Conversation,
+        *,
+        model: str = "",
+        engine: str = "",
+        options: Mapping[str, object] | None = None,
+    ) -> None:
+        """A reply to ``conversation`` is asked for. Where its last message is a reply, it is the one that goes on.
+
+        ``options``: anything that JSON can hold, or that has a text.
+        """
+        self._title(conversation)
+        origin = Origin(model, engine, json.dumps(dict(options or {}), default=str))
+        self._pieces = Pieces()
+        self._put(lambda scribe: scribe.begin_reply(conversation, origin))
+
+    def text(self, piece: str) -> None:
+        """The next characters of the reply."""
+        self._piece(False, piece)
+
+    def thinking(self, piece: str) -> None:
+        """The next characters of what the model thinks before it answers."""
+        self._piece(True, piece)
+
+    def end_reply(
+        self, reason: FinishReason, stats: Stats | None = None, *, text: str | None = None, thinking: str | None = None
+    ) -> None:
+        """The reply is over. ``text``: what was new in it as a whole, where that is not what came by :meth:`text`.
+
+        A reply without a word, which was stopped or failed, is no part of the conversation; its message stays the
+        last one until :meth:`sync` tells otherwise.
+        """
+        if self._pieces is None:
+            return
+        self._pieces = None
+        figures = {} if stats is None else {key: value for key, value in asdict(stats).items() if value is not None}
+        self._put(lambda scribe: scribe.end_reply(reason, figures, text, thinking))
+
+    def resume(self, stored: Stored) -> None:
+        """Goes on with a conversation that was read from the journal."""
+        self._leave(_Slot(stored.id), stored.title)
+        self._named = True
+        self._put(lambda scribe: scribe.resume(stored))
+
+    def anew(self) -> None:
+        """The next message begins another conversation."""
+        self._leave(_Slot(), "")
+        if self._writer is not None:
+            self._put(lambda scribe: scribe.anew())
+
+    def rename(self, title: str) -> None:
+        """Another title, also for a conversation that has not begun."""
+        self.title, self._named = title, True
+        self._put(lambda scribe: scribe.rename(title))
+
+    def fork(self, title: str = "") -> None:
+        """What follows goes into a copy of the conversation; the one so far stays as it is."""
+        self._leave(_Slot(), title or self.title)
+        self._named = True
+        self._put(lambda scribe: scribe.fork(title))
+
+    async def settled(self) -> bool:
+        """Waits until all that happened so far is written, 3 seconds at most. False: it is not."""
+        if self._writer is None:
+            return True
+        written = asyncio.Event()
+        self._put(lambda scribe: self._there(written.set))
+        try:
+            await asyncio.wait_for(written.wait(), PATIENCE)
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Waits until all is written, 3 seconds at most. A reply that is still open ends here, interrupted."""
+        if self._writer is None:
+            return
+        self.end_reply(FinishReason.INTERRUPTED)
+        self._writer.stop()
+        try:
+            await asyncio.wait_for(self._ended.wait(), PATIENCE)
+        except TimeoutError:
+            assert self._journal is not None
+            self._complain(f"the end of this conversation may be missing: {self._journal.path} does not answer")
+
+    def _piece(self, thinking: bool, text: str) -> None:
+        if (
+            self._pieces is not None
+            and self._writer is not None
+            and self._pieces.append((thinking, text), self._clock())
+        ):
+            self._writer.flush(self._pieces)
+
+    def _put(self, job: Job) -> None:
+        if self._journal is None:
+            return
+        if self._writer is None:
+            self._loop = asyncio.get_running_loop()
+            self._writer = Writer(self._journal.path, self._complain_there, self._end_there, self._clock)
+        slot = self._slot
+
+        def done(scribe: Scribe) -> None:
+            job(scribe)
+            slot.id = scribe.id
+
+        self._writer.put(done)
+
+    def _leave(self, slot: _Slot, title: str) -> None:
+        self.end_reply(FinishReason.INTERRUPTED)
+        self._slot, self.title, self._named = slot, title, False
+
+    def _title(self, conversation: Conversation) -> None:
+        if not self._named and not self.title:
+            self.title = title_of(conversation)
+
+    def _complain_there(self, text: str) -> None:
+        self._there(lambda: self._complain(text))
+
+    def _end_there(self) -> None:
+        self._there(self._ended.set)
+
+    def _there(self, call: Callable[[], None]) -> None:
+        """From the thread to the loop, which may have ended."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(call)

@@ -1,0 +1,87 @@
+"""The tables of the journal, and the steps by which an older file becomes a present one.
+
+Messages are a tree: each names its parent, and a conversation names its head, the last message of the line that it
+shows. What /undo, /edit and /regen leave behind stays as another branch. A message never changes once it is whole.
+
+While a reply is written its row has a ``writer`` (see :mod:`bitnet_chat.journal.writers`), ``content`` is what it
+began with (empty, or the reply that it goes on with), and the rest is in ``chunks``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+APPLICATION = 0x62436A31
+"""``PRAGMA application_id``: "bCj1". A database with another one is not ours."""
+
+_VERSION_1 = (
+    """CREATE TABLE conversations (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        title TEXT NOT NULL,
+        created REAL NOT NULL,
+        updated REAL NOT NULL,
+        model TEXT NOT NULL DEFAULT '',
+        engine TEXT NOT NULL DEFAULT '',
+        options TEXT NOT NULL DEFAULT '{}',
+        forked_from INTEGER,
+        head INTEGER,
+        turns INTEGER NOT NULL DEFAULT 0
+    )""",
+    "CREATE INDEX conversations_by_time ON conversations (updated)",
+    """CREATE TABLE messages (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        conversation INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+        parent INTEGER,
+        role TEXT NOT NULL,
+        content TEXT NOT NULL,
+        thinking TEXT NOT NULL DEFAULT '',
+        finish TEXT,
+        created REAL NOT NULL,
+        model TEXT NOT NULL DEFAULT '',
+        engine TEXT NOT NULL DEFAULT '',
+        options TEXT NOT NULL DEFAULT '{}',
+        stats TEXT NOT NULL DEFAULT '{}',
+        writer TEXT
+    )""",
+    "CREATE INDEX messages_of_conversation ON messages (conversation)",
+    "CREATE INDEX messages_being_written ON messages (writer) WHERE writer IS NOT NULL",
+    """CREATE TABLE chunks (
+        id INTEGER PRIMARY KEY,
+        message INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+        thinking INTEGER NOT NULL,
+        text TEXT NOT NULL
+    )""",
+    "CREATE INDEX chunks_of_message ON chunks (message)",
+    f"PRAGMA application_id = {APPLICATION}",
+)
+
+# Search. The index itself is made by whoever searches first: a build of SQLite without FTS5 can then do all the rest.
+_VERSION_2 = (
+    "ALTER TABLE messages ADD COLUMN indexed INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX messages_to_index ON messages (id) WHERE indexed = 0 AND writer IS NULL",
+)
+
+MIGRATIONS = (_VERSION_1, _VERSION_2)
+"""Each brings a file from the version of its index to the next one. Those that were released never change."""
+
+VERSION = len(MIGRATIONS)
+"""``PRAGMA user_version`` of a present file."""
+
+
+def version(connection: Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def migrate(connection: Connection, target: int = VERSION) -> None:
+    """Brings the file to ``target``, all steps in one transaction. Another program may do the same meanwhile."""
+    if version(connection) >= target:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    with connection:
+        for number in range(version(connection), target):
+            for statement in MIGRATIONS[number]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number + 1}")

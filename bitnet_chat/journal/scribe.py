@@ -1,0 +1,350 @@
+"""What is written, and in which transactions. Blocks on the disk: see :mod:`bitnet_chat.journal.writer` for who calls.
+
+Every method is one transaction, and the scribe's own memory changes only when it is through: one that failed may be
+called again. Raises sqlite3.Error; IntegrityError means that the conversation was removed by another program.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.journal.entry import Stored, title_of
+from bitnet_chat.journal.file import transaction
+from bitnet_chat.journal.text import given, kept
+from bitnet_chat.journal.writers import is_alive, this_writer
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+Piece = tuple[bool, str]
+"""True for a thought, and its text."""
+_Line = tuple[tuple[Message, int], ...]
+"""Messages and the numbers of their rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who makes a reply."""
+
+    model: str = ""
+    engine: str = ""
+    options: str = "{}"
+    """JSON."""
+
+
+@dataclass(slots=True)
+class _Reply:
+    """The reply that is being written."""
+
+    row: int
+    origin: Origin
+    start: Message
+    """What it goes on with; empty for a new one."""
+    before: _Line
+    """The line as it was, with the reply that it goes on with."""
+    said: list[Piece] = field(default_factory=list)
+
+
+class Scribe:
+    """Keeps one conversation at a time in step with what happens."""
+
+    def __init__(self, connection: Connection, now: Callable[[], float] = time.time) -> None:
+        """``now``: seconds since the epoch."""
+        self._connection = connection
+        self._now = now
+        self._writer = ""
+        self._named = ""
+        self._line: _Line = ()
+        self._reply: _Reply | None = None
+        self._lost = False
+        self.id: int | None = None
+
+    def sync(self, conversation: Conversation) -> None:
+        """The present line becomes ``conversation``. What it has in common with the one before stays where it is, what
+        it leaves behind becomes another branch. A conversation is made when there is a message of the user."""
+        if self._lost or (self.id is None and all(message.role != "user" for message in conversation.messages)):
+            return
+        if tuple(map(_key, conversation.messages)) == tuple(_key(message) for message, _ in self._line):
+            return
+        with transaction(self._connection):
+            id, line = self._synced(self.id, self._line, conversation.messages)
+        self.id, self._line = id, line
+
+    def begin_reply(self, conversation: Conversation, origin: Origin) -> None:
+        """A reply to ``conversation`` begins, or goes on with the one at its end."""
+        self._leave_reply()
+        if self._lost:
+            return
+        goes_on = conversation.last is not None and conversation.last.role == "assistant"
+        with transaction(self._connection):
+            id, line = self._synced(self.id, self._line, conversation.messages)
+            base = line[:-1] if goes_on else line
+            start = line[-1][0] if goes_on else Message("assistant", "")
+            row = self._insert(id, base, start, origin, writer=self._me())
+            self._point(id, row, base, origin)
+        self.id, self._line = id, base
+        self._reply = _Reply(row, origin, start, line)
+
+    def add(self, pieces: Sequence[Piece]) -> None:
+        """The next pieces of the reply."""
+        if self._reply is None or not pieces:
+            return
+        import sqlite3
+
+        try:
+            with transaction(self._connection):
+                self._add(self._reply.row, pieces)
+        except sqlite3.IntegrityError:
+            # Without its row: someone took this program for dead. The end of the reply then makes another one.
+            if not self._connection.execute("SELECT 1 FROM conversations WHERE id = ?", (self.id,)).fetchone():
+                raise
+        self._reply.said += pieces
+
+    def end_reply(
+        self, reason: FinishReason, stats: Mapping[str, object], text: str | None = None, thinking: str | None = None
+    ) -> None:
+        """The reply is over. ``text`` is the whole of what was new in it, ``thinking`` too; None: what was added.
+
+        A reply in which nothing was said is no part of the line, unless that was the model's own decision.
+        """
+        reply = self._reply
+        if reply is None or self.id is None:
+            return
+        text = _joined(reply.said, False) if text is None else text
+        thinking = _joined(reply.said, True) if thinking is None else thinking
+        start, line = reply.start, reply.before
+        message = Message("assistant", start.content + text, reason, start.thinking + thinking)
+        with transaction(self._connection):
+            if text or thinking or not reason.exit_code:
+                row = self._close(self.id, reply, message, json.dumps(dict(stats)))
+                if text or not reason.exit_code:
+                    line = (*self._line, (message, row))
+            else:
+                self._connection.execute("DELETE FROM messages WHERE id = ?", (reply.row,))
+            self._point(self.id, _end(line), line)
+        self._line, self._reply = line, None
+
+    def rename(self, title: str) -> None:
+        """Another title; it is kept for a conversation that is yet to be made."""
+        if self.id is not None:
+            with transaction(self._connection):
+                self._connection.execute("UPDATE conversations SET title = ? WHERE id = ?", (kept(title), self.id))
+        self._named = title
+
+    def fork(self, title: str = "") -> None:
+        """What follows goes into another conversation, which begins as a copy of the line so far."""
+        if self.id is None:
+            return
+        self._leave_reply()
+        with transaction(self._connection):
+            id = self._copy_conversation(self.id, title)
+            line: _Line = ()
+            for message, row in self._line:
+                line = (*line, (message, self._copy_message(row, id, _end(line))))
+            self._point(id, _end(line), line)
+        self.id, self._line = id, line
+        self._named = title or self._named
+
+    def anew(self) -> None:
+        """The next message begins another conversation."""
+        self._leave_reply()
+        self.id, self._line, self._reply, self._named, self._lost = None, (), None, "", False
+
+    def resume(self, stored: Stored) -> None:
+        """Goes on with a conversation as it was when it was read. What another program has added since stays as a
+        branch of its own, and the one that was written to last is what is shown."""
+        self.anew()
+        self.id, self._named = stored.id, stored.title
+        self._line = tuple((record.message, record.row) for record in stored.records)
+
+    def lose(self) -> None:
+        """The conversation is gone. Nothing is kept until the next one begins."""
+        self.id, self._reply, self._line, self._lost = None, None, (), True
+
+    def move(self, connection: Connection) -> None:
+        """To another file: all that is known of the conversation is written there, an open reply included."""
+        settle(connection)
+        reply, row = self._reply, 0
+        id: int | None = None
+        line: _Line = ()
+        before = line
+        old, self._connection = self._connection, connection
+        try:
+            if self.id is not None:
+                with transaction(connection):
+                    whole = reply.before if reply is not None else self._line
+                    id, line = self._synced(None, (), [message for message, _ in whole])
+                    if reply is not None:
+                        before, line = line, line[: len(self._line)]
+                        row = self._insert(id, line, reply.start, reply.origin, writer=self._me())
+                        self._point(id, row, line, reply.origin)
+                        self._add(row, reply.said)
+        except BaseException:
+            self._connection = old
+            raise
+        self.id, self._line = id, line
+        if reply is not None:
+            reply.row, reply.before = row, before
+
+    def _synced(self, id: int | None, line: _Line, messages: Sequence[Message]) -> tuple[int, _Line]:
+        id = id if id is not None else self._make(messages)
+        line = line[: _common(line, messages)]
+        for message in messages[len(line) :]:
+            line = (*line, (message, self._insert(id, line, message, Origin())))
+        self._point(id, _end(line), line)
+        return id, line
+
+    def _make(self, messages: Sequence[Message]) -> int:
+        now = self._now()
+        title = self._named or title_of(Conversation(tuple(messages)))
+        cursor = self._connection.execute(
+            "INSERT INTO conversations (title, created, updated) VALUES (?, ?, ?)", (kept(title), now, now)
+        )
+        return int(cursor.lastrowid or 0)
+
+    def _insert(
+        self, id: int, line: _Line, message: Message, origin: Origin, writer: str | None = None, stats: str = "{}"
+    ) -> int:
+        values = {
+            "conversation": id,
+            "parent": _end(line),
+            "role": message.role,
+            "content": kept(message.content),
+            "thinking": kept(message.thinking),
+            "finish": message.finish.value if message.finish is not None and writer is None else None,
+            "created": self._now(),
+            "model": kept(origin.model),
+            "engine": kept(origin.engine),
+            "options": origin.options,
+            "stats": stats,
+            "writer": writer,
+        }
+        marks = ", ".join(f":{name}" for name in values)
+        cursor = self._connection.execute(f"INSERT INTO messages ({', '.join(values)}) VALUES ({marks})", values)
+        return int(cursor.lastrowid or 0)
+
+    def _close(self, id: int, reply: _Reply, message: Message, stats: str) -> int:
+        """The row of the whole reply."""
+        assert message.finish is not None
+        cursor = self._connection.execute(
+            "UPDATE messages SET content = ?, thinking = ?, finish = ?, stats = ?, writer = NULL"
+            " WHERE id = ? AND writer IS NOT NULL",
+            (kept(message.content), kept(message.thinking), message.finish.value, stats, reply.row),
+        )
+        self._connection.execute("DELETE FROM chunks WHERE message = ?", (reply.row,))
+        if cursor.rowcount:
+            return reply.row
+        # Someone took this program for dead, and the row for a reply that was cut off: it stays as another branch.
+        return self._insert(id, self._line, message, reply.origin, stats=stats)
+
+    def _add(self, row: int, pieces: Sequence[Piece]) -> None:
+        for thinking, run in groupby(pieces, key=lambda piece: piece[0]):
+            text = kept("".join(text for _, text in run))
+            self._connection.execute(
+                "INSERT INTO chunks (message, thinking, text) VALUES (?, ?, ?)", (row, int(thinking), text)
+            )
+
+    def _point(self, id: int, head: int | None, line: _Line, origin: Origin | None = None) -> None:
+        turns = sum(message.role == "user" for message, _ in line)
+        self._connection.execute(
+            "UPDATE conversations SET head = ?, turns = ?, updated = ? WHERE id = ?", (head, turns, self._now(), id)
+        )
+        if origin is not None:
+            self._connection.execute(
+                "UPDATE conversations SET model = ?, engine = ?, options = ? WHERE id = ?",
+                (kept(origin.model), kept(origin.engine), origin.options, id),
+            )
+
+    def _copy_conversation(self, id: int, title: str) -> int:
+        now = self._now()
+        cursor = self._connection.execute(
+            "INSERT INTO conversations (title, created, updated, model, engine, options, forked_from)"
+            " SELECT coalesce(?, title), ?, ?, model, engine, options, id FROM conversations WHERE id = ?",
+            (kept(title) if title else None, now, now, id),
+        )
+        if not cursor.rowcount:
+            import sqlite3
+
+            raise sqlite3.IntegrityError("the conversation is gone")
+        return int(cursor.lastrowid or 0)
+
+    def _copy_message(self, row: int, id: int, parent: int | None) -> int:
+        same = "role, content, thinking, finish, created, model, engine, options, stats"
+        cursor = self._connection.execute(
+            f"INSERT INTO messages (conversation, parent, {same}) SELECT ?, ?, {same} FROM messages WHERE id = ?",
+            (id, parent, row),
+        )
+        return int(cursor.lastrowid or 0)
+
+    def _leave_reply(self) -> None:
+        """A reply that its front end has forgotten ends where it is."""
+        if self._reply is not None:
+            self.end_reply(FinishReason.INTERRUPTED, {})
+
+    def _me(self) -> str:
+        self._writer = self._writer or this_writer()
+        return self._writer
+
+
+def settle(connection: Connection) -> None:
+    """Replies whose writers are dead become what they are: cut off, with the text that had arrived."""
+    writers = connection.execute("SELECT DISTINCT writer FROM messages WHERE writer IS NOT NULL").fetchall()
+    for (writer,) in writers:
+        if is_alive(writer):
+            continue
+        with transaction(connection):
+            rows = connection.execute(
+                "SELECT id, parent, content, thinking FROM messages WHERE writer = ?", (writer,)
+            ).fetchall()
+            for row, parent, content, thinking in rows:
+                text, thoughts = joined_chunks(connection, row, given(content), given(thinking))
+                if text or thoughts:
+                    connection.execute(
+                        "UPDATE messages SET content = ?, thinking = ?, finish = ?, writer = NULL WHERE id = ?",
+                        (kept(text), kept(thoughts), FinishReason.CUT_OFF.value, row),
+                    )
+                    connection.execute("DELETE FROM chunks WHERE message = ?", (row,))
+                else:
+                    connection.execute("DELETE FROM messages WHERE id = ?", (row,))
+                if not text:
+                    connection.execute("UPDATE conversations SET head = ? WHERE head = ?", (parent, row))
+
+
+def joined_chunks(connection: Connection, row: int, content: str, thinking: str) -> tuple[str, str]:
+    """Content and thinking of a reply that is being written, as far as it has come."""
+    pieces = [
+        (bool(thought), given(text))
+        for thought, text in connection.execute(
+            "SELECT thinking, text FROM chunks WHERE message = ? ORDER BY id", (row,)
+        )
+    ]
+    return content + _joined(pieces, False), thinking + _joined(pieces, True)
+
+
+def _joined(pieces: Iterable[Piece], thinking: bool) -> str:
+    return "".join(text for thought, text in pieces if thought is thinking)
+
+
+def _key(message: Message) -> tuple[str, str]:
+    """What makes a message the same one: how a reply ended, and what was thought, a front end may tell otherwise."""
+    return message.role, message.content
+
+
+def _common(line: _Line, messages: Sequence[Message]) -> int:
+    count = 0
+    for (mine, _), message in zip(line, messages, strict=False):
+        if _key(mine) != _key(message):
+            break
+        count += 1
+    return count
+
+
+def _end(line: _Line) -> int | None:
+    return line[-1][1] if line else None

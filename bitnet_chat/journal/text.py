@@ -1,0 +1,78 @@
+"""Any text in SQLite and back, exactly.
+
+SQLite keeps UTF-8, and a lone surrogate (a byte of a reply that was none) is not UTF-8. Such a text becomes a blob;
+all others stay text that any SQLite program can show. Its own functions end at a NUL, so that nothing is joined or
+compared in SQL.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+_JOINTS = "'’-‐‑–_.,:;!?/\"()，。"
+_UNSEARCHABLE = re.compile("[\x00\ud800-\udfff]")
+
+# Scripts that are written without blanks between the words: each character is a word of its own for the index, and a
+# phrase of them finds any part of a sentence. Thai to Myanmar, Khmer, kana, Han, Hangul, the planes of rare Han.
+_UNSPACED = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])"
+)
+
+
+def kept(text: str) -> str | bytes:
+    """What is bound to a statement."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def given(value: str | bytes | None) -> str:
+    """What :func:`kept` was given; empty for NULL."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogatepass")
+    return value or ""
+
+
+def searchable(text: str) -> str:
+    """What goes into the full-text index. It never changes for a text: without it the entry cannot be taken out."""
+    return _UNSPACED.sub(r" \1 ", _UNSEARCHABLE.sub(" ", text))
+
+
+def query(words: Sequence[str]) -> str:
+    """An FTS5 query for all of ``words``, each as the beginning of a word or as a phrase. Empty where none of them has
+    a letter or a digit, which is all that the index knows."""
+    phrases = []
+    for word in words:
+        if any(character.isalnum() for character in word):
+            phrase = searchable(word).strip().replace('"', '""')
+            phrases.append(f'"{phrase}" *')
+    return " AND ".join(phrases)
+
+
+def has_signs(word: str) -> bool:
+    """Whether there is more to it than letters, digits and what joins them: ``C++``, ``C#``, an emoji."""
+    return any(unicodedata.category(character)[0] not in "LNM" and character not in _JOINTS for character in word)
+
+
+def holds(text: str, words: Sequence[str]) -> bool:
+    """Whether all of ``words`` are somewhere in ``text``, whatever their case."""
+    text = text.casefold()
+    return all(word.casefold() in text for word in words)
+
+
+def snippet(text: str, words: Sequence[str], room: int = 100) -> str:
+    """About ``room`` characters on one line around the first of ``words`` that is found, with … where text is left
+    out."""
+    text = " ".join(text.split())
+    # Folded per character, so that places in the one are places in the other.
+    folded = "".join(character.casefold()[:1] or character for character in text)
+    places = [folded.find("".join(each.casefold()[:1] or each for each in word)) for word in words]
+    at = min((place for place in places if place >= 0), default=0)
+    start = max(0, min(at - room // 4, len(text) - room))
+    end = min(len(text), start + room)
+    return ("…" if start else "") + text[start:end].strip() + ("…" if end < len(text) else "")

@@ -1,0 +1,51 @@
+"""Looks of text, and the escape sequences that make them. Few colours, from the eight that every terminal has.
+
+A look is a set of bits, so that a bold word in a heading is ``HEADING | BOLD``. Green, magenta and cyan can be read on
+dark and on light ground alike; yellow, white and blue cannot, and black and the bright ones not everywhere.
+"""
+
+from __future__ import annotations
+
+PLAIN = 0
+BOLD, DIM, ITALIC, UNDERLINE, STRIKE = 1, 2, 4, 8, 16
+RED, GREEN, MAGENTA, CYAN = 32, 64, 128, 256
+_COLOURS = RED | GREEN | MAGENTA | CYAN
+
+MARK = DIM
+HEADING = BOLD | MAGENTA
+BULLET = MAGENTA
+DONE = GREEN
+QUOTE = ITALIC
+CODE = CYAN
+LINK = UNDERLINE
+
+KEYWORD = MAGENTA
+STRING = GREEN
+COMMENT = DIM
+VALUE = CYAN
+"""Numbers, constants, types, what a language brings along."""
+DEFINED = BOLD
+"""A name where it is defined."""
+
+_SGR = {BOLD: 1, DIM: 2, ITALIC: 3, UNDERLINE: 4, STRIKE: 9, RED: 31, GREEN: 32, MAGENTA: 35, CYAN: 36}
+OFF = "\x1b[0m"
+
+
+def over(base: int, look: int) -> int:
+    """``look`` within ``base``: its colour in place of the other."""
+    return base & ~_COLOURS | look if look & _COLOURS else base | look
+
+
+class Palette:
+    """Escape sequences for looks; without colours what is left is bold, dim, italic, underlined and struck."""
+
+    def __init__(self, colour: bool = True) -> None:
+        self._mask = ~0 if colour else ~_COLOURS
+        self._known: dict[int, str] = {}
+
+    def codes(self, look: int) -> str:
+        """The parameters of SGR, ``1;35``; empty for plain writing."""
+        if look not in self._known:
+            bits = look & self._mask
+            self._known[look] = ";".join(str(code) for bit, code in _SGR.items() if bits & bit)
+        return self._known[look]

@@ -1,0 +1,37 @@
+"""What a model file says about itself, as the plain facts that ``models info`` prints. Pure."""
+
+from __future__ import annotations
+
+from bitnet_chat.models import memory
+from bitnet_chat.models.info import ModelInfo, template_family
+from bitnet_chat.models.inventory import BITNET_ENGINE
+
+
+def described(info: ModelInfo) -> dict[str, object]:
+    """JSON-ready; None or empty where the file is silent."""
+    header = info.header
+    window = memory.context_for(header.context_length)
+    return {
+        "file": str(header.path),
+        "name": header.name,
+        "gguf_version": info.version,
+        "architecture": header.architecture,
+        "parameters": info.parameters or None,
+        "size_label": info.size_label,
+        "quantization": info.quantization,
+        "tensor_types": dict(info.tensor_types),
+        "engine": BITNET_ENGINE if info.needs_bitnet else "any that knows these tensor types",
+        "context_length": header.context_length,
+        "chat_template": template_family(header.chat_template),
+        "tokenizer": header.tokenizer,
+        "pre_tokenizer": header.pre_tokenizer,
+        "vocabulary": header.vocabulary_size or None,
+        "bos": header.bos,
+        "eos": header.eos,
+        "license": info.license,
+        "size": header.size,
+        "whole": None if info.whole_size is None else not info.is_cut_off,
+        "part": "{} of {}".format(*info.split) if info.split else None,
+        "memory": memory.need(header.size, info.shape, window) if info.shape.heads_kv else None,
+        "memory_is_for_context": window if info.shape.heads_kv else None,
+    }

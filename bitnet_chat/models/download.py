@@ -1,0 +1,308 @@
+"""One file over HTTP into a part file that outlives us: what has arrived is asked for no second time.
+
+A part is gone on with only where the server says, or a hash that is known beforehand will show, that it belongs to the
+same file; what is left of another file is thrown away. Standard library: the hub's own client downloads only from the
+hub, and shows neither what arrives nor stops at the first bytes of something that is no model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bitnet_chat.errors import ModelError
+from bitnet_chat.models.store import state_path, write_json
+from bitnet_chat.progress import size as shown
+from bitnet_chat.version import __version__
+
+_CHUNK = 1 << 18
+_SILENCE = 30.0  # seconds without a byte after which a connection counts as cut
+_CUTS = 5  # in a row, none of which brought a megabyte
+_PROGRESS = 1_000_000
+_ROOM = 50_000_000  # bytes that stay free on the disk
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_GOES_ON = "the same command goes on where it was"
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A file to fetch."""
+
+    url: str
+    origin: str
+    """Names it in messages and on disk; nothing secret is in it."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """For the computer that the address names, and for no other that it redirects to."""
+    size: int = 0
+    """Bytes, where they are known beforehand."""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What is known of a part, in a file beside it."""
+
+    origin: str = ""
+    sha256: str = ""
+    etag: str = ""
+    modified: str = ""
+
+
+class _Cut(Exception):
+    """The connection ended early; it is worth another try."""
+
+
+class _Stale(Exception):
+    """What is there belongs to no file of this server."""
+
+
+class Download:
+    """Fetches ``remote`` into ``part``. ``on_bytes(done, total)`` hears how far it is; total 0: nobody knows."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        part: Path,
+        on_bytes: Callable[[int, int], None],
+        *,
+        pause: Callable[[float], None] = time.sleep,
+        silence: float = _SILENCE,
+    ) -> None:
+        self._remote, self._part, self._on_bytes = remote, part, on_bytes
+        self._state_path = state_path(part.with_suffix(""))
+        self._pause, self._silence = pause, silence
+        self._hash = hashlib.sha256()
+        self._hashed = 0  # bytes of the part that are in the hash
+
+    def run(self) -> str:
+        """The sha256 of the whole file, which is then in the part. Raises ModelError; the part stays where it may
+        be of use."""
+        cuts, restarts = 0, 0
+        while True:
+            before = self._done()
+            try:
+                self._attempt()
+                return self._checked()
+            except _Stale:
+                restarts += 1
+                if restarts > 2:
+                    raise ModelError(f"the server of {self._remote.origin} contradicts itself about the file") from None
+                self.discard()
+            except _Cut as cut:
+                cuts = 0 if self._done() - before >= _PROGRESS else cuts + 1
+                if cuts > _CUTS:
+                    raise ModelError(
+                        f"the download of {self._remote.origin} breaks off again and again ({cut})",
+                        remedy=f"{shown(self._done())} are here; {_GOES_ON}",
+                    ) from None
+                self._pause(min(30.0, 0.5 * 2**cuts))
+
+    def discard(self) -> None:
+        self._hash, self._hashed = hashlib.sha256(), 0
+        with self._on_disk():
+            for path in (self._part, self._state_path):
+                path.unlink(missing_ok=True)
+
+    def _attempt(self) -> None:
+        """One request, and all that it brings. Raises _Cut, _Stale or ModelError."""
+        done = self._resumable()
+        request = urllib.request.Request(
+            self._remote.url, headers={"User-Agent": f"bitnet-chat/{__version__}", "Accept-Encoding": "identity"}
+        )
+        for name, value in self._remote.headers.items():
+            request.add_unredirected_header(name, value)  # a redirect elsewhere must not take a token along
+        if done:
+            request.add_header("Range", f"bytes={done}-")
+            validator = self._validator()
+            if validator and not self._remote.sha256:
+                request.add_header("If-Range", validator)
+        try:
+            with urllib.request.urlopen(request, timeout=self._silence) as response:
+                self._receive(response, done)
+        except urllib.error.HTTPError as error:
+            with error:
+                self._refused(error, done)
+        except (ValueError, http.client.InvalidURL) as error:  # also of an address that it redirects to
+            raise ModelError(f"{self._remote.origin} cannot be fetched: {error}") from None
+        except (OSError, http.client.HTTPException) as error:  # of the network: what the disk says is a ModelError
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            final = isinstance(reason, ssl.SSLCertVerificationError)
+            if final or (isinstance(reason, socket.gaierror | ConnectionRefusedError) and not self._done()):
+                raise ModelError(
+                    f"{self._remote.origin} cannot be reached ({reason})",
+                    remedy="its certificate is not trusted here" if final else "is this computer connected?",
+                ) from None
+            raise _Cut(str(reason) or type(reason).__name__) from None
+
+    def _receive(self, response: Any, done: int) -> None:
+        headers = response.headers
+        if headers.get("Content-Encoding", "identity") != "identity":
+            raise ModelError(f"the server of {self._remote.origin} sends the file packed, which was not asked for")
+        total = _number(headers.get("Content-Length"))
+        if response.status == 206:
+            match = _RANGE.fullmatch(headers.get("Content-Range", ""))
+            if not done or match is None or int(match[1]) != done:
+                raise _Stale
+            total = int(match[2]) if match[2].isdigit() else total and total + done
+        else:  # the whole file: there was nothing to go on with, or the server cannot, or the file is another one now
+            done = 0
+            self.discard()
+        if self._remote.size and total and total != self._remote.size:
+            if done:
+                raise _Stale
+            raise ModelError(
+                f"{self._remote.origin} is {total} bytes; {self._remote.size} were expected: it is another file",
+                remedy="look at its page, and pull it by hf:user/repo/file.gguf if it is what you want",
+            )
+        total = total or self._remote.size
+        self._make_room(total - done)
+        etag = headers.get("ETag", "")
+        self._write_state(_State(self._remote.origin, self._remote.sha256, etag, headers.get("Last-Modified", "")))
+        self._hash_part(done)
+        with self._on_disk():
+            file = self._part.open("ab", buffering=0)
+        with file:
+            while chunk := response.read1(_CHUNK):
+                if not done and not b"GGUF".startswith(chunk[:4]):
+                    self.discard()
+                    raise ModelError(
+                        f"{self._remote.origin} is not a GGUF model (it begins with {chunk[:16]!r})",
+                        remedy="is it the address of the file itself, and not of a page about it?",
+                    )
+                if total and done + len(chunk) > total:
+                    raise _Stale
+                self._write(file, chunk)
+                done += len(chunk)
+                self._on_bytes(done, total)
+            with contextlib.suppress(OSError):
+                os.fsync(file.fileno())
+        if done < total:
+            raise _Cut(f"after {done} of {total} bytes")
+
+    def _refused(self, error: urllib.error.HTTPError, done: int) -> None:
+        """What a status of 400 and above means."""
+        status, origin = error.code, self._remote.origin
+        if status == 416 and done:
+            length = _number((error.headers.get("Content-Range") or "").rpartition("/")[2])
+            if length != done:
+                raise _Stale
+            self._hash_part(done)
+            return  # all of it had arrived before
+        if status in (401, 403):
+            raise ModelError(
+                f"{origin} is not for everybody (HTTP {status})",
+                remedy="accept its licence on its page if there is one, and give a token (`hf auth login`, HF_TOKEN)",
+            )
+        if status in (404, 410):
+            raise ModelError(f"there is no {origin} (HTTP {status})", remedy="look at its page for the right name")
+        if status in (408, 429) or status >= 500:
+            raise _Cut(f"HTTP {status}")
+        raise ModelError(f"{origin} cannot be fetched: HTTP {status} {error.reason}")
+
+    def _checked(self) -> str:
+        found = self._hash.hexdigest()
+        if self._remote.sha256 and found != self._remote.sha256:
+            self.discard()
+            raise ModelError(
+                f"what came from {self._remote.origin} is not the file that was expected, and was deleted",
+                remedy="try again; if it stays so, the file there was changed or damaged",
+                detail=f"sha256   {found}\nexpected {self._remote.sha256}",
+            )
+        return found
+
+    # The part on disk.
+
+    def _done(self) -> int:
+        try:
+            return self._part.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _resumable(self) -> int:
+        """Bytes to go on from; what cannot belong to this file is thrown away."""
+        done, state = self._done(), self._state()
+        if not done:
+            return 0
+        same = bool(state.sha256) and state.sha256 == self._remote.sha256
+        validated = state.origin == self._remote.origin and state.sha256 == self._remote.sha256 and self._validator()
+        if not (same or validated) or (self._remote.size and done > self._remote.size):
+            self.discard()
+            return 0
+        return done
+
+    def _validator(self) -> str:
+        """By which the server can tell whether the file is still the same. A weak ETag allows no ranges."""
+        state = self._state()
+        return state.etag if state.etag and not state.etag.startswith("W/") else state.modified
+
+    def _state(self) -> _State:
+        try:
+            content = json.loads(self._state_path.read_text("utf-8"))
+            return _State(**{key: str(value) for key, value in content.items()})
+        except (OSError, ValueError, TypeError, AttributeError):
+            return _State()
+
+    def _write_state(self, state: _State) -> None:
+        if state != self._state():
+            with self._on_disk():
+                write_json(self._state_path, asdict(state))
+
+    def _hash_part(self, done: int) -> None:
+        """Brings the hash to the first ``done`` bytes of the part."""
+        if self._hashed == done:
+            return
+        self._hash, self._hashed = hashlib.sha256(), done
+        with self._on_disk(), self._part.open("rb", buffering=0) as file:
+            while chunk := file.read(1 << 20):
+                self._hash.update(chunk)
+
+    def _write(self, file: Any, chunk: bytes) -> None:
+        rest = memoryview(chunk)
+        with self._on_disk():
+            while rest:
+                written = file.write(rest)
+                self._hash.update(rest[:written])
+                self._hashed += written
+                rest = rest[written:]
+
+    def _make_room(self, wanted: int) -> None:
+        with self._on_disk():
+            free = shutil.disk_usage(self._part.parent).free
+        if wanted + _ROOM > free:
+            raise ModelError(
+                f"{self._remote.origin} needs {shown(wanted)} more on the disk of {self._part.parent}, "
+                f"which has {shown(free)} left",
+                remedy="make room and try again, or choose another place with BITNET_CHAT_DATA=FOLDER",
+            )
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """What goes wrong in the block is the disk's fault, and not to be taken for a cut connection."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise ModelError(
+                    f"the disk of {self._part.parent} is full ({error.strerror})",
+                    remedy=f"make room: {_GOES_ON}. BITNET_CHAT_DATA=FOLDER chooses another place",
+                ) from None
+            raise ModelError(f"{self._part} cannot be written: {error.strerror}") from None
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isdigit() else 0

@@ -1,0 +1,136 @@
+"""All that a model file says about itself: what ``models info`` shows, and what a choice between models rests on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from bitnet_chat.models.gguf import ModelHeader, header, text
+from bitnet_chat.models.memory import Shape
+from bitnet_chat.models.quantization import BITNET_TYPES, quantization, tensor_type
+from bitnet_chat.models.reader import Contents, Cursor, opened
+
+_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A header, its tensors summed up, and what follows from them. Empty, 0 or None where the file is silent."""
+
+    header: ModelHeader
+    version: int
+    quantization: str
+    """As people call it: ``Q4_K_M``, ``I2_S``."""
+    tensor_types: tuple[tuple[str, int], ...]
+    """Names and how many tensors are of each, the most frequent first. ``type 99``: a number nobody knows."""
+    parameters: int
+    """Elements of all tensors."""
+    size_label: str
+    license: str
+    shape: Shape
+    whole_size: int | None
+    """Bytes that the file must have for its last tensor to be whole; None where a tensor type is unknown."""
+    split: tuple[int, int] | None
+    """The how-manieth of how many files this is."""
+
+    @property
+    def needs_bitnet(self) -> bool:
+        """Only builds of BitNet know how its weights are packed."""
+        return any(kind in BITNET_TYPES for kind, _ in self.tensor_types)
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.whole_size is not None and self.header.size < self.whole_size
+
+
+def read_info(path: Path) -> ModelInfo:
+    """Raises ModelError as :func:`bitnet_chat.models.gguf.read_header` does, also for a broken table of tensors."""
+    with opened(path) as cursor:
+        contents = cursor.contents()
+        return _info(cursor, contents, header(cursor, contents))
+
+
+def _info(cursor: Cursor, contents: Contents, found: ModelHeader) -> ModelInfo:
+    counts: dict[str, int] = {}
+    elements: dict[str, int] = {}
+    whole: int | None = 0
+    alignment = int(contents.values.get("general.alignment", 32))
+    for tensor in cursor.tensors(contents):
+        kind = tensor_type(tensor.kind, found.architecture)
+        name = kind.name if kind else f"type {tensor.kind}"
+        size = kind.bytes_of(tensor.shape) if kind else None
+        if tensor.offset % alignment:
+            raise ValueError(f"a tensor at {tensor.offset}, which is no multiple of {alignment}")
+        if len(counts) > 64:
+            raise ValueError("more than 64 types of tensors")
+        counts[name] = counts.get(name, 0) + 1
+        elements[name] = elements.get(name, 0) + prod(tensor.shape)
+        whole = None if whole is None or size is None else max(whole, tensor.offset + size)
+    data = -(-cursor.position // alignment) * alignment
+    values = contents.values
+    return ModelInfo(
+        header=found,
+        version=contents.version,
+        quantization=quantization(values.get("general.file_type"), elements.items()),
+        tensor_types=tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        parameters=sum(elements.values()),
+        size_label=text(values.get("general.size_label")),
+        license=text(values.get("general.license")) or text(values.get("general.license.name")),
+        shape=_shape(cursor, contents, found),
+        whole_size=None if whole is None else data + whole if counts else cursor.position,
+        split=_split(values.get("split.no"), values.get("split.count"), found.path.name),
+    )
+
+
+def _shape(cursor: Cursor, contents: Contents, found: ModelHeader) -> Shape:
+    """What the memory for a context depends on. Models with layers of different kinds give a list of heads."""
+    values = contents.values
+
+    def number(key: str) -> int:
+        value = values.get(f"{found.architecture}.{key}", 0)
+        return value if type(value) is int and 0 < value < 1 << 31 else 0
+
+    layers, heads, width = number("block_count"), number("attention.head_count"), number("embedding_length")
+    listed = contents.arrays.get(f"{found.architecture}.attention.head_count_kv")
+    if listed is not None and listed.length <= 4096:
+        heads_kv = sum(max(0, int(each)) for part in cursor.numbers(listed) for each in part)
+    else:
+        heads_kv = layers * (number("attention.head_count_kv") or heads)
+    head = width // heads if heads else 0
+    return Shape(
+        heads_kv=heads_kv,
+        head_size=(number("attention.key_length") or head) + (number("attention.value_length") or head),
+        heads=heads,
+        width=width,
+        vocabulary=found.vocabulary_size,
+    )
+
+
+def _split(number: object, count: object, name: str) -> tuple[int, int] | None:
+    """By the header, whose count starts at 0; else by the name that ``llama-gguf-split`` gives."""
+    if type(count) is int and count > 1 and type(number) is int:
+        return number + 1, count
+    match = _SPLIT.search(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+# The first that matches; a marker that only one family writes stands before those that several do.
+_FAMILIES = (
+    ("llama3", "<|start_header_id|>"),
+    ("harmony", "<|channel|>"),
+    ("gemma", "<start_of_turn>"),
+    ("chatml", "<|im_start|>"),
+    ("deepseek", "<｜Assistant｜>"),
+    ("mistral", "[INST]"),
+    ("zephyr", "<|assistant|>"),
+    ("bitnet", "<|eot_id|>"),
+)
+
+
+def template_family(template: str) -> str:
+    """Which kind of chat template a text is, by the markers in it; ``own`` for all others, ``none`` for no text."""
+    if not template.strip():
+        return "none"
+    return next((name for name, marker in _FAMILIES if marker in template), "own")

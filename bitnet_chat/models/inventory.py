@@ -1,0 +1,121 @@
+"""What ``models list`` tells: the models that are here, those that can be had, and what each needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitnet_chat.errors import ModelError
+from bitnet_chat.models import memory, store, support
+from bitnet_chat.models.choice import Choice, choose
+from bitnet_chat.models.info import read_info
+from bitnet_chat.models.registry import Entry, entries
+from bitnet_chat.models.resolve import options
+
+BITNET_ENGINE = "a BitNet build"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One model. What is not known is empty, 0 or None."""
+
+    name: str
+    installed: bool
+    title: str
+    size: int
+    """Bytes."""
+    size_is_exact: bool
+    quantization: str
+    parameters: str
+    context: int
+    memory: int | None
+    """Bytes for a conversation with the usual window, see :mod:`bitnet_chat.models.memory`."""
+    fits: bool | None
+    """Into the memory that is free now."""
+    engine: str
+    """What it needs: ``any``, or a BitNet build."""
+    obstacle: str
+    """Why the engine in use cannot run it. Empty: it can, or nothing is known against it."""
+    license: str
+    origin: str
+    path: str
+    auto: bool
+    """``-m auto`` takes this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    items: tuple[Item, ...]
+    choice: Choice
+    free: int | None
+    unfinished: tuple[tuple[str, int], ...]
+    """Names and bytes so far of pulls that were interrupted."""
+
+
+def take(engine: Path | None, context: int = 0) -> Inventory:
+    """``engine``: the program that would run a model; None: there is none. Raises UsageError for a broken registry."""
+    found, known, free = store.installed(), entries(), memory.available()
+    choices = options(found, engine, context)
+    choice = choose(choices, free)
+    here = tuple(
+        _installed(model, known.get(model.name), each.need, each.obstacle, free, each.name == choice.name)
+        for model, each in zip(found, choices, strict=True)
+    )
+    names = {item.name for item in here}
+    bitnet = engine is not None and support.is_bitnet(engine)
+    there = tuple(_available(entry, free, context, bitnet) for entry in known.values() if entry.name not in names)
+    return Inventory(here + there, choice, free, tuple(store.unfinished()))
+
+
+def _installed(
+    model: store.Installed, entry: Entry | None, need: int, obstacle: str, free: int | None, auto: bool
+) -> Item:
+    try:
+        info = read_info(model.path)
+    except ModelError:
+        info = None
+    return Item(
+        name=model.name,
+        installed=True,
+        title=entry.title if entry else info.header.label if info else "",
+        size=model.size,
+        size_is_exact=True,
+        quantization=info.quantization if info else "",
+        parameters=f"{info.parameters / 1e9:.2g} B" if info and info.parameters > 5e7 else "",
+        context=(info.header.context_length or 0) if info else 0,
+        memory=need or None,
+        fits=_fits(need or None, free),
+        engine=BITNET_ENGINE if info and info.needs_bitnet else "any",
+        obstacle=obstacle,
+        license=(model.record.license if model.record else "") or (info.license if info else ""),
+        origin=model.record.origin if model.record else "",
+        path=str(model.path),
+        auto=auto,
+    )
+
+
+def _available(entry: Entry, free: int | None, context: int, bitnet: bool) -> Item:
+    need = entry.memory(context)
+    needs_bitnet = entry.engine == "bitnet"
+    return Item(
+        name=entry.name,
+        installed=False,
+        title=entry.title,
+        size=entry.bytes,
+        size_is_exact=bool(entry.size),
+        quantization=entry.quantization,
+        parameters=entry.parameters,
+        context=entry.context,
+        memory=need,
+        fits=_fits(need, free),
+        engine=BITNET_ENGINE if needs_bitnet else "any",
+        obstacle=f"needs {BITNET_ENGINE} as engine" if needs_bitnet and not bitnet else "",
+        license=entry.license,
+        origin=f"hf:{entry.repo}/{entry.file}" if entry.repo else entry.url.partition("?")[0],
+        path="",
+        auto=False,
+    )
+
+
+def _fits(need: int | None, free: int | None) -> bool | None:
+    return None if need is None or free is None else need <= free

@@ -1,0 +1,103 @@
+"""What an engine can run: the tensor types and architectures whose names stand in its program or its libraries.
+
+llama.cpp prints those names, so each is in it as a text that ends in a NUL; nothing else of a binary tells which fork
+and which age it is. Measured on the engine that ``engine install`` builds, 13 MB: ``tq2_0`` and ``mxfp4`` are in it,
+``i2_s`` is not; looking takes 20 ms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from bitnet_chat.models.info import ModelInfo
+from bitnet_chat.models.quantization import BITNET_TYPES
+
+_PART = 1 << 22
+_KNOWN_EVERYWHERE = "q4_0"
+_LIBRARIES = ("libggml*", "libllama*", "ggml*.dll", "llama*.dll")
+_GPU = ("cuda", "hip", "vulkan", "sycl", "cann", "metal", "opencl")  # hundreds of megabytes, and no names in them
+
+
+def known(binary: Path, infos: Iterable[ModelInfo]) -> frozenset[str] | None:
+    """Of all the names that these models need, those that the engine at ``binary`` knows.
+
+    None where its files tell nothing: a script, or libraries in an unusual place. Raises nothing.
+    """
+    wanted = {_KNOWN_EVERYWHERE, *(word for info in infos for word in _words(info))}
+    found: set[str] = set()
+    for path in _files(binary):
+        with contextlib.suppress(OSError):
+            found |= _mentioned(path, wanted - found)
+        if found == wanted:
+            break
+    return frozenset(found) if _KNOWN_EVERYWHERE in found else None
+
+
+def is_bitnet(binary: Path) -> bool:
+    """Whether the engine is a build of BitNet, which can read I2_S weights."""
+    for path in _files(binary):
+        with contextlib.suppress(OSError):
+            if _mentioned(path, ("i2_s",)):
+                return True
+    return False
+
+
+def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
+    """Why an engine that knows ``names`` cannot run a model; empty when it can. Pure.
+
+    An engine of which nothing is known counts as a stock one: it runs all but BitNet's own types.
+    """
+    kinds = [kind for kind, _ in info.tensor_types]
+    unknown = [kind for kind in kinds if kind.startswith("type ")]
+    if unknown:
+        return f"its weights are of a kind that is not known here ({unknown[0]})"
+    if names is None:
+        missing = [kind for kind in kinds if kind in BITNET_TYPES]
+    else:
+        missing = [kind for kind in kinds if _spelled(kind) not in names]
+    if any(kind in BITNET_TYPES for kind in missing):
+        return f"{info.quantization} weights need a BitNet build as engine"
+    if missing:
+        return f"the engine does not know {missing[0]} weights: it is too old, or another one"
+    if names is not None and info.header.architecture not in names:
+        return f"the engine does not know the architecture {info.header.architecture or '(none)'}"
+    return ""
+
+
+def _words(info: ModelInfo) -> set[str]:
+    return {*(_spelled(name) for name, _ in info.tensor_types), info.header.architecture} - {""}
+
+
+def _spelled(name: str) -> str:
+    """As ggml writes it: ``q4_K``, ``iq2_xxs``."""
+    return name[:-2].lower() + "_K" if name.endswith("_K") else name.lower()
+
+
+def _files(binary: Path) -> Iterator[Path]:
+    """The program, and llama.cpp's libraries where builds and packages put them."""
+    real = binary.resolve()
+    yield real
+    base = real.parent.parent
+    # BitNet's build leaves them in its copy of llama.cpp, to which the program has the way written inside.
+    inside = base / "3rdparty" / "llama.cpp"
+    for folder in (real.parent, base / "lib", *base.glob("lib/*-linux-gnu*"), inside / "src", inside / "ggml" / "src"):
+        for pattern in _LIBRARIES:
+            for path in sorted(folder.glob(pattern)):
+                if path.is_file() and not any(word in path.name for word in _GPU):
+                    yield path
+
+
+def _mentioned(path: Path, words: Collection[str]) -> set[str]:
+    """Those of the words that stand in the file, a NUL behind them."""
+    patterns = {word: word.encode("utf-8", "replace") + b"\0" for word in words}
+    overlap = max((len(pattern) for pattern in patterns.values()), default=1) - 1
+    found: set[str] = set()
+    kept = b""
+    with path.open("rb", buffering=0) as file:
+        while part := file.read(_PART):
+            part = kept + part
+            found |= {word for word, pattern in patterns.items() if word not in found and pattern in part}
+            kept = part[-overlap:] if overlap else b""
+    return found

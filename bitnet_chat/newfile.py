@@ -1,0 +1,51 @@
+"""A file that a user asked for: all of it or nothing, and never in place of another one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from bitnet_chat.errors import UsageError
+
+
+def write_new(path: Path, text: str, *, force: bool = False) -> None:
+    """Writes ``text`` as UTF-8; a surrogate that stands for a byte becomes that byte again. ``force``: also in place of
+    a file that is there.
+
+    Raises UsageError where there is a file already, or where the new one cannot be written; nothing is left then.
+    """
+    data = text.encode("utf-8", "surrogateescape")
+    path = path.expanduser()
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", dir=path.parent)  # mode 0600: it is private talk
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}", remedy="choose another place") from None
+    new = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        if force:
+            new.replace(path)
+        else:
+            _take_name(new, path)
+    except FileExistsError:
+        raise UsageError(f"{path} is there already and stays as it is", remedy="choose another name") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}", remedy="choose another place") from None
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def _take_name(new: Path, path: Path) -> None:
+    """Raises FileExistsError. In one step where the file system has links, so no other program can come between."""
+    try:
+        path.hardlink_to(new)
+    except FileExistsError:
+        raise
+    except OSError:  # FAT, some network drives
+        if path.exists():
+            raise FileExistsError from None
+        new.rename(path)

@@ -1,0 +1,103 @@
+"""Plays a recording back through our own decoder and framers. Pure: whoever calls it keeps the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from bitnet_chat.errors import UsageError
+from bitnet_chat.recording.entry import Entry, Kind
+from bitnet_chat.stream.classic import ClassicFramer
+from bitnet_chat.stream.decoder import Utf8Decoder
+from bitnet_chat.stream.framer import RESET, USER_INPUT, Frame, Framer
+from bitnet_chat.stream.modern import PROMPT, ModernFramer
+
+_SETTLE_AFTER = 2.0  # as in engine/process.py: seconds of silence after which a likely end is taken for one
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """An entry, and the frames that our framer made of it."""
+
+    entry: Entry
+    frames: tuple[Frame, ...] = ()
+
+
+@dataclass(slots=True)
+class _Engine:
+    framer: Framer
+    decoder: Utf8Decoder
+    heard_at: float
+
+
+def play(entries: Iterable[Entry]) -> Iterator[Happening]:
+    """In order. Raises UsageError for bytes of an engine that was never started, or one of no known dialect."""
+    engines: dict[int, _Engine] = {}
+    for entry in entries:
+        if entry.kind is Kind.SPAWN:
+            again = bool(entry.facts.get("again"))
+            engines[entry.process] = _Engine(_framer(entry.argv, in_reply=again), Utf8Decoder(), entry.at)
+            yield Happening(entry)
+        elif entry.kind in (Kind.ABOUT, Kind.GAP, Kind.ERR):
+            yield Happening(entry)
+        else:
+            engine = engines.get(entry.process)
+            if engine is None:
+                raise UsageError(
+                    f"the recording tells of engine {entry.process} before it was started",
+                    remedy="give the whole file, beginning with its spawn",
+                )
+            yield Happening(entry, tuple(_frames(engine, entry)))
+
+
+def _frames(engine: _Engine, entry: Entry) -> list[Frame]:
+    framer, frames = engine.framer, list[Frame]()
+    if entry.at - engine.heard_at >= _SETTLE_AFTER:
+        frames += framer.settle()
+    if entry.kind is Kind.OUT:
+        engine.heard_at = entry.at
+        frames += framer.feed(engine.decoder.decode(entry.data))
+    elif entry.kind is Kind.IN:
+        engine.heard_at = entry.at
+        framer.sent()
+    elif entry.kind is Kind.COMMAND:
+        framer.commanded()
+    elif entry.kind is Kind.SIGNAL and entry.text == "SIGINT":
+        framer.interrupted()
+    elif entry.kind is Kind.EXIT:
+        frames += framer.feed(engine.decoder.flush())
+        frames += framer.eof(clean=entry.number == 0)
+    return frames
+
+
+def is_modern(argv: tuple[str, ...]) -> bool:
+    """Whether a command line is one that we give to an engine of the modern dialect."""
+    return "--in-prefix" not in argv
+
+
+def _framer(argv: tuple[str, ...], *, in_reply: bool) -> Framer:
+    """``in_reply``: the beginning was not kept, and the middle of a reply is the likeliest place to be."""
+    if "--simple-io" not in argv:
+        raise UsageError(
+            "the recording has an engine that was not started for a conversation",
+            remedy="give a file that bitnet-chat report wrote",
+        )
+    if is_modern(argv):
+        framer: Framer = ModernFramer()
+        opening, echo = PROMPT, RESET
+    else:
+        prefix, suffix = option(argv, "--in-prefix"), option(argv, "--in-suffix")
+        # Builds whose flag takes a value flush their log before they change colour.
+        framer = ClassicFramer(prefix, suffix, ordered=option(argv, "--color") == "on")
+        opening, echo = prefix + USER_INPUT, RESET + suffix
+    if in_reply:
+        framer.feed(opening)
+        framer.sent()
+        framer.feed(echo)
+    return framer
+
+
+def option(argv: tuple[str, ...], flag: str) -> str:
+    """What stands behind a flag; empty where it is missing."""
+    at = argv.index(flag) if flag in argv else len(argv)
+    return argv[at + 1] if at + 1 < len(argv) else ""

@@ -1,0 +1,198 @@
+"""A recording without what is private: the same entries, streams with the same number of bytes. Pure.
+
+Always: names, home directories, keys (:mod:`.redaction`). Unless the words are wanted: what was said in either
+direction, wherever it shows (:mod:`.masking`), the debug log of the engine included, which tells every token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
+
+from bitnet_chat.recording.entry import Entry, Kind, of_facts
+from bitnet_chat.recording.masking import marks, mask
+from bitnet_chat.recording.playback import is_modern, option
+from bitnet_chat.recording.redaction import Redactor
+from bitnet_chat.stream.modern import PROMPT
+
+_STREAMS = (Kind.OUT, Kind.ERR)
+_WORD = re.compile(r"[^\W_]{3,}")
+
+# What the engine's console says of its own, with the colours that only it writes.
+_CONSOLE = (
+    r"\x1b\[35m\n\[ Prompt: [\d.]+ t/s \| Generation: [\d.]+ t/s \]\n"
+    r"|\x1b\[90m\n\[Start thinking\]\n\n|\[End thinking\]\n\n\x1b\[0m"
+    r"|\x1b\[1m\x1b\[31mError: [^\x1b]{0,400}"
+    r"|\n(?:Interrupted by user|Exiting\.\.\.)\n|\x1b\[0mChat history cleared\.\n"
+)
+_TEXTS = """--in-prefix --in-suffix -p --prompt -sys --system-prompt -r --reverse-prompt --chat-template --grammar -j
+--json-schema"""
+_TEXT_FLAGS = frozenset(_TEXTS.split())
+# Of our own command line: what is behind these is no word of a conversation.
+_PLAIN = """-m --model --engine -c --ctx -t --threads --temp --temperature --seed -n --max-tokens --timeout --persona
+--overflow --repeat-limit --stall-timeout --resume -f --file --input --output --markdown --thinking --io --typing-speed
+-a --attachment"""
+_PLAIN_FLAGS = frozenset(_PLAIN.split())
+
+
+def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) -> Iterator[Entry]:
+    """In the order they came. ``with_text``: the words of the conversation stay."""
+    argvs = {entry.process: entry.argv for entry in entries if entry.kind is Kind.SPAWN}
+    words = frozenset[str]() if with_text else _vocabulary(entries, argvs)
+    streams: dict[tuple[int, Kind], bytes] = {}
+    for key, data in _joined(entries).items():
+        process, kind = key
+        text = data.decode("utf-8", "surrogateescape")
+        if not with_text:
+            argv = argvs.get(process, ())
+            text = conceal_log(text, words) if kind is Kind.ERR else _conceal_output(text, argv, words)
+        streams[key] = redactor.same_length(text).encode("utf-8", "surrogateescape")
+    taken = dict.fromkeys(streams, 0)
+    for entry in entries:
+        key = entry.process, entry.kind
+        if key in streams:
+            start = taken[key]
+            taken[key] += len(entry.data)
+            yield replace(entry, data=streams[key][start : taken[key]])
+        elif entry.kind in (Kind.SPAWN, Kind.ABOUT):
+            facts = entry.facts
+            if "argv" in facts:
+                arguments = list(entry.argv)
+                if not with_text:
+                    masked = engine_arguments if entry.kind is Kind.SPAWN else our_arguments
+                    arguments = masked(arguments)
+                facts["argv"] = redactor.arguments(arguments)
+            yield of_facts(entry.at, entry.kind, entry.process, facts)
+        elif entry.kind is Kind.IN:
+            text = entry.text if with_text else mask(entry.text, _marks(argvs.get(entry.process, ())))
+            yield replace(entry, data=redactor.same_length(text).encode("utf-8", "surrogateescape"))
+        else:
+            yield entry
+
+
+def engine_arguments(argv: Sequence[str]) -> list[str]:
+    """With the prompts and templates among them masked."""
+    keep = _marks(tuple(argv))
+    return [
+        mask(argument, keep) if at and argv[at - 1] in _TEXT_FLAGS else argument for at, argument in enumerate(argv)
+    ]
+
+
+def our_arguments(argv: Sequence[str]) -> list[str]:
+    """The command line of bitnet-chat with what is said in it masked; what follows ``--`` is for the engine."""
+    ours, at = list(argv), list(argv).index("--") if "--" in argv else len(argv)
+    masked = [
+        argument if not number or ours[number - 1] in _PLAIN_FLAGS else _masked_value(argument)
+        for number, argument in enumerate(ours[:at])
+    ]
+    return masked + engine_arguments(ours[at:])
+
+
+def _masked_value(argument: str) -> str:
+    if not argument.startswith("-"):
+        return mask(argument)
+    flag, equals, value = argument.partition("=")
+    return flag + equals + (value if flag in _PLAIN_FLAGS else mask(value)) if " " not in flag else mask(argument)
+
+
+def _marks(argv: tuple[str, ...]) -> re.Pattern[str]:
+    return marks(option(argv, "--in-prefix"), option(argv, "--in-suffix"))
+
+
+def _joined(entries: Iterable[Entry]) -> dict[tuple[int, Kind], bytes]:
+    """Each stream in one: a character may be cut between two reads, and so may a name."""
+    parts: dict[tuple[int, Kind], list[bytes]] = {}
+    for entry in entries:
+        if entry.kind in _STREAMS:
+            parts.setdefault((entry.process, entry.kind), []).append(entry.data)
+    return {key: b"".join(each) for key, each in parts.items()}
+
+
+def _vocabulary(entries: Sequence[Entry], argvs: Mapping[int, tuple[str, ...]]) -> frozenset[str]:
+    """The words that were said, in small letters: where a log repeats one it is masked."""
+    words: set[str] = set()
+    for entry in entries:
+        if entry.kind is Kind.IN:
+            words.update(_WORD.findall(entry.text.casefold()))
+    for (process, kind), data in _joined(entries).items():
+        if kind is Kind.OUT:
+            _, said = _parted(data.decode("utf-8", "surrogateescape"), argvs.get(process, ()))
+            words.update(_WORD.findall(said.casefold()))
+    return frozenset(words)
+
+
+def _conceal_output(text: str, argv: tuple[str, ...], words: Set[str]) -> str:
+    keep = re.compile(f"{_CONSOLE}|{_marks(argv).pattern}")
+    banner, said = _parted(text, argv)
+    masked = mask(said, keep)
+    return banner + re.sub(
+        r"(?<=\x1b\[1m\x1b\[31mError: )[^\x1b]{0,400}", lambda match: _without(match.group(), words), masked
+    )
+
+
+def _parted(text: str, argv: tuple[str, ...]) -> tuple[str, str]:
+    """What a modern engine greets with before anybody has said anything, and all the rest."""
+    if not is_modern(argv):
+        return "", text
+    greeting, prompt, said = text.partition(PROMPT)
+    return greeting + prompt, said
+
+
+def _without(text: str, words: Set[str]) -> str:
+    return _WORD.sub(lambda match: mask(match.group()) if match.group().casefold() in words else match.group(), text)
+
+
+# The log
+
+_PREFIXED = re.compile(r"^(?=[DIWE] )", re.MULTILINE)
+_LINES = re.compile(r"^", re.MULTILINE)
+# Records about the model, the machine and figures, which hold no word of a conversation. Those of a server are, at its
+# debug level, not among them: there it tells what it parses.
+_OWN = re.compile(
+    r"(?:[DIWE] )?(?:llama_(?!completion|server)\w+|llm_load_\w+|print_info|load|load_\w+|graph_\w+|sched_\w+|ggml_\w+"
+    r"|done_getting_tensors|system_info|sampler \w+|resolve_\w+|common_\w*(?:fit|memory|perf)\w*) *:"
+    r"|(?:D )?(?:n_past = |n_remain: |n_ctx: |embd_inp\.size)"
+    r"|[IWE] (?:srv|slot) (?!.*(?:format|message|request|prompt:))"
+)
+# From here on it quotes: 'a text', "a text", [ 'token':1, … ] or { "json": … }.
+_QUOTES = re.compile(
+    r"(?:\b(?:prompt|buffer|tokens?|prefix|suffix|input|message|content|request|response|\w*format|pars\w+|eval|system)"
+    r"\b[^:\n'\"\[{]{0,40}:|->) *(?=['\"\[{])|: \[ *(?=')"
+)
+_QUOTED = re.compile(r"""(?<=['"]).*(?=['"])""", re.DOTALL)
+
+
+def conceal_log(text: str, words: Set[str]) -> str:
+    """The log of an engine with what it quotes masked, and ``words`` wherever they turn up in what is not its own."""
+    records = (_PREFIXED if _PREFIXED.search(text) else _LINES).split(text)
+    return "".join(_conceal_record(record, words) for record in _whole(records))
+
+
+def _whole(records: Iterable[str]) -> Iterator[str]:
+    """Joins what an old engine, without a mark at each record, quotes over several lines."""
+    held, quote = "", ""
+    for record in records:
+        if quote:
+            held += record
+            if record.rstrip("\n").endswith(quote) or len(held) > 1 << 20:
+                yield held
+                held, quote = "", ""
+            continue
+        opening = _QUOTES.search(record)
+        mark = record[opening.end()] if opening else ""
+        tail = record[opening.end() + 1 :].rstrip("\n") if opening else ""
+        if mark in ("'", '"') and not tail.endswith(mark) and not re.match(r"[DIWE] ", record):
+            held, quote = record, mark
+        else:
+            yield record
+    if held:
+        yield held
+
+
+def _conceal_record(record: str, words: Set[str]) -> str:
+    if _OWN.match(record):
+        return record
+    if opening := _QUOTES.search(record):
+        return record[: opening.end()] + mask(record[opening.end() :])
+    return _without(_QUOTED.sub(lambda match: mask(match.group()), record), words)

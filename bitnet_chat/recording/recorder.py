@@ -1,0 +1,223 @@
+"""Writes down what passes between us and the engines of one session.
+
+The event loop only appends to a list. A thread takes it away once a second while something happens, and sleeps while
+nothing does; so a slow disk delays nobody, and a death of ours costs the last second. Of a flood only the newest
+:data:`_WAITING` bytes wait for that thread: what was pushed out is a gap in the recording.
+
+On the disk a session is a folder of segments. The first one stays, as it shows how everything began; of those behind
+it the last two, so that a session takes at most 4 MB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bitnet_chat.recording import entry
+from bitnet_chat.recording.entry import Entry, Kind, of_facts
+from bitnet_chat.version import __version__
+
+KEPT = 5
+"""Sessions that are kept, the running ones included."""
+_HEAD_BYTES = 1_000_000
+_SEGMENT_BYTES = 1_500_000
+_WAITING = 1_500_000
+_EVERY = 1.0
+"""Seconds between two visits of the writing thread."""
+_BYTES = (Kind.OUT, Kind.ERR)
+
+
+class Recorder:
+    """Of one session, which may have several engines. Never raises: what cannot be written is not kept."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder``: of all the sessions; made when there is something to write."""
+        self._began = time.monotonic()
+        now = datetime.now(UTC)
+        self._sessions = folder
+        self.folder = folder / f"{now:%Y%m%dT%H%M%S}.{now.microsecond:06}Z-{os.getpid()}"
+        self._about = {"began": now.isoformat(), "bitnet-chat": __version__, "argv": list(sys.argv)}
+        self._lock = threading.Lock()
+        self._waiting: deque[Entry] = deque()
+        self._size = 0
+        self._lost = 0
+        self._awake = False
+        self._work = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._engines = 0
+        self._living: dict[int, Entry] = {}
+        self._file: int | None = None
+        self._number = -1
+        self._written = 0
+        self._broken = False
+
+    def track(self, argv: Sequence[str]) -> Track:
+        """For an engine that has just been started."""
+        self._engines += 1
+        track = Track(self, self._engines)
+        self._note(of_facts(self._now(), Kind.SPAWN, self._engines, {"argv": list(argv)}))
+        return track
+
+    def note(self, kind: Kind, process: int, data: bytes) -> None:
+        self._note(Entry(time.monotonic() - self._began, kind, process, data))
+
+    def close(self) -> None:
+        """Write what waits. Gives up after a second: a disk that hangs must not keep us from leaving."""
+        self._closing.set()
+        self._work.set()
+        if self._thread is not None:
+            self._thread.join(1.0)
+
+    def _now(self) -> float:
+        return time.monotonic() - self._began
+
+    def _note(self, new: Entry) -> None:
+        if self._broken or self._closing.is_set():
+            return
+        with self._lock:
+            self._waiting.append(new)
+            self._size += len(new.data)
+            if self._size > _WAITING:
+                self._make_room()
+        if not self._awake:
+            self._awake = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_on, name="recorder", daemon=True)
+                self._thread.start()
+            self._work.set()
+
+    def _make_room(self) -> None:
+        """Forget the oldest half of what engines wrote. Half: so that it is done seldom."""
+        kept: list[Entry] = []
+        while self._waiting and self._size > _WAITING // 2:
+            oldest = self._waiting.popleft()
+            if oldest.kind in _BYTES:
+                self._size -= len(oldest.data)
+                self._lost += len(oldest.data)
+            elif len(oldest.data) > 1024:  # long input: that it was given matters, its words do not
+                self._size -= len(oldest.data)
+                self._lost += len(oldest.data) - 1024
+                kept.append(Entry(oldest.at, oldest.kind, oldest.process, oldest.data[:1024]))
+            else:
+                kept.append(oldest)
+        self._waiting.extendleft(reversed(kept))
+
+    # In the thread
+
+    def _write_on(self) -> None:
+        while not self._closing.is_set():
+            self._work.wait()
+            self._closing.wait(_EVERY)
+            self._work.clear()
+            self._awake = False
+            self._write()
+        self._write()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+            self._file = None
+
+    def _write(self) -> None:
+        with self._lock:
+            entries, lost = self._waiting, self._lost
+            self._waiting, self._size, self._lost = deque(), 0, 0
+        if not entries or self._broken:
+            return
+        if lost:
+            entries.appendleft(Entry(entries[0].at, Kind.GAP, 0, str(lost).encode()))
+        try:
+            block = bytearray()
+            for each in entries:
+                frames = b"".join(map(entry.pack, _in_parts(each)))
+                limit = _HEAD_BYTES if self._number == 0 else _SEGMENT_BYTES
+                if self._file is None or self._written + len(block) + len(frames) > limit:
+                    self._append(block)
+                    block = bytearray()
+                    self._next_segment(each.at)
+                block += frames
+                if each.kind is Kind.SPAWN:
+                    self._living[each.process] = each
+                elif each.kind is Kind.EXIT:
+                    self._living.pop(each.process, None)
+            self._append(block)
+        except OSError:  # no room, no permission, no folder any more: the conversation matters, this does not
+            self._broken = True
+
+    def _append(self, block: bytearray) -> None:
+        view = memoryview(block)
+        while view and self._file is not None:
+            written = os.write(self._file, view)
+            self._written += written
+            view = view[written:]
+
+    def _next_segment(self, at: float) -> None:
+        """Begin a file with what has to be known to understand it: of which session it is, and which engines live."""
+        if self._file is None:
+            self._sessions.mkdir(parents=True, exist_ok=True)
+            _prune(self._sessions)
+            self.folder.mkdir(mode=0o700)
+        else:
+            os.close(self._file)
+            self._file = None
+        self._number += 1
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        self._file = os.open(self.folder / f"{self._number:06}", flags, 0o600)
+        self._written = 0
+        block = bytearray(entry.MAGIC)
+        block += entry.pack(of_facts(at, Kind.ABOUT, 0, self._about))
+        for each in self._living.values():
+            block += entry.pack(of_facts(at, Kind.SPAWN, each.process, each.facts | {"again": True}))
+        self._append(block)
+        if self._number > 2:
+            (self.folder / f"{self._number - 2:06}").unlink(missing_ok=True)
+
+
+class Track:
+    """What one engine says and hears; see :class:`bitnet_chat.engine.process.Tape`."""
+
+    def __init__(self, recorder: Recorder, number: int) -> None:
+        self._recorder, self._number = recorder, number
+
+    def output(self, data: bytes) -> None:
+        self._recorder.note(Kind.OUT, self._number, data)
+
+    def logged(self, data: bytes) -> None:
+        self._recorder.note(Kind.ERR, self._number, data)
+
+    def wrote(self, data: bytes, *, command: bool) -> None:
+        self._recorder.note(Kind.COMMAND if command else Kind.IN, self._number, data)
+
+    def signalled(self, name: str) -> None:
+        self._recorder.note(Kind.SIGNAL, self._number, name.encode())
+
+    def exited(self, code: int) -> None:
+        self._recorder.note(Kind.EXIT, self._number, str(code).encode())
+
+
+def _in_parts(long: Entry) -> Iterator[Entry]:
+    """An entry as frames that are not too large. Of input, which is one message in one frame, the beginning does."""
+    if len(long.data) <= entry.LARGEST:
+        yield long
+    elif long.kind in _BYTES:
+        for at in range(0, len(long.data), entry.LARGEST):
+            yield replace(long, data=long.data[at : at + entry.LARGEST])
+    else:
+        yield replace(long, data=long.data[: entry.LARGEST])
+        yield Entry(long.at, Kind.GAP, long.process, str(len(long.data) - entry.LARGEST).encode())
+
+
+def _prune(folder: Path) -> None:
+    """Make room for one more. One that is still being written loses what it has, and goes on to no use."""
+    with contextlib.suppress(OSError):
+        for old in sorted(each for each in folder.iterdir() if each.is_dir())[: 1 - KEPT]:
+            shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,114 @@
+"""Takes out of a text who and where somebody is, and what must stay secret. Pure.
+
+Home directories, the name of the user and of the computer, e-mail addresses, keys and tokens. What looks like a secret
+is taken for one: a bug report with one word too few is better than one with one too many.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+_USUAL = """root admin administrator user users ubuntu debian pi guest runner app home localhost local linux windows
+macos bitnet chat engine model models main"""
+_USUAL_NAMES = frozenset(_USUAL.split())
+_HOME = re.compile(r"(?:/(?:home|Users)/|[A-Za-z]:\\+Users\\+)(?P<secret>[^/\\\s\"':;,<>|]+)")
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
+_LOGIN = re.compile(r"(?<=://)[^\s/@]+(?=@)")
+# Not "token: 260": an engine's log is full of those.
+_NAMED = re.compile(
+    r"(?i)(?:[a-z0-9]+[_-](?:key|token)|apikey|secret|passw(?:or)?d|passphrase|credentials?|authorization)"
+    r"[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic)\s+)?(?P<secret>(?![<\d.]+\b)[^\s\"',;]{3,})"
+)
+_BEARER = re.compile(r"(?i)\b(?:bearer|basic)\s+(?P<secret>[A-Za-z0-9._~+/=-]{8,})")
+_KNOWN = re.compile(
+    r"\b(?:sk|pk|rk|hf|ghp|gho|ghu|ghs|ghr|github_pat|glpat|xox[abprs]|npm|pypi|dop_v1|AKIA|ASIA|AIza|ya29|eyJ)"
+    r"[-_.A-Za-z0-9]{12,}"
+)
+# Letters of both cases and digits, as long as no word is: a hash, which has one case, is no secret.
+_RANDOM = re.compile(
+    r"(?<![\w/.-])(?=[\w-]*[A-Z])(?=[\w-]*[a-z])(?=[\w-]*[0-9])[A-Za-z0-9_-]{32,}(?![\w/.-])", re.ASCII
+)
+_SECRET_FLAGS = ("key", "token", "secret", "password", "auth")
+
+
+@dataclass(frozen=True, slots=True)
+class _Find:
+    start: int
+    end: int
+    instead: str
+
+
+class Redactor:
+    """Knows whose words these are. Names of fewer than three letters, and usual ones, are not looked for."""
+
+    def __init__(self, *, homes: Sequence[str] = (), users: Sequence[str] = (), hosts: Sequence[str] = ()) -> None:
+        patterns: list[tuple[re.Pattern[str], str]] = []
+        places = sorted({home.rstrip("/\\") for home in homes}, key=len, reverse=True)
+        patterns += [(re.compile(re.escape(place) + r"(?![\w.-])"), "~") for place in places if len(place) > 2]
+        patterns += [
+            (_HOME, "<user>"),
+            (_LOGIN, "<secret>"),
+            (_NAMED, "<secret>"),
+            (_BEARER, "<secret>"),
+            (_KNOWN, "<secret>"),
+            (_RANDOM, "<secret>"),
+            (_EMAIL, "<email>"),
+        ]
+        for names, instead in ((users, "<user>"), (hosts, "<host>")):
+            wanted = sorted({name for name in names if len(name) > 2 and name.lower() not in _USUAL_NAMES})
+            patterns += [
+                (re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", re.I), instead) for name in wanted
+            ]
+        self._patterns = patterns
+
+    def text(self, text: str) -> str:
+        """With what was found replaced by what it was: ``~``, ``<user>``, ``<host>``, ``<email>``, ``<secret>``."""
+        parts, at = [], 0
+        for find in self._found(text):
+            parts += [text[at : find.start], find.instead]
+            at = find.end
+        return "".join([*parts, text[at:]])
+
+    def same_length(self, text: str) -> str:
+        """The same in as many bytes of UTF-8 as before, as a row of ``x``: for the middle of a stream."""
+        parts, at = [], 0
+        for find in self._found(text):
+            secret = text[find.start : find.end].encode("utf-8", "surrogateescape")
+            parts += [text[at : find.start], "x" * len(secret)]
+            at = find.end
+        return "".join([*parts, text[at:]])
+
+    def arguments(self, argv: Sequence[str]) -> list[str]:
+        """A command line: also what stands behind a flag whose name speaks of a secret."""
+        result: list[str] = []
+        secret = False
+        for argument in argv:
+            result.append("<secret>" if secret and not argument.startswith("-") else self.text(argument))
+            flag = argument.lower()
+            secret = flag.startswith("-") and "=" not in flag and flag.endswith(_SECRET_FLAGS)
+        return result
+
+    def value(self, value: object) -> object:
+        """Any value of a JSON text."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.text(str(key)): self.value(each) for key, each in value.items()}
+        return [self.value(each) for each in value] if isinstance(value, list | tuple) else value
+
+    def _found(self, text: str) -> Iterator[_Find]:
+        """In order, without overlaps: the first that begins, of those the first in the list."""
+        finds = []
+        for rank, (pattern, instead) in enumerate(self._patterns):
+            group = "secret" if "secret" in pattern.groupindex else 0
+            finds += [
+                (match.start(group), rank, _Find(match.start(group), match.end(group), instead))
+                for match in pattern.finditer(text)
+            ]
+        end = 0
+        for _, _, find in sorted(finds, key=lambda each: each[:2]):
+            if find.start >= end:
+                end = find.end
+                yield find

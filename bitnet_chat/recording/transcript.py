@@ -1,0 +1,121 @@
+"""Recordings as text, one JSON object a line. Pure.
+
+===========  ==============================================================================
+``kind``     beside ``t`` (seconds since the start) and ``process`` (which engine, from 1)
+===========  ==============================================================================
+``about``    the session: ``began``, ``bitnet-chat`` (version), ``argv``
+``spawn``    ``argv`` of the engine; ``again``: it had been started before, in a part that was not kept
+``out``      ``b64``: bytes that the engine wrote on its terminal or stdout
+``err``      ``b64``: the same of its log
+``in``       ``b64``: a message that was written to it; ``command``: it was none
+``signal``   ``name``
+``exit``     ``code``; minus the number of a signal that ended it
+``gap``      ``bytes`` that were not kept
+``killed``   whoever recorded it ended the engine here
+===========  ==============================================================================
+
+Other kinds are passed over: a bug report has some more of its own, and later versions may.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from bitnet_chat.errors import UsageError
+from bitnet_chat.recording.entry import Entry, Kind, of_facts
+
+_MERGED_WITHIN = 0.05  # seconds; when exactly a line of the log came tells nothing
+_PLAIN = {Kind.ABOUT: "about", Kind.SPAWN: "spawn"}
+
+
+def to_lines(entries: Iterable[Entry]) -> Iterator[str]:
+    """Each without a newline. Pieces of a log that came close together become one."""
+    for entry in _with_joined_logs(entries):
+        yield json.dumps(_fields(entry))
+
+
+def _fields(entry: Entry) -> dict[str, object]:
+    fields: dict[str, object] = {"t": round(entry.at, 6), "kind": entry.kind.name.lower()}
+    if entry.process or entry.kind not in (Kind.ABOUT, Kind.GAP):
+        fields["process"] = entry.process
+    if entry.kind in _PLAIN:
+        fields |= entry.facts
+    elif entry.kind in (Kind.OUT, Kind.ERR, Kind.IN, Kind.COMMAND):
+        if entry.kind is Kind.COMMAND:
+            fields |= {"kind": "in", "command": True}
+        fields["b64"] = base64.b64encode(entry.data).decode()
+    elif entry.kind is Kind.SIGNAL:
+        fields["name"] = entry.text
+    elif entry.kind is Kind.EXIT:
+        fields["code"] = entry.number
+    elif entry.kind is Kind.GAP:
+        fields["bytes"] = entry.number
+    return fields
+
+
+def _with_joined_logs(entries: Iterable[Entry]) -> Iterator[Entry]:
+    last: Entry | None = None
+    for entry in entries:
+        if last is not None:
+            same = entry.kind is last.kind and entry.process == last.process
+            if same and entry.at - last.at < _MERGED_WITHIN:
+                last = replace(last, data=last.data + entry.data)
+                continue
+            yield last
+            last = None
+        if entry.kind is Kind.ERR:
+            last = entry
+        else:
+            yield entry
+    if last is not None:
+        yield last
+
+
+def of_lines(lines: Iterable[str], name: str) -> Iterator[Entry]:
+    """Raises UsageError that names the line of what is no recording; ``name`` is that of the file."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+            if not isinstance(fields, dict) or not isinstance(fields.get("kind"), str):
+                raise ValueError("it is no object with a kind")
+            entry = _entry(fields)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            raise UsageError(
+                f"line {number} of {name} is not of a recording: {what}",
+                remedy="give a file that bitnet-chat report wrote, as it was written",
+            ) from None
+        if entry is not None:
+            yield entry
+
+
+def _entry(fields: dict[str, Any]) -> Entry | None:
+    kind = fields["kind"]
+    if kind not in _KINDS:
+        return None
+    at, process = float(fields["t"]), int(fields.get("process", 0 if kind in ("about", "gap") else 1))
+    if not 0 <= at < 1e9 or not 0 <= process <= 0xFFFF:
+        raise ValueError(f"t is {at:g}, process {process}")
+    if kind == "about":
+        return of_facts(at, Kind.ABOUT, process, {key: fields[key] for key in fields.keys() - {"t", "kind", "process"}})
+    if kind == "spawn":
+        if not isinstance(fields["argv"], list) or not all(isinstance(each, str) for each in fields["argv"]):
+            raise ValueError("argv is no list of texts")
+        return of_facts(at, Kind.SPAWN, process, {key: fields[key] for key in ("argv", "again") if key in fields})
+    if kind in ("out", "err", "in"):
+        data = base64.b64decode(fields["b64"], validate=True)
+        return Entry(at, Kind.COMMAND if fields.get("command") else _KINDS[kind], process, data)
+    if kind == "signal":
+        return Entry(at, Kind.SIGNAL, process, str(fields["name"]).encode("utf-8", "replace"))
+    if kind in ("exit", "gap"):
+        return Entry(at, _KINDS[kind], process, str(int(fields["code" if kind == "exit" else "bytes"])).encode())
+    return Entry(at, Kind.KILLED, process)
+
+
+_KINDS = {kind.name.lower(): kind for kind in Kind if kind is not Kind.COMMAND}

@@ -1,0 +1,122 @@
+"""Carries out the errands of a talk that concern files, the clipboard and titles, and says what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_chat.backends import Backend
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.daemon import in_daemon
+from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.repl.console import CLIPBOARD_LIMIT, Console
+from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.errands import Attach, Copy, Write
+from bitnet_chat.repl.toolbar import size
+from bitnet_chat.stream.sanitize import one_line
+
+if TYPE_CHECKING:
+    from bitnet_chat.attachments import Attachment
+    from bitnet_chat.journal import Recorder
+
+
+class Clerk:
+    """``attached``: the files that go with the next message, in the order in which they were named."""
+
+    def __init__(self, display: Display, console: Console, recorder: Recorder | None) -> None:
+        self._display = display
+        self._console = console
+        self._recorder = recorder
+        self.attached: list[Attachment] = []
+
+    async def attach(self, errand: Attach, backend: Backend) -> None:
+        if errand.paths == ("-",):
+            self.attached.clear()
+            self._display.lines("No file goes with the next message.")
+        elif errand.paths:
+            await self._read(errand.paths, backend)
+        elif self.attached:
+            self._tell(self.attached, backend)
+        else:
+            self._display.lines("No file goes with the next message: /file PATH adds one.")
+
+    async def _read(self, paths: Sequence[str], backend: Backend) -> None:
+        """Adds files; none of them where one cannot be read."""
+        from bitnet_chat.attachments.reading import attach_all
+
+        try:
+            # Disks sleep, servers are far away, and a PDF takes its time.
+            files = await in_daemon(lambda: attach_all(paths))
+        except BitnetChatError as error:
+            self._display.error(error)
+            return
+        names = {file.name for file in files}
+        self.attached = [each for each in self.attached if each.name not in names] + files
+        self._tell(files, backend)
+
+    def _tell(self, files: Sequence[Attachment], backend: Backend) -> None:
+        window = backend.status().context_size
+        self._display.lines(*(file.described(backend.count(file.block), window) for file in files))
+
+    async def with_files(self, message: str, backend: Backend) -> str | None:
+        """The message with the files that go with it, those included that it mentions. None where one of those cannot
+        be read, which was told; the files stay for the next try until :meth:`sent`."""
+        from bitnet_chat.attachments import with_attachments
+
+        if "@" in message:
+            from bitnet_chat.attachments.reading import attach_all, mentioned
+
+            try:
+                named = {file.name for file in self.attached}
+                files = await in_daemon(lambda: attach_all([each for each in mentioned(message) if each not in named]))
+            except BitnetChatError as error:
+                self._display.error(error)
+                return None
+            if files:
+                self._tell(files, backend)
+        else:
+            files = []
+        return with_attachments(message, [*self.attached, *files])
+
+    def sent(self) -> None:
+        """The files have gone out."""
+        self.attached.clear()
+
+    async def write(self, errand: Write, conversation: Conversation) -> None:
+        from bitnet_chat.conversation.export import export
+        from bitnet_chat.newfile import write_new
+
+        title = self._recorder.title if self._recorder is not None else ""
+        path = Path(errand.path or f"{_file_name(title)}.{errand.format}")
+        try:
+            text = export(conversation, errand.format, about={"title": title})
+            await in_daemon(lambda: write_new(path, text))
+        except BitnetChatError as error:
+            self._display.error(error)
+            return
+        count = len(conversation.turns)
+        self._display.lines(f"{count} message{'' if count == 1 else 's'} written to {one_line(str(path))}")
+
+    def copy(self, errand: Copy) -> None:
+        length = len(errand.text.encode("utf-8", "surrogateescape"))
+        if length > CLIPBOARD_LIMIT:
+            self._display.lines(f"{errand.what} is {size(length)}, more than terminals take: /save FILE keeps it.")
+        elif self._console.copy(errand.text):
+            count = f"{len(errand.text)} character{'' if len(errand.text) == 1 else 's'}"
+            self._display.lines(f"{errand.what}, {count}, was given to the clipboard of the terminal.")
+        else:
+            self._display.lines("There is no terminal whose clipboard could take it: /save FILE keeps it.")
+
+    def rename(self, title: str) -> None:
+        if self._recorder is None:
+            self._display.lines("This conversation is not kept, and has no title.")
+            return
+        self._recorder.rename(title)
+        self._display.lines(f"The conversation is now called {one_line(title)}.")
+
+
+def _file_name(title: str) -> str:
+    """A name for a file, out of a title: letters and digits of any script, and hyphens."""
+    words = "".join(character if character.isalnum() else " " for character in title).split()
+    return "-".join(words)[:60].strip("-").lower() or "conversation"

@@ -1,0 +1,165 @@
+"""What Tab offers on the prompt: commands, their arguments, and the files behind ``@`` and ``/file``.
+
+A folder may be on a computer that does not answer: it is read in a thread that nobody has to wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import os
+import re
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import get_args
+
+from prompt_toolkit.application import get_app
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
+
+from bitnet_chat.attachments.mentions import quoted, unfinished
+from bitnet_chat.daemon import in_daemon
+from bitnet_chat.repl import commands
+from bitnet_chat.repl.errands import FORMATS, ThinkingMode
+from bitnet_chat.stream.sanitize import one_line
+
+PATIENCE = 2.0
+"""Seconds that a folder may take to be read."""
+_THREADS = 4
+"""That may wait for folders at the same time; while they do, nothing is offered."""
+_LOOKED_AT = 20_000
+"""Entries of one folder that are looked at, and how many of them are offered."""
+_OFFERED = 200
+_COMMAND = re.compile(r"/([A-Za-z]+)\s+(.*)\Z", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """What may stand behind a command."""
+
+    words: Callable[[], Mapping[str, str]] = dict
+    """Its first word may be one of these; the values say what they mean."""
+    paths: bool = False
+    """It is a path, or a path follows the word."""
+    several: bool = False
+    """It is paths with blanks between them, so that one with a blank in it goes in quotes."""
+    endings: tuple[str, ...] = ()
+    """Of the files that are offered; empty: any."""
+
+
+ARGUMENTS: Mapping[str, Argument] = {
+    "file": Argument(paths=True, several=True),
+    "save": Argument(paths=True),
+    "export": Argument(words=lambda: dict.fromkeys(FORMATS, ""), paths=True),
+    "model": Argument(paths=True, endings=(".gguf",)),
+    "thinking": Argument(words=lambda: dict.fromkeys(get_args(ThinkingMode), "")),
+}
+
+
+class LineCompleter(Completer):
+    """``arguments``: by the name of the command."""
+
+    def __init__(self, arguments: Mapping[str, Argument] = ARGUMENTS) -> None:
+        self._arguments = arguments
+        self._threads = threading.Semaphore(_THREADS)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        text = document.text_before_cursor
+        if is_command(text):
+            match = _COMMAND.match(text)
+            if match is None:
+                if document.is_cursor_at_the_end:
+                    for name, help in commands.complete(text):
+                        yield Completion(name, start_position=-len(text), display_meta=help)
+            elif match[1].lower() in self._arguments:
+                yield from self._of_argument(self._arguments[match[1].lower()], match[2])
+        elif (mention := unfinished(text)) is not None:
+            yield from _quoted_paths(text, mention.start, "@", mention.path, mention.in_quotes)
+
+    async def get_completions_async(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> AsyncGenerator[Completion, None]:
+        if not self._threads.acquire(blocking=False):
+            return
+
+        def work() -> list[Completion]:
+            try:
+                return list(self.get_completions(document, complete_event))
+            finally:
+                self._threads.release()
+
+        with contextlib.suppress(TimeoutError):
+            for completion in await asyncio.wait_for(in_daemon(work), PATIENCE):
+                yield completion
+
+    def _of_argument(self, argument: Argument, text: str) -> Iterator[Completion]:
+        words = argument.words()
+        if argument.several:
+            last = unfinished(text, "")
+            if last is not None:
+                yield from _quoted_paths(text, last.start, "", last.path, last.in_quotes)
+            return
+        for word, meaning in words.items():
+            if word.startswith(text):
+                yield Completion(word, start_position=-len(text), display_meta=meaning)
+        word, blank, rest = text.partition(" ")
+        if argument.paths and (not words or (blank and word in words)):
+            path_typed = rest if words else text
+            for path, name in listed(path_typed, argument.endings):
+                yield Completion(path, start_position=-len(path_typed), display=name)
+
+
+def is_command(text: str) -> bool:
+    """A line that is for us, typed so far: the words of another one may hold mentions."""
+    return re.fullmatch(r"/([A-Za-z]*|\?)(\s.*)?", text, re.DOTALL) is not None
+
+
+@Condition
+def typing_a_mention() -> bool:
+    """For ``complete_while_typing``: a menu that comes by itself would be in the way of anything else."""
+    text = get_app().current_buffer.document.text_before_cursor
+    return not is_command(text) and unfinished(text) is not None
+
+
+def _quoted_paths(text: str, start: int, sign: str, typed: str, in_quotes: bool) -> Iterator[Completion]:
+    for path, name in listed(typed):
+        if in_quotes or re.search(r"[\s\"'\\]", path):
+            written = f'"{quoted(path)}' + ("" if path.endswith("/") else '"')
+        else:
+            written = path
+        yield Completion(sign + written, start_position=start - len(text), display=name)
+
+
+def listed(typed: str, endings: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """Paths that go on from what is typed, each with its last part, folders with ``/`` at their end.
+
+    Hidden ones only where the dot is typed; none whose name a terminal could not show as it is.
+    """
+    last = os.path.basename(typed)  # noqa: PTH119 -- Path would drop a slash at the end
+    before = typed[: len(typed) - len(last)]
+    wanted = last.casefold()
+
+    def names() -> Iterator[str]:
+        with os.scandir(Path(before or ".").expanduser()) as entries:
+            for entry in islice(entries, _LOOKED_AT):
+                name = entry.name
+                if not name.casefold().startswith(wanted) or name.startswith(".") > last.startswith("."):
+                    continue
+                if one_line(name) != name:
+                    continue
+                with contextlib.suppress(OSError):  # a link to nothing that can be asked
+                    if entry.is_dir():
+                        yield f"{name}/"
+                    elif not endings or name.lower().endswith(endings):
+                        yield name
+
+    try:
+        found = heapq.nsmallest(_OFFERED, names(), key=lambda name: (name.casefold(), name))
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: ~nobody; ValueError: a NUL in it
+        return []
+    return [(before + name, name) for name in found]

@@ -1,0 +1,34 @@
+"""What a talk needs of the place where it happens: an editor, a choice, a clipboard. Each loop has its own."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal import Entry
+
+CLIPBOARD_LIMIT = 74_994
+"""Bytes. xterm takes a sequence of 100,000 characters, and base64 makes four of three bytes; others take as much or
+more."""
+
+
+class Console(Protocol):
+    async def edit(self, text: str) -> str:
+        """``text`` as the user leaves it. Raises UsageError where there is no editor or it fails."""
+
+    async def pick(self, entries: Sequence[Entry]) -> int | None:
+        """The id of the conversation that the user picks, or None."""
+
+    def complain(self, text: str) -> None:
+        """A line about something that has gone wrong in the background."""
+
+    def copy(self, text: str) -> bool:
+        """``text`` into the clipboard; False where nothing can take it there."""
+
+
+def clipboard_sequence(text: str) -> str:
+    """OSC 52: the terminal, be it on another computer, puts ``text`` into its clipboard."""
+    data = text.encode("utf-8", "surrogateescape")
+    return f"\x1b]52;c;{base64.b64encode(data).decode('ascii')}\x07"

@@ -1,0 +1,151 @@
+"""A list of conversations to pick one from: a few lines below the cursor, which are gone when it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from prompt_toolkit.application import Application, get_app
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout import BufferControl, FormattedTextControl, HSplit, Layout, Window
+from prompt_toolkit.layout.processors import BeforeInput
+from prompt_toolkit.output import Output
+
+from bitnet_chat.journal import Entry, State
+from bitnet_chat.journal.text import holds
+from bitnet_chat.repl.toolbar import SEPARATOR
+from bitnet_chat.stream.cells import clip, width
+from bitnet_chat.stream.sanitize import one_line
+
+ROWS = 10
+"""Conversations that are shown at once, on a terminal that has the lines."""
+
+_HINT = " Enter goes on with it, Esc leaves, typing narrows the list"
+_STATES = {State.CUT_OFF: "cut off", State.ANSWERING: "in use", State.UNANSWERED: "not answered"}
+_ESCAPE_TIME = 0.05  # seconds after which Esc is the key and not the beginning of another one's bytes
+
+
+async def pick(
+    entries: Sequence[Entry],
+    input: Input | None = None,
+    output: Output | None = None,
+    now: Callable[[], float] = time.time,
+) -> int | None:
+    """The number of the conversation that the user picks; None where he leaves, or where there is none.
+
+    ``now``: seconds since the epoch, for the ages.
+    """
+    if not entries:
+        return None
+    return await _Picker(entries, input, output, now).app.run_async(handle_sigint=False)
+
+
+def matching(entries: Sequence[Entry], text: str) -> list[Entry]:
+    """Those whose title, model or number has all the words of ``text``."""
+    words = text.split()
+    return [entry for entry in entries if holds(f"{entry.id} {one_line(entry.title)} {entry.model}", words)]
+
+
+def age(seconds: float) -> str:
+    """``now``, ``5 min``, ``3 h``, ``12 d``, ``2 y``: how long ago something was."""
+    for unit, name in ((31_536_000, "y"), (86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f} {name}" if unit == 60 else f"{int(seconds // unit)} {name}"
+    return "now"
+
+
+def row(entry: Entry, now: float, columns: int) -> str:
+    """One line of at most ``columns`` cells: the title, and at its end the age, turns, state and model, as many of
+    them as leave room for some of the title."""
+    turns = f"{entry.turns} turn{'' if entry.turns == 1 else 's'}"
+    facts = [age(now - entry.updated), turns, _STATES.get(entry.state, ""), one_line(entry.model)]
+    facts = [fact for fact in facts if fact]
+    while len(facts) > 1 and width(SEPARATOR.join(facts)) > columns // 2:
+        facts.pop()
+    end = clip(SEPARATOR.join(facts), max(0, columns - 2))
+    room = columns - width(end) - 2
+    title = clip(one_line(entry.title) or "(no title)", room) if room > 0 else ""
+    return f"{title}{' ' * (columns - width(title) - width(end))}{end}"
+
+
+class _Picker:
+    def __init__(
+        self, entries: Sequence[Entry], input: Input | None, output: Output | None, now: Callable[[], float]
+    ) -> None:
+        self._entries = entries
+        self._now = now
+        self._shown = list(entries)
+        self._at = 0
+        self._top = 0
+        self._filter = Buffer(multiline=False, on_text_changed=self._narrow)
+        question = BufferControl(self._filter, input_processors=[BeforeInput("Go on with: ")])
+        self.app: Application[int | None] = Application(
+            layout=Layout(
+                HSplit(
+                    [
+                        Window(question, height=1, dont_extend_height=True),
+                        Window(FormattedTextControl(self._list), dont_extend_height=True, wrap_lines=False),
+                        Window(FormattedTextControl(self._hint), height=1, dont_extend_height=True),
+                    ]
+                )
+            ),
+            key_bindings=self._bindings(),
+            erase_when_done=True,
+            include_default_pygments_style=False,
+            input=input,
+            output=output,
+        )
+        self.app.ttimeoutlen = _ESCAPE_TIME
+
+    def _narrow(self, _: Buffer) -> None:
+        self._shown = matching(self._entries, self._filter.text)
+        self._at = self._top = 0
+
+    def _list(self) -> StyleAndTextTuples:
+        size = get_app().output.get_size()
+        rows = max(1, min(ROWS, size.rows - 3))
+        # The least scrolling that shows the chosen one.
+        self._top = max(min(self._top, self._at), self._at - rows + 1)
+        columns = size.columns - 3  # the mark, and a last cell in which no terminal wraps
+        lines: StyleAndTextTuples = []
+        now = self._now()
+        for number, entry in enumerate(self._shown[self._top : self._top + rows], self._top):
+            chosen = number == self._at
+            text = f"{'>' if chosen else ' '} {row(entry, now, columns)}"
+            lines += [("reverse" if chosen else "", text), ("", "\n")]
+        return lines[:-1] if lines else [("", "  No conversation has that in its title.")]
+
+    def _hint(self) -> StyleAndTextTuples:
+        count = f" {self._at + 1 if self._shown else 0}/{len(self._shown)}"
+        return [("", clip(f"{count}{SEPARATOR}{_HINT.strip()}", get_app().output.get_size().columns - 1))]
+
+    def _bindings(self) -> KeyBindings:
+        bindings = KeyBindings()
+
+        def moves(by: int) -> Callable[[KeyPressEvent], None]:
+            def move(event: KeyPressEvent) -> None:
+                self._at = max(0, min(self._at + by, len(self._shown) - 1))
+
+            return move
+
+        for keys, by in ((("up", "c-p"), -1), (("down", "c-n"), 1), (("pageup",), -ROWS), (("pagedown",), ROWS)):
+            for key in keys:
+                bindings.add(key)(moves(by))
+
+        @bindings.add("enter")
+        @bindings.add("c-j")
+        def _(event: KeyPressEvent) -> None:
+            if self._shown:
+                event.app.exit(result=self._shown[self._at].id)
+
+        @bindings.add("escape", eager=True)
+        @bindings.add("c-c")
+        @bindings.add("c-d")
+        @bindings.add("<sigint>")
+        def _(event: KeyPressEvent) -> None:
+            event.app.exit(result=None)
+
+        return bindings

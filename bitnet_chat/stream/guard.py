@@ -1,0 +1,53 @@
+"""One reply, watched: what of it may be shown, and why it should be stopped. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.stream.markers import MarkerScanner
+from bitnet_chat.stream.repetition import RepetitionDetector
+
+
+class Guard:
+    """Feed it the reply; show what it gives back, and stop when ``finding`` is set. It does not matter in which
+    pieces the reply comes."""
+
+    def __init__(self, markers: Iterable[str], repeat_limit: int, before: str = "") -> None:
+        """``markers``: as :func:`~bitnet_chat.stream.markers.relevant` gives them. ``repeat_limit``: 0 is none.
+        ``before``: the part of the reply that was there already, where it is continued."""
+        self._scanner = MarkerScanner(markers, before)
+        self._text = RepetitionDetector(repeat_limit, before)
+        self._thoughts = RepetitionDetector(repeat_limit)
+        self.finding: FinishReason | None = None
+        """ROLE_MARKER or REPETITION, once there is one."""
+        self.repetitions = 0
+        """How often the text had repeated itself by then."""
+
+    def feed(self, text: str) -> str:
+        """The characters that may be shown by now. A role marker is not among them, a repetition is."""
+        return self._checked(self._scanner.feed(text))
+
+    def flush(self) -> str:
+        """The characters that had waited for what follows, now that nothing does or something else."""
+        return self._checked(self._scanner.flush())
+
+    def think(self, text: str) -> str:
+        """The same as ``feed`` for what the model thinks, where role markers do no harm."""
+        return self._until_repetition(self._thoughts, text)
+
+    def _checked(self, text: str) -> str:
+        text = self._until_repetition(self._text, text)
+        if self.finding is None and self._scanner.found:
+            self.finding = FinishReason.ROLE_MARKER
+        return text
+
+    def _until_repetition(self, detector: RepetitionDetector, text: str) -> str:
+        if self.finding is not None:
+            return ""
+        end = detector.feed(text)
+        if end is None:
+            return text
+        self.finding = FinishReason.REPETITION
+        self.repetitions = detector.repetitions
+        return text[:end]

@@ -1,0 +1,201 @@
+"""Text that has begun to repeat itself without end. Pure, at the same cost for each character of any long text.
+
+Every ``_STEP`` characters the end of the text is looked at. Once it is some unit twice over, each further step only
+has to compare the new characters with those one unit before. With a limit of N (12 unless told otherwise) the text has
+run away when its end is
+
+- N repetitions of one unit that make 40·N characters (480), or
+- N/3 repetitions, at least 3, of a longer unit that make 160·N characters (1,920), or
+- 3·N repetitions that differ in a number which counts upwards (``1. the same 2. the same``), that make 80·N
+  characters (960), in a unit of at least four words, or
+- 25·N words in one line that are only three to N different ones: the stammer of a model that has lost its thread.
+
+Drawings, rules, tables without words, laughter and rows of zeros repeat themselves as well: where the unit has fewer
+than three different letters, all has to be 4 times as long. In a fenced code block all has to be 8 times as long,
+and nothing is a stammer.
+
+A unit has at most 4,096 characters; repetitions with a number are followed over the last 8,000 characters.
+"""
+
+from __future__ import annotations
+
+import re
+
+from bitnet_chat.stream.lines import Lines
+
+_STEP = 127  # a prime number: a unit of nearly any length is met in each of its phases
+_KEY = 32
+_LONGEST_UNIT = 4096
+_WINDOW = 2 * _LONGEST_UNIT + _STEP
+_TRIES = 4
+_LENGTH, _LENGTH_OF_LONG = 40, 160
+_DRAWING, _CODE = 4, 8
+_STAMMER_WORDS, _STAMMER_SIGNS = 25, 20
+_RARE_STEP = 8  # counters and stammer are looked for at each 8th step; for a counter in so much of the end:
+_COUNTER_REACH = 256
+_COUNTER_REPETITIONS, _COUNTER_LENGTH, _COUNTER_WORDS = 3, 80, 4
+_NUMBERS_IN_UNIT = 6
+_NUMBER = re.compile(r"([0-9]{1,9})")
+
+
+class RepetitionDetector:
+    """Feed it a text piece by piece; the finding does not depend on the pieces."""
+
+    def __init__(self, limit: int, before: str = "") -> None:
+        """``limit``: see the module; 0 finds nothing. ``before``: text that comes first and is not judged."""
+        self._limit = limit
+        self._lines = Lines()
+        self._lines.feed(before)
+        self._read = 0
+        """Up to where in the data of this moment ``_lines`` has come: they are read only where it matters."""
+        self._seen = ""
+        """The last characters up to the last step; ``_pending`` came after it."""
+        self._pending: list[str] = []
+        self._left = _STEP
+        """Characters from here to the next step."""
+        self._steps = 0
+        self._period = 0
+        """Length of the unit that the text ends with twice or more; 0: there is none."""
+        self._run = 0
+        """Length of all these repetitions."""
+        self.repetitions = 0
+        """Of the unit, once it was found."""
+
+    def feed(self, text: str) -> int | None:
+        """None, or how many characters of ``text`` there were when it had run away; nothing may be fed after that."""
+        if not self._limit:
+            return None
+        if len(text) < self._left:
+            self._pending.append(text)
+            self._left -= len(text)
+            return None
+        self._read = known = len(self._seen)
+        at = self._left  # in ``text``
+        data = "".join((self._seen, *self._pending, text))
+        end = known + _STEP  # the same place in ``data``
+        while at <= len(text):
+            if self._step(data, end):
+                return at
+            at += _STEP
+            end += _STEP
+        end -= _STEP
+        self._in_code(data, end)
+        self._seen = data[max(0, end - _WINDOW) : end]
+        self._pending = [data[end:]]
+        self._left = _STEP - (len(data) - end)
+        return None
+
+    def _step(self, data: str, end: int) -> bool:
+        """Whether ``data[:end]`` has run away."""
+        self._steps += 1
+        period = self._period
+        if period and data.endswith(data[end - _STEP - period : end - period], 0, end):
+            self._run += _STEP
+        else:
+            self._period = period = _period(data, end)
+            self._run = period + max(_KEY, period) if period else 0
+        if period and self._is_too_long(data, end):
+            self.repetitions = self._run // period
+            return True
+        return self._steps % _RARE_STEP == 0 and (self._counts_on(data, end) or self._stammers(data, end))
+
+    def _is_too_long(self, data: str, end: int) -> bool:
+        limit, run = self._limit, self._run
+        count = run // self._period
+        if count >= max(2, limit):
+            needed = _LENGTH * limit
+        elif count >= max(3, -(-limit // 3)):
+            needed = _LENGTH_OF_LONG * limit
+        else:
+            return False
+        if run < needed:
+            return False
+        if self._in_code(data, end):
+            needed *= _CODE
+        if run < needed * _DRAWING and sum(map(str.isalpha, set(data[end - self._period : end]))) < 3:
+            needed *= _DRAWING
+        return run >= needed
+
+    def _in_code(self, data: str, end: int) -> bool:
+        self._lines.feed(data[self._read : end])
+        self._read = end
+        return self._lines.in_code
+
+    def _counts_on(self, data: str, end: int) -> bool:
+        wanted = max(3, _COUNTER_REPETITIONS * self._limit)
+        texts = _NUMBER.split(data[max(0, end - _COUNTER_REACH) : end])[::2]
+        # Nearly always this is all: of something that counts on, the longest part without a number recurs.
+        if len(texts) == 1 or _words(texts) < _COUNTER_WORDS:
+            return False
+        if data.count(max(texts, key=len), max(0, end - _WINDOW), end) < wanted - 1:
+            return False
+        # text, number, text, ..., number, text: the first and the last text may be cut.
+        parts = _NUMBER.split(data[max(0, end - _WINDOW) : end])[1:-1]
+        numbers = [int(number) for number in parts[::2]]
+        texts = parts[1::2]
+        for size in range(1, _NUMBERS_IN_UNIT + 1):
+            if len(texts) < size * wanted:
+                break
+            unit = texts[-size:]
+            if _words(unit) < _COUNTER_WORDS:
+                continue
+            count = 1 + _same(texts, numbers[:-1], size) // size
+            if count < wanted:
+                continue
+            length = count * (sum(map(len, unit)) + size)
+            if length >= _COUNTER_LENGTH * self._limit * (_CODE if self._in_code(data, end) else 1):
+                self.repetitions = count
+                return True
+        return False
+
+    def _stammers(self, data: str, end: int) -> bool:
+        # Nearly always the first look is all: prose has more different signs than that.
+        if len(set(data[max(0, end - _COUNTER_REACH) : end])) > _STAMMER_SIGNS:
+            return False
+        wanted = _STAMMER_WORDS * max(2, self._limit)
+        start = data.rfind("\n", max(0, end - _WINDOW), end) + 1
+        words = data[max(start, end - _WINDOW) : end].split()[-wanted - 1 : -1]  # the last one may be cut
+        if len(words) < wanted or self._in_code(data, end):
+            return False
+        different = {word for word in words if any(map(str.isalpha, word))}
+        if not 3 <= len(different) <= len(set(words)) <= self._limit:
+            return False
+        self.repetitions = len(words) // len(different)
+        return True
+
+
+def _period(data: str, end: int) -> int:
+    """The length of the shortest unit with which ``data[:end]`` ends twice, and at least with ``_KEY`` characters of
+    its repetition; 0 where there is none, or only behind ``_TRIES`` that seemed to be one."""
+    key = data[max(0, end - _KEY) : end]
+    before = end - 1
+    for _ in range(_TRIES):
+        at = data.rfind(key, max(0, end - _KEY - _LONGEST_UNIT), before)
+        if at < 0:
+            return 0
+        period = end - len(key) - at
+        size = max(_KEY, period)
+        if end >= size + period and data.startswith(data[end - size : end], end - size - period):
+            return period
+        before = at + len(key) - 1
+    return 0
+
+
+def _words(texts: list[str]) -> int:
+    """Words in texts that have numbers between them."""
+    return sum(any(map(str.isalpha, word)) for word in "0".join(texts).split())
+
+
+def _same(texts: list[str], numbers: list[int], size: int) -> int:
+    """How many places at the end agree with those ``size`` before: texts alike, and of the ``size`` numbers of each
+    unit always the same ones alike and the others one more. 0 where all numbers are alike."""
+    growths = [numbers[-1 - at] - numbers[-1 - at - size] for at in range(size)]
+    count, most = 0, len(texts) - size
+    if set(growths) <= {0, 1} and any(growths):
+        while (
+            count < most
+            and texts[-1 - count] == texts[-1 - count - size]
+            and numbers[-1 - count] - numbers[-1 - count - size] == growths[count % size]
+        ):
+            count += 1
+    return count

@@ -1,0 +1,178 @@
+"""What a model thinks before it answers, told apart from the answer. Pure.
+
+Models that think write ``<think>`` at the very beginning of a reply, their thoughts, ``</think>`` and the answer; with
+some templates the prompt ends with the opening tag, and the reply begins with thoughts. Only a tag at the beginning
+opens, and only the first that closes ends: later ones are text about tags. The white space around the thoughts belongs
+to the tags. Thoughts that never end are all there is of a reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum, auto
+
+from bitnet_chat.stream.framer import Frame, Framer, ReplyText, ThinkingText, TurnEnd, held_length
+
+# As the templates that llama.cpp brings for its tests have them, the most frequent first.
+_TAGS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<thinking>", "</thinking>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<mm:think>", "</mm:think>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+)
+Tags = tuple[str, str]
+
+
+def thinking_tags(*templates: str) -> Tags | None:
+    """The opening and the closing tag that one of ``templates`` names; None for a model that does not think aloud."""
+    for tags in _TAGS:
+        if any(tags[1] in template for template in templates):
+            return tags
+    return None
+
+
+def leaves_open(prompt: str, tags: Tags) -> bool:
+    """Whether a reply to ``prompt`` begins with thoughts, since it ends with the opening tag."""
+    return prompt.rstrip().endswith(tags[0])
+
+
+class _State(Enum):
+    START = auto()
+    THINKING = auto()
+    BETWEEN = auto()
+    ANSWER = auto()
+
+
+class ThinkingSplitter:
+    """``feed`` a reply as it comes, ``flush`` at its end: thoughts and text as frames. ``is_open``: it begins with
+    thoughts."""
+
+    def __init__(self, tags: Tags, *, is_open: bool) -> None:
+        self._opening, self._closing = tags
+        self._is_open = is_open
+        self._state = _State.START
+        self._held = ""
+        self._has_thought = False
+
+    def feed(self, text: str) -> list[Frame]:
+        frames: list[Frame] = []
+        text = self._held + text
+        self._held = ""
+        if text and self._state is _State.START:
+            text = self._start(text, frames)
+        if text and self._state is _State.THINKING:
+            text = self._think(text, frames)
+        if text and self._state is _State.BETWEEN:
+            text = text.lstrip()
+            if text:
+                self._state = _State.ANSWER
+        if text:
+            frames.append(ReplyText(text))
+        return frames
+
+    def flush(self) -> list[Frame]:
+        """What was held back; the reply is over."""
+        held, self._held = self._held, ""
+        if self._state is _State.THINKING or (self._state is _State.START and self._is_open):
+            return self._thought(held.rstrip())
+        return [ReplyText(held)] if held else []
+
+    def _start(self, text: str, frames: list[Frame]) -> str:
+        bare = text.lstrip()
+        if bare.startswith(self._opening):
+            self._state = _State.THINKING
+            return bare.removeprefix(self._opening)
+        if self._opening.startswith(bare):
+            self._held = text
+            return ""
+        self._state = _State.THINKING if self._is_open else _State.ANSWER
+        return text
+
+    def _think(self, text: str, frames: list[Frame]) -> str:
+        at = text.find(self._closing)
+        if at >= 0:
+            frames += self._thought(text[:at].rstrip())
+            self._state = _State.BETWEEN
+            return text[at + len(self._closing) :]
+        kept = text[: len(text) - held_length(text, (self._closing,))].rstrip()
+        frames += self._thought(kept)
+        self._held = text[len(kept) :]
+        return ""
+
+    def _thought(self, text: str) -> list[Frame]:
+        if not self._has_thought:
+            text = text.lstrip()
+        self._has_thought = self._has_thought or bool(text)
+        return [ThinkingText(text)] if text else []
+
+
+class ThinkingFramer:
+    """A framer whose replies may begin with thoughts. ``is_open``: those to messages always do."""
+
+    def __init__(self, inner: Framer, tags: Tags, *, is_open: bool) -> None:
+        self.inner = inner
+        self._tags, self._is_open = tags, is_open
+        self._splitter: ThinkingSplitter | None = None
+
+    def feed(self, text: str) -> list[Frame]:
+        return self._split(self.inner.feed(text))
+
+    def sent(self) -> None:
+        self._splitter = ThinkingSplitter(self._tags, is_open=self._is_open)
+        self.inner.sent()
+
+    def continued(self) -> None:
+        self._splitter = None  # the thoughts are over: what goes on is an answer
+        self.inner.continued()
+
+    def commanded(self) -> None:
+        self._splitter = None
+        self.inner.commanded()
+
+    def interrupted(self) -> None:
+        self.inner.interrupted()
+
+    def settle(self) -> list[Frame]:
+        return self._split(self.inner.settle())
+
+    def eof(self, *, clean: bool) -> list[Frame]:
+        frames = self._split(self.inner.eof(clean=clean))
+        return frames + (self._splitter.flush() if self._splitter is not None else [])
+
+    def _split(self, frames: Iterable[Frame]) -> list[Frame]:
+        if self._splitter is None:
+            return list(frames)
+        split: list[Frame] = []
+        for frame in frames:
+            if isinstance(frame, ReplyText):
+                split += self._splitter.feed(frame.text)
+                continue
+            if isinstance(frame, TurnEnd):
+                split += self._splitter.flush()
+            split.append(frame)
+        return split
+
+
+class Retelling:
+    """The thoughts of another attempt at a reply whose first, ``told``, were shown already: only what is different."""
+
+    def __init__(self, told: str) -> None:
+        self._left = told
+        self._differs = not told
+
+    def feed(self, text: str) -> str:
+        if self._differs:
+            return text
+        if self._left.startswith(text):
+            self._left = self._left[len(text) :]
+            self._differs = not self._left
+            return ""
+        common = 0
+        while common < min(len(text), len(self._left)) and text[common] == self._left[common]:
+            common += 1
+        self._differs = True
+        return ("\n\n" if common < len(self._left) else "") + text[common:]

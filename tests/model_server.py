@@ -1,0 +1,179 @@
+"""A web server on this computer that has one file, and the bad habits that servers and networks have."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Behaviour:
+    """What the server does; a test changes it between requests."""
+
+    content: bytes
+    etag: str = '"one"'
+    modified: str = ""
+    ranges: bool = True
+    cuts: list[int] = field(default_factory=list)
+    """After how many bytes of the body each of the next replies breaks off."""
+    statuses: list[int] = field(default_factory=list)
+    """Answered to the next requests instead of the file."""
+    length: int | None = None
+    """Told instead of the true one."""
+    chunked: bool = False
+    encoding: str = ""
+    shift: int = 0
+    """Added to the begin of a range that is answered."""
+    redirect: str = ""
+    """Where every GET of the hub's address is sent."""
+    hold: threading.Event | None = None
+    """Waited for where a reply would break off, the connection open."""
+    linked: bool = True
+    """As the hub: HEAD tells the sha256 and the size of the file itself."""
+
+
+@dataclass
+class Seen:
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
+class ModelServer:
+    def __init__(self, content: bytes) -> None:
+        self.behaviour = Behaviour(content)
+        self.seen: list[Seen] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.base = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread.start()
+
+    @property
+    def gets(self) -> list[Seen]:
+        return [each for each in self.seen if each.method == "GET"]
+
+    def close(self) -> None:
+        if self.behaviour.hold is not None:
+            self.behaviour.hold.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+            def do_HEAD(self) -> None:
+                self._note()
+                does = server.behaviour
+                if "missing" in self.path:
+                    self.send_response(404)
+                    self.send_header("X-Error-Code", "EntryNotFound")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                self.send_response(302 if does.redirect else 200)
+                self.send_header("X-Repo-Commit", COMMIT)
+                if does.linked:
+                    self.send_header("X-Linked-Etag", f'"{hashlib.sha256(does.content).hexdigest()}"')
+                    self.send_header("X-Linked-Size", str(len(does.content)))
+                self.send_header("ETag", does.etag)
+                if does.redirect:
+                    self.send_header("Location", does.redirect)
+                self.send_header("Content-Length", "0" if does.redirect else str(len(does.content)))
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self._note()
+                does = server.behaviour
+                if does.statuses:
+                    return self._status(does.statuses.pop(0))
+                if does.redirect and not self.path.startswith("/cdn"):
+                    self.send_response(302)
+                    self.send_header("Location", does.redirect)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return None
+                return self._file(does)
+
+            def _note(self) -> None:
+                server.seen.append(Seen(self.command, self.path, dict(self.headers.items())))
+
+            def _status(self, status: int) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def _file(self, does: Behaviour) -> None:
+                begin, total = 0, len(does.content)
+                wanted = self.headers.get("Range")
+                fresh = self.headers.get("If-Range") in (None, does.etag, does.modified)
+                if wanted and does.ranges and fresh:
+                    begin = int(wanted.removeprefix("bytes=").rstrip("-"))
+                    if begin >= total:
+                        self.send_response(416)
+                        self.send_header("Content-Range", f"bytes */{total}")
+                        self.send_header("Content-Length", "0")
+                        self.end_headers()
+                        return
+                    begin += does.shift
+                    self.send_response(206)
+                    self.send_header("Content-Range", f"bytes {begin}-{total - 1}/{total}")
+                else:
+                    self.send_response(200)
+                if does.etag:
+                    self.send_header("ETag", does.etag)
+                if does.modified:
+                    self.send_header("Last-Modified", does.modified)
+                if does.encoding:
+                    self.send_header("Content-Encoding", does.encoding)
+                body = does.content[begin:]
+                if does.chunked:
+                    self.send_header("Transfer-Encoding", "chunked")
+                else:
+                    self.send_header("Content-Length", str(does.length if does.length is not None else len(body)))
+                self.end_headers()
+                cut = does.cuts.pop(0) if does.cuts else None
+                self._send(body if cut is None else body[:cut], does.chunked)
+                if cut is not None:
+                    self.wfile.flush()
+                    if does.hold is not None:
+                        does.hold.wait(60)
+                    self.close_connection = True
+                    with contextlib.suppress(OSError):
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                elif does.chunked:
+                    self.wfile.write(b"0\r\n\r\n")
+                elif does.length is not None:
+                    self.close_connection = True
+
+            def _send(self, body: bytes, chunked: bool) -> None:
+                with contextlib.suppress(OSError):  # whoever asked has heard enough
+                    if chunked:
+                        for start in range(0, len(body), 65536):
+                            part = body[start : start + 65536]
+                            self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+                    else:
+                        self.wfile.write(body)
+
+        return Handler
+
+
+@contextlib.contextmanager
+def serving(content: bytes) -> Iterator[ModelServer]:
+    server = ModelServer(content)
+    try:
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,40 @@
+"""Styled text made readable: ``{1:bold}`` for what the escape sequence of ``1`` governs."""
+
+from __future__ import annotations
+
+import re
+
+from bitnet_chat.markdown.block import Markdown
+from bitnet_chat.markdown.style import Palette
+
+SGR = re.compile(r"\x1b\[([0-9;]*)m")
+
+
+def markdown(columns: int = 80, colour: bool = True) -> Markdown:
+    return Markdown(Palette(colour), lambda: columns)
+
+
+def style(*parts: str, columns: int = 80, colour: bool = True) -> str:
+    """What comes out for a reply in these parts."""
+    shown = markdown(columns, colour)
+    return "".join(map(shown.feed, parts)) + shown.finish()
+
+
+def plain(text: str) -> str:
+    return SGR.sub("", text)
+
+
+def marked(text: str) -> str:
+    """``\\x1b[1mbold\\x1b[0m`` becomes ``{1:bold}``. Asserts that no look goes past the end of a line."""
+    out, codes, at = "", "", 0
+    for match in (*SGR.finditer(text), None):
+        piece = text[at : match.start() if match else len(text)]
+        assert not codes or "\n" not in piece, f"{codes} goes on behind a line of {text!r}"
+        out += f"{{{codes}:{piece}}}" if codes and piece else piece
+        if match:
+            given = match[1].split(";")
+            assert not codes or given[0] == "0", f"{codes} goes on into {match[0]!r}"
+            codes = ";".join(code for code in given if code != "0")
+            at = match.end()
+    assert not codes, f"{codes} at the end of {text!r}"
+    return out

@@ -1,0 +1,415 @@
+"""The context window: what leaves it, what is refused before it is sent, and what an engine is given instead."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import pytest
+from program import fake_engine
+
+from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.keeper import Keeper
+from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.errors import ContextOverflow, FinishReason
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
+from bitnet_chat.models.gguf import read_header
+from bitnet_chat.prompt.summary import MARK
+from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.prompt.window import Brim, Window, about_tokens, half_to_drop, messages_to_drop
+
+TURNS = 300
+SYSTEM = "You are a helpful guide."
+QUESTIONS = ("hello", "what is bitnet-chat?", "how do I leave?", "thanks", "who are you?")
+
+
+# Pure
+
+
+def test_whole_turns_leave_and_the_newest_stay() -> None:
+    turns = Conversation()
+    for number in range(6):
+        turns = turns.with_user(f"q{number}").with_assistant(f"a{number}")
+    costs = [10] * 12
+    assert [messages_to_drop(turns.turns, costs, room, 0) for room in (200, 120, 119, 100, 20)] == [0, 0, 2, 2, 10]
+    assert messages_to_drop(turns.turns, costs, 19, 20) == 10, "the newest turn may take more than its share"
+    assert messages_to_drop(turns.turns, costs, 19, 19) == 12
+    assert messages_to_drop((), (), 0, 0) == 0
+    assert 0 < half_to_drop(turns.turns) < 12 and half_to_drop(turns.turns) % 2 == 0
+    assert half_to_drop(turns.turns[:2]) == 2 and half_to_drop(()) == 0
+
+
+def test_a_window_keeps_other_conversations_whole() -> None:
+    window = Window()
+    long = Conversation().with_system("S").with_user("a").with_assistant("b").with_user("c").with_assistant("d")
+    window.drop(long, 2, TokenCount(1234, 0.1))
+    assert window.kept(long) == Conversation().with_system("S").with_user("c").with_assistant("d")
+    assert window.kept(long.without_last_turn().without_last_turn()) == Conversation().with_system("S")
+    other = Conversation().with_system("S").with_user("x").with_assistant("y")
+    assert window.kept(other) == other and window.count_left(other) == 0
+    assert window.take_note() == (
+        "the context window is full: the oldest 2 of 4 messages left it, about 1,200 tokens (±10 %);"
+        " the conversation still has them"
+    )
+    assert window.take_note() == ""
+    window.drop(long, 4, TokenCount(0), "they said a and c")
+    assert window.kept(long).messages[0].content == f"S\n\n{MARK}\nthey said a and c"
+    assert window.kept(long).turns == ()
+    window.restore(())
+    assert window.kept(long) == long and window.take_note() == ""
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (TokenCount(9412, 0.1), "about 9,400 tokens (±10 %)"),
+        (TokenCount(87, 0.03), "about 87 tokens (±3 %)"),
+        (TokenCount(9412), "9,412 tokens"),
+        (TokenCount(1), "1 token"),
+    ],
+)
+def test_a_number_of_tokens_has_the_digits_that_are_known(tokens: TokenCount, words: str) -> None:
+    assert about_tokens(tokens) == words
+
+
+def test_the_brim_is_never_passed_and_seldom_looked_for() -> None:
+    looks = 0
+
+    def count(text: str) -> TokenCount:
+        nonlocal looks
+        looks += 1
+        return TokenCount(len(text) // 4)
+
+    for size in (1, 7, 700, 5000):
+        brim, text = Brim(1000, count), "x" * 5000
+        looks = 0
+        pieces = [brim.take(text[start : start + size]) for start in range(0, 5000, size)]
+        assert "".join(pieces) == "x" * 4003 and brim.is_full, "4003 make 1000 tokens, 4004 are one too many"
+        assert looks < 60
+    assert Brim(-5, count).take("x") == "" and Brim(0, count).take("xxx") == "xxx"
+
+
+# On engines
+
+
+class Talker:
+    """A conversation with an engine, and what each child was started with."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.prompts: list[str] = []
+        self.backend = ResidentBackend(settings, on_spawn=self._spawned)
+        self.conversation = Conversation().with_system(settings.system)
+        self.events: list[Event] = []
+
+    def _spawned(self, process: EngineProcess) -> None:
+        flags = [flag for flag in ("--file", "--system-prompt-file") if flag in process.argv]
+        name = process.argv[process.argv.index(flags[0]) + 1] if flags else ""
+        self.prompts.append(Path(name).read_bytes().decode("utf-8", "surrogateescape") if name else "")
+
+    async def ask(self, text: str, *, stop_after: int | None = None) -> Completed | Failed:
+        """``stop_after``: characters of the reply after which it is interrupted."""
+        asked = self.conversation.with_user(text)
+        self.events = []
+        said = 0
+        async for event in self.backend.reply(asked):
+            self.events.append(event)
+            said += len(event.text) if isinstance(event, TextDelta) else 0
+            if stop_after is not None and said >= stop_after:
+                self.backend.interrupt()
+        last = self.events[-1]
+        assert isinstance(last, Completed | Failed)
+        if isinstance(last, Completed):
+            assert "".join(event.text for event in self.events if isinstance(event, TextDelta)) == last.text
+            self.conversation = asked.with_assistant(last.text, last.reason)
+        return last
+
+    @property
+    def notices(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, Notice)]
+
+
+def run(settings: Settings, body: Callable[[Talker], Awaitable[None]]) -> None:
+    async def main() -> None:
+        talker = Talker(settings)
+        try:
+            await asyncio.wait_for(body(talker), 120)
+        finally:
+            await talker.backend.close()
+
+    asyncio.run(main())
+
+
+async def long_conversation(talker: Talker, questions: Iterable[str]) -> None:
+    """Every turn is answered; every child is started with the system prompt and the newest whole turns; whenever turns
+    have left the window, a line says how many."""
+    talk = talker.backend.talk()
+    left = drops = 0
+    for number, question in enumerate(questions):
+        history, before = talker.conversation, len(talker.prompts)
+        last = await talker.ask(question)
+        assert isinstance(last, Completed) and last.reason is FinishReason.STOP and last.text, (number, last)
+        used, size = last.stats.context_used, last.stats.context_size
+        assert size == 512 and (used is None or used < size)
+        said = [
+            int(count) for line in talker.notices for count in re.findall(r"the oldest (\d+) of \d+ messages", line)
+        ]
+        assert len(said) <= 1, "one line for one turn"
+        if said:
+            assert left < said[0] < len(history.turns), "the newest turn stays"
+            left, drops = said[0], drops + 1
+        if len(talker.prompts) > before:
+            kept = Conversation(history.messages[:1] + history.turns[left:])
+            assert kept.system == SYSTEM
+            assert talker.prompts[-1] == talk.launch(kept).prompt, f"turn {number} followed something else"
+        else:
+            assert not said, "what left was still there"
+    assert len(talker.conversation.turns) == 2 * TURNS
+    assert drops > 20
+    assert drops < TURNS / 3, "what leaves makes room for several turns"
+
+
+@pytest.mark.engine
+def test_a_long_conversation_in_a_small_window(engine: EngineBinary, model: Path) -> None:
+    settings = Settings(engine=str(engine.path), model=str(model), temperature=0.0, ctx=512, system=SYSTEM)
+    questions = (QUESTIONS[number % len(QUESTIONS)] for number in range(TURNS))
+    run(settings, lambda talker: long_conversation(talker, questions))
+
+
+needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
+
+
+class Shifts:
+    """Whether the engine of ``bitnet_2024`` has forgotten something without a word."""
+
+    def __init__(self, record: Path) -> None:
+        self.record = record
+
+    def happened(self) -> bool:
+        return self.record.exists()
+
+    def forget(self) -> None:
+        self.record.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def shifts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shifts:
+    monkeypatch.setenv("FAKE_ENGINE_UNORDERED", "1")
+    monkeypatch.setenv("FAKE_ENGINE_SHIFTS", str(tmp_path / "shifts"))
+    return Shifts(tmp_path / "shifts")
+
+
+@pytest.fixture
+def bitnet_2024(tmp_path: Path, model: Path, shifts: Shifts) -> Settings:
+    """The scripted engine as BitNet 2024, and the vocabulary of its recording: bytes, three pairs and three marks."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
+    writer = gguf.GGUFWriter(tmp_path / "bytes.gguf", "bitnet")
+    writer.add_context_length(2048)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([*letters, "<|bos|>", "<|im_start|>", "<|im_end|>"])
+    writer.add_token_types([1] * 256 + [3] * 3)
+    writer.add_token_merges(["t h"])
+    writer.add_bos_token_id(256)
+    writer.add_eos_token_id(258)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(read_header(model).chat_template)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Settings(engine=str(fake_engine(tmp_path)), model=str(tmp_path / "bytes.gguf"), ctx=512, system=SYSTEM)
+
+
+@needs_scripts
+def test_a_long_conversation_with_an_engine_that_forgets_without_a_word(bitnet_2024: Settings, shifts: Shifts) -> None:
+    run(bitnet_2024, lambda talker: long_conversation(talker, (f"say this is {number}" for number in range(TURNS))))
+    assert not shifts.happened()
+
+
+@needs_scripts
+def test_a_reply_ends_where_the_engine_would_forget(
+    bitnet_2024: Settings, shifts: Shifts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(talker: Talker) -> None:
+        await talker.ask("say first")
+        last = await talker.ask("story")
+        assert isinstance(last, Completed) and last.reason is FinishReason.CONTEXT_OVERFLOW
+        launch = talker.backend.talk().launch(talker.conversation)
+        assert 480 < len(re.sub(r"<\|\w+\|>", "?", launch.prompt)) < 512, "up to there, and no further"
+        process = talker.backend._session.process
+        shifts.forget()  # what it forgot behind that point, until it was ended, is of no matter
+        last = await talker.ask("say next")
+        assert isinstance(last, Completed) and last.text == "next"
+        assert talker.backend._session.process is process, "a child with less was started at once"
+        assert not shifts.happened()
+
+    run(bitnet_2024, body)
+
+    async def careless(talker: Talker) -> None:
+        last = await talker.ask("story", stop_after=1000)
+        assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
+
+    monkeypatch.setattr(Keeper, "brim", lambda *_: None)
+    run(bitnet_2024, careless)
+    assert shifts.happened(), "the scripted engine does forget"
+
+
+@pytest.mark.engine
+def test_a_message_larger_than_the_window_is_refused_before_it_is_sent(engine: EngineBinary, model: Path) -> None:
+    settings = Settings(engine=str(engine.path), model=str(model), temperature=0.0, ctx=512, system=SYSTEM)
+
+    async def body(talker: Talker) -> None:
+        await talker.ask("hello")
+        before = talker.conversation
+        last = await talker.ask("word " * 2000)
+        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
+        assert "about " in last.error.what and "±" in last.error.what and "512 tokens" in last.error.what
+        assert not any(isinstance(event, Started) for event in talker.events)
+        assert len(talker.prompts) == 1 and talker.conversation == before
+        last = await talker.ask("how do I leave?")
+        assert isinstance(last, Completed) and last.reason is FinishReason.STOP and talker.notices == []
+        assert len(talker.prompts) == 1
+
+    run(settings, body)
+
+
+@pytest.mark.engine
+def test_to_stop_is_a_policy(engine: EngineBinary, model: Path) -> None:
+    settings = Settings(
+        engine=str(engine.path), model=str(model), temperature=0.0, ctx=256, system=SYSTEM, overflow="stop"
+    )
+
+    async def body(talker: Talker) -> None:
+        for number in range(100):
+            last = await talker.ask(QUESTIONS[number % len(QUESTIONS)])
+            if isinstance(last, Failed):
+                break
+        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
+        assert "outgrown" in last.error.what and "256 tokens" in last.error.what and "--overflow" in last.error.remedy
+        assert len(talker.conversation.turns) >= 8
+        assert not any("left it" in line for line in talker.notices)
+        # What makes room again goes on.
+        talker.conversation = talker.conversation.without_last_turn().without_last_turn()
+        last = await talker.ask("thanks")
+        assert isinstance(last, Completed) and last.reason is FinishReason.STOP
+
+    run(settings, body)
+
+
+def talked(turns: int, system: str = SYSTEM) -> Conversation:
+    conversation = Conversation().with_system(system)
+    for number in range(turns):
+        conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
+    return conversation
+
+
+@needs_scripts
+def test_a_conversation_from_elsewhere_is_trimmed_before_it_is_loaded(bitnet_2024: Settings, shifts: Shifts) -> None:
+    async def body(talker: Talker) -> None:
+        talker.conversation = talked(100)
+        last = await talker.ask("say fine")
+        assert isinstance(last, Completed) and last.text == "fine"
+        assert len(talker.prompts) == 1 and not shifts.happened()
+        assert "number 99" in talker.prompts[0] and SYSTEM in talker.prompts[0]
+        (line,) = talker.notices
+        assert "of 200 messages left it, about " in line
+
+    run(bitnet_2024, body)
+
+
+@needs_scripts
+def test_a_system_prompt_that_leaves_no_room(bitnet_2024: Settings) -> None:
+    async def body(talker: Talker) -> None:
+        talker.conversation = talked(4, "x" * 600)
+        last = await talker.ask("say fine")
+        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
+        assert "of which the system prompt takes about 6" in last.error.what
+        assert talker.prompts == []
+
+    run(bitnet_2024, body)
+
+
+def summarizing(settings: Settings) -> Settings:
+    return replace(settings, overflow="summarize")
+
+
+@needs_scripts
+def test_what_leaves_is_summarised(bitnet_2024: Settings, shifts: Shifts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_ENGINE_SUMMARY", "they counted")
+
+    async def body(talker: Talker) -> None:
+        for number in range(40):
+            last = await talker.ask(f"say this is {number}")
+            assert isinstance(last, Completed) and last.text == f"this is {number}", last
+            if any("left it" in line for line in talker.notices):
+                assert "a summary stands in their place" in talker.notices[0]
+                assert f"{SYSTEM}\n\n{MARK}\nthey counted" in talker.prompts[-1]
+                assert f"say this is {number - 1}" in talker.prompts[-1]
+        summaries = [prompt for prompt in talker.prompts if "they counted" in prompt]
+        assert 2 < len(summaries) < 20
+        assert len(talker.prompts) == 1 + 2 * len(summaries), "one child for each summary, one to go on with it"
+        assert not shifts.happened()
+
+    run(summarizing(bitnet_2024), body)
+
+
+@needs_scripts
+def test_a_summary_that_fails_is_done_without(
+    bitnet_2024: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FAKE_ENGINE_SUMMARY", "kill")
+
+    async def body(talker: Talker) -> None:
+        talker.conversation = talked(100)
+        last = await talker.ask("say fine")
+        assert isinstance(last, Completed) and last.text == "fine"
+        assert any("not summarised" in line for line in talker.notices)
+        assert MARK not in talker.prompts[-1] and "number 99" in talker.prompts[-1]
+
+    run(summarizing(bitnet_2024), body)
+
+
+@needs_scripts
+def test_a_summary_may_be_interrupted(bitnet_2024: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FAKE_ENGINE_SUMMARY", "silence")
+    monkeypatch.setenv("FAKE_ENGINE_HEARD", str(tmp_path / "heard"))
+
+    async def body(talker: Talker) -> None:
+        talker.conversation = talked(100)
+        reply = asyncio.ensure_future(talker.ask("say fine"))
+        while not (tmp_path / "heard").exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # the engine is another program; there is nothing else to wait for
+        talker.backend.interrupt()
+        last = await reply
+        assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED and last.text == ""
+        assert any("not summarised" in line for line in talker.notices)
+        talker.conversation = talked(100)
+        last = await talker.ask("say fine")
+        assert isinstance(last, Completed) and last.text == "fine" and talker.notices == []
+
+    run(summarizing(bitnet_2024), body)
+
+
+@pytest.mark.engine
+def test_a_real_model_summarises(engine: EngineBinary, model: Path) -> None:
+    settings = Settings(engine=str(engine.path), model=str(model), temperature=0.0, ctx=512, system=SYSTEM)
+
+    async def body(talker: Talker) -> None:
+        told = 0
+        for number in range(20):
+            last = await talker.ask(QUESTIONS[number % len(QUESTIONS)])
+            assert isinstance(last, Completed) and last.reason is FinishReason.STOP and last.text
+            told += any("a summary stands in their place" in line for line in talker.notices)
+        assert told and any(MARK in prompt for prompt in talker.prompts)
+
+    run(summarizing(settings), body)

@@ -1,0 +1,501 @@
+"""Conversations come back as they were: whole, branched, cut off, renamed, forked, removed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.errors import FinishReason, UsageError
+from bitnet_chat.events import Stats
+from bitnet_chat.journal import Journal, Recorder, State
+from bitnet_chat.journal.entry import TITLE_LENGTH, title_of
+from bitnet_chat.journal.file import open_file
+from bitnet_chat.journal.scribe import Origin, Scribe
+from bitnet_chat.journal.writers import is_alive, this_writer
+
+ANY_TEXT = st.text(st.characters(codec=None, categories=None))
+STOP, CUT_OFF, INTERRUPTED = FinishReason.STOP, FinishReason.CUT_OFF, FinishReason.INTERRUPTED
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal.db")
+
+
+def recorded(journal: Journal | None, what: Callable[[Recorder], Awaitable[None] | None]) -> Recorder:
+    """The recorder after ``what`` and its end; nothing was to complain about."""
+    complaints: list[str] = []
+
+    async def record() -> Recorder:
+        recorder = Recorder(journal, complaints.append)
+        waiting = what(recorder)
+        if waiting is not None:
+            await waiting
+        await recorder.close()
+        await asyncio.sleep(0)
+        return recorder
+
+    recorder = asyncio.run(record())
+    assert complaints == []
+    return recorder
+
+
+def turn(recorder: Recorder, conversation: Conversation, text: str, reason: FinishReason = STOP) -> Conversation:
+    """A reply to ``conversation``, and what it is then."""
+    recorder.begin_reply(conversation, model="a model", engine="an engine", options={"max_tokens": 9})
+    for piece in text.split(" "):
+        recorder.text(f"{piece} ")
+    recorder.end_reply(reason, Stats(tokens=3, seconds=1.5), text=text)
+    return conversation.with_assistant(text, reason)
+
+
+def dialogue(journal: Journal, *texts: str, system: str = "") -> tuple[int, Conversation]:
+    """A conversation of these messages, user and assistant in turn."""
+    conversation = Conversation().with_system(system)
+
+    def talk(recorder: Recorder) -> None:
+        nonlocal conversation
+        for question, answer in zip(texts[::2], texts[1::2], strict=True):
+            conversation = turn(recorder, conversation.with_user(question), answer)
+
+    id = recorded(journal, talk).id
+    assert id is not None
+    return id, conversation
+
+
+# What was said
+
+
+def test_a_conversation_comes_back(journal: Journal) -> None:
+    id, conversation = dialogue(journal, "first", "one", "second", "two", system="be brief")
+    stored = journal.load(id)
+    assert stored.conversation == conversation
+    assert (stored.title, stored.state, stored.unanswered) == ("first", State.WHOLE, "")
+    assert (stored.model, stored.engine, stored.options) == ("a model", "an engine", {"max_tokens": 9})
+    last = stored.records[-1]
+    assert (last.model, last.engine, last.options) == ("a model", "an engine", {"max_tokens": 9})
+    assert last.stats == {"tokens": 3, "seconds": 1.5, "exact": False}
+    assert stored.created <= last.created <= stored.updated
+    [entry] = journal.list()
+    assert (entry.id, entry.title, entry.turns, entry.model, entry.state) == (id, "first", 2, "a model", State.WHOLE)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(system=ANY_TEXT, question=ANY_TEXT, answer=ANY_TEXT, thoughts=ANY_TEXT, title=ANY_TEXT)
+def test_any_text_comes_back(
+    journal: Journal, system: str, question: str, answer: str, thoughts: str, title: str
+) -> None:
+    def talk(recorder: Recorder) -> None:
+        recorder.rename(title)
+        recorder.begin_reply(asked, model=title, engine=answer, options={"any": question})
+        recorder.thinking(thoughts)
+        recorder.text(answer)
+        recorder.end_reply(STOP)
+
+    asked = Conversation().with_system(system).with_user(question)
+    stored = journal.load(recorded(journal, talk).id or 0)
+    assert stored.conversation == asked.with_assistant(answer, STOP, thoughts)
+    assert (stored.model, stored.engine, stored.options) == (title, answer, {"any": question})
+    assert stored.title == (title or title_of(asked))
+    journal.remove([stored.id])
+
+
+@pytest.mark.parametrize("text", ["123", "0x10", "1e5", "NULL", "'; DROP TABLE messages; --", "\0", "a\0b", "\udcff\0"])
+def test_nothing_is_taken_for_anything_but_text(journal: Journal, text: str) -> None:
+    id, conversation = dialogue(journal, text, text)
+    assert journal.load(id).conversation == conversation
+
+
+def test_a_reply_whose_end_differs_from_its_pieces_is_kept_as_it_ended(journal: Journal) -> None:
+    def talk(recorder: Recorder) -> None:
+        recorder.begin_reply(Conversation().with_user("q"))
+        recorder.text("the reply\nUser: and")  # of which a guard leaves the first line
+        recorder.end_reply(FinishReason.ROLE_MARKER, text="the reply")
+
+    stored = journal.load(recorded(journal, talk).id or 0)
+    assert stored.conversation.last == Message("assistant", "the reply", FinishReason.ROLE_MARKER)
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("Why?", "Why?"),
+        ("\n\n  many \t blanks  \nsecond line", "many blanks"),
+        ("x" * 500, "x" * (TITLE_LENGTH - 1) + "…"),
+        ("", ""),
+        ("[File: notes.md]\n```md\ntext of the file\n```\n\nWhat is this?", "What is this?"),
+    ],
+)
+def test_titles(text: str, title: str) -> None:
+    assert title_of(Conversation().with_system("not this").with_user(text)) == title
+
+
+def test_nothing_is_made_before_the_first_message(journal: Journal) -> None:
+    def talk(recorder: Recorder) -> None:
+        recorder.sync(Conversation().with_system("be brief"))
+        recorder.anew()
+        recorder.end_reply(STOP)
+        recorder.text("nobody asked")
+
+    assert recorded(journal, talk).id is None
+    assert not journal.path.exists()
+
+
+def test_without_a_journal_nothing_happens(tmp_path: Path, home: Path) -> None:
+    def talk(recorder: Recorder) -> None:
+        conversation = turn(recorder, Conversation().with_user("q"), "a")
+        recorder.rename("t")
+        recorder.fork()
+        recorder.sync(conversation)
+
+    assert recorded(None, talk).id is None
+    assert not [*tmp_path.iterdir(), *home.iterdir()]
+
+
+# Branches
+
+
+def test_what_is_taken_back_stays_as_a_branch(journal: Journal) -> None:
+    def talk(recorder: Recorder) -> None:
+        first = turn(recorder, Conversation().with_user("q1"), "a1")
+        turn(recorder, first.with_user("q2"), "lost words")
+        recorder.sync(first)  # /undo
+        turn(recorder, first.with_user("q3"), "a3")
+
+    id = recorded(journal, talk).id or 0
+    assert [message.content for message in journal.load(id).conversation.messages] == ["q1", "a1", "q3", "a3"]
+    assert [hit.entry.id for hit in journal.search("lost")] == [id]
+    assert journal.list()[0].turns == 2
+
+
+def test_a_line_that_is_gone_back_to_is_not_written_twice(journal: Journal) -> None:
+    def talk(recorder: Recorder) -> None:
+        conversation = turn(recorder, Conversation().with_user("question"), "answer")
+        recorder.sync(conversation)
+        recorder.begin_reply(conversation.with_user("failed"))
+        recorder.end_reply(FinishReason.ENGINE_DIED)
+        recorder.sync(conversation)
+
+    recorded(journal, talk)
+    [hit] = journal.search("question")
+    assert hit.count == 1
+    assert journal.load(hit.entry.id).unanswered == ""
+
+
+def test_another_system_prompt(journal: Journal) -> None:
+    def talk(recorder: Recorder) -> None:
+        conversation = turn(recorder, Conversation().with_user("q"), "a")
+        conversation = turn(recorder, conversation.with_system("be brief").with_user("q2"), "a2")
+        expected.append(conversation)
+
+    expected: list[Conversation] = []
+    assert journal.load(recorded(journal, talk).id or 0).conversation == expected[0]
+
+
+def test_a_reply_that_goes_on_makes_the_message_longer(journal: Journal) -> None:
+    def talk(recorder: Recorder) -> None:
+        conversation = turn(recorder, Conversation().with_user("q"), "half of", INTERRUPTED)
+        recorder.begin_reply(conversation)
+        recorder.text(" the reply")
+        recorder.end_reply(STOP)
+        longer = conversation.without_last_reply().with_assistant("half of the reply", STOP)
+        turn(recorder, longer.with_user("q2"), "a2")
+
+    contents = [message.content for message in journal.load(recorded(journal, talk).id or 0).conversation.messages]
+    assert contents == ["q", "half of the reply", "q2", "a2"]
+
+
+def test_a_reply_that_failed_to_go_on_stays_as_it_was(journal: Journal) -> None:
+    def talk(recorder: Recorder) -> None:
+        conversation = turn(recorder, Conversation().with_user("q"), "half", FinishReason.LENGTH)
+        recorder.begin_reply(conversation)
+        recorder.end_reply(FinishReason.ENGINE_DIED)
+
+    last = journal.load(recorded(journal, talk).id or 0).conversation.last
+    assert last == Message("assistant", "half", FinishReason.LENGTH)
+
+
+@pytest.mark.parametrize("reason", [INTERRUPTED, FinishReason.ENGINE_DIED, FinishReason.NO_ENGINE])
+def test_a_message_without_a_reply_is_kept_and_told_apart(journal: Journal, reason: FinishReason) -> None:
+    def talk(recorder: Recorder) -> None:
+        conversation = turn(recorder, Conversation().with_user("q"), "a")
+        recorder.begin_reply(conversation.with_user("the last words"))
+        recorder.end_reply(reason)
+
+    stored = journal.load(recorded(journal, talk).id or 0)
+    assert (stored.state, stored.unanswered) == (State.UNANSWERED, "the last words")
+    assert [message.content for message in stored.conversation.messages] == ["q", "a"]
+    assert journal.list()[0].state is State.UNANSWERED
+
+
+def test_a_model_may_say_nothing(journal: Journal) -> None:
+    id, conversation = dialogue(journal, "q", "", "q2", "a2")
+    assert journal.load(id).conversation == conversation
+
+
+def test_a_partial_reply_that_failed_is_kept(journal: Journal) -> None:
+    def talk(recorder: Recorder) -> None:
+        turn(recorder, Conversation().with_user("q"), "as far as", FinishReason.ENGINE_DIED)
+
+    last = journal.load(recorded(journal, talk).id or 0).conversation.last
+    assert last == Message("assistant", "as far as", FinishReason.ENGINE_DIED)
+
+
+# More than one conversation
+
+
+def test_anew_rename_fork_and_resume(journal: Journal) -> None:
+    async def talk(recorder: Recorder) -> None:
+        one = turn(recorder, Conversation().with_user("one"), "a")
+        recorder.rename("The first")
+        recorder.anew()
+        assert (recorder.id, recorder.title) == (None, "")
+        two = turn(recorder, Conversation().with_user("two"), "b")
+        assert recorder.title == "two"
+        recorder.fork()
+        turn(recorder, two.with_user("in the fork"), "c")
+        assert await recorder.settled() and recorder.id == 3
+        recorder.anew()
+        recorder.resume(journal.load(3))
+        assert (recorder.id, recorder.title) == (3, "two")
+        recorder.resume(journal.load(1))
+        assert recorder.title == "The first"
+        turn(recorder, one.with_user("again"), "d")
+
+    assert recorded(journal, talk).id == 1
+    assert [(entry.id, entry.title, entry.turns) for entry in journal.list()] == [
+        (1, "The first", 2),
+        (3, "two", 2),
+        (2, "two", 1),
+    ]
+    fork = journal.load(3)
+    assert [message.content for message in fork.conversation.messages] == ["two", "b", "in the fork", "c"]
+    assert fork.forked_from == 2 and fork.records[1].model == "a model"
+    latest = journal.latest()
+    assert latest is not None and latest.id == 1
+    assert [entry.id for entry in journal.list(2)] == [1, 3]
+
+
+def test_numbers_that_none_has(journal: Journal) -> None:
+    assert journal.list() == [] and journal.latest() is None
+    for id in (1, 0, -1, 2**63 - 1):
+        with pytest.raises(UsageError, match="no conversation"):
+            journal.load(id)
+    assert not journal.path.exists(), "looking makes no file"
+    id, _ = dialogue(journal, "q", "a")
+    with pytest.raises(UsageError, match=f"no conversation {id + 1}"):
+        journal.remove([id, id + 1])
+    assert len(journal.list()) == 1
+
+
+def test_a_removed_number_is_not_given_again(journal: Journal) -> None:
+    first, _ = dialogue(journal, "q", "a")
+    journal.remove([first])
+    second, _ = dialogue(journal, "q", "a")
+    assert second > first
+
+
+def test_two_that_go_on_with_the_same_one(journal: Journal) -> None:
+    """Each has its branch, and the one that wrote last is shown."""
+    id, conversation = dialogue(journal, "q", "a")
+
+    def talk(recorder: Recorder) -> None:
+        recorder.resume(stored)
+        turn(recorder, conversation.with_user("mine"), "to me")
+
+    def talk_too(recorder: Recorder) -> None:
+        recorder.resume(stored)
+        turn(recorder, conversation.with_user("yours"), "to you")
+
+    stored = journal.load(id)
+    recorded(journal, talk)
+    recorded(journal, talk_too)
+    contents = [message.content for message in journal.load(id).conversation.messages]
+    assert contents == ["q", "a", "yours", "to you"]
+    assert [hit.entry.id for hit in journal.search("mine")] == [id]
+
+
+# Replies without an end
+
+
+DEAD = f"{2**22 + 7}:1.0"  # no system has so many processes by default
+
+
+def began(journal: Journal, *pieces: str, writer: str, start: str = "") -> int:
+    """A reply that a program with this writer has begun and not ended."""
+    connection, _ = open_file(journal.path)
+    scribe = Scribe(connection)
+    scribe._writer = writer
+    conversation = Conversation().with_user("a question")
+    if start:
+        conversation = conversation.with_assistant(start, FinishReason.LENGTH)
+    scribe.begin_reply(conversation, Origin("m"))
+    scribe.add([(piece.startswith("("), piece) for piece in pieces])
+    connection.close()
+    assert scribe.id is not None
+    return scribe.id
+
+
+def test_a_reply_whose_writer_is_dead_was_cut_off(journal: Journal) -> None:
+    id = began(journal, "(thought)", "as far", " as it came \udcf0", writer=DEAD)
+    expected = Message("assistant", "as far as it came \udcf0", CUT_OFF, "(thought)")
+    for _ in range(2):  # as it was left, and after a search, which settles it
+        stored = journal.load(id)
+        assert stored.conversation.last == expected
+        assert stored.state is State.CUT_OFF is journal.list()[0].state
+        assert journal.search("question")
+    assert [hit.entry.id for hit in journal.search("came")] == [id]
+
+
+def test_one_that_went_on_with_another_too(journal: Journal) -> None:
+    id = began(journal, " and on", writer=DEAD, start="on")
+    assert journal.load(id).conversation.last == Message("assistant", "on and on", CUT_OFF)
+
+
+@pytest.mark.parametrize("pieces", [(), ("(only a thought)",)])
+def test_one_without_a_word_is_none(journal: Journal, pieces: tuple[str, ...]) -> None:
+    id = began(journal, *pieces, writer=DEAD)
+    for _ in range(2):
+        stored = journal.load(id)
+        assert (stored.records, stored.unanswered, stored.state) == ((), "a question", State.UNANSWERED)
+        assert journal.list()[0].state is State.UNANSWERED
+        assert journal.search("question")
+
+
+def test_a_conversation_in_use_is_not_taken_for_dead(journal: Journal) -> None:
+    id = began(journal, "so far", writer=this_writer())
+    for _ in range(2):
+        stored = journal.load(id)
+        assert stored.state is State.ANSWERING is journal.list()[0].state
+        assert stored.conversation.last == Message("assistant", "so far", CUT_OFF)
+        journal.search("question")
+
+
+def test_writers() -> None:
+    assert is_alive(this_writer())
+    pid, _, start = this_writer().partition(":")
+    assert not is_alive(f"{pid}:{float(start) - 60:.2f}"), "the number of a process that ended an hour ago is reused"
+    for strange in ("", "x", "1:", ":", "-5:1.0", f"{2**70}:1", DEAD):
+        assert not is_alive(strange)
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    writer = f"{child.pid}:{psutil.Process(child.pid).create_time():.2f}"
+    assert is_alive(writer)
+    child.stdin.close()
+    child.wait()
+    assert not is_alive(writer)
+
+
+def test_resuming_one_that_was_cut_off(journal: Journal) -> None:
+    id = began(journal, "half", writer=DEAD)
+
+    def talk(recorder: Recorder) -> None:
+        stored = journal.load(id)
+        recorder.resume(stored)
+        recorder.begin_reply(stored.conversation)
+        recorder.text(" and half")
+        recorder.end_reply(STOP)
+
+    recorded(journal, talk)
+    assert journal.load(id).conversation.last == Message("assistant", "half and half", STOP)
+
+
+def test_a_program_that_was_taken_for_dead_loses_nothing(journal: Journal) -> None:
+    """Two containers that share a folder see each other's processes as dead."""
+    for pieces in (("said ",), ()):
+        connection, _ = open_file(journal.path)
+        scribe = Scribe(connection)
+        scribe._writer = DEAD
+        scribe.begin_reply(Conversation().with_user("question"), Origin())
+        scribe.add([(False, piece) for piece in pieces])
+        journal.search("question")  # settles it
+        scribe.add([(False, "more")])
+        scribe.end_reply(STOP, {})
+        connection.close()
+        last = journal.load(scribe.id or 0).conversation.last
+        assert last == Message("assistant", "".join(pieces) + "more", STOP)
+
+
+def test_a_reply_that_nobody_ended_is_interrupted_when_the_recorder_closes(journal: Journal) -> None:
+    def talk(recorder: Recorder) -> None:
+        recorder.begin_reply(Conversation().with_user("q"))
+        recorder.text("a word")
+
+    stored = journal.load(recorded(journal, talk).id or 0)
+    assert stored.conversation.last == Message("assistant", "a word", INTERRUPTED)
+
+
+# Removing
+
+
+def test_what_is_removed_is_gone_from_the_disk(journal: Journal) -> None:
+    secret = "xylophonequartz ꙮꙮꙮꙮ"
+    kept, conversation = dialogue(journal, "stay", "here")
+    gone, _ = dialogue(journal, f"{secret} question", f"{secret} answer " * 200)
+    began(journal, secret, writer=DEAD)
+    assert len(journal.search("xylophonequartz")) == 2
+    assert journal.remove([gone, gone + 1])
+    assert journal.search("xylophonequartz") == [] and [entry.id for entry in journal.list()] == [kept]
+    for file in journal.path.parent.iterdir():
+        data = file.read_bytes()
+        assert b"xyloph" not in data and "ꙮ".encode() not in data, file.name
+    assert journal.load(kept).conversation == conversation
+    assert journal.check() == ""
+
+
+def test_removing_while_another_program_reads(journal: Journal) -> None:
+    id, _ = dialogue(journal, "q", "a")
+    connection, _ = open_file(journal.path)
+    connection.execute("BEGIN")
+    connection.execute("SELECT * FROM messages").fetchall()
+    dialogue(journal, "newer", "than what it sees")
+    assert journal.remove([id]) is False
+    connection.close()
+    assert [entry.id for entry in journal.list()] == [id + 1]
+
+
+def test_one_that_is_removed_while_it_is_used(journal: Journal) -> None:
+    complaints: list[str] = []
+
+    async def talk() -> None:
+        recorder = Recorder(journal, complaints.append)
+        conversation = turn(recorder, Conversation().with_user("q"), "a")
+        assert await recorder.settled() and recorder.id is not None
+        journal.remove([recorder.id])
+        conversation = turn(recorder, conversation.with_user("q2"), "a2")
+        turn(recorder, conversation.with_user("q3"), "a3")
+        recorder.anew()
+        turn(recorder, Conversation().with_user("another"), "one")
+        await recorder.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(talk())
+    assert len(complaints) == 1 and "removed" in complaints[0]
+    assert [entry.title for entry in journal.list()] == ["another"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file in use cannot be removed there")
+def test_a_file_that_is_removed_while_it_is_used_is_written_anew(journal: Journal) -> None:
+    async def talk(recorder: Recorder) -> None:
+        conversation = turn(recorder, Conversation().with_user("q"), "a")
+        recorder.begin_reply(conversation.with_user("q2"))
+        recorder.text("before")
+        assert await recorder.settled() and recorder.id is not None
+        assert journal.load(recorder.id).conversation.messages[-1].content == "before"
+        for file in journal.path.parent.iterdir():
+            os.unlink(file)  # noqa: PTH108
+        recorder.text(" and after")
+        recorder.end_reply(STOP)
+
+    stored = journal.load(recorded(journal, talk).id or 0)
+    assert [message.content for message in stored.conversation.messages] == ["q", "a", "q2", "before and after"]

@@ -1,0 +1,308 @@
+"""The file: private, brought up to date, never overwritten when it is damaged, safe for several programs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import BitnetChatError, FinishReason
+from bitnet_chat.journal import Journal, Recorder, State, schema
+from bitnet_chat.journal.file import Newer, open_file
+
+
+def say(journal: Journal, text: str = "hello") -> list[str]:
+    """One turn; the complaints about it."""
+    complaints: list[str] = []
+
+    async def talk() -> None:
+        recorder = Recorder(journal, complaints.append)
+        recorder.begin_reply(Conversation().with_user(text))
+        recorder.text(f"{text} too")
+        recorder.end_reply(FinishReason.STOP)
+        await recorder.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(talk())
+    return complaints
+
+
+def titles(journal: Journal) -> list[str]:
+    return [entry.title for entry in journal.list()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such modes")
+def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "journal.db"
+    before = os.umask(0)
+    try:
+        connection, note = open_file(path)
+        connection.execute("INSERT INTO conversations (title, created, updated) VALUES ('t', 1, 1)")
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+        connection.close()
+    finally:
+        os.umask(before)
+    assert note == ""
+    assert modes == {"journal.db": 0o600, "journal.db-wal": 0o600, "journal.db-shm": 0o600}
+
+
+def test_settings_of_a_connection(tmp_path: Path) -> None:
+    connection, _ = open_file(tmp_path / "journal.db")
+    asked = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "foreign_keys")}
+    assert asked == {"journal_mode": "wal", "foreign_keys": 1}
+    assert connection.execute("PRAGMA secure_delete").fetchone()[0] == 1
+    assert schema.version(connection) == schema.VERSION == 2
+    connection.close()
+
+
+# Migrations
+
+
+def version_1(path: Path) -> None:
+    """A file as the first release made it, with a conversation that was cut off."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    schema.migrate(connection, 1)
+    assert schema.version(connection) == 1
+    with connection:
+        connection.execute(
+            "INSERT INTO conversations (title, created, updated, head, turns) VALUES ('old', 1, 2, 2, 1)"
+        )
+        connection.execute(
+            "INSERT INTO messages (conversation, role, content, created) VALUES (1, 'user', 'old question', 1)"
+        )
+        connection.execute(
+            "INSERT INTO messages (conversation, parent, role, content, created, writer)"
+            " VALUES (1, 1, 'assistant', 'old ', 1, '1:1.0')"
+        )
+        connection.execute("INSERT INTO chunks (message, thinking, text) VALUES (2, 0, 'answer')")
+    connection.close()
+
+
+@pytest.mark.parametrize("old", range(schema.VERSION))
+def test_each_version_becomes_the_present_one(tmp_path: Path, old: int) -> None:
+    new, stepped = tmp_path / "new.db", tmp_path / "stepped.db"
+    connection = sqlite3.connect(stepped, isolation_level=None)
+    schema.migrate(connection, old)
+    connection.close()
+    tables = []
+    for path in (new, stepped):
+        connection, note = open_file(path)
+        assert (note, schema.version(connection)) == ("", schema.VERSION)
+        tables.append(connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall())
+        connection.close()
+    assert tables[0] == tables[1]
+
+
+def test_what_an_old_file_holds_is_kept_and_found(tmp_path: Path) -> None:
+    version_1(tmp_path / "journal.db")
+    journal = Journal(tmp_path / "journal.db")
+    stored = journal.load(1)
+    assert [message.content for message in stored.conversation.messages] == ["old question", "old answer"]
+    assert stored.state is State.CUT_OFF
+    assert say(journal, "new") == []
+    assert [hit.entry.title for hit in journal.search("answer")] == ["old"]
+    assert titles(journal) == ["new", "old"]
+
+
+def test_a_migration_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version_1(tmp_path / "journal.db")
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, ("CREATE TABLE more (x)", "no SQL at all")))
+    monkeypatch.setattr(schema, "VERSION", 3)
+    connection = sqlite3.connect(tmp_path / "journal.db", isolation_level=None)
+    with pytest.raises(sqlite3.OperationalError):
+        schema.migrate(connection, 3)
+    assert schema.version(connection) == 1
+    assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'more'").fetchall()
+    connection.close()
+
+
+def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("CREATE TABLE things_to_come (x)")
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = path.read_bytes()
+    journal = Journal(path)
+    for use in (journal.list, journal.latest, journal.check, lambda: journal.load(1), lambda: journal.search("x")):
+        with pytest.raises(Newer, match="version 99"):
+            use()
+    [complaint] = say(journal)
+    assert "version 99" in complaint and "--no-journal" in complaint
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["journal.db"]
+
+
+# Damage
+
+
+def grown(path: Path) -> bytes:
+    """The bytes of a sound file of many pages."""
+    journal = Journal(path)
+    for number in range(3):
+        say(journal, f"{number} " + "many words " * 3000)
+    journal.search("words")
+    return path.read_bytes()
+
+
+def other_database(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE recipes (dish)")
+    connection.execute("INSERT INTO recipes VALUES ('soup')")
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("damage", ["garbage", "short garbage", "cut", "half a header", "first page", "other database"])
+def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "journal.db"
+    if damage == "other database":
+        other_database(path)
+    else:
+        data = grown(path)
+        path.write_bytes(
+            {
+                "garbage": os.urandom(50_000),
+                "short garbage": b"no database",
+                "cut": data[: len(data) // 2],
+                "half a header": data[:50],
+                "first page": data[:100] + b"\xaa" * 4000 + data[4100:],
+            }[damage]
+        )
+    before = path.read_bytes()
+    [complaint] = say(Journal(path))
+    [aside] = [file for file in tmp_path.iterdir() if ".damaged-" in file.name]
+    assert str(aside) in complaint and aside.read_bytes() == before
+    assert titles(Journal(path)) == ["hello"]
+    assert say(Journal(path)) == []
+
+
+def test_damage_that_is_found_by_reading(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    grown(path)
+    connection = sqlite3.connect(path)
+    [root] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'messages'").fetchone()
+    connection.close()
+    data = bytearray(path.read_bytes())
+    data[(root - 1) * 4096 : root * 4096] = b"\x05" * 4096
+    path.write_bytes(data)
+    journal = Journal(path)
+    with pytest.raises(BitnetChatError, match="set aside as"):
+        journal.load(1)
+    assert journal.list() == []
+    [aside] = [file for file in tmp_path.iterdir() if ".damaged-" in file.name]
+    assert aside.read_bytes() == bytes(data)
+
+
+def test_check_reads_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    data = bytearray(grown(path))
+    assert Journal(path).check() == ""
+    connection = sqlite3.connect(path)
+    [root] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'chunks_of_message'").fetchone()
+    connection.close()
+    data[(root - 1) * 4096] = 2  # an inner page without what one has
+    data[(root - 1) * 4096 + 3] = 200
+    path.write_bytes(data)
+    with contextlib.suppress(BitnetChatError):
+        assert Journal(path).check() != ""
+
+
+def test_the_log_goes_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    for ending in ("", "-wal", "-shm"):
+        (tmp_path / f"journal.db{ending}").write_bytes(b"nothing that anybody could read " * 100)
+    say(Journal(path))
+    aside = sorted(file.name for file in tmp_path.iterdir() if ".damaged-" in file.name)
+    assert len(aside) == 3 and [name[-4:] for name in aside[1:]] == ["-shm", "-wal"]
+    assert titles(Journal(path)) == ["hello"]
+
+
+def test_two_set_aside_in_the_same_second(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    for _ in range(3):
+        path.write_bytes(b"garbage, nothing but garbage" * 10)
+        with pytest.raises(BitnetChatError, match="set aside as"):
+            Journal(path).list()
+    assert len([file for file in tmp_path.iterdir() if ".damaged-" in file.name]) == 3
+
+
+def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    path.touch()
+    assert Journal(path).list() == [] and say(Journal(path)) == []
+    assert titles(Journal(path)) == ["hello"]
+
+
+@pytest.mark.parametrize("place", ["a folder", "below a file"])
+def test_a_place_where_no_file_can_be(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "journal.db"
+    if place == "a folder":
+        path.mkdir()
+    else:
+        path.write_text("a file")
+        path = path / "journal.db"
+    [complaint] = say(Journal(path))
+    assert "cannot be written" in complaint and str(path) in complaint and "\n" not in complaint
+    if place == "a folder":
+        with pytest.raises(BitnetChatError, match="cannot be used"):
+            Journal(path).list()
+
+
+# Several programs
+
+_TALK = """
+import asyncio, sys
+from pathlib import Path
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.journal import Journal, Recorder
+
+async def main(path, name):
+    journal = Journal(Path(path))
+    for number in range(6):
+        recorder = Recorder(journal, lambda text: sys.exit(text))
+        recorder.begin_reply(Conversation().with_user(f"{name} {number}"))
+        for _ in range(20):
+            recorder.text("word ")
+            await asyncio.sleep(0.001)
+        recorder.end_reply(FinishReason.STOP)
+        await recorder.close()
+        journal.search("word")
+
+print("ready", flush=True)
+sys.stdin.readline()
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_programs_that_make_and_write_one_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    names = ("a", "b", "c")
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-c", _TALK, str(path), name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for name in names
+    ]  # fmt: skip
+    for program in programs:
+        assert program.stdout is not None and program.stdout.readline() == "ready\n"
+    for program in programs:
+        assert program.stdin is not None
+        program.stdin.write("\n")
+        program.stdin.flush()
+    for program in programs:
+        _, errors = program.communicate(timeout=60)
+        assert (program.returncode, errors) == (0, "")
+    journal = Journal(path)
+    assert sorted(titles(journal)) == sorted(f"{name} {number}" for name in names for number in range(6))
+    assert journal.check() == ""
+    assert all(journal.load(entry.id).conversation.messages[-1].content == "word " * 20 for entry in journal.list())

@@ -1,0 +1,442 @@
+"""Pulling models from a server on this computer: cuts, changed files, lies, full disks, kills, two at once."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from model_server import COMMIT, ModelServer, serving
+
+from bitnet_chat import paths
+from bitnet_chat.errors import ModelError, UsageError
+from bitnet_chat.models import download, store
+from bitnet_chat.models.pull import Pulled, pull
+from bitnet_chat.models.registry import Entry
+from bitnet_chat.models.source import Source, parse
+
+KNOWN = {
+    "tiny": Entry("tiny", repo="user/Tiny-GGUF", file="tiny.gguf", size=7, sha256="ab" * 32, license="MIT"),
+    "other": Entry("other", url="https://example.org/x/other.gguf"),
+}
+
+
+@pytest.fixture
+def content(model: Path) -> bytes:
+    return model.read_bytes()
+
+
+@pytest.fixture
+def server(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HF_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download.Download.__init__, "__kwdefaults__", {"pause": lambda s: None, "silence": 20.0})
+    with serving(content) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.base)
+        yield server
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def fetch(server: ModelServer, **known: Any) -> Pulled:
+    return pull(Source("tiny", url=f"{server.base}/tiny.gguf", **known))
+
+
+def part() -> Path:
+    return paths.models_dir() / "tiny.gguf.part"
+
+
+def folder() -> set[str]:
+    return {each.name for each in paths.models_dir().iterdir()}
+
+
+# What a user writes.
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tiny", Source("tiny", "user/Tiny-GGUF", "tiny.gguf", size=7, sha256="ab" * 32, license="MIT")),
+        ("other", Source("other", url="https://example.org/x/other.gguf")),
+        ("hf:u/r/f.gguf", Source("f", "u/r", "f.gguf")),
+        ("hf:u/r/a/f.gguf@refs/pr/1", Source("f", "u/r", "a/f.gguf", "refs/pr/1")),
+        ("hf:u/Falcon-GGUF/ggml-model-i2_s.gguf", Source("Falcon", "u/Falcon-GGUF", "ggml-model-i2_s.gguf")),
+        (f"hf:u/r/f.gguf#sha256={'AB' * 32}", Source("f", "u/r", "f.gguf", sha256="ab" * 32)),
+        ("http://h/a%20b.gguf?key=1", Source("a-b", url="http://h/a%20b.gguf?key=1")),
+        (
+            "https://huggingface.co/u/F-gguf/blob/main/model.gguf",
+            Source("F", url="https://huggingface.co/u/F-gguf/resolve/main/model.gguf"),
+        ),
+    ],
+)
+def test_what_can_be_pulled(text: str, expected: Source) -> None:
+    assert parse(text, KNOWN) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no model ''"),
+        ("tin", "did you mean tiny"),
+        ("hf:u/f.gguf", "names no file"),
+        ("hf:u/../f.gguf", "names no file"),
+        ("hf:u/r/f.bin", "names no file"),
+        ("https://", "names no computer"),
+        ("https://[::1/f.gguf", "no address"),
+        ("https://user:secret@h/f.gguf", "a user or a password"),
+        ("https://h/f.gguf#md5=1", "#md5=1 is not understood"),
+        ("hf:u/r/f-00001-of-00003.gguf", "one of 3 parts"),
+        ("file:///etc/passwd", "there is no model"),
+    ],
+)
+def test_what_cannot(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words.replace("?", r"\?")) as caught:
+        parse(text, KNOWN)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x", ".x", "a/b", "x.gguf", "auto", "x.json", "a b", "x\x1b"])
+def test_names_that_would_lie_elsewhere(name: str) -> None:
+    with pytest.raises(UsageError, match="is no name for a model"):
+        parse("hf:u/r/f.gguf", KNOWN, name)
+
+
+# An address.
+
+
+def test_a_file_comes_whole_and_is_recorded(server: ModelServer, content: bytes) -> None:
+    heard: list[tuple[int, int]] = []
+    source = Source("tiny", url=f"{server.base}/tiny.gguf?key=secret", license="MIT")
+    pulled = pull(source, on_bytes=lambda done, total: heard.append((done, total)))
+    assert pulled.model.path.read_bytes() == content
+    assert heard[-1] == (len(content), len(content))
+    record = pulled.model.record
+    assert record is not None
+    assert (record.sha256, record.size, record.license) == (sha256(content), len(content), "MIT")
+    assert record.origin == f"{server.base}/tiny.gguf"
+    assert folder() == {"tiny.gguf", "tiny.json"}
+    again = pull(source)
+    assert again.was_here
+    assert len(server.gets) == 1
+    with pytest.raises(UsageError, match="another model called tiny already"):
+        pull(Source("tiny", url=f"{server.base}/another.gguf"))
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["hash", "etag"])
+def test_cuts_in_the_middle_are_gone_on_from(server: ModelServer, content: bytes, known: bool) -> None:
+    server.behaviour.cuts = [700_000, 0, 400_000]
+    fetched = fetch(server, sha256=sha256(content) if known else "")
+    assert fetched.model.path.read_bytes() == content
+    ranges = [each.headers.get("Range") for each in server.gets]
+    assert ranges == [None, "bytes=700000-", "bytes=700000-", "bytes=1100000-"]
+    assert {each.headers.get("If-Range") for each in server.gets[1:]} == {None if known else '"one"'}
+
+
+def test_a_server_that_always_cuts_ends_in_an_error_and_the_part_stays(server: ModelServer, content: bytes) -> None:
+    server.behaviour.cuts = [100_000, *[1] * 50]
+    with pytest.raises(ModelError, match="breaks off again and again") as caught:
+        fetch(server)
+    assert "goes on where it was" in str(caught.value)
+    assert part().stat().st_size > 100_000
+    server.behaviour.cuts = []
+    assert fetch(server).model.path.read_bytes() == content
+    assert server.gets[-1].headers["Range"].startswith("bytes=10000")
+
+
+@pytest.mark.parametrize("validator", ["etag", "weak", "modified", "none"])
+def test_a_file_that_changed_meanwhile_is_not_glued_together(
+    server: ModelServer, content: bytes, validator: str
+) -> None:
+    tags = {"etag": ('"one"', '"two"'), "weak": ('W/"one"', 'W/"two"')}.get(validator, ("", ""))
+    dates = ("Mon, 01 Jan 2024", "Tue, 02 Jan 2024") if validator == "modified" else ("", "")
+    server.behaviour.etag, server.behaviour.modified = tags[0], dates[0]
+    server.behaviour.cuts = [700_000, *[0] * 20]
+    with pytest.raises(ModelError):
+        fetch(server)
+    changed = bytearray(content)
+    changed[1_000_000] ^= 1
+    server.behaviour.content, server.behaviour.cuts = bytes(changed), []
+    server.behaviour.etag, server.behaviour.modified = tags[1], dates[1]
+    assert fetch(server).model.path.read_bytes() == bytes(changed)
+
+
+def test_a_part_of_another_file_is_not_gone_on_with(server: ModelServer, content: bytes) -> None:
+    server.behaviour.cuts = [700_000, *[0] * 20]
+    with pytest.raises(ModelError):
+        fetch(server)
+    server.behaviour.cuts = []
+    server.seen.clear()
+    assert pull(Source("tiny", url=f"{server.base}/elsewhere.gguf")).model.path.read_bytes() == content
+    assert "Range" not in server.gets[0].headers
+
+
+def test_a_server_without_ranges_begins_anew(server: ModelServer, content: bytes) -> None:
+    server.behaviour.ranges = False
+    server.behaviour.cuts = [700_000]
+    assert fetch(server, sha256=sha256(content)).model.path.read_bytes() == content
+
+
+def test_a_range_that_begins_elsewhere_is_not_believed(server: ModelServer, content: bytes) -> None:
+    server.behaviour.shift = 5
+    server.behaviour.cuts = [700_000]
+    assert fetch(server, sha256=sha256(content)).model.path.read_bytes() == content
+
+
+def test_a_part_that_is_already_whole_needs_no_byte_more(server: ModelServer, content: bytes) -> None:
+    server.behaviour.cuts = [len(content) - 1, *[0] * 20]
+    with pytest.raises(ModelError):
+        fetch(server)
+    with part().open("ab") as file:
+        file.write(content[-1:])  # as if we had been killed behind the last byte
+    server.behaviour.cuts = []
+    assert fetch(server).model.path.read_bytes() == content
+    assert server.gets[-1].headers["Range"] == f"bytes={len(content)}-"
+
+
+def test_a_server_that_promises_less_than_it_has(server: ModelServer, content: bytes) -> None:
+    server.behaviour.length = len(content) - 1000
+    with pytest.raises(ModelError, match="is no whole model and was deleted"):
+        fetch(server)
+    assert folder() == set()
+
+
+def test_a_server_that_promises_more_than_it_has(server: ModelServer, content: bytes) -> None:
+    server.behaviour.length = len(content) + 1000
+    assert fetch(server).model.path.read_bytes() == content  # its answer to the next range is the truth
+
+
+def test_no_length_at_all(server: ModelServer, content: bytes) -> None:
+    server.behaviour.chunked = True
+    assert fetch(server).model.path.read_bytes() == content
+    store.remove("tiny")
+    server.behaviour.cuts = [500_000, 100_000]
+    assert fetch(server).model.path.read_bytes() == content
+
+
+def test_a_wrong_hash_deletes_what_came(server: ModelServer, content: bytes) -> None:
+    with pytest.raises(ModelError, match="is not the file that was expected, and was deleted") as caught:
+        fetch(server, sha256="ab" * 32)
+    assert sha256(content) in str(caught.value)
+    assert folder() == set()
+
+
+def test_a_size_that_was_expected_otherwise(server: ModelServer) -> None:
+    with pytest.raises(ModelError, match="were expected: it is another file"):
+        fetch(server, size=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [(b"<!DOCTYPE html><title>A model</title>", "is not a GGUF model"), (b"GG", "no whole model"), (b"", "no whole")],
+)
+def test_a_page_instead_of_a_model(server: ModelServer, page: bytes, words: str) -> None:
+    server.behaviour.content = page
+    with pytest.raises(ModelError, match=words):
+        fetch(server)
+    assert folder() == set()
+
+
+def test_a_model_whose_weights_are_not_all_there(server: ModelServer, content: bytes) -> None:
+    server.behaviour.content = content[:-1]
+    with pytest.raises(ModelError, match="no whole model and was deleted: its weights end at byte"):
+        fetch(server)
+    pulled = fetch(server, sha256=sha256(content[:-1]))  # whoever gives a hash means this file
+    assert "cannot be used" in pulled.warning
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (404, r"there is no http.*tiny.gguf \(HTTP 404\)"),
+        (403, "not for everybody"),
+        (401, "not for everybody"),
+        (400, "cannot be fetched: HTTP 400"),
+        (503, r"breaks off again and again \(HTTP 503\)"),
+    ],
+)
+def test_refusals(server: ModelServer, status: int, words: str) -> None:
+    server.behaviour.statuses = [status] * 20
+    with pytest.raises(ModelError, match=words):
+        fetch(server)
+    server.behaviour.statuses = [503, 429]
+    assert not fetch(server).was_here
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(ModelError, match="cannot be reached"):
+        pull(Source("tiny", url="http://127.0.0.1:9/tiny.gguf"))
+
+
+def test_a_file_that_comes_packed_is_refused(server: ModelServer) -> None:
+    server.behaviour.encoding = "gzip"
+    with pytest.raises(ModelError, match="sends the file packed"):
+        fetch(server)
+
+
+def test_a_connection_that_falls_silent_counts_as_cut(
+    server: ModelServer, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download.Download.__init__, "__kwdefaults__", {"pause": lambda s: None, "silence": 0.3})
+    server.behaviour.hold = threading.Event()
+    server.behaviour.cuts = [700_000]
+    assert fetch(server).model.path.read_bytes() == content
+
+
+# Disks and programs.
+
+
+def test_too_little_room_is_told_before_anything_is_fetched(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil._ntuple_diskusage(10**9, 10**9 - 40_000_000, 40_000_000)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ModelError, match=r"needs 2 MB more on the disk of .*, which has 40 MB left"):
+        fetch(server)
+    assert not part().exists()
+
+
+RUN = [sys.executable, "-m", "bitnet_chat", "models", "pull"]
+
+
+def test_a_disk_that_fills_up_keeps_the_part(server: ModelServer, content: bytes) -> None:
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+
+    url = f"{server.base}/tiny.gguf"
+    run = subprocess.run([*RUN, url], preexec_fn=limit, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 4
+    assert "is full" in run.stderr
+    assert "the same command goes on where it was" in run.stderr
+    assert part().stat().st_size == 1_000_000
+    assert fetch(server).model.path.read_bytes() == content
+    assert server.gets[-1].headers["Range"] == "bytes=1000000-"
+
+
+def test_no_space_left(server: ModelServer, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = download.Download._write
+
+    def full(self: download.Download, file: Any, chunk: bytes) -> None:
+        if file.tell() > 500_000:
+            with self._on_disk():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(self, file, chunk)
+
+    monkeypatch.setattr(download.Download, "_write", full)
+    with pytest.raises(ModelError, match=r"is full \(No space left"):
+        fetch(server)
+    monkeypatch.setattr(download.Download, "_write", whole)
+    assert fetch(server).model.path.read_bytes() == content
+    assert "Range" in server.gets[-1].headers
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGINT"])
+def test_a_pull_that_is_ended_goes_on_the_next_time(server: ModelServer, content: bytes, end: str) -> None:
+    server.behaviour.cuts = [700_000]
+    server.behaviour.hold = threading.Event()
+    process = subprocess.Popen([*RUN, f"{server.base}/tiny.gguf"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (part().exists() and part().stat().st_size == 700_000):
+        assert process.poll() is None and time.monotonic() < deadline
+        threading.Event().wait(0.01)
+    process.send_signal(getattr(signal, end))
+    _, said = process.communicate(timeout=60)
+    if end == "SIGINT":
+        assert process.returncode == 130
+        assert "stopped; the same command goes on where it was" in said
+    assert list(store.unfinished()) == [("tiny", 700_000)]
+    server.behaviour.hold.set()
+    assert fetch(server).model.path.read_bytes() == content
+    assert server.gets[-1].headers["Range"] == "bytes=700000-"
+
+
+def test_two_pulls_at_once_fetch_once(server: ModelServer, content: bytes) -> None:
+    server.behaviour.cuts = [700_000]
+    server.behaviour.hold = threading.Event()
+    waiting = threading.Event()
+    results: list[Pulled] = []
+
+    def run() -> None:
+        results.append(pull(Source("tiny", url=f"{server.base}/tiny.gguf"), on_wait=lambda holder: waiting.set()))
+
+    both = [threading.Thread(target=run) for _ in range(2)]
+    for each in both:
+        each.start()
+    assert waiting.wait(60)
+    server.behaviour.hold.set()
+    for each in both:
+        each.join(60)
+    assert sorted(each.was_here for each in results) == [False, True]
+    assert results[0].model.path.read_bytes() == content
+    assert len(server.gets) == 2  # the whole, and the rest of it after the cut
+
+
+def test_a_folder_that_cannot_be_made(server: ModelServer, home: Path) -> None:
+    (home / "data").write_text("a file where the folder should be")
+    with pytest.raises(ModelError, match="cannot be written"):
+        fetch(server)
+
+
+# The hub.
+
+
+def test_the_hub_tells_size_hash_and_commit(server: ModelServer, content: bytes) -> None:
+    pulled = pull(parse("hf:user/repo/tiny.gguf@main", {}))
+    assert pulled.model.path.read_bytes() == content
+    record = pulled.model.record
+    assert record is not None
+    assert (record.origin, record.revision) == ("hf:user/repo/tiny.gguf@main", COMMIT)
+    assert [each.path for each in server.gets] == ["/user/repo/resolve/main/tiny.gguf"]
+
+
+def test_a_cut_is_gone_on_from_by_the_hash_of_the_hub(server: ModelServer, content: bytes) -> None:
+    server.behaviour.cuts = [700_000, *[0] * 20]
+    with pytest.raises(ModelError):
+        pull(parse("hf:user/repo/tiny.gguf", {}))
+    server.behaviour.cuts, server.behaviour.etag = [], '"of another mirror"'
+    server.seen.clear()
+    assert pull(parse("hf:user/repo/tiny.gguf", {})).model.path.read_bytes() == content
+    assert server.gets[0].headers["Range"] == "bytes=700000-"
+
+
+def test_a_token_goes_to_the_hub_and_not_where_it_redirects_to(
+    server: ModelServer, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with serving(content) as elsewhere:
+        server.behaviour.redirect = f"{elsewhere.base}/cdn/tiny.gguf"
+        assert pull(parse("hf:user/repo/tiny.gguf", {})).model.path.read_bytes() == content
+        assert server.gets[0].headers["Authorization"] == "Bearer hf_secret"
+        assert not any("hf_secret" in str(each) for each in elsewhere.seen)
+        assert len(elsewhere.gets) == 1
+
+
+def test_a_hub_that_has_another_file_than_the_registry_knows(server: ModelServer) -> None:
+    with pytest.raises(ModelError, match="is not the file any more that bitnet-chat knows"):
+        pull(parse("tiny", KNOWN))
+    assert not server.gets
+
+
+def test_the_hub_has_no_such_file(server: ModelServer) -> None:
+    with pytest.raises(ModelError, match=r"the hub has no hf:user/repo/missing\.gguf"):
+        pull(parse("hf:user/repo/missing.gguf", {}))
+
+
+def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ModelError, match="needs huggingface_hub") as caught:
+        pull(parse("hf:user/repo/tiny.gguf", {}))
+    assert 'pip install "bitnet-chat[hub]"' in str(caught.value)

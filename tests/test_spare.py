@@ -1,0 +1,322 @@
+"""Getting ready ahead of time: loads in the background, and loaded children beside the one that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from program import fake_engine
+
+from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine import spare
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.errors import FinishReason, ModelError
+from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
+
+needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
+PATIENCE = 60.0
+
+
+class Rig:
+    """Settings for the scripted engine, and what it was started with."""
+
+    def __init__(self, folder: Path, model: Path, environment: pytest.MonkeyPatch) -> None:
+        self.settings = {"engine": str(fake_engine(folder)), "model": str(model), "journal": False}
+        self.environment = environment
+        self._record = folder / "record.jsonl"
+        self._gate = folder / "gate"
+        environment.setenv("FAKE_ENGINE_RECORD", str(self._record))
+
+    @property
+    def launches(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._record.read_text().splitlines()] if self._record.exists() else []
+
+    def close_gate(self) -> None:
+        """What is started from now on loads until :meth:`open_gate`."""
+        if not self._gate.exists():
+            os.mkfifo(self._gate)
+        self.environment.setenv("FAKE_ENGINE_GATE", str(self._gate))
+
+    async def somebody_waits_at_the_gate(self) -> int:
+        """Returns when an engine is loading, with what :func:`os.close` lets it through."""
+        return await asyncio.get_running_loop().run_in_executor(None, os.open, self._gate, os.O_WRONLY)
+
+    def no_gate(self) -> None:
+        self.environment.delenv("FAKE_ENGINE_GATE")
+
+
+@pytest.fixture
+def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    return Rig(tmp_path, model, monkeypatch)
+
+
+def run(rig: Rig, body: Callable[[ResidentBackend], Awaitable[None]], **more: Any) -> None:
+    async def main() -> None:
+        backend = ResidentBackend(Settings(**rig.settings, **more))  # type: ignore[arg-type]
+        try:
+            await asyncio.wait_for(body(backend), PATIENCE)
+        finally:
+            await backend.close()
+        left = [launch["pid"] for launch in rig.launches if psutil.pid_exists(launch["pid"])]
+        assert not left, "an engine outlived its backend"
+
+    asyncio.run(main())
+
+
+async def ask(backend: ResidentBackend, conversation: Conversation, text: str) -> Conversation:
+    *_, last = [event async for event in backend.reply(conversation.with_user(text))]
+    assert isinstance(last, Completed) and last.reason is FinishReason.STOP, last
+    return conversation.with_user(text).with_assistant(last.text, last.reason)
+
+
+async def prepared(backend: ResidentBackend) -> None:
+    """Until nothing more is done in the background."""
+    keeper = backend._session.keeper
+    if keeper.starting is not None:
+        await keeper.starting
+    if keeper.process is not None:
+        await keeper.process.settled()
+    if keeper._spares is not None and keeper._spares._filling is not None:
+        await keeper._spares._filling
+
+
+def told(conversation: Conversation) -> Conversation:
+    return conversation.with_user("say yes").with_assistant("yes")
+
+
+# Getting ready
+
+
+@needs_scripts
+def test_the_last_wish_counts(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        for name in ("one", "two", "three"):
+            backend.prepare(told(Conversation().with_system(name)))
+        await prepared(backend)
+        assert ["three" in launch["prompt"] for launch in rig.launches] == [True]
+
+    run(rig, body)
+
+
+@needs_scripts
+def test_a_load_that_is_outdated_is_given_up(rig: Rig) -> None:
+    rig.close_gate()
+
+    async def body(backend: ResidentBackend) -> None:
+        backend.start(told(Conversation().with_system("outdated")))
+        gate = await rig.somebody_waits_at_the_gate()
+        rig.no_gate()
+        backend.prepare(told(Conversation().with_system("wanted")))
+        await prepared(backend)
+        assert backend.status().state == "idle"
+        os.close(gate)
+        await ask(backend, told(Conversation().with_system("wanted")), "say fine")
+        assert ["wanted" in launch["prompt"] for launch in rig.launches] == [False, True]
+
+    run(rig, body)
+
+
+@needs_scripts
+def test_a_reply_after_getting_ready_waits_for_no_load(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = Conversation()
+        for number in range(3):
+            conversation = await ask(backend, conversation, f"say {number}")
+        undone = conversation.without_last_turn()
+        backend.prepare(undone)
+        await prepared(backend)
+        rig.close_gate()  # a launch from now on would never end
+        for _ in range(20):
+            backend.prepare(undone)
+        await ask(backend, undone, "say again")
+        assert len(rig.launches) == 2
+
+    run(rig, body)
+
+
+@needs_scripts
+def test_a_reply_under_way_is_not_disturbed(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        events: list[Event] = []
+        async for event in backend.reply(Conversation().with_user("story")):
+            events.append(event)
+            if isinstance(event, TextDelta):
+                backend.prepare(Conversation().with_system("something else"))
+                await asyncio.sleep(0)
+                if "word20" in event.text:
+                    backend.interrupt()
+        last = events[-1]
+        assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED and "word20" in last.text
+        assert not any("something else" in launch["prompt"] for launch in rig.launches)
+
+    run(rig, body)
+
+
+@needs_scripts
+def test_room_is_made_while_nobody_waits(rig: Rig) -> None:
+    conversation = Conversation().with_system("pinned")
+    for number in range(60):
+        conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
+
+    async def body(backend: ResidentBackend) -> None:
+        backend.prepare(conversation)
+        await prepared(backend)
+        rig.close_gate()
+        events = [event async for event in backend.reply(conversation.with_user("say fine"))]
+        assert isinstance(events[-1], Completed) and events[-1].text == "fine"
+        (line,) = [event.text for event in events if isinstance(event, Notice)]
+        assert "of 120 messages left it" in line
+        (launch,) = rig.launches
+        assert "pinned" in launch["prompt"] and "number 59" in launch["prompt"] and "number 1<" not in launch["prompt"]
+
+    run(rig, body, ctx=512)
+
+
+@needs_scripts
+def test_what_goes_wrong_is_told_with_the_next_reply(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        backend.prepare(told(Conversation()))
+        await prepared(backend)
+        *_, last = [event async for event in backend.reply(Conversation().with_user("say no"))]
+        assert isinstance(last, Failed) and isinstance(last.error, ModelError)
+
+    run(rig, body, engine_args=("--refuse",))
+
+
+# Spares
+
+
+@needs_scripts
+@pytest.mark.parametrize("command", ["clear", "regen", "undo", "clear twice"])
+def test_a_spare_makes_a_command_wait_for_no_load(rig: Rig, command: str) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = Conversation().with_system("pinned")
+        for number in range(3):
+            conversation = await ask(backend, conversation, f"say {number}")
+        await prepared(backend)
+        assert len(backend._session.keeper.spare_pids) == spare.LIMIT
+        rig.close_gate()
+        before = {launch["pid"]: launch["prompt"] for launch in rig.launches}
+        if command == "regen":
+            history, text = conversation.without_last_turn(), "say 2"
+        elif command == "undo":
+            history, text = conversation.without_last_turn(), "say something else"
+        else:
+            history, text = conversation.cleared(), "say fresh"
+        if command != "regen":
+            backend.prepare(history)
+        await ask(backend, history, text)
+        process = backend._session.process
+        assert process is not None and process.pid in before
+        assert ("say 1" in before[process.pid]) == ("clear" not in command) and "say 2" not in before[process.pid]
+        if command == "clear twice":
+            rig.no_gate()
+            backend.prepare(history)
+            await prepared(backend)
+            await ask(backend, history, text)
+
+    run(rig, body, spare=True)
+
+
+@needs_scripts
+def test_there_are_never_more_than_the_limit_and_none_of_them_is_wasted(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = Conversation()
+        for number in range(6):
+            conversation = await ask(backend, conversation, f"say {number}")
+            await prepared(backend)
+            pids = backend._session.keeper.spare_pids
+            # Before the second turn the conversation without its last one is the empty one.
+            assert len(pids) == (1 if number == 0 else spare.LIMIT)
+            status = backend.status()
+            assert status.spare_memory is not None and status.spare_memory > len(pids) * 1_000_000
+            alive = [launch["pid"] for launch in rig.launches if psutil.pid_exists(launch["pid"])]
+            living = [pid for pid in alive if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+            assert len(living) <= 1 + spare.LIMIT
+        assert len(rig.launches) == 1 + 1 + 5, "the empty one stays, the other one moves with the conversation"
+
+    run(rig, body, spare=True)
+
+
+@needs_scripts
+def test_no_spare_is_loaded_while_somebody_waits(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = await ask(backend, Conversation(), "say one")
+        await prepared(backend)
+        rig.close_gate()
+        conversation = await ask(backend, conversation, "say two")
+        gate = await rig.somebody_waits_at_the_gate()  # the spare of this turn is loading
+        loading = rig.launches[-1]["pid"] if len(rig.launches) > 2 else None
+        events = backend.reply(conversation.with_user("story"))
+        async for event in events:
+            if isinstance(event, TextDelta):
+                assert len(backend._session.keeper.spare_pids) == 1, "the one that had loaded"
+                backend.interrupt()
+        os.close(gate)
+        assert loading is None or loading not in backend._session.keeper.spare_pids
+
+    run(rig, body, spare=True)
+
+
+@needs_scripts
+def test_spares_that_die_are_no_trouble(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = Conversation()
+        for number in range(2):
+            conversation = await ask(backend, conversation, f"say {number}")
+        await prepared(backend)
+        spares = backend._session.keeper._spares
+        assert spares is not None
+        for process in [each.process for each in spares._ready]:
+            os.kill(process.pid, 9)
+            await process.gone()
+        events = [event async for event in backend.reply(conversation.cleared().with_user("say fine"))]
+        assert isinstance(events[-1], Completed) and events[-1].text == "fine"
+        assert not any(isinstance(event, Notice) for event in events)
+
+    run(rig, body, spare=True)
+
+
+@needs_scripts
+def test_no_spare_without_memory_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitnet_chat.models.memory.available", lambda: 1000)
+
+    async def body(backend: ResidentBackend) -> None:
+        await ask(backend, Conversation(), "say one")
+        await prepared(backend)
+        assert backend._session.keeper.spare_pids == [] and backend.status().spare_memory is None
+
+    run(rig, body, spare=True)
+
+
+@pytest.mark.engine
+def test_real_engines_answer_from_a_spare_as_they_do_without(engine: EngineBinary, model: Path) -> None:
+    settings = {"engine": str(engine.path), "model": str(model), "temperature": 0.0, "system": "Be brief."}
+
+    async def replies(*, spares: bool) -> list[str]:
+        backend = ResidentBackend(Settings(**settings, spare=spares, journal=False))  # type: ignore[arg-type]
+        try:
+            conversation = Conversation().with_system("Be brief.")
+            for text in ("hello", "how do I leave?", "what is bitnet-chat?"):
+                conversation = await ask(backend, conversation, text)
+            await prepared(backend)
+            ready = set(backend._session.keeper.spare_pids)
+            again = await ask(backend, conversation.without_last_turn(), "what is bitnet-chat?")
+            assert backend._session.process is not None
+            assert (backend._session.process.pid in ready) == spares
+            await prepared(backend)
+            cleared = await ask(backend, conversation.cleared(), "hello")
+            return [each.content for each in (*conversation.turns, *again.turns, *cleared.turns)]
+        finally:
+            await backend.close()
+
+    assert asyncio.run(replies(spares=True)) == asyncio.run(replies(spares=False))
