@@ -15,6 +15,7 @@ import platform
 import sys
 from collections.abc import Callable
 
+import display
 import memory
 import startup
 import synthetic
@@ -22,16 +23,18 @@ import throughput
 from report import Section
 from subject import home
 
+PARTS = ("reply", "child", "startup", "memory", "display")
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="rounds of each measurement (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object with all samples")
-    parser.add_argument("--only", action="append", choices=("reply", "child", "startup", "memory"), help="some of it")
+    parser.add_argument("--only", action="append", choices=PARTS, help="some of it")
     flags = parser.parse_args()
     if flags.runs < 1:
         parser.error("--runs wants at least 1")
-    wanted = flags.only or ("reply", "child", "startup", "memory")
+    wanted = flags.only or PARTS
     runs: int = flags.runs
     sections: list[Section] = []
     load = os.getloadavg()[0]
@@ -43,6 +46,7 @@ def main() -> int:
             ],
             "child": [lambda: synthetic.measure(runs), lambda: synthetic.measure_small(runs)],
             "startup": [lambda: startup.measure(runs, environment)],
+            "display": [lambda: display.measure(runs)],
             "memory": [lambda: memory.measure(max(1, runs // 2), environment)],
         }
         about = (

@@ -12,6 +12,7 @@ adds a line to ``FAKE_ENGINE_SHIFTS``.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -49,6 +50,7 @@ class Engine:
         self.generating = False
         self.size = int(options.ctx_size)
         self.used = 0
+        self.context = b""
         signal.signal(signal.SIGINT, self.on_interrupt)
 
     def on_interrupt(self, *_: object) -> None:
@@ -67,6 +69,7 @@ class Engine:
 
     def evaluate(self, data: bytes) -> None:
         """As in examples/main/main.cpp of that time, with n_keep 0."""
+        self.context += data
         self.used += len(MARK.sub(b"?", data))
         while UNORDERED and self.used >= self.size:
             self.used -= self.used // 2
@@ -134,8 +137,12 @@ class Engine:
     def answer(self, message: str) -> None:
         verb, _, rest = message.partition(" ")
         if verb == "say":
-            self.evaluate(rest.encode("utf-8", "surrogateescape") + b".")  # and the token that ends it
+            self.evaluate(rest.encode("utf-8", "surrogateescape") + b"<|im_end|>")
             self.write(rest)
+        elif verb == "recite":  # what it has in its context, this message included
+            name = hashlib.sha1(self.context).hexdigest()
+            self.evaluate(name.encode() + b"<|im_end|>")
+            self.write(name)
         elif verb == "Summarise":
             words = os.environ.get("FAKE_ENGINE_SUMMARY", "they talked")
             self.answer("silence" if words == "silence" else "kill" if words == "kill" else f"say {words}")
@@ -146,7 +153,8 @@ class Engine:
         elif verb == "kill":  # as the kernel does when memory is out
             self.write(rest)
             os.kill(os.getpid(), signal.SIGKILL)
-        elif verb == "once":  # dies, but only the first time in this record
+        elif verb == "once":  # once [text first]; dies, but only the first time in this record
+            self.write(rest)
             if len(Path(os.environ["FAKE_ENGINE_RECORD"]).read_text().splitlines()) == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             self.write("survived")

@@ -154,7 +154,8 @@ class ModelServer:
                     with contextlib.suppress(OSError):
                         self.connection.shutdown(socket.SHUT_RDWR)
                 elif does.chunked:
-                    self.wfile.write(b"0\r\n\r\n")
+                    with contextlib.suppress(OSError):
+                        self.wfile.write(b"0\r\n\r\n")
                 elif does.length is not None:
                     self.close_connection = True
 

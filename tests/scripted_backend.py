@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pages import PAGES
+
 from bitnet_chat.backends import BackendStatus, ReplyOptions
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDied, FinishReason, UsageError
@@ -45,6 +47,7 @@ class ScriptedBackend:
         self.options: list[ReplyOptions] = []
         self.prepared: list[Conversation] = []
         self.calls: list[str] = []
+        self.used = 64
         self._state = "idle"
         self.generating = asyncio.Event()
         self._gated = gated
@@ -119,7 +122,7 @@ class ScriptedBackend:
             self._stop.set()
 
     def status(self) -> BackendStatus:
-        return BackendStatus(self.name, "scripted-engine", self._state, 64, 2048, 123_456_789, 98.6)
+        return BackendStatus(self.name, "scripted-engine", self._state, self.used, 2048, 123_456_789, 98.6)
 
     async def close(self) -> None:
         self.calls.append("close")
@@ -130,6 +133,13 @@ class ScriptedBackend:
 def say(*parts: str, reason: FinishReason = FinishReason.STOP, stats: Stats = STATS) -> list[Event | Gate]:
     """The steps of a reply that comes in these parts."""
     return [Started(), *(TextDelta(part) for part in parts if part), Completed(reason, "".join(parts), stats)]
+
+
+def paged(text: str) -> list[Event | Gate]:
+    """The text in pieces of three characters, with a gate for each form feed."""
+    first, *others = text.split("\f")
+    steps: list[Event | Gate] = [TextDelta(first[at : at + 3]) for at in range(0, len(first), 3)]
+    return [*steps, Gate(), *paged("\f".join(others))] if others else steps
 
 
 def by_message(conversation: Conversation) -> list[Event | Gate]:
@@ -160,6 +170,11 @@ def by_message(conversation: Conversation) -> list[Event | Gate]:
             return [Notice("The engine was restarted\x1b[31m"), *say("Again.")]
         case "think":
             return [Started(), ThinkingDelta("Let me see."), *say("So it is.")[1:]]
+        case "ponder":
+            thoughts = [ThinkingDelta("Let me "), ThinkingDelta("see.\n"), Gate(), ThinkingDelta("Oh.")]
+            return [Started(), *thoughts, *say("So it is.")[1:]]
+        case "page":
+            return [Started(), *paged(PAGES[rest]), done]
         case "count":
             return say(f"{len(conversation.turns)} messages, system {conversation.system!r}")
         case _ if len(message) > 200:
@@ -173,6 +188,9 @@ def main() -> int:
     parser.add_argument("--gate", action="store_true", help="loading waits for SIGUSR1")
     parser.add_argument("--history", type=Path)
     parser.add_argument("--typing-speed", type=float)
+    parser.add_argument("--context", type=int, default=64, help="tokens that are in use")
+    parser.add_argument("--markdown", default="auto")
+    parser.add_argument("--thinking", default="show")
     parser.add_argument("--without", default="", help="modules that cannot be imported, with commas")
     arguments = parser.parse_args()
     for name in filter(None, arguments.without.split(",")):
@@ -186,10 +204,15 @@ def main() -> int:
 
     async def talk() -> int:
         backend = ScriptedBackend(by_message, gated=arguments.gate)
+        backend.used = arguments.context
         if hasattr(signal, "SIGUSR1"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, backend.open_gate)
         settings = repl.ReplSettings(
-            model="scripted.gguf", history_file=arguments.history, typing_speed=arguments.typing_speed
+            model="scripted.gguf",
+            history_file=arguments.history,
+            typing_speed=arguments.typing_speed,
+            markdown=arguments.markdown,
+            thinking=arguments.thinking,
         )
         code = await repl.run(backend, settings, notices=["A first notice."], switch_model=switch)
         print("calls:", *backend.calls[-2:], flush=True)

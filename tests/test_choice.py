@@ -47,6 +47,10 @@ def test_the_largest_that_fits_and_can_be_run(options: list[Option], free: int |
     assert "\n" not in choice.reason
 
 
+def test_smaller_ones_need_not_be_known() -> None:
+    assert "the largest that fits" in choose([SMALL], 8 * GB, smaller=2).reason
+
+
 def test_memory_by_the_formula() -> None:
     shape = Shape(heads_kv=32 * 8, head_size=256, heads=32, width=4096, vocabulary=128_256)
     assert memory.need(5 * GB, shape, 8192) == (
@@ -113,6 +117,21 @@ def test_what_an_engine_cannot_run(tmp_path: Path) -> None:
     assert [bool(support.obstacle(info, script)) for info in infos] == [True, False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "tensors", "words"),
+    [
+        ("a.gguf", "adapter", 1, "it is no model but adapter"),
+        ("a.gguf", "model", 0, "it holds no weights"),
+        ("a-00002-of-00003.gguf", "model", 1, "it is part 2 of 3"),
+    ],
+)
+def test_what_is_no_model_to_talk_to(tmp_path: Path, name: str, kind: str, tensors: int, words: str) -> None:
+    pair = text("general.type") + struct.pack("<I", 8) + text(kind)
+    table = (text("a") + struct.pack("<IQIQ", 1, 256, 0, 0)) * tensors
+    (tmp_path / name).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, tensors, 1) + pair + table + bytes(2048))
+    assert support.obstacle(read_info(tmp_path / name), None) == words
+
+
 def test_names_in_libraries_count(tmp_path: Path) -> None:
     info = read_info(model_file(tmp_path / "a.gguf", 36))
     binary = engine_file(tmp_path / "build" / "bin" / "llama-cli", "nothing")
@@ -166,9 +185,12 @@ def test_auto_takes_what_the_engine_can_run(stored: Path, engine: EngineBinary) 
     assert model_path(Settings(model="auto"), engine.path, said.append) == stored / "tiny.gguf"
     (line,) = said
     assert line.startswith("-m auto: tiny (2 MB), the largest that fits")
-    assert "ternary: I2_S weights need a BitNet build" in line
-    assert "cut: the file is cut off" in line
-    assert "broken: it cannot be read" in line
+    assert line.endswith("(ternary: I2_S weights need a BitNet build as engine)")  # smaller ones are not looked at
+    (stored / "tiny.gguf").unlink()
+    model_path(Settings(model="auto"), engine.path, said.append)
+    assert "cut: the file is cut off" in said[1]
+    assert "broken: it cannot be read" in said[1]
+    assert said[1].endswith("; the bundled demo model answers")
 
 
 def test_auto_with_nothing_installed_takes_the_bundled_one(home: Path, model: Path) -> None:

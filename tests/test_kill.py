@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -42,9 +42,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and for
 
 KILLS = 200
 NURSERIES = 8  # each waits for its program most of the time
-LONGEST = 1.2
+LONGEST = 1.0
 """Seconds from the first word to the kill at most."""
-GRACE = 0.5
+GRACE = 0.4
 """Seconds before the kill; what had been shown by then has to be there. The goal is 0.2, but who measures it from
 outside also measures how busy the computer is: see :func:`owed`. tests/test_journal_writer.py has the exact bound."""
 
@@ -66,7 +66,7 @@ def owed(seen: list[tuple[float, int]], killed: float) -> int:
     """How many characters the journal has to have, by when each had been seen. While this computer did nothing at all
     for a while, the program cannot have written either: the longest pause counts as well."""
     times = [at for at, _ in seen] + [killed]
-    pause = max((after - before for before, after in zip(times, times[1:], strict=False)), default=0.0)
+    pause = max((after - before for before, after in pairwise(times)), default=0.0)
     return max((length for at, length in seen if at <= killed - GRACE - 2 * pause), default=0)
 
 
@@ -75,13 +75,12 @@ def owed(seen: list[tuple[float, int]], killed: float) -> int:
 
 def nurse(engine: str, database: str, name: str, kills: int, seed: int) -> None:
     """Starts and kills ``kills`` programs, and prints what was seen of each as a line of JSON."""
-    from bitnet_chat.backends import recorded, resident  # noqa: F401 - for the forks
-    from bitnet_chat.cli import chat, main, questions  # noqa: F401
-    from bitnet_chat.engine import session  # noqa: F401
-    from bitnet_chat.engine.child import pty  # noqa: F401
-    from bitnet_chat.models import gguf  # noqa: F401
-    from bitnet_chat.prompt import template  # noqa: F401
+    from bitnet_chat.cli import main
 
+    shown = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    assert main(["--engine", engine, f"say it to {name}"]) == 0  # what it imports, the forks have
+    os.dup2(shown, 1)
     moments = random.Random(seed)
     journal = Journal(Path(database))
     for number in range(kills):
@@ -125,13 +124,16 @@ def watch(descriptor: int, child: int, delay: float) -> Iterator[tuple[float, in
 
 
 def examined(journal: Journal, question: str, seen: list[tuple[float, int]], killed: float) -> dict[str, object]:
-    [entry] = [entry for entry in journal.list() if entry.title == question]
+    found = {entry.title: entry for entry in journal.list()}
+    facts = {"question": question, "owed": owed(seen, killed), "check": journal.check()}
+    if question not in found:  # it was asked a moment ago, on a computer that had no time for it
+        return facts | {"state": "absent", "kept": 0, "lost seconds": round(killed - seen[0][0], 3)}
+    entry = found[question]
     stored = journal.load(entry.id)
     last = stored.conversation.last
     kept = last.content if last is not None else ""
     lost = next((at for at, length in seen if length > len(kept)), killed)
-    return {
-        "question": question,
+    return facts | {
         "state": stored.state.value,
         "same state": entry.state is stored.state,
         "finish": last.finish.value if last is not None and last.finish is not None else None,
@@ -139,9 +141,7 @@ def examined(journal: Journal, question: str, seen: list[tuple[float, int]], kil
         "is story": is_story(kept),
         "kept": len(kept),
         "seen": seen[-1][1] if seen else 0,
-        "owed": owed(seen, killed),
         "lost seconds": round(killed - lost, 3),
-        "check": journal.check(),
     }
 
 
@@ -170,19 +170,19 @@ def test_200_kills_in_mid_reply(tmp_path: Path, home: Path) -> None:
     assert len(results) == KILLS
     for result in results:
         assert result["status"] == signal.SIGKILL, result
-        assert result["check"] == "" and result["same state"], result
-        assert result["asked"] == result["question"], result
-        assert result["is story"] and result["kept"] >= result["owed"], result
-        if result["kept"]:
-            assert (result["state"], result["finish"]) == ("cut_off", "cut_off"), result
-        else:
-            assert result["state"] == "unanswered", result
+        assert result["check"] == "" and result["kept"] >= result["owed"], result
+        if result["state"] == "absent":
+            continue
+        assert result["same state"] and result["asked"] == result["question"] and result["is story"], result
+        expected = ("cut_off", "cut_off") if result["kept"] else ("unanswered", None)
+        assert (result["state"], result["finish"]) == expected, result
     held = [result for result in results if result["owed"]]
     assert len(held) > KILLS // 10, "hardly any reply was long enough to lose something"
     lost = sorted(result["lost seconds"] for result in results)
     print(f"lost: median {lost[KILLS // 2]} s, 95 % {lost[KILLS * 95 // 100]} s, most {lost[-1]} s; {len(held)} held")
     journal = Journal(database)
-    assert len(journal.list()) == KILLS
+    absent = sum(result["state"] == "absent" for result in results)
+    assert len(journal.list()) == KILLS + NURSERIES - absent
     assert len(journal.search("word1")) == sum(result["kept"] > len("word0 word1") for result in results)
     assert not [path for path in database.parent.iterdir() if ".damaged-" in path.name]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_chat.errors import EngineDied, FinishReason
 from bitnet_chat.events import Completed, Stats
+from bitnet_chat.markdown import prose
 from bitnet_chat.repl.display import Display, summary
 
 STATS = Stats(tokens=42, time_to_first_token=0.35, seconds=2.59, exact=True)
@@ -27,9 +31,14 @@ class Paper:
         self.all += text
 
 
-def display(colour: bool = False, spinner: bool = False, unicode: bool = True) -> tuple[Paper, Display]:
+def display(colour: bool = False, spinner: bool = False, unicode: bool = True, **more: Any) -> tuple[Paper, Display]:
     paper = Paper()
-    return paper, Display(paper, colour=colour, spinner=spinner, unicode=unicode)
+    return paper, Display(paper, colour=colour, spinner=spinner, unicode=unicode, **more)
+
+
+def styled(columns: int = 40) -> tuple[Paper, Display]:
+    shown = prose("on", terminal=True, colour=True, columns=lambda: columns)
+    return display(colour=True, spinner=True, prose=shown)
 
 
 def test_a_reply() -> None:
@@ -136,5 +145,105 @@ def test_no_word_moves_the_cursor(parts: list[str]) -> None:
 
 
 def test_summary() -> None:
-    assert summary(Stats(), FinishReason.LENGTH) == "0 tokens · length"
-    assert summary(Stats(tokens=1), FinishReason.CONTEXT_OVERFLOW) == "~1 token · context overflow"
+    assert summary(Stats(), FinishReason.STOP) == "0 tokens · stop"
+    assert summary(Stats(tokens=1), FinishReason.CONTEXT_OVERFLOW) == "~1 token · the context is full"
+
+
+@pytest.mark.parametrize("reason", FinishReason)
+def test_every_reason_is_in_words(reason: FinishReason) -> None:
+    assert "_" not in summary(Stats(), reason)
+
+
+def test_thoughts_are_plain_at_the_end_of_each_line() -> None:
+    paper, shown = display(colour=True)
+    shown.thoughts("one\ntwo")
+    shown.words("Yes")
+    assert paper.said == "\x1b[2mone\x1b[0m\n\x1b[2mtwo\x1b[0m\nYes"
+
+
+@pytest.mark.parametrize(
+    ("mode", "lines"),
+    [("fold", "thought for 12.0 s, ~34 tokens · /thinking shows it\n"), ("hide", "")],
+)
+def test_thoughts_that_are_not_shown(mode: str, lines: str) -> None:
+    paper, shown = display(thinking=mode)
+    shown.begin()
+    shown.thoughts("secret")
+    shown.thought(12.0, 34)
+    shown.words("Yes")
+    assert paper.all == f"{lines}Yes"
+
+
+def test_the_spinner_turns_while_thoughts_are_folded() -> None:
+    paper, shown = display(spinner=True, thinking="fold")
+    shown.begin()
+    shown.thoughts("secret")
+    shown.spin(3.0, "thinking")
+    assert paper.all == "\r\x1b[K⠋ 3.0 s thinking"
+    shown.thought(3.5, 2)
+    shown.words("Yes")
+    shown.spin(4.0, "thinking")
+    assert paper.all.endswith("thinking\r\x1b[Kthought for 3.5 s, ~2 tokens · /thinking shows it\nYes")
+
+
+def test_thoughts_to_be_read_later() -> None:
+    for mode in ("show", "fold", "hide"):
+        paper, shown = display(colour=True, thinking=mode)
+        shown.thoughts("a\x1b[2J\nb", whole=True)
+        assert paper.all == "\x1b[2ma␛[2J\x1b[0m\n\x1b[2mb\x1b[0m\n\n"
+
+
+def test_words_are_styled() -> None:
+    paper, shown = styled()
+    shown.words("a **b")
+    shown.notice("restarted")
+    shown.words("c** \x1b[2J")
+    shown.completed(Completed(FinishReason.INTERRUPTED, "a **bc** \x1b[2J"))
+    assert paper.all.startswith(
+        "a \x1b[2m**\x1b[0;1mb\x1b[0m\n\x1b[2mrestarted\x1b[0m\n"
+        "\x1b[1mc\x1b[0;2m**\x1b[0m ␛[2J \x1b[2m[stopped]\x1b[0m\n"
+    )
+
+
+def test_a_table_keeps_the_spinner_turning() -> None:
+    paper, shown = styled()
+    shown.begin()
+    shown.words("Look:\n")
+    shown.spin(1.0)
+    assert paper.all == "Look:\n"
+    shown.words("| a |\n|---|\n| b |\n")
+    shown.spin(2.0)
+    assert paper.all == "Look:\n\r\x1b[K\x1b[2m⠋ 2.0 s table, 1 row\x1b[0m"
+    shown.words("\n")
+    assert "\x1b[0m\r\x1b[K\x1b[2m|" in paper.all
+    before = paper.all
+    shown.spin(3.0)
+    assert paper.all == before
+
+
+def test_an_interrupt_shows_the_table_so_far() -> None:
+    paper, shown = styled()
+    shown.words("| a |\n|---|\n| b |\n| c")
+    shown.completed(Completed(FinishReason.INTERRUPTED, "…"))
+    for word in ("a", "b", "c"):
+        assert paper.all.count(word) == 1 or word == "a"
+    assert "[stopped]" in paper.all
+
+
+def test_a_pause_shows_what_waits() -> None:
+    paper, shown = styled()
+    shown.words("a *")
+    assert paper.all == "a "
+    shown.pause()
+    shown.words(" b")
+    assert paper.all == "a \x1b[2m*\x1b[0m b"
+
+
+def test_a_reply_that_goes_on_is_still_in_its_code() -> None:
+    paper, shown = styled()
+    shown.begin("```python\nif a:\n")
+    shown.words("    pass\n")
+    assert paper.all == "    \x1b[35mpass\x1b[0m\n"
+    shown.begin()
+    shown.words("pass")
+    assert paper.all.endswith("\npass")

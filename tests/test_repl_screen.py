@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pages import PAGES
+from styled import plain
 
 pexpect = pytest.importorskip("pexpect")
 pyte = pytest.importorskip("pyte")
@@ -53,6 +55,16 @@ class Terminal:
         lines = self.text.split("\n")
         starts = [number for number, line in enumerate(lines) if line == ">" or line.startswith("> ")]
         return lines[starts[-1]][2:] if starts else "no prompt"
+
+    def looks(self, text: str) -> set[str]:
+        """How the cells of ``text`` look, where it is last on the screen; a faint one like any other."""
+        row = max(number for number, line in enumerate(self._screen.display) if text in line)
+        start = self._screen.display[row].rindex(text)
+        cells = [self._screen.buffer[row][start + number] for number in range(len(text))]
+        names = ("bold", "italics", "underscore", "strikethrough")
+        return {
+            " ".join([*(name for name in names if getattr(cell, name)), *({cell.fg} - {"default"})]) for cell in cells
+        }
 
     def until(self, condition: str | Callable[[], bool]) -> None:
         """Reads until the screen shows ``condition``."""
@@ -472,3 +484,89 @@ def test_a_dumb_terminal_gets_plain_lines(start: Start) -> None:
     terminal.send("hello\n")
     terminal.until("You said 'hello'.")
     assert "\x1b" not in terminal.written
+
+
+def test_a_styled_reply(start: Start) -> None:
+    terminal = start(lines=50)
+    terminal.ready()
+    terminal.say("page markdown", "The end.")
+    for text, look in {
+        "A heading": "bold magenta",
+        "emphasis": "italics",
+        "strong words": "bold",
+        "no": "strikethrough",
+        "https://example.org/a_b_c": "underscore",
+        "[x]": "green",
+        "a quotation": "italics",
+        "def": "magenta",
+        "answer": "bold",
+        '"a string"': "green",
+        "42": "cyan",
+        "snake_case_name": "",
+        "The end.": "",
+    }.items():
+        assert terminal.looks(text) == {look}, text
+    assert PAGES["markdown"].partition("| Name")[0] in terminal.text
+    assert "| Name    |      Value |\n|---------|-----------:|\n| `one`   |          1 |\n" in terminal.text
+
+
+def test_a_styled_reply_is_written_once_whatever_the_window_does(start: Start) -> None:
+    terminal = start()
+    terminal.ready()
+    terminal.send("page code", ENTER)
+    terminal.until("x030")
+    for lines, columns in ((10, 30), (40, 120), (5, 12), (24, 80)):
+        terminal.resize(lines, columns)
+    terminal.gate()
+    terminal.until("The end.")
+    terminal.ready()
+    for number in range(1, 31):
+        assert terminal.written.count(f"x{number:03}") == 1
+    assert terminal.written.count("yyyy") == 30 * 10
+    assert not set("\x08\x0b") & set(terminal.written.partition("x001")[2].partition("The end.")[0])
+
+
+def test_wide_characters_at_the_edge(start: Start) -> None:
+    terminal = start(columns=37)
+    terminal.ready()
+    terminal.send("page edge", ENTER)
+    terminal.until("\u00e9*")  # pyte composes it
+    terminal.gate()
+    terminal.until("The end.")
+    terminal.ready()
+    assert PAGES["edge"].partition("\n")[0] in plain(terminal.written)
+
+
+@pytest.mark.parametrize(
+    ("mode", "during", "after"),
+    [
+        ("show", "Let me see.", "Let me see.\nOh.\nSo it is."),
+        ("fold", "s thinking", " · /thinking shows it\nSo it is."),
+        ("hide", "s thinking", "> ponder\nSo it is."),
+    ],
+)
+def test_thinking(start: Start, mode: str, during: str, after: str) -> None:
+    terminal = start("--thinking", mode)
+    terminal.ready()
+    terminal.send("ponder", ENTER)
+    terminal.until(during)
+    terminal.gate()
+    terminal.until("So it is.")
+    terminal.ready()
+    assert after in terminal.text and "s thinking" not in terminal.text
+    assert ("see" in terminal.written) == (mode == "show")
+
+
+@pytest.mark.parametrize(("arguments", "variables"), [((), {"NO_COLOR": "1"}), (("--markdown", "off"), {})])
+def test_a_reply_without_styles(start: Start, arguments: tuple[str, ...], variables: dict[str, str]) -> None:
+    terminal = start(*arguments, lines=50, **variables)
+    terminal.ready()
+    terminal.say("page markdown", "The end.")
+    assert PAGES["markdown"].replace("\n", "\r\n") in terminal.written
+
+
+def test_the_bar_warns_of_a_full_context(start: Start) -> None:
+    terminal = start("--context", "1700", columns=120)
+    terminal.until("! ctx 1700/2048 (83 %) · the oldest turns will leave it")
+    terminal.ready()
+    assert terminal.looks("! ctx 1700/2048") == {"brown"}

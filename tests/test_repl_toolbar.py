@@ -57,7 +57,7 @@ def test_a_context_that_is_nearly_full(overflow: str, shown: str) -> None:
 
 def test_what_is_left_of_a_warning() -> None:
     assert bar(FULL, None, 80) == " demo.gguf · ! ctx 820/1024 (80 %) · the oldest turns will leave it · 812 MB"
-    assert bar(FULL, None, 60) == " demo.gguf · ! ctx 820/1024 (80 %) · 812 MB"
+    assert bar(FULL, None, 70) == " demo.gguf · ! ctx 820/1024 (80 %) · the oldest turns will leave it"
     assert bar(FULL, None, 40) == " demo.gguf · ! ctx 820/1024 (80 %)"
 
 

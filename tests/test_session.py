@@ -528,7 +528,9 @@ def test_a_token_limit_ends_a_reply(rig: Rig) -> None:
     async def body(backend: ResidentBackend) -> None:
         last = (await ask(backend, said("story"), options=ReplyOptions(max_tokens=5)))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.LENGTH
-        assert last.text.startswith("word0 word1 word2 word3 word4 ")
+        count = backend.count(last.text)
+        assert count is not None and count.count == last.stats.tokens == 5
+        assert "word0 word1 word2 ".startswith(last.text)
 
     run(rig, body)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
+import random
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import spare
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.errors import FinishReason, ModelError
+from bitnet_chat.errors import ContextOverflow, FinishReason, ModelError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
 
 needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
@@ -182,6 +184,40 @@ def test_room_is_made_while_nobody_waits(rig: Rig) -> None:
 
 
 @needs_scripts
+def test_what_left_while_nobody_waited_is_told_even_if_the_message_is_refused(rig: Rig) -> None:
+    conversation = Conversation()
+    for number in range(60):
+        conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
+
+    async def body(backend: ResidentBackend) -> None:
+        backend.prepare(conversation)
+        await prepared(backend)
+        events = [event async for event in backend.reply(conversation.with_user("word " * 5000))]
+        assert isinstance(events[-1], Failed) and isinstance(events[-1].error, ContextOverflow)
+        assert [event for event in events if isinstance(event, Notice) and "left it" in event.text]
+        assert len(rig.launches) == 1
+
+    run(rig, body, ctx=512)
+
+
+@needs_scripts
+def test_a_summary_waits_for_somebody_who_wants_it(rig: Rig) -> None:
+    conversation = Conversation()
+    for number in range(60):
+        conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
+
+    async def body(backend: ResidentBackend) -> None:
+        backend.prepare(conversation)
+        await prepared(backend)
+        assert rig.launches == []
+        *_, last = [event async for event in backend.reply(conversation.with_user("say fine"))]
+        assert isinstance(last, Completed) and last.text == "fine"
+        assert len(rig.launches) == 2
+
+    run(rig, body, ctx=512, overflow="summarize")
+
+
+@needs_scripts
 def test_what_goes_wrong_is_told_with_the_next_reply(rig: Rig) -> None:
     async def body(backend: ResidentBackend) -> None:
         backend.prepare(told(Conversation()))
@@ -296,6 +332,45 @@ def test_no_spare_without_memory_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatc
         assert backend._session.keeper.spare_pids == [] and backend.status().spare_memory is None
 
     run(rig, body, spare=True)
+
+
+@needs_scripts
+@pytest.mark.parametrize(("spares", "size"), [(True, 256), (False, 2048)])
+def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, spares: bool, size: int) -> None:
+    chance = random.Random(size)
+
+    async def body(backend: ResidentBackend) -> None:
+        talk, window = backend.talk(), backend._session.keeper.room.window
+        conversation = Conversation().with_system("pinned")
+        for step in range(60):
+            choice = chance.random()
+            if choice < 0.1:
+                conversation = conversation.cleared()
+            elif choice < 0.25:
+                conversation = conversation.without_last_turn()
+            elif choice < 0.3:
+                conversation = told(Conversation().with_system(f"another {step}"))
+            elif choice < 0.4:
+                async for event in backend.reply(conversation.with_user("story")):
+                    if isinstance(event, TextDelta):
+                        backend.interrupt()
+                assert isinstance(event, Completed)
+                if event.text:
+                    conversation = conversation.with_user("story").with_assistant(event.text, event.reason)
+            if chance.random() < 0.5:
+                backend.prepare(conversation)
+            if chance.random() < 0.5:
+                await prepared(backend)
+            after = await ask(backend, conversation, "recite")
+            launch = talk.launch(window.kept(conversation))
+            flags = list(launch.argv)
+            prefix, suffix = (flags[flags.index(flag) + 1] for flag in ("--in-prefix", "--in-suffix"))
+            context = f"{launch.prompt}{prefix}recite{suffix}"
+            assert after.turns[-1].content == hashlib.sha1(context.encode()).hexdigest(), f"step {step}"
+            conversation = after
+            assert len(backend._session.keeper.spare_pids) <= spare.LIMIT
+
+    run(rig, body, spare=spares, ctx=size)
 
 
 @pytest.mark.engine

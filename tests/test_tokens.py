@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Stats
 from bitnet_chat.models.vocabulary import TokenCounter, read_tokenizer
-from bitnet_chat.prompt.tokenizer import Tokenizer, Vocabulary
+from bitnet_chat.prompt.tokenizer import Allowance, Tokenizer, Vocabulary
 from bitnet_chat.prompt.tokens import TokenCount
 
 
@@ -73,6 +75,29 @@ def test_any_text_has_a_count(text: str, pre: str) -> None:
 def test_an_unknown_way_of_cutting_words_has_a_larger_error() -> None:
     assert byte_level(pre="llama-bpe").count("a").error < byte_level(pre="unheard-of").count("a").error
     assert str(TokenCount(9400, 0.1)) == "~9400 tokens (±10 %)"
+
+
+@given(st.text("aé漢 \n\udc80the", max_size=30), st.integers(0, 12))
+def test_the_front_of_a_text_has_no_more_tokens_than_it_may(text: str, limit: int) -> None:
+    for tokenizer in (byte_level("th", "he", "Ġa"), sentencepiece("▁t", "he")):
+        end, tokens = tokenizer.front(text, limit)
+        assert tokens <= limit
+        assert (end == len(text)) == (tokenizer.front(text, 1000)[1] <= limit)
+        assert tokenizer.front(text[:end], 1000)[1] <= limit
+
+
+@given(st.text("the é\n", max_size=60), st.integers(1, 20), st.lists(st.integers(1, 9), max_size=12))
+def test_an_allowance_is_used_up_exactly(text: str, limit: int, sizes: list[int]) -> None:
+    tokenizer = sentencepiece("▁t", "he")
+    allowance, taken, at = Allowance(tokenizer, limit), "", 0
+    for size in [*sizes, 60]:
+        taken += allowance.take(text[at : at + size])
+        at += size
+    assert text.startswith(taken)
+    assert allowance.is_exceeded == (taken != text)
+    if allowance.is_exceeded:
+        assert tokenizer.front(taken, 1000)[1] <= limit
+        assert len(taken.encode()) >= limit - 1, "no token is left out but one that does not fit"
 
 
 @pytest.mark.parametrize("unit", ["a", "how do I leave? ", "你好", "x = [1, 2, 3]\n", "8b3f"])
@@ -145,3 +170,27 @@ def test_a_real_engine_counts_the_same(engine: EngineBinary, model: Path) -> Non
             assert prompt(exact[name]) - around < guess.count, "this engine takes them for what they look like"
         else:
             assert prompt(exact[name]) - around == guess.count, name
+
+
+@pytest.mark.engine
+def test_a_reply_ends_exactly_at_its_limit(engine: EngineBinary, model: Path) -> None:
+    story = Conversation().with_user("tell me a long story")
+
+    async def reply(limit: int | None) -> Completed:
+        # A modern engine gets its limit on the command line.
+        config = Settings(engine=str(engine.path), model=str(model), temperature=0.0, max_tokens=limit or 0)
+        backend = ResidentBackend(config)
+        try:
+            *_, last = [event async for event in backend.reply(story, ReplyOptions(max_tokens=limit))]
+            assert isinstance(last, Completed)
+            if limit is not None:
+                count = backend.count(last.text)
+                assert last.reason is FinishReason.LENGTH and last.stats.tokens == limit
+                assert count is not None and count.count == limit
+            return last
+        finally:
+            await backend.close()
+
+    whole = asyncio.run(reply(None)).text
+    for limit in (1, 7, 40, 150):
+        assert whole.startswith(asyncio.run(reply(limit)).text)

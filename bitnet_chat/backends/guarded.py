@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
 from bitnet_chat.config import Settings
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GRACE = 6.0
 """Seconds that a backend has to end a reply it was told to stop. A session replaces a deaf engine after two."""
+Advice = Literal["commands", "flags", "nothing"]
 TOLD = frozenset(
     {
         FinishReason.ROLE_MARKER,
@@ -60,15 +61,15 @@ class GuardedBackend:
         limits: GuardLimits,
         markers: Callable[[], tuple[str, ...]] = lambda: (),
         *,
-        commands: bool = True,
+        advice: Advice = "commands",
         grace: float = GRACE,
     ) -> None:
         """``markers``: the role markers of the chat template in use (:func:`~bitnet_chat.stream.markers.markers_of`).
         They are asked for when a reply begins: before the model is loaded its template may not be known.
-        ``commands``: the user can type commands, and is told of those that help."""
+        ``advice``: what the user is told that helps: commands and flags, flags alone, or nothing at all."""
         self.inner = inner
         self._limits, self._markers, self._grace = limits, markers, grace
-        self._commands = commands
+        self._advice = advice
         self._watch: _Watch | None = None
 
     def start(self) -> None:
@@ -141,7 +142,9 @@ class GuardedBackend:
 
     def _line(self, end: Completed, options: ReplyOptions, repetitions: int, silence: float) -> str:
         """What happened, and how to go on; empty where nobody need be told."""
-        limits = self._limits
+        if self._advice == "nothing":
+            return ""
+        limits, with_commands = self._limits, self._advice == "commands"
         go_on, again = "/continue goes on" if end.text else "", "/regen tries again"
         match end.reason:
             case FinishReason.ROLE_MARKER:
@@ -162,7 +165,7 @@ class GuardedBackend:
                 ways = [go_on or again, "--timeout SECONDS allows more"]
             case _:
                 return ""
-        return f"{what}; {', '.join(way for way in ways if way and (self._commands or not way.startswith('/')))}"
+        return f"{what}; {', '.join(way for way in ways if way and (with_commands or not way.startswith('/')))}"
 
 
 def _passed(event: TextDelta | ThinkingDelta, guard: Guard) -> list[TextDelta | ThinkingDelta]:

@@ -88,6 +88,7 @@ class ResidentBackend:
             Room(settings.overflow, lambda text: self.count(text) or by_length(text)),
             transport=settings.io,
             on_spawn=self._spawned,
+            tokenizer=lambda: self._tokens().tokenizer(),
             affordable=self._load.leaves_room_for_another if settings.spare else None,
         )
         self._counter: TokenCounter | None = None

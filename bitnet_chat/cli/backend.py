@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
+from bitnet_chat.backends.guarded import Advice, GuardedBackend, GuardLimits
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import Dialect
 
 
 def open_backend(
-    settings: Settings, configured: str, *, dialect: Dialect | None = None, commands: bool = False
+    settings: Settings, configured: str, *, dialect: Dialect | None = None, advice: Advice = "flags"
 ) -> GuardedBackend:
-    """Starts nothing. ``commands``: somebody talks to it, and can type some.
+    """Starts nothing. ``advice``: see :class:`GuardedBackend`.
 
     Raises EngineNotFound or ModelError for what can be seen to be missing."""
     resident = ResidentBackend(settings, configured, dialect=dialect)
-    return GuardedBackend(resident, GuardLimits.of(settings), resident.role_markers, commands=commands)
+    return GuardedBackend(resident, GuardLimits.of(settings), resident.role_markers, advice=advice)

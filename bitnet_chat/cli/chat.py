@@ -62,11 +62,11 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     resumed = wanted(flags, journal)
     lines: list[str] = []
     files = attached(flags, lines.append, stdin_is_taken=True)
-    backend = open_backend(settings, configured, commands=True)
+    backend = open_backend(settings, configured, advice="commands")
     paced = settings.io == "pipe" or not pty_is_available()
 
     def switch_model(name: str) -> Backend:
-        return open_backend(replace(settings, model=name), configured, commands=True)
+        return open_backend(replace(settings, model=name), configured, advice="commands")
 
     return await repl.run(
         backend,

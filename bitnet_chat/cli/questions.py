@@ -20,6 +20,7 @@ from bitnet_chat.backends.guarded import TOLD
 from bitnet_chat.cli.attached import attached
 from bitnet_chat.cli.backend import open_backend
 from bitnet_chat.cli.limits import reply_options
+from bitnet_chat.cli.page import Page
 from bitnet_chat.cli.past import wanted
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
@@ -57,6 +58,12 @@ async def _answer_one(
             print(json.dumps(batch.failure(error, settings.model) | {"conversation": None}, ensure_ascii=False))
         raise
     options = reply_options(settings)
+    page = Page(settings.markdown, sys.stdout)
+
+    def say(text: str) -> None:
+        page.part()
+        _say(text)
+
     if stored is not None:
         recorder.resume(stored)
     try:
@@ -64,7 +71,8 @@ async def _answer_one(
             if hasattr(flags, "json") or hasattr(flags, "no_stream"):
                 answer = await batch.ask(backend, conversation, options, _say, recorder)
             else:
-                answer = await batch.stream(backend, conversation, options, _say, _show, recorder)
+                answer = await batch.stream(backend, conversation, options, say, page.show, recorder)
+                page.close()
         await recorder.close()
         if hasattr(flags, "json"):
             print(json.dumps(answer.as_json(backend) | {"conversation": recorder.id}, ensure_ascii=False))
@@ -81,6 +89,7 @@ async def _answer_one(
     finally:
         await recorder.close()
         await backend.close()
+        page.close()
 
 
 def _question(flags: argparse.Namespace) -> str:
@@ -185,11 +194,11 @@ class _Engines:
         return self._current
 
     def _default(self) -> Backend:
-        return open_backend(self._settings, self._configured)
+        return open_backend(self._settings, self._configured, advice="nothing")
 
     def _modern(self) -> Backend | None:
         try:
-            return open_backend(self._settings, self._configured, dialect=Dialect.MODERN)
+            return open_backend(self._settings, self._configured, dialect=Dialect.MODERN, advice="nothing")
         except EngineNotFound:
             return None
 
@@ -269,11 +278,6 @@ def _interrupting(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-
-
-def _show(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _say(text: str) -> None:

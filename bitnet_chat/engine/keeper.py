@@ -101,8 +101,11 @@ class Keeper:
             talk = await self.talk()
             while self._wanted is not None and not self.busy and not self._closed:
                 history, self._wanted = self._wanted, None
-                if self.room.policy == "drop-oldest":  # the others are for somebody who waits for a reply
-                    self.let_go(history, self.to_drop(talk, history, "", None))
+                count = self.to_drop(talk, history, "", None)
+                if self.room.policy == "drop-oldest":
+                    self.let_go(history, count)
+                elif count > self.room.window.count_left(history):
+                    continue  # a summary is made when somebody waits for it
                 await self.synchronise(history)
         except BitnetChatError:
             self.discard()  # the next reply tries again and tells

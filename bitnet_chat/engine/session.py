@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from bitnet_chat.engine.trimmer import Trimmer
 from bitnet_chat.engine.turn import Turn
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.prompt.tokenizer import Allowance, Tokenizer
 from bitnet_chat.prompt.tokens import by_length
 from bitnet_chat.prompt.verbatim import as_sent, clean
 from bitnet_chat.prompt.window import Brim
@@ -42,12 +44,14 @@ class Session:
         *,
         transport: Transport = "auto",
         on_spawn: Callable[[EngineProcess], None] | None = None,
+        tokenizer: Callable[[], Tokenizer | None] = lambda: None,
         affordable: Callable[[int], bool] | None = None,
     ) -> None:
-        """See :class:`Keeper`."""
+        """``tokenizer``: the model's, where there is one; may take time. For the rest see :class:`Keeper`."""
         room = room or Room("drop-oldest", by_length)
         self.keeper = Keeper(talk, room, transport=transport, on_spawn=on_spawn, affordable=affordable)
         self._trimmer = Trimmer(self.keeper, self._or_stop)
+        self._tokenizer = tokenizer
         self._stop_reason: FinishReason | None = None
         self._stopped = asyncio.Event()
 
@@ -94,6 +98,8 @@ class Session:
         try:
             if cleaned.note and cut is None:
                 yield Notice(cleaned.note)
+            for notice in keeper.take_notices(of_launch=False):  # of what was done while nobody asked
+                yield Notice(notice)
             async for event in self._attempts(conversation, cut, options):
                 for notice in keeper.take_notices(of_launch=isinstance(event, Started)):
                     yield Notice(notice)
@@ -122,6 +128,13 @@ class Session:
             self.keeper.notify("this engine cannot go on with a reply by itself: it was asked to continue")
         return Question(as_sent(Conversation((*conversation.messages, cut))), talk.go_on_message, goes_on=True)
 
+    async def _allowance(self, options: ReplyOptions) -> Allowance | None:
+        """For an engine that does not keep to a limit by itself, and is a few tokens over before it has stopped."""
+        if options.max_tokens is None or (await self.keeper.talk()).max_tokens is not None:
+            return None
+        tokenizer = await asyncio.get_running_loop().run_in_executor(None, self._tokenizer)
+        return Allowance(tokenizer, options.max_tokens) if tokenizer is not None else None
+
     async def _attempts(
         self, conversation: Conversation, cut: Message | None, options: ReplyOptions
     ) -> AsyncIterator[Event]:
@@ -140,7 +153,8 @@ class Session:
                     yield Completed(self._stop_reason or FinishReason.INTERRUPTED, "", Stats())
                     return
                 brim = self.keeper.brim(await self.keeper.talk(), question.history, question.text)
-                turn = Turn(process.meter, started, told, loose_end=self.keeper.take_loose_end())
+                loose_end, allowance = self.keeper.take_loose_end(), await self._allowance(options)
+                turn = Turn(process.meter, started, told, loose_end, allowance)
                 if question.is_silent:
                     process.go_on()
                 else:
@@ -239,7 +253,7 @@ class Session:
                     turn.end = frame
             if text and (said := turn.said(text)):
                 yield TextDelta(said)
-            if limit is not None and turn.end is None and turn.at_least >= limit:
+            if limit is not None and turn.end is None and (turn.is_trimmed or turn.at_least >= limit):
                 self.interrupt(FinishReason.LENGTH)
         turn.over()
         await process.log_is_level()
@@ -270,18 +284,19 @@ class Session:
         full = meter.context_size is not None and (meter.context_used or 0) >= meter.context_size
         meter.ended(turn.tokens, natural=end.natural and not at_limit and not full)
         conversation = question.answered(turn.text)
-        self.keeper.remember(conversation, is_within=not end.natural and not talk.closes_interrupted)
+        is_within = not (end.natural or turn.is_trimmed or talk.closes_interrupted)
+        self.keeper.remember(conversation, is_within=is_within)
         reason = FinishReason.STOP
         if self._stop_reason is not None and not end.natural:
             reason = self._stop_reason
             # A message that got no reply is mostly taken back; a new child need not know of it.
             self._after_interrupt(process, talk, conversation if turn.text else question.history, turn)
-        elif at_limit:
+        elif at_limit or turn.is_trimmed:
             reason = FinishReason.LENGTH
         elif full:
             reason = FinishReason.CONTEXT_OVERFLOW
-        if turn.has_thought and talk.keeps_thoughts and process is self.process:
-            self.keeper.try_spawn(talk, conversation)  # the next turn is to follow a history without thoughts
+        if (turn.is_trimmed or (turn.has_thought and talk.keeps_thoughts)) and process is self.process:
+            self.keeper.try_spawn(talk, conversation)  # the next turn is to follow a history without what was left out
         return Completed(reason, turn.text, turn.stats())
 
     async def _error(self, process: EngineProcess, history: Conversation, turn: Turn) -> Completed | Failed | None:
@@ -330,13 +345,14 @@ class Session:
         keeper, talk = self.keeper, await self.keeper.talk()
         memory = question.answered(turn.text) if turn.text else question.history
         if reason is FinishReason.CONTEXT_OVERFLOW:
+            keeper.discard()
             if keeper.room.policy != "drop-oldest":  # what is to be done takes time, or is nothing
-                keeper.discard()
                 return
-            count = keeper.to_drop(talk, memory, "", None)
-            if count == keeper.room.window.count_left(memory):
-                count = keeper.room.more_to_drop(memory)
-            keeper.let_go(memory, count)
+            with contextlib.suppress(ContextOverflow):  # then the next reply tells
+                count = keeper.to_drop(talk, memory, "", None)
+                if count == keeper.room.window.count_left(memory):
+                    count = keeper.room.more_to_drop(memory)
+                keeper.let_go(memory, count)
         keeper.try_spawn(talk, memory)
 
 

@@ -6,6 +6,7 @@ import time
 
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.events import Stats
+from bitnet_chat.prompt.tokenizer import Allowance
 from bitnet_chat.stream.framer import TurnEnd
 from bitnet_chat.stream.seam import Seam
 from bitnet_chat.stream.thinking import Retelling
@@ -13,14 +14,23 @@ from bitnet_chat.stream.thinking import Retelling
 
 class Turn:
     """``sent``: the monotonic second at which the user's message was given to us. ``told``: the thoughts of an attempt
-    that was broken off, which the user has seen. ``loose_end``: see :mod:`bitnet_chat.stream.seam`."""
+    that was broken off, which the user has seen. ``loose_end``: see :mod:`bitnet_chat.stream.seam`. ``allowance``: what
+    there may be of the reply, its thoughts included."""
 
-    def __init__(self, meter: Meter, sent: float, told: str = "", loose_end: str = "") -> None:
+    def __init__(
+        self,
+        meter: Meter,
+        sent: float,
+        told: str = "",
+        loose_end: str = "",
+        allowance: Allowance | None = None,
+    ) -> None:
         self._parts: list[str] = []
         self.has_thought = False
         self._told = [told]
         self._retelling = Retelling(told)
         self._seam = Seam(loose_end)
+        self._allowance = allowance
         self.error = ""
         self.end: TurnEnd | None = None
         self.sent = sent
@@ -46,7 +56,7 @@ class Turn:
         """The next of what the model thinks came: what of it is to be told."""
         self._arrived()
         self.has_thought = True
-        text = self._retelling.feed(text)
+        text = self._retelling.feed(self._within(text))
         self._told.append(text)
         return text
 
@@ -54,6 +64,8 @@ class Turn:
     def tokens(self) -> int:
         """As the engine counts; where it does not tell, by what arrived: several tokens may come in one piece, and
         one of them makes about four characters."""
+        if self._allowance is not None and self._allowance.is_exceeded:
+            return self._allowance.limit
         if self._meter.tokens is not None:
             return self._meter.tokens
         return max(self._arrivals, len(self.text) // 4)
@@ -66,10 +78,18 @@ class Turn:
     def said(self, text: str) -> str:
         """The next of the reply came, no thoughts: what of it is to be told."""
         self._arrived()
-        text = self._seam.feed(text)
+        text = self._within(self._seam.feed(text))
         if text:
             self._parts.append(text)
         return text
+
+    @property
+    def is_trimmed(self) -> bool:
+        """Whether more came than there may be of the reply."""
+        return self._allowance is not None and self._allowance.is_exceeded
+
+    def _within(self, text: str) -> str:
+        return text if self._allowance is None else self._allowance.take(text)
 
     def _arrived(self) -> None:
         self._arrivals += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 BUSY = 2.0
 """Seconds that a statement waits for the lock of another program. Each holds it for some milliseconds."""
 _MAGIC = b"SQLite format 3\0"
+_LOOKING = threading.Lock()
+_LOOKED_AT: set[tuple[int, int] | None] = set()
 
 
 class Newer(BitnetChatError):
@@ -49,10 +52,7 @@ def _opened(path: Path, busy: float) -> Connection:
     # What people say to a private model is nobody else's business; SQLite gives -wal and -shm the mode of the file.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    # SQLite would drop the log of a file that it cannot read, and with it what could be rescued.
-    with path.open("rb") as file:
-        if file.read(len(_MAGIC)) not in (b"", _MAGIC):
-            raise _no_database("no SQLite file")
+    _look_at(path)
     connection = sqlite3.connect(path, timeout=busy, isolation_level=None)
     try:
         found = schema.version(connection)
@@ -71,6 +71,24 @@ def _opened(path: Path, busy: float) -> Connection:
         connection.close()
         raise
     return connection
+
+
+def _look_at(path: Path) -> None:
+    """Raises the error of SQLite for a file that is none of its own, and leaves it and its log alone: SQLite would drop
+    the log, and with it what could be rescued.
+
+    Only once for each file: closing it takes away the locks that any connection of this process has on it
+    (https://www.sqlite.org/howtocorrupt.html, "POSIX advisory locks canceled"), and the first look is before all of
+    them.
+    """
+    with _LOOKING:
+        identity = identity_of(path)
+        if identity in _LOOKED_AT:
+            return
+        with path.open("rb") as file:
+            if file.read(len(_MAGIC)) not in (b"", _MAGIC):
+                raise _no_database("no SQLite file")
+        _LOOKED_AT.add(identity)
 
 
 def _check(connection: Connection) -> None:

@@ -83,11 +83,12 @@ class Scribe:
         if self._lost:
             return
         goes_on = conversation.last is not None and conversation.last.role == "assistant"
+        self._who_writes()  # takes some milliseconds, in which no lock should be held
         with transaction(self._connection):
             id, line = self._synced(self.id, self._line, conversation.messages)
             base = line[:-1] if goes_on else line
             start = line[-1][0] if goes_on else Message("assistant", "")
-            row = self._insert(id, base, start, origin, writer=self._me())
+            row = self._insert(id, base, start, origin, writer=self._writer)
             self._point(id, row, base, origin)
         self.id, self._line = id, base
         self._reply = _Reply(row, origin, start, line)
@@ -170,7 +171,6 @@ class Scribe:
 
     def move(self, connection: Connection) -> None:
         """To another file: all that is known of the conversation is written there, an open reply included."""
-        settle(connection)
         reply, row = self._reply, 0
         id: int | None = None
         line: _Line = ()
@@ -183,7 +183,7 @@ class Scribe:
                     id, line = self._synced(None, (), [message for message, _ in whole])
                     if reply is not None:
                         before, line = line, line[: len(self._line)]
-                        row = self._insert(id, line, reply.start, reply.origin, writer=self._me())
+                        row = self._insert(id, line, reply.start, reply.origin, writer=self._writer)
                         self._point(id, row, line, reply.origin)
                         self._add(row, reply.said)
         except BaseException:
@@ -288,9 +288,8 @@ class Scribe:
         if self._reply is not None:
             self.end_reply(FinishReason.INTERRUPTED, {})
 
-    def _me(self) -> str:
+    def _who_writes(self) -> None:
         self._writer = self._writer or this_writer()
-        return self._writer
 
 
 def settle(connection: Connection) -> None:

@@ -124,7 +124,10 @@ class Writer:
                     self._do(job)
         finally:
             if self._connection is not None:
-                with contextlib.suppress(Exception):  # what closing does is done again by whoever opens it next
+                # Only now: the first message has no time to lose. Whoever comes next does again what fails here.
+                with contextlib.suppress(Exception):
+                    settle(self._connection)
+                with contextlib.suppress(Exception):
                     self._connection.close()
             self._on_end()
 
@@ -166,7 +169,6 @@ class Writer:
             if note:
                 self._tell(note)
             if self._scribe is None:
-                settle(connection)
                 self._scribe = Scribe(connection)
             else:
                 self._scribe.move(connection)

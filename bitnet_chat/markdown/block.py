@@ -17,7 +17,7 @@ _LONGEST_HEAD = 64
 """Characters after which the start of a line is no longer waited for: nothing but blanks has so many."""
 _LONGEST_ROW = 4000
 """Characters of a line that is held because it may belong to a table."""
-_PATIENCE = 200
+_PATIENCE = 100
 """Rows after which a table is written as far as it is, and then row by row."""
 
 # The start of a line behind its blanks: what it is for certain, and what it may still become.

@@ -1,1 +1,1 @@
-"""Model files: what their headers say."""
+"""Models: their files, where they come from, what they need and which one to take."""

@@ -33,8 +33,9 @@ class Choice:
     """One line."""
 
 
-def choose(options: Sequence[Option], free: int | None) -> Choice:
-    """``free``: bytes that a new program can have; None: nobody knows, and the smallest is the safest."""
+def choose(options: Sequence[Option], free: int | None, *, smaller: int = 0) -> Choice:
+    """``free``: bytes that a new program can have; None: nobody knows, and the smallest is the safest. ``smaller``: how
+    many more there are, all smaller than one of the options that will do."""
     if not options:
         return Choice("", "no model is installed (bitnet-chat models list shows what can be pulled)")
     runnable = sorted((each for each in options if not each.obstacle), key=lambda each: (-each.size, each.name))
@@ -46,7 +47,7 @@ def choose(options: Sequence[Option], free: int | None) -> Choice:
     if fitting:
         taken = fitting[0]
         larger = {each.name: f"needs {size(each.need)}" for each in runnable[: runnable.index(taken)]}
-        rank = "the largest that fits" if len(options) > 1 else "the only one installed, and it fits"
+        rank = "the largest that fits" if len(options) + smaller > 1 else "the only one installed, and it fits"
         why = f"{taken.name} ({size(taken.size)}), {rank}: it needs {size(taken.need)} of {size(free or 0)} free"
         return Choice(taken.name, why + _others(larger | refused))
     small = {each.name: f"needs {size(each.need)}, {size(free or 0)} are free" for each in runnable}

@@ -14,6 +14,7 @@ def described(info: ModelInfo) -> dict[str, object]:
     return {
         "file": str(header.path),
         "name": header.name,
+        "kind": info.kind,
         "gguf_version": info.version,
         "architecture": header.architecture,
         "parameters": info.parameters or None,

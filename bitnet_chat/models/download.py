@@ -170,7 +170,7 @@ class Download:
                 remedy="look at its page, and pull it by hf:user/repo/file.gguf if it is what you want",
             )
         total = total or self._remote.size
-        self._make_room(total - done)
+        self._make_room(max(0, total - done))
         etag = headers.get("ETag", "")
         self._write_state(_State(self._remote.origin, self._remote.sha256, etag, headers.get("Last-Modified", "")))
         self._hash_part(done)

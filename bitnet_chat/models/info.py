@@ -27,6 +27,8 @@ class ModelInfo:
     """Names and how many tensors are of each, the most frequent first. ``type 99``: a number nobody knows."""
     parameters: int
     """Elements of all tensors."""
+    kind: str
+    """``model``, ``adapter``, ``mmproj`` …; empty in older files."""
     size_label: str
     license: str
     shape: Shape
@@ -76,6 +78,7 @@ def _info(cursor: Cursor, contents: Contents, found: ModelHeader) -> ModelInfo:
         quantization=quantization(values.get("general.file_type"), elements.items()),
         tensor_types=tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         parameters=sum(elements.values()),
+        kind=text(values.get("general.type")),
         size_label=text(values.get("general.size_label")),
         license=text(values.get("general.license")) or text(values.get("general.license.name")),
         shape=_shape(cursor, contents, found),

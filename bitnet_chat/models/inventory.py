@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_chat.errors import ModelError
 from bitnet_chat.models import memory, store, support
 from bitnet_chat.models.choice import Choice, choose
-from bitnet_chat.models.info import read_info
 from bitnet_chat.models.registry import Entry, entries
-from bitnet_chat.models.resolve import options
+from bitnet_chat.models.resolve import Examined, examine, names
 
 BITNET_ENGINE = "a BitNet build"
 
@@ -54,26 +52,23 @@ class Inventory:
 
 def take(engine: Path | None, context: int = 0) -> Inventory:
     """``engine``: the program that would run a model; None: there is none. Raises UsageError for a broken registry."""
-    found, known, free = store.installed(), entries(), memory.available()
-    choices = options(found, engine, context)
-    choice = choose(choices, free)
+    known, free = entries(), memory.available()
+    models = [examine(model, context) for model in store.installed()]
+    words = names(engine, models)
+    options = [model.option(words) for model in models]
+    choice = choose(options, free)
     here = tuple(
-        _installed(model, known.get(model.name), each.need, each.obstacle, free, each.name == choice.name)
-        for model, each in zip(found, choices, strict=True)
+        _installed(model, known.get(option.name), option.obstacle, free, option.name == choice.name)
+        for model, option in zip(models, options, strict=True)
     )
-    names = {item.name for item in here}
+    taken = {option.name for option in options}
     bitnet = engine is not None and support.is_bitnet(engine)
-    there = tuple(_available(entry, free, context, bitnet) for entry in known.values() if entry.name not in names)
+    there = tuple(_available(entry, free, context, bitnet) for entry in known.values() if entry.name not in taken)
     return Inventory(here + there, choice, free, tuple(store.unfinished()))
 
 
-def _installed(
-    model: store.Installed, entry: Entry | None, need: int, obstacle: str, free: int | None, auto: bool
-) -> Item:
-    try:
-        info = read_info(model.path)
-    except ModelError:
-        info = None
+def _installed(examined: Examined, entry: Entry | None, obstacle: str, free: int | None, auto: bool) -> Item:
+    model, info, need = examined.model, examined.info, examined.need
     return Item(
         name=model.name,
         installed=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError
@@ -12,6 +13,9 @@ from bitnet_chat.models import store
 from bitnet_chat.models.choice import Option, choose
 from bitnet_chat.models.registry import AUTO, entries, is_name
 from bitnet_chat.progress import size
+
+if TYPE_CHECKING:
+    from bitnet_chat.models.info import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +52,61 @@ def resolve(model: str, *, engine: Path | None = None, context: int = 0) -> Reso
 
 
 def _auto(engine: Path | None, context: int) -> Resolved:
+    """Reads the headers from the largest model down, and no further than it must: each costs a tenth of a second."""
     from bitnet_chat.models.memory import available
 
-    found = store.installed()
-    choice = choose(options(found, engine, context), available())
+    found = sorted(store.installed(), key=lambda each: (-each.size, each.name))
+    free = available()
+    options: list[Option] = []
+    for model in found:
+        seen = examine(model, context)
+        options.append(seen.option(names(engine, [seen])))
+        if free is not None and not options[-1].obstacle and options[-1].need <= free:
+            break
+    choice = choose(options, free, smaller=len(found) - len(options))
     if choice.name:
-        return Resolved(next(each.path for each in found if each.name == choice.name), f"-m auto: {choice.reason}")
+        return Resolved(store.path_of(choice.name), f"-m auto: {choice.reason}")
     bundled = paths.bundled_model()
     if bundled is None:
         raise ModelError(f"-m auto: {choice.reason}", remedy="give a GGUF file with -m")
     return Resolved(bundled, f"-m auto: {choice.reason}; the bundled demo model answers")
 
 
-def options(found: Sequence[store.Installed], engine: Path | None, context: int) -> list[Option]:
-    """What a choice needs to know of installed models. Reads their headers, and the names in the engine's files."""
-    from bitnet_chat.models import memory, support
-    from bitnet_chat.models.info import ModelInfo, read_info
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """An installed model, and what its header says."""
 
-    infos: dict[str, ModelInfo] = {}
-    broken: dict[str, str] = {}
-    for each in found:
-        try:
-            infos[each.name] = info = read_info(each.path)
-            if info.is_cut_off:
-                broken[each.name] = "the file is cut off"
-        except ModelError as error:
-            broken[each.name] = f"it cannot be read ({error.what.replace(str(each.path), 'the file')})"
-    names = support.known(engine, infos.values()) if engine is not None else None
-    made = []
-    for each in found:
-        one = infos.get(each.name)
-        need = 0
-        obstacle = broken.get(each.name, "")
-        if one is not None:
-            window = memory.context_for(one.header.context_length, context)
-            need = memory.need(each.size, one.shape, window)
-            obstacle = obstacle or support.obstacle(one, names)
-        made.append(Option(each.name, each.size, need, obstacle))
-    return made
+    model: store.Installed
+    info: ModelInfo | None
+    need: int
+    """Bytes of memory; 0 where the header does not tell."""
+    damage: str
+
+    def option(self, known: frozenset[str] | None) -> Option:
+        """``known``: what the engine knows, see :mod:`bitnet_chat.models.support`."""
+        from bitnet_chat.models.support import obstacle
+
+        reason = self.damage or (obstacle(self.info, known) if self.info is not None else "")
+        return Option(self.model.name, self.model.size, self.need, reason)
+
+
+def examine(model: store.Installed, context: int) -> Examined:
+    """Reads the header."""
+    from bitnet_chat.models import memory
+    from bitnet_chat.models.info import read_info
+
+    try:
+        info = read_info(model.path)
+    except ModelError as error:
+        return Examined(model, None, 0, f"it cannot be read ({error.what.replace(str(model.path), 'the file')})")
+    window = memory.context_for(info.header.context_length, context)
+    need = memory.need(model.size, info.shape, window)
+    return Examined(model, info, need, "the file is cut off" if info.is_cut_off else "")
+
+
+def names(engine: Path | None, models: Sequence[Examined]) -> frozenset[str] | None:
+    """What the engine knows of all that these models need. Reads its files; None where there is none, or it is mute."""
+    from bitnet_chat.models.support import known
+
+    infos = [each.info for each in models if each.info is not None]
+    return known(engine, infos) if engine is not None and infos else None

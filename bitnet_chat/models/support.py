@@ -49,6 +49,12 @@ def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
 
     An engine of which nothing is known counts as a stock one: it runs all but BitNet's own types.
     """
+    if info.kind not in ("", "model"):
+        return f"it is no model but {info.kind}"
+    if not info.tensor_types:
+        return "it holds no weights"
+    if info.split is not None:
+        return f"it is part {info.split[0]} of {info.split[1]}"
     kinds = [kind for kind, _ in info.tensor_types]
     unknown = [kind for kind in kinds if kind.startswith("type ")]
     if unknown:

@@ -28,10 +28,10 @@ class TokenCounter:
 
     def count(self, text: str) -> TokenCount | None:
         """None for a model whose vocabulary cannot be read or is of a kind that is not known here."""
-        tokenizer = self._load()
+        tokenizer = self.tokenizer()
         return tokenizer.count(text) if tokenizer is not None else None
 
-    def _load(self) -> Tokenizer | None:
+    def tokenizer(self) -> Tokenizer | None:
         with self._lock:
             if not self._tried:
                 self._tried = True

@@ -119,29 +119,59 @@ class Tokenizer:
         counts = [self._tokens(sample) for sample in samples]
         return TokenCount(round(sum(counts) * len(text) / _SAMPLED), self._error + _spread(counts))
 
-    def _tokens(self, text: str) -> int:
-        if not self._spells_bytes:
-            text = text.replace(" ", "\u2581")
-        known = self._known
-        if len(known) > _KNOWN_WORDS:
-            known.clear()
+    def front(self, text: str, limit: int) -> tuple[int, int]:
+        """The characters of ``text`` that make at most ``limit`` tokens, and how many tokens those are. ``text`` may
+        hold bytes as surrogates; a character of which only some bytes are within the limit is left out."""
         total = 0
-        for word in self._words.findall(text):
-            count = known.get(word)
-            if count is None:
-                count = sum(self._pieces(word[at : at + _LONGEST]) for at in range(0, len(word), _LONGEST))
-                if len(word) <= _LONGEST:
-                    known[word] = count
+        for match in self._words.finditer(self._spelled(text)):
+            count = self._tokens_of_word(match.group())
+            if total + count > limit:
+                return match.start() + self._front_of_word(match.group(), limit - total), limit
             total += count
-        return total
+        return len(text), total
 
-    def _pieces(self, word: str) -> int:
-        """In how many pieces a word falls."""
-        number = self._vocabulary.number
-        if self._spells_bytes:
-            word = word.encode().decode("latin-1").translate(_BYTE_SPELLING)
-        if number(word.encode()) is not None:
+    def _front_of_word(self, word: str, limit: int) -> int:
+        at = 0
+        for start in range(0, len(word), _LONGEST):
+            for part in self._parts(word[start : start + _LONGEST]):
+                limit -= self._cost(part)
+                if limit < 0:
+                    return len(word.encode("utf-8", "surrogateescape")[:at].decode("utf-8", "ignore"))
+                at += len(part) if self._spells_bytes else len(part.encode("utf-8", "surrogateescape"))
+        return len(word)
+
+    def _spelled(self, text: str) -> str:
+        return text if self._spells_bytes else text.replace(" ", "\u2581")
+
+    def _tokens(self, text: str) -> int:
+        return sum(map(self._tokens_of_word, self._words.findall(self._spelled(text))))
+
+    def _tokens_of_word(self, word: str) -> int:
+        count = self._known.get(word)
+        if count is None:
+            chunks = (word[at : at + _LONGEST] for at in range(0, len(word), _LONGEST))
+            count = sum(self._cost(part) for chunk in chunks for part in self._parts(chunk))
+            if len(word) <= _LONGEST:
+                if len(self._known) > _KNOWN_WORDS:
+                    self._known.clear()
+                self._known[word] = count
+        return count
+
+    def _cost(self, part: str) -> int:
+        # A character that is no piece is spelled in bytes, each a token.
+        if len(part) > 1 or self._number(part) is not None:
             return 1
+        return 1 if self._spells_bytes else len(part.encode("utf-8", "surrogateescape"))
+
+    def _number(self, piece: str) -> int | None:
+        return self._vocabulary.number(piece.encode("utf-8", "surrogateescape"))
+
+    def _parts(self, word: str) -> list[str]:
+        """The pieces that a word falls in."""
+        if self._spells_bytes:
+            word = word.encode("utf-8", "surrogateescape").decode("latin-1").translate(_BYTE_SPELLING)
+        if self._number(word) is not None:
+            return [word]
         parts = list(word)
         ages = [self._age(pair) for pair in pairwise(parts)]
         while ages and (oldest := min(ages)) < _NEVER:
@@ -152,11 +182,10 @@ class Tokenizer:
                 ages[at - 1] = self._age(parts[at - 1 : at + 1])
             if at < len(ages):
                 ages[at] = self._age(parts[at : at + 2])
-        # A character that is no piece is spelled in bytes, each a token.
-        return sum(1 if len(part) > 1 or number(part.encode()) is not None else len(part.encode()) for part in parts)
+        return parts
 
     def _age(self, pair: Sequence[str]) -> int:
-        number = self._vocabulary.number((pair[0] + pair[1]).encode())
+        number = self._number(pair[0] + pair[1])
         return _NEVER if number is None else number
 
 
@@ -175,3 +204,32 @@ def _byte_spelling() -> dict[int, str]:
 
 
 _BYTE_SPELLING = _byte_spelling()
+
+
+class Allowance:
+    """The first ``limit`` tokens of a text that comes in parts: ``take`` what of the next part is within them."""
+
+    def __init__(self, tokenizer: Tokenizer, limit: int) -> None:
+        self._tokenizer = tokenizer
+        self.limit = limit
+        self.is_exceeded = False
+        self._parts: list[str] = []
+        self._taken = 0
+        self._bytes_until_look = limit
+
+    def take(self, text: str) -> str:
+        if self.is_exceeded:
+            return ""
+        self._parts.append(text)
+        self._bytes_until_look -= len(text.encode("utf-8", "surrogateescape"))
+        # A token is a byte or more: before so many bytes there is nothing to look for.
+        if self._bytes_until_look < 0:
+            whole = "".join(self._parts)
+            self._parts = [whole]
+            end, tokens = self._tokenizer.front(whole, self.limit)
+            if end < len(whole):
+                self.is_exceeded = True
+                text = whole[self._taken : end]
+            self._bytes_until_look = self.limit - tokens
+        self._taken += len(text)
+        return text

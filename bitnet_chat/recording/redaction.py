@@ -13,12 +13,13 @@ from dataclasses import dataclass
 _USUAL = """root admin administrator user users ubuntu debian pi guest runner app home localhost local linux windows
 macos bitnet chat engine model models main"""
 _USUAL_NAMES = frozenset(_USUAL.split())
-_HOME = re.compile(r"(?:/(?:home|Users)/|[A-Za-z]:\\+Users\\+)(?P<secret>[^/\\\s\"':;,<>|]+)")
-_EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
-_LOGIN = re.compile(r"(?<=://)[^\s/@]+(?=@)")
+_HOME = re.compile(r"(?:/(?:home|Users)/|[A-Za-z]:\\+Users\\+)(?P<secret>[^/\\\s\"':;,<>|]{1,100})")
+# Bounded at both ends, each of them: megabytes without a blank must not take minutes.
+_EMAIL = re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
+_LOGIN = re.compile(r"(?<=://)[^\s/@]{1,200}(?=@)")
 # Not "token: 260": an engine's log is full of those.
 _NAMED = re.compile(
-    r"(?i)(?:[a-z0-9]+[_-](?:key|token)|apikey|secret|passw(?:or)?d|passphrase|credentials?|authorization)"
+    r"(?i)(?<![a-z0-9])(?:[a-z0-9]{1,40}[_-](?:key|token)|apikey|secret|passw(?:or)?d|passphrase|credentials?|authorization)"
     r"[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic)\s+)?(?P<secret>(?![<\d.]+\b)[^\s\"',;]{3,})"
 )
 _BEARER = re.compile(r"(?i)\b(?:bearer|basic)\s+(?P<secret>[A-Za-z0-9._~+/=-]{8,})")
@@ -57,7 +58,8 @@ class Redactor:
             (_EMAIL, "<email>"),
         ]
         for names, instead in ((users, "<user>"), (hosts, "<host>")):
-            wanted = sorted({name for name in names if len(name) > 2 and name.lower() not in _USUAL_NAMES})
+            unusual = {name for name in names if len(name) > 2 and name.lower() not in _USUAL_NAMES}
+            wanted = sorted(unusual, key=len, reverse=True)
             patterns += [
                 (re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", re.I), instead) for name in wanted
             ]
@@ -85,9 +87,13 @@ class Redactor:
         result: list[str] = []
         secret = False
         for argument in argv:
-            result.append("<secret>" if secret and not argument.startswith("-") else self.text(argument))
-            flag = argument.lower()
-            secret = flag.startswith("-") and "=" not in flag and flag.endswith(_SECRET_FLAGS)
+            flag, equals, _ = argument.partition("=")
+            speaks = flag.startswith("-") and flag.lower().endswith(_SECRET_FLAGS)
+            if secret and not argument.startswith("-"):
+                result.append("<secret>")
+            else:
+                result.append(f"{flag}=<secret>" if speaks and equals else self.text(argument))
+            secret = speaks and not equals
         return result
 
     def value(self, value: object) -> object:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from bitnet_chat import colours
 from bitnet_chat.backends import Backend
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.version import __version__
@@ -41,7 +42,7 @@ async def run(
     """
     colour = settings.colour
     if colour is None:
-        colour = not os.environ.get("NO_COLOR") and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        colour = colours.shown_on(sys.stdout)
     notices = (f"bitnet-chat {__version__}, {settings.model}. /help lists the commands.", *notices)
     if _can_draw():
         from bitnet_chat.repl.loop import TerminalLoop

@@ -20,6 +20,7 @@ from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.reply import Reply
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.repl.tally import Tally
+from bitnet_chat.stream.decoder import rejoined
 from bitnet_chat.stream.sanitize import one_line
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Talk:
         if goes_on:
             assert last is not None
             conversation = conversation.without_last_reply()
-            event = replace(event, text=last.content + event.text)
+            event = replace(event, text=rejoined(last.content + event.text))
             thinking = last.thinking + thinking
         self.conversation = conversation.with_assistant(event.text, event.reason, thinking)
         return False

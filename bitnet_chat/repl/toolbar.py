@@ -65,9 +65,9 @@ def bar(
         (9, "", one_line(status.model)),
         (8, "", _STATES.get(status.state, "")),
         (7, WARNING if full else "", ("! " if full else "") + context(used, total)),
-        (4, WARNING, _OVERFLOW.get(overflow, "") if full else ""),
-        (6, "", rate(speed) if speed is not None else ""),
-        (5, "", " ".join(engine)),
+        (6, WARNING, _OVERFLOW.get(overflow, "") if full else ""),
+        (5, "", rate(speed) if speed is not None else ""),
+        (4, "", " ".join(engine)),
         (3, "", f"spare {size(status.spare_memory)}" if status.spare_memory is not None else ""),
     ]
     parts = [part for part in parts if part[2]]

@@ -1,0 +1,367 @@
+"""The doctor: judgments on made-up facts, and the whole of it on this computer, sound and broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+from program import Start, fake_engine, run, start
+
+from bitnet_chat import paths
+from bitnet_chat.doctor import examination, files, instructions, machine, model, processor, terminal, threads, trial
+from bitnet_chat.doctor.finding import Finding, Status, bytes_text
+from bitnet_chat.doctor.instructions import Build, Instructions
+from bitnet_chat.doctor.machine import Memory
+from bitnet_chat.doctor.ternary import knows_bitnet
+from bitnet_chat.doctor.threads import Rate
+from bitnet_chat.doctor.trial import KNOWN_ANSWERS, Heard
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.errors import EngineDied, ModelError
+
+SCRIPT = Path(__file__).with_name("without_pty.py")
+
+
+def doctor(*flags: str, script: Path | None = None, **more: str) -> tuple[int, dict[str, Finding]]:
+    """Exit code and findings by ``group/name``."""
+    done = run("doctor", "--json", "--quick", *flags, script=script, **more)
+    assert done.stderr == b""
+    content = json.loads(done.stdout)
+    findings = [Finding(**each | {"status": Status(each["status"])}) for each in content["findings"]]
+    assert content["summary"] == {
+        status.value: sum(finding.status is status for finding in findings) for status in Status
+    }
+    for finding in findings:
+        assert finding.seen and (finding.status is Status.OK or finding.remedy), finding
+    return done.returncode, {f"{finding.group}/{finding.name}": finding for finding in findings}
+
+
+def gguf(
+    path: Path, *, kind: int, name: str = "demo", template: str = "{{ x }}", elements: int = 256, cut: int = 0
+) -> Path:
+    """A model with one tensor, by hand."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    pairs = [("general.architecture", "bitnet-b1.58"), ("general.name", name)]
+    if template:
+        pairs.append(("tokenizer.chat_template", template))
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(pairs) + 1)
+    head += b"".join(text(key) + struct.pack("<I", 8) + text(value) for key, value in pairs)
+    head += text("bitnet-b1.58.context_length") + struct.pack("<II", 4, 4096)
+    head += text("blk.0.ffn_up.weight") + struct.pack("<IQIQ", 1, elements, kind, 0)
+    data = head + bytes(-len(head) % 32) + bytes(elements // 4 + 32 if kind == 36 else elements * 4)
+    path.write_bytes(data[: len(data) - cut])
+    return path
+
+
+# On this computer
+
+
+@pytest.mark.engine
+def test_all_is_well_on_this_computer(engine: EngineBinary) -> None:
+    code, findings = doctor("--engine", str(engine.path))
+    broken = [finding for finding in findings.values() if finding.status is Status.BROKEN]
+    assert (code, broken) == (0, [])
+    expected = """program/versions program/installed engine/found engine/instructions model/file model/whole
+    model/engine model/template model/context memory/memory memory/disk terminal/screen terminal/unicode
+    terminal/colours terminal/pty files/settings files/data files/journal"""
+    assert {"answer/known answers", *expected.split()} <= findings.keys()
+    for name in ("answer/known answers", "engine/instructions", "model/engine", "terminal/pty"):
+        assert findings[name].status is Status.OK, findings[name]
+    assert findings["engine/found"].facts["dialect"] == engine.dialect.value
+    if sys.platform == "linux":
+        assert findings["engine/instructions"].facts["build"]
+    assert not list(paths.data_dir().glob("*")), "a doctor changes nothing"
+
+
+@pytest.mark.engine
+def test_the_sweep_measures_real_generations(classic: EngineBinary) -> None:
+    done = run("doctor", "--json", "--engine", str(classic.path))
+    sweep = next(each for each in json.loads(done.stdout)["findings"] if each["group"] == "threads" and each["facts"])
+    findings = {each["name"]: each for each in json.loads(done.stdout)["findings"] if each["group"] == "threads"}
+    assert sweep and findings["sweep"]["facts"]["rates"]["1"] > 0 and "too small" in findings["sweep"]["seen"]
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(sys.platform == "win32", reason="the tests have no terminal there")
+def test_on_a_terminal_it_is_calm_and_ends_in_one_line(start: Start, classic: EngineBinary) -> None:
+    screen = start("doctor", "--quick", "--engine", str(classic.path), columns=70, lines=80)
+    assert screen.end() == 0
+    assert "\x1b[32mok" in screen.written and "70 columns" in " ".join(screen.text.split())
+    lines = screen.text.split("\n")
+    assert lines[-1].endswith("in order.") and max(map(len, lines)) <= 70
+    plain = start("doctor", "--quick", "--engine", str(classic.path), NO_COLOR="1", lines=80)
+    assert plain.end() == 0 and "\x1b[3" not in plain.written
+
+
+def test_without_an_engine_the_rest_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    code, findings = doctor("--engine", str(tmp_path / "missing"))
+    assert code == 1 and findings["engine/found"].status is Status.BROKEN
+    assert findings["model/file"].status is Status.OK and findings["files/journal"].status is Status.OK
+    assert "answer/known answers" not in findings
+
+
+def test_an_engine_that_says_something_else_is_broken(tmp_path: Path) -> None:
+    code, findings = doctor("--engine", str(fake_engine(tmp_path)))
+    found = findings["answer/known answers"]
+    assert code == 1 and found.status is Status.BROKEN and "you said: how do I leave?" in found.seen
+
+
+def test_an_engine_that_cannot_start_is_told_with_its_reason(tmp_path: Path) -> None:
+    engine = fake_engine(tmp_path)
+    engine.write_text(engine.read_text().replace('"$@"', '"$@" --refuse'))
+    code, findings = doctor("--engine", str(engine))
+    found = findings["answer/known answers"]
+    assert code == 1 and found.status is Status.BROKEN and "unknown model architecture" in found.seen
+
+
+def test_without_pseudo_terminals(tmp_path: Path) -> None:
+    code, findings = doctor("--engine", str(tmp_path / "missing"), script=SCRIPT)
+    assert code == 1 and findings["terminal/pty"].status is Status.WARN
+
+
+@pytest.mark.engine
+def test_an_i2_s_file_on_a_stock_build_is_explained(classic: EngineBinary, tmp_path: Path) -> None:
+    path = gguf(tmp_path / "i2_s.gguf", kind=36)
+    code, findings = doctor("--engine", str(classic.path), "-m", str(path))
+    assert code == 1
+    found = findings["model/engine"]
+    assert found.status is Status.BROKEN and "I2_S" in found.seen and "llama.cpp build" in found.seen
+    assert "BitNet/build/bin" in found.remedy and "TQ2_0" in found.remedy
+    assert findings["model/whole"].status is Status.OK
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"<html>404</html>", b"GGUF" + bytes(500)])
+def test_a_broken_model(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    looked = list(examination._safely("model", lambda: [model.gather(path)]))  # type: ignore[list-item]
+    assert looked[0].status is Status.BROKEN and str(path) in looked[0].seen
+
+
+def test_settings_that_cannot_be_read_are_a_finding(tmp_path: Path) -> None:
+    Path(os.environ["BITNET_CHAT_CONFIG"]).write_text("ctx = 'many'\n")
+    code, findings = doctor("--engine", str(tmp_path / "missing"), BITNET_CHAT_TEMPRATURE="1")
+    assert code == 1 and findings["files/settings"].status is Status.BROKEN
+    assert "BITNET_CHAT_TEMPRATURE" in findings["files/variables"].seen
+
+
+def test_what_goes_wrong_while_looking_is_a_finding_too() -> None:
+    def fall() -> list[Finding]:
+        raise ZeroDivisionError("of all things")
+
+    (found,) = examination._safely("memory", fall)
+    assert found.status is Status.WARN and "of all things" in found.seen
+
+
+# The journal
+
+
+def a_journal() -> Path:
+    path = paths.data_dir() / "journal.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE words (text)")
+    connection.executemany("INSERT INTO words VALUES (?)", [("word " * 200,)] * 200)
+    connection.commit()
+    connection.close()
+    path.chmod(0o600)
+    return path
+
+
+def test_a_sound_journal_is_left_as_it_was() -> None:
+    path = a_journal()
+    before = path.read_bytes()
+    assert files.journal(wanted=True).status is Status.OK
+    assert "switched off" in files.journal(wanted=False).seen
+    assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == ["journal.db"]
+
+
+def test_a_journal_in_use_is_looked_at_too() -> None:
+    path = a_journal()
+    connection = sqlite3.connect(path)
+    connection.execute("INSERT INTO words VALUES ('more')")
+    assert files.journal(wanted=True).status is Status.OK
+    connection.close()
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "other"])
+def test_a_damaged_journal(damage: str) -> None:
+    path = a_journal()
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    elif damage == "noise":
+        data[5000:90000] = b"\xa5" * 85000
+    else:
+        data = bytearray(b"this is no database at all, but a text. " * 100)
+    path.write_bytes(data)
+    found = files.journal(wanted=True)
+    assert found.status is Status.BROKEN and "sets a damaged one aside" in found.remedy
+    assert path.read_bytes() == data
+
+
+def test_journals_that_others_may_read_or_that_are_newer() -> None:
+    assert "none yet" in files.journal(wanted=True).seen
+    path = a_journal()
+    if sys.platform != "win32":
+        path.chmod(0o644)
+        found = files.journal(wanted=True)
+        assert found.status is Status.WARN and found.remedy.startswith("chmod 600")
+        path.chmod(0o600)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 9999")
+    connection.close()
+    assert "later version" in files.journal(wanted=True).seen
+
+
+def test_a_data_folder_that_is_a_file(home: Path) -> None:
+    (home / "data").write_text("in the way")
+    assert files.data_folder().status is Status.BROKEN
+
+
+# Instructions
+
+LOG = "x\nI system_info: n_threads = 1 / 2 | CPU : SSE3 = 1 | AVX2 = 1 | LLAMAFILE = 1 | REPACK = 1 | \n"
+OLD = "system_info: n_threads = 2 (n_threads_batch = 2) / 2 | AVX = 1 | AVX_VNNI = 0 | AVX2 = 1 | NEON = 0 | \n"
+
+
+def test_what_a_build_uses_is_read_from_its_log() -> None:
+    assert instructions.build_of(LOG) == Build(frozenset({"SSE3", "AVX2", "LLAMAFILE", "REPACK"}), complete=True)
+    assert instructions.build_of(OLD) == Build(frozenset({"AVX", "AVX2"}), complete=False)
+    assert instructions.build_of("nothing of the kind") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "used", "status", "said"),
+    [
+        ("pni avx2", {"SSE3", "AVX2"}, Status.OK, "AVX2"),
+        ("pni avx avx2", {"SSE3", "AVX2"}, Status.WARN, "has AVX,"),
+        ("pni", {"SSE3", "AVX2"}, Status.BROKEN, "AVX2, which this CPU does not have"),
+        ("avx512f avx512cd avx512bw avx512dq", set(), Status.OK, ""),  # one of five is missing
+        ("avx512f avx512cd avx512bw avx512dq avx512vl", set(), Status.WARN, "AVX512"),
+        ("asimd asimddp i8mm", {"NEON", "DOTPROD", "ARM_FMA"}, Status.WARN, "MATMUL_INT8"),
+    ],
+)
+def test_a_build_against_a_processor(words: str, used: set[str], status: Status, said: str) -> None:
+    found = instructions.judge(Build(frozenset(used), complete=True), Instructions(frozenset(words.split())))
+    assert found.status is status and said in found.seen
+
+
+def test_what_nobody_tells_is_not_held_against_anybody() -> None:
+    build = Build(frozenset({"AVX2", "AVX512_VNNI"}), complete=True)
+    some = Instructions(frozenset({"avx2"}), tells=frozenset({"avx2", "avx"}))
+    assert instructions.judge(build, some).status is Status.OK
+    assert instructions.judge(build, None).status is Status.OK
+    assert instructions.judge(None, some).status is Status.OK
+    old = Build(frozenset({"AVX2"}), complete=False)
+    assert instructions.judge(old, Instructions(frozenset({"avx2", "avx512f", "avx"}))).status is Status.OK
+
+
+def test_processors_of_three_platforms() -> None:
+    assert processor.of_cpuinfo("processor : 0\nflags\t\t: fpu avx2 pni\n\n") == {"fpu", "avx2", "pni"}
+    assert processor.of_cpuinfo("Features : fp asimd i8mm\n") == {"fp", "asimd", "i8mm"}
+    assert processor.of_cpuinfo("nothing") is None
+    apple = "hw.optional.AdvSIMD: 1\nhw.optional.arm.FEAT_I8MM: 1\nhw.optional.arm.FEAT_SME: 0\n"
+    assert processor.of_sysctl(apple) == {"asimd", "i8mm"}
+    intel = "machdep.cpu.features: FPU SSE3 SSSE3 AVX1.0 FMA\nmachdep.cpu.leaf7_features: AVX2 BMI2 AVX512VNNI\n"
+    found = processor.of_sysctl(intel)
+    assert found is not None and {"pni", "avx", "avx2", "bmi2", "avx512_vnni"} <= found
+
+
+def test_types_of_an_engine_are_read_from_its_binary(tmp_path: Path) -> None:
+    folder = tmp_path / "build" / "bin"
+    folder.mkdir(parents=True)
+    engine = folder / "llama-cli"
+    engine.write_bytes(b"...")
+    assert knows_bitnet(engine) is None and knows_bitnet(tmp_path / "missing") is None
+    engine.write_bytes(b"q4_K\0tq2_0\0")
+    assert knows_bitnet(engine) is False
+    engine.write_bytes(b"...")
+    library = tmp_path / "build" / "3rdparty" / "llama.cpp" / "ggml" / "src" / "libggml.so"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"q4_K\0i2_s\0")
+    assert knows_bitnet(engine) is True
+
+
+# Models
+
+
+def judged(path: Path, *, bitnet: bool | None = False, context: int = 0) -> dict[str, Finding]:
+    info = model.gather(path)
+    return {each.name: each for each in model.judge(info, context=context, bitnet=bitnet, engine="llama-cli")}
+
+
+def test_models_against_engines(tmp_path: Path) -> None:
+    ternary = gguf(tmp_path / "a.gguf", kind=36)
+    assert [judged(ternary, bitnet=known)["engine"].status for known in (True, None, False)] == list(Status)
+    plain = gguf(tmp_path / "b.gguf", kind=0)
+    assert judged(plain)["engine"].status is Status.OK
+    unknown = judged(gguf(tmp_path / "c.gguf", kind=99))
+    assert unknown["engine"].status is Status.WARN and unknown["whole"].status is Status.OK
+
+
+def test_models_that_are_cut_off_or_without_a_template_or_asked_too_much(tmp_path: Path) -> None:
+    found = judged(gguf(tmp_path / "a.gguf", kind=0, cut=1))["whole"]
+    assert found.status is Status.BROKEN and "ends too early" in found.seen
+    assert judged(gguf(tmp_path / "b.gguf", kind=0, template=""))["template"].status is Status.WARN
+    found = judged(gguf(tmp_path / "c.gguf", kind=0), context=8192)["context"]
+    assert found.status is Status.WARN and found.remedy == "--ctx 4096"
+    assert judged(tmp_path / "c.gguf", context=4096)["context"].status is Status.OK
+    with pytest.raises(ModelError):
+        model.gather(tmp_path / "missing.gguf")
+
+
+# Answers, threads, memory, terminal
+
+
+def test_answers() -> None:
+    known = tuple(answer for _, _, answer in KNOWN_ANSWERS)
+    assert trial.judge(Heard(known)).status is Status.OK
+    other = trial.judge(Heard((f"Well: {KNOWN_ANSWERS[0][1]}", known[1])))
+    assert other.status is Status.WARN and "Well: /exit" in other.seen
+    assert trial.judge(Heard(("potato", known[1]))).status is Status.BROKEN
+    died = trial.judge(Heard(error=EngineDied("the engine was killed (SIGILL) while it loaded")))
+    assert died.status is Status.BROKEN and "another processor" in died.remedy
+
+
+def test_threads() -> None:
+    assert threads.counts(physical=8, logical=16, current=8) == (8, 2, 4, 16, 1)
+    assert threads.counts(physical=1, logical=1, current=1) == (1,)
+    rates = [Rate(1, 5.0), Rate(2, 9.0), Rate(8, 20.0), Rate(16, 15.0)]
+    fine = threads.judge(rates, current=8, physical=8, tiny=False)
+    assert fine.status is Status.OK and "45 % of the best" in fine.seen
+    slow = threads.judge(rates, current=16, physical=8, tiny=False)
+    assert slow.status is Status.WARN and slow.remedy.startswith("-t 8")
+    assert threads.judge(rates, current=16, physical=8, tiny=True).status is Status.OK
+    assert threads.judge([], current=1, physical=1, tiny=False).status is Status.WARN
+
+
+def test_memory() -> None:
+    has = Memory(total=8_000_000_000, available=3_000_000_000, swap=1_000_000_000, swap_used=5)
+    assert [machine.judge(has, need).status for need in (None, 10**9)] == [Status.OK] * 2
+    assert "more than is free" in machine.judge(has, 4_000_000_000).seen
+    assert "more than there is" in machine.judge(has, 9_000_000_000).seen
+    assert machine.judge(None, 1).status is Status.OK
+    assert [bytes_text(size) for size in (5, 1_700_000, 24_600_000_000)] == ["5 bytes", "1.7 MB", "24.6 GB"]
+
+
+def test_terminals() -> None:
+    def looked(**variables: str) -> dict[str, Finding]:
+        seen = terminal.Terminal(True, True, 80, 24, variables.pop("encoding", "UTF-8"), variables)
+        return {each.name: each for each in terminal.judge(seen)}
+
+    fine = looked(TERM="xterm-256color", COLORTERM="truecolor")
+    assert {each.status for each in fine.values()} == {Status.OK} and fine["colours"].facts == {"colours": True}
+    assert looked(TERM="xterm", NO_COLOR="1")["colours"].facts == {"colours": False}
+    assert looked(TERM="dumb")["screen"].status is Status.WARN and looked()["screen"].status is Status.WARN
+    assert looked(TERM="xterm", encoding="ANSI_X3.4-1968")["unicode"].status is Status.WARN
+    nobody = {each.name: each for each in terminal.judge(terminal.Terminal(False, False, 0, 0, "utf-8", {}))}
+    assert {each.status for each in nobody.values()} == {Status.OK}

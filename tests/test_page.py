@@ -1,0 +1,67 @@
+"""One answer on stdout: styled on a terminal, and nothing but itself everywhere else."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+from program import command, environment, fake_engine
+
+from bitnet_chat import colours
+from bitnet_chat.cli.page import Page
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def test_a_terminal() -> None:
+    screen = Screen()
+    page = Page("auto", screen)
+    page.show("a **b")
+    page.part()
+    page.show("c** *")
+    page.close()
+    page.close()
+    assert screen.getvalue() == "a \x1b[2m**\x1b[0;1mb\x1b[0m\x1b[1mc\x1b[0;2m**\x1b[0m *"
+
+
+def test_a_pipe() -> None:
+    pipe = io.StringIO()
+    page = Page("on", pipe)
+    page.show("a **b** *")
+    page.part()
+    page.close()
+    assert pipe.getvalue() == "a **b** *"
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "DUMB")])
+def test_no_colours(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    assert colours.shown_on(Screen()) and not colours.shown_on(io.StringIO())
+    monkeypatch.setenv(name, value)
+    assert not colours.shown_on(Screen())
+    screen = Screen()
+    Page("auto", screen).show("**b**")
+    assert screen.getvalue() == "**b**"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [((), b"\x1b[2m**\x1b[0;1mit\x1b[0;2m**\x1b[0m\r\n"), (("--markdown", "off"), b"**it**\r\n")],
+)
+def test_the_program(tmp_path: Path, flags: tuple[str, ...], shown: bytes) -> None:
+    program, *rest = command("--engine", str(fake_engine(tmp_path)), *flags, "say **it**")
+    child = pexpect.spawn(program, rest, env=environment(TERM="xterm"), timeout=60)
+    child.expect(pexpect.EOF)
+    assert child.before == shown

@@ -1,0 +1,241 @@
+"""What a model thinks is told apart from what it answers, and never comes back to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, Event, TextDelta, ThinkingDelta
+from bitnet_chat.prompt.builtin import TEMPLATES
+from bitnet_chat.stream.framer import Frame, ReplyText, ThinkingText
+from bitnet_chat.stream.thinking import Retelling, ThinkingSplitter, leaves_open, thinking_tags
+
+TAGS = ("<think>", "</think>")
+
+
+def split(text: str, sizes: list[int], *, is_open: bool = False) -> tuple[str, str]:
+    """Thoughts and answer."""
+    splitter = ThinkingSplitter(TAGS, is_open=is_open)
+    frames: list[Frame] = []
+    at = 0
+    for size in [*sizes, len(text) + 1]:
+        frames += splitter.feed(text[at : at + size])
+        at += size
+    frames += splitter.flush()
+    thoughts = "".join(frame.text for frame in frames if isinstance(frame, ThinkingText))
+    answer = "".join(frame.text for frame in frames if isinstance(frame, ReplyText))
+    kinds = [type(frame) for frame in frames]
+    assert ThinkingText not in kinds or ReplyText not in kinds or kinds.index(ReplyText) > kinds.index(ThinkingText)
+    assert all(frame.text for frame in frames if isinstance(frame, ReplyText | ThinkingText))
+    return thoughts, answer
+
+
+CASES = {
+    "thoughts and an answer": ("<think>\nhm,\n\nso\n</think>\n\n42", "hm,\n\nso", "42"),
+    "no thoughts": ("42 is the answer", "", "42 is the answer"),
+    "empty thoughts": ("<think>\n\n</think>\n\n42", "", "42"),
+    "white space first": ("\n <think>hm</think>42", "hm", "42"),
+    "white space and no thoughts": ("\n 42 ", "", "\n 42 "),
+    "a tag later in the reply": ("write <think>this</think>", "", "write <think>this</think>"),
+    "a tag in code": ("```\n<think>\n```", "", "```\n<think>\n```"),
+    "tags in the answer": ("<think>hm</think>a <think>b</think> c", "hm", "a <think>b</think> c"),
+    "an opening tag in thoughts": ("<think>a <think> b</think>c", "a <think> b", "c"),
+    "thoughts without an end": ("<think>hm, and\n\n", "hm, and", ""),
+    "half a closing tag at the end": ("<think>hm </thi", "hm </thi", ""),
+    "half an opening tag": ("<thi", "", "<thi"),
+    "another tag": ("<thinker>hm", "", "<thinker>hm"),
+    "nothing": ("", "", ""),
+    "only white space": (" \n", "", " \n"),
+    "less than": ("<", "", "<"),
+    "white space at the end of the answer": ("<think>a</think>\nb \n", "a", "b \n"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_whole_and_byte_by_byte(name: str) -> None:
+    text, thoughts, answer = CASES[name]
+    for sizes in ([], [1] * len(text), [2] * len(text), [3] * len(text)):
+        assert split(text, sizes) == (thoughts, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "thoughts", "answer"),
+    [
+        ("hm\n</think>\n\n42", "hm", "42"),
+        ("\n<think>\nhm\n</think>\n\n42", "hm", "42"),
+        ("</think>42", "", "42"),
+        ("hm, and", "hm, and", ""),
+        ("<thi", "<thi", ""),
+    ],
+)
+def test_a_prompt_that_opened_the_tag(text: str, thoughts: str, answer: str) -> None:
+    for sizes in ([], [1] * len(text)):
+        assert split(text, sizes, is_open=True) == (thoughts, answer)
+
+
+PIECES = st.lists(
+    st.sampled_from(["<think>", "</think>", "<", "/", "think>", " ", "\n", "a", "é", "\udc80"]), max_size=12
+)
+
+
+@given(PIECES.map("".join), st.lists(st.integers(1, 6), max_size=30), st.booleans())
+def test_any_cuts_give_the_same(text: str, sizes: list[int], is_open: bool) -> None:
+    whole = split(text, [], is_open=is_open)
+    assert split(text, sizes, is_open=is_open) == whole
+    # Nothing but tags and white space is lost.
+    left = "".join(whole).replace("<think>", "").replace("</think>", "")
+    assert "".join(left.split()) == "".join(text.replace("<think>", "").replace("</think>", "").split())
+
+
+def test_tags_are_those_that_the_template_names() -> None:
+    assert thinking_tags("{{ content.split('</think>')[-1] }}") == TAGS
+    assert thinking_tags("nothing", "[THINK]...[/THINK]") == ("[THINK]", "[/THINK]")
+    assert thinking_tags(*TEMPLATES.values()) is None
+    assert leaves_open("<|assistant|>\n<think>\n", TAGS) and not leaves_open("<think>\n\n</think>\n\n", TAGS)
+
+
+def test_a_second_attempt_tells_only_what_is_new() -> None:
+    for told, pieces, expected in (
+        ("", ["hm"], "hm"),
+        ("let me see", ["let ", "me see", ", so"], ", so"),
+        ("let me see", ["let us", " go"], "\n\nus go"),
+        ("let me", ["let"], ""),
+    ):
+        retelling = Retelling(told)
+        assert "".join(map(retelling.feed, pieces)) == expected
+
+
+# With an engine
+
+
+class Rig:
+    def __init__(self, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine, self.record = folder / "fake-engine", folder / "record.jsonl"
+        script = Path(__file__).with_name("fake_engine.py")
+        engine.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{script}" "$@"\n')
+        engine.chmod(engine.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("FAKE_ENGINE_RECORD", str(self.record))
+        self._engine, self._model = engine, model
+
+    def settings(self, *, opened: bool = False) -> Settings:
+        template = TEMPLATES["chatml"] + "{# </think> #}"
+        if opened:
+            template = template.replace("assistant\\n", "assistant\\n<think>\\n")
+        return Settings(engine=str(self._engine), model=str(self._model), chat_template=template)
+
+    @property
+    def prompts(self) -> list[str]:
+        return [json.loads(line)["prompt"] for line in self.record.read_text().splitlines()]
+
+
+@pytest.fixture
+def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    return Rig(tmp_path, model, monkeypatch)
+
+
+def run(settings: Settings, body: Callable[[ResidentBackend], Awaitable[None]]) -> None:
+    async def main() -> None:
+        backend = ResidentBackend(settings)
+        try:
+            await asyncio.wait_for(body(backend), 60)
+        finally:
+            await backend.close()
+
+    asyncio.run(main())
+
+
+async def ask(
+    backend: ResidentBackend, conversation: Conversation, on_event: Callable[[Event], None] = lambda event: None
+) -> tuple[str, Completed]:
+    thoughts, text = "", ""
+    async for event in backend.reply(conversation):
+        on_event(event)
+        if isinstance(event, ThinkingDelta):
+            thoughts += event.text
+        elif isinstance(event, TextDelta):
+            text += event.text
+    assert isinstance(event, Completed), event
+    assert event.text == text
+    return thoughts, event
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
+
+
+@posix
+@pytest.mark.parametrize("opened", [False, True])
+def test_thoughts_are_no_part_of_the_reply_and_of_what_follows(rig: Rig, opened: bool) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        asked = Conversation().with_user("say " + "<think>\n" * (not opened) + "hm\n</think>\n\n42")
+        thoughts, reply = await ask(backend, asked)
+        assert (thoughts, reply.text, reply.reason) == ("hm", "42", FinishReason.STOP)
+        conversation = asked.with_assistant(reply.text, thinking=thoughts)
+        answers = "next" if not opened else ""
+        assert (await ask(backend, conversation.with_user("say next")))[1].text == answers
+        assert len(rig.prompts) == 2 and rig.prompts[1].endswith("assistant\n42<|im_end|>"), rig.prompts
+
+    run(rig.settings(opened=opened), body)
+
+
+@posix
+def test_thoughts_are_stopped(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        def stop(event: Event) -> None:
+            if isinstance(event, ThinkingDelta):
+                backend.interrupt()
+
+        asked = Conversation().with_user("story")
+        thoughts, reply = await ask(backend, asked, stop)
+        assert thoughts.startswith("word0") and reply.text == "" and reply.reason is FinishReason.INTERRUPTED
+        thoughts, reply = await ask(backend, asked.with_assistant("", reply.reason, thoughts), stop)
+        assert thoughts.startswith("word0"), "there is nothing to go on with: it is asked again"
+
+    run(rig.settings(opened=True), body)
+
+
+@posix
+def test_thoughts_are_told_once_when_the_engine_dies_of_them(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        thoughts, reply = await ask(backend, Conversation().with_user("once <think>let me see"))
+        assert thoughts == "let me seesurvived" and reply.text == ""
+        assert len(rig.prompts) >= 2
+
+    run(rig.settings(), body)
+
+
+@posix
+def test_an_answer_goes_on_behind_its_thoughts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_ENGINE_MORE", "say  and <think>more")
+
+    async def body(backend: ResidentBackend) -> None:
+        cut = Conversation().with_user("one").with_assistant("so", FinishReason.INTERRUPTED, "hm")
+        thoughts, reply = await ask(backend, cut)
+        assert (thoughts, reply.text) == ("", " and <think>more")
+        assert rig.prompts[-1].endswith("assistant\n<think>\n\n</think>\n\nso")
+
+    run(rig.settings(opened=True), body)
+
+
+@pytest.mark.engine
+def test_a_model_that_does_not_think_is_left_alone(classic: EngineBinary, model: Path) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        thoughts, reply = await ask(backend, Conversation().with_user("hello"))
+        assert not thoughts and reply.text
+        process = backend._session.process
+        await ask(backend, Conversation().with_user("hello").with_assistant(reply.text).with_user("how do I leave?"))
+        assert backend._session.process is process
+
+    run(Settings(engine=str(classic.path), model=str(model), temperature=0.0), body)
