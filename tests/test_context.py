@@ -60,6 +60,10 @@ def test_a_window_keeps_other_conversations_whole() -> None:
         " the conversation still has them"
     )
     assert window.take_note() == ""
+    window.follow(long)
+    assert window.count_left(long) == 2
+    window.follow(long.cleared())
+    assert window.kept(long) == long, "the same words once more are another conversation"
     window.drop(long, 4, TokenCount(0), "they said a and c")
     assert window.kept(long).messages[0].content == f"S\n\n{MARK}\nthey said a and c"
     assert window.kept(long).turns == ()

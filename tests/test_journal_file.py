@@ -306,3 +306,19 @@ def test_programs_that_make_and_write_one_file_at_once(tmp_path: Path) -> None:
     assert sorted(titles(journal)) == sorted(f"{name} {number}" for name in names for number in range(6))
     assert journal.check() == ""
     assert all(journal.load(entry.id).conversation.messages[-1].content == "word " * 20 for entry in journal.list())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
+def test_reading_takes_no_lock_from_the_writer(tmp_path: Path) -> None:
+    """A process that closes any descriptor of a file loses all its locks on it; another program would then take itself
+    for the last one and remove the log."""
+    path = tmp_path / "journal.db"
+    connection, _ = open_file(path)
+    connection.execute("INSERT INTO conversations (title, created, updated) VALUES ('t', 1, 1)")
+    assert titles(Journal(path)) == ["t"]
+    other = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM messages').fetchall()"
+    subprocess.run([sys.executable, "-c", f"{other}; c.close()", str(path)], check=True)
+    assert path.with_name("journal.db-wal").exists()
+    connection.execute("INSERT INTO conversations (title, created, updated) VALUES ('u', 2, 2)")
+    connection.close()
+    assert titles(Journal(path)) == ["u", "t"]

@@ -35,7 +35,8 @@ Some *words*, **more**, ~~less~~ and [a link](https://example.org/a_(b)).
 e\u0301**e\u0301** 👩‍💻*👩‍💻* 数据**数据**
 """
 WORDS = """\
-** * _ __ ` `` ``` ~~ ~~~ - 1. > # | --- a Bc [ ]( ) \\ :// \u0301 👩\u200d💻 数据 \u200d \u0600 " ' /* */ // py [x] ==="""
+** * _ __ ` `` ``` ~~ ~~~ - 1. > # | --- a Bc [ ]( ) \\ :// \u0301 👩\u200d💻 数据 \u200d \u0600
+" ' /* */ // py [x] ==="""
 MARKS = st.sampled_from(
     [
         *WORDS.split(),

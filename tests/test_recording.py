@@ -73,7 +73,7 @@ def read_back(made: Recorder) -> list[Entry]:
 
 def test_a_session_is_kept_for_its_owner_only(tmp_path: Path) -> None:
     made = Recorder(tmp_path / "deep" / "sessions")
-    track = made.track(["engine", "--color", "\udcff"])
+    track = made.track({"argv": ["engine", "--color", "\udcff"]})
     track.output(b"hello")
     track.logged(b"a line\n")
     track.wrote(b"a message\n", command=False)
@@ -98,7 +98,7 @@ def test_nothing_is_written_for_a_session_without_an_engine(tmp_path: Path) -> N
 def test_a_long_session_keeps_its_beginning_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "_EVERY", 0.0)
     made = Recorder(tmp_path)
-    track = made.track(["engine"])
+    track = made.track({"argv": ["engine"]})
     track.output(b"the beginning")
     for number in range(100):  # written in between, so that nothing is dropped before it comes to the disk
         track.output(b"%09d " % number * 10_000)
@@ -116,7 +116,7 @@ def test_a_long_session_keeps_its_beginning_and_its_end(tmp_path: Path, monkeypa
 
 def test_a_flood_costs_no_more_memory_than_is_allowed(tmp_path: Path) -> None:
     made = Recorder(tmp_path)
-    track = made.track(["engine"])
+    track = made.track({"argv": ["engine"]})
     block = bytes(100_000)
     for _ in range(400):  # faster than the writing thread comes by
         track.output(block)
@@ -130,7 +130,7 @@ def test_a_flood_costs_no_more_memory_than_is_allowed(tmp_path: Path) -> None:
 def test_a_disk_that_cannot_be_written_disturbs_nobody(tmp_path: Path) -> None:
     (tmp_path / "sessions").write_text("no folder")
     made = Recorder(tmp_path / "sessions")
-    track = made.track(["engine"])
+    track = made.track({"argv": ["engine"]})
     track.output(b"hello")
     made.close()
     track.output(b"more")
@@ -145,7 +145,7 @@ def test_a_file_that_takes_no_more_ends_the_recording_and_nothing_else(
     monkeypatch.setattr(
         made, "_next_segment", lambda at: setattr(made, "_file", os.open(tmp_path / "file", os.O_RDONLY))
     )
-    made.track(["engine"]).output(b"hello")
+    made.track({"argv": ["engine"]}).output(b"hello")
     made.close()
     assert made._broken
 
@@ -154,7 +154,7 @@ def test_the_last_few_are_kept(tmp_path: Path) -> None:
     folders = []
     for _ in range(recorder.KEPT + 3):
         made = Recorder(tmp_path)
-        made.track(["engine"])
+        made.track({"argv": ["engine"]})
         made.close()
         folders.append(made.folder)
     assert sorted(tmp_path.iterdir()) == folders[-recorder.KEPT :]

@@ -565,6 +565,17 @@ def test_a_reply_without_styles(start: Start, arguments: tuple[str, ...], variab
     assert PAGES["markdown"].replace("\n", "\r\n") in terminal.written
 
 
+def test_what_waits_for_its_successor_is_shown_when_none_comes(start: Start) -> None:
+    terminal = start()
+    terminal.ready()
+    terminal.send("page pause", ENTER)
+    terminal.until("look at the *")
+    terminal.gate()
+    terminal.until("look at the *stars* tonight")
+    assert terminal.looks("stars") == {"italics"}
+    terminal.ready()
+
+
 def test_the_bar_warns_of_a_full_context(start: Start) -> None:
     terminal = start("--context", "1700", columns=120)
     terminal.until("! ctx 1700/2048 (83 %) · the oldest turns will leave it")

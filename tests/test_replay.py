@@ -130,6 +130,22 @@ def test_a_likely_end_is_taken_for_one_after_the_same_silence_as_live() -> None:
     assert any(isinstance(frame, TurnEnd) for frame in frames_of(entries))
 
 
+def test_thoughts_and_a_reply_that_was_continued(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    entries = [
+        of_facts(0.0, Kind.SPAWN, 1, {"argv": ARGV, "thinking": ["<think>", "</think>", False]}),
+        *(Entry(1, Kind.OUT, 1, b"USER:\x1b[1m\x1b[32m"), Entry(2, Kind.IN, 1, b"hello\n")),
+        *(Entry(3, Kind.OUT, 1, b"\x1b[0mBOT:<think>Hm.</think>One,USER:\x1b[1m\x1b[32m"), Entry(4, Kind.IN, 1, b"\n")),
+        Entry(5, Kind.OUT, 1, b"\x1b[0m two.\nUSER:\x1b[1m\x1b[32m"),
+    ]
+    for each in (entries, list(conceal(entries, Redactor(), with_text=False))):
+        kinds = [type(frame).__name__ for frame in frames_of(each)]
+        assert kinds == ["Ready", "ThinkingText", "ReplyText", "TurnEnd", "ReplyText", "TurnEnd"]
+    file = tmp_path / "file.jsonl"
+    file.write_text("\n".join(transcript.to_lines(entries)))
+    replay.run([str(file), "--speed", "0"])
+    assert "[told to go on]" in capsys.readouterr().out
+
+
 BROKEN = {
     "empty": (b"", "is empty"),
     "binary": (b"GGUF\xff\xfe\x00", "no text"),

@@ -33,7 +33,7 @@ _CONTEXT_LIMIT = 8192  # models promise windows whose memory no laptop has; --ct
 
 # Bytes. Threads wait for one another at each layer, and here there is hardly anything to share: on two processors a
 # second one made the bundled model at most 1.5 times faster, and 10 times slower where another program wanted one.
-_TINY_MODEL = 16_000_000
+TINY_MODEL = 16_000_000
 
 
 def model_path(
@@ -150,7 +150,7 @@ class ResidentBackend:
         if self._counter is None:  # by the time that somebody asks, the vocabulary has been read
             threading.Thread(target=self.count, args=("",), name="vocabulary", daemon=True).start()
         if self._recorder is not None:
-            process.tape = self._recorder.track(process.argv)
+            process.tape = self._recorder.track(process.facts)
         if self._on_spawn is not None:
             self._on_spawn(process)
 
@@ -168,7 +168,7 @@ class ResidentBackend:
         options = EngineOptions(
             model=self._model,
             context_size=context,
-            threads=settings.threads or (1 if header.size < _TINY_MODEL else None),
+            threads=settings.threads or (1 if header.size < TINY_MODEL else None),
             temperature=None if settings.temperature < 0 else settings.temperature,
             seed=None if settings.seed < 0 else settings.seed,
             max_tokens=settings.max_tokens or None,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import UsageError
-from bitnet_chat.journal import Journal, Stored
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal import Journal, Stored
 
 _REMEDY = "bitnet-chat history list shows those that there are"
 

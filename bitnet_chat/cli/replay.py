@@ -134,6 +134,8 @@ class _Shown:
 
     def _entry(self, happening: Happening) -> str:
         entry = happening.entry
+        if entry.kind is Kind.IN and entry.data == b"\n":
+            return self._remark("told to go on")
         if entry.kind is Kind.IN:
             return self._settled() + "".join(f"> {line}\n" for line in visible(_message(entry.text)).split("\n"))
         if entry.kind is Kind.SPAWN:

@@ -48,7 +48,7 @@ def restore(text: str) -> Conversation:
     """The conversation in a JSON or JSON lines export. Raises UsageError for a text that is none."""
     try:
         whole = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         whole = None
     try:
         # One message a line; a single line is JSON as well.

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from bitnet_chat.backends.resident import model_path
+from bitnet_chat.backends.resident import TINY_MODEL, model_path
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor import engine, files, instructions, machine, model, processor, program, terminal, threads, trial
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.doctor.ternary import knows_bitnet
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.models.info import ModelInfo
+from bitnet_chat.models.info import ModelInfo, read_info
+from bitnet_chat.models.support import known
 from bitnet_chat.paths import bundled_model
 
 SWEEP_SECONDS = 10.0
-_TINY_MODEL = 16_000_000  # bytes, as in backends/resident.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +69,19 @@ def _asked(settings: Settings) -> Iterator[Finding]:
 
 def _of_model(settings: Settings, binary: EngineBinary | None, info: list[ModelInfo]) -> Iterator[Finding]:
     """``info`` gets what was read, for the checks that follow."""
-    info.append(model.gather(model_path(settings)))
-    bitnet = knows_bitnet(binary.path) if binary is not None else None
-    name = binary.path.name if binary is not None else ""
-    yield from model.judge(info[0], context=settings.ctx, bitnet=bitnet, engine=name)
+    path = binary.path if binary is not None else None
+    reasons: list[str] = []
+    info.append(read_info(model_path(settings, path, reasons.append)))
+    for reason in reasons:
+        yield ok("model", "choice", reason)
+    names = known(path, info) if path is not None else None
+    engine_name = path.name if path is not None else ""
+    yield from model.judge(info[0], context=settings.ctx, names=names, engine=engine_name)
 
 
 def _swept(settings: Settings, info: ModelInfo) -> Iterator[Finding]:
     physical, logical = processor.cores()
-    tiny = info.header.size < _TINY_MODEL
+    tiny = info.header.size < TINY_MODEL
     current = settings.threads or (1 if tiny else physical)
     rates = []
     try:

@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.request import pathname2url
 
 from bitnet_chat import config, paths
-from bitnet_chat.doctor.finding import Finding, broken, bytes_text, ok, warn
+from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.progress import size as in_words
 from bitnet_chat.recording import store
 
 _GROUP = "files"
@@ -78,7 +79,7 @@ def journal(*, wanted: bool) -> Finding:
         return broken(_GROUP, "journal", f"{path} cannot be written", "mend its permissions", bytes=size)
     if sys.platform != "win32" and status.st_mode & 0o077:
         return warn(_GROUP, "journal", f"others may read {path}", f"chmod 600 {path}", mode=oct(status.st_mode & 0o777))
-    return ok(_GROUP, "journal", f"{path} is sound, {bytes_text(size)}{off}", bytes=size)
+    return ok(_GROUP, "journal", f"{path} is sound, {in_words(size)}{off}", bytes=size)
 
 
 def _check(path: Path) -> tuple[str, int]:

@@ -47,13 +47,3 @@ def count(findings: Iterable[Finding]) -> dict[str, int]:
     """How many there are of each status, those of which there are none included."""
     counts = Counter(finding.status for finding in findings)
     return {status.value: counts[status] for status in Status}
-
-
-def bytes_text(size: int) -> str:
-    """``1.7 MB``, in powers of ten."""
-    value = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError("unreachable")

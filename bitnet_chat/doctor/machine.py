@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.doctor.finding import Finding, bytes_text, ok, warn
+from bitnet_chat.doctor.finding import Finding, ok, warn
 from bitnet_chat.models import memory as need_of
 from bitnet_chat.models.info import ModelInfo
+from bitnet_chat.progress import size
 
 _LITTLE_ROOM = 100_000_000  # bytes: a journal of years, or a fifth of an engine that is being built
 
@@ -45,13 +46,13 @@ def judge(has: Memory | None, needed: int | None) -> Finding:
     if has is None:
         return ok(group, name, "this platform does not tell how much memory there is")
     facts: dict[str, object] = {"total": has.total, "available": has.available, "swap_used": has.swap_used}
-    seen = f"{bytes_text(has.available)} of {bytes_text(has.total)} are free"
+    seen = f"{size(has.available)} of {size(has.total)} are free"
     if has.swap:
-        seen += f", {bytes_text(has.swap_used)} of {bytes_text(has.swap)} swap in use"
+        seen += f", {size(has.swap_used)} of {size(has.swap)} swap in use"
     if needed is None:
         return ok(group, name, seen, **facts)
     facts["needed"] = needed
-    seen += f"; the model with its context takes up to {bytes_text(needed)}"
+    seen += f"; the model with its context takes up to {size(needed)}"
     if needed > has.total:
         return warn(group, name, f"{seen}: more than there is", "take a smaller model, or a smaller --ctx", **facts)
     if needed > has.available:
@@ -73,7 +74,7 @@ def disk() -> Iterator[Finding]:
     except OSError as error:
         yield warn(group, name, f"{place} does not tell how much room there is ({error.strerror})", "look at the disk")
         return
-    seen = f"{bytes_text(free)} are free for {folder}"
+    seen = f"{size(free)} are free for {folder}"
     if free < _LITTLE_ROOM:
         yield warn(group, name, seen, "make some room, or choose another place with BITNET_CHAT_DATA=FOLDER", free=free)
     else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
-from bitnet_chat.doctor.finding import Finding, broken, bytes_text, ok, warn
+from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.models.info import ModelInfo
 from bitnet_chat.models.quantization import BITNET_TYPES
+from bitnet_chat.models.support import obstacle
+from bitnet_chat.progress import size
 
 _GROUP = "model"
 _GET_BITNET = (
@@ -16,15 +18,15 @@ _GET_BITNET = (
 )
 
 
-def judge(info: ModelInfo, *, context: int, bitnet: bool | None, engine: str) -> Iterator[Finding]:
-    """Pure. ``context``: tokens that were asked for, 0: none. ``bitnet``: whether the engine knows BitNet's types,
-    None where that cannot be told. ``engine``: its name; empty where there is none."""
+def judge(info: ModelInfo, *, context: int, names: frozenset[str] | None, engine: str) -> Iterator[Finding]:
+    """Pure. ``context``: tokens that were asked for, 0: none. ``engine``: its name; empty where there is none.
+    ``names``: what it knows, see :func:`bitnet_chat.models.support.known`."""
     header = info.header
     yield ok(
         _GROUP,
         "file",
         f"{header.label}: {header.architecture or 'of no named architecture'}, {info.quantization or 'of no type'},"
-        f" {_number(info.parameters)} parameters, {bytes_text(header.size)} ({header.path})",
+        f" {_number(info.parameters)} parameters, {size(header.size)} ({header.path})",
         path=str(header.path),
         architecture=header.architecture,
         quantization=info.quantization,
@@ -33,7 +35,7 @@ def judge(info: ModelInfo, *, context: int, bitnet: bool | None, engine: str) ->
     )
     yield _whole(info)
     if engine:
-        yield _fit(info, bitnet, engine)
+        yield _fit(info, names, engine)
     yield _template(info)
     yield _context(info, context)
 
@@ -43,14 +45,14 @@ def _number(count: int) -> str:
 
 
 def _whole(info: ModelInfo) -> Finding:
-    size, whole = info.header.size, info.whole_size
+    present, whole = info.header.size, info.whole_size
     if info.is_cut_off and whole is not None:
         return broken(
             _GROUP,
             "whole",
-            f"the file ends too early: it has {size:,} bytes, its tensors need {whole:,}",
+            f"the file ends too early: it has {present:,} bytes, its tensors need {whole:,}",
             "download it again: bitnet-chat models pull goes on where it stopped",
-            bytes=size,
+            bytes=present,
             needed=whole,
         )
     if info.split is not None and info.split[1] > 1:
@@ -60,35 +62,29 @@ def _whole(info: ModelInfo) -> Finding:
     return ok(_GROUP, "whole", told)
 
 
-def _fit(info: ModelInfo, bitnet: bool | None, engine: str) -> Finding:
+def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
     types = {name for name, _ in info.tensor_types}
-    unknown = sorted(name for name in types if name.startswith("type "))
     ternary = sorted(types & BITNET_TYPES)
-    if ternary:
-        kinds = ", ".join(ternary)
-        if bitnet:
-            return ok(_GROUP, "engine", f"{engine} is a BitNet build, which {kinds} needs")
-        if bitnet is None:
-            return warn(
-                _GROUP,
-                "engine",
-                f"{kinds} is a type of BitNet's own, and nothing in {engine} tells whether it knows it",
-                _GET_BITNET,
-            )
-        return broken(
-            _GROUP,
-            "engine",
-            f"{kinds} is a type of BitNet's own, and {engine} is a llama.cpp build, which cannot load it",
-            _GET_BITNET,
-        )
-    if unknown:
+    reason = obstacle(replace(info, split=None), names)
+    if not reason:
+        return ok(_GROUP, "engine", f"{engine} knows its weights: {', '.join(sorted(types))}")
+    if ternary and names is None:
         return warn(
             _GROUP,
             "engine",
-            f"the file has tensors of {', '.join(unknown)}, which was not known when this program was made",
-            "take a newer engine, or the model in another quantization",
+            f"{', '.join(ternary)} is a type of BitNet's own, and nothing in {engine} tells whether it knows it",
+            _GET_BITNET,
         )
-    return ok(_GROUP, "engine", f"{engine} knows its types: {', '.join(sorted(types)) or 'none'}")
+    if ternary:
+        return broken(
+            _GROUP,
+            "engine",
+            f"{', '.join(ternary)} is a type of BitNet's own, and {engine} is a llama.cpp build, which cannot load it",
+            _GET_BITNET,
+        )
+    if any(name.startswith("type ") for name in types):  # a newer engine than this program may know it
+        return warn(_GROUP, "engine", reason, "take a newer engine, or the model in another quantization")
+    return broken(_GROUP, "engine", reason, "take a newer engine, or another model")
 
 
 def _template(info: ModelInfo) -> Finding:
@@ -117,10 +113,3 @@ def _context(info: ModelInfo, context: int) -> Finding:
     return ok(
         _GROUP, "context", f"trained for {asked} tokens" if not context else f"{asked} tokens that it was trained for"
     )
-
-
-def gather(path: Path) -> ModelInfo:
-    """Raises ModelError for a file that is missing, no model or damaged."""
-    from bitnet_chat.models.info import read_info
-
-    return read_info(path)

@@ -136,6 +136,7 @@ class Keeper:
         """A child that remembers ``history`` or is about to; ``unfinished``: and that can go on with its last reply.
         Raises BitnetChatError when none can be started."""
         talk = await self.talk()
+        self.room.window.follow(history)
         self._history, memory = history, self.room.window.kept(history)
         if self._spares is not None and self.busy:
             self._spares.pause(memory)

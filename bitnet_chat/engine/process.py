@@ -23,6 +23,7 @@ from bitnet_chat.engine.meter import Meter
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.stream.decoder import Utf8Decoder
 from bitnet_chat.stream.framer import EngineError, Frame, Ready, Stray, TurnEnd
+from bitnet_chat.stream.thinking import ThinkingFramer
 
 _SETTLE_AFTER = 2.0  # seconds of silence after which a likely end is taken for one
 _STOP_WITHIN = 2.0  # seconds that an engine has to react to an interrupt before it is replaced
@@ -122,6 +123,14 @@ class EngineProcess:
                 remedy="bitnet-chat engine list shows the others",
             ) from None
         self.pid = self._child.pid
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a recording needs to be read with the same framer."""
+        framer = self._framer
+        if isinstance(framer, ThinkingFramer):
+            return {"argv": self.argv, "thinking": [*framer.tags, framer.is_open]}
+        return {"argv": self.argv}
 
     # What front code does
 

@@ -5,8 +5,24 @@ It is the truth about a conversation; what an engine remembers is a copy. Front 
 end or an engine.
 """
 
-from bitnet_chat.journal.entry import Entry, Hit, Record, State, Stored
-from bitnet_chat.journal.journal import Journal
-from bitnet_chat.journal.recorder import Recorder
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal.entry import Entry, Hit, Record, State, Stored
+    from bitnet_chat.journal.journal import Journal
+    from bitnet_chat.journal.recorder import Recorder
 
 __all__ = ["Entry", "Hit", "Journal", "Record", "Recorder", "State", "Stored"]
+
+_HOMES = dict.fromkeys(("Entry", "Hit", "Record", "State", "Stored"), "entry")
+_HOMES |= {"Journal": "journal", "Recorder": "recorder"}
+
+
+def __getattr__(name: str) -> Any:
+    """Each is imported when it is asked for: a prompt comes before most of them."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
-from bitnet_chat.journal.entry import Stored, title_of
-from bitnet_chat.journal.scribe import Origin
-from bitnet_chat.journal.writer import Job, Pieces, Writer
 
 if TYPE_CHECKING:
+    from bitnet_chat.journal.entry import Stored
     from bitnet_chat.journal.journal import Journal
     from bitnet_chat.journal.scribe import Scribe
+    from bitnet_chat.journal.writer import Job, Pieces, Writer
 
 PATIENCE = 3.0
 """Seconds that :meth:`Recorder.close` waits for a disk."""
@@ -84,6 +83,11 @@ class Recorder:
         ``options``: anything that JSON can hold, or that has a text.
         """
         self._title(conversation)
+        if self._journal is None:
+            return
+        from bitnet_chat.journal.scribe import Origin
+        from bitnet_chat.journal.writer import Pieces
+
         origin = Origin(model, engine, json.dumps(dict(options or {}), default=str))
         self._pieces = Pieces()
         self._put(lambda scribe: scribe.begin_reply(conversation, origin))
@@ -169,6 +173,8 @@ class Recorder:
         if self._journal is None:
             return
         if self._writer is None:
+            from bitnet_chat.journal.writer import Writer
+
             self._loop = asyncio.get_running_loop()
             self._writer = Writer(self._journal.path, self._complain_there, self._end_there, self._clock)
         slot = self._slot
@@ -185,6 +191,8 @@ class Recorder:
 
     def _title(self, conversation: Conversation) -> None:
         if not self._named and not self.title:
+            from bitnet_chat.journal.entry import title_of
+
             self.title = title_of(conversation)
 
     def _complain_there(self, text: str) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 
+# What stands inside of words, or next to them, and makes no difference to what is meant.
 _JOINTS = "'’-‐‑–_.,:;!?/\"()，。"
 _UNSEARCHABLE = re.compile("[\x00\ud800-\udfff]")
 
 # Scripts that are written without blanks between the words: each character is a word of its own for the index, and a
 # phrase of them finds any part of a sentence. Thai to Myanmar, Khmer, kana, Han, Hangul, the planes of rare Han.
-_UNSPACED = re.compile(
+_UNSPACED = (
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])"
 )
@@ -38,9 +40,14 @@ def given(value: str | bytes | None) -> str:
     return value or ""
 
 
+@cache
+def _unspaced() -> re.Pattern[str]:
+    return re.compile(_UNSPACED)  # takes some milliseconds
+
+
 def searchable(text: str) -> str:
     """What goes into the full-text index. It never changes for a text: without it the entry cannot be taken out."""
-    return _UNSPACED.sub(r" \1 ", _UNSEARCHABLE.sub(" ", text))
+    return _unspaced().sub(r" \1 ", _UNSEARCHABLE.sub(" ", text))
 
 
 def query(words: Sequence[str]) -> str:

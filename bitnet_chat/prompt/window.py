@@ -19,7 +19,7 @@ class Window:
     """The part of a conversation that an engine gets: all of it, until some has to leave.
 
     Only the conversation that was trimmed is affected: any other one, and this one undone to before its first kept
-    turn, is kept whole.
+    turn, is kept whole. :meth:`follow` tells which one it is.
     """
 
     def __init__(self) -> None:
@@ -33,6 +33,12 @@ class Window:
     def count_left(self, history: Conversation) -> int:
         """How many of the oldest messages of ``history`` are out of the window."""
         return len(self.left) if self.sent(history).turns[: len(self.left)] == self.left else 0
+
+    def follow(self, history: Conversation) -> None:
+        """The engine is to be in step with ``history`` now. What left the window of another conversation is forgotten:
+        this one might grow to be its equal, in an engine that has all of it."""
+        if self.left and not self.count_left(history):
+            self.restore(())
 
     def kept(self, history: Conversation) -> Conversation:
         """What an engine is given of ``history``, as it is sent."""

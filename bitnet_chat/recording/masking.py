@@ -15,8 +15,11 @@ _TOKENS = (
     r"im_start|im_end|bos|eos|pad|begin_of_text|end_of_text|start_header_id|end_header_id|eot_id|eom_id|endoftext"
     r"|user|assistant|system|end"
 )
+_THOUGHTS = r"</?(?:think|thinking|thought|reasoning|seed:think|mm:think)>|\[/?THINK\]|<\|(?:START|END)_THINKING\|>"
 _ROLES = r"(?:user|assistant|system|human|model|bot|gpt|instruction|response|input)"
-_MARKS = re.compile(rf"<\|(?:{_TOKENS})\|>|<(?:start_of_turn|end_of_turn)>|</?s>|\[/?INST\]|<</?SYS>>|<unk>")
+_MARKS = re.compile(
+    rf"<\|(?:{_TOKENS})\|>|<(?:start_of_turn|end_of_turn)>|</?s>|\[/?INST\]|<</?SYS>>|<unk>|{_THOUGHTS}"
+)
 _CSI = r"\x1b\[[0-9;]*[A-Za-z]"
 _MARK = re.compile(rf"{_CSI}|{_MARKS.pattern}")
 _ROLE_LINES = re.compile(rf"(?i)\A(?:{_MARKS.pattern}|{_ROLES}|[\W_])*\Z")

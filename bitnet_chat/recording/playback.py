@@ -11,6 +11,7 @@ from bitnet_chat.stream.classic import ClassicFramer
 from bitnet_chat.stream.decoder import Utf8Decoder
 from bitnet_chat.stream.framer import RESET, USER_INPUT, Frame, Framer
 from bitnet_chat.stream.modern import PROMPT, ModernFramer
+from bitnet_chat.stream.thinking import ThinkingFramer
 
 _SETTLE_AFTER = 2.0  # as in engine/process.py: seconds of silence after which a likely end is taken for one
 
@@ -36,7 +37,7 @@ def play(entries: Iterable[Entry]) -> Iterator[Happening]:
     for entry in entries:
         if entry.kind is Kind.SPAWN:
             again = bool(entry.facts.get("again"))
-            engines[entry.process] = _Engine(_framer(entry.argv, in_reply=again), Utf8Decoder(), entry.at)
+            engines[entry.process] = _Engine(_framer(entry, in_reply=again), Utf8Decoder(), entry.at)
             yield Happening(entry)
         elif entry.kind in (Kind.ABOUT, Kind.GAP, Kind.ERR):
             yield Happening(entry)
@@ -59,7 +60,10 @@ def _frames(engine: _Engine, entry: Entry) -> list[Frame]:
         frames += framer.feed(engine.decoder.decode(entry.data))
     elif entry.kind is Kind.IN:
         engine.heard_at = entry.at
-        framer.sent()
+        if entry.data == b"\n":  # no message is empty: it was told to go on
+            framer.continued()
+        else:
+            framer.sent()
     elif entry.kind is Kind.COMMAND:
         framer.commanded()
     elif entry.kind is Kind.SIGNAL and entry.text == "SIGINT":
@@ -75,8 +79,9 @@ def is_modern(argv: tuple[str, ...]) -> bool:
     return "--in-prefix" not in argv
 
 
-def _framer(argv: tuple[str, ...], *, in_reply: bool) -> Framer:
+def _framer(spawn: Entry, *, in_reply: bool) -> Framer:
     """``in_reply``: the beginning was not kept, and the middle of a reply is the likeliest place to be."""
+    argv = spawn.argv
     if "--simple-io" not in argv:
         raise UsageError(
             "the recording has an engine that was not started for a conversation",
@@ -90,6 +95,9 @@ def _framer(argv: tuple[str, ...], *, in_reply: bool) -> Framer:
         # Builds whose flag takes a value flush their log before they change colour.
         framer = ClassicFramer(prefix, suffix, ordered=option(argv, "--color") == "on")
         opening, echo = prefix + USER_INPUT, RESET + suffix
+    thinking = spawn.facts.get("thinking")
+    if isinstance(thinking, list) and len(thinking) == 3 and all(isinstance(tag, str) and tag for tag in thinking[:2]):
+        framer = ThinkingFramer(framer, (thinking[0], thinking[1]), is_open=bool(thinking[2]) and not in_reply)
     if in_reply:
         framer.feed(opening)
         framer.sent()

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,11 +61,11 @@ class Recorder:
         self._written = 0
         self._broken = False
 
-    def track(self, argv: Sequence[str]) -> Track:
-        """For an engine that has just been started."""
+    def track(self, facts: Mapping[str, object]) -> Track:
+        """For an engine that has just been started. ``facts``: its ``argv`` and more, see :mod:`.transcript`."""
         self._engines += 1
         track = Track(self, self._engines)
-        self._note(of_facts(self._now(), Kind.SPAWN, self._engines, {"argv": list(argv)}))
+        self._note(of_facts(self._now(), Kind.SPAWN, self._engines, facts))
         return track
 
     def note(self, kind: Kind, process: int, data: bytes) -> None:

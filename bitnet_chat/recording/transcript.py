@@ -4,10 +4,11 @@
 ``kind``     beside ``t`` (seconds since the start) and ``process`` (which engine, from 1)
 ===========  ==============================================================================
 ``about``    the session: ``began``, ``bitnet-chat`` (version), ``argv``
-``spawn``    ``argv`` of the engine; ``again``: it had been started before, in a part that was not kept
+``spawn``    ``argv`` of the engine; ``again``: it had been started before, in a part that was not kept;
+             ``thinking``: the tags around thoughts, and whether a reply begins with them
 ``out``      ``b64``: bytes that the engine wrote on its terminal or stdout
 ``err``      ``b64``: the same of its log
-``in``       ``b64``: a message that was written to it; ``command``: it was none
+``in``       ``b64``: a message that was written to it; a newline alone: go on; ``command``: it was no message
 ``signal``   ``name``
 ``exit``     ``code``; minus the number of a signal that ended it
 ``gap``      ``bytes`` that were not kept
@@ -107,7 +108,7 @@ def _entry(fields: dict[str, Any]) -> Entry | None:
     if kind == "spawn":
         if not isinstance(fields["argv"], list) or not all(isinstance(each, str) for each in fields["argv"]):
             raise ValueError("argv is no list of texts")
-        return of_facts(at, Kind.SPAWN, process, {key: fields[key] for key in ("argv", "again") if key in fields})
+        return of_facts(at, Kind.SPAWN, process, {key: fields[key] for key in _OF_SPAWN if key in fields})
     if kind in ("out", "err", "in"):
         data = base64.b64decode(fields["b64"], validate=True)
         return Entry(at, Kind.COMMAND if fields.get("command") else _KINDS[kind], process, data)
@@ -118,4 +119,5 @@ def _entry(fields: dict[str, Any]) -> Entry | None:
     return Entry(at, Kind.KILLED, process)
 
 
+_OF_SPAWN = ("argv", "again", "thinking")
 _KINDS = {kind.name.lower(): kind for kind in Kind if kind is not Kind.COMMAND}

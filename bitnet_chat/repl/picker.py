@@ -44,9 +44,13 @@ async def pick(
 
 
 def matching(entries: Sequence[Entry], text: str) -> list[Entry]:
-    """Those whose title, model or number has all the words of ``text``."""
+    """Those that have all the words of ``text`` in title or model, or one as their number."""
     words = text.split()
-    return [entry for entry in entries if holds(f"{entry.id} {one_line(entry.title)} {entry.model}", words)]
+    return [
+        entry
+        for entry in entries
+        if holds(f"{one_line(entry.title)} {entry.model}", [word for word in words if word != str(entry.id)])
+    ]
 
 
 def age(seconds: float) -> str:

@@ -48,6 +48,7 @@ def between_prompts(source: Input, output: Output, stop: Callable[[], None]) -> 
 @contextmanager
 def lent(source: Input, output: Output) -> Iterator[None]:
     """The terminal as other programs expect it: they have it until the block ends."""
+    output.reset_attributes()
     output.disable_bracketed_paste()
     output.flush()
     try:

@@ -114,15 +114,14 @@ class ThinkingFramer:
     """A framer whose replies may begin with thoughts. ``is_open``: those to messages always do."""
 
     def __init__(self, inner: Framer, tags: Tags, *, is_open: bool) -> None:
-        self.inner = inner
-        self._tags, self._is_open = tags, is_open
+        self.inner, self.tags, self.is_open = inner, tags, is_open
         self._splitter: ThinkingSplitter | None = None
 
     def feed(self, text: str) -> list[Frame]:
         return self._split(self.inner.feed(text))
 
     def sent(self) -> None:
-        self._splitter = ThinkingSplitter(self._tags, is_open=self._is_open)
+        self._splitter = ThinkingSplitter(self.tags, is_open=self.is_open)
         self.inner.sent()
 
     def continued(self) -> None:
