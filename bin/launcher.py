@@ -48,7 +48,8 @@ def test(arguments: "list[str]") -> int:
     if status:
         return status
     os.chdir(ROOT)
-    return become(PYTHON, ["-m", "pytest", *arguments])
+    # The whole suite waits for engines and terminals much of its time: a worker for each processor halves it.
+    return become(PYTHON, ["-m", "pytest", *(arguments or ["--numprocesses", "auto", "--dist", "worksteal"])])
 
 
 def engine_is_given(arguments: "list[str]") -> bool:

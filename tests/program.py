@@ -21,7 +21,7 @@ if sys.platform != "win32":
     import pyte
 
 PATIENCE = 60.0  # seconds; nothing takes a tenth of it on an idle machine
-ENTER, CTRL_C, CTRL_D, CTRL_J, ESC = "\r", "\x03", "\x04", "\n", "\x1b"
+ENTER, CTRL_C, CTRL_D, CTRL_J, ESC, ARROW_UP = "\r", "\x03", "\x04", "\n", "\x1b", "\x1b[A"
 FIGURES = "first token after"
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,7 +32,8 @@ def command(*arguments: str, script: Path | None = None) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "VISUAL", "EDITOR")}
+    theirs = ("NO_COLOR", "VISUAL", "EDITOR", "COLUMNS", "LINES")
+    ours = {name: value for name, value in os.environ.items() if name not in theirs}
     return ours | {"PYTHONPATH": str(_ROOT), "PYTHONUTF8": "1"} | more
 
 

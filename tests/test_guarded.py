@@ -164,7 +164,9 @@ def test_limits_are_told_with_the_way_on() -> None:
         assert "2.5 s" in line and "/continue" in line and "--timeout" in line
         steps = say("", reason=FinishReason.TIMEOUT)
         assert "/continue" not in told(await events_of(GuardedBackend(scripted(steps), GuardLimits())))[1]
-        for reason in (FinishReason.STOP, FinishReason.INTERRUPTED, FinishReason.CONTEXT_OVERFLOW):
+        steps = say("so far", reason=FinishReason.ENGINE_DIED)
+        assert "/continue" in told(await events_of(GuardedBackend(scripted(steps), GuardLimits())))[1]
+        for reason in (FinishReason.STOP, FinishReason.INTERRUPTED):
             events = await events_of(GuardedBackend(scripted(say("so far", reason=reason)), GuardLimits()))
             assert not any(isinstance(event, Notice) for event in events)
 

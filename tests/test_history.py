@@ -18,6 +18,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import restore
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.journal import Journal, Recorder, State
+from bitnet_chat.recording import store
 
 __all__ = ["start"]
 HOSTILE = "title \x1b]0;x\x07 \x9b2J \u202e \udcf0 数据"
@@ -121,7 +122,12 @@ def test_export(journal: Journal, capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_rm_asks_and_refuses_where_it_cannot(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, errors = history(capsys, "rm", "1")
     assert code == 2 and "--yes" in errors and len(journal.list()) == 2
-    assert history(capsys, "rm", "1", "1", "--yes") == (0, "removed: 1\n", "")
+    recording = store.folder() / "20261120-1"
+    recording.mkdir(parents=True)
+    (recording / "000000").write_bytes(b"words")
+    code, output, errors = history(capsys, "rm", "1", "1", "--yes")
+    assert (code, errors) == (0, "") and output.startswith("removed: 1, and the recordings")
+    assert not recording.exists()
     assert history(capsys, "rm", "2", "--yes", "--json") == (0, '{\n  "removed": [\n    2\n  ]\n}\n', "")
     assert journal.list() == []
 

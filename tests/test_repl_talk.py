@@ -375,12 +375,14 @@ def test_the_backend_prepares_for_what_comes_next() -> None:
     async def work(room: Room) -> None:
         await room.talk.submit("first")
         await room.talk.submit("second")
+        after = room.talk.conversation
+        assert room.backend.prepared == [Conversation(after.messages[:2]), after]
         await room.talk.submit("/undo")
-        assert room.backend.prepared == [room.talk.conversation]
+        assert room.backend.prepared[2:] == [room.talk.conversation]
         await room.talk.submit("/clear")
         assert room.backend.prepared[-1] == Conversation()
         await room.talk.submit("/stats")
-        assert len(room.backend.prepared) == 2
+        assert len(room.backend.prepared) == 4
 
     in_room(work)
 

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from bitnet_chat.backends import BackendStatus
 from bitnet_chat.events import Stats
-from bitnet_chat.repl.toolbar import WARNING, context, rate, seconds, size, tokens
+from bitnet_chat.progress import size
+from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.repl.toolbar import WARNING, context, rate, seconds, tokens
 from bitnet_chat.repl.toolbar import bar as fragments
 from bitnet_chat.stream.cells import clip, width
 
@@ -102,3 +104,13 @@ def test_clip_keeps_clusters_whole() -> None:
 )
 def test_figures(text: str, shown: str) -> None:
     assert text == shown
+
+
+def test_the_cost_of_the_message_that_is_being_written() -> None:
+    def line(draft: TokenCount | None) -> dict[str, str]:
+        return {text: look for look, text in fragments(STATUS, LAST, 120, draft=draft)}
+
+    assert not any("message" in text for text in line(None))
+    assert line(TokenCount(700, 0.03))["message ~700 tokens (±3 %)"] == ""
+    assert line(TokenCount(1600))["message 1600 tokens"] == WARNING
+    assert line(TokenCount(1600, 0.2))["message ~1600 tokens (±20 %)"] == ""

@@ -8,7 +8,6 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import ModelError
 from bitnet_chat.prompt.builtin import TEMPLATES
 from bitnet_chat.prompt.template import ChatTemplate, as_text
-from bitnet_chat.prompt.window import messages_to_drop, without_oldest
 
 BOS, EOS = "<s>", "</s>"
 MISTRAL = (
@@ -110,15 +109,3 @@ def test_text_that_spells_a_control_token_stays_text() -> None:
         message.content for message in conversation.messages
     ]
     assert as_text(history("", 2), {"<|im_end|>"}) == (history("", 2), 0)
-
-
-def test_the_oldest_turns_leave_a_full_window_first() -> None:
-    conversation = history("pinned", 8)
-    dropped = messages_to_drop(conversation, 0)
-    assert 0 < dropped < 16
-    left = without_oldest(conversation, dropped)
-    assert left.system == "pinned"
-    assert left.turns[0].role == "user" and left.turns[-1] == conversation.turns[-1]
-    while (more := messages_to_drop(conversation, dropped)) != dropped:
-        dropped = more
-    assert without_oldest(conversation, dropped).turns == ()

@@ -163,6 +163,8 @@ class GuardedBackend:
                 limit = f" of {options.timeout:g} s" if options.timeout is not None else ""
                 what = f"the reply was stopped at its time limit{limit}"
                 ways = [go_on or again, "--timeout SECONDS allows more"]
+            case FinishReason.ENGINE_DIED | FinishReason.CONTEXT_OVERFLOW if go_on and with_commands:
+                what, ways = "the reply is not whole", [go_on]
             case _:
                 return ""
         return f"{what}; {', '.join(way for way in ways if way and (with_commands or not way.startswith('/')))}"

@@ -14,6 +14,7 @@ from bitnet_chat.conversation.export import FORMATS, export, json_text
 from bitnet_chat.errors import UsageError
 from bitnet_chat.journal import Entry, Hit, Journal, State, Stored
 from bitnet_chat.newfile import write_new
+from bitnet_chat.recording.store import forget
 from bitnet_chat.stream.sanitize import one_line, visible
 
 _STATES = {State.CUT_OFF: "cut off", State.ANSWERING: "being answered", State.UNANSWERED: "not answered"}
@@ -156,6 +157,7 @@ def _remove(journal: Journal, flags: argparse.Namespace) -> int:
             print("Nothing was removed.", file=sys.stderr)
             return 1
     clean = journal.remove(ids)
+    forget()  # the bytes of the last sessions may hold the same words
     if not clean:
         print(
             "bitnet-chat: another program has the journal open: traces stay in its log until it ends", file=sys.stderr
@@ -163,7 +165,7 @@ def _remove(journal: Journal, flags: argparse.Namespace) -> int:
     if flags.json:
         _print_json({"removed": ids})
     else:
-        print(f"removed: {', '.join(map(str, ids))}")
+        print(f"removed: {', '.join(map(str, ids))}, and the recordings that report would have taken")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from bitnet_chat import paths
@@ -20,6 +21,11 @@ def sessions() -> list[Path]:
         return sorted((each for each in folder().iterdir() if (each / "000000").is_file()), reverse=True)
     except OSError:
         return []
+
+
+def forget() -> None:
+    """Removes all the recordings. A program that is running goes on without its own."""
+    shutil.rmtree(folder(), ignore_errors=True)
 
 
 def session(number: int) -> Path:

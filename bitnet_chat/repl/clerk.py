@@ -10,10 +10,10 @@ from bitnet_chat.backends import Backend
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.daemon import in_daemon
 from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.progress import size
 from bitnet_chat.repl.console import CLIPBOARD_LIMIT, Console
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.errands import Attach, Copy, Write
-from bitnet_chat.repl.toolbar import size
 from bitnet_chat.stream.sanitize import one_line
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from typing import get_args
 
 from bitnet_chat.backends import BackendStatus
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.progress import size
 from bitnet_chat.repl import errands
 from bitnet_chat.repl.errands import FORMATS, Errand, ExportFormat, ThinkingMode
 from bitnet_chat.repl.tally import Tally
-from bitnet_chat.repl.toolbar import SEPARATOR, context, rate, seconds, size, tokens
+from bitnet_chat.repl.toolbar import SEPARATOR, context, rate, seconds, tokens
 from bitnet_chat.stream.sanitize import one_line, visible
 
 

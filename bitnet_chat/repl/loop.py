@@ -36,8 +36,8 @@ from bitnet_chat.repl.signals import on_continue, on_interrupt
 from bitnet_chat.repl.talk import SwitchModel, Talk
 from bitnet_chat.repl.terminal import TerminalSink, between_prompts, is_raw, lent
 from bitnet_chat.repl.toolbar import bar
-from bitnet_chat.stream.cells import clip
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.stream.cells import clip, width
+from bitnet_chat.stream.sanitize import one_line, visible
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
@@ -161,10 +161,13 @@ class TerminalLoop:
         self._complaints.append(text)
 
     def _default(self, back: str) -> str:
-        """What the next prompt begins with. Keys typed ahead would run into it: then it is for Arrow-Up to bring."""
+        """What the next prompt begins with. Keys typed ahead would run into it, and a long one would push out of sight
+        why it came back: then it is for Arrow-Up to bring."""
         ahead = get_typeahead(self._input)
         store_typeahead(self._input, ahead)
-        if back and ahead:
+        size = self._output.get_size()
+        rows = sum(1 + width(visible(line)) // size.columns for line in back.split("\n"))
+        if back and (ahead or rows > size.rows // 2):
             self._display.notice("Arrow-Up brings the message back.")
             return ""
         return back
@@ -183,7 +186,8 @@ class TerminalLoop:
         hint = self._hint or (self._complaints[0] if self._complaints else "")
         if hint:
             return [("", clip(f" {one_line(hint)}", columns))]
-        return [*bar(self._talk.status(), self._talk.tally.last, columns, self._overflow)]
+        draft = self._talk.cost_of(self._session.default_buffer.text)
+        return [*bar(self._talk.status(), self._talk.tally.last, columns, self._overflow, draft)]
 
     def _set_hint(self, text: str) -> None:
         self._hint = text

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backends import Backend, BackendStatus
+from bitnet_chat.backends import Backend, BackendStatus, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Failed
@@ -26,6 +26,9 @@ from bitnet_chat.stream.sanitize import one_line
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
     from bitnet_chat.journal import Journal, Stored
+
+WORTH_COUNTING = 200
+"""Characters from which on the cost of a message is shown while it is written."""
 
 SwitchModel = Callable[[str], Backend]
 
@@ -55,6 +58,7 @@ class Talk:
         self._clerk = Clerk(display, console, self._recorder if journal is not None else None)
         self._clerk.attached.extend(attached)
         self._reply: Reply | None = None
+        self._counted: tuple[tuple[str, int], TokenCount | None] = (("", 0), None)
         self.conversation = Conversation().with_system(settings.system)
         self.tally = Tally()
         self.leaving = False
@@ -74,6 +78,18 @@ class Talk:
         if parked is None:
             return status
         return replace(status, spare_memory=(status.spare_memory or 0) + parked)
+
+    def cost_of(self, text: str) -> TokenCount | None:
+        """Of the message on the prompt, with the files that go with it. None where it is too short to matter, and
+        while the model loads: its tokenizer may not be at hand."""
+        files = self._clerk.attached
+        if (len(text) < WORTH_COUNTING and not files) or self._backend.status().state == "starting":
+            return None
+        if self._counted[0] != (text, len(files)):
+            from bitnet_chat.attachments import with_attachments
+
+            self._counted = ((text, len(files)), self._backend.count(with_attachments(text, files)))
+        return self._counted[1]
 
     def interrupt(self) -> None:
         """Stops the reply under way, if any."""
@@ -178,6 +194,7 @@ class Talk:
             event = replace(event, text=rejoined(last.content + event.text))
             thinking = last.thinking + thinking
         self.conversation = conversation.with_assistant(event.text, event.reason, thinking)
+        self._backend.prepare(self.conversation)  # while the user reads
         return False
 
     async def _edit(self, text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bitnet_chat.backends import BackendStatus
 from bitnet_chat.events import Stats
+from bitnet_chat.progress import size
+from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.stream.cells import clip, width
 from bitnet_chat.stream.sanitize import one_line
 
@@ -17,15 +19,6 @@ _OVERFLOW = {
     "stop": "the conversation will end there",
 }
 _STATES = {"starting": "loading", "dead": "stopped", "interrupting": "stopping", "generating": "answering"}
-
-
-def size(count: int) -> str:
-    """Bytes for people, in powers of ten as disks and downloads give them: ``812 MB``, ``1.2 GB``."""
-    if count < 1_000_000:
-        return f"{count / 1000:.0f} kB"
-    if count < 999_500_000:
-        return f"{count / 1_000_000:.0f} MB"
-    return f"{count / 1_000_000_000:.1f} GB"
 
 
 def rate(tokens_per_second: float) -> str:
@@ -48,11 +41,20 @@ def context(used: int | None, total: int | None) -> str:
     return f"ctx {used or 0}/{total} ({100 * (used or 0) / total:.0f} %)"
 
 
+def _too_much(draft: TokenCount | None, used: int | None, total: int | None) -> bool:
+    return draft is not None and total is not None and (used or 0) + draft.at_least > total
+
+
 def bar(
-    status: BackendStatus, last: Stats | None, columns: int, overflow: str = "drop-oldest"
+    status: BackendStatus,
+    last: Stats | None,
+    columns: int,
+    overflow: str = "drop-oldest",
+    draft: TokenCount | None = None,
 ) -> list[tuple[str, str]]:
     """One line for ``columns`` cells, in fragments of a style class and a text: what does not fit is left out, the
-    least important first, then the name cut. ``overflow``: what happens to a conversation that outgrows the context."""
+    least important first, then the name cut. ``overflow``: what happens to a conversation that outgrows the context.
+    ``draft``: the cost of the message that is being written."""
     used = status.context_used if status.context_used is not None else last.context_used if last else None
     total = status.context_size or (last.context_size if last else None)
     speed = last.tokens_per_second if last else None
@@ -64,6 +66,7 @@ def bar(
     parts = [
         (9, "", one_line(status.model)),
         (8, "", _STATES.get(status.state, "")),
+        (7, WARNING if _too_much(draft, used, total) else "", f"message {draft}" if draft is not None else ""),
         (7, WARNING if full else "", ("! " if full else "") + context(used, total)),
         (6, WARNING, _OVERFLOW.get(overflow, "") if full else ""),
         (5, "", rate(speed) if speed is not None else ""),
