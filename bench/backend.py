@@ -12,14 +12,14 @@ import time
 
 from subject import QUESTION, endless
 
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.cli.backend import open_backend
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.events import Completed, Failed, TextDelta
 
 
 async def reply(threads: int) -> dict[str, object]:
     """``seconds``: from sending the message to the last character; ``cpu``: of our processor time in between."""
-    backend = ResidentBackend(endless(threads))
+    backend = open_backend(endless(threads), "")
     try:
         backend.start()
         while backend.status().state != "idle":  # noqa: ASYNC110 -- outside of what is measured

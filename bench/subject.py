@@ -22,16 +22,18 @@ CHECKOUT = ROOT / "bin" / "bitnet-chat"
 QUESTION = "tell me a long story"
 # Without an end-of-turn token the reply goes on until the context window is full: always the same length.
 _ENDLESS = ("--ignore-eos",)
+# Such a reply repeats itself: the guard looks at all of it, and lets it.
+_REPEAT_LIMIT = 999_999
 
 
 def endless(threads: int = 0) -> Settings:
     """Settings under which a reply fills the whole context window, the same at each run."""
-    return Settings(temperature=0.0, seed=1, threads=threads, engine_args=_ENDLESS)
+    return Settings(temperature=0.0, seed=1, threads=threads, repeat_limit=_REPEAT_LIMIT, engine_args=_ENDLESS)
 
 
 def endless_flags(threads: int = 0) -> list[str]:
     """The same for the command line."""
-    flags = ["--temp", "0", "--seed", "1"]
+    flags = ["--temp", "0", "--seed", "1", "--repeat-limit", str(_REPEAT_LIMIT)]
     if threads:
         flags += ["--threads", str(threads)]
     return [*flags, "--", *_ENDLESS]

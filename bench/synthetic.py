@@ -16,6 +16,7 @@ from bitnet_chat.engine.dialects import Launch
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.session import Session
 from bitnet_chat.events import Completed, TextDelta
+from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.stream.classic import ClassicFramer
 from bitnet_chat.stream.decoder import Utf8Decoder
 from bitnet_chat.stream.framer import RESET, USER_INPUT, Framer, ReplyText, TurnEnd
@@ -48,9 +49,13 @@ class _Flood:
     closes_interrupted = True
     max_tokens: int | None = None
     no_message: bytes | None = None
+    shifts = False
+    context_size = 0
+    keeps_thoughts = False
+    go_on_message = ""
     argv = (sys.executable, "-I", "-S", "-c", _CHILD)
 
-    def launch(self, history: Conversation) -> Launch:
+    def launch(self, history: Conversation, *, unfinished: bool = False) -> Launch:
         return Launch(argv=self.argv, framer=ClassicFramer(_IN_PREFIX, _IN_SUFFIX, ordered=True))
 
     def message(self, text: str, framer: Framer) -> bytes:
@@ -58,6 +63,12 @@ class _Flood:
 
     def clearing(self) -> bytes | None:
         return None
+
+    def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
+        return TokenCount(0)
+
+    def cost_of_message(self, text: str, count: Counter) -> TokenCount:
+        return count(text)
 
 
 def measure(runs: int) -> Section:
@@ -182,7 +193,7 @@ async def _through_session() -> float:
 
     session = Session(_Flood)
     try:
-        session.keeper.start(Conversation())
+        session.keeper.prepare(Conversation())
         while session.state is not State.IDLE:  # noqa: ASYNC110 -- outside of what is measured
             await asyncio.sleep(0.01)
         begun = time.perf_counter()

@@ -7,13 +7,15 @@ character is an element of its own in the middle of its two cells.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from xml.sax.saxutils import escape
 
 import pyte
 from pyte.screens import Char
-from wcwidth import wcswidth
 
+COLUMNS = 84
+"""Of every window, so that the pictures are of one size."""
 CELL_WIDTH, CELL_HEIGHT, BASELINE = 9, 20, 15
 MARGIN, TITLE_HEIGHT = 18, 44
 GROUND, FRAME, LABEL = "#2e3440", "#4c566a", "#a3adc0"
@@ -38,24 +40,45 @@ Look = tuple[str, str, bool, bool, bool]
 """Colour of the text, of what is behind it, bold, italic, underlined."""
 
 
-def draw(screen: pyte.Screen, title: str, cursor: bool = True) -> str:
-    """The picture; ``title`` stands above the screen and is what a screen reader says."""
-    width, height = screen.columns * CELL_WIDTH + 2 * MARGIN, screen.lines * CELL_HEIGHT + TITLE_HEIGHT + MARGIN // 2
+@dataclass(frozen=True, slots=True)
+class Picture:
+    screen: pyte.Screen
+    title: str
+    """What was typed in the shell: it stands above the screen and is what a screen reader says."""
+    first: str = ""
+    last: str = ""
+    """Begin the first line that is drawn, and the first one behind them; empty: all that is not blank."""
+
+
+def draw(picture: Picture) -> str:
+    screen, title = picture.screen, escape(picture.title)
+    rows = _rows(picture)
+    width, height = COLUMNS * CELL_WIDTH + 2 * MARGIN, len(rows) * CELL_HEIGHT + TITLE_HEIGHT + MARGIN // 2
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
         f' role="img" font-family="{FONTS}" font-size="15">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{title}</title>",
         f'<rect x=".5" y=".5" width="{width - 1}" height="{height - 1}" rx="10" fill="{GROUND}" stroke="{FRAME}"/>',
         *(f'<circle cx="{x}" cy="21" r="6" fill="{colour}"/>' for x, colour in BUTTONS),
-        f'<text x="{width / 2:g}" y="26" fill="{LABEL}" font-size="14" text-anchor="middle">{escape(title)}</text>',
+        f'<text x="{width / 2:g}" y="26" fill="{LABEL}" font-size="14" text-anchor="middle">{title}</text>',
     ]
-    if cursor and not screen.cursor.hidden:
-        x, y = MARGIN + screen.cursor.x * CELL_WIDTH, TITLE_HEIGHT + screen.cursor.y * CELL_HEIGHT
-        parts.append(f'<rect x="{x}" y="{y}" width="{CELL_WIDTH}" height="{CELL_HEIGHT}" fill="{LABEL}"/>')
-    for y in range(screen.lines):
-        cells = [screen.buffer[y][x] for x in range(screen.columns)]
-        parts += _line(cells, TITLE_HEIGHT + y * CELL_HEIGHT)
+    for top, row in enumerate(rows):
+        y = TITLE_HEIGHT + top * CELL_HEIGHT
+        if row == screen.cursor.y and not screen.cursor.hidden:
+            x = MARGIN + screen.cursor.x * CELL_WIDTH
+            parts.append(f'<rect x="{x}" y="{y}" width="{CELL_WIDTH}" height="{CELL_HEIGHT}" fill="{LABEL}"/>')
+        parts += _line([screen.buffer[row][x] for x in range(screen.columns)], y)
     return "\n".join([*parts, "</svg>\n"])
+
+
+def _rows(picture: Picture) -> range:
+    lines = [line.rstrip() for line in picture.screen.display]
+    shown = [number for number, line in enumerate(lines) if line]
+    first = next(number for number in shown if lines[number].startswith(picture.first))
+    if not picture.last:
+        return range(first, shown[-1] + 1)
+    end = next(number for number in shown if number > first and lines[number].startswith(picture.last))
+    return range(first, max(number for number in shown if number < end) + 1)
 
 
 def _line(cells: list[Char], top: int) -> Iterator[str]:
@@ -68,7 +91,7 @@ def _line(cells: list[Char], top: int) -> Iterator[str]:
         style = ' font-weight="bold"' * bold + ' font-style="italic"' * italic
         style += ' text-decoration="underline"' * underlined
         y = top + BASELINE
-        if wcswidth(text) > 1 == len(text.rstrip("\ufe0f")):
+        if len(text) == 1 < count:
             place = f'x="{left + length / 2:g}" y="{y}" text-anchor="middle"'
         else:
             place = f'x="{left}" y="{y}" textLength="{length}" lengthAdjust="spacingAndGlyphs" xml:space="preserve"'

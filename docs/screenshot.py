@@ -13,8 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-import pyte
-from drawing import draw
+from drawing import Picture, draw
 from terminal import Terminal
 
 from bitnet_chat import paths
@@ -23,18 +22,18 @@ FOLDER = Path(__file__).resolve().parent
 HOUR = 3600.0
 
 
-def screenshot(data: Path) -> tuple[pyte.Screen, str]:
+def screenshot(data: Path) -> Picture:
     """A conversation with the bundled model; the bar tells what is used."""
-    with closing(Terminal("--temp", "0", data=data, rows=21)) as terminal:
+    with closing(Terminal(data=data, rows=19)) as terminal:
         terminal.say("Hello! How do I stop a reply?", "and how do I use another model?", "tell me a joke", "你好")
-        return terminal.rest(), "bitnet-chat"
+        return Picture(terminal.rest(), "bitnet-chat")
 
 
-def markdown(data: Path) -> tuple[pyte.Screen, str]:
+def markdown(data: Path) -> Picture:
     """A styled reply in the real REPL. The reply is a fixed text: the bundled model cannot write it."""
     with closing(Terminal(data=data, rows=24, script=FOLDER / "styled_reply.py")) as terminal:
         terminal.say("Why is a ternary model fast?")
-        return terminal.rest(), "bitnet-chat"
+        return Picture(terminal.rest(), "bitnet-chat (its reply is a fixed text)")
 
 
 PAST = (
@@ -44,53 +43,69 @@ PAST = (
     (3 * HOUR, ("你好", "What is BitNet?")),
     (0.4 * HOUR, ("How do I search my history?", "thank you")),
 )
-"""Conversations by their age in seconds, which is set back so that the list looks like one of a week."""
+"""Earlier conversations and their age in seconds: they are had now and set back, so that the list looks like one of a
+week."""
 
 
-def history(data: Path) -> tuple[pyte.Screen, str]:
-    """What ``--resume`` shows: conversations that were really had, but not that long ago."""
+def history(data: Path) -> Picture:
+    """What was said before ``kill -9`` is there again, and ``/resume`` lists the other conversations."""
     for _, messages in PAST:
-        with closing(Terminal("--temp", "0", data=data)) as terminal:
+        with closing(Terminal(data=data)) as terminal:
             terminal.say(*messages)
             terminal.type("\x04")
             terminal.end()
     with closing(sqlite3.connect(data / "journal.db")) as journal, journal:
         for number, (age, _) in enumerate(PAST, 1):
             journal.execute("UPDATE conversations SET updated = ? WHERE id = ?", (time.time() - age, number))
-    with closing(Terminal("--resume", data=data, rows=10)) as terminal:
-        terminal.until(lambda: "Go on with" in terminal.lines[0])
-        terminal.type("\x1b[B")
-        return terminal.rest(), "bitnet-chat --resume"
+    with closing(Terminal(data=data)) as terminal:
+        terminal.kill_in_reply("tell me a long story", "Once upon a time")
+    with closing(Terminal("--continue", data=data, columns=82)) as terminal:
+        terminal.ready()
+        terminal.type("/resume\r")
+        terminal.until(lambda: any(line.startswith("Go on with:") for line in terminal.lines))
+        terminal.type("\x1b[B\x1b[B")
+        return Picture(terminal.rest(), "bitnet-chat --continue")
 
 
-def context(data: Path) -> tuple[pyte.Screen, str]:
+def context(data: Path) -> Picture:
     """A window that is full: the oldest turns leave it, the system prompt stays, and the bar warns of the next time."""
     flags = ("--ctx", "256", "--system", "Talk like a pirate.")
-    with closing(Terminal("--temp", "0", *flags, data=data, rows=22)) as terminal:
+    with closing(Terminal(*flags, data=data, columns=81)) as terminal:
         terminal.say("my name is Ada", "How do I stop a reply?", "How do I use another model?", "tell me a joke")
-        terminal.say("how do I leave?", "What is BitNet?", "What is my name?", "how do I use an editor?", "who are you?")
-        return terminal.rest(), 'bitnet-chat --ctx 256 --system "Talk like a pirate."'
+        question = "What is my name?"
+        terminal.say("how do I leave?", "What is BitNet?", question, "how do I use an editor?", "who are you?")
+        title = 'bitnet-chat --ctx 256 --system "Talk like a pirate."'
+        return Picture(terminal.rest(), title, first=f"> {question}")
 
 
-def guard(data: Path) -> tuple[pyte.Screen, str]:
+def guard(data: Path) -> Picture:
     """A model that may not end its reply repeats itself, until the guard stops it."""
-    with closing(Terminal("--temp", "0", "--", "--ignore-eos", data=data, columns=82, rows=16)) as terminal:
+    with closing(Terminal("--", "--ignore-eos", data=data, rows=16)) as terminal:
         terminal.say("hi")
-        return terminal.rest(), "bitnet-chat -- --ignore-eos"
+        return Picture(terminal.rest(), "bitnet-chat -- --ignore-eos")
 
 
-PICTURES: dict[str, Callable[[Path], tuple[pyte.Screen, str]]] = {
-    each.__name__: each for each in (screenshot, markdown, history, context, guard)
+def doctor(data: Path) -> Picture:
+    """The middle of what the doctor says, with a finding and its remedy."""
+    with closing(Terminal("doctor", "--ctx", "8192", data=data, rows=80)) as terminal:
+        return Picture(terminal.end(), "bitnet-chat doctor --ctx 8192", "model", "terminal")
+
+
+PICTURES: dict[str, Callable[[Path], Picture]] = {
+    each.__name__: each for each in (screenshot, markdown, history, context, guard, doctor)
 }
 
 
 def main(names: list[str]) -> None:
     for name in names or PICTURES:
+        if name not in PICTURES:
+            sys.exit(f"There is no picture {name!r}; there are {', '.join(PICTURES)}.")
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder)
             (data / "engine").symlink_to(paths.engine_home())
-            screen, title = PICTURES[name](data)
-        (FOLDER / f"{name}.svg").write_text(draw(screen, title), "utf-8")
+            (data / "config.toml").write_text("temperature = 0.0\n", "utf-8")
+            picture = PICTURES[name](data)
+        (FOLDER / f"{name}.svg").write_text(draw(picture), "utf-8")
         print(f"docs/{name}.svg")
 
 

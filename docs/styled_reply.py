@@ -20,7 +20,7 @@ NAME = "a fixed reply"
 REPLY = """\
 ## Ternary weights
 
-Every weight is **-1, 0 or 1**, so a product is *never* multiplied:
+Every weight is **-1, 0 or 1**, and *nothing* has to be multiplied:
 
 - add for `1`, subtract for `-1`, skip for `0`
 - store 5 weights in one byte: 3⁵ = 243
@@ -43,10 +43,7 @@ def dot(weights: list[int], x: list[float]) -> float:
 class FixedReply:
     """Answers every message with ``REPLY``, in pieces as a model would."""
 
-    def start(self) -> None:
-        pass
-
-    async def reply(self, conversation: Conversation, options: ReplyOptions = ReplyOptions()) -> AsyncIterator[Event]:  # noqa: B008
+    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         pieces = [REPLY[at : at + 4] for at in range(0, len(REPLY), 4)]
         yield Started()
         for piece in pieces:
@@ -54,20 +51,14 @@ class FixedReply:
             await asyncio.sleep(0)
         yield Completed(FinishReason.STOP, REPLY, Stats(tokens=len(pieces)))
 
-    def prepare(self, history: Conversation) -> None:
-        pass
-
-    def count(self, text: str) -> TokenCount | None:
-        return None
-
-    def interrupt(self) -> None:
-        pass
-
     def status(self) -> BackendStatus:
         return BackendStatus(NAME, NAME, "idle")
 
-    async def close(self) -> None:
-        pass
+    def start(self) -> None: ...
+    def prepare(self, history: Conversation) -> None: ...
+    def count(self, text: str) -> TokenCount | None: ...
+    def interrupt(self) -> None: ...
+    async def close(self) -> None: ...
 
 
 if __name__ == "__main__":

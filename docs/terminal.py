@@ -4,72 +4,60 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pexpect
+import psutil
 import pyte
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE = 30.0
-_DROPPED = ("NO_COLOR", "COLORTERM", "COLUMNS", "LINES", "EDITOR", "VISUAL")
 _FIGURES = re.compile(r"\x1b\[2m~?\d+ tokens?\b")
-_COLOUR_PARAMETERS = {5: 2, 2: 4}
-"""How many parameters follow 38 or 48: 5 is a number of the palette, 2 is red, green and blue."""
+"""How the line behind each reply begins."""
 
 
 class DimScreen(pyte.Screen):
     """pyte knows no faint text (SGR 2). Nothing here blinks, so a cell that blinks is a faint one."""
 
     def select_graphic_rendition(self, *attributes: int, **more: bool) -> None:
-        codes: list[int] = []
-        rest = list(attributes)
-        while rest:
-            code = rest.pop(0)
-            if code in (38, 48) and rest:
-                count = _COLOUR_PARAMETERS.get(rest[0], 1)
-                codes += [code, *rest[:count]]
-                del rest[:count]
-            else:
-                codes += {2: (5,), 22: (22, 25), 5: (), 6: ()}.get(code, (code,))
+        codes = list(attributes)
+        if not {38, 48} & set(codes):  # a 2 behind these is no attribute but a part of a colour
+            codes = [each for code in codes for each in {2: (5,), 22: (22, 25)}.get(code, (code,))]
         super().select_graphic_rendition(*codes, **more)
 
 
 class Terminal:
-    """``bitnet-chat ARGUMENTS``, or ``script``, on a terminal of its own. ``data``: its data directory."""
+    """``bitnet-chat ARGUMENTS``, or ``script``, on a terminal of its own. ``data``: its data directory and home."""
 
     def __init__(
         self, *arguments: str, data: Path, columns: int = 84, rows: int = 20, script: Path | None = None
     ) -> None:
         self.screen = DimScreen(columns, rows)
         self._stream = pyte.Stream(self.screen)
+        self._data = data
         self._written = ""
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in _DROPPED and not name.startswith("BITNET_CHAT_")
-        }
-        ours = {
-            "TERM": "xterm-256color",
-            "PYTHONPATH": str(_ROOT),
-            "PYTHONUTF8": "1",
-            "HOME": str(data),
-            "BITNET_CHAT_DATA": str(data),
-            "BITNET_CHAT_CACHE": str(data / "cache"),
-            "BITNET_CHAT_CONFIG": str(data / "config.toml"),
-        }
-        program = [str(script)] if script else ["-m", "bitnet_chat"]
         self._child = pexpect.spawn(
             sys.executable,
-            [*program, *arguments],
+            [*([str(script)] if script else ["-m", "bitnet_chat"]), *arguments],
             dimensions=(rows, columns),
             encoding="utf-8",
-            env=kept | ours,
-            cwd=str(data),
+            # Nothing else: what is set on this computer is not to be seen in a picture.
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(_ROOT),
+                "HOME": str(data),
+                "LANG": "C.UTF-8",
+                "TERM": "xterm-256color",
+                "BITNET_CHAT_DATA": str(data),
+                "BITNET_CHAT_CONFIG": str(data / "config.toml"),
+            },
         )
-        self.screen.write_process_input = self._child.send  # prompt_toolkit asks where its cursor is
+        # prompt_toolkit asks where its cursor is.
+        self.screen.write_process_input = self._child.send  # type: ignore[method-assign, assignment]
 
     @property
     def lines(self) -> Sequence[str]:
@@ -89,6 +77,8 @@ class Terminal:
             text = self._child.read_nonblocking(65536, timeout=seconds)
         except pexpect.TIMEOUT:
             return
+        except pexpect.EOF:
+            raise TimeoutError("the program ended on:\n" + "\n".join(self.lines)) from None
         self._written += text
         self._stream.feed(text)
 
@@ -106,15 +96,12 @@ class Terminal:
 
     def say(self, *messages: str) -> None:
         """Sends each and waits for its reply."""
-        for message in messages:
-            self.ready()
-            replies = self._replies()
-            self.type(f"{message}\r")
-            self.until(lambda before=replies: self._replies() > before)  # type: ignore[misc]
         self.ready()
-
-    def _replies(self) -> int:
-        return len(_FIGURES.findall(self._written))
+        for message in messages:
+            figures = len(_FIGURES.findall(self._written))
+            self.type(f"{message}\r")
+            self.until(lambda before=figures: len(_FIGURES.findall(self._written)) > before)  # type: ignore[misc]
+            self.ready()
 
     def rest(self, seconds: float = 1.5) -> pyte.Screen:
         """The screen when the bar has had time for its figures."""
@@ -124,12 +111,28 @@ class Terminal:
         return self.screen
 
     def end(self) -> pyte.Screen:
-        """The screen when the program has ended by itself."""
-        while True:
-            try:
-                self._read(_PATIENCE)
-            except pexpect.EOF:
-                return self.screen
+        """The screen when the program has ended by itself, with nothing on it of where it ran: the checkout and the
+        data directory are called what they might be called on another computer."""
+        text = self._child.read()
+        for path, name in ((self._data, "~/.local/share/bitnet-chat"), (_ROOT, "~/bitnet-chat")):
+            text = text.replace(str(path), name)
+        self._stream.feed(text)
+        return self.screen
+
+    def kill_in_reply(self, message: str, shown: str) -> None:
+        """``kill -9`` when ``shown`` has been. The engine runs for moments only, or the reply would be over by then."""
+        self.ready()
+        engines = psutil.Process(self._child.pid).children(recursive=True)
+        self.type(f"{message}\r")
+        while not any(shown in line for line in self.lines):
+            for engine in engines:
+                engine.resume()
+            time.sleep(0.003)
+            for engine in engines:
+                engine.suspend()
+            self.rest(0.05)
+        self.rest(0.5)  # until it is in the journal
+        self._child.kill(signal.SIGKILL)
 
     def close(self) -> None:
         self._child.close(force=True)

@@ -242,7 +242,7 @@ def test_a_question_that_was_stopped(fake: str, number: signal.Signals) -> None:
     stored = Journal().load(1)
     assert stored.conversation.last is not None
     assert stored.conversation.last.finish is FinishReason.INTERRUPTED and stored.state is State.WHOLE
-    assert stored.conversation.last.content.startswith("word0 ")
+    assert stored.conversation.last.content.startswith("word0")
 
 
 @posix

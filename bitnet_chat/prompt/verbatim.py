@@ -57,7 +57,8 @@ def as_sent(conversation: Conversation) -> Conversation:
     def sent(message: Message) -> str:
         if message.role != "assistant":
             return clean(message.content).text
-        return rejoined(_NO_BYTE.sub("\ufffd", message.content))
+        # Asked at each turn of all turns: nearly every reply ends here.
+        return message.content if message.content.isascii() else rejoined(_NO_BYTE.sub("\ufffd", message.content))
 
     return Conversation(tuple(Message(each.role, sent(each)) for each in conversation.messages))
 
