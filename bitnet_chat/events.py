@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from bitnet_chat.errors import BitnetChatError, FinishReason
 
 
+BURST = 0.02
+"""Seconds. What comes within them was waiting in buffers, and tells nothing about the engine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
     """Figures of one reply. Times in seconds. None: the engine does not tell."""
@@ -31,12 +35,13 @@ class Stats:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Rate of generation, prefill excluded. A reply that came in one burst leaves no time to measure: then it is
-        the rate from sending to the end, prefill included, which is less. None when there was nothing to count."""
+        """Rate of generation, prefill excluded. A reply that came in one burst, or nearly so, leaves no time to
+        measure: then it is the rate from sending to the end, prefill included, which is less. None when there was
+        nothing to count."""
         if self.time_to_first_token is None or self.tokens < 1 or self.seconds <= 0:
             return None
         generating = self.seconds - self.time_to_first_token
-        if self.tokens > 1 and generating > 1e-3:
+        if self.tokens > 1 and generating > BURST:
             return (self.tokens - 1) / generating
         return self.tokens / self.seconds
 

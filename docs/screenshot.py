@@ -58,7 +58,7 @@ def history(data: Path) -> Picture:
         for number, (age, _) in enumerate(PAST, 1):
             journal.execute("UPDATE conversations SET updated = ? WHERE id = ?", (time.time() - age, number))
     with closing(Terminal(data=data)) as terminal:
-        terminal.kill_in_reply("tell me a long story", "Once upon a time")
+        terminal.kill_in_reply("tell me a long story", "there was a small model")
     with closing(Terminal("--continue", data=data, columns=82)) as terminal:
         terminal.ready()
         terminal.type("/resume\r")

@@ -34,7 +34,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are tho
 
 TERM, HUP, INT, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL
 EXIT = {TERM: 143, HUP: 129, INT: 130, KILL: -9}
-ENDLESS = ("--threads", "1", "--ctx", "65536", "--no-guard", "--", "--override-kv", "bitnet.context_length=int:65536", "--ignore-eos")
+WIDE = ("--override-kv", "bitnet.context_length=int:65536")
+ENDLESS = ("--threads", "1", "--ctx", "65536", "--no-guard", "--", *WIDE, "--ignore-eos")
 
 
 @pytest.mark.engine
