@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from bitnet_chat.errors import BitnetChatError, FinishReason
 
-
 BURST = 0.02
 """Seconds. What comes within them was waiting in buffers, and tells nothing about the engine."""
 

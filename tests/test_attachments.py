@@ -40,7 +40,7 @@ def test_a_file_stands_before_the_question_and_cannot_end_its_own_block() -> Non
 def test_the_name_of_a_file_is_one_line_that_a_terminal_can_show() -> None:
     file = Attachment("a\n```\x1b[2J\u202e.py", "x", 1)
     assert file.block == "[File: a ```␛[2J<U+202E>.py]\n```py\nx\n```\n"
-    assert file.described() == "a ```␛[2J<U+202E>.py: 1 byte, ~11 tokens (±40 %)"
+    assert file.described() == "a ```␛[2J<U+202E>.py: 1 byte, ~25 tokens (±51 %)"
 
 
 @given(st.lists(st.tuples(NAMES, TEXTS.filter(bool)), max_size=3), TEXTS.filter(lambda text: "[File" not in text))
@@ -56,7 +56,7 @@ def test_what_is_said_of_it_before_it_is_sent() -> None:
     assert file.described(TokenCount(1024), 2048) == "notes.md: 12.4 kB, 1024 tokens, 50 % of the window"
     assert file.described(TokenCount(3100, 0.1), 2048).endswith("more than the window of 2048 tokens holds")
     assert file.described(TokenCount(2100, 0.1), 2048).endswith("103 % of the window"), "it may fit"
-    assert "~31" in file.described(), "an estimate where nobody counts"
+    assert "~4230 tokens (±50 %)" in file.described(), "an estimate where nobody counts"
     paper = Attachment("p.pdf", "x", 2_345_678, kind="pdf", pages=3, remark="1 of them without text")
     assert paper.described(TokenCount(9)) == "p.pdf: 2 MB, 3 pages, 1 of them without text, 9 tokens"
     assert "shift-jis" in Attachment("j", "x", 999_600, encoding="shift-jis").described()
@@ -65,9 +65,11 @@ def test_what_is_said_of_it_before_it_is_sent() -> None:
 
 
 def test_a_rough_count_is_within_what_it_says_for_plain_texts() -> None:
-    assert rough_count("word " * 100).count == 125
-    assert rough_count("数据" * 30).count == 40
-    assert rough_count("").count == 0
+    # As the vocabularies that it was measured with have it: the least and the most of them.
+    for text, least, most in (("word " * 100, 100, 101), ("数据" * 30, 30, 120), ("1,2;" * 50, 150, 200)):
+        count = rough_count(text)
+        assert count.at_least <= least and most <= count.at_most, text
+    assert rough_count("") == TokenCount(0, 0.5)
 
 
 # Encodings

@@ -27,6 +27,18 @@ from bitnet_chat.stream.sanitize import one_line
 _BACKTICKS = re.compile("`+")
 _TAG = re.compile(r"\.([A-Za-z0-9+]{1,10})\Z")
 _UNTAGGED = ("txt", "text", "pdf")
+# Latin letters, digits, other signs of Latin texts, ends of lines, other alphabets, ideographs and syllables.
+_KINDS = [
+    re.compile(pattern)
+    for pattern in (
+        r"[A-Za-z\u00c0-\u024f]",
+        r"[0-9]",
+        r"[!-/:-@\[-`{-\u00bf]",
+        r"\n",
+        r"[\u0250-\u2e7f]",
+        r"[\u2e80-\U0010ffff]",
+    )
+]
 _HEAD = re.compile(r"\[File: [^\n]*\]\n(`{3,})[^`\n]*\n")
 
 
@@ -95,11 +107,15 @@ def typed(message: str) -> str:
 def rough_count(text: str) -> TokenCount:
     """An estimate for when no tokenizer is at hand, as of a model that has not been loaded yet.
 
-    A token holds about 4 characters of Latin prose or code and 1.5 of other scripts; tokenizers differ from that by
-    less than 40 % either way, but for long runs of blanks, digits or signs.
+    Measured with nine vocabularies (Llama 3, Qwen 2, Phi 3, GPT-2, DeepSeek, Falcon, Command R, StarCoder, Gemma) on
+    prose, code, JSON, CSV, logs, diffs and hexadecimal: each within 50 %, but for base64 (70 %). For other scripts the
+    vocabularies themselves differ fourfold; what is said there is the middle, within 75 %.
     """
-    latin = sum(character < "\u0250" for character in text) if not text.isascii() else len(text)
-    return TokenCount(round(latin / 4 + (len(text) - latin) / 1.5), 0.4)
+    letters, digits, signs, breaks, others, ideographs = (len(kind.findall(text)) for kind in _KINDS)
+    latin = 0.34 * letters + 1.2 * digits + 0.85 * signs + 0.2 * breaks
+    foreign = 0.8 * others + 1.7 * ideographs
+    total = latin + foreign
+    return TokenCount(round(total), 0.5 + 0.25 * foreign / total if total else 0.5)
 
 
 def _size(count: int) -> str:

@@ -12,7 +12,7 @@ from bitnet_chat.errors import UsageError
 
 
 def attached(flags: argparse.Namespace, say: Callable[[str], None], *, stdin_is_taken: bool) -> list[Attachment]:
-    """Reads them all and says of each what it is and costs.
+    """Reads them all. ``say``: where stdin is waited for.
 
     ``stdin_is_taken``: by the question, or by the user who is going to talk. Raises UsageError.
     """
@@ -23,6 +23,4 @@ def attached(flags: argparse.Namespace, say: Callable[[str], None], *, stdin_is_
     if not stdin_is_taken and "-" not in names and stdin_is_given():
         with contextlib.suppress(EmptyFile):  # nobody had anything to add
             found.append(attach_stdin(say))
-    for each in found:
-        say(each.described())
     return found

@@ -63,6 +63,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     lines: list[str] = []
     files = attached(flags, lines.append, stdin_is_taken=True)
     backend = open_backend(settings, configured, advice="commands")
+    lines += [each.described() for each in files]
     paced = settings.io == "pipe" or not pty_is_available()
 
     def switch_model(name: str) -> Backend:

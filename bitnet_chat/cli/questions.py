@@ -9,12 +9,12 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TextIO
 
 from bitnet_chat import batch
-from bitnet_chat.attachments import with_attachments
+from bitnet_chat.attachments import Attachment, with_attachments
 from bitnet_chat.backends import Backend
 from bitnet_chat.backends.guarded import TOLD
 from bitnet_chat.cli.attached import attached
@@ -35,12 +35,13 @@ def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -
     """Reads the question now, while signals do what they always do: a read would keep the loop from hearing them."""
     journal = Journal()
     stored = wanted(flags, journal)  # first: whoever types a long question should not do so in vain
-    question = _question(flags)
+    question, files = _question(flags)
     before = stored.conversation if stored is not None else Conversation()
     if stored is None or hasattr(flags, "system"):
         before = before.with_system(settings.system)
     recorder = Recorder(journal if settings.journal else None, _say)
-    return _answer_one(flags, settings, configured, before.with_user(question), recorder, stored)
+    asked = before.with_user(with_attachments(question, files))
+    return _answer_one(flags, settings, configured, asked, recorder, stored, files)
 
 
 async def _answer_one(
@@ -50,6 +51,7 @@ async def _answer_one(
     conversation: Conversation,
     recorder: Recorder,
     stored: Stored | None,
+    files: Sequence[Attachment],
 ) -> int:
     try:
         backend = open_backend(settings, configured)
@@ -57,6 +59,10 @@ async def _answer_one(
         if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
             print(json.dumps(batch.failure(error, settings.model) | {"conversation": None}, ensure_ascii=False))
         raise
+    if files:
+        backend.prepare(Conversation(conversation.messages[:-1]))  # it loads while the tokens are counted
+        for each in files:
+            _say(each.described(backend.count(each.block)))
     options = reply_options(settings)
     page = Page(settings.markdown, sys.stdout)
 
@@ -92,8 +98,8 @@ async def _answer_one(
         page.close()
 
 
-def _question(flags: argparse.Namespace) -> str:
-    """What is asked, with the files that go with it before it."""
+def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
+    """What is asked, and the files that go with it."""
     from_stdin = not flags.question and getattr(flags, "file", "-") == "-"
     if flags.question:
         if hasattr(flags, "file"):
@@ -114,7 +120,7 @@ def _question(flags: argparse.Namespace) -> str:
     text = text.removesuffix("\n").removesuffix("\r")
     if not text.strip():
         raise UsageError("the question is empty")
-    return with_attachments(text, attached(flags, _say, stdin_is_taken=from_stdin))
+    return text, attached(flags, _say, stdin_is_taken=from_stdin)
 
 
 def _decoded(data: bytes, source: str) -> str:
