@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import BitnetChatError, EngineDied, EngineNotFound, FinishReason, ModelError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta
 from bitnet_chat.stream.decoder import well_formed
@@ -237,7 +238,7 @@ def _head(job: Job) -> dict[str, Any]:
 
 def _encoded(entry: Mapping[str, Any]) -> bytes:
     # What is no UTF-8 is a lone surrogate, and its escape here is the one that JSON has for it.
-    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return json_text(entry).encode()
 
 
 async def run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +67,7 @@ class Settings:
 
 _TYPES: dict[str, Any] = get_type_hints(Settings)
 _NOT_NEGATIVE = ("ctx", "threads", "max_tokens", "timeout", "typing_speed", "repeat_limit", "stall_timeout")
+_TOML_LIMIT = 1_000_000
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _ELSEWHERE = ("DATA", "CACHE", "CONFIG", "CONFIG_DIR", "BUILD")
 """Variables behind ``BITNET_CHAT_`` that are no settings: places (``paths``), and a build that tests take."""
@@ -156,11 +156,9 @@ def read(path: Path, *, beside: Sequence[str] = (), but: Sequence[str] = ()) -> 
     ``beside``: other keys, texts, that may stand in it. ``but``: settings that may not. Raises UsageError.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8-sig"))
+        content = toml(path)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", remedy="mend it or move it away") from None
     known = {*_TYPES, *beside} - {*but}
     for key in content:
         if key not in known:
@@ -169,6 +167,24 @@ def read(path: Path, *, beside: Sequence[str] = (), but: Sequence[str] = ()) -> 
                 remedy=f"known are: {', '.join(sorted(known))}",
             )
     return {key: checked(key, value, f"{path}: ") for key, value in content.items()}
+
+
+def toml(path: Path) -> dict[str, Any]:
+    """What a file of settings, a persona or a list of models holds. Raises UsageError for one that cannot be used,
+    FileNotFoundError where there is none."""
+    import tomllib  # late: most users have no such file
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(_TOML_LIMIT + 1)
+        if len(data) > _TOML_LIMIT:  # or something without an end, such as /dev/zero
+            raise ValueError(f"it holds more than {_TOML_LIMIT} bytes")
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise
+    # ValueError: what is no TOML or no UTF-8, and a number of more digits than Python reads.
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", remedy="mend it or move it away") from None
 
 
 def guess(key: str, known: Iterable[str]) -> str:
@@ -219,7 +235,7 @@ def checked(name: str, value: Any, source: str) -> Any:
         value = tuple(value)
     elif value not in get_args(kind):
         raise UsageError(f"{source}{name} is one of {', '.join(get_args(kind))}, not {value!r}")
-    if name in _NOT_NEGATIVE and not 0 <= value < 1e9:
+    if (name in _NOT_NEGATIVE and not 0 <= value < 1e9) or (kind in (int, float) and not -(1 << 63) < value < 1 << 63):
         raise UsageError(f"{source}{name} cannot be {value}")
     return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,21 +44,37 @@ def edit_file(file: Path) -> None:
     except OSError as error:
         raise UsageError(f"The editor {command[0]!r} cannot be run: {error.strerror}", remedy=_REMEDY) from None
     if code:
-        raise UsageError(f"The editor {command[0]!r} failed with exit code {code}")
+        how = f"failed with exit code {code}" if code > 0 else f"was ended by a signal ({_signal(-code)})"
+        raise UsageError(f"The editor {command[0]!r} {how}")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals
+        return str(number)
 
 
 def edit(text: str) -> str:
-    """``text`` as the user leaves it, less one newline at its end. Blocks and raises as :func:`edit_file` does."""
+    """``text`` as the user leaves it, less one newline at its end. Blocks and raises as :func:`edit_file` does; what an
+    editor that fails had saved is kept, and the error says where."""
     editor_command(os.environ)  # before anything is written
     handle, name = tempfile.mkstemp(prefix="bitnet-chat-", suffix=".md")  # mode 0600
     file = Path(name)
+    saved = False
     try:
+        before = text.encode("utf-8", "surrogateescape")
         with os.fdopen(handle, "wb") as stream:
-            stream.write(text.encode("utf-8", "surrogateescape"))
-        edit_file(file)
+            stream.write(before)
+        try:
+            edit_file(file)
+        except UsageError as error:
+            saved = file.read_bytes() not in (before, b"")
+            raise UsageError(error.what, remedy=f"what it had saved is in {name}" if saved else error.remedy) from None
         edited = file.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n")
     except OSError as error:
         raise UsageError(f"The text for the editor in {name} cannot be kept: {error.strerror}") from None
     finally:
-        file.unlink(missing_ok=True)
+        if not saved:
+            file.unlink(missing_ok=True)
     return edited.removesuffix("\n")

@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from bitnet_chat import paths
 from bitnet_chat.errors import UsageError
 
 
@@ -17,7 +18,7 @@ def write_new(path: Path, text: str, *, force: bool = False) -> None:
     Raises UsageError where there is a file already, or where the new one cannot be written; nothing is left then.
     """
     data = text.encode("utf-8", "surrogateescape")
-    path = path.expanduser()
+    path = paths.meant(str(path))
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", dir=path.parent)  # mode 0600: it is private talk
     except OSError as error:
@@ -26,7 +27,7 @@ def write_new(path: Path, text: str, *, force: bool = False) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        if force:
+        if force and (path.is_file() or not path.exists()):  # /dev/null, or a folder, is nothing to replace
             new.replace(path)
         else:
             _take_name(new, path)

@@ -6,16 +6,43 @@ import os
 import sys
 from pathlib import Path
 
+from bitnet_chat.errors import UsageError
+
 APP = "bitnet-chat"
+
+
+def meant(written: str) -> Path:
+    """The path that a user wrote, with ``~`` and ``~name`` as a shell has them. Raises UsageError for a home that there
+    is not."""
+    try:
+        return Path(written).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{written}: there is no home directory for this", remedy=f"./{written} names a file that begins with ~"
+        ) from None
+
+
+def home() -> Path | None:
+    """Of the user; None in a container, say, whose user has none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
 
 
 def _place(variable: str, kind: str) -> Path:
     chosen = os.environ.get(variable)
     if chosen:
-        return Path(chosen).expanduser()
+        return meant(chosen)
     from platformdirs import PlatformDirs  # imported late: 10 ms that --version need not pay
 
-    return Path(getattr(PlatformDirs(APP, appauthor=False), kind))
+    try:
+        place = Path(getattr(PlatformDirs(APP, appauthor=False), kind))
+    except RuntimeError:
+        place = Path("~")
+    if place.parts[:1] == ("~",):  # older releases of platformdirs give back what they cannot expand
+        raise UsageError("this user has no home directory to keep files in", remedy=f"set HOME, or {variable}=FOLDER")
+    return place
 
 
 def data_dir() -> Path:
@@ -32,7 +59,7 @@ def config_file() -> Path:
     """``$BITNET_CHAT_CONFIG`` or ``config.toml`` in the platform's place."""
     chosen = os.environ.get("BITNET_CHAT_CONFIG")
     if chosen:
-        return Path(chosen).expanduser()
+        return meant(chosen)
     return _place("BITNET_CHAT_CONFIG_DIR", "user_config_dir") / "config.toml"
 
 

@@ -145,7 +145,7 @@ class Engine:
             self.write(name)
         elif verb == "Summarise":
             words = os.environ.get("FAKE_ENGINE_SUMMARY", "they talked")
-            self.answer("silence" if words == "silence" else "kill" if words == "kill" else f"say {words}")
+            self.answer(words if words in ("silence", "kill", "ponder") else f"say {words}")
         elif verb == "exit":  # exit CODE [text first]
             code, _, text = rest.partition(" ")
             self.write(text)
@@ -165,6 +165,9 @@ class Engine:
                 self.write(f"word{number} ")
                 number += 1
                 time.sleep(0.001)
+        elif verb == "ponder":
+            self.write("<think>")
+            self.answer("story")
         elif verb == "silence":  # a long prefill
             while True:
                 time.sleep(10)

@@ -29,6 +29,8 @@ class Behaviour:
     """Told instead of the true one."""
     chunked: bool = False
     encoding: str = ""
+    whole: str | None = None
+    """Told as the length of the file where a range begins behind its end."""
     shift: int = 0
     """Added to the begin of a range that is answered."""
     redirect: str = ""
@@ -123,7 +125,7 @@ class ModelServer:
                     begin = int(wanted.removeprefix("bytes=").rstrip("-"))
                     if begin >= total:
                         self.send_response(416)
-                        self.send_header("Content-Range", f"bytes */{total}")
+                        self.send_header("Content-Range", f"bytes */{total if does.whole is None else does.whole}")
                         self.send_header("Content-Length", "0")
                         self.end_headers()
                         return

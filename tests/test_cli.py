@@ -81,6 +81,8 @@ def test_control_bytes_of_a_model_are_made_visible(fake: str) -> None:
     done = run("--engine", fake, "--json", "bytes " + raw.hex())
     assert b"\x1b" not in done.stdout and b"\x07" not in done.stdout
     assert json.loads(done.stdout)["reply"].startswith("a\x1b[31mb\x07c")
+    done = run("--engine", fake, "--json", "bytes " + "a\x9b2J\u202eb".encode().hex())
+    assert done.stdout.isascii() and json.loads(done.stdout)["reply"] == "a\x9b2J\u202eb"
 
 
 def test_a_closed_pipe_ends_it_quietly(fake: str) -> None:
@@ -107,6 +109,49 @@ def test_a_full_disk_behind_stdout(fake: str, flags: tuple[str, ...]) -> None:
         )
     assert done.returncode == 2
     assert b"No space left on device" in done.stderr and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("config", "path"), ("history", "list", "--json")])
+def test_little_that_cannot_be_printed(arguments: tuple[str, ...], home: Path) -> None:
+    """It waits in a buffer until the end, where Python would tell in its own words that it went nowhere."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    full = Path("/dev/full")
+    for out, code in ((writing, 141), *([(os.open(full, os.O_WRONLY), 2)] if full.exists() else [])):
+        done = subprocess.run(
+            command(*arguments),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            env=environment(PYTHONUNBUFFERED=""),
+            timeout=PATIENCE,
+        )
+        os.close(out)
+        assert done.returncode == code
+        assert b"Exception" not in done.stderr and b"Traceback" not in done.stderr
+
+
+_CLOSED = """
+import os, sys
+for number in range(3):
+    os.close(number)
+os.execv(sys.executable, [sys.executable, "-W", "error", "-c", sys.argv[1], sys.argv[2]])
+"""
+_OPENED = """
+import os, sys
+from bitnet_chat.cli import main
+code = main(["config", "path"]), main(["replay", "/nowhere"])
+with open(sys.argv[1], "w") as file:
+    file.write(f"{code} {file.fileno() > 2}")
+"""
+
+
+def test_what_was_closed_before_we_began_is_taken_by_no_file(tmp_path: Path) -> None:
+    """An engine would write into the journal what it means for its stdout."""
+    report = tmp_path / "report"
+    script = [sys.executable, "-c", _CLOSED, _OPENED, str(report)]
+    done = subprocess.run(script, env=environment(), timeout=PATIENCE, capture_output=True)
+    assert done.returncode == 0
+    assert report.read_text() == "(0, 2) True"
 
 
 # Exit codes
@@ -256,12 +301,12 @@ def test_defaults_then_file_then_environment_then_flags(fake: str, home: Path, t
         f'engine = "{fake}"\nthreads = 1\nctx = 1111\nseed = 1\n'
         'system = "of the file"\nengine_args = ["--of", "file"]\n'
     )
-    variables = {"FAKE_ENGINE_RECORD": str(record), "BITNET_CHAT_THREADS": "2", "BITNET_CHAT_CTX": "2222"}
+    variables = {"FAKE_ENGINE_RECORD": str(record), "BITNET_CHAT_THREADS": "2", "BITNET_CHAT_CTX": "2304"}
     done = run("-t", "3", "say it", **variables)
     assert done.returncode == 0, done.stderr
     (launch,) = launches(record)
     argv = launch["argv"]
-    for flag, value in (("--threads", "3"), ("--ctx-size", "2222"), ("--seed", "1")):
+    for flag, value in (("--threads", "3"), ("--ctx-size", "2304"), ("--seed", "1")):
         assert argv[argv.index(flag) + 1] == value
     assert argv[-2:] == ["--of", "file"] and "of the file" in launch["prompt"]
     run("say it", "--", "--of", "flags", **variables)

@@ -22,6 +22,7 @@ from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import ContextOverflow, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.models.gguf import read_header
+from bitnet_chat.prompt.builtin import TEMPLATES
 from bitnet_chat.prompt.summary import MARK
 from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.prompt.window import Brim, Window, about_tokens, half_to_drop, messages_to_drop
@@ -288,6 +289,18 @@ def test_a_message_larger_than_the_window_is_refused_before_it_is_sent(engine: E
 
 
 @pytest.mark.engine
+def test_any_number_may_be_asked_for_as_the_size_of_the_window(engine: EngineBinary, model: Path) -> None:
+    settings = Settings(engine=str(engine.path), model=str(model), temperature=0.0, ctx=300)
+
+    async def body(talker: Talker) -> None:
+        last = await talker.ask("hello there my friend " * 60)
+        assert isinstance(last, Completed) and last.text and talker.notices == []
+        assert last.stats.prompt_tokens and last.stats.prompt_tokens > 300 and last.stats.context_size == 512
+
+    run(settings, body)
+
+
+@pytest.mark.engine
 def test_to_stop_is_a_policy(engine: EngineBinary, model: Path) -> None:
     settings = Settings(
         engine=str(engine.path), model=str(model), temperature=0.0, ctx=256, system=SYSTEM, overflow="stop"
@@ -381,6 +394,20 @@ def test_a_summary_that_fails_is_done_without(
         assert MARK not in talker.prompts[-1] and "number 99" in talker.prompts[-1]
 
     run(summarizing(bitnet_2024), body)
+
+
+@needs_scripts
+def test_thoughts_about_a_summary_have_its_limit(bitnet_2024: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_ENGINE_SUMMARY", "ponder")
+
+    async def body(talker: Talker) -> None:
+        talker.conversation = talked(100)
+        last = await talker.ask("say fine")
+        assert isinstance(last, Completed) and last.text == "fine"
+        assert any("not summarised" in line for line in talker.notices)
+
+    thinks = TEMPLATES["chatml"] + "{# </think> #}"
+    run(replace(summarizing(bitnet_2024), chat_template=thinks), body)
 
 
 @needs_scripts

@@ -134,7 +134,7 @@ def test_a_reply_that_filled_the_window_goes_on_without_what_stood_before(classi
 
 
 @pytest.mark.engine
-def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(classic: EngineBinary, model: Path) -> None:
+def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(engine: EngineBinary, model: Path) -> None:
     async def body(backend: ResidentBackend) -> None:
         conversation = Conversation().with_user(STORY).with_assistant("and so on " * 400, CUT)
         *_, last = [event async for event in backend.reply(conversation)]
@@ -142,7 +142,7 @@ def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(classic: EngineBin
         assert "cannot be continued" in str(last.error)
         assert (await ask(backend, Conversation().with_user("hello")))[0].text
 
-    run(settings(classic, model, ctx=256), body)
+    run(settings(engine, model, ctx=256), body)
 
 
 @pytest.mark.engine

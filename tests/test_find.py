@@ -164,9 +164,7 @@ def test_help_of_nothing_is_nothing() -> None:
 
 
 @pytest.mark.engine
-def test_a_rehearsal_with_a_real_engine(
-    engine: EngineBinary, model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_rehearsal_with_a_real_engine(engine: EngineBinary, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["engine", "probe", str(engine.path), "--talk", "-m", str(model), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["dialect"] == engine.dialect.value

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from program import ENTER, PATIENCE, Start, Terminal, command, environment, fake_engine, run, start
 
+from bitnet_chat import paths
 from bitnet_chat.cli import main
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import restore
@@ -100,6 +101,32 @@ def test_a_number_that_none_has(journal: Journal, capsys: pytest.CaptureFixture[
 def test_what_is_no_number(capsys: pytest.CaptureFixture[str], number: str) -> None:
     code, _, errors = history(capsys, "show", "--", number)
     assert code == 2 and errors
+
+
+@pytest.mark.parametrize("verb", ["list", "show 1", "search needle", "search nothing", "export 1", "rm 1 --yes"])
+def test_json_everywhere_and_nothing_else(journal: Journal, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    _, output, _ = history(capsys, *verb.split(), "--json")
+    json.loads(output)
+    assert output.count("\n") > 0 and not any(sign in output for sign in "\x1b\x9b\u202e")
+
+
+def test_rm_tells_what_it_could_not_remove(
+    journal: Journal, capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = store.folder() / "20261120-1"
+    recording.mkdir(parents=True)
+    (recording / "000000").write_bytes(b"words")
+    (paths.data_dir() / "history").write_text('"plain question"')
+    monkeypatch.setattr("shutil.rmtree", lambda folder, ignore_errors: None)
+    code, output, errors = history(capsys, "rm", "2", "--yes")
+    assert (code, output) == (0, "removed: 2\n")
+    assert f"the recordings in {store.folder()} cannot be removed" in errors
+    assert f"what was typed at the prompt is still in {paths.data_dir() / 'history'}" in errors
+
+
+def test_what_is_no_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["history", "list", "-n", "0"]) == 2
+    assert "'0' is no limit" in capsys.readouterr().err
 
 
 def test_export(journal: Journal, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -94,6 +94,17 @@ def test_nothing_says_a_host_or_a_place_of_one_computer() -> None:
             assert word not in text, f"{path.name} names {word}"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_text_is_ever_run(path: Path) -> None:
+    """Neither by a shell nor by Python: what a model or a file says stays words, a ``!command`` among them."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads"), called
+            shell = [word.value for word in node.keywords if word.arg == "shell"]
+            assert all(isinstance(value, ast.Constant) and not value.value for value in shell), called
+
+
 def test_imports_of_the_public_names() -> None:
     for name in bitnet_chat.__all__:
         assert getattr(bitnet_chat, name) is not None

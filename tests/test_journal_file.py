@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.journal import Journal, Recorder, State, schema
-from bitnet_chat.journal.file import Newer, open_file
+from bitnet_chat.journal.file import Newer, open_file, problem
 
 
 def say(journal: Journal, text: str = "hello") -> list[str]:
@@ -241,19 +242,56 @@ def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
     assert titles(Journal(path)) == ["hello"]
 
 
-@pytest.mark.parametrize("place", ["a folder", "below a file"])
+@pytest.mark.parametrize("place", ["a folder", "below a file", "a pipe"])
 def test_a_place_where_no_file_can_be(tmp_path: Path, place: str) -> None:
     path = tmp_path / "journal.db"
     if place == "a folder":
         path.mkdir()
+    elif place == "a pipe":
+        if not hasattr(os, "mkfifo"):
+            return
+        os.mkfifo(path)
     else:
         path.write_text("a file")
         path = path / "journal.db"
     [complaint] = say(Journal(path))
     assert "cannot be written" in complaint and str(path) in complaint and "\n" not in complaint
-    if place == "a folder":
+    if place != "below a file":
         with pytest.raises(BitnetChatError, match="cannot be used"):
             Journal(path).list()
+
+
+def test_what_was_kept_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """A full disk, a backup: SQLite cannot make the files that it keeps beside the journal."""
+    path = tmp_path / "journal.db"
+    assert say(Journal(path)) == []
+    before = path.read_bytes()
+    (tmp_path / "journal.db-wal").mkdir()
+    journal = Journal(path)
+    assert titles(journal) == ["hello"]
+    assert [hit.entry.title for hit in journal.search("hello too")] == ["hello"]
+    assert journal.load(1).conversation.messages[-1].content == "hello too"
+    with pytest.raises(BitnetChatError, match="the journal cannot be used"):
+        journal.remove([1])
+    assert path.read_bytes() == before
+
+
+def test_a_newer_file_where_nothing_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    assert say(Journal(path)) == []
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+    (tmp_path / "journal.db-wal").mkdir()
+    with pytest.raises(Newer):
+        Journal(path).list()
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_why_it_cannot_be_written_is_told(tmp_path: Path, full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda place: shutil._ntuple_diskusage(100, 100, 0 if full else 1 << 30))
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    told = problem(sqlite3.OperationalError("disk I/O error"), tmp_path / "journal.db")
+    assert told.startswith("the disk is full (" if full else "its folder cannot be written (")
 
 
 # Several programs

@@ -14,7 +14,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.journal import Journal, Recorder, search
 from bitnet_chat.journal.file import open_file
-from bitnet_chat.journal.text import searchable, snippet
+from bitnet_chat.journal.text import holder, searchable, snippet
 
 TEXTS = {
     1: "The quick brown fox doesn't jump over C++ code at 3.14 km/h; see utf-8 and foo_bar.",
@@ -186,3 +186,17 @@ def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
 def test_what_is_indexed_never_changes_for_a_text() -> None:
     """An entry can be taken out only with what was put in: another result needs a migration that indexes anew."""
     assert [searchable(text) for text in ("plain", "a数据b", "\udcff\0x")] == ["plain", "a 数  据 b", "  x"]
+
+
+def test_words_are_prepared_once_and_not_for_each_text() -> None:
+    """A search for something long reads every message where the index has none of it."""
+    asked: list[str] = []
+
+    class Word(str):
+        def casefold(self) -> str:
+            asked.append(self)
+            return super().casefold()
+
+    holds = holder([Word("Straße"), Word("NAÏVE")])
+    assert holds("naïve strasse") and not holds("naive STRASSE") and not holds("")
+    assert asked == ["Straße", "NAÏVE"]

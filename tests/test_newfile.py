@@ -57,3 +57,17 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UsageError, match="No space left"):
         write_new(tmp_path / "talk.md", "x")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_force_replaces_files_and_nothing_else(tmp_path: Path) -> None:
+    """``--force -o /dev/null``, by a user who may: the device of the whole computer would be a file."""
+    device, folder, link = tmp_path / "device", tmp_path / "folder", tmp_path / "link"
+    os.mkfifo(device)
+    folder.mkdir()
+    link.symlink_to(device)
+    for each in (device, folder, link):
+        with pytest.raises(UsageError, match="is there already"):
+            write_new(each, "text", force=True)
+    assert device.is_fifo() and folder.is_dir() and link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [device, folder, link]

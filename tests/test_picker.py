@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
 
 import pyte
 import pytest
+from prompt_toolkit.application import Application
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
@@ -17,6 +19,7 @@ from bitnet_chat.repl.picker import age, matching, pick, row
 from bitnet_chat.repl.toolbar import width
 
 UP, DOWN, PAGE_DOWN, ENTER, ESC, CTRL_C, CTRL_D = "\x1b[A", "\x1b[B", "\x1b[6~", "\r", "\x1b", "\x03", "\x04"
+CTRL_Z = "\x1a"
 NOW = 1_000_000_000.0
 
 
@@ -65,6 +68,14 @@ def picked(*keys: str, entries: list[Entry] = ENTRIES) -> int | None:
 )
 def test_keys(keys: tuple[str, ...], id: int | None) -> None:
     assert picked(*keys) == id
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing can be suspended there")
+def test_ctrl_z_suspends_and_is_no_word_to_look_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    suspended: list[bool] = []
+    monkeypatch.setattr(Application, "suspend_to_background", lambda self: suspended.append(True))
+    assert picked("bread", CTRL_Z, ENTER) == 30
+    assert suspended == [True]
 
 
 def test_nothing_to_pick() -> None:

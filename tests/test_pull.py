@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -274,6 +276,20 @@ def test_refusals(server: ModelServer, status: int, words: str) -> None:
     assert not fetch(server).was_here
 
 
+@pytest.mark.parametrize("told", ["\xb2", "9" * 5000, "-1", "", "x"])
+def test_a_length_that_is_no_number(
+    server: ModelServer, content: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a part that the server says is whole: it begins anew."""
+    part().parent.mkdir(parents=True)
+    part().write_bytes(content)
+    store.state_path(part().with_suffix("")).write_text(
+        '{"origin": "%s/tiny.gguf", "etag": "\\"one\\""}' % server.base  # noqa: UP031
+    )
+    server.behaviour.whole = told
+    assert fetch(server).model.path.read_bytes() == content
+
+
 def test_nobody_there() -> None:
     with pytest.raises(ModelError, match="cannot be reached"):
         pull(Source("tiny", url="http://127.0.0.1:9/tiny.gguf"))
@@ -422,6 +438,28 @@ def test_a_token_goes_to_the_hub_and_not_where_it_redirects_to(
         assert server.gets[0].headers["Authorization"] == "Bearer hf_secret"
         assert not any("hf_secret" in str(each) for each in elsewhere.seen)
         assert len(elsewhere.gets) == 1
+
+
+def test_a_redirect_away_from_the_web_is_not_followed(server: ModelServer) -> None:
+    for address in ("ftp://127.0.0.1:1/tiny.gguf", "file:///dev/null"):
+        server.behaviour.redirect = address
+        with pytest.raises(ModelError, match=r"sends us on to|cannot be fetched"):
+            fetch(server)
+    assert not store.installed()
+
+
+def test_a_redirect_from_a_safe_address_to_an_unsafe_one_is_not_followed() -> None:
+    request = urllib.request.Request("https://example.org/tiny.gguf?key=hush")
+    go = download._Redirects().redirect_request
+    with pytest.raises(ModelError, match="an address of the kind 'http'") as caught:
+        go(request, io.BytesIO(), 302, "Found", {}, "http://example.org/tiny.gguf")
+    assert "hush" not in str(caught.value)
+    assert go(request, io.BytesIO(), 302, "Found", {}, "https://elsewhere.example/tiny.gguf") is not None
+
+
+def test_an_address_of_the_registry_that_is_not_of_the_web() -> None:
+    with pytest.raises(UsageError, match="is no address of the web"):
+        parse("near", {"near": Entry("near", url="file://localhost/tmp/near.gguf")})
 
 
 def test_a_hub_that_has_another_file_than_the_registry_knows(server: ModelServer) -> None:

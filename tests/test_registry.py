@@ -79,6 +79,8 @@ def test_own_entries_are_added_and_win(own: Path) -> None:
         ('["../x"]\nurl = "u"\n', "a name is letters"),
         ('[auto]\nurl = "u"\n', "a name is letters"),
         ("\xff", "cannot be read"),
+        ("x = " + "[" * 100_000, "cannot be read"),
+        ("x = " + "9" * 5000, "cannot be read"),
     ],
 )
 def test_a_broken_entry_names_file_and_key(own: Path, content: str, words: str) -> None:

@@ -39,6 +39,17 @@ STATUS = BackendStatus("demo.gguf", "llama-completion 9090", "idle", 100, 2048, 
 TALK = Conversation().with_system("Be brief.").with_user("Hi").with_assistant("Hello", FinishReason.STOP)
 
 
+def test_the_list_of_commands_fits_a_terminal() -> None:
+    assert [line for line in do("/help").lines if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("id", ["abc", "-1", "٣", "9" * 19])
+def test_no_number_of_a_conversation(id: str) -> None:
+    outcome = do(f"/resume {id}")
+    assert outcome.errand is None
+    assert outcome.lines == (f"{id} is no number of a conversation: /resume lists them.",)
+
+
 def do(line: str, conversation: Conversation = TALK, tally: Tally | None = None) -> Outcome:
     command = read(line)
     assert isinstance(command, Command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,6 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scripted_backend import ScriptedBackend, by_message
+
+from bitnet_chat.journal import Entry
+from bitnet_chat.repl import ReplSettings
+from bitnet_chat.repl.plain import PlainLoop
 
 PROGRAM = Path(__file__).with_name("scripted_backend.py")
 POSIX = "termios,tty,pty,fcntl,resource,ptyprocess"
@@ -78,6 +84,29 @@ def test_a_failure_goes_to_stderr() -> None:
 def test_paced_typing_is_complete() -> None:
     out, _ = Program("--typing-speed", "300").all("lines 30\n")
     assert out.startswith("".join(f"line {number} of 30\n" for number in range(1, 31)))
+
+
+def test_ctrl_c_picks_no_conversation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """And the next line is a message again, not the number that was asked for."""
+    source, sink = os.pipe()
+
+    async def work() -> None:
+        with os.fdopen(source) as keyboard:
+            monkeypatch.setattr(sys, "stdin", keyboard)
+            loop = PlainLoop(ScriptedBackend(by_message), ReplSettings(model="m"), False, None)
+            loop._typed = True
+            picking = asyncio.create_task(loop.pick([Entry(id, f"title {id}", 0, 0, 1, "m") for id in range(21)]))
+            await asyncio.sleep(0)
+            loop._interrupt()
+            async with asyncio.timeout(20):
+                assert await picking is None
+                os.write(sink, b"say so\n")
+                assert await loop._lines.next() == "say so"
+            os.close(sink)
+            assert await loop._lines.next() is None
+
+    asyncio.run(work())
+    assert "Its number (20 of 21 are shown), or an empty line for none:" in "".join(capsys.readouterr())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")

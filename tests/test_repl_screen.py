@@ -407,7 +407,7 @@ def test_commands(start: Start) -> None:
     terminal.say("/stats", "1 turn in the conversation · 11 tokens in 1 reply · 10.0 tok/s")
     terminal.say("/regen", "> /regen\n1 messages, system 'Be kind.'")
     terminal.say("/undo", "Taken back: count")
-    terminal.say("/model", "Engine: scripted-engine (idle)")
+    terminal.say("/model", "Engine: scripted-engine · idle")
     terminal.say("/model missing.gguf", "There is no model missing.gguf")
     terminal.say("/model other.gguf", "The next reply comes from other.gguf.")
     terminal.say("count", "1 messages, system 'Be kind.'")

@@ -409,6 +409,7 @@ def test_a_conversation_is_resumed() -> None:
         assert room.backend.prepared == [room.talk.conversation]
         await room.talk.submit("/resume 2")
         assert "/continue goes on" in room.paper.all
+        assert room.paper.all.endswith("]\n\n")
         assert room.talk.conversation.turns[-1].was_cut
         for line, answer in (("/resume 3", "no conversation 3"), ("/resume 2", "That is this conversation")):
             await room.talk.submit(line)
@@ -416,6 +417,7 @@ def test_a_conversation_is_resumed() -> None:
         room.desk.picked = None
         await room.talk.submit("/resume")
         assert room.talk.conversation.turns[0].content == "wait"
+        assert [entry.title for entry in room.desk.offered] == ["Greetings"], "this one is no choice"
 
     in_room(interrupted, journal=True)
     in_room(second, journal=True)
@@ -427,12 +429,29 @@ def test_a_message_without_reply_is_on_the_prompt_after_resuming() -> None:
         await room.talk.submit("fail now")
 
     async def second(room: Room) -> None:
-        assert await room.talk.submit("/resume 1") == "fail now"
+        assert await room.talk.submit("/resume 1") == room.talk.unanswered == "fail now"
+        assert "The last message got no reply: fail now" in room.paper.all
         assert len(room.talk.conversation.turns) == 2
 
     in_room(first, journal=True)
     assert Journal().list()[0].state is State.UNANSWERED
     in_room(second, journal=True)
+
+
+def test_a_reply_that_another_program_is_writing() -> None:
+    async def work(writing: Room) -> None:
+        task = asyncio.create_task(writing.talk.submit("wait"))
+        await writing.paper.until("Before the gate")
+        while not ((stored := Journal().latest()) and stored.records[1:]):  # noqa: ASYNC110 - the journal sets no event
+            await asyncio.sleep(0.005)
+        reading = Room(journal=True)
+        assert await reading.talk.submit("/resume 1") == ""
+        assert "[another program is still writing this reply: /continue goes on with it from here]" in reading.paper.all
+        await reading.talk.close()
+        writing.talk.interrupt()
+        await task
+
+    in_room(work, journal=True)
 
 
 def test_fork_leaves_the_conversation_before_as_it_was() -> None:

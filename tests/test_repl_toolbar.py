@@ -35,7 +35,14 @@ def test_less_and_less_of_it() -> None:
 
 def test_little_is_known() -> None:
     assert bar(BackendStatus("m", "e", "starting"), None, 80) == " m · loading"
-    assert bar(BackendStatus("m", "e", "idle"), Stats(context_used=1, context_size=4), 80) == " m · ctx 1/4 (25 %)"
+    assert bar(BackendStatus("m", "e", "idle", 0, 4), None, 80) == " m · ctx 0/4 (0 %)"
+
+
+@pytest.mark.parametrize("state", ["idle", "starting"])
+def test_what_the_last_reply_used_says_nothing_of_another_conversation(state: str) -> None:
+    """After /clear, /undo or /resume, until the engine has told what is in its window now."""
+    line = bar(BackendStatus("m", "e", state), Stats(context_used=511, context_size=512), 80)
+    assert line.endswith(" · ctx ?/512")
 
 
 FULL = BackendStatus("demo.gguf", "llama", "idle", 820, 1024, 812_400_000, spare_memory=400_000_000)
@@ -98,7 +105,8 @@ def test_clip_keeps_clusters_whole() -> None:
         (seconds(75.4), "75 s"),
         (tokens(1), "1 token"),
         (tokens(42, exact=False), "~42 tokens"),
-        (context(None, 100), "ctx 0/100 (0 %)"),
+        (context(0, 100), "ctx 0/100 (0 %)"),
+        (context(None, 100), "ctx ?/100"),
         (context(5, None), ""),
     ],
 )

@@ -17,6 +17,8 @@ from bitnet_chat.cli import replay
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.recording import store, transcript
 from bitnet_chat.recording.playback import play
+from bitnet_chat.recording.privacy import our_arguments
+from bitnet_chat.recording.redaction import Redactor
 from bitnet_chat.stream.framer import Frame, ReplyText, TurnEnd
 
 FLAGS = ("--temp", "0", "--threads", "1")
@@ -131,6 +133,35 @@ def test_settings_are_told_without_what_is_said_in_them(session: Path) -> None:
     assert settings["ctx"] == 512 and settings["system"] == "Xxx xxx Xxxxxxxx"
     assert settings["engine_args"] == ["--api-key", "<secret>", "-p", "Xxxxxxxxxxx"]
     assert not any(word in done.stdout for word in (b"Moriarty", b"hush", b"Reichenbach"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-a", "merger/Zebrafink.pdf"),
+        ("-amerger/Zebrafink.pdf",),
+        ("--attachment=merger/Zebrafink.pdf",),
+        ("-f", "Zebrafink.txt"),
+        ("-fZebrafink.txt",),
+        ("--input", "Zebrafink.jsonl", "--output=Zebrafink.jsonl"),
+        ("--system", "Zebrafink"),
+        ("--system=-Zebrafink",),
+        ("-C", "Zebrafink"),
+        ("-ia", "Zebrafink"),
+        ("-p", "--", "-p", "Zebrafink"),
+    ],
+)
+def test_names_of_files_and_words_on_the_command_line_are_masked(arguments: tuple[str, ...]) -> None:
+    told = our_arguments(["bitnet-chat", "-m", "model.gguf", "-c", "512", *arguments])
+    assert told[:5] == ["bitnet-chat", "-m", "model.gguf", "-c", "512"]
+    assert not any(word in " ".join(told) for word in ("Zebra", "fink", "merger"))
+    assert all("x" in each.lower() or each.startswith("-") for each in told[5:])
+
+
+def test_a_private_key_is_a_secret() -> None:
+    lines = "MIIEvQIBADANBg/kqhkiG9w0+AQEFAASC\nBKcwggSj/AgEAAoIBAQDB\n"
+    text = f"look: -----BEGIN RSA PRIVATE KEY-----\n{lines}-----END RSA PRIVATE KEY----- and more"
+    assert "BKcw" not in Redactor().text(text) and Redactor().text(text).endswith(" and more")
 
 
 def test_the_user_is_known_by_every_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from program import fake_engine
 
@@ -16,6 +18,7 @@ from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.process import TRANSITIONS, Signal, State
 from bitnet_chat.engine.restarts import RestartBudget
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, UsageError
@@ -233,6 +236,57 @@ def test_a_death_before_the_first_word_costs_nothing_but_time(rig: Rig) -> None:
         assert "was killed (SIGKILL)" in line and "restarted" in line and "\n" not in line
 
     run(rig, body)
+
+
+def test_a_death_while_the_vocabulary_is_read(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        conversation = said("say one")
+        await ask(backend, conversation)
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            process = backend._session.process
+            assert process is not None
+            os.kill(process.pid, signal.SIGKILL)
+            asyncio.run_coroutine_threadsafe(process.gone(), loop).result(30)
+
+        backend._session._tokenizer = read  # type: ignore[assignment]
+        events = await ask(
+            backend, conversation.with_assistant("one").with_user("say two"), options=ReplyOptions(max_tokens=99)
+        )
+        assert isinstance(events[-1], Completed) and events[-1].text == "two" and len(rig.launches) == 2
+
+    run(rig, body)
+
+
+def test_who_asks_while_the_model_is_looked_at_does_not_have_it_done_again(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        looks = []
+        keeper = backend._session.keeper
+        make = keeper._make_talk
+
+        def look() -> Talk:
+            looks.append(1)
+            return make()
+
+        keeper._make_talk = look
+        cut = said("one").with_assistant("two", FinishReason.INTERRUPTED)
+        backend.prepare(cut)
+        await asyncio.sleep(0)  # the background begins
+        events = await ask(backend, cut, options=ReplyOptions(max_tokens=99))
+        assert isinstance(events[-1], Completed) and events[-1].text == " and more"
+        assert len(looks) == 1
+
+    run(rig, body)
+
+
+def test_an_engine_that_aborts_has_no_debugger_write_into_its_reply(rig: Rig, transport: str) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        await ask(backend, said("say hello"))
+        assert backend._session.process is not None
+        assert psutil.Process(backend._session.process.pid).environ()["GGML_NO_BACKTRACE"] == "1"
+
+    run(rig, body, transport=transport)
 
 
 def test_a_death_in_mid_reply_keeps_what_was_said(rig: Rig) -> None:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from bitnet_chat.models.gguf import ModelHeader
     from bitnet_chat.models.vocabulary import TokenCounter
 
-_CONTEXT_LIMIT = 8192  # models promise windows whose memory no laptop has; --ctx asks for more
-
 # Bytes. Threads wait for one another at each layer, and here there is hardly anything to share: on two processors a
 # second one made the bundled model at most 1.5 times faster, and 10 times slower where another program wanted one.
 TINY_MODEL = 16_000_000
@@ -44,7 +42,7 @@ def model_path(
     ``notify`` hears in one line why, where there was a choice. Raises ModelError where there is none.
     """
     if settings.model:
-        path = Path(settings.model).expanduser()
+        path = paths.meant(settings.model)
         if path.is_file():  # the usual case, and worth no import
             return path
         from bitnet_chat.models.resolve import resolve
@@ -158,16 +156,16 @@ class ResidentBackend:
         """How this engine is started and addressed for this model. Reads the header: may run in a thread."""
         # Here and not above: a prompt is on the screen 12 ms earlier.
         from bitnet_chat.models.gguf import read_header
+        from bitnet_chat.models.memory import context_for
         from bitnet_chat.prompt.template import ChatTemplate
         from bitnet_chat.stream.markers import markers_of
         from bitnet_chat.stream.thinking import thinking_tags
 
         settings = self._settings
         header = self._header = read_header(self._model)
-        context = settings.ctx or min(header.context_length or _CONTEXT_LIMIT, _CONTEXT_LIMIT)
         options = EngineOptions(
             model=self._model,
-            context_size=context,
+            context_size=context_for(header.context_length, settings.ctx),
             threads=settings.threads or (1 if header.size < TINY_MODEL else None),
             temperature=None if settings.temperature < 0 else settings.temperature,
             seed=None if settings.seed < 0 else settings.seed,
@@ -196,7 +194,7 @@ class ResidentBackend:
             return wanted, "of --chat-template"
         if wanted:
             try:
-                return Path(wanted).expanduser().read_text("utf-8"), wanted
+                return paths.meant(wanted).read_text("utf-8"), wanted
             except (OSError, UnicodeDecodeError) as error:
                 raise ModelError(
                     f"the chat template {wanted} is no name and no file that can be read ({error})",

@@ -26,7 +26,25 @@ gives the argparse parser that it reads them with. The values are what ``--help`
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; gives its exit code. Errors become messages on stderr, never a traceback."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()  # at exit Python would do so, and tell of what goes wrong in its own words
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as FinishReason.INTERRUPTED
+    except BrokenPipeError:
+        _close_stdout()  # whoever read our output has left
+        return 141  # 128 + SIGPIPE, as a shell reports it
+    except OSError as error:  # a full disk behind stdout, a terminal that is gone
+        _close_stdout()
+        place = f"{error.filename}: " if error.filename else "reading or writing failed: "
+        _complain(f"{place}{error.strerror or error}")
+        return 2
+
+
+def _run(arguments: list[str]) -> int:
     if arguments in (["--version"], ["-V"]):  # asked for often, by scripts too; needs nothing
         print(f"bitnet-chat {__version__}")
         return 0
@@ -34,26 +52,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # replies are UTF-8 whatever the locale; file names may hold anything
             reconfigure(encoding="utf-8", errors="backslashreplace")
-    from bitnet_chat.errors import BitnetChatError, FinishReason
+    from bitnet_chat.errors import BitnetChatError
 
     try:
         verb = arguments[0] if arguments and arguments[0] in VERBS else "chat"
         run = import_module(f"bitnet_chat.cli.{verb}").run
         return int(run(arguments[1:] if verb in VERBS else arguments))
     except BitnetChatError as error:
-        from bitnet_chat.stream.sanitize import visible
-
-        print(f"bitnet-chat: {visible(str(error))}", file=sys.stderr)
+        _complain(str(error))
         return error.reason.exit_code
-    except KeyboardInterrupt:
-        return FinishReason.INTERRUPTED.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has left; what Python would flush at exit has nowhere to go either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141  # 128 + SIGPIPE, as a shell reports it
-    except OSError as error:  # a full disk behind stdout, a terminal that is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        place = f"{error.filename}: " if error.filename else "reading or writing failed: "
-        with contextlib.suppress(OSError):
-            print(f"bitnet-chat: {place}{error.strerror or error}", file=sys.stderr)
-        return FinishReason.USAGE.exit_code
+
+
+def _complain(text: str) -> None:
+    from bitnet_chat.stream.sanitize import visible
+
+    with contextlib.suppress(OSError):
+        print(f"bitnet-chat: {visible(text)}", file=sys.stderr)
+
+
+def _open_streams() -> None:
+    """What was closed before we began (``>&-``) becomes the null device: else the next file that is opened, such as the
+    journal, would take its number, and an engine would write into it what it means for its stdout."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                handle = os.open(os.devnull, os.O_RDWR)
+                if handle != number:
+                    os.dup2(handle, number)
+                    os.close(handle)
+                setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _close_stdout() -> None:
+    """What waits to be written has nowhere to go: Python, which would try it again at exit, gets the null device."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

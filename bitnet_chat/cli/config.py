@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 
 from bitnet_chat import config, paths, personas
 from bitnet_chat.cli import settings_file
+from bitnet_chat.cli.consent import agrees, can_be_asked
 from bitnet_chat.cli.parser import Parser, add_settings, parse
+from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import UsageError
 from bitnet_chat.stream.sanitize import one_line, visible
 
@@ -51,7 +52,7 @@ def _show(flags: argparse.Namespace, given: dict[str, Any]) -> int:
     values = config.sourced(given)
     if hasattr(flags, "json"):
         entries = {name: {"value": each.value, "origin": each.origin} for name, each in values.items()}
-        print(json.dumps(entries, indent=2))
+        print(json_text(entries, indent=2))
     else:
         lines = [f"{name} = {settings_file.value(each.value)}" for name, each in values.items()]
         width = min(max(map(len, lines)), 32)
@@ -89,11 +90,10 @@ def _edit(path: Path) -> int:
 
 def _again(error: UsageError) -> bool:
     """Asks whether to edit once more; no where nobody can be asked."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not can_be_asked():
         return False
-    print(f"bitnet-chat: {visible(str(error))}\nEdit it again? [Y/n] ", end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline()
-    return bool(answer) and answer.strip().lower() in ("", "y", "yes")
+    print(f"bitnet-chat: {visible(str(error))}", file=sys.stderr)
+    return agrees("Edit it again?", usually=True)
 
 
 def _personas(flags: argparse.Namespace) -> int:
@@ -109,7 +109,7 @@ def _personas(flags: argparse.Namespace) -> int:
                 {"name": name, "description": each.description, "source": source, "settings": dict(each.values)}
             )
     if hasattr(flags, "json"):
-        print(json.dumps(entries, indent=2))
+        print(json_text(entries, indent=2))
         return 0
     width = max((len(entry["name"]) for entry in entries), default=0)
     for entry in entries:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bitnet_chat import config
+from bitnet_chat import colours, config
 from bitnet_chat.cli.parser import Parser
+from bitnet_chat.conversation.export import json_text
 from bitnet_chat.doctor.finding import Finding, Status, count
 from bitnet_chat.errors import UsageError
 from bitnet_chat.stream.sanitize import one_line
@@ -54,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     counts = count(findings)
     if flags.json:
         content = {"summary": counts, "findings": [finding.as_json() for finding in findings]}
-        print(json.dumps(content, ensure_ascii=False, indent=2))
+        print(json_text(content, indent=2))
     else:
         print("\n" + summary(counts))
     return BROKEN if counts[Status.BROKEN.value] else 0
@@ -83,7 +82,7 @@ class _Printed:
 
     def __init__(self) -> None:
         self._group = ""
-        self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._colour = colours.shown_on(sys.stdout)
         self._width = max(60, shutil.get_terminal_size().columns - 1) if sys.stdout.isatty() else 0
 
     def show(self, finding: Finding) -> None:

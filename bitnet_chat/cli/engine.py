@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bitnet_chat import config
+from bitnet_chat import config, paths
 from bitnet_chat.cli.parser import Parser
+from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.find import Candidate, candidates, find
@@ -48,7 +48,7 @@ def _list(flags: argparse.Namespace) -> int:
     found = list(candidates(flags.engine, configured or None))
     winner = next((each for each in found if each.binary is not None and each.binary.can_chat), None)
     if flags.json:
-        print(json.dumps([_candidate_as_json(each, each is winner) for each in found], ensure_ascii=False, indent=2))
+        print(json_text([_candidate_as_json(each, each is winner) for each in found], indent=2))
     else:
         for each in found:
             print(one_line(_described(each, each is winner)))
@@ -87,7 +87,7 @@ def _probe(flags: argparse.Namespace) -> int:
         if flags.talk and binary.can_chat:
             facts["talks"] = _rehearsed(binary, flags.model)
         if flags.json:
-            print(json.dumps(facts, ensure_ascii=False, indent=2))
+            print(json_text(facts, indent=2))
         else:
             width = max(map(len, facts))
             print("\n".join(f"{key:{width}}  {one_line(str(value))}" for key, value in facts.items()))
@@ -108,7 +108,7 @@ def _rehearsed(binary: EngineBinary, model: str) -> str:
 def _any(path: Path) -> EngineBinary:
     from bitnet_chat.engine.probe import probe
 
-    return probe(path.expanduser())
+    return probe(paths.meant(str(path)))
 
 
 def _facts(binary: EngineBinary) -> dict[str, object]:

@@ -7,14 +7,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
+from functools import partial
 
+from bitnet_chat import paths
+from bitnet_chat.cli.consent import may_remove
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import FORMATS, export, json_text
-from bitnet_chat.errors import UsageError
 from bitnet_chat.journal import Entry, Hit, Journal, State, Stored
 from bitnet_chat.newfile import write_new
-from bitnet_chat.recording.store import forget
+from bitnet_chat.recording.store import folder, forget
 from bitnet_chat.stream.sanitize import one_line, visible
 
 _STATES = {State.CUT_OFF: "cut off", State.ANSWERING: "being answered", State.UNANSWERED: "not answered"}
@@ -41,7 +42,7 @@ def parser() -> Parser:
     parser = Parser(prog="bitnet-chat history", description="The conversations in the journal.")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     listing = verbs.add_parser("list", help="the conversations, the last one first")
-    listing.add_argument("-n", "--limit", type=_count, metavar="N", help="so many at most")
+    listing.add_argument("-n", "--limit", type=partial(_number, what="limit"), metavar="N", help="so many at most")
     showing = verbs.add_parser("show", help="one conversation")
     searching = verbs.add_parser("search", help="the conversations in which all the words stand")
     searching.add_argument("words", nargs="+", metavar="WORD")
@@ -50,19 +51,19 @@ def parser() -> Parser:
     exporting.add_argument("-o", "--output", metavar="FILE", default="-", help="default: stdout")
     exporting.add_argument("--force", action="store_true", help="replace FILE")
     removing = verbs.add_parser("rm", help="remove conversations for good")
-    removing.add_argument("ids", nargs="+", type=_count, metavar="ID")
+    removing.add_argument("ids", nargs="+", type=_number, metavar="ID")
     removing.add_argument("-y", "--yes", action="store_true", help="do not ask")
     for each in (showing, exporting):
-        each.add_argument("id", type=_count, metavar="ID")
+        each.add_argument("id", type=_number, metavar="ID")
     for each in (listing, showing, searching, exporting, removing):
         each.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
-def _count(text: str) -> int:
+def _number(text: str, what: str = "number of a conversation") -> int:
     # At most what SQLite can number.
     if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) < 1 << 63 and len(text) < 20):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of a conversation")
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
     return int(text)
 
 
@@ -128,8 +129,8 @@ def _search(journal: Journal, flags: argparse.Namespace) -> int:
 
 def _export(stored: Stored, flags: argparse.Namespace) -> int:
     if stored.state is State.ANSWERING:
-        print("bitnet-chat: a reply is being written: only what has arrived is exported", file=sys.stderr)
-    target = None if flags.output == "-" else Path(flags.output).expanduser()
+        _say("a reply is being written: only what has arrived is exported")
+    target = None if flags.output == "-" else paths.meant(flags.output)
     ending = target.suffix.lstrip(".").lower() if target is not None else ""
     format = flags.format or (ending if ending in FORMATS else "json" if flags.json else "md")
     text = export(stored.conversation, format, about=stored.about(), details=stored.details())
@@ -146,27 +147,26 @@ def _export(stored: Stored, flags: argparse.Namespace) -> int:
 
 def _remove(journal: Journal, flags: argparse.Namespace) -> int:
     ids = list(dict.fromkeys(flags.ids))
-    if not flags.yes:
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise UsageError("nobody can be asked whether to remove them", remedy="add --yes")
-        for id in ids:
-            stored = journal.load(id)
-            print(f"{id}  {one_line(stored.title)}", file=sys.stderr)
-        print(f"Remove {'it' if len(ids) == 1 else 'them'} for good? [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            print("Nothing was removed.", file=sys.stderr)
-            return 1
-    clean = journal.remove(ids)
-    forget()  # the bytes of the last sessions may hold the same words
-    if not clean:
-        print(
-            "bitnet-chat: another program has the journal open: traces stay in its log until it ends", file=sys.stderr
-        )
+    if not flags.yes and not may_remove([f"{id}  {one_line(journal.load(id).title)}" for id in ids]):
+        return 1
+    if not journal.remove(ids):
+        _say("another program has the journal open: traces stay in its log until it ends")
+    forgotten = forget()  # the bytes of the last sessions may hold the same words
+    if not forgotten:
+        _say(f"the recordings in {folder()} cannot be removed, and may hold the same words")
+    typed = paths.data_dir() / "history"
+    if typed.exists():
+        _say(f"what was typed at the prompt is still in {typed}")
     if flags.json:
         _print_json({"removed": ids})
     else:
-        print(f"removed: {', '.join(map(str, ids))}, and the recordings that report would have taken")
+        recordings = ", and the recordings that report would have taken" if forgotten else ""
+        print(f"removed: {', '.join(map(str, ids))}{recordings}")
     return 0
+
+
+def _say(text: str) -> None:
+    print(f"bitnet-chat: {one_line(text)}", file=sys.stderr)
 
 
 def _hit_as_json(hit: Hit) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bitnet_chat import config, paths
+from bitnet_chat.cli.consent import may_remove
 from bitnet_chat.cli.parser import Parser
+from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import EngineNotFound, FinishReason, UsageError
 from bitnet_chat.models import store
 from bitnet_chat.models.inventory import BITNET_ENGINE, Inventory, Item
@@ -65,7 +66,7 @@ def _count(text: str) -> int:
 
 
 def _print_json(content: object) -> None:
-    print(json.dumps(content, ensure_ascii=False, indent=2))
+    print(json_text(content, indent=2))
 
 
 # list
@@ -236,14 +237,8 @@ def _remove(flags: argparse.Namespace) -> int:
         if store.find(name) is None and not store.leftovers(name):
             raise UsageError(f"there is no installed model {name!r}", remedy="bitnet-chat models list shows them")
     if not flags.yes:
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise UsageError("nobody can be asked whether to remove them", remedy="add --yes")
-        for name in names:
-            found = store.find(name)
-            print(f"{name}  {size(found.size) if found else 'an interrupted pull'}", file=sys.stderr)
-        print(f"Remove {'it' if len(names) == 1 else 'them'} for good? [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            print("Nothing was removed.", file=sys.stderr)
+        found = {name: store.find(name) for name in names}
+        if not may_remove([f"{name}  {size(at.size) if at else 'an interrupted pull'}" for name, at in found.items()]):
             return 1
     freed = sum(store.remove(name) for name in names)
     if flags.json:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import signal
 import sys
 import time
@@ -13,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TextIO
 
-from bitnet_chat import batch
+from bitnet_chat import batch, paths
 from bitnet_chat.attachments import Attachment, with_attachments
 from bitnet_chat.backends import Backend
 from bitnet_chat.backends.guarded import TOLD
@@ -24,6 +23,7 @@ from bitnet_chat.cli.page import Page
 from bitnet_chat.cli.past import wanted
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import BitnetChatError, EngineNotFound, UsageError
 from bitnet_chat.journal import Journal, Recorder, Stored
@@ -57,12 +57,8 @@ async def _answer_one(
         backend = open_backend(settings, configured)
     except BitnetChatError as error:
         if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
-            print(json.dumps(batch.failure(error, settings.model) | {"conversation": None}, ensure_ascii=False))
+            print(json_text(batch.failure(error, settings.model) | {"conversation": None}))
         raise
-    if files:
-        backend.prepare(Conversation(conversation.messages[:-1]))  # it loads while the tokens are counted
-        for each in files:
-            _say(each.described(backend.count(each.block)))
     options = reply_options(settings)
     page = Page(settings.markdown, sys.stdout)
 
@@ -73,6 +69,10 @@ async def _answer_one(
     if stored is not None:
         recorder.resume(stored)
     try:
+        if files:
+            backend.prepare(Conversation(conversation.messages[:-1]))
+            for each in files:  # in a thread: the model loads meanwhile
+                _say(each.described(await asyncio.to_thread(backend.count, each.block)))
         with _interrupting(backend.interrupt):
             if hasattr(flags, "json") or hasattr(flags, "no_stream"):
                 answer = await batch.ask(backend, conversation, options, _say, recorder)
@@ -81,7 +81,7 @@ async def _answer_one(
                 page.close()
         await recorder.close()
         if hasattr(flags, "json"):
-            print(json.dumps(answer.as_json(backend) | {"conversation": recorder.id}, ensure_ascii=False))
+            print(json_text(answer.as_json(backend) | {"conversation": recorder.id}))
         elif hasattr(flags, "no_stream"):
             print(visible(answer.text))
         elif answer.text:
@@ -106,7 +106,7 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
             raise UsageError("give the question or --file, not both")
         text = " ".join(flags.question)
     elif not from_stdin:
-        path = Path(flags.file).expanduser()
+        path = paths.meant(flags.file)
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -164,7 +164,7 @@ async def _answer_file(output_path: Path | None, settings: Settings, configured:
 
 def _output_path(flags: argparse.Namespace) -> Path | None:
     name = getattr(flags, "output", "-")
-    return None if name == "-" else Path(name).expanduser()
+    return None if name == "-" else paths.meant(name)
 
 
 def _already_done(output: Path | None, jobs: list[batch.Job]) -> set[int]:
@@ -243,7 +243,7 @@ class _Bar:
 def _input_lines(name: str) -> list[bytes]:
     if name == "-":
         return sys.stdin.buffer.readlines()
-    path = Path(name).expanduser()
+    path = paths.meant(name)
     try:
         return path.read_bytes().splitlines(keepends=True)
     except OSError as error:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from bitnet_chat import paths
 from bitnet_chat.cli.parser import Parser
+from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import UsageError
 from bitnet_chat.recording import store, transcript
 from bitnet_chat.recording.entry import Entry, Kind
@@ -57,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
 def _entries(flags: argparse.Namespace) -> list[Entry]:
     if flags.file is None:
         return store.read(store.session(1))
-    path = Path(flags.file).expanduser()
+    path = paths.meant(flags.file)
     if path.is_dir():
         return store.read(path)
     try:
@@ -88,7 +89,7 @@ def _show(lines: Iterator[tuple[float, str]], speed: float, sleep: Callable[[flo
 def _raw(entries: list[Entry]) -> Iterator[tuple[float, str]]:
     for entry in entries:
         if entry.kind in (Kind.ABOUT, Kind.SPAWN):
-            text = json.dumps(entry.facts, ensure_ascii=False)
+            text = json_text(entry.facts)
         else:
             text = entry.text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
         yield entry.at, f"{entry.at:10.6f} {entry.process:2} {entry.kind.name.lower():7} {visible(text)}\n"
@@ -102,10 +103,10 @@ def _frames_as_json(entries: list[Entry]) -> Iterator[tuple[float, str]]:
             text = visible(entry.text)
             yield (
                 entry.at,
-                json.dumps(fields | {"event": entry.kind.name.lower(), "text": text}, ensure_ascii=False) + "\n",
+                json_text(fields | {"event": entry.kind.name.lower(), "text": text}) + "\n",
             )
         for frame in happening.frames:
-            yield entry.at, json.dumps(fields | _frame_fields(frame), ensure_ascii=False) + "\n"
+            yield entry.at, json_text(fields | _frame_fields(frame)) + "\n"
 
 
 def _frame_fields(frame: Frame) -> dict[str, object]:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bitnet_chat import paths
 from bitnet_chat.cli.doctor import effective
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.newfile import write_new
@@ -54,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
     if flags.output == "-":
         sys.stdout.write(text)
         return 0
-    path = Path(flags.output or f"bitnet-chat-report-{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl").expanduser()
+    path = paths.meant(flags.output or f"bitnet-chat-report-{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl")
     write_new(path, text, force=flags.force)
     for line in _told(path, text, entries, with_text=flags.with_text):
         print(line)
@@ -70,13 +71,13 @@ def _recorded(number: int) -> list[Entry]:
 
 def of_this_user() -> Redactor:
     """Who and where we are, by every name that is at hand."""
-    homes, users = [str(Path.home())], [Path.home().name]
+    home = paths.home()
+    homes, users = ([str(home), str(home.resolve())], [home.name]) if home is not None else ([], [])
     for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER"):
         users += [os.environ[name]] if os.environ.get(name) else []
     with contextlib.suppress(KeyError, OSError, ImportError):  # a user without a name
         users.append(getpass.getuser())
     hosts = [name for host in (socket.gethostname(), platform.node()) for name in (host, host.partition(".")[0])]
-    homes += [str(Path.home().resolve())]
     return Redactor(homes=[home for home in homes if len(home) > 1], users=users, hosts=hosts)
 
 

@@ -10,7 +10,7 @@ from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine import manifest
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.find import candidates
-from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.errors import BitnetChatError
 
 _GROUP = "engine"
 _INSTALL = "bitnet-chat engine install builds one (about 5 minutes)"
@@ -32,7 +32,7 @@ def look(engine: str, configured: str) -> tuple[list[Finding], EngineBinary | No
                 winner, source = binary, candidate.source
             elif binary.can_chat:
                 others.append(binary.dialect.value)
-    except EngineNotFound as error:
+    except BitnetChatError as error:  # nothing in a place that was named, or no such place
         findings.append(broken(_GROUP, "found", error.what, error.remedy or _INSTALL))
     else:
         if winner is None:
@@ -55,7 +55,7 @@ def _of_other_computers(winner: EngineBinary | None) -> Iterator[Finding]:
     """Engines in the data directory that the search passes over without a word."""
     try:
         folders = [each for each in paths.engine_home().iterdir() if not each.name.startswith(".") and each.is_dir()]
-    except OSError:
+    except (OSError, BitnetChatError):  # no folder, or no place for one
         return
     for folder in sorted(folders):
         if manifest.installed(folder):

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import pathname2url
 
 from bitnet_chat import config, paths
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
@@ -87,16 +86,14 @@ def _check(path: Path) -> tuple[str, int]:
     import sqlite3
 
     from bitnet_chat.journal import schema
+    from bitnet_chat.journal.file import open_to_read
 
-    # Where no other program has it open, reading it as unchangeable leaves no -wal and no -shm behind.
-    quiet = not path.with_name(path.name + "-wal").exists()
-    address = f"file:{pathname2url(str(path))}?mode=ro{'&immutable=1' * quiet}"
     deadline = time.monotonic() + _CHECK_SECONDS
     try:
-        connection = sqlite3.connect(address, uri=True, timeout=2.0)
+        connection = open_to_read(path)
         try:
             connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
-            version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            version = schema.version(connection)
             told = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
         finally:
             connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -41,14 +42,14 @@ class _Place:
 def places(engine: str | None, configured: str | None) -> Iterator[_Place]:
     """In search order. ``engine``: the flag; ``configured``: the config file's value."""
     if engine:
-        yield _Place("--engine", Path(engine).expanduser(), True)
+        yield _Place("--engine", paths.meant(engine), True)
         return
     variable = os.environ.get("BITNET_CHAT_ENGINE")
     if variable:
-        yield _Place("$BITNET_CHAT_ENGINE", Path(variable).expanduser(), True)
+        yield _Place("$BITNET_CHAT_ENGINE", paths.meant(variable), True)
         return
     if configured:
-        yield _Place("config file", Path(configured).expanduser(), True)
+        yield _Place("config file", paths.meant(configured), True)
         return
     root = paths.checkout()
     if root is not None:
@@ -75,9 +76,10 @@ def _installed() -> Iterator[_Place]:
 
 def _bitnet_checkouts(root: Path | None) -> Iterator[Path]:
     seen = set()
-    bases = [Path.cwd(), Path.cwd() / "BitNet", Path.home() / "BitNet"]
-    if root is not None:
-        bases.append(root.parent / "BitNet")
+    bases = []
+    with contextlib.suppress(OSError):  # the folder we are in was removed
+        bases += [Path.cwd(), Path.cwd() / "BitNet"]
+    bases += [above / "BitNet" for above in (paths.home(), root and root.parent) if above is not None]
     for base in bases:
         if base not in seen and (base / "build" / "bin").is_dir():
             seen.add(base)

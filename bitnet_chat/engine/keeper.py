@@ -44,6 +44,7 @@ class Keeper:
         """True while somebody deals with the child: its death is then theirs to notice."""
         self._make_talk = talk
         self._talk: Talk | None = None
+        self._talk_in_making: asyncio.Future[Talk] | None = None
         self._transport = transport
         self._on_spawn = on_spawn
         self._loaded: Loaded | None = None
@@ -129,7 +130,9 @@ class Keeper:
     async def talk(self) -> Talk:
         if self._talk is None:
             # Reads the model's header and compiles its template: tens of milliseconds that no front end should feel.
-            self._talk = await asyncio.get_running_loop().run_in_executor(None, self._make_talk)
+            if self._talk_in_making is None or self._talk_in_making.done():
+                self._talk_in_making = asyncio.get_running_loop().run_in_executor(None, self._make_talk)
+            self._talk = await asyncio.shield(self._talk_in_making)  # somebody else may be waiting for it too
         return self._talk
 
     async def synchronise(self, history: Conversation, *, unfinished: bool = False) -> EngineProcess:

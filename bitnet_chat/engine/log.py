@@ -56,4 +56,4 @@ class EngineLog:
 
 
 _TELLING = re.compile(r"error|fail|unable|invalid|unknown|warn|abort|assert|cannot|not found|memory|<<|^[EW] ", re.I)
-_CHATTER = re.compile(r"D |I |.*memory breakdown|.*_print: ")
+_CHATTER = re.compile(r"[DI]( |$)|\.+$|.*memory breakdown|.*_print: ")

@@ -27,8 +27,9 @@ def probe(path: Path, *, use_cache: bool = True) -> EngineBinary:
     try:
         real = path.resolve(strict=True)
         status = real.stat()
-    except OSError as error:
-        raise EngineNotFound(f"there is no engine at {path}: {error.strerror}") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        why = error.strerror if isinstance(error, OSError) else "its links lead in a circle"
+        raise EngineNotFound(f"there is no engine at {path}: {why}") from None
     if not real.is_file() or not os.access(real, os.X_OK):
         raise EngineNotFound(f"{path} is not a program that can be run", remedy="give a llama-cli or llama-completion")
     key = f"{real}|{status.st_size}|{status.st_mtime_ns}"

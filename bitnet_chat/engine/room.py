@@ -17,7 +17,6 @@ Policy = Literal["drop-oldest", "summarize", "stop"]
 _FOR_A_REPLY = 8  # an eighth of the window is kept for it
 _SUMMARY_LIMIT = 256  # tokens
 _SMALLEST = 512  # tokens of a window whose size nobody told
-_PAGE = 256  # newer engines make their context a multiple of it
 _AROUND = 6.0  # tokens that a template puts around a message
 
 
@@ -46,7 +45,7 @@ class Room:
         where the policy is to stop.
         """
         left = self.window.count_left(history)
-        size = self.size or -(-talk.context_size // _PAGE) * _PAGE
+        size = self.size or talk.context_size
         if not size:
             return left
         kept = self.window.kept(history)

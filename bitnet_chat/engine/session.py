@@ -148,13 +148,14 @@ class Session:
         while True:
             try:
                 question = question or await self._question(conversation, cut)
+                talk, allowance = await self.keeper.talk(), await self._allowance(options)
                 process = await self._ready(question, options)
                 if process is None:
                     yield Completed(self._stop_reason or FinishReason.INTERRUPTED, "", Stats())
                     return
-                brim = self.keeper.brim(await self.keeper.talk(), question.history, question.text)
-                loose_end, allowance = self.keeper.take_loose_end(), await self._allowance(options)
-                turn = Turn(process.meter, started, told, loose_end, allowance)
+                # From here until the message is sent nothing is waited for: the child might die meanwhile.
+                brim = self.keeper.brim(talk, question.history, question.text)
+                turn = Turn(process.meter, started, told, self.keeper.take_loose_end(), allowance)
                 if question.is_silent:
                     process.go_on()
                 else:
@@ -196,7 +197,7 @@ class Session:
             await self._or_stop(self.keeper.starting)
         while not self._stopped.is_set():
             await self._trimmer.make_room(history, text, options.max_tokens)
-            if question.is_silent and not self.keeper.room.window.kept(history).turns:
+            if question.goes_on and not self.keeper.room.window.kept(history).turns:
                 raise death.no_room_to_go_on()
             process = await self.keeper.synchronise(history, unfinished=question.is_silent)
             if process.state is State.STARTING:

@@ -7,7 +7,7 @@ import time
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.turn import Turn
 from bitnet_chat.prompt.verbatim import clean
-from bitnet_chat.stream.framer import EngineError, ReplyText, TurnEnd
+from bitnet_chat.stream.framer import EngineError, ReplyText, ThinkingText, TurnEnd
 
 
 async def summarise(process: EngineProcess, request: str, limit: int) -> str:
@@ -21,6 +21,8 @@ async def summarise(process: EngineProcess, request: str, limit: int) -> str:
         for frame in frames:
             if isinstance(frame, ReplyText):
                 turn.said(frame.text)
+            elif isinstance(frame, ThinkingText):  # which is within the limit too
+                turn.thought(frame.text)
             elif isinstance(frame, EngineError):
                 return ""
             elif isinstance(frame, TurnEnd):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 BUSY = 2.0
 """Seconds that a statement waits for the lock of another program. Each holds it for some milliseconds."""
+_FULL = 1 << 16
+"""Bytes of free space with which SQLite can do nothing."""
 _MAGIC = b"SQLite format 3\0"
 _LOOKING = threading.Lock()
 _LOOKED_AT: set[tuple[int, int] | None] = set()
@@ -45,6 +48,21 @@ def open_file(path: Path, *, busy: float = BUSY) -> tuple[Connection, str]:
     return _opened(path, busy), note
 
 
+def open_to_read(path: Path, *, busy: float = BUSY) -> Connection:
+    """A connection that changes nothing, to a file that is there, and works where nothing can be written.
+
+    Raises sqlite3.Error.
+    """
+    import sqlite3
+    from urllib.request import pathname2url
+
+    # Reading what has no log as unchangeable leaves no -wal and no -shm behind, and works where they cannot be made.
+    log = path.with_name(path.name + "-wal")
+    still = not log.is_file() or log.stat().st_size == 0
+    address = f"file:{pathname2url(str(path))}?mode=ro{'&immutable=1' * still}"
+    return sqlite3.connect(address, uri=True, timeout=busy, isolation_level=None)
+
+
 def _opened(path: Path, busy: float) -> Connection:
     import sqlite3
 
@@ -55,12 +73,7 @@ def _opened(path: Path, busy: float) -> Connection:
     _look_at(path)
     connection = sqlite3.connect(path, timeout=busy, isolation_level=None)
     try:
-        found = schema.version(connection)
-        if found > schema.VERSION:
-            raise Newer(
-                f"the journal {path} is of version {found}, and this program knows {schema.VERSION}",
-                remedy="it is left alone; use the newer bitnet-chat, or --no-journal",
-            )
+        refuse_newer(connection, path)
         _check(connection)
         _in_wal(connection, busy)
         # NORMAL loses nothing when a program is killed, and the last commits, never the file, when the power goes.
@@ -71,6 +84,16 @@ def _opened(path: Path, busy: float) -> Connection:
         connection.close()
         raise
     return connection
+
+
+def refuse_newer(connection: Connection, path: Path) -> None:
+    """Raises :class:`Newer`."""
+    found = schema.version(connection)
+    if found > schema.VERSION:
+        raise Newer(
+            f"the journal {path} is of version {found}, and this program knows {schema.VERSION}",
+            remedy="it is left alone; use the newer bitnet-chat, or --no-journal",
+        )
 
 
 def _look_at(path: Path) -> None:
@@ -85,6 +108,8 @@ def _look_at(path: Path) -> None:
         identity = identity_of(path)
         if identity in _LOOKED_AT:
             return
+        if path.is_fifo():
+            raise OSError(errno.EINVAL, "it is a pipe, for which everybody would wait")
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
                 raise _no_database("no SQLite file")
@@ -178,5 +203,13 @@ def transaction(connection: Connection) -> Iterator[None]:
 
 def problem(error: Exception, path: Path) -> str:
     """What went wrong, in a line for a user."""
+    import shutil
+
     what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    # SQLite's own words, "disk I/O error" and "unable to open database file", tell neither.
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(path.parent).free < _FULL:
+            what = f"the disk is full ({what})"
+        elif not os.access(path.parent, os.W_OK):
+            what = f"its folder cannot be written ({what})"
     return f"{what}: {path}"

@@ -34,7 +34,7 @@ class Journal:
         """The conversations, the one that was used last first."""
         from bitnet_chat.journal import reading
 
-        with self._reading() as connection:
+        with self._opened() as connection:
             return [] if connection is None else reading.entries(connection, limit)
 
     def latest(self) -> Stored | None:
@@ -46,7 +46,7 @@ class Journal:
         """A conversation with its present line. Raises UsageError for a number that none has."""
         from bitnet_chat.journal import reading
 
-        with self._reading() as connection:
+        with self._opened() as connection:
             stored = None if connection is None else reading.stored(connection, id)
         if stored is None:
             raise reading.missing([id])
@@ -60,7 +60,7 @@ class Journal:
         terms = words.split()
         if not terms:
             raise UsageError("there is nothing to search for", remedy="give one word or more")
-        with self._reading() as connection:
+        with self._opened() as connection:
             return [] if connection is None else reading.hits(connection, terms)
 
     def remove(self, ids: Sequence[int]) -> bool:
@@ -69,14 +69,14 @@ class Journal:
         numbers is none."""
         from bitnet_chat.journal import reading
 
-        with self._reading() as connection:
+        with self._opened(to_write=True) as connection:
             if connection is None:
                 raise reading.missing(ids)
             return reading.remove(connection, ids)
 
     def check(self) -> str:
         """Reads the whole file; what is wrong with it, or empty. Seconds for a gigabyte."""
-        with self._reading() as connection:
+        with self._opened() as connection:
             if connection is None:
                 return ""
             result = connection.execute("PRAGMA quick_check(3)").fetchall()
@@ -84,7 +84,7 @@ class Journal:
         return "" if text == "ok" else text
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection | None]:
+    def _opened(self, *, to_write: bool = False) -> Iterator[Connection | None]:
         """A connection for the block; None where there is no file."""
         import sqlite3
 
@@ -96,7 +96,12 @@ class Journal:
                 yield None
                 return
             identity = identity_of(self.path)
-            connection, note = open_file(self.path)
+            try:
+                connection, note = open_file(self.path)
+            except (sqlite3.OperationalError, OSError):  # a full disk, a backup on one that is read-only
+                if to_write or not self.path.is_file():
+                    raise
+                connection, note = self._open_as_it_is(), ""
             with closing(connection):
                 if note:
                     raise BitnetChatError(note)
@@ -105,3 +110,15 @@ class Journal:
             if is_damage(error) and (note := set_aside(self.path, identity)):
                 raise BitnetChatError(note) from None
             raise BitnetChatError(f"the journal cannot be used: {problem(error, self.path)}") from None
+
+    def _open_as_it_is(self) -> Connection:
+        """What was kept can be read where nothing can be kept."""
+        from bitnet_chat.journal.file import open_to_read, refuse_newer
+
+        connection = open_to_read(self.path)
+        try:
+            refuse_newer(connection, self.path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection

@@ -13,7 +13,7 @@ from bitnet_chat.journal.entry import Entry, Hit, Record, State, Stored
 from bitnet_chat.journal.file import transaction
 from bitnet_chat.journal.scribe import joined_chunks, settle
 from bitnet_chat.journal.search import drop, find, forget, is_broken
-from bitnet_chat.journal.text import given, holds, snippet
+from bitnet_chat.journal.text import given, holder, snippet
 from bitnet_chat.journal.writers import is_alive
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def hits(connection: Connection, words: Sequence[str]) -> list[Hit]:
     found: dict[int, list[int]] = {}
     for conversation, row in find(connection, words):
         found.setdefault(conversation, []).append(row)
-    result = []
+    result, holds = [], holder(words)
     for entry in entries(connection):
         rows = found.get(entry.id, [])
         if rows:
             content = connection.execute("SELECT content FROM messages WHERE id = ?", rows[:1]).fetchone()[0]
             result.append(Hit(entry, snippet(given(content), words), len(rows)))
-        elif holds(entry.title, words):
+        elif holds(entry.title):
             result.append(Hit(entry, "", 0))
     return result
 

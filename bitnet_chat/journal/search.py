@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bitnet_chat.journal.file import is_damage, transaction
-from bitnet_chat.journal.text import given, has_signs, holds, query, searchable
+from bitnet_chat.journal.text import given, has_signs, holder, query, searchable
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -77,8 +77,8 @@ def _by_index(connection: Connection, words: Sequence[str]) -> list[tuple[int, i
             (wanted,),
         )
         # The index knows letters and digits only; what else was asked for is looked up in the text.
-        others = [word for word in words if has_signs(word)]
-        return [(conversation, id) for conversation, id, content in found if holds(given(content), others)]
+        holds = holder([word for word in words if has_signs(word)])
+        return [(conversation, id) for conversation, id, content in found if holds(given(content))]
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             raise
@@ -107,4 +107,5 @@ def index(connection: Connection) -> None:
 
 def _by_reading(connection: Connection, words: Sequence[str]) -> list[tuple[int, int]]:
     rows = connection.execute("SELECT conversation, id, content FROM messages WHERE writer IS NULL ORDER BY id DESC")
-    return [(conversation, id) for conversation, id, content in rows if holds(given(content), words)]
+    holds = holder(words)
+    return [(conversation, id) for conversation, id, content in rows if holds(given(content))]

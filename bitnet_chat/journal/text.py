@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 # What stands inside of words, or next to them, and makes no difference to what is meant.
@@ -66,10 +66,15 @@ def has_signs(word: str) -> bool:
     return any(unicodedata.category(character)[0] not in "LNM" and character not in _JOINTS for character in word)
 
 
-def holds(text: str, words: Sequence[str]) -> bool:
-    """Whether all of ``words`` are somewhere in ``text``, whatever their case."""
-    text = text.casefold()
-    return all(word.casefold() in text for word in words)
+def holder(words: Sequence[str]) -> Callable[[str], bool]:
+    """Tells of a text whether all of ``words`` are somewhere in it, whatever their case."""
+    folded = [word.casefold() for word in words]
+
+    def holds(text: str) -> bool:
+        text = text.casefold()
+        return all(word in text for word in folded)
+
+    return holds
 
 
 def snippet(text: str, words: Sequence[str], room: int = 100) -> str:

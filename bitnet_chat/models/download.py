@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models.store import state_path, write_json
@@ -35,7 +36,8 @@ _SILENCE = 30.0  # seconds without a byte after which a connection counts as cut
 _CUTS = 5  # in a row, none of which brought a megabyte
 _PROGRESS = 1_000_000
 _ROOM = 50_000_000  # bytes that stay free on the disk
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_DIGITS = re.compile("[0-9]{1,18}")  # of a server, which may write ² or a thousand of them
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)")
 _GOES_ON = "the same command goes on where it was"
 
 
@@ -69,6 +71,23 @@ class _Cut(Exception):
 
 class _Stale(Exception):
     """What is there belongs to no file of this server."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Goes where a server sends it on the web, and from a safe address to no unsafe one. Python's own would follow to
+    any FTP server, too."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        scheme = urlsplit(newurl).scheme
+        if scheme not in ("https", urlsplit(req.full_url).scheme):
+            fp.close()
+            raise ModelError(
+                f"the server of {req.full_url.partition('?')[0]} sends us on to an address of the kind {scheme!r}",
+                remedy="that is not followed; is there an https address of the file itself?",
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class Download:
@@ -132,7 +151,8 @@ class Download:
             if validator and not self._remote.sha256:
                 request.add_header("If-Range", validator)
         try:
-            with urllib.request.urlopen(request, timeout=self._silence) as response:
+            opener = urllib.request.build_opener(_Redirects)
+            with opener.open(request, timeout=self._silence) as response:
                 self._receive(response, done)
         except urllib.error.HTTPError as error:
             with error:
@@ -305,4 +325,4 @@ class Download:
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text is not None and text.isdigit() else 0
+    return int(text) if text is not None and _DIGITS.fullmatch(text) else 0

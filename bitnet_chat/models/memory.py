@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_CONTEXT = 8192  # what a conversation gets unless --ctx says otherwise, or the model was trained for less
+_PAGE = 256
 _BATCH = 512
 _FIXED = 64_000_000
 
@@ -47,8 +48,12 @@ def need(size: int, shape: Shape, context: int) -> int:
 
 
 def context_for(trained: int | None, wanted: int = 0) -> int:
-    """The window that a conversation gets: ``wanted`` (--ctx), or what the model was trained for up to a limit."""
-    return wanted or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    """The window that a conversation gets: ``wanted`` (--ctx), or what the model was trained for up to a limit.
+
+    Whole pages, as newer engines make of it anyway: asked for anything else, llama-completion 0.5.0 gets a window of
+    whole pages, a batch of what was asked for, and aborts at a message between the two.
+    """
+    return -(-(wanted or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)) // _PAGE) * _PAGE
 
 
 def available() -> int | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from bitnet_chat import paths
+from bitnet_chat import config, paths
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models import memory
 from bitnet_chat.models.memory import Shape
@@ -67,8 +68,10 @@ def own_file() -> Path:
 
 def entries() -> dict[str, Entry]:
     """All models by name, in the order of the files; the user's own win. Raises UsageError naming file and key."""
-    shipped = Path(__file__).with_name("registry.toml")
-    return _read(shipped, own=False) | (_read(own_file(), own=True) if own_file().is_file() else {})
+    known = _read(Path(__file__).with_name("registry.toml"), own=False)
+    with contextlib.suppress(FileNotFoundError):
+        known |= _read(own_file(), own=True)
+    return known
 
 
 def is_name(text: str) -> bool:
@@ -77,13 +80,7 @@ def is_name(text: str) -> bool:
 
 
 def _read(path: Path, *, own: bool) -> dict[str, Entry]:
-    import tomllib  # late: the name of a model that is installed needs no registry
-
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", remedy="mend it or move it away") from None
-    return {name: _entry(path, name, table, own=own) for name, table in content.items()}
+    return {name: _entry(path, name, table, own=own) for name, table in config.toml(path).items()}
 
 
 def _entry(path: Path, name: str, table: Any, *, own: bool) -> Entry:

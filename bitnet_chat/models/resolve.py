@@ -33,7 +33,7 @@ def resolve(model: str, *, engine: Path | None = None, context: int = 0) -> Reso
     """
     if model == AUTO:
         return _auto(engine, context)
-    path = Path(model).expanduser()
+    path = paths.meant(model)
     if path.exists() or not is_name(model):
         return Resolved(path)
     found = store.find(model)

@@ -99,6 +99,8 @@ def _address(text: str) -> Source:
         host = parts.hostname
     except ValueError as error:
         raise UsageError(f"{text} is no address ({error})") from None
+    if parts.scheme not in ("https", "http"):
+        raise UsageError(f"{text} is no address of the web", remedy=f"give {_FORMS}")
     if not host:
         raise UsageError(f"{text} is no address: it names no computer")
     if "@" in parts.netloc:

@@ -29,10 +29,10 @@ _CONSOLE = (
 _TEXTS = """--in-prefix --in-suffix -p --prompt -sys --system-prompt -r --reverse-prompt --chat-template --grammar -j
 --json-schema"""
 _TEXT_FLAGS = frozenset(_TEXTS.split())
-# Of our own command line: what is behind these is no word of a conversation.
+# Of our own command line: what is behind these is no word of a conversation, as the name of a file that somebody asks
+# about may be.
 _PLAIN = """-m --model --engine -c --ctx -t --threads --temp --temperature --seed -n --max-tokens --timeout --persona
---overflow --repeat-limit --stall-timeout --resume -f --file --input --output --markdown --thinking --io --typing-speed
--a --attachment"""
+--overflow --repeat-limit --stall-timeout --resume --markdown --thinking --io --typing-speed"""
 _PLAIN_FLAGS = frozenset(_PLAIN.split())
 
 
@@ -92,6 +92,8 @@ def our_arguments(argv: Sequence[str]) -> list[str]:
 def _masked_value(argument: str) -> str:
     if not argument.startswith("-"):
         return mask(argument)
+    if argument.startswith(("-a", "-f")):  # with its value in the same word
+        return argument[:2] + mask(argument[2:])
     flag, equals, value = argument.partition("=")
     return flag + equals + (value if flag in _PLAIN_FLAGS else mask(value)) if " " not in flag else mask(argument)
 

@@ -23,6 +23,7 @@ _NAMED = re.compile(
     r"[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic)\s+)?(?P<secret>(?![<\d.]+\b)[^\s\"',;]{3,})"
 )
 _BEARER = re.compile(r"(?i)\b(?:bearer|basic)\s+(?P<secret>[A-Za-z0-9._~+/=-]{8,})")
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?P<secret>[^-]{1,20000})")
 _KNOWN = re.compile(
     r"\b(?:sk|pk|rk|hf|ghp|gho|ghu|ghs|ghr|github_pat|glpat|xox[abprs]|npm|pypi|dop_v1|AKIA|ASIA|AIza|ya29|eyJ)"
     r"[-_.A-Za-z0-9]{12,}"
@@ -53,6 +54,7 @@ class Redactor:
             (_LOGIN, "<secret>"),
             (_NAMED, "<secret>"),
             (_BEARER, "<secret>"),
+            (_PRIVATE_KEY, "<secret>"),
             (_KNOWN, "<secret>"),
             (_RANDOM, "<secret>"),
             (_EMAIL, "<email>"),

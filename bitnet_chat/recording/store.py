@@ -23,9 +23,13 @@ def sessions() -> list[Path]:
         return []
 
 
-def forget() -> None:
-    """Removes all the recordings. A program that is running goes on without its own."""
+def forget() -> bool:
+    """Removes all the recordings; False where some are still there.
+
+    A program that is running goes on without its own.
+    """
     shutil.rmtree(folder(), ignore_errors=True)
+    return not sessions()
 
 
 def session(number: int) -> Path:

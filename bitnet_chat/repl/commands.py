@@ -14,7 +14,7 @@ from bitnet_chat.progress import size
 from bitnet_chat.repl import errands
 from bitnet_chat.repl.errands import FORMATS, Errand, ExportFormat, ThinkingMode
 from bitnet_chat.repl.tally import Tally
-from bitnet_chat.repl.toolbar import SEPARATOR, context, rate, seconds, tokens
+from bitnet_chat.repl.toolbar import SEPARATOR, context, rate, seconds, state, tokens
 from bitnet_chat.stream.sanitize import one_line, visible
 
 
@@ -119,8 +119,8 @@ def _help(situation: Situation, argument: str) -> Outcome:
 _KEYS = (
     "Enter sends. Alt-Enter, Ctrl-J or a \\ at the end of the line make a new line.",
     "Ctrl-C or Esc stops a reply. Ctrl-C clears the line, Ctrl-D leaves.",
-    "Ctrl-R searches earlier lines, Ctrl-X Ctrl-E opens $EDITOR, Tab completes commands and files.",
-    "@FILE in a message attaches the file.",
+    "Ctrl-R searches earlier lines, Ctrl-X Ctrl-E opens $EDITOR.",
+    "@FILE in a message attaches the file. Tab completes commands and files.",
     "A message that begins with a command word: type // or a space first.",
 )
 
@@ -168,14 +168,13 @@ def _stats(situation: Situation, argument: str) -> Outcome:
         replies.append(rate(tally.tokens_per_second))
     if tally.time_to_first_token is not None:
         replies.append(f"first token after {seconds(tally.time_to_first_token)} on average")
-    engine = [one_line(status.engine), one_line(status.state)]
+    engine = [one_line(status.engine), state(status)]
     if status.memory is not None:
         engine.append(size(status.memory))
     if status.cpu is not None:
         engine.append(f"{status.cpu:.0f} % CPU")
     last = tally.last
-    used = status.context_used if status.context_used is not None else last.context_used if last else None
-    window = context(used, status.context_size or (last.context_size if last else None))
+    window = context(status.context_used, status.context_size or (last.context_size if last else None))
     if window:
         engine.append(window)
     return Outcome(
@@ -190,7 +189,7 @@ def _model(situation: Situation, argument: str) -> Outcome:
     status = situation.status
     return Outcome(
         situation.conversation,
-        (f"Model:  {one_line(status.model)}", f"Engine: {one_line(status.engine)} ({one_line(status.state)})"),
+        (f"Model:  {one_line(status.model)}", f"Engine: {one_line(status.engine)}{SEPARATOR}{state(status)}"),
     )
 
 
@@ -213,7 +212,7 @@ def _edit(situation: Situation, argument: str) -> Outcome:
 
 
 def _resume(situation: Situation, argument: str) -> Outcome:
-    if argument and not argument.isdecimal():
+    if argument and not (argument.isascii() and argument.isdigit() and len(argument) < 19):
         return Outcome(
             situation.conversation, (f"{_short(argument)} is no number of a conversation: /resume lists them.",)
         )
@@ -302,7 +301,7 @@ COMMANDS = {
     "continue": _Entry("/continue", "go on with a reply that was cut", _continue),
     "undo": _Entry("/undo", "take the last message and its reply back", _undo),
     "edit": _Entry("/edit", "change the last message in $EDITOR and ask it again", _edit),
-    "file": _Entry("/file [PATH…]", "put files into the next message (- takes them out), or show them", _file),
+    "file": _Entry("/file [PATH…]", "attach files to the next message (- takes them off)", _file),
     "copy": _Entry("/copy [code]", "the last reply, or its last code block, to the clipboard", _copy),
     "save": _Entry("/save FILE", "the conversation to a file: .md, .json, .jsonl or .html", _save),
     "export": _Entry("/export FORMAT [FILE]", "the same: md, json, jsonl or html", _export),

@@ -28,7 +28,7 @@ class FileHistory(History):
     def load_history_strings(self) -> Iterable[str]:
         """Latest first."""
         if self._file is None:
-            return []
+            return self.get_strings()[::-1]  # a line may have been added already
         try:
             lines = _tail(self._file)
         except FileNotFoundError:

@@ -159,6 +159,7 @@ class TerminalLoop:
     def complain(self, text: str) -> None:
         """A line about something that has gone wrong in the background: shown at the next chance."""
         self._complaints.append(text)
+        self._session.app.invalidate()
 
     def _default(self, back: str) -> str:
         """What the next prompt begins with. Keys typed ahead would run into it, and a long one would push out of sight
@@ -168,6 +169,9 @@ class TerminalLoop:
         size = self._output.get_size()
         rows = sum(1 + width(visible(line)) // size.columns for line in back.split("\n"))
         if back and (ahead or rows > size.rows // 2):
+            history = self._session.history
+            if back not in history.get_strings()[-1:]:  # it was typed in another session
+                history.append_string(back)
             self._display.notice("Arrow-Up brings the message back.")
             return ""
         return back

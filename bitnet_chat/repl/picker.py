@@ -7,15 +7,17 @@ from collections.abc import Callable, Sequence
 
 from prompt_toolkit.application import Application, get_app
 from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, FormattedTextControl, HSplit, Layout, Window
 from prompt_toolkit.layout.processors import BeforeInput
 from prompt_toolkit.output import Output
+from prompt_toolkit.utils import suspend_to_background_supported
 
 from bitnet_chat.journal import Entry, State
-from bitnet_chat.journal.text import holds
+from bitnet_chat.journal.text import holder
 from bitnet_chat.repl.toolbar import SEPARATOR
 from bitnet_chat.stream.cells import clip, width
 from bitnet_chat.stream.sanitize import one_line
@@ -49,7 +51,7 @@ def matching(entries: Sequence[Entry], text: str) -> list[Entry]:
     return [
         entry
         for entry in entries
-        if holds(f"{one_line(entry.title)} {entry.model}", [word for word in words if word != str(entry.id)])
+        if holder([word for word in words if word != str(entry.id)])(f"{one_line(entry.title)} {entry.model}")
     ]
 
 
@@ -144,6 +146,10 @@ class _Picker:
         def _(event: KeyPressEvent) -> None:
             if self._shown:
                 event.app.exit(result=self._shown[self._at].id)
+
+        @bindings.add("c-z", filter=Condition(suspend_to_background_supported))
+        def _(event: KeyPressEvent) -> None:
+            event.app.suspend_to_background()
 
         @bindings.add("escape", eager=True)
         @bindings.add("c-c")

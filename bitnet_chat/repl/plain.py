@@ -71,9 +71,9 @@ class Lines:
     async def next(self) -> str | None:
         return await self._lines.get()
 
-    def end(self) -> None:
-        """As if the stream had ended."""
-        self._lines.put_nowait(None)
+    def answer(self, line: str | None) -> None:
+        """As if this line had been read; None: as if the stream had ended."""
+        self._lines.put_nowait(line)
 
     def _read_raw(self, raw: io.RawIOBase, encoding: str) -> None:
         decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
@@ -120,6 +120,7 @@ class PlainLoop:
         self._parts: list[str] = []
         """Lines of a message that goes on."""
         self._replying = False
+        self._picking = False
         self._code = 0
 
     async def run(self, notices: Sequence[str], resumed: Stored | None = None) -> int:
@@ -128,7 +129,8 @@ class PlainLoop:
             for text in notices:
                 self._display.notice(text)
             if resumed is not None:
-                self._talk.unanswered = self._talk.resume(resumed)
+                self._talk.resume(resumed)
+                self._tell_unanswered()
             self._talk.start()
             with on_interrupt(self._interrupt):
                 await self._converse()
@@ -154,13 +156,16 @@ class PlainLoop:
     async def _submit(self, last: str) -> None:
         message = "\n".join([*self._parts, last])
         self._parts.clear()
-        if not message and self._talk.unanswered:
+        if not message and self._typed:
             message = self._talk.unanswered
         self._replying = True
         try:
             await self._talk.submit(message)
         finally:
             self._replying = False
+        self._tell_unanswered()
+
+    def _tell_unanswered(self) -> None:
         if self._talk.unanswered and self._typed:
             self._display.notice("An empty line sends the message again.")
 
@@ -175,8 +180,13 @@ class PlainLoop:
     async def pick(self, entries: Sequence[Entry]) -> int | None:
         """Without a screen to move on: a list, and the next line is the number of one."""
         self._display.lines(*(f"{each.id:>6}  {one_line(each.title)}" for each in entries[:CHOICES]))
-        self._display.notice("Its number, or an empty line for none:")
-        line = (await self._lines.next() or "").strip()
+        more = f" ({CHOICES} of {len(entries)} are shown)" if len(entries) > CHOICES else ""
+        self._display.notice(f"Its number{more}, or an empty line for none:")
+        self._picking = True
+        try:
+            line = (await self._lines.next() or "").strip()
+        finally:
+            self._picking = False
         if line.isdecimal() and any(each.id == int(line) for each in entries):
             return int(line)
         if line:
@@ -198,7 +208,10 @@ class PlainLoop:
             self._sink.remarks("  " if self._parts else PROMPT)
 
     def _interrupt(self) -> None:
-        if self._replying:
+        if self._picking and self._typed:  # the terminal itself forgot the line
+            self._sink.remarks("\n")
+            self._lines.answer("")
+        elif self._replying:
             self._talk.interrupt()
         elif self._typed:  # the terminal itself forgot the line
             self._parts.clear()
@@ -206,4 +219,4 @@ class PlainLoop:
             self._prompt()
         else:
             self._code = FinishReason.INTERRUPTED.exit_code
-            self._lines.end()
+            self._lines.answer(None)

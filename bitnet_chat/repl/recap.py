@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.repl.display import Display
-from bitnet_chat.stream.sanitize import visible
+from bitnet_chat.stream.cells import clip
+from bitnet_chat.stream.sanitize import one_line, visible
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Stored
@@ -21,6 +22,9 @@ _CUT = {
 
 
 def show(display: Display, stored: Stored) -> None:
+    from bitnet_chat.attachments import typed
+    from bitnet_chat.journal.entry import State
+
     turns = stored.conversation.turns
     count = f"{len(turns)} message{'' if len(turns) == 1 else 's'}"
     display.notice(f"Going on with “{stored.title}” (number {stored.id}, {count}).")
@@ -28,15 +32,18 @@ def show(display: Display, stored: Stored) -> None:
     if question is not None:
         display.lines(*quoted(question.content))
     last = turns[-1] if turns else None
+    answering = stored.state is State.ANSWERING
     if last is not None and last.role == "assistant":
         display.words(last.content)
         if last.was_cut:
-            why = _CUT.get(last.finish, "this reply is not whole") if last.finish else ""
-            display.notice(f"[{why}: /continue goes on with it]")
-        else:
-            display.lines()
+            why = (last.finish and _CUT.get(last.finish)) or "this reply is not whole"
+            if answering:
+                why = "another program is still writing this reply"
+            display.notice(f"[{why}: /continue goes on with it{' from here' if answering else ''}]")
     if stored.unanswered:
-        display.notice("The last message got no reply: it is on the prompt again.")
+        why = "Another program is answering the last message" if answering else "The last message got no reply"
+        display.notice(f"{why}: {clip(one_line(typed(stored.unanswered)), 60)}")
+    display.lines()
 
 
 def quoted(message: str) -> list[str]:

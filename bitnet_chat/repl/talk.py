@@ -184,6 +184,7 @@ class Talk:
         if isinstance(event, Failed) or (event.reason is FinishReason.INTERRUPTED and not event.text):
             if not isinstance(event, Failed):
                 self._display.notice(dropped)
+                self._display.lines()
             if conversation.messages[:-1] != self.conversation.messages:
                 self._recorder.sync(self.conversation)  # what was to be replaced stays; a new message is unanswered
             return isinstance(event, Failed)
@@ -229,9 +230,9 @@ class Talk:
             return ""
         try:
             if id is None:
-                entries = await asyncio.to_thread(journal.list)
+                entries = [each for each in await asyncio.to_thread(journal.list) if each.id != self._recorder.id]
                 if not entries:
-                    self._display.lines("There is no conversation to go on with yet.")
+                    self._display.lines("There is no other conversation yet.")
                     return ""
                 id = await self._console.pick(entries)
                 if id is None:
@@ -252,7 +253,8 @@ class Talk:
         self._recorder.resume(stored)
         self.conversation = stored.conversation
         recap.show(self._display, stored)
-        return stored.unanswered
+        self.unanswered = stored.unanswered
+        return self.unanswered
 
     def _show_thoughts(self, text: str, mode: errands.ThinkingMode | None) -> None:
         if mode is not None:

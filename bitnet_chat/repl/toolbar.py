@@ -18,7 +18,13 @@ _OVERFLOW = {
     "summarize": "the oldest turns will be summed up",
     "stop": "the conversation will end there",
 }
-_STATES = {"starting": "loading", "dead": "stopped", "interrupting": "stopping", "generating": "answering"}
+_STATES = {
+    "starting": "loading",
+    "idle": "idle",
+    "generating": "answering",
+    "interrupting": "stopping",
+    "dead": "stopped",
+}
 
 
 def rate(tokens_per_second: float) -> str:
@@ -35,10 +41,15 @@ def tokens(count: int, exact: bool = True) -> str:
 
 
 def context(used: int | None, total: int | None) -> str:
-    """``ctx 512/2048 (25 %)``; empty when the size is not known."""
+    """``ctx 512/2048 (25 %)``; ``ctx ?/2048`` when it is not known how much is used, empty when the size is not."""
     if not total:
         return ""
-    return f"ctx {used or 0}/{total} ({100 * (used or 0) / total:.0f} %)"
+    return f"ctx ?/{total}" if used is None else f"ctx {used}/{total} ({100 * used / total:.0f} %)"
+
+
+def state(status: BackendStatus) -> str:
+    """What the engine does, in a word for people."""
+    return _STATES.get(status.state, one_line(status.state))
 
 
 def _too_much(draft: TokenCount | None, used: int | None, total: int | None) -> bool:
@@ -55,7 +66,7 @@ def bar(
     """One line for ``columns`` cells, in fragments of a style class and a text: what does not fit is left out, the
     least important first, then the name cut. ``overflow``: what happens to a conversation that outgrows the context.
     ``draft``: the cost of the message that is being written."""
-    used = status.context_used if status.context_used is not None else last.context_used if last else None
+    used = status.context_used  # not that of the last reply: it may have been one of another conversation
     total = status.context_size or (last.context_size if last else None)
     speed = last.tokens_per_second if last else None
     engine = [size(status.memory)] if status.memory is not None else []
@@ -65,7 +76,7 @@ def bar(
     # In the order of display; the number says how long each is kept when the room gets short.
     parts = [
         (9, "", one_line(status.model)),
-        (8, "", _STATES.get(status.state, "")),
+        (8, "", state(status) if status.state != "idle" else ""),
         (7, WARNING if _too_much(draft, used, total) else "", f"message {draft}" if draft is not None else ""),
         (7, WARNING if full else "", ("! " if full else "") + context(used, total)),
         (6, WARNING, _OVERFLOW.get(overflow, "") if full else ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -60,6 +61,11 @@ def pty_is_available() -> bool:
     except ImportError:
         return False
     return True
+
+
+def environment() -> dict[str, str]:
+    """Ours. But an engine that aborts would have a debugger write on its terminal, where its reply is read from."""
+    return os.environ | {"GGML_NO_BACKTRACE": "1"}
 
 
 def spawn(argv: Sequence[str], sink: Sink, *, transport: Transport, cwd: Path | None = None) -> Child:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bitnet_chat.engine.child import Sink
+from bitnet_chat.engine.child import Sink, environment
 
 _CHUNK = 1 << 16
 
@@ -39,6 +39,7 @@ class PipeChild:
             command,
             bufsize=0,
             cwd=cwd,
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from bitnet_chat.engine.child import Sink
+from bitnet_chat.engine.child import Sink, environment
 from bitnet_chat.engine.child.lifeline import as_bytes, preparer
 
 assert sys.platform != "win32"
@@ -46,7 +46,12 @@ class PtyChild:
         try:
             # No message is wider than this terminal, for an engine that asks.
             self._process = PtyProcess.spawn(
-                as_bytes(argv), cwd=cwd, preexec_fn=in_child, dimensions=(1000, 1000), pass_fds=(log_end,)
+                as_bytes(argv),
+                cwd=cwd,
+                env=environment(),
+                preexec_fn=in_child,
+                dimensions=(1000, 1000),
+                pass_fds=(log_end,),
             )
         except BaseException:
             os.close(self._log)

@@ -1,0 +1,34 @@
+"""Questions of yes or no to whoever sits at the terminal: on stderr, as stdout is for what was asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from bitnet_chat.errors import UsageError
+
+
+def can_be_asked() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def agrees(question: str, *, usually: bool) -> bool:
+    """``usually``: what an empty line means. The end of the input means no."""
+    print(f"{question} [{'Y/n' if usually else 'y/N'}] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    return bool(answer) and (answer.strip().lower() in ("y", "yes") or (usually and not answer.strip()))
+
+
+def may_remove(things: Sequence[str]) -> bool:
+    """Shows ``things``, a line each that is safe for a terminal, and asks whether they may go.
+
+    Raises UsageError where nobody can be asked.
+    """
+    if not can_be_asked():
+        raise UsageError("nobody can be asked whether to remove them", remedy="add --yes")
+    for thing in things:
+        print(thing, file=sys.stderr)
+    agreed = agrees(f"Remove {'it' if len(things) == 1 else 'them'} for good?", usually=False)
+    if not agreed:
+        print("Nothing was removed.", file=sys.stderr)
+    return agreed

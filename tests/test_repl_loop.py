@@ -1,0 +1,89 @@
+"""The prompt on a terminal, seen from inside."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from scripted_backend import ScriptedBackend, by_message
+
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.journal import Journal, Recorder
+from bitnet_chat.repl import ReplSettings
+from bitnet_chat.repl import loop as loop_module
+from bitnet_chat.repl.loop import TerminalLoop
+
+UP, ENTER, CTRL_D = "\x1b[A", "\r", "\x04"
+
+
+class Small(DummyOutput):
+    """A terminal of 40 cells and 12 lines that shows nothing."""
+
+    def get_size(self) -> Size:
+        return Size(rows=12, columns=40)
+
+
+def made(keyboard: PipeInput, backend: ScriptedBackend, history: Path | None = None) -> TerminalLoop:
+    settings = ReplSettings(model="m", history_file=history)
+    return TerminalLoop(backend, settings, False, None, Journal(), input=keyboard, output=Small())
+
+
+def test_a_complaint_is_in_the_bar_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "REFRESH", 3600.0)
+
+    async def work() -> None:
+        with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=Small()):
+            loop = made(keyboard, ScriptedBackend(by_message))
+            drawn, told = asyncio.Event(), asyncio.Event()
+
+            def look(_: object) -> None:
+                drawn.set()
+                if "the disk is full" in "".join(text for _, text, *_ in loop._bar()):
+                    told.set()
+
+            loop._session.app.after_render += look
+            running = asyncio.create_task(loop.run([]))
+            async with asyncio.timeout(20):
+                await drawn.wait()
+                loop.complain("the disk is full")
+                await told.wait()
+                keyboard.send_text(CTRL_D)
+                assert await running == 0
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_long_message_of_another_session_is_where_it_is_said_to_be(tmp_path: Path, kept: bool) -> None:
+    message = "\n".join(f"line {number}" for number in range(40))
+
+    async def work() -> None:
+        recorder = Recorder(Journal(), pytest.fail)
+        recorder.sync(Conversation().with_user(message))
+        await recorder.close()
+        stored = Journal().latest()
+        assert stored is not None and stored.unanswered == message
+        backend = ScriptedBackend(by_message)
+        with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=Small()):
+            loop = made(keyboard, backend, tmp_path / "history" if kept else None)
+            drawn = asyncio.Event()
+            loop._session.app.after_render += lambda _: drawn.set()
+            running = asyncio.create_task(loop.run([], stored))
+            async with asyncio.timeout(20):
+                await drawn.wait()
+                while loop._session.default_buffer.text != message:
+                    keyboard.send_text(UP)
+                    await asyncio.sleep(0.01)
+                keyboard.send_text(ENTER)
+                while not backend.asked:  # noqa: ASYNC110 - a backend sets no event
+                    await asyncio.sleep(0.01)
+                keyboard.send_text(CTRL_D)
+                assert await running == 0
+        assert backend.asked[0].last is not None and backend.asked[0].last.content == message
+
+    asyncio.run(work())
