@@ -163,7 +163,7 @@ class GuardedBackend:
                 limit = f" of {options.timeout:g} s" if options.timeout is not None else ""
                 what = f"the reply was stopped at its time limit{limit}"
                 ways = [go_on or again, "--timeout SECONDS allows more"]
-            case FinishReason.ENGINE_DIED | FinishReason.CONTEXT_OVERFLOW if go_on and with_commands:
+            case FinishReason.ENGINE_DIED if go_on and with_commands:
                 what, ways = "the reply is not whole", [go_on]
             case _:
                 return ""

@@ -21,7 +21,8 @@ def describe(process: EngineProcess) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"was killed ({name})" + (": out of memory?" if name == "SIGKILL" else "")
+    # The kernel's way when memory runs out; the user knows whether it was somebody else.
+    return f"was killed ({name}{', as when memory runs out' if name == 'SIGKILL' else ''})"
 
 
 def too_often(process: EngineProcess, limit: int, window: float) -> EngineDied:
