@@ -13,6 +13,8 @@ import gguf
 import pytest
 from program import fake_engine
 
+from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
@@ -21,6 +23,7 @@ from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import ContextOverflow, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
+from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.prompt.builtin import TEMPLATES
 from bitnet_chat.prompt.summary import MARK
@@ -239,6 +242,28 @@ def bitnet_2024(tmp_path: Path, model: Path, shifts: Shifts) -> Settings:
 def test_a_long_conversation_with_an_engine_that_forgets_without_a_word(bitnet_2024: Settings, shifts: Shifts) -> None:
     run(bitnet_2024, lambda talker: long_conversation(talker, (f"say this is {number}" for number in range(TURNS))))
     assert not shifts.happened()
+
+
+@needs_scripts
+def test_the_journal_keeps_what_leaves_the_window(bitnet_2024: Settings) -> None:
+    async def body(talker: Talker) -> None:
+        journal = Journal()
+        recorder = Recorder(journal, pytest.fail)
+        asked = talker.conversation
+        notices = []
+        for number in range(40):
+            asked = asked.with_user(f"say this is {number}")
+            async for event in recorded(talker.backend, recorder, asked, ReplyOptions()):
+                if isinstance(event, Notice):
+                    notices.append(event.text)
+            assert isinstance(event, Completed) and event.text == f"this is {number}"
+            asked = asked.with_assistant(event.text, event.reason)
+        await recorder.close()
+        assert any("left it" in line for line in notices)
+        kept = journal.latest()
+        assert kept is not None and kept.conversation == asked
+
+    run(bitnet_2024, body)
 
 
 @needs_scripts

@@ -344,6 +344,18 @@ def test_an_interrupt_that_kills_leaves_no_trace_in_the_reply(ending: str, words
     assert joined(frames) == [ReplyText("all\nwas said")]
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+@pytest.mark.parametrize("said", ["", "all\nwas said\n", "I said:\n\nExiting...\n, and left"])
+def test_an_interrupt_before_the_message_is_read_ends_a_modern_engine(said: str, size: int) -> None:
+    framer = ModernFramer()
+    framer.feed(PROMPT)
+    framer.sent()
+    framer.interrupted()
+    data = f"{RESET}{said}\n\nExiting...\n".encode()
+    frames = feed(framer, data, [size] * len(data)) + framer.eof(clean=True)
+    assert joined(frames) == ([ReplyText(said)] if said else [])
+
+
 def test_silence_alone_ends_nothing() -> None:
     framer = ClassicFramer(_PREFIX, _SUFFIX, ordered=True)
     framer.feed(_PREFIX + USER_INPUT)

@@ -7,6 +7,7 @@ As measured on llama-cli 0.5.0 with ``--simple-io`` and colours on:
 - end: a newline unless the reply has one, ``ESC[35m``, newline, ``[ Prompt: … t/s | Generation: … t/s ]``, newline,
   reset, the user-input colour, newline, ``> ``; interrupted: the same;
 - an error: in the error colour, ``Error: …`` and a newline, reset; then the prompt as above;
+- interrupted before it has read the message: reset, ``_FAREWELL``, and exit with 0;
 - thinking: grey, ``[Start thinking]`` … ``[End thinking]``, each with blank lines around, reset.
 
 The console adds a newline only where the reply has none at its end, so whether a reply ended in one cannot be known;
@@ -39,6 +40,7 @@ _START_LIMIT = 1 << 16
 _THINKING = REASONING + "\n[Start thinking]\n\n"
 _ANSWER = "[End thinking]\n\n" + RESET
 _ERROR = ERROR + "Error: "
+_FAREWELL = "\n\nExiting...\n"
 _COMMAND = re.compile(r"^ +(/[a-z]+)", re.MULTILINE)
 _TIMINGS = re.compile(re.escape(INFO) + r"\n\[ Prompt: [^\]\n]{1,40}\]\n" + re.escape(RESET) + r"\Z")
 _TIMINGS_LIMIT = 80
@@ -95,6 +97,8 @@ class ModernFramer:
 
     def eof(self, *, clean: bool) -> list[Frame]:
         held, self._held = self._held, ""
+        if self._interrupted:
+            held = held.removesuffix(_FAREWELL)
         state, self._state = self._state, _State.LOADING
         if not held:
             return []
@@ -163,7 +167,10 @@ class ModernFramer:
         return ""
 
     def _held_length(self, text: str) -> int:
-        held = held_length(text, ("\n" + PROMPT, PROMPT, "\n" + _TIMINGS_START, _TIMINGS_START, _THINKING, _ERROR))
+        # A \0 behind it: it ends a reply only together with the process.
+        farewell = (_FAREWELL + "\0",) if self._interrupted else ()
+        endings = ("\n" + PROMPT, PROMPT, "\n" + _TIMINGS_START, _TIMINGS_START, _THINKING, _ERROR, *farewell)
+        held = held_length(text, endings)
         start = text.rfind(INFO, max(0, len(text) - _TIMINGS_LIMIT - len(PROMPT)))
         if start >= 0:
             tail = text[start:]
