@@ -33,7 +33,7 @@ NOISE = (
     "Traceback",
 )
 # One thread: on a busy machine several spend their time waiting for one another.
-PLAIN = ("--threads", "1", "--temp", "0")
+PLAIN = ("--markdown", "off", "--threads", "1", "--temp", "0")
 WIDE = ("--override-kv", "bitnet.context_length=int:65536")
 WINDOW = 65_536
 
