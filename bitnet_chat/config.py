@@ -61,6 +61,18 @@ class Settings:
     """How the engine is connected."""
     typing_speed: float = 60.0
     """Characters a second that are shown where the engine is connected by a pipe. 0: all at once."""
+    backend: Literal["engine", "llama-server", "openai", "ollama"] = "engine"
+    """Who answers: a resident engine, a llama-server of our own, a server with the OpenAI API, a running Ollama."""
+    base_url: str = ""
+    """Where the server of ``openai`` or ``ollama`` is, such as http://127.0.0.1:8000/v1."""
+    backend_key: str = ""
+    """The key that this server wants. Secret: never shown."""
+    rpc: str = ""
+    """host:port,… of the rpc-servers that share the model's layers (llama.cpp built with RPC)."""
+    tools: str = ""
+    """A Python file whose functions the model may call."""
+    attach: str = ""
+    """The address of a running ``bitnet-chat serve`` whose engine answers."""
     engine_args: tuple[str, ...] = ()
     """More flags for the engine."""
 

@@ -4,11 +4,13 @@
 
     BitnetChatError            what happened, to what, what to do next
     ├── UsageError        (2)  a flag, a file, a JSON line or a setting that cannot be used
+    │   └── Unsupported   (2)  something that a backend cannot do
     ├── EngineNotFound    (3)  no binary that can talk, or one that is no engine
     │   └── BuildError    (3)  an engine that could not be built
     ├── ModelError        (4)  no model, or one that cannot be read, rendered or loaded
     ├── EngineDied        (5)  the engine process ended without being asked to
-    └── ContextOverflow   (6)  a prompt that is larger than the context window
+    ├── ContextOverflow   (6)  a prompt that is larger than the context window
+    └── Busy            (124)  more at once than a server or a pool lets wait
 
 The numbers are exit codes. A reply that ends carries a :class:`FinishReason`; both come from the same table, so
 that a script may look at either.
@@ -28,6 +30,8 @@ class FinishReason(StrEnum):
     """The model began to speak for the user; what it said before that is whole."""
     CUT_OFF = "cut_off"
     """The program ended before the reply did; only the journal knows such a reply."""
+    TOOL_CALLS = "tool_calls"
+    """The model asks for tools to be called; their results are what it goes on with."""
     USAGE = "usage"
     NO_ENGINE = "no_engine"
     BAD_MODEL = "bad_model"
@@ -50,6 +54,7 @@ _EXIT_CODES = {
     FinishReason.STOP: 0,
     FinishReason.LENGTH: 0,
     FinishReason.ROLE_MARKER: 0,
+    FinishReason.TOOL_CALLS: 0,
     FinishReason.CUT_OFF: 1,
     FinishReason.USAGE: 2,
     FinishReason.NO_ENGINE: 3,
@@ -86,6 +91,24 @@ class BitnetChatError(Exception):
 
 class UsageError(BitnetChatError):
     reason = FinishReason.USAGE
+
+
+class Unsupported(UsageError):
+    """What was asked for is right, and this backend cannot do it. ``option``: its name, as the caller wrote it."""
+
+    def __init__(self, option: str, why: str, *, remedy: str = "") -> None:
+        super().__init__(f"{option} is not supported here: {why}", remedy=remedy)
+        self.option = option
+
+
+class Busy(BitnetChatError):
+    """More is asked for at once than may wait. ``retry_after``: seconds after which it is worth another try."""
+
+    reason = FinishReason.TIMEOUT
+
+    def __init__(self, what: str, *, retry_after: float, remedy: str = "") -> None:
+        super().__init__(what, remedy=remedy)
+        self.retry_after = retry_after
 
 
 class EngineNotFound(BitnetChatError):

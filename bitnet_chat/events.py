@@ -1,13 +1,15 @@
 """What a backend says while it answers. Front ends see these and nothing else.
 
-The order within one reply: any number of :class:`Notice`, one :class:`Started`, then text, then exactly one
-:class:`Completed` or :class:`Failed`. Notices may come at any time.
+The order within one reply: any number of :class:`Notice`, one :class:`Started`, then text and tool calls, then exactly
+one :class:`Completed` or :class:`Failed`. Notices may come at any time. A :class:`ToolCall` is whole and well-formed; a
+reply that has one ends with the reason ``tool_calls``, and one that was cut in mid-call tells nothing of that call.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bitnet_chat.conversation.message import ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
 
 BURST = 0.02
@@ -88,4 +90,4 @@ class Failed:
     text: str = ""
 
 
-Event = Notice | Started | TextDelta | ThinkingDelta | Completed | Failed
+Event = Notice | Started | TextDelta | ThinkingDelta | ToolCall | Completed | Failed

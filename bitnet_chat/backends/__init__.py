@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.events import Event
 from bitnet_chat.prompt.tokens import TokenCount
 
-__all__ = ["Backend", "BackendStatus", "ReplyOptions", "TokenCount"]
+__all__ = ["Backend", "BackendStatus", "ReplyOptions", "ResponseFormat", "Sampling", "TokenCount"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn. None: as the backend was set up; its own default where nobody set anything."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    """The same seed, the same reply."""
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the same conversation gets the same reply, as far as this says so."""
+        return self.temperature == 0 or self.seed is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """A grammar for the reply: JSON of any kind, or such as ``schema`` allows."""
+
+    schema: Mapping[str, object] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyOptions:
-    """Limits of one reply. None: no limit."""
+    """What one reply is to be like. What a backend cannot do it refuses, with a Failed that holds Unsupported."""
 
     max_tokens: int | None = None
+    """None: no limit."""
     timeout: float | None = None
-    """Wall clock seconds, loading included."""
+    """Wall clock seconds, loading included. None: no limit."""
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    """Texts that end the reply where they would begin; no part of one is ever said."""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    """``auto``, ``none``, ``required`` or the name of a tool."""
+    format: ResponseFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +76,7 @@ class BackendStatus:
 
 
 class Backend(Protocol):
-    """``reply`` streams the answer to a conversation whose last message is the user's.
+    """``reply`` streams the answer to a conversation whose last message is the user's, or the result of a tool.
 
     Where the last message is a reply that was cut, ``reply`` goes on with it: events then hold the new characters only,
     and so does the text of the Completed at the end.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
 from bitnet_chat.config import Settings
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.prompt.tokens import TokenCount
@@ -87,6 +87,12 @@ class GuardedBackend:
                     break
                 if isinstance(event, Notice | Started):
                     yield event
+                elif isinstance(event, ToolCall):
+                    if watch.finding is None:
+                        if guard is not None and (rest := guard.flush()):
+                            said.append(rest)
+                            yield TextDelta(rest)
+                        yield event
                 elif watch.finding is None:
                     guard = guard or self._guard(conversation)
                     passed = _passed(event, guard)

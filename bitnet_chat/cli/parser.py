@@ -100,6 +100,19 @@ def add_settings(parser: Parser) -> None:
     )
     _add_switch(model, "spare", "keep more engines loaded: /clear, /regen need not wait")
     _add_switch(model, "journal", "keep the conversation in the journal (default: yes)")
+    others = parser.add_argument_group("who answers")
+    others.add_argument("--backend", choices=_choices("backend"), help=f"who answers {default('backend')}")
+    others.add_argument("--base-url", metavar="URL", help="the server of --backend openai or ollama")
+    others.add_argument("--backend-key", metavar="KEY", help="its key (better: $BITNET_CHAT_BACKEND_KEY)")
+    others.add_argument("--rpc", metavar="HOST:PORT,…", help="rpc-servers that hold parts of the model")
+    others.add_argument("--tools", metavar="FILE.py", help="functions that the model may ask to have called")
+    others.add_argument(
+        "--attach",
+        nargs="?",
+        const="http://127.0.0.1:8033",
+        metavar="URL",
+        help="use the engine of a running bitnet-chat serve (default: the one on this computer)",
+    )
     limits = parser.add_argument_group("limits of a reply")
     limits.add_argument("-n", "--max-tokens", type=int, metavar="N", help="tokens of one reply (default: no limit)")
     limits.add_argument(

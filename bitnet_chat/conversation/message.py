@@ -7,13 +7,31 @@ Text may hold lone surrogates (U+DC80..U+DCFF): they stand for bytes of a reply 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from bitnet_chat.errors import FinishReason, UsageError
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 _ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a model may ask to have called. ``parameters``: a JSON schema of type ``object``."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A whole call that a model asks for; also an event of a reply. ``arguments``: a JSON object, as text."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +39,22 @@ class Message:
     """One message. ``finish`` tells why an assistant message ended; None for other roles and replies from outside.
 
     ``thinking``: what a model thought before it answered. It is kept, and never goes back to an engine.
+    ``tool_calls``: what an assistant message asks for, behind its text. A message of the role ``tool`` is the result of
+    the call ``call_id`` of the tool ``tool_name``.
     """
 
     role: Role
     content: str
     finish: FinishReason | None = None
     thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
+    tool_name: str = ""
 
     @property
     def was_cut(self) -> bool:
         """True for a reply that did not come to its own end, and that may be continued."""
-        return self.finish not in (None, FinishReason.STOP, FinishReason.ROLE_MARKER)
+        return self.finish not in (None, FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.TOOL_CALLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +107,17 @@ class Conversation:
     def with_user(self, text: str) -> Conversation:
         return Conversation((*self.messages, Message("user", text)))
 
-    def with_assistant(self, text: str, finish: FinishReason | None = None, thinking: str = "") -> Conversation:
-        return Conversation((*self.messages, Message("assistant", text, finish, thinking)))
+    def with_assistant(
+        self,
+        text: str,
+        finish: FinishReason | None = None,
+        thinking: str = "",
+        tool_calls: tuple[ToolCall, ...] = (),
+    ) -> Conversation:
+        return Conversation((*self.messages, Message("assistant", text, finish, thinking, tool_calls)))
+
+    def with_tool_result(self, call: ToolCall, result: str) -> Conversation:
+        return Conversation((*self.messages, Message("tool", result, call_id=call.id, tool_name=call.name)))
 
     def without_last_reply(self) -> Conversation:
         """Drops the last assistant message, if it is the last one: what ``/regen`` asks again."""
