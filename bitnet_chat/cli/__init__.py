@@ -11,6 +11,8 @@ from importlib import import_module
 from bitnet_chat.version import __version__
 
 VERBS = {
+    "serve": "OpenAI, Ollama and chat APIs and a web page, over one engine",
+    "app": "the web page in a window of its own, or in the browser",
     "history": "conversations of the journal: list, show, search, export, rm",
     "models": "models to be had and those that are here: list, pull, info, rm, verify",
     "config": "settings and where each comes from: show, path, edit, personas",

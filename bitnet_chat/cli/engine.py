@@ -13,6 +13,7 @@ from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.find import Candidate, candidates, find
+from bitnet_chat.engine.manifest import FEATURES
 from bitnet_chat.errors import EngineNotFound, FinishReason, UsageError
 from bitnet_chat.stream.sanitize import one_line
 
@@ -40,6 +41,14 @@ def parser() -> Parser:
         each.add_argument("--json", action="store_true", help="print JSON")
     installing = verbs.add_parser("install", help="build an engine from source")
     installing.add_argument("--if-missing", action="store_true", help="do nothing if any engine is found")
+    installing.add_argument(
+        "--with",
+        dest="features",
+        action="append",
+        default=[],
+        choices=tuple(FEATURES),
+        help="rpc: models spread over several computers, and the program rpc-server for those that help",
+    )
     return parser
 
 
@@ -125,7 +134,7 @@ def _facts(binary: EngineBinary) -> dict[str, object]:
 
 
 def _install(flags: argparse.Namespace) -> int:
-    if flags.if_missing:
+    if flags.if_missing and not flags.features:
         try:
             _, configured = config.load({})
             find(None, configured or None)
@@ -137,7 +146,7 @@ def _install(flags: argparse.Namespace) -> int:
 
     line = ProgressLine(sys.stderr)
     try:
-        folder = build.install(on_progress=line)
+        folder = build.install(features=flags.features, on_progress=line)
     except KeyboardInterrupt:
         line.close()
         print("bitnet-chat: stopped; the same command goes on where it was", file=sys.stderr)

@@ -1,4 +1,5 @@
-"""Building the engine: ``llama-completion``, ``llama-cli`` and ``llama-server`` from one pinned llama.cpp.
+"""Building the engine: ``llama-completion``, ``llama-cli`` and ``llama-server`` from one pinned llama.cpp, and
+``rpc-server`` where it is asked for.
 
 Everything happens in ``<home>/.build-<version>``, which survives an interruption and is used again; the finished
 programs appear in ``<home>/<version>`` by one rename, so there is never half an engine::
@@ -19,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +33,10 @@ from bitnet_chat.progress import Progress, estimate, ninja_counter
 __all__ = ["DEFAULT", "TARGETS", "Progress", "install", "installed"]
 
 TARGETS = ("llama-completion", "llama-cli", "llama-server")
+
+_TARGETS_OF = {"rpc": ("ggml-rpc-server",)}
+_NAMES = {"ggml-rpc-server": "rpc-server"}
+"""What a target is installed as where that is not its own name. Upstream has renamed this one; its users have not."""
 
 # A build had at most 387 MB on the disk at once, measured on Linux x86-64: while pip unpacks all of the archive to read
 # its name (366 MB), and at the end (archive 77, tools 87, source 55, tree 116, the new engine 47). The rest is margin.
@@ -52,17 +57,22 @@ def install(
     *,
     version: str = DEFAULT,
     targets: Sequence[str] = TARGETS,
+    features: Collection[str] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
     home: Path | None = None,
 ) -> Path:
     """Builds the engine unless it is there, and returns the folder of its programs. Takes minutes; blocks.
+
+    ``features``: names of :data:`manifest.FEATURES`. What the engine that is there was built with is kept, and so is
+    that engine until the new one takes its place.
 
     Ctrl-C, SIGTERM and SIGHUP end the compilers and leave what was built for the next call.
 
     :raises BuildError: it could not be built; the message says why and what to do.
     """
     home = (home or paths.engine_home()).expanduser().absolute()
-    build = _Build(source.known(version), tuple(targets), home, _Clock(on_progress))
+    wanted = tuple(name for name in manifest.FEATURES if name in {*features, *_features_in(home)})
+    build = _Build(source.known(version), tuple(targets), wanted, home, _Clock(on_progress))
     try:
         return build.run()
     except OSError as error:
@@ -97,9 +107,14 @@ class _Clock:
 
 
 class _Build:
-    def __init__(self, origin: source.Source, targets: tuple[str, ...], home: Path, clock: _Clock) -> None:
+    def __init__(
+        self, origin: source.Source, targets: tuple[str, ...], features: tuple[str, ...], home: Path, clock: _Clock
+    ) -> None:
         self.origin = origin
-        self.targets = targets
+        self.features = features
+        self.targets = (*targets, *(target for name in features for target in _TARGETS_OF[name]))
+        self.programs = {_NAMES.get(target, target) + _EXE: target + _EXE for target in self.targets}
+        """What is installed under which name, by the name that cmake gives it."""
         self.home = home
         self.clock = clock
         self.target = home / origin.version
@@ -133,7 +148,11 @@ class _Build:
         if installed(self.origin.version, self.home) is None:
             return False
         found = manifest.read(self.target)
-        return found is not None and {target + _EXE for target in self.targets} <= found.files.keys()
+        return (
+            found is not None
+            and self.programs.keys() <= found.files.keys()
+            and set(self.features) <= set(found.features)
+        )
 
     def _waiting(self, holder: str) -> None:
         self.clock.step(f"Waiting for another build (process {holder})" if holder else "Waiting for another build")
@@ -189,6 +208,7 @@ class _Build:
         tree = self.work / f"tree-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
         tree.mkdir(exist_ok=True)
         env = toolchain.build_environment(compilers, os.environ, work=self.work, scratch=self.scratch)
+        flags = [*flags, *toolchain.feature_flags(self.features)]
         configure = [tools.cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools.ninja}", *flags]
         self._execute("Configuring the build", [*configure, "-S", str(folder), "-B", str(tree)], tree, env)
         jobs = toolchain.parallel_jobs(
@@ -210,8 +230,8 @@ class _Build:
             raise diagnosis.of_build(job.text_since(self.log, offset), step=step, status=status, log=self.log)
 
     def _publish(self, tree: Path, folder: Path, compilers: toolchain.Compilers, flags: list[str]) -> None:
-        programs = [tree / "bin" / (target + _EXE) for target in self.targets]
-        for program in programs:
+        programs = {name: tree / "bin" / built for name, built in self.programs.items()}
+        for program in programs.values():
             self._try(program)
         record = manifest.Manifest(
             version=self.origin.version,
@@ -223,12 +243,15 @@ class _Build:
             flags=flags,
             built=_now(),
             seconds=round(self.clock.seconds, 1),
-            files={program.name: program.stat().st_size for program in programs},
+            files={name: program.stat().st_size for name, program in programs.items()},
         )
-        publication.publish([*programs, folder / "LICENSE"], record, self.target)
+        publication.publish(programs | {"LICENSE": folder / "LICENSE"}, record, self.target)
 
     def _try(self, program: Path) -> None:
-        """:raises BuildError: a program that was built does not start."""
+        """:raises BuildError: a program that was built does not start.
+
+        ``--version`` is a flag that rpc-server does not know; it says so, and ends with 0 all the same.
+        """
         try:
             done = subprocess.run(
                 [str(program), "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_VERSION_SECONDS
@@ -241,6 +264,15 @@ class _Build:
                 f"The engine was built, but {program.name} --version does not run: {problem}.",
                 remedy=f"The log is {self.log}.",
             )
+
+
+def _features_in(home: Path) -> set[str]:
+    """What any engine there was built with, of whatever version and CPU: who has asked for it once need not again."""
+    try:
+        folders = [folder for folder in home.iterdir() if not folder.name.startswith(".")]
+    except OSError:
+        return set()
+    return {name for folder in folders if (found := manifest.read(folder)) for name in found.features}
 
 
 def _explained(error: OSError, home: Path) -> BuildError:

@@ -14,6 +14,9 @@ from pathlib import Path
 
 NAME = "manifest.json"
 
+FEATURES = {"rpc": "-DGGML_RPC=ON"}
+"""What an engine may have been built with beyond what all have, by name: the flag of cmake that stands for it."""
+
 # The flags of an x86 in /proc/cpuinfo that change what a compiler emits. The others (mitigations, virtualization,
 # power) differ between kernels on the same CPU.
 _INSTRUCTIONS = re.compile(
@@ -39,6 +42,11 @@ class Manifest:
     files: dict[str, int]
     """Size in bytes of each program."""
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of :data:`FEATURES`. Told from the flags: a manifest of an earlier version says it as well."""
+        return tuple(name for name, flag in FEATURES.items() if flag in self.flags)
+
     def write(self, folder: Path) -> None:
         (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
@@ -49,6 +57,7 @@ def read(folder: Path) -> Manifest | None:
         fields = json.loads((folder / NAME).read_text(encoding="utf-8"))
         manifest = Manifest(**fields)
         sound = isinstance(manifest.files, dict) and all(isinstance(size, int) for size in manifest.files.values())
+        sound = sound and isinstance(manifest.flags, list)
     except (OSError, ValueError, TypeError):
         return None
     return manifest if sound else None

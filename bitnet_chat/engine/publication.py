@@ -6,23 +6,23 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from bitnet_chat.engine.manifest import Manifest
 
 
-def publish(files: Sequence[Path], manifest: Manifest, target: Path) -> None:
-    """Copies files and manifest into a new folder beside ``target``, which then takes its name.
+def publish(files: Mapping[str, Path], manifest: Manifest, target: Path) -> None:
+    """Copies files, each under the name that it is to have, and manifest into a new folder beside ``target``, which then takes its name.
 
     A folder that has the name already (of another CPU, or without a program that is wanted now) is moved away first:
     for an instant there is no engine, but never half of one.
     """
     new = _beside(target, "new")
     new.chmod(0o755)
-    for file in files:
-        shutil.copyfile(file, new / file.name)
-        (new / file.name).chmod(0o755 if file.name in manifest.files else 0o644)
+    for name, file in files.items():
+        shutil.copyfile(file, new / name)
+        (new / name).chmod(0o755 if name in manifest.files else 0o644)
     manifest.write(new)
     for path in (*new.iterdir(), new):
         _sync(path)

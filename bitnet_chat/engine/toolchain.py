@@ -7,11 +7,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_chat.engine import pip
+from bitnet_chat.engine import manifest, pip
 from bitnet_chat.errors import BuildError
 from bitnet_chat.progress import NINJA_STATUS
 
@@ -164,7 +164,7 @@ def _inside(folder: Path) -> Tools | None:
 
 
 def cmake_flags(commit: str, *, platform: str = sys.platform, cxx: str = "c++") -> list[str]:
-    """A release build of three static programs that load nothing, fetch nothing and show no web page."""
+    """A release build of static programs that load nothing, fetch nothing and show no web page."""
     switches = {
         "CMAKE_BUILD_TYPE": "Release",
         "BUILD_SHARED_LIBS": "OFF",
@@ -188,6 +188,17 @@ def cmake_flags(commit: str, *, platform: str = sys.platform, cxx: str = "c++") 
         flags.append("-DCMAKE_EXE_LINKER_FLAGS=-static-libgcc -static-libstdc++")
     elif platform == "win32" and cxx.endswith("g++"):
         flags.append("-DCMAKE_EXE_LINKER_FLAGS=-static")
+    return flags
+
+
+def feature_flags(features: Collection[str]) -> list[str]:
+    """cmake's flags for what not every engine is built with; see :data:`manifest.FEATURES`.
+
+    Apart from :func:`cmake_flags`: objects that were compiled without a feature mostly do with it as well.
+    """
+    flags = [flag if name in features else flag.replace("=ON", "=OFF") for name, flag in manifest.FEATURES.items()]
+    if "rpc" in features:
+        flags.append("-DGGML_RPC_RDMA=OFF")  # a shared library that the binary would need at run time
     return flags
 
 

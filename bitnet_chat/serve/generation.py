@@ -1,0 +1,176 @@
+"""One reply while it is made, for any number of watchers.
+
+What was said is kept as text, not as pieces: a watcher that is slow, or comes late, or comes back gets what it has not
+seen yet in one piece, and costs nothing but its place. A place is a number: each character counts one, and so does each
+tool call and each notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from bitnet_chat.conversation import ToolCall
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
+
+_BLOCK = 1024
+"""Characters to which pieces are joined. Appending to a text copies it, so that it should not get longer."""
+
+
+@dataclass(slots=True)
+class _Block:
+    """A stretch of the reply: text of one kind, or one event."""
+
+    start: int
+    event: Event
+    """A TextDelta or ThinkingDelta holds what was joined so far."""
+
+    @property
+    def size(self) -> int:
+        return len(self.event.text) if isinstance(self.event, TextDelta | ThinkingDelta) else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a watcher gets: an event, and the place behind it."""
+
+    event: Event
+    place: int
+
+
+class Generation:
+    """What is said goes in by :meth:`put`, and comes out of :meth:`watch`, for as many as want it."""
+
+    def __init__(self, id: str, model: str) -> None:
+        """``model``: the name of the one that answers."""
+        self.id = id
+        self.model = model
+        self.created = time.time()
+        self.started = asyncio.Event()
+        """Set when there is something to tell a client: the reply has begun, or has failed."""
+        self.end: Completed | Failed | None = None
+        self._stop: Callable[[], object] | None = None
+        self._stopping = False
+        self._blocks: list[_Block] = []
+        self._place = 0
+        self._watchers: set[asyncio.Event] = set()
+        self._unwatched: Callable[[], None] | None = None
+        self._ended = asyncio.Event()
+
+    @property
+    def watchers(self) -> int:
+        return len(self._watchers)
+
+    @property
+    def place(self) -> int:
+        """Behind all that was said so far."""
+        return self._place
+
+    def put(self, event: Event) -> None:
+        """The next event. The last one is Completed or Failed; what comes after it is not heard."""
+        if self.end is not None:
+            return
+        if isinstance(event, Completed | Failed):
+            self.end = event
+            self._ended.set()
+        elif isinstance(event, Started):
+            pass
+        else:
+            self._keep(event)
+        if not isinstance(event, Notice):
+            self.started.set()
+        for watcher in self._watchers:
+            watcher.set()
+
+    def _keep(self, event: Notice | TextDelta | ThinkingDelta | ToolCall) -> None:
+        last = self._blocks[-1] if self._blocks else None
+        if (
+            last is not None
+            and isinstance(event, TextDelta | ThinkingDelta)
+            and type(last.event) is type(event)
+            and last.size < _BLOCK
+        ):
+            last.event = type(event)(last.event.text + event.text)
+            self._place += len(event.text)
+            return
+        block = _Block(self._place, event)
+        self._blocks.append(block)
+        self._place += block.size
+
+    async def watch(self, place: int = 0) -> AsyncIterator[Seen]:
+        """What was said from ``place`` on, then what is being said; the last one holds Completed or Failed."""
+        news = asyncio.Event()
+        self._watchers.add(news)
+        try:
+            while True:
+                news.clear()
+                for seen in self._since(place):
+                    place = seen.place
+                    yield seen
+                if self.end is not None and place >= self._place:
+                    yield Seen(self.end, place)
+                    return
+                if place >= self._place:
+                    await news.wait()
+        finally:
+            self._watchers.discard(news)
+            if not self._watchers and self.end is None and self._unwatched is not None:
+                self._unwatched()
+
+    def _since(self, place: int) -> list[Seen]:
+        """All there is behind ``place``, text of one kind joined."""
+        if place >= self._place:
+            return []
+        first = max(0, bisect_right(self._blocks, place, key=lambda block: block.start) - 1)
+        found: list[Seen] = []
+        for block in self._blocks[first:]:
+            event, end = block.event, block.start + block.size
+            if isinstance(event, TextDelta | ThinkingDelta):
+                text = event.text[max(0, place - block.start) :]
+                if not text:
+                    continue
+                if found and type(found[-1].event) is type(event):
+                    text = found.pop().event.text + text  # type: ignore[union-attr]  # of the same type
+                event = type(event)(text)
+            elif block.start < place:
+                continue
+            found.append(Seen(event, end))
+        return found
+
+    @property
+    def text(self) -> str:
+        """The reply so far."""
+        return "".join(block.event.text for block in self._blocks if isinstance(block.event, TextDelta))
+
+    @property
+    def thinking(self) -> str:
+        return "".join(block.event.text for block in self._blocks if isinstance(block.event, ThinkingDelta))
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return tuple(block.event for block in self._blocks if isinstance(block.event, ToolCall))
+
+    async def ended(self) -> Completed | Failed:
+        await self._ended.wait()
+        assert self.end is not None
+        return self.end
+
+    # Stopping
+
+    def stop(self) -> None:
+        """Ends the reply with what it has. It still ends with a Completed of its own."""
+        self._stopping = True
+        if self._stop is not None and self.end is None:
+            self._stop()
+
+    def stopped_by(self, stop: Callable[[], object]) -> bool:
+        """From now on ``stop`` is what ends it. False: it was to be stopped before, and need not even begin."""
+        self._stop = stop
+        return not self._stopping
+
+    def when_unwatched(self, call: Callable[[], None]) -> None:
+        """``call`` when the last watcher has gone and the reply has not ended."""
+        self._unwatched = call
