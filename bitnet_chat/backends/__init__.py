@@ -28,6 +28,11 @@ class Sampling:
     frequency_penalty: float | None = None
 
     @property
+    def starts_over(self) -> bool:
+        """Whether the reply depends on a generator of random numbers that starts with it."""
+        return self.seed is not None and self.temperature != 0
+
+    @property
     def repeats(self) -> bool:
         """Whether the same conversation gets the same reply, as far as this says so."""
         return self.temperature == 0 or self.seed is not None

@@ -1,4 +1,4 @@
-"""A backend that stops the runaway replies of another one, whichever that is.
+"""A backend that stops the replies of another one, whichever that is: runaways, and those that reach a stop text.
 
 What is a runaway is decided in ``stream/guard.py``; here the reply is stopped, and ended in order.
 """
@@ -94,7 +94,7 @@ class GuardedBackend:
                             yield TextDelta(rest)
                         yield event
                 elif watch.finding is None:
-                    guard = guard or self._guard(conversation)
+                    guard = guard or self._guard(conversation, options)
                     passed = _passed(event, guard)
                     if guard.finding is not None:
                         watch.stop(guard.finding)
@@ -136,7 +136,7 @@ class GuardedBackend:
     async def close(self) -> None:
         await self.inner.close()
 
-    def _guard(self, conversation: Conversation) -> Guard:
+    def _guard(self, conversation: Conversation, options: ReplyOptions) -> Guard:
         # Here and not above: a prompt is on the screen 5 ms earlier.
         from bitnet_chat.stream.guard import Guard
         from bitnet_chat.stream.markers import relevant
@@ -144,7 +144,7 @@ class GuardedBackend:
         last = conversation.last
         before = last.content if last is not None and last.role == "assistant" else ""
         markers = relevant(self._markers(), conversation) if self._limits.markers else ()
-        return Guard(markers, self._limits.repeat_limit, before)
+        return Guard(markers, self._limits.repeat_limit, before, options.stop)
 
     def _line(self, end: Completed, options: ReplyOptions, repetitions: int, silence: float) -> str:
         """What happened, and how to go on; empty where nobody need be told."""

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
@@ -42,6 +43,8 @@ class Keeper:
         self.room = room
         self.busy = False
         """True while somebody deals with the child: its death is then theirs to notice."""
+        self.sampling = Sampling()
+        """How the reply that is asked for is to be drawn, and then the next one, as far as one can guess."""
         self._make_talk = talk
         self._talk: Talk | None = None
         self._talk_in_making: asyncio.Future[Talk] | None = None
@@ -145,14 +148,15 @@ class Keeper:
             self._spares.pause(memory)
         loaded = self._loaded
         if loaded is not None and loaded.is_alive:
-            if loaded.memory == memory and loaded.is_within >= unfinished:
+            draws_as = loaded.draws_as(self.sampling)
+            if draws_as and loaded.memory == memory and loaded.is_within >= unfinished:
                 return loaded.process
             command = talk.clearing()
-            same_start = memory.system == loaded.memory.system and not loaded.retold
+            same_start = draws_as and memory.system == loaded.memory.system and not loaded.retold
             if command and same_start and not memory.turns and loaded.process.state is State.IDLE:
                 loaded.clear(command, memory)
                 return loaded.process
-        spare = self._spares.take(memory) if self._spares is not None and not unfinished else None
+        spare = self._spares.take(memory, self.sampling) if self._spares is not None and not unfinished else None
         if spare is None:
             return self.spawn(talk, history, unfinished=unfinished)
         self.discard()
@@ -174,11 +178,17 @@ class Keeper:
         if self._closed or self._talk is None:
             raise EngineDied("the engine was closed", remedy="open another one")
         talk = self._talk
-        launch = talk.launch(memory, unfinished=unfinished)
+        launch = talk.launch(memory, unfinished=unfinished, sampling=self.sampling)
         process = EngineProcess(talk, launch, self._transport)
         retold = talk.clearing() is not None and bool(memory.turns)
         loaded = Loaded(
-            process, memory, retold=retold, notes=launch.notes, is_within=unfinished, loose_end=launch.loose_end
+            process,
+            memory,
+            retold=retold,
+            notes=launch.notes,
+            is_within=unfinished,
+            loose_end=launch.loose_end,
+            sampling=self.sampling,
         )
         if self._on_spawn is not None:
             self._on_spawn(process)
@@ -232,6 +242,7 @@ class Keeper:
         self._history = conversation
         if self._loaded is not None and self._talk is not None:
             self._loaded.lived_through(self.room.window.kept(conversation), self._talk, self.room.count)
+            self._loaded.has_answered = True
             self._loaded.is_within = is_within
 
     async def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.process import EngineProcess, State
@@ -22,8 +23,12 @@ class Loaded:
         notes: tuple[str, ...] = (),
         is_within: bool = False,
         loose_end: str = "",
+        sampling: Sampling | None = None,
     ) -> None:
         self.process = process
+        self.sampling = sampling or Sampling()
+        self.has_answered = False
+        """Chance has been drawn upon: the same seed would not give the same reply any more."""
         self.memory = memory
         self.retold = retold
         self.notes = notes
@@ -33,6 +38,10 @@ class Loaded:
     @property
     def is_alive(self) -> bool:
         return self.process.state is not State.DEAD
+
+    def draws_as(self, sampling: Sampling) -> bool:
+        """Whether the tokens of its next reply would be drawn as ``sampling`` says."""
+        return self.sampling == sampling and not (self.has_answered and sampling.starts_over)
 
     def used(self, talk: Talk, count: Counter) -> TokenCount:
         """Tokens in its context: exact where it tells."""

@@ -21,7 +21,7 @@ from bitnet_chat.engine.question import Question
 from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.trimmer import Trimmer
 from bitnet_chat.engine.turn import Turn
-from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, UsageError
+from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.prompt.tokenizer import Allowance, Tokenizer
 from bitnet_chat.prompt.tokens import by_length
@@ -87,7 +87,16 @@ class Session:
         if not cleaned.text:
             yield Failed(UsageError("an empty message cannot be sent"))
             return
-        keeper.busy = True
+        if options.format is not None:
+            yield Failed(
+                Unsupported(
+                    "response_format",
+                    "an engine on a pseudo-terminal takes no grammar for one reply",
+                    remedy="use --backend llama-server",
+                )
+            )
+            return
+        keeper.busy, keeper.sampling = True, options.sampling
         self._stop_reason = None
         self._stopped.clear()
         timer = None
@@ -130,7 +139,7 @@ class Session:
 
     async def _allowance(self, options: ReplyOptions) -> Allowance | None:
         """For an engine that does not keep to a limit by itself, and is a few tokens over before it has stopped."""
-        if options.max_tokens is None or (await self.keeper.talk()).max_tokens is not None:
+        if options.max_tokens is None or _keeps_to(await self.keeper.talk(), options.max_tokens):
             return None
         tokenizer = await asyncio.get_running_loop().run_in_executor(None, self._tokenizer)
         return Allowance(tokenizer, options.max_tokens) if tokenizer is not None else None
@@ -235,7 +244,7 @@ class Session:
     ) -> AsyncIterator[Event]:
         """Passes on what the child says until the turn ends or it dies; ``turn`` keeps the account."""
         talk = await self.keeper.talk()
-        limit = options.max_tokens if talk.max_tokens is None else None
+        limit = None if _keeps_to(talk, options.max_tokens) else options.max_tokens
         if self._stop_reason is not None:  # it came while the message was being handed over
             process.stop()
         while turn.end is None and (frames := await process.frames()):
@@ -355,6 +364,11 @@ class Session:
                     count = keeper.room.more_to_drop(memory)
                 keeper.let_go(memory, count)
         keeper.try_spawn(talk, memory)
+
+
+def _keeps_to(talk: Talk, limit: int | None) -> bool:
+    """Whether the engine itself ends a reply at ``limit`` tokens."""
+    return talk.max_tokens is not None and (limit is None or talk.max_tokens <= limit)
 
 
 def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.loaded import Loaded
 from bitnet_chat.engine.process import EngineProcess, State
@@ -42,10 +43,10 @@ class Spares:
         if missing := [memory for memory in wanted if all(each.memory != memory for each in self._ready)]:
             self._filling = asyncio.ensure_future(self._fill(missing, first))
 
-    def take(self, memory: Conversation) -> Loaded | None:
+    def take(self, memory: Conversation, sampling: Sampling) -> Loaded | None:
         """The child that remembers ``memory``, which belongs to the caller then."""
         for each in self._ready:
-            if each.is_alive and each.memory == memory:
+            if each.is_alive and each.memory == memory and each.draws_as(sampling):
                 self._ready.remove(each)
                 return each
         return None

@@ -7,30 +7,35 @@ from collections.abc import Iterable
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.stream.markers import MarkerScanner
 from bitnet_chat.stream.repetition import RepetitionDetector
+from bitnet_chat.stream.stops import StopScanner
 
 
 class Guard:
     """Feed it the reply; show what it gives back, and stop when ``finding`` is set. It does not matter in which
     pieces the reply comes."""
 
-    def __init__(self, markers: Iterable[str], repeat_limit: int, before: str = "") -> None:
+    def __init__(self, markers: Iterable[str], repeat_limit: int, before: str = "", stops: Iterable[str] = ()) -> None:
         """``markers``: as :func:`~bitnet_chat.stream.markers.relevant` gives them. ``repeat_limit``: 0 is none.
-        ``before``: the part of the reply that was there already, where it is continued."""
+        ``before``: the part of the reply that was there already, where it is continued. ``stops``: texts that end the
+        reply where they begin."""
+        self._stops = StopScanner(stops)
         self._scanner = MarkerScanner(markers, before)
         self._text = RepetitionDetector(repeat_limit, before)
         self._thoughts = RepetitionDetector(repeat_limit)
         self.finding: FinishReason | None = None
-        """ROLE_MARKER or REPETITION, once there is one."""
+        """ROLE_MARKER, REPETITION, or STOP for a stop text, once there is one."""
         self.repetitions = 0
         """How often the text had repeated itself by then."""
 
     def feed(self, text: str) -> str:
-        """The characters that may be shown by now. A role marker is not among them, a repetition is."""
-        return self._checked(self._scanner.feed(text))
+        """The characters that may be shown by now. Neither a role marker nor a stop text is among them, a
+        repetition is."""
+        text = self._scanner.feed(self._stops.feed(text))
+        return self._checked(text + self._scanner.flush() if self._stops.found else text)
 
     def flush(self) -> str:
         """The characters that had waited for what follows, now that nothing does or something else."""
-        return self._checked(self._scanner.flush())
+        return self._checked(self._scanner.feed(self._stops.flush()) + self._scanner.flush())
 
     def think(self, text: str) -> str:
         """The same as ``feed`` for what the model thinks, where role markers do no harm."""
@@ -40,6 +45,8 @@ class Guard:
         text = self._until_repetition(self._text, text)
         if self.finding is None and self._scanner.found:
             self.finding = FinishReason.ROLE_MARKER
+        if self.finding is None and self._stops.found:
+            self.finding = FinishReason.STOP
         return text
 
     def _until_repetition(self, detector: RepetitionDetector, text: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.prompt.tokens import Counter, TokenCount
@@ -28,7 +29,11 @@ class EngineOptions:
     threads: int | None = None
     temperature: float | None = None
     seed: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    """What one reply wants otherwise, and what there are no settings for."""
     max_tokens: int | None = None
+    rpc: tuple[str, ...] = ()
+    """Addresses of rpc-servers that hold layers of the model."""
     extra: tuple[str, ...] = ()
     """Flags given after ``--``, last on the command line."""
 
@@ -69,8 +74,9 @@ class Talk(Protocol):
     go_on_message: str
     """What asks for more of a reply that was cut; empty where the engine goes on with it without being asked."""
 
-    def launch(self, history: Conversation, *, unfinished: bool = False) -> Launch:
+    def launch(self, history: Conversation, *, unfinished: bool = False, sampling: Sampling | None = None) -> Launch:
         """``unfinished``: the last message is a reply that the engine will go on with, where it does so unasked.
+        ``sampling``: in place of what the options say.
 
         Raises ModelError when the history cannot be written in the model's template.
         """
@@ -116,10 +122,24 @@ def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
     flags += ["--ctx-size", str(options.context_size)]
     if options.threads is not None:
         flags += ["--threads", str(options.threads)]
-    if options.temperature is not None:
-        flags += ["--temp", str(options.temperature)]
-    if options.seed is not None:
-        flags += ["--seed", str(options.seed)]
+    sampling = options.sampling
+    drawn = {
+        "--temp": options.temperature if sampling.temperature is None else sampling.temperature,
+        "--seed": options.seed if sampling.seed is None else sampling.seed,
+        "--top-p": sampling.top_p,
+        "--top-k": sampling.top_k,
+        "--min-p": sampling.min_p,
+        "--repeat-penalty": sampling.repeat_penalty,
+        "--presence-penalty": sampling.presence_penalty,
+        "--frequency-penalty": sampling.frequency_penalty,
+    }
+    for flag, value in drawn.items():
+        if value is not None:
+            flags += [flag, str(value)]
+    if options.rpc:
+        flags += ["--rpc", ",".join(options.rpc)]
+        if not binary.has("--fit"):  # which puts there what fits; before it was made, nothing was put there unasked
+            flags += ["--n-gpu-layers", "999"]
     if binary.has("--no-escape"):  # or C:\\new would have a line break in it
         flags.append("--no-escape")
     if binary.has("--log-colors"):

@@ -7,7 +7,9 @@ is given once, as ``--in-prefix`` and ``--in-suffix``. It has no commands, and r
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Launch, common_flags
@@ -50,8 +52,9 @@ class ClassicTalk:
         self.shifts = not binary.has("--no-context-shift")
         self.context_size = options.context_size
 
-    def launch(self, history: Conversation, *, unfinished: bool = False) -> Launch:
-        binary, options, marks = self._binary, self._options, self._marks
+    def launch(self, history: Conversation, *, unfinished: bool = False, sampling: Sampling | None = None) -> Launch:
+        binary, marks = self._binary, self._marks
+        options = replace(self._options, sampling=sampling or self._options.sampling)
         history, changed = as_text(history, self._control_tokens)
         if unfinished:
             opening, loose_end = self._within_reply(history)

@@ -6,6 +6,9 @@ history that it has not lived through is therefore told to it in that system pro
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Launch, common_flags
@@ -34,8 +37,8 @@ class ModernTalk:
         self.max_tokens = options.max_tokens
         self.context_size = options.context_size
 
-    def launch(self, history: Conversation, *, unfinished: bool = False) -> Launch:
-        binary, options = self._binary, self._options
+    def launch(self, history: Conversation, *, unfinished: bool = False, sampling: Sampling | None = None) -> Launch:
+        binary, options = self._binary, replace(self._options, sampling=sampling or self._options.sampling)
         argv = [str(binary.path), *common_flags(binary, options)]
         argv += ["--n-predict", str(options.max_tokens or -1), "--log-verbosity", _VERBOSITY]
         if self._template:

@@ -1,0 +1,49 @@
+"""Texts that end a reply where they begin. Pure.
+
+The one that is complete first ends it, whatever the pieces in which the reply comes, and no part of it is passed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class StopScanner:
+    """Passes a reply on, up to the first stop text; only what may be the beginning of one waits for more."""
+
+    def __init__(self, stops: Iterable[str]) -> None:
+        """Empty texts stop nothing."""
+        self._stops = tuple(dict.fromkeys(filter(None, stops)))
+        self._reach = max(map(len, self._stops), default=0) - 1
+        self._held = ""
+        self.found = ""
+        """The text that ended the reply; nothing is passed on any more."""
+
+    def feed(self, text: str) -> str:
+        """What of the reply can be shown by now."""
+        if not self._stops:
+            return text
+        if self.found:
+            return ""
+        text = self._held + text
+        ends = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if ends:
+            _, at, self.found = min(ends)
+            self._held = ""
+            return text[:at]
+        cut = len(text) - self._open(text)
+        self._held = text[cut:]
+        return text[:cut]
+
+    def flush(self) -> str:
+        """What had waited, now that nothing follows."""
+        text, self._held = self._held, ""
+        return text
+
+    def _open(self, text: str) -> int:
+        """Length of the end of ``text`` that may be the beginning of a stop text."""
+        for length in range(min(self._reach, len(text)), 0, -1):
+            tail = text[-length:]
+            if any(len(stop) > length and stop.startswith(tail) for stop in self._stops):
+                return length
+        return 0
