@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""A real llama-server alone and through our server, side by side: ``python bench/through.py [--runs N] [-m MODEL]``.
+
+Both serve the same model with the same flags. They are asked in turn (A B A B …) for the same reply, which goes
+on until its limit, and a client in this process notes when each piece comes off its socket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+import sse
+from report import Figure, Goal, Section, ratios
+from subject import INSTALLED, QUESTION, home
+
+from bitnet_chat import paths
+from bitnet_chat.engine.find import find
+
+_PATIENCE = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Seconds from sending to the first piece; characters a second from there on."""
+
+    first: float
+    rate: float
+    text: str
+
+
+async def _ask(url: str, model: str, tokens: int) -> Reply:
+    body = {
+        "model": model,
+        "stream": True,
+        "temperature": 0,
+        "max_tokens": tokens,
+        "messages": [{"role": "user", "content": QUESTION}],
+    }
+    begun, moments, text = time.monotonic(), [], []
+    async for moment, piece in sse.stream(f"{url}/v1/chat/completions", body):
+        moments.append(moment)
+        text.append(piece)
+    said = "".join(text)
+    return Reply(moments[0] - begun, (len(said) - len(text[0])) / (moments[-1] - moments[0]), said)
+
+
+@contextlib.contextmanager
+def _direct(model: Path, threads: int, environment: Mapping[str, str]) -> Iterator[str]:
+    binary = find().path.with_name("llama-server")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [str(binary), "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-t", str(threads)]
+    command += ["-c", "2048", "-np", "1", "--jinja", "--log-disable"]
+    with _running(command, environment):
+        url = f"http://127.0.0.1:{port}"
+        _wait(url)
+        yield url
+
+
+@contextlib.contextmanager
+def _ours(model: Path, threads: int, environment: Mapping[str, str], backend: str) -> Iterator[str]:
+    command = [str(INSTALLED), "serve", "--port", "0", "--backend", backend, "-m", str(model), "-t", str(threads)]
+    command += ["-c", "2048", "--repeat-limit", "0"]
+    with _running(command, environment, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        url = ""
+        while not url and (line := process.stderr.readline().decode()):
+            url = line.partition("listening on ")[2].strip()
+        _wait(url)
+        yield url
+
+
+@contextlib.contextmanager
+def _running(
+    command: Sequence[str], environment: Mapping[str, str], stderr: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=dict(environment)) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def _wait(url: str) -> None:
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), urlopen(f"{url}/health", timeout=5) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"{url} is not ready")
+
+
+async def _rounds(runs: int, tokens: int, model: str, direct: str, ours: str) -> tuple[list[Reply], list[Reply]]:
+    theirs, through = [], []
+    for number in range(runs + 1):
+        one, other = await _ask(direct, model, tokens), await _ask(ours, model, tokens)
+        if one.text != other.text:
+            raise AssertionError(f"not the same reply:\n{one.text!r}\n{other.text!r}")
+        if number:  # the first of each warms up
+            theirs.append(one)
+            through.append(other)
+    return theirs, through
+
+
+def measure(runs: int, tokens: int, threads: int, model: Path, backend: str) -> Section:
+    with (
+        home() as environment,
+        _direct(model, threads, environment) as direct,
+        _ours(model, threads, environment, backend) as ours,
+    ):
+        theirs, through = asyncio.run(_rounds(runs, tokens, model.stem, direct, ours))
+    first = ratios([each.first for each in theirs], [each.first for each in through])
+    rate = ratios([each.rate for each in through], [each.rate for each in theirs])
+    name = f"serve --backend {backend}"
+    section = Section(
+        f"llama-server alone and through {name}",
+        notes=[f"{model.name}, {threads} engine thread(s), {tokens} tokens, load {os.getloadavg()[0]:.1f}"],
+        figures=[
+            Figure.of("llama-server: time to first token", "ms", [1000 * each.first for each in theirs]),
+            Figure.of("through us: time to first token", "ms", [1000 * each.first for each in through]),
+            Figure.of("llama-server: characters a second", "", [each.rate for each in theirs]),
+            Figure.of("through us: characters a second", "", [each.rate for each in through]),
+            Figure.of("time to first token, direct / through us", "%", first),
+            Figure.of("rate, through us / direct", "%", rate),
+        ],
+    )
+    section.goals = [
+        Goal("time to first token against direct", section.figures[4].median, "%", 95, at_least=True),
+        Goal("tokens a second against direct", section.figures[5].median, "%", 95, at_least=True),
+    ]
+    return section
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("-t", "--threads", type=int, default=1)
+    parser.add_argument("-m", "--model", type=Path, default=paths.bundled_model())
+    parser.add_argument("--backend", default="llama-server", choices=("llama-server", "engine"))
+    flags = parser.parse_args()
+    section = measure(flags.runs, flags.tokens, flags.threads, flags.model, flags.backend)
+    print(section)
+    for goal in section.goals:
+        print(goal)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
