@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import sse
-from load_server import FILLING
+from load_server import CLOCK
 from report import Figure, Goal, Section
 
 _SERVER = Path(__file__).with_name("load_server.py")
@@ -45,12 +45,12 @@ class Stream:
         if line.startswith("checksum "):
             self._whole = line == f"checksum {self._check}"
             return
-        stamp, number, filling = line.split(" ", 2)
-        if int(number) != self._next or filling != FILLING:
+        number, stamp = line.rstrip("字").split(" ")
+        if int(number) != self._next:
             self.wrong.append(f"line {self._next}: {line!r}")
         self._next += 1
         self._check = zlib.crc32(f"{line}\n".encode(), self._check)
-        self.delays.append(moment - float(stamp))
+        self.delays.append((moment * 1e6 - int(stamp)) % CLOCK / 1e6)
 
     def end(self, count: int) -> None:
         if not self._whole or self._rest or self._next != count:
@@ -89,7 +89,16 @@ def measure(streams: int, rate: float, seconds: float) -> Section:
             assert server.stdout is not None
             url, process = server.stdout.readline().strip(), psutil.Process(server.pid)
             # Imports and first uses of everything are no memory of a stream.
-            short = [sys.executable, str(Path(__file__)), "--warm-up", url, "--seconds", str(seconds), "--rate", str(rate)]
+            short = [
+                sys.executable,
+                str(Path(__file__)),
+                "--warm-up",
+                url,
+                "--seconds",
+                str(seconds),
+                "--rate",
+                str(rate),
+            ]
             subprocess.run(short, check=True)
             before, used = process.memory_info().rss, sum(process.cpu_times()[:2])
             results, sizes = asyncio.run(_load(url, process, streams, count))
@@ -100,7 +109,7 @@ def measure(streams: int, rate: float, seconds: float) -> Section:
     wrong = [line for each in results for line in each.wrong]
     p99 = delays[int(len(delays) * 0.99)]
     memory = (max(sizes) - before) / streams / 1000
-    section = Section(
+    return Section(
         f"{streams} streams at once, {rate:g} tokens a second each, for {seconds:g} s",
         notes=[f"{len(delays):,} chunks; our processor time for each: {1e6 * used / len(delays):.0f} µs", *wrong[:5]],
         figures=[
@@ -115,7 +124,6 @@ def measure(streams: int, rate: float, seconds: float) -> Section:
             Goal("lost, repeated or wrong", len(wrong), "lines", 0),
         ],
     )
-    return section
 
 
 async def _warm_up(url: str) -> None:

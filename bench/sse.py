@@ -1,4 +1,4 @@
-"""The least of a client for streams of an OpenAI-style server: one connection, one reply, each piece with its moment."""
+"""The least of a client for streams of an OpenAI-style server: one reply, each piece with the moment it came."""
 
 from __future__ import annotations
 

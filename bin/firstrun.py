@@ -1,4 +1,5 @@
-"""The steps of the first run: a virtual environment, the packages in it, an engine.
+"""The steps of the first run: a virtual environment, the packages in it, an engine; later what ``serve``, ``app`` and
+other backends need.
 
 Each step may be repeated at will, is done by one process at a time, and when it fails says which step that was, where
 its log is and what to do. Standard library only; the log, the lock and the progress line are those of the engine build.
@@ -25,7 +26,16 @@ LOG = VENV / "setup.log"
 LOCK = VENV / "setup.lock"
 
 # For the progress bar alone: how many packages pip looks at.
-_PACKAGES = {"package": 9, "tests": 24}
+_PACKAGES = {"package": 9, "tests": 90, "serve": 30, "remote": 20, "app": 15}
+
+_NAMES = {
+    "package": "Installing bitnet-chat",
+    "tests": "Installing the test packages",
+    "serve": "Installing what serve needs",
+    "remote": "Installing what other backends need",
+    "app": "Installing what a window of its own needs",
+}
+_EXTRAS = {"package": "", "tests": "[test]", "serve": "[serve]", "remote": "[remote]", "app": "[app]"}
 
 _CONNECT = "Connect this computer (pip's own settings for index, proxy and certificates are used) and try again."
 
@@ -72,11 +82,13 @@ class _Setup:
 
     def run(self) -> None:
         done = set() if self.anew else launcher.done()  # another process may have done it while we waited
-        missing = [step for step in self.needed if step not in done]
+        missing = launcher.missing(list(self.needed), done)
         if {"package", "tests"} & set(missing):
             self._make_environment()
         for step in missing:
-            if step in _PACKAGES:
+            if step == "app":
+                done.add("app" if self._get_window() else "no-app")
+            elif step in _PACKAGES:
                 self._install_packages(step)
                 done |= {"package", step}
             else:
@@ -122,7 +134,7 @@ class _Setup:
             raise BuildError(f"{python} -m venv ended with status {status}.", detail=diagnosis.pip_excerpt(output))
 
     def _install_packages(self, step: str) -> None:
-        name = "Installing the test packages" if step == "tests" else "Installing bitnet-chat"
+        name = _NAMES[step]
         count, total = 0, _PACKAGES[step]
 
         def read(line: str) -> None:
@@ -133,9 +145,13 @@ class _Setup:
 
         self._at(name, 0, total)
         offset = job.size(LOG)
-        project = launcher.ROOT + ("[test]" if step == "tests" else "")
         pip = [launcher.PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-        if self._job([*pip, "install", "--editable", project], read) != 0:
+        if step not in ("package", "tests"):
+            # What somebody has installed by hand is enough, and needs no network.
+            if self._job([*pip, "install", "--no-index", f"bitnet-chat{_EXTRAS[step]}"], read) == 0:
+                return
+            count = 0
+        if self._job([*pip, "install", "--editable", launcher.ROOT + _EXTRAS[step]], read) != 0:
             raise diagnosis.of_pip(
                 job.text_since(LOG, offset),
                 purpose="install the packages",
@@ -144,6 +160,15 @@ class _Setup:
                 offline=_CONNECT,
             )
         self._at(name, total, total)
+
+    def _get_window(self) -> bool:
+        try:
+            self._install_packages("app")
+        except BitnetChatError as error:
+            self.show.close()
+            print(f"no window of its own: {error.what} The browser will do. Log: {LOG}", file=sys.stderr)
+            return False
+        return True
 
     def _job(self, argv: list[str], on_line: Callable[[str], None] = lambda line: None) -> int:
         # PYTHONPATH and the like could put another package in the place of a needed one.
@@ -158,6 +183,8 @@ class _Setup:
         argv = [launcher.PYTHON, "-m", "bitnet_chat", "engine", "install"]
         if step == "engine":
             argv.append("--if-missing")
+        elif sys.platform == "linux":
+            argv += ["--with", "rpc"]  # the tests spread a model over rpc-servers there
         process = subprocess.Popen(argv, cwd=launcher.ROOT, stdin=subprocess.DEVNULL, stdout=2)
         while True:
             try:

@@ -6,7 +6,7 @@ cannot be moved) and the packaging files as they were. While it fits, nothing is
 The syntax is that of old Pythons, so that they can say that they are too old; firstrun.py needs 3.11.
 """
 
-# ruff: noqa: PTH118, PTH120, PTH123 -- importing pathlib takes longer than all that is done here
+# ruff: noqa: PTH111, PTH118, PTH120, PTH123 -- importing pathlib takes longer than all that is done here
 
 import os
 import sys
@@ -28,8 +28,8 @@ WITHOUT_ENGINE = ("completion", "config", "doctor", "engine", "history", "models
 
 def chat(arguments: "list[str]") -> int:
     """Runs bitnet-chat with these arguments; sets up first what is missing."""
-    needed = ["package"] if engine_is_given(arguments) else ["package", "engine"]
-    if not set(needed) <= done():
+    needed = steps(arguments)
+    if missing(needed, done()):
         status = set_up(needed)
         if status:
             return status
@@ -52,6 +52,70 @@ def test(arguments: "list[str]") -> int:
     return become(PYTHON, ["-m", "pytest", *(arguments or ["--numprocesses", "auto", "--dist", "worksteal"])])
 
 
+def steps(arguments: "list[str]") -> "list[str]":
+    """What is needed for a command line, in the order in which it is done."""
+    needed = ["package"] if engine_is_given(arguments) else ["package", "engine"]
+    verb = arguments[0] if arguments else ""
+    if verb in WITHOUT_ENGINE:
+        return needed
+    if verb in ("serve", "app"):
+        needed.append("serve")
+    if verb == "app":
+        needed.append("app")
+    backend, attach = setting("backend", arguments), setting("attach", arguments)
+    if attach or backend not in ("", "engine"):
+        needed.append("remote")
+        if (attach or backend != "llama-server") and "engine" in needed:
+            needed.remove("engine")  # it is elsewhere
+    return needed
+
+
+def missing(needed: "list[str]", done: "set[str]") -> "list[str]":
+    """What is still to be done. A window of its own for ``app`` is tried once: where there can be none, a browser will
+    do."""
+    return [step for step in needed if step not in done and "no-" + step not in done]
+
+
+def setting(name: str, arguments: "list[str]") -> str:
+    """What bitnet-chat will take for a setting that is a text: from a flag, the environment or config.toml.
+
+    A guess that errs only where somebody writes strange TOML; then bitnet-chat says itself what is missing.
+    """
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    found = ""
+    for at, argument in enumerate(ours):
+        if argument == "--" + name:
+            found = ours[at + 1] if at + 1 < len(ours) else "yes"
+        elif argument.startswith("--" + name + "="):
+            found = argument[len(name) + 3 :]
+    if found:
+        return found
+    given = os.environ.get("BITNET_CHAT_" + name.upper())
+    if given is not None:
+        return given
+    for line in _read(config_file()).splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == name:
+            return value.partition("#")[0].strip().strip("\"'")
+    return ""
+
+
+def config_file() -> str:
+    """As ``bitnet_chat.paths`` has it, which needs a package that may not be there yet."""
+    chosen = os.environ.get("BITNET_CHAT_CONFIG")
+    if chosen:
+        return os.path.expanduser(chosen)
+    folder = os.environ.get("BITNET_CHAT_CONFIG_DIR")
+    if not folder:
+        if WINDOWS:
+            base = os.environ.get("LOCALAPPDATA", "")
+        else:
+            usual = "~/Library/Application Support" if sys.platform == "darwin" else "~/.config"
+            base = os.environ.get("XDG_CONFIG_HOME", "").strip() or usual
+        folder = os.path.join(base, "bitnet-chat")
+    return os.path.join(os.path.expanduser(folder), "config.toml")
+
+
 def engine_is_given(arguments: "list[str]") -> bool:
     """The user names an engine, or wants something that needs none: nothing is to be built."""
     if os.environ.get("BITNET_CHAT_ENGINE") or arguments[:1] in ([verb] for verb in WITHOUT_ENGINE):
@@ -62,8 +126,9 @@ def engine_is_given(arguments: "list[str]") -> bool:
 
 def done() -> "set[str]":
     """The steps that are done for this checkout as it is now."""
-    steps, _, stamped = _read(STAMP).partition("\n")
-    return set(steps.split()) if stamped == state() else set()
+    names, _, stamped = _read(STAMP).partition("\n")
+    steps = set(names.split()) if stamped == state() else set()
+    return steps | {"serve", "remote"} if "tests" in steps else steps  # their packages are among those of the tests
 
 
 def state() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +20,7 @@ from bitnet_chat.stream.sanitize import Sanitizer
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Recorder
+    from bitnet_chat.tools import Toolbox
 
 Say = Callable[[str], None]
 """Tells the user a line, on stderr."""
@@ -74,10 +75,16 @@ def failure(error: BitnetChatError, model: str) -> dict[str, Any]:
 
 
 async def ask(
-    backend: Backend, conversation: Conversation, options: ReplyOptions, say: Say, recorder: Recorder | None = None
+    backend: Backend,
+    conversation: Conversation,
+    options: ReplyOptions,
+    say: Say,
+    recorder: Recorder | None = None,
+    toolbox: Toolbox | None = None,
 ) -> Answer:
-    """The whole answer to a conversation, kept by ``recorder`` while it comes."""
-    async with _events(backend, conversation, options, recorder) as events:
+    """The whole answer to a conversation, kept by ``recorder`` while it comes. ``toolbox``: what the model may call,
+    without asking anybody."""
+    async with _events(backend, conversation, options, recorder, toolbox) as events:
         async for event in events:
             if isinstance(event, Notice):
                 say(event.text)
@@ -95,10 +102,11 @@ async def stream(
     say: Say,
     show: Callable[[str], None],
     recorder: Recorder | None = None,
+    toolbox: Toolbox | None = None,
 ) -> Answer:
     """Like :func:`ask`, and gives ``show`` each piece as it comes, safe for a terminal."""
     sanitizer = Sanitizer()
-    async with _events(backend, conversation, options, recorder) as events:
+    async with _events(backend, conversation, options, recorder, toolbox) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 show(sanitizer.feed(event.text))
@@ -114,13 +122,27 @@ async def stream(
 
 @asynccontextmanager
 async def _events(
-    backend: Backend, conversation: Conversation, options: ReplyOptions, recorder: Recorder | None
+    backend: Backend,
+    conversation: Conversation,
+    options: ReplyOptions,
+    recorder: Recorder | None,
+    toolbox: Toolbox | None,
 ) -> AsyncIterator[AsyncIterator[Event]]:
     """The events of a reply. It is over when the block is: the backend is free for the next one."""
-    if recorder is None:
-        events = backend.reply(conversation, options)
+    if toolbox is not None:
+        options = replace(options, tools=toolbox.tools)
+
+    def replies(conversation: Conversation) -> AsyncIterator[Event]:
+        if recorder is None:
+            return backend.reply(conversation, options)
+        return recorded(backend, recorder, conversation, options)
+
+    if toolbox is None:
+        events = replies(conversation)
     else:
-        events = recorded(backend, recorder, conversation, options)
+        from bitnet_chat.tools.rounds import rounds
+
+        events = rounds(replies, conversation, toolbox)
     try:
         yield events
     finally:
@@ -175,7 +197,8 @@ def _conversation(fields: Mapping[str, Any], system: str) -> Conversation:
     if not isinstance(messages, list):
         raise UsageError("'messages' is no list")
     conversation = Conversation.from_dicts(messages)
-    if conversation.last is None or conversation.last.role != "user" or not conversation.last.content:
+    last = conversation.last
+    if last is None or last.role not in ("user", "tool") or (last.role == "user" and not last.content):
         raise UsageError("the last of 'messages' is no user message")
     return conversation if conversation.system else conversation.with_system(system)
 
@@ -250,6 +273,7 @@ async def run(
     say: Say,
     progress: Tracker,
     stopped: Callable[[], bool],
+    toolbox: Toolbox | None = None,
 ) -> FinishReason:
     """Answers ``jobs`` in order, each written as it is finished. Gives what went wrong first, or STOP.
 
@@ -266,9 +290,10 @@ async def run(
             reason = FinishReason.USAGE
         else:
             backend = backend_for(job.conversation)
-            answer = await ask(backend, job.conversation, options, say)
+            answer = await ask(backend, job.conversation, options, say, toolbox=toolbox)
             if answer.reason is FinishReason.ENGINE_DIED and deaths + 1 < _HOPELESS:
-                answer = await ask(backend, job.conversation, options, say)  # nobody has seen the first try
+                # Nobody has seen the first try.
+                answer = await ask(backend, job.conversation, options, say, toolbox=toolbox)
             if answer.reason is FinishReason.INTERRUPTED:
                 return FinishReason.INTERRUPTED  # not written: the next run asks it again
             if isinstance(answer.error, EngineNotFound | ModelError):

@@ -77,12 +77,15 @@ class Settings:
     """More flags for the engine."""
 
 
+SECRET = frozenset({"backend_key"})
+"""Settings that are never shown."""
 _TYPES: dict[str, Any] = get_type_hints(Settings)
 _NOT_NEGATIVE = ("ctx", "threads", "max_tokens", "timeout", "typing_speed", "repeat_limit", "stall_timeout")
 _TOML_LIMIT = 1_000_000
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-_ELSEWHERE = ("DATA", "CACHE", "CONFIG", "CONFIG_DIR", "BUILD")
-"""Variables behind ``BITNET_CHAT_`` that are no settings: places (``paths``), and a build that tests take."""
+_ELSEWHERE = ("DATA", "CACHE", "CONFIG", "CONFIG_DIR", "BUILD", "API_KEY")
+"""Variables behind ``BITNET_CHAT_`` that are no settings: places (``paths``), a build that tests take, and the key of a
+server (``cli.serve``), which no file should hold."""
 
 
 @dataclass(frozen=True, slots=True)

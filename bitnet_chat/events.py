@@ -33,6 +33,8 @@ class Stats:
     context_size: int | None = None
     exact: bool = False
     """True when the engine itself counted the tokens; False when they were counted as they arrived."""
+    prompt_size: int | None = None
+    """Tokens in the context window when the reply began: all of the prompt, with what the engine knew already."""
 
     @property
     def tokens_per_second(self) -> float | None:

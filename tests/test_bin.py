@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from fake_build import script
 
+from bitnet_chat import paths
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with a #! line")
 
 REPOSITORY = Path(__file__).parent.parent
@@ -25,7 +27,8 @@ FIRST_MODULES = [
 ]
 
 # Writes down its arguments. As ``-m venv`` it makes an environment with itself as python, as ``-m pip`` it "installs" a
-# bitnet-chat that shows its arguments, and what it does not know it leaves to the real one.
+# bitnet-chat that shows its arguments, and what it does not know it leaves to the real one. FAKE_PRESENT: extras that
+# pip finds to be there; FAKE_PIP_REFUSES: one that it cannot install.
 _PYTHON = """
 import json, os, pathlib, shutil, sys, time
 root, args = pathlib.Path(ROOT), sys.argv[1:]
@@ -41,6 +44,10 @@ name = "ENGINE" if module == "bitnet_chat" else module.upper()
 if module == "venv":
     scripts.mkdir(parents=True)
     shutil.copy(__file__, scripts / "python")
+if module == "pip" and "--no-index" in args:
+    sys.exit(args[-1] not in os.environ.get("FAKE_PRESENT", "").split())
+if module == "pip" and args[-1].endswith(os.environ.get("FAKE_PIP_REFUSES", "nothing")):
+    sys.exit(1)
 if module == "pip":
     while (root / "wait").exists():
         time.sleep(0.01)
@@ -57,6 +64,7 @@ class Checkout:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("BITNET_CHAT", "FAKE_"))}
+        self.env["BITNET_CHAT_CONFIG"] = str(root / "config.toml")
         self.env["PATH"] = f"{root / 'path'}{os.pathsep}{os.environ['PATH']}"
         shutil.copytree(REPOSITORY / "bin", root / "bin", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("setup.cfg", "pyproject.toml"):
@@ -196,12 +204,99 @@ def test_the_tests_are_run_with_their_packages_and_an_installed_engine(checkout:
     calls = checkout.calls()
     assert modules(calls) == ["venv", "pip", "bitnet_chat", "pytest"]
     assert calls[1][-1] == f"{checkout.root}[test]"
-    assert calls[2][2:] == ["engine", "install"]
+    assert calls[2][2:4] == ["engine", "install"]
+    assert calls[2][4:] == (["--with", "rpc"] if sys.platform == "linux" else [])
     assert calls[3][2:] == ["-k", "stream or pacer"]
     assert checkout.run("test").returncode == 0
     assert modules(checkout.calls()) == ["bitnet_chat", "pytest"]
     assert checkout.run("bitnet-chat").returncode == 7
     assert checkout.calls() == []
+
+
+def extras(calls: list[list[str]]) -> list[str]:
+    """What pip was asked for from the index, of the extras."""
+    return [call[-1].partition("[")[2].rstrip("]") for call in calls if call[1] == "pip" and "--no-index" not in call]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "wanted", "engine"),
+    [
+        (["serve"], {}, ["", "serve"], True),
+        (["serve", "--engine", "x"], {}, ["", "serve"], False),
+        (["app"], {}, ["", "serve", "app"], True),
+        (["serve", "--backend", "llama-server"], {}, ["", "serve", "remote"], True),
+        (["serve", "--backend=ollama"], {}, ["", "serve", "remote"], False),
+        (["hello", "--backend", "openai", "--base-url", "x"], {}, ["", "remote"], False),
+        (["--backend", "engine"], {"BITNET_CHAT_BACKEND": "openai"}, [""], True),
+        (["hello"], {"BITNET_CHAT_BACKEND": "ollama"}, ["", "remote"], False),
+        (["--attach"], {}, ["", "remote"], False),
+        (["hello"], {"BITNET_CHAT_ATTACH": "http://127.0.0.1:1"}, ["", "remote"], False),
+        (["hello", "--", "--attach"], {}, [""], True),
+        (["config", "show"], {"BITNET_CHAT_BACKEND": "openai"}, [""], False),
+    ],
+)
+def test_what_a_command_needs_is_installed(
+    checkout: Checkout, arguments: list[str], env: dict[str, str], wanted: list[str], engine: bool
+) -> None:
+    assert checkout.run("bitnet-chat", *arguments, **env).returncode == 7
+    calls = checkout.calls()
+    assert extras(calls) == wanted
+    assert ("bitnet_chat" in modules(calls)) is engine
+    assert checkout.run("bitnet-chat", *arguments, **env).returncode == 7
+    assert checkout.calls() == []
+
+
+def test_a_backend_in_the_config_file_counts(ready: Checkout, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("# backend = 'none'\nbackend = \"llama-server\"  # ours\n", encoding="utf-8")
+    assert ready.run("bitnet-chat", BITNET_CHAT_CONFIG=str(config)).returncode == 7
+    assert extras(ready.calls()) == ["remote"]
+
+
+@pytest.mark.parametrize("variables", [{}, {"XDG_CONFIG_HOME": "/x"}, {"BITNET_CHAT_CONFIG_DIR": "~/y"}])
+def test_the_config_file_is_the_one_of_the_program(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name in ("BITNET_CHAT_CONFIG", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    code = "import sys; sys.path.insert(0, 'bin'); import launcher; print(launcher.config_file())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == str(paths.config_file())
+
+
+def test_extras_that_are_there_need_no_network(ready: Checkout) -> None:
+    done = ready.run("bitnet-chat", "serve", FAKE_PRESENT="bitnet-chat[serve]", FAKE_PIP_REFUSES="]")
+    assert done.returncode == 7
+    assert modules(ready.calls()) == ["pip"]
+    assert ready.run("bitnet-chat", "serve").returncode == 7
+    assert ready.calls() == []
+
+
+def test_those_of_the_tests_hold_those_of_the_server(checkout: Checkout) -> None:
+    checkout.run("test")
+    assert checkout.run("bitnet-chat", "--backend", "openai", "serve").returncode == 7
+    checkout.calls()
+    assert checkout.run("bitnet-chat", "serve", "--backend", "openai").returncode == 7
+    assert checkout.calls() == []
+
+
+def test_an_extra_that_cannot_be_had_says_so_and_is_tried_again(ready: Checkout) -> None:
+    done = ready.run("bitnet-chat", "serve", FAKE_PIP_REFUSES="[serve]")
+    assert done.returncode == 3
+    assert "the step “Installing what serve needs” failed" in done.stderr
+    assert ready.run("bitnet-chat").returncode == 7  # nothing else is the worse for it
+    ready.calls()
+    assert ready.run("bitnet-chat", "serve").returncode == 7
+    assert extras(ready.calls()) == ["serve"]
+
+
+def test_without_a_window_of_its_own_a_browser_will_do(ready: Checkout) -> None:
+    done = ready.run("bitnet-chat", "app", FAKE_PIP_REFUSES="[app]")
+    assert (done.returncode, done.stdout) == (7, "['app']\n")
+    assert "no window of its own" in done.stderr and "browser" in done.stderr
+    assert extras(ready.calls()) == ["serve", "app"]
+    assert ready.run("bitnet-chat", "app").returncode == 7
+    assert ready.calls() == []
 
 
 # A step that fails names itself, its log and the remedy.

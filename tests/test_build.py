@@ -82,6 +82,45 @@ def test_a_wanted_program_that_is_missing_is_built(home: Path) -> None:
     assert not list(home.glob(".*"))
 
 
+def built_with(home: Path) -> tuple[str, ...]:
+    record = manifest.read(home / VERSION)
+    assert record is not None
+    assert ("rpc-server" in record.files) is ("rpc" in record.features) is (home / VERSION / "rpc-server").exists()
+    return record.features
+
+
+def test_what_it_was_built_with_once_it_keeps(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps(home)
+    assert built_with(home) == ()
+    steps(home, features=["rpc"])
+    assert built_with(home) == ("rpc",)
+    assert not list(home.glob(".*"))
+    assert steps(home) == []  # a plain one finds all that it wants
+    assert steps(home, features=["rpc"]) == []
+    monkeypatch.setattr(manifest, "cpu_fingerprint", lambda: "of another cpu")
+    steps(home)  # a plain one that has to build
+    assert built_with(home) == ("rpc",)
+
+
+def test_the_engine_that_is_there_stays_until_the_new_one_is_whole(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps(home)
+    monkeypatch.setenv("FAKE_FAIL", "llama.cpp:7:1: error: expected ';'")
+    with pytest.raises(BuildError):
+        build.install(home=home, features=["rpc"])
+    assert build.installed(home=home) and built_with(home) == ()
+
+
+def test_objects_of_a_build_without_a_feature_are_used_for_one_with_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FAIL", "llama.cpp:7:1: error: expected ';'")
+    failure(home)
+    monkeypatch.delenv("FAKE_FAIL")
+    seen = steps(home, features=["rpc"])
+    assert next(p.total for p in seen if p.total and p.step == "Compiling llama.cpp") == fake_build.STEPS - 2
+    assert built_with(home) == ("rpc",)
+
+
 def test_an_engine_of_another_cpu_counts_as_missing_and_is_replaced(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

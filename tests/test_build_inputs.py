@@ -203,6 +203,11 @@ def test_flags() -> None:
     assert "-DCMAKE_EXE_LINKER_FLAGS=-static" in toolchain.cmake_flags("c", platform="win32", cxx="g++")
 
 
+def test_flags_of_features() -> None:
+    assert toolchain.feature_flags([]) == ["-DGGML_RPC=OFF"]  # said aloud: the tree may have been one with it
+    assert toolchain.feature_flags(["rpc"]) == ["-DGGML_RPC=ON", "-DGGML_RPC_RDMA=OFF"]
+
+
 # The CPU.
 
 

@@ -60,7 +60,7 @@ def test_settings_of_a_connection(tmp_path: Path) -> None:
     asked = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "foreign_keys")}
     assert asked == {"journal_mode": "wal", "foreign_keys": 1}
     assert connection.execute("PRAGMA secure_delete").fetchone()[0] == 1
-    assert schema.version(connection) == schema.VERSION == 2
+    assert schema.version(connection) == schema.VERSION == 3
     connection.close()
 
 
@@ -116,10 +116,10 @@ def test_what_an_old_file_holds_is_kept_and_found(tmp_path: Path) -> None:
 def test_a_migration_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version_1(tmp_path / "journal.db")
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, ("CREATE TABLE more (x)", "no SQL at all")))
-    monkeypatch.setattr(schema, "VERSION", 3)
+    monkeypatch.setattr(schema, "VERSION", len(schema.MIGRATIONS))
     connection = sqlite3.connect(tmp_path / "journal.db", isolation_level=None)
     with pytest.raises(sqlite3.OperationalError):
-        schema.migrate(connection, 3)
+        schema.migrate(connection, schema.VERSION)
     assert schema.version(connection) == 1
     assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'more'").fetchall()
     connection.close()

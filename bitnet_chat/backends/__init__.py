@@ -78,6 +78,8 @@ class BackendStatus:
     """Percent of one core since the last look."""
     spare_memory: int | None = None
     """Resident bytes of the processes that are kept ready beside the one that answers; None when there are none."""
+    restarts: int = 0
+    """How often the engine died without being asked to, and was started again."""
 
 
 class Backend(Protocol):

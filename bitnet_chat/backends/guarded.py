@@ -33,6 +33,7 @@ TOLD = frozenset(
     }
 )
 """A reply that ends for one of these comes with a notice that says so."""
+_PIECES = 256
 _FIRST_TOKEN = 10
 """So many times the stall timeout may pass before the first token: a long message takes its time to be read."""
 
@@ -102,6 +103,8 @@ class GuardedBackend:
                         if isinstance(each, TextDelta):
                             said.append(each.text)
                         yield each
+                    if len(said) > _PIECES:  # a text of its own for each token is ten times the reply
+                        said = ["".join(said)]
             if guard is not None and (rest := guard.flush()):
                 said.append(rest)
                 yield TextDelta(rest)

@@ -2,46 +2,87 @@
 
 A backend that holds the beginning of a conversation in its memory answers the next turn of it at once; any other would
 have to read it all again. So each is lent, where there is a choice, to the conversation that it knows.
+
+A seat goes from hand to hand: who gives one back hands it to the first in line, so that nobody can slip in between.
+People come before batch work, and where a person has to wait, batch work that can begin again is asked to make way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import time
+from bisect import insort
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from bitnet_chat.backends import Backend
+from bitnet_chat.backends import Backend, Sampling
 from bitnet_chat.backends.source import Source
-from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import Busy
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.errors import BitnetChatError, Busy
+
+_RECENT = 32
+"""Leases whose length tells how long the next ones may take."""
+_RETRY = (1.0, 120.0)
+"""Seconds: the least and the most that somebody is sent away for."""
+_numbers = itertools.count(1)
 
 
-@dataclass(slots=True)
+def number() -> int:
+    """The next number in line. The same ones for all pools, so that one keeps its worth when a pool is made anew."""
+    return next(_numbers)
+
+
+@dataclass(slots=True, eq=False)
 class Seat:
     """A backend, and what it has lived through."""
 
     backend: Backend
     memory: Conversation = field(default_factory=Conversation)
+    """Empty where it is not known: after a failure, for example."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How its last reply was drawn. An engine that is to draw otherwise begins anew."""
     used: int = 0
-    """When it was used last, in leases."""
+    """When it was used last, in leases. 0: never."""
+    restarts: int = 0
+    """Those of its engine that were accounted for."""
+
+
+@dataclass(slots=True, eq=False)
+class _Wish:
+    """Somebody who waits, or has a seat."""
+
+    conversation: Conversation
+    sampling: Sampling
+    urgent: bool
+    number: int
+    make_way: Callable[[], bool] | None
+    seat: asyncio.Future[Seat]
+    asked: bool = False
+    """It makes way."""
+
+    @property
+    def place(self) -> tuple[bool, int]:
+        return not self.urgent, self.number
 
 
 class Pool:
-    """``source.parallel`` seats, each made when it is first needed."""
+    """``source.parallel`` seats, each made when it is first needed. All methods belong to the event loop."""
 
-    def __init__(self, source: Source, *, queue: int = 64) -> None:
+    def __init__(self, source: Source, *, queue: int = 64, clock: Callable[[], float] = time.monotonic) -> None:
         """``queue``: how many may wait."""
         self.source = source
         self._queue = queue
-        self._free: list[Seat] = []
+        self._clock = clock
         self._seats: list[Seat] = []
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._ticket = itertools.count()
+        self._free: list[Seat] = []
+        self._waiting: list[_Wish] = []
+        self._leased: list[_Wish] = []
         self._leases = itertools.count(1)
-        self._called = 0
-        """Who waited and was told to come, and has not taken a seat yet."""
+        self._lengths: deque[float] = deque(maxlen=_RECENT)
+        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -55,83 +96,175 @@ class Pool:
     def backends(self) -> list[Backend]:
         return [seat.backend for seat in self._seats]
 
+    @property
+    def seats(self) -> list[Seat]:
+        return list(self._seats)
+
     def start(self) -> None:
         """Loads the first one in the background."""
-        if not self._seats:
-            seat = self._make()
-            self._free.append(seat)
-            seat.backend.start()
+        if not self._seats and not self._closed:
+            self._free.append(self._make())
 
     @asynccontextmanager
-    async def lease(self, conversation: Conversation, *, urgent: bool = True) -> AsyncIterator[Seat]:
-        """A seat for one reply. Who leases sets ``memory`` to what the conversation has become.
+    async def lease(
+        self,
+        conversation: Conversation,
+        sampling: Sampling | None = None,
+        *,
+        urgent: bool = True,
+        make_way: Callable[[], bool] | None = None,
+        turn: int | None = None,
+        again: bool = False,
+    ) -> AsyncIterator[Seat]:
+        """A seat for one reply. Who leases sets ``memory`` to what the conversation has become; unknown else.
 
-        ``urgent``: a person waits; batch work comes after. Raises Busy when too many wait already.
+        ``urgent``: a person waits; batch work comes after. ``make_way`` is called, once at most, when a person waits
+        for a seat: True if this lease ends soon for it. ``turn``: the :func:`number` in line, where it was drawn
+        before; ``again``: for a lease that made way, which is not sent away.
+
+        Raises Busy when too many wait already and when the pool is closed, and what ``source.backend`` raises.
         """
-        await self._turn(urgent)
-        seat = self._take(conversation)
+        wish = _Wish(
+            conversation,
+            sampling or Sampling(),
+            urgent,
+            number() if turn is None else turn,
+            None if urgent else make_way,
+            asyncio.get_running_loop().create_future(),
+        )
+        seat = await self._seat_for(wish, returning=again)
+        began = self._clock()
+        seat.memory, seat.sampling, seat.used = Conversation(), wish.sampling, next(self._leases)
+        self._leased.append(wish)
         try:
             yield seat
         finally:
-            self._free.append(seat)
-            self._next()
+            self._leased.remove(wish)
+            self._lengths.append(self._clock() - began)
+            self._give_back(seat)
 
     async def close(self) -> None:
-        for _, _, waiter in self._waiting:
-            waiter.cancel()
-        for seat in self._seats:
-            await seat.backend.close()
+        """Ends all backends, those that are lent too; who waits hears Busy."""
+        self._closed = True
+        for wish in self._waiting:
+            if not wish.seat.done():
+                wish.seat.set_exception(self._ended())
+        self._waiting.clear()
+        results = await asyncio.gather(*(seat.backend.close() for seat in self._seats), return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
 
-    async def _turn(self, urgent: bool) -> None:
-        if self._has_room() and not self._waiting:
-            return
-        if len(self._waiting) >= self._queue:
-            raise Busy(
-                f"{len(self._waiting)} requests wait for {self.source.name} already",
-                retry_after=5.0,
-                remedy="try again later, or start the server with more --parallel",
-            )
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (0 if urgent else 1, next(self._ticket), future)
-        self._waiting.append(entry)
-        self._waiting.sort(key=lambda each: each[:2])
+    # The line
+
+    async def _seat_for(self, wish: _Wish, *, returning: bool) -> Seat:
+        if self._closed:
+            raise self._ended()
+        if not self._waiting and (seat := self._pick(wish)) is not None:
+            return seat
+        if len(self._waiting) >= self._queue and not returning:
+            refused = self._full()
+            if not wish.urgent or not self._waiting or self._waiting[-1].urgent:
+                raise refused
+            self._settle(self._waiting.pop(), refused)  # no person goes away for batch work that waits
+        insort(self._waiting, wish, key=lambda each: each.place)
+        if wish.urgent:
+            self._ask_to_make_way()
         try:
-            await future
-            self._called -= 1
+            return await wish.seat
         except asyncio.CancelledError:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
-            elif future.done() and not future.cancelled():
-                self._called -= 1  # it was told to come, and does not
-                self._next()
+            if wish in self._waiting:
+                self._waiting.remove(wish)
+            elif wish.seat.done() and not wish.seat.cancelled() and wish.seat.exception() is None:
+                self._give_back(wish.seat.result())  # it was handed over, and nobody is there to take it
             raise
 
-    def _has_room(self) -> bool:
-        return len(self._free) + self.source.parallel - len(self._seats) > self._called
+    def _give_back(self, seat: Seat) -> None:
+        self._free.append(seat)
+        while self._waiting and not self._closed:
+            first = self._waiting[0]
+            try:
+                if not first.seat.done():  # cancelled, and has not yet come round to saying so
+                    found = self._pick(first)
+                    if found is None:
+                        return
+                    first.seat.set_result(found)
+            except BitnetChatError as error:
+                first.seat.set_exception(error)
+            self._waiting.pop(0)
 
-    def _next(self) -> None:
-        if self._waiting and self._has_room():
-            _, _, future = self._waiting.pop(0)
-            if not future.done():
-                self._called += 1
-                future.set_result(None)
+    @staticmethod
+    def _settle(wish: _Wish, error: BitnetChatError) -> None:
+        if not wish.seat.done():
+            wish.seat.set_exception(error)
 
-    def _take(self, conversation: Conversation) -> Seat:
-        def known(seat: Seat) -> int:
-            """Messages of the conversation that it has in its memory, if it has nothing else there."""
-            messages = seat.memory.messages
-            return len(messages) if conversation.messages[: len(messages)] == messages else -1
+    def _ask_to_make_way(self) -> None:
+        """As many as people wait for, those first that have lost least."""
+        needed = sum(wish.urgent for wish in self._waiting) - sum(wish.asked for wish in self._leased)
+        for wish in reversed(self._leased):
+            if needed <= 0:
+                return
+            if wish.make_way is not None and not wish.asked and wish.make_way():
+                wish.asked = True
+                needed -= 1
 
-        best = max(self._free, key=lambda seat: (known(seat), -seat.used), default=None)
-        if (best is None or known(best) <= 0) and len(self._seats) < self.source.parallel:
-            best = self._make()
-        else:
-            assert best is not None
-            self._free.remove(best)
-        best.used = next(self._leases)
+    def _full(self) -> Busy:
+        mean = sum(self._lengths) / len(self._lengths) if self._lengths else 5.0
+        # Half of the line: then there is room again, and not only for the fastest.
+        wait = mean * max(1.0, self._queue / 2) / self.source.parallel
+        return Busy(
+            f"{len(self._waiting)} requests wait for {self.source.name} already",
+            retry_after=min(max(_RETRY[0], wait), _RETRY[1]),
+            remedy="try again later, or start the server with more --parallel",
+        )
+
+    def _ended(self) -> Busy:
+        return Busy(f"{self.source.name} is being unloaded", retry_after=_RETRY[0], remedy="try again")
+
+    # Seats
+
+    def _pick(self, wish: _Wish) -> Seat | None:
+        """The best seat there is for it, no longer free; None where there is none. Raises what ``source.backend``
+        raises, if not even one could be made."""
+        best = max(self._free, key=lambda seat: _fit(seat, wish.conversation, wish.sampling), default=None)
+        if best is None or _fit(best, wish.conversation, wish.sampling) < _FRESH:
+            if len(self._seats) < self.source.parallel:
+                try:
+                    return self._make()
+                except BitnetChatError:
+                    if not self._seats:  # else those that there are will have to do
+                        raise
+            if best is None:
+                return None
+        self._free.remove(best)
         return best
 
     def _make(self) -> Seat:
         seat = Seat(self.source.backend())
         self._seats.append(seat)
+        seat.backend.start()
         return seat
+
+
+_FRESH = (2, 0)
+"""The fit of a seat that was never used. Anything that is worse gives way to a new seat, where there may be one."""
+
+
+def _fit(seat: Seat, conversation: Conversation, sampling: Sampling) -> tuple[int, int]:
+    """How well a seat suits, the best highest: one that knows the conversation so far, and the more of it the better;
+    one that was never used; one whose memory is another branch of this conversation, and so of no use to any other;
+    then the one that was not used for longest."""
+    if not seat.used:
+        return _FRESH
+    known, asked = seat.memory.messages, conversation.messages
+    same = sum(1 for _ in itertools.takewhile(lambda pair: _same(*pair), zip(known, asked, strict=False)))
+    if known and same == len(known) and sampling == seat.sampling:
+        return 3, same
+    if any(message.role == "user" for message in known[:same]):
+        return 1, -seat.used
+    return 0, -seat.used
+
+
+def _same(one: Message, other: Message) -> bool:
+    """Whether an engine reads the same. Why a reply ended, and what was thought before it, it is not told."""
+    return (one.role, one.content, one.tool_calls) == (other.role, other.content, other.tool_calls)

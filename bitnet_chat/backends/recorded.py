@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import Backend, ReplyOptions
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, TextDelta, ThinkingDelta
 
@@ -35,6 +35,8 @@ async def recorded(
                     recorder.text(event.text)
                 elif isinstance(event, ThinkingDelta):
                     recorder.thinking(event.text)
+                elif isinstance(event, ToolCall):
+                    recorder.tool_call(event)
                 elif isinstance(event, Completed):
                     ended = True
                     recorder.end_reply(event.reason, event.stats, text=event.text)

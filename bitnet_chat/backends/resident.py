@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
 from bitnet_chat.backends import BackendStatus, ReplyOptions
 from bitnet_chat.config import Settings
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
 from bitnet_chat.engine.find import find
+from bitnet_chat.engine.load import Load
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.session import Session
 from bitnet_chat.errors import ModelError
 from bitnet_chat.events import Event
-from bitnet_chat.prompt.builtin import DEFAULT, TEMPLATES
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.recording.recorder import Recorder
 from bitnet_chat.recording.store import folder as recordings
 
 if TYPE_CHECKING:
+    from bitnet_chat.backends.tooled import Interpreter
     from bitnet_chat.models.gguf import ModelHeader
     from bitnet_chat.models.vocabulary import TokenCounter
+    from bitnet_chat.prompt.template import ChatTemplate
 
 # Bytes. Threads wait for one another at each layer, and here there is hardly anything to share: on two processors a
 # second one made the bundled model at most 1.5 times faster, and 10 times slower where another program wanted one.
@@ -71,6 +73,7 @@ class ResidentBackend:
         """Raises EngineNotFound or ModelError for what can be seen to be missing without loading anything."""
         self.binary: EngineBinary = find(settings.engine or None, configured_engine or None, dialect=dialect)
         self._settings = settings
+        self._rpc = _rpc_servers(settings.rpc, self.binary)
         reasons: list[str] = []
         self._model = model_path(settings, self.binary.path, reasons.append)
         # The header of a large model takes a tenth of a second; whether there is one at all can be told at once.
@@ -80,16 +83,19 @@ class ResidentBackend:
         self.notices: list[str] = []
         self._recorder = Recorder(recordings()) if settings.journal else None
         self._on_spawn = on_spawn
-        self._load = _Load()
+        self._load = Load()
         self._session = Session(
             self.talk,
             Room(settings.overflow, lambda text: self.count(text) or by_length(text)),
             transport=settings.io,
             on_spawn=self._spawned,
             tokenizer=lambda: self._tokens().tokenizer(),
-            affordable=self._load.leaves_room_for_another if settings.spare else None,
+            affordable=self._load.leaves_room_for_another if settings.spare and not self._rpc else None,
         )
         self._counter: TokenCounter | None = None
+        self._interpreter: Interpreter | None = None
+        if settings.spare and self._rpc:
+            reasons.append("--spare does nothing with --rpc: an rpc-server serves one engine at a time")
         for reason in reasons:
             self._session.keeper.notify(reason)
 
@@ -101,10 +107,31 @@ class ResidentBackend:
         self.prepare(conversation or Conversation().with_system(self._settings.system))
 
     def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
-        return self._session.reply(conversation, options or ReplyOptions())
+        options = options or ReplyOptions()
+        if (interpreter := self._interpreter_for(conversation, options.tools)) is not None:
+            return interpreter.reply(conversation, options)
+        return self._session.reply(conversation, options)
 
     def prepare(self, history: Conversation) -> None:
-        self._session.keeper.prepare(history)
+        if (interpreter := self._interpreter_for(history)) is not None:
+            interpreter.prepare(history, self._session.keeper.prepare)
+        else:
+            self._session.keeper.prepare(history)
+
+    def expect(self, tools: Sequence[Tool]) -> None:
+        """Replies will be asked for with these tools. What is loaded before the first of them is then right for it."""
+        if (interpreter := self._interpreter_for(Conversation(), tools)) is not None:
+            interpreter.tools = tuple(tools)
+
+    def _interpreter_for(self, conversation: Conversation, tools: Sequence[Tool] = ()) -> Interpreter | None:
+        """None as long as nothing has had to do with tools."""
+        if self._interpreter is None and (
+            tools or any(message.role == "tool" or message.tool_calls for message in conversation.messages)
+        ):
+            from bitnet_chat.backends.tooled import Interpreter
+
+            self._interpreter = Interpreter(self._template, self._session.reply, self._session.interrupt)
+        return self._interpreter
 
     def count(self, text: str) -> TokenCount | None:
         return self._tokens().count(text)
@@ -121,7 +148,10 @@ class ResidentBackend:
         return self._role_markers
 
     def interrupt(self) -> None:
-        self._session.interrupt()
+        if self._interpreter is not None:
+            self._interpreter.interrupt()
+        else:
+            self._session.interrupt()
 
     def status(self) -> BackendStatus:
         process = self._session.process
@@ -137,9 +167,12 @@ class ResidentBackend:
             memory=memory,
             cpu=cpu,
             spare_memory=sum(spares) if spares else None,
+            restarts=self._session.keeper.budget.spent,
         )
 
     async def close(self) -> None:
+        if self._interpreter is not None:
+            self._interpreter.cancel()
         await self._session.close()
         if self._recorder is not None:
             self._recorder.close()
@@ -153,15 +186,20 @@ class ResidentBackend:
             self._on_spawn(process)
 
     def talk(self) -> Talk:
-        """How this engine is started and addressed for this model. Reads the header: may run in a thread."""
+        """How this engine is started and addressed for this model. Reads the header and knocks at rpc-servers: may
+        run in a thread."""
         # Here and not above: a prompt is on the screen 12 ms earlier.
+        from bitnet_chat.models.chat_template import template_source
         from bitnet_chat.models.gguf import read_header
         from bitnet_chat.models.memory import context_for
-        from bitnet_chat.prompt.template import ChatTemplate
         from bitnet_chat.stream.markers import markers_of
         from bitnet_chat.stream.thinking import thinking_tags
 
         settings = self._settings
+        if self._rpc:
+            from bitnet_chat.engine.spread import knock
+
+            knock(self._rpc)
         header = self._header = read_header(self._model)
         options = EngineOptions(
             model=self._model,
@@ -170,10 +208,11 @@ class ResidentBackend:
             temperature=None if settings.temperature < 0 else settings.temperature,
             seed=None if settings.seed < 0 else settings.seed,
             max_tokens=settings.max_tokens or None,
+            rpc=self._rpc,
             extra=settings.engine_args,
         )
-        source, name = self._template_source(header)
-        template = ChatTemplate(source, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos)
+        source, name = template_source(settings.chat_template, header, self._session.keeper.notify)
+        template = _template(source, name, header)
         with contextlib.suppress(ModelError):  # a classic engine will say so; a modern one has its own way with it
             marks = template.marks()
             self._role_markers = markers_of(marks.in_prefix, marks.in_suffix)
@@ -186,26 +225,32 @@ class ResidentBackend:
             thinking=thinking_tags(source, header.chat_template),
         )
 
-    def _template_source(self, header: ModelHeader) -> tuple[str, str]:
-        wanted = self._settings.chat_template
-        if wanted in TEMPLATES:
-            return TEMPLATES[wanted], wanted
-        if wanted and ("{{" in wanted or "{%" in wanted):
-            return wanted, "of --chat-template"
-        if wanted:
-            try:
-                return paths.meant(wanted).read_text("utf-8"), wanted
-            except (OSError, UnicodeDecodeError) as error:
-                raise ModelError(
-                    f"the chat template {wanted} is no name and no file that can be read ({error})",
-                    remedy=f"names are: {', '.join(sorted(TEMPLATES))}",
-                ) from None
-        if header.chat_template:
-            return header.chat_template, f"of {header.label}"
-        self._session.keeper.notify(
-            f"{header.label} brings no chat template: using {DEFAULT}; --chat-template NAME takes another"
-        )
-        return TEMPLATES[DEFAULT], DEFAULT
+    def _template(self) -> ChatTemplate:
+        """The chat template in use. Reads the header: may run in a thread."""
+        from bitnet_chat.models.chat_template import template_source
+        from bitnet_chat.models.gguf import read_header
+
+        header = read_header(self._model)
+        source, name = template_source(self._settings.chat_template, header, lambda line: None)
+        return _template(source, name, header)
+
+
+def _template(source: str, name: str, header: ModelHeader) -> ChatTemplate:
+    from bitnet_chat.prompt.template import ChatTemplate
+
+    return ChatTemplate(source, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos)
+
+
+def _rpc_servers(text: str, binary: EngineBinary) -> tuple[str, ...]:
+    """Raises UsageError for what is no list of addresses, EngineNotFound for an engine without RPC."""
+    if not text:
+        return ()
+    from bitnet_chat.engine import rpc, spread
+
+    servers = rpc.servers(text)
+    if servers:
+        spread.require(binary)
+    return servers
 
 
 def with_magic(path: Path) -> None:
@@ -219,39 +264,3 @@ def with_magic(path: Path) -> None:
         from bitnet_chat.models.gguf import read_header
 
         read_header(path)  # which says what is wrong
-
-
-class _Load:
-    """Memory and CPU of a process, through psutil where that works."""
-
-    def __init__(self) -> None:
-        self._process: object | None = None
-        self._pid = 0
-
-    def of(self, pid: int) -> tuple[int | None, float | None]:
-        try:
-            import psutil
-        except ImportError:  # it wants modules that some platforms do not have
-            return None, None
-        try:
-            if self._pid != pid or not isinstance(self._process, psutil.Process):
-                self._process, self._pid = psutil.Process(pid), pid
-            return int(self._process.memory_info().rss), float(self._process.cpu_percent())
-        except psutil.Error:
-            return None, None
-
-    def memory_of(self, pid: int) -> int | None:
-        """Resident bytes; the pages of the model's file count in each process that has them."""
-        try:
-            import psutil
-
-            return int(psutil.Process(pid).memory_info().rss)
-        except (ImportError, psutil.Error):
-            return None
-
-    def leaves_room_for_another(self, pid: int) -> bool:
-        """Whether as much memory as a process has is free once more. It needs less: the weights are shared."""
-        from bitnet_chat.models.memory import available
-
-        free, taken = available(), self.memory_of(pid)
-        return free is not None and taken is not None and free > taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from bitnet_chat.backends import Backend
 
@@ -20,6 +21,10 @@ class Source:
     parallel: int
     """So many backends answer at the same time without one waiting for another. More of them may be made."""
     make: Callable[[], Backend]
+    path: Path | None = None
+    """The file of the model; None where it lies on another computer."""
+    context: int = 0
+    """Tokens of the window that was asked for; 0: what the model was trained for, at most 8192."""
 
     def backend(self) -> Backend:
         """One more. Starts nothing. Raises EngineNotFound, ModelError or UsageError for what is seen to be missing."""

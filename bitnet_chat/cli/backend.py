@@ -1,25 +1,69 @@
-"""The backend that the settings ask for: an engine, and the guard around it."""
+"""The backend that the settings ask for, and the guard around it."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bitnet_chat.backends.guarded import Advice, GuardedBackend, GuardLimits
-from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.backends.source import Source
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import Dialect
+
+if TYPE_CHECKING:
+    from bitnet_chat.backends import Backend
+    from bitnet_chat.backends.llama_server import LlamaServer
 
 
 def open_backend(
     settings: Settings, configured: str, *, dialect: Dialect | None = None, advice: Advice = "flags"
 ) -> GuardedBackend:
-    """Starts nothing. ``advice``: see :class:`GuardedBackend`.
+    """Starts nothing. ``advice``: see :class:`GuardedBackend`. ``dialect``: of an engine; others have none.
 
-    Raises EngineNotFound or ModelError for what can be seen to be missing."""
-    resident = ResidentBackend(settings, configured, dialect=dialect)
-    return GuardedBackend(resident, GuardLimits.of(settings), resident.role_markers, advice=advice)
+    Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
+    if settings.backend == "engine":
+        from bitnet_chat.backends.resident import ResidentBackend
+
+        resident = ResidentBackend(settings, configured, dialect=dialect)
+        return GuardedBackend(resident, GuardLimits.of(settings), resident.role_markers, advice=advice)
+    if settings.backend == "llama-server":
+        return _guarded(_llama_server(settings, configured, 1).backend(), settings, advice)
+    return _guarded(_elsewhere(settings), settings, advice)
 
 
 def open_source(settings: Settings, configured: str, *, parallel: int) -> Source:
     """Backends for a server: ``parallel`` of them answer side by side. Starts nothing; raises as open_backend does."""
+    if settings.backend == "llama-server":
+        server = _llama_server(settings, configured, parallel)
+        make = server.backend
+        return Source(server.label, parallel, lambda: _guarded(make(), settings, "nothing"), server.model, settings.ctx)
     first = open_backend(settings, configured, advice="nothing")
-    return Source(first.status().model, parallel, lambda: open_backend(settings, configured, advice="nothing"))
+    if settings.backend == "engine":
+        from bitnet_chat.backends.resident import ResidentBackend
+
+        assert isinstance(first.inner, ResidentBackend)
+        path = first.inner.model
+    else:
+        path = None
+    name = first.status().model or settings.backend
+    return Source(name, parallel, lambda: open_backend(settings, configured, advice="nothing"), path, settings.ctx)
+
+
+def _guarded(backend: Backend, settings: Settings, advice: Advice) -> GuardedBackend:
+    # Servers end a turn at the marks of its template by themselves: no role markers to look for.
+    return GuardedBackend(backend, GuardLimits.of(settings), advice=advice)
+
+
+def _llama_server(settings: Settings, configured: str, parallel: int) -> LlamaServer:
+    from bitnet_chat.backends.llama_server import LlamaServer
+
+    return LlamaServer(settings, configured, parallel=parallel)
+
+
+def _elsewhere(settings: Settings) -> Backend:
+    if settings.backend == "ollama":
+        from bitnet_chat.backends.ollama import ollama_backend
+
+        return ollama_backend(settings)
+    from bitnet_chat.backends.openai import openai_backend
+
+    return openai_backend(settings)

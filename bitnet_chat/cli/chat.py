@@ -53,6 +53,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     from bitnet_chat.cli.backend import open_backend
     from bitnet_chat.cli.limits import reply_options
     from bitnet_chat.cli.past import wanted
+    from bitnet_chat.cli.tools import expect, toolbox
     from bitnet_chat.engine.child import pty_is_available
     from bitnet_chat.journal import Journal
 
@@ -62,25 +63,31 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     resumed = wanted(flags, journal)
     lines: list[str] = []
     files = attached(flags, lines.append, stdin_is_taken=True)
+    box, allowed = toolbox(flags, settings)
     backend = open_backend(settings, configured, advice="commands")
+    expect(backend, box)
     lines += [each.described() for each in files]
-    paced = settings.io == "pipe" or not pty_is_available()
+    paced = settings.backend == "engine" and (settings.io == "pipe" or not pty_is_available())
 
     def switch_model(name: str) -> Backend:
-        return open_backend(replace(settings, model=name), configured, advice="commands")
+        other = open_backend(replace(settings, model=name), configured, advice="commands")
+        expect(other, box)
+        return other
 
     return await repl.run(
         backend,
         repl.ReplSettings(
             model=backend.status().model,
             system=settings.system,
-            options=reply_options(settings),
+            options=replace(reply_options(settings), tools=box.tools if box is not None else ()),
             typing_speed=settings.typing_speed if paced else None,
             history_file=paths.data_dir() / "history" if settings.journal else None,
             markdown=settings.markdown,
             thinking=settings.thinking,
             overflow=settings.overflow,
             spare=settings.spare,
+            toolbox=box,
+            allowed_tools=allowed,
         ),
         notices=lines,
         switch_model=switch_model,

@@ -49,7 +49,7 @@ def parser() -> Parser:
 
 
 def _show(flags: argparse.Namespace, given: dict[str, Any]) -> int:
-    values = config.sourced(given)
+    values = {name: _told(name, each) for name, each in config.sourced(given).items()}
     if hasattr(flags, "json"):
         entries = {name: {"value": each.value, "origin": each.origin} for name, each in values.items()}
         print(json_text(entries, indent=2))
@@ -64,6 +64,12 @@ def _show(flags: argparse.Namespace, given: dict[str, Any]) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _told(name: str, value: config.Sourced) -> config.Sourced:
+    """What is secret stays so, on a screen that others may see as well."""
+    secret = name in config.SECRET and value.value
+    return config.Sourced("(secret)", value.origin) if secret else value
 
 
 def _variables() -> list[str]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from bitnet_chat import config, paths
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
+from bitnet_chat.engine import manifest
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.find import Candidate, candidates, find
-from bitnet_chat.engine.manifest import FEATURES
 from bitnet_chat.errors import EngineNotFound, FinishReason, UsageError
 from bitnet_chat.stream.sanitize import one_line
 
@@ -46,7 +46,7 @@ def parser() -> Parser:
         dest="features",
         action="append",
         default=[],
-        choices=tuple(FEATURES),
+        choices=tuple(manifest.FEATURES),
         help="rpc: models spread over several computers, and the program rpc-server for those that help",
     )
     return parser
@@ -74,13 +74,21 @@ def _list(flags: argparse.Namespace) -> int:
 def _described(candidate: Candidate, wins: bool) -> str:
     binary = candidate.binary
     what = f"{binary.dialect.value}, {binary.version}" if binary else candidate.problem
-    return f"{'*' if wins else '-'} {candidate.path}  [{candidate.source}]  {what}"
+    extra = "".join(f", with {feature}" for feature in _features(candidate.path))
+    return f"{'*' if wins else '-'} {candidate.path}  [{candidate.source}]  {what}{extra}"
+
+
+def _features(program: Path) -> tuple[str, ...]:
+    """What an engine that was built by us was built with; of others nothing is known."""
+    record = manifest.read(program.parent)
+    return record.features if record is not None and program.name in record.files else ()
 
 
 def _candidate_as_json(candidate: Candidate, wins: bool) -> dict[str, object]:
     entry: dict[str, object] = {"path": str(candidate.path), "source": candidate.source, "used": wins}
     if candidate.binary is not None:
         entry |= {"dialect": candidate.binary.dialect.value, "version": candidate.binary.version}
+        entry["features"] = list(_features(candidate.path))
     else:
         entry["problem"] = candidate.problem
     return entry
@@ -129,6 +137,7 @@ def _facts(binary: EngineBinary) -> dict[str, object]:
         "chat": "yes" if binary.can_chat else "no: a server",
         "history": "ours, replayed exactly" if classic else "its own; told in the system prompt after a restart",
         "forgets": "by a new process" if classic else "without loading again",
+        "features": ", ".join(_features(binary.path)) or "none known",
         "flags": len(binary.flags),
     }
 

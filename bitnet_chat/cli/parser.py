@@ -70,6 +70,9 @@ def build(*, question: bool = True) -> Parser:
     run.add_argument("-f", "--file", metavar="FILE", help="the question is in FILE (-: stdin)")
     run.add_argument("--input", metavar="FILE", help="prompts, one JSON object a line (-: stdin)")
     run.add_argument("--output", metavar="FILE", help="replies to --input; a run that was cut short goes on")
+    run.add_argument(
+        "--allow-tools", metavar="NAME,…", help="tools of --tools that are called without asking (all: each of them)"
+    )
     run.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 

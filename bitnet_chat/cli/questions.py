@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, TYPE_CHECKING, TextIO
 
 from bitnet_chat import batch, paths
 from bitnet_chat.attachments import Attachment, with_attachments
@@ -21,6 +21,7 @@ from bitnet_chat.cli.backend import open_backend
 from bitnet_chat.cli.limits import reply_options
 from bitnet_chat.cli.page import Page
 from bitnet_chat.cli.past import wanted
+from bitnet_chat.cli.tools import allowed_toolbox, expect
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
@@ -30,18 +31,22 @@ from bitnet_chat.journal import Journal, Recorder, Stored
 from bitnet_chat.progress import Progress, ProgressLine
 from bitnet_chat.stream.sanitize import one_line, visible
 
+if TYPE_CHECKING:
+    from bitnet_chat.tools import Toolbox
+
 
 def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
     """Reads the question now, while signals do what they always do: a read would keep the loop from hearing them."""
     journal = Journal()
     stored = wanted(flags, journal)  # first: whoever types a long question should not do so in vain
+    box = allowed_toolbox(flags, settings)
     question, files = _question(flags)
     before = stored.conversation if stored is not None else Conversation()
     if stored is None or hasattr(flags, "system"):
         before = before.with_system(settings.system)
     recorder = Recorder(journal if settings.journal else None, _say)
     asked = before.with_user(with_attachments(question, files))
-    return _answer_one(flags, settings, configured, asked, recorder, stored, files)
+    return _answer_one(flags, settings, configured, asked, recorder, stored, files, box)
 
 
 async def _answer_one(
@@ -52,6 +57,7 @@ async def _answer_one(
     recorder: Recorder,
     stored: Stored | None,
     files: Sequence[Attachment],
+    box: Toolbox | None,
 ) -> int:
     try:
         backend = open_backend(settings, configured)
@@ -59,6 +65,7 @@ async def _answer_one(
         if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
             print(json_text(batch.failure(error, settings.model) | {"conversation": None}))
         raise
+    expect(backend, box)
     options = reply_options(settings)
     page = Page(settings.markdown, sys.stdout)
 
@@ -73,11 +80,17 @@ async def _answer_one(
             backend.prepare(Conversation(conversation.messages[:-1]))
             for each in files:  # in a thread: the model loads meanwhile
                 _say(each.described(await asyncio.to_thread(backend.count, each.block)))
-        with _interrupting(backend.interrupt):
+
+        def stop() -> None:
+            backend.interrupt()
+            if box is not None:
+                box.stop()
+
+        with _interrupting(stop):
             if hasattr(flags, "json") or hasattr(flags, "no_stream"):
-                answer = await batch.ask(backend, conversation, options, _say, recorder)
+                answer = await batch.ask(backend, conversation, options, _say, recorder, box)
             else:
-                answer = await batch.stream(backend, conversation, options, say, page.show, recorder)
+                answer = await batch.stream(backend, conversation, options, say, page.show, recorder, box)
                 page.close()
         await recorder.close()
         if hasattr(flags, "json"):
@@ -136,13 +149,15 @@ def _decoded(data: bytes, source: str) -> str:
 def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
     """Reads the input now; see :func:`answer_one`."""
     jobs = list(batch.read_jobs(iter(_input_lines(flags.input)), settings.system))
-    return _answer_file(_output_path(flags), settings, configured, jobs)
+    return _answer_file(_output_path(flags), settings, configured, jobs, allowed_toolbox(flags, settings))
 
 
-async def _answer_file(output_path: Path | None, settings: Settings, configured: str, jobs: list[batch.Job]) -> int:
+async def _answer_file(
+    output_path: Path | None, settings: Settings, configured: str, jobs: list[batch.Job], box: Toolbox | None
+) -> int:
     done = _already_done(output_path, jobs)
     todo = [job for job in jobs if job.index not in done]
-    engines = _Engines(settings, configured)
+    engines = _Engines(settings, configured, box)
     bar = _Bar(sys.stderr)
     try:
         with _opened(output_path) as output, _interrupting(engines.interrupt):
@@ -155,6 +170,7 @@ async def _answer_file(output_path: Path | None, settings: Settings, configured:
                 bar.say,
                 bar,
                 lambda: engines.interrupted,
+                box,
             )
         return reason.exit_code
     finally:
@@ -183,15 +199,16 @@ class _Engines:
     brings its own history, or text that looks like a special token, a classic engine is the faithful one.
     """
 
-    def __init__(self, settings: Settings, configured: str) -> None:
-        self._settings, self._configured = settings, configured
+    def __init__(self, settings: Settings, configured: str, box: Toolbox | None = None) -> None:
+        self._settings, self._configured, self._box = settings, configured, box
         self._exact: Backend | None = None
         self._forgetful: Backend | None = None
         self._current: Backend | None = None
         self.interrupted = False
 
     def for_conversation(self, conversation: Conversation) -> Backend:
-        if batch.needs_exact_history(conversation):
+        # Other backends are given the whole conversation each time: one of them does for all lines.
+        if self._settings.backend != "engine" or batch.needs_exact_history(conversation):
             self._exact = self._exact or self._default()
             self._current = self._exact
         else:
@@ -200,16 +217,22 @@ class _Engines:
         return self._current
 
     def _default(self) -> Backend:
-        return open_backend(self._settings, self._configured, advice="nothing")
+        backend = open_backend(self._settings, self._configured, advice="nothing")
+        expect(backend, self._box)
+        return backend
 
     def _modern(self) -> Backend | None:
         try:
-            return open_backend(self._settings, self._configured, dialect=Dialect.MODERN, advice="nothing")
+            backend = open_backend(self._settings, self._configured, dialect=Dialect.MODERN, advice="nothing")
         except EngineNotFound:
             return None
+        expect(backend, self._box)
+        return backend
 
     def interrupt(self) -> None:
         self.interrupted = True
+        if self._box is not None:
+            self._box.stop()
         if self._current is not None:
             self._current.interrupt()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from bitnet_chat import paths
 from bitnet_chat.cli.doctor import effective
 from bitnet_chat.cli.parser import Parser
+from bitnet_chat.config import SECRET
 from bitnet_chat.newfile import write_new
 from bitnet_chat.recording import store, transcript
 from bitnet_chat.recording.entry import Entry, Kind
@@ -96,7 +97,7 @@ def _about(redactor: Redactor, *, with_text: bool, session: int | None) -> Itera
         "session": session,
     }
     yield {"t": 0, "kind": "versions", "versions": redactor.value(versions())}
-    values = asdict(settings)
+    values = asdict(settings) | {name: "<secret>" for name in SECRET if getattr(settings, name)}
     if not with_text:
         values["system"] = mask(settings.system)
         values["engine_args"] = engine_arguments(settings.engine_args)

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
+import os
+import re
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bitnet_chat import config
 from bitnet_chat.cli.parser import Parser, add_settings, parse
 from bitnet_chat.errors import UsageError
 
-_NEEDED = ("starlette", "uvicorn", "sse_starlette", "prometheus_client", "markdown_it", "nh3")
+if TYPE_CHECKING:
+    from bitnet_chat.backends import Sampling
+    from bitnet_chat.backends.source import Source
+    from bitnet_chat.serve.desk import Desk
+    from bitnet_chat.serve.settings import ServeSettings
+
+_NEEDED = ("starlette", "uvicorn", "httptools", "sse_starlette", "prometheus_client", "markdown_it", "nh3")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_NAMED = re.compile(r"([^=/\\]+)=(.+)", re.DOTALL)
 
 
 def parser() -> Parser:
@@ -23,50 +39,224 @@ def parser() -> Parser:
         epilog="Flags behind -- go to the engine.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        conflict_handler="resolve",
     )
     server = parser.add_argument_group("server")
     server.add_argument("--host", metavar="HOST", help="address to listen on (default: 127.0.0.1)")
     server.add_argument("--port", type=int, metavar="N", help="port; 0: any that is free (default: 8033)")
     server.add_argument("--api-key", metavar="KEY", help="what clients must bring (better: $BITNET_CHAT_API_KEY)")
     server.add_argument("--cors", action="append", metavar="ORIGIN", help="a page elsewhere that may use the APIs")
+    server.add_argument("--allow-host", action="append", metavar="NAME", help="another name that this server has")
     server.add_argument(
         "--parallel", type=int, metavar="N", help="conversations that are answered at once (default: 1)"
     )
     server.add_argument("--queue", type=int, metavar="N", help="requests that may wait (default: 64)")
     server.add_argument("--cache", action="store_true", help="answer again from memory what is repeatable")
+    server.add_argument(
+        "--memory-limit", type=_size, metavar="SIZE", help="of all loaded models, such as 12G (default: no limit)"
+    )
+    server.add_argument(
+        "--linger",
+        type=float,
+        metavar="SECONDS",
+        help="that the reply of a chat goes on while nobody watches (default: 30)",
+    )
     server.add_argument("--log-prompts", action="store_true", help="what is said goes into the log")
     add_settings(parser)
+    parser.add_argument(
+        "-m",
+        "--model",
+        dest="models",
+        action="append",
+        metavar="[NAME=]FILE",
+        help="a GGUF file; again: more models, each under its name (default: the bundled demo model)",
+    )
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
+    require()
+    flags, given = parse(arguments, parser())
+    serving, settings, configured, models = read(flags, given)
+    log_to_stderr(prompts=serving.log_prompts)
+    return asyncio.run(_serve(serving, settings, configured, models))
+
+
+def require() -> None:
+    """Raises UsageError where packages are missing."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(
             f"serve needs packages that are not installed: {', '.join(missing)}",
             remedy='pip install "bitnet-chat[serve]"',
         )
-    flags, given = parse(arguments, parser())
-    settings, configured = config.load(given)
-    return asyncio.run(_serve(flags, settings, configured))
 
 
-async def _serve(flags: argparse.Namespace, settings: config.Settings, configured: str) -> int:
-    import uvicorn
-
-    from bitnet_chat.cli.backend import open_source
-    from bitnet_chat.journal import Journal
-    from bitnet_chat.serve.app import application
-    from bitnet_chat.serve.catalogue import Catalogue
-    from bitnet_chat.serve.desk import Desk
+def read(
+    flags: argparse.Namespace, given: Mapping[str, object], environment: Mapping[str, str] = os.environ
+) -> tuple[ServeSettings, config.Settings, str, Mapping[str, str]]:
+    """What the flags of :func:`parser` say: how to serve, what to answer with, the configured engine, and the files of
+    the models by name, if there are several. Raises UsageError."""
     from bitnet_chat.serve.settings import ServeSettings
 
-    names = ("host", "port", "api_key", "queue", "cache", "log_prompts")
-    serving = replace(ServeSettings(), **{name: getattr(flags, name) for name in names if hasattr(flags, name)})
-    source = open_source(settings, configured, parallel=getattr(flags, "parallel", 1))
-    desk = Desk(Catalogue({source.name: source}, queue=serving.queue))
-    app = application(desk, serving, Journal() if settings.journal else None)
-    server = uvicorn.Server(uvicorn.Config(app, host=serving.host, port=serving.port, log_level="warning"))
-    print(f"bitnet-chat: listening on http://{serving.host}:{serving.port}", file=sys.stderr)
-    await server.serve()
-    return 0
+    values = {each.name: getattr(flags, each.name) for each in fields(ServeSettings) if hasattr(flags, each.name)}
+    values.setdefault("api_key", environment.get("BITNET_CHAT_API_KEY", ""))
+    values["cors"] = tuple(origin.rstrip("/").lower() for origin in values.get("cors", ()))
+    values["allow_host"] = tuple(values.get("allow_host", ()))
+    models = _models(getattr(flags, "models", []))
+    if list(models) == [""]:
+        given = {**given, "model": models.pop("")}
+    settings, configured = config.load(given, environment)
+    return replace(ServeSettings(), **values).checked(), settings, configured, models
+
+
+def _models(texts: Sequence[str]) -> dict[str, str]:
+    """Files by name; one without a name has the name "" where it is the only one, and else that of its file."""
+    found: dict[str, str] = {}
+    for text in texts:
+        named = None if Path(text).is_file() else _NAMED.fullmatch(text)
+        name, file = (named[1].strip(), named[2]) if named else ("" if len(texts) == 1 else Path(text).stem, text)
+        if name in found:
+            raise UsageError(f"-m {text}: there is a model {name!r} already", remedy="-m NAME=FILE names each")
+        found[name] = file
+    return found
+
+
+def _size(text: str) -> int:
+    """Raises ValueError, which argparse knows what to do with."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; one is 12G or 800M")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+_size.__name__ = "size"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenServer:
+    """A server that listens. ``url``: where."""
+
+    url: str
+    desk: Desk
+
+
+@asynccontextmanager
+async def open_server(
+    serving: ServeSettings, settings: config.Settings, configured: str, models: Mapping[str, str] | None = None
+) -> AsyncIterator[OpenServer]:
+    """It listens in the block, and its default model loads; replies that are under way at the end of the block have
+    ``serving.grace`` seconds, and none where the block is left by an exception. Takes no signals.
+
+    ``models``: files by name, for several. Raises UsageError, EngineNotFound or ModelError for what is seen to be
+    wrong before anything is loaded.
+    """
+    from bitnet_chat.cli.backend import open_source
+    from bitnet_chat.journal import Journal
+    from bitnet_chat.serve.app import running
+    from bitnet_chat.serve.cache import Cache
+    from bitnet_chat.serve.catalogue import Catalogue
+    from bitnet_chat.serve.desk import Desk
+
+    sources: dict[str, Source] = {}
+    for name, file in (models or {"": ""}).items():
+        source = open_source(replace(settings, model=file) if file else settings, configured, parallel=serving.parallel)
+        sources[name or source.name] = source
+    catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit)
+    cache = Cache(_sampling(settings)) if serving.cache else None
+    desk = Desk(catalogue, cache=cache, log_prompts=serving.log_prompts)
+    async with running(desk, serving, Journal() if settings.journal else None) as url:
+        yield OpenServer(url, desk)
+
+
+def _sampling(settings: config.Settings) -> Sampling:
+    """How a model samples where a request says nothing."""
+    from bitnet_chat.backends import Sampling
+
+    return Sampling(
+        temperature=settings.temperature if settings.temperature >= 0 else None,
+        seed=settings.seed if settings.seed >= 0 else None,
+    )
+
+
+async def _serve(serving: ServeSettings, settings: config.Settings, configured: str, models: Mapping[str, str]) -> int:
+    task, ending = asyncio.current_task(), asyncio.Event()
+    assert task is not None
+    ended_by: list[int] = []
+
+    def end(number: int) -> None:
+        ended_by.append(number)
+        if len(ended_by) == 1:
+            ending.set()
+        else:
+            task.cancel()
+
+    with _signals(end):
+        try:
+            async with open_server(serving, settings, configured, models) as server:
+                print(f"bitnet-chat: listening on {server.url}", file=sys.stderr, flush=True)
+                await ending.wait()
+                if server.desk.running:
+                    print(
+                        f"bitnet-chat: ending; {server.desk.running} under way have {serving.grace:g} s, "
+                        "once more ends at once",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+        except asyncio.CancelledError:
+            if not ended_by:
+                raise
+    return 128 + ended_by[0]
+
+
+@contextmanager
+def _signals(end: Callable[[int], None]) -> Iterator[None]:
+    """In the block, ``end`` hears of Ctrl-C, SIGTERM and SIGHUP."""
+    loop = asyncio.get_running_loop()
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        try:
+            loop.add_signal_handler(number, end, int(number))
+        except (NotImplementedError, RuntimeError):  # Windows
+            signal.signal(number, lambda number, frame: loop.call_soon_threadsafe(end, number) and None)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            with suppress(NotImplementedError, RuntimeError):
+                loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
+
+
+def log_to_stderr(*, prompts: bool) -> None:
+    """One line for each request and for what goes wrong. ``prompts``: whether what is said may stand in it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLine(prompts=prompts))
+    levels = {"bitnet_chat.serve": logging.INFO, "uvicorn": logging.CRITICAL}
+    for name in ("bitnet_chat.serve", "uvicorn", "sse_starlette", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(levels.get(name, logging.ERROR))
+        logger.propagate = False
+
+
+class LogLine(logging.Formatter):
+    """Made safe for a terminal. Where an error comes with a traceback it tells where and of what kind; its message may
+    quote what was said."""
+
+    def __init__(self, *, prompts: bool) -> None:
+        super().__init__()
+        self._prompts = prompts
+
+    def format(self, record: logging.LogRecord) -> str:
+        from bitnet_chat.stream.sanitize import visible
+
+        record.exc_text = None  # what another formatter made of it
+        return visible(f"bitnet-chat: {super().format(record)}")
+
+    def formatException(self, ei: Any) -> str:  # the name is logging's
+        if self._prompts:
+            return super().formatException(ei)
+        kind, _, trace = ei
+        return "".join(traceback.format_tb(trace)) + (kind.__name__ if kind is not None else "")

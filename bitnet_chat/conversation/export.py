@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from bitnet_chat.conversation.message import Conversation, Message
+from bitnet_chat.conversation.message import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import one_line, visible
@@ -19,7 +20,7 @@ from bitnet_chat.stream.sanitize import one_line, visible
 Format = Literal["md", "json", "jsonl", "html"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
-_NAMES = {"system": "System", "user": "You", "assistant": "Model"}
+_NAMES = {"system": "System", "user": "You", "assistant": "Model", "tool": "Tool"}
 
 
 def export(
@@ -69,13 +70,21 @@ def _restored(message: Message, fields: Mapping[str, Any]) -> Message:
     reason, thinking = fields.get("finish_reason"), fields.get("thinking", "")
     known = {each.value for each in FinishReason}
     finish = FinishReason(reason) if reason in known else None
-    return Message(message.role, message.content, finish, thinking if isinstance(thinking, str) else "")
+    return replace(message, finish=finish, thinking=thinking if isinstance(thinking, str) else "")
 
 
 def _objects(conversation: Conversation, details: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     objects = []
     for number, message in enumerate(conversation.messages):
         fields: dict[str, object] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            fields["content"] = message.content or None
+            fields["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in message.tool_calls
+            ]
+        if message.role == "tool":
+            fields |= {"tool_call_id": message.call_id, "name": message.tool_name}
         if message.finish is not None:
             fields["finish_reason"] = message.finish.value
         if message.thinking:
@@ -113,14 +122,33 @@ def _cut(message: Message) -> str:
     return message.finish.value.replace("_", " ") if message.was_cut and message.finish is not None else ""
 
 
+def _name(message: Message) -> str:
+    """Whose message it is."""
+    tool = _plain(one_line(message.tool_name))
+    return f"{_NAMES[message.role]}{' ' * bool(tool)}{tool}"
+
+
+def _called(call: ToolCall) -> str:
+    return _plain(one_line(f"{call.name} {call.arguments}"))
+
+
+def _code(text: str) -> str:
+    """``text`` as code in a line of Markdown, whatever backticks are in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    pad = " " if text[:1] == "`" or text[-1:] == "`" else ""
+    return f"{'`' * (longest + 1)}{pad}{text}{pad}{'`' * (longest + 1)}"
+
+
 def _markdown(conversation: Conversation, facts: Mapping[str, object]) -> str:
     title, known = _heading(facts)
     parts = [f"# {title}", *([known] if known else [])]
     for message in conversation.messages:
-        parts.append(f"## {_NAMES[message.role]}")
+        parts.append(f"## {_name(message)}")
         if message.thinking:
             parts.append("\n".join(f"> {line}".rstrip() for line in _plain(message.thinking).split("\n")))
-        parts.append(_closed(_plain(message.content)))
+        if message.content or not message.tool_calls:
+            parts.append(_closed(_plain(message.content)))
+        parts += [f"*called* {_code(_called(call))}" for call in message.tool_calls]
         if _cut(message):
             parts.append(f"*[{_cut(message)}]*")
     return "\n\n".join(parts) + "\n"
@@ -177,10 +205,13 @@ def _html(conversation: Conversation, facts: Mapping[str, object]) -> str:
 
 def _sections(messages: Iterable[Message]) -> Iterable[str]:
     for message in messages:
-        yield f'<section class="{message.role}"><h2>{_NAMES[message.role]}</h2>\n'
+        yield f'<section class="{message.role}"><h2>{_escaped(_name(message))}</h2>\n'
         if message.thinking:
             yield f"<details><summary>Thoughts</summary><div>{_escaped(_plain(message.thinking))}</div></details>\n"
-        yield f'<div dir="auto">{_escaped(_plain(message.content))}</div>\n'
+        if message.content or not message.tool_calls:
+            yield f'<div dir="auto">{_escaped(_plain(message.content))}</div>\n'
+        for call in message.tool_calls:
+            yield f'<p class="end">called <code>{_escaped(_called(call))}</code></p>\n'
         if _cut(message):
             yield f'<p class="end">[{_escaped(_cut(message))}]</p>\n'
         yield "</section>\n"

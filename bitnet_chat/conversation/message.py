@@ -6,7 +6,8 @@ Text may hold lone surrogates (U+DC80..U+DCFF): they stand for bytes of a reply 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -57,9 +58,14 @@ class Message:
         return self.finish not in (None, FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.TOOL_CALLS)
 
 
+NOT_CALLED = "error: the tool was not called"
+"""The result of a call that a program left open: it was stopped, or it ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in order: at most one system message, first, then user and assistant in turn."""
+    """Messages in order: at most one system message, first, then user and assistant in turn. The results of a reply
+    with calls stand behind it."""
 
     messages: tuple[Message, ...] = ()
 
@@ -73,15 +79,20 @@ class Conversation:
             role, content = each.get("role"), each.get("content")
             if role not in _ROLES:
                 raise UsageError(f"message {number} has the role {role!r}", remedy=f"use one of: {', '.join(_ROLES)}")
-            if not isinstance(content, str):
-                raise UsageError(f"message {number} has no text in 'content'")
+            calls = calls_in(each.get("tool_calls"), number) if role == "assistant" else ()
+            text = text_in(content, number) if content is not None or not calls else ""
             if role == "system" and number > 1:
                 raise UsageError(f"message {number} is a system message; it can only be the first")
-            if role != "system" and messages and messages[-1].role == role:
+            if role not in ("system", "tool") and messages and messages[-1].role == role:
                 raise UsageError(f"message {number} is a second {role} message in a row")
             if role == "assistant" and (not messages or messages[-1].role == "system"):
                 raise UsageError(f"message {number} is an assistant message before any user message")
-            messages.append(Message(role, content))  # type: ignore[arg-type]  # checked against _ROLES above
+            if role == "tool":
+                call = _call_answered(each, messages, number)
+                messages.append(Message("tool", text, call_id=call.id, tool_name=call.name))
+            else:
+                finish = FinishReason.TOOL_CALLS if calls else None
+                messages.append(Message(role, text, finish, tool_calls=calls))  # type: ignore[arg-type]  # see above
         return cls(tuple(messages))
 
     @property
@@ -105,7 +116,8 @@ class Conversation:
         return Conversation(head + self.turns)
 
     def with_user(self, text: str) -> Conversation:
-        return Conversation((*self.messages, Message("user", text)))
+        """Calls that have got no result by now get one that says so: nobody will make them any more."""
+        return Conversation((*self.with_all_answered().messages, Message("user", text)))
 
     def with_assistant(
         self,
@@ -118,6 +130,23 @@ class Conversation:
 
     def with_tool_result(self, call: ToolCall, result: str) -> Conversation:
         return Conversation((*self.messages, Message("tool", result, call_id=call.id, tool_name=call.name)))
+
+    @property
+    def open_calls(self) -> tuple[ToolCall, ...]:
+        """Those of the last reply that have got no result yet."""
+        answered: set[str] = set()
+        for message in reversed(self.messages):
+            if message.role != "tool":
+                return tuple(call for call in message.tool_calls if call.id not in answered)
+            answered.add(message.call_id)
+        return ()
+
+    def with_all_answered(self, result: str = NOT_CALLED) -> Conversation:
+        """Each open call has ``result``."""
+        conversation = self
+        for call in self.open_calls:
+            conversation = conversation.with_tool_result(call, result)
+        return conversation
 
     def without_last_reply(self) -> Conversation:
         """Drops the last assistant message, if it is the last one: what ``/regen`` asks again."""
@@ -135,3 +164,58 @@ class Conversation:
     def cleared(self) -> Conversation:
         """Only the system prompt."""
         return Conversation(self.messages[: len(self.messages) - len(self.turns)])
+
+
+def text_in(content: object, number: int) -> str:
+    """The text of message ``number``: a string, or parts that are texts. Raises UsageError for anything else."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise UsageError(f"message {number} has no text in 'content'")
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        text = part.get("text") if isinstance(part, Mapping) else None
+        if kind != "text":
+            raise UsageError(f"message {number} has a part of the type {kind!r}; only 'text' can be used")
+        if not isinstance(text, str):
+            raise UsageError(f"message {number} has a part without a text")
+        texts.append(text)
+    return "".join(texts)
+
+
+def calls_in(value: object, number: int) -> tuple[ToolCall, ...]:
+    """The ``tool_calls`` of message ``number``, as the OpenAI API has them. Raises UsageError."""
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise UsageError(f"message {number} has 'tool_calls' that are no list")
+    calls: list[ToolCall] = []
+    for place, each in enumerate(value, 1):
+        function = each.get("function") if isinstance(each, Mapping) else None
+        if not isinstance(each, Mapping) or not isinstance(function, Mapping):
+            raise UsageError(f"message {number}, call {place}, is no object with 'function'")
+        id, name, arguments = each.get("id", f"call_{number}_{place}"), function.get("name"), function.get("arguments")
+        if not isinstance(id, str) or not isinstance(name, str) or not name:
+            raise UsageError(f"message {number}, call {place}, has no 'name', or an 'id' that is no text")
+        if isinstance(arguments, Mapping):
+            arguments = json.dumps(arguments)
+        try:
+            if not isinstance(arguments, str) or not isinstance(json.loads(arguments), dict):
+                raise ValueError
+        except (ValueError, RecursionError):
+            raise UsageError(f"message {number}, call {place}, has 'arguments' that are no JSON object") from None
+        calls.append(ToolCall(id, name, arguments))
+    return tuple(calls)
+
+
+def _call_answered(fields: Mapping[str, object], messages: Sequence[Message], number: int) -> ToolCall:
+    """The call whose result message ``number`` is."""
+    open_calls = Conversation(tuple(messages)).open_calls
+    id = fields.get("tool_call_id")
+    for call in open_calls:
+        if id in (call.id, None):
+            return call
+    if not open_calls:
+        raise UsageError(f"message {number} is the result of a tool that nobody has called")
+    raise UsageError(f"message {number} is the result of a call {id!r} that there is not")

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import signal
+from typing import Protocol
 
+from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, ModelError
+
+
+class Dead(Protocol):
+    """A process of an engine or of a server that has ended."""
+
+    argv: list[str]
+    exit_code: int | None
+    """Minus the number of a signal."""
+    out_of_step: bool
+    log: EngineLog
+
 
 _REMEDY = "its log says more; a smaller model or --ctx needs less memory"
 
 
-def describe(process: EngineProcess) -> str:
+def describe(process: Dead) -> str:
     """What happened to a process, to be put behind "the engine"."""
     code = process.exit_code
     if process.out_of_step or code is None:
         return "went out of step"
+    if code < 0 and _trouble_with_rpc(process) is not None:
+        return "lost an rpc-server"
     if code >= 0:
         return f"ended by itself (exit code {code})"
     try:
@@ -25,7 +40,15 @@ def describe(process: EngineProcess) -> str:
     return f"was killed ({name}{', as when memory runs out' if name == 'SIGKILL' else ''})"
 
 
-def too_often(process: EngineProcess, limit: int, window: float) -> EngineDied:
+def _trouble_with_rpc(process: Dead) -> BitnetChatError | None:
+    if "--rpc" not in process.argv:
+        return None
+    from bitnet_chat.engine import rpc  # late: most have no rpc-servers
+
+    return rpc.meaning(process.log.lines(), process.argv[0], process.exit_code)
+
+
+def too_often(process: Dead, limit: int, window: float) -> EngineDied:
     """It died once more than it may be restarted."""
     return EngineDied(
         f"the engine {describe(process)}, for the {limit + 1}th time in {window:g} seconds",
@@ -34,9 +57,12 @@ def too_often(process: EngineProcess, limit: int, window: float) -> EngineDied:
     )
 
 
-def while_loading(process: EngineProcess) -> BitnetChatError:
+def while_loading(process: Dead) -> BitnetChatError:
     """It died before it could say anything: its model's fault if it ended by itself."""
     tail = process.log.tail()
+    if (trouble := _trouble_with_rpc(process)) is not None:
+        trouble.detail = tail
+        return trouble
     if process.exit_code is not None and process.exit_code < 0:
         return EngineDied(f"the engine {describe(process)} while it loaded", remedy=_REMEDY, detail=tail)
     return ModelError(

@@ -17,8 +17,10 @@ from bitnet_chat.errors import EngineNotFound
 
 # In a directory the classic binary comes first: it gives full control of the history.
 NAMES = ("llama-completion", "llama-cli", "main")
+SERVER = "llama-server"
 _SUFFIX = ".exe" if sys.platform == "win32" else ""
 _REMEDY = "bitnet-chat engine install builds one (about 5 minutes); or give one with --engine PATH"
+_REMEDY_SERVER = "bitnet-chat engine install builds one (about 5 minutes); or name its folder with --engine PATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +141,28 @@ def find(engine: str | None = None, configured: str | None = None, *, dialect: D
             problems.append(f"{candidate.path}: a server, it cannot be talked to on a terminal")
     wanted = f"{dialect.value} engine" if dialect else "engine"
     raise EngineNotFound(f"no {wanted} was found", remedy=_REMEDY, detail="\n".join(problems))
+
+
+def find_server(engine: str | None = None, configured: str | None = None) -> EngineBinary:
+    """The llama-server to use: the first in the places where engines are looked for, beside an engine that is named
+    by its file. Raises EngineNotFound when there is none."""
+    problems = []
+    for place in places(engine, configured):
+        path = place.path / (SERVER + _SUFFIX) if place.path.is_dir() else place.path
+        if place.path.is_file() and not path.name.startswith(SERVER):
+            path = path.with_name(SERVER + _SUFFIX)
+        if place.named and not path.is_file():
+            raise EngineNotFound(f"{place.source}: there is no {SERVER} at {path}", remedy=_REMEDY_SERVER)
+        if not path.is_file():
+            continue
+        try:
+            binary = probe(path)
+        except EngineNotFound as error:
+            if place.named:
+                raise
+            problems.append(f"{path}: {error.what}")
+            continue
+        if binary.dialect is Dialect.SERVER:
+            return binary
+        problems.append(f"{path}: no server")
+    raise EngineNotFound(f"no {SERVER} was found", remedy=_REMEDY_SERVER, detail="\n".join(problems))

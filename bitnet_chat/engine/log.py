@@ -45,6 +45,10 @@ class EngineLog:
             self._on_line(line)
             self._lines.append(line)
 
+    def lines(self) -> tuple[str, ...]:
+        """What is kept of it."""
+        return tuple(self._lines)
+
     def tail(self, count: int = 12) -> str:
         """The last lines that may explain something: warnings and errors first choice, anything otherwise."""
         telling = [line for line in self._lines if _TELLING.search(line) and not _CHATTER.match(line)]

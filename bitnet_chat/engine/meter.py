@@ -35,6 +35,7 @@ class Meter:
         self.context_used: int | None = None
         self.overflowed = False
         self.prompt_tokens: int | None = None
+        self.prompt_size: int | None = None
         self.tokens: int | None = None
         self._before = 0
         self._sampled = -1  # the first n_remain is the message's
@@ -43,6 +44,7 @@ class Meter:
         """A message goes to the engine; ``silently``: only the wish that it go on."""
         self.overflowed = False
         self.prompt_tokens = None
+        self.prompt_size = None
         self.tokens = None
         self._before = self.context_used or 0
         self._sampled = 0 if silently else -1
@@ -68,6 +70,7 @@ class Meter:
                 self.tokens = self._sampled
                 if self._sampled == 1 and self.context_used is not None:
                     self.prompt_tokens = self.context_used - self._before
+                    self.prompt_size = self.context_used
         elif "eval time" in line:
             # A classic engine tells it when it ends, of all its turns together.
             if self._sampled < 0 and (evaluated := _EVALUATED.search(line)):
@@ -79,7 +82,7 @@ class Meter:
                         self.context_used += self.tokens
         elif "n_tokens" in line:
             if task := _TASK.search(line):
-                self.context_used = int(task.group(1))
+                self.context_used = self.prompt_size = int(task.group(1))
         elif "n_ctx" in line:
             # Lines differ in which of several sizes they tell; the slot's or the last one is what counts.
             if size := _CONTEXT.search(line):

@@ -13,7 +13,8 @@ from bitnet_chat.engine.manifest import Manifest
 
 
 def publish(files: Mapping[str, Path], manifest: Manifest, target: Path) -> None:
-    """Copies files, each under the name that it is to have, and manifest into a new folder beside ``target``, which then takes its name.
+    """Copies files, each under the name that it is to have, and manifest into a new folder beside ``target``, which
+    then takes its name.
 
     A folder that has the name already (of another CPU, or without a program that is wanted now) is moved away first:
     for an instant there is no engine, but never half of one.

@@ -10,6 +10,8 @@ class RestartBudget:
 
     def __init__(self, limit: int = 3, window: float = 60.0) -> None:
         self.limit, self.window = limit, window
+        self.spent = 0
+        """All that were ever taken."""
         self._times: deque[float] = deque()
 
     def spend(self, now: float) -> bool:
@@ -19,4 +21,5 @@ class RestartBudget:
         if len(self._times) >= self.limit:
             return False
         self._times.append(now)
+        self.spent += 1
         return True

@@ -109,4 +109,5 @@ class Turn:
             context_used=meter.context_used,
             context_size=meter.context_size,
             exact=meter.tokens is not None,
+            prompt_size=meter.prompt_size,
         )

@@ -80,6 +80,8 @@ class Stored:
     records: tuple[Record, ...]
     unanswered: str = ""
     """The last message, where it got no reply: it is no part of ``records``, and may be asked again."""
+    pending: Record | None = None
+    """The same with what is known about it."""
 
     @property
     def conversation(self) -> Conversation:

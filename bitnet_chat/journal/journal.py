@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
     from bitnet_chat.journal.entry import Entry, Hit, Stored
+    from bitnet_chat.journal.recorder import Recorder
+    from bitnet_chat.journal.writer import Writer
 
 
 class Journal:
@@ -82,6 +84,18 @@ class Journal:
             result = connection.execute("PRAGMA quick_check(3)").fetchall()
         text = "; ".join(str(line) for (line,) in result)
         return "" if text == "ok" else text
+
+    def recorder(self, complain: Callable[[str], None]) -> Recorder:
+        """Who writes; see there."""
+        from bitnet_chat.journal.recorder import Recorder
+
+        return Recorder(self, complain)
+
+    def writer(self, complain: Callable[[str], None], on_end: Callable[[], None], clock: Callable[[], float]) -> Writer:
+        """The thread of a recorder."""
+        from bitnet_chat.journal.writer import Writer
+
+        return Writer(self.path, complain, on_end, clock)
 
     @contextmanager
     def _opened(self, *, to_write: bool = False) -> Iterator[Connection | None]:

@@ -14,6 +14,7 @@ from bitnet_chat.journal.file import transaction
 from bitnet_chat.journal.scribe import joined_chunks, settle
 from bitnet_chat.journal.search import drop, find, forget, is_broken
 from bitnet_chat.journal.text import given, holder, snippet
+from bitnet_chat.journal.toolwork import unpacked
 from bitnet_chat.journal.writers import is_alive
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def entries(connection: Connection, limit: int | None = None) -> list[Entry]:
 def _state(role: str | None, finish: str | None, writer: str | None, empty: bool) -> State:
     if writer is not None and is_alive(writer):
         return State.ANSWERING
-    if role == "user" or empty:
+    if role in ("user", "tool") or empty:
         return State.UNANSWERED
     return State.CUT_OFF if writer is not None or finish == FinishReason.CUT_OFF.value else State.WHOLE
 
@@ -99,7 +100,8 @@ _LINE = """WITH RECURSIVE line (id, depth) AS (
     UNION ALL
     SELECT m.parent, depth + 1 FROM messages m JOIN line ON m.id = line.id WHERE m.parent < m.id
 )
-SELECT m.id, m.role, m.content, m.thinking, m.finish, m.created, m.model, m.engine, m.options, m.stats, m.writer
+SELECT m.id, m.role, m.content, m.thinking, m.finish, m.created, m.model, m.engine, m.options, m.stats, m.writer,
+    m.tools
 FROM line JOIN messages m ON m.id = line.id ORDER BY line.depth DESC"""
 
 
@@ -113,7 +115,7 @@ def stored(connection: Connection, id: int) -> Stored | None:
         return None
     records: list[Record] = []
     writing = False
-    for row, role, content, thinking, finish, made, model, engine, options, stats, writer in rows:
+    for row, role, content, thinking, finish, made, model, engine, options, stats, writer, tools in rows:
         text, thoughts, reason = given(content), given(thinking), _reason(finish)
         writing = writer is not None and is_alive(writer)
         if writer is not None:
@@ -121,12 +123,15 @@ def stored(connection: Connection, id: int) -> Stored | None:
             reason = FinishReason.CUT_OFF
             if not text:
                 continue
-        message = Message(role, text, reason, thoughts)
+        message = Message(role, text, reason, thoughts, *unpacked(tools))
         records.append(Record(row, message, made, given(model), given(engine), _object(options), _object(stats)))
-    unanswered = ""
+    unanswered, pending = "", None
     state = State.WHOLE
     if records and records[-1].message.role == "user":
-        unanswered, state = records.pop().message.content, State.UNANSWERED
+        pending = records.pop()
+        unanswered, state = pending.message.content, State.UNANSWERED
+    elif records and records[-1].message.role == "tool":
+        state = State.UNANSWERED
     elif records and records[-1].message.finish is FinishReason.CUT_OFF:
         state = State.CUT_OFF
     if writing:
@@ -134,7 +139,7 @@ def stored(connection: Connection, id: int) -> Stored | None:
     title, created, updated, model, engine, options, forked_from = found
     return Stored(
         id, given(title), created, updated, given(model), given(engine), _object(options), forked_from, state,
-        tuple(records), unanswered,
+        tuple(records), unanswered, pending,
     )  # fmt: skip
 
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
 
 if TYPE_CHECKING:
     from bitnet_chat.journal.entry import Stored
     from bitnet_chat.journal.journal import Journal
-    from bitnet_chat.journal.scribe import Scribe
+    from bitnet_chat.journal.scribe import Rows, Scribe
     from bitnet_chat.journal.writer import Job, Pieces, Writer
 
 PATIENCE = 3.0
@@ -55,6 +55,7 @@ class Recorder:
         self._writer: Writer | None = None
         self._slot = _Slot()
         self._pieces: Pieces | None = None
+        self._calls: list[ToolCall] = []
         self._named = False
         self.title = ""
         """Of the present conversation; empty before its first message."""
@@ -69,6 +70,14 @@ class Recorder:
         self._title(conversation)
         if self._writer is not None or any(message.role == "user" for message in conversation.messages):
             self._put(lambda scribe: scribe.sync(conversation))
+
+    def create(self, conversation: Conversation, *, title: str = "", model: str = "") -> None:
+        """A conversation of its own from now on, though nobody may have said anything in it yet. Empty ``title``: that
+        of the first message."""
+        self._leave(_Slot(), title)
+        self._title(conversation)
+        given = self.title
+        self._put(lambda scribe: scribe.create(conversation, given, model))
 
     def begin_reply(
         self,
@@ -89,7 +98,7 @@ class Recorder:
         from bitnet_chat.journal.writer import Pieces
 
         origin = Origin(model, engine, json.dumps(dict(options or {}), default=str))
-        self._pieces = Pieces()
+        self._pieces, self._calls = Pieces(), []
         self._put(lambda scribe: scribe.begin_reply(conversation, origin))
 
     def text(self, piece: str) -> None:
@@ -99,6 +108,10 @@ class Recorder:
     def thinking(self, piece: str) -> None:
         """The next characters of what the model thinks before it answers."""
         self._piece(True, piece)
+
+    def tool_call(self, call: ToolCall) -> None:
+        """The reply asks for this. It is kept at its end, and not where the reply is cut: then nobody will call it."""
+        self._calls.append(call)
 
     def end_reply(
         self, reason: FinishReason, stats: Stats | None = None, *, text: str | None = None, thinking: str | None = None
@@ -112,12 +125,13 @@ class Recorder:
             return
         self._pieces = None
         figures = {} if stats is None else {key: value for key, value in asdict(stats).items() if value is not None}
-        self._put(lambda scribe: scribe.end_reply(reason, figures, text, thinking))
+        calls = tuple(self._calls) if reason is FinishReason.TOOL_CALLS else ()
+        self._put(lambda scribe: scribe.end_reply(reason, figures, text, thinking, calls))
 
     def resume(self, stored: Stored) -> None:
         """Goes on with a conversation that was read from the journal."""
         self._leave(_Slot(stored.id), stored.title)
-        self._named = True
+        self._named = bool(stored.title)
         self._put(lambda scribe: scribe.resume(stored))
 
     def anew(self) -> None:
@@ -136,6 +150,23 @@ class Recorder:
         self._leave(_Slot(), title or self.title)
         self._named = True
         self._put(lambda scribe: scribe.fork(title))
+
+    async def rows(self) -> Rows | None:
+        """Where the conversation stands in the file, once all that happened so far is written. None: nothing is kept,
+        or it is not written within 3 seconds."""
+        if self._writer is None:
+            return None
+        found: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+
+        def look(scribe: Scribe) -> None:
+            rows = scribe.rows
+            self._there(lambda: None if found.done() else found.set_result(rows))
+
+        self._put(look)
+        try:
+            return await asyncio.wait_for(found, PATIENCE)
+        except TimeoutError:
+            return None
 
     async def settled(self) -> bool:
         """Waits until all that happened so far is written, 3 seconds at most. False: it is not."""
@@ -173,10 +204,8 @@ class Recorder:
         if self._journal is None:
             return
         if self._writer is None:
-            from bitnet_chat.journal.writer import Writer
-
             self._loop = asyncio.get_running_loop()
-            self._writer = Writer(self._journal.path, self._complain_there, self._end_there, self._clock)
+            self._writer = self._journal.writer(self._complain_there, self._end_there, self._clock)
         slot = self._slot
 
         def done(scribe: Scribe) -> None:

@@ -64,7 +64,10 @@ _VERSION_2 = (
     "CREATE INDEX messages_to_index ON messages (id) WHERE indexed = 0 AND writer IS NULL",
 )
 
-MIGRATIONS = (_VERSION_1, _VERSION_2)
+# Tools. What a message has of calls and results, as JSON (see ``journal/toolwork.py``); empty for most.
+_VERSION_3 = ("ALTER TABLE messages ADD COLUMN tools TEXT NOT NULL DEFAULT ''",)
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 """Each brings a file from the version of its index to the next one. Those that were released never change."""
 
 VERSION = len(MIGRATIONS)

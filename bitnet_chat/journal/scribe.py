@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.journal.entry import Stored, title_of
 from bitnet_chat.journal.file import transaction
 from bitnet_chat.journal.text import given, kept
+from bitnet_chat.journal.toolwork import packed
 from bitnet_chat.journal.writers import is_alive, this_writer
 
 if TYPE_CHECKING:
@@ -27,6 +28,15 @@ Piece = tuple[bool, str]
 """True for a thought, and its text."""
 _Line = tuple[tuple[Message, int], ...]
 """Messages and the numbers of their rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """``line``: of the messages up to the last one, in order. ``reply``: of the reply to it that is being written,
+    which is none of them; None where there is none."""
+
+    line: tuple[int, ...] = ()
+    reply: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,20 @@ class Scribe:
         self._lost = False
         self.id: int | None = None
 
+    @property
+    def rows(self) -> Rows:
+        """Where what is known of the conversation stands in the file."""
+        return Rows(tuple(row for _, row in self._line), None if self._reply is None else self._reply.row)
+
+    def create(self, conversation: Conversation, title: str, model: str) -> None:
+        """The conversation is made now, though nobody may have said anything. ``model``: who is to answer."""
+        self.anew()
+        self._named = title
+        with transaction(self._connection):
+            id, line = self._synced(None, (), conversation.messages)
+            self._connection.execute("UPDATE conversations SET model = ? WHERE id = ?", (kept(model), id))
+        self.id, self._line = id, line
+
     def sync(self, conversation: Conversation) -> None:
         """The present line becomes ``conversation``. What it has in common with the one before stays where it is, what
         it leaves behind becomes another branch. A conversation is made when there is a message of the user."""
@@ -78,7 +102,10 @@ class Scribe:
         self.id, self._line = id, line
 
     def begin_reply(self, conversation: Conversation, origin: Origin) -> None:
-        """A reply to ``conversation`` begins, or goes on with the one at its end."""
+        """A reply to ``conversation`` begins, or goes on with the one at its end. Where it is asked for again before
+        its first word it keeps its row."""
+        if self._begins_again(conversation, origin):
+            return
         self._leave_reply()
         if self._lost:
             return
@@ -109,9 +136,15 @@ class Scribe:
         self._reply.said += pieces
 
     def end_reply(
-        self, reason: FinishReason, stats: Mapping[str, object], text: str | None = None, thinking: str | None = None
+        self,
+        reason: FinishReason,
+        stats: Mapping[str, object],
+        text: str | None = None,
+        thinking: str | None = None,
+        calls: tuple[ToolCall, ...] = (),
     ) -> None:
         """The reply is over. ``text`` is the whole of what was new in it, ``thinking`` too; None: what was added.
+        ``calls``: what it asks for.
 
         A reply in which nothing was said is no part of the line, unless that was the model's own decision.
         """
@@ -121,7 +154,7 @@ class Scribe:
         text = _joined(reply.said, False) if text is None else text
         thinking = _joined(reply.said, True) if thinking is None else thinking
         start, line = reply.start, reply.before
-        message = Message("assistant", start.content + text, reason, start.thinking + thinking)
+        message = Message("assistant", start.content + text, reason, start.thinking + thinking, calls)
         with transaction(self._connection):
             if text or thinking or not reason.exit_code:
                 row = self._close(self.id, reply, message, json.dumps(dict(stats)))
@@ -194,7 +227,11 @@ class Scribe:
             reply.row, reply.before = row, before
 
     def _synced(self, id: int | None, line: _Line, messages: Sequence[Message]) -> tuple[int, _Line]:
-        id = id if id is not None else self._make(messages)
+        if id is None:
+            id = self._make(messages)
+        elif not self._named and all(message.role != "user" for message, _ in line):  # made before anything was said
+            title = kept(title_of(Conversation(tuple(messages))))
+            self._connection.execute("UPDATE conversations SET title = ? WHERE id = ? AND title = ''", (title, id))
         line = line[: _common(line, messages)]
         for message in messages[len(line) :]:
             line = (*line, (message, self._insert(id, line, message, Origin())))
@@ -218,6 +255,7 @@ class Scribe:
             "role": message.role,
             "content": kept(message.content),
             "thinking": kept(message.thinking),
+            "tools": packed(message),
             "finish": message.finish.value if message.finish is not None and writer is None else None,
             "created": self._now(),
             "model": kept(origin.model),
@@ -234,9 +272,9 @@ class Scribe:
         """The row of the whole reply."""
         assert message.finish is not None
         cursor = self._connection.execute(
-            "UPDATE messages SET content = ?, thinking = ?, finish = ?, stats = ?, writer = NULL"
+            "UPDATE messages SET content = ?, thinking = ?, tools = ?, finish = ?, stats = ?, writer = NULL"
             " WHERE id = ? AND writer IS NOT NULL",
-            (kept(message.content), kept(message.thinking), message.finish.value, stats, reply.row),
+            (kept(message.content), kept(message.thinking), packed(message), message.finish.value, stats, reply.row),
         )
         self._connection.execute("DELETE FROM chunks WHERE message = ?", (reply.row,))
         if cursor.rowcount:
@@ -276,12 +314,31 @@ class Scribe:
         return int(cursor.lastrowid or 0)
 
     def _copy_message(self, row: int, id: int, parent: int | None) -> int:
-        same = "role, content, thinking, finish, created, model, engine, options, stats"
+        same = "role, content, thinking, tools, finish, created, model, engine, options, stats"
         cursor = self._connection.execute(
             f"INSERT INTO messages (conversation, parent, {same}) SELECT ?, ?, {same} FROM messages WHERE id = ?",
             (id, parent, row),
         )
         return int(cursor.lastrowid or 0)
+
+    def _begins_again(self, conversation: Conversation, origin: Origin) -> bool:
+        reply = self._reply
+        if reply is None or reply.said or self.id is None:
+            return False
+        if tuple(map(_key, conversation.messages)) != tuple(_key(message) for message, _ in reply.before):
+            return False
+        # The name by which it was asked for says more than what a backend calls itself.
+        origin = replace(origin, model=reply.origin.model or origin.model)
+        with transaction(self._connection):
+            cursor = self._connection.execute(
+                "UPDATE messages SET model = ?, engine = ?, options = ? WHERE id = ? AND writer IS NOT NULL",
+                (kept(origin.model), kept(origin.engine), origin.options, reply.row),
+            )
+            if not cursor.rowcount:
+                return False
+            self._point(self.id, reply.row, self._line, origin)
+        reply.origin = origin
+        return True
 
     def _leave_reply(self) -> None:
         """A reply that its front end has forgotten ends where it is."""
@@ -331,9 +388,9 @@ def _joined(pieces: Iterable[Piece], thinking: bool) -> str:
     return "".join(text for thought, text in pieces if thought is thinking)
 
 
-def _key(message: Message) -> tuple[str, str]:
+def _key(message: Message) -> tuple[str, str, str]:
     """What makes a message the same one: how a reply ended, and what was thought, a front end may tell otherwise."""
-    return message.role, message.content
+    return message.role, message.content, packed(message)
 
 
 def _common(line: _Line, messages: Sequence[Message]) -> int:

@@ -8,7 +8,7 @@ are cut out of the rendered template: between two turns stands ``reply`` + end-o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import ModelError
 
 # What llama.cpp itself takes for an end of generation, by text (llama-vocab.cpp).
-_END_TOKENS = (
+END_TOKENS = (
     "<|im_end|>",
     "<|eot_id|>",
     "<|end_of_text|>",
@@ -81,12 +81,20 @@ class ChatTemplate:
                 f"the chat template {name} cannot be read: {error}", remedy="choose another with --chat-template NAME"
             ) from error
 
-    def render(self, conversation: Conversation, *, reply_follows: bool) -> str:
-        """The whole conversation as text, special tokens spelled out. Raises ModelError where the template refuses."""
-        messages = [{"role": each.role, "content": each.content} for each in conversation.messages]
+    def render(
+        self, conversation: Conversation, *, reply_follows: bool, tools: Sequence[Mapping[str, object]] = ()
+    ) -> str:
+        """The whole conversation as text, special tokens spelled out. ``tools``: as the OpenAI API has them.
+
+        Raises ModelError where the template refuses."""
+        given = {"tools": list(tools)} if tools else {}  # some templates take None for a list
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=reply_follows, bos_token=self._bos, eos_token=self._eos
+                **given,
+                messages=[_as_dict(each) for each in conversation.messages],
+                add_generation_prompt=reply_follows,
+                bos_token=self._bos,
+                eos_token=self._eos,
             )
         except self._errors as error:
             raise ModelError(
@@ -105,7 +113,7 @@ class ChatTemplate:
                 f"the chat template {self.name} leaves out messages",
                 remedy="choose another with --chat-template NAME",
             )
-        for token in (self._eos, *_END_TOKENS):
+        for token in (self._eos, *END_TOKENS):
             if token and glue.startswith(token):
                 return TurnMarks(glue[len(token) :], suffix)
         return TurnMarks(glue, suffix)
@@ -167,6 +175,19 @@ def as_text(history: Conversation, control_tokens: Iterable[str]) -> tuple[Conve
                 content = content.replace(token, token[0] + _WORD_JOINER + token[1:])
         messages.append(Message(message.role, content, message.finish))
     return (Conversation(tuple(messages)), changed) if changed else (history, 0)
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    """A message as templates expect it: the arguments of a call are an object there, not its text."""
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        functions = [
+            (call.id, {"name": call.name, "arguments": json.loads(call.arguments)}) for call in message.tool_calls
+        ]
+        fields["tool_calls"] = [{"id": id, "type": "function", "function": each} for id, each in functions]
+    if message.role == "tool":
+        fields |= {"tool_call_id": message.call_id, "name": message.tool_name}
+    return fields
 
 
 def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:

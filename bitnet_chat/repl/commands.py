@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from bitnet_chat.backends import BackendStatus
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.progress import size
 from bitnet_chat.repl import errands
 from bitnet_chat.repl.errands import FORMATS, Errand, ExportFormat, ThinkingMode
@@ -46,6 +46,9 @@ class Situation:
     conversation: Conversation
     status: BackendStatus
     tally: Tally = field(default_factory=Tally)
+    tools: tuple[Tool, ...] = ()
+    allowed: frozenset[str] = frozenset()
+    """Tools that are called without a question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,9 @@ def _clear(situation: Situation, argument: str) -> Outcome:
 
 
 def _regen(situation: Situation, argument: str) -> Outcome:
-    asked = situation.conversation.without_last_reply()
+    """The whole turn, with the calls that it led to."""
+    before = situation.conversation.without_last_turn()
+    asked = Conversation(situation.conversation.messages[: len(before.messages) + 1])
     if asked.last is None or asked.last.role != "user":
         return Outcome(situation.conversation, ("There is no reply to make again.",))
     return Outcome(asked, ask=True)
@@ -194,7 +199,10 @@ def _model(situation: Situation, argument: str) -> Outcome:
 
 
 def _continue(situation: Situation, argument: str) -> Outcome:
-    last = situation.conversation.last
+    conversation = situation.conversation.with_all_answered()
+    last = conversation.last
+    if last is not None and last.role == "tool":
+        return Outcome(conversation, ask=True)
     if last is None or last.role != "assistant":
         return Outcome(situation.conversation, ("There is no reply to go on with.",))
     if not last.was_cut:
@@ -288,6 +296,16 @@ def _thinking(situation: Situation, argument: str) -> Outcome:
     return Outcome(situation.conversation, errand=errands.ShowThoughts(thoughts))
 
 
+def _tools(situation: Situation, argument: str) -> Outcome:
+    if not situation.tools:
+        return Outcome(situation.conversation, ("There are no tools: --tools FILE.py brings the functions of a file.",))
+    lines = [
+        one_line(f"{tool.name}: {tool.description}") + (" (always allowed)" if tool.name in situation.allowed else "")
+        for tool in situation.tools
+    ]
+    return Outcome(situation.conversation, tuple(lines))
+
+
 def _short(text: str, columns: int = 60) -> str:
     text = one_line(text)
     return text if len(text) <= columns else text[: columns - 1] + "…"
@@ -311,5 +329,6 @@ COMMANDS = {
     "system": _Entry("/system [TEXT]", "set the system prompt (- removes it), or show it", _system),
     "stats": _Entry("/stats", "figures of this session and the engine", _stats),
     "thinking": _Entry("/thinking [MODE]", "the last thoughts; or show, fold, hide those to come", _thinking),
+    "tools": _Entry("/tools", "what the model may ask to have called", _tools),
     "model": _Entry("/model [PATH]", "switch to another model, or show this one", _model),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Entry
@@ -14,12 +14,19 @@ CLIPBOARD_LIMIT = 74_994
 more."""
 
 
+Verdict = Literal["yes", "no", "always"]
+
+
 class Console(Protocol):
     async def edit(self, text: str) -> str:
         """``text`` as the user leaves it. Raises UsageError where there is no editor or it fails."""
 
     async def pick(self, entries: Sequence[Entry]) -> int | None:
         """The id of the conversation that the user picks, or None."""
+
+    async def decide(self, question: str) -> Verdict | None:
+        """What the user says to a question. Keys that were typed before it was asked are no answer. None: he wants to
+        stop. Where nobody can be asked: no."""
 
     def complain(self, text: str) -> None:
         """A line about something that has gone wrong in the background."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Stats
 from bitnet_chat.markdown import Prose, Verbatim
@@ -39,6 +40,8 @@ class Paint:
         return cls(dim="\x1b[2m", error="\x1b[31m", off="\x1b[0m") if colour else cls()
 
 
+CALL_SHOWN = 2000
+"""Characters of the arguments of a call."""
 _ERASE_LINE = "\r\x1b[K"
 _DOTS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BARS = "|/-\\"
@@ -124,6 +127,12 @@ class Display:
         self._settle()
         self._sink.remarks(f"{self._paint.dim}{one_line(text)}{self._paint.off}\n")
 
+    def call(self, call: ToolCall) -> None:
+        """What the model asks for: enough of it to decide on."""
+        more = len(call.arguments) - CALL_SHOWN
+        left_out = f"… ({more:,} more characters)" if more > 0 else ""
+        self.notice(f"calls {call.name} {call.arguments[:CALL_SHOWN]}{left_out}")
+
     def lines(self, *texts: str) -> None:
         """The answer of a command, safe for a terminal already, and an empty line."""
         self._finish()
@@ -139,7 +148,7 @@ class Display:
         self._put(self._prose.feed(self._sanitizer.flush()) + self._prose.finish())
         if event.reason is FinishReason.INTERRUPTED:
             self._mark("[stopped]")
-        elif not event.text:
+        elif not event.text and event.reason is not FinishReason.TOOL_CALLS:
             self._mark("[nothing was said]")
         self._finish()
         self._sink.remarks(f"{self._paint.dim}{summary(event.stats, event.reason)}{self._paint.off}\n\n")
@@ -200,6 +209,7 @@ _REASONS = {
     FinishReason.LENGTH: "cut at its limit",
     FinishReason.ROLE_MARKER: "ended before it spoke for you",
     FinishReason.CUT_OFF: "cut off",
+    FinishReason.TOOL_CALLS: "calls a tool",
     FinishReason.CONTEXT_OVERFLOW: "the context is full",
     FinishReason.ENGINE_DIED: "the engine died",
     FinishReason.REPETITION: "stopped for repeating itself",

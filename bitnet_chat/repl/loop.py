@@ -27,7 +27,7 @@ from bitnet_chat.editor import edit
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.markdown import prose
 from bitnet_chat.repl.completer import LineCompleter, typing_a_mention
-from bitnet_chat.repl.console import clipboard_sequence
+from bitnet_chat.repl.console import Verdict, clipboard_sequence
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.history import FileHistory
 from bitnet_chat.repl.keys import bindings
@@ -150,6 +150,11 @@ class TerminalLoop:
         from bitnet_chat.repl.picker import pick
 
         return await pick(entries, self._input, self._output)
+
+    async def decide(self, question: str) -> Verdict | None:
+        from bitnet_chat.repl.question import decide
+
+        return await decide(question, self._input, self._output)
 
     def copy(self, text: str) -> bool:
         self._output.write_raw(clipboard_sequence(text))

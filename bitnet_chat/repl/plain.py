@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 from bitnet_chat.backends import Backend
 from bitnet_chat.editor import edit
 from bitnet_chat.errors import FinishReason, UsageError
-from bitnet_chat.repl.console import clipboard_sequence
+from bitnet_chat.repl.console import Verdict, clipboard_sequence
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.repl.signals import on_interrupt
@@ -192,6 +192,19 @@ class PlainLoop:
         if line:
             self._display.lines(f"{one_line(line)} is no number of a conversation.")
         return None
+
+    async def decide(self, question: str) -> Verdict | None:
+        if not self._typed:
+            self._display.notice(f"{question} No: nobody can be asked. --allow-tools NAME allows a tool beforehand.")
+            return "no"
+        self._sink.remarks(f"{question} yes, no or always: ")
+        self._picking = True
+        try:
+            line = (await self._lines.next() or "").strip().lower()
+        finally:
+            self._picking = False
+        words: tuple[Verdict, ...] = ("yes", "no", "always")
+        return next((word for word in words if line and word.startswith(line)), None)
 
     def copy(self, text: str) -> bool:
         if not sys.stdout.isatty() or os.environ.get("TERM", "").lower() in ("", "dumb", "unknown"):

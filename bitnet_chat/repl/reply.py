@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.backends.recorded import recorded
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.repl.display import Display
@@ -50,6 +50,7 @@ class Reply:
         self._loading = backend.status().state == "starting"
         self._text: list[str] = []
         self._thoughts: list[str] = []
+        self._calls: list[ToolCall] = []
         self._thinking: tuple[float, int] | None = None
         """Since when it thinks, and how many pieces of thought there were before; None while it does not."""
         self._news = False
@@ -59,6 +60,11 @@ class Reply:
     def thinking(self) -> str:
         """What the model has thought so far."""
         return "".join(self._thoughts)
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """What the model has asked for. Nothing of it is to be done unless the reply ended for that reason."""
+        return tuple(self._calls)
 
     async def run(self) -> Completed | Failed:
         """Errors of the backend come back as Failed. Cancelling stops the reply."""
@@ -104,6 +110,11 @@ class Reply:
                     self._said(event.text)
                 elif isinstance(event, ThinkingDelta):
                     self._thought(event.text)
+                elif isinstance(event, ToolCall):
+                    self._flush()
+                    self._end_thinking()
+                    self._calls.append(event)
+                    self._display.call(event)
                 elif isinstance(event, Started):
                     self._loading = False
                 elif isinstance(event, Notice):

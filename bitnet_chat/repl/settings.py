@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bitnet_chat.backends import ReplyOptions
+
+if TYPE_CHECKING:
+    from bitnet_chat.tools import Toolbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,5 +30,9 @@ class ReplSettings:
     """What is seen of thoughts: all, a line with their length, or nothing."""
     overflow: Literal["drop-oldest", "summarize", "stop"] = "drop-oldest"
     """What happens when the context is full; the bar warns of it."""
+    toolbox: Toolbox | None = None
+    """What calls of the model are made with; ``options`` has the same tools."""
+    allowed_tools: tuple[str, ...] = ()
+    """Tools that are called without a question."""
     colour: bool | None = None
     """None: colours on a terminal unless ``NO_COLOR`` is set."""

@@ -26,6 +26,7 @@ from bitnet_chat.stream.sanitize import one_line
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
     from bitnet_chat.journal import Journal, Stored
+    from bitnet_chat.repl.tools import Caller
 
 WORTH_COUNTING = 200
 """Characters from which on the cost of a message is shown while it is written."""
@@ -58,6 +59,11 @@ class Talk:
         self._clerk = Clerk(display, console, self._recorder if journal is not None else None)
         self._clerk.attached.extend(attached)
         self._reply: Reply | None = None
+        self._caller: Caller | None = None
+        if settings.toolbox is not None:
+            from bitnet_chat.repl.tools import Caller
+
+            self._caller = Caller(settings.toolbox, display, console, settings.allowed_tools)
         self._counted: tuple[tuple[str, int], TokenCount | None] = (("", 0), None)
         self.conversation = Conversation().with_system(settings.system)
         self.tally = Tally()
@@ -95,6 +101,8 @@ class Talk:
         """Stops the reply under way, if any."""
         if self._reply is not None:
             self._reply.interrupt()
+        elif self._caller is not None:
+            self._caller.interrupt()
 
     async def close(self) -> None:
         try:
@@ -115,7 +123,9 @@ class Talk:
         if isinstance(meaning, Unknown):
             self._display.lines(explain(meaning))
             return line
-        outcome = apply(meaning, Situation(self.conversation, self.status(), self.tally))
+        allowed = frozenset(self._caller.allowed if self._caller is not None else ())
+        tools = self._settings.options.tools
+        outcome = apply(meaning, Situation(self.conversation, self.status(), self.tally, tools, allowed))
         if outcome.lines:
             self._display.lines(*outcome.lines)
         self.leaving = outcome.leave
@@ -170,7 +180,22 @@ class Talk:
         return ""
 
     async def _ask(self, conversation: Conversation, dropped: str) -> bool:
-        """Shows a reply and keeps it. True: it failed, and the conversation is what it was."""
+        """Shows and keeps a reply, and those to the results of its calls. True: it failed, and the conversation is what
+        it was."""
+        failed, rounds = await self._exchange(conversation, dropped), 0
+        while self._caller is not None and not failed and self.conversation.open_calls:
+            answered, goes_on = await self._caller.answer(self.conversation, rounds)
+            self.conversation, rounds = answered, rounds + 1
+            self._recorder.sync(answered)
+            if not goes_on:
+                self._display.lines()
+                self._backend.prepare(answered)
+            elif await self._exchange(answered, "Nothing more was said: /continue asks again."):
+                self._display.lines("The results are kept: /continue asks again.")
+        return failed
+
+    async def _exchange(self, conversation: Conversation, dropped: str) -> bool:
+        """Shows one reply and keeps it. True: it failed, and the conversation is what it was."""
         last = conversation.last
         goes_on = last is not None and last.role == "assistant"
         settings = self._settings
@@ -180,7 +205,7 @@ class Talk:
         try:
             event = await self._reply.run()
         finally:
-            thinking, self._reply = self._reply.thinking, None
+            thinking, calls, self._reply = self._reply.thinking, self._reply.calls, None
         if isinstance(event, Failed) or (event.reason is FinishReason.INTERRUPTED and not event.text):
             if not isinstance(event, Failed):
                 self._display.notice(dropped)
@@ -194,7 +219,8 @@ class Talk:
             conversation = conversation.without_last_reply()
             event = replace(event, text=rejoined(last.content + event.text))
             thinking = last.thinking + thinking
-        self.conversation = conversation.with_assistant(event.text, event.reason, thinking)
+        calls = calls if event.reason is FinishReason.TOOL_CALLS else ()
+        self.conversation = conversation.with_assistant(event.text, event.reason, thinking, calls)
         self._backend.prepare(self.conversation)  # while the user reads
         return False
 

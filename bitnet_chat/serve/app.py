@@ -7,9 +7,17 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
+from bitnet_chat.journal.memory import MemoryJournal
+from bitnet_chat.serve import chats, health, ollama, openai, openapi
+from bitnet_chat.serve.chats_desk import ChatDesk
 from bitnet_chat.serve.desk import Desk
+from bitnet_chat.serve.frame import Frame, login_routes
+from bitnet_chat.serve.keys import Keys
+from bitnet_chat.serve.listening import listening
+from bitnet_chat.serve.security import Gate
 from bitnet_chat.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -25,11 +33,41 @@ def application(desk: Desk, settings: ServeSettings, journal: Journal | None) ->
         try:
             yield
         finally:
-            await desk.close(settings.grace)
+            await desk.close(0.0)
+            await chat_desk.close()
 
-    return Starlette(routes=_routes(desk, settings, journal), lifespan=lifespan)
+    chat_desk = ChatDesk(desk, journal if journal is not None else MemoryJournal(), settings.linger)
+    keys = Keys(settings.api_key)
+    routes = [*health.routes(desk), *login_routes(keys), *_routes(desk, settings, chat_desk)]
+    frame = Middleware(Frame, settings=settings, gate=Gate(settings, keys), metrics=desk.metrics)
+    return Starlette(routes=routes, middleware=[frame], lifespan=lifespan)
 
 
-def _routes(desk: Desk, settings: ServeSettings, journal: Journal | None) -> Sequence[BaseRoute]:
+@asynccontextmanager
+async def running(
+    desk: Desk, settings: ServeSettings, journal: Journal | None, app: Starlette | None = None
+) -> AsyncIterator[str]:
+    """The application, listening, in the block; gives its address.
+
+    At the end of the block replies that are under way have ``settings.grace`` seconds while new ones are refused, and
+    their clients hear the end of them; none have any time where the block is left by an exception.
+    """
+    async with listening(app or application(desk, settings, journal), settings.host, settings.port) as url:
+        grace = settings.grace
+        try:
+            yield url
+        except BaseException:
+            grace = 0.0
+            raise
+        finally:
+            await desk.close(grace)
+
+
+def _routes(desk: Desk, settings: ServeSettings, chat_desk: ChatDesk) -> Sequence[BaseRoute]:
     """Each API brings its own."""
-    return []
+    return [
+        *openai.routes(desk, settings),
+        *ollama.routes(desk, settings),
+        *chats.routes(chat_desk, settings),
+        *openapi.routes(),
+    ]

@@ -5,19 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backends.pool import Seat, number
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed
 from bitnet_chat.journal import Recorder
+from bitnet_chat.serve.cache import Cache, Place, Replay
 from bitnet_chat.serve.catalogue import Catalogue
 from bitnet_chat.serve.generation import Generation
+from bitnet_chat.serve.metrics import Account, Metrics
 
 log = logging.getLogger("bitnet_chat.serve")
+
+_YIELDS = 3
+"""So often one piece of batch work makes way for people; then it is finished, so that it ends at all."""
+_PATIENCE = 8.0
+"""Seconds that replies which were told to stop have to end. A guarded backend gives up on a deaf one after six."""
+
+
+class Ending(Busy):
+    """The server is about to end, and begins nothing new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +42,24 @@ class Order:
     model: str = ""
     recorder: Recorder | None = None
     urgent: bool = True
-    """A person waits. Batch work is not urgent."""
+    """A person waits. Batch work is not urgent: as long as nobody has seen any of its reply, and it is not written
+    down, it makes way for people and begins again behind them."""
 
 
 class Desk:
     """All methods belong to the event loop."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, *, cache: Cache | None = None, log_prompts: bool = False) -> None:
+        """``cache``: where replies that repeat are found. ``log_prompts``: whether what is said goes into the log."""
         self.catalogue = catalogue
+        self._cache = cache
         self._tasks: dict[asyncio.Task[None], Generation] = {}
-        self._closing = False
+        self.metrics = Metrics(catalogue, lambda: self.running)
+        self.ending = asyncio.Event()
+        """Set when the server begins to end: streams that wait for something to happen should end, too."""
+        self.has_answered = False
+        """Whether any reply came to an end of its own: a model could be loaded."""
+        self._log_prompts = log_prompts
 
     @property
     def running(self) -> int:
@@ -49,17 +70,30 @@ class Desk:
         self.catalogue.start()
 
     def begin(self, order: Order, *, on_end: Callable[[Generation], None] | None = None) -> Generation:
-        """Starts the reply. Raises UnknownModel, or Busy when the server is ending; other errors, a full queue among
+        """Starts the reply. Raises UnknownModel, or Ending when the server is ending; other errors, a full queue among
         them, are the Failed that the generation ends with."""
-        if self._closing:
-            raise Busy("this server is ending", retry_after=10.0)
-        model = self.catalogue.choose(order.model)
+        if self.ending.is_set():
+            raise Ending("this server is ending", retry_after=10.0, remedy="try again when it is back")
+        model = self.catalogue.choose(order.model, order.conversation)
         generation = Generation(secrets.token_hex(12), model)
-        task = asyncio.ensure_future(self._make(order, generation))
+        account = self.metrics.reply(model)
+        place = self._cache.place(model, order.conversation, order.options) if self._cache is not None else None
+        generation.cached = place is not None and place.replay is not None
+        task = asyncio.ensure_future(self._make(order, generation, account, place))
         self._tasks[task] = generation
 
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.pop(task, None)
+            if generation.end is None:  # it was stopped before it began
+                generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
+            if generation.end is not None:
+                if generation.cached:
+                    self.metrics.replayed(model)
+                else:
+                    account.ended(generation.end)
+                self.has_answered = self.has_answered or bool(generation.end.text)
+            if self._log_prompts:
+                _log(order, generation)
             if on_end is not None:
                 on_end(generation)
 
@@ -67,31 +101,55 @@ class Desk:
         return generation
 
     async def close(self, grace: float = 0.0) -> None:
-        """Nothing new begins; what is under way has ``grace`` seconds, and then ends with what it has."""
-        self._closing = True
-        if self._tasks and grace:
-            await asyncio.wait(self._tasks, timeout=grace)
-        for generation in list(self._tasks.values()):
-            generation.stop()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=10.0)
-        await self.catalogue.close()
+        """Nothing new begins; what is under way has ``grace`` seconds, and then ends with what it has, as it does at
+        once when this is cancelled."""
+        self.ending.set()
+        try:
+            if self._tasks and grace:
+                await asyncio.wait(self._tasks, timeout=grace)
+        finally:
+            for generation in list(self._tasks.values()):
+                generation.stop()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_PATIENCE)
+            for task in list(self._tasks):  # deaf ones
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=1.0)
+            await self.catalogue.close()
 
-    async def _make(self, order: Order, generation: Generation) -> None:
+    # One reply
+
+    async def _make(self, order: Order, generation: Generation, account: Account, place: Place | None) -> None:
         task = asyncio.current_task()
         assert task is not None
-        generation.stopped_by(task.cancel)
+        turn = number()
         try:
-            async with (
-                self.catalogue.held(generation.model) as pool,
-                pool.lease(order.conversation, urgent=order.urgent) as seat,
-            ):
-                if not generation.stopped_by(seat.backend.interrupt):
-                    raise asyncio.CancelledError
-                await _listen(_events(seat.backend, order), generation)
-                seat.memory = _remembered(order.conversation, generation)
+            if place is not None and place.replay is not None:
+                await _give_again(place.replay, order, generation)
+                return
+            async with self.catalogue.held(generation.model) as pool:
+                for tries in range(_YIELDS + 1):
+                    if not generation.stopped_by(task.cancel):
+                        raise asyncio.CancelledError
+                    may_yield = tries < _YIELDS and not order.urgent and order.recorder is None
+                    way = _Way(generation) if may_yield else None
+                    async with pool.lease(
+                        order.conversation,
+                        order.options.sampling,
+                        urgent=order.urgent,
+                        make_way=way.make if way else None,
+                        turn=turn,
+                        again=tries > 0,
+                    ) as seat:
+                        account.seated()
+                        await self._ask(seat, order, generation, account, way, place)
+                    if way is None or not way.made:
+                        return
+                    generation.again()
+                    self.metrics.yielded(generation.model)
         except asyncio.CancelledError:  # stopped while it waited
-            generation.put(Completed(FinishReason.INTERRUPTED, ""))
+            generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
         except BitnetChatError as error:
             generation.put(Failed(error, generation.text))
         except Exception:
@@ -101,17 +159,71 @@ class Desk:
             if generation.end is None:
                 generation.put(Failed(EngineDied("the reply ended without a word about why"), generation.text))
 
+    async def _ask(
+        self,
+        seat: Seat,
+        order: Order,
+        generation: Generation,
+        account: Account,
+        way: _Way | None,
+        place: Place | None,
+    ) -> None:
+        if way is not None:
+            way.backend = seat.backend
+        if not generation.stopped_by(seat.backend.interrupt):
+            raise asyncio.CancelledError
+        try:
+            async with aclosing(_events(seat.backend, order, place)) as events:
+                async for event in events:
+                    if way is not None and way.made:
+                        continue  # what comes now is the end of what nobody will hear
+                    account.heard(event)
+                    generation.put(event)
+        finally:
+            self.metrics.restarted(generation.model, seat)
+        if isinstance(generation.end, Completed):
+            seat.memory = _remembered(order.conversation, generation)
 
-def _events(backend: Backend, order: Order) -> AsyncIterator[Event]:
-    if order.recorder is None:
-        return backend.reply(order.conversation, order.options)
-    return recorded(backend, order.recorder, order.conversation, order.options)
+
+class _Way:
+    """How batch work makes way for a person."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self.backend: Backend | None = None
+        """The one that it has, once it has one."""
+        self.made = False
+
+    def make(self) -> bool:
+        """Whether it does: not when somebody has seen some of its reply, which cannot be taken back."""
+        if self._generation.seen or self._generation.end is not None or self._generation.is_stopping:
+            return False
+        if self.backend is None:
+            return False
+        self.made = True
+        self.backend.interrupt()
+        return True
 
 
-async def _listen(events: AsyncIterator[Event], generation: Generation) -> None:
-    try:
+async def _give_again(replay: Replay, order: Order, generation: Generation) -> None:
+    if not generation.stopped_by(replay.interrupt):
+        raise asyncio.CancelledError
+    async with aclosing(_events(replay, order, None)) as events:
         async for event in events:
             generation.put(event)
+
+
+async def _events(backend: Backend, order: Order, place: Place | None) -> AsyncGenerator[Event]:
+    """Something that can be closed, whatever a backend gives. ``place``: of the cache, where the reply is kept."""
+    if order.recorder is None:
+        events = backend.reply(order.conversation, order.options)
+    else:
+        events = recorded(backend, order.recorder, order.conversation, order.options)
+    if place is not None:
+        events = place.filled(backend.status(), events)
+    try:
+        async for event in events:
+            yield event
     finally:
         close = getattr(events, "aclose", None)
         if close is not None:
@@ -124,6 +236,12 @@ def _remembered(conversation: Conversation, generation: Generation) -> Conversat
     if last is not None and last.role == "assistant":  # it was gone on with
         before = Conversation(conversation.messages[:-1])
         return before.with_assistant(last.content + generation.text, tool_calls=generation.calls)
-    return (
-        conversation.with_assistant(generation.text, tool_calls=generation.calls) if generation.text else conversation
-    )
+    if not generation.text and not generation.calls:
+        return conversation
+    return conversation.with_assistant(generation.text, tool_calls=generation.calls)
+
+
+def _log(order: Order, generation: Generation) -> None:
+    asked = order.conversation.last
+    log.info("%s asked: %s", generation.id, asked.content if asked is not None else "")
+    log.info("%s replied: %s", generation.id, generation.text)

@@ -52,6 +52,10 @@ class Generation:
         self.started = asyncio.Event()
         """Set when there is something to tell a client: the reply has begun, or has failed."""
         self.end: Completed | Failed | None = None
+        self.cached = False
+        """Whether it is one that was made before, and is given again."""
+        self.seen = False
+        """Whether a watcher was given any of it."""
         self._stop: Callable[[], object] | None = None
         self._stopping = False
         self._blocks: list[_Block] = []
@@ -85,6 +89,12 @@ class Generation:
         for watcher in self._watchers:
             watcher.set()
 
+    def again(self) -> None:
+        """Forgets what was said, none of which was seen: the reply begins once more."""
+        assert not self.seen and self.end is None
+        self._blocks.clear()
+        self._place = 0
+
     def _keep(self, event: Notice | TextDelta | ThinkingDelta | ToolCall) -> None:
         last = self._blocks[-1] if self._blocks else None
         if (
@@ -108,7 +118,7 @@ class Generation:
             while True:
                 news.clear()
                 for seen in self._since(place):
-                    place = seen.place
+                    place, self.seen = seen.place, True
                     yield seen
                 if self.end is not None and place >= self._place:
                     yield Seen(self.end, place)
@@ -126,19 +136,31 @@ class Generation:
             return []
         first = max(0, bisect_right(self._blocks, place, key=lambda block: block.start) - 1)
         found: list[Seen] = []
+        texts: list[str] = []
+        kind: type[TextDelta | ThinkingDelta] = TextDelta
+
+        def join(end: int) -> None:
+            if texts:
+                found.append(Seen(kind("".join(texts)), end))
+                texts.clear()
+
         for block in self._blocks[first:]:
-            event, end = block.event, block.start + block.size
-            if isinstance(event, TextDelta | ThinkingDelta):
-                text = event.text[max(0, place - block.start) :]
-                if not text:
-                    continue
-                if found and type(found[-1].event) is type(event):
-                    text = found.pop().event.text + text  # type: ignore[union-attr]  # of the same type
-                event = type(event)(text)
-            elif block.start < place:
+            event = block.event
+            if not isinstance(event, TextDelta | ThinkingDelta):
+                join(block.start)
+                if block.start >= place:
+                    found.append(Seen(event, block.start + 1))
                 continue
-            found.append(Seen(event, end))
+            if type(event) is not kind:
+                join(block.start)
+                kind = type(event)
+            texts.append(event.text[max(0, place - block.start) :])
+        join(self._place)
         return found
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping
 
     @property
     def text(self) -> str:

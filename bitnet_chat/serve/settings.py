@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
 
+from bitnet_chat.errors import UsageError
+
 PORT = 8033
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(:\d{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +22,11 @@ class ServeSettings:
     api_key: str = ""
     """What every request has to bring. Empty: none is wanted, and only this computer is listened to."""
     cors: tuple[str, ...] = ()
-    """Origins of pages elsewhere that may use the APIs."""
+    """Origins of pages elsewhere that may use the APIs; ``*``: any."""
+    allow_host: tuple[str, ...] = ()
+    """More names that this server has, such as that of a proxy before it."""
+    parallel: int = 1
+    """Conversations of one model that are answered at once."""
     queue: int = 64
     """Requests that may wait for a model; more are refused."""
     cache: bool = False
@@ -32,3 +41,41 @@ class ServeSettings:
     """Of one request."""
     log_prompts: bool = False
     """Whether what is said stands in the log."""
+
+    def checked(self) -> ServeSettings:
+        """These, if they go together. Raises UsageError."""
+        if not 0 <= self.port < 1 << 16:
+            raise UsageError(f"--port: there is no port {self.port}", remedy="0 takes any that is free")
+        for name in ("parallel", "queue", "linger", "memory_limit"):
+            least = 1 if name == "parallel" else 0
+            if not least <= getattr(self, name) < 1e15:
+                raise UsageError(f"--{name.replace('_', '-')} cannot be {getattr(self, name)}")
+        if not self.api_key.isascii() or not self.api_key.isprintable() or " " in self.api_key:
+            raise UsageError("the API key has characters that no HTTP header can carry", remedy="use letters, digits")
+        if not self.api_key and not is_loopback(self.host):
+            raise UsageError(
+                f"--host {self.host} lets other computers in, and there is no API key to tell who may",
+                remedy="set one: BITNET_CHAT_API_KEY=… or --api-key KEY",
+            )
+        for origin in self.cors:
+            if origin == "*":
+                if not self.api_key:
+                    raise UsageError(
+                        "--cors '*' lets every web page that is open in a browser here use this server",
+                        remedy="name the origins, or set an API key too",
+                    )
+            elif _ORIGIN.fullmatch(origin) is None:
+                raise UsageError(
+                    f"--cors {origin}: that is no origin", remedy="one looks like http://localhost:3000, without a path"
+                )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is that of this computer, for itself alone."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,431 @@
+"""A backend that is a running ``bitnet-chat serve``: its engine answers, and the model is in memory once.
+
+With a journal the replies are those of a chat there, which others may watch and go on with; without, each stands alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backends.attached_form import LOST, Heard, Listening, body_of, data_of, event_of, message_in
+from bitnet_chat.backends.attached_server import Gone, NoServer, Server, encoded, error_of
+from bitnet_chat.backends.remote.connection import Lost, chunk
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
+from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.stream.sse import ServerSentEvent, SseDecoder
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from bitnet_chat.backends.attached_journal import Place
+
+WAITS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+"""Seconds before each try to go on with a stream that broke."""
+_REST = 10.0
+"""Seconds between two tries to follow a chat of a server that is away."""
+_GRACE = 6.0
+"""Seconds that a reply has to end which was told to stop."""
+_CONNECTING = 30.0
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A reply that is under way."""
+
+    chat: int | None
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    expired: bool = False
+    generation: str = ""
+    message: int | None = None
+    before: str = ""
+    """The reply that it goes on with."""
+    said: list[str] = field(default_factory=list)
+    response: aiohttp.ClientResponse | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.said)
+
+
+class AttachedBackend:
+    """See :class:`bitnet_chat.backends.Backend`. Without a chat it answers any number at the same time."""
+
+    def __init__(
+        self,
+        server: Server,
+        facts: Mapping[str, Any],
+        place: Place | None = None,
+        *,
+        model: str = "",
+        sampling: Sampling | None = None,
+        urgent: bool = True,
+    ) -> None:
+        """``facts``: what the server has said about itself. ``place``: the chat in which it asks; None: in none.
+        ``model``: one of the server's; empty: the default. ``sampling``: where a reply asks for nothing else.
+        ``urgent``: a person waits."""
+        self._server, self._place = server, place
+        self._model, self._sampling = model, sampling or Sampling()
+        self._urgent = urgent
+        self._headers = server.headers | ({} if urgent else {"Priority": "u=7"})
+        self._name = model or str(facts.get("model") or "")
+        self._size: int | None = facts.get("context_size")
+        self._used: int | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._asked: set[_Asked] = set()
+        self._own: set[str] = set()
+        """Generations that were asked for from here."""
+        self._known = asyncio.Event()
+        """Set unless something is asked whose generation is not known yet."""
+        self._known.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """The server has long begun."""
+
+    def prepare(self, history: Conversation) -> None:
+        """The server is not told before there is something to answer."""
+
+    def count(self, text: str) -> TokenCount | None:
+        return None
+
+    def status(self) -> BackendStatus:
+        state = "generating" if self._asked else "idle"
+        return BackendStatus(self._name, f"serve at {self._server.url}", state, self._used, self._size)
+
+    def interrupt(self) -> None:
+        """Stops what was asked from here; where that is nothing, what somebody else has asked in the chat."""
+        for asked in self._asked:
+            self._stop(asked)
+        if not self._asked and self._place is not None and self._place.chat is not None:
+            self._spawn(self._stop_in(self._place.chat))
+
+    async def close(self) -> None:
+        for asked in list(self._asked):
+            self._stop(asked)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_GRACE)
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
+        options = options or ReplyOptions()
+        last = conversation.last
+        asked = _Asked(None, before=last.content if last is not None and last.role == "assistant" else "")
+        self._asked.add(asked)
+        self._known.clear()
+        timer = None
+        if options.timeout is not None:
+            timer = asyncio.get_running_loop().call_later(options.timeout, self._expire, asked)
+        ended = False
+        try:
+            async with aclosing(self._events(asked, conversation, options)) as events:
+                async for event in events:
+                    if isinstance(event, Completed | Failed):
+                        ended = True
+                        event = self._end(asked, event)
+                    yield event
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._asked.discard(asked)
+            self._known.set()
+            if asked.response is not None:
+                asked.response.close()
+            if not ended and asked.chat is not None:
+                self._spawn(self._stop_in(asked.chat))
+
+    def _end(self, asked: _Asked, event: Completed | Failed) -> Event:
+        if isinstance(event, Failed):
+            return event
+        self._used = event.stats.context_used or self._used
+        self._size = event.stats.context_size or self._size
+        if asked.expired and event.reason is FinishReason.INTERRUPTED:
+            return Completed(FinishReason.TIMEOUT, event.text, event.stats)
+        return event
+
+    # Asking
+
+    async def _events(self, asked: _Asked, conversation: Conversation, options: ReplyOptions) -> AsyncGenerator[Event]:
+        asking = asyncio.ensure_future(self._ask(asked, conversation, options))
+        try:
+            # A chat is stopped at the server, which then tells how it ended; alone it ends with its connection.
+            if self._place is None:
+                stop = asyncio.ensure_future(asked.stop.wait())
+                await asyncio.wait([asking, stop], return_when=asyncio.FIRST_COMPLETED)
+                stop.cancel()
+                if not asking.done():
+                    yield Completed(FinishReason.INTERRUPTED, "")
+                    return
+            asked.response = await asking
+        except BitnetChatError as error:
+            yield Failed(error)
+            return
+        except Lost as error:
+            yield Failed(self._server.missing(str(error)))
+            return
+        finally:
+            asking.cancel()
+        last_id, tries = "", 0
+        while True:
+            async with aclosing(_told(asked.response)) as stream:
+                async for told in stream:
+                    last_id, tries = told.id or last_id, 0
+                    event = self._event(asked, told)
+                    if event is not None:
+                        yield event
+                    if isinstance(event, Completed | Failed):
+                        return
+            if asked.stop.is_set() and (asked.chat is None or tries):
+                yield Completed(FinishReason.INTERRUPTED, asked.text)
+                return
+            response = None
+            while asked.chat is not None and response is None and tries < len(WAITS):
+                tries += 1
+                await _wait(WAITS[tries - 1], asked.stop)
+                response = await self._again(asked.chat, last_id)
+                if response is not None and response.status != 200:  # it knows nothing of this reply any more
+                    response.close()
+                    response, tries = None, len(WAITS)
+            if response is None:
+                for event in await self._rest(asked):
+                    yield event
+                return
+            asked.response = response
+
+    async def _ask(self, asked: _Asked, conversation: Conversation, options: ReplyOptions) -> aiohttp.ClientResponse:
+        body = body_of(conversation, options, model=self._model, sampling=self._sampling)
+        place = self._place
+        if place is None:
+            while True:
+                try:
+                    return await self._post("/replies", body)
+                except Busy as error:
+                    if self._urgent:
+                        raise
+                    await _wait(error.retry_after, asked.stop)  # batch work has time
+        if place.chat is None:
+            await self._make(place)
+        asked.chat = place.chat
+        try:
+            return await self._post(f"/chats/{place.chat}/messages", body)
+        except Gone:  # somebody has removed it: what was said is here, and goes into another one
+            await self._make(place)
+            asked.chat = place.chat
+            return await self._post(f"/chats/{place.chat}/messages", body)
+
+    async def _make(self, place: Place) -> None:
+        body: dict[str, object] = {"title": place.title[:200]} if place.title else {}
+        response = await self._post("/chats", body | ({"model": self._model} if self._model else {}))
+        async with response:
+            place.go(int((await response.json())["id"]))
+
+    def _event(self, asked: _Asked, told: ServerSentEvent) -> Event | None:
+        """None for what is no event of the reply."""
+        data = data_of(told)
+        if told.event == "start":
+            if asked.generation and data.get("generation") != asked.generation:
+                return Failed(EngineDied(LOST, remedy="send the message again"), asked.text)
+            asked.generation = str(data.get("generation"))
+            asked.message = data.get("message")
+            self._own.add(asked.generation)
+            self._known.set()
+            self._name = str(data.get("model") or self._name)
+            if asked.stop.is_set() and asked.chat is not None:  # it had not begun when it was told
+                self._spawn(self._stop_in(asked.chat))
+            return Started()
+        event = event_of(told.event, data, asked.text)
+        if isinstance(event, TextDelta):
+            asked.said.append(event.text)
+        return event
+
+    # What broke
+
+    async def _again(self, chat: int, last_id: str) -> aiohttp.ClientResponse | None:
+        """The stream from behind the last event that came; None where nobody answers."""
+        try:
+            return await self._send("GET", f"/chats/{chat}/events", None, {"Last-Event-ID": last_id})
+        except (Lost, NoServer):
+            return None
+
+    async def _rest(self, asked: _Asked) -> list[Event]:
+        """The end of a reply whose stream is lost for good, as far as the server has kept it."""
+        events: list[Event] = []
+        reason = FinishReason.ENGINE_DIED
+        try:
+            response = await self._send("GET", f"/chats/{asked.chat}", None) if asked.chat is not None else None
+            if response is not None:
+                async with response:
+                    kept = await response.json() if response.status == 200 else {}
+                whole, ended = message_in(kept, asked.message)
+                so_far = asked.before + asked.text
+                if whole.startswith(so_far) and len(whole) > len(so_far):
+                    events.append(TextDelta(whole[len(so_far) :]))
+                    asked.said.append(whole[len(so_far) :])
+                if ended not in (None, FinishReason.CUT_OFF):
+                    return [*events, Completed(ended, asked.text)]
+        except (Lost, BitnetChatError, ValueError):
+            pass
+        if asked.stop.is_set():
+            reason = FinishReason.INTERRUPTED
+        elif not asked.text:
+            return [
+                Failed(
+                    EngineDied("the connection to the server was lost before the first word", remedy="send it again")
+                )
+            ]
+        else:
+            events.append(Notice(f"{LOST}; /continue goes on with it when the server is back"))
+        return [*events, Completed(reason, asked.text)]
+
+    # Following
+
+    async def follow(self) -> AsyncIterator[Heard]:
+        """What others do in the chat in which this one asks, from now on and without an end. Its own replies are left
+        out."""
+        place = self._place
+        if place is None:
+            return
+        while True:
+            place.moved.clear()
+            if place.chat is None:
+                await place.moved.wait()
+                continue
+            chat, last_id, tries = place.chat, "", 0
+            listening = Listening()
+            while place.chat == chat:
+                response = await self._follow(chat, last_id)
+                if response is not None and response.status == 200:
+                    async with aclosing(_told(response, until=place.moved)) as stream:
+                        async for told in stream:
+                            last_id, tries = told.id or last_id, 0
+                            if told.event == "start":
+                                await self._known.wait()
+                            for heard in listening.heard(told, self._own):
+                                yield heard
+                elif response is not None:
+                    response.close()
+                    break  # there is no such chat
+                if place.chat != chat:
+                    break
+                if listening.open and tries >= len(WAITS):
+                    yield listening.lost()
+                await _wait(WAITS[tries] if tries < len(WAITS) else _REST, place.moved)
+                tries += 1
+            if listening.open:
+                yield listening.lost()
+            if place.chat == chat:
+                await place.moved.wait()
+
+    async def _follow(self, chat: int, last_id: str) -> aiohttp.ClientResponse | None:
+        try:
+            return await self._send(
+                "GET", f"/chats/{chat}/events?follow=1", None, {"Last-Event-ID": last_id} if last_id else {}
+            )
+        except (Lost, BitnetChatError):
+            return None
+
+    # Stopping
+
+    def _stop(self, asked: _Asked) -> None:
+        if asked.stop.is_set():
+            return
+        asked.stop.set()
+        if asked.chat is not None:
+            self._spawn(self._stop_in(asked.chat))
+            asyncio.get_running_loop().call_later(_GRACE, self._abandon, asked)
+        else:
+            self._abandon(asked)
+
+    def _abandon(self, asked: _Asked) -> None:
+        """Whether the server has ended it or not."""
+        if asked.response is not None and asked in self._asked:
+            asked.response.close()
+
+    def _expire(self, asked: _Asked) -> None:
+        asked.expired = True
+        self._stop(asked)
+
+    async def _stop_in(self, chat: int) -> None:
+        with contextlib.suppress(Lost, BitnetChatError):  # a server that is away says nothing any more
+            (await self._send("POST", f"/chats/{chat}/stop", {})).close()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # HTTP
+
+    async def _post(self, path: str, body: Mapping[str, object]) -> aiohttp.ClientResponse:
+        """Raises Lost and BitnetChatError."""
+        response = await self._send("POST", path, body)
+        if response.status < 300:
+            return response
+        async with response:
+            try:
+                answer = await response.json()
+            except ValueError:
+                answer = None
+        raise error_of(answer, response.status, self._server.url)
+
+    async def _send(
+        self, method: str, path: str, body: Mapping[str, object] | None, headers: Mapping[str, str] | None = None
+    ) -> aiohttp.ClientResponse:
+        """The response, whatever its status. Raises Lost, and NoServer where nobody answers."""
+        import aiohttp
+
+        session = self._session
+        if session is None:
+            session = self._session = aiohttp.ClientSession(
+                # One that was kept open may have been closed by the other side, and a new one costs next to nothing.
+                connector=aiohttp.TCPConnector(force_close=True, limit=0),
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=not self._server.is_loopback,
+            )
+        more = dict(headers or {}) | ({} if body is None else {"Content-Type": "application/json"})
+        data = None if body is None else encoded(body)
+        try:
+            return await session.request(method, self._server.url + path, data=data, headers=more)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise self._server.missing(getattr(error, "strerror", "") or str(error)) from None
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: the session was closed meanwhile
+            raise Lost(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+async def _told(
+    response: aiohttp.ClientResponse, until: asyncio.Event | None = None
+) -> AsyncGenerator[ServerSentEvent]:
+    """The events of a stream until it ends or breaks, or ``until`` is set."""
+    decoder = SseDecoder()
+    leave = asyncio.ensure_future(_close_when(until, response)) if until is not None else None
+    try:
+        while data := await chunk(response):
+            for told in decoder.feed(data):
+                yield told
+    except (Lost, ValueError):
+        return
+    finally:
+        if leave is not None:
+            leave.cancel()
+        response.close()
+
+
+async def _close_when(event: asyncio.Event, response: aiohttp.ClientResponse) -> None:
+    await event.wait()
+    response.close()
+
+
+async def _wait(seconds: float, until: asyncio.Event) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(until.wait(), seconds)

@@ -1,0 +1,170 @@
+"""What goes over the wire between a running server and one who is attached to it. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from bitnet_chat.backends import ReplyOptions, Sampling
+from bitnet_chat.backends.attached_server import error_of
+from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.errors import EngineDied, FinishReason
+from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.stream.sse import ServerSentEvent
+
+LOST = "the connection to the server was lost in the middle of the reply"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Somebody else has begun a reply in the chat. ``message``: what it answers; None where a reply goes on."""
+
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The chat is gone."""
+
+
+Heard = Said | Renamed | Removed | Event
+"""What is heard of a chat: behind each :class:`Said` come the events of that reply, to its Completed or Failed."""
+
+
+class Listening:
+    """The events of a chat out of its stream; those of our own replies left out."""
+
+    def __init__(self) -> None:
+        self.open = False
+        """Somebody's reply is under way."""
+        self._text: list[str] = []
+        self._title: str | None = None
+
+    def heard(self, told: ServerSentEvent, own: set[str]) -> list[Heard]:
+        data = data_of(told)
+        if told.event == "chat":
+            return self._chat(data)
+        if told.event == "start":
+            ended = [self.lost()] if self.open else []
+            self.open = data.get("generation") not in own
+            self._text.clear()
+            user = data.get("user")
+            return [*ended, *([Said(user["content"] if user else None)] if self.open else [])]
+        event = event_of(told.event, data, "".join(self._text)) if self.open else None
+        if isinstance(event, TextDelta):
+            self._text.append(event.text)
+        elif isinstance(event, Completed | Failed):
+            self.open = False
+        return [] if event is None else [event]
+
+    def _chat(self, data: Mapping[str, Any]) -> list[Heard]:
+        if data.get("deleted"):
+            return [Removed()]
+        before, self._title = self._title, str(data.get("title") or "")
+        return [Renamed(self._title)] if before is not None and before != self._title else []
+
+    def lost(self) -> Failed:
+        self.open = False
+        return Failed(EngineDied(LOST), "".join(self._text))
+
+
+def body_of(
+    conversation: Conversation, options: ReplyOptions, *, model: str = "", sampling: Sampling
+) -> dict[str, object]:
+    """A request for a reply. ``sampling``: where ``options`` say nothing else."""
+    body: dict[str, object] = {"messages": [_form(message) for message in conversation.messages]}
+    last = conversation.last
+    if last is not None and last.role == "assistant":
+        body["continue"] = True
+    if model:
+        body["model"] = model
+    if options.max_tokens is not None:
+        body["max_tokens"] = options.max_tokens
+    for each in fields(Sampling):
+        value = getattr(options.sampling, each.name)
+        value = getattr(sampling, each.name) if value is None else value
+        if value is not None:
+            body[each.name] = value
+    if options.stop:
+        body["stop"] = list(options.stop)
+    if options.tools:
+        body["tools"] = [_tool_form(tool) for tool in options.tools]
+        choice = options.tool_choice
+        named = choice not in ("auto", "none", "required")
+        body["tool_choice"] = {"type": "function", "function": {"name": choice}} if named else choice
+    if options.format is not None:
+        schema = options.format.schema
+        described = {"name": "reply", "schema": schema}
+        body["response_format"] = (
+            {"type": "json_object"} if schema is None else {"type": "json_schema", "json_schema": described}
+        )
+    return body
+
+
+def data_of(told: ServerSentEvent) -> Mapping[str, Any]:
+    try:
+        data = json.loads(told.data)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def event_of(name: str, data: Mapping[str, Any], so_far: str) -> Event | None:
+    """The event of a reply that an event of the stream is; None for one that is none."""
+    match name:
+        case "chunk":
+            return TextDelta(str(data.get("text") or ""))
+        case "thinking":
+            return ThinkingDelta(str(data.get("text") or ""))
+        case "notice":
+            return Notice(str(data.get("text") or ""))
+        case "tool_call":
+            return ToolCall(str(data.get("id")), str(data.get("name")), str(data.get("arguments")))
+        case "complete":
+            known = {each.name for each in fields(Stats)}
+            stats = data.get("stats")
+            figures = {key: value for key, value in stats.items() if key in known} if isinstance(stats, dict) else {}
+            return Completed(_reason(data.get("finish_reason")) or FinishReason.STOP, so_far, Stats(**figures))
+        case "error":
+            error = error_of(data, 0, "the server")
+            return Failed(error, so_far)
+    return None
+
+
+def _reason(name: object) -> FinishReason | None:
+    return next((each for each in FinishReason if each.value == name), None)
+
+
+def message_in(chat: object, id: int | None) -> tuple[str, FinishReason | None]:
+    """The text of a message of a chat and how it ended; None: it has not, or it is not there."""
+    messages = chat.get("messages") if isinstance(chat, dict) else None
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict) and message.get("id") == id and id is not None:
+            return str(message.get("content") or ""), _reason(message.get("finish_reason"))
+    return "", None
+
+
+def _form(message: Message) -> dict[str, object]:
+    """As the OpenAI API has it."""
+    form: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        form["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.role == "tool":
+        form["tool_call_id"] = message.call_id
+    return form
+
+
+def _tool_form(tool: Tool) -> dict[str, object]:
+    parameters = dict(tool.parameters) or {"type": "object", "properties": {}}
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function}

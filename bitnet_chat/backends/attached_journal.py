@@ -1,0 +1,219 @@
+"""The journal of a running server, for one who is attached to it: the same calls, over HTTP.
+
+The server writes down what is said. What is left for the recorder is to know which chat that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bitnet_chat.backends.attached_server import Server
+from bitnet_chat.conversation import Conversation, Message, ToolCall
+from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, UsageError
+from bitnet_chat.events import Stats
+from bitnet_chat.journal import Entry, Hit, Journal, Record, Recorder, State, Stored
+
+
+class Place:
+    """The chat in which somebody is: that of a recorder, and of the backend that asks in it."""
+
+    def __init__(self) -> None:
+        self.chat: int | None = None
+        """None: one that is yet to be made."""
+        self.title = ""
+        self.moved = asyncio.Event()
+        """Set when it has become another one."""
+
+    def go(self, chat: int | None) -> None:
+        if chat != self.chat:
+            self.chat = chat
+            self.moved.set()
+
+
+class ServerJournal(Journal):
+    """See :class:`Journal`. Every method raises BitnetChatError where the server does not answer."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(Path(server.url))
+        self.server = server
+        self.place = Place()
+
+    def list(self, limit: int | None = None) -> list[Entry]:
+        answer = self.server.call("GET", f"/chats?limit={min(limit or 1000, 1000)}")
+        return [_entry(each) for each in _objects(answer, "chats")]
+
+    def load(self, id: int) -> Stored:
+        """The chat. A reply that is being made is left out, and the message that it answers: who follows the chat hears
+        of both."""
+        answer = self.server.call("GET", f"/chats/{id}")
+        try:
+            return _stored(answer)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _strange(self.server, error) from None
+
+    def search(self, words: str) -> builtins.list[Hit]:
+        if not words.split():
+            raise UsageError("there is nothing to search for", remedy="give one word or more")
+        answer = self.server.call("GET", f"/chats?q={quote(words)}")
+        return [Hit(_entry(each), str(each.get("snippet") or ""), 1) for each in _objects(answer, "chats")]
+
+    def remove(self, ids: Sequence[int]) -> bool:
+        for id in ids:
+            self.server.call("DELETE", f"/chats/{id}")
+        return True
+
+    def check(self) -> str:
+        return ""
+
+    def recorder(self, complain: Callable[[str], None]) -> Recorder:
+        return ServerRecorder(self, complain)
+
+
+class ServerRecorder(Recorder):
+    """The server hears of a conversation when a reply to it is asked for, with all that it has become until then."""
+
+    def __init__(self, journal: ServerJournal, complain: Callable[[str], None]) -> None:
+        super().__init__(None, complain)
+        self._place = journal.place
+        self._server = journal.server
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def id(self) -> int | None:
+        return self._place.chat
+
+    @property
+    def title(self) -> str:
+        return self._place.title
+
+    @title.setter
+    def title(self, title: str) -> None:
+        if hasattr(self, "_place"):
+            self._place.title = title
+
+    def sync(self, conversation: Conversation) -> None:
+        self._title(conversation)
+
+    def begin_reply(
+        self,
+        conversation: Conversation,
+        *,
+        model: str = "",
+        engine: str = "",
+        options: Mapping[str, object] | None = None,
+    ) -> None:
+        self._title(conversation)
+
+    def end_reply(
+        self, reason: FinishReason, stats: Stats | None = None, *, text: str | None = None, thinking: str | None = None,
+        **more: object,
+    ) -> None:  # fmt: skip
+        pass
+
+    def resume(self, stored: Stored) -> None:
+        self._place.go(stored.id)
+        self.title, self._named = stored.title, bool(stored.title)
+
+    def anew(self) -> None:
+        self._place.go(None)
+        self.title, self._named = "", False
+
+    def rename(self, title: str) -> None:
+        self.title, self._named = title, True
+        chat = self._place.chat
+        if chat is not None:
+            task = asyncio.ensure_future(self._rename(chat, title))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def fork(self, title: str = "") -> None:
+        """The next message takes the whole conversation into another chat."""
+        self._place.go(None)
+        self.title, self._named = title or self.title, True
+
+    async def settled(self) -> bool:
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        return True
+
+    async def close(self) -> None:
+        await self.settled()
+
+    async def _rename(self, chat: int, title: str) -> None:
+        try:
+            await asyncio.to_thread(self._server.call, "PATCH", f"/chats/{chat}", {"title": title[:200]})
+        except BitnetChatError as error:
+            self._complain(f"the conversation keeps its title: {error.what}")
+
+
+def _objects(answer: Any, name: str) -> builtins.list[Mapping[str, Any]]:
+    found = answer.get(name) if isinstance(answer, dict) else None
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _entry(form: Mapping[str, Any]) -> Entry:
+    return Entry(
+        int(form["id"]),
+        str(form["title"]),
+        float(form["created"]),
+        float(form["updated"]),
+        int(form["turns"]),
+        str(form["model"]),
+        State(form["state"]),
+    )
+
+
+def _stored(form: Mapping[str, Any]) -> Stored:
+    records = [_record(each) for each in form["messages"]]
+    live, state = form["live"], State(form["state"])
+    if live is not None:
+        records = [record for record in records if record.row != live["message"]]
+        if records and records[-1].message.role == "user":
+            records.pop()
+        state = State.WHOLE
+    pending = records.pop() if records and records[-1].message.role == "user" else None
+    return Stored(
+        int(form["id"]),
+        str(form["title"]),
+        float(form["created"]),
+        float(form["updated"]),
+        str(form["model"]),
+        "",
+        {},
+        None,
+        state,
+        tuple(records),
+        pending.message.content if pending is not None else "",
+        pending,
+    )
+
+
+def _record(form: Mapping[str, Any]) -> Record:
+    reason = form["finish_reason"]
+    known = {each.value for each in FinishReason}
+    calls = tuple(
+        ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in form["tool_calls"]
+    )
+    message = Message(
+        form["role"],
+        form["content"],
+        FinishReason(reason) if reason in known else None,
+        form["thinking"],
+        calls,
+        form["tool_call_id"] or "",
+        form["name"] or "",
+    )
+    row = form["id"] if form["id"] is not None else -1
+    return Record(row, message, float(form["created"]), str(form["model"]), stats=form["stats"])
+
+
+def _strange(server: Server, error: Exception) -> BitnetChatError:
+    return EngineDied(
+        f"{server.url} tells of a chat in a way that is not understood here ({error!r})",
+        remedy="use the same release on both sides",
+    )

@@ -1,0 +1,144 @@
+"""A running ``bitnet-chat serve``, as a program elsewhere sees it: its address, its key, and what it says no with.
+
+The calls here block, and are made from threads or before there is a loop. What streams is in
+:mod:`bitnet_chat.backends.attached`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from bitnet_chat.backends.remote.connection import checked_url, is_loopback
+from bitnet_chat.errors import (
+    BitnetChatError,
+    Busy,
+    ContextOverflow,
+    EngineDied,
+    EngineNotFound,
+    ModelError,
+    Unsupported,
+    UsageError,
+)
+from bitnet_chat.stream.decoder import well_formed
+
+TIMEOUT = 30.0
+"""Seconds for an answer that takes no reply of a model."""
+_LIMIT = 1 << 28
+
+
+class NoServer(EngineNotFound):
+    """Nobody answers at the address."""
+
+
+class Gone(UsageError):
+    """The chat is not there any more."""
+
+
+class Server:
+    def __init__(self, url: str, key: str = "") -> None:
+        """Connects to nothing yet. Raises UsageError for what is no address."""
+        self.url = checked_url(url, "--attach")
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.is_loopback = is_loopback(self.url)
+
+    def greet(self) -> Mapping[str, Any]:
+        """What the server says about itself, whether its model is loaded or not. Raises NoServer where there is none,
+        and UsageError for another kind of server or a wrong key."""
+        status, facts = self._send("GET", "/health", None)
+        if status not in (200, 503) or not isinstance(facts, dict) or "parallel" not in facts:
+            raise UsageError(
+                f"what answers at {self.url} is no bitnet-chat serve",
+                remedy="--attach takes the address that it prints",
+            )
+        self.call("GET", "/chats?limit=1")
+        return facts
+
+    def call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """The JSON of the answer; None where there is nothing in it. Raises BitnetChatError."""
+        status, answer = self._send(method, path, body)
+        if status >= 400:
+            raise self.refusal(status, answer)
+        return answer
+
+    def refusal(self, status: int, answer: object) -> BitnetChatError:
+        """Why the server says no."""
+        return error_of(answer, status, self.url)
+
+    def missing(self, why: str) -> NoServer:
+        start = "bitnet-chat serve starts one" if self.is_loopback else "start bitnet-chat serve there"
+        return NoServer(
+            f"no server answers at {self.url}: {why}", remedy=f"{start}; --attach=URL names another address"
+        )
+
+    def _send(self, method: str, path: str, body: Mapping[str, object] | None) -> tuple[int, Any]:
+        from http.client import HTTPException
+        from urllib.error import HTTPError, URLError
+        from urllib.request import ProxyHandler, Request, build_opener
+
+        data = None if body is None else encoded(body)
+        headers = self.headers | ({} if data is None else {"Content-Type": "application/json"})
+        request = Request(self.url + path, data, headers, method=method)
+        # Proxies are for what is elsewhere.
+        opener = build_opener(*([ProxyHandler({})] if self.is_loopback else []))
+        try:
+            try:
+                with opener.open(request, timeout=TIMEOUT) as response:
+                    return response.status, _decoded(response.read(_LIMIT))
+            except HTTPError as error:
+                with error:
+                    return error.code, _decoded(error.read(_LIMIT))
+        except URLError as error:
+            raise self.missing(_words(error.reason)) from None
+        except (HTTPException, OSError) as error:
+            raise self.missing(_words(error)) from None
+
+
+def encoded(body: Mapping[str, object]) -> bytes:
+    return well_formed(json.dumps(body, ensure_ascii=False)).encode()
+
+
+def _decoded(data: bytes) -> Any:
+    try:
+        return json.loads(data) if data else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _words(error: object) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def error_of(answer: object, status: int, url: str) -> BitnetChatError:
+    """The error that an answer tells of, as the one that it was there."""
+    told = answer.get("error") if isinstance(answer, dict) else None
+    told = told if isinstance(told, dict) else {}
+    what, remedy = str(told.get("message") or f"{url} answers with status {status}"), str(told.get("remedy") or "")
+    if status in (401, 403):
+        return UsageError(f"{url}: {what}", remedy="its key goes into $BITNET_CHAT_API_KEY")
+    match told.get("type"):
+        case "chat_not_found":
+            return Gone(what, remedy="bitnet-chat history list shows those that there are")
+        case "unsupported_parameter":
+            return _unsupported(str(told.get("param") or ""), what, remedy)
+        case "context_length_exceeded":
+            return ContextOverflow(what, remedy=remedy)
+        case "chat_is_answering" | "rate_limit_exceeded" | "timeout":
+            return Busy(what, retry_after=5.0, remedy=remedy)
+        case "no_engine":
+            return EngineNotFound(what, remedy=remedy)
+        case "bad_model":
+            return ModelError(what, remedy=remedy)
+        case "engine_died" | "interrupted":
+            return EngineDied(what, remedy=remedy)
+    if 400 <= status < 500:
+        return UsageError(what, remedy=remedy)
+    return EngineDied(what, remedy=remedy)
+
+
+def _unsupported(option: str, what: str, remedy: str) -> BitnetChatError:
+    error = Unsupported(option, what, remedy=remedy)
+    error.what = what  # in the server's own words
+    return error

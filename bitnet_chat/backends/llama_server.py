@@ -1,0 +1,237 @@
+"""The backend ``llama-server``: a server of our own, and as many conversations with it at a time as it has slots."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+from bitnet_chat.backends import Sampling
+from bitnet_chat.backends.remote.backend import RemoteBackend
+from bitnet_chat.backends.remote.chat import ChatWire
+from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, require_aiohttp
+from bitnet_chat.backends.remote.fit import Fit
+from bitnet_chat.backends.remote.service import Target
+from bitnet_chat.backends.resident import TINY_MODEL, model_path, with_magic
+from bitnet_chat.config import Settings
+from bitnet_chat.engine import rpc, spread
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.find import find_server
+from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
+from bitnet_chat.errors import UsageError
+from bitnet_chat.prompt.tokens import TokenCount, by_length
+
+if TYPE_CHECKING:
+    from bitnet_chat.models.gguf import ModelHeader
+    from bitnet_chat.models.vocabulary import TokenCounter
+
+_OURS = """--host --port --reuse-port --api-key --api-key-file --api-prefix --ssl-key-file --ssl-cert-file --log-disable
+--log-file -lv --verbosity --log-verbosity -v --verbose --log-verbose --embedding --embeddings --rerank --reranking -np
+--parallel"""
+_OUR_FLAGS = frozenset(_OURS.split())
+_CACHE = "2048"  # MiB of prompts that left their slots; its own default is 8192, of the memory of somebody's desk
+_DYING = 2.0  # seconds between the end of a connection and that of the process which has ended it
+_LOADING = 0.05, 1.0  # seconds between two looks at a server that says it is still loading
+
+
+class LlamaServer:
+    """What the backends of one server share: the process, and what is known of it and its model."""
+
+    def __init__(self, settings: Settings, configured_engine: str = "", *, parallel: int = 1) -> None:
+        """Starts nothing. Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
+        require_aiohttp()
+        self.binary: EngineBinary = find_server(settings.engine or None, configured_engine or None)
+        self.parallel = parallel
+        self._rpc = rpc.servers(settings.rpc)
+        if self._rpc:
+            spread.require(self.binary)
+        for flag in settings.engine_args:
+            if flag.partition("=")[0] in _OUR_FLAGS:
+                raise UsageError(f"{flag} behind -- does not go with --backend llama-server, which sets it itself")
+        self._settings = settings
+        self.notices: list[str] = []
+        self.model = model_path(settings, self.binary.path, self.notices.append)
+        with_magic(self.model)
+        self.header: ModelHeader | None = None
+        self._counter: TokenCounter | None = None
+        self._reading = threading.Lock()
+        self.server = Server(self.command, on_spawn=lambda pid: self._read_vocabulary())
+        self._connection: Connection | None = None
+        self._known: tuple[ServerProcess, Target] | None = None
+
+    def command(self) -> list[str]:
+        """How it is started. Reads the header and knocks at rpc-servers: may run in a thread."""
+        from bitnet_chat.models.chat_template import template_source
+        from bitnet_chat.models.gguf import read_header
+        from bitnet_chat.models.memory import context_for
+
+        settings, has = self._settings, self.binary.has
+        spread.knock(self._rpc)
+        header = self.header = read_header(self.model)
+        source, _ = template_source(settings.chat_template, header, self.notices.append)
+        context = context_for(header.context_length, settings.ctx)
+        argv = [str(self.binary.path), "--model", str(self.model), "--parallel", str(self.parallel)]
+        # The window is one for all slots, each of which gets its share.
+        argv += ["--ctx-size", str(context * self.parallel)]
+        threads = settings.threads or (1 if header.size < TINY_MODEL else None)
+        argv += ["--threads", str(threads)] if threads is not None else []
+        argv += [flag for flag in ("--jinja", "--no-context-shift", "--slots", "--log-prefix") if has(flag)]
+        argv += next(([flag] for flag in ("--no-ui", "--no-webui") if has(flag)), [])
+        argv += ["--log-colors", "off"] if has("--log-colors") else []
+        argv += ["--cache-ram", _CACHE] if has("--cache-ram") else []
+        argv += ["--rpc", ",".join(self._rpc)] if self._rpc else []
+        if settings.chat_template or not header.chat_template:
+            argv += ["--chat-template", source]
+        return [*argv, *settings.engine_args, "--host", HOST, "--port", "0"]
+
+    @property
+    def label(self) -> str:
+        return self.header.label if self.header is not None else self.model.stem
+
+    def backend(self) -> RemoteBackend:
+        """One more conversation with it. The process ends when the last of them is closed."""
+        settings = self._settings
+        fit = Fit(settings.overflow, lambda text: self.count(text) or by_length(text))
+        sampling = own_sampling(settings)
+        return RemoteBackend(_Slot(self), ChatWire(llama=True), fit, self.count, sampling=sampling, goes_on=True)
+
+    async def target(self) -> Target:
+        """Where to ask. Raises as :meth:`Server.running` does."""
+        while True:
+            process = await self.server.running()
+            if self._known is not None and self._known[0] is process:
+                return self._known[1]
+            connection = Connection(process.url, process.key, is_ours=True)
+            try:
+                target = await self._loaded(process, connection)
+            except (Lost, Refused):
+                await connection.close()
+                if process.is_alive:
+                    process.kill()  # it lives and does not speak
+                await process.gone()
+                continue
+            except BaseException:
+                await connection.close()
+                raise
+            if self._known is not None and self._known[0] is process:  # somebody else was faster
+                await connection.close()
+                return self._known[1]
+            before, self._connection = self._connection, connection
+            self._known = process, target
+            if before is not None:
+                await before.close()
+            return target
+
+    async def _loaded(self, process: ServerProcess, connection: Connection) -> Target:
+        """Servers of before 2026 listen first and load then."""
+        delay, longest = _LOADING
+        while True:
+            try:
+                await connection.get("/health")
+                break
+            except Refused as error:
+                if error.refusal.status != 503:
+                    raise
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, longest)
+        process.is_loaded = True
+        props = await connection.get("/props")
+        return Target(
+            connection, self.label, _window(props), knows_tools=_caps(props).get("supports_tools") is not False
+        )
+
+    async def leave(self) -> None:
+        await self.server.leave()
+        process = self.server.process
+        if process is None and self._connection is not None:
+            connection, self._connection, self._known = self._connection, None, None
+            await connection.close()
+
+    def count(self, text: str) -> TokenCount | None:
+        return self._tokens().count(text)
+
+    def _tokens(self) -> TokenCounter:
+        with self._reading:
+            if self._counter is None:
+                from bitnet_chat.models.vocabulary import TokenCounter
+
+                self._counter = TokenCounter(self.model)
+            return self._counter
+
+    def _read_vocabulary(self) -> None:
+        """By the time that somebody asks, it has been read."""
+        if self._counter is None:
+            threading.Thread(target=self.count, args=("",), name="vocabulary", daemon=True).start()
+
+
+class _Slot:
+    """See :class:`bitnet_chat.backends.remote.service.Service`: one who uses the server."""
+
+    name = "llama-server"
+    retries = 10  # the server's own limit of restarts is reached before
+
+    def __init__(self, shared: LlamaServer) -> None:
+        self._shared = shared
+        shared.server.join()
+
+    @property
+    def model(self) -> str:
+        return self._shared.label
+
+    @property
+    def engine(self) -> str:
+        return self._shared.binary.path.name
+
+    @property
+    def is_alive(self) -> bool:
+        process = self._shared.server.process
+        return process is not None and process.is_alive
+
+    @property
+    def pid(self) -> int | None:
+        process = self._shared.server.process
+        return process.pid if process is not None and process.is_alive else None
+
+    @property
+    def restarts(self) -> int:
+        return self._shared.server.restarts
+
+    async def ready(self) -> Target:
+        return await self._shared.target()
+
+    async def after_loss(self) -> str:
+        process = self._shared.server.process
+        if process is None:
+            return ""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DYING):
+                await process.gone()
+        return "" if process.is_alive else described(process)
+
+    def take_notices(self) -> list[str]:
+        notices, self._shared.notices = self._shared.notices, []
+        return notices
+
+    async def close(self) -> None:
+        await self._shared.leave()
+
+
+def own_sampling(settings: Settings) -> Sampling:
+    """What replies get that ask for nothing else."""
+    return Sampling(
+        temperature=None if settings.temperature < 0 else settings.temperature,
+        seed=None if settings.seed < 0 else settings.seed,
+    )
+
+
+def _window(props: Any) -> int | None:
+    """Tokens of one slot."""
+    defaults = props.get("default_generation_settings") if isinstance(props, dict) else None
+    size = defaults.get("n_ctx") if isinstance(defaults, dict) else None
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _caps(props: Any) -> dict[str, Any]:
+    caps = props.get("chat_template_caps") if isinstance(props, dict) else None
+    return caps if isinstance(caps, dict) else {}

@@ -1,0 +1,100 @@
+"""The backend ``ollama``: a running Ollama, through its own API."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+from urllib.parse import urlsplit
+
+from bitnet_chat.backends.llama_server import own_sampling
+from bitnet_chat.backends.openai import without_effect
+from bitnet_chat.backends.remote.backend import RemoteBackend
+from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, checked_url, require_aiohttp
+from bitnet_chat.backends.remote.fit import Fit
+from bitnet_chat.backends.remote.ollama import OllamaWire
+from bitnet_chat.backends.remote.service import Target
+from bitnet_chat.config import Settings
+from bitnet_chat.errors import BitnetChatError, ModelError
+from bitnet_chat.prompt.tokens import by_length
+from bitnet_chat.stream.sanitize import one_line
+
+DEFAULT_URL = "http://127.0.0.1:11434"
+
+
+def ollama_backend(settings: Settings) -> RemoteBackend:
+    """Asks for nothing yet. Raises UsageError for settings that cannot be used."""
+    require_aiohttp()
+    base = checked_url(settings.base_url or DEFAULT_URL)
+    for end in ("/v1", "/api"):  # as other clients want it
+        base = base.removesuffix(end)
+    wire = OllamaWire(context_size=settings.ctx)
+    fit = Fit(settings.overflow, by_length)
+    fit.size = settings.ctx or None
+
+    async def preload(target: Target) -> None:
+        await target.connection.ask(wire.path, wire.preload(target.model))
+
+    service = OllamaService(base, settings)
+    return RemoteBackend(service, wire, fit, by_length, sampling=own_sampling(settings), preload=preload)
+
+
+class OllamaService:
+    """See :class:`bitnet_chat.backends.remote.service.Service`."""
+
+    retries = 1
+    pid = None
+    is_alive = True
+    restarts = 0
+
+    def __init__(self, base: str, settings: Settings) -> None:
+        self._connection = Connection(base, settings.backend_key)
+        self._model, self._size = settings.model, settings.ctx or None
+        self._asked = 0
+        self._notices = without_effect(settings)
+        self.name = f"Ollama at {base}"
+        self.engine = f"ollama {one_line(urlsplit(base).netloc)}"
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    async def ready(self) -> Target:
+        if not self._model:
+            listed = await self._connection.get("/api/tags")
+            self._model = next(iter(_names(listed)), "")
+            if not self._model:
+                raise ModelError(f"{self.name} has no model yet", remedy="ollama pull NAME gets one")
+        self._asked += 1
+        if self._asked == 2 and self._size is None:
+            self._size = await self._loaded_size()  # it is loaded by now
+        return Target(self._connection, self._model, self._size)
+
+    async def _loaded_size(self) -> int | None:
+        with contextlib.suppress(BitnetChatError, Lost, Refused):
+            running = await self._connection.get("/api/ps")
+            models = running.get("models") if isinstance(running, dict) else None
+            for each in models if isinstance(models, list) else ():
+                if isinstance(each, dict) and self._model in (each.get("name"), each.get("model")):
+                    size = each.get("context_length")
+                    return size if isinstance(size, int) and size > 0 else None
+        return None
+
+    async def after_loss(self) -> str:
+        return ""
+
+    def take_notices(self) -> list[str]:
+        notices, self._notices = self._notices, []
+        return notices
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+def _names(listed: Any) -> list[str]:
+    models = listed.get("models") if isinstance(listed, dict) else None
+    found = [
+        each.get("name") or each.get("model")
+        for each in (models if isinstance(models, list) else ())
+        if isinstance(each, dict)
+    ]
+    return [name for name in found if isinstance(name, str) and name]

@@ -1,0 +1,123 @@
+"""The backend ``openai``: any server with the chat completions of OpenAI's API."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from bitnet_chat.backends.llama_server import own_sampling
+from bitnet_chat.backends.remote.backend import RemoteBackend
+from bitnet_chat.backends.remote.chat import ChatWire
+from bitnet_chat.backends.remote.connection import Connection, Refused, checked_url, require_aiohttp
+from bitnet_chat.backends.remote.fit import Fit
+from bitnet_chat.backends.remote.service import Target
+from bitnet_chat.config import Settings
+from bitnet_chat.errors import ModelError, UsageError
+from bitnet_chat.prompt.tokens import by_length
+from bitnet_chat.stream.sanitize import one_line
+
+_WINDOW = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
+"""How servers call the size of a model's window in their list of models: vLLM, others, and llama-server in ``meta``."""
+
+
+def openai_backend(settings: Settings) -> RemoteBackend:
+    """Asks for nothing yet. Raises UsageError for settings that cannot be used."""
+    require_aiohttp()
+    if not settings.base_url:
+        raise UsageError(
+            "--backend openai asks a server, and none was given",
+            remedy="--base-url takes its address, such as http://127.0.0.1:8000/v1",
+        )
+    base = checked_url(settings.base_url)
+    if not urlsplit(base).path:
+        base += "/v1"
+    fit = Fit(settings.overflow, by_length)
+    fit.size = settings.ctx or None
+    service = OpenAiService(base, settings)
+    return RemoteBackend(service, ChatWire(), fit, by_length, sampling=own_sampling(settings))
+
+
+class OpenAiService:
+    """See :class:`bitnet_chat.backends.remote.service.Service`."""
+
+    retries = 1
+    pid = None
+    is_alive = True
+    restarts = 0
+
+    def __init__(self, base: str, settings: Settings) -> None:
+        self._connection = Connection(base, settings.backend_key)
+        self._wanted, self._size = settings.model, settings.ctx or None
+        self._found: Target | None = None
+        self._notices = without_effect(settings)
+        self.name = f"the server at {base}"
+        self.engine = f"openai {one_line(urlsplit(base).netloc)}"
+
+    @property
+    def model(self) -> str:
+        return self._found.model if self._found is not None else self._wanted
+
+    async def ready(self) -> Target:
+        if self._found is None:
+            try:
+                listed = await self._connection.get("/models")
+            except Refused as error:
+                # Not every server has a list, and a key may be good for some models alone.
+                if not self._wanted or error.refusal.status in (401, 403):
+                    raise
+                listed = None
+            except UsageError:
+                if not self._wanted:
+                    raise
+                listed = None
+            self._found = self._chosen(_entries(listed))
+        return self._found
+
+    def _chosen(self, entries: list[dict[str, Any]]) -> Target:
+        name = self._wanted or next((each["id"] for each in entries), "")
+        if not name:
+            raise ModelError(f"{self.name} has no model to name", remedy="-m NAME gives one")
+        entry = next((each for each in entries if each["id"] == name), {})
+        return Target(self._connection, name, self._size or _window(entry))
+
+    async def after_loss(self) -> str:
+        return ""
+
+    def take_notices(self) -> list[str]:
+        notices, self._notices = self._notices, []
+        return notices
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+def without_effect(settings: Settings) -> list[str]:
+    """A line about what was set and does nothing for a server that somebody else has started."""
+    given = {
+        "--chat-template": settings.chat_template,
+        "--rpc": settings.rpc,
+        "flags behind --": settings.engine_args,
+    }
+    names = [name for name, value in given.items() if value]
+    return [f"without effect on a server that runs already: {', '.join(names)}"] if names else []
+
+
+def _entries(listed: Any) -> list[dict[str, Any]]:
+    data = listed.get("data") if isinstance(listed, dict) else listed
+    return [
+        each for each in (data if isinstance(data, list) else ()) if isinstance(each, dict) and _is_name(each.get("id"))
+    ]
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _window(entry: dict[str, Any]) -> int | None:
+    meta = entry.get("meta")
+    for place in (entry, meta if isinstance(meta, dict) else {}):
+        for name in _WINDOW:
+            size = place.get(name)
+            if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+                return size
+    return None

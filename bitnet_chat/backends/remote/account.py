@@ -1,0 +1,88 @@
+"""The account of one reply from a server: what arrived, when, and how many tokens it was."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from bitnet_chat.events import Stats
+from bitnet_chat.stream.seam import Seam
+from bitnet_chat.stream.thinking import Retelling
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counted them; None where it did not."""
+
+    prompt: int | None = None
+    """Of the whole prompt."""
+    cached: int = 0
+    """Of those that it remembered from before."""
+    completion: int | None = None
+
+
+class Account:
+    """``sent``: the monotonic second at which the message was given to us."""
+
+    def __init__(self, sent: float) -> None:
+        self._sent = sent
+        self._first: float | None = None
+        self._ended: float | None = None
+        self._parts: list[str] = []
+        self._thoughts: list[str] = []
+        self._retelling = Retelling("")
+        self._seams: tuple[Seam, ...] = ()
+        self.pieces = 0
+        """That arrived: about as many as tokens, where the server does not count."""
+        self.usage = Usage()
+
+    @property
+    def text(self) -> str:
+        """The reply so far."""
+        return "".join(self._parts)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._parts
+
+    def begin(self, *ends: str) -> None:
+        """Another attempt begins. ``ends``: what it may repeat before it says anything new, in this order."""
+        self._seams = tuple(Seam(end) for end in ends if end)
+        self._retelling = Retelling("".join(self._thoughts))
+        self.pieces = 0
+
+    def said(self, text: str) -> str:
+        """The next of the reply came: what of it is to be told."""
+        if self._first is None:
+            self._first = time.monotonic()
+        for seam in self._seams:
+            text = seam.feed(text)
+        if text:
+            self._parts.append(text)
+        return text
+
+    def thought(self, text: str) -> str:
+        """The same of what the model thinks; a second attempt has much of it in common with the first."""
+        if self._first is None:
+            self._first = time.monotonic()
+        text = self._retelling.feed(text)
+        self._thoughts.append(text)
+        return text
+
+    def over(self) -> None:
+        self._ended = time.monotonic()
+
+    def stats(self, context_size: int | None) -> Stats:
+        usage = self.usage
+        counted = usage.completion is not None
+        tokens = usage.completion if usage.completion is not None else self.pieces
+        return Stats(
+            prompt_tokens=None if usage.prompt is None else usage.prompt - usage.cached,
+            tokens=tokens,
+            time_to_first_token=None if self._first is None else self._first - self._sent,
+            seconds=(self._ended or time.monotonic()) - self._sent,
+            context_used=None if usage.prompt is None else usage.prompt + tokens,
+            context_size=context_size,
+            exact=counted,
+            prompt_size=usage.prompt,
+        )

@@ -1,0 +1,265 @@
+"""The chat completions of OpenAI's API, as llama-server, vLLM, SGLang, llamafile, LM Studio and others speak them.
+
+Few fields are sent, since strict servers refuse what they do not know: of the options only those that somebody has
+asked for. No I/O.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from bitnet_chat.backends import ReplyOptions, ResponseFormat
+from bitnet_chat.backends.remote.account import Usage
+from bitnet_chat.backends.remote.refusal import in_words
+from bitnet_chat.backends.remote.wire import CallParts, Said, Speech
+from bitnet_chat.conversation import Message, ToolCall
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.stream.sse import SseDecoder
+
+_STOPS = 4  # OpenAI takes no more; the guard of ours takes any number
+_MOST_CALLS = 128
+_FINISH = {
+    "length": FinishReason.LENGTH,
+    "max_tokens": FinishReason.LENGTH,
+    "tool_calls": FinishReason.TOOL_CALLS,
+    "function_call": FinishReason.TOOL_CALLS,
+    "abort": FinishReason.ENGINE_DIED,
+    "error": FinishReason.ENGINE_DIED,
+}
+
+
+class ChatWire:
+    """See :class:`bitnet_chat.backends.remote.wire.Wire`. ``llama``: a llama-server, whose dialect is known."""
+
+    streamed = "text/event-stream"
+
+    def __init__(self, *, llama: bool = False) -> None:
+        self.path = "/v1/chat/completions" if llama else "/chat/completions"
+        self._llama = llama
+        self._left_out: set[str] = set()
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return tuple(each for each in ("stream_options", "max_tokens") if each not in self._left_out)
+
+    def without(self, field: str) -> bool:
+        if field not in self.optional:
+            return False
+        self._left_out.add(field)
+        return True
+
+    def refusal(self, options: ReplyOptions) -> tuple[str, str] | None:
+        return unknown_choice(options)
+
+    def body(self, model: str, messages: Sequence[Message], options: ReplyOptions, *, stream: bool) -> dict[str, Any]:
+        sampling = options.sampling
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": [message_as_json(each) for each in messages],
+            "stream": stream,
+        }
+        if stream and "stream_options" not in self._left_out:
+            body["stream_options"] = {"include_usage": True}
+        if options.max_tokens is not None:
+            # The newest models of OpenAI know the one name, most other servers only the other.
+            name = "max_completion_tokens" if "max_tokens" in self._left_out else "max_tokens"
+            body[name] = options.max_tokens
+        wanted = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "seed": sampling.seed,
+            "repeat_penalty": sampling.repeat_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+        }
+        if not self._llama:
+            wanted["repetition_penalty"] = sampling.repeat_penalty  # as vLLM and SGLang call it
+        body |= {name: value for name, value in wanted.items() if value is not None}
+        if options.stop and (self._llama or len(options.stop) <= _STOPS):
+            body["stop"] = list(options.stop)
+        if options.tools and options.tool_choice != "none":
+            body |= tools_as_json(options, by_name=not self._llama)
+        if options.format is not None:
+            body["response_format"] = _format(options.format)
+        if self._llama:
+            body["cache_prompt"] = True
+        return body
+
+    def reader(self) -> ChatReader:
+        return ChatReader(tells_thoughts=self._llama)
+
+
+def unknown_choice(options: ReplyOptions) -> tuple[str, str] | None:
+    """A ``tool_choice`` that names no tool."""
+    names = [tool.name for tool in options.tools]
+    if options.tool_choice in ("auto", "none") or (options.tools and options.tool_choice == "required"):
+        return None
+    if options.tool_choice in names:
+        return None
+    return "tool_choice", f"there is no tool {options.tool_choice!r}"
+
+
+def message_as_json(message: Message) -> dict[str, Any]:
+    if message.role == "tool":
+        return {"role": "tool", "tool_call_id": message.call_id, "content": message.content}
+    if not message.tool_calls:
+        return {"role": message.role, "content": message.content}
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in message.tool_calls
+    ]
+    return {"role": message.role, "content": message.content or None, "tool_calls": calls}
+
+
+def tools_as_json(options: ReplyOptions, *, by_name: bool) -> dict[str, Any]:
+    """``by_name``: whether one tool may be asked for by its name; where not, it is the only one there is."""
+    named = options.tool_choice not in ("auto", "required")
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": dict(tool.parameters) or {"type": "object", "properties": {}},
+            },
+        }
+        for tool in options.tools
+        if by_name or not named or tool.name == options.tool_choice
+    ]
+    choice: Any = options.tool_choice
+    if named:
+        choice = {"type": "function", "function": {"name": choice}} if by_name else "required"
+    return {"tools": tools} | ({} if choice == "auto" else {"tool_choice": choice})
+
+
+def _format(wanted: ResponseFormat) -> dict[str, Any]:
+    if wanted.schema is None:
+        return {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": dict(wanted.schema)}}
+
+
+class ChatReader:
+    """See :class:`bitnet_chat.backends.remote.wire.Reader`. ``tells_thoughts``: the server tells thoughts apart by
+    itself; where it does not they are found by their tags."""
+
+    def __init__(self, *, tells_thoughts: bool = False) -> None:
+        self._decoder = SseDecoder()
+        self._calls: dict[int, CallParts] = {}
+        self.speech = Speech(tagged=not tells_thoughts)
+        self.done = False
+        self.finish: FinishReason | None = None
+        self.error = ""
+        self.usage = Usage()
+
+    def feed(self, data: bytes) -> list[Said]:
+        for event in self._decoder.feed(data):
+            self._event(event.data)
+            if self.done:
+                break
+        return self.speech.take()
+
+    def end(self) -> list[Said]:
+        for event in self._decoder.flush():
+            if not self.done:
+                self._event(event.data)
+        self.speech.end()
+        return self.speech.take()
+
+    def _event(self, data: str) -> None:
+        if data == "[DONE]":
+            self.done = True
+            self.finish = self.finish or FinishReason.STOP
+            return
+        try:
+            content = json.loads(data)
+        except (ValueError, RecursionError):
+            raise ValueError(f"an event that is no JSON: {data[:80]!r}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"an event that is no object: {data[:80]!r}")
+        choices = content.get("choices")
+        if isinstance(choices, list) and choices:
+            choice = choices[0]
+            if isinstance(choice, dict) and choice.get("index", 0) == 0:
+                self._choice(choice, choice.get("delta"))
+        elif content.get("error") or content.get("object") == "error":
+            self.error = in_words(content)[0] or "an error without words"
+            self.done = True
+            return
+        if content.get("usage") or content.get("timings"):
+            self._count(content)
+
+    def whole(self, content: Any) -> list[Said]:
+        if isinstance(content, dict) and content.get("error"):
+            self.error = in_words(content)[0]
+            self.done = True
+            return []
+        try:
+            choice = content["choices"][0]
+            message = choice["message"]
+        except (KeyError, IndexError, TypeError):
+            raise ValueError("an answer that is no reply") from None
+        self._choice(choice, message)
+        self._count(content)
+        self.finish = self.finish or FinishReason.STOP
+        self.done = True
+        return self.end()
+
+    def _choice(self, choice: dict[str, Any], delta: Any) -> None:
+        if isinstance(delta, dict):
+            self.speech.think(delta.get("reasoning_content") or delta.get("reasoning"))
+            self.speech.say(delta.get("content"))
+            calls = delta.get("tool_calls")
+            if calls:
+                self._take_calls(calls)
+        if finish := choice.get("finish_reason"):
+            self.finish = _FINISH.get(str(finish), FinishReason.STOP)
+
+    def _take_calls(self, calls: Any) -> None:
+        for at, each in enumerate(calls if isinstance(calls, list) else ()):
+            if not isinstance(each, dict):
+                continue
+            index, function = each.get("index"), each.get("function")
+            # Without an index each is a call of its own, but for a part that brings neither id nor name.
+            if not isinstance(index, int):
+                new = each.get("id") or (isinstance(function, dict) and function.get("name"))
+                index = len(self._calls) if new or not self._calls else max(self._calls) + at
+            if index not in self._calls and len(self._calls) >= _MOST_CALLS:
+                continue
+            parts = self._calls.setdefault(index, CallParts())
+            if isinstance(each.get("id"), str):
+                parts.id = parts.id or each["id"]
+            if isinstance(function, dict):
+                if isinstance(function.get("name"), str):
+                    parts.name = parts.name or function["name"]
+                arguments = function.get("arguments")
+                if isinstance(arguments, dict):  # some servers forget that it is a text
+                    parts.arguments.append(json.dumps(arguments))
+                elif isinstance(arguments, str):
+                    parts.arguments.append(arguments)
+
+    def _count(self, content: dict[str, Any]) -> None:
+        usage, timings = content.get("usage"), content.get("timings")
+        if isinstance(usage, dict):
+            details = usage.get("prompt_tokens_details")
+            cached = _whole(details.get("cached_tokens")) if isinstance(details, dict) else None
+            self.usage = Usage(_whole(usage.get("prompt_tokens")), cached or 0, _whole(usage.get("completion_tokens")))
+        if isinstance(timings, dict):
+            cached, new, made = (_whole(timings.get(name)) for name in ("cache_n", "prompt_n", "predicted_n"))
+            if new is not None and made is not None:
+                self.usage = Usage((cached or 0) + new, cached or 0, made)
+
+    def calls(self) -> tuple[list[ToolCall], int]:
+        if self.finish is FinishReason.LENGTH or self.error or self.finish is None:
+            return [], 0  # cut, and perhaps in the middle of one
+        made = [parts.call(f"call_{secrets.token_hex(8)}") for _, parts in sorted(self._calls.items())]
+        whole = [call for call in made if call is not None]
+        return whole, len(made) - len(whole)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -1,0 +1,192 @@
+"""HTTP to one server: requests, and what can go wrong between here and there, as errors of ours."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from bitnet_chat.backends.remote import refusal
+from bitnet_chat.errors import EngineNotFound, UsageError
+from bitnet_chat.stream.decoder import well_formed
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_CONNECTING = 30.0  # seconds for TCP and TLS; a reply may take as long as it likes
+_ANSWER_LIMIT = 1 << 25
+
+
+class Lost(Exception):
+    """The connection ended in the middle of something. The text says how."""
+
+
+class Refused(Exception):
+    """The server answered, and the answer is no."""
+
+    def __init__(self, refusal: refusal.Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+def checked_url(url: str, what: str = "--base-url") -> str:
+    """``url`` without a slash at its end. Raises UsageError for what is no address of a server."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or any(ord(each) <= 32 for each in url):
+        raise UsageError(f"{what}: {url} is no address of a server", remedy="give one such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UsageError(
+            f"{what}: the address of a server has no user, question mark or # in it",
+            remedy="a key goes into $BITNET_CHAT_BACKEND_KEY",
+        )
+    return parts.geturl().rstrip("/")
+
+
+def require_aiohttp() -> None:
+    """Raises UsageError where it is not installed."""
+    try:
+        import aiohttp  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "this backend is reached over HTTP, and aiohttp is not installed",
+            remedy='pip install "bitnet-chat[remote]"',
+        ) from None
+
+
+class Connection:
+    """Requests to ``base``. Opens nothing until it is asked to; has to be closed."""
+
+    def __init__(self, base: str, key: str = "", *, is_ours: bool = False) -> None:
+        """``is_ours``: it was there a moment ago; where nobody answers it has ended."""
+        self.base = base
+        self._is_ours = is_ours
+        self._headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self._session: aiohttp.ClientSession | None = None
+
+    async def get(self, path: str) -> Any:
+        """The JSON at ``path``. Raises Refused, Lost, EngineNotFound."""
+        return await whole(await self._send("GET", path, None), self.base)
+
+    async def post(self, path: str, body: Mapping[str, object]) -> aiohttp.ClientResponse:
+        """The response, whose body is still to come. Raises as ``get`` does."""
+        # A lone surrogate has an escape in JSON, which servers refuse: nothing of the kind leaves here.
+        return await self._send("POST", path, well_formed(json.dumps(body, ensure_ascii=False)).encode())
+
+    async def ask(self, path: str, body: Mapping[str, object]) -> Any:
+        """The whole JSON that answers ``body``. Raises as ``get`` does."""
+        return await whole(await self.post(path, body), self.base)
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        if self._session is None:
+            loopback = is_loopback(self.base)
+            self._session = aiohttp.ClientSession(
+                # A connection that was kept open may have been closed by the other side while nobody looked. Here a
+                # new one costs nothing, and elsewhere a handshake.
+                connector=aiohttp.TCPConnector(force_close=loopback),
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # Proxies are for what is elsewhere, and no request to this computer leaves it.
+                trust_env=not loopback,
+            )
+        return self._session
+
+    async def _send(self, method: str, path: str, data: bytes | None) -> aiohttp.ClientResponse:
+        import aiohttp
+
+        base = self.base
+        try:
+            response = await self._opened().request(
+                method,
+                base + path,
+                data=data,
+                headers={"Content-Type": "application/json"} if data is not None else None,
+                allow_redirects=False,
+            )
+        except aiohttp.ClientSSLError as error:
+            raise EngineNotFound(
+                f"the certificate of {base} cannot be trusted: {error}",
+                remedy="SSL_CERT_FILE names a file with more authorities that are to be trusted",
+            ) from None
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            why = getattr(error, "strerror", "") or str(error) or "it does not answer"
+            if self._is_ours:
+                raise Lost(why) from None
+            raise EngineNotFound(
+                f"no server answers at {base}: {why}", remedy="start it, or give its address with --base-url"
+            ) from None
+        except aiohttp.InvalidURL:
+            raise UsageError(f"{base} is no address of a server") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise Lost(_words(error)) from None
+        if response.status == 200:
+            return response
+        try:
+            body = await _limited(response, refusal.BODY_LIMIT)
+        finally:
+            response.close()
+        headers = response.headers
+        raise Refused(refusal.read(response.status, body, headers.get("Retry-After", ""), headers.get("Location", "")))
+
+
+def not_an_api(base: str) -> UsageError:
+    """A server that answers with something else than it was asked for, such as a page."""
+    return UsageError(
+        f"what answers at {base} is no such API",
+        remedy="--base-url wants the address that the API begins at, such as http://127.0.0.1:8000/v1",
+    )
+
+
+async def whole(response: aiohttp.ClientResponse, base: str) -> Any:
+    """The JSON of a response. Raises Lost, and UsageError for what is none."""
+    try:
+        body = await _limited(response, _ANSWER_LIMIT)
+    finally:
+        response.close()
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise not_an_api(base) from None
+
+
+async def chunk(response: aiohttp.ClientResponse) -> bytes:
+    """The next bytes of a response, whatever has arrived; empty at its end. Raises Lost."""
+    import aiohttp
+
+    try:
+        return await response.content.readany()
+    except (aiohttp.ClientError, OSError) as error:
+        raise Lost(_words(error)) from None
+
+
+async def _limited(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    parts, size = [], 0
+    while size < limit and (part := await chunk(response)):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)[:limit]
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -1,0 +1,177 @@
+"""The chat of Ollama's own API: a line of JSON for each piece, arguments of tool calls as objects. No I/O."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.remote.account import Usage
+from bitnet_chat.backends.remote.chat import tools_as_json, unknown_choice
+from bitnet_chat.backends.remote.refusal import in_words
+from bitnet_chat.backends.remote.wire import CallParts, Said, Speech
+from bitnet_chat.conversation import Message, ToolCall
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.stream.ndjson import NdjsonDecoder
+
+_MOST_CALLS = 128
+
+
+class OllamaWire:
+    """See :class:`bitnet_chat.backends.remote.wire.Wire`. ``context_size``: tokens of the window, 0: the server's own
+    choice."""
+
+    path = "/api/chat"
+    streamed = "application/x-ndjson"
+    optional: tuple[str, ...] = ()
+
+    def __init__(self, *, context_size: int = 0) -> None:
+        self._context_size = context_size
+
+    def without(self, field: str) -> bool:
+        return False
+
+    def refusal(self, options: ReplyOptions) -> tuple[str, str] | None:
+        if unknown := unknown_choice(options):
+            return unknown
+        if options.tool_choice not in ("auto", "none"):
+            return "tool_choice", "Ollama lets the model choose; auto and none are what there is"
+        return None
+
+    def body(self, model: str, messages: Sequence[Message], options: ReplyOptions, *, stream: bool) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": [_message(each) for each in messages],
+            "stream": stream,
+            # It would drop the oldest messages in silence; here what leaves is told. Older ones do not know the fields.
+            "truncate": False,
+            "shift": False,
+            "options": self._options(options),
+        }
+        if options.tools and options.tool_choice != "none":
+            body["tools"] = tools_as_json(options, by_name=True)["tools"]
+        if options.format is not None:
+            body["format"] = "json" if options.format.schema is None else dict(options.format.schema)
+        return body
+
+    def preload(self, model: str) -> dict[str, Any]:
+        """A request that only has the model loaded, with the window that replies will want."""
+        return {"model": model, "messages": [], "stream": False, "options": self._options(ReplyOptions())}
+
+    def _options(self, options: ReplyOptions) -> dict[str, Any]:
+        sampling = options.sampling
+        wanted = {
+            "num_ctx": self._context_size or None,
+            "num_predict": options.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "seed": sampling.seed,
+            "repeat_penalty": sampling.repeat_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "stop": list(options.stop) or None,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    def reader(self) -> OllamaReader:
+        return OllamaReader()
+
+
+def _message(message: Message) -> dict[str, Any]:
+    if message.role == "tool":
+        return {"role": "tool", "tool_name": message.tool_name, "content": message.content}
+    result: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        result["tool_calls"] = [
+            {"function": {"name": call.name, "arguments": _object(call.arguments)}} for call in message.tool_calls
+        ]
+    return result
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+class OllamaReader:
+    """See :class:`bitnet_chat.backends.remote.wire.Reader`."""
+
+    def __init__(self) -> None:
+        self._decoder = NdjsonDecoder()
+        self._calls: list[CallParts] = []
+        self.speech = Speech(tagged=True)
+        self.done = False
+        self.finish: FinishReason | None = None
+        self.error = ""
+        self.usage = Usage()
+
+    def feed(self, data: bytes) -> list[Said]:
+        for line in self._decoder.feed(data):
+            if not self.done:
+                self._line(line)
+        return self.speech.take()
+
+    def end(self) -> list[Said]:
+        for line in self._decoder.flush():
+            if not self.done:
+                self._line(line)
+        self.speech.end()
+        return self.speech.take()
+
+    def whole(self, content: Any) -> list[Said]:
+        self._object(content)
+        if not self.done:
+            raise ValueError("an answer that is no reply")
+        return self.end()
+
+    def _line(self, line: str) -> None:
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            raise ValueError(f"a line that is no JSON: {line[:80]!r}") from None
+        self._object(content)
+
+    def _object(self, content: Any) -> None:
+        if not isinstance(content, dict):
+            raise ValueError(f"a line that is no object: {str(content)[:80]!r}")
+        if content.get("error"):
+            self.error = in_words(content)[0]
+            self.done = True
+            return
+        message = content.get("message")
+        if isinstance(message, dict):
+            self._message(message)
+        if content.get("done"):
+            self.done = True
+            self.finish = FinishReason.LENGTH if content.get("done_reason") == "length" else FinishReason.STOP
+            prompt, made = content.get("prompt_eval_count"), content.get("eval_count")
+            # What its cache held is left out of the first count by some versions, and the field then as well.
+            self.usage = Usage(prompt if isinstance(prompt, int) else None, 0, made if isinstance(made, int) else None)
+
+    def _message(self, message: dict[str, Any]) -> None:
+        self.speech.think(message.get("thinking"))
+        self.speech.say(message.get("content"))
+        calls = message.get("tool_calls")
+        for each in calls if isinstance(calls, list) else ():
+            function = each.get("function") if isinstance(each, dict) else None
+            if not isinstance(function, dict) or len(self._calls) >= _MOST_CALLS:
+                continue
+            name, arguments, id = function.get("name"), function.get("arguments"), each.get("id")
+            words = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+            self._calls.append(
+                CallParts(id if isinstance(id, str) else "", name if isinstance(name, str) else "", [words])
+            )
+
+    def calls(self) -> tuple[list[ToolCall], int]:
+        if self.finish is not FinishReason.STOP or self.error:
+            return [], 0
+        made = [parts.call(f"call_{secrets.token_hex(8)}") for parts in self._calls]
+        whole = [call for call in made if call is not None]
+        return whole, len(made) - len(whole)

@@ -1,0 +1,68 @@
+"""What is asked of a server: a history, and the end of the conversation that has to be in the window. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.errors import UsageError
+from bitnet_chat.prompt.verbatim import clean
+from bitnet_chat.stream.decoder import rejoined, well_formed
+from bitnet_chat.stream.seam import without_loose_end
+
+GO_ON = "Continue your last reply exactly where it stops. Repeat nothing of it, and add nothing before."
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """``history``: system prompt and the turns before the last message of the user. ``asked``: that message, and what
+    has followed it: a reply that was cut, or calls of tools and their results. All of it as it is sent."""
+
+    history: Conversation
+    asked: tuple[Message, ...]
+    note: str = ""
+    """What was changed in the message of the user, one line; empty where nothing was."""
+    prefix: str = ""
+    """The reply that is to go on, as the server gets it; empty for a new one."""
+    loose_end: str = ""
+    """The end of that reply which the server does not get; see :mod:`bitnet_chat.stream.seam`."""
+
+    @classmethod
+    def of(cls, conversation: Conversation) -> Question:
+        """Raises UsageError for a conversation that nothing can be replied to."""
+        last = conversation.last
+        at = next((i for i in reversed(range(len(conversation.messages))) if _is_user(conversation.messages[i])), None)
+        if last is None or at is None or last.role == "system":
+            raise UsageError("there is no user message to reply to")
+        if last.role == "assistant" and not last.was_cut:
+            raise UsageError("the last reply is whole: there is nothing to continue")
+        cleaned = clean(conversation.messages[at].content)
+        if not cleaned.text:
+            raise UsageError("an empty message cannot be sent")
+        sent = tuple(_as_sent(message) for message in conversation.messages)
+        question = cls(Conversation(sent[:at]), sent[at:])
+        if last.role != "assistant":
+            return replace(question, note=cleaned.note if last.role == "user" else "")
+        kept, loose_end = without_loose_end(last.content)
+        before = sent[at:-1]
+        if not kept:
+            return replace(question, asked=before)
+        kept = well_formed(rejoined(kept))
+        return replace(
+            question, asked=(*before, Message("assistant", kept)), prefix=kept, loose_end=well_formed(loose_end)
+        )
+
+    def in_words(self) -> Question:
+        """The same for a server that does not go on by itself with a reply: it is asked to."""
+        return replace(self, asked=(*self.asked, Message("user", GO_ON)), prefix="", loose_end="")
+
+
+def _is_user(message: Message) -> bool:
+    return message.role == "user"
+
+
+def _as_sent(message: Message) -> Message:
+    """JSON has no way to write a byte that is no UTF-8; a name or a result of a tool is as hostile as a message."""
+    content = message.content
+    text = well_formed(rejoined(content)) if message.role == "assistant" else clean(content).text
+    return replace(message, content=text, finish=None, thinking="")

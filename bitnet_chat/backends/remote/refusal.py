@@ -1,0 +1,132 @@
+"""What a server says no with, and the error that it is here. No I/O.
+
+Servers agree on little: ``{"error": {"message": …, "type": …, "code": …}}`` is OpenAI's and llama-server's form,
+``{"error": "…"}`` Ollama's, ``{"object": "error", "message": …}`` and ``{"detail": …}`` are vLLM's, and a proxy in
+between answers in HTML.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from bitnet_chat.engine.meter import tells_overflow
+from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, ModelError, UsageError
+
+BODY_LIMIT = 1 << 16
+"""Bytes of a refusal that are read."""
+_LONGEST = 600  # characters of one that are told
+_TAG = re.compile(r"(?s)<(script|style|head)\b.*?</\1>|<[^>]{0,2000}>")
+_OVERFLOW = re.compile(
+    r"context_length_exceeded|maximum context length|context (?:length|window|size)|exceeds? .{0,40}\bcontext\b"
+    r"|prompt is too long|input (?:length|is too long)|too many (?:input )?tokens",
+    re.I,
+)
+_WINDOW = re.compile(r"(?:context (?:length|window|size)[^0-9]{0,40}|n_ctx\D{1,5})(\d{2,9})", re.I)
+_ASKED = re.compile(r"(?:requested|resulted in|contains|has|prompt of) (?:about )?(\d{2,9}) (?:input )?tok")
+_MODEL = re.compile(r"\bmodels?\b", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is no reply. ``message``: the server's words, not made safe."""
+
+    status: int
+    message: str
+    kind: str = ""
+    """Type and code, as the server calls them."""
+    prompt_tokens: int | None = None
+    context_size: int | None = None
+    retry_after: float | None = None
+
+    @property
+    def is_overflow(self) -> bool:
+        """Whether the conversation was too long for the context window."""
+        return self.status in (400, 413, 422, 500) and bool(
+            tells_overflow(self.kind) or tells_overflow(self.message) or _OVERFLOW.search(f"{self.kind} {self.message}")
+        )
+
+    def names(self, field: str) -> bool:
+        """Whether a request was refused for one of its fields."""
+        return self.status in (400, 422) and field in self.message
+
+    def error(self, server: str, model: str) -> BitnetChatError:
+        """``server``: as the user knows it."""
+        said = f": {self.message}" if self.message else ""
+        match self.status:
+            case 401 | 403:
+                return UsageError(
+                    f"{server} does not accept the key{said}",
+                    remedy="give the right one with $BITNET_CHAT_BACKEND_KEY, backend_key in config.toml, or"
+                    " --backend-key",
+                )
+            case 404 if _MODEL.search(self.message):
+                return ModelError(
+                    f"{server} has no model {model}{said}", remedy="-m NAME takes another one that it has"
+                )
+            case 404 | 405:
+                return UsageError(
+                    f"there is no such API at {server} ({self.status}{said})",
+                    remedy="--base-url wants the address that the API begins at, such as http://127.0.0.1:8000/v1",
+                )
+            case 429 | 503:
+                return Busy(
+                    f"{server} is busy ({self.status}{said})",
+                    retry_after=self.retry_after or 1.0,
+                    remedy="try again in a moment",
+                )
+            case status if 300 <= status < 400:
+                return UsageError(
+                    f"{server} says that it is somewhere else now ({status}{said})",
+                    remedy="give that address with --base-url; a conversation is not sent elsewhere unasked",
+                )
+            case status if status < 500:
+                return UsageError(f"{server} refused the request ({status}{said})")
+        return EngineDied(f"{server} failed ({self.status}{said})", remedy="its own log says more")
+
+
+def read(status: int, body: bytes, retry_after: str = "", location: str = "") -> Refusal:
+    """``retry_after`` and ``location``: the headers of that name."""
+    seconds = float(retry_after) if retry_after.isdigit() and len(retry_after) < 7 else None
+    text = body.decode("utf-8", "replace")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        plain = location or _TAG.sub(" ", text)
+        return Refusal(status, _short(plain), retry_after=seconds)
+    message, kind, error = in_words(content)
+    return Refusal(
+        status,
+        location or message,
+        kind,
+        prompt_tokens=_number(error.get("n_prompt_tokens")) or _found(_ASKED, message),
+        context_size=_number(error.get("n_ctx")) or _found(_WINDOW, message),
+        retry_after=seconds,
+    )
+
+
+def in_words(content: Any) -> tuple[str, str, dict[str, Any]]:
+    """Message, kind and the fields of an error in any of the forms above."""
+    error = content.get("error", content) if isinstance(content, dict) else content
+    if not isinstance(error, dict):
+        return _short(error if isinstance(error, str) else json.dumps(error)), "", {}
+    message = error.get("message") or error.get("detail") or error.get("error") or error
+    words = message if isinstance(message, str) else json.dumps(message)
+    kind = " ".join(str(error[name]) for name in ("type", "code") if error.get(name) is not None)
+    return _short(words), kind, error
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _found(pattern: re.Pattern[str], text: str) -> int | None:
+    match = pattern.search(text)
+    return int(match.group(1)) if match else None

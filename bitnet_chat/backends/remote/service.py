@@ -1,0 +1,61 @@
+"""Who answers requests, as a backend sees it. No I/O here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from bitnet_chat.backends.remote.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request goes, good for one attempt."""
+
+    connection: Connection
+    model: str
+    """As the server calls it."""
+    context_size: int | None = None
+    """Tokens of one conversation's window, where somebody has told."""
+    knows_tools: bool = True
+    """False where it is known that the model's template has no place for tools."""
+
+
+class Service(Protocol):
+    """A server, ours or somebody else's."""
+
+    name: str
+    """As the user knows it, for errors: ``llama-server``, ``the server at http://…``."""
+    retries: int
+    """How often a reply is asked again that was cut off before its first word."""
+
+    @property
+    def model(self) -> str:
+        """The model that answers, as far as it is known."""
+
+    @property
+    def engine(self) -> str:
+        """For a status line."""
+
+    @property
+    def is_alive(self) -> bool: ...
+
+    @property
+    def pid(self) -> int | None:
+        """The process, where it is ours."""
+
+    @property
+    def restarts(self) -> int:
+        """How often it died and was started again."""
+
+    async def ready(self) -> Target:
+        """Waits until it can answer. Raises BitnetChatError where it never will; Lost and Refused as requests do."""
+
+    async def after_loss(self) -> str:
+        """The connection was lost: what happened, in words that fit behind "the reply was cut off: "; or nothing."""
+
+    def take_notices(self) -> list[str]:
+        """Lines for the user that were not told yet."""
+
+    async def close(self) -> None:
+        """This backend needs it no more."""

@@ -1,0 +1,158 @@
+"""What the wire formats have in common: how a reply is asked for, and what is read out of its bytes. No I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.remote.account import Usage
+from bitnet_chat.conversation import Message, ToolCall
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.stream.framer import Frame, ReplyText, ThinkingText
+from bitnet_chat.stream.thinking import ThinkingSplitter
+
+_TAGS = "<think>", "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The next characters, of the reply or of what the model thinks."""
+
+    text: str
+    thinking: bool = False
+
+
+class Reader(Protocol):
+    """One reply, out of bytes that are cut anywhere."""
+
+    done: bool
+    """Nothing more is to come."""
+    finish: FinishReason | None
+    """Why it ended, as far as the server has said."""
+    error: str
+    """What went wrong in its middle, in the server's words."""
+    usage: Usage
+    speech: Speech
+
+    def feed(self, data: bytes) -> list[Said]:
+        """Raises ValueError for what is no such stream."""
+
+    def end(self) -> list[Said]:
+        """The stream has ended, with all that belongs to it."""
+
+    def whole(self, content: Any) -> list[Said]:
+        """A reply that was not streamed. Raises ValueError for what is no reply."""
+
+    def calls(self) -> tuple[list[ToolCall], int]:
+        """The tool calls of a reply that has come to its end, and how many there were that cannot be used."""
+
+
+class Wire(Protocol):
+    """A format."""
+
+    path: str
+    streamed: str
+    """Its content type."""
+
+    def refusal(self, options: ReplyOptions) -> tuple[str, str] | None:
+        """Name of an option that cannot be honoured, and why."""
+
+    def body(self, model: str, messages: Sequence[Message], options: ReplyOptions, *, stream: bool) -> dict[str, Any]:
+        """The request."""
+
+    def without(self, field: str) -> bool:
+        """``field`` was refused: whether a request can be made without it from now on."""
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Fields that :meth:`without` can do without, as they are called in a request."""
+
+    def reader(self) -> Reader: ...
+
+
+@dataclass(slots=True)
+class CallParts:
+    """A tool call whose parts are still coming."""
+
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+    def call(self, fallback_id: str) -> ToolCall | None:
+        """None for one that is not well-formed."""
+        text = "".join(self.arguments).strip() or "{}"
+        try:
+            arguments = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if not self.name or not isinstance(arguments, dict):
+            return None
+        return ToolCall(self.id or fallback_id, self.name, text)
+
+
+class Speech:
+    """Text and thoughts as they come, and what of them can be told. ``tagged``: thoughts may come within the text,
+    between tags, where the server does not tell them apart by itself."""
+
+    def __init__(self, *, tagged: bool) -> None:
+        self.pieces = 0
+        self._said: list[Said] = []
+        self._text, self._thoughts = _Joiner(), _Joiner()
+        self._splitter = ThinkingSplitter(_TAGS, is_open=False) if tagged else None
+
+    def think(self, text: object) -> None:
+        if text and isinstance(text, str):
+            self.pieces += 1
+            self._splitter = None  # so it does tell them apart
+            self._add(self._thoughts.feed(text), thinking=True)
+
+    def say(self, text: object) -> None:
+        if text and isinstance(text, str):
+            self.pieces += 1
+            text = self._text.feed(text)
+            if self._splitter is None:
+                self._add(text)
+            else:
+                self._split(self._splitter.feed(text))
+
+    def end(self) -> None:
+        """Nothing more comes: what was held back is told."""
+        if self._splitter is not None:
+            self._split(self._splitter.flush())
+            self._splitter = None
+
+    def take(self) -> list[Said]:
+        """What has not been taken yet: of what came in one chunk, one piece of a kind."""
+        said, self._said = self._said, []
+        return said
+
+    def _split(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            if isinstance(frame, ThinkingText | ReplyText):
+                self._add(frame.text, thinking=isinstance(frame, ThinkingText))
+
+    def _add(self, text: str, *, thinking: bool = False) -> None:
+        if not text:
+            return
+        if self._said and self._said[-1].thinking is thinking:
+            text = self._said.pop().text + text
+        self._said.append(Said(text, thinking))
+
+
+class _Joiner:
+    """Joins the halves of a character that a server has sent in two pieces, each as an escape of its own."""
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def feed(self, text: str) -> str:
+        if self._half:
+            text, self._half = self._half + text, ""
+            if "\ud800" <= text[0] <= "\udbff" and "\udc00" <= text[1:2] <= "\udfff":
+                text = text[:2].encode("utf-16", "surrogatepass").decode("utf-16") + text[2:]
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return text

@@ -1,0 +1,309 @@
+"""Tools on a backend that knows only text: what goes in is put into words, and calls are found in what comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
+from bitnet_chat.prompt.tools import Spoken, ToolFormat, lowered, responses
+from bitnet_chat.stream.decoder import rejoined
+from bitnet_chat.stream.toolcalls import CALL_LIMIT, Call, CallSplitter, Malformed, Piece, Text
+
+if TYPE_CHECKING:
+    from bitnet_chat.prompt.template import ChatTemplate
+
+_REMEMBERED = 256
+"""Replies whose very words are known."""
+_SIGN_OF_LIFE = 20.0
+"""Seconds of a call after which a line says that it is still being written: nothing else is seen of it."""
+
+Replies = Callable[[Conversation, ReplyOptions], AsyncIterator[Event]]
+
+
+class Interpreter:
+    """Speaks of tools with a front end, and plain messages with an engine.
+
+    The engine's own words of each reply with calls are remembered, so that an engine that has them in its memory need
+    not read them again in the words of the template. A call that cannot be read is told to the model once, within the
+    same reply; the front end hears of it only if the model fails again.
+    """
+
+    def __init__(self, template: Callable[[], ChatTemplate], replies: Replies, interrupt: Callable[[], None]) -> None:
+        """``template``: reads the model's header, and may take time. ``replies`` and ``interrupt``: those of the
+        engine."""
+        self._template = template
+        self._replies = replies
+        self._interrupt = interrupt
+        self._format: ToolFormat | BitnetChatError | None = None
+        self._spoken: OrderedDict[tuple[object, ...], Spoken] = OrderedDict()
+        self._preparing: asyncio.Task[None] | None = None
+        self._was_interrupted = False
+        self.tools: tuple[Tool, ...] = ()
+        """Those of the last reply, and most likely of the next one."""
+
+    def prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
+        """``prepare`` is called with the plain form of ``history``: at once where the template is known."""
+        self.cancel()
+        if self._format is None and (self.tools or has_tools(history)):
+            self._preparing = asyncio.ensure_future(self._prepare_later(history, prepare))
+        else:
+            self._prepare(history, prepare)
+
+    async def _prepare_later(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
+        await self._known()
+        self._prepare(history, prepare)
+
+    def _prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
+        with contextlib.suppress(BitnetChatError):  # the next reply will tell
+            prepare(self._plain(history))
+
+    def cancel(self) -> None:
+        """What was to be prepared and has not begun is not wanted any more."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+            self._preparing = None
+
+    def interrupt(self) -> None:
+        self._was_interrupted = True
+        self._interrupt()
+
+    async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncIterator[Event]:
+        """See :meth:`bitnet_chat.backends.Backend.reply`."""
+        self.cancel()
+        self._was_interrupted = False
+        tools = options.tools if options.tool_choice != "none" else ()
+        if tools and options.tool_choice != "auto":
+            why = "an engine on a pseudo-terminal decides by itself whether it calls a tool"
+            yield Failed(Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server"))
+            return
+        self.tools = tools
+        options = replace(options, tools=(), tool_choice="auto")
+        try:
+            format = await self._known()
+            if tools and isinstance(format, BitnetChatError):
+                raise format
+            plain = self._plain(conversation)
+        except BitnetChatError as error:
+            yield Failed(error)
+            return
+        if self._was_interrupted:
+            yield Completed(FinishReason.INTERRUPTED, "")
+            return
+        reading = _Reading(tools)
+        async for event in self._read(plain, options, reading):
+            yield event
+        last = plain.last
+        goes_on = last is not None and last.role == "assistant"
+        turns: tuple[Message, ...] = (
+            Message("assistant", (last.content if last is not None and goes_on else "") + reading.raw),
+        )
+        if reading.is_faulty and not self._was_interrupted:
+            # Once: the model is told what is wrong, and goes on in the same reply.
+            turns = (*turns, Message("user", responses(reading.told)))
+            earlier = plain.messages[:-1] if goes_on else plain.messages
+            options = _left(options, reading.stats)
+            reading.begin_again()
+            async for event in self._read(Conversation((*earlier, *turns)), options, reading):
+                if not isinstance(event, Started):
+                    yield event
+            turns = (*turns, Message("assistant", reading.raw))
+            if reading.is_faulty:
+                why = reading.faults[-1].why
+                yield Notice(f"the model twice asked for a tool in a form that cannot be read: {why}")
+        end = reading.end
+        if isinstance(end, Completed):
+            calls = tuple(reading.calls) if end.reason is FinishReason.STOP else ()
+            if calls:
+                end = replace(end, reason=FinishReason.TOOL_CALLS)
+            if calls or len(turns) > 1:
+                before = conversation.messages[-1].content if goes_on else ""
+                message = Message("assistant", rejoined(before + end.text), tool_calls=calls)
+                self._remember(message, Spoken(turns, reading.told if calls else ()))
+        if end is not None:
+            yield end
+
+    async def _read(self, plain: Conversation, options: ReplyOptions, reading: _Reading) -> AsyncIterator[Event]:
+        """All events but the last, which ``reading`` keeps."""
+        loop = asyncio.get_running_loop()
+        told, stopped = loop.time(), False
+        events = self._replies(plain, options)
+        try:
+            async for event in events:
+                if isinstance(event, Completed | Failed):
+                    for each in reading.finish(event):
+                        yield each
+                    return
+                if not isinstance(event, TextDelta):
+                    yield event
+                    continue
+                for each in reading.feed(event.text):
+                    told = loop.time()
+                    yield each
+                if reading.is_too_long and not stopped:
+                    stopped = True
+                    yield Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters")
+                    self._interrupt()
+                elif reading.is_in_call and loop.time() - told > _SIGN_OF_LIFE:
+                    told = loop.time()
+                    yield Notice("the model is writing a long call of a tool")
+        finally:
+            # An async generator has something to close; an iterator without aclose has nothing.
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _known(self) -> ToolFormat | BitnetChatError:
+        """The format of the template, or why there is none."""
+        if self._format is None:
+            self._format = await asyncio.to_thread(self._look)
+        return self._format
+
+    def _look(self) -> ToolFormat | BitnetChatError:
+        try:
+            return ToolFormat(self._template())
+        except BitnetChatError as error:
+            return error
+
+    def _plain(self, conversation: Conversation) -> Conversation:
+        format = self._format if isinstance(self._format, ToolFormat) else None
+        return lowered(conversation, self.tools, format, lambda message: self._spoken.get(_key(message)))
+
+    def _remember(self, message: Message, spoken: Spoken) -> None:
+        self._spoken[_key(message)] = spoken
+        self._spoken.move_to_end(_key(message))
+        if len(self._spoken) > _REMEMBERED:
+            self._spoken.popitem(last=False)
+
+
+class _Reading:
+    """What has come of a reply: text and calls told apart, and the engine's own words."""
+
+    def __init__(self, tools: Sequence[Tool]) -> None:
+        self._names = [tool.name for tool in tools]
+        self._splitter = CallSplitter() if tools else None
+        self._raw: list[str] = []
+        self._said: list[str] = []
+        self._apart = False
+        """The next text is another paragraph."""
+        self._earlier = Stats()
+        self._began_again = False
+        self.calls: list[ToolCall] = []
+        self.faults: list[Malformed] = []
+        self.end: Completed | Failed | None = None
+
+    def begin_again(self) -> None:
+        """The same reply goes on with another answer of the engine."""
+        self._earlier, self._began_again = self.stats, True
+        self._splitter = CallSplitter()
+        self._raw, self.faults, self.end = [], [], None
+        self._apart = bool(self._said)
+
+    @property
+    def raw(self) -> str:
+        """The engine's last words, as they came."""
+        return "".join(self._raw)
+
+    @property
+    def is_faulty(self) -> bool:
+        """The reply came to its end, and all that it asks for cannot be read."""
+        whole = isinstance(self.end, Completed) and self.end.reason is FinishReason.STOP
+        return whole and bool(self.faults) and not self.calls
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What the model hears of its faults."""
+        return tuple(f"error: this call cannot be read: {fault.why}. Write it again." for fault in self.faults)
+
+    @property
+    def stats(self) -> Stats:
+        return self.end.stats if isinstance(self.end, Completed) else Stats()
+
+    @property
+    def is_in_call(self) -> bool:
+        return self._splitter is not None and self._splitter.is_in_call
+
+    @property
+    def is_too_long(self) -> bool:
+        return self._splitter is not None and self._splitter.is_too_long
+
+    def feed(self, text: str) -> list[Event]:
+        self._raw.append(text)
+        return self._events(self._splitter.feed(text) if self._splitter is not None else [Text(text)])
+
+    def finish(self, end: Completed | Failed) -> list[Event]:
+        """The engine has ended its answer."""
+        whole = isinstance(end, Completed) and end.reason is FinishReason.STOP
+        events = self._events(self._splitter.flush(whole=whole) if self._splitter is not None else [])
+        self.end = replace(end, text="".join(self._said))
+        if self._began_again and isinstance(self.end, Completed):
+            self.end = replace(self.end, stats=_sum(self._earlier, self.end.stats))
+        return events
+
+    def _events(self, pieces: Sequence[Piece]) -> list[Event]:
+        events: list[Event] = []
+        for piece in pieces:
+            if isinstance(piece, Text):
+                text, self._apart = ("\n\n" if self._apart else "") + piece.text, False
+                self._said.append(text)
+                events.append(TextDelta(text))
+            elif isinstance(piece, Malformed):
+                self.faults.append(piece)
+            elif piece.name in self._names:
+                call = ToolCall(f"call_{secrets.token_hex(8)}", piece.name, piece.arguments)
+                self.calls.append(call)
+                events.append(call)
+            else:
+                self.faults.append(_unknown(piece, self._names))
+        return events
+
+
+def has_tools(conversation: Conversation) -> bool:
+    """Whether there is anything of tools in it."""
+    return any(message.role == "tool" or message.tool_calls for message in conversation.messages)
+
+
+def _unknown(call: Call, names: Sequence[str]) -> Malformed:
+    return Malformed(call.arguments, f"there is no tool {call.name!r}; there are: {', '.join(names)}")
+
+
+def _left(options: ReplyOptions, used: Stats) -> ReplyOptions:
+    """The limits that are left for another answer."""
+    return replace(
+        options,
+        max_tokens=None if options.max_tokens is None else max(1, options.max_tokens - used.tokens),
+        timeout=None if options.timeout is None else max(0.1, options.timeout - used.seconds),
+    )
+
+
+def _sum(first: Stats, second: Stats) -> Stats:
+    """Of a reply in two parts."""
+    return replace(
+        second,
+        prompt_tokens=first.prompt_tokens,
+        tokens=first.tokens + second.tokens,
+        time_to_first_token=first.time_to_first_token,
+        seconds=first.seconds + second.seconds,
+        exact=first.exact and second.exact,
+    )
+
+
+def _key(message: Message) -> tuple[object, ...]:
+    """What a front end gives back of a reply. White space around the text and in the arguments may be another."""
+    return message.content.strip(), *((call.name, _canonical(call.arguments)) for call in message.tool_calls)
+
+
+def _canonical(arguments: str) -> str:
+    try:
+        return json.dumps(json.loads(arguments), sort_keys=True)
+    except (ValueError, RecursionError):
+        return arguments

@@ -1,0 +1,229 @@
+"""A llama-server of our own: started, watched, started again after a death, and gone when nobody needs it.
+
+It listens on a loopback port that the kernel chooses, so that no other program can be there first, and tells it in its
+log. Its key goes through the environment: a command line can be read by every user of a computer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from bitnet_chat.engine import death
+from bitnet_chat.engine.child import environment
+from bitnet_chat.engine.log import EngineLog
+from bitnet_chat.engine.restarts import RestartBudget
+from bitnet_chat.engine.watchman import Watchman
+from bitnet_chat.errors import EngineNotFound
+
+HOST = "127.0.0.1"
+# "listening on http://127.0.0.1:40123" since 2024, "hostname: 127.0.0.1, port: 40123" before; with --log-prefix or not.
+_LISTENING = re.compile(r"listening on http://[^\s:/]+:(\d+)|hostname: \S+, port: (\d+)")
+_BIND = re.compile(r"couldn't bind|failed to bind|[Aa]ddress already in use")
+# Variables of llama-server that would take it to another place than the one where it is looked for.
+_ELSEWHERE = ("HOST", "PORT", "API_KEY_FILE", "API_PREFIX", "SSL_KEY_FILE", "SSL_CERT_FILE", "LOG_FILE")
+_CHUNK = 1 << 16
+
+
+class ServerProcess:
+    """One process from its start to its end."""
+
+    def __init__(self, argv: Sequence[str], process: asyncio.subprocess.Process, key: str) -> None:
+        self.argv = list(argv)
+        self.key = key
+        self.pid = process.pid
+        self.log = EngineLog(self._line)
+        self.exit_code: int | None = None
+        self.out_of_step = False
+        self.is_loaded = False
+        """Set by whoever has seen it ready."""
+        self.was_killed = False
+        """Whether it was ended from here."""
+        self._process = process
+        self._port: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._watchman = Watchman(process.pid) if sys.platform != "linux" else None
+        self._reading = asyncio.ensure_future(self._read())
+
+    @classmethod
+    async def spawn(cls, argv: Sequence[str]) -> ServerProcess:
+        """Raises EngineNotFound where it cannot be started."""
+        key = secrets.token_urlsafe(32)
+        kept = {name: value for name, value in environment().items() if not _misleads(name)}
+        prepare: Callable[[], None] | None = None
+        command: Sequence[str | bytes] = argv
+        if sys.platform != "win32":
+            from bitnet_chat.engine.child.lifeline import as_bytes, preparer
+
+            prepare, command = preparer(), as_bytes(argv)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=kept | {"LLAMA_API_KEY": key},
+                start_new_session=True,
+                preexec_fn=prepare,
+            )
+        except OSError as error:
+            raise EngineNotFound(
+                f"the engine {argv[0]} cannot be started: {error.strerror or error}",
+                remedy="bitnet-chat engine list shows what was found",
+            ) from None
+        return cls(argv, process, key)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.exit_code is None
+
+    @property
+    def url(self) -> str:
+        """Known once :meth:`listening` has said so."""
+        return f"http://{HOST}:{self._port.result()}"
+
+    @property
+    def had_no_port(self) -> bool:
+        return any(_BIND.search(line) for line in self.log.lines())
+
+    async def listening(self) -> bool:
+        """Waits until it can be asked; False where it has ended before."""
+        return await asyncio.shield(self._port) is not None
+
+    async def gone(self) -> None:
+        await asyncio.shield(self._reading)
+
+    def kill(self) -> None:
+        self.was_killed = True
+        if self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if sys.platform == "win32":
+                    self._process.kill()
+                else:
+                    os.killpg(self.pid, signal.SIGKILL)
+
+    async def _read(self) -> None:
+        """Its log, and then how it ended."""
+        stream = self._process.stdout
+        assert stream is not None
+        while data := await stream.read(_CHUNK):
+            self.log.feed(data)
+        self.log.close()
+        self.exit_code = await self._process.wait()
+        if self._watchman is not None:
+            self._watchman.dismiss()
+        if not self._port.done():
+            self._port.set_result(None)
+
+    def _line(self, line: str) -> None:
+        if not self._port.done() and (match := _LISTENING.search(line)):
+            self._port.set_result(int(match[1] or match[2]))
+
+
+def _misleads(name: str) -> bool:
+    return name.startswith("LLAMA_ARG_") and name.removeprefix("LLAMA_ARG_") in _ELSEWHERE
+
+
+class Server:
+    """At most one process, shared by all who :meth:`join`. ``command``: its command line; may take time and is asked
+    for in a thread. May raise BitnetChatError."""
+
+    def __init__(self, command: Callable[[], list[str]], *, on_spawn: Callable[[int], None] | None = None) -> None:
+        self._command = command
+        self._on_spawn = on_spawn
+        self._argv: list[str] | None = None
+        self._process: ServerProcess | None = None
+        self._starting: asyncio.Task[ServerProcess] | None = None
+        self._watching: set[asyncio.Task[None]] = set()
+        self._users = 0
+        self._budget = RestartBudget()
+
+    @property
+    def process(self) -> ServerProcess | None:
+        return self._process
+
+    @property
+    def restarts(self) -> int:
+        return self._budget.spent
+
+    def join(self) -> None:
+        """One more needs it."""
+        self._users += 1
+
+    async def leave(self) -> None:
+        """One fewer does; the last one ends it."""
+        self._users -= 1
+        if self._users > 0:
+            return
+        starting, self._starting = self._starting, None
+        if starting is not None and not starting.done():
+            starting.cancel()
+            await asyncio.wait([starting])
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            await process.gone()
+        while self._watching:
+            await asyncio.wait(self._watching)
+
+    async def running(self) -> ServerProcess:
+        """A process that listens, started now where there is none. Raises ModelError where it cannot load the model,
+        EngineDied where it dies more often than restarting helps, EngineNotFound where there is nothing to start."""
+        while True:
+            process = self._process
+            if self._starting is None and process is not None and process.is_alive:
+                return process
+            starting = self._starting = self._starting or self._start()
+            try:
+                process = await asyncio.shield(starting)
+            finally:
+                if starting.done() and self._starting is starting:
+                    self._starting = None
+            if process.is_alive:
+                return process
+
+    def _start(self) -> asyncio.Task[ServerProcess]:
+        task = asyncio.ensure_future(self._started())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # told by running(), if anybody asks
+        return task
+
+    async def _started(self) -> ServerProcess:
+        loop = asyncio.get_running_loop()
+        if self._argv is None:
+            self._argv = await loop.run_in_executor(None, self._command)
+        while True:
+            before, self._process = self._process, None
+            if before is not None:
+                if not before.is_loaded and not before.had_no_port:
+                    raise death.while_loading(before)
+                if not self._budget.spend(loop.time()):
+                    raise death.too_often(before, self._budget.limit, self._budget.window)
+            process = self._process = await ServerProcess.spawn(self._argv)
+            if self._on_spawn is not None:
+                self._on_spawn(process.pid)
+            try:
+                listens = await process.listening()
+            except asyncio.CancelledError:
+                process.kill()
+                raise
+            if listens:
+                watch = asyncio.ensure_future(self._watch(process))
+                self._watching.add(watch)
+                watch.add_done_callback(self._watching.discard)
+                return process
+
+    async def _watch(self, process: ServerProcess) -> None:
+        """After a death nobody has asked for, another one loads while the user reads."""
+        await process.gone()
+        if self._users > 0 and not process.was_killed and process.is_loaded and self._starting is None:
+            self._starting = self._start()
+
+
+def described(process: ServerProcess) -> str:
+    """What became of a process that has ended, in words for a line."""
+    return f"it {death.describe(process)}"

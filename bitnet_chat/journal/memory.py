@@ -1,0 +1,83 @@
+"""A journal that is kept nowhere: for as long as the program runs, conversations that leave no trace behind.
+
+The same tables and the same code as in a file, over one database in memory. It has one connection, and whoever uses it
+has it alone for that moment.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_chat.journal import schema
+from bitnet_chat.journal.journal import Journal
+from bitnet_chat.journal.scribe import Scribe
+from bitnet_chat.journal.writer import Job, Writer
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+
+class MemoryJournal(Journal):
+    """See :class:`Journal`. It may be used from any thread."""
+
+    def __init__(self) -> None:
+        import sqlite3
+
+        super().__init__(Path(":memory:"))
+        self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        # What would not fit into a buffer otherwise goes into a file, such as the rows of a sort.
+        self._connection.execute("PRAGMA temp_store = MEMORY")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        schema.migrate(self._connection)
+        self._lock = threading.RLock()
+
+    def writer(
+        self,
+        complain: Callable[[str], None],
+        on_end: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Writer:
+        return _MemoryWriter(self.held, complain, on_end, clock)
+
+    @contextmanager
+    def held(self) -> Iterator[Connection]:
+        """The connection, for this block alone."""
+        with self._lock:
+            try:
+                yield self._connection
+            finally:
+                if self._connection.in_transaction:  # a reader has looked at one moment
+                    self._connection.rollback()
+
+    @contextmanager
+    def _opened(self, *, to_write: bool = False) -> Iterator[Connection | None]:
+        with self.held() as connection:
+            yield connection
+
+
+class _MemoryWriter(Writer):
+    """The thread of a recorder, with a connection that others use as well."""
+
+    def __init__(
+        self,
+        held: Callable[[], AbstractContextManager[Connection]],
+        complain: Callable[[str], None],
+        on_end: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._held = held
+        super().__init__(Path(":memory:"), complain, on_end, clock)
+
+    def _do(self, job: Job) -> None:
+        with self._held() as connection:
+            self._scribe = self._scribe or Scribe(connection)
+            super()._do(job)
+
+    def _open(self) -> Scribe:
+        assert self._scribe is not None
+        return self._scribe

@@ -1,0 +1,206 @@
+"""A conversation with tools as one without: in the words of the model's own chat template. Pure.
+
+An engine on a pseudo-terminal takes a system prompt and messages, nothing else. So the tools become a part of the
+system prompt, calls a part of the reply, and results a message of the user, each as the template writes it. What it
+writes is found out by rendering marked conversations with and without tools, and taking what is between the marks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.errors import ModelError, Unsupported
+from bitnet_chat.prompt.template import END_TOKENS, ChatTemplate
+from bitnet_chat.stream.toolcalls import CLOSING, OPENING, Call, CallSplitter, Text
+
+# Private-use characters: no template strips, folds or escapes them.
+_SYSTEM, _USER, _REPLY, _AFTER = "\ue000s\ue000", "\ue000u\ue000", "\ue000r\ue000", "\ue000a\ue000"
+_FIRST, _SECOND = "\ue0001\ue000", "\ue0002\ue000"
+_REMEDY = "choose a model whose template has tools in the form of Hermes or Qwen, or use --backend llama-server"
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """How a reply with calls was really given and taken, where that is known. An engine that still has it in memory
+    need not read it again. ``turns``: from the reply on. ``faults``: what its calls were told that could not be read,
+    to be told with the results of the others."""
+
+    turns: tuple[Message, ...]
+    faults: tuple[str, ...] = ()
+
+
+class ToolFormat:
+    """How one chat template writes tools. Raises Unsupported for a template that has no form for them, or one in which
+    calls cannot be told apart in a stream."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+        self._written: dict[tuple[str, tuple[ToolCall, ...]], str] = {}
+        plain = self._render(_dialogue())
+        before, _, self._behind_system = plain.partition(_SYSTEM)
+        self._before_system = before
+        tool = Tool("probe", "A probe.", {"type": "object", "properties": {"x": {"type": "string"}}})
+        if '"probe"' not in self.system(_SYSTEM, (tool,)):
+            raise self._unsupported("has no place for tools")
+        call = ToolCall("call_1", "probe", '{"x": "y"}')
+        splitter = CallSplitter()
+        text = self._calls(_REPLY, (call,)) or ""
+        pieces = [*splitter.feed(text), *splitter.flush(whole=False)]
+        if pieces != [Text(_REPLY), Call(call.name, call.arguments)]:
+            raise self._unsupported("writes calls in a form that is not read here")
+
+    def system(self, system: str, tools: Iterable[Tool]) -> str:
+        """The system prompt with the tools in it."""
+        text = self._render(_dialogue(_SYSTEM if system else ""), [described(tool) for tool in tools])
+        found = _between(text, self._before_system, self._behind_system)
+        if found is None or (system and _SYSTEM not in found):
+            raise self._unsupported("has its tools in another place than the system prompt")
+        found = _joined_systems(found)
+        return found.replace(_SYSTEM, system)
+
+    def calls(self, text: str, calls: tuple[ToolCall, ...]) -> str:
+        """A reply with calls behind its text."""
+        key = text, calls
+        if key not in self._written:
+            content = _REPLY if text else ""
+            self._written[key] = (self._calls(content, calls) or written(content, calls)).replace(_REPLY, text)
+        return self._written[key]
+
+    def _calls(self, content: str, calls: tuple[ToolCall, ...]) -> str | None:
+        """None where the template has another form than the one of Hermes."""
+        before, _, behind = self._render(
+            (*_dialogue(), Message("assistant", _REPLY), Message("user", _AFTER))
+        ).rpartition(_REPLY)
+        asked = (*_dialogue(), Message("assistant", content, tool_calls=calls), Message("user", _AFTER))
+        found = _between(self._render(asked), before, behind)
+        if found is None or OPENING not in found:
+            return None
+        # Some leave out the text beside calls.
+        return f"{_REPLY}\n{found.lstrip()}" if content and _REPLY not in found else found
+
+    def results(self, results: Sequence[str]) -> str:
+        """The message of the user that results become."""
+        call = ToolCall("call_1", "probe", "{}")
+        history = (*_dialogue(), Message("assistant", _REPLY, tool_calls=(call, replace(call, id="call_2"))))
+        before, _, behind = self._render((*history, Message("user", _AFTER)), reply_follows=True).rpartition(_AFTER)
+        told = (_result("call_1", _FIRST), _result("call_2", _SECOND))[: len(results)]
+        found = _between(self._render((*history, *told), reply_follows=True), before, behind)
+        # In a role of its own, which a classic engine cannot write: then as Qwen does, who has taken it over.
+        single, _, rest = (found or "").partition(_FIRST)
+        end, _, last = rest.partition(_SECOND)
+        if not single or (len(results) > 1 and not last):
+            return responses(results)
+        if len(results) == 1:
+            return f"{single}{results[0]}{rest}"
+        return single + end.join(results) + last
+
+    def _render(self, messages: tuple[Message, ...], tools: Sequence[dict[str, object]] = (), *,
+                reply_follows: bool = False) -> str:  # fmt: skip
+        try:
+            return self._template.render(Conversation(messages), reply_follows=reply_follows, tools=tools)
+        except ModelError:
+            raise self._unsupported("refuses a conversation with tools") from None
+
+    def _unsupported(self, why: str) -> Unsupported:
+        return Unsupported("tools", f"the chat template {self._template.name} {why}", remedy=_REMEDY)
+
+
+def lowered(
+    conversation: Conversation,
+    tools: Sequence[Tool],
+    format: ToolFormat | None,
+    spoken: Callable[[Message], Spoken | None] = lambda message: None,
+) -> Conversation:
+    """The conversation in plain messages. ``format``: None for a template without one; then past calls are told in
+    the words of Hermes, so that a conversation can go on with any model. ``spoken``: what is known of a reply.
+
+    What would be two messages of the user in a row is one."""
+    turns: list[Message] = []
+    faults: tuple[str, ...] = ()
+    results: list[str] = []
+
+    def add(message: Message) -> None:
+        if message.role == "user" and turns and turns[-1].role == "user":
+            turns[-1] = Message("user", f"{turns[-1].content}\n\n{message.content}")
+        else:
+            turns.append(message)
+
+    def settle() -> None:
+        nonlocal faults
+        told = [*results, *faults]
+        if told:
+            add(Message("user", format.results(told) if format is not None else responses(told)))
+        faults = ()
+        results.clear()
+
+    for message in conversation.turns:
+        if message.role == "tool":
+            results.append(message.content)
+            continue
+        settle()
+        known = spoken(message) if message.role == "assistant" else None
+        if known is not None:
+            for each in known.turns[:-1]:
+                add(each)
+            add(replace(known.turns[-1], finish=message.finish))
+            faults = known.faults
+        elif message.tool_calls:
+            text = (format.calls if format is not None else written)(message.content, message.tool_calls)
+            add(Message("assistant", text, message.finish))
+        else:
+            add(message)
+    settle()
+    system = conversation.system
+    if tools and format is not None:
+        system = format.system(system, tools)
+    return Conversation((*((Message("system", system),) if system else ()), *turns))
+
+
+def described(tool: Tool) -> dict[str, object]:
+    """A tool as the OpenAI API and chat templates have it."""
+    parameters = dict(tool.parameters) or {"type": "object", "properties": {}}
+    return {
+        "type": "function",
+        "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
+    }
+
+
+def written(text: str, calls: Iterable[ToolCall]) -> str:
+    """A reply with calls, in the form of Hermes."""
+    each = [
+        f'{OPENING}\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n{CLOSING}' for call in calls
+    ]
+    return "\n".join([text, *each] if text else each)
+
+
+def responses(results: Iterable[str]) -> str:
+    """Results in the form of Hermes."""
+    return "\n".join(f"<tool_response>\n{result}\n</tool_response>" for result in results)
+
+
+def _dialogue(system: str = _SYSTEM) -> tuple[Message, ...]:
+    return (*((Message("system", system),) if system else ()), Message("user", _USER))
+
+
+def _result(id: str, text: str) -> Message:
+    return Message("tool", text, call_id=id, tool_name="probe")
+
+
+def _between(text: str, before: str, behind: str) -> str | None:
+    """What stands between the two; None where they are not at the ends of the text."""
+    if len(text) < len(before) + len(behind) or not (text.startswith(before) and text.endswith(behind)):
+        return None
+    return text[len(before) : len(text) - len(behind)]
+
+
+def _joined_systems(text: str) -> str:
+    """Two system messages as one: some templates write the tools into one of their own."""
+    for token in END_TOKENS:
+        first, found, second = text.partition(token)
+        if found:
+            at = second.find(_SYSTEM)
+            return f"{first.rstrip()}\n\n{second[at:]}" if at >= 0 else first.rstrip()
+    return text

@@ -1,0 +1,103 @@
+"""Calls of tools in a conversation: shown, asked about, made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from bitnet_chat.conversation import Conversation, ToolCall
+from bitnet_chat.conversation.message import NOT_CALLED
+from bitnet_chat.repl.console import Console
+from bitnet_chat.repl.display import Display
+from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.tools import Toolbox
+from bitnet_chat.tools.rounds import ROUNDS, clipped
+
+DECLINED = "The user declined this call."
+_SPIN = 0.1
+"""Seconds between two pictures of the spinner."""
+_QUESTION = 60
+"""Characters of the arguments in the question; the whole call stands above it."""
+
+
+class Caller:
+    """Makes the calls that the user allows."""
+
+    def __init__(self, toolbox: Toolbox, display: Display, console: Console, allowed: Sequence[str] = ()) -> None:
+        """``allowed``: tools that need no question."""
+        self._toolbox = toolbox
+        self._display = display
+        self._console = console
+        self.allowed = set(allowed)
+        """Grows with each answer "always", until the program ends."""
+        self._running: asyncio.Task[str] | None = None
+
+    async def answer(self, conversation: Conversation, rounds: int) -> tuple[Conversation, bool]:
+        """The conversation with a result for each open call, and whether the model is to go on. ``rounds``: replies
+        with calls that there were in this turn before."""
+        if rounds >= ROUNDS:
+            self._display.notice(
+                f"The model has called tools in {ROUNDS} replies in a row: it is stopped here. /continue lets it go on."
+            )
+            return conversation.with_all_answered(), False
+        for call in conversation.open_calls:
+            verdict = "yes" if call.name in self.allowed else await self._console.decide(self._question(call))
+            if verdict is None:
+                conversation = conversation.with_tool_result(call, DECLINED).with_all_answered()
+                self._display.notice("Stopped: nothing is called. /continue lets the model go on without it.")
+                return conversation, False
+            if verdict == "always":
+                self.allowed.add(call.name)
+            if verdict == "no":
+                self._display.notice(f"{one_line(call.name)} is not called.")
+                conversation = conversation.with_tool_result(call, DECLINED)
+                continue
+            try:
+                conversation = conversation.with_tool_result(call, await self._call(call))
+            except asyncio.CancelledError:
+                if not self._was_stopped():
+                    raise
+                conversation = conversation.with_tool_result(call, "error: the user stopped this call")
+                self._display.notice(f"{one_line(call.name)} was stopped. /continue lets the model go on.")
+                return conversation.with_all_answered(NOT_CALLED), False
+        return conversation, True
+
+    def interrupt(self) -> None:
+        """Gives up the call that is under way, if any."""
+        if self._running is not None:
+            self._running.cancel()
+
+    def _was_stopped(self) -> bool:
+        """Whether it was the call that was cancelled, and not all of us."""
+        task = asyncio.current_task()
+        return task is None or not task.cancelling()
+
+    @staticmethod
+    def _question(call: ToolCall) -> str:
+        return one_line(f"Call {call.name} {clipped(call.arguments, _QUESTION)}?")
+
+    async def _call(self, call: ToolCall) -> str:
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        timer: asyncio.TimerHandle | None = None
+
+        def spin() -> None:
+            nonlocal timer
+            self._display.spin(loop.time() - since, f"calling {one_line(call.name)}")
+            timer = loop.call_later(_SPIN, spin)
+
+        async def run() -> str:
+            result = await self._toolbox.call(call)
+            for line in result.printed.splitlines():
+                self._display.notice(f"{call.name} printed: {clipped(line)}")
+            self._display.notice(f"{call.name}: {clipped(result.text)}")
+            return result.text
+
+        self._running = asyncio.ensure_future(run())
+        spin()
+        try:
+            return await self._running
+        finally:
+            self._running = None
+            if timer is not None:
+                timer.cancel()

@@ -1,0 +1,172 @@
+"""Replies that can be given again: kept in memory, and replayed as the stream that they were.
+
+Only what the same request would get again is kept: replies at temperature 0 or with a seed, which came to an end of
+their own, and with which nothing else had to be said. When there are too many, those used least recently leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.conversation import Conversation, ToolCall
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.prompt.tokens import TokenCount
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+LIMIT = 64_000_000
+"""Bytes."""
+_EVENT = 200
+"""Bytes that a piece takes besides its text, about."""
+_OWN_ENDS = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.ROLE_MARKER, FinishReason.TOOL_CALLS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    status: BackendStatus
+    pieces: tuple[Event, ...]
+    end: Completed
+    size: int
+
+
+class Cache:
+    """All methods belong to the event loop."""
+
+    def __init__(self, defaults: Sampling | None = None, *, limit: int = LIMIT) -> None:
+        """``defaults``: how the server samples where a request says nothing. ``limit``: bytes of all replies."""
+        self._defaults, self.limit = defaults or Sampling(), limit
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self.size = 0
+        self.hits = 0
+        self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def place(self, model: str, conversation: Conversation, options: ReplyOptions) -> Place | None:
+        """Where the reply to this is, or will be; None for what may get another reply each time."""
+        key = self._key(model, conversation, options)
+        if key is None:
+            return None
+        kept = self._kept.get(key)
+        if kept is None:
+            self.misses += 1
+            return Place(self, key, None)
+        self._kept.move_to_end(key)
+        self.hits += 1
+        return Place(self, key, Replay(kept))
+
+    def _key(self, model: str, conversation: Conversation, options: ReplyOptions) -> bytes | None:
+        sampling, defaults = options.sampling, self._defaults
+        temperature = sampling.temperature if sampling.temperature is not None else defaults.temperature
+        seed = sampling.seed if sampling.seed is not None else defaults.seed
+        if not Sampling(temperature=temperature, seed=seed).repeats:
+            return None
+        asked = asdict(options)
+        del asked["timeout"]  # a reply that it cut short is not kept
+        said = [
+            (each.role, each.content, each.finish, [asdict(call) for call in each.tool_calls], each.call_id)
+            for each in conversation.messages
+        ]
+        return hashlib.sha256(json.dumps([model, said, asked], sort_keys=True).encode("ascii")).digest()
+
+    def _keep(self, key: bytes, kept: _Kept) -> None:
+        if kept.size > self.limit:
+            return
+        before = self._kept.pop(key, None)
+        self.size += kept.size - (before.size if before is not None else 0)
+        self._kept[key] = kept
+        while self.size > self.limit:
+            _, oldest = self._kept.popitem(last=False)
+            self.size -= oldest.size
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """That of one reply. ``replay``: the reply, if it is there."""
+
+    cache: Cache
+    key: bytes
+    replay: Replay | None
+
+    async def filled(self, status: BackendStatus, events: AsyncIterator[Event]) -> AsyncGenerator[Event]:
+        """``events`` as they are, and kept if they are a reply that can be given again. ``status``: of who makes it."""
+        limit = self.cache.limit
+        pieces: list[Event] = []
+        size = len(self.key)
+        async with aclosing(_generator(events)) as heard:
+            async for event in heard:
+                if isinstance(event, TextDelta | ThinkingDelta):
+                    size += _EVENT + len(event.text.encode("utf-8", "surrogatepass"))
+                    pieces.append(event)
+                elif isinstance(event, ToolCall):
+                    size += _EVENT + 4 * len(event.arguments)
+                    pieces.append(event)
+                elif isinstance(event, Notice | Failed):
+                    size = limit + 1  # what had to be said may be otherwise next time
+                elif isinstance(event, Completed) and event.reason in _OWN_ENDS:
+                    self.cache._keep(self.key, _Kept(status, tuple(pieces), event, size + 4 * len(event.text)))
+                if size > limit:
+                    pieces.clear()
+                yield event
+
+
+class Replay:
+    """A backend that knows one reply. See :class:`bitnet_chat.backends.Backend`."""
+
+    def __init__(self, kept: _Kept) -> None:
+        self._kept = kept
+        self._stopped = False
+
+    def start(self) -> None:
+        pass
+
+    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
+        """Piece by piece; others get their turn after each."""
+        yield Started()
+        text: list[str] = []
+        for piece in self._kept.pieces:
+            await asyncio.sleep(0)
+            if self._stopped:
+                yield Completed(FinishReason.INTERRUPTED, "".join(text))
+                return
+            if isinstance(piece, TextDelta):
+                text.append(piece.text)
+            yield piece
+        yield self._kept.end
+
+    def prepare(self, history: Conversation) -> None:
+        pass
+
+    def count(self, text: str) -> TokenCount | None:
+        return None
+
+    def interrupt(self) -> None:
+        self._stopped = True
+
+    def status(self) -> BackendStatus:
+        return self._kept.status
+
+    async def close(self) -> None:
+        pass
+
+
+async def _generator(events: AsyncIterator[Event]) -> AsyncGenerator[Event]:
+    """Something that can be closed, whatever a backend gives."""
+    try:
+        async for event in events:
+            yield event
+    finally:
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()

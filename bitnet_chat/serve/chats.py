@@ -1,0 +1,301 @@
+"""``/chats``: conversations that the journal keeps, answered, watched and followed; and ``/replies``, kept nowhere.
+
+``POST /chats`` makes a chat, ``POST /chats/{id}/messages`` asks in it and streams the reply, ``GET /chats/{id}/events``
+streams the one that is being made to anybody else, and goes on with a stream that broke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.events import Failed
+from bitnet_chat.serve.body import read_object
+from bitnet_chat.serve.chats_desk import ChatDesk, NoSuchChat
+from bitnet_chat.serve.chats_events import RETRY, LastSeen, Opening, Teller, chat_event
+from bitnet_chat.serve.chats_form import chat_form, entry_form, error_form, to_json
+from bitnet_chat.serve.chats_request import MOST_ROWS, Ask, ask, lone_ask, new_chat, new_title
+from bitnet_chat.serve.connection import ClientGone, while_connected
+from bitnet_chat.serve.eventstream import EventStream
+from bitnet_chat.serve.generation import Generation
+from bitnet_chat.serve.live import Changed, Live, Room
+from bitnet_chat.serve.priority import is_urgent
+from bitnet_chat.serve.problems import Refused, problem_of
+from bitnet_chat.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal import Stored
+    from bitnet_chat.serve.page.rendering import HtmlStream
+
+log = logging.getLogger("bitnet_chat.serve")
+
+_Handler = Callable[[Request], Awaitable[Response]]
+_GONE = 499
+"""Nobody gets to see it."""
+_LISTED, _MOST_LISTED = 100, 1000
+_MOST_WORDS = 1000
+"""Characters of a search."""
+
+
+def routes(chats: ChatDesk, settings: ServeSettings) -> list[BaseRoute]:
+    api = _Api(chats, settings)
+    return [
+        Route("/chats", api.of(GET=api.list, POST=api.create)),
+        Route("/chats/{id}", api.of(GET=api.show, PATCH=api.rename, DELETE=api.remove)),
+        Route("/chats/{id}/messages", api.of(POST=api.answer)),
+        Route("/chats/{id}/events", api.of(GET=api.events)),
+        Route("/chats/{id}/stop", api.of(POST=api.stop)),
+        Route("/replies", api.of(POST=api.reply)),
+    ]
+
+
+class _Endpoint:
+    """What is at a path, by method. Whatever goes wrong there is told in the form of this API."""
+
+    def __init__(self, handlers: Mapping[str, _Handler]) -> None:
+        self._handlers = handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._handler(request)(request)
+        except BitnetChatError as error:
+            response = _refusal(error)
+        except ClientGone:
+            response = Response(status_code=_GONE)
+        except Exception:
+            log.exception("a request broke")
+            response = _refusal(BitnetChatError("the server failed at this request; its log says why"))
+        await response(scope, receive, send)
+
+    def _handler(self, request: Request) -> _Handler:
+        handler = self._handlers.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = [*self._handlers, *(["HEAD"] if "GET" in self._handlers else [])]
+            raise _WrongMethod(request.method, ", ".join(allowed))
+        return handler
+
+
+class _WrongMethod(Refused):
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"{method} is not for this", code="method_not_allowed", status=405, remedy=f"use {allowed}")
+        self.allowed = allowed
+
+
+class _Api:
+    def __init__(self, chats: ChatDesk, settings: ServeSettings) -> None:
+        self._chats, self._settings = chats, settings
+
+    def of(self, **handlers: _Handler) -> _Endpoint:
+        return _Endpoint(handlers)
+
+    # What there is
+
+    async def list(self, request: Request) -> Response:
+        limit, words = _number(request, "limit", _LISTED, _MOST_LISTED), request.query_params.get("q", "").strip()
+        if len(words) > _MOST_WORDS:
+            raise Refused(f"q has more than {_MOST_WORDS} characters", param="q")
+        if words:
+            hits = await self._chats.search(words, limit)
+            forms = [entry_form(hit.entry, self._is_live(hit.entry.id), hit.snippet) for hit in hits]
+        else:
+            forms = [entry_form(each, self._is_live(each.id)) for each in await self._chats.list(limit)]
+        return _json({"chats": forms})
+
+    async def create(self, request: Request) -> Response:
+        stored = await self._chats.create(new_chat(await read_object(request, self._settings.body_limit)))
+        return _json(chat_form(stored, None), 201, {"Location": f"/chats/{stored.id}"})
+
+    async def show(self, request: Request) -> Response:
+        stored = await self._chats.load(_id(request))
+        return _json(await self._form(stored, _renders(request)))
+
+    async def rename(self, request: Request) -> Response:
+        id = _id(request)
+        title = new_title(await read_object(request, self._settings.body_limit))
+        return _json(await self._form(await self._chats.rename(id, title), False))
+
+    async def remove(self, request: Request) -> Response:
+        await self._chats.remove(_id(request))
+        return Response(status_code=204)
+
+    def _is_live(self, id: int) -> bool:
+        room = self._chats.rooms.get(id)
+        return room is not None and room.answering is not None
+
+    async def _form(self, stored: Stored, renders: bool) -> dict[str, object]:
+        room = self._chats.rooms.get(stored.id)
+        live = None if room is None or room.answering is None else room.answering.as_it_is()
+        if not renders:
+            return chat_form(stored, live)
+        from bitnet_chat.serve.page.rendering import html_of
+
+        return await asyncio.to_thread(chat_form, stored, live, html_of)
+
+    # Replies
+
+    async def answer(self, request: Request) -> Response:
+        id = _id(request)
+        asked = ask(await read_object(request, self._settings.body_limit))
+        live = await self._chats.begin(id, asked, urgent=_is_urgent(request))
+        if not asked.stream:
+            user = None if live.opening.user is None else live.opening.user[0]
+            begun = {"generation": live.generation.id, "user_message": user, "message": live.opening.message}
+            return _json(begun, 202)
+        live.join()
+        try:
+            await while_connected(request, live.generation.started.wait())
+            refusal = _refused(live.generation)
+        except BaseException:
+            live.leave()
+            raise
+        if refusal is not None:
+            live.leave()
+            return refusal
+        return EventStream(_all_of(live.opening, live.generation, _renders(request)), gone=live.leave)
+
+    async def reply(self, request: Request) -> Response:
+        asked: Ask = lone_ask(await read_object(request, self._settings.body_limit))
+        opening, generation = self._chats.begin_alone(asked, urgent=_is_urgent(request))
+        try:
+            await while_connected(request, generation.started.wait())
+        except BaseException:
+            generation.stop()
+            raise
+        return _refused(generation) or EventStream(_all_of(opening, generation, False), gone=generation.stop)
+
+    async def stop(self, request: Request) -> Response:
+        id = _id(request)
+        stopped = self._chats.stop(id)
+        if not stopped:
+            await self._chats.load(id)
+        return _json({"stopped": stopped})
+
+    async def events(self, request: Request) -> Response:
+        stored = await self._chats.load(_id(request))
+        seen = LastSeen.of(request.headers.get("last-event-id") or request.query_params.get("last_event_id", ""))
+        renders = _renders(request)
+        if _flag(request, "follow"):
+            self._chats.attend()
+            return EventStream(self._followed(stored, seen, renders))
+        room = self._chats.rooms.get(stored.id)
+        found = None if room is None else _to_watch(room, seen)
+        if found is None:
+            return Response(status_code=204)
+        live, place = found
+        live.join()
+        return EventStream(_all_of(live.opening, live.generation, renders, place), gone=live.leave)
+
+    async def _followed(self, stored: Stored, seen: LastSeen | None, renders: bool) -> AsyncIterator[bytes]:
+        yield RETRY
+        yield chat_event(_changed(stored, stored.title))
+        with self._chats.rooms.entered(stored.id) as room:
+            async with aclosing(room.follow(seen)) as following:  # type: ignore[type-var]  # it is a generator
+                async for told, place in following:
+                    if isinstance(told, Changed):
+                        yield chat_event(_changed(stored, told.title, deleted=told.deleted))
+                        continue
+                    told.join()
+                    try:
+                        async for part in _all_of(told.opening, told.generation, renders, place):
+                            yield part
+                    finally:
+                        told.leave()
+
+
+def _to_watch(room: Room, seen: LastSeen | None) -> tuple[Live, int | None] | None:
+    """The reply that a reader gets, and the place that it has seen; None: there is nothing for it."""
+    found = room.find(seen)
+    if found is not None:
+        live, place = found
+        if live.running or place <= live.generation.place:
+            return live, place
+    return None if room.answering is None else (room.answering, None)
+
+
+async def _all_of(
+    opening: Opening, generation: Generation, renders: bool, place: int | None = None
+) -> AsyncIterator[bytes]:
+    """The events of one reply, from behind ``place`` on."""
+    teller = Teller(opening, place, _html_stream() if renders else None)
+    yield RETRY
+    for part in teller.begin():
+        yield part
+    # What was seen is rendered again, since what follows may belong to the same block.
+    async with aclosing(generation.watch(0 if renders else place or 0)) as watched:  # type: ignore[type-var]
+        async for seen in watched:
+            # What belongs together leaves together.
+            if parts := b"".join(teller.tell(seen)):
+                yield parts
+
+
+def _html_stream() -> HtmlStream:
+    from bitnet_chat.serve.page.rendering import HtmlStream
+
+    return HtmlStream()
+
+
+def _changed(stored: Stored, title: str, *, deleted: bool = False) -> dict[str, object]:
+    return {"id": stored.id, "title": title, "deleted": deleted}
+
+
+def _refused(generation: Generation) -> Response | None:
+    """A failure before the first word has a status of its own."""
+    end = generation.end
+    if isinstance(end, Failed) and not (generation.text or generation.thinking or generation.calls):
+        return _refusal(end.error)
+    return None
+
+
+def _id(request: Request) -> int:
+    text: str = request.path_params["id"]
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) <= MOST_ROWS):
+        raise Refused(f"{text[:40]!r} is no number of a chat", status=404, code="chat_not_found")
+    return int(text)
+
+
+def _is_urgent(request: Request) -> bool:
+    return is_urgent(request.headers.get("priority"))
+
+
+def _renders(request: Request) -> bool:
+    wanted = request.query_params.get("render", "")
+    if wanted not in ("", "html"):
+        raise Refused("render can only be html", param="render")
+    return wanted == "html"
+
+
+def _flag(request: Request, name: str) -> bool:
+    value = request.query_params.get(name, "0")
+    if value not in ("0", "1"):
+        raise Refused(f"{name} is 0 or 1", param=name)
+    return value == "1"
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    value = request.query_params.get(name, str(default))
+    if not (value.isascii() and value.isdigit() and len(value) < 10 and 0 < int(value) <= most):
+        raise Refused(f"{name} is a number from 1 to {most}", param=name)
+    return int(value)
+
+
+def _refusal(error: BitnetChatError) -> Response:
+    problem = problem_of(error)
+    allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
+    return _json(error_form(error), problem.status, {**problem.headers, **allow})
+
+
+def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(value), status, headers, media_type="application/json")
+
+
+__all__ = ["NoSuchChat", "routes"]

@@ -1,0 +1,206 @@
+"""Chats as they are kept: read, begun, renamed and removed in the journal, and answered by the desk.
+
+The journal is read anew for each of it, since other programs write to it as well. It is read in a thread, and written
+in that of a recorder, which lives as long as the reply that it writes down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import BitnetChatError, UsageError
+from bitnet_chat.journal import Journal, Recorder
+from bitnet_chat.serve.chats_events import Opening
+from bitnet_chat.serve.chats_request import MOST_ROWS, Ask, NewChat, asked_of, line_of, lone_conversation
+from bitnet_chat.serve.desk import Desk, Order
+from bitnet_chat.serve.generation import Generation
+from bitnet_chat.serve.live import Changed, Live, Room, Rooms
+from bitnet_chat.serve.problems import Refused
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal import Entry, Hit, Stored
+
+log = logging.getLogger("bitnet_chat.serve")
+
+
+class NoSuchChat(Refused):
+    def __init__(self, id: int) -> None:
+        super().__init__(
+            f"there is no chat {id}", status=404, code="chat_not_found", remedy="GET /chats lists those that there are"
+        )
+
+
+class ChatDesk:
+    """All methods belong to the event loop."""
+
+    def __init__(self, desk: Desk, journal: Journal, linger: float) -> None:
+        """``linger``: seconds that a reply goes on while nobody watches."""
+        self.desk = desk
+        self.rooms = Rooms()
+        self._journal = journal
+        self._linger = linger
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._attending = False
+
+    async def list(self, limit: int) -> Sequence[Entry]:
+        return await asyncio.to_thread(self._journal.list, limit)
+
+    async def search(self, words: str, limit: int) -> Sequence[Hit]:
+        return (await asyncio.to_thread(self._journal.search, words))[:limit]
+
+    async def load(self, id: int) -> Stored:
+        """Raises NoSuchChat."""
+        if not 0 < id <= MOST_ROWS:
+            raise NoSuchChat(id)
+        room = self.rooms.get(id)
+        if room is not None and room.live is not None and not room.live.running:
+            await room.live.settled.wait()
+        try:
+            return await asyncio.to_thread(self._journal.load, id)
+        except UsageError:
+            raise NoSuchChat(id) from None
+
+    async def create(self, chat: NewChat) -> Stored:
+        """Raises UnknownModel, and BitnetChatError where nothing can be written."""
+        if chat.model:
+            self.desk.catalogue.choose(chat.model)
+        recorder = self._journal.recorder(log.warning)
+        recorder.create(chat.conversation, title=chat.title, model=chat.model)
+        await self._written(recorder)
+        assert recorder.id is not None
+        return await self.load(recorder.id)
+
+    async def rename(self, id: int, title: str) -> Stored:
+        stored = await self.load(id)
+        recorder = self._journal.recorder(log.warning)
+        recorder.resume(stored)
+        recorder.rename(title)
+        await self._written(recorder)
+        if (room := self.rooms.get(id)) is not None:
+            room.tell(Changed(title))
+        return await self.load(id)
+
+    async def remove(self, id: int) -> None:
+        """A reply that is being made is stopped first."""
+        await self.load(id)
+        with self.rooms.entered(id) as room:
+            await self._quiet(room)
+            try:
+                await asyncio.to_thread(self._journal.remove, [id])
+            except UsageError:
+                raise NoSuchChat(id) from None
+            self.rooms.remove(room)
+
+    async def begin(self, id: int, ask: Ask, *, urgent: bool) -> Live:
+        """A reply in a chat. Raises NoSuchChat, Answering, Refused for what cannot be asked, UnknownModel and Busy."""
+        with self.rooms.entered(id) as room, room.claimed():
+            stored = await self.load(id)
+            line = line_of(stored)
+            # With the message that got no reply: where it is asked again it keeps its row.
+            stored = replace(stored, records=line)
+            conversation = asked_of(ask, replace(stored, records=line if stored.pending is None else line[:-1]))
+            model = ask.model or (stored.model if stored.model in self.desk.catalogue.names else "")
+            recorder = self._journal.recorder(log.warning)
+            recorder.resume(stored)
+            ended = asyncio.Event()
+            order = Order(conversation, ask.options, model, recorder, urgent)
+            generation = self.desk.begin(order, on_end=lambda _: ended.set())
+            recorder.begin_reply(conversation, model=generation.model)
+            live: Live | None = None
+            try:
+                opening = await self._opening(id, conversation, generation, recorder)
+                live = Live(opening, generation, self._linger)
+                room.begin(live)
+                if not stored.title and recorder.title:
+                    room.tell(Changed(recorder.title))
+            finally:
+                if live is None:
+                    generation.stop()
+                self._spawn(self._end(ended, recorder, room, live))
+            return live
+
+    def begin_alone(self, ask: Ask, *, urgent: bool) -> tuple[Opening, Generation]:
+        """A reply to messages that belong to no chat; it is kept nowhere."""
+        conversation = lone_conversation(ask)
+        generation = self.desk.begin(Order(conversation, ask.options, ask.model, None, urgent))
+        return Opening(
+            generation.id, generation.model, user=_user(conversation), before=_goes_on_with(conversation)
+        ), generation
+
+    def attend(self) -> None:
+        """From now on followers leave when the server ends."""
+        if not self._attending:
+            self._attending = True
+            self._spawn(self._attend())
+
+    async def _attend(self) -> None:
+        await self.desk.ending.wait()
+        self.rooms.close()
+
+    def stop(self, id: int) -> bool:
+        """Ends the reply that is being made, if there is one."""
+        room = self.rooms.get(id)
+        live = None if room is None else room.answering
+        if live is not None:
+            live.generation.stop()
+        return live is not None
+
+    async def close(self) -> None:
+        """All that was said is written. For when the desk is closed."""
+        self.rooms.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _opening(
+        self, id: int, conversation: Conversation, generation: Generation, recorder: Recorder
+    ) -> Opening:
+        user, before = _user(conversation), _goes_on_with(conversation)
+        rows = await recorder.rows()
+        if rows is None or rows.reply is None:  # a disk that is full; the recorder goes on trying
+            return Opening(generation.id, generation.model, id, None, user, None, before)
+        line = list(rows.line)
+        if user is not None and line:
+            user = line.pop(), user[1]
+        return Opening(generation.id, generation.model, id, rows.reply, user, line[-1] if line else None, before)
+
+    async def _end(self, ended: asyncio.Event, recorder: Recorder, room: Room, live: Live | None) -> None:
+        await ended.wait()
+        await recorder.close()
+        if live is not None:
+            live.settled.set()
+            self.rooms.ended(room, live)
+
+    async def _quiet(self, room: Room) -> None:
+        """Until nothing is said in the chat any more."""
+        live = room.live
+        if live is not None:
+            live.generation.stop()
+            await live.settled.wait()
+
+    async def _written(self, recorder: Recorder) -> None:
+        settled = await recorder.settled()
+        await recorder.close()
+        if not settled or recorder.id is None:
+            raise BitnetChatError(
+                "the journal cannot be written", remedy="the server's log says why; make room, and try again"
+            )
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _user(conversation: Conversation) -> tuple[int | None, str] | None:
+    last = conversation.last
+    return (None, last.content) if last is not None and last.role == "user" else None
+
+
+def _goes_on_with(conversation: Conversation) -> str | None:
+    last = conversation.last
+    return last.content if last is not None and last.role == "assistant" else None

@@ -1,0 +1,46 @@
+"""A stream of server-sent events that ends when its client goes, and takes with it what was made for that client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Mapping
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
+
+PING = 15.0
+"""Seconds of silence after which a comment tells everything in between that the connection lives."""
+
+
+class EventStream(EventSourceResponse):
+    """``events`` are bytes of whole events, each sent at once; ``gone`` is called when nobody reads any more.
+
+    ``gone`` is called in any case, when all was said too, and when the client went before the first event.
+    """
+
+    def __init__(
+        self,
+        events: AsyncIterable[bytes],
+        *,
+        gone: Callable[[], object] = lambda: None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            events,
+            headers=headers,
+            sep="\n",
+            ping=PING,
+            ping_message_factory=lambda: ServerSentEvent(comment="", sep="\n"),
+        )
+        self._gone = gone
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._gone()
+
+    async def _listen_for_exit_signal_with_grace(self) -> None:
+        # The original looks twice a second whether the server is to end, and then cuts every stream. Here the desk
+        # ends the replies, and they end their streams.
+        await asyncio.Event().wait()

@@ -1,0 +1,180 @@
+"""The socket: an application, a port, and the HTTP server between them.
+
+The HTTP server is uvicorn's. What it is not asked for is taken from it: signals belong to the command line, and its
+loop that looks ten times a second whether to end waits for an event instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from bitnet_chat.errors import UsageError
+
+_HEAD_LIMIT = 65_536
+"""Bytes of a request line and its headers."""
+_HEAD_TIMEOUT = 30.0
+"""Seconds that a client has to send them."""
+_CONNECTIONS = 1000
+"""So many at once; more get 503."""
+_LINGER = 5.0
+"""Seconds that connections have to take the last of their replies when the server ends."""
+
+
+@asynccontextmanager
+async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
+    """The server runs in the block; gives its address, such as ``http://127.0.0.1:8033``. ``port`` 0: any that is free.
+
+    At the end of the block no connection is taken any more, and those that are there may finish. Raises UsageError
+    for an address that cannot be listened on.
+    """
+    listener = _bound(host, port)
+    address = url(host, listener.getsockname()[1])
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,  # it would be made by a clock that ticks; each reply has one of its own
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=int(_LINGER),
+        )
+    )
+    serving = asyncio.ensure_future(server.serve([listener]))
+    up = asyncio.ensure_future(server.up.wait())
+    try:
+        await asyncio.wait([serving, up], return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()  # raises what went wrong
+        yield address
+    except BaseException:
+        server.abort()  # no time for anybody
+        raise
+    finally:
+        up.cancel()
+        server.down.set()
+        server.should_exit = True
+        try:
+            await serving
+        finally:
+            listener.close()
+            server.abort()
+
+
+def url(host: str, port: int) -> str:
+    """How a browser writes the address. All interfaces are written as this computer, where it can be tried."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise UsageError(
+            f"{host!r} is no address to listen on: {error}", remedy="--host takes one of this computer's addresses"
+        ) from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # on Windows the other option would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+        listener.setblocking(False)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise UsageError(
+                f"{where} is in use already",
+                remedy="another server may run there; --port N takes another port, --port 0 any that is free",
+            ) from None
+        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+        raise UsageError(
+            f"{where} cannot be listened on: {reason}", remedy="--host and --port say where to listen"
+        ) from None
+    return listener
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+        self.down = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    async def main_loop(self) -> None:
+        await self.down.wait()
+
+    def abort(self) -> None:
+        """Cuts every connection."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Protocol(HttpToolsProtocol):
+    """With limits for the head of a request, which the parser has none for."""
+
+    _head = 0
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relax()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._patience is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect()  # the first bytes of the next request on this connection
+        if self._patience is not None:
+            self._head += len(data)
+        super().data_received(data)
+        if self._patience is not None and self._head > _HEAD_LIMIT:
+            self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_headers_complete(self) -> None:
+        self._relax()
+        super().on_headers_complete()
+
+    def _expect(self) -> None:
+        self._head = 0
+        self._patience = self.loop.call_later(_HEAD_TIMEOUT, self._refuse, b"408 Request Timeout")
+
+    def _relax(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _refuse(self, status: bytes) -> None:
+        self._relax()
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()

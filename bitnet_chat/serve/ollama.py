@@ -1,0 +1,270 @@
+"""``/api``: Ollama's API, so that its clients work unchanged: chat, generate, and what models there are.
+
+A reply belongs to its connection, and ends with it. Models are neither fetched, made nor removed here, and nothing is
+embedded: these are refused. ``GET /`` is the web page's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from bitnet_chat.backends import Backend
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import BitnetChatError, ContextOverflow
+from bitnet_chat.events import Completed, Failed, Notice
+from bitnet_chat.prompt.tokens import TokenCount, by_length
+from bitnet_chat.serve import ollama_reply as reply
+from bitnet_chat.serve.body import Fields, read_object
+from bitnet_chat.serve.card import ModelCard
+from bitnet_chat.serve.connection import ClientGone, while_connected
+from bitnet_chat.serve.desk import Desk, Order
+from bitnet_chat.serve.generation import Generation
+from bitnet_chat.serve.ollama_request import ReplyRequest, chat_request, generate_request, model_request
+from bitnet_chat.serve.priority import is_urgent
+from bitnet_chat.serve.problems import Refused, failure_of, problem_of
+from bitnet_chat.serve.routing import AUTO
+from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.version import __version__
+
+log = logging.getLogger("bitnet_chat.serve")
+
+API_VERSION = "0.12.6"
+"""The Ollama whose API is spoken here. Clients ask, and keep to themselves what an older one would not understand."""
+_Handler = Callable[[Request], Awaitable[Response]]
+_GONE = 499
+"""Nobody gets to see it."""
+_REFUSED = {
+    "embed": "embeddings are not made here",
+    "embeddings": "embeddings are not made here",
+    "pull": "models are not fetched through this API; bitnet-chat models pull does it",
+    "push": "models are not published through this API",
+    "create": "models are not made through this API; bitnet-chat serve -m NAME=FILE names one",
+    "copy": "models are not copied through this API; bitnet-chat serve -m NAME=FILE names one",
+    "delete": "models are not removed through this API; bitnet-chat models rm does it",
+    "blobs": "files are not taken through this API",
+}
+
+
+def routes(desk: Desk, settings: ServeSettings) -> list[BaseRoute]:
+    return [Route("/api/{path:path}", _Api(desk, settings))]
+
+
+class _Api:
+    """All of ``/api``, so that whatever goes wrong there is told in the form that its clients read."""
+
+    def __init__(self, desk: Desk, settings: ServeSettings) -> None:
+        self._desk, self._settings = desk, settings
+        self._catalogue = desk.catalogue
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._handler(request)(request)
+        except BitnetChatError as error:
+            response = _refusal(error)
+        except ClientGone:
+            response = Response(status_code=_GONE)
+        except Exception:
+            log.exception("a request broke")
+            response = _refusal(BitnetChatError("the server failed at this request; its log says why"))
+        await response(scope, receive, send)
+
+    def _handler(self, request: Request) -> _Handler:
+        path: str = request.path_params["path"]
+        get, post = ("GET", "HEAD"), ("POST",)
+        handlers: Mapping[str, tuple[tuple[str, ...], _Handler]] = {
+            "chat": (post, self._chat),
+            "generate": (post, self._generate),
+            "show": (post, self._show),
+            "tags": (get, self._tags),
+            "ps": (get, self._ps),
+            "version": (get, self._version),
+        }
+        if (why := _REFUSED.get(path.split("/")[0])) is not None:
+            raise Refused(f"/api/{path} is not supported here: {why}", status=501)
+        if path not in handlers:
+            raise Refused(f"/api/{path} is not served here", status=404)
+        methods, handler = handlers[path]
+        if request.method not in methods:
+            raise _WrongMethod(request.method, path, ", ".join(methods))
+        return handler
+
+    # Replies
+
+    async def _chat(self, request: Request) -> Response:
+        return await self._reply(request, chat_request, reply.ChatWriter)
+
+    async def _generate(self, request: Request) -> Response:
+        return await self._reply(request, generate_request, reply.GenerateWriter)
+
+    async def _reply(
+        self, request: Request, parse: Callable[[Fields], ReplyRequest], writer_of: type[reply.Writer]
+    ) -> Response:
+        asked = parse(await read_object(request, self._settings.body_limit))
+        model = self._catalogue.choose(self._known(asked.model), asked.conversation)
+        await self._check_window(asked, model)
+        writer = writer_of(model, thinking=asked.thinking)
+        if asked.only_loads:
+            return await self._load(request, asked, model, writer)
+        order = Order(asked.conversation, asked.options, model, urgent=is_urgent(request.headers.get("priority")))
+
+        def over(generation: Generation) -> None:
+            if asked.unloads:
+                self._catalogue.unload(model)
+
+        generation = self._desk.begin(order, on_end=over)
+        try:
+            await while_connected(request, generation.started.wait() if asked.stream else generation.ended())
+        except BaseException:
+            generation.stop()
+            raise
+        headers = {"X-Request-Id": generation.id, **({"X-Cache": "hit"} if generation.cached else {})}
+        if not asked.stream or _failed_at_once(generation):
+            return await _whole(generation, writer, headers)
+        return _Stream(_lines(generation, writer), generation.stop, headers)
+
+    async def _check_window(self, asked: ReplyRequest, model: str) -> None:
+        if not asked.window and not asked.whole:
+            return
+        window = self._catalogue.window(model) or (await self._catalogue.card(model)).window
+        if asked.whole and window:
+            backends = self._catalogue.pools[model].backends
+            tokens = _tokens(asked.conversation, backends[0] if backends else None)
+            if tokens > window:
+                raise ContextOverflow(f"the messages are {tokens} tokens at least, and the window has {window}")
+        if window and asked.window > window:
+            raise Refused(
+                f"options.num_ctx is {asked.window}, and the window of {model} has {window} tokens",
+                param="options.num_ctx",
+                remedy="leave it out, or start the server with a larger --ctx",
+            )
+
+    async def _load(self, request: Request, asked: ReplyRequest, model: str, writer: reply.Writer) -> Response:
+        """A request that asks nothing wants the model to be loaded, or not to be."""
+        if asked.unloads:
+            self._catalogue.unload(model)
+            await self._catalogue.unloaded(model)
+        else:
+            await while_connected(request, self._catalogue.load(model))
+        last = writer.loaded("unload" if asked.unloads else "load", time.time())
+        return Response(reply.line(last), media_type=_LINES) if asked.stream else _json(last)
+
+    # Models
+
+    def _known(self, name: str) -> str:
+        """The name here of a model that Ollama's clients may call ``name:latest``."""
+        short = name.removesuffix(reply.TAG)
+        return short if name not in self._catalogue.listed and short in self._catalogue.listed else name
+
+    async def _card(self, name: str) -> ModelCard:
+        return ModelCard(AUTO) if name == AUTO else await self._catalogue.card(name)
+
+    async def _tags(self, request: Request) -> Response:
+        cards = [await self._card(name) for name in self._catalogue.listed]
+        return _json({"models": [reply.listed(card, self._catalogue.created) for card in cards]})
+
+    async def _ps(self, request: Request) -> Response:
+        models = []
+        for name in self._catalogue.loaded:
+            card = await self._card(name)
+            backends = self._catalogue.pools[name].backends
+            memory = max((backend.status().memory or 0 for backend in backends), default=0)
+            models.append(reply.running(card, memory, self._catalogue.window(name) or card.window))
+        return _json({"models": models})
+
+    async def _show(self, request: Request) -> Response:
+        name = self._known(model_request(await read_object(request, self._settings.body_limit)))
+        chosen = self._catalogue.choose(name)  # raises for one that is not there
+        card = await self._card(name)
+        here = self._catalogue.pools[chosen].source.path is not None
+        return _json(reply.shown(card, self._catalogue.created, here=here))
+
+    async def _version(self, request: Request) -> Response:
+        return _json({"version": API_VERSION, "bitnet_chat": __version__})
+
+
+_LINES = "application/x-ndjson"
+
+
+def _tokens(conversation: Conversation, backend: Backend | None) -> int:
+    """So many at least."""
+
+    def count(text: str) -> TokenCount:
+        return (backend.count(text) if backend is not None else None) or by_length(text)
+
+    return sum(count(message.content).at_least for message in conversation.messages)
+
+
+class _Stream(StreamingResponse):
+    """Ends with its client, and takes with it what was made for that client."""
+
+    def __init__(self, lines: AsyncIterator[bytes], gone: Callable[[], object], headers: Mapping[str, str]) -> None:
+        super().__init__(lines, headers=headers, media_type=_LINES)
+        self._gone = gone
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._gone()
+
+
+async def _lines(generation: Generation, writer: reply.Writer) -> AsyncIterator[bytes]:
+    notices: list[str] = []
+    async with aclosing(generation.watch()) as watched:  # type: ignore[type-var]  # it is a generator
+        async for seen in watched:
+            match seen.event:
+                case Notice(text):
+                    notices.append(text)
+                case Completed() | Failed() as end:
+                    if (error := failure_of(end)) is not None:
+                        yield reply.line(reply.error(problem_of(error).message))
+                        return
+                    assert isinstance(end, Completed)
+                    now = time.time()
+                    yield reply.line(writer.last(end, now - generation.created, notices, now))
+                case said:
+                    if (piece := writer.piece(said, time.time())) is not None:
+                        yield reply.line(piece)
+
+
+async def _whole(generation: Generation, writer: reply.Writer, headers: Mapping[str, str]) -> Response:
+    end = await generation.ended()
+    if (error := failure_of(end)) is not None:
+        return _refusal(error, headers)
+    assert isinstance(end, Completed)
+    notices = [seen.event.text async for seen in generation.watch() if isinstance(seen.event, Notice)]
+    now = time.time()
+    total = now - generation.created
+    return _json(writer.whole(end, generation.thinking, generation.calls, total, notices, now), headers=headers)
+
+
+def _failed_at_once(generation: Generation) -> bool:
+    """Whether there is nothing to stream, but a status to tell."""
+    if generation.end is None or failure_of(generation.end) is None:
+        return False
+    return not (generation.text or generation.thinking or generation.calls)
+
+
+class _WrongMethod(Refused):
+    def __init__(self, method: str, path: str, allowed: str) -> None:
+        super().__init__(f"{method} is not for /api/{path}", status=405, remedy=f"use {allowed}")
+        self.allowed = allowed
+
+
+def _refusal(error: BitnetChatError, headers: Mapping[str, str] | None = None) -> Response:
+    problem = problem_of(error)
+    allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
+    return _json(reply.error(problem.message), problem.status, {**problem.headers, **allow, **(headers or {})})
+
+
+def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(reply.to_json(value), status, headers, media_type="application/json")

@@ -1,0 +1,32 @@
+// The one place where HTML becomes part of the page. It comes from the server, which has cleaned it (rendering.py).
+
+const name = "bitnet-chat"
+const policy = globalThis.trustedTypes
+  ? trustedTypes.createPolicy(name, {
+      createHTML: html => html,
+      createScriptURL: url => {
+        if (url !== "/sw.js") throw new TypeError(`${url} is no script of this page`)
+        return url
+      },
+    })
+  : { createHTML: html => html, createScriptURL: url => url }
+
+export function fragmentOf(html) {
+  const template = document.createElement("template")
+  template.innerHTML = policy.createHTML(html)
+  return template.content
+}
+
+export const workerUrl = () => policy.createScriptURL("/sw.js")
+
+// A copy of what a <template> of index.html holds.
+export function made(id) {
+  return document.getElementById(id).content.firstElementChild.cloneNode(true)
+}
+
+export function element(name, text = "", className = "") {
+  const made = document.createElement(name)
+  if (text) made.textContent = text
+  if (className) made.className = className
+  return made
+}

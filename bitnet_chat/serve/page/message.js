@@ -1,0 +1,191 @@
+// One message on the page: what the user said, or a reply, whole or while it is made.
+
+import { element, fragmentOf, made } from "./html.js"
+import { frameCode, newFrame } from "./listing.js"
+
+const OUTCOMES = {
+  length: "It stopped at the limit of tokens.",
+  interrupted: "It was stopped.",
+  cut_off: "It was cut off: the program ended before the reply did.",
+  timeout: "It was stopped: the time had run out.",
+  stalled: "It was stopped: nothing came any more.",
+  repetition: "It was stopped: it repeated itself without end.",
+  context_overflow: "It was stopped: the context window is full.",
+  engine_died: "It was cut off: the engine died.",
+  no_engine: "It was cut off: there is no engine.",
+  bad_model: "It was cut off: the model cannot be loaded.",
+  usage: "It was cut off.",
+}
+const ONLY_FOR_PROGRAMS = ["stop", "role_marker", "tool_calls", null]
+
+export class UserMessage {
+  constructor(id, content) {
+    this.role = "user"
+    this.id = id
+    this.content = content
+    this.node = made("user-template")
+    this.node.message = this
+    this.node.querySelector(".said").textContent = content
+  }
+}
+
+export class Reply {
+  constructor(id) {
+    this.role = "assistant"
+    this.node = made("reply-template")
+    this.node.message = this
+    this.prose = this.node.querySelector(".prose")
+    this.begin(id, false)
+  }
+
+  // One that is whole already, as GET /chats/{id} tells it.
+  static of(told) {
+    const reply = new Reply(told.id)
+    reply.content = told.content
+    reply.prose.append(fragmentOf(told.html ?? ""))
+    if (told.html === undefined) reply.prose.textContent = told.content
+    for (const child of reply.prose.children) child.dir = "auto"
+    frameCode(reply.prose)
+    reply.think(told.thinking)
+    for (const call of told.tool_calls ?? []) reply.call(call.id, call.function.name, call.function.arguments)
+    reply.end(told.finish_reason, told.model, told.stats ?? {})
+    return reply
+  }
+
+  // It is made now, from its beginning. `goesOn`: behind the words that it has.
+  begin(id, goesOn) {
+    this.id = id
+    this.content = goesOn ? this.content : ""
+    this.finish = null
+    this.blocks = []
+    this.prose.replaceChildren()
+    this.node.querySelector(".thoughts").hidden = !goesOn
+    if (!goesOn) this.node.querySelector(".thoughts div").textContent = ""
+    this.node.querySelector(".thoughts").hidden = !this.node.querySelector(".thoughts div").textContent
+    this.node.querySelector(".calls").replaceChildren()
+    this.node.querySelector(".calls").hidden = true
+    this.node.querySelector(".notices").replaceChildren()
+    this.node.querySelector(".outcome").hidden = true
+    this.node.querySelector(".facts").textContent = ""
+  }
+
+  set live(live) {
+    this.node.classList.toggle("live", live)
+    this.node.setAttribute("aria-busy", live ? "true" : "false")
+  }
+
+  // The block with this number reads so now; "" is one that is gone.
+  show(number, html) {
+    const content = fragmentOf(html)
+    const code = content.children.length === 1 && content.firstElementChild.matches("pre.code") && content.firstElementChild
+    if (code && code.classList.contains("more")) {
+      const frame = this.frameBefore(number)
+      if (frame) {
+        this.slot(number, frame.querySelector(".listing-body")).replaceChildren(code)
+        return
+      }
+    }
+    const block = this.slot(number, this.prose)
+    if (code) {
+      let frame = block.querySelector(":scope > .listing")
+      if (!frame) {
+        frame = newFrame(code)
+        block.replaceChildren(frame)
+      }
+      frame.querySelector("span").textContent = code.dataset.language ?? ""
+      const body = frame.querySelector(".listing-body"), old = body.querySelector(":scope > pre")
+      if (old) old.replaceWith(code)
+      else body.prepend(code)
+      return
+    }
+    frameCode(content)
+    block.replaceChildren(content)
+    if (!html) {
+      block.remove()
+      delete this.blocks[number]
+    }
+  }
+
+  slot(number, parent) {
+    let slot = this.blocks[number]
+    if (!slot || slot.parentNode !== parent) {
+      slot?.remove()
+      slot = element("div", "", "block")
+      slot.dir = "auto"
+      slot.dataset.block = number
+      // Blocks come in order, but a reader who comes back gets some of them again.
+      const next = Array.from(parent.children).find(child => Number(child.dataset.block) > number)
+      parent.insertBefore(slot, next ?? null)
+      this.blocks[number] = slot
+    }
+    return slot
+  }
+
+  frameBefore(number) {
+    for (let before = number - 1; before >= 0; before--) {
+      const frames = this.blocks[before]?.querySelectorAll(".listing")
+      if (frames?.length) return frames[frames.length - 1]
+      const around = this.blocks[before]?.closest(".listing")
+      if (around) return around
+      if (this.blocks[before]) return null
+    }
+    return null
+  }
+
+  think(text) {
+    if (!text) return
+    this.node.querySelector(".thoughts").hidden = false
+    this.node.querySelector(".thoughts div").append(text)
+  }
+
+  call(id, name, given) {
+    const list = this.node.querySelector(".calls"), item = element("li", `Wants the tool ${name}`)
+    item.append(element("code", given))
+    list.append(item)
+    list.hidden = false
+  }
+
+  note(text) {
+    this.node.querySelector(".notices").append(element("p", text))
+  }
+
+  end(finish, model, stats) {
+    this.finish = finish
+    this.live = false
+    const outcome = this.node.querySelector(".outcome"), words = OUTCOMES[finish] ?? ""
+    outcome.className = "outcome"
+    outcome.textContent = words
+    outcome.hidden = !words
+    this.node.querySelector("[data-do=continue]").hidden = ONLY_FOR_PROGRAMS.includes(finish) || !this.content
+    this.node.querySelector(".facts").textContent = factsOf(model, stats)
+  }
+
+  fail(error, finish) {
+    this.end(finish, "", {})
+    const outcome = this.node.querySelector(".outcome")
+    outcome.className = "outcome wrong"
+    outcome.replaceChildren(element("strong", "No reply: "), `${error.message}${error.remedy ? `. ${sentence(error.remedy)}` : ""}`)
+    outcome.hidden = false
+  }
+}
+
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1)
+}
+
+function factsOf(model, stats) {
+  const facts = [model].filter(Boolean)
+  const rate = stats.tokens_per_second ?? rateOf(stats)
+  if (rate) facts.push(`${rate.toFixed(1)} tok/s`)
+  if (stats.time_to_first_token != null) facts.push(`first token after ${seconds(stats.time_to_first_token)}`)
+  return facts.join(" · ")
+}
+
+function rateOf({ tokens, seconds, time_to_first_token: first }) {
+  if (!tokens || !seconds || first == null) return null
+  return tokens > 1 && seconds - first > 0.02 ? (tokens - 1) / (seconds - first) : tokens / seconds
+}
+
+function seconds(time) {
+  return time < 1 ? `${Math.round(1000 * time)} ms` : `${time.toFixed(1)} s`
+}

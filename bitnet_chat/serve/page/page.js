@@ -1,0 +1,353 @@
+// The page: which conversation is open, and how its parts talk to one another. The address keeps the place: "#12" is
+// conversation 12, "#new" or nothing a new one.
+
+import { Composer } from "./composer.js"
+import { copy } from "./clipboard.js"
+import { workerUrl } from "./html.js"
+import { keep, recall } from "./kept.js"
+import { textOf } from "./listing.js"
+import { ask, Away, Refused, server, tryAgain } from "./server.js"
+import { Sidebar } from "./sidebar.js"
+import { Thread } from "./thread.js"
+
+const $ = id => document.getElementById(id)
+const thread = new Thread($("thread"), $("scroller"), $("to-end"), $("spoken"))
+const composer = new Composer($("composer"))
+const sidebar = new Sidebar($("list"), $("search"), $("confirm"))
+const tabs = "BroadcastChannel" in globalThis ? new BroadcastChannel("bitnet-chat") : null
+const narrow = matchMedia("(max-width: 48rem)")
+let models = []
+let asking = false // a message was sent, and the server has not begun to answer
+
+// Which conversation
+
+function placeIn(address) {
+  return /^#[1-9]\d*$/.test(address) ? Number(address.slice(1)) : null
+}
+
+async function go() {
+  const id = placeIn(location.hash)
+  closeDrawer()
+  if (id !== null && id === thread.id) return
+  composer.open(id ?? "new")
+  sidebar.show(id)
+  setTitle("")
+  usage([null, null])
+  try {
+    const told = await thread.open(id)
+    if (placeIn(location.hash) !== id) return
+    if (told) {
+      setTitle(told.title)
+      chooseModel(told.model)
+    } else chooseModel(recall("model"))
+  } catch (error) {
+    if (placeIn(location.hash) !== id) return
+    if (error instanceof Refused && error.status === 404) {
+      toast("That conversation is not there any more.")
+      location.replace("#new")
+    } else complain(error)
+  }
+  drawEmpty()
+  if (!narrow.matches && !document.querySelector("dialog[open]")) composer.area.focus()
+}
+
+function setTitle(title) {
+  const id = placeIn(location.hash)
+  $("title").textContent = title || (id === null ? "New conversation" : "…")
+  document.title = title ? `${title} · bitnet-chat` : "bitnet-chat"
+}
+
+function drawEmpty() {
+  const empty = placeIn(location.hash) === null
+  $("empty").hidden = !empty
+  $("thread").hidden = empty
+  if (empty) $("to-end").hidden = true
+}
+
+// What is asked
+
+async function send(content) {
+  const model = $("model").value, edit = composer.editing?.id
+  let id = thread.id
+  setAsking(true)
+  try {
+    if (id === null) {
+      const system = $("system").value.trim()
+      const chat = await ask("POST", "/chats", { ...(system && { system }), ...(models.length > 1 && { model }) })
+      id = chat.id
+      keep(`draft:${id}`, content) // until it is sent, it is the draft of this conversation
+      history.replaceState(null, "", `#${id}`)
+      composer.place = id
+      keep("draft:new", "")
+      $("system").value = ""
+      await thread.open(id)
+      drawEmpty()
+      sidebar.show(id)
+    }
+    await ask("POST", `/chats/${id}/messages`, {
+      content, stream: false,
+      ...(edit !== undefined && { edit }),
+      ...(models.length > 1 && { model }),
+    })
+    if (thread.id === id) composer.sent()
+    else keep(`draft:${id}`, "")
+    listChanged()
+  } catch (error) {
+    setAsking(false)
+    complain(error)
+  }
+}
+
+async function again(body) {
+  const { id } = thread, model = $("model").value
+  if (id === null || thread.answering) return
+  setAsking(true)
+  try {
+    await ask("POST", `/chats/${id}/messages`, { ...body, stream: false, ...(models.length > 1 && { model }) })
+  } catch (error) {
+    setAsking(false)
+    complain(error)
+  }
+}
+
+async function stop() {
+  if (thread.id === null || !composer.answering) return
+  try {
+    await ask("POST", `/chats/${thread.id}/stop`, {})
+  } catch (error) {
+    complain(error)
+  }
+}
+
+function setAsking(value) {
+  asking = value
+  composer.busy = asking || thread.answering
+}
+
+function lastOf(role) {
+  return thread.messages.findLast(message => message.role === role)
+}
+
+// What is told
+
+let toastTimer = 0
+
+function toast(text) {
+  clearTimeout(toastTimer)
+  $("toast").textContent = text
+  $("toast").hidden = false
+  toastTimer = setTimeout(() => { $("toast").hidden = true }, 8000)
+}
+
+function complain(error) {
+  if (error instanceof Away || (error instanceof Refused && error.status === 401)) return // told elsewhere
+  toast(error.remedy ? `${error.message}. ${error.remedy}.` : error.message)
+}
+
+function usage([used, size]) {
+  const shown = used != null && size
+  $("context").hidden = !shown
+  if (!shown) return
+  const [meter, words] = $("context").children
+  meter.max = size
+  meter.value = used
+  words.textContent = `${used.toLocaleString("en")} of ${size.toLocaleString("en")} tokens`
+  $("context").classList.toggle("full", used > 0.8 * size)
+}
+
+async function loadModels() {
+  const [told, health] = await Promise.all([ask("GET", "/v1/models"), fetch("/health").then(response => response.json())])
+  models = told.data.map(model => model.id)
+  $("model").replaceChildren(...models.map(name => new Option(name, name)))
+  $("model").disabled = models.length < 2
+  chooseModel(recall("model"))
+  showHealth(health)
+}
+
+function showHealth({ model, state, version }) {
+  const words = { starting: "is being loaded", dead: "has died", ending: "is ending" }[state] ?? "is ready"
+  $("server-state").textContent = `bitnet-chat ${version ?? ""}`
+  $("server-state").title = model ?? ""
+  $("empty-state").textContent = state === "starting" || words !== "is being loaded" ? `${model} ${words}.` : ""
+}
+
+function chooseModel(name) {
+  if (models.includes(name)) $("model").value = name
+  else if (models.length) $("model").value = models[0]
+}
+
+function listChanged() {
+  sidebar.refresh()
+  tabs?.postMessage("list")
+}
+
+// The parts
+
+thread.addEventListener("start", () => { setAsking(false); $("rate").textContent = ""; sidebar.refresh() })
+thread.addEventListener("end", () => { setAsking(false); $("rate").textContent = ""; listChanged() })
+thread.addEventListener("rate", ({ detail }) => { $("rate").textContent = `${detail.toFixed(1)} tok/s` })
+thread.addEventListener("usage", ({ detail }) => usage(detail))
+thread.addEventListener("titled", ({ detail }) => setTitle(detail))
+thread.addEventListener("refused", ({ detail }) => complain(detail))
+thread.addEventListener("deleted", ({ detail }) => leave(detail))
+sidebar.addEventListener("removed", ({ detail }) => { leave(detail); tabs?.postMessage("list") })
+sidebar.addEventListener("renamed", () => tabs?.postMessage("list"))
+sidebar.addEventListener("refused", ({ detail }) => complain(detail))
+composer.addEventListener("send", ({ detail }) => send(detail))
+composer.addEventListener("stop", stop)
+composer.addEventListener("recall", () => { const last = lastOf("user"); if (last) composer.edit(last) })
+tabs?.addEventListener("message", () => sidebar.refresh())
+
+function leave(id) {
+  keep(`draft:${id}`, "")
+  if (placeIn(location.hash) !== id) return
+  toast("The conversation was deleted.")
+  location.hash = "#new"
+}
+
+$("thread").addEventListener("click", event => {
+  const button = event.target.closest("[data-do]"), message = button?.closest(".message")?.message
+  if (!button) return
+  if (button.dataset.do === "copy-code") copy(textOf(button.closest(".listing")), button)
+  else if (button.dataset.do === "copy") copy(message.content, button)
+  else if (button.dataset.do === "edit" && !thread.answering) composer.edit(message)
+  else if (button.dataset.do === "regenerate") again({ regenerate: true })
+  else if (button.dataset.do === "continue") again({ continue: true })
+})
+$("new-chat").addEventListener("click", newChat)
+$("model").addEventListener("change", () => keep("model", $("model").value))
+$("away").querySelector("button").addEventListener("click", tryAgain)
+
+function newChat() {
+  if (location.hash && location.hash !== "#new") location.hash = "#new"
+  closeDrawer()
+  composer.area.focus()
+}
+
+// The drawer, where the window is narrow
+
+function openDrawer() {
+  document.body.classList.add("drawer-open")
+  $("scrim").hidden = false
+  $("open-drawer").setAttribute("aria-expanded", "true")
+  $("main").inert = true
+  $("close-drawer").focus()
+}
+
+function closeDrawer() {
+  if (!document.body.classList.contains("drawer-open")) return
+  document.body.classList.remove("drawer-open")
+  $("scrim").hidden = true
+  $("open-drawer").setAttribute("aria-expanded", "false")
+  $("main").inert = false
+  $("open-drawer").focus()
+}
+
+$("open-drawer").addEventListener("click", openDrawer)
+$("close-drawer").addEventListener("click", closeDrawer)
+$("scrim").addEventListener("click", closeDrawer)
+narrow.addEventListener("change", closeDrawer)
+
+// Keys
+
+const isMac = /Mac|iPhone|iPad/.test(navigator.platform)
+$("search-key").textContent = isMac ? "⌘ K" : "Ctrl K"
+
+addEventListener("keydown", event => {
+  if ((isMac ? event.metaKey : event.ctrlKey) && !event.shiftKey && !event.altKey && event.key.toLowerCase() === "k") {
+    event.preventDefault()
+    if (document.querySelector("dialog[open]")) return
+    if (document.activeElement === $("search")) {
+      newChat()
+      return
+    }
+    if (narrow.matches) openDrawer()
+    $("search").focus()
+    $("search").select()
+  } else if (event.key === "Escape" && !event.isComposing && !document.querySelector("dialog[open]")) {
+    if (document.body.classList.contains("drawer-open")) closeDrawer()
+    else if (composer.answering) stop()
+    else if (document.activeElement === $("search")) composer.area.focus()
+  }
+})
+
+// Light and dark
+
+function isDark() {
+  const { theme } = document.documentElement.dataset
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches
+}
+
+function drawTheme() {
+  $("theme").setAttribute("aria-label", isDark() ? "Light colours" : "Dark colours")
+  $("theme").title = isDark() ? "Light colours" : "Dark colours"
+  $("theme").querySelector("use").setAttribute("href", isDark() ? "#i-light" : "#i-dark")
+}
+
+$("theme").addEventListener("click", () => {
+  const theme = isDark() ? "light" : "dark", system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"
+  if (theme === system) delete document.documentElement.dataset.theme
+  else document.documentElement.dataset.theme = theme
+  keep("theme", theme === system ? "" : theme)
+  drawTheme()
+})
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawTheme)
+
+// The server
+
+server.addEventListener("away", () => { $("away").hidden = false; if (asking) setAsking(false) })
+server.addEventListener("back", () => { $("away").hidden = true; start() })
+server.addEventListener("key", () => {
+  if ($("login").open) return
+  $("key").value = ""
+  $("login").showModal()
+})
+$("login").addEventListener("cancel", event => event.preventDefault())
+$("login").querySelector("form").addEventListener("submit", async event => {
+  event.preventDefault()
+  const response = await fetch("/login", {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ key: $("key").value }),
+  }).catch(() => null)
+  if (response?.ok) {
+    $("login-error").textContent = ""
+    $("login").close()
+    start()
+    return
+  }
+  const told = await response?.json().catch(() => null)
+  $("login-error").textContent = told?.error?.message ?? "The server is away."
+  $("key").select()
+})
+
+// A tab that nobody sees holds no connection, unless a reply is being made in it: a browser has only six for one server.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    if (!thread.answering && thread.events) {
+      thread.events.close()
+      thread.events = null
+    }
+    return
+  }
+  sidebar.refresh()
+  if (thread.id !== null && !thread.events) thread.catchUp()
+})
+
+async function start() {
+  try {
+    await loadModels()
+    sidebar.refresh()
+    if (thread.id === null) await go()
+    else if (thread.away || !thread.events) await thread.catchUp()
+  } catch (error) {
+    complain(error)
+    drawEmpty()
+  }
+}
+
+addEventListener("hashchange", go)
+drawTheme()
+composer.open(placeIn(location.hash) ?? "new")
+drawEmpty()
+start()
+
+if (navigator.serviceWorker && isSecureContext) navigator.serviceWorker.register(workerUrl()).catch(() => {})

@@ -1,0 +1,37 @@
+// Keeps the page itself, so that it opens when the server is away. Nothing that was said is kept here: what the APIs
+// tell never passes through the cache.
+
+const CACHE = "bitnet-chat-page"
+const SHELL = [
+  "/", "/manifest.webmanifest",
+  ...["page.css", "reply.css", "theme.js", "page.js", "composer.js", "clipboard.js", "html.js", "kept.js", "listing.js",
+    "message.js", "server.js", "sidebar.js", "thread.js", "icon.svg"].map(name => `/page/${name}`),
+]
+
+addEventListener("install", event => {
+  skipWaiting()
+  event.waitUntil(caches.open(CACHE).then(cache => cache.addAll(SHELL)))
+})
+
+addEventListener("activate", event => event.waitUntil(clients.claim()))
+
+addEventListener("fetch", event => {
+  const { request } = event, url = new URL(request.url)
+  if (request.method !== "GET" || url.origin !== location.origin) return
+  if (url.pathname !== "/" && url.pathname !== "/manifest.webmanifest" && !url.pathname.startsWith("/page/")) return
+  event.respondWith(fresh(request, url.pathname))
+})
+
+// From the server where it is there, and else what was kept.
+async function fresh(request, path) {
+  const cache = await caches.open(CACHE)
+  try {
+    const response = await fetch(request)
+    if (response.ok) await cache.put(path, response.clone())
+    return response
+  } catch (error) {
+    const kept = await cache.match(path)
+    if (kept) return kept
+    throw error
+  }
+}

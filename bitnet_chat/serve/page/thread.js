@@ -1,0 +1,298 @@
+// The conversation that is open: its messages, and the events of the server that add to them.
+// Events: "start", "end", "rate", "usage", "titled", "deleted", "refused".
+
+import { Reply, UserMessage } from "./message.js"
+import { ask, Away, gone, Refused } from "./server.js"
+
+const NEAR = 60 // pixels from the end that count as the end
+const PAINTED = 24 // messages at the end that are laid out whether they are seen or not
+
+export class Thread extends EventTarget {
+  constructor(node, scroller, toEnd, spoken) {
+    super()
+    Object.assign(this, { node, scroller, toEnd, spoken })
+    this.id = null
+    this.messages = []
+    this.reply = null // the one that is being made
+    this.follows = true
+    this.top = 0
+    this.away = false
+    scroller.addEventListener("scroll", () => this.scrolled(), { passive: true })
+    scroller.addEventListener("wheel", event => { if (event.deltaY < 0) this.follows = false }, { passive: true })
+    toEnd.addEventListener("click", () => this.showEnd())
+    new ResizeObserver(() => this.stick()).observe(node)
+    new ResizeObserver(() => this.stick()).observe(scroller)
+  }
+
+  get answering() {
+    return this.reply !== null
+  }
+
+  // Shows a conversation, null for none, and follows what is said in it. Gives what the server told about it.
+  async open(id) {
+    this.close()
+    this.id = id
+    this.follows = true
+    if (id === null) return null
+    const told = await ask("GET", `/chats/${id}?render=html`)
+    if (this.id !== id) return null
+    this.take(told)
+    this.follow()
+    return told
+  }
+
+  close() {
+    this.events?.close()
+    this.events = null
+    this.id = null
+    this.setReply(null)
+    this.messages = []
+    this.node.replaceChildren()
+  }
+
+  take(told) {
+    const shown = told.messages.filter(each => each.role === "user" || each.role === "assistant")
+    this.messages = shown.map(each => (each.role === "user" ? new UserMessage(each.id, each.content) : Reply.of(each)))
+    this.node.replaceChildren(...this.messages.map(message => message.node))
+    const last = this.messages.at(-1)
+    if (told.live && last?.role === "assistant") {
+      last.partly = true // its beginning, if it goes on with an older one, is not known apart
+      this.setReply(last)
+    }
+    if (!told.live && told.state === "unanswered") this.unanswered()
+    this.mark()
+    this.showEnd()
+    const used = shown.findLast(each => each.stats?.context_used != null)?.stats
+    this.tell("usage", used ? [used.context_used, used.context_size] : [null, null])
+  }
+
+  follow() {
+    const events = (this.events = new EventSource(`/chats/${this.id}/events?follow=1&render=html`))
+    const on = (name, take) => events.addEventListener(name, event => {
+      if (this.events !== events) return
+      take.call(this, JSON.parse(event.data))
+    })
+    on("start", this.started)
+    on("html", ({ block, html }) => this.reply?.show(block, html))
+    on("html", this.speak)
+    on("chunk", ({ text }) => { this.grow(text) })
+    on("thinking", ({ text }) => { this.reply?.think(text); this.count() })
+    on("tool_call", ({ id, name, arguments: given }) => this.reply?.call(id, name, given))
+    on("notice", ({ text }) => this.reply?.note(text))
+    on("complete", this.completed)
+    on("chat", this.changed)
+    events.addEventListener("error", event => {
+      if (this.events !== events) return
+      if (event.data !== undefined) this.failed(JSON.parse(event.data)) // the server's word "error"
+      else this.broke(events)
+    })
+    events.addEventListener("open", () => { if (this.events === events && this.away) this.catchUp() })
+  }
+
+  // The connection broke. The browser comes back by itself, unless it was refused.
+  broke(events) {
+    this.away = true
+    if (events.readyState === EventSource.CLOSED) {
+      events.close()
+      this.events = null
+    }
+    gone()
+  }
+
+  // The server is there again, perhaps another one. What it knows is what is true.
+  async catchUp() {
+    const { id, events } = this
+    if (id === null) return
+    this.away = false
+    const told = await ask("GET", `/chats/${id}?render=html`).catch(error => error)
+    if (this.id !== id || this.events !== events) return
+    if (told instanceof Refused && told.status === 404) {
+      this.tell("deleted", id)
+      return
+    }
+    if (told instanceof Error) {
+      this.away = true
+      return
+    }
+    if (events && this.reply && told.live?.generation === this.generation) return // it went on meanwhile
+    const ended = this.messages.at(-1)?.finish != null && told.live === null
+    if (events && !this.reply && ended && told.messages.at(-1)?.id === this.messages.at(-1)?.id) return
+    this.events?.close()
+    this.setReply(null)
+    this.take(told)
+    this.follow()
+  }
+
+  // What the server tells
+
+  started({ generation, user, message, continues, parent }) {
+    const kept = parent === null ? 0 : this.messages.findIndex(each => each.id === parent) + 1
+    if (parent !== null && !kept) { // something was said that this page does not know of
+      this.reload()
+      return
+    }
+    const before = this.messages.slice(kept)
+    let messages = this.messages.slice(0, kept)
+    if (user) {
+      const known = before.find(each => each.role === "user" && each.id === user.id && each.content === user.content)
+      messages.push(known ?? new UserMessage(user.id, user.content))
+    }
+    const old = before.find(each => each.role === "assistant")
+    const reply = old && (continues || old.id === message) ? old : new Reply(message)
+    reply.unknown = continues && (reply.partly || old === undefined)
+    reply.begin(message, continues && !reply.unknown)
+    messages.push(reply)
+    this.messages = messages
+    this.node.replaceChildren(...messages.map(each => each.node))
+    this.generation = generation
+    this.times = []
+    this.said = 0
+    this.setReply(reply)
+    this.mark()
+    if (user && !before.includes(messages.at(-2))) this.showEnd()
+    this.stick()
+  }
+
+  grow(text) {
+    if (!this.reply) return
+    this.reply.content += text
+    this.count()
+    this.stick()
+  }
+
+  // Pieces a second, from the second one on: the first may be all that was said before this page came.
+  count() {
+    const now = performance.now()
+    this.times ??= []
+    this.times.push(now)
+    if (this.times.length > 60) this.times.splice(1, this.times.length - 60)
+    const span = now - this.times[1]
+    if (this.times.length > 4 && span > 300) this.tell("rate", ((this.times.length - 2) / span) * 1000)
+  }
+
+  completed(told) {
+    const { reply } = this
+    if (!reply) return
+    if (told.message === null) { // stopped before its first word
+      reply.end("interrupted", told.model, {})
+    } else {
+      reply.end(told.finish_reason, told.model, told)
+    }
+    if (told.context_used != null) this.tell("usage", [told.context_used, told.context_size])
+    this.over(reply.prose.textContent)
+    if (reply.unknown) this.fill(reply)
+  }
+
+  failed(told) {
+    const reply = this.reply
+    if (!reply) return
+    reply.fail(told.error, told.finish_reason)
+    this.over(`No reply: ${told.error.message}`)
+  }
+
+  over() {
+    this.speakRest()
+    this.setReply(null)
+    this.mark()
+    this.stick()
+  }
+
+  changed({ title, deleted }) {
+    if (deleted) this.tell("deleted", this.id)
+    else if (title) this.tell("titled", title)
+  }
+
+  // The words of a reply whose beginning this page never had.
+  async fill(reply) {
+    const told = await ask("GET", `/chats/${this.id}`).catch(() => null)
+    const found = told?.messages.find(each => each.id === reply.id)
+    if (found) reply.content = found.content
+  }
+
+  async reload() {
+    const { id } = this
+    if (id === null) return
+    try {
+      await this.open(id)
+    } catch (error) {
+      if (!(error instanceof Away)) this.tell("refused", error)
+    }
+  }
+
+  // The last message has no reply: the server was stopped, or could not give one.
+  unanswered() {
+    const reply = new Reply(null)
+    reply.end("", "", {})
+    const outcome = reply.node.querySelector(".outcome")
+    outcome.textContent = "There is no reply yet."
+    outcome.hidden = false
+    this.messages.push(reply)
+    this.node.append(reply.node)
+  }
+
+  // What a screen reader says: each block when the next one has begun, and the last one at the end.
+  speak({ block }) {
+    if (block <= this.said) return
+    this.spoken.textContent = this.blocksText(this.said, block)
+    this.said = block
+  }
+
+  speakRest() {
+    if (!this.reply) return
+    const { blocks } = this.reply
+    const outcome = this.reply.node.querySelector(".outcome")
+    this.spoken.textContent = `${this.blocksText(this.said, blocks.length)} ${outcome.hidden ? "" : outcome.textContent}`
+  }
+
+  blocksText(first, behind) {
+    const blocks = this.reply?.blocks.slice(first, behind) ?? []
+    return blocks.filter(Boolean).map(block => block.textContent).join(" ")
+  }
+
+  // What is seen
+
+  setReply(reply) {
+    const before = this.reply
+    if (before && before !== reply) before.live = false
+    this.reply = reply
+    if (reply) reply.live = true
+    if (!reply) this.generation = null
+    if (Boolean(before) !== Boolean(reply)) this.tell(reply ? "start" : "end")
+  }
+
+  mark() {
+    const behind = this.messages.length - PAINTED
+    this.messages.forEach((message, index) => {
+      message.node.classList.toggle("last", index === this.messages.length - 1)
+      message.node.classList.toggle("far", index < behind)
+    })
+  }
+
+  get atEnd() {
+    const { scrollHeight, clientHeight, scrollTop } = this.scroller
+    return scrollHeight - clientHeight - scrollTop < NEAR
+  }
+
+  scrolled() {
+    const { scrollTop } = this.scroller
+    if (this.atEnd) this.follows = scrollTop >= this.top || this.follows
+    else if (scrollTop < this.top) this.follows = false
+    if (!this.follows && this.atEnd && scrollTop > this.top) this.follows = true
+    this.top = scrollTop
+    this.toEnd.hidden = this.atEnd
+  }
+
+  showEnd() {
+    this.follows = true
+    this.stick()
+  }
+
+  stick() {
+    if (this.follows) this.scroller.scrollTop = this.scroller.scrollHeight
+    this.toEnd.hidden = this.atEnd
+  }
+
+  tell(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }))
+  }
+}

@@ -1,0 +1,114 @@
+"""Server-sent events out of bytes that arrive cut anywhere. Pure.
+
+As the HTML standard has it (section 9.2.6): lines end in LF, CR or CRLF, a byte order mark in front is dropped, a line
+that begins with a colon is a comment, and a blank line ends an event. Two liberties: bytes that are not UTF-8 become
+lone surrogates instead of U+FFFD, as everywhere in this package, and :meth:`SseDecoder.flush` gives an event that the
+end of the stream has cut its blank line off, since servers forget the one behind ``[DONE]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LIMIT = 1 << 24
+"""Bytes of one event. A whole reply with its tool calls is far below it."""
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSentEvent:
+    """``data``: the data lines, joined by newlines. ``id``: the last one told, which stays from event to event."""
+
+    data: str
+    event: str = "message"
+    id: str = ""
+
+
+class SseDecoder:
+    """``feed`` bytes as they come, ``flush`` at the end of the stream."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []  # of a line that has not ended yet
+        self._held = 0
+        self._begins = True
+        self._after_cr = False
+        self._data: list[str] = []
+        self._size = 0
+        self._event = ""
+        self._id = ""
+        self.retry: int | None = None
+        """Milliseconds to wait before coming back, where the server has told."""
+
+    def feed(self, chunk: bytes) -> list[ServerSentEvent]:
+        """The events that ``chunk`` completes. Raises ValueError for one that is too long."""
+        if self._after_cr and chunk:
+            # The CR had ended its line at once: who waits for an LF would be a whole event late.
+            self._after_cr = False
+            chunk = chunk.removeprefix(b"\n")
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\n" not in chunk:
+            self._hold(chunk)
+            return []
+        self._parts.append(chunk)
+        *lines, rest = b"".join(self._parts).split(b"\n")
+        self._parts, self._held = [], 0
+        self._hold(rest)
+        events: list[ServerSentEvent] = []
+        for line in lines:
+            if self._begins:
+                self._begins = False
+                line = line.removeprefix(_BOM)
+            if line:
+                self._field(line)
+            else:
+                self._dispatch(events)
+        return events
+
+    def flush(self) -> list[ServerSentEvent]:
+        """The event that the end of the stream has cut short, if there is one; the decoder is then as new but for
+        the last id."""
+        events: list[ServerSentEvent] = []
+        line = b"".join(self._parts)
+        if self._begins:
+            line = line.removeprefix(_BOM)
+        if line:
+            self._field(line)
+        self._dispatch(events)
+        self._parts, self._held, self._begins, self._after_cr = [], 0, True, False
+        return events
+
+    def _hold(self, part: bytes) -> None:
+        if part:
+            self._parts.append(part)
+            self._held += len(part)
+            self._check(self._held)
+
+    def _check(self, size: int) -> None:
+        if size + self._size > self._limit:
+            raise ValueError(f"an event of more than {self._limit} bytes")
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            self._check(len(value))
+            self._size += len(value)
+            self._data.append(value.removeprefix(b" ").decode("utf-8", "surrogateescape"))
+        elif name == b"event":
+            self._event = value.removeprefix(b" ").decode("utf-8", "replace")
+        elif name == b"id":
+            if b"\0" not in value:
+                self._id = value.removeprefix(b" ").decode("utf-8", "replace")
+        elif name == b"retry":
+            value = value.removeprefix(b" ")
+            if value.isdigit() and len(value) < 10:
+                self.retry = int(value)
+
+    def _dispatch(self, events: list[ServerSentEvent]) -> None:
+        if self._data:
+            data = self._data[0] if len(self._data) == 1 else "\n".join(self._data)
+            events.append(ServerSentEvent(data, self._event or "message", self._id))
+            self._data, self._size = [], 0
+        self._event = ""

@@ -1,0 +1,102 @@
+"""A Python file as a toolbox: its public functions, with what their type hints and docstrings say."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import traceback
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, get_type_hints
+
+from bitnet_chat.conversation import Tool
+from bitnet_chat.errors import UsageError
+from bitnet_chat.tools.docstring import described
+from bitnet_chat.tools.kinds import Field, kind_of, object_kind
+from bitnet_chat.tools.toolbox import Function, Toolbox
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what the APIs allow
+
+
+def load(path: Path) -> Toolbox:
+    """Runs the file. Raises UsageError for one that cannot be run, and for a function that can be no tool."""
+    module = _run(path)
+    functions = [
+        _function(each, path)
+        for name, each in vars(module).items()
+        if isinstance(each, FunctionType) and each.__module__ == module.__name__ and not name.startswith("_")
+        if name == each.__name__  # a second name is no second tool
+    ]
+    if not functions:
+        raise UsageError(
+            f"{path} has no tools", remedy="define functions in it, with type hints and docstrings, without a leading _"
+        )
+    return Toolbox(functions)
+
+
+def _run(path: Path) -> ModuleType:
+    path = path.absolute()
+    if not path.is_file():
+        raise UsageError(f"there is no file of tools {path}")
+    name = f"bitnet_chat_tools_{re.sub(r'[^A-Za-z0-9]', '_', path.stem)}"
+    loader = SourceFileLoader(name, str(path))
+    spec = spec_from_loader(name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # where type hints that are texts are looked up
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # for what stands beside it, behind all else
+    try:
+        loader.exec_module(module)
+    except SyntaxError as error:
+        raise UsageError(f"{path}, line {error.lineno}: {error.msg}", remedy="mend the file of tools") from None
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == str(path)]
+        where = f", line {lines[-1]}" if lines else ""
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise UsageError(f"{path}{where}: {what}", remedy="mend the file of tools") from None
+    return module
+
+
+def _function(function: FunctionType, path: Path) -> Function:
+    name = function.__name__
+    place = f"{path}, line {inspect.unwrap(function).__code__.co_firstlineno}: {name}"
+
+    def refused(why: str) -> UsageError:
+        return UsageError(
+            f"{place} can be no tool: {why}", remedy="change it, or begin its name with _ if it is not meant to be one"
+        )
+
+    if not _NAME.fullmatch(name):
+        raise refused("its name has characters other than letters, digits, _ and -, or more than 64 of them")
+    summary, words = described(inspect.getdoc(function) or "")
+    if not summary:
+        raise refused("it has no docstring to tell the model what it does")
+    try:
+        hints = get_type_hints(function, include_extras=True)
+        parameters = inspect.signature(function).parameters
+    except (NameError, TypeError, ValueError, SyntaxError) as error:
+        raise refused(f"its type hints cannot be read ({error})") from None
+    fields: dict[str, Field] = {}
+    for each in parameters.values():
+        if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
+            raise refused(f"its parameter {each} cannot be given by its name")
+        if each.name not in hints:
+            raise refused(f"its parameter {each.name} has no type hint")
+        try:
+            kind = kind_of(hints[each.name])
+        except TypeError as error:
+            raise refused(f"its parameter {each.name}: {error}") from None
+        more: dict[str, Any] = {}
+        if each.name in words:
+            more["description"] = words[each.name]
+        if isinstance(each.default, str | int | float | bool):
+            more["default"] = each.default
+        fields[each.name] = Field(type(kind)(kind.schema | more, kind.read), each.default is each.empty)
+    arguments = object_kind(fields, "argument")
+    return Function(Tool(name, summary, arguments.schema), function, arguments)

@@ -1,0 +1,98 @@
+"""A reply with all that follows from its calls, where nobody is asked: as one reply."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from bitnet_chat.conversation import Conversation, ToolCall
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
+from bitnet_chat.tools.toolbox import Toolbox
+
+ROUNDS = 8
+"""Replies of one turn whose calls are made. A model that always wants one more is stopped."""
+_SHOWN = 200
+"""Characters of a call or a result in a line about it."""
+
+Replies = Callable[[Conversation], AsyncIterator[Event]]
+
+
+async def rounds(replies: Replies, conversation: Conversation, toolbox: Toolbox) -> AsyncIterator[Event]:
+    """The events of ``replies(conversation)``; its calls are made, a Notice tells of each, and the replies to their
+    results follow. One Started, one end, whose text is that of all replies with a blank line between them."""
+    said: list[str] = []
+    earlier: Stats | None = None
+    for number in range(ROUNDS + 1):
+        calls: list[ToolCall] = []
+        gap = _gap("".join(said))
+        end: Completed | Failed | None = None
+        events = replies(conversation)
+        try:
+            async for event in events:
+                if isinstance(event, Completed | Failed):
+                    end = event
+                    break
+                if isinstance(event, ToolCall):
+                    calls.append(event)
+                elif isinstance(event, TextDelta):
+                    said.append(gap + event.text)
+                    gap = ""
+                    yield TextDelta(said[-1])
+                elif number == 0 or not isinstance(event, Started):
+                    yield event
+        finally:
+            # An async generator has something to close; an iterator without aclose has nothing.
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                await close()
+        if end is None:
+            return
+        own, end = end.text, replace(end, text="".join(said))
+        if isinstance(end, Completed):
+            earlier = end.stats if earlier is None else together(earlier, end.stats)
+            end = replace(end, stats=earlier)
+        if not isinstance(end, Completed) or end.reason is not FinishReason.TOOL_CALLS:
+            yield end
+            return
+        if number == ROUNDS:
+            yield Notice(f"the model has called tools in {ROUNDS} replies in a row: it is not asked again")
+            yield end
+            return
+        conversation = conversation.with_assistant(own, FinishReason.TOOL_CALLS, tool_calls=tuple(calls))
+        for call in calls:
+            result = await toolbox.call(call)
+            yield Notice(f"{shown(call)}: {clipped(result.text)}")
+            if result.printed.strip():
+                yield Notice(f"{call.name} printed: {clipped(result.printed)}")
+            conversation = conversation.with_tool_result(call, result.text)
+            if toolbox.stopped:
+                yield Completed(FinishReason.INTERRUPTED, end.text, end.stats)
+                return
+
+
+def _gap(text: str) -> str:
+    """What is missing of a blank line behind ``text``."""
+    return "\n\n"[min(2, len(text) - len(text.rstrip("\n"))) :] if text else ""
+
+
+def shown(call: ToolCall, limit: int = _SHOWN) -> str:
+    """A call for people; not safe for a terminal yet."""
+    return clipped(f"{call.name} {call.arguments}", limit)
+
+
+def clipped(text: str, limit: int = _SHOWN) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"
+
+
+def together(first: Stats, second: Stats) -> Stats:
+    """Of two replies in a row."""
+    return replace(
+        second,
+        prompt_tokens=first.prompt_tokens,
+        tokens=first.tokens + second.tokens,
+        time_to_first_token=first.time_to_first_token,
+        seconds=first.seconds + second.seconds,
+        exact=first.exact and second.exact,
+    )

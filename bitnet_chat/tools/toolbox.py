@@ -1,0 +1,178 @@
+"""Tools that can be called: functions, each with what a model is told about it.
+
+A call never raises. What goes wrong is a result that the model reads: it may do better the next time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import inspect
+import io
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from bitnet_chat.conversation import Tool, ToolCall
+from bitnet_chat.daemon import in_daemon
+from bitnet_chat.tools.kinds import Kind
+
+TIMEOUT = 120.0
+"""Seconds that a function may take."""
+RESULT_LIMIT = 16_000
+"""Characters of a result; what is more is left out, and the model is told so."""
+_PRINT_LIMIT = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One tool. ``arguments`` reads the arguments of a call, as JSON has them."""
+
+    tool: Tool
+    call: Callable[..., Any]
+    arguments: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """``text``: what the model is told. ``failed``: nothing came of the call. ``printed``: what the function wrote to
+    stdout, which is no part of the result."""
+
+    text: str
+    failed: bool = False
+    printed: str = ""
+
+
+class Toolbox:
+    """The tools of one file, or some of them."""
+
+    def __init__(self, functions: Sequence[Function], *, timeout: float = TIMEOUT) -> None:
+        self._functions = {each.tool.name: each for each in functions}
+        self._timeout = timeout
+        self._running: asyncio.Task[Result] | None = None
+        self.stopped = False
+        """The user wants no more calls."""
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        return tuple(each.tool for each in self._functions.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._functions)
+
+    def only(self, names: Sequence[str]) -> Toolbox:
+        """Those with these names."""
+        return Toolbox([each for name, each in self._functions.items() if name in names], timeout=self._timeout)
+
+    def stop(self) -> None:
+        """Gives up the call that is under way; there will be no other."""
+        self.stopped = True
+        if self._running is not None:
+            self._running.cancel()
+
+    async def call(self, call: ToolCall) -> Result:
+        """What came of it. Cancelling leaves a function that is running behind, in a thread of its own: there is no
+        way to stop one. One that is ``async`` is cancelled."""
+        function = self._functions.get(call.name)
+        if function is None:
+            return _failure(f"there is no tool {call.name!r}; there are: {', '.join(self.names) or 'none'}")
+        try:
+            given = json.loads(call.arguments)
+            arguments = function.arguments.read(given, "")
+        except (ValueError, RecursionError) as error:
+            return _failure(str(error))
+        except Exception as error:  # of a class of the file, which checks its fields
+            return _failure(f"{type(error).__name__}: {error}")
+        run = _Run(function.call, arguments)
+        printed = io.StringIO()
+        try:
+            # The screen is ours, and stdout may be a file of answers.
+            with contextlib.redirect_stdout(printed):
+                async with asyncio.timeout(self._timeout):
+                    self._running = asyncio.ensure_future(in_daemon(run))
+                    result = await self._running
+        except TimeoutError:
+            run.cancel()
+            result = _failure(f"it took longer than {self._timeout:g} s")
+        except asyncio.CancelledError:
+            run.cancel()
+            task = asyncio.current_task()
+            if not self.stopped or (task is not None and task.cancelling()):
+                raise
+            result = _failure("the user stopped this call")
+        finally:
+            self._running = None
+        return dataclasses.replace(result, printed=printed.getvalue()[:_PRINT_LIMIT])
+
+
+class _Run:
+    """One run of a function, in whatever thread calls it. Returns what came of it, and raises nothing."""
+
+    def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+        self._function, self._arguments = function, arguments
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+
+    def __call__(self) -> Result:
+        try:
+            value = self._function(**self._arguments)
+            if inspect.isawaitable(value):
+                value = asyncio.run(self._await(value))
+            return Result(cut(as_text(value)))
+        except BaseException as error:  # whatever a function does, sys.exit() included
+            return _failure(f"{type(error).__name__}: {error}".removesuffix(": "))
+
+    async def _await(self, awaitable: Any) -> Any:
+        async def whole() -> Any:
+            return await awaitable
+
+        with self._lock:
+            self._loop, self._task = asyncio.get_running_loop(), asyncio.ensure_future(whole())
+            if self._cancelled:
+                self._task.cancel()
+        try:
+            return await self._task
+        finally:
+            with self._lock:
+                self._loop = None
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            if self._loop is not None and self._task is not None:
+                self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+def as_text(value: Any) -> str:
+    """What a model is told of a value: a text as it is, anything else as JSON."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def cut(text: str) -> str:
+    """``text`` within the limit, with a mark where something is left out."""
+    if len(text) <= RESULT_LIMIT:
+        return text
+    return f"{text[:RESULT_LIMIT]}\n[cut here: {len(text) - RESULT_LIMIT:,} of {len(text):,} characters are left out]"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return list(value)
+    return str(value)
+
+
+def _failure(what: str) -> Result:
+    return Result(cut(f"error: {what}"), failed=True)

@@ -1,0 +1,180 @@
+"""A server for tests: in the test's own loop over scripted backends, or the program itself as a process.
+
+::
+
+    async def main() -> None:
+        async with serving(script) as served:          # a real uvicorn on a free port
+            served.url, served.desk, served.backends   # the ScriptedBackends, in the order they were made
+    asyncio.run(main())
+
+    with served_process("--temp", "0") as process:     # bitnet-chat serve, the bundled model, a real engine
+        process.url, process.pid, process.end()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from program import PATIENCE, command, engines_of, environment
+from scripted_backend import Script, ScriptedBackend, by_message
+from starlette.applications import Starlette
+
+from bitnet_chat.backends.source import Source
+from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.find import find
+from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.journal import Journal
+from bitnet_chat.serve.app import application, running
+from bitnet_chat.serve.cache import Cache
+from bitnet_chat.serve.catalogue import Catalogue
+from bitnet_chat.serve.desk import Desk
+from bitnet_chat.serve.settings import ServeSettings
+
+# Found before any test changes the environment, as those of conftest are.
+ENGINE: EngineBinary | None = None
+with contextlib.suppress(EngineNotFound):
+    ENGINE = find(dialect=Dialect.CLASSIC)
+
+
+@dataclass
+class Served:
+    url: str
+    app: Starlette
+    desk: Desk
+    backends: list[ScriptedBackend]
+    """Those of scripts, in the order in which they were made: none before it is needed."""
+
+    @property
+    def backend(self) -> ScriptedBackend:
+        assert len(self.backends) == 1, f"there are {len(self.backends)}"
+        return self.backends[0]
+
+
+def scripted_source(
+    script: Script, backends: list[ScriptedBackend], *, name: str = "scripted", parallel: int = 1, **options: bool
+) -> Source:
+    """``options``: those of ScriptedBackend. Each backend that is made is put into ``backends``."""
+
+    def make() -> ScriptedBackend:
+        backends.append(ScriptedBackend(script, name=name, **options))
+        return backends[-1]
+
+    return Source(name, parallel, make)
+
+
+@asynccontextmanager
+async def serving(
+    what: Script | Source | Mapping[str, Source] = by_message,
+    *,
+    parallel: int = 1,
+    settings: ServeSettings | None = None,
+    journal: Journal | None = None,
+    **options: bool,
+) -> AsyncIterator[Served]:
+    """``what``: a script for backends that play it, a source, or several by the names of their models. ``options``:
+    those of ScriptedBackend. At the end replies have no time left."""
+    settings = settings or ServeSettings(port=0, grace=0.0)
+    backends: list[ScriptedBackend] = []
+    if isinstance(what, Source):
+        sources: Mapping[str, Source] = {what.name: what}
+    elif isinstance(what, Mapping):
+        sources = what
+    else:
+        sources = {"scripted": scripted_source(what, backends, parallel=parallel, **options)}
+    catalogue = Catalogue(sources, queue=settings.queue, memory_limit=settings.memory_limit)
+    desk = Desk(catalogue, cache=Cache() if settings.cache else None)
+    app = application(desk, settings, journal)
+    async with running(desk, settings, journal, app) as url:
+        yield Served(url, app, desk, backends)
+
+
+class ServedProcess:
+    """``bitnet-chat serve`` as a process, with a classic engine. ``url``: where it listens; ``lines``: what it has
+    written to stderr."""
+
+    def __init__(self, *arguments: str, **more: str) -> None:
+        self._child = subprocess.Popen(
+            command("serve", "--port", "0", *(("--engine", str(ENGINE.path)) if ENGINE else ()), *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment(**more),
+        )
+        self.lines: list[str] = []
+        self._heard: queue.Queue[str | None] = queue.Queue()
+        self._ear = threading.Thread(target=self._listen, daemon=True)
+        self._ear.start()
+        self.url = ""
+        while not self.url:
+            line = self._heard.get(timeout=PATIENCE)
+            if line is None:
+                self.wait()
+                raise AssertionError(f"it ended before it listened: {''.join(self.lines)}")
+            _, found, address = line.partition("listening on ")
+            self.url = address.strip() if found else ""
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def send_signal(self, number: int) -> None:
+        self._child.send_signal(number)
+
+    def wait(self) -> int:
+        """Until it has ended; gives its exit code, or minus the number of the signal."""
+        code = self._child.wait(PATIENCE)
+        self._ear.join(PATIENCE)
+        return code
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.send_signal(number)
+        return self.wait()
+
+    def line(self) -> str:
+        """The next line that it writes to stderr; empty at its end."""
+        return self._heard.get(timeout=PATIENCE) or ""
+
+    def close(self) -> None:
+        children = engines_of(self.pid)
+        if self._child.poll() is None:
+            self._child.kill()
+        self.wait()
+        for each in children:
+            with contextlib.suppress(Exception):
+                each.kill()
+
+    def _listen(self) -> None:
+        assert self._child.stderr is not None
+        with self._child.stderr as stderr:
+            for line in stderr:
+                self.lines.append(line)
+                self._heard.put(line)
+        self._heard.put(None)
+
+
+@contextmanager
+def served_process(*arguments: str, home: Path | None = None, **more: str) -> Iterator[ServedProcess]:
+    """The program, listening; its engine may still be loading. ``home``: a folder for journal and settings of its own,
+    for one that outlives a test (those of one test have the test's). Ended and cleaned up behind the block."""
+    if home is not None:
+        more = {
+            "BITNET_CHAT_DATA": str(home / "data"),
+            "BITNET_CHAT_CACHE": str(home / "cache"),
+            "BITNET_CHAT_CONFIG": str(home / "config.toml"),
+        } | more
+    process = ServedProcess(*arguments, **more)
+    try:
+        yield process
+    finally:
+        process.close()

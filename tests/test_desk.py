@@ -1,0 +1,358 @@
+"""From an order to its reply: stopping, making way, ending, and what breaks on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from scripted_backend import Gate, Script, ScriptedBackend, say
+from serving import scripted_source
+
+from bitnet_chat.backends import ReplyOptions, Sampling
+from bitnet_chat.backends.source import Source
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import Busy, EngineDied, EngineNotFound, FinishReason
+from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
+from bitnet_chat.journal import Journal, Recorder
+from bitnet_chat.serve.catalogue import Catalogue, UnknownModel
+from bitnet_chat.serve.desk import Desk, Ending, Order
+
+PATIENCE = 60.0
+
+
+def asks(text: str, **options: object) -> Order:
+    return Order(Conversation().with_user(text), **options)  # type: ignore[arg-type]
+
+
+def gated(conversation: Conversation) -> Iterable[Event | Gate]:
+    assert conversation.last is not None
+    text = conversation.last.content
+    return [Started(), TextDelta(f"{text} begins"), Gate(), TextDelta(" and ends"), Completed(FinishReason.STOP, "")]
+
+
+@asynccontextmanager
+async def desk_of(
+    script: Script, *, parallel: int = 1, queue: int = 64, **options: bool
+) -> AsyncIterator[tuple[Desk, list[ScriptedBackend]]]:
+    backends: list[ScriptedBackend] = []
+    source = scripted_source(script, backends, parallel=parallel, **options)  # type: ignore[arg-type]
+    desk = Desk(Catalogue({"m": source}, queue=queue))
+    desk.start()
+    async with asyncio.timeout(PATIENCE):
+        try:
+            yield desk, backends
+        finally:
+            await desk.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  # there is no event for all that is asked for here
+        await asyncio.sleep(0)
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        await main()
+
+    asyncio.run(whole())
+
+
+def test_a_reply_from_order_to_end() -> None:
+    async def main() -> None:
+        async with desk_of(lambda _: say("Hel", "lo")) as (desk, backends):
+            ended: list[str] = []
+            generation = desk.begin(
+                asks("hi", options=ReplyOptions(max_tokens=3)), on_end=lambda each: ended.append(each.id)
+            )
+            assert (generation.model, desk.running) == ("m", 1)
+            *said, end = [seen.event async for seen in generation.watch()]
+            assert said in ([TextDelta("Hello")], [TextDelta("Hel"), TextDelta("lo")])
+            assert end == await generation.ended()
+            await until(lambda: not desk.running)
+            assert ended == [generation.id]
+            assert backends[0].options == [ReplyOptions(max_tokens=3)]
+            assert backends[0].calls == ["start", "end of reply"]
+
+    run(main)
+
+
+def test_what_the_seat_remembers_is_the_conversation_with_its_reply() -> None:
+    async def main() -> None:
+        async with desk_of(lambda _: say("Hello"), parallel=2) as (desk, _):
+            first = Conversation().with_user("a")
+            await desk.begin(Order(first)).ended()
+            await desk.begin(asks("other")).ended()
+            await until(lambda: not desk.running)
+            pool = desk.catalogue.pools["m"]
+            assert pool.seats[0].memory == first.with_assistant("Hello")
+            again = Order(first.with_assistant("Hello", FinishReason.STOP).with_user("b"))
+            await desk.begin(again).ended()
+            await until(lambda: not desk.running)
+            assert pool.seats[0].memory.turns[-2].content == "b"
+            cold = ReplyOptions(sampling=Sampling(temperature=0.0))
+            await desk.begin(Order(Conversation().with_user("z"), cold)).ended()
+            await until(lambda: not desk.running)
+            assert [seat.sampling.temperature for seat in pool.seats] == [None, 0.0]
+
+    run(main)
+
+
+def test_stopping_at_every_moment_ends_the_reply_and_frees_the_seat() -> None:
+    """After n turns of the loop, for every n until it has ended by itself."""
+
+    async def main() -> None:
+        async with desk_of(lambda _: say(*"abcd")) as (desk, _):
+            reasons: list[FinishReason] = []
+            while FinishReason.STOP not in reasons:
+                generation = desk.begin(asks("hi"))
+                for _ in range(len(reasons)):
+                    await asyncio.sleep(0)
+                generation.stop()
+                end = await generation.ended()
+                assert isinstance(end, Completed) and end.text == generation.text
+                reasons.append(end.reason)
+                await until(lambda: not desk.running)
+                pool = desk.catalogue.pools["m"]
+                assert (pool.busy, pool.waiting) == (0, 0)
+            assert len(reasons) > 5 and set(reasons[:-1]) == {FinishReason.INTERRUPTED}
+
+    run(main)
+
+
+def test_stopping_reaches_the_engine_at_once() -> None:
+    async def main() -> None:
+        async with desk_of(gated) as (desk, backends):
+            generation = desk.begin(asks("hi"))
+            await until(lambda: bool(generation.text))
+            generation.stop()
+            assert backends[0].calls[-1] == "interrupt", "before the loop has turned"
+            end = await generation.ended()
+            assert isinstance(end, Completed)
+            assert (end.reason, end.text) == (FinishReason.INTERRUPTED, "hi begins")
+
+    run(main)
+
+
+def test_who_waits_can_be_stopped_while_the_engine_is_busy_or_loads() -> None:
+    async def main() -> None:
+        async with desk_of(gated) as (desk, backends):
+            busy = desk.begin(asks("hi"))
+            await until(lambda: bool(busy.text))
+            waiting = desk.begin(asks("next"))
+            await until(lambda: desk.catalogue.pools["m"].waiting == 1)
+            waiting.stop()
+            end = await waiting.ended()
+            assert isinstance(end, Completed) and (end.reason, end.text) == (FinishReason.INTERRUPTED, "")
+            assert desk.catalogue.pools["m"].waiting == 0
+            assert "interrupt" not in backends[0].calls, "that is the reply of somebody else"
+            backends[0].open_gate()
+            assert (await busy.ended()).text == ""
+            assert busy.text == "hi begins and ends"
+        async with desk_of(gated, gated=True) as (desk, backends):
+            loading = desk.begin(asks("hi"))
+            await until(lambda: bool(backends[0].asked))
+            loading.stop()
+            assert isinstance(await loading.ended(), Completed)
+
+    run(main)
+
+
+def test_one_that_is_stopped_before_it_begins_never_reaches_an_engine() -> None:
+    async def main() -> None:
+        async with desk_of(gated) as (desk, backends):
+            generation = desk.begin(asks("hi"))
+            generation.stop()
+            assert isinstance(await generation.ended(), Completed)
+            await until(lambda: not desk.running)
+            assert backends[0].asked == []
+
+    run(main)
+
+
+def test_too_many_and_unknown_models() -> None:
+    async def main() -> None:
+        async with desk_of(gated, queue=1) as (desk, backends):
+            with pytest.raises(UnknownModel):
+                desk.begin(asks("hi", model="other"))
+            replies = [desk.begin(asks(str(number))) for number in range(4)]
+            ends = [await reply.ended() for reply in replies[2:]]
+            assert all(isinstance(end, Failed) and isinstance(end.error, Busy) for end in ends)
+            for _ in replies[:2]:
+                backends[0].open_gate()
+            await asyncio.gather(*(reply.ended() for reply in replies))
+            assert [reply.text for reply in replies] == ["0 begins and ends", "1 begins and ends", "", ""]
+
+    run(main)
+
+
+def test_batch_work_makes_way_for_people_and_begins_again() -> None:
+    async def main() -> None:
+        async with desk_of(gated) as (desk, backends):
+            batch = desk.begin(asks("batch", urgent=False))
+            await until(lambda: bool(batch.text))
+            person = desk.begin(asks("person"))
+            await until(lambda: bool(person.text))
+            assert "interrupt" in backends[0].calls
+            assert (batch.text, batch.end) == ("", None)
+            backends[0].open_gate()
+            await person.ended()
+            await until(lambda: bool(batch.text))
+            backends[0].open_gate()
+            await batch.ended()
+            assert (person.text, batch.text) == ("person begins and ends", "batch begins and ends")
+
+    run(main)
+
+
+def test_batch_work_that_was_seen_or_is_written_down_does_not_make_way(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with desk_of(gated) as (desk, backends):
+            recorder = Recorder(Journal(tmp_path / "journal.db"), lambda line: None)
+            for batch in (asks("seen", urgent=False), asks("written", urgent=False, recorder=recorder)):
+                reply = desk.begin(batch)
+                if batch.recorder is None:
+                    await anext(reply.watch())
+                await until(lambda: bool(reply.text))  # noqa: B023
+                person = desk.begin(asks("person"))
+                await until(lambda: desk.catalogue.pools["m"].waiting == 1)
+                assert "interrupt" not in backends[0].calls
+                for each in (reply, person):
+                    backends[0].open_gate()
+                    await each.ended()
+                assert reply.text.endswith("begins and ends")
+            await recorder.close()
+
+    run(main)
+
+
+def test_batch_work_makes_way_so_often_and_then_ends() -> None:
+    async def main() -> None:
+        async with desk_of(gated) as (desk, backends):
+            batch = desk.begin(asks("batch", urgent=False))
+            for _ in range(3):
+                await until(lambda: bool(batch.text))
+                person = desk.begin(asks("person"))
+                await until(lambda: bool(person.text))  # noqa: B023
+                backends[0].open_gate()
+                await person.ended()
+            await until(lambda: bool(batch.text))
+            person = desk.begin(asks("person"))
+            await until(lambda: desk.catalogue.pools["m"].waiting == 1)
+            assert batch.text, "it does not make way any more"
+            backends[0].open_gate()
+            assert isinstance(await batch.ended(), Completed)
+            backends[0].open_gate()
+            await person.ended()
+
+    run(main)
+
+
+def test_batch_work_that_makes_way_can_be_stopped() -> None:
+    async def main() -> None:
+        async with desk_of(gated) as (desk, backends):
+            batch = desk.begin(asks("batch", urgent=False))
+            await until(lambda: bool(batch.text))
+            person = desk.begin(asks("person"))
+            await until(lambda: bool(person.text))
+            batch.stop()
+            end = await batch.ended()
+            assert isinstance(end, Completed) and end.reason is FinishReason.INTERRUPTED
+            assert desk.catalogue.pools["m"].waiting == 0
+            backends[0].open_gate()
+            await person.ended()
+
+    run(main)
+
+
+class Broken(ScriptedBackend):
+    """Raises what no backend should."""
+
+    async def reply(self, conversation: Conversation, options: ReplyOptions = ReplyOptions()) -> AsyncIterator[Event]:  # noqa: B008
+        yield Started()
+        yield TextDelta("so far")
+        raise ZeroDivisionError("a fault of the program")
+
+
+def test_a_fault_in_one_reply_is_told_and_takes_nothing_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        backends = iter([Broken(lambda _: []), ScriptedBackend(lambda _: say("fine"))])
+        desk = Desk(Catalogue({"m": Source("m", 2, lambda: next(backends))}))
+        desk.start()
+        broken = await desk.begin(asks("one")).ended()
+        assert isinstance(broken, Failed) and isinstance(broken.error, EngineDied) and broken.text == "so far"
+        assert "ZeroDivisionError" in caplog.text
+        whole = desk.begin(asks("two"))
+        await whole.ended()
+        assert whole.text == "fine"
+        await desk.close()
+
+    run(main)
+
+
+def test_an_engine_that_is_missing_is_what_the_reply_fails_with() -> None:
+    async def main() -> None:
+        def make() -> ScriptedBackend:
+            raise EngineNotFound("no engine")
+
+        desk = Desk(Catalogue({"m": Source("m", 1, make)}))
+        end = await desk.begin(asks("hi")).ended()
+        assert isinstance(end, Failed) and isinstance(end.error, EngineNotFound)
+        await desk.close()
+
+    run(main)
+
+
+def test_an_ending_desk_finishes_what_is_under_way_and_refuses_the_rest() -> None:
+    async def main() -> None:
+        async with desk_of(gated) as (desk, backends):
+            reply = desk.begin(asks("hi"))
+            await until(lambda: bool(reply.text))
+            closing = asyncio.ensure_future(desk.close(grace=PATIENCE))
+            await until(desk.ending.is_set)
+            with pytest.raises(Ending):
+                desk.begin(asks("too late"))
+            backends[0].open_gate()
+            await closing
+            assert reply.text == "hi begins and ends" and backends[0].calls[-1] == "close"
+
+    run(main)
+
+
+def test_an_ending_desk_stops_what_has_no_time_left_and_marks_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = Journal(tmp_path / "journal.db")
+        recorder = Recorder(journal, lambda line: None)
+        async with desk_of(gated) as (desk, _):
+            reply = desk.begin(asks("hi", recorder=recorder))
+            waiting = desk.begin(asks("next"))
+            await until(lambda: bool(reply.text))
+            await desk.close(grace=0.01)
+            for each in (reply, waiting):
+                end = await each.ended()
+                assert isinstance(end, Completed) and end.reason is FinishReason.INTERRUPTED
+        await recorder.close()
+        stored = journal.load(journal.list()[0].id)
+        last = stored.conversation.last
+        assert last is not None and (last.content, last.finish) == ("hi begins", FinishReason.INTERRUPTED)
+
+    run(main)
+
+
+def test_a_desk_that_is_told_twice_to_end_waits_no_longer() -> None:
+    async def main() -> None:
+        async with desk_of(gated) as (desk, backends):
+            reply = desk.begin(asks("hi"))
+            await until(lambda: bool(reply.text))
+            closing = asyncio.ensure_future(desk.close(grace=1e6))
+            await until(desk.ending.is_set)
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+            end = await reply.ended()
+            assert isinstance(end, Completed) and end.reason is FinishReason.INTERRUPTED
+            assert backends[0].calls[-1] == "close"
+
+    run(main)

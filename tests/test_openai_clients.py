@@ -1,0 +1,285 @@
+"""The published clients of the OpenAI API, unmodified: Python, npm and llm."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from conftest import _engine
+from openai.lib.streaming.chat import ContentDeltaEvent
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+from program import PATIENCE, environment
+from scripted_backend import STATS, by_message, say
+from serving import Served, ServedProcess, served_process, serving
+
+from bitnet_chat import paths
+from bitnet_chat.conversation import Conversation, ToolCall
+from bitnet_chat.engine.binary import Dialect
+from bitnet_chat.errors import EngineDied, FinishReason, ModelError, Unsupported
+from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, ThinkingDelta
+
+CLIENTS = Path(__file__).with_name("clients")
+# Before any test changes the environment.
+_INSTALLED = paths.data_dir() / "test-clients"
+_NPM = shutil.which("npm")
+
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is bitnet-chat?"}]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
+    """The program, with the bundled model and a real engine."""
+    engine = _engine(Dialect.CLASSIC)
+    with served_process("--temp", "0", "--engine", str(engine.path), home=tmp_path_factory.mktemp("served")) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def client(served: ServedProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def reply(client: openai.OpenAI) -> str:
+    """What the model says to the question, at temperature 0."""
+    content = client.chat.completions.create(model="", messages=QUESTION).choices[0].message.content
+    assert content and len(content) > 20
+    return content
+
+
+def test_whole_and_streamed(client: openai.OpenAI, reply: str) -> None:
+    (model,) = client.models.list().data
+    assert client.models.retrieve(model.id) == model
+    raw = client.chat.completions.with_raw_response.create(model=model.id, messages=QUESTION, temperature=0)
+    whole = raw.parse()
+    assert raw.status_code == 200 and whole._request_id == raw.headers["x-request-id"]
+    assert whole.choices[0].message.content == reply and whole.choices[0].finish_reason == "stop"
+    assert whole.model == model.id
+    stream = client.chat.completions.create(
+        model=model.id, messages=QUESTION, temperature=0, stream=True, stream_options={"include_usage": True}
+    )
+    *chunks, last = stream
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == reply
+    assert {chunk.id for chunk in chunks} == {last.id}
+    assert last.usage is not None and whole.usage is not None
+    assert last.usage.total_tokens == whole.usage.total_tokens > whole.usage.completion_tokens > 5
+
+
+def test_limits(client: openai.OpenAI, reply: str) -> None:
+    cut = client.chat.completions.create(model="", messages=QUESTION, temperature=0, max_completion_tokens=3)
+    assert cut.choices[0].finish_reason == "length" and reply.startswith(cut.choices[0].message.content or "?")
+    assert cut.usage is not None and cut.usage.completion_tokens == 3
+    stop = reply[8:12]
+    stopped = client.chat.completions.create(model="", messages=QUESTION, temperature=0, stop=[stop])
+    assert stopped.choices[0].message.content == reply[: reply.index(stop)]
+    plain = client.completions.create(model="", prompt="What is bitnet-chat?", temperature=0, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in plain) == reply
+
+
+def test_events_of_the_stream_reader(client: openai.OpenAI, reply: str) -> None:
+    with client.chat.completions.stream(model="", messages=QUESTION, temperature=0) as stream:
+        assert "".join(event.delta for event in stream if isinstance(event, ContentDeltaEvent)) == reply
+        assert stream.get_final_completion().choices[0].message.content == reply
+
+
+def test_errors_have_their_classes(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="gpt-4o", messages=QUESTION)
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="", messages=QUESTION, n=2)
+    assert refused.value.param == "n" and "n can only be 1" in refused.value.message
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="", messages=[{"role": "user", "content": "word " * 20_000}])
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="", input="x")
+
+
+def test_a_client_that_leaves_and_comes_back(client: openai.OpenAI, served: ServedProcess, reply: str) -> None:
+    with client.chat.completions.create(model="", messages=QUESTION, stream=True) as stream:
+        next(iter(stream))
+
+    async def again() -> str | None:
+        async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", timeout=PATIENCE) as other:
+            whole = await other.chat.completions.create(model="", messages=QUESTION, temperature=0)
+            return whole.choices[0].message.content
+
+    assert asyncio.run(again()) == reply
+
+
+# Over a scripted backend
+
+
+def with_client(
+    script: Callable[[Conversation], list[Event]],
+    test: Callable[[openai.AsyncOpenAI, Served], Coroutine[Any, Any, None]],
+) -> None:
+    async def main() -> None:
+        async with (
+            serving(script) as served,
+            openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client,
+        ):
+            await asyncio.wait_for(test(client, served), PATIENCE)
+
+    asyncio.run(main())
+
+
+WEATHER: ChatCompletionToolParam = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+def calls_weather(conversation: Conversation) -> list[Event]:
+    assert conversation.last is not None
+    if conversation.last.role == "tool":
+        return [*say(f"It is {conversation.last.content} in Rome.")]  # type: ignore[list-item]
+    call = ToolCall("call_1", "weather", '{"city": "Rome"}')
+    end = Completed(FinishReason.TOOL_CALLS, "Let me look.", STATS)
+    return [Started(), ThinkingDelta("Rome?"), TextDelta("Let me look."), call, end]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_a_round_trip_of_tools(streamed: bool) -> None:
+    async def test(client: openai.AsyncOpenAI, served: Served) -> None:
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the weather in Rome?"}]
+        if streamed:
+            async with client.chat.completions.stream(model="", messages=messages, tools=[WEATHER]) as stream:
+                completion: Any = await stream.get_final_completion()
+        else:
+            completion = await client.chat.completions.create(model="", messages=messages, tools=[WEATHER])
+        choice = completion.choices[0]
+        assert choice.finish_reason == "tool_calls" and choice.message.content == "Let me look."
+        (call,) = choice.message.tool_calls
+        assert call.function.name == "weather" and json.loads(call.function.arguments) == {"city": "Rome"}
+        # As programs do: what came goes back as it is.
+        messages += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
+        completion = await client.chat.completions.create(model="", messages=messages, tools=[WEATHER])
+        assert completion.choices[0].message.content == "It is sunny in Rome."
+        asked = served.backend.asked[-1].messages
+        assert asked[1].tool_calls == (ToolCall("call_1", "weather", '{"city": "Rome"}'),)
+        assert asked[2].tool_name == "weather"
+
+    with_client(calls_weather, test)
+
+
+def test_failures_have_their_classes() -> None:
+    ends: list[tuple[Event, type[openai.APIStatusError]]] = [
+        (Failed(Unsupported("tools", "no format")), openai.BadRequestError),
+        (Failed(EngineDied("it died")), openai.InternalServerError),
+        (Failed(ModelError("no model")), openai.InternalServerError),
+    ]
+
+    async def test(client: openai.AsyncOpenAI, served: Served) -> None:
+        for end, kind in ends:
+            served.backend.script = lambda _, end=end: [end]  # type: ignore[misc]
+            for stream in (False, True):
+                with pytest.raises(kind):
+                    await client.chat.completions.create(model="", messages=QUESTION, stream=stream)  # type: ignore[call-overload]
+        served.backend.script = lambda _: [Started(), TextDelta("Half"), Failed(EngineDied("it died"), "Half")]
+        chunks = await client.chat.completions.create(model="", messages=QUESTION, stream=True)
+        heard = ""
+        with pytest.raises(openai.APIError, match="it died"):
+            async for chunk in chunks:
+                heard += chunk.choices[0].delta.content or ""
+        assert heard == "Half"
+
+    with_client(by_message, test)  # type: ignore[arg-type]
+
+
+def test_a_model_that_does_not_load_is_asked_once() -> None:
+    """The client would try a 5xx twice more, were it not told that this is of no use."""
+
+    async def test(client: openai.AsyncOpenAI, served: Served) -> None:
+        for error, tries in ((ModelError("no model"), 1), (EngineDied("it died"), 2)):
+            served.backend.asked.clear()
+            served.backend.script = lambda _, error=error: [Failed(error)]  # type: ignore[misc]
+            with pytest.raises(openai.InternalServerError):
+                await client.with_options(max_retries=1).chat.completions.create(model="", messages=QUESTION)
+            assert len(served.backend.asked) == tries
+
+    with_client(by_message, test)  # type: ignore[arg-type]
+
+
+# Other programs
+
+
+def test_llm(served: ServedProcess, client: openai.OpenAI, reply: str, tmp_path: Path) -> None:
+    """Its configuration for servers of this kind; JSON is YAML too."""
+    name = client.models.list().data[0].id
+    model = {"model_id": "bitnet", "model_name": name, "api_base": f"{served.url}/v1"}
+    (tmp_path / "extra-openai-models.yaml").write_text(json.dumps([model]))
+    for more in ([], ["--no-stream"]):
+        command = [sys.executable, "-m", "llm", "-m", "bitnet", "-o", "temperature", "0", *more, "What is bitnet-chat?"]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=PATIENCE,
+            stdin=subprocess.DEVNULL,
+            env=environment(LLM_USER_PATH=str(tmp_path)),
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout.decode() == reply + "\n"
+
+
+@pytest.fixture(scope="module")
+def node_modules() -> Path:
+    """A folder with the npm client, made once for each ``package.json``."""
+    if _NPM is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no npm", pytrace=False)
+        pytest.skip("there is no npm")
+    wanted = (CLIENTS / "package.json").read_bytes()
+    folder = _INSTALLED / hashlib.sha256(wanted).hexdigest()[:16]
+    if not folder.exists():
+        _INSTALLED.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_INSTALLED) as making:
+            made = Path(making) / "made"
+            made.mkdir()
+            (made / "package.json").write_bytes(wanted)
+            npm = [
+                _NPM,
+                "install",
+                "--no-package-lock",
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+                "--loglevel=error",
+            ]
+            done = subprocess.run(npm, cwd=made, capture_output=True, timeout=10 * PATIENCE, stdin=subprocess.DEVNULL)
+            assert done.returncode == 0, done.stderr.decode()
+            try:
+                made.rename(folder)
+            except OSError:  # another worker was faster
+                assert folder.exists()
+    return folder
+
+
+def test_npm(served: ServedProcess, reply: str, node_modules: Path) -> None:
+    script = node_modules / "openai.mjs"  # modules are looked for beside the script
+    if not script.exists() or script.read_bytes() != (CLIENTS / "openai.mjs").read_bytes():
+        shutil.copy(CLIENTS / "openai.mjs", script)
+    done = subprocess.run(["node", str(script), served.url], capture_output=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr.decode()
+    got = json.loads(done.stdout)
+    assert got["whole"] == got["streamed"] == reply
+    assert got["finish"] == "stop" and got["roles"] == 1
+    assert got["usage"]["total_tokens"] == got["streamedUsage"]["total_tokens"]
+    assert got["cut"]["finish_reason"] == "length" and reply.startswith(got["cut"]["message"]["content"])
+    assert got["error"] == ["NotFoundError", 404, "model_not_found", "model"]

@@ -1,0 +1,319 @@
+"""Requests of the OpenAI API, taken apart: obeyed, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.serve.body import Fields
+from bitnet_chat.serve.openai_messages import conversation_of
+from bitnet_chat.serve.openai_request import chat_request, completion_request
+from bitnet_chat.serve.problems import Refused
+
+HELLO = [{"role": "user", "content": "hello"}]
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+ADD = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}
+TEXT = [{"type": "text", "text": "x"}]
+
+
+def read(*messages: Mapping[str, object]) -> tuple[Message, ...]:
+    fields = Fields({"messages": list(messages)}).needed_objects("messages")
+    return conversation_of(fields).messages
+
+
+def said(role: str, content: object = "x", **more: object) -> dict[str, object]:
+    return {"role": role, "content": content, **more}
+
+
+def test_messages_become_a_conversation() -> None:
+    assert read(
+        said("system", "s"),
+        said("developer", "d"),
+        said("user", "one"),
+        said("user", [{"type": "text", "text": "tw"}, {"type": "text", "text": "o"}]),
+        said("assistant", "a", refusal=None, annotations=[], reasoning_content="hm", tool_calls=None, audio=None),
+        said("user", "three"),
+    ) == (
+        Message("system", "s\n\nd"),
+        Message("user", "one\n\ntwo"),
+        Message("assistant", "a"),
+        Message("user", "three"),
+    )
+
+
+def test_calls_and_their_results() -> None:
+    other = {**CALL, "id": "c2", "index": 1}
+    assert read(
+        said("user"),
+        {"role": "assistant", "tool_calls": [CALL, other]},
+        said("tool", "2", tool_call_id="c2", name="add"),
+        said("tool", TEXT, tool_call_id="c1"),
+    ) == (
+        Message("user", "x"),
+        Message("assistant", "", tool_calls=(ToolCall("c1", "add", '{"a": 1}'), ToolCall("c2", "add", '{"a": 1}'))),
+        Message("tool", "2", call_id="c2", tool_name="add"),
+        Message("tool", "x", call_id="c1", tool_name="add"),
+    )
+
+
+ASKED = [said("user"), said("assistant", None, tool_calls=[CALL])]
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([], "messages"),
+        ([{"content": "x"}], "messages[0].role"),
+        ([said("robot")], "messages[0].role"),
+        ([said("function", name="f")], "messages[0].role"),
+        ([{"role": "user"}], "messages[0].content"),
+        ([said("user", None)], "messages[0].content"),
+        ([said("user", "")], "messages[0].content"),
+        ([said("user", [])], "messages[0].content"),
+        ([said("user", 5)], "messages[0].content"),
+        ([said("user", [{"type": "image_url", "image_url": {"url": "x"}}])], "messages[0].content[0].type"),
+        ([said("user", [{"type": "input_audio"}])], "messages[0].content[0].type"),
+        ([said("user", ["x"])], "messages[0].content[0]"),
+        ([said("user", [{"type": "text", "text": "x", "cache": 1}])], "messages[0].content[0].cache"),
+        ([said("user", name="Bob")], "messages[0].name"),
+        ([said("user", weight=1)], "messages[0].weight"),
+        ([said("system")], "messages"),
+        ([said("user"), said("system")], "messages[1].role"),
+        ([said("assistant"), said("user")], "messages[0].role"),
+        ([said("user"), said("assistant")], "messages[1].role"),
+        ([said("user"), said("assistant", audio={"id": "a"}), said("user")], "messages[1].audio"),
+        ([said("user"), said("assistant", function_call={"name": "f"}), said("user")], "messages[1].function_call"),
+        ([said("user"), said("assistant", None), said("user")], "messages[1].content"),
+        ([said("user"), said("assistant", [{"type": "refusal", "refusal": "no"}])], "messages[1].content[0].type"),
+        (ASKED, "messages"),
+        ([*ASKED, said("user")], "messages[2].role"),
+        ([*ASKED, said("tool")], "messages[2].tool_call_id"),
+        ([*ASKED, said("tool", tool_call_id="c9")], "messages[2].tool_call_id"),
+        ([*ASKED, said("tool", tool_call_id="c1"), said("tool", tool_call_id="c1")], "messages[3].tool_call_id"),
+        ([said("user"), said("assistant", tool_calls=[CALL, CALL])], "messages[1].tool_calls"),
+        ([said("user"), said("assistant", tool_calls=[{**CALL, "type": "custom"}])], "messages[1].tool_calls[0].type"),
+        (
+            [said("user"), said("assistant", tool_calls=[{"id": "x", "function": {"name": "f", "arguments": "{"}}])],
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+    ],
+)
+def test_a_message_that_cannot_be_used_is_named(messages: list[dict[str, object]], param: str) -> None:
+    with pytest.raises(Refused) as refused:
+        read(*messages)
+    assert refused.value.param == param, refused.value.what
+
+
+def test_parameters_become_options() -> None:
+    request = chat_request(
+        Fields(
+            {
+                "model": "m",
+                "messages": HELLO,
+                "max_tokens": 50,
+                "max_completion_tokens": 40,
+                "temperature": 0,
+                "top_p": 0.9,
+                "top_k": 40,
+                "min_p": 0.1,
+                "repeat_penalty": 1.1,
+                "seed": 7,
+                "presence_penalty": -1,
+                "frequency_penalty": 2,
+                "stop": ["a", "b"],
+                "tools": [ADD],
+                "tool_choice": {"type": "function", "function": {"name": "add"}},
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "description": "d", "schema": {"type": "object"}, "strict": True},
+                },
+                "stream": True,
+                "stream_options": {"include_usage": True},
+                # what changes nothing
+                "user": "u",
+                "metadata": {"a": "b"},
+                "store": False,
+                "n": 1,
+                "logprobs": False,
+                "logit_bias": {},
+                "modalities": ["text"],
+                "parallel_tool_calls": True,
+                "service_tier": "auto",
+                "functions": None,
+                "safety_identifier": "x",
+                "prompt_cache_key": "y",
+            }
+        )
+    )
+    assert request.conversation == Conversation().with_user("hello")
+    assert (request.model, request.stream, request.usage) == ("m", True, True)
+    assert request.options == ReplyOptions(
+        max_tokens=40,
+        sampling=Sampling(0.0, 0.9, 40, 0.1, 7, 1.1, -1.0, 2.0),
+        stop=("a", "b"),
+        tools=(Tool("add", "Adds.", {"type": "object"}),),
+        tool_choice="add",
+        format=ResponseFormat({"description": "d", "type": "object"}),
+    )
+
+
+def test_little_is_needed() -> None:
+    request = chat_request(Fields({"messages": HELLO}))
+    assert request.options == ReplyOptions() and not request.stream and not request.model
+    assert chat_request(Fields({"messages": HELLO, "response_format": {"type": "json_object"}})).options.format == (
+        ResponseFormat()
+    )
+    assert chat_request(Fields({"messages": HELLO, "stop": "x"})).options.stop == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("seed", "used"), [(0, 0), (2**32 - 2, 2**32 - 2), (2**32 - 1, 0), (-1, 2**32 - 2), (-(2**63), 0)]
+)
+def test_every_seed_is_one_of_an_engine(seed: int, used: int) -> None:
+    given = chat_request(Fields({"messages": HELLO, "seed": seed})).options.sampling.seed
+    assert given is not None and 0 <= given < 2**32 - 1
+    if seed != -(2**63):
+        assert given == used
+
+
+NAMED = {"type": "function", "function": {"name": "sub"}}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "param"),
+    [
+        ("n", 2, "n"),
+        ("logprobs", True, "logprobs"),
+        ("top_logprobs", 3, "top_logprobs"),
+        ("logit_bias", {"50256": -100}, "logit_bias"),
+        ("modalities", ["text", "audio"], "modalities"),
+        ("audio", {"voice": "x"}, "audio"),
+        ("prediction", {"type": "content"}, "prediction"),
+        ("web_search_options", {}, "web_search_options"),
+        ("functions", [], "functions"),
+        ("function_call", "auto", "function_call"),
+        ("reasoning_effort", "high", "reasoning_effort"),
+        ("verbosity", "low", "verbosity"),
+        ("service_tier", "flex", "service_tier"),
+        ("store", True, "store"),
+        ("temperature", 2.1, "temperature"),
+        ("temperature", "0", "temperature"),
+        ("top_p", -0.1, "top_p"),
+        ("seed", 1.5, "seed"),
+        ("max_tokens", 0, "max_tokens"),
+        ("max_completion_tokens", -1, "max_completion_tokens"),
+        ("presence_penalty", 3, "presence_penalty"),
+        ("stop", ["1", "2", "3", "4", "5"], "stop"),
+        ("stop", [""], "stop"),
+        ("stop", [1], "stop[0]"),
+        ("stop", 1, "stop"),
+        ("stream", "yes", "stream"),
+        ("stream_options", {"include_usage": True}, "stream_options"),
+        ("messages", "hello", "messages"),
+        ("messages", None, "messages"),
+        ("model", 5, "model"),
+        ("response_format", {"type": "xml"}, "response_format.type"),
+        ("response_format", {}, "response_format.type"),
+        ("response_format", {"type": "json_schema"}, "response_format.json_schema"),
+        (
+            "response_format",
+            {"type": "json_schema", "json_schema": {"name": "a b"}},
+            "response_format.json_schema.name",
+        ),
+        (
+            "response_format",
+            {"type": "json_schema", "json_schema": {"name": "a"}},
+            "response_format.json_schema.schema",
+        ),
+        ("tools", [{"type": "custom", "custom": {"name": "x"}}], "tools[0].type"),
+        ("tools", [{"type": "function", "function": {"name": "a b"}}], "tools[0].function.name"),
+        ("tools", [{"type": "function", "function": {"name": "a", "strict": True}}], "tools[0].function.strict"),
+        ("tools", [ADD, ADD], "tools"),
+        ("tools", [ADD] * 129, "tools"),
+        ("tools", [{"type": "function", "function": {"name": "a", "parameters": []}}], "tools[0].function.parameters"),
+        ("tool_choice", "required", "tool_choice"),
+        ("tool_choice", "sometimes", "tool_choice"),
+        ("tool_choice", {"type": "allowed_tools"}, "tool_choice.type"),
+        ("tool_choice", NAMED, "tool_choice.function.name"),
+        ("cache_prompt", True, "cache_prompt"),
+        ("Temperature", 1, "Temperature"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(parameter: str, value: object, param: str) -> None:
+    with pytest.raises(Refused) as refused:
+        chat_request(Fields({"messages": HELLO, parameter: value}))
+    assert refused.value.param == param
+    assert refused.value.what.startswith(param)
+
+
+def test_calls_one_by_one_cannot_be_promised() -> None:
+    assert chat_request(Fields({"messages": HELLO, "parallel_tool_calls": False})).options.tools == ()
+    with pytest.raises(Refused, match="parallel_tool_calls"):
+        chat_request(Fields({"messages": HELLO, "parallel_tool_calls": False, "tools": [ADD]}))
+
+
+def test_a_prompt_becomes_a_message_of_a_user() -> None:
+    for prompt in ("once", ["once"]):
+        request = completion_request(
+            Fields({"model": "m", "prompt": prompt, "max_tokens": 5, "stop": "x", "best_of": 1})
+        )
+        assert request.conversation == Conversation().with_user("once")
+        assert request.options == ReplyOptions(max_tokens=5, stop=("x",))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "param"),
+    [
+        ("prompt", None, "prompt"),
+        ("prompt", "", "prompt"),
+        ("prompt", ["a", "b"], "prompt"),
+        ("prompt", [], "prompt"),
+        ("prompt", [1, 2], "prompt[0]"),
+        ("prompt", [[1, 2]], "prompt[0]"),
+        ("suffix", "x", "suffix"),
+        ("echo", True, "echo"),
+        ("logprobs", 0, "logprobs"),
+        ("best_of", 2, "best_of"),
+        ("n", 2, "n"),
+        ("messages", HELLO, "messages"),
+        ("tools", [], "tools"),
+    ],
+)
+def test_a_completion_refuses_by_name_too(parameter: str, value: object, param: str) -> None:
+    with pytest.raises(Refused) as refused:
+        completion_request(Fields({"prompt": "once", parameter: value}))
+    assert refused.value.param == param
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool", "x"]), "content": st.just("x") | JSON},
+    optional={"tool_calls": st.just([CALL]) | JSON, "tool_call_id": st.just("c1") | JSON},
+)
+NAMES = ["model", "stream", "stream_options", "stop", "tools", "tool_choice", "response_format", "seed", "logit_bias"]
+
+
+@given(
+    messages=st.lists(MESSAGE, max_size=5) | JSON,
+    more=st.dictionaries(st.sampled_from(NAMES), JSON, max_size=3),
+)
+def test_anything_is_a_request_or_a_refusal(messages: Any, more: dict[str, Any]) -> None:
+    try:
+        conversation = chat_request(Fields({"messages": messages, **more})).conversation
+    except Refused:
+        return
+    roles = [message.role for message in conversation.messages]
+    assert roles[-1] in ("user", "tool")
+    assert "system" not in roles[1:]
+    assert all(not (one == two == "user") for one, two in pairwise(roles))

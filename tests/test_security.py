@@ -1,0 +1,490 @@
+"""Who may use the server: browsers with pages of strangers may not, nor who has no key, nor who sends too much."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted_backend import ScriptedBackend, say
+from serving import scripted_source, serving
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from bitnet_chat.errors import UsageError
+from bitnet_chat.serve.app import application
+from bitnet_chat.serve.catalogue import Catalogue
+from bitnet_chat.serve.desk import Desk
+from bitnet_chat.serve.keys import COOKIE, SESSION, Keys, TooManyGuesses, key_in
+from bitnet_chat.serve.security import CSP, Facts, Gate
+from bitnet_chat.serve.settings import ServeSettings, is_loopback
+
+HERE = "http://127.0.0.1:8033"
+KEY = "right-key"
+STRANGER = "https://evil.example"
+SAID = "what the user said"
+
+
+def facts(method: str = "GET", path: str = "/v1/models", *, address: str = "127.0.0.1", **headers: str) -> Facts:
+    named = {"host": "127.0.0.1:8033"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    return Facts(method, path, "http", address, named)
+
+
+def gate(**changes: object) -> Gate:
+    settings = ServeSettings(**changes)  # type: ignore[arg-type]
+    return Gate(settings, Keys(settings.api_key))
+
+
+def status(gate: Gate, facts: Facts) -> int:
+    refusal = gate.refusal(facts)
+    return refusal.status if refusal is not None else 200
+
+
+# What a server may be started with
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.com"])
+def test_other_computers_are_let_in_with_a_key_only(host: str) -> None:
+    with pytest.raises(UsageError, match="no API key"):
+        ServeSettings(host=host).checked()
+    ServeSettings(host=host, api_key=KEY).checked()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.1"])
+def test_this_computer_needs_none(host: str) -> None:
+    assert is_loopback(host)
+    ServeSettings(host=host).checked()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"port": 70000},
+        {"port": -1},
+        {"parallel": 0},
+        {"queue": -1},
+        {"linger": float("nan")},
+        {"api_key": "with space"},
+        {"api_key": "schlüssel"},
+        {"cors": ("*",)},
+        {"cors": ("localhost:3000",)},
+        {"cors": ("http://localhost:3000/path",)},
+    ],
+    ids=str,
+)
+def test_what_does_not_go_is_said_at_the_start(changes: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        ServeSettings(**changes).checked()  # type: ignore[arg-type]
+
+
+# Host and Origin
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8033", "LOCALHOST.:1", "127.0.0.1:8033", "[::1]:8033", "127.1.2.3"]
+)
+def test_names_of_this_computer(host: str) -> None:
+    assert status(gate(), facts(host=host)) == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "169.254.1.1", "192.168.1.7:8033", "127.0.0.1.nip.io"]
+)
+def test_a_strangers_name_that_points_here_is_refused(host: str) -> None:
+    assert status(gate(), facts(host=host)) == 403
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a b", "localhost:8033:1", "user@localhost", "localhost/path", "[::1", "loc\x00alhost"]
+)
+def test_what_is_no_host_is_refused(host: str) -> None:
+    assert status(gate(), facts(host=host)) == 400
+
+
+def test_two_hosts_are_none() -> None:
+    assert status(gate(), Facts("GET", "/", "http", "", {"host": "localhost"}, hosts=2)) == 400
+
+
+def test_more_names() -> None:
+    proxied = gate(allow_host=("chat.example",))
+    assert status(proxied, facts(host="Chat.Example")) == 200
+    assert status(proxied, facts(host="evil.example")) == 403
+    network = gate(host="0.0.0.0", api_key=KEY)
+    assert status(network, facts(path="/health", host="192.168.1.7:8033")) == 200
+    assert status(network, facts(path="/health", host="evil.example")) == 403
+    assert status(gate(host="10.0.0.5", api_key=KEY), facts(path="/health", host="10.0.0.5:8033")) == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize("origin", [STRANGER, "null", "http://127.0.0.1:3000", "http://localhost:8033", "", "file://"])
+def test_a_page_of_another_origin_is_refused(method: str, origin: str) -> None:
+    assert status(gate(), facts(method, origin=origin)) == 403
+
+
+def test_our_own_page_may() -> None:
+    assert status(gate(), facts("POST", origin=HERE)) == 200
+    assert status(gate(), facts("POST", origin="http://localhost:8033", host="localhost:8033")) == 200
+    behind_tls = gate(allow_host=("chat.example",))
+    assert status(behind_tls, facts("POST", origin="https://chat.example", host="chat.example")) == 200
+
+
+def test_a_page_that_hides_its_origin_may_change_nothing() -> None:
+    assert status(gate(), facts("POST", sec_fetch_site="cross-site")) == 403
+    assert status(gate(), facts("GET", sec_fetch_site="cross-site")) == 200
+    assert status(gate(), facts("POST", sec_fetch_site="same-origin")) == 200
+
+
+def test_pages_that_were_named_may() -> None:
+    named = gate(cors=("http://localhost:3000",))
+    assert status(named, facts("POST", origin="http://localhost:3000", sec_fetch_site="cross-site")) == 200
+    assert status(named, facts("POST", origin=STRANGER)) == 403
+    anybody = gate(cors=("*",), api_key=KEY)
+    assert status(anybody, facts("POST", origin=STRANGER, x_api_key=KEY)) == 200
+    assert status(anybody, facts("POST", origin=STRANGER)) == 401
+    assert status(anybody, facts("POST", origin="null", x_api_key=KEY)) == 403
+
+
+# Keys
+
+
+def test_what_needs_no_key() -> None:
+    locked = gate(api_key=KEY)
+    for path in ("/", "/health", "/login", "/sw.js", "/manifest.webmanifest", "/page/page.js"):
+        assert status(locked, facts(path=path)) == 200
+    for path in ("/v1/models", "/api/tags", "/chats", "/metrics", "/openapi.json", "/page", "//health", "/health/"):
+        assert status(locked, facts(path=path)) == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": f"Bearer {KEY}"},
+        {"authorization": f"bearer   {KEY} "},
+        {"x_api_key": KEY},
+        {"x_api_key": KEY, "authorization": "Basic dXNlcg=="},
+    ],
+    ids=str,
+)
+def test_ways_to_bring_the_key(headers: dict[str, str]) -> None:
+    assert status(gate(api_key=KEY), facts(**headers)) == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer wrong"},
+        {"authorization": f"Basic {KEY}"},
+        {"authorization": KEY},
+        {"authorization": "Bearer"},
+        {"x_api_key": KEY + "x"},
+        {"x_api_key": "schl\xfcssel"},
+        {},
+    ],
+    ids=str,
+)
+def test_a_wrong_key_is_none(headers: dict[str, str]) -> None:
+    assert status(gate(api_key=KEY), facts(**headers)) == 401
+
+
+def test_without_a_key_any_key_will_do() -> None:
+    assert status(gate(), facts(authorization="Bearer whatever")) == 200
+
+
+def test_a_session_is_worth_its_time_and_its_key() -> None:
+    now = [1000.0]
+    keys = Keys(KEY, lambda: now[0])
+    session = keys.session()
+    assert keys.is_session(session) and keys.session() != session and KEY not in session
+    assert Keys(KEY, lambda: now[0]).is_session(session), "a restart logs nobody out"
+    assert not Keys("another", lambda: now[0]).is_session(session)
+    expires, rest = session.split(".", 1)
+    for forged in ("", "..", session + "0", session[:-1], f"{int(expires) + 1}.{rest}", "9" * 30 + ".a.b", "é.é"):
+        assert not keys.is_session(forged)
+    now[0] += SESSION
+    assert not keys.is_session(session)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.text(max_size=80))
+def test_no_text_is_a_session_or_a_key_by_chance(text: str) -> None:
+    keys = Keys(KEY)
+    assert not keys.is_session(text)
+    key_in(text, text)
+
+
+def test_who_guesses_has_to_wait_and_others_need_not() -> None:
+    now = [0.0]
+    keys = Keys(KEY, lambda: now[0])
+    for _ in range(20):
+        assert not keys.is_right("guess", "10.0.0.9")
+        now[0] += 1
+    with pytest.raises(TooManyGuesses) as refused:
+        keys.is_right(KEY, "10.0.0.9")
+    assert refused.value.retry_after == 40.0
+    assert keys.is_right(KEY, "10.0.0.1")
+    now[0] += 40
+    assert keys.is_right(KEY, "10.0.0.9")
+    for number in range(10_000):
+        keys.is_right("guess", f"address {number}")
+    assert len(keys._wrong) <= 4096
+
+
+# The whole
+
+
+@pytest.fixture
+def app_of() -> Iterator[Callable[..., httpx.AsyncClient]]:
+    def make(**changes: object) -> httpx.AsyncClient:
+        backends: list[ScriptedBackend] = []
+        desk = Desk(Catalogue({"m": scripted_source(lambda _: say("hi"), backends)}))
+        app = application(desk, ServeSettings(**changes), None)  # type: ignore[arg-type]
+
+        async def echo(request: Request) -> Response:
+            return PlainTextResponse(str(len(await request.body())))
+
+        async def broken(request: Request) -> Response:
+            raise ValueError(SAID)
+
+        async def half(request: Request) -> Response:
+            async def parts() -> AsyncIterator[str]:
+                yield "half"
+                raise ValueError(SAID)
+
+            return StreamingResponse(parts())
+
+        for path, endpoint in (("/echo", echo), ("/api/echo", echo), ("/broken", broken), ("/half", half)):
+            app.router.routes.insert(0, Route(path, endpoint, methods=["GET", "POST"]))
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url=HERE)
+
+    yield make
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        await main()
+
+    asyncio.run(whole())
+
+
+def test_headers_stand_on_every_reply(app_of: Callable[..., httpx.AsyncClient]) -> None:
+    async def main() -> None:
+        async with app_of(api_key=KEY) as client:
+            for path in ("/health", "/nothing", "/v1/models", "/api/nothing", "/broken"):
+                for key in ({}, {"x-api-key": KEY}):
+                    headers = (await client.get(path, headers=key)).headers
+                    assert headers["content-security-policy"] == CSP and "unsafe" not in CSP
+                    assert headers["x-content-type-options"] == "nosniff"
+                    assert headers["referrer-policy"] == "no-referrer"
+                    assert headers["cross-origin-opener-policy"] == "same-origin"
+                    assert headers["cross-origin-resource-policy"] == "same-origin"
+                    assert headers["cache-control"] == "no-store"
+                    assert "permissions-policy" in headers and "date" in headers
+                    assert "access-control-allow-origin" not in headers
+
+    run(main)
+
+
+def test_a_page_elsewhere_is_asked_for_leave_first(app_of: Callable[..., httpx.AsyncClient]) -> None:
+    async def main() -> None:
+        origin = "http://localhost:3000"
+        asks = {
+            "origin": origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization, content-type, x-stainless-lang, b@d",
+        }
+        async with app_of(cors=(origin,), api_key=KEY) as client:
+            answer = await client.options("/v1/chat/completions", headers=asks)
+            assert answer.status_code == 204
+            assert answer.headers["access-control-allow-origin"] == origin
+            assert answer.headers["access-control-allow-headers"] == "authorization, content-type, x-stainless-lang"
+            assert "origin" in answer.headers["vary"].lower()
+            assert "access-control-allow-credentials" not in answer.headers
+            refused = await client.get("/v1/models", headers={"origin": origin})
+            assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, origin)
+            stranger = await client.options("/v1/models", headers=asks | {"origin": STRANGER})
+            assert stranger.status_code == 403 and "access-control-allow-origin" not in stranger.headers
+
+    run(main)
+
+
+def test_a_refusal_speaks_as_the_api_does(app_of: Callable[..., httpx.AsyncClient]) -> None:
+    async def main() -> None:
+        async with app_of(api_key=KEY) as client:
+            refused = await client.get("/v1/models", headers={"authorization": "Bearer wrong"})
+            error = refused.json()["error"]
+            assert (refused.status_code, error["code"]) == (401, "invalid_api_key")
+            assert "Authorization: Bearer" in error["message"] and "wrong-" not in refused.text
+            assert refused.headers["www-authenticate"] == "Bearer"
+            assert isinstance((await client.get("/api/tags")).json()["error"], str)
+
+    run(main)
+
+
+def test_logging_in(app_of: Callable[..., httpx.AsyncClient]) -> None:
+    async def main() -> None:
+        async with app_of(api_key=KEY) as client:
+            assert (await client.get("/metrics")).status_code == 401
+            for body in (b"", b"[]", b"{}", b'{"key": 1}', b"[" * 100_000):
+                answer = await client.post("/login", content=body, headers={"content-type": "application/json"})
+                assert answer.status_code == 400
+            wrong = await client.post("/login", json={"key": "wrong"})
+            assert wrong.status_code == 401 and "set-cookie" not in wrong.headers
+            right = await client.post("/login", json={"key": KEY}, headers={"origin": HERE})
+            assert right.status_code == 204
+            cookie = right.headers["set-cookie"]
+            assert "HttpOnly" in cookie and "samesite=strict" in cookie.lower() and "Secure" not in cookie
+            assert KEY not in cookie and COOKIE in cookie
+            assert (await client.get("/metrics")).status_code == 200
+            assert (await client.get("/metrics", headers={"host": "evil.example"})).status_code == 403
+            assert (await client.post("/echo", json={}, headers={"origin": STRANGER})).status_code == 403
+            out = await client.post("/logout")
+            assert out.status_code == 204
+            assert (await client.get("/metrics")).status_code == 401
+        async with app_of(api_key=KEY) as client:
+            client.base_url = httpx.URL("https://127.0.0.1")
+            assert "Secure" in (await client.post("/login", json={"key": KEY})).headers["set-cookie"]
+            for _ in range(20):
+                await client.post("/login", json={"key": "wrong"})
+            tired = await client.post("/login", json={"key": KEY})
+            assert tired.status_code == 429 and int(tired.headers["retry-after"]) > 0
+
+    run(main)
+
+
+def test_too_large_a_body_is_not_read_to_its_end(app_of: Callable[..., httpx.AsyncClient]) -> None:
+    async def main() -> None:
+        sent = 0
+
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal sent
+            for _ in range(100):
+                sent += 1
+                yield bytes(1 << 20)
+
+        async with app_of(body_limit=3 << 20) as client:
+            json_body = {"content-type": "application/json"}
+            assert (await client.post("/echo", content=bytes(3 << 20), headers=json_body)).text == str(3 << 20)
+            told = await client.post("/echo", content=bytes((3 << 20) + 1), headers=json_body)
+            assert told.status_code == 413 and "larger than" in told.json()["error"]["message"]
+            chunked = await client.post("/api/echo", content=body(), headers=json_body)
+            assert chunked.status_code == 413 and isinstance(chunked.json()["error"], str)
+            assert sent < 10
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "expected"),
+    [
+        ("/echo", {"content-type": "application/json; charset=utf-8"}, 200),
+        ("/echo", {"content-type": "application/vnd.api+json"}, 200),
+        ("/echo", {}, 200),
+        ("/echo", {"content-type": "text/plain"}, 415),
+        ("/echo", {"content-type": "application/x-www-form-urlencoded"}, 415),
+        ("/api/echo", {"content-type": "application/x-www-form-urlencoded"}, 200),
+        ("/api/echo", {"content-type": "text/plain", "origin": HERE}, 415),
+        ("/api/echo", {"content-type": "text/plain", "sec-fetch-site": "same-origin"}, 415),
+        ("/echo", {"origin": HERE}, 415),
+    ],
+    ids=str,
+)
+def test_what_kinds_of_body_are_read(
+    app_of: Callable[..., httpx.AsyncClient], path: str, headers: dict[str, str], expected: int
+) -> None:
+    async def main() -> None:
+        async with app_of() as client:
+            assert (await client.post(path, content=b"{}", headers=headers)).status_code == expected
+            assert (await client.post(path, headers=headers)).status_code == 200, "there is no body to be anything"
+
+    run(main)
+
+
+def test_a_fault_is_told_without_what_was_said(
+    app_of: Callable[..., httpx.AsyncClient], caplog: pytest.LogCaptureFixture
+) -> None:
+    from bitnet_chat.cli.serve import LogLine
+
+    async def main() -> None:
+        async with app_of() as client:
+            broken = await client.get("/broken")
+            assert broken.status_code == 500 and SAID not in broken.text
+            assert json.loads(broken.text)["error"]["type"] == "server_error"
+
+    with caplog.at_level(logging.INFO):
+        run(main)
+    shown = "\n".join(map(LogLine(prompts=False).format, caplog.records))
+    assert "ValueError" in shown and SAID not in shown
+    assert SAID in "\n".join(map(LogLine(prompts=True).format, caplog.records))
+
+
+def test_the_log_has_a_line_for_each_request_and_no_secrets(
+    app_of: Callable[..., httpx.AsyncClient], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with app_of(api_key=KEY) as client:
+            await client.post("/echo?q=secret", json={"prompt": "secret"}, headers={"authorization": f"Bearer {KEY}"})
+            await client.get("/nothing", headers={"x-api-key": KEY})
+
+    with caplog.at_level(logging.INFO, "bitnet_chat.serve"):
+        run(main)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.rsplit(" ", 2)[0] for line in lines] == ["POST /echo 200", "GET /nothing 404"]
+    assert all(line.endswith(" ms") for line in lines) and "secret" not in caplog.text and KEY not in caplog.text
+
+
+# On the wire
+
+
+async def spoken(url: str, data: bytes, *, then: Callable[[], None] = lambda: None) -> bytes:
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(data)
+        async with asyncio.timeout(60):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+def test_heads_of_requests_have_limits_too() -> None:
+    async def main() -> None:
+        async with serving(lambda _: say("hi")) as served:
+            endless = b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"x: " + b"y" * 70_000
+            assert (await spoken(served.url, endless)).startswith(b"HTTP/1.1 431 ")
+            many = b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"x: y\r\n" * 20_000
+            assert (await spoken(served.url, many)).startswith(b"HTTP/1.1 431 ")
+            long = b"GET /" + b"a" * 70_000
+            assert (await spoken(served.url, long)).startswith(b"HTTP/1.1 431 ")
+            assert (await spoken(served.url, b"\x16\x03\x01garbage\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+            last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            assert (await spoken(served.url, last)).startswith(b"HTTP/1.1 200 ")
+            assert (await spoken(served.url, b"GET /health HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+
+    run(main)
+
+
+def test_a_reply_that_breaks_in_the_middle_is_cut_and_not_ended() -> None:
+    async def main() -> None:
+        async with serving(lambda _: say("hi")) as served:
+
+            async def half(request: Request) -> Response:
+                async def parts() -> AsyncIterator[str]:
+                    yield "half"
+                    raise ValueError("a fault")
+
+                return StreamingResponse(parts())
+
+            served.app.router.routes.append(Route("/half", half))
+            answer = await spoken(served.url, b"GET /half HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"half" in answer and not answer.endswith(b"0\r\n\r\n")
+            last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            assert (await spoken(served.url, last)).startswith(b"HTTP/1.1 200 ")
+
+    run(main)

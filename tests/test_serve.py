@@ -1,0 +1,261 @@
+"""``bitnet-chat serve`` as a process with a real engine: its start, its end, and what goes wrong in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from program import PATIENCE, assert_gone, engines_of, run
+from serving import ENGINE, ServedProcess, served_process, serving
+from test_desk import gated
+
+from bitnet_chat.journal import Journal
+
+pytestmark = pytest.mark.engine
+LONG = {"messages": [{"role": "user", "content": "Count to 5000"}], "stream": True, "max_tokens": 4000}
+ENGINE_FLAGS = ("--engine", str(ENGINE.path)) if ENGINE else ()
+ENDLESS = ("--temp", "0", "--no-guard", "--", "--ignore-eos")
+"""Flags with which a reply goes on until the window is full."""
+
+
+def until_ready(client: httpx.Client) -> httpx.Response:
+    while (health := client.get("/health")).status_code != 200:
+        assert health.status_code == 503 and health.json()["state"] in ("starting", "unloaded"), health.text
+    return health
+
+
+@contextlib.contextmanager
+def client_of(process: ServedProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=process.url, timeout=PATIENCE) as client:
+        yield client
+
+
+def ask(client: httpx.Client, text: str = "hi") -> str:
+    answer = client.post(
+        "/v1/chat/completions", json={"messages": [{"role": "user", "content": text}], "max_tokens": 30}
+    )
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def test_health_turns_ready_and_the_address_is_told_first() -> None:
+    with served_process() as process, client_of(process) as client:
+        assert process.lines[0] == f"bitnet-chat: listening on {process.url}\n"
+        health = until_ready(client).json()
+        assert health["model"].startswith("bitnet-demo") and health["state"] == "idle"
+        assert ask(client)
+        metrics = client.get("/metrics").text
+        assert 'bitnet_chat_http_requests_total{api="openai",status="200"} 1.0' in metrics
+        engines = engines_of(process.pid)
+        assert process.end(signal.SIGINT) == 130
+        assert_gone(engines)
+        assert not [line for line in process.lines if "hi" in line.split() or "Traceback" in line]
+        assert any("POST /v1/chat/completions 200" in line for line in process.lines)
+
+
+def test_a_killed_engine_costs_the_reply_that_it_made_and_no_other() -> None:
+    with served_process(*ENDLESS) as process, client_of(process) as client:
+        with client.stream("POST", "/v1/chat/completions", json=LONG) as stream:
+            assert stream.status_code == 200
+            lines = stream.iter_lines()
+            said = ""
+            while len(said) < 20:
+                line = next(lines)
+                if line.startswith("data: {"):
+                    said += json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
+            for engine in engines_of(process.pid):
+                engine.send_signal(signal.SIGKILL)
+            rest = "\n".join(lines)
+            assert "error" in rest and "died" in rest
+        assert ask(client)
+        restarts = [line for line in client.get("/metrics").text.splitlines() if "engine_restarts_total{" in line]
+        assert [line.rpartition(" ")[2] for line in restarts] == ["1.0"]
+
+
+def test_ending_in_mid_reply_gives_it_its_time_and_a_second_signal_none(tmp_path: Path) -> None:
+    with served_process(*ENDLESS, home=tmp_path) as process, client_of(process) as client:
+        chat = client.post("/chats", json={}).json()["id"]
+        with client.stream("POST", f"/chats/{chat}/messages", json={"content": "Count", "max_tokens": 4000}) as stream:
+            lines = stream.iter_lines()
+            while not next(lines).startswith("event: chunk"):
+                pass
+            engines = engines_of(process.pid)
+            process.send_signal(signal.SIGTERM)
+            while "ending; 1 under way" not in process.line():
+                pass
+            refused = client.post("/v1/chat/completions", json=LONG)
+            assert refused.status_code == 503 and "retry-after" in refused.headers
+            assert client.get("/health").status_code == 503
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(httpx.HTTPError):  # it is cut, or told that it was interrupted
+                for _ in lines:
+                    pass
+        assert process.wait() == 143
+        assert_gone(engines)
+        stored = Journal(tmp_path / "data" / "journal.db").load(int(chat)).conversation
+        last = stored.last
+        assert last is not None and last.content and last.finish is not None and last.was_cut
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_a_hang_up_ends_it_too() -> None:
+    with served_process() as process:
+        assert process.end(signal.SIGHUP) == 129
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nobody tells a child of its parent's end")
+def test_no_engine_outlives_a_server_that_was_killed() -> None:
+    with (
+        served_process(*ENDLESS) as process,
+        client_of(process) as client,
+        client.stream("POST", "/v1/chat/completions", json=LONG) as stream,
+    ):
+        next(stream.iter_lines())
+        engines = engines_of(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert_gone(engines)
+
+
+async def gone(url: str, body: object, pieces: int) -> None:
+    """A client that leaves after so many pieces of the response; 0: as soon as it has asked."""
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    data = json.dumps(body).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    writer.write(f"{head}{len(data)}\r\n\r\n".encode() + data)
+    for _ in range(pieces):
+        await reader.read(100)
+    writer.close()
+    await writer.wait_closed()
+
+
+def test_twenty_clients_at_once_on_one_engine_some_of_whom_leave() -> None:
+    """Some while they wait, some in mid-reply, streamed and not: the others get theirs, and nothing stays busy."""
+
+    async def crowd(url: str) -> list[str]:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
+
+            async def stay(number: int) -> str:
+                body = {"messages": [{"role": "user", "content": f"hi {number}"}], "max_tokens": 8}
+                answer = await client.post("/v1/chat/completions", json=body)
+                assert answer.status_code == 200, answer.text
+                return str(answer.json()["choices"][0]["message"]["content"])
+
+            async def leave(number: int) -> str:
+                await gone(url, LONG | {"stream": number % 4 == 0}, 3 if number % 4 == 0 else 0)
+                return ""
+
+            return await asyncio.gather(*(leave(number) if number % 2 == 0 else stay(number) for number in range(20)))
+
+    with served_process("--temp", "0") as process, client_of(process) as client:
+        replies = asyncio.run(crowd(process.url))
+        assert all(replies[1::2])
+        while client.get("/health").json()["busy"]:
+            pass
+        health = client.get("/health").json()
+        assert (health["busy"], health["waiting"]) == (0, 0)
+        assert "bitnet_chat_replies_running 0.0" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_stops_its_reply_in_the_loop_turn_that_hears_of_it(stream: bool) -> None:
+    async def main() -> None:
+        async with serving(gated) as served:
+            body = {"messages": [{"role": "user", "content": "hi"}], "stream": stream}
+            await gone(served.url, body, 1 if stream else 0)
+            while not served.backends or "interrupt" not in served.backend.calls[-2:]:  # noqa: ASYNC110
+                await asyncio.sleep(0)  # nothing else opens the gate, and no time is waited for
+            while served.desk.running:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    within_patience(main)
+
+
+def test_a_client_that_leaves_while_it_waits_or_loads_is_forgotten() -> None:
+    async def main() -> None:
+        async with serving(gated, gated=True) as served:
+            body = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+            await gone(served.url, body, 0)  # while it loads
+            await gone(served.url, body, 0)  # while it waits behind the first one
+            labels = {"model": "scripted", "reason": "interrupted"}
+            sample = served.desk.metrics.registry.get_sample_value
+            while sample("bitnet_chat_replies_total", labels) != 2:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert served.desk.running == 0
+            assert served.desk.catalogue.pools["scripted"].waiting == 0
+
+    within_patience(main)
+
+
+def within_patience(main: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        async with asyncio.timeout(PATIENCE):
+            await main()
+
+    asyncio.run(whole())
+
+
+# What it is started with
+
+
+def test_a_port_that_is_taken_is_said_to_be() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run("serve", "--port", port, *ENGINE_FLAGS)
+        assert done.returncode == 2 and b"is in use already" in done.stderr and b"--port" in done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--host", "0.0.0.0"), 2, b"no API key"),
+        (("--host", "no.such.host.invalid", "--api-key", "k"), 2, b"no address to listen on"),
+        (("--port", "99999"), 2, b"no port 99999"),
+        (("--cors", "*"), 2, b"every web page"),
+        (("--memory-limit", "much"), 2, b"no size"),
+        (("-m", "a=x.gguf", "-m", "a=y.gguf"), 2, b"already"),
+        (("-m", "missing.gguf"), 4, b"missing.gguf"),
+        (("hello",), 2, b"hello"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_served_is_said(arguments: tuple[str, ...], code: int, told: bytes) -> None:
+    done = run("serve", "--port", "0", *ENGINE_FLAGS, *arguments)
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr and b"Traceback" not in done.stderr and b"listening" not in done.stderr
+
+
+def test_a_key_from_the_environment_and_ipv6() -> None:
+    with served_process("--host", "::1", BITNET_CHAT_API_KEY="key") as process, client_of(process) as client:
+        assert process.url.startswith("http://[::1]:")
+        assert client.get("/v1/models").status_code == 401
+        assert client.get("/v1/models", headers={"authorization": "Bearer key"}).status_code == 200
+        assert client.get("/health").status_code in (200, 503)
+        assert process.end() == 143
+        assert "key" not in "".join(process.lines).replace("API key", "")
+
+
+def test_several_models_under_names_of_their_own(model: Path) -> None:
+    with served_process("-m", f"one={model}", "-m", f"two={model}") as process, client_of(process) as client:
+        names = [each["id"] for each in client.get("/v1/models").json()["data"]]
+        assert names[:2] == ["one", "two"]
+        body = {"model": "two", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+        assert client.post("/v1/chat/completions", json=body).json()["model"] == "two"
+        process.send_signal(signal.SIGTERM)
+        engines = [each for each in engines_of(process.pid) if each.status() != psutil.STATUS_ZOMBIE]
+        assert process.wait() == 143
+        assert not [each for each in engines if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
