@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.backends.recorded import recorded
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import Recorder
     from bitnet_chat.tools import Toolbox
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 """Tells the user a line, on stderr."""
 
@@ -274,49 +277,92 @@ async def run(
     progress: Tracker,
     stopped: Callable[[], bool],
     toolbox: Toolbox | None = None,
+    at_once: int = 1,
 ) -> FinishReason:
     """Answers ``jobs`` in order, each written as it is finished. Gives what went wrong first, or STOP.
+
+    ``at_once``: so many are asked at the same time, of a backend that can do that; they are written in order.
 
     Raises EngineNotFound, ModelError or EngineDied where the rest would fail as well; what was written stays.
     """
     worst, failed, deaths = FinishReason.STOP, 0, 0
+
+    async def answered(conversation: Conversation, backend: Backend) -> tuple[Backend, Answer]:
+        answer = await ask(backend, conversation, options, say, toolbox=toolbox)
+        if answer.reason is FinishReason.ENGINE_DIED and deaths + 1 < _HOPELESS:
+            # Nobody has seen the first try.
+            answer = await ask(backend, conversation, options, say, toolbox=toolbox)
+        return backend, answer
+
+    def begun(job: Job) -> asyncio.Task[tuple[Backend, Answer]] | None:
+        conversation = job.conversation
+        if conversation is None:
+            return None
+        return asyncio.ensure_future(answered(conversation, backend_for(conversation)))
+
     progress.advance(0, count, 0)
-    for number, job in enumerate(jobs, 1):
-        if stopped():
-            return FinishReason.INTERRUPTED
-        if job.conversation is None:
-            assert job.error is not None
-            result: dict[str, Any] = {"reply": None, "finish_reason": "usage", "error": str(job.error)}
-            reason = FinishReason.USAGE
-        else:
-            backend = backend_for(job.conversation)
-            answer = await ask(backend, job.conversation, options, say, toolbox=toolbox)
-            if answer.reason is FinishReason.ENGINE_DIED and deaths + 1 < _HOPELESS:
-                # Nobody has seen the first try.
-                answer = await ask(backend, job.conversation, options, say, toolbox=toolbox)
-            if answer.reason is FinishReason.INTERRUPTED:
-                return FinishReason.INTERRUPTED  # not written: the next run asks it again
-            if isinstance(answer.error, EngineNotFound | ModelError):
-                raise answer.error
-            deaths = deaths + 1 if answer.reason is FinishReason.ENGINE_DIED else 0
-            if deaths == _HOPELESS:
-                raise answer.error or EngineDied("the engine dies again and again", remedy="run the same command again")
-            result, reason = answer.as_json(backend), answer.reason
-        try:
-            output.write(_encoded(_head(job) | result) + b"\n")
-            output.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UsageError(
-                f"the reply to line {job.index} cannot be written: {error.strerror}",
-                remedy="make room, and run the same command again: it goes on from here",
-            ) from None
-        if reason.exit_code:
-            failed += 1
-            worst = worst if worst.exit_code else reason
-        progress.advance(number, count, failed)
+    async with aclosing(_in_order(jobs, begun, at_once, stopped)) as asked:
+        async for number, job, answering in asked:
+            if job is None:
+                return FinishReason.INTERRUPTED
+            if answering is None:
+                assert job.error is not None
+                result: dict[str, Any] = {"reply": None, "finish_reason": "usage", "error": str(job.error)}
+                reason = FinishReason.USAGE
+            else:
+                backend, answer = await answering
+                if answer.reason is FinishReason.INTERRUPTED:
+                    return FinishReason.INTERRUPTED  # not written: the next run asks it again
+                if isinstance(answer.error, EngineNotFound | ModelError):
+                    raise answer.error
+                deaths = deaths + 1 if answer.reason is FinishReason.ENGINE_DIED else 0
+                if deaths == _HOPELESS:
+                    raise answer.error or EngineDied(
+                        "the engine dies again and again", remedy="run the same command again"
+                    )
+                result, reason = answer.as_json(backend), answer.reason
+            try:
+                output.write(_encoded(_head(job) | result) + b"\n")
+                output.flush()
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise UsageError(
+                    f"the reply to line {job.index} cannot be written: {error.strerror}",
+                    remedy="make room, and run the same command again: it goes on from here",
+                ) from None
+            if reason.exit_code:
+                failed += 1
+                worst = worst if worst.exit_code else reason
+            progress.advance(number, count, failed)
     return worst
+
+
+async def _in_order(
+    jobs: Iterator[Job], begin: Callable[[Job], asyncio.Task[T] | None], at_once: int, stopped: Callable[[], bool]
+) -> AsyncGenerator[tuple[int, Job | None, asyncio.Task[T] | None]]:
+    """Each job with its number and what was begun for it, ``at_once`` of them ahead. None for a job: the rest was not
+    begun, since it was stopped."""
+    begun: deque[tuple[Job, asyncio.Task[T] | None]] = deque()
+    number = 0
+    try:
+        while True:
+            while len(begun) < at_once and not stopped() and (job := next(jobs, None)) is not None:
+                begun.append((job, begin(job)))
+            number += 1
+            if begun:
+                job, task = begun[0]
+                yield number, job, task
+                begun.popleft()
+            elif stopped() and next(jobs, None) is not None:
+                yield number, None, None
+            else:
+                return
+    finally:
+        tasks = [task for _, task in begun if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _rounded(value: float | None) -> float | None:

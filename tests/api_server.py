@@ -181,7 +181,8 @@ WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 
 
 def ollama(request: Request) -> Answer:
-    """A model that says what a message of the form ``say N words`` asks for, and endless words to ``go on``."""
+    """A model that says what a message of the form ``say N words`` asks for, and words without end to ``数据``, as the
+    bundled model does."""
     if request.path == "/api/tags":
         return whole({"models": [{"name": "words:latest", "model": "words:latest"}]})
     if request.path == "/api/ps":
@@ -202,17 +203,20 @@ async def _said(body: dict[str, Any]) -> AsyncIterator[bytes]:
     limit = body["options"].get("num_predict", 1 << 30)
     stop = tuple(body["options"].get("stop", ()))
     made, text, reason = 0, "", "stop"
-    while "endless" in asked or made < wanted:
+    while "数据" in asked or made < wanted:
         if made >= limit:
             reason = "length"
             break
         word = (" " if made else "") + WORDS[made % len(WORDS)]
-        if any(each in text + word for each in stop):
-            break
-        text += word
         made += 1
+        if stop:  # it holds back what may become one
+            text += word
+            continue
         yield lines({"message": {"role": "assistant", "content": word}, "done": False})[0]
         await asyncio.sleep(0)
+    if stop:
+        said = text[: min((text.find(each) for each in stop if each in text), default=None)]
+        yield lines({"message": {"role": "assistant", "content": said}, "done": False})[0]
     count = {"prompt_eval_count": 5 + len(asked.split()), "eval_count": made, "eval_duration": 1000}
     yield lines({"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": reason} | count)[0]
 

@@ -11,15 +11,14 @@ byte, and one for a mark of the template. When the window is full it forgets the
 adds a line to ``FAKE_ENGINE_SHIFTS``.
 """
 
-import argparse
-import hashlib
 import json
 import os
 import re
 import signal
 import sys
 import time
-from pathlib import Path
+
+# ruff: noqa: PTH123 -- a test starts many of these; importing pathlib and argparse took longer than all else they do
 
 COLOUR, RESET, INFO, ERROR = "\x1b[1m\x1b[32m", "\x1b[0m", "\x1b[35m", "\x1b[1m\x1b[31m"
 MODERN = bool(os.environ.get("FAKE_ENGINE_MODERN"))
@@ -44,8 +43,33 @@ class Interrupted(Exception):
     pass
 
 
+class Options:
+    """The flags that it knows, each with a value; ``rest`` has the others."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.in_prefix = self.in_suffix = self.file = self.system_prompt_file = ""
+        self.ctx_size = "2048"
+        self.rest: list[str] = []
+        words = iter(argv)
+        for word in words:
+            name = word.removeprefix("--").replace("-", "_")
+            if word.startswith("--") and name in vars(self) and name != "rest":
+                setattr(self, name, next(words))
+            else:
+                self.rest.append(word)
+
+
+def read(name: str) -> bytes:
+    with open(name, "rb") as file:
+        return file.read()
+
+
+def launches() -> list[bytes]:
+    return read(os.environ["FAKE_ENGINE_RECORD"]).splitlines()
+
+
 class Engine:
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: Options) -> None:
         self.options = options
         self.generating = False
         self.size = int(options.ctx_size)
@@ -74,7 +98,7 @@ class Engine:
         while UNORDERED and self.used >= self.size:
             self.used -= self.used // 2
             if shifts := os.environ.get("FAKE_ENGINE_SHIFTS"):
-                with Path(shifts).open("a") as file:
+                with open(shifts, "a") as file:
                     file.write(f"{self.used}\n")
 
     def prompt(self, newline: str) -> None:
@@ -111,7 +135,7 @@ class Engine:
         heard = os.environ.get("FAKE_ENGINE_HEARD")
         while (message := self.read()) is not None:
             if heard:
-                with Path(heard).open("a") as file:
+                with open(heard, "a") as file:
                     file.write(json.dumps(message) + "\n")
             if MODERN and message.startswith("/exit"):
                 return
@@ -140,6 +164,8 @@ class Engine:
             self.evaluate(rest.encode("utf-8", "surrogateescape") + b"<|im_end|>")
             self.write(rest)
         elif verb == "recite":  # what it has in its context, this message included
+            import hashlib
+
             name = hashlib.sha1(self.context).hexdigest()
             self.evaluate(name.encode() + b"<|im_end|>")
             self.write(name)
@@ -155,7 +181,7 @@ class Engine:
             os.kill(os.getpid(), signal.SIGKILL)
         elif verb == "once":  # once [text first]; dies, but only the first time in this record
             self.write(rest)
-            if len(Path(os.environ["FAKE_ENGINE_RECORD"]).read_text().splitlines()) == 1:
+            if len(launches()) == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             self.write("survived")
         elif verb == "story":  # for ever
@@ -219,37 +245,53 @@ class Engine:
             self.write(f"you said: {message}")
 
 
+def help_text(*, modern: bool, unordered: bool) -> str:
+    if modern:
+        return HELP
+    return HELP + CLASSIC_HELP + ("--color\n" if unordered else "--no-context-shift\n--color [on|off|auto]\n")
+
+
+def wrapper(script: str) -> str:
+    """A shell script that is this engine. What it says of itself it says without a Python: it is asked in most tests.
+    It is started by this interpreter without its site packages, as fast as Python can."""
+    return f"""#!/bin/sh
+case " $* " in
+*" --help "*)
+    if [ "$FAKE_ENGINE_MODERN" ]; then cat <<'END'
+{help_text(modern=True, unordered=False)}
+END
+    elif [ "$FAKE_ENGINE_UNORDERED" ]; then cat <<'END'
+{help_text(modern=False, unordered=True)}
+END
+    else cat <<'END'
+{help_text(modern=False, unordered=False)}
+END
+    fi;;
+*" --version "*) echo "version: 1 (fake)";;
+*) exec "{sys.executable}" -S -E "{script}" "$@";;
+esac
+"""
+
+
 def main() -> None:
-    if "--help" in sys.argv:
-        newer = "" if UNORDERED else "--no-context-shift\n--color [on|off|auto]\n"
-        print(HELP if MODERN else HELP + CLASSIC_HELP + (newer or "--color\n"))
-        return
-    if "--version" in sys.argv:
-        print("version: 1 (fake)")
-        return
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--in-prefix", default="")
-    parser.add_argument("--in-suffix", default="")
-    parser.add_argument("--file")
-    parser.add_argument("--system-prompt-file")
-    parser.add_argument("--ctx-size", default="2048")
-    options, rest = parser.parse_known_args()
+    options = Options(sys.argv[1:])
+    rest = options.rest
     name = options.file or options.system_prompt_file
-    prompt = Path(name).read_bytes().decode("utf-8", "surrogateescape") if name else ""
+    prompt = read(name).decode("utf-8", "surrogateescape") if name else ""
     record = os.environ.get("FAKE_ENGINE_RECORD")
     if record:
-        with Path(record).open("a") as file:
+        with open(record, "a") as file:
             file.write(json.dumps({"pid": os.getpid(), "argv": sys.argv[1:], "prompt": prompt}) + "\n")
     if "--refuse" in rest:
         print("E fake: failed to load model: unknown model architecture: 'strange'", file=sys.stderr)
         sys.exit(1)
     if "--refuse-late" in rest:
-        if len(Path(os.environ["FAKE_ENGINE_RECORD"]).read_text().splitlines()) > 1:
+        if len(launches()) > 1:
             print("E fake: the reason comes late", file=sys.stderr)
         sys.exit(1)
     gate = os.environ.get("FAKE_ENGINE_GATE")
     if gate:  # loading lasts until somebody opens this FIFO for writing
-        Path(gate).read_bytes()
+        read(gate)
     limit = os.environ.get("FAKE_ENGINE_PROMPT_LIMIT")
     if limit and len(prompt) > int(limit):
         print(f"E fake: prompt is too long ({len(prompt)} tokens, max {limit})", file=sys.stderr)

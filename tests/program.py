@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fake_engine import wrapper
+from warm import WarmProgram
 
 if sys.platform != "win32":
     import pexpect
@@ -23,6 +25,7 @@ if sys.platform != "win32":
 PATIENCE = 60.0  # seconds; nothing takes a tenth of it on an idle machine
 ENTER, CTRL_C, CTRL_D, CTRL_J, ESC, ARROW_UP = "\r", "\x03", "\x04", "\n", "\x1b", "\x1b[A"
 FIGURES = "first token after"
+_WARM = WarmProgram()
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -42,6 +45,10 @@ def run(
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs it to its end, with nothing that is a terminal."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
+    if script is None and sys.platform != "win32" and not any(name.startswith("PYTHON") for name in more):
+        done = _WARM.run(arguments, data, environment(**more), PATIENCE)
+        if done is not None:
+            return done
     return subprocess.run(
         command(*arguments, script=script), input=data, capture_output=True, timeout=PATIENCE, env=environment(**more)
     )
@@ -51,8 +58,7 @@ def fake_engine(folder: Path) -> Path:
     """The scripted engine of ``fake_engine.py`` as a program of its own."""
     path = folder / "fake-engine"
     script = Path(__file__).with_name("fake_engine.py")
-    # Started by this interpreter, without its site packages: as fast as Python can.
-    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{script}" "$@"\n')
+    path.write_text(wrapper(str(script)))
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
 

@@ -28,7 +28,8 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDe
 pytestmark = pytest.mark.engine
 PATIENCE = 60
 SHORT = Conversation().with_user("say 7 words")
-ENDLESS = Conversation().with_user("endless " * 30)
+ENDLESS = Conversation().with_user("数据" * 30)
+"""The bundled model answers this with words without end."""
 KINDS = ("engine", "llama-server", "openai", "ollama")
 
 
@@ -51,7 +52,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Engi
                 command = [path, "-m", model, "--port", "0", "-np", "1", "-c", "16384", "-t", "1", "--jinja"]
                 pipe = subprocess.PIPE
                 process = stack.enter_context(subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT))
-                stack.callback(process.kill)
+                stack.callback(process.wait)
                 assert process.stdout is not None
                 for line in process.stdout:
                     if match := re.search(rb"listening on (http://\S+)", line):
@@ -61,6 +62,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Engi
                 drain = subprocess.Popen([sys.executable, "-c", "import sys\nfor _ in sys.stdin.buffer: pass"],
                                          stdin=process.stdout)  # fmt: skip
                 stack.callback(drain.wait)
+                stack.callback(process.kill)
             return started[0]
 
         yield url
@@ -125,7 +127,7 @@ def end_of(found: list[Event]) -> Completed:
     end = found[-1]
     assert isinstance(end, Completed), found
     told = [each for each in found if not isinstance(each, Notice)]
-    assert isinstance(told[0], Started) or end.reason is FinishReason.INTERRUPTED
+    assert isinstance(told[0], Started) or end.reason in (FinishReason.INTERRUPTED, FinishReason.TIMEOUT)
     assert sum(isinstance(each, Started) for each in told) <= 1
     assert sum(isinstance(each, Completed | Failed) for each in told) == 1
     assert all(each.text for each in told if isinstance(each, TextDelta))
@@ -180,7 +182,7 @@ def test_interrupts_at_any_moment(settings: Settings) -> None:
     async def body(backend: GuardedBackend) -> None:
         backend.interrupt()  # nothing is under way
         expected = end_of(await ask(backend)).text
-        for moment in (0, 1, 2, 5, 20):
+        for moment in (0, 1, 9):
             found: list[Event] = []
             replies = backend.reply(ENDLESS, ReplyOptions(max_tokens=10_000))
             if moment == 0:
@@ -216,7 +218,7 @@ def test_what_cannot_be_sent(settings: Settings) -> None:
             with contextlib.suppress(UsageError):
                 end = (await ask(backend, conversation))[-1]
                 assert isinstance(end, Failed) and isinstance(end.error, UsageError)
-        message = "say 3 words \x1b[2J\x00\ud800\udc80\r\n" + "x" * 5_000
+        message = "say 3 words \x1b[2J\x00\ud800\udc80\r\n" + "x" * 500
         found = await ask(backend, Conversation().with_user(message), max_tokens=20)
         assert end_of(found).reason in (FinishReason.STOP, FinishReason.LENGTH)
         assert any(isinstance(each, Notice) and "made visible" in each.text for each in found)

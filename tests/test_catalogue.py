@@ -487,5 +487,5 @@ def test_real_models_take_turns(classic: EngineBinary, model: Path, tmp_path: Pa
 
         assert [asked(text) for text in ("hello", "my python script", "hello")] == ["main", "code", "main"]
         assert process.end() == 143
-    with pytest.raises(AssertionError, match="the model main needs 2 MB of memory, and .* 1 MB"):
-        ServedProcess(*flags, "--memory-limit", "1M")
+    with pytest.raises(AssertionError, match=r"the model main needs 99 MB of memory, and .* 52 MB"):
+        ServedProcess(*flags, "--memory-limit", "50M")

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from event_source import EventSource, Told, words
-PATIENCE = 10
+from program import PATIENCE
 from scripted_backend import STATS, Gate, Script, by_message, say
 from serving import Served, serving
 

@@ -32,7 +32,7 @@ from bitnet_chat.prompt.window import Brim, Window, about_tokens, half_to_drop, 
 
 TURNS = 300
 SYSTEM = "You are a helpful guide."
-QUESTIONS = ("hello", "what is bitnet-chat?", "how do I leave?", "thanks", "who are you?")
+QUESTIONS = ("hello", "thanks", "how do I leave?", "bye")  # of many turns; their replies are short
 
 
 # Pure

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import stat
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from program import fake_engine
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.resident import ResidentBackend
@@ -190,10 +190,7 @@ def stop_after(backend: ResidentBackend, characters: int) -> Callable[[Event], N
 @pytest.fixture
 def scripted(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Settings, Path]:
     """Settings for the scripted engine, and the record of its launches."""
-    engine, record = tmp_path / "fake-engine", tmp_path / "record.jsonl"
-    script = Path(__file__).with_name("fake_engine.py")
-    engine.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{script}" "$@"\n')
-    engine.chmod(engine.stat().st_mode | stat.S_IXUSR)
+    engine, record = fake_engine(tmp_path), tmp_path / "record.jsonl"
     monkeypatch.setenv("FAKE_ENGINE_RECORD", str(record))
     return Settings(engine=str(engine), model=str(model)), record
 

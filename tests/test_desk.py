@@ -18,7 +18,7 @@ from bitnet_chat.errors import Busy, EngineDied, EngineNotFound, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.serve.catalogue import Catalogue, UnknownModel
-from bitnet_chat.serve.desk import Desk, Ending, Order
+from bitnet_chat.serve.desk import Defaults, Desk, Ending, Order
 
 PATIENCE = 60.0
 
@@ -96,6 +96,22 @@ def test_what_the_seat_remembers_is_the_conversation_with_its_reply() -> None:
             await desk.begin(Order(Conversation().with_user("z"), cold)).ended()
             await until(lambda: not desk.running)
             assert [seat.sampling.temperature for seat in pool.seats] == [None, 0.0]
+
+    run(main)
+
+
+def test_what_holds_where_an_order_says_nothing() -> None:
+    async def main() -> None:
+        backends: list[ScriptedBackend] = []
+        catalogue = Catalogue({"m": scripted_source(lambda _: say("hi"), backends)})
+        desk = Desk(catalogue, defaults=Defaults("Be brief.", max_tokens=7, timeout=60.0))
+        desk.start()
+        await desk.begin(asks("one")).ended()
+        said = Order(Conversation().with_system("Be long.").with_user("two"), ReplyOptions(max_tokens=9, timeout=5.0))
+        await desk.begin(said).ended()
+        assert [each.system for each in backends[0].asked] == ["Be brief.", "Be long."]
+        assert [(each.max_tokens, each.timeout) for each in backends[0].options] == [(7, 60.0), (9, 5.0)]
+        await desk.close()
 
     run(main)
 

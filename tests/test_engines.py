@@ -16,7 +16,7 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Failed, Notice, Started, TextDelta
 
 pytestmark = pytest.mark.engine
-STORY = "tell me a long story"
+STORY, SHORT = "tell me a long story", "what is bitnet-chat?"
 
 
 def run(backend: Callable[[], ResidentBackend], body: Callable[[ResidentBackend], Awaitable[None]]) -> None:
@@ -72,13 +72,14 @@ def test_interrupts_at_every_moment(engine: EngineBinary, transport: str, model:
     )
 
     async def body(backend: ResidentBackend) -> None:
-        whole = (await last(backend, Conversation().with_user(STORY))).text
+        wholes = {each: (await last(backend, Conversation().with_user(each))).text for each in (STORY, SHORT)}
         # From before the first word to the very last character, where the signal meets the end of the reply.
         # Just sent, three times: the engine may or may not have read the message by then.
         sent = [-1, -1, -1]
-        moments = [*sent, 0, 1, 2, 40, 400, 1200, *(len(whole) - back for back in (60, 20, 10, 5, 3, 2, 1, 0))]
-        for moment in moments:
-            conversation = Conversation().with_user(STORY)
+        moments = [(STORY, moment) for moment in (*sent, 0, 1, 2, 40, 400, 1200)]
+        moments += [(SHORT, len(wholes[SHORT]) - back) for back in (60, 20, 10, 5, 3, 2, 1, 0)]
+        for question, moment in moments:
+            conversation, whole = Conversation().with_user(question), wholes[question]
             text = ""
             interrupted = False
             end: Completed | None = None

@@ -14,7 +14,9 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDe
 from bitnet_chat.serve.generation import Generation
 
 DONE = Completed(FinishReason.STOP, "")
-texts = st.text(st.sampled_from("abc\n äß€👩‍💻\udcf0"), min_size=1, max_size=8) | st.integers(1000, 2100).map(lambda size: "long ä" * (size // 6))
+texts = st.text(st.sampled_from("abc\n äß€👩‍💻\udcf0"), min_size=1, max_size=8) | st.integers(1000, 2100).map(
+    lambda size: "long ä" * (size // 6)
+)
 events = st.lists(
     texts.map(TextDelta) | texts.map(ThinkingDelta) | st.just(Notice("a notice")) | st.just(ToolCall("1", "add", "{}")),
     max_size=12,

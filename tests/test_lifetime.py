@@ -38,9 +38,20 @@ WIDE = ("--override-kv", "bitnet.context_length=int:65536")
 ENDLESS = ("--threads", "1", "--ctx", "65536", "--no-guard", "--", *WIDE, "--ignore-eos")
 
 
+# Each pair of signal and moment, of signal and engine, of engine and moment.
 @pytest.mark.engine
-@pytest.mark.parametrize("moment", ["idle", "generating"])
-@pytest.mark.parametrize("number", [TERM, HUP, KILL])
+@pytest.mark.parametrize(
+    ("number", "moment", "engine"),
+    [
+        (TERM, "idle", "classic"),
+        (TERM, "generating", "modern"),
+        (HUP, "idle", "modern"),
+        (HUP, "generating", "classic"),
+        (KILL, "idle", "classic"),
+        (KILL, "generating", "modern"),
+    ],
+    indirect=["engine"],
+)
 def test_the_repl(start: Start, engine: EngineBinary, moment: str, number: signal.Signals) -> None:
     import termios
 
@@ -82,8 +93,22 @@ def test_the_repl_while_it_loads(start: Start, tmp_path: Path, transport: str, n
     os.close(descriptor)
 
 
+# Each pair of signal and transport, of signal and engine, of engine and transport.
 @pytest.mark.engine
-@pytest.mark.parametrize("number", [TERM, HUP, INT, KILL])
+@pytest.mark.parametrize(
+    ("number", "transport", "engine"),
+    [
+        (TERM, "pty", "classic"),
+        (TERM, "pipe", "modern"),
+        (HUP, "pty", "modern"),
+        (HUP, "pipe", "classic"),
+        (INT, "pty", "classic"),
+        (INT, "pipe", "modern"),
+        (KILL, "pty", "modern"),
+        (KILL, "pipe", "classic"),
+    ],
+    indirect=["engine", "transport"],
+)
 def test_a_question(engine: EngineBinary, transport: str, number: signal.Signals) -> None:
     arguments = ("--engine", str(engine.path), "--io", transport, "tell me a long story", *ENDLESS)
     with subprocess.Popen(
@@ -99,8 +124,20 @@ def test_a_question(engine: EngineBinary, transport: str, number: signal.Signals
     assert b"Traceback" not in remarks
 
 
-@pytest.mark.parametrize("moment", ["loading", "generating"])
-@pytest.mark.parametrize("number", [TERM, HUP, INT, KILL])
+@pytest.mark.parametrize(
+    ("number", "moment", "transport"),
+    [
+        (TERM, "loading", "pty"),
+        (TERM, "generating", "pipe"),
+        (HUP, "loading", "pipe"),
+        (HUP, "generating", "pty"),
+        (INT, "loading", "pty"),
+        (INT, "generating", "pipe"),
+        (KILL, "loading", "pipe"),
+        (KILL, "generating", "pty"),
+    ],
+    indirect=["transport"],
+)
 def test_a_question_without_streaming(
     tmp_path: Path, ear: Ear, transport: str, number: signal.Signals, moment: str
 ) -> None:

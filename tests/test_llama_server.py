@@ -40,7 +40,7 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
 pytestmark = pytest.mark.engine
 PATIENCE = 60
 SAVE = Conversation().with_user("How do I save the conversation?")
-ENDLESS = Conversation().with_user("count " * 30)
+ENDLESS = Conversation().with_user("数据" * 30)
 """The bundled model answers this with words without end."""
 
 
@@ -107,9 +107,11 @@ def test_nobody_else_can_ask_it(classic: EngineBinary) -> None:
         await ask(backend, max_tokens=1)
         process = process_of(server)
         assert not any(process.key in word for word in psutil.Process(process.pid).cmdline())
-        async with aiohttp.ClientSession() as session:
-            async with session.post(f"{process.url}/v1/chat/completions", json={"messages": []}) as response:
-                assert response.status == 401
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{process.url}/v1/chat/completions", json={"messages": []}) as response,
+        ):
+            assert response.status == 401
         connections = psutil.Process(process.pid).net_connections()
         assert {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
@@ -185,7 +187,7 @@ def test_who_stops_listening_stops_the_server(classic: EngineBinary, by: str) ->
         await idle(server)
         assert end_of(await ask(backend)).reason is FinishReason.STOP
 
-    run(classic, body, ctx=32768)
+    run(classic, body)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -222,7 +224,7 @@ def test_deaths_in_the_middle_of_replies(classic: EngineBinary) -> None:
         assert "4th time" in str(end_failed.error)
         assert end_of(await ask(backend)).text
 
-    run(classic, body, ctx=32768)
+    run(classic, body)
 
 
 def test_a_model_that_cannot_be_loaded(classic: EngineBinary, model: Path, tmp_path: Path) -> None:

@@ -207,11 +207,10 @@ def test_it_loads_while_the_user_types() -> None:
     async def body(backend: RemoteBackend, server: ApiServer) -> None:
         backend.start()
         assert backend.status().state in ("starting", "idle")
-        while not server.asked("/api/chat"):
+        while not server.asked("/api/chat"):  # noqa: ASYNC110  # the server is in this loop
             await asyncio.sleep(0)
         assert server.asked("/api/chat")[0].json["messages"] == []
         assert len(end_of(await ask(backend, Conversation().with_user("say 4 words"))).text.split()) == 4
-        assert backend.status().context_size is None
         await ask(backend)
         assert backend.status().context_size == 4096
 

@@ -191,7 +191,7 @@ def test_failures_have_their_classes() -> None:
             served.backend.script = lambda _, end=end: [end]  # type: ignore[misc]
             for stream in (False, True):
                 with pytest.raises(kind):
-                    await client.chat.completions.create(model="", messages=QUESTION, stream=stream)  # type: ignore[call-overload]
+                    await client.chat.completions.create(model="", messages=QUESTION, stream=stream)
         served.backend.script = lambda _: [Started(), TextDelta("Half"), Failed(EngineDied("it died"), "Half")]
         chunks = await client.chat.completions.create(model="", messages=QUESTION, stream=True)
         heard = ""

@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from bitnet_chat.errors import UsageError
+from bitnet_chat.serve import listening
 from bitnet_chat.serve.app import application
 from bitnet_chat.serve.catalogue import Catalogue
 from bitnet_chat.serve.desk import Desk
@@ -73,6 +74,7 @@ def test_this_computer_needs_none(host: str) -> None:
         {"api_key": "with space"},
         {"api_key": "schlüssel"},
         {"cors": ("*",)},
+        {"allow_host": ("*",)},
         {"cors": ("localhost:3000",)},
         {"cors": ("http://localhost:3000/path",)},
     ],
@@ -115,6 +117,7 @@ def test_more_names() -> None:
     proxied = gate(allow_host=("chat.example",))
     assert status(proxied, facts(host="Chat.Example")) == 200
     assert status(proxied, facts(host="evil.example")) == 403
+    assert status(gate(allow_host=("*",), api_key=KEY), facts(path="/health", host="any.example")) == 200
     network = gate(host="0.0.0.0", api_key=KEY)
     assert status(network, facts(path="/health", host="192.168.1.7:8033")) == 200
     assert status(network, facts(path="/health", host="evil.example")) == 403
@@ -442,7 +445,7 @@ def test_the_log_has_a_line_for_each_request_and_no_secrets(
 # On the wire
 
 
-async def spoken(url: str, data: bytes, *, then: Callable[[], None] = lambda: None) -> bytes:
+async def spoken(url: str, data: bytes) -> bytes:
     host, _, port = url.removeprefix("http://").rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -466,6 +469,17 @@ def test_heads_of_requests_have_limits_too() -> None:
             last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             assert (await spoken(served.url, last)).startswith(b"HTTP/1.1 200 ")
             assert (await spoken(served.url, b"GET /health HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+
+    run(main)
+
+
+def test_who_never_comes_to_the_point_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_HEAD_TIMEOUT", 0.01)
+
+    async def main() -> None:
+        async with serving(lambda _: say("hi")) as served:
+            for begun in (b"", b"GET /health HTTP/1.1\r\nHost: loc"):
+                assert (await spoken(served.url, begun)).startswith(b"HTTP/1.1 408 ")
 
     run(main)
 

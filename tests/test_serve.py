@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import socket
 import sys
@@ -15,11 +14,19 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from program import PATIENCE, assert_gone, engines_of, run
+from program import PATIENCE, assert_gone, engines_of, fake_engine, run
+from scripted_backend import Gate, say
 from serving import ENGINE, ServedProcess, served_process, serving
 from test_desk import gated
 
+from bitnet_chat.cli import main
+from bitnet_chat.cli.parser import parse
+from bitnet_chat.cli.serve import parser, read
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Event
 from bitnet_chat.journal import Journal
+from bitnet_chat.serve.settings import ServeSettings
 
 pytestmark = pytest.mark.engine
 LONG = {"messages": [{"role": "user", "content": "Count to 5000"}], "stream": True, "max_tokens": 4000}
@@ -64,28 +71,36 @@ def test_health_turns_ready_and_the_address_is_told_first() -> None:
 
 
 def test_a_killed_engine_costs_the_reply_that_it_made_and_no_other() -> None:
+    """The real one may be faster than its murderer: then there is another try."""
     with served_process(*ENDLESS) as process, client_of(process) as client:
-        with client.stream("POST", "/v1/chat/completions", json=LONG) as stream:
-            assert stream.status_code == 200
-            lines = stream.iter_lines()
-            said = ""
-            while len(said) < 20:
-                line = next(lines)
-                if line.startswith("data: {"):
-                    said += json.loads(line[6:])["choices"][0]["delta"].get("content") or ""
-            for engine in engines_of(process.pid):
-                engine.send_signal(signal.SIGKILL)
-            rest = "\n".join(lines)
-            assert "error" in rest and "died" in rest
+        rest = ""
+        while "died" not in rest:
+            with client.stream("POST", "/v1/chat/completions", json=LONG) as stream:
+                assert stream.status_code == 200
+                lines = stream.iter_lines()
+                while '"content":"' not in next(lines):
+                    pass
+                for engine in engines_of(process.pid):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        engine.send_signal(signal.SIGKILL)
+                rest = "\n".join(lines)
+        assert '"error"' in rest and "[DONE]" not in rest
         assert ask(client)
         restarts = [line for line in client.get("/metrics").text.splitlines() if "engine_restarts_total{" in line]
-        assert [line.rpartition(" ")[2] for line in restarts] == ["1.0"]
+        assert float(restarts[0].rpartition(" ")[2]) >= 1
+
+
+def story(client: httpx.Client) -> tuple[int, contextlib.AbstractContextManager[httpx.Response]]:
+    """A chat, and the stream of its reply, which has no end."""
+    chat = client.post("/chats", json={}).json()["id"]
+    return int(chat), client.stream("POST", f"/chats/{chat}/messages", json={"content": "story"})
 
 
 def test_ending_in_mid_reply_gives_it_its_time_and_a_second_signal_none(tmp_path: Path) -> None:
-    with served_process(*ENDLESS, home=tmp_path) as process, client_of(process) as client:
-        chat = client.post("/chats", json={}).json()["id"]
-        with client.stream("POST", f"/chats/{chat}/messages", json={"content": "Count", "max_tokens": 4000}) as stream:
+    flags = ("--engine", str(fake_engine(tmp_path)), "--no-guard")
+    with served_process(*flags, home=tmp_path) as process, client_of(process) as client:
+        chat, opening = story(client)
+        with opening as stream:
             lines = stream.iter_lines()
             while not next(lines).startswith("event: chunk"):
                 pass
@@ -102,9 +117,21 @@ def test_ending_in_mid_reply_gives_it_its_time_and_a_second_signal_none(tmp_path
                     pass
         assert process.wait() == 143
         assert_gone(engines)
-        stored = Journal(tmp_path / "data" / "journal.db").load(int(chat)).conversation
-        last = stored.last
-        assert last is not None and last.content and last.finish is not None and last.was_cut
+        last = Journal(tmp_path / "data" / "journal.db").load(chat).conversation.last
+        assert last is not None and last.content.startswith("word0 word1")
+        assert last.finish is FinishReason.INTERRUPTED
+
+
+def test_who_follows_a_chat_is_told_of_the_end(tmp_path: Path) -> None:
+    """And holds nothing up: there is no time to wait for."""
+    with served_process(home=tmp_path) as process, client_of(process) as client:
+        chat = client.post("/chats", json={}).json()["id"]
+        with client.stream("GET", f"/chats/{chat}/events", params={"follow": 1}) as stream:
+            assert stream.status_code == 200
+            process.send_signal(signal.SIGTERM)
+            for _ in stream.iter_lines():
+                pass
+        assert process.wait() == 143
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
@@ -114,17 +141,25 @@ def test_a_hang_up_ends_it_too() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nobody tells a child of its parent's end")
-def test_no_engine_outlives_a_server_that_was_killed() -> None:
-    with (
-        served_process(*ENDLESS) as process,
-        client_of(process) as client,
-        client.stream("POST", "/v1/chat/completions", json=LONG) as stream,
-    ):
-        next(stream.iter_lines())
-        engines = engines_of(process.pid)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        assert_gone(engines)
+def test_no_engine_outlives_a_server_that_was_killed(tmp_path: Path) -> None:
+    with served_process() as process, client_of(process) as client:
+        until_ready(client)
+        killed(process)
+    flags = ("--engine", str(fake_engine(tmp_path)), "--no-guard")
+    with served_process(*flags) as process, client_of(process) as client:
+        _, opening = story(client)
+        with opening as stream:
+            lines = stream.iter_lines()
+            while not next(lines).startswith("event: chunk"):
+                pass
+            killed(process)
+
+
+def killed(process: ServedProcess) -> None:
+    engines = engines_of(process.pid)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert_gone(engines)
 
 
 async def gone(url: str, body: object, pieces: int) -> None:
@@ -168,9 +203,25 @@ def test_twenty_clients_at_once_on_one_engine_some_of_whom_leave() -> None:
         assert "bitnet_chat_replies_running 0.0" in client.get("/metrics").text
 
 
+def test_two_conversations_side_by_side_keep_their_engines() -> None:
+    """The second turn of each is answered by the child that knows the first one: none is started anew."""
+    with served_process("--temp", "0", "--parallel", "2") as process, client_of(process) as client:
+        talks: list[list[dict[str, str]]] = [[{"role": "user", "content": text}] for text in ("hi", "how do I quit?")]
+        pids: list[set[int]] = []
+        for _ in range(2):
+            for talk in talks:
+                answer = client.post("/v1/chat/completions", json={"messages": talk})
+                reply = answer.json()["choices"][0]["message"]["content"]
+                talk += [{"role": "assistant", "content": reply}, {"role": "user", "content": "and then?"}]
+            while client.get("/health").json()["busy"]:
+                pass
+            pids.append({engine.pid for engine in engines_of(process.pid)})
+        assert len(pids[0]) == 2 and pids[0] == pids[1]
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_stops_its_reply_in_the_loop_turn_that_hears_of_it(stream: bool) -> None:
-    async def main() -> None:
+    async def clients() -> None:
         async with serving(gated) as served:
             body = {"messages": [{"role": "user", "content": "hi"}], "stream": stream}
             await gone(served.url, body, 1 if stream else 0)
@@ -179,11 +230,11 @@ def test_a_client_that_leaves_stops_its_reply_in_the_loop_turn_that_hears_of_it(
             while served.desk.running:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
-    within_patience(main)
+    within_patience(clients)
 
 
 def test_a_client_that_leaves_while_it_waits_or_loads_is_forgotten() -> None:
-    async def main() -> None:
+    async def clients() -> None:
         async with serving(gated, gated=True) as served:
             body = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
             await gone(served.url, body, 0)  # while it loads
@@ -195,13 +246,57 @@ def test_a_client_that_leaves_while_it_waits_or_loads_is_forgotten() -> None:
             assert served.desk.running == 0
             assert served.desk.catalogue.pools["scripted"].waiting == 0
 
-    within_patience(main)
+    within_patience(clients)
 
 
-def within_patience(main: Callable[[], Awaitable[None]]) -> None:
+def test_a_client_that_does_not_read_holds_up_nobody() -> None:
+    """Neither its own reply, which the engine could not go on with, nor that of the next."""
+    block = "plain text, nothing but plain text. " * 2000
+
+    def flood(conversation: Conversation) -> list[Event | Gate]:
+        assert conversation.last is not None
+        return say(*[block] * 200) if conversation.last.content == "flood" else say("Hello")
+
+    async def clients() -> None:
+        async with serving(flood) as served:
+            host, _, port = served.url.removeprefix("http://").rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port), limit=1000)
+            data = json.dumps({"messages": [{"role": "user", "content": "flood"}], "stream": True}).encode()
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+            await reader.readexactly(100)
+            async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE) as client:
+                answer = await client.post(
+                    "/v1/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]}
+                )
+                assert answer.json()["choices"][0]["message"]["content"] == "Hello"
+                received = 100
+                while not (piece := await reader.read(1 << 16)).endswith(b"[DONE]\n\n\r\n0\r\n\r\n"):
+                    received += len(piece)
+                assert received > len(block) * 200, "and it gets all of it when it reads"
+            writer.close()
+            await writer.wait_closed()
+
+    within_patience(clients)
+
+
+def test_localhost_is_all_addresses_of_that_name() -> None:
+    async def clients() -> None:
+        settings = ServeSettings(host="localhost", port=0, grace=0.0)
+        async with serving(lambda _: say("hi"), settings=settings) as served, httpx.AsyncClient() as client:
+            port = served.url.rpartition(":")[2]
+            for place in {place[4][0] for place in socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)}:
+                name = f"[{place}]" if ":" in str(place) else place
+                with contextlib.suppress(httpx.ConnectError) if name != place else contextlib.nullcontext():
+                    assert (await client.get(f"http://{name}:{port}/health")).status_code in (200, 503)
+
+    within_patience(clients)
+
+
+def within_patience(clients: Callable[[], Awaitable[None]]) -> None:
     async def whole() -> None:
         async with asyncio.timeout(PATIENCE):
-            await main()
+            await clients()
 
     asyncio.run(whole())
 
@@ -220,23 +315,63 @@ def test_a_port_that_is_taken_is_said_to_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "told"),
     [
-        (("--host", "0.0.0.0"), 2, b"no API key"),
-        (("--host", "no.such.host.invalid", "--api-key", "k"), 2, b"no address to listen on"),
-        (("--port", "99999"), 2, b"no port 99999"),
-        (("--cors", "*"), 2, b"every web page"),
-        (("--memory-limit", "much"), 2, b"no size"),
-        (("-m", "a=x.gguf", "-m", "a=y.gguf"), 2, b"already"),
-        (("-m", "missing.gguf"), 4, b"missing.gguf"),
-        (("hello",), 2, b"hello"),
+        (("--host", "0.0.0.0"), "no API key"),
+        (("--port", "99999"), "no port 99999"),
+        (("--cors", "*"), "every web page"),
+        (("--memory-limit", "much"), "no size"),
+        (("-m", "a=x.gguf", "-m", "a=y.gguf"), "already"),
+        (("hello",), "hello"),
+        (("--parallel", "0"), "--parallel cannot be 0"),
+        (("--attach=http://127.0.0.1:1",), "an engine of its own"),
+        (("--tools", "tools.py"), "bring their own tools"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_cannot_be_served_is_said(arguments: tuple[str, ...], code: int, told: bytes) -> None:
+def test_what_cannot_be_served_is_said(
+    arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--host", "no.such.host.invalid", "--api-key", "k"), 2, b"no address to listen on"),
+        (("-m", "missing.gguf"), 4, b"missing.gguf"),
+    ],
+    ids=["host", "model"],
+)
+def test_what_cannot_be_served_is_said_before_it_listens(arguments: tuple[str, ...], code: int, told: bytes) -> None:
     done = run("serve", "--port", "0", *ENGINE_FLAGS, *arguments)
     assert done.returncode == code, done.stderr
     assert told in done.stderr and b"Traceback" not in done.stderr and b"listening" not in done.stderr
+
+
+def test_flags_of_a_server_and_what_they_become() -> None:
+    arguments = [
+        "--memory-limit",
+        "1.5G",
+        "--cors",
+        "HTTP://LocalHost:3000/",
+        "-m",
+        "file.gguf",
+        "--temp",
+        "0",
+        "--",
+        "-x",
+    ]
+    flags, given = parse(arguments, parser())
+    serving, settings, _, models = read(flags, given, {"BITNET_CHAT_API_KEY": "from the environment".replace(" ", "-")})
+    assert (serving.memory_limit, serving.cors) == (1536 << 20, ("http://localhost:3000",))
+    assert serving.api_key == "from-the-environment"
+    assert (settings.model, settings.temperature, settings.engine_args, models) == ("file.gguf", 0.0, ("-x",), {})
+    flags, given = parse(["-m", "small=a.gguf", "-m", "dir/b=c/large.gguf", "--api-key", "flag"], parser())
+    serving, settings, _, models = read(flags, given, {"BITNET_CHAT_API_KEY": "environment"})
+    assert (serving.api_key, settings.model) == ("flag", "")
+    assert models == {"small": "a.gguf", "large": "dir/b=c/large.gguf"}
 
 
 def test_a_key_from_the_environment_and_ipv6() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import stat
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from program import fake_engine
 
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
@@ -125,10 +125,7 @@ def test_a_second_attempt_tells_only_what_is_new() -> None:
 
 class Rig:
     def __init__(self, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        engine, self.record = folder / "fake-engine", folder / "record.jsonl"
-        script = Path(__file__).with_name("fake_engine.py")
-        engine.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{script}" "$@"\n')
-        engine.chmod(engine.stat().st_mode | stat.S_IXUSR)
+        engine, self.record = fake_engine(folder), folder / "record.jsonl"
         monkeypatch.setenv("FAKE_ENGINE_RECORD", str(self.record))
         self._engine, self._model = engine, model
 

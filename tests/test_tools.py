@@ -151,7 +151,7 @@ def test_public_functions_of_the_file_are_tools(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("docstring", "words"),
     [
-        ("Does.\n\nParameters\n----------\na : int\n    the a\nb\n    the b,\n    too\n\nReturns\n-------\nc : int\n  no\n",
+        ("Does.\n\nParameters\n----------\na : int\n    the a\nb\n    the b,\n    too\n\nReturns\n-------\nc : int\n",
          {"a": "the a", "b": "the b, too"}),
         ("Does.\n\n:param a: the a\n  goes on\n:param int b: the b\n:returns: no",
          {"a": "the a goes on", "b": "the b"}),

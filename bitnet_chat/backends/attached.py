@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.backends.attached_form import LOST, Heard, Listening, body_of, data_of, event_of, message_in
 from bitnet_chat.backends.attached_server import Gone, NoServer, Server, encoded, error_of
-from bitnet_chat.backends.remote.connection import Lost, chunk
+from bitnet_chat.backends.remote.connection import Lost, chunk, whole
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
+from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sse import ServerSentEvent, SseDecoder
 
 if TYPE_CHECKING:
@@ -47,12 +48,21 @@ class _Asked:
     message: int | None = None
     before: str = ""
     """The reply that it goes on with."""
+    question: str = ""
+    """The message that it answers, where it is one of the user."""
     said: list[str] = field(default_factory=list)
     response: aiohttp.ClientResponse | None = None
 
     @property
     def text(self) -> str:
         return "".join(self.said)
+
+    def is_this(self, start: Mapping[str, Any]) -> bool:
+        """Whether the reply that begins is the one that was asked for from here."""
+        user = start.get("user")
+        return self.generation in ("", start.get("generation")) and (
+            not isinstance(user, dict) or user.get("content") == self.question
+        )
 
 
 class AttachedBackend:
@@ -82,6 +92,8 @@ class AttachedBackend:
         self._asked: set[_Asked] = set()
         self._own: set[str] = set()
         """Generations that were asked for from here."""
+        self._heard: tuple[int | None, str] = None, ""
+        """The last event of a reply that was asked for from here, and its chat."""
         self._known = asyncio.Event()
         """Set unless something is asked whose generation is not known yet."""
         self._known.set()
@@ -119,7 +131,11 @@ class AttachedBackend:
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         options = options or ReplyOptions()
         last = conversation.last
-        asked = _Asked(None, before=last.content if last is not None and last.role == "assistant" else "")
+        asked = _Asked(None)
+        if last is not None and last.role == "assistant":
+            asked.before = last.content
+        elif last is not None:
+            asked.question = well_formed(last.content)
         self._asked.add(asked)
         self._known.clear()
         timer = None
@@ -169,9 +185,10 @@ class AttachedBackend:
         except BitnetChatError as error:
             yield Failed(error)
             return
-        except Lost as error:
-            yield Failed(self._server.missing(str(error)))
-            return
+        except Lost as error:  # in a chat it may have been heard all the same
+            if asked.chat is None:
+                yield Failed(self._server.missing(str(error)))
+                return
         finally:
             asking.cancel()
         last_id, tries = "", 0
@@ -179,6 +196,7 @@ class AttachedBackend:
             async with aclosing(_told(asked.response)) as stream:
                 async for told in stream:
                     last_id, tries = told.id or last_id, 0
+                    self._heard = asked.chat, last_id
                     event = self._event(asked, told)
                     if event is not None:
                         yield event
@@ -225,14 +243,13 @@ class AttachedBackend:
     async def _make(self, place: Place) -> None:
         body: dict[str, object] = {"title": place.title[:200]} if place.title else {}
         response = await self._post("/chats", body | ({"model": self._model} if self._model else {}))
-        async with response:
-            place.go(int((await response.json())["id"]))
+        place.go(int((await whole(response, self._server.url))["id"]))
 
     def _event(self, asked: _Asked, told: ServerSentEvent) -> Event | None:
         """None for what is no event of the reply."""
         data = data_of(told)
         if told.event == "start":
-            if asked.generation and data.get("generation") != asked.generation:
+            if not asked.is_this(data):
                 return Failed(EngineDied(LOST, remedy="send the message again"), asked.text)
             asked.generation = str(data.get("generation"))
             asked.message = data.get("message")
@@ -261,18 +278,16 @@ class AttachedBackend:
         events: list[Event] = []
         reason = FinishReason.ENGINE_DIED
         try:
-            response = await self._send("GET", f"/chats/{asked.chat}", None) if asked.chat is not None else None
-            if response is not None:
-                async with response:
-                    kept = await response.json() if response.status == 200 else {}
-                whole, ended = message_in(kept, asked.message)
+            if asked.chat is not None:
+                response = await self._send("GET", f"/chats/{asked.chat}", None)
+                text, ended = message_in(await whole(response, self._server.url), asked.message)
                 so_far = asked.before + asked.text
-                if whole.startswith(so_far) and len(whole) > len(so_far):
-                    events.append(TextDelta(whole[len(so_far) :]))
-                    asked.said.append(whole[len(so_far) :])
+                if text.startswith(so_far) and len(text) > len(so_far):
+                    events.append(TextDelta(text[len(so_far) :]))
+                    asked.said.append(text[len(so_far) :])
                 if ended not in (None, FinishReason.CUT_OFF):
                     return [*events, Completed(ended, asked.text)]
-        except (Lost, BitnetChatError, ValueError):
+        except (Lost, BitnetChatError):
             pass
         if asked.stop.is_set():
             reason = FinishReason.INTERRUPTED
@@ -299,7 +314,8 @@ class AttachedBackend:
             if place.chat is None:
                 await place.moved.wait()
                 continue
-            chat, last_id, tries = place.chat, "", 0
+            # From behind what was said to us: nothing falls between that and this.
+            chat, last_id, tries = place.chat, self._heard[1] if self._heard[0] == place.chat else "", 0
             listening = Listening()
             while place.chat == chat:
                 response = await self._follow(chat, last_id)
@@ -370,11 +386,10 @@ class AttachedBackend:
         response = await self._send("POST", path, body)
         if response.status < 300:
             return response
-        async with response:
-            try:
-                answer = await response.json()
-            except ValueError:
-                answer = None
+        try:
+            answer = await whole(response, self._server.url)
+        except UsageError:  # no JSON: something else than the server has answered
+            answer = None
         raise error_of(answer, response.status, self._server.url)
 
     async def _send(
@@ -399,14 +414,18 @@ class AttachedBackend:
             return await session.request(method, self._server.url + path, data=data, headers=more)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise self._server.missing(getattr(error, "strerror", "") or str(error)) from None
+        except aiohttp.ServerDisconnectedError:
+            raise Lost("it has closed the connection") from None
         except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: the session was closed meanwhile
             raise Lost(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 async def _told(
-    response: aiohttp.ClientResponse, until: asyncio.Event | None = None
+    response: aiohttp.ClientResponse | None, until: asyncio.Event | None = None
 ) -> AsyncGenerator[ServerSentEvent]:
-    """The events of a stream until it ends or breaks, or ``until`` is set."""
+    """The events of a stream until it ends or breaks, or ``until`` is set. None: it broke before it began."""
+    if response is None:
+        return
     decoder = SseDecoder()
     leave = asyncio.ensure_future(_close_when(until, response)) if until is not None else None
     try:

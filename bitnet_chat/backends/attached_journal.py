@@ -38,10 +38,21 @@ class Place:
 class ServerJournal(Journal):
     """See :class:`Journal`. Every method raises BitnetChatError where the server does not answer."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, facts: Mapping[str, Any]) -> None:
+        """``facts``: what the server says about itself."""
         super().__init__(Path(server.url))
         self.server = server
+        self.facts = facts
         self.place = Place()
+
+    @classmethod
+    def at(cls, server: Server) -> ServerJournal:
+        """Asks whether it is there. Raises as :meth:`Server.greet` does."""
+        return cls(server, server.greet())
+
+    def model_of(self, asked: str, usual: str) -> str:
+        """The model that is to answer: the one that was asked for; else the usual one, where the server has it."""
+        return asked or (usual if usual in (self.facts.get("models") or ()) else "")
 
     def list(self, limit: int | None = None) -> list[Entry]:
         answer = self.server.call("GET", f"/chats?limit={min(limit or 1000, 1000)}")

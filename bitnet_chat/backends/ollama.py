@@ -18,6 +18,7 @@ from bitnet_chat.errors import BitnetChatError, ModelError
 from bitnet_chat.prompt.tokens import by_length
 from bitnet_chat.stream.sanitize import one_line
 
+_LOOKS = 4  # replies before which somebody looks for the size of the window; older versions do not tell it
 DEFAULT_URL = "http://127.0.0.1:11434"
 
 
@@ -65,8 +66,8 @@ class OllamaService:
             if not self._model:
                 raise ModelError(f"{self.name} has no model yet", remedy="ollama pull NAME gets one")
         self._asked += 1
-        if self._asked == 2 and self._size is None:
-            self._size = await self._loaded_size()  # it is loaded by now
+        if self._size is None and 1 < self._asked <= _LOOKS:  # it may be loaded by now
+            self._size = await self._loaded_size()
         return Target(self._connection, self._model, self._size)
 
     async def _loaded_size(self) -> int | None:

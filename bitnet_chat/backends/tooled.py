@@ -135,7 +135,7 @@ class Interpreter:
     async def _read(self, plain: Conversation, options: ReplyOptions, reading: _Reading) -> AsyncIterator[Event]:
         """All events but the last, which ``reading`` keeps."""
         loop = asyncio.get_running_loop()
-        told, stopped = loop.time(), False
+        told = loop.time()
         events = self._replies(plain, options)
         try:
             async for event in events:
@@ -149,8 +149,8 @@ class Interpreter:
                 for each in reading.feed(event.text):
                     told = loop.time()
                     yield each
-                if reading.is_too_long and not stopped:
-                    stopped = True
+                if reading.is_too_long and not reading.is_stopped:
+                    reading.is_stopped = True
                     yield Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters")
                     self._interrupt()
                 elif reading.is_in_call and loop.time() - told > _SIGN_OF_LIFE:
@@ -197,6 +197,8 @@ class _Reading:
         """The next text is another paragraph."""
         self._earlier = Stats()
         self._began_again = False
+        self.is_stopped = False
+        """For a call that had outgrown the limit."""
         self.calls: list[ToolCall] = []
         self.faults: list[Malformed] = []
         self.end: Completed | Failed | None = None
@@ -242,6 +244,8 @@ class _Reading:
 
     def finish(self, end: Completed | Failed) -> list[Event]:
         """The engine has ended its answer."""
+        if self.is_stopped and isinstance(end, Completed):
+            end = replace(end, reason=FinishReason.LENGTH)
         whole = isinstance(end, Completed) and end.reason is FinishReason.STOP
         events = self._events(self._splitter.flush(whole=whole) if self._splitter is not None else [])
         self.end = replace(end, text="".join(self._said))

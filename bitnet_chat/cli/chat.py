@@ -50,27 +50,26 @@ def _refuse(flags: argparse.Namespace, flag: str, others: Sequence[str], questio
 async def _converse(flags: argparse.Namespace, settings: config.Settings, configured: str) -> int:
     from bitnet_chat import repl
     from bitnet_chat.cli.attached import attached
-    from bitnet_chat.cli.backend import open_backend
+    from bitnet_chat.cli.attaching import open_journal, open_talker
     from bitnet_chat.cli.limits import reply_options
     from bitnet_chat.cli.past import wanted
     from bitnet_chat.cli.tools import expect, toolbox
     from bitnet_chat.engine.child import pty_is_available
-    from bitnet_chat.journal import Journal
 
-    journal = Journal()
+    journal = open_journal(settings)
     if not await _picked(flags, journal):
         return 0
     resumed = wanted(flags, journal)
     lines: list[str] = []
     files = attached(flags, lines.append, stdin_is_taken=True)
     box, allowed = toolbox(flags, settings)
-    backend = open_backend(settings, configured, advice="commands")
+    backend = open_talker(settings, configured, journal, advice="commands", model=getattr(flags, "model", ""))
     expect(backend, box)
     lines += [each.described() for each in files]
-    paced = settings.backend == "engine" and (settings.io == "pipe" or not pty_is_available())
+    paced = settings.backend == "engine" and not settings.attach and (settings.io == "pipe" or not pty_is_available())
 
     def switch_model(name: str) -> Backend:
-        other = open_backend(replace(settings, model=name), configured, advice="commands")
+        other = open_talker(settings, configured, journal, advice="commands", model=name)
         expect(other, box)
         return other
 

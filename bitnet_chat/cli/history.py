@@ -100,10 +100,14 @@ def _show(stored: Stored, flags: argparse.Namespace) -> int:
     print(one_line(stored.title) or "(no title)")
     print(" · ".join(one_line(each) for each in about if each))
     for message in stored.conversation.messages:
-        name = {"system": "system: ", "user": "> ", "assistant": ""}[message.role]
+        tool = f"{one_line(message.tool_name)}: "
+        name = {"system": "system: ", "user": "> ", "assistant": "", "tool": tool}[message.role]
         if message.thinking:
             print(f"\n(thinks) {visible(message.thinking)}")
-        print(f"\n{name}{visible(message.content)}")
+        if message.content or not message.tool_calls:
+            print(f"\n{name}{visible(message.content)}")
+        for call in message.tool_calls:
+            print(one_line(f"calls {call.name} {call.arguments}"))
         if message.was_cut and message.finish is not None:
             print(f"[{message.finish.value.replace('_', ' ')}]")
     if stored.unanswered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -24,6 +25,10 @@ Settings also come from config.toml, personas and BITNET_CHAT_* variables: bitne
 exit codes: 0 answered, 1 doctor found something broken, 2 usage, 3 no engine, 4 no or bad model,
             5 engine died, 6 context overflow, 7 endless repetition, 124 timeout or stall, 130 interrupted
 """
+
+_HERE = "http://127.0.0.1:8033"
+"""Where ``bitnet-chat serve`` listens unless it is told otherwise."""
+_ADDRESS = re.compile(r"\S*://\S*|(?:[\w.-]+|\[[\da-fA-F:.]+\]):\d+/?")
 
 _SETTINGS = tuple(each.name for each in fields(Settings))
 
@@ -112,7 +117,7 @@ def add_settings(parser: Parser) -> None:
     others.add_argument(
         "--attach",
         nargs="?",
-        const="http://127.0.0.1:8033",
+        const=_HERE,
         metavar="URL",
         help="use the engine of a running bitnet-chat serve (default: the one on this computer)",
     )
@@ -167,8 +172,20 @@ def parse(arguments: Sequence[str], parser: Parser | None = None) -> tuple[argpa
     if "--" in arguments:
         at = arguments.index("--")
         arguments, extra = arguments[:at], arguments[at + 1 :]
+    arguments = _joined(arguments)
     flags = build().parse_intermixed_args(arguments) if parser is None else parser.parse_args(arguments)
     settings = {name: getattr(flags, name) for name in _SETTINGS if hasattr(flags, name)}
     if extra:
         settings["engine_args"] = extra
     return flags, settings
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Behind ``--attach`` only what looks like an address is one: anything else is the question."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1] == "--attach":
+            joined[-1:] = [f"--attach={word}"] if _ADDRESS.fullmatch(word) else [f"--attach={_HERE}", word]
+        else:
+            joined.append(word)
+    return joined

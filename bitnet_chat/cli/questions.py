@@ -17,6 +17,7 @@ from bitnet_chat.attachments import Attachment, with_attachments
 from bitnet_chat.backends import Backend
 from bitnet_chat.backends.guarded import TOLD
 from bitnet_chat.cli.attached import attached
+from bitnet_chat.cli.attaching import open_journal, open_talker, open_worker
 from bitnet_chat.cli.backend import open_backend
 from bitnet_chat.cli.limits import reply_options
 from bitnet_chat.cli.page import Page
@@ -37,16 +38,16 @@ if TYPE_CHECKING:
 
 def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
     """Reads the question now, while signals do what they always do: a read would keep the loop from hearing them."""
-    journal = Journal()
+    journal = open_journal(settings)
     stored = wanted(flags, journal)  # first: whoever types a long question should not do so in vain
     box = allowed_toolbox(flags, settings)
     question, files = _question(flags)
     before = stored.conversation if stored is not None else Conversation()
     if stored is None or hasattr(flags, "system"):
         before = before.with_system(settings.system)
-    recorder = Recorder(journal if settings.journal else None, _say)
+    recorder = journal.recorder(_say) if settings.journal else Recorder(None, _say)
     asked = before.with_user(with_attachments(question, files))
-    return _answer_one(flags, settings, configured, asked, recorder, stored, files, box)
+    return _answer_one(flags, settings, configured, asked, journal, recorder, stored, files, box)
 
 
 async def _answer_one(
@@ -54,13 +55,14 @@ async def _answer_one(
     settings: Settings,
     configured: str,
     conversation: Conversation,
+    journal: Journal,
     recorder: Recorder,
     stored: Stored | None,
     files: Sequence[Attachment],
     box: Toolbox | None,
 ) -> int:
     try:
-        backend = open_backend(settings, configured)
+        backend = open_talker(settings, configured, journal, model=getattr(flags, "model", ""))
     except BitnetChatError as error:
         if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
             print(json_text(batch.failure(error, settings.model) | {"conversation": None}))
@@ -171,6 +173,7 @@ async def _answer_file(
                 bar,
                 lambda: engines.interrupted,
                 box,
+                engines.at_once,
             )
         return reason.exit_code
     finally:
@@ -205,10 +208,16 @@ class _Engines:
         self._forgetful: Backend | None = None
         self._current: Backend | None = None
         self.interrupted = False
+        self.at_once = 1
+        """Lines that may be asked at the same time."""
+        if settings.attach:
+            self._exact, self.at_once = open_worker(settings)
+            if box is not None:  # a tool is called one at a time
+                self.at_once = 1
 
     def for_conversation(self, conversation: Conversation) -> Backend:
         # Other backends are given the whole conversation each time: one of them does for all lines.
-        if self._settings.backend != "engine" or batch.needs_exact_history(conversation):
+        if self._settings.attach or self._settings.backend != "engine" or batch.needs_exact_history(conversation):
             self._exact = self._exact or self._default()
             self._current = self._exact
         else:

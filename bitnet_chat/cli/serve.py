@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 _NEEDED = ("starlette", "uvicorn", "httptools", "sse_starlette", "prometheus_client", "markdown_it", "nh3")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_ELSEWHERE = {
+    "attach": "a server has an engine of its own",
+    "tools": "a server hands tool calls to its clients, which bring their own tools",
+}
 _NAMED = re.compile(r"([^=/\\]+)=(.+)", re.DOTALL)
 
 
@@ -106,7 +110,11 @@ def read(
     models = _models(getattr(flags, "models", []))
     if list(models) == [""]:
         given = {**given, "model": models.pop("")}
+    for name, why in _ELSEWHERE.items():
+        if name in given:
+            raise UsageError(f"--{name} is not for serve: {why}")
     settings, configured = config.load(given, environment)
+    settings = replace(settings, attach="", tools="")  # of the config file, where they are meant for the terminal
     return replace(ServeSettings(), **values).checked(), settings, configured, models
 
 
@@ -123,14 +131,10 @@ def _models(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _size(text: str) -> int:
-    """Raises ValueError, which argparse knows what to do with."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; one is 12G or 800M")
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
-
-
-_size.__name__ = "size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +160,18 @@ async def open_server(
     from bitnet_chat.serve.app import running
     from bitnet_chat.serve.cache import Cache
     from bitnet_chat.serve.catalogue import Catalogue
-    from bitnet_chat.serve.desk import Desk
+    from bitnet_chat.serve.desk import Defaults, Desk
 
     sources: dict[str, Source] = {}
     for name, file in (models or {"": ""}).items():
         source = open_source(replace(settings, model=file) if file else settings, configured, parallel=serving.parallel)
         sources[name or source.name] = source
     catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit)
+    if serving.memory_limit:
+        await catalogue.check()
     cache = Cache(_sampling(settings)) if serving.cache else None
-    desk = Desk(catalogue, cache=cache, log_prompts=serving.log_prompts)
+    defaults = Defaults(settings.system, settings.max_tokens or None, settings.timeout or None)
+    desk = Desk(catalogue, cache=cache, defaults=defaults, log_prompts=serving.log_prompts)
     async with running(desk, serving, Journal() if settings.journal else None) as url:
         yield OpenServer(url, desk)
 
@@ -194,19 +201,19 @@ async def _serve(serving: ServeSettings, settings: config.Settings, configured: 
     with _signals(end):
         try:
             async with open_server(serving, settings, configured, models) as server:
-                print(f"bitnet-chat: listening on {server.url}", file=sys.stderr, flush=True)
+                _say(f"listening on {server.url}")
                 await ending.wait()
-                if server.desk.running:
-                    print(
-                        f"bitnet-chat: ending; {server.desk.running} under way have {serving.grace:g} s, "
-                        "once more ends at once",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                if running := server.desk.running:
+                    _say(f"ending; {running} under way, {serving.grace:g} s at most; once more ends at once")
         except asyncio.CancelledError:
             if not ended_by:
                 raise
     return 128 + ended_by[0]
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody reads it any more, which is no reason to end
+        print(f"bitnet-chat: {line}", file=sys.stderr, flush=True)
 
 
 @contextmanager

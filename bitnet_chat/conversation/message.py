@@ -134,11 +134,18 @@ class Conversation:
     @property
     def open_calls(self) -> tuple[ToolCall, ...]:
         """Those of the last reply that have got no result yet."""
-        answered: set[str] = set()
+        answered: list[str] = []
         for message in reversed(self.messages):
-            if message.role != "tool":
-                return tuple(call for call in message.tool_calls if call.id not in answered)
-            answered.add(message.call_id)
+            if message.role == "tool":
+                answered.append(message.call_id)
+                continue
+            left: list[ToolCall] = []
+            for call in message.tool_calls:  # one result each: not every server gives each call an id of its own
+                if call.id in answered:
+                    answered.remove(call.id)
+                else:
+                    left.append(call)
+            return tuple(left)
         return ()
 
     def with_all_answered(self, result: str = NOT_CALLED) -> Conversation:

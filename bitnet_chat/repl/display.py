@@ -133,6 +133,10 @@ class Display:
         left_out = f"… ({more:,} more characters)" if more > 0 else ""
         self.notice(f"calls {call.name} {call.arguments[:CALL_SHOWN]}{left_out}")
 
+    def rest(self) -> None:
+        """To the start of a line: another hand writes next."""
+        self._settle()
+
     def lines(self, *texts: str) -> None:
         """The answer of a command, safe for a terminal already, and an empty line."""
         self._finish()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from prompt_toolkit.application import in_terminal
@@ -36,7 +36,7 @@ from bitnet_chat.repl.signals import on_continue, on_interrupt
 from bitnet_chat.repl.talk import SwitchModel, Talk
 from bitnet_chat.repl.terminal import TerminalSink, between_prompts, is_raw, lent
 from bitnet_chat.repl.toolbar import bar
-from bitnet_chat.stream.cells import clip, width
+from bitnet_chat.stream.cells import clip, tail, width
 from bitnet_chat.stream.sanitize import one_line, visible
 
 if TYPE_CHECKING:
@@ -85,11 +85,13 @@ class TerminalLoop:
         self._overflow = settings.overflow
         self._complaints: list[str] = []
         self._hint = ""
+        self._preview = ""
+        """The line that somebody else's reply has come to."""
         self._editing: asyncio.Task[None] | None = None
         self._lending = False
         """An editor has the terminal, between two prompts."""
         self._session: PromptSession[str] = PromptSession(
-            [("class:prompt", "> ")],
+            self._prompt,
             multiline=True,
             prompt_continuation="  ",
             history=FileHistory(settings.history_file, self._complaints.append),
@@ -185,7 +187,39 @@ class TerminalLoop:
         if not self._started:
             # Only now: starting an engine takes longer than drawing a prompt, and both want the processor.
             self._started = True
-            asyncio.get_running_loop().call_soon(self._talk.start)
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._talk.start()
+        self._talk.follow(self)
+
+    # The stage for what others say
+
+    by_lines = True
+
+    async def above(self, write: Callable[[], None]) -> None:
+        """See :class:`bitnet_chat.repl.following.Stage`."""
+        while self._editing is not None:
+            await asyncio.wait([self._editing])
+        app = self._session.app
+        if not app.is_running or app.is_done:
+            write()
+            return
+        app.renderer.erase()
+        write()
+        app.renderer.reset()
+        app.renderer.request_absolute_cursor_position()
+        app.invalidate()
+
+    def preview(self, text: str) -> None:
+        self._preview = text
+        self._session.app.invalidate()
+
+    def _prompt(self) -> StyleAndTextTuples:
+        prompt: StyleAndTextTuples = [("class:prompt", "> ")]
+        if not self._preview or self._session.app.is_done:
+            return prompt
+        return [("", f"{tail(one_line(self._preview), self._columns() - 1)}\n"), *prompt]
 
     def _columns(self) -> int:
         return self._output.get_size().columns

@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
@@ -132,6 +132,7 @@ class PlainLoop:
                 self._talk.resume(resumed)
                 self._tell_unanswered()
             self._talk.start()
+            self._talk.follow(self)
             with on_interrupt(self._interrupt):
                 await self._converse()
         finally:
@@ -215,6 +216,22 @@ class PlainLoop:
     def complain(self, text: str) -> None:
         """A line about something that has gone wrong in the background."""
         self._display.notice(text)
+
+    # The stage for what others say: the terminal has the line that is being typed, and nobody can draw above it.
+
+    by_lines = False
+
+    async def above(self, write: Callable[[], None]) -> None:
+        """See :class:`bitnet_chat.repl.following.Stage`."""
+        prompting = self._typed and not self._replying
+        if prompting:
+            self._sink.remarks("\n")
+        write()
+        if prompting:
+            self._prompt()
+
+    def preview(self, text: str) -> None:
+        pass
 
     def _prompt(self) -> None:
         if self._typed:

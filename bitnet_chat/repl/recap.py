@@ -40,6 +40,10 @@ def show(display: Display, stored: Stored) -> None:
             if answering:
                 why = "another program is still writing this reply"
             display.notice(f"[{why}: /continue goes on with it{' from here' if answering else ''}]")
+    if stored.conversation.open_calls:
+        display.notice("[its calls of tools were not made: /continue lets the model go on]")
+    elif last is not None and last.role == "tool":
+        display.notice("[the results of its calls got no reply: /continue asks for it]")
     if stored.unanswered:
         why = "Another program is answering the last message" if answering else "The last message got no reply"
         display.notice(f"{why}: {clip(one_line(typed(stored.unanswered)), 60)}")

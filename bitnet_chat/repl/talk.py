@@ -26,6 +26,7 @@ from bitnet_chat.stream.sanitize import one_line
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
     from bitnet_chat.journal import Journal, Stored
+    from bitnet_chat.repl.following import Stage
     from bitnet_chat.repl.tools import Caller
 
 WORTH_COUNTING = 200
@@ -54,7 +55,11 @@ class Talk:
         self._display = display
         self._switch_model = switch_model
         self._journal = journal
-        self._recorder = Recorder(journal, console.complain)
+        self._recorder = Recorder(None, console.complain) if journal is None else journal.recorder(console.complain)
+        self._stage: Stage | None = None
+        self._following: asyncio.Task[None] | None = None
+        self.floor = asyncio.Lock()
+        """Held by whoever is talking: a line that was typed here, or a reply that somebody else has asked for."""
         self._console = console
         self._clerk = Clerk(display, console, self._recorder if journal is not None else None)
         self._clerk.attached.extend(attached)
@@ -103,8 +108,48 @@ class Talk:
             self._reply.interrupt()
         elif self._caller is not None:
             self._caller.interrupt()
+        elif self._following is not None:
+            self._backend.interrupt()  # what somebody else has asked, and a line waits for
+
+    def follow(self, stage: Stage) -> None:
+        """What others say in this conversation is shown from now on, where the backend hears of it."""
+        follow = getattr(self._backend, "follow", None)
+        if follow is None or self._journal is None:
+            return
+        from bitnet_chat.repl.following import Following
+
+        self._stage = stage
+        self._following = asyncio.create_task(Following(self, self._display, stage).run(follow()))
+
+    async def _unfollow(self) -> None:
+        following, self._following = self._following, None
+        if following is not None:
+            following.cancel()
+            await asyncio.wait([following])
+
+    async def catch_up(self) -> None:
+        """The conversation has gone on without us."""
+        if self._journal is None or self._recorder.id is None:
+            return
+        try:
+            stored = await asyncio.to_thread(self._journal.load, self._recorder.id)
+        except BitnetChatError as error:
+            self._display.error(error)
+            return
+        self.conversation = stored.conversation
+
+    def renamed(self, title: str) -> None:
+        """Somebody else has given the conversation another title."""
+        self._recorder.title = title
+
+    def removed(self) -> None:
+        """Somebody else has removed the conversation: what comes next begins another one."""
+        title = self._recorder.title
+        self._recorder.anew()
+        self._recorder.title = title
 
     async def close(self) -> None:
+        await self._unfollow()
         try:
             await self._backend.close()
             if self._parked is not None:
@@ -116,6 +161,10 @@ class Talk:
         """Carries out one line. Returns what to put back on the prompt: the line, if nothing came of it."""
         if not line.strip():
             return ""
+        async with self.floor:
+            return await self._submit(line)
+
+    async def _submit(self, line: str) -> str:
         self.unanswered = ""
         meaning = read(line)
         if isinstance(meaning, Say):
@@ -309,5 +358,8 @@ class Talk:
             self._parked = before
         else:
             await before.close()
+        if self._stage is not None:
+            await self._unfollow()
+            self.follow(self._stage)
         other.prepare(self.conversation)
         self._display.lines(f"The next reply comes from {one_line(other.status().model)}.")

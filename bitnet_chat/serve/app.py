@@ -7,17 +7,21 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from bitnet_chat.journal.memory import MemoryJournal
 from bitnet_chat.serve import chats, health, ollama, openai, openapi
 from bitnet_chat.serve.chats_desk import ChatDesk
 from bitnet_chat.serve.desk import Desk
-from bitnet_chat.serve.frame import Frame, login_routes
+from bitnet_chat.serve.frame import Frame, login_routes, refused
 from bitnet_chat.serve.keys import Keys
 from bitnet_chat.serve.listening import listening
-from bitnet_chat.serve.security import Gate
+from bitnet_chat.serve.page import files as page
+from bitnet_chat.serve.security import Gate, Refusal
 from bitnet_chat.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -40,7 +44,20 @@ def application(desk: Desk, settings: ServeSettings, journal: Journal | None) ->
     keys = Keys(settings.api_key)
     routes = [*health.routes(desk), *login_routes(keys), *_routes(desk, settings, chat_desk)]
     frame = Middleware(Frame, settings=settings, gate=Gate(settings, keys), metrics=desk.metrics)
-    return Starlette(routes=routes, middleware=[frame], lifespan=lifespan)
+    return Starlette(
+        routes=routes, middleware=[frame], lifespan=lifespan, exception_handlers={HTTPException: _no_such_route}
+    )
+
+
+def _no_such_route(request: Request, error: Exception) -> Response:
+    """What no API had a word for."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        what = f"{request.method} is not for {request.url.path}"
+    else:
+        what = f"{request.url.path} is not served here"
+    code = "method_not_allowed" if error.status_code == 405 else "not_found"
+    return refused(Refusal(error.status_code, what, code=code, headers=error.headers or {}), request.url.path)
 
 
 @asynccontextmanager
@@ -70,4 +87,5 @@ def _routes(desk: Desk, settings: ServeSettings, chat_desk: ChatDesk) -> Sequenc
         *ollama.routes(desk, settings),
         *chats.routes(chat_desk, settings),
         *openapi.routes(),
+        *page.routes(),
     ]

@@ -118,6 +118,13 @@ class Catalogue:
             raise UnknownModel(f"there is no model {name!r} here", remedy=f"there are: {', '.join(self.listed)}")
         return name
 
+    async def check(self) -> None:
+        """Reads the files. Raises ModelError for a model that can never have the room that it needs."""
+        for name in self._models:
+            need = (await self.card(name)).memory
+            if need > self._limit > 0:
+                raise _too_large(name, need, self._limit)
+
     def start(self) -> None:
         """Loads the default model in the background, and reads what the files of all say about themselves."""
         first = self._models[self.names[0]]

@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.backends.pool import Seat, number
@@ -46,12 +46,41 @@ class Order:
     down, it makes way for people and begins again behind them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What holds where an order says nothing. None: no limit."""
+
+    system: str = ""
+    """For conversations that nobody writes down: what is written down begins as it was begun."""
+    max_tokens: int | None = None
+    timeout: float | None = None
+    """Seconds."""
+
+    def applied(self, order: Order) -> Order:
+        options, conversation = order.options, order.conversation
+        if options.max_tokens is None and self.max_tokens is not None:
+            options = replace(options, max_tokens=self.max_tokens)
+        if options.timeout is None and self.timeout is not None:
+            options = replace(options, timeout=self.timeout)
+        if self.system and not conversation.system and order.recorder is None:
+            conversation = conversation.with_system(self.system)
+        return replace(order, options=options, conversation=conversation)
+
+
 class Desk:
     """All methods belong to the event loop."""
 
-    def __init__(self, catalogue: Catalogue, *, cache: Cache | None = None, log_prompts: bool = False) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        cache: Cache | None = None,
+        defaults: Defaults | None = None,
+        log_prompts: bool = False,
+    ) -> None:
         """``cache``: where replies that repeat are found. ``log_prompts``: whether what is said goes into the log."""
         self.catalogue = catalogue
+        self.defaults = defaults or Defaults()
         self._cache = cache
         self._tasks: dict[asyncio.Task[None], Generation] = {}
         self.metrics = Metrics(catalogue, lambda: self.running)
@@ -74,6 +103,7 @@ class Desk:
         them, are the Failed that the generation ends with."""
         if self.ending.is_set():
             raise Ending("this server is ending", retry_after=10.0, remedy="try again when it is back")
+        order = self.defaults.applied(order)
         model = self.catalogue.choose(order.model, order.conversation)
         generation = Generation(secrets.token_hex(12), model)
         account = self.metrics.reply(model)

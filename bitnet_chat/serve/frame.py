@@ -27,12 +27,15 @@ from bitnet_chat.serve.security import (
 )
 from bitnet_chat.serve.settings import ServeSettings
 from bitnet_chat.stream.decoder import well_formed
+from bitnet_chat.stream.sanitize import one_line
 
 log = logging.getLogger("bitnet_chat.serve")
 requests = logging.getLogger("bitnet_chat.serve.requests")
 
 _SLACK = 1 << 20
 """Bytes that a body may be over the limit before it is cut here: an API that looks itself says so in its own words."""
+_GONE = 499
+"""What is written down where the client went before it was told anything; others write it, too."""
 _APIS = {"v1": "openai", "api": "ollama", "chats": "chats", "page": "page", "": "page"}
 
 
@@ -87,8 +90,10 @@ class _Exchange:
             broken = Refusal(500, "the server failed at this request; its log says why", kind="server_error")
             await self._fail(broken, facts, scope, receive, framed)
         finally:
-            self._metrics.request(_api(facts.path), self._status)
-            requests.info("%s %s %s %.0f ms", facts.method, facts.path, self._status, 1000 * (time.monotonic() - began))
+            status = self._status or _GONE
+            self._metrics.request(_api(facts.path), status)
+            took = 1000 * (time.monotonic() - began)
+            requests.info("%s %s %s %.0f ms", facts.method, one_line(facts.path), status, took)
 
     async def _answer(self, facts: Facts, scope: Scope, receive: Receive, send: Send) -> None:
         if origin := self._gate.allowed_origin(facts):

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,8 +37,8 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
     At the end of the block no connection is taken any more, and those that are there may finish. Raises UsageError
     for an address that cannot be listened on.
     """
-    listener = _bound(host, port)
-    address = url(host, listener.getsockname()[1])
+    listeners = _bound(host, port)
+    address = url(host, listeners[0].getsockname()[1])
     server = _Server(
         uvicorn.Config(
             app,
@@ -54,7 +55,7 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
             timeout_graceful_shutdown=int(_LINGER),
         )
     )
-    serving = asyncio.ensure_future(server.serve([listener]))
+    serving = asyncio.ensure_future(server.serve(listeners))
     up = asyncio.ensure_future(server.up.wait())
     try:
         await asyncio.wait([serving, up], return_when=asyncio.FIRST_COMPLETED)
@@ -71,7 +72,8 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
         try:
             await serving
         finally:
-            listener.close()
+            for listener in listeners:
+                listener.close()
             server.abort()
 
 
@@ -81,37 +83,52 @@ def url(host: str, port: int) -> str:
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _bound(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address that ``host`` has; ``localhost`` mostly has two. All have the same port."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise UsageError(
             f"{host!r} is no address to listen on: {error}", remedy="--host takes one of this computer's addresses"
         ) from None
+    listeners: list[socket.socket] = []
+    for family, kind, protocol, _, address in places:
+        number = listeners[0].getsockname()[1] if listeners else port
+        try:
+            listeners.append(_listener(family, kind, protocol, (address[0], number, *address[2:])))
+        except (OSError, OverflowError) as error:
+            if not listeners:  # the first address is the one that counts: IPv6 may be missing, a port be taken there
+                raise _refused(host, port, error) from None
+    return listeners
+
+
+def _listener(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
-        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # on Windows the other option would let two servers share a port
+        if sys.platform == "win32":  # where the other option would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(2048)
         listener.setblocking(False)
-    except (OSError, OverflowError) as error:
+    except BaseException:
         listener.close()
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise UsageError(
-                f"{where} is in use already",
-                remedy="another server may run there; --port N takes another port, --port 0 any that is free",
-            ) from None
-        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
-        raise UsageError(
-            f"{where} cannot be listened on: {reason}", remedy="--host and --port say where to listen"
-        ) from None
+        raise
     return listener
+
+
+def _refused(host: str, port: int, error: Exception) -> UsageError:
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return UsageError(
+            f"{where} is in use already",
+            remedy="another server may run there; --port N takes another port, --port 0 any that is free",
+        )
+    reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+    return UsageError(f"{where} cannot be listened on: {reason}", remedy="--host and --port say where to listen")
 
 
 class _Server(uvicorn.Server):

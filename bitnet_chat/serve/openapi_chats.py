@@ -124,6 +124,15 @@ SCHEMAS: dict[str, Schema] = {
 _ID = parameter("path", "id", _ROW, "Of the chat.")
 _RENDER = parameter("query", "render", one_of("html"), "Replies also as clean HTML.")
 _EVENTS = "Events: start, chunk, thinking, tool_call, notice, html, then complete or error."
+_EVENT = given(
+    {
+        "event": one_of(
+            "start", "chunk", "thinking", "tool_call", "notice", "html", "complete", "error", "chat", "message"
+        ),
+        "data": told(TEXT, "JSON; empty where only the time is told after which a reader comes back."),
+    },
+    {"id": told(TEXT, "The generation and the place behind what was said: where to go on.")},
+)
 
 
 def _refusals(*statuses: int) -> dict[str, Schema]:
@@ -131,7 +140,7 @@ def _refusals(*statuses: int) -> dict[str, Schema]:
 
 
 def _stream(description: str) -> Schema:
-    return answer(description, TEXT, kind="text/event-stream")
+    return answer(description, _EVENT, kind="text/event-stream")
 
 
 PATHS: dict[str, Schema] = {

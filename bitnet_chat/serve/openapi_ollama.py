@@ -60,7 +60,7 @@ _ALL: dict[str, Schema] = {
     "keep_alive": told(any_of(NUMBER, TEXT), "0: the model is unloaded behind the reply. Seconds, or as 5m."),
     "logprobs": one_of(False),
     "top_logprobs": {"enum": [0]},
-    "truncate": one_of(True),
+    "truncate": told(FLAG, "false: messages that are larger than the window are refused."),
     "shift": ANYTHING,
 }
 _CALL = taken(

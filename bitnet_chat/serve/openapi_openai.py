@@ -240,13 +240,16 @@ SCHEMAS: dict[str, Schema] = {
 }
 
 
+_EVENT = given({"data": told(TEXT, "A chunk as the OpenAI API has it, an error, or [DONE].")})
+
+
 def _refusals(*statuses: int) -> dict[str, Schema]:
     return errors(ref("Error"), WHAT_WENT_WRONG, *statuses, *ALWAYS)
 
 
 def _reply(id: str, summary: str, request: str, whole: str) -> Schema:
     answered = answer("The reply: whole, or as server-sent events that end in data: [DONE].", ref(whole))
-    answered["content"]["text/event-stream"] = {"schema": TEXT}
+    answered["content"]["text/event-stream"] = {"schema": _EVENT}
     return operation(
         id,
         "OpenAI",

@@ -44,6 +44,8 @@ def any_of(*schemas: Schema) -> Schema:
 
 def maybe(schema: Schema) -> Schema:
     """Or null, which is the same as nothing."""
+    if schema in (ANYTHING, NULL):
+        return schema
     if isinstance(schema.get("type"), str):
         return {**schema, "type": [schema["type"], "null"]}
     if "enum" in schema:

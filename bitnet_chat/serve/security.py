@@ -96,7 +96,7 @@ class Gate:
         if facts.hosts != 1 or match is None:
             return Refusal(400, "the request does not say in one Host header whom it is for", code="bad_host")
         name = match[1].lower().strip("[]").rstrip(".")
-        if name in self._names or is_loopback(name) or (self._is_open and _is_address(name)):
+        if name in self._names or "*" in self._names or is_loopback(name) or (self._is_open and _is_address(name)):
             return None
         return Refusal(
             403,

@@ -24,7 +24,7 @@ class ServeSettings:
     cors: tuple[str, ...] = ()
     """Origins of pages elsewhere that may use the APIs; ``*``: any."""
     allow_host: tuple[str, ...] = ()
-    """More names that this server has, such as that of a proxy before it."""
+    """More names that this server has, such as that of a proxy before it; ``*``: any."""
     parallel: int = 1
     """Conversations of one model that are answered at once."""
     queue: int = 64
@@ -56,6 +56,11 @@ class ServeSettings:
             raise UsageError(
                 f"--host {self.host} lets other computers in, and there is no API key to tell who may",
                 remedy="set one: BITNET_CHAT_API_KEY=… or --api-key KEY",
+            )
+        if "*" in self.allow_host and not self.api_key:
+            raise UsageError(
+                "--allow-host '*' lets a page whose name was made to point here use this server",
+                remedy="name the hosts, or set an API key too",
             )
         for origin in self.cors:
             if origin == "*":

@@ -25,3 +25,18 @@ def clip(text: str, columns: int) -> str:
             break
         kept += cluster
     return kept + "…" if columns > 0 else ""
+
+
+def tail(text: str, columns: int) -> str:
+    """The end of one line of visible text that fits in ``columns`` cells."""
+    if width(text) <= columns:
+        return text
+    from wcwidth import iter_graphemes
+
+    kept, room = "", columns - 1
+    for cluster in reversed(list(iter_graphemes(text[-4 * max(columns, 1) :]))):
+        room -= width(cluster)
+        if room < 0:
+            break
+        kept = cluster + kept
+    return "…" + kept if columns > 0 else ""

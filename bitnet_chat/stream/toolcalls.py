@@ -89,13 +89,15 @@ class CallSplitter:
 
     def flush(self, *, whole: bool) -> list[Piece]:
         """The reply is over. ``whole``: it came to its own end, so that a call which only lacks its closing tag is one;
-        otherwise it was cut, and a call that has not ended never was."""
+        otherwise it was cut, and a call that has not ended never was, nor was what may have been a tag."""
         pieces: list[Piece] = []
         while self._in_call and self._string >= 0:  # it began no string
             self._at, self._string = self._string + 1, -1
             self._go_on(pieces)
         held, self._held = self._held, ""
         if not self._in_call:
+            if not whole and (open_tag := held_length(held, (OPENING, CLOSING))):
+                held = held[:-open_tag].rstrip(_SPACE)
             self._say(held, pieces, at_end=True)
         elif whole:
             pieces.append(parse(held[: len(held) - held_length(held, (CLOSING,))]))

@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -40,18 +41,31 @@ CHAT_TEMPLATE = (HERE / "tool-demo.jinja").read_text("utf-8")
 SHAPE = ModelShape(vocabulary=512, width=256, layers=2, heads=4, feed_forward=256, context=2048)
 LENGTH = 640  # tokens of a row
 
-KINDS = "weather sum sum sum both both tour tour stumble stumble fall fall hello failure no".split()
+KINDS = re.findall(
+    r"\w+",
+    """
+    weather sum sum sum both both tour tour stumble stumble fall fall hello failure no
+    """,
+)
 Piece = tuple[str, bool]
 """Text, and whether it is the model that says it."""
 
-CITIES = (
-    "Paris Rome Oslo Berlin Madrid Lisbon London Vienna Prague Athens Dublin Bern Kyiv Riga Cairo Lima Tokyo Delhi "
-    "Boston Quito Havana Nairobi Sydney Toronto Warsaw Zagreb Tunis Seoul Hanoi Geneva Munich Milan Porto Turin Bonn"
-).split()
-WORDS = (
-    "sunny cloudy rain snow fog wind storm clear hail mild cold warm dry wet calm hot icy gusts showers degrees and "
-    "with the a over in some light heavy 1 2 3 of no north south red blue late early thirty morning"
-).split()
+CITIES = re.findall(
+    r"\w+",
+    """
+    Paris Rome Oslo Berlin Madrid Lisbon London Vienna Prague Athens Dublin Bern Kyiv Riga Cairo
+    Lima Tokyo Delhi Boston Quito Havana Nairobi Sydney Toronto Warsaw Zagreb Tunis Seoul Hanoi
+    Geneva Munich Milan Porto Turin Bonn
+    """,
+)
+WORDS = re.findall(
+    r"\w+",
+    """
+    sunny cloudy rain snow fog wind storm clear hail mild cold warm dry wet calm hot icy gusts
+    showers degrees and with the a over in some light heavy 1 2 3 of no north south red blue late
+    early thirty morning
+    """,
+)
 REFUSALS = ("user declined", "declined by the user", "The user declined this call.", "declined: the user said no")
 WRONG = ("Expecting ',' delimiter", "Expecting value", "Invalid control character at", "Extra data")
 
@@ -288,7 +302,7 @@ def write_gguf(build: Path, target: Path) -> None:
     network.load_state_dict(torch.load(build / "network.pt", weights_only=True))
     description = json.loads((build / "tokenizer.json").read_text("utf-8"))["model"]
     tokens = sorted(description["vocab"], key=description["vocab"].__getitem__)
-    kinds = {token: gguf.TokenType.CONTROL for token in CONTROL} | dict.fromkeys(TAGS, gguf.TokenType.USER_DEFINED)
+    kinds = dict.fromkeys(CONTROL, gguf.TokenType.CONTROL) | dict.fromkeys(TAGS, gguf.TokenType.USER_DEFINED)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in description["merges"]]
     partial = target.with_suffix(".partial")
     writer = gguf.GGUFWriter(partial, "bitnet")

@@ -3,18 +3,17 @@
 
 import { made } from "./html.js"
 
-// Frames all code in `root`. `before`: where the frame stands that a first piece may go on with.
-export function frameCode(root, before) {
+// Frames all code in `root`.
+export function frameCode(root) {
+  let last = null
   for (const pre of root.querySelectorAll("pre.code")) {
-    if (pre.closest(".listing")) continue
-    const open = pre.classList.contains("more") && frameBefore(pre, before)
-    if (open) {
-      open.querySelector(".listing-body").append(pre)
+    if (last && pre.classList.contains("more")) {
+      last.querySelector(".listing-body").append(pre)
       continue
     }
-    const frame = newFrame(pre)
-    pre.replaceWith(frame)
-    frame.querySelector(".listing-body").append(pre)
+    last = newFrame(pre)
+    pre.replaceWith(last)
+    last.querySelector(".listing-body").append(pre)
   }
 }
 
@@ -26,12 +25,4 @@ export function newFrame(pre) {
 
 export function textOf(frame) {
   return Array.from(frame.querySelectorAll("code"), code => code.textContent).join("")
-}
-
-function frameBefore(pre, before) {
-  let last = before
-  for (const frame of pre.getRootNode().querySelectorAll?.(".listing") ?? []) {
-    if (frame.compareDocumentPosition(pre) & Node.DOCUMENT_POSITION_FOLLOWING) last = frame
-  }
-  return last
 }

@@ -16,7 +16,7 @@ const OUTCOMES = {
   bad_model: "It was cut off: the model cannot be loaded.",
   usage: "It was cut off.",
 }
-const ONLY_FOR_PROGRAMS = ["stop", "role_marker", "tool_calls", null]
+const WHOLE = ["stop", "role_marker", "tool_calls", null]
 
 export class UserMessage {
   constructor(id, content) {
@@ -156,21 +156,40 @@ export class Reply {
     outcome.className = "outcome"
     outcome.textContent = words
     outcome.hidden = !words
-    this.node.querySelector("[data-do=continue]").hidden = ONLY_FOR_PROGRAMS.includes(finish) || !this.content
+    this.offer()
     this.node.querySelector(".facts").textContent = factsOf(model, stats)
+  }
+
+  // What can be done with it.
+  offer(failed = false) {
+    const button = name => this.node.querySelector(`[data-do=${name}]`), bare = !this.prose.textContent.trim()
+    this.node.classList.toggle("bare", bare)
+    button("continue").hidden = bare || WHOLE.includes(this.finish)
+    button("retry").hidden = !(failed || bare)
+    button("regenerate").hidden = !button("retry").hidden
   }
 
   fail(error, finish) {
     this.end(finish, "", {})
     const outcome = this.node.querySelector(".outcome")
     outcome.className = "outcome wrong"
-    outcome.replaceChildren(element("strong", "No reply: "), `${error.message}${error.remedy ? `. ${sentence(error.remedy)}` : ""}`)
+    outcome.replaceChildren(element("strong", "No reply: "), saidOf(error))
+    outcome.hidden = false
+    this.offer(true)
+  }
+
+  // There is none: nobody was there to give it.
+  miss() {
+    this.end("", "", {})
+    const outcome = this.node.querySelector(".outcome")
+    outcome.textContent = "There is no reply yet."
     outcome.hidden = false
   }
 }
 
-function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1)
+// An error in words: what happened, and what to do.
+export function saidOf({ message, remedy }) {
+  return [message, remedy].filter(Boolean).map(text => `${text.charAt(0).toUpperCase()}${text.slice(1).replace(/[.]$/, "")}.`).join(" ")
 }
 
 function factsOf(model, stats) {

@@ -6,6 +6,7 @@ import { copy } from "./clipboard.js"
 import { workerUrl } from "./html.js"
 import { keep, recall } from "./kept.js"
 import { textOf } from "./listing.js"
+import { saidOf } from "./message.js"
 import { ask, Away, Refused, server, tryAgain } from "./server.js"
 import { Sidebar } from "./sidebar.js"
 import { Thread } from "./thread.js"
@@ -141,7 +142,7 @@ function toast(text) {
 
 function complain(error) {
   if (error instanceof Away || (error instanceof Refused && error.status === 401)) return // told elsewhere
-  toast(error.remedy ? `${error.message}. ${error.remedy}.` : error.message)
+  toast(saidOf(error))
 }
 
 function usage([used, size]) {
@@ -165,10 +166,9 @@ async function loadModels() {
 }
 
 function showHealth({ model, state, version }) {
-  const words = { starting: "is being loaded", dead: "has died", ending: "is ending" }[state] ?? "is ready"
-  $("server-state").textContent = `bitnet-chat ${version ?? ""}`
-  $("server-state").title = model ?? ""
-  $("empty-state").textContent = state === "starting" || words !== "is being loaded" ? `${model} ${words}.` : ""
+  const words = { starting: "is being loaded. You can write already.", dead: "has died; the next message starts it again." }
+  $("server-state").textContent = `bitnet-chat ${version}`
+  $("empty-state").textContent = `${model} ${words[state] ?? "is ready."}`
 }
 
 function chooseModel(name) {
@@ -211,7 +211,7 @@ $("thread").addEventListener("click", event => {
   if (button.dataset.do === "copy-code") copy(textOf(button.closest(".listing")), button)
   else if (button.dataset.do === "copy") copy(message.content, button)
   else if (button.dataset.do === "edit" && !thread.answering) composer.edit(message)
-  else if (button.dataset.do === "regenerate") again({ regenerate: true })
+  else if (["regenerate", "retry"].includes(button.dataset.do)) again({ regenerate: true })
   else if (button.dataset.do === "continue") again({ continue: true })
 })
 $("new-chat").addEventListener("click", newChat)

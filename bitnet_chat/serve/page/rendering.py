@@ -305,7 +305,7 @@ class HtmlStream:
         opened, last = fence.map[0] - start, self._lines[-1].strip()
         if opened < len(self._lines) - 1 and last.startswith(fence.markup) and not last.strip(fence.markup[0]):
             return False
-        for html in self._rendered("\n".join(self._lines)):
+        for html in self._rendered("\n".join([*self._lines, ""])):
             self._settle(html)
         self._mark = fence.markup
         self._indent = self._lines[opened].find(fence.markup)

@@ -31,7 +31,10 @@ export async function ask(method, path, body, signal) {
   }
   back()
   if (response.status === 204) return null
-  const told = await response.json().catch(() => null)
+  const told = await response.json().catch(error => {
+    if (signal?.aborted) throw error
+    return null
+  })
   if (response.ok) return told
   if (response.status === 401) server.dispatchEvent(new Event("key"))
   throw new Refused(response.status, told?.error ?? { message: `The server said ${response.status}.` })

@@ -5,7 +5,7 @@ const CACHE = "bitnet-chat-page"
 const SHELL = [
   "/", "/manifest.webmanifest",
   ...["page.css", "reply.css", "theme.js", "page.js", "composer.js", "clipboard.js", "html.js", "kept.js", "listing.js",
-    "message.js", "server.js", "sidebar.js", "thread.js", "icon.svg"].map(name => `/page/${name}`),
+    "message.js", "server.js", "sidebar.js", "thread.js", "icon.svg", "icon-192.png", "icon-512.png", "icon-maskable.png"].map(name => `/page/${name}`),
 ]
 
 addEventListener("install", event => {

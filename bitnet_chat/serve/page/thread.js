@@ -15,10 +15,9 @@ export class Thread extends EventTarget {
     this.messages = []
     this.reply = null // the one that is being made
     this.follows = true
-    this.top = 0
+    this.top = this.height = 0 // of the scroller, when it was looked at last
     this.away = false
     scroller.addEventListener("scroll", () => this.scrolled(), { passive: true })
-    scroller.addEventListener("wheel", event => { if (event.deltaY < 0) this.follows = false }, { passive: true })
     toEnd.addEventListener("click", () => this.showEnd())
     new ResizeObserver(() => this.stick()).observe(node)
     new ResizeObserver(() => this.stick()).observe(scroller)
@@ -56,6 +55,7 @@ export class Thread extends EventTarget {
     this.node.replaceChildren(...this.messages.map(message => message.node))
     const last = this.messages.at(-1)
     if (told.live && last?.role === "assistant") {
+      this.generation = told.live.generation
       last.partly = true // its beginning, if it goes on with an older one, is not known apart
       this.setReply(last)
     }
@@ -86,7 +86,7 @@ export class Thread extends EventTarget {
       if (event.data !== undefined) this.failed(JSON.parse(event.data)) // the server's word "error"
       else this.broke(events)
     })
-    events.addEventListener("open", () => { if (this.events === events && this.away) this.catchUp() })
+    events.addEventListener("open", () => { this.opened = true })
   }
 
   // The connection broke. The browser comes back by itself, unless it was refused.
@@ -126,8 +126,8 @@ export class Thread extends EventTarget {
   // What the server tells
 
   started({ generation, user, message, continues, parent }) {
-    const kept = parent === null ? 0 : this.messages.findIndex(each => each.id === parent) + 1
-    if (parent !== null && !kept) { // something was said that this page does not know of
+    const kept = this.placeBehind(parent)
+    if (kept === null) { // something was said that this page does not know of
       this.reload()
       return
     }
@@ -151,6 +151,15 @@ export class Thread extends EventTarget {
     this.mark()
     if (user && !before.includes(messages.at(-2))) this.showEnd()
     this.stick()
+  }
+
+  // How many messages stay before those that follow the one with this id. Ids grow along a conversation; the last one
+  // may be the result of a tool, which is not shown.
+  placeBehind(id) {
+    if (id === null) return 0
+    const known = this.messages.findIndex(each => each.id === id)
+    if (known >= 0) return known + 1
+    return this.messages.every(each => each.id < id) ? this.messages.length : null
   }
 
   grow(text) {
@@ -179,7 +188,7 @@ export class Thread extends EventTarget {
       reply.end(told.finish_reason, told.model, told)
     }
     if (told.context_used != null) this.tell("usage", [told.context_used, told.context_size])
-    this.over(reply.prose.textContent)
+    this.over()
     if (reply.unknown) this.fill(reply)
   }
 
@@ -187,7 +196,7 @@ export class Thread extends EventTarget {
     const reply = this.reply
     if (!reply) return
     reply.fail(told.error, told.finish_reason)
-    this.over(`No reply: ${told.error.message}`)
+    this.over()
   }
 
   over() {
@@ -197,7 +206,11 @@ export class Thread extends EventTarget {
     this.stick()
   }
 
+  // Also the first event of each connection: from here on nothing is missed, and what was missed before can be seen.
   changed({ title, deleted }) {
+    const missed = this.opened && (this.away || this.reply)
+    this.opened = false
+    if (missed && !deleted) this.catchUp()
     if (deleted) this.tell("deleted", this.id)
     else if (title) this.tell("titled", title)
   }
@@ -222,10 +235,7 @@ export class Thread extends EventTarget {
   // The last message has no reply: the server was stopped, or could not give one.
   unanswered() {
     const reply = new Reply(null)
-    reply.end("", "", {})
-    const outcome = reply.node.querySelector(".outcome")
-    outcome.textContent = "There is no reply yet."
-    outcome.hidden = false
+    reply.miss()
     this.messages.push(reply)
     this.node.append(reply.node)
   }
@@ -273,12 +283,13 @@ export class Thread extends EventTarget {
     return scrollHeight - clientHeight - scrollTop < NEAR
   }
 
+  // Whoever scrolls up reads, and is left alone until they come back to the end.
   scrolled() {
-    const { scrollTop } = this.scroller
-    if (this.atEnd) this.follows = scrollTop >= this.top || this.follows
-    else if (scrollTop < this.top) this.follows = false
-    if (!this.follows && this.atEnd && scrollTop > this.top) this.follows = true
+    const { scrollTop, scrollHeight } = this.scroller
+    if (scrollTop < this.top && scrollHeight >= this.height) this.follows = false
+    else if (scrollTop > this.top && this.atEnd) this.follows = true
     this.top = scrollTop
+    this.height = scrollHeight
     this.toEnd.hidden = this.atEnd
   }
 
