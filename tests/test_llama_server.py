@@ -22,7 +22,7 @@ from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.remote.backend import RemoteBackend
 from bitnet_chat.cli.backend import open_source
 from bitnet_chat.config import Settings
-from bitnet_chat.conversation import Conversation, Tool
+from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.server import ServerProcess
 from bitnet_chat.engine.watchman import Watchman
@@ -155,6 +155,25 @@ def test_what_a_template_has_no_place_for_is_refused_by_name(classic: EngineBina
         assert isinstance(end, Failed) and isinstance(end.error, Unsupported) and end.error.option == "tool_choice"
 
     run(classic, body)
+
+
+def test_tools_by_the_server_itself(classic: EngineBinary) -> None:
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = (Tool("get_weather", "Current weather in a city.", city), Tool("add", "Adds."))
+    asked = Conversation().with_user("What is the weather in Paris?")
+
+    async def body(backend: RemoteBackend, server: LlamaServer) -> None:
+        found = await ask(backend, asked, tools=tools)
+        calls = [each for each in found if isinstance(each, ToolCall)]
+        assert [(each.name, json.loads(each.arguments)) for each in calls] == [("get_weather", {"city": "Paris"})]
+        end = end_of(found)
+        assert end.reason is FinishReason.TOOL_CALLS and "tool_call" not in end.text
+        told = asked.with_assistant(end.text, end.reason, tool_calls=tuple(calls)).with_tool_result(calls[0], "rain")
+        assert "rain" in end_of(await ask(backend, told, tools=tools)).text
+        cut = await ask(backend, asked, tools=tools, max_tokens=end.stats.tokens - 4)
+        assert not [each for each in cut if isinstance(each, ToolCall)] and "tool_call" not in end_of(cut).text
+
+    run(classic, body, model=str(Path(__file__).parent / "models" / "tool-demo.gguf"))
 
 
 async def idle(server: LlamaServer) -> None:

@@ -30,8 +30,8 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDe
 from bitnet_chat.serve import catalogue as catalogue_module
 from bitnet_chat.serve.body import Fields, object_of
 from bitnet_chat.serve.card import ModelCard
-from bitnet_chat.serve.ollama_reply import done_reason, shown
-from bitnet_chat.serve.ollama_request import chat_request, generate_request
+from bitnet_chat.serve.ollama.reply import done_reason, shown
+from bitnet_chat.serve.ollama.request import chat_request, generate_request
 from bitnet_chat.serve.problems import Refused
 from bitnet_chat.serve.settings import ServeSettings
 

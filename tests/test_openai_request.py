@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.serve.body import Fields
-from bitnet_chat.serve.openai_messages import conversation_of
-from bitnet_chat.serve.openai_request import chat_request, completion_request
+from bitnet_chat.serve.openai.messages import conversation_of
+from bitnet_chat.serve.openai.request import chat_request, completion_request
 from bitnet_chat.serve.problems import Refused
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -6,7 +6,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_chat.stream.ndjson import NdjsonDecoder
@@ -54,6 +54,7 @@ def test_events(case: str) -> None:
     assert byte_by_byte(data) == expected
 
 
+@settings(max_examples=50)
 @given(
     st.lists(st.text(st.characters(blacklist_characters="\r\n\0", blacklist_categories=["Cs"]), max_size=8)),
     st.sampled_from([b"\n", b"\r\n", b"\r"]),
@@ -93,6 +94,7 @@ def test_the_limit_is_that_of_one_event() -> None:
     assert len(decoder.feed(b"data: 0123456789\n\n" * 50)) == 50
 
 
+@settings(max_examples=50)
 @given(st.lists(st.dictionaries(st.text(max_size=4), st.text(max_size=8), max_size=3)), st.lists(st.integers(0, 300)))
 def test_lines_of_json(objects: list[dict[str, str]], cuts: list[int]) -> None:
     data = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in objects).encode("utf-8", "surrogatepass")

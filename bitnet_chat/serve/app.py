@@ -14,12 +14,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from bitnet_chat.journal.memory import MemoryJournal
-from bitnet_chat.serve import chats, health, ollama, openai, openapi
+from bitnet_chat.serve import chats, health, openapi
 from bitnet_chat.serve.chats_desk import ChatDesk
 from bitnet_chat.serve.desk import Desk
 from bitnet_chat.serve.frame import Frame, login_routes, refused
 from bitnet_chat.serve.keys import Keys
 from bitnet_chat.serve.listening import listening
+from bitnet_chat.serve.ollama import endpoints as ollama
+from bitnet_chat.serve.openai import endpoints as openai
 from bitnet_chat.serve.page import files as page
 from bitnet_chat.serve.security import Gate, Refusal
 from bitnet_chat.serve.settings import ServeSettings

@@ -9,8 +9,8 @@ from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.serve.body import Fields
-from bitnet_chat.serve.openai_messages import conversation_of
-from bitnet_chat.serve.openai_request import options_of
+from bitnet_chat.serve.openai.messages import conversation_of
+from bitnet_chat.serve.openai.request import options_of
 from bitnet_chat.serve.problems import Refused
 from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import one_line

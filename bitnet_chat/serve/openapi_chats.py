@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitnet_chat.serve.openapi_openai import (
+from bitnet_chat.serve.openai.description import (
     ALWAYS,
     SAMPLING,
     TOKENS,

@@ -21,13 +21,13 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, ContextOverflow
 from bitnet_chat.events import Completed, Failed, Notice
 from bitnet_chat.prompt.tokens import TokenCount, by_length
-from bitnet_chat.serve import ollama_reply as reply
 from bitnet_chat.serve.body import Fields, read_object
 from bitnet_chat.serve.card import ModelCard
 from bitnet_chat.serve.connection import ClientGone, while_connected
 from bitnet_chat.serve.desk import Desk, Order
 from bitnet_chat.serve.generation import Generation
-from bitnet_chat.serve.ollama_request import ReplyRequest, chat_request, generate_request, model_request
+from bitnet_chat.serve.ollama import reply
+from bitnet_chat.serve.ollama.request import ReplyRequest, chat_request, generate_request, model_request
 from bitnet_chat.serve.priority import is_urgent
 from bitnet_chat.serve.problems import Refused, failure_of, problem_of
 from bitnet_chat.serve.routing import AUTO

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitnet_chat.serve.openapi_openai import ALWAYS, URGENCY, WHAT_WENT_WRONG, WITH_BODY, WITH_REPLY
+from bitnet_chat.serve.openai.description import ALWAYS, URGENCY, WHAT_WENT_WRONG, WITH_BODY, WITH_REPLY
 from bitnet_chat.serve.schema import (
     AMOUNT,
     ANYTHING,

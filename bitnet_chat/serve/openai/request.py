@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.serve.body import Fields
-from bitnet_chat.serve.openai_messages import conversation_of
+from bitnet_chat.serve.openai.messages import conversation_of
 
 _MOST_TOKENS = 2**31 - 1
 _SEEDS = 2**32 - 1

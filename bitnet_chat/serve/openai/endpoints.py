@@ -20,8 +20,8 @@ from bitnet_chat.serve.connection import ClientGone, while_connected
 from bitnet_chat.serve.desk import Desk, Order
 from bitnet_chat.serve.eventstream import EventStream
 from bitnet_chat.serve.generation import Generation
-from bitnet_chat.serve.openai_reply import DONE, ChatWriter, CompletionWriter, Head, event, to_json
-from bitnet_chat.serve.openai_request import ReplyRequest, chat_request, completion_request
+from bitnet_chat.serve.openai.reply import DONE, ChatWriter, CompletionWriter, Head, event, to_json
+from bitnet_chat.serve.openai.request import ReplyRequest, chat_request, completion_request
 from bitnet_chat.serve.priority import is_urgent
 from bitnet_chat.serve.problems import Problem, Refused, failure_of, openai_form, problem_of
 from bitnet_chat.serve.settings import ServeSettings
