@@ -168,8 +168,10 @@ def test_tools_by_the_server_itself(classic: EngineBinary) -> None:
         assert [(each.name, json.loads(each.arguments)) for each in calls] == [("get_weather", {"city": "Paris"})]
         end = end_of(found)
         assert end.reason is FinishReason.TOOL_CALLS and "tool_call" not in end.text
-        told = asked.with_assistant(end.text, end.reason, tool_calls=tuple(calls)).with_tool_result(calls[0], "rain")
-        assert "rain" in end_of(await ask(backend, told, tools=tools)).text
+        told = asked.with_assistant(end.text, end.reason, tool_calls=tuple(calls)).with_tool_result(
+            calls[0], '{"sky": "sunny", "degrees": 12}'
+        )
+        assert "sunny" in end_of(await ask(backend, told, tools=tools)).text
         cut = await ask(backend, asked, tools=tools, max_tokens=end.stats.tokens - 4)
         assert not [each for each in cut if isinstance(each, ToolCall)] and "tool_call" not in end_of(cut).text
 

@@ -183,7 +183,7 @@ class RemoteBackend:
         window = self._fit.window
         before = window.left, window.summary
         if question.prefix and not self._goes_on:
-            question = self._asked_to_go_on(question)
+            question = question.in_words()
             yield Notice("this server cannot go on with a reply by itself: it was asked to continue")
         while True:
             target: Target | None = None
@@ -214,7 +214,7 @@ class RemoteBackend:
                 if again and self._can_do_without(error):
                     continue
                 if again and question.prefix and error.refusal.status in (400, 422) and not error.refusal.is_overflow:
-                    question = self._asked_to_go_on(question)  # some templates take no reply that is not whole
+                    question = question.in_words()  # some templates take no reply that is not whole
                     yield Notice("this model's template cannot go on with a reply: it was asked to continue")
                     continue
                 try:
@@ -225,11 +225,17 @@ class RemoteBackend:
                 except BitnetChatError as overflow:
                     window.restore(*before)
                     failure = overflow
-                except (Lost, Refused, _Stopped):
-                    failure = error.refusal.error(self._service.name, self._service.model)
+                except _Stopped:
+                    account.over()
+                    yield self._completed(account, self._stop_reason or FinishReason.INTERRUPTED)
+                    return
                 yield Failed(failure, account.text)
                 return
             except Lost as error:
+                if self._stop_reason is not None:  # we have hung up ourselves
+                    account.over()
+                    yield self._completed(account, self._stop_reason)
+                    return
                 why = await self._service.after_loss() or str(error)
                 cuts += 1
                 if account.is_empty and cuts <= self._service.retries:
@@ -323,9 +329,6 @@ class RemoteBackend:
             return [Failed(EngineDied(f"{name} broke off before the first word: {why}", remedy="ask again"))]
         line = " ".join(f"{name} broke off in the middle of the reply: {why}".split())
         return [Notice(line), self._completed(account, FinishReason.ENGINE_DIED)]
-
-    def _asked_to_go_on(self, question: Question) -> Question:
-        return question.in_words()
 
     def _can_do_without(self, error: Refused) -> bool:
         """A strict server knows fewer fields: whether the one that it named can be left out from now on."""
