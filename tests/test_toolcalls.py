@@ -115,6 +115,7 @@ def test_a_stream_that_is_cut_calls_nothing(at: int) -> None:
 
 def test_a_stray_closing_tag_is_not_shown() -> None:
     assert split("one </tool_call> two") == [Text("one  two")]
+    assert split("<tool</tool_call>_call>") == [Text("<tool _call>")]  # nor does it make one of what is around it
 
 
 def test_a_call_without_end_is_noticed() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
 from collections.abc import Iterator
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
-from browsing import Chromium, browsing, chromium, free_port, window
-from scripted_backend import STATS, Gate, by_message, say
-from serving import serving
-from test_page_rendering import HOSTILE
+from browsing import Chromium, browsing, chromium, free_port, or_skip, window
+from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
+from serving import scripted_source, serving
+from test_page_rendering import HOSTILE, SAMPLE
 
+from bitnet_chat import paths
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, Started, TextDelta, ThinkingDelta
@@ -19,6 +25,8 @@ from bitnet_chat.journal import Journal
 from bitnet_chat.serve.settings import ServeSettings
 
 Steps = list[Event | Gate]
+AXE_PLACE = paths.cache_dir() / "tests"
+"""Looked up here, because each test has a cache folder of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -510,5 +518,131 @@ def test_it_can_be_installed(browser: Chromium) -> None:
             needed = {url.removeprefix(it.url) for url in asked if "/page/" in url}
             assert needed | {"/", "/manifest.webmanifest"} <= set(kept)
             assert not [path for path in kept if path.startswith(("/chats", "/v1"))]
+
+    browser.run(main())
+
+
+# What people who see or hear it differently find
+
+
+AXE_VERSION = "4.10.3"
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The checker of the web's accessibility rules, fetched once for this computer."""
+    kept = AXE_PLACE / f"axe-{AXE_VERSION}.js"
+    if not kept.is_file():
+        npm = shutil.which("npm")
+        if npm is None:
+            or_skip("there is no npm to fetch axe-core with")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            done = subprocess.run(
+                [str(npm), "pack", f"axe-core@{AXE_VERSION}", "--pack-destination", folder],
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            if done.returncode:
+                or_skip(f"axe-core cannot be fetched: {done.stderr[-300:]}")
+            with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+                content = archive.extractfile("package/axe.min.js")
+                assert content is not None
+                fetched = Path(folder) / "axe.js"
+                fetched.write_bytes(content.read())
+            fetched.replace(kept)
+    return kept.read_text("utf-8")
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_axe_finds_nothing(browser: Chromium, axe: str, colours: str) -> None:
+    async def main() -> None:
+        async with window(browser, lambda conversation: say(*accumulated(SAMPLE)), color_scheme=colours) as it:
+            page = await it.look()
+
+            async def look(where: str) -> None:
+                await page.evaluate("() => Promise.all(document.getAnimations().map(each => each.finish()))")
+                if not await page.evaluate("'axe' in globalThis"):
+                    await page.evaluate(axe)
+                found = await page.evaluate("() => axe.run({ resultTypes: ['violations'] })")
+                told = [
+                    (each["id"], each["impact"], [node["html"][:200] for node in each["nodes"][:3]])
+                    for each in found["violations"]
+                ]
+                assert not told, where
+
+            await look("a new conversation")
+            await it.send("hello")
+            await it.answered(1)
+            await page.locator(".reply").hover()
+            await look("a reply")
+            await page.locator("#message").press("ArrowUp")
+            await page.locator("#list li").hover()
+            await look("a changed message")
+            await page.locator("#list").get_by_role("button", name="Delete").click()
+            await look("a question")
+
+    browser.run(main())
+
+
+def test_a_screen_reader_hears_blocks_and_not_tokens(browser: Chromium) -> None:
+    heard = """
+    globalThis.heard = []
+    new MutationObserver(() => heard.push(document.querySelector("#spoken").textContent.trim()))
+      .observe(document.querySelector("#spoken"), { childList: true, characterData: true, subtree: true })
+    """
+
+    async def main() -> None:
+        async with window(browser, lambda conversation: say(*"One two three.\n\n- four\n- five\n\nSix seven.")) as it:
+            page = await it.look()
+            await page.evaluate(heard)
+            await it.send("hello")
+            await it.answered(1)
+            assert await page.evaluate("heard.filter(Boolean)") == ["One two three.", "four\nfive", "Six seven."]
+
+    browser.run(main())
+
+
+def test_light_and_dark(browser: Chromium) -> None:
+    async def main() -> None:
+        async with window(browser, color_scheme="dark") as it:
+            page = await it.look()
+            ground = "getComputedStyle(document.documentElement).backgroundColor"
+            dark = await page.evaluate(ground)
+            await page.get_by_role("button", name="Light colours").click()
+            light = await page.evaluate(ground)
+            assert light != dark
+            await page.reload()
+            assert await page.evaluate(ground) == light
+            await page.get_by_role("button", name="Dark colours").click()
+            assert await page.evaluate(ground) == dark
+
+    browser.run(main())
+
+
+def test_several_models(browser: Chromium) -> None:
+    """The one that answers is named at each reply."""
+    backends: list[ScriptedBackend] = []
+    sources = {
+        name: scripted_source(lambda conversation, name=name: say(f"I am {name}."), backends, name=name)
+        for name in ("small", "large")
+    }
+
+    async def main() -> None:
+        async with serving(sources, journal=Journal()) as served, browsing(browser, served) as it:
+            page = await it.look()
+            await it.send("who?")
+            await it.shows("I am small.")
+            await it.answered(1)
+            await page.locator("#model").select_option("large")
+            await it.send("and now?")
+            await it.shows("I am large.")
+            await it.answered(2)
+            facts = await page.locator(".facts").all_inner_texts()
+            assert [each.split(" · ")[0] for each in facts] == ["small", "large"]
+            await page.reload()
+            await it.answered(2)
+            assert await page.locator("#model").input_value() == "large"
 
     browser.run(main())

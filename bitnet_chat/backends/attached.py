@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.backends.attached_form import LOST, Heard, Listening, body_of, data_of, event_of, message_in
-from bitnet_chat.backends.attached_server import Gone, NoServer, Server, encoded, error_of
-from bitnet_chat.backends.remote.connection import Lost, chunk, whole
+from bitnet_chat.backends.attached_server import Gone, NoServer, Server
+from bitnet_chat.backends.attached_wire import Wire, told_by, wait
+from bitnet_chat.backends.remote.connection import Lost, whole
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason, UsageError
+from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.stream.decoder import well_formed
-from bitnet_chat.stream.sse import ServerSentEvent, SseDecoder
+from bitnet_chat.stream.sse import ServerSentEvent
 
 if TYPE_CHECKING:
     import aiohttp
@@ -32,9 +33,10 @@ WAITS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each try to go on with a stream that broke."""
 _REST = 10.0
 """Seconds between two tries to follow a chat of a server that is away."""
+_STOPS, _AGAIN = 10, 0.2
+"""So often a server is told to stop what it has not heard of yet, and the seconds between."""
 _GRACE = 6.0
 """Seconds that a reply has to end which was told to stop."""
-_CONNECTING = 30.0
 
 
 @dataclass(slots=True, eq=False)
@@ -84,11 +86,10 @@ class AttachedBackend:
         self._server, self._place = server, place
         self._model, self._sampling = model, sampling or Sampling()
         self._urgent = urgent
-        self._headers = server.headers | ({} if urgent else {"Priority": "u=7"})
+        self._wire = Wire(server, server.headers | ({} if urgent else {"Priority": "u=7"}))
         self._name = model or str(facts.get("model") or "")
         self._size: int | None = facts.get("context_size")
         self._used: int | None = None
-        self._session: aiohttp.ClientSession | None = None
         self._asked: set[_Asked] = set()
         self._own: set[str] = set()
         """Generations that were asked for from here."""
@@ -124,9 +125,7 @@ class AttachedBackend:
             self._stop(asked)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_GRACE)
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._wire.close()
 
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         options = options or ReplyOptions()
@@ -193,7 +192,7 @@ class AttachedBackend:
             asking.cancel()
         last_id, tries = "", 0
         while True:
-            async with aclosing(_told(asked.response)) as stream:
+            async with aclosing(told_by(asked.response)) as stream:
                 async for told in stream:
                     last_id, tries = told.id or last_id, 0
                     self._heard = asked.chat, last_id
@@ -208,7 +207,7 @@ class AttachedBackend:
             response = None
             while asked.chat is not None and response is None and tries < len(WAITS):
                 tries += 1
-                await _wait(WAITS[tries - 1], asked.stop)
+                await wait(WAITS[tries - 1], asked.stop)
                 response = await self._again(asked.chat, last_id)
                 if response is not None and response.status != 200:  # it knows nothing of this reply any more
                     response.close()
@@ -225,24 +224,24 @@ class AttachedBackend:
         if place is None:
             while True:
                 try:
-                    return await self._post("/replies", body)
+                    return await self._wire.post("/replies", body)
                 except Busy as error:
                     if self._urgent:
                         raise
-                    await _wait(error.retry_after, asked.stop)  # batch work has time
+                    await wait(error.retry_after, asked.stop)  # batch work has time
         if place.chat is None:
             await self._make(place)
         asked.chat = place.chat
         try:
-            return await self._post(f"/chats/{place.chat}/messages", body)
+            return await self._wire.post(f"/chats/{place.chat}/messages", body)
         except Gone:  # somebody has removed it: what was said is here, and goes into another one
             await self._make(place)
             asked.chat = place.chat
-            return await self._post(f"/chats/{place.chat}/messages", body)
+            return await self._wire.post(f"/chats/{place.chat}/messages", body)
 
     async def _make(self, place: Place) -> None:
         body: dict[str, object] = {"title": place.title[:200]} if place.title else {}
-        response = await self._post("/chats", body | ({"model": self._model} if self._model else {}))
+        response = await self._wire.post("/chats", body | ({"model": self._model} if self._model else {}))
         place.go(int((await whole(response, self._server.url))["id"]))
 
     def _event(self, asked: _Asked, told: ServerSentEvent) -> Event | None:
@@ -269,7 +268,7 @@ class AttachedBackend:
     async def _again(self, chat: int, last_id: str) -> aiohttp.ClientResponse | None:
         """The stream from behind the last event that came; None where nobody answers."""
         try:
-            return await self._send("GET", f"/chats/{chat}/events", None, {"Last-Event-ID": last_id})
+            return await self._wire.send("GET", f"/chats/{chat}/events", None, {"Last-Event-ID": last_id})
         except (Lost, NoServer):
             return None
 
@@ -279,8 +278,7 @@ class AttachedBackend:
         reason = FinishReason.ENGINE_DIED
         try:
             if asked.chat is not None:
-                response = await self._send("GET", f"/chats/{asked.chat}", None)
-                text, ended = message_in(await whole(response, self._server.url), asked.message)
+                text, ended = message_in(await self._wire.json("GET", f"/chats/{asked.chat}"), asked.message)
                 so_far = asked.before + asked.text
                 if text.startswith(so_far) and len(text) > len(so_far):
                     events.append(TextDelta(text[len(so_far) :]))
@@ -320,7 +318,7 @@ class AttachedBackend:
             while place.chat == chat:
                 response = await self._follow(chat, last_id)
                 if response is not None and response.status == 200:
-                    async with aclosing(_told(response, until=place.moved)) as stream:
+                    async with aclosing(told_by(response, until=place.moved)) as stream:
                         async for told in stream:
                             last_id, tries = told.id or last_id, 0
                             if told.event == "start":
@@ -334,7 +332,7 @@ class AttachedBackend:
                     break
                 if listening.open and tries >= len(WAITS):
                     yield listening.lost()
-                await _wait(WAITS[tries] if tries < len(WAITS) else _REST, place.moved)
+                await wait(WAITS[tries] if tries < len(WAITS) else _REST, place.moved)
                 tries += 1
             if listening.open:
                 yield listening.lost()
@@ -343,7 +341,7 @@ class AttachedBackend:
 
     async def _follow(self, chat: int, last_id: str) -> aiohttp.ClientResponse | None:
         try:
-            return await self._send(
+            return await self._wire.send(
                 "GET", f"/chats/{chat}/events?follow=1", None, {"Last-Event-ID": last_id} if last_id else {}
             )
         except (Lost, BitnetChatError):
@@ -356,7 +354,7 @@ class AttachedBackend:
             return
         asked.stop.set()
         if asked.chat is not None:
-            self._spawn(self._stop_in(asked.chat))
+            self._spawn(self._stop_in(asked.chat, asked))
             asyncio.get_running_loop().call_later(_GRACE, self._abandon, asked)
         else:
             self._abandon(asked)
@@ -370,81 +368,16 @@ class AttachedBackend:
         asked.expired = True
         self._stop(asked)
 
-    async def _stop_in(self, chat: int) -> None:
+    async def _stop_in(self, chat: int, asked: _Asked | None = None) -> None:
+        """``asked``: what is to be stopped; where the server has not heard of it yet it is told again."""
         with contextlib.suppress(Lost, BitnetChatError):  # a server that is away says nothing any more
-            (await self._send("POST", f"/chats/{chat}/stop", {})).close()
+            for _ in range(_STOPS):
+                answer = await self._wire.json("POST", f"/chats/{chat}/stop", {})
+                if answer.get("stopped") or asked is None or asked not in self._asked or asked.generation:
+                    return
+                await asyncio.sleep(_AGAIN)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    # HTTP
-
-    async def _post(self, path: str, body: Mapping[str, object]) -> aiohttp.ClientResponse:
-        """Raises Lost and BitnetChatError."""
-        response = await self._send("POST", path, body)
-        if response.status < 300:
-            return response
-        try:
-            answer = await whole(response, self._server.url)
-        except UsageError:  # no JSON: something else than the server has answered
-            answer = None
-        raise error_of(answer, response.status, self._server.url)
-
-    async def _send(
-        self, method: str, path: str, body: Mapping[str, object] | None, headers: Mapping[str, str] | None = None
-    ) -> aiohttp.ClientResponse:
-        """The response, whatever its status. Raises Lost, and NoServer where nobody answers."""
-        import aiohttp
-
-        session = self._session
-        if session is None:
-            session = self._session = aiohttp.ClientSession(
-                # One that was kept open may have been closed by the other side, and a new one costs next to nothing.
-                connector=aiohttp.TCPConnector(force_close=True, limit=0),
-                headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=not self._server.is_loopback,
-            )
-        more = dict(headers or {}) | ({} if body is None else {"Content-Type": "application/json"})
-        data = None if body is None else encoded(body)
-        try:
-            return await session.request(method, self._server.url + path, data=data, headers=more)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise self._server.missing(getattr(error, "strerror", "") or str(error)) from None
-        except aiohttp.ServerDisconnectedError:
-            raise Lost("it has closed the connection") from None
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: the session was closed meanwhile
-            raise Lost(" ".join(str(error).split()) or type(error).__name__) from None
-
-
-async def _told(
-    response: aiohttp.ClientResponse | None, until: asyncio.Event | None = None
-) -> AsyncGenerator[ServerSentEvent]:
-    """The events of a stream until it ends or breaks, or ``until`` is set. None: it broke before it began."""
-    if response is None:
-        return
-    decoder = SseDecoder()
-    leave = asyncio.ensure_future(_close_when(until, response)) if until is not None else None
-    try:
-        while data := await chunk(response):
-            for told in decoder.feed(data):
-                yield told
-    except (Lost, ValueError):
-        return
-    finally:
-        if leave is not None:
-            leave.cancel()
-        response.close()
-
-
-async def _close_when(event: asyncio.Event, response: aiohttp.ClientResponse) -> None:
-    await event.wait()
-    response.close()
-
-
-async def _wait(seconds: float, until: asyncio.Event) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(until.wait(), seconds)

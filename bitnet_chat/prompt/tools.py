@@ -19,6 +19,8 @@ from bitnet_chat.stream.toolcalls import CLOSING, OPENING, Call, CallSplitter, T
 # Private-use characters: no template strips, folds or escapes them.
 _SYSTEM, _USER, _REPLY, _AFTER = "\ue000s\ue000", "\ue000u\ue000", "\ue000r\ue000", "\ue000a\ue000"
 _FIRST, _SECOND = "\ue0001\ue000", "\ue0002\ue000"
+_REMEMBERED = 1000
+"""Replies with calls that need not be rendered again."""
 _REMEDY = "choose a model whose template has tools in the form of Hermes or Qwen, or use --backend llama-server"
 
 
@@ -65,6 +67,8 @@ class ToolFormat:
         """A reply with calls behind its text."""
         key = text, calls
         if key not in self._written:
+            if len(self._written) >= _REMEMBERED:
+                self._written.clear()
             content = _REPLY if text else ""
             self._written[key] = (self._calls(content, calls) or written(content, calls)).replace(_REPLY, text)
         return self._written[key]

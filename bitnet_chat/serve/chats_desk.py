@@ -145,10 +145,7 @@ class ChatDesk:
     def stop(self, id: int) -> bool:
         """Ends the reply that is being made, if there is one."""
         room = self.rooms.get(id)
-        live = None if room is None else room.answering
-        if live is not None:
-            live.generation.stop()
-        return live is not None
+        return room is not None and room.stop()
 
     async def close(self) -> None:
         """All that was said is written. For when the desk is closed."""

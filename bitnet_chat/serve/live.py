@@ -111,6 +111,8 @@ class Room:
         self.users = 0
         """Who is in it at this moment."""
         self._claimed = False
+        self._unwanted = False
+        """What is about to begin was stopped already."""
         self._told: deque[tuple[int, Live | Changed]] = deque(maxlen=_MOST_TOLD)
         self._number = 0
         self._followers: set[asyncio.Event] = set()
@@ -133,11 +135,21 @@ class Room:
         try:
             yield
         finally:
-            self._claimed = False
+            self._claimed = self._unwanted = False
 
     def begin(self, live: Live) -> None:
         self.live = live
         self.tell(live)
+        if self._unwanted:
+            live.generation.stop()
+
+    def stop(self) -> bool:
+        """Ends the reply that is being made, or that is just about to begin. False: there is none."""
+        if self.answering is not None:
+            self.answering.generation.stop()
+            return True
+        self._unwanted = self._claimed
+        return self._claimed
 
     def tell(self, what: Live | Changed) -> None:
         """All followers hear of it."""

@@ -71,6 +71,8 @@ class CallSplitter:
         """There has been text."""
         self._called = False
         """There has been a call."""
+        self._apart = False
+        """There has been one since the last text."""
 
     @property
     def is_in_call(self) -> bool:
@@ -122,19 +124,18 @@ class CallSplitter:
         self._space += match.group().removesuffix(tag)
         self._held = self._held[match.end() :]
         self._in_call = tag == OPENING
-        self._called = True
+        self._called = self._apart = True
         self._at, self._string = 0, -1
         return True
 
     def _say(self, text: str, pieces: list[Piece], *, at_end: bool = False) -> None:
         if not text or (self._called and at_end and not text.strip(_SPACE)):
             return
-        if self._space:
-            # Words that were apart stay apart; before the first ones there is nothing to be apart from.
-            text = self._space + text if self._said else text.lstrip(_SPACE)
-            self._space = ""
-        elif self._called and not self._said:
-            text = text.lstrip(_SPACE)
+        if self._apart:
+            # Words on both sides of a call stay apart; before the first ones there is nothing to be apart from.
+            gap = self._space + text[: len(text) - len(text.lstrip(_SPACE))]
+            text = ((gap or " ") if self._said else "") + text.lstrip(_SPACE)
+            self._space, self._apart = "", False
         self._said = True
         pieces.append(Text(text))
 

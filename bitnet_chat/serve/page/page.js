@@ -188,7 +188,6 @@ thread.addEventListener("end", () => { setAsking(false); $("rate").textContent =
 thread.addEventListener("rate", ({ detail }) => { $("rate").textContent = `${detail.toFixed(1)} tok/s` })
 thread.addEventListener("usage", ({ detail }) => usage(detail))
 thread.addEventListener("titled", ({ detail }) => setTitle(detail))
-thread.addEventListener("refused", ({ detail }) => complain(detail))
 thread.addEventListener("deleted", ({ detail }) => leave(detail))
 sidebar.addEventListener("removed", ({ detail }) => { leave(detail); tabs?.postMessage("list") })
 sidebar.addEventListener("renamed", () => tabs?.postMessage("list"))
@@ -322,14 +321,11 @@ $("login").querySelector("form").addEventListener("submit", async event => {
 // A tab that nobody sees holds no connection, unless a reply is being made in it: a browser has only six for one server.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
-    if (!thread.answering && thread.events) {
-      thread.events.close()
-      thread.events = null
-    }
+    if (!thread.answering && !thread.loading) thread.stopFollowing()
     return
   }
   sidebar.refresh()
-  if (thread.id !== null && !thread.events) thread.catchUp()
+  if (thread.id !== null && !thread.events) thread.open(thread.id).catch(complain)
 })
 
 async function start() {

@@ -1,8 +1,8 @@
 // The conversation that is open: its messages, and the events of the server that add to them.
-// Events: "start", "end", "rate", "usage", "titled", "deleted", "refused".
+// Events: "start", "end", "rate", "usage", "titled", "deleted".
 
 import { Reply, UserMessage } from "./message.js"
-import { ask, Away, gone, Refused } from "./server.js"
+import { ask, gone, Refused } from "./server.js"
 
 const NEAR = 60 // pixels from the end that count as the end
 const PAINTED = 24 // messages at the end that are laid out whether they are seen or not
@@ -27,30 +27,58 @@ export class Thread extends EventTarget {
     return this.reply !== null
   }
 
-  // Shows a conversation, null for none, and follows what is said in it. Gives what the server told about it.
+  // Shows a conversation, null for none, and follows what is said in it. Gives what the server told about it. It is
+  // followed first and asked for then, so that nothing is missed between the two.
   async open(id) {
-    this.close()
+    this.close(id === this.id)
     this.id = id
-    this.follows = true
     if (id === null) return null
-    const told = await ask("GET", `/chats/${id}?render=html`)
-    if (this.id !== id) return null
-    this.take(told)
     this.follow()
-    return told
+    return new Promise((resolve, reject) => { this.loading = { resolve, reject, events: [] } })
   }
 
-  close() {
+  async load() {
+    const { id, loading } = this
+    loading.asked = true
+    try {
+      const told = await ask("GET", `/chats/${id}?render=html`)
+      if (this.loading !== loading) return loading.resolve(null)
+      this.loading = null
+      this.away = false
+      this.take(told)
+      for (const [take, detail] of loading.events) take.call(this, detail)
+      loading.resolve(told)
+    } catch (error) {
+      if (this.loading === loading) {
+        this.loading = null
+        this.stopFollowing()
+        this.away = true
+      }
+      loading.reject(error)
+    }
+  }
+
+  stopFollowing() {
     this.events?.close()
     this.events = null
+  }
+
+  // `stays`: what is shown is left until there is something else to show.
+  close(stays = false) {
+    this.stopFollowing()
+    this.loading?.resolve(null)
+    this.loading = null
     this.id = null
     this.setReply(null)
+    if (stays) return
+    this.follows = true
     this.messages = []
     this.node.replaceChildren()
   }
 
   take(told) {
     const shown = told.messages.filter(each => each.role === "user" || each.role === "assistant")
+    this.setReply(null)
     this.messages = shown.map(each => (each.role === "user" ? new UserMessage(each.id, each.content) : Reply.of(each)))
     this.node.replaceChildren(...this.messages.map(message => message.node))
     const last = this.messages.at(-1)
@@ -61,7 +89,7 @@ export class Thread extends EventTarget {
     }
     if (!told.live && told.state === "unanswered") this.unanswered()
     this.mark()
-    this.showEnd()
+    this.stick()
     const used = shown.findLast(each => each.stats?.context_used != null)?.stats
     this.tell("usage", used ? [used.context_used, used.context_size] : [null, null])
   }
@@ -70,7 +98,9 @@ export class Thread extends EventTarget {
     const events = (this.events = new EventSource(`/chats/${this.id}/events?follow=1&render=html`))
     const on = (name, take) => events.addEventListener(name, event => {
       if (this.events !== events) return
-      take.call(this, JSON.parse(event.data))
+      const detail = JSON.parse(event.data)
+      if (this.loading && name !== "chat") this.loading.events.push([take, detail])
+      else take.call(this, detail)
     })
     on("start", this.started)
     on("html", ({ block, html }) => this.reply?.show(block, html))
@@ -81,21 +111,23 @@ export class Thread extends EventTarget {
     on("notice", ({ text }) => this.reply?.note(text))
     on("complete", this.completed)
     on("chat", this.changed)
+    events.addEventListener("open", () => { this.opened = true })
     events.addEventListener("error", event => {
       if (this.events !== events) return
-      if (event.data !== undefined) this.failed(JSON.parse(event.data)) // the server's word "error"
-      else this.broke(events)
+      if (event.data === undefined) this.broke(events)
+      else if (this.loading) this.loading.events.push([this.failed, JSON.parse(event.data)])
+      else this.failed(JSON.parse(event.data)) // the server's word "error"
     })
-    events.addEventListener("open", () => { this.opened = true })
   }
 
   // The connection broke. The browser comes back by itself, unless it was refused.
   broke(events) {
-    this.away = true
-    if (events.readyState === EventSource.CLOSED) {
-      events.close()
-      this.events = null
+    if (this.loading) {
+      if (!this.loading.asked) this.load() // that says what is wrong
+      return
     }
+    this.away = true
+    if (events.readyState === EventSource.CLOSED) this.stopFollowing()
     gone()
   }
 
@@ -104,8 +136,8 @@ export class Thread extends EventTarget {
     const { id, events } = this
     if (id === null) return
     this.away = false
-    const told = await ask("GET", `/chats/${id}?render=html`).catch(error => error)
-    if (this.id !== id || this.events !== events) return
+    const told = await ask("GET", `/chats/${id}`).catch(error => error)
+    if (this.id !== id || this.events !== events || this.loading) return
     if (told instanceof Refused && told.status === 404) {
       this.tell("deleted", id)
       return
@@ -117,20 +149,13 @@ export class Thread extends EventTarget {
     if (events && this.reply && told.live?.generation === this.generation) return // it went on meanwhile
     const ended = this.messages.at(-1)?.finish != null && told.live === null
     if (events && !this.reply && ended && told.messages.at(-1)?.id === this.messages.at(-1)?.id) return
-    this.events?.close()
-    this.setReply(null)
-    this.take(told)
-    this.follow()
+    await this.open(id).catch(() => {})
   }
 
   // What the server tells
 
   started({ generation, user, message, continues, parent }) {
     const kept = this.placeBehind(parent)
-    if (kept === null) { // something was said that this page does not know of
-      this.reload()
-      return
-    }
     const before = this.messages.slice(kept)
     let messages = this.messages.slice(0, kept)
     if (user) {
@@ -153,13 +178,12 @@ export class Thread extends EventTarget {
     this.stick()
   }
 
-  // How many messages stay before those that follow the one with this id. Ids grow along a conversation; the last one
-  // may be the result of a tool, which is not shown.
+  // How many messages stay before those that follow the one with this id. That one may be the result of a tool, which
+  // is not shown; but ids grow along a conversation.
   placeBehind(id) {
     if (id === null) return 0
-    const known = this.messages.findIndex(each => each.id === id)
-    if (known >= 0) return known + 1
-    return this.messages.every(each => each.id < id) ? this.messages.length : null
+    const behind = this.messages.findIndex(each => each.id === null || each.id > id)
+    return behind < 0 ? this.messages.length : behind
   }
 
   grow(text) {
@@ -208,6 +232,10 @@ export class Thread extends EventTarget {
 
   // Also the first event of each connection: from here on nothing is missed, and what was missed before can be seen.
   changed({ title, deleted }) {
+    if (this.loading) {
+      if (!this.loading.asked) this.load()
+      return
+    }
     const missed = this.opened && (this.away || this.reply)
     this.opened = false
     if (missed && !deleted) this.catchUp()
@@ -220,16 +248,6 @@ export class Thread extends EventTarget {
     const told = await ask("GET", `/chats/${this.id}`).catch(() => null)
     const found = told?.messages.find(each => each.id === reply.id)
     if (found) reply.content = found.content
-  }
-
-  async reload() {
-    const { id } = this
-    if (id === null) return
-    try {
-      await this.open(id)
-    } catch (error) {
-      if (!(error instanceof Away)) this.tell("refused", error)
-    }
   }
 
   // The last message has no reply: the server was stopped, or could not give one.
