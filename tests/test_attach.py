@@ -436,6 +436,8 @@ def test_questions_and_a_batch_use_the_engine_that_is_there(server: ServedProces
     replies = [json.loads(line) for line in several.stdout.splitlines()]
     assert several.returncode == 2 and [each["index"] for each in replies] == [1, 2, 3]
     assert replies[2]["reply"] == one.stdout.decode().strip()
+    for wrong in (["-m", "none", "hi"], ["--ctx", "512", "hi"], ["--resume", "99", "hi"]):
+        assert run(attach, *wrong).returncode == 2, wrong
     nobody = run("--attach=127.0.0.1:9", "hi")
     assert nobody.returncode == 3 and b"bitnet-chat serve" in nobody.stderr and not nobody.stdout
 

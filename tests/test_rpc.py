@@ -16,11 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from program import PATIENCE, command, environment
+from program import PATIENCE, command, environment, run
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.cli import main
+from bitnet_chat.cli.backend import open_source
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import build, manifest, rpc, spread
@@ -305,6 +306,45 @@ def test_the_reply_is_that_of_one_computer(engine: EngineBinary, model: Path, se
     for server in servers:  # and the layers really lie there
         assert f"[{server.address}] model buffer size" in log.text.decode()
         assert f"[{server.address}] KV buffer size" in log.text.decode()
+
+
+@pytest.mark.engine
+def test_a_llama_server_spreads_its_model_as_well(
+    classic: EngineBinary, model: Path, servers: list[RpcServer], program: Path, tmp_path: Path
+) -> None:
+    addresses = ",".join(server.address for server in servers)
+    wanted = settings(classic, model, rpc=addresses, backend="llama-server")
+
+    async def main() -> None:
+        backend = open_source(replace(wanted, engine=str(classic.path.parent)), "", parallel=2).backend()
+        try:
+            assert text([event async for event in backend.reply(asked("what can you do?"))]).startswith("I answer")
+            servers[1].kill()
+            failed = [event async for event in backend.reply(asked("what can you do?"))][-1]
+            assert isinstance(failed, Failed) and "rpc-server" in str(failed.error)
+        finally:
+            await backend.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.engine
+def test_a_batch_takes_one_engine_for_all_its_lines(
+    classic: EngineBinary, model: Path, servers: list[RpcServer]
+) -> None:
+    history = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    lines = [{"prompt": "hello"}, {"messages": [*history, {"role": "user", "content": "thanks"}]}, {"prompt": "hello"}]
+    done = run(
+        *("--engine", str(classic.path.parent), "--rpc", servers[0].address, "--input", "-", "--temp", "0"),
+        stdin="".join(json.dumps(line) + "\n" for line in lines),
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(json.loads(line)["reply"] for line in done.stdout.decode().splitlines())
+
+
+def test_two_engines_at_one_server_are_refused(classic: EngineBinary, model: Path, program: Path) -> None:
+    with pytest.raises(UsageError, match="--parallel 2 does not go with --rpc"):
+        open_source(settings(classic, model, rpc="127.0.0.1:1"), "", parallel=2)
 
 
 @pytest.mark.engine

@@ -284,7 +284,7 @@ def test_keys_and_drafts(browser: Chromium) -> None:
             assert await page.locator("#message").input_value() == ""
             await page.keyboard.type("a draft")
             await page.get_by_role("button", name="New conversation").click()
-            assert await page.locator("#message").input_value() == ""
+            await it.until("document.querySelector('#message').value === ''")
             await page.go_back()
             await it.until("document.querySelector('#message').value === 'a draft'")
 

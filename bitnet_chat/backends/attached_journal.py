@@ -51,8 +51,13 @@ class ServerJournal(Journal):
         return cls(server, server.greet())
 
     def model_of(self, asked: str, usual: str) -> str:
-        """The model that is to answer: the one that was asked for; else the usual one, where the server has it."""
-        return asked or (usual if usual in (self.facts.get("models") or ()) else "")
+        """The model that is to answer: the one that was asked for; else the usual one, where the server has it.
+
+        Raises UsageError for one that it has not."""
+        models = [str(each) for each in self.facts.get("models") or ()]
+        if asked and asked not in (*models, "auto"):
+            raise UsageError(f"{self.server.url} has no model {asked}", remedy=f"it has: {', '.join(models)}")
+        return asked or (usual if usual in models else "")
 
     def list(self, limit: int | None = None) -> list[Entry]:
         answer = self.server.call("GET", f"/chats?limit={min(limit or 1000, 1000)}")

@@ -1,16 +1,162 @@
-"""``bitnet-chat app``: the page in a window of its own, or in the browser."""
+"""``bitnet-chat app``: the page in a window of its own, or in the browser.
+
+The window belongs to the main thread, as every toolkit wants it; the server runs beside it in a thread of its own, and
+ends with the window. Where no window can be had, the browser shows the page, and where there is no display its address
+is told.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.cli.parser import Parser
+from bitnet_chat.cli import serve
+from bitnet_chat.cli.parser import Parser, parse
+
+if TYPE_CHECKING:
+    from bitnet_chat.config import Settings
+    from bitnet_chat.serve.settings import ServeSettings
+
+_SIZE = (1100, 800)
 
 
 def parser() -> Parser:
-    return Parser(prog="bitnet-chat app", description="The web page in a window, or in the browser.")
+    parser = serve.parser()
+    parser.prog = "bitnet-chat app"
+    parser.description = "The web page in a window of its own, or in the browser."
+    parser.add_argument("--browser", action="store_true", help="the browser, even where a window can be had")
+    return parser
 
 
 def run(arguments: Sequence[str]) -> int:
-    parser().parse_args(arguments)
-    raise NotImplementedError
+    flags, given = parse(arguments, parser())
+    in_window = not getattr(flags, "browser", False) and _has_display()
+    if "attach" in given:
+        return _show(_address(given["attach"]), in_window, wait=None)
+    serve.require()
+    serving, settings, configured, models = serve.read(flags, given)
+    if not hasattr(flags, "port"):
+        serving = replace(serving, port=0)
+    with _ended_by_signals(), _server(serving, settings, configured, models) as (url, wait):
+        return _show(url, in_window, wait)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP leave the block as Ctrl-C does, so that the server ends in order."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _address(attach: str) -> str:
+    """Of a server that runs already. Raises NoServer, or UsageError for one that is none of ours or wants a key."""
+    from bitnet_chat.backends.attached_server import Server
+
+    server = Server(attach, os.environ.get("BITNET_CHAT_API_KEY", ""))
+    server.greet()
+    return server.url
+
+
+@contextmanager
+def _server(
+    serving: ServeSettings, settings: Settings, configured: str, models: Mapping[str, str]
+) -> Iterator[tuple[str, Callable[[], int]]]:
+    """It listens in the block. Gives its address, and what waits until it ends by itself.
+
+    Raises what :func:`bitnet_chat.cli.serve.open_server` raises."""
+    listening: Future[str] = Future()
+    ended: Future[int] = Future()
+    loop_of: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def main() -> None:
+        ending = asyncio.Event()
+        loop_of.append((asyncio.get_running_loop(), ending))
+        async with serve.open_server(serving, settings, configured, models) as server:
+            listening.set_result(server.url)
+            await ending.wait()
+
+    def work() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            (ended if listening.done() else listening).set_exception(error)
+        else:
+            ended.set_result(0)
+
+    thread = threading.Thread(target=work, name="bitnet-chat server")
+    thread.start()
+    try:
+        yield listening.result(), ended.result
+    finally:
+        for loop, ending in loop_of:
+            with suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(ending.set)
+        thread.join()
+
+
+def _show(url: str, in_window: bool, wait: Callable[[], int] | None) -> int:
+    """Until the window is closed; in a browser, until ``wait`` ends or Ctrl-C. ``wait``: None for a server that does
+    not need us."""
+    if in_window and (code := _window(url)) is not None:
+        return code
+    if _has_display() or os.environ.get("BROWSER"):
+        import webbrowser
+
+        if not webbrowser.open(url):
+            _say("no browser could be opened")
+    _say(f"the page is at {url}")
+    if wait is None:
+        return 0
+    _say("Ctrl-C ends it")
+    return wait()
+
+
+def _window(url: str) -> int | None:
+    """None where no window can be had."""
+    try:
+        webview: Any = import_module("webview")
+    except ImportError:
+        _say('for a window of its own: pip install "bitnet-chat[app]"; the browser is used')
+        return None
+    from bitnet_chat import paths
+
+    try:
+        webview.create_window("bitnet-chat", url, width=_SIZE[0], height=_SIZE[1], text_select=True)
+        # Not private: drafts and the colours are kept, beside the other data.
+        webview.start(private_mode=False, storage_path=str(paths.data_dir() / "window"))
+    except Exception as error:  # each toolkit has its own
+        _say(f"no window can be opened ({error}); the browser is used")
+        return None
+    return 0
+
+
+def _has_display() -> bool:
+    platform: str = sys.platform  # as a name of its own, since a type checker knows only one of them
+    if platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _say(line: str) -> None:
+    from bitnet_chat.stream.sanitize import visible
+
+    with suppress(OSError):
+        print(f"bitnet-chat: {visible(line)}", file=sys.stderr, flush=True)

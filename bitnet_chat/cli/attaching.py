@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bitnet_chat.config import Settings
+from bitnet_chat.config import Settings, flag
+from bitnet_chat.errors import UsageError
 from bitnet_chat.journal import Journal
 
 if TYPE_CHECKING:
@@ -15,6 +17,20 @@ if TYPE_CHECKING:
 
 AT_ONCE = 16
 """Lines of a batch that are asked at the same time, where a server has so many seats."""
+
+
+_ENGINE = ("engine", "backend", "base_url", "rpc", "ctx", "threads", "chat_template", "overflow", "io", "engine_args")
+"""Settings of an engine of our own."""
+
+
+def refuse_for_an_engine(given: Mapping[str, object], settings: Settings) -> None:
+    """Raises UsageError for a flag that would be ignored, since the server's engine is as it is."""
+    clash = [flag(name) for name in _ENGINE if name in given]
+    if settings.attach and clash:
+        raise UsageError(
+            f"{' and '.join(clash)} does not go with --attach: the engine is that of {settings.attach}",
+            remedy="bitnet-chat serve takes it",
+        )
 
 
 def open_journal(settings: Settings) -> Journal:

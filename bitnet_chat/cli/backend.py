@@ -8,6 +8,7 @@ from bitnet_chat.backends.guarded import Advice, GuardedBackend, GuardLimits
 from bitnet_chat.backends.source import Source
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import Dialect
+from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
     from bitnet_chat.backends import Backend
@@ -36,6 +37,11 @@ def open_source(settings: Settings, configured: str, *, parallel: int) -> Source
         server = _llama_server(settings, configured, parallel)
         make = server.backend
         return Source(server.label, parallel, lambda: _guarded(make(), settings, "nothing"), server.model, settings.ctx)
+    if settings.backend == "engine" and settings.rpc and parallel > 1:
+        raise UsageError(
+            f"--parallel {parallel} does not go with --rpc: an rpc-server serves one engine at a time",
+            remedy="add --backend llama-server, one process of which answers them all",
+        )
     first = open_backend(settings, configured, advice="nothing")
     if settings.backend == "engine":
         from bitnet_chat.backends.resident import ResidentBackend

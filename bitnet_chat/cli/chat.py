@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 def run(arguments: Sequence[str]) -> int:
     flags, given = parse(arguments)
     settings, configured = config.load(given)
+    if settings.attach:
+        from bitnet_chat.cli.attaching import refuse_for_an_engine
+
+        refuse_for_an_engine(given, settings)
     if hasattr(flags, "input"):
         from bitnet_chat.cli import questions
 

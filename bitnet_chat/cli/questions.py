@@ -216,8 +216,11 @@ class _Engines:
                 self.at_once = 1
 
     def for_conversation(self, conversation: Conversation) -> Backend:
-        # Other backends are given the whole conversation each time: one of them does for all lines.
-        if self._settings.attach or self._settings.backend != "engine" or batch.needs_exact_history(conversation):
+        # Other backends are given the whole conversation each time: one of them does for all lines. Two engines would
+        # wait for one another at an rpc-server.
+        settings = self._settings
+        has_one = settings.attach or settings.backend != "engine" or settings.rpc
+        if has_one or batch.needs_exact_history(conversation):
             self._exact = self._exact or self._default()
             self._current = self._exact
         else:

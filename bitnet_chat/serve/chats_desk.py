@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, UsageError
+from bitnet_chat.errors import UsageError
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.serve.chats_events import Opening
 from bitnet_chat.serve.chats_request import MOST_ROWS, Ask, NewChat, asked_of, line_of, lone_conversation
@@ -66,7 +66,7 @@ class ChatDesk:
             raise NoSuchChat(id) from None
 
     async def create(self, chat: NewChat) -> Stored:
-        """Raises UnknownModel, and BitnetChatError where nothing can be written."""
+        """Raises UnknownModel, and Refused where nothing can be written."""
         if chat.model:
             self.desk.catalogue.choose(chat.model)
         recorder = self._journal.recorder(log.warning)
@@ -183,8 +183,11 @@ class ChatDesk:
         settled = await recorder.settled()
         await recorder.close()
         if not settled or recorder.id is None:
-            raise BitnetChatError(
-                "the journal cannot be written", remedy="the server's log says why; make room, and try again"
+            raise Refused(
+                "the journal cannot be written; the server's log says why",
+                status=503,
+                code="journal_not_written",
+                remedy="make room, and try again",
             )
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:

@@ -189,6 +189,7 @@ thread.addEventListener("rate", ({ detail }) => { $("rate").textContent = `${det
 thread.addEventListener("usage", ({ detail }) => usage(detail))
 thread.addEventListener("titled", ({ detail }) => setTitle(detail))
 thread.addEventListener("deleted", ({ detail }) => leave(detail))
+sidebar.addEventListener("titled", ({ detail }) => setTitle(detail))
 sidebar.addEventListener("removed", ({ detail }) => { leave(detail); tabs?.postMessage("list") })
 sidebar.addEventListener("renamed", () => tabs?.postMessage("list"))
 sidebar.addEventListener("refused", ({ detail }) => complain(detail))

@@ -1,4 +1,5 @@
-// The list of conversations: by day, searched, renamed, deleted. Events: "renamed", "refused".
+// The list of conversations: by day, searched, renamed, deleted. Events: "renamed", "removed",
+// "titled" (of the conversation that is open), "refused".
 
 import { element, made } from "./html.js"
 import { ask, Away } from "./server.js"
@@ -32,6 +33,8 @@ export class Sidebar extends EventTarget {
     }
     this.chats = told.chats
     if (!this.node.querySelector("input")) this.draw(words) // not under somebody who renames
+    const open = this.chats.find(chat => chat.id === this.open)
+    if (open) this.dispatchEvent(new CustomEvent("titled", { detail: open.title }))
   }
 
   show(id) {

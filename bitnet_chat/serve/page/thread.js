@@ -46,6 +46,7 @@ export class Thread extends EventTarget {
       this.loading = null
       this.away = false
       this.take(told)
+      if (told.title) this.tell("titled", told.title)
       for (const [take, detail] of loading.events) take.call(this, detail)
       loading.resolve(told)
     } catch (error) {

@@ -1,0 +1,90 @@
+"""Calls of tools that cannot be made, and how a model hears of them. Pure.
+
+Where nothing of what a reply asks for can be made the model is asked again within the same reply. Where other calls of
+it can, the faults are told with the results of those.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.remote.question import Question
+from bitnet_chat.backends.remote.wire import Fault, fault
+from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.events import Stats
+
+_REMEMBERED = 256
+"""Replies whose faults are to be told with the results of their other calls."""
+_TOLD = 8
+"""Faults of one reply that are told: a server may send any number."""
+
+
+def told_apart(made: Sequence[ToolCall | Fault], tools: Sequence[Tool]) -> tuple[list[ToolCall], list[Fault]]:
+    """What can be made, and what cannot, be it for a name that none of ``tools`` has."""
+    names = [tool.name for tool in tools]
+    calls: list[ToolCall] = []
+    faults: list[Fault] = []
+    for each in made:
+        if isinstance(each, Fault):
+            faults.append(each)
+        elif each.name in names:
+            calls.append(each)
+        else:
+            why = f"there is no tool {each.name[:64]!r}; there are: {', '.join(names)}"
+            faults.append(fault(each.id, each.name, why, each.arguments))
+    return calls, faults[:_TOLD]
+
+
+def asked_again(question: Question, text: str, faults: Sequence[Fault]) -> Question:
+    """The same with what the model has said so far, ``text``, and what was wrong with its calls."""
+    asked = question.asked
+    if question.prefix:  # the text goes on with it
+        asked, text = asked[:-1], question.prefix + question.loose_end + text
+    said = Message("assistant", text, tool_calls=tuple(each.call for each in faults))
+    return replace(question, asked=(*asked, said, *map(_result, faults)), prefix="", loose_end="")
+
+
+def left(options: ReplyOptions, used: Stats) -> ReplyOptions:
+    """The limit that is left for another answer. That on time is kept elsewhere."""
+    if options.max_tokens is None:
+        return options
+    return replace(options, max_tokens=max(1, options.max_tokens - used.tokens))
+
+
+class Untold:
+    """Faults of replies that had other calls, which a front end knows nothing of."""
+
+    def __init__(self) -> None:
+        self._faults: OrderedDict[tuple[ToolCall, ...], tuple[Fault, ...]] = OrderedDict()
+
+    def keep(self, calls: Sequence[ToolCall], faults: Sequence[Fault]) -> None:
+        """``faults``: those of the reply that has asked for ``calls``."""
+        self._faults.pop(tuple(calls), None)
+        if faults:
+            self._faults[tuple(calls)] = tuple(faults)
+        if len(self._faults) > _REMEMBERED:
+            self._faults.popitem(last=False)
+
+    def told_in(self, conversation: Conversation) -> Conversation:
+        """``conversation`` with the faults where they belong: behind the results of the other calls."""
+        if not self._faults:
+            return conversation
+        messages: list[Message] = []
+        faults: tuple[Fault, ...] = ()
+        for message in conversation.messages:
+            if message.role != "tool":
+                messages += map(_result, faults)
+                faults = self._faults.get(message.tool_calls, ()) if message.tool_calls else ()
+                if faults:
+                    calls = (*message.tool_calls, *(each.call for each in faults))
+                    message = replace(message, tool_calls=calls)
+            messages.append(message)
+        return Conversation((*messages, *map(_result, faults)))
+
+
+def _result(fault: Fault) -> Message:
+    told = f"error: this call cannot be read: {fault.why}. Write it again."
+    return Message("tool", told, call_id=fault.call.id, tool_name=fault.call.name)
