@@ -1,8 +1,11 @@
 """What a backend says while it answers. Front ends see these and nothing else.
 
 The order within one reply: any number of :class:`Notice`, one :class:`Started`, then text and tool calls, then exactly
-one :class:`Completed` or :class:`Failed`. Notices may come at any time. A :class:`ToolCall` is whole and well-formed; a
-reply that has one ends with the reason ``tool_calls``, and one that was cut in mid-call tells nothing of that call.
+one :class:`Completed` or :class:`Failed`. Notices may come at any time.
+
+A :class:`ToolCall` is whole and well-formed; of a call that was cut nothing is told. It is to be made only once the
+reply has ended with the reason ``tool_calls``. A reply that ends for any other reason (``length``, ``interrupted``,
+``engine_died`` …) was cut behind its calls: a front end makes none of them.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Window:
     async def look(self, place: str = "") -> Page:
         """A page on the server, with its list drawn."""
         page = self.page if self.page.url == "about:blank" else await self.context.new_page()
-        self._watch(page)
+        self.watch(page)
         await page.goto(f"{self.url}/{place}")
         await page.locator("#list > *").first.wait_for(state="attached")
         return page
@@ -129,7 +129,7 @@ class Window:
         """Until this JavaScript is true. As a function: a text would have to be evaluated, which the page forbids."""
         await (page or self.page).wait_for_function(f"() => {condition}")
 
-    def _watch(self, page: Page) -> None:
+    def watch(self, page: Page) -> None:
         page.set_default_timeout(1000 * PATIENCE)
         page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
         page.on("dialog", lambda dialog: self.troubles.append(f"dialog: {dialog.message}"))

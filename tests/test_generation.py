@@ -75,7 +75,9 @@ def test_every_watcher_gets_all_behind_its_place_once(
             for _ in range(rhythm[number % len(rhythm)] if rhythm else 0):
                 await asyncio.sleep(0)
             generation.put(event)
+        assert len(generation.calls) == sum(isinstance(event, ToolCall) for event in said)
         generation.put(DONE)
+        assert not generation.calls, "it has ended for another reason"
         for place, task in zip(places, tasks, strict=True):
             found = await task
             assert found[-1] is DONE
@@ -84,7 +86,6 @@ def test_every_watcher_gets_all_behind_its_place_once(
         assert flat(late) == whole and generation.place == len(whole)
         assert generation.text == "".join(event.text for event in said if isinstance(event, TextDelta))
         assert generation.thinking == "".join(event.text for event in said if isinstance(event, ThinkingDelta))
-        assert len(generation.calls) == sum(isinstance(event, ToolCall) for event in said)
         assert generation.watchers == 0
 
     asyncio.run(main())

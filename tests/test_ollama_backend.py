@@ -69,7 +69,7 @@ def events(*parts: Any, then: Answer | None = None) -> list[Event]:
     found: list[Event] = []
 
     async def body(backend: RemoteBackend, server: ApiServer) -> None:
-        found.extend(await ask(backend))
+        found.extend(await ask(backend, tools=(ADD, Tool("now"))))
 
     run(script(*parts, then=then), body)
     return found

@@ -444,7 +444,7 @@ def test_a_key_is_asked_for(browser: Chromium) -> None:
         async with window(browser, settings=ServeSettings(port=0, grace=0.0, api_key="a-secret")) as it:
             it.expected = lambda text: "401" in text
             page = it.page
-            it._watch(page)
+            it.watch(page)
             await page.goto(it.url)
             await page.locator("#key").fill("wrong")
             await page.get_by_role("button", name="Log in").click()

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.backends import Sampling
-from bitnet_chat.backends.remote.backend import RemoteBackend
+from bitnet_chat.backends.remote.backend import SIGN_OF_LIFE, RemoteBackend
 from bitnet_chat.backends.remote.chat import ChatWire
 from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, require_aiohttp
 from bitnet_chat.backends.remote.fit import Fit
@@ -94,7 +94,15 @@ class LlamaServer:
         settings = self._settings
         fit = Fit(settings.overflow, lambda text: self.count(text) or by_length(text))
         sampling = own_sampling(settings)
-        return RemoteBackend(_Slot(self), ChatWire(llama=True), fit, self.count, sampling=sampling, goes_on=True)
+        return RemoteBackend(
+            _Slot(self),
+            ChatWire(llama=True),
+            fit,
+            self.count,
+            sampling=sampling,
+            goes_on=True,
+            sign_of_life=sign_of_life(settings),
+        )
 
     async def target(self) -> Target:
         """Where to ask. Raises as :meth:`Server.running` does."""
@@ -223,6 +231,11 @@ def own_sampling(settings: Settings) -> Sampling:
         temperature=None if settings.temperature < 0 else settings.temperature,
         seed=None if settings.seed < 0 else settings.seed,
     )
+
+
+def sign_of_life(settings: Settings) -> float:
+    """Seconds of silence that a call of a tool may take while it is written: less than what counts as a stall."""
+    return min(SIGN_OF_LIFE, settings.stall_timeout / 3) if settings.stall_timeout else SIGN_OF_LIFE
 
 
 def _window(props: Any) -> int | None:

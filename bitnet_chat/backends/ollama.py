@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 from urllib.parse import urlsplit
 
-from bitnet_chat.backends.llama_server import own_sampling
+from bitnet_chat.backends.llama_server import own_sampling, sign_of_life
 from bitnet_chat.backends.openai import without_effect
 from bitnet_chat.backends.remote.backend import RemoteBackend
 from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, checked_url, require_aiohttp
@@ -36,7 +36,15 @@ def ollama_backend(settings: Settings) -> RemoteBackend:
         await target.connection.ask(wire.path, wire.preload(target.model))
 
     service = OllamaService(base, settings)
-    return RemoteBackend(service, wire, fit, by_length, sampling=own_sampling(settings), preload=preload)
+    return RemoteBackend(
+        service,
+        wire,
+        fit,
+        by_length,
+        sampling=own_sampling(settings),
+        preload=preload,
+        sign_of_life=sign_of_life(settings),
+    )
 
 
 class OllamaService:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from bitnet_chat.backends.llama_server import own_sampling
+from bitnet_chat.backends.llama_server import own_sampling, sign_of_life
 from bitnet_chat.backends.remote.backend import RemoteBackend
 from bitnet_chat.backends.remote.chat import ChatWire
 from bitnet_chat.backends.remote.connection import Connection, Refused, checked_url, require_aiohttp
@@ -34,7 +34,14 @@ def openai_backend(settings: Settings) -> RemoteBackend:
     fit = Fit(settings.overflow, by_length)
     fit.size = settings.ctx or None
     service = OpenAiService(base, settings)
-    return RemoteBackend(service, ChatWire(), fit, by_length, sampling=own_sampling(settings))
+    return RemoteBackend(
+        service,
+        ChatWire(),
+        fit,
+        by_length,
+        sampling=own_sampling(settings),
+        sign_of_life=sign_of_life(settings),
+    )
 
 
 class OpenAiService:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from bitnet_chat.conversation import ToolCall
+from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 
 _BLOCK = 1024
@@ -173,6 +174,9 @@ class Generation:
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
+        """What it asks for. Nothing of that is to be done where it has ended for another reason."""
+        if isinstance(self.end, Failed) or (self.end is not None and self.end.reason is not FinishReason.TOOL_CALLS):
+            return ()
         return tuple(block.event for block in self._blocks if isinstance(block.event, ToolCall))
 
     async def ended(self) -> Completed | Failed:

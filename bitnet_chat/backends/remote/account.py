@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bitnet_chat.events import Stats
 from bitnet_chat.stream.seam import Seam
@@ -32,6 +32,12 @@ class Account:
         self._thoughts: list[str] = []
         self._retelling = Retelling("")
         self._seams: tuple[Seam, ...] = ()
+        self._before: Stats | None = None
+        """Of the answers of which this reply consists, but the last."""
+        self._said_before = 0
+        """Pieces of the text that are theirs."""
+        self._apart = False
+        """The next text is another paragraph."""
         self.pieces = 0
         """That arrived: about as many as tokens, where the server does not count."""
         self.usage = Usage()
@@ -43,7 +49,20 @@ class Account:
 
     @property
     def is_empty(self) -> bool:
+        """Nothing of the reply has come."""
         return not self._parts
+
+    @property
+    def is_fresh(self) -> bool:
+        """Nothing has come of the answer that is under way."""
+        return len(self._parts) == self._said_before
+
+    def go_on(self) -> None:
+        """The same reply goes on with another answer of the server."""
+        self._before = self.stats(None)
+        self._said_before = len(self._parts)
+        self._apart = True
+        self._thoughts, self._ended, self.usage = [], None, Usage()
 
     def begin(self, *ends: str) -> None:
         """Another attempt begins. ``ends``: what it may repeat before it says anything new, in this order."""
@@ -57,6 +76,9 @@ class Account:
             self._first = time.monotonic()
         for seam in self._seams:
             text = seam.feed(text)
+        if self._apart and (text := text.lstrip()):
+            said, self._apart = self.text, False
+            text = ("\n\n"[min(2, len(said) - len(said.rstrip("\n"))) :] if said else "") + text
         if text:
             self._parts.append(text)
         return text
@@ -69,6 +91,11 @@ class Account:
         self._thoughts.append(text)
         return text
 
+    def asked(self) -> None:
+        """The next of a call of a tool came."""
+        if self._first is None:
+            self._first = time.monotonic()
+
     def over(self) -> None:
         self._ended = time.monotonic()
 
@@ -76,7 +103,7 @@ class Account:
         usage = self.usage
         counted = usage.completion is not None
         tokens = usage.completion if usage.completion is not None else self.pieces
-        return Stats(
+        stats = Stats(
             prompt_tokens=None if usage.prompt is None else usage.prompt - usage.cached,
             tokens=tokens,
             time_to_first_token=None if self._first is None else self._first - self._sent,
@@ -85,4 +112,12 @@ class Account:
             context_size=context_size,
             exact=counted,
             prompt_size=usage.prompt,
+        )
+        if self._before is None:
+            return stats
+        return replace(
+            stats,
+            prompt_tokens=self._before.prompt_tokens,
+            tokens=self._before.tokens + stats.tokens,
+            exact=self._before.exact and stats.exact,
         )

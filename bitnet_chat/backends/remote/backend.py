@@ -11,18 +11,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backends.remote import ending
 from bitnet_chat.backends.remote.account import Account
 from bitnet_chat.backends.remote.connection import Lost, Refused, chunk, not_an_api, whole
 from bitnet_chat.backends.remote.fit import Fit
+from bitnet_chat.backends.remote.mending import Untold, asked_again, left, told_apart
 from bitnet_chat.backends.remote.question import Question
 from bitnet_chat.backends.remote.service import Service, Target
-from bitnet_chat.backends.remote.wire import Reader, Wire
+from bitnet_chat.backends.remote.wire import Fault, Wire
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.load import Load
-from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, Unsupported, UsageError
+from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.prompt import summary as summaries
 from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.stream.toolcalls import CALL_LIMIT
 
 if TYPE_CHECKING:
     import aiohttp
@@ -30,10 +33,20 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _SUMMARY_LIMIT = 256  # tokens
 _REFUSALS = 8  # of one message that lead to another try
+SIGN_OF_LIFE = 20.0
+"""Seconds of a call of a tool after which a line says that it is still being written: nothing else is seen of it."""
 
 
 class _Stopped(Exception):
     """The reply was interrupted, or its time is over, while something was waited for."""
+
+
+class _Misspoken(Exception):
+    """The reply is whole, and nothing of what it asks for can be made."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__(faults[0].why)
+        self.faults = faults
 
 
 class RemoteBackend:
@@ -49,11 +62,15 @@ class RemoteBackend:
         sampling: Sampling,
         goes_on: bool = False,
         preload: Callable[[Target], Awaitable[None]] | None = None,
+        sign_of_life: float = SIGN_OF_LIFE,
     ) -> None:
         """``sampling``: what a reply gets that asks for nothing else. ``goes_on``: whether the server goes on with a
-        reply that ends the conversation. ``preload``: has the model loaded, where that is not done with ``ready``."""
+        reply that ends the conversation. ``preload``: has the model loaded, where that is not done with ``ready``.
+        ``sign_of_life``: seconds after which a line tells of a call of a tool that is still being written."""
         self._service, self._wire, self._fit, self._count = service, wire, fit, count
         self._sampling, self._goes_on, self._preload = sampling, goes_on, preload
+        self._sign_of_life = sign_of_life
+        self._untold = Untold()
         self._busy = False
         self._closed = False
         self._state = "idle"
@@ -128,7 +145,7 @@ class RemoteBackend:
         if self._busy:
             raise UsageError("a reply is under way already")
         try:
-            question = Question.of(conversation)
+            question = Question.of(self._untold.told_in(conversation))
             if refused := self._wire.refusal(options):
                 raise Unsupported(*refused)
         except UsageError as error:
@@ -180,6 +197,8 @@ class RemoteBackend:
     ) -> AsyncGenerator[Event, None]:
         """Tries until there is a reply or no hope."""
         announced, cuts, refusals = False, 0, 0
+        told: list[Fault] = []
+        wanted = options
         window = self._fit.window
         before = window.left, window.summary
         if question.prefix and not self._goes_on:
@@ -193,24 +212,38 @@ class RemoteBackend:
                 self._learn_size(target)
                 if options.tools and options.tool_choice != "none" and not target.knows_tools:
                     raise Unsupported("tools", f"the chat template of {self._service.model} has no place for them")
-                await self._make_room(question, options, target)
+                await self._make_room(question, wanted, target)
                 for line in (*self._service.take_notices(), window.take_note()):
                     if line:
                         yield Notice(line)
                 if not announced:
                     announced = True
                     yield Started()
-                async with aclosing(self._asked(question, options, account, target)) as events:
+                async with aclosing(self._asked(question, wanted, account, target)) as events:
                     async for event in events:
+                        if isinstance(event, Completed):
+                            event = ending.of_window(event, options, self._fit.size)
                         yield event
                 return
+            except _Misspoken as error:
+                why = error.faults[0].why
+                if told:
+                    yield Notice(f"the model twice asked for a tool in a form that cannot be read: {why}")
+                    yield self._completed(account, FinishReason.STOP)
+                    return
+                # Once: the model is told what is wrong, and goes on in the same reply.
+                told = error.faults
+                question = asked_again(question, account.text, told)
+                wanted = left(options, account.stats(self._fit.size))
+                account.go_on()
+                cuts = refusals = 0
             except _Stopped:
                 account.over()
                 yield self._completed(account, self._stop_reason or FinishReason.INTERRUPTED)
                 return
             except Refused as error:
                 refusals += 1
-                again = refusals <= _REFUSALS and account.is_empty
+                again = refusals <= _REFUSALS and account.is_fresh
                 if again and self._can_do_without(error):
                     continue
                 if again and question.prefix and error.refusal.status in (400, 422) and not error.refusal.is_overflow:
@@ -229,7 +262,8 @@ class RemoteBackend:
                     account.over()
                     yield self._completed(account, self._stop_reason or FinishReason.INTERRUPTED)
                     return
-                yield Failed(failure, account.text)
+                for event in ending.refused(failure, account, told, self._fit.size):
+                    yield event
                 return
             except Lost as error:
                 if self._stop_reason is not None:  # we have hung up ourselves
@@ -238,16 +272,17 @@ class RemoteBackend:
                     return
                 why = await self._service.after_loss() or str(error)
                 cuts += 1
-                if account.is_empty and cuts <= self._service.retries:
+                if account.is_fresh and cuts <= self._service.retries:
                     continue
                 account.over()
-                for event in self._cut_off(account, why):
+                for event in ending.cut_off(self._service.name, account, why, self._fit.size):
                     yield event
                 return
             except BitnetChatError as error:
                 for line in self._service.take_notices():
                     yield Notice(line)
-                yield Failed(error, account.text)
+                for event in ending.refused(error, account, told, self._fit.size):
+                    yield event
                 return
             finally:
                 self._hang_up()
@@ -261,6 +296,7 @@ class RemoteBackend:
         response = self._response = await self._within(target.connection.post(self._wire.path, body))
         self._state = "generating"
         reader = self._wire.reader()
+        now, told, gathered = asyncio.get_running_loop().time, 0.0, 0
         try:
             if response.content_type == "application/json" != self._wire.streamed:
                 said = reader.whole(await self._within(whole(response, target.connection.base)))
@@ -272,12 +308,25 @@ class RemoteBackend:
                 data = await self._within(chunk(response))
                 if not data:
                     break
-                for each in reader.feed(data):
+                said = reader.feed(data)
+                if said or not told:
+                    told = now()
+                for each in said:
                     if each.thinking:
                         if thought := account.thought(each.text):
                             yield ThinkingDelta(thought)
                     elif text := account.said(each.text):
                         yield TextDelta(text)
+                if reader.call_size > gathered:
+                    gathered = reader.call_size
+                    account.asked()
+                    if gathered > CALL_LIMIT:
+                        yield Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters")
+                        reader.finish, reader.done = FinishReason.LENGTH, True
+                        break
+                    if now() - told > self._sign_of_life:
+                        told = now()
+                        yield Notice("the model is writing a long call of a tool")
             for event in _told(reader.end(), account):
                 yield event
         except ValueError as error:
@@ -291,7 +340,7 @@ class RemoteBackend:
             account.pieces = reader.speech.pieces
         account.over()
         if reader.error:
-            for event in self._cut_off(account, reader.error):
+            for event in ending.cut_off(self._service.name, account, reader.error, self._fit.size):
                 yield event
             return
         if reader.finish is None:
@@ -300,35 +349,21 @@ class RemoteBackend:
         if reader.usage.prompt is not None:
             self._used = reader.usage.prompt + (reader.usage.completion or reader.speech.pieces)
             self._fit.learn(question, reader.usage.prompt)
-        calls, broken = reader.calls()
-        if broken:
-            yield Notice(f"the model asked for {broken} tool call{'s' * (broken > 1)} that cannot be read: not made")
+        offered = options.tools if options.tool_choice != "none" else ()
+        calls, faults = told_apart(reader.calls(), offered)
+        if faults and not offered:
+            yield Notice("the model asked for a tool, and was offered none: nothing is called")
+        elif faults and not calls:
+            raise _Misspoken(faults)
+        self._untold.keep(calls, faults)
         for call in calls:
             yield call
-        yield self._completed(account, self._reason(reader, bool(calls), account, options))
-
-    def _reason(self, reader: Reader, has_calls: bool, account: Account, options: ReplyOptions) -> FinishReason:
-        if has_calls:
-            return FinishReason.TOOL_CALLS
-        reason = reader.finish or FinishReason.STOP
-        if reason is FinishReason.TOOL_CALLS:  # of which none could be used
-            return FinishReason.STOP
-        stats = account.stats(self._fit.size)
-        within = options.max_tokens is None or (stats.exact and stats.tokens < options.max_tokens)
-        if reason is FinishReason.LENGTH and within and self._fit.size and (stats.context_used or 0) >= self._fit.size:
-            return FinishReason.CONTEXT_OVERFLOW
-        return reason
+        asks = reader.finish is FinishReason.TOOL_CALLS
+        reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP if asks else reader.finish
+        yield self._completed(account, reason)
 
     def _completed(self, account: Account, reason: FinishReason) -> Completed:
-        return Completed(reason, account.text, account.stats(self._fit.size))
-
-    def _cut_off(self, account: Account, why: str) -> list[Event]:
-        """The end of a reply that did not come to its own."""
-        name = self._service.name
-        if account.is_empty:
-            return [Failed(EngineDied(f"{name} broke off before the first word: {why}", remedy="ask again"))]
-        line = " ".join(f"{name} broke off in the middle of the reply: {why}".split())
-        return [Notice(line), self._completed(account, FinishReason.ENGINE_DIED)]
+        return ending.completed(account, reason, self._fit.size)
 
     def _can_do_without(self, error: Refused) -> bool:
         """A strict server knows fewer fields: whether the one that it named can be left out from now on."""

@@ -14,7 +14,7 @@ from typing import Any
 from bitnet_chat.backends import ReplyOptions, ResponseFormat
 from bitnet_chat.backends.remote.account import Usage
 from bitnet_chat.backends.remote.refusal import in_words
-from bitnet_chat.backends.remote.wire import CallParts, Said, Speech
+from bitnet_chat.backends.remote.wire import CallParts, Fault, Said, Speech
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.stream.sse import SseDecoder
@@ -150,6 +150,7 @@ class ChatReader:
     def __init__(self, *, tells_thoughts: bool = False) -> None:
         self._decoder = SseDecoder()
         self._calls: dict[int, CallParts] = {}
+        self.call_size = 0
         self.speech = Speech(tagged=not tells_thoughts)
         self.done = False
         self.finish: FinishReason | None = None
@@ -236,11 +237,13 @@ class ChatReader:
             if isinstance(function, dict):
                 if isinstance(function.get("name"), str):
                     parts.name = parts.name or function["name"]
+                    self.call_size += len(function["name"])
                 arguments = function.get("arguments")
                 if isinstance(arguments, dict):  # some servers forget that it is a text
-                    parts.arguments.append(json.dumps(arguments))
-                elif isinstance(arguments, str):
+                    arguments = json.dumps(arguments)
+                if isinstance(arguments, str):
                     parts.arguments.append(arguments)
+                    self.call_size += len(arguments)
 
     def _count(self, content: dict[str, Any]) -> None:
         usage, timings = content.get("usage"), content.get("timings")
@@ -253,12 +256,10 @@ class ChatReader:
             if new is not None and made is not None:
                 self.usage = Usage((cached or 0) + new, cached or 0, made)
 
-    def calls(self) -> tuple[list[ToolCall], int]:
-        if self.finish is FinishReason.LENGTH or self.error or self.finish is None:
-            return [], 0  # cut, and perhaps in the middle of one
-        made = [parts.call(f"call_{secrets.token_hex(8)}") for _, parts in sorted(self._calls.items())]
-        whole = [call for call in made if call is not None]
-        return whole, len(made) - len(whole)
+    def calls(self) -> list[ToolCall | Fault]:
+        if self.finish not in (FinishReason.STOP, FinishReason.TOOL_CALLS) or self.error:
+            return []  # cut, and perhaps in the middle of one
+        return [parts.made(f"call_{secrets.token_hex(8)}") for _, parts in sorted(self._calls.items())]
 
 
 def _whole(value: object) -> int | None:

@@ -11,7 +11,7 @@ from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.remote.account import Usage
 from bitnet_chat.backends.remote.chat import tools_as_json, unknown_choice
 from bitnet_chat.backends.remote.refusal import in_words
-from bitnet_chat.backends.remote.wire import CallParts, Said, Speech
+from bitnet_chat.backends.remote.wire import CallParts, Fault, Said, Speech
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.stream.ndjson import NdjsonDecoder
@@ -106,6 +106,7 @@ class OllamaReader:
     def __init__(self) -> None:
         self._decoder = NdjsonDecoder()
         self._calls: list[CallParts] = []
+        self.call_size = 0
         self.speech = Speech(tagged=True)
         self.done = False
         self.finish: FinishReason | None = None
@@ -165,13 +166,11 @@ class OllamaReader:
                 continue
             name, arguments, id = function.get("name"), function.get("arguments"), each.get("id")
             words = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-            self._calls.append(
-                CallParts(id if isinstance(id, str) else "", name if isinstance(name, str) else "", [words])
-            )
+            name = name if isinstance(name, str) else ""
+            self._calls.append(CallParts(id if isinstance(id, str) else "", name, [words]))
+            self.call_size += len(name) + len(words)
 
-    def calls(self) -> tuple[list[ToolCall], int]:
+    def calls(self) -> list[ToolCall | Fault]:
         if self.finish is not FinishReason.STOP or self.error:
-            return [], 0
-        made = [parts.call(f"call_{secrets.token_hex(8)}") for parts in self._calls]
-        whole = [call for call in made if call is not None]
-        return whole, len(made) - len(whole)
+            return []
+        return [parts.made(f"call_{secrets.token_hex(8)}") for parts in self._calls]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from bitnet_chat.stream.framer import Frame, ReplyText, ThinkingText
 from bitnet_chat.stream.thinking import ThinkingSplitter
 
 _TAGS = "<think>", "</think>"
+_NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_NAME_LIMIT = 64  # characters of a name, as OpenAI has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Reader(Protocol):
     """What went wrong in its middle, in the server's words."""
     usage: Usage
     speech: Speech
+    call_size: int
+    """Characters of the calls of tools so far, whole or not."""
 
     def feed(self, data: bytes) -> list[Said]:
         """Raises ValueError for what is no such stream."""
@@ -46,8 +51,8 @@ class Reader(Protocol):
     def whole(self, content: Any) -> list[Said]:
         """A reply that was not streamed. Raises ValueError for what is no reply."""
 
-    def calls(self) -> tuple[list[ToolCall], int]:
-        """The tool calls of a reply that has come to its end, and how many there were that cannot be used."""
+    def calls(self) -> list[ToolCall | Fault]:
+        """What a reply that has come to its own end asks for."""
 
 
 class Wire(Protocol):
@@ -73,6 +78,18 @@ class Wire(Protocol):
     def reader(self) -> Reader: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A call that cannot be made. ``call``: the same in a form that any server takes back. ``why``: for the model."""
+
+    call: ToolCall
+    why: str
+
+
+def fault(id: str, name: str, why: str, arguments: str = "{}") -> Fault:
+    return Fault(ToolCall(id, _NO_NAME.sub("_", name[:_NAME_LIMIT]) or "unnamed", arguments), why)
+
+
 @dataclass(slots=True)
 class CallParts:
     """A tool call whose parts are still coming."""
@@ -81,16 +98,20 @@ class CallParts:
     name: str = ""
     arguments: list[str] = field(default_factory=list)
 
-    def call(self, fallback_id: str) -> ToolCall | None:
-        """None for one that is not well-formed."""
-        text = "".join(self.arguments).strip() or "{}"
+    def made(self, fallback_id: str) -> ToolCall | Fault:
+        """What has become of them."""
+        id, text = self.id or fallback_id, "".join(self.arguments).strip() or "{}"
         try:
-            arguments = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
-        if not self.name or not isinstance(arguments, dict):
-            return None
-        return ToolCall(self.id or fallback_id, self.name, text)
+            arguments = json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            return fault(id, self.name, f"its arguments are no JSON ({error})")
+        if not isinstance(arguments, dict):
+            return fault(id, self.name, "its arguments are no JSON object")
+        return ToolCall(id, self.name, text) if self.name else fault(id, "", "it has no name", text)
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 class Speech:
