@@ -19,17 +19,17 @@ from serving import Served, served_process, serving
 from test_chats import run
 from test_kill import is_story
 
-from bitnet_chat.backends.attached_journal import ServerJournal
-from bitnet_chat.backends.attached_server import Server
+from bitnet_chat.backends.attached.journal import ServerJournal
+from bitnet_chat.backends.attached.server import Server
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Started, TextDelta
 from bitnet_chat.journal import Journal, State
 from bitnet_chat.journal.memory import MemoryJournal
-from bitnet_chat.serve import live as live_module
-from bitnet_chat.serve.chats_events import LastSeen, Opening
+from bitnet_chat.serve.chats import live as live_module
+from bitnet_chat.serve.chats.events import LastSeen, Opening
+from bitnet_chat.serve.chats.live import Answering, Changed, Live, Room, Rooms
 from bitnet_chat.serve.generation import Generation
-from bitnet_chat.serve.live import Answering, Changed, Live, Room, Rooms
 
 __all__ = ["start"]
 ASKED = Conversation().with_user("Hello")

@@ -376,6 +376,10 @@ def test_calls_of_tools_go_to_the_client_and_come_back() -> None:
             assert final.message.content == "weather says rain in Łódź, after 3 messages."
             parts = [part async for part in await client.chat("scripted", [HELLO], tools=[weather], stream=True)]
             assert [len(part.message.tool_calls or ()) for part in parts] == [0, 1, 0]
+            *steps, _ = script(Conversation().with_user("cut"))
+            served.backend.script = lambda _: [*steps, Completed(FinishReason.LENGTH, "I look. ", STATS)]
+            cut = await client.chat("scripted", [HELLO], tools=[weather])
+            assert cut.done_reason == "length" and not cut.message.tool_calls
 
     play(scene())
 

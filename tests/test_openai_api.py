@@ -224,6 +224,12 @@ def test_thoughts_and_calls() -> None:
             _, reply, _ = await http.whole(CHAT, asking(tools=tools))
             assert reply["choices"][0]["message"]["content"] is None
 
+            cut = [Started(), TextDelta("Wait."), calls[0], Completed(FinishReason.LENGTH, "Wait.", STATS)]
+            http.served.backend.script = lambda _: cut
+            _, reply, _ = await http.whole(CHAT, asking(tools=tools))
+            (choice,) = reply["choices"]
+            assert choice["finish_reason"] == "length" and "tool_calls" not in choice["message"]
+
     run(test)
 
 

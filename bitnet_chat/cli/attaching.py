@@ -37,8 +37,8 @@ def open_journal(settings: Settings) -> Journal:
     """Where conversations are kept. Raises NoServer where ``--attach`` finds none, UsageError for a wrong key."""
     if not settings.attach:
         return Journal()
-    from bitnet_chat.backends.attached_journal import ServerJournal
-    from bitnet_chat.backends.attached_server import Server
+    from bitnet_chat.backends.attached.journal import ServerJournal
+    from bitnet_chat.backends.attached.server import Server
     from bitnet_chat.backends.remote.connection import require_aiohttp
 
     require_aiohttp()
@@ -56,8 +56,8 @@ def open_talker(
         from bitnet_chat.cli.backend import open_backend
 
         return open_backend(replace(settings, model=model or settings.model), configured, advice=advice)
-    from bitnet_chat.backends.attached import AttachedBackend
-    from bitnet_chat.backends.attached_journal import ServerJournal
+    from bitnet_chat.backends.attached.backend import AttachedBackend
+    from bitnet_chat.backends.attached.journal import ServerJournal
 
     assert isinstance(journal, ServerJournal)
     return AttachedBackend(
@@ -71,8 +71,8 @@ def open_talker(
 
 def open_worker(settings: Settings) -> tuple[Backend, int]:
     """For a batch on a running server: the backend, and how many lines it may be asked at the same time."""
-    from bitnet_chat.backends.attached import AttachedBackend
-    from bitnet_chat.backends.attached_journal import ServerJournal
+    from bitnet_chat.backends.attached.backend import AttachedBackend
+    from bitnet_chat.backends.attached.journal import ServerJournal
 
     journal = open_journal(settings)
     assert isinstance(journal, ServerJournal)

@@ -14,8 +14,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from bitnet_chat.journal.memory import MemoryJournal
-from bitnet_chat.serve import chats, health, openapi
-from bitnet_chat.serve.chats_desk import ChatDesk
+from bitnet_chat.serve import health, openapi
+from bitnet_chat.serve.chats import endpoints as chats
+from bitnet_chat.serve.chats.desk import ChatDesk
 from bitnet_chat.serve.desk import Desk
 from bitnet_chat.serve.frame import Frame, login_routes, refused
 from bitnet_chat.serve.keys import Keys

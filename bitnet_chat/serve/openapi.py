@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from bitnet_chat.serve import openapi_chats
+from bitnet_chat.serve.chats import description as chats
 from bitnet_chat.serve.ollama import description as ollama
 from bitnet_chat.serve.openai import description as openai
 from bitnet_chat.serve.schema import AMOUNT, FLAG, TEXT, WHOLE, answer, given, listed, maybe, operation, ref
@@ -47,9 +47,9 @@ def document() -> dict[str, Any]:
             {"name": "Chats", "description": "Conversations that are kept, and can be watched by several."},
             {"name": "Server", "description": "How it is."},
         ],
-        "paths": {**openai.PATHS, **openapi_chats.PATHS, **ollama.PATHS, **_PATHS},
+        "paths": {**openai.PATHS, **chats.PATHS, **ollama.PATHS, **_PATHS},
         "components": {
-            "schemas": {**openai.SCHEMAS, **openapi_chats.SCHEMAS, **ollama.SCHEMAS, **_SCHEMAS},
+            "schemas": {**openai.SCHEMAS, **chats.SCHEMAS, **ollama.SCHEMAS, **_SCHEMAS},
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "Where the server was started with a key."}
             },

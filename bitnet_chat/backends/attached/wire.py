@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends.attached_server import Server, encoded, error_of
+from bitnet_chat.backends.attached.server import Server, encoded, error_of
 from bitnet_chat.backends.remote.connection import Lost, chunk, whole
 from bitnet_chat.errors import UsageError
 from bitnet_chat.stream.sse import ServerSentEvent, SseDecoder

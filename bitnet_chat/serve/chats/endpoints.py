@@ -20,14 +20,14 @@ from starlette.types import Receive, Scope, Send
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Failed
 from bitnet_chat.serve.body import read_object
-from bitnet_chat.serve.chats_desk import ChatDesk, NoSuchChat
-from bitnet_chat.serve.chats_events import RETRY, LastSeen, Opening, Teller, chat_event
-from bitnet_chat.serve.chats_form import chat_form, entry_form, error_form, to_json
-from bitnet_chat.serve.chats_request import MOST_ROWS, Ask, ask, lone_ask, new_chat, new_title
+from bitnet_chat.serve.chats.desk import ChatDesk, NoSuchChat
+from bitnet_chat.serve.chats.events import RETRY, LastSeen, Opening, Teller, chat_event
+from bitnet_chat.serve.chats.form import chat_form, entry_form, error_form, to_json
+from bitnet_chat.serve.chats.live import Changed, Live, Room
+from bitnet_chat.serve.chats.request import MOST_ROWS, Ask, ask, lone_ask, new_chat, new_title
 from bitnet_chat.serve.connection import ClientGone, while_connected
 from bitnet_chat.serve.eventstream import EventStream
 from bitnet_chat.serve.generation import Generation
-from bitnet_chat.serve.live import Changed, Live, Room
 from bitnet_chat.serve.priority import is_urgent
 from bitnet_chat.serve.problems import Refused, problem_of
 from bitnet_chat.serve.settings import ServeSettings

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from bitnet_chat.backends import ReplyOptions, Sampling
-from bitnet_chat.backends.attached_server import error_of
+from bitnet_chat.backends.attached.server import error_of
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta, ThinkingDelta

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bitnet_chat.serve.chats_events import LastSeen, Opening
-from bitnet_chat.serve.chats_form import LiveReply
+from bitnet_chat.serve.chats.events import LastSeen, Opening
+from bitnet_chat.serve.chats.form import LiveReply
 from bitnet_chat.serve.generation import Generation
 from bitnet_chat.serve.problems import Refused
 

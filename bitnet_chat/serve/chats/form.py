@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.journal.entry import State
-from bitnet_chat.serve.chats_request import line_of
+from bitnet_chat.serve.chats.request import line_of
 from bitnet_chat.serve.problems import problem_of
 from bitnet_chat.stream.decoder import well_formed
 

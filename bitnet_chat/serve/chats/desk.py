@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import UsageError
 from bitnet_chat.journal import Journal, Recorder
-from bitnet_chat.serve.chats_events import Opening
-from bitnet_chat.serve.chats_request import MOST_ROWS, Ask, NewChat, asked_of, line_of, lone_conversation
+from bitnet_chat.serve.chats.events import Opening
+from bitnet_chat.serve.chats.live import Changed, Live, Room, Rooms
+from bitnet_chat.serve.chats.request import MOST_ROWS, Ask, NewChat, asked_of, line_of, lone_conversation
 from bitnet_chat.serve.desk import Desk, Order
 from bitnet_chat.serve.generation import Generation
-from bitnet_chat.serve.live import Changed, Live, Room, Rooms
 from bitnet_chat.serve.problems import Refused
 
 if TYPE_CHECKING:

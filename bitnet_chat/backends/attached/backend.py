@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
-from bitnet_chat.backends.attached_form import LOST, Heard, Listening, body_of, data_of, event_of, message_in
-from bitnet_chat.backends.attached_server import Gone, NoServer, Server
-from bitnet_chat.backends.attached_wire import Wire, told_by, wait
+from bitnet_chat.backends.attached.form import LOST, Heard, Listening, body_of, data_of, event_of, message_in
+from bitnet_chat.backends.attached.server import Gone, NoServer, Server
+from bitnet_chat.backends.attached.wire import Wire, told_by, wait
 from bitnet_chat.backends.remote.connection import Lost, whole
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
@@ -27,7 +27,7 @@ from bitnet_chat.stream.sse import ServerSentEvent
 if TYPE_CHECKING:
     import aiohttp
 
-    from bitnet_chat.backends.attached_journal import Place
+    from bitnet_chat.backends.attached.journal import Place
 
 WAITS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each try to go on with a stream that broke."""

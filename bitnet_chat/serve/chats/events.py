@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.events import Completed, Failed, Notice, TextDelta, ThinkingDelta
-from bitnet_chat.serve.chats_form import error_form, to_json
+from bitnet_chat.serve.chats.form import error_form, to_json
 from bitnet_chat.serve.usage import usage_of
 
 if TYPE_CHECKING:
