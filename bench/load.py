@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import sse
-from load_server import CLOCK
+from load_server import CLOCK, DIGITS, NUMBERS, TICK
 from report import Figure, Goal, Section
 
 _SERVER = Path(__file__).with_name("load_server.py")
@@ -37,24 +37,24 @@ class Stream:
     _whole: bool = False
 
     def feed(self, moment: float, text: str) -> None:
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._line(moment, line)
+        *tokens, self._rest = (self._rest + text).split(";")
+        for token in tokens:
+            self._token(moment, token)
 
-    def _line(self, moment: float, line: str) -> None:
-        if line.startswith("checksum "):
-            self._whole = line == f"checksum {self._check}"
+    def _token(self, moment: float, token: str) -> None:
+        if token.startswith("checksum "):
+            self._whole = token == f"checksum {self._check}"
             return
-        number, stamp = line.rstrip("字").split(" ")
-        if int(number) != self._next:
-            self.wrong.append(f"line {self._next}: {line!r}")
+        number, stamp = token[-5:-4], token[-4:]
+        if number != DIGITS[self._next % NUMBERS]:
+            self.wrong.append(f"token {self._next}: {token!r}")
         self._next += 1
-        self._check = zlib.crc32(f"{line}\n".encode(), self._check)
-        self.delays.append((moment * 1e6 - int(stamp)) % CLOCK / 1e6)
+        self._check = zlib.crc32(f"{token};".encode(), self._check)
+        self.delays.append((moment / TICK - int(stamp, 36)) % CLOCK * TICK)
 
     def end(self, count: int) -> None:
         if not self._whole or self._rest or self._next != count:
-            self.wrong.append(f"{self._next} of {count} lines, checksum {'right' if self._whole else 'wrong'}")
+            self.wrong.append(f"{self._next} of {count} tokens, checksum {'right' if self._whole else 'wrong'}")
 
 
 async def _one(url: str, count: int) -> Stream:
@@ -116,12 +116,12 @@ def measure(streams: int, rate: float, seconds: float) -> Section:
             Figure.of("added time per chunk", "ms", delays),
             Figure.of("of these the 99th percentile", "ms", [p99]),
             Figure.of("memory per stream", "KB", [memory]),
-            Figure.of("lost, repeated or wrong", "lines", [len(wrong)]),
+            Figure.of("lost, repeated or wrong", "tokens", [len(wrong)]),
         ],
         goals=[
             Goal("added time per chunk, 99th percentile", p99, "ms", 10),
             Goal("memory per stream", memory, "KB", 100),
-            Goal("lost, repeated or wrong", len(wrong), "lines", 0),
+            Goal("lost, repeated or wrong", len(wrong), "tokens", 0),
         ],
     )
 

@@ -1,7 +1,8 @@
 """Our server over a synthetic engine of known rate. Run by load.py: ``python load_server.py STREAMS RATE SECONDS``.
 
-Each token is a short line with its number and the moment at which it was made; the last line is a checksum of all that
-was said before it. The address is the first line on stdout.
+Each token is as long as one of a real model, about six characters: its number and the moment at which it was made, in
+base 36, and a semicolon. White space at the end would wait for what follows, since it may belong to a role marker. The
+last one is a checksum of all that was said before it. The address is the first line on stdout.
 """
 
 from __future__ import annotations
@@ -24,8 +25,25 @@ from bitnet_chat.serve.catalogue import Catalogue
 from bitnet_chat.serve.desk import Desk
 from bitnet_chat.serve.settings import ServeSettings
 
-CLOCK = 1_000_000_000
-"""Moments are microseconds of the monotonic clock, modulo this."""
+TICK = 0.0002
+"""Seconds: the unit of the moments."""
+NUMBERS, CLOCK = 36, 36**4
+"""Numbers and moments are told modulo these."""
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def written(moment: float) -> str:
+    """A moment of the monotonic clock, in four digits."""
+    ticks, text = int(moment / TICK) % CLOCK, ""
+    for _ in range(4):
+        ticks, digit = divmod(ticks, 36)
+        text = DIGITS[digit] + text
+    return text
+
+
+def _break(number: int) -> str:
+    """What a token begins with: now and then a new line, and a character of more than one byte."""
+    return "\n\u00e9 " if number % 20 == 19 else ""
 
 
 class SyntheticBackend:
@@ -50,13 +68,13 @@ class SyntheticBackend:
             if self._stopped.is_set():
                 yield Completed(FinishReason.INTERRUPTED, said)
                 return
-            line = f"{number} {time.monotonic_ns() // 1000 % CLOCK}{'字' if number % 50 == 0 else ''}\n"
-            check = zlib.crc32(line.encode(), check)
-            said += line
-            yield TextDelta(line)
-        line = f"checksum {check}\n"
-        yield TextDelta(line)
-        yield Completed(FinishReason.STOP, said + line, Stats(tokens=self._count + 1))
+            token = f"{_break(number)}{DIGITS[number % NUMBERS]}{written(time.monotonic())};"
+            check = zlib.crc32(token.encode(), check)
+            said += token
+            yield TextDelta(token)
+        token = f"checksum {check};"
+        yield TextDelta(token)
+        yield Completed(FinishReason.STOP, said + token, Stats(tokens=self._count + 1))
 
     def prepare(self, history: Conversation) -> None:
         pass

@@ -243,7 +243,8 @@ def checked(name: str, value: Any, source: str) -> Any:
             raise UsageError(f"{source}{name} wants true or false, not {value!r}")
     elif kind in (str, int, float):
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise UsageError(f"{source}{name} wants {_WORDS[kind]}, not {value!r}")
+            found = "(secret)" if name in SECRET else repr(value)
+            raise UsageError(f"{source}{name} wants {_WORDS[kind]}, not {found}")
     elif name == "engine_args":
         if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
             raise UsageError(f"{source}{name} wants a list of texts, not {value!r}")

@@ -11,6 +11,7 @@ import pytest
 from api_server import Answer, Request, Threaded, ollama, piece, sse, whole
 from program import run
 
+from bitnet_chat.cli import main
 from bitnet_chat.engine.binary import EngineBinary
 
 pytestmark = pytest.mark.engine
@@ -74,15 +75,32 @@ def test_a_server_that_is_hostile() -> None:
         (("--backend", "magic"), 2, "magic"),
     ],
 )
-def test_what_cannot_be_used(arguments: tuple[str, ...], code: int, words: str) -> None:
-    found = run("Hi", *arguments)
-    assert found.returncode == code and words in found.stderr.decode()
+def test_what_cannot_be_used(
+    arguments: tuple[str, ...], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["Hi", *arguments]) == code
+    assert words in capsys.readouterr().err
 
 
-def test_a_key_is_never_shown(tmp_path: Path) -> None:
+def test_a_key_is_never_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(*arguments: str) -> str:
+        assert main(["config", *arguments]) == 0
+        told = capsys.readouterr()
+        assert secret not in told.out + told.err
+        return told.out
+
     secret = "correct-horse"
+    assert "(secret)" in shown("show", "--backend-key", secret)
+    folder = Path(os.environ["BITNET_CHAT_CONFIG"]).with_name("personas")
+    folder.mkdir()
+    (folder / "mine.toml").write_text(f'backend_key = "{secret}"\n')
+    assert "(secret)" in shown("personas", "--json") and "mine" in shown("personas")
+    Path(os.environ["BITNET_CHAT_CONFIG"]).write_text(f'backend_key = "{secret}"\n')
+    monkeypatch.setenv("EDITOR", "true")
+    assert "(secret)" in shown("show") and not shown("edit")
+    monkeypatch.setenv("BITNET_CHAT_BACKEND_KEY", secret)
+    monkeypatch.setenv("BITNET_CHAT_API_KEY", secret)
     for output in ((), ("--json",)):
-        found = run("config", "show", *output, BITNET_CHAT_BACKEND_KEY=secret)
-        assert secret not in found.stdout.decode() and "(secret)" in found.stdout.decode()
-    assert secret not in run("config", "show", "--backend-key", secret).stdout.decode()
-    assert '""' in run("config", "show").stdout.decode()
+        assert "(secret)" in shown("show", *output)

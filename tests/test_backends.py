@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -27,7 +26,7 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDe
 
 pytestmark = pytest.mark.engine
 PATIENCE = 60
-SHORT = Conversation().with_user("say 7 words")
+SHORT = Conversation().with_user("say 7")
 ENDLESS = Conversation().with_user("数据" * 30)
 """The bundled model answers this with words without end."""
 KINDS = ("engine", "llama-server", "openai", "ollama")
@@ -68,6 +67,38 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Engi
         yield url
 
 
+class Talkers:
+    """One backend of each kind, in a loop that goes on from test to test: none of them leaves anything behind."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._backends: dict[str, GuardedBackend] = {}
+
+    def run(self, settings: Settings, body: Callable[[GuardedBackend], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with asyncio.timeout(PATIENCE):
+                if settings.backend not in self._backends:
+                    self._backends[settings.backend] = open_backend(settings, "")
+                await body(self._backends[settings.backend])
+
+        self._runner.run(main())
+
+    def close(self) -> None:
+        async def main() -> None:
+            for each in self._backends.values():
+                await each.close()
+
+        self._runner.run(main())
+        self._runner.close()
+
+
+@pytest.fixture(scope="module")
+def talkers() -> Iterator[Talkers]:
+    made = Talkers()
+    yield made
+    made.close()
+
+
 @pytest.fixture(params=KINDS)
 def settings(
     request: pytest.FixtureRequest,
@@ -89,7 +120,9 @@ def settings(
     )
 
 
-def run(settings: Settings, body: Callable[[GuardedBackend], Awaitable[None]]) -> None:
+def alone(settings: Settings, body: Callable[[GuardedBackend], Awaitable[None]]) -> None:
+    """With a backend of its own, which is to leave no process behind."""
+
     async def main() -> None:
         backend = open_backend(settings, "")
         try:
@@ -148,15 +181,15 @@ def test_replies_and_their_figures(settings: Settings) -> None:
         assert status.model and status.engine and status.state == "idle"
         again = end_of(await ask(backend))
         assert again.text == first.text, "temperature 0 says the same again"
-        more = end_of(await ask(backend, SHORT.with_assistant(first.text, first.reason).with_user("say 3 words")))
+        more = end_of(await ask(backend, SHORT.with_assistant(first.text, first.reason).with_user("say 3")))
         assert more.reason is FinishReason.STOP and more.text
         counted = backend.count("one two three")
         assert counted is not None and counted.at_least <= 8 and counted.at_most >= 3
 
-    run(settings, body)
+    alone(settings, body)
 
 
-def test_limits(settings: Settings) -> None:
+def test_limits(settings: Settings, talkers: Talkers) -> None:
     async def body(backend: GuardedBackend) -> None:
         end = end_of(await ask(backend, ENDLESS, max_tokens=5))
         assert end.reason is FinishReason.LENGTH and 1 <= end.stats.tokens <= 5 and end.text
@@ -164,10 +197,10 @@ def test_limits(settings: Settings) -> None:
         assert end.reason is FinishReason.TIMEOUT
         assert end_of(await ask(backend)).reason is FinishReason.STOP
 
-    run(settings, body)
+    talkers.run(settings, body)
 
 
-def test_stop_texts(settings: Settings) -> None:
+def test_stop_texts(settings: Settings, talkers: Talkers) -> None:
     async def body(backend: GuardedBackend) -> None:
         whole = end_of(await ask(backend)).text
         stop = whole[len(whole) // 2 : len(whole) // 2 + 4]
@@ -175,10 +208,10 @@ def test_stop_texts(settings: Settings) -> None:
         assert end.text == whole[: whole.index(stop)]
         assert end.reason is FinishReason.STOP
 
-    run(settings, body)
+    talkers.run(settings, body)
 
 
-def test_interrupts_at_any_moment(settings: Settings) -> None:
+def test_interrupts_at_any_moment(settings: Settings, talkers: Talkers) -> None:
     async def body(backend: GuardedBackend) -> None:
         backend.interrupt()  # nothing is under way
         expected = end_of(await ask(backend)).text
@@ -193,12 +226,12 @@ def test_interrupts_at_any_moment(settings: Settings) -> None:
                     backend.interrupt()
                     backend.interrupt()
             assert end_of(found).reason is FinishReason.INTERRUPTED
-            assert end_of(await ask(backend)).text == expected
+        assert end_of(await ask(backend)).text == expected
 
-    run(settings, body)
+    talkers.run(settings, body)
 
 
-def test_who_stops_listening_may_ask_again_at_once(settings: Settings) -> None:
+def test_who_stops_listening_may_ask_again_at_once(settings: Settings, talkers: Talkers) -> None:
     async def body(backend: GuardedBackend) -> None:
         expected = end_of(await ask(backend)).text
         for wanted in (Started, TextDelta):
@@ -209,10 +242,10 @@ def test_who_stops_listening_may_ask_again_at_once(settings: Settings) -> None:
             await replies.aclose()  # type: ignore[attr-defined]
             assert end_of(await ask(backend)).text == expected
 
-    run(settings, body)
+    talkers.run(settings, body)
 
 
-def test_what_cannot_be_sent(settings: Settings) -> None:
+def test_what_cannot_be_sent(settings: Settings, talkers: Talkers) -> None:
     async def body(backend: GuardedBackend) -> None:
         for conversation in (Conversation().with_user(""), Conversation(), SHORT.with_assistant("Whole.")):
             with contextlib.suppress(UsageError):
@@ -223,26 +256,26 @@ def test_what_cannot_be_sent(settings: Settings) -> None:
         assert end_of(found).reason in (FinishReason.STOP, FinishReason.LENGTH)
         assert any(isinstance(each, Notice) and "made visible" in each.text for each in found)
 
-    run(settings, body)
+    talkers.run(settings, body)
 
 
-def test_what_it_cannot_do_it_says_by_name(settings: Settings) -> None:
+def test_what_it_cannot_do_it_says_by_name(settings: Settings, talkers: Talkers) -> None:
     async def body(backend: GuardedBackend) -> None:
         end = (await ask(backend, tools=(Tool("add"),), tool_choice="subtract"))[-1]
         assert isinstance(end, Failed) and isinstance(end.error, Unsupported), end
         assert end.error.option in ("tools", "tool_choice")
         assert end_of(await ask(backend)).text
 
-    run(settings, body)
+    talkers.run(settings, body)
 
 
-def test_sampling_of_one_reply(settings: Settings) -> None:
+def test_sampling_of_one_reply(settings: Settings, talkers: Talkers) -> None:
     async def body(backend: GuardedBackend) -> None:
         sampling = Sampling(temperature=1.5, seed=4, top_p=0.9)
         texts = {end_of(await ask(backend, sampling=sampling, max_tokens=15)).text for _ in range(2)}
         assert len(texts) == 1, "the same seed says the same"
 
-    run(replace(settings, temperature=-1.0), body)
+    talkers.run(settings, body)
 
 
 def test_a_close_in_the_middle_of_a_reply(settings: Settings) -> None:
@@ -255,4 +288,4 @@ def test_a_close_in_the_middle_of_a_reply(settings: Settings) -> None:
         assert closing is not None
         await closing
 
-    run(settings, body)
+    alone(settings, body)

@@ -151,7 +151,8 @@ def test_each_value_says_where_it_comes_from(file: Path) -> None:
 def test_settings_and_flags_are_the_same() -> None:
     actions = {action.dest: action for action in build()._actions}
     names = {field.name for field in fields(Settings)}
-    of_one_run = {"file", "input", "output", "json", "no_stream", "interactive", "resume", "resume_last", "attachment"}
+    of_one_run = {"file", "input", "output", "json", "no_stream", "interactive", "resume", "resume_last"}
+    of_one_run |= {"attachment", "allow_tools"}
     assert set(actions) - {"help", "version", "question"} == (names - {"engine_args"}) | of_one_run
     for name in names - {"engine_args"}:
         assert config.flag(name, getattr(Settings(), name)) in actions[name].option_strings or isinstance(

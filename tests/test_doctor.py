@@ -10,11 +10,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from api_server import Answer, Threaded, ollama, whole
 from program import Start, fake_engine, run, start
 
 from bitnet_chat import paths
 from bitnet_chat.config import Settings
-from bitnet_chat.doctor import examination, files, instructions, machine, model, processor, terminal, threads, trial
+from bitnet_chat.doctor import (
+    examination,
+    files,
+    instructions,
+    machine,
+    model,
+    processor,
+    server,
+    terminal,
+    threads,
+    trial,
+)
 from bitnet_chat.doctor.finding import Finding, Status
 from bitnet_chat.doctor.instructions import Build, Instructions
 from bitnet_chat.doctor.machine import Memory
@@ -367,3 +379,60 @@ def test_terminals() -> None:
     assert looked(TERM="xterm", encoding="ANSI_X3.4-1968")["unicode"].status is Status.WARN
     nobody = {each.name: each for each in terminal.judge(terminal.Terminal(False, False, 0, 0, "utf-8", {}))}
     assert {each.status for each in nobody.values()} == {Status.OK}
+
+
+# Where somebody else answers
+
+
+def of_server(**settings: object) -> dict[str, Finding]:
+    return {each.name: each for each in server.look(Settings(**settings))}  # type: ignore[arg-type]
+
+
+def test_with_a_server_elsewhere_no_engine_is_looked_for() -> None:
+    with Threaded(ollama) as elsewhere:
+        code, findings = doctor(
+            "--backend", "ollama", "--base-url", elsewhere.url, "--engine", "/nowhere", "-m", "words"
+        )
+        assert code == 0 and not [name for name in findings if name.startswith(("engine/", "answer/", "model/"))]
+        assert findings["server/answers"].facts["models"] == 1 and "words will answer" in findings["server/model"].seen
+        assert {"memory/memory", "terminal/screen", "files/journal"} <= findings.keys()
+        found = of_server(backend="ollama", base_url=elsewhere.url, model="llama")
+        assert found["model"].status is Status.WARN and "words:latest" in found["model"].seen
+        # It is no bitnet-chat serve, and has no API of the other kind.
+        assert "no bitnet-chat serve" in of_server(attach=elsewhere.url)["answers"].seen
+        assert of_server(backend="openai", base_url=elsewhere.url)["answers"].status is Status.BROKEN
+    for settings in ({"backend": "ollama", "base_url": elsewhere.url}, {"attach": elsewhere.url}):
+        found = of_server(**settings)
+        assert found["answers"].status is Status.BROKEN and elsewhere.url in found["answers"].seen
+    assert "--base-url" in of_server(backend="openai")["answers"].remedy
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "model", "words"),
+    [
+        (whole({"data": [{"id": "a"}, {"id": "b"}]}), Status.OK, "", "a will answer, the first of: a, b"),
+        (whole({"data": []}), Status.BROKEN, "", "names no model"),
+        (whole({"error": {"message": "no such route"}}, 404), Status.OK, "mine", "mine will answer"),
+    ],
+)
+def test_what_a_server_can_answer_with(answer: Answer, status: Status, model: str, words: str) -> None:
+    with Threaded(lambda _: answer) as elsewhere:
+        found = of_server(backend="openai", base_url=elsewhere.url, model=model)
+    assert found["answers"].status is Status.OK
+    assert found["model"].status is status and words in found["model"].seen
+
+
+def test_a_key_that_is_wrong() -> None:
+    with Threaded(lambda _: whole({"error": {"message": "who are you?"}}, 401)) as elsewhere:
+        found = of_server(backend="openai", base_url=elsewhere.url, model="m", backend_key="hush-hush")
+    assert found["answers"].status is Status.BROKEN and "who are you?" in found["answers"].seen
+    assert "hush" not in found["answers"].seen
+
+
+@pytest.mark.engine
+def test_a_llama_server_of_our_own(classic: EngineBinary, tmp_path: Path) -> None:
+    code, findings = doctor("--backend", "llama-server", "--engine", str(classic.path))
+    assert code == 0 and findings["server/found"].seen.startswith("llama-server, ")
+    assert "model/engine" in findings and "engine/found" not in findings
+    (found,), binary = server.own(Settings(engine=str(tmp_path)), "")
+    assert binary is None and found.status is Status.BROKEN and "llama-server" in found.seen

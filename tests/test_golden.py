@@ -31,7 +31,7 @@ CONVERSATIONS = [
     Conversation().with_user("How do I save the conversation?"),
     Conversation().with_user("Write a list."),
     Conversation().with_user("Count to twenty."),
-    Conversation().with_user("Tell me a story."),
+    Conversation().with_user("How do I leave?"),
     Conversation().with_user("数据和模型 👩\u200d💻?"),
     Conversation().with_user("Show me some code\nin two lines"),
     Conversation().with_system("You are brief.").with_user("What is BitNet?"),
@@ -43,7 +43,7 @@ CONVERSATIONS = [
 OPTIONS = ReplyOptions(max_tokens=400)
 
 
-async def transcripts(backend: Backend, whole: int = len(CONVERSATIONS)) -> list[str]:
+async def transcripts(backend: Backend, whole: int = 3) -> list[str]:
     """Each reply streamed; and the first ``whole`` of them whole as well, as a batch has it."""
     told = []
     for number, conversation in enumerate(CONVERSATIONS):
@@ -94,9 +94,9 @@ def test_all_backends_say_the_same(classic: EngineBinary, modern: EngineBinary, 
             )
             assert await transcripts(openai_backend(outside)) == golden, "openai"
             await keeping.close()
-            assert await transcripts(ResidentBackend(settings(classic)), 3) == golden, "classic"
+            assert await transcripts(ResidentBackend(settings(classic))) == golden, "classic"
             # A modern engine keeps its own history, and is told any other in its system prompt: another prompt.
-            told = await transcripts(ResidentBackend(settings(modern)), 3)
+            told = await transcripts(ResidentBackend(settings(modern)))
             assert told[:-1] == golden[:-1], "modern"
 
     asyncio.run(main())

@@ -172,3 +172,32 @@ def test_the_user_is_known_by_every_name(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("SUDO_USER", "byron")
     told = of_this_user().text("babbage and byron on difference.engine.example, that is difference")
     assert told == "<user> and <user> on <host>, that is <host>"
+
+
+def test_the_key_of_a_server_is_nowhere(session: Path, tmp_path: Path) -> None:
+    """On the command line that was recorded, in the words that were said, in the settings, and in what is wrong."""
+    given, filed, own = "correct-horse", "battery-staple", "opens-all-doors"
+    asked = ("say", given, filed, own)
+    flags = ("--engine", str(session), "--backend-key", given)
+    assert run(*flags, " ".join(asked)).returncode == 0
+    config, file = Path(os.environ["BITNET_CHAT_CONFIG"]), tmp_path / "report.jsonl"
+    known = {"BITNET_CHAT_BACKEND_KEY": given, "BITNET_CHAT_API_KEY": own, "BITNET_CHAT_ENGINE": str(session)}
+    for text in (f'backend_key = "{filed}"\n', f'backend_key = "{filed}"\nctx = "many"\n'):
+        config.write_text(text)
+        assert run("report", "--with-text", "--force", "-o", str(file), **known).returncode == 0
+        content = file.read_text("utf-8")
+        lines = [json.loads(line) for line in content.splitlines()]
+        argv = next(line["argv"] for line in lines if line["kind"] == "about")
+        assert argv[argv.index("--backend-key") + 1] == "<secret>"
+        assert next(line for line in lines if line["kind"] == "settings")["settings"]["backend_key"] in ("", "<secret>")
+        said = bytes_in(content)
+        assert not [secret for secret in (given, filed, own) if secret.encode() in said]
+
+
+def test_a_key_of_the_wrong_kind_is_not_told_either() -> None:
+    Path(os.environ["BITNET_CHAT_CONFIG"]).write_text("backend_key = 1234567890123\n")
+    environment = {"EDITOR": "true", "BITNET_CHAT_API_KEY": "opens-all-doors"}
+    for command in (("config", "show"), ("config", "edit"), ("report", "-o", "-"), ("hello",)):
+        done = run(*command, **environment)
+        assert b"1234567890123" not in done.stdout + done.stderr, command
+        assert b"opens-all-doors" not in done.stdout + done.stderr, command

@@ -208,6 +208,9 @@ class _Slot:
     async def ready(self) -> Target:
         return await self._shared.target()
 
+    async def models(self) -> list[str]:
+        return [self.model]
+
     async def after_loss(self) -> str:
         process = self._shared.server.process
         if process is None:

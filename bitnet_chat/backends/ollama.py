@@ -69,8 +69,7 @@ class OllamaService:
 
     async def ready(self) -> Target:
         if not self._model:
-            listed = await self._connection.get("/api/tags")
-            self._model = next(iter(_names(listed)), "")
+            self._model = next(iter(await self.models()), "")
             if not self._model:
                 raise ModelError(f"{self.name} has no model yet", remedy="ollama pull NAME gets one")
         self._asked += 1
@@ -87,6 +86,9 @@ class OllamaService:
                     size = each.get("context_length")
                     return size if isinstance(size, int) and size > 0 else None
         return None
+
+    async def models(self) -> list[str]:
+        return _names(await self._connection.get("/api/tags"))
 
     async def after_loss(self) -> str:
         return ""

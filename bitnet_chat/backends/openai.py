@@ -87,6 +87,9 @@ class OpenAiService:
         entry = next((each for each in entries if each["id"] == name), {})
         return Target(self._connection, name, self._size or _window(entry))
 
+    async def models(self) -> list[str]:
+        return [each["id"] for each in _entries(await self._connection.get("/models"))]
+
     async def after_loss(self) -> str:
         return ""
 

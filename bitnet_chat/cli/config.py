@@ -111,9 +111,8 @@ def _personas(flags: argparse.Namespace) -> int:
             entries.append({"name": name, "problem": error.what})
         else:
             source = "shipped" if each.shipped else str(each.source)
-            entries.append(
-                {"name": name, "description": each.description, "source": source, "settings": dict(each.values)}
-            )
+            settings = {key: _told(key, config.Sourced(value, "")).value for key, value in each.values.items()}
+            entries.append({"name": name, "description": each.description, "source": source, "settings": settings})
     if hasattr(flags, "json"):
         print(json_text(entries, indent=2))
         return 0

@@ -18,6 +18,7 @@ BROKEN = 1
 """The exit code when something is."""
 _COLOURS = {Status.OK: "\x1b[32m", Status.WARN: "\x1b[33m", Status.BROKEN: "\x1b[31m"}
 _NAME_WIDTH = 13
+_SETTINGS = ("model", "engine", "ctx", "threads", "backend", "base_url", "attach")
 _MARGIN = 2 + 6 + 2 + _NAME_WIDTH + 1
 
 
@@ -29,6 +30,9 @@ def parser() -> Parser:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="do not measure threads (which takes up to 10 s)")
+    parser.add_argument("--backend", metavar="NAME", help="look at who answers with this backend")
+    parser.add_argument("--base-url", metavar="URL", help="look at the server there")
+    parser.add_argument("--attach", metavar="URL", help="look at the bitnet-chat serve there")
     parser.add_argument("-m", "--model", metavar="FILE", help="look at this model (default: that of the settings)")
     parser.add_argument("--engine", metavar="PATH", help="look at this engine (default: the one that would be used)")
     parser.add_argument("-c", "--ctx", type=int, metavar="N", help="with a context window of N tokens")
@@ -38,9 +42,7 @@ def parser() -> Parser:
 
 def run(arguments: Sequence[str]) -> int:
     flags = parser().parse_args(arguments)
-    given = {
-        name: getattr(flags, name) for name in ("model", "engine", "ctx", "threads") if getattr(flags, name) is not None
-    }
+    given = {name: getattr(flags, name) for name in _SETTINGS if getattr(flags, name) is not None}
     from bitnet_chat.doctor.examination import Wish, examine
 
     settings, configured, problem = effective(given)
@@ -65,7 +67,7 @@ def effective(given: dict[str, Any]) -> tuple[config.Settings, str, str]:
     try:
         return *config.load(given), ""
     except UsageError as error:
-        checked = {name: config.checked(name, value, f"--{name}: ") for name, value in given.items()}
+        checked = {name: config.checked(name, value, f"{config.flag(name)}: ") for name, value in given.items()}
         return config.Settings(**checked), "", error.what
 
 

@@ -14,10 +14,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bitnet_chat import paths
+from bitnet_chat import config, paths
 from bitnet_chat.cli.doctor import effective
 from bitnet_chat.cli.parser import Parser
-from bitnet_chat.config import SECRET
+from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.newfile import write_new
 from bitnet_chat.recording import store, transcript
 from bitnet_chat.recording.entry import Entry, Kind
@@ -27,6 +27,7 @@ from bitnet_chat.recording.redaction import Redactor
 from bitnet_chat.stream.sanitize import one_line
 
 FORMAT = 1
+_SECRET_VARIABLES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 
 def parser() -> Parser:
@@ -79,7 +80,16 @@ def of_this_user() -> Redactor:
     with contextlib.suppress(KeyError, OSError, ImportError):  # a user without a name
         users.append(getpass.getuser())
     hosts = [name for host in (socket.gethostname(), platform.node()) for name in (host, host.partition(".")[0])]
-    return Redactor(homes=[home for home in homes if len(home) > 1], users=users, hosts=hosts)
+    return Redactor(homes=[home for home in homes if len(home) > 1], users=users, hosts=hosts, secrets=_secrets())
+
+
+def _secrets() -> list[str]:
+    """The keys at hand: those of the settings, even where the file cannot be used, and of the environment."""
+    found: list[object] = [value for name, value in os.environ.items() if name.endswith(_SECRET_VARIABLES)]
+    with contextlib.suppress(BitnetChatError, OSError):
+        values = config.toml(paths.config_file())
+        found += [values.get(name) for name in config.SECRET]
+    return [str(each) for each in found if each]
 
 
 def _about(redactor: Redactor, *, with_text: bool, session: int | None) -> Iterator[dict[str, object]]:
@@ -97,7 +107,7 @@ def _about(redactor: Redactor, *, with_text: bool, session: int | None) -> Itera
         "session": session,
     }
     yield {"t": 0, "kind": "versions", "versions": redactor.value(versions())}
-    values = asdict(settings) | {name: "<secret>" for name in SECRET if getattr(settings, name)}
+    values = asdict(settings) | {name: "<secret>" for name in config.SECRET if getattr(settings, name)}
     if not with_text:
         values["system"] = mask(settings.system)
         values["engine_args"] = engine_arguments(settings.engine_args)

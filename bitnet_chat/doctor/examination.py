@@ -7,7 +7,19 @@ from dataclasses import dataclass, replace
 
 from bitnet_chat.backends.resident import TINY_MODEL, model_path
 from bitnet_chat.config import Settings
-from bitnet_chat.doctor import engine, files, instructions, machine, model, processor, program, terminal, threads, trial
+from bitnet_chat.doctor import (
+    engine,
+    files,
+    instructions,
+    machine,
+    model,
+    processor,
+    program,
+    server,
+    terminal,
+    threads,
+    trial,
+)
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import BitnetChatError
@@ -32,13 +44,22 @@ def examine(wish: Wish) -> Iterator[Finding]:
     """Findings as they come. Takes some seconds, of which the sweep has most; never raises for what it looks at."""
     settings = wish.settings
     yield from _safely("program", program.look)
-    found, binary = engine.look(settings.engine, wish.configured)
-    yield from found
-    usable = replace(settings, engine=str(binary.path)) if binary is not None else None
-    if usable is not None:
-        yield from _safely("answer", lambda: _asked(usable))
     info: list[ModelInfo] = []
-    yield from _safely("model", lambda: _of_model(settings, binary, info))
+    binary: EngineBinary | None = None
+    usable: Settings | None = None
+    if server.is_elsewhere(settings):
+        yield from _safely("server", lambda: server.look(settings))
+    else:
+        if settings.backend == "llama-server":
+            found, binary = server.own(settings, wish.configured)
+            yield from found
+        else:
+            found, binary = engine.look(settings.engine, wish.configured)
+            yield from found
+            usable = replace(settings, engine=str(binary.path)) if binary is not None else None
+        if usable is not None:
+            yield from _safely("answer", lambda: _asked(usable))
+        yield from _safely("model", lambda: _of_model(settings, binary, info))
     if wish.sweep and usable is not None and info:
         yield from _safely("threads", lambda: _swept(usable, info[0]))
     need = machine.needed(info[0], settings.ctx) if info else None

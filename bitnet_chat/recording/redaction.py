@@ -45,8 +45,17 @@ class _Find:
 class Redactor:
     """Knows whose words these are. Names of fewer than three letters, and usual ones, are not looked for."""
 
-    def __init__(self, *, homes: Sequence[str] = (), users: Sequence[str] = (), hosts: Sequence[str] = ()) -> None:
-        patterns: list[tuple[re.Pattern[str], str]] = []
+    def __init__(
+        self,
+        *,
+        homes: Sequence[str] = (),
+        users: Sequence[str] = (),
+        hosts: Sequence[str] = (),
+        secrets: Sequence[str] = (),
+    ) -> None:
+        """``secrets``: keys that are known, whatever they look like and wherever they stand."""
+        known = sorted({secret for secret in secrets if len(secret) > 2}, key=len, reverse=True)
+        patterns = [(re.compile(re.escape(secret)), "<secret>") for secret in known]
         places = sorted({home.rstrip("/\\") for home in homes}, key=len, reverse=True)
         patterns += [(re.compile(re.escape(place) + r"(?![\w.-])"), "~") for place in places if len(place) > 2]
         patterns += [

@@ -51,6 +51,9 @@ class Service(Protocol):
     async def ready(self) -> Target:
         """Waits until it can answer. Raises BitnetChatError where it never will; Lost and Refused as requests do."""
 
+    async def models(self) -> list[str]:
+        """The names of what it can answer with. Raises as ``ready`` does."""
+
     async def after_loss(self) -> str:
         """The connection was lost: what happened, in words that fit behind "the reply was cut off: "; or nothing."""
 

@@ -1,0 +1,101 @@
+"""Who answers where it is no engine on a pseudo-terminal: a server elsewhere, or a llama-server of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+from bitnet_chat.backends.remote.connection import Lost, Refused, require_aiohttp
+from bitnet_chat.config import Settings
+from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.find import find_server
+from bitnet_chat.errors import BitnetChatError
+
+_GROUP = "server"
+_LIMIT = 15.0
+"""Seconds for an answer."""
+
+
+def is_elsewhere(settings: Settings) -> bool:
+    """Whether engine and model are somebody else's, so that those of this computer do not matter."""
+    return bool(settings.attach) or settings.backend in ("openai", "ollama")
+
+
+def look(settings: Settings) -> Iterator[Finding]:
+    """Whether the server that is to answer does. Nothing is asked of its model."""
+    if settings.attach:
+        yield from _attached(settings)
+        return
+    try:
+        name, models = asyncio.run(_listed(settings))
+    except BitnetChatError as error:
+        yield broken(_GROUP, "answers", error.what, error.remedy or "start it, or give its address with --base-url")
+        return
+    except (Lost, TimeoutError) as error:
+        why = str(error) or f"nothing came within {_LIMIT:g} s"
+        yield broken(_GROUP, "answers", f"the server does not answer: {why}", "look at the server's own log")
+        return
+    yield ok(_GROUP, "answers", f"{name} answers", models=len(models))
+    yield _model(settings, models)
+
+
+async def _listed(settings: Settings) -> tuple[str, list[str]]:
+    """The server's name, and what models it has."""
+    if settings.backend == "ollama":
+        from bitnet_chat.backends.ollama import ollama_backend
+
+        backend = ollama_backend(settings)
+    else:
+        from bitnet_chat.backends.openai import openai_backend
+
+        backend = openai_backend(settings)
+    service = backend.service
+    try:
+        async with asyncio.timeout(_LIMIT):
+            return service.name, await service.models()
+    except Refused as error:
+        if settings.model and error.refusal.status not in (401, 403):
+            return service.name, []  # not every server has a list
+        raise error.refusal.error(service.name, service.model) from None
+    finally:
+        await backend.close()
+
+
+def _model(settings: Settings, models: list[str]) -> Finding:
+    told = ", ".join(models[:5]) + (f" and {len(models) - 5} more" if len(models) > 5 else "")
+    wanted = settings.model
+    if not models and not wanted:
+        return broken(_GROUP, "model", "the server names no model", "-m NAME gives one, or load one there")
+    if not wanted:
+        return ok(_GROUP, "model", f"{models[0]} will answer, the first of: {told}", models=models)
+    if not models or any(wanted in (each, each.removesuffix(":latest")) for each in models):
+        return ok(_GROUP, "model", f"{wanted} will answer", models=models)
+    return warn(_GROUP, "model", f"the server does not name {wanted}; it names: {told}", "-m NAME takes one of them")
+
+
+def _attached(settings: Settings) -> Iterator[Finding]:
+    from bitnet_chat.backends.attached.server import Server
+
+    try:
+        require_aiohttp()
+        server = Server(settings.attach, settings.backend_key or os.environ.get("BITNET_CHAT_API_KEY", ""))
+        facts = server.greet()
+    except BitnetChatError as error:
+        yield broken(_GROUP, "answers", error.what, error.remedy or "bitnet-chat serve starts one")
+        return
+    status = str(facts.get("status", ""))
+    seen = f"bitnet-chat serve at {server.url} answers{f' and says: {status}' if status else ''}"
+    yield ok(_GROUP, "answers", seen, status=status)
+
+
+def own(settings: Settings, configured: str) -> tuple[list[Finding], EngineBinary | None]:
+    """The llama-server that would be started."""
+    try:
+        require_aiohttp()
+        binary = find_server(settings.engine or None, configured or None)
+    except BitnetChatError as error:
+        return [broken(_GROUP, "found", error.what, error.remedy or "bitnet-chat engine install builds one")], None
+    seen = f"{binary.path.name}, {binary.version} ({binary.path.parent})"
+    return [ok(_GROUP, "found", seen, path=str(binary.path), version=binary.version)], binary
