@@ -121,8 +121,9 @@ def test_the_thread_ends_with_the_recorder(journal: Journal) -> None:
         await keeper.close()
         await keeper.close()
 
+    others = set(threading.enumerate())
     asyncio.run(talk())
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - others:
         if thread.name == "journal":
             thread.join(PATIENCE)
             assert not thread.is_alive()

@@ -33,7 +33,7 @@ TOLD = frozenset(
     }
 )
 """A reply that ends for one of these comes with a notice that says so."""
-_PIECES = 64
+_PIECES = 16
 _FIRST_TOKEN = 10
 """So many times the stall timeout may pass before the first token: a long message takes its time to be read."""
 
