@@ -2,7 +2,8 @@
 """A real llama-server alone and through our server, side by side: ``python bench/through.py [--runs N] [-m MODEL]``.
 
 Both serve the same model with the same flags. They are asked in turn (A B A B …) for the same reply, which goes
-on until its limit, and a client in this process notes when each piece comes off its socket.
+on until its limit, and a client in this process notes when each piece comes off its socket. Each round has a question
+of its own, so that no prompt is found in a cache, once a short one and once behind a page of text.
 """
 
 from __future__ import annotations
@@ -40,13 +41,16 @@ class Reply:
     text: str
 
 
-async def _ask(url: str, model: str, tokens: int) -> Reply:
+_PAGE = "The engine reads what stands before the question, and the reader waits for the first word of the reply. " * 30
+
+
+async def _ask(url: str, model: str, tokens: int, question: str) -> Reply:
     body = {
         "model": model,
         "stream": True,
         "temperature": 0,
         "max_tokens": tokens,
-        "messages": [{"role": "user", "content": QUESTION}],
+        "messages": [{"role": "user", "content": question}],
     }
     begun, moments, text = time.monotonic(), [], []
     async for moment, piece in sse.stream(f"{url}/v1/chat/completions", body):
@@ -103,10 +107,13 @@ def _wait(url: str) -> None:
     raise TimeoutError(f"{url} is not ready")
 
 
-async def _rounds(runs: int, tokens: int, model: str, direct: str, ours: str) -> tuple[list[Reply], list[Reply]]:
+async def _rounds(
+    runs: int, tokens: int, model: str, direct: str, ours: str, before: str
+) -> tuple[list[Reply], list[Reply]]:
     theirs, through = [], []
     for number in range(runs + 1):
-        one, other = await _ask(direct, model, tokens), await _ask(ours, model, tokens)
+        question = f"{number}. {before}{QUESTION}"
+        one, other = await _ask(direct, model, tokens, question), await _ask(ours, model, tokens, question)
         if one.text != other.text:
             raise AssertionError(f"not the same reply:\n{one.text!r}\n{other.text!r}")
         if number:  # the first of each warms up
@@ -115,19 +122,25 @@ async def _rounds(runs: int, tokens: int, model: str, direct: str, ours: str) ->
     return theirs, through
 
 
-def measure(runs: int, tokens: int, threads: int, model: Path, backend: str) -> Section:
+def measure(runs: int, tokens: int, threads: int, model: Path, backend: str) -> list[Section]:
     with (
         home() as environment,
         _direct(model, threads, environment) as direct,
         _ours(model, threads, environment, backend) as ours,
     ):
-        theirs, through = asyncio.run(_rounds(runs, tokens, model.stem, direct, ours))
+        return [
+            _section(what, asyncio.run(_rounds(runs, tokens, model.stem, direct, ours, before)), backend, model)
+            for what, before in (("a short question", ""), ("a page before the question", _PAGE))
+        ]
+
+
+def _section(what: str, replies: tuple[list[Reply], list[Reply]], backend: str, model: Path) -> Section:
+    theirs, through = replies
     first = ratios([each.first for each in theirs], [each.first for each in through])
     rate = ratios([each.rate for each in through], [each.rate for each in theirs])
-    name = f"serve --backend {backend}"
     section = Section(
-        f"llama-server alone and through {name}",
-        notes=[f"{model.name}, {threads} engine thread(s), {tokens} tokens, load {os.getloadavg()[0]:.1f}"],
+        f"llama-server alone and through serve --backend {backend}: {what}",
+        notes=[f"{model.name}, load {os.getloadavg()[0]:.1f}"],
         figures=[
             Figure.of("llama-server: time to first token", "ms", [1000 * each.first for each in theirs]),
             Figure.of("through us: time to first token", "ms", [1000 * each.first for each in through]),
@@ -138,8 +151,8 @@ def measure(runs: int, tokens: int, threads: int, model: Path, backend: str) -> 
         ],
     )
     section.goals = [
-        Goal("time to first token against direct", section.figures[4].median, "%", 95, at_least=True),
-        Goal("tokens a second against direct", section.figures[5].median, "%", 95, at_least=True),
+        Goal(f"{what}: time to first token against direct", section.figures[4].median, "%", 95, at_least=True),
+        Goal(f"{what}: tokens a second against direct", section.figures[5].median, "%", 95, at_least=True),
     ]
     return section
 
@@ -152,10 +165,10 @@ def main() -> int:
     parser.add_argument("-m", "--model", type=Path, default=paths.bundled_model())
     parser.add_argument("--backend", default="llama-server", choices=("llama-server", "engine"))
     flags = parser.parse_args()
-    section = measure(flags.runs, flags.tokens, flags.threads, flags.model, flags.backend)
-    print(section)
-    for goal in section.goals:
-        print(goal)
+    sections = measure(flags.runs, flags.tokens, flags.threads, flags.model, flags.backend)
+    print(*sections, sep="\n")
+    for section in sections:
+        print(*section.goals, sep="\n")
     return 0
 
 

@@ -43,4 +43,4 @@ class EventStream(EventSourceResponse):
     async def _listen_for_exit_signal_with_grace(self) -> None:
         # The original looks twice a second whether the server is to end, and then cuts every stream. Here the desk
         # ends the replies, and they end their streams.
-        await asyncio.Event().wait()
+        await asyncio.get_running_loop().create_future()

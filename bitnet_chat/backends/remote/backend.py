@@ -393,7 +393,7 @@ class RemoteBackend:
             self._fit.size = target.context_size
 
     async def _make_room(self, question: Question, options: ReplyOptions, target: Target) -> None:
-        if self._fit.size is None:
+        if self._fit.is_short(question):
             return
         loop = asyncio.get_running_loop()
         # A long history in a vocabulary that is not read yet takes its time.

@@ -43,6 +43,11 @@ class Fit:
         """What is sent."""
         return self.window.kept(question.history).messages + question.asked
 
+    def is_short(self, question: Question) -> bool:
+        """Whether there is room without any counting: a token is a byte or more."""
+        most = self._at_most(self.messages(question)) * self._factor
+        return self.size is None or most < self.size // 2
+
     def to_drop(self, question: Question, most: int | None) -> int:
         """How many of the oldest messages are to be out of the window. ``most``: tokens of the reply.
 
@@ -51,8 +56,7 @@ class Fit:
         history, size = question.history, self.size
         left = self.window.count_left(history)
         kept = self.window.kept(history)
-        # A token is a byte or more: no need to count what is short.
-        if size is None or self._at_most(kept.messages + question.asked) * self._factor < size // 2:
+        if size is None or self.is_short(question):
             return left
         need = self.tokens(kept.messages) + self.tokens(question.asked)
         reserve = min(size // _FOR_A_REPLY, most or size)
