@@ -12,18 +12,21 @@ from typing import Any
 
 import aiohttp
 import pytest
+from serving import serving
 
 from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.backends.llama_server import LlamaServer
+from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.backends.remote.chat import message_as_json
 from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backends.source import Source
 from bitnet_chat.batch import ask as ask_whole
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.events import Completed, TextDelta
+from bitnet_chat.events import Completed, Failed, TextDelta
 
 pytestmark = pytest.mark.engine
 PATIENCE = 60
@@ -31,7 +34,7 @@ CONVERSATIONS = [
     Conversation().with_user("How do I save the conversation?"),
     Conversation().with_user("Write a list."),
     Conversation().with_user("Count to twenty."),
-    Conversation().with_user("How do I leave?"),
+    Conversation().with_user("Tell me a long story"),
     Conversation().with_user("数据和模型 👩\u200d💻?"),
     Conversation().with_user("Show me some code\nin two lines"),
     Conversation().with_system("You are brief.").with_user("What is BitNet?"),
@@ -51,9 +54,9 @@ async def transcripts(backend: Backend, whole: int = 3) -> list[str]:
         async for event in backend.reply(conversation, OPTIONS):
             if isinstance(event, TextDelta):
                 pieces.append(event.text)
-            elif isinstance(event, Completed):
+            elif isinstance(event, Completed | Failed):
                 end = event
-        assert end is not None and end.reason is FinishReason.STOP, end
+        assert isinstance(end, Completed) and end.reason is FinishReason.STOP, (conversation, end)
         assert "".join(pieces) == end.text
         if number < whole:
             assert (await ask_whole(backend, conversation, OPTIONS, lambda line: None)).text == end.text
@@ -65,7 +68,7 @@ async def transcripts(backend: Backend, whole: int = 3) -> list[str]:
 async def by_hand(url: str, key: str) -> list[str]:
     """The same from the server itself, not streamed, without any of our code in between."""
     told = []
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"} if key else {}) as session:
         for conversation in CONVERSATIONS:
             body: dict[str, Any] = {"messages": [message_as_json(each) for each in conversation.messages]}
             body |= {"temperature": 0, "max_tokens": OPTIONS.max_tokens, "stream": False}
@@ -77,7 +80,8 @@ async def by_hand(url: str, key: str) -> list[str]:
 
 def test_all_backends_say_the_same(classic: EngineBinary, modern: EngineBinary, model: Path) -> None:
     def settings(binary: EngineBinary, **more: Any) -> Settings:
-        return Settings(engine=str(binary.path), model=str(model), temperature=0.0, journal=False, **more)
+        more = {"model": str(model)} | more
+        return Settings(engine=str(binary.path), temperature=0.0, journal=False, **more)
 
     async def main() -> None:
         async with asyncio.timeout(PATIENCE):
@@ -88,13 +92,20 @@ def test_all_backends_say_the_same(classic: EngineBinary, modern: EngineBinary, 
             assert process is not None
             golden = await by_hand(process.url, process.key)
             assert all(golden) and len(set(golden)) >= 6
-            assert await transcripts(server.backend()) == golden, "llama-server"
+            assert await transcripts(server.backend(), whole=8) == golden, "llama-server"
             outside = settings(
                 classic, backend="openai", base_url=f"{target.connection.base}/v1", backend_key=process.key
             )
             assert await transcripts(openai_backend(outside)) == golden, "openai"
             await keeping.close()
             assert await transcripts(ResidentBackend(settings(classic))) == golden, "classic"
+            source = Source("demo", 1, lambda: ResidentBackend(settings(classic)))
+            async with serving(source) as served:
+                through = settings(classic, backend="ollama", base_url=served.url, model="demo")
+                assert await transcripts(ollama_backend(through)) == golden, "ollama, which is our own server"
+                assert await by_hand(served.url, "") == golden, "our own server, whole"
+                through = settings(classic, backend="openai", base_url=f"{served.url}/v1", model="demo")
+                assert await transcripts(openai_backend(through), whole=0) == golden, "openai, which is our own server"
             # A modern engine keeps its own history, and is told any other in its system prompt: another prompt.
             told = await transcripts(ResidentBackend(settings(modern)))
             assert told[:-1] == golden[:-1], "modern"
