@@ -146,11 +146,10 @@ class _Setup:
         self._at(name, 0, total)
         offset = job.size(LOG)
         pip = [launcher.PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-        if step not in ("package", "tests"):
-            # What somebody has installed by hand is enough, and needs no network.
-            if self._job([*pip, "install", "--no-index", f"bitnet-chat{_EXTRAS[step]}"], read) == 0:
-                return
-            count = 0
+        # What somebody has installed by hand is enough, and needs no network.
+        by_hand = [*pip, "install", "--no-index", f"bitnet-chat{_EXTRAS[step]}"]
+        if step not in ("package", "tests") and self._job(by_hand) == 0:
+            return
         if self._job([*pip, "install", "--editable", launcher.ROOT + _EXTRAS[step]], read) != 0:
             raise diagnosis.of_pip(
                 job.text_since(LOG, offset),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def is_gone(url: str) -> bool:
 
 @pytest.fixture
 def engine_flags(tmp_path: Path, model: Path) -> list[str]:
-    return ["--engine", str(fake_engine(tmp_path)), "-m", str(model)]
+    return ["--engine", str(fake_engine(tmp_path)), "-m", str(model), "--port", "0"]
 
 
 @pytest.fixture
@@ -67,6 +68,24 @@ def test_the_server_lives_as_long_as_the_window(
     assert app.run(engine_flags) == 0
     assert "<title>bitnet-chat</title>" in pages[0]
     assert is_gone(opened[0])
+
+
+def test_it_has_the_usual_address_where_that_is_free(
+    model: Path, window: Callable[[Callable[[str], None]], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a browser keeps, it keeps by address."""
+    flags = ["--engine", str(fake_engine(tmp_path)), "-m", str(model)]
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        usual = other.getsockname()[1]
+        monkeypatch.setattr("bitnet_chat.serve.settings.PORT", usual)
+        other.listen()
+        opened = window(lambda url: None)
+        assert app.run(flags) == 0
+        assert opened[0] != f"http://127.0.0.1:{usual}"
+    opened = window(lambda url: None)
+    assert app.run(flags) == 0
+    assert opened == [f"http://127.0.0.1:{usual}"]
 
 
 def test_it_uses_a_server_that_runs(

@@ -278,6 +278,37 @@ def test_interrupting_while_it_answers_waits_in_line_or_is_over() -> None:
     run_test(main)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_server_that_hangs_is_left(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitnet_chat.backends.attached.backend._GRACE", 0.05)
+    heard, hung_up = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        heard.set()
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        hung_up.set()
+
+    async def main() -> None:
+        async with attached() as (_, _, journal):
+            listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+            port = listener.sockets[0].getsockname()[1]
+            backend = AttachedBackend(Server(f"http://127.0.0.1:{port}"), {}, journal.place if kept else None)
+            asking = asyncio.create_task(all_of(backend, HELLO))
+            await heard.wait()
+            backend.interrupt()
+            end = (await asking)[-1]
+            assert isinstance(end, Completed) and end.reason is FinishReason.INTERRUPTED
+            await backend.close()
+            await hung_up.wait()
+            listener.close()
+            await listener.wait_closed()
+
+    run_test(main)
+
+
 def test_errors_come_back_as_what_they_were() -> None:
     def script(conversation: Conversation) -> list[Event | Gate]:
         return [Started(), Failed(errors[0])]

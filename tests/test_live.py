@@ -22,9 +22,9 @@ from test_kill import is_story
 from bitnet_chat.backends.attached.journal import ServerJournal
 from bitnet_chat.backends.attached.server import Server
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Event, Started, TextDelta
-from bitnet_chat.journal import Journal, State
+from bitnet_chat.journal import Journal, Recorder, State
 from bitnet_chat.journal.memory import MemoryJournal
 from bitnet_chat.serve.chats import live as live_module
 from bitnet_chat.serve.chats.events import LastSeen, Opening
@@ -219,6 +219,64 @@ def test_a_journal_that_cannot_be_written_stops_no_reply(tmp_path: Path, monkeyp
             session.post(f"{served.url}/chats", json={}) as response,
         ):
             assert response.status >= 500 and "journal" in (await response.json())["error"]["message"]
+
+    run(main)
+
+
+def test_who_hears_the_end_of_a_reply_finds_it_in_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int | None] = []
+    close = Recorder.close
+
+    async def slowly(recorder: Recorder) -> None:
+        for _ in range(100):  # turns of the loop, in which all else that can go on goes on
+            await asyncio.sleep(0)
+        await close(recorder)
+        written.append(recorder.id)
+
+    monkeypatch.setattr(Recorder, "close", slowly)
+
+    async def main() -> None:
+        async with serving(journal=Journal(tmp_path / "journal.db")) as served, aiohttp.ClientSession() as session:
+            async with session.post(f"{served.url}/chats", json={}) as response:
+                id = (await response.json())["id"]
+            source = EventSource(session, f"{served.url}/chats/{id}/messages")
+            async for told in source.connect(method="POST", body={"content": "hello"}):
+                if told.event == "complete":
+                    assert written == [id, id]
+            assert told.event == "complete"
+
+    run(main)
+
+
+def test_a_journal_that_fails_is_told_without_its_path_and_what_is_not_kept_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise BitnetChatError("the journal cannot be used: the disk is full: /secret/journal.db")
+
+    async def no_rows(_: Recorder) -> None:
+        return None
+
+    async def main() -> None:
+        async with serving(journal=Journal(tmp_path / "journal.db")) as served, aiohttp.ClientSession() as session:
+            async with session.post(f"{served.url}/chats", json={}) as response:
+                chat = f"{served.url}/chats/{(await response.json())['id']}"
+            monkeypatch.setattr(Recorder, "rows", no_rows)
+            async with session.post(f"{chat}/messages", json={"content": "hello"}) as response:
+                told = await response.text()
+                assert '"message":null' in told and "event: notice\ndata: " in told and "may not be kept" in told
+            monkeypatch.setattr(Journal, "load", fails)
+            for method, path in (("GET", chat), ("DELETE", chat), ("GET", f"{chat}/events")):
+                async with session.request(method, path) as response:
+                    assert response.status == 503 and "secret" not in await response.text()
+            monkeypatch.undo()
+            monkeypatch.setattr(Journal, "remove", fails)
+            monkeypatch.setattr(Journal, "list", fails)
+            for method, path in (("DELETE", chat), ("GET", f"{served.url}/chats")):
+                async with session.request(method, path) as response:
+                    assert response.status == 503 and "secret" not in await response.text()
+            async with session.head(f"{chat}/events?follow=1") as response:
+                assert response.status == 200 and response.headers["content-length"] == "0"
 
     run(main)
 

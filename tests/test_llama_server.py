@@ -17,7 +17,7 @@ import aiohttp
 import psutil
 import pytest
 
-from bitnet_chat.backends import ReplyOptions, ResponseFormat
+from bitnet_chat.backends import ReplyOptions, ResponseFormat, llama_server
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.remote.backend import RemoteBackend
 from bitnet_chat.cli.backend import open_source
@@ -251,6 +251,22 @@ def test_a_death_while_nobody_asks_costs_nothing(classic: EngineBinary) -> None:
         assert end_of(found).text == before
         assert process_of(server) is not first
         assert backend.status().restarts == 1
+
+    run(classic, body)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_one_that_has_gone_deaf_is_replaced(classic: EngineBinary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_server, "_DEAF", 0.5)
+
+    async def body(backend: RemoteBackend, server: LlamaServer) -> None:
+        before = end_of(await ask(backend)).text
+        first = process_of(server)
+        os.kill(first.pid, signal.SIGSTOP)
+        found = await ask(backend, timeout=0.2)
+        assert end_of(found).reason is FinishReason.TIMEOUT
+        assert end_of(await ask(backend)).text == before
+        assert process_of(server) is not first and not psutil.pid_exists(first.pid)
 
     run(classic, body)
 

@@ -16,7 +16,7 @@ from bitnet_chat.backends import BackendStatus, ReplyOptions
 from bitnet_chat.backends.source import Source
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDied
-from bitnet_chat.events import Event, Failed, Started
+from bitnet_chat.events import Completed, Event, Failed, Started
 from bitnet_chat.serve.desk import Order
 from bitnet_chat.serve.settings import ServeSettings
 
@@ -124,6 +124,38 @@ def test_restarts_are_counted_once_whether_anybody_asks_or_not() -> None:
             backend.restarts = 3
             await ask(served, "hi")
             assert (await figures(client))[name] == 3
+
+    run(main)
+
+
+def test_a_process_that_several_share_is_counted_once() -> None:
+    made: list[Mortal] = []
+
+    def make() -> Mortal:
+        made.append(Mortal(script))
+        return made[-1]
+
+    async def main() -> None:
+        async with (
+            serving(Source("shared", 2, make, shared=True)) as served,
+            httpx.AsyncClient(base_url=served.url) as client,
+        ):
+            replies = [served.desk.begin(Order(Conversation().with_user("wait"))) for _ in range(2)]
+            for reply in replies:
+                await reply.started.wait()
+            restarts, memory = "bitnet_chat_engine_restarts_total", "bitnet_chat_backend_memory_bytes"
+            assert len(made) == 2
+            one = made[0].status().memory or 0
+            for count in (1, 1, 3):
+                for each in made:
+                    each.restarts = count
+                found = await figures(client)
+                assert found[restarts, "shared"] == count and found[memory, "shared"] == one > 0
+            for each in made:
+                each.open_gate()
+            for reply in replies:
+                assert isinstance(await reply.ended(), Completed)
+            assert (await figures(client))[restarts, "shared"] == 3
 
     run(main)
 

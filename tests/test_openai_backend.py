@@ -445,6 +445,20 @@ def overflowing(limit: int) -> Callable[[Request], Answer]:
     return answer
 
 
+@pytest.mark.parametrize(
+    ("words", "window"),
+    [("does not fit into the context window of 2,048 tokens", " of 2,048 tokens;"), ("the prompt is too long", ";")],
+)
+def test_a_message_that_is_too_long_for_a_window_of_unknown_size(words: str, window: str) -> None:
+    async def body(backend: RemoteBackend, server: ApiServer) -> None:
+        failed = (await ask(backend, Conversation().with_user("x " * 20_000)))[-1]
+        assert isinstance(failed, Failed) and isinstance(failed.error, ContextOverflow)
+        assert f"does not fit into the context window{window} it was not sent" in str(failed.error)
+
+    refusal = {"error": {"message": words, "code": "context_length_exceeded"}}
+    run(script(lambda request: whole(refusal, 400), models={"data": [{"id": "m"}]}), body)
+
+
 def long_conversation() -> Conversation:
     conversation = Conversation().with_system("s" * 20)
     for number in range(8):

@@ -66,12 +66,13 @@ def test_the_demo_model_is_in_it_as_it_is(wheel: Path) -> None:
 
 
 def test_the_data_files_are_in_it(wheel: Path) -> None:
-    """Personas, the registry of models and the mark of a typed package, and every module."""
+    """Personas, the registry of models, the files of the page, the mark of a typed package: all that lies there."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     ours = REPOSITORY / "bitnet_chat"
-    wanted = [path for pattern in ("*.py", "*.toml", "py.typed") for path in ours.rglob(pattern)]
-    assert {path.relative_to(REPOSITORY).as_posix() for path in wanted} <= names
+    wanted = {path.relative_to(REPOSITORY).as_posix() for path in ours.rglob("*") if path.is_file()}
+    assert {path for path in wanted if "__pycache__" not in path} <= names
+    assert "bitnet_chat/serve/page/index.html" in names
 
 
 def test_the_metadata_is_that_of_setup_cfg(metadata: email.message.Message) -> None:

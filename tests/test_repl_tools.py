@@ -12,7 +12,7 @@ from scripted_backend import STATS, Gate, ScriptedBackend, say
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.conversation.message import NOT_CALLED
-from bitnet_chat.errors import EngineDied, FinishReason
+from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 from bitnet_chat.journal import Entry, Journal
 from bitnet_chat.repl import ReplSettings
@@ -168,6 +168,17 @@ def test_what_a_tool_says_cannot_act_on_the_terminal(tmp_path: Path) -> None:
 
     evil = ToolCall("1", "shout", "{}")
     in_room(tmp_path, work, [asks("", evil), say("ok")], allowed=("shout",))
+
+
+def test_a_result_that_does_not_fit(tmp_path: Path) -> None:
+    async def work(room: Room) -> None:
+        await room.talk.submit("weather?")
+        assert "The results are kept: /undo takes the message back." in room.paper.all
+        await room.talk.submit("/undo")
+        assert not room.talk.conversation.turns
+
+    full: list[Event | Gate] = [Failed(ContextOverflow("too long"))]
+    in_room(tmp_path, work, [asks("", OSLO), full], ["yes"])
 
 
 def test_names_and_arguments_are_made_safe(tmp_path: Path) -> None:

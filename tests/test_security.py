@@ -11,13 +11,15 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted_backend import Gate as Pause
 from scripted_backend import ScriptedBackend, say
 from serving import scripted_source, serving
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from bitnet_chat.errors import UsageError
+from bitnet_chat.errors import FinishReason, UsageError
+from bitnet_chat.events import Completed, TextDelta
 from bitnet_chat.serve import listening
 from bitnet_chat.serve.app import application
 from bitnet_chat.serve.catalogue import Catalogue
@@ -334,9 +336,12 @@ def test_logging_in(app_of: Callable[..., httpx.AsyncClient]) -> None:
     async def main() -> None:
         async with app_of(api_key=KEY) as client:
             assert (await client.get("/metrics")).status_code == 401
-            for body in (b"", b"[]", b"{}", b'{"key": 1}', b"[" * 100_000):
+            for body in (b"", b"[]", b"{}", b'{"key": 1}', b"[" * 4000):
                 answer = await client.post("/login", content=body, headers={"content-type": "application/json"})
                 assert answer.status_code == 400
+            half = {"content": rb'{"key": "\ud800"}', "headers": {"content-type": "application/json"}}
+            assert (await client.post("/login", **half)).status_code == 401  # type: ignore[arg-type]
+            assert (await client.post("/login", json={"key": "x" * 5000})).status_code == 413
             wrong = await client.post("/login", json={"key": "wrong"})
             assert wrong.status_code == 401 and "set-cookie" not in wrong.headers
             right = await client.post("/login", json={"key": KEY}, headers={"origin": HERE})
@@ -378,7 +383,7 @@ def test_too_large_a_body_is_not_read_to_its_end(app_of: Callable[..., httpx.Asy
             assert told.status_code == 413 and "larger than" in told.json()["error"]["message"]
             chunked = await client.post("/api/echo", content=body(), headers=json_body)
             assert chunked.status_code == 413 and isinstance(chunked.json()["error"], str)
-            assert sent < 10
+            assert sent < 40  # it is taken so far that most clients come to read the answer
 
     run(main)
 
@@ -445,13 +450,17 @@ def test_the_log_has_a_line_for_each_request_and_no_secrets(
 # On the wire
 
 
-async def spoken(url: str, data: bytes) -> bytes:
+async def spoken(url: str, *data: bytes, last: bool = False) -> bytes:
+    """All that comes until the connection ends. ``last``: the first bytes of it, once all of ``data`` was sent."""
     host, _, port = url.removeprefix("http://").rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        writer.write(data)
         async with asyncio.timeout(60):
-            return await reader.read()
+            writer.transport.set_write_buffer_limits(0)  # all of it is sent when it is drained
+            for each in data:
+                writer.write(each)
+                await writer.drain()
+            return await (reader.read(100) if last else reader.read())
     finally:
         writer.close()
 
@@ -473,13 +482,55 @@ def test_heads_of_requests_have_limits_too() -> None:
     run(main)
 
 
+def head(path: str, length: int, *more: str) -> bytes:
+    lines = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {length}")
+    return "\r\n".join((*lines, *more, "", "")).encode()
+
+
+def test_the_head_of_the_next_request_has_limits_while_a_reply_streams() -> None:
+    asked = b'{"messages": [{"role": "user", "content": "x"}], "stream": true}'
+
+    async def main() -> None:
+        async with serving(lambda _: [TextDelta("half"), Pause(), Completed(FinishReason.STOP, "half")]) as served:
+            reader, writer = await asyncio.open_connection(*served.url.removeprefix("http://").split(":"))
+            async with asyncio.timeout(60):
+                writer.write(head("/v1/chat/completions", len(asked)) + asked)
+                assert (await reader.readuntil(b"half")).startswith(b"HTTP/1.1 200 ")
+                (generation,) = served.desk._tasks.values()
+                writer.write(b"GET / HTTP/1.1\r\nx: " + b"y" * 100_000)
+                end = await generation.ended()  # its client was cut off
+            writer.close()
+            assert isinstance(end, Completed) and end.reason is FinishReason.INTERRUPTED
+
+    run(main)
+
+
 def test_who_never_comes_to_the_point_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "_HEAD_TIMEOUT", 0.01)
+    monkeypatch.setattr(listening, "_BODY_TIMEOUT", 0.01)
 
     async def main() -> None:
         async with serving(lambda _: say("hi")) as served:
-            for begun in (b"", b"GET /health HTTP/1.1\r\nHost: loc"):
+            for begun in (b"", b"GET /health HTTP/1.1\r\nHost: loc", head("/login", 9), head("/chats", 9) + b"{"):
                 assert (await spoken(served.url, begun)).startswith(b"HTTP/1.1 408 ")
+
+    run(main)
+
+
+def test_who_is_refused_hears_so_though_he_sends_all_of_it_first() -> None:
+    limit, size = 1000, 12_000_000
+
+    async def main() -> None:
+        settings = ServeSettings(port=0, api_key=KEY, body_limit=limit)
+        async with serving(lambda _: say("hi"), settings=settings) as served:
+            key, body = f"Authorization: Bearer {KEY}", b"x" * size
+            refused = (("/chats", key, 413), ("/chats", "X-Key: none", 401), ("/login", key, 413))
+            for closes in ("Connection: close", "X-Close: no"):
+                for path, mine, expected in refused:
+                    said = await spoken(served.url, head(path, size, mine, closes), body, last=True)
+                    assert said.startswith(b"HTTP/1.1 %d " % expected)
+            said = await spoken(served.url, head("/chats", 900, "X-Key: none", "Expect: 100-continue"))
+            assert said.startswith(b"HTTP/1.1 401 ") and b"connection: close" in said
 
     run(main)
 

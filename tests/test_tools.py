@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -232,6 +234,8 @@ def test_values_become_those_of_python(tmp_path: Path) -> None:
         ("raise StopIteration", "error: StopIteration"),
         ("raise TimeoutError('mine')", "error: TimeoutError: mine"),
         ("import sys; sys.exit(3)", "error: SystemExit: 3"),
+        ("class Odd(Exception):\n        def __str__(self): return 1 / 0\n    raise Odd", "error: Odd"),
+        ("return input('? ')", "error: EOFError: EOF when reading a line"),
         ("return None", "null"),
         ("return {1, 1}", "[1]"),
         ("return object", "<class 'object'>"),
@@ -296,6 +300,77 @@ def test_the_user_stops_a_call(tmp_path: Path) -> None:
         return (await call).text, await asyncio.to_thread(module["cancelled"].wait, 20)
 
     assert asyncio.run(work()) == ("error: the user stopped this call", True)
+
+
+LOUD = """
+import threading
+begun, went_on, done = threading.Event(), threading.Event(), threading.Event()
+
+def shout():
+    "Shouts."
+    begun.set()
+    went_on.wait(60)
+    print("still here", flush=True)
+    done.set()
+
+def quiet():
+    "Says nothing."
+"""
+
+
+def test_a_function_that_was_left_behind_writes_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "loud.py"
+    path.write_text(LOUD)
+    box = load(path)
+    module = box._functions["shout"].call.__globals__
+
+    async def work() -> None:
+        call = asyncio.ensure_future(box.call(ToolCall("1", "shout", "{}")))
+        await asyncio.to_thread(module["begun"].wait, 20)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        before = sys.stdout
+        print("ours")
+        module["went_on"].set()
+        assert await asyncio.to_thread(module["done"].wait, 20)
+        assert (await box.call(ToolCall("2", "quiet", "{}"))).text == "null"
+        while sys.stdout is before:  # its thread ends in its own time
+            await box.call(ToolCall("3", "quiet", "{}"))
+
+    own = sys.stdout
+    asyncio.run(work())
+    assert sys.stdout is own and capsys.readouterr().out == "ours\n"
+
+
+PROGRAMS = """
+import asyncio, sys
+from pathlib import Path
+from bitnet_chat.conversation import ToolCall
+from bitnet_chat.tools.loading import load
+from bitnet_chat.tools.surroundings import keep_the_keyboard
+
+keep_the_keyboard()
+result = asyncio.run(load(Path(sys.argv[1])).call(ToolCall("1", "run", "{}")))
+print([result.text, result.printed, sys.stdin.readline()])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors")
+def test_programs_of_a_function_take_no_keys_and_write_into_no_answer(tmp_path: Path) -> None:
+    path = tmp_path / "programs.py"
+    path.write_text(
+        "import subprocess, sys\n"
+        "print('loaded')\n"
+        "def run():\n"
+        "    'Runs cat.'\n"
+        "    print('err', file=sys.stderr)\n"
+        "    return subprocess.run('cat; echo noise', shell=True).returncode\n"
+    )
+    command = [sys.executable, "-c", PROGRAMS, str(path)]
+    done = subprocess.run(command, input="typed\n", capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "['0', 'err\\n', 'typed\\n']\n"
+    assert done.stderr == "loaded\nnoise\n"
 
 
 # Replies with calls, as one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from browsing import Chromium, browsing, chromium, free_port, or_skip, window
+from playwright.async_api import Route
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 from serving import scripted_source, serving
 from test_page_rendering import HOSTILE, SAMPLE
@@ -291,6 +293,86 @@ def test_keys_and_drafts(browser: Chromium) -> None:
     browser.run(main())
 
 
+def test_a_message_that_is_on_its_way_holds_nobody_up(browser: Chromium) -> None:
+    """What is typed meanwhile stays, another conversation is not held up, and nobody is taken back to this one."""
+
+    async def main() -> None:
+        async with window(browser) as it:
+            held, free = asyncio.Event(), asyncio.Event()
+
+            async def hold(route: Route) -> None:
+                if route.request.method == "POST":
+                    held.set()
+                    await free.wait()
+                await route.continue_()
+
+            page = await it.look()
+            await it.send("first")
+            await it.answered(1)
+            first = await page.evaluate("location.hash")
+            await page.route("**/chats/*/messages", hold)
+            await it.send("second")
+            await held.wait()
+            await it.until("document.activeElement.id === 'message'")
+            await page.keyboard.type(" and more")
+            await page.get_by_role("button", name="New conversation").click()
+            await page.get_by_role("button", name="Send").wait_for()
+            await page.go_back()
+            await page.get_by_role("button", name="Stop").wait_for()
+            free.set()
+            await it.answered(2)
+            await it.until("document.querySelector('#message').value === 'and more'")
+            await page.unroute("**/chats/*/messages")
+            # and one that begins a conversation
+            free.clear()
+            held.clear()
+            await page.route("**/chats", hold)
+            await page.get_by_role("button", name="New conversation").click()
+            await it.send("third")
+            await held.wait()
+            await page.evaluate("address => { location.hash = address }", first)
+            await it.answered(2)
+            free.set()
+            await page.locator("#list .name", has_text="third").wait_for()
+            assert await page.evaluate("location.hash") == first
+            assert await page.locator("#message").input_value() == "and more"
+            await page.get_by_role("button", name="New conversation").click()
+            await it.until("document.querySelector('#message').value === ''")
+            await page.locator("#list a", has_text="third").click()
+            await it.shows("You said 'third'.")
+            assert await page.locator("#message").input_value() == ""
+
+    browser.run(main())
+
+
+def test_a_reply_without_a_word_says_so(browser: Chromium) -> None:
+    def script(conversation: Conversation) -> Steps:
+        return [Started(), ThinkingDelta("Hm."), Completed(FinishReason.STOP, "", STATS)]
+
+    async def main() -> None:
+        async with window(browser, script) as it:
+            page = await it.look()
+            await it.send("hello")
+            await page.get_by_role("button", name="Try again").wait_for()
+            assert await page.locator(".outcome").inner_text() == "It ended without a word."
+            await page.reload()
+            await page.get_by_text("It ended without a word.").wait_for()
+
+    browser.run(main())
+
+
+def test_letters_with_many_accents_stay_in_their_message(browser: Chromium) -> None:
+    async def main() -> None:
+        async with window(browser, lambda conversation: say("a" + "\u0301" * 500)) as it:
+            page = await it.look()
+            await it.send("e" + "\u0301" * 500)
+            await it.answered(1)
+            for part in (".said", ".prose"):
+                assert await page.locator(part).evaluate("each => getComputedStyle(each).overflowY") == "clip"
+
+    browser.run(main())
+
+
 def test_what_is_not_text_is_shown_as_well(browser: Chromium) -> None:
     def script(conversation: Conversation) -> Steps:
         if len(conversation.turns) == 1:
@@ -449,6 +531,9 @@ def test_a_key_is_asked_for(browser: Chromium) -> None:
             await page.locator("#key").fill("wrong")
             await page.get_by_role("button", name="Log in").click()
             await page.get_by_text("that API key is wrong").wait_for()
+            for _ in range(3):
+                await page.keyboard.press("Escape")
+            await it.until("document.querySelector('#login').open")
             await page.locator("#key").fill("a-secret")
             await page.keyboard.press("Enter")
             await page.locator("#list > *").first.wait_for()

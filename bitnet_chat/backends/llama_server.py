@@ -32,6 +32,7 @@ _OURS = """--host --port --reuse-port --api-key --api-key-file --api-prefix --ss
 _OUR_FLAGS = frozenset(_OURS.split())
 _CACHE = "2048"  # MiB of prompts that left their slots; its own default is 8192, of the memory of somebody's desk
 _DYING = 2.0  # seconds between the end of a connection and that of the process which has ended it
+_DEAF = 5.0  # seconds for an answer that takes no thought: it is given while replies are made, too
 _LOADING = 0.05, 1.0  # seconds between two looks at a server that says it is still loading
 
 
@@ -59,6 +60,8 @@ class LlamaServer:
         self.server = Server(self.command, on_spawn=lambda pid: self._read_vocabulary())
         self._connection: Connection | None = None
         self._known: tuple[ServerProcess, Target] | None = None
+        self.is_doubtful = False
+        """Whether it is to be looked at before it is asked again."""
 
     def command(self) -> list[str]:
         """How it is started. Reads the header and knocks at rpc-servers: may run in a thread."""
@@ -109,7 +112,13 @@ class LlamaServer:
         while True:
             process = await self.server.running()
             if self._known is not None and self._known[0] is process:
-                return self._known[1]
+                target = self._known[1]
+                if not self.is_doubtful or await self._answers(target.connection):
+                    self.is_doubtful = False
+                    return target
+                process.kill()
+                await process.gone()
+                continue
             connection = Connection(process.url, process.key, is_ours=True)
             try:
                 target = await self._loaded(process, connection)
@@ -130,6 +139,17 @@ class LlamaServer:
             if before is not None:
                 await before.close()
             return target
+
+    async def _answers(self, connection: Connection) -> bool:
+        """False where it lives, or seems to, and hears nothing."""
+        try:
+            async with asyncio.timeout(_DEAF):
+                await connection.get("/health")
+        except (TimeoutError, Lost):
+            return False
+        except Refused:
+            pass
+        return True
 
     async def _loaded(self, process: ServerProcess, connection: Connection) -> Target:
         """Servers of before 2026 listen first and load then."""
@@ -219,6 +239,9 @@ class _Slot:
             async with asyncio.timeout(_DYING):
                 await process.gone()
         return "" if process.is_alive else described(process)
+
+    def after_stop(self) -> None:
+        self._shared.is_doubtful = True
 
     def take_notices(self) -> list[str]:
         notices, self._shared.notices = self._shared.notices, []

@@ -93,6 +93,9 @@ class OpenAiService:
     async def after_loss(self) -> str:
         return ""
 
+    def after_stop(self) -> None:
+        pass
+
     def take_notices(self) -> list[str]:
         notices, self._notices = self._notices, []
         return notices

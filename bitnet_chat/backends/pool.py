@@ -100,6 +100,13 @@ class Pool:
     def seats(self) -> list[Seat]:
         return list(self._seats)
 
+    @property
+    def memory(self) -> int:
+        """Resident bytes of all processes, those that are kept ready among them; 0: nothing is known."""
+        statuses = [seat.backend.status() for seat in self._seats]
+        sizes = [(status.memory or 0) + (status.spare_memory or 0) for status in statuses]
+        return max(sizes, default=0) if self.source.shared else sum(sizes)
+
     def start(self) -> None:
         """Loads the first one in the background."""
         if not self._seats and not self._closed:

@@ -25,6 +25,8 @@ class Source:
     """The file of the model; None where it lies on another computer."""
     context: int = 0
     """Tokens of the window that was asked for; 0: what the model was trained for, at most 8192."""
+    shared: bool = False
+    """Whether one process answers for all of them: each tells of the memory and the restarts of that one."""
 
     def backend(self) -> Backend:
         """One more. Starts nothing. Raises EngineNotFound, ModelError or UsageError for what is seen to be missing."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,9 +46,23 @@ def run(arguments: Sequence[str]) -> int:
     serve.require()
     serving, settings, configured, models = serve.read(flags, given)
     if not hasattr(flags, "port"):
-        serving = replace(serving, port=0)
+        serving = replace(serving, port=_port(serving.host))
     with _ended_by_signals(), _server(serving, settings, configured, models) as (url, wait):
         return _show(url, in_window, wait)
+
+
+def _port(host: str) -> int:
+    """The usual one where it is free, since a browser keeps drafts and colours by address; else 0, which takes any."""
+    from bitnet_chat.serve import settings
+
+    with socket.socket() as probe:
+        if os.name == "posix":  # as the server itself: one that has just ended does not count
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, settings.PORT))
+        except OSError:
+            return 0
+    return settings.PORT
 
 
 @contextmanager

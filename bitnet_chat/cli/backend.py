@@ -36,7 +36,14 @@ def open_source(settings: Settings, configured: str, *, parallel: int) -> Source
     if settings.backend == "llama-server":
         server = _llama_server(settings, configured, parallel)
         make = server.backend
-        return Source(server.label, parallel, lambda: _guarded(make(), settings, "nothing"), server.model, settings.ctx)
+        return Source(
+            server.label,
+            parallel,
+            lambda: _guarded(make(), settings, "nothing"),
+            server.model,
+            settings.ctx,
+            shared=True,
+        )
     if settings.backend == "engine" and settings.rpc and parallel > 1:
         raise UsageError(
             f"--parallel {parallel} does not go with --rpc: an rpc-server serves one engine at a time",

@@ -105,12 +105,14 @@ class Room:
         return sum((self.count(each.content) for each in history.turns[:count]), TokenCount(0))
 
 
-def too_long(message: TokenCount, pinned: TokenCount, size: int) -> ContextOverflow:
-    """A message that would not fit even if nothing but the system prompt, ``pinned``, stood before it."""
-    beside = f", of which the system prompt takes {about_tokens(pinned)}" if pinned.count * 10 > size else ""
+def too_long(message: TokenCount, pinned: TokenCount, size: int | None) -> ContextOverflow:
+    """A message that would not fit even if nothing but the system prompt, ``pinned``, stood before it. ``size``: None
+    where only the server knows."""
+    beside = f", of which the system prompt takes {about_tokens(pinned)}" if size and pinned.count * 10 > size else ""
+    window = f" of {size:,} tokens{beside}" if size else ""
     return ContextOverflow(
-        f"the message is {about_tokens(message)} long and does not fit into the context window of"
-        f" {size:,} tokens{beside}; it was not sent",
+        f"the message is {about_tokens(message)} long and does not fit into the context window{window}; it was not"
+        " sent",
         remedy="shorten it, send it in parts, or give a larger --ctx where the model allows it",
     )
 

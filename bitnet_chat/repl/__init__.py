@@ -44,6 +44,10 @@ async def run(
     if colour is None:
         colour = colours.shown_on(sys.stdout)
     notices = (f"bitnet-chat {__version__}, {settings.model}. /help lists the commands.", *notices)
+    if settings.toolbox is not None:
+        from bitnet_chat.tools.surroundings import keep_the_keyboard
+
+        keep_the_keyboard()
     if _can_draw():
         from bitnet_chat.repl.loop import TerminalLoop
 

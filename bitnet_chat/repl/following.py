@@ -1,7 +1,8 @@
 """What others say in the same conversation, shown while the prompt is up.
 
 Of a backend that can follow (:meth:`bitnet_chat.backends.attached.backend.AttachedBackend.follow`). A reply comes above
-the prompt line by line, as it is made; the line that is not whole yet stands just above the prompt, which stays as it is.
+the prompt line by line, as it is made; the line that is not whole yet stands just above the prompt, which stays as it
+is.
 """
 
 from __future__ import annotations

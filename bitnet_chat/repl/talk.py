@@ -73,6 +73,8 @@ class Talk:
         self.conversation = Conversation().with_system(settings.system)
         self.tally = Tally()
         self.leaving = False
+        self._error: FinishReason | None = None
+        """Why the last reply failed that did."""
         self.unanswered = ""
         """The last message, where it failed to get a reply."""
 
@@ -240,7 +242,9 @@ class Talk:
                 self._display.lines()
                 self._backend.prepare(answered)
             elif await self._exchange(answered, "Nothing more was said: /continue asks again."):
-                self._display.lines("The results are kept: /continue asks again.")
+                fits = self._error is not FinishReason.CONTEXT_OVERFLOW
+                way = "/continue asks again" if fits else "/undo takes the message back"
+                self._display.lines(f"The results are kept: {way}.")
         return failed
 
     async def _exchange(self, conversation: Conversation, dropped: str) -> bool:
@@ -259,6 +263,8 @@ class Talk:
             if not isinstance(event, Failed):
                 self._display.notice(dropped)
                 self._display.lines()
+            else:
+                self._error = event.error.reason
             if conversation.messages[:-1] != self.conversation.messages:
                 self._recorder.sync(self.conversation)  # what was to be replaced stays; a new message is unanswered
             return isinstance(event, Failed)

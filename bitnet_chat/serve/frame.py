@@ -13,8 +13,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bitnet_chat.serve.body import read_object
+from bitnet_chat.serve.connection import ClientGone
 from bitnet_chat.serve.keys import COOKIE, SESSION, Keys, TooManyGuesses
 from bitnet_chat.serve.metrics import Metrics
+from bitnet_chat.serve.problems import Refused
 from bitnet_chat.serve.security import (
     HEADERS,
     Facts,
@@ -34,9 +37,14 @@ requests = logging.getLogger("bitnet_chat.serve.requests")
 
 _SLACK = 1 << 20
 """Bytes that a body may be over the limit before it is cut here: an API that looks itself says so in its own words."""
+_UNREAD = 32_000_000
+"""Bytes of a body that nobody wants which are read before the refusal is told. Most clients send all of it before they
+look at the answer, and would find a cut connection instead."""
+_LOGIN_LIMIT = 4096
+"""Bytes: strangers may log in."""
 _GONE = 499
 """What is written down where the client went before it was told anything; others write it, too."""
-_APIS = {"v1": "openai", "api": "ollama", "chats": "chats", "page": "page", "": "page"}
+_APIS = {"v1": "openai", "api": "ollama", "chats": "chats", "replies": "chats", "page": "page", "": "page"}
 
 
 class Frame:
@@ -63,6 +71,7 @@ class _Exchange:
         self._app, self._settings, self._gate, self._metrics = app, settings, gate, metrics
         self._status = 0
         self._read = 0
+        self._read_all = False
         self._cors: dict[str, str] = {}
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,6 +80,7 @@ class _Exchange:
         async def counted() -> Message:
             message = await receive()
             self._read += len(message.get("body", b""))
+            self._read_all = not message.get("more_body", False)
             if self._read > self._settings.body_limit + _SLACK:
                 raise _TooLarge
             return message
@@ -78,7 +88,10 @@ class _Exchange:
         async def framed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._status = message["status"]
-                self._dress(MutableHeaders(raw=message.setdefault("headers", [])))
+                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                self._dress(headers)
+                if self._status >= 400 and not self._read_all and not await self._spend(facts, receive):
+                    headers["connection"] = "close"
             await send(message)
 
         try:
@@ -105,6 +118,16 @@ class _Exchange:
             await Response(status_code=204, headers=preflight_headers(origin, wanted))(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _spend(self, facts: Facts, receive: Receive) -> bool:
+        """Reads the rest of the body for nothing. False: not all of it, so that the connection is of no more use."""
+        if not self._read and "expect" in facts.headers:
+            return False  # its client waits for leave to send it
+        while not self._read_all and self._read <= _UNREAD:
+            message = await receive()
+            self._read += len(message.get("body", b""))
+            self._read_all = not message.get("more_body", False)
+        return self._read_all
 
     async def _fail(self, refusal: Refusal, facts: Facts, scope: Scope, receive: Receive, send: Send) -> None:
         """Where a response has begun already there is no way to say so but to cut it."""
@@ -144,11 +167,11 @@ def login_routes(keys: Keys) -> list[BaseRoute]:
     async def login(request: Request) -> Response:
         address = request.client.host if request.client is not None else ""
         try:
-            body = json.loads(await request.body())
-            key = body["key"]
-            assert isinstance(key, str)
-        except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
-            return refused(Refusal(400, 'the body is no {"key": "…"}'), request.url.path)
+            key = (await read_object(request, _LOGIN_LIMIT)).needed_text("key")
+        except Refused as error:
+            return refused(Refusal(error.status, error.what, 'send {"key": "…"}', code=error.code), request.url.path)
+        except ClientGone:
+            return Response(status_code=_GONE)
         try:
             if not keys.is_right(key, address):
                 wrong = Refusal(401, "that API key is wrong", "", "authentication_error", "invalid_api_key")

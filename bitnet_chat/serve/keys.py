@@ -48,7 +48,7 @@ class Keys:
         if times and len(times) >= _GUESSES:
             raise TooManyGuesses(_WINDOW - (now - times[0]))
         # Digests have the same length whatever was sent, so that the time tells nothing.
-        right = hmac.compare_digest(_digest(key.encode("utf-8", "surrogateescape")), _digest(self._key))
+        right = hmac.compare_digest(_digest(key.encode("utf-8", "surrogatepass")), _digest(self._key))
         if right or not self._key:
             return True
         if times is None:

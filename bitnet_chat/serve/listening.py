@@ -24,6 +24,10 @@ _HEAD_LIMIT = 65_536
 """Bytes of a request line and its headers."""
 _HEAD_TIMEOUT = 30.0
 """Seconds that a client has to send them."""
+_BODY_TIMEOUT = 120.0
+"""Seconds that it has for what follows them: 8 MB at 67 KB a second."""
+_UNWANTED = 32_000_000
+"""Bytes of a body that are taken after the request was answered: one who still sends does not read the answer."""
 _CONNECTIONS = 1000
 """So many at once; more get 503."""
 _LINGER = 5.0
@@ -155,35 +159,49 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """With limits for the head of a request, which the parser has none for."""
+    """With limits for the head of a request, which the parser has none for, and for the time of its body."""
 
     _head = 0
+    _in_body = False
+    _unwanted = 0
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._expect()
+        self._expect(_HEAD_TIMEOUT)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relax()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._patience is None and (self.cycle is None or self.cycle.response_complete):
-            self._expect()  # the first bytes of the next request on this connection
-        if self._patience is not None:
+        if self._in_body:
+            if self.cycle.response_complete:
+                self._unwanted += len(data)
+        else:
+            if self._patience is None and (self.cycle is None or self.cycle.response_complete):
+                self._expect(_HEAD_TIMEOUT)  # the first bytes of the next request on this connection
             self._head += len(data)
         super().data_received(data)
-        if self._patience is not None and self._head > _HEAD_LIMIT:
+        if self._in_body:
+            if self._unwanted > _UNWANTED:
+                self._refuse(b"413 Content Too Large")
+        elif self._head > _HEAD_LIMIT:
             self._refuse(b"431 Request Header Fields Too Large")
 
     def on_headers_complete(self) -> None:
         self._relax()
         super().on_headers_complete()
+        self._in_body, self._head, self._unwanted = True, 0, 0
+        self._expect(_BODY_TIMEOUT)
 
-    def _expect(self) -> None:
-        self._head = 0
-        self._patience = self.loop.call_later(_HEAD_TIMEOUT, self._refuse, b"408 Request Timeout")
+    def on_message_complete(self) -> None:
+        self._relax()
+        self._in_body = False
+        super().on_message_complete()
+
+    def _expect(self, seconds: float) -> None:
+        self._patience = self.loop.call_later(seconds, self._refuse, b"408 Request Timeout")
 
     def _relax(self) -> None:
         if self._patience is not None:
@@ -192,6 +210,10 @@ class _Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: bytes) -> None:
         self._relax()
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        # Anything else would be taken for the answer to the request before, or for a part of it.
+        if cycle is None or (not cycle.response_started if self._in_body else cycle.response_complete):
             self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-            self.transport.close()
+        self.transport.close()

@@ -82,6 +82,8 @@ class Metrics:
             for counter in (self._prompt_tokens, self._tokens, self._yields, self._restarts, self._cached):
                 counter.labels(name)
         self._catalogue = catalogue
+        self._shared_restarts: dict[str, int] = {}
+        """Those of a process that answers for several seats which were accounted for."""
         self.registry.register(_Now(catalogue, running))
 
     def request(self, api: str, status: int) -> None:
@@ -99,9 +101,12 @@ class Metrics:
 
     def restarted(self, model: str, seat: Seat) -> None:
         """Accounts for the restarts of its engine that were not yet accounted for."""
-        count = seat.backend.status().restarts
-        if count > seat.restarts:
-            self._restarts.labels(model).inc(count - seat.restarts)
+        count, known = seat.backend.status().restarts, seat.restarts
+        if self._catalogue.pools[model].source.shared:
+            known = self._shared_restarts.get(model, 0)
+            self._shared_restarts[model] = count
+        if count > known:
+            self._restarts.labels(model).inc(count - known)
         seat.restarts = count
 
     def exposed(self, accept: str) -> tuple[bytes, str]:
@@ -167,8 +172,7 @@ class _Now(Collector):
             waiting.add_metric((model,), pool.waiting)
             busy.add_metric((model,), pool.busy)
             loaded.add_metric((model,), len(pool.backends))
-            statuses = [backend.status() for backend in pool.backends]
-            memory.add_metric((model,), sum((each.memory or 0) + (each.spare_memory or 0) for each in statuses))
+            memory.add_metric((model,), pool.memory)
         yield from (waiting, busy, loaded, memory)
         yield GaugeMetricFamily(
             "process_resident_memory_bytes",

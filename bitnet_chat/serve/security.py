@@ -170,7 +170,6 @@ def too_large(limit: int) -> Refusal:
         f"the request is larger than {limit:,} bytes",
         "send less, or begin another conversation",
         code="request_too_large",
-        headers={"connection": "close"},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import sys
@@ -16,7 +17,7 @@ from bitnet_chat.conversation import Tool
 from bitnet_chat.errors import UsageError
 from bitnet_chat.tools.docstring import described
 from bitnet_chat.tools.kinds import Field, kind_of, object_kind
-from bitnet_chat.tools.toolbox import Function, Toolbox
+from bitnet_chat.tools.toolbox import Function, Toolbox, words
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what the APIs allow
 
@@ -50,7 +51,8 @@ def _run(path: Path) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # for what stands beside it, behind all else
     try:
-        loader.exec_module(module)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout may be a file of answers
+            loader.exec_module(module)
     except SyntaxError as error:
         raise UsageError(f"{path}, line {error.lineno}: {error.msg}", remedy="mend the file of tools") from None
     except BaseException as error:
@@ -58,8 +60,7 @@ def _run(path: Path) -> ModuleType:
             raise
         lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == str(path)]
         where = f", line {lines[-1]}" if lines else ""
-        what = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise UsageError(f"{path}{where}: {what}", remedy="mend the file of tools") from None
+        raise UsageError(f"{path}{where}: {words(error)}", remedy="mend the file of tools") from None
     return module
 
 

@@ -6,10 +6,8 @@ A call never raises. What goes wrong is a result that the model reads: it may do
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import inspect
-import io
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +18,7 @@ from typing import Any
 from bitnet_chat.conversation import Tool, ToolCall
 from bitnet_chat.daemon import in_daemon
 from bitnet_chat.tools.kinds import Kind
+from bitnet_chat.tools.surroundings import apart
 
 TIMEOUT = 120.0
 """Seconds that a function may take."""
@@ -87,27 +86,29 @@ class Toolbox:
         except (ValueError, RecursionError) as error:
             return _failure(str(error))
         except Exception as error:  # of a class of the file, which checks its fields
-            return _failure(f"{type(error).__name__}: {error}")
+            return _failure(words(error))
         run = _Run(function.call, arguments)
-        printed = io.StringIO()
+        # The terminal is ours, and stdout may be a file of answers.
+        with apart(lambda: run.is_running) as printed:
+            result = await self._result(run)
+            return dataclasses.replace(result, printed=printed.close()[:_PRINT_LIMIT])
+
+    async def _result(self, run: _Run) -> Result:
         try:
-            # The screen is ours, and stdout may be a file of answers.
-            with contextlib.redirect_stdout(printed):
-                async with asyncio.timeout(self._timeout):
-                    self._running = asyncio.ensure_future(in_daemon(run))
-                    result = await self._running
+            async with asyncio.timeout(self._timeout):
+                self._running = asyncio.ensure_future(in_daemon(run))
+                return await self._running
         except TimeoutError:
             run.cancel()
-            result = _failure(f"it took longer than {self._timeout:g} s")
+            return _failure(f"it took longer than {self._timeout:g} s")
         except asyncio.CancelledError:
             run.cancel()
             task = asyncio.current_task()
             if not self.stopped or (task is not None and task.cancelling()):
                 raise
-            result = _failure("the user stopped this call")
+            return _failure("the user stopped this call")
         finally:
             self._running = None
-        return dataclasses.replace(result, printed=printed.getvalue()[:_PRINT_LIMIT])
 
 
 class _Run:
@@ -119,15 +120,23 @@ class _Run:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
+        self.is_running = True
+        """Until it has returned, whether somebody waits for that or not."""
 
     def __call__(self) -> Result:
+        try:
+            return self._outcome()
+        finally:
+            self.is_running = False
+
+    def _outcome(self) -> Result:
         try:
             value = self._function(**self._arguments)
             if inspect.isawaitable(value):
                 value = asyncio.run(self._await(value))
             return Result(cut(as_text(value)))
         except BaseException as error:  # whatever a function does, sys.exit() included
-            return _failure(f"{type(error).__name__}: {error}".removesuffix(": "))
+            return _failure(words(error))
 
     async def _await(self, awaitable: Any) -> Any:
         async def whole() -> Any:
@@ -162,6 +171,14 @@ def cut(text: str) -> str:
     if len(text) <= RESULT_LIMIT:
         return text
     return f"{text[:RESULT_LIMIT]}\n[cut here: {len(text) - RESULT_LIMIT:,} of {len(text):,} characters are left out]"
+
+
+def words(error: BaseException) -> str:
+    """An error of somebody's own class, which may not know what to say."""
+    try:
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    except Exception:
+        return type(error).__name__
 
 
 def _plain(value: Any) -> Any:

@@ -172,14 +172,15 @@ class AttachedBackend:
     async def _events(self, asked: _Asked, conversation: Conversation, options: ReplyOptions) -> AsyncGenerator[Event]:
         asking = asyncio.ensure_future(self._ask(asked, conversation, options))
         try:
+            stop = asyncio.ensure_future(asked.stop.wait())
+            await asyncio.wait([asking, stop], return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
             # A chat is stopped at the server, which then tells how it ended; alone it ends with its connection.
-            if self._place is None:
-                stop = asyncio.ensure_future(asked.stop.wait())
-                await asyncio.wait([asking, stop], return_when=asyncio.FIRST_COMPLETED)
-                stop.cancel()
-                if not asking.done():
-                    yield Completed(FinishReason.INTERRUPTED, "")
-                    return
+            if self._place is not None and not asking.done():
+                await asyncio.wait([asking], timeout=_GRACE)
+            if not asking.done():
+                yield Completed(FinishReason.INTERRUPTED, "")
+                return
             asked.response = await asking
         except BitnetChatError as error:
             yield Failed(error)

@@ -155,6 +155,7 @@ class RemoteBackend:
         self._busy, self._stop_reason = True, None
         self._deadline = None if options.timeout is None else loop.time() + options.timeout
         account = Account(time.monotonic())
+        ended = False
         try:
             if question.note:
                 yield Notice(question.note)
@@ -162,9 +163,12 @@ class RemoteBackend:
                 async for event in events:
                     if isinstance(event, Completed | Failed):
                         # Before it is told: who hears it may ask the next question at once.
+                        ended = True
                         self._rest()
                     yield event
         finally:
+            if not ended:
+                self._stop_reason = FinishReason.INTERRUPTED
             self._rest()
 
     def _with_defaults(self, options: ReplyOptions) -> ReplyOptions:
@@ -181,6 +185,8 @@ class RemoteBackend:
         )
 
     def _rest(self) -> None:
+        if self._busy and self._stop_reason is not None:
+            self._service.after_stop()
         self._hang_up()
         self._busy = False
         self._patience = None

@@ -82,7 +82,7 @@ class Fit:
             self.learn(question, tokens)
         asked, pinned = self.tokens(question.asked), self.tokens(history.cleared().messages)
         if not kept.turns:
-            raise too_long(asked, pinned, self.size or asked.count)
+            raise too_long(asked, pinned, self.size)
         if self.policy == "stop":
             raise outgrown(self.size)
         if self.size and tokens:

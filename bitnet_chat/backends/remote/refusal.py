@@ -24,8 +24,10 @@ _OVERFLOW = re.compile(
     r"|prompt is too long|input (?:length|is too long)|too many (?:input )?tokens",
     re.I,
 )
-_WINDOW = re.compile(r"(?:context (?:length|window|size)[^0-9]{0,40}|n_ctx\D{1,5})(\d{2,9})", re.I)
-_ASKED = re.compile(r"(?:requested|resulted in|contains|has|prompt of) (?:about )?(\d{2,9}) (?:input )?tok")
+_WINDOW = re.compile(r"(?:context (?:length|window|size)[^0-9]{0,40}|n_ctx\D{1,5})(\d[\d,]{1,11})", re.I)
+_ASKED = re.compile(
+    r"(?:requested|resulted in|contains|has|prompt of|message is) (?:about )?(\d[\d,]{1,11}) (?:input )?tok"
+)
 _MODEL = re.compile(r"\bmodels?\b", re.I)
 
 
@@ -129,4 +131,4 @@ def _number(value: object) -> int | None:
 
 def _found(pattern: re.Pattern[str], text: str) -> int | None:
     match = pattern.search(text)
-    return int(match.group(1)) if match else None
+    return int(match.group(1).replace(",", "")) if match else None

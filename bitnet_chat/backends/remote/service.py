@@ -57,6 +57,9 @@ class Service(Protocol):
     async def after_loss(self) -> str:
         """The connection was lost: what happened, in words that fit behind "the reply was cut off: "; or nothing."""
 
+    def after_stop(self) -> None:
+        """A reply was stopped that was not whole: the server may be busy with it for good, or have stopped itself."""
+
     def take_notices(self) -> list[str]:
         """Lines for the user that were not told yet."""
 

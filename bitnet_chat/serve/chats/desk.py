@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import UsageError
+from bitnet_chat.errors import BitnetChatError, UsageError
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.serve.chats.events import Opening
 from bitnet_chat.serve.chats.live import Changed, Live, Room, Rooms
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import Entry, Hit, Stored
 
 log = logging.getLogger("bitnet_chat.serve")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class NoSuchChat(Refused):
@@ -48,10 +50,10 @@ class ChatDesk:
         self._attending = False
 
     async def list(self, limit: int) -> Sequence[Entry]:
-        return await asyncio.to_thread(self._journal.list, limit)
+        return await _done(self._journal.list, limit)
 
     async def search(self, words: str, limit: int) -> Sequence[Hit]:
-        return (await asyncio.to_thread(self._journal.search, words))[:limit]
+        return (await _done(self._journal.search, words))[:limit]
 
     async def load(self, id: int) -> Stored:
         """Raises NoSuchChat."""
@@ -61,7 +63,9 @@ class ChatDesk:
         if room is not None and room.live is not None and not room.live.running:
             await room.live.settled.wait()
         try:
-            return await asyncio.to_thread(self._journal.load, id)
+            return await _done(self._journal.load, id)
+        except Refused:
+            raise
         except UsageError:
             raise NoSuchChat(id) from None
 
@@ -91,7 +95,9 @@ class ChatDesk:
         with self.rooms.entered(id) as room:
             await self._quiet(room)
             try:
-                await asyncio.to_thread(self._journal.remove, [id])
+                await _done(self._journal.remove, [id])
+            except Refused:
+                raise
             except UsageError:
                 raise NoSuchChat(id) from None
             self.rooms.remove(room)
@@ -167,10 +173,12 @@ class ChatDesk:
 
     async def _end(self, ended: asyncio.Event, recorder: Recorder, room: Room, live: Live | None) -> None:
         await ended.wait()
-        await recorder.close()
-        if live is not None:
-            live.settled.set()
-            self.rooms.ended(room, live)
+        try:
+            await recorder.close()
+        finally:
+            if live is not None:
+                live.settled.set()
+                self.rooms.ended(room, live)
 
     async def _quiet(self, room: Room) -> None:
         """Until nothing is said in the chat any more."""
@@ -183,17 +191,33 @@ class ChatDesk:
         settled = await recorder.settled()
         await recorder.close()
         if not settled or recorder.id is None:
-            raise Refused(
-                "the journal cannot be written; the server's log says why",
-                status=503,
-                code="journal_not_written",
-                remedy="make room, and try again",
-            )
+            raise _not_written("written")
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _done(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """What the journal gives, in a thread. Raises what it raises for a wrong request, and Refused where its file or its
+    disk is at fault: what is the matter with those concerns no client."""
+    try:
+        return await asyncio.to_thread(work, *arguments, **named)
+    except UsageError:
+        raise
+    except BitnetChatError as error:
+        log.warning("%s", error)
+        raise _not_written("used") from None
+
+
+def _not_written(what: str) -> Refused:
+    return Refused(
+        f"the journal cannot be {what}; the server's log says why",
+        status=503,
+        code="journal_not_written",
+        remedy="make room, and try again",
+    )
 
 
 def _user(conversation: Conversation) -> tuple[int | None, str] | None:

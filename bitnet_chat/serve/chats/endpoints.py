@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.events import Failed
+from bitnet_chat.events import Completed, Failed
 from bitnet_chat.serve.body import read_object
 from bitnet_chat.serve.chats.desk import ChatDesk, NoSuchChat
 from bitnet_chat.serve.chats.events import RETRY, LastSeen, Opening, Teller, chat_event
@@ -161,7 +161,7 @@ class _Api:
         if refusal is not None:
             live.leave()
             return refusal
-        return EventStream(_all_of(live.opening, live.generation, _renders(request)), gone=live.leave)
+        return EventStream(_kept(live, _renders(request)), gone=live.leave)
 
     async def reply(self, request: Request) -> Response:
         asked: Ask = lone_ask(await read_object(request, self._settings.body_limit))
@@ -182,6 +182,8 @@ class _Api:
 
     async def events(self, request: Request) -> Response:
         stored = await self._chats.load(_id(request))
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         seen = LastSeen.of(request.headers.get("last-event-id") or request.query_params.get("last_event_id", ""))
         renders = _renders(request)
         if _flag(request, "follow"):
@@ -193,7 +195,7 @@ class _Api:
             return Response(status_code=204)
         live, place = found
         live.join()
-        return EventStream(_all_of(live.opening, live.generation, renders, place), gone=live.leave)
+        return EventStream(_kept(live, renders, place), gone=live.leave)
 
     async def _followed(self, stored: Stored, seen: LastSeen | None, renders: bool) -> AsyncIterator[bytes]:
         yield RETRY
@@ -206,7 +208,7 @@ class _Api:
                         continue
                     told.join()
                     try:
-                        async for part in _all_of(told.opening, told.generation, renders, place):
+                        async for part in _kept(told, renders, place):
                             yield part
                     finally:
                         told.leave()
@@ -222,10 +224,20 @@ def _to_watch(room: Room, seen: LastSeen | None) -> tuple[Live, int | None] | No
     return None if room.answering is None else (room.answering, None)
 
 
+def _kept(live: Live, renders: bool, place: int | None = None) -> AsyncIterator[bytes]:
+    """The events of a reply of a chat."""
+    return _all_of(live.opening, live.generation, renders, place, live.settled)
+
+
 async def _all_of(
-    opening: Opening, generation: Generation, renders: bool, place: int | None = None
+    opening: Opening,
+    generation: Generation,
+    renders: bool,
+    place: int | None = None,
+    settled: asyncio.Event | None = None,
 ) -> AsyncIterator[bytes]:
-    """The events of one reply, from behind ``place`` on."""
+    """The events of one reply, from behind ``place`` on. ``settled``: what its last event waits for, so that who has
+    heard the end finds the reply in the journal, from another program too."""
     teller = Teller(opening, place, _html_stream() if renders else None)
     yield RETRY
     for part in teller.begin():
@@ -233,6 +245,8 @@ async def _all_of(
     # What was seen is rendered again, since what follows may belong to the same block.
     async with aclosing(generation.watch(0 if renders else place or 0)) as watched:  # type: ignore[type-var]
         async for seen in watched:
+            if settled is not None and isinstance(seen.event, Completed | Failed):
+                await settled.wait()
             # What belongs together leaves together.
             if parts := b"".join(teller.tell(seen)):
                 yield parts

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bitnet_chat.serve.generation import Seen
     from bitnet_chat.serve.page.rendering import HtmlStream
 
+_NOT_KEPT = "the journal cannot be written: what is said now may not be kept"
 RETRY = b"retry: 1000\n\n"
 """Milliseconds after which a browser comes back."""
 
@@ -84,6 +85,8 @@ class Teller:
                 "parent": opening.parent,
             }
             yield _event("start", start, self._id(0))
+            if opening.chat is not None and opening.message is None:
+                yield _event("notice", {"text": _NOT_KEPT})
         if self._html is not None and opening.before:
             yield from self._blocks(opening.before, self._fresh)
 

@@ -29,7 +29,7 @@ from bitnet_chat.serve.generation import Generation
 from bitnet_chat.serve.ollama import reply
 from bitnet_chat.serve.ollama.request import ReplyRequest, chat_request, generate_request, model_request
 from bitnet_chat.serve.priority import is_urgent
-from bitnet_chat.serve.problems import Refused, failure_of, problem_of
+from bitnet_chat.serve.problems import Problem, Refused, failure_of, problem_of
 from bitnet_chat.serve.routing import AUTO
 from bitnet_chat.serve.settings import ServeSettings
 from bitnet_chat.version import __version__
@@ -51,6 +51,9 @@ _REFUSED = {
     "delete": "models are not removed through this API; bitnet-chat models rm does it",
     "blobs": "files are not taken through this API",
 }
+
+
+_NAMES = {"response_format": "format"}
 
 
 def routes(desk: Desk, settings: ServeSettings) -> list[BaseRoute]:
@@ -175,8 +178,7 @@ class _Api:
         models = []
         for name in self._catalogue.loaded:
             card = await self._card(name)
-            backends = self._catalogue.pools[name].backends
-            memory = max((backend.status().memory or 0 for backend in backends), default=0)
+            memory = self._catalogue.pools[name].memory
             models.append(reply.running(card, memory, self._catalogue.window(name) or card.window))
         return _json({"models": models})
 
@@ -226,7 +228,7 @@ async def _lines(generation: Generation, writer: reply.Writer) -> AsyncIterator[
                     notices.append(text)
                 case Completed() | Failed() as end:
                     if (error := failure_of(end)) is not None:
-                        yield reply.line(reply.error(problem_of(error).message))
+                        yield reply.line(reply.error(_message(problem_of(error))))
                         return
                     assert isinstance(end, Completed)
                     now = time.time()
@@ -263,7 +265,13 @@ class _WrongMethod(Refused):
 def _refusal(error: BitnetChatError, headers: Mapping[str, str] | None = None) -> Response:
     problem = problem_of(error)
     allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
-    return _json(reply.error(problem.message), problem.status, {**problem.headers, **allow, **(headers or {})})
+    return _json(reply.error(_message(problem)), problem.status, {**problem.headers, **allow, **(headers or {})})
+
+
+def _message(problem: Problem) -> str:
+    """In words of this API, where a backend has refused what OpenAI's calls otherwise."""
+    name = _NAMES.get(problem.param, "")
+    return problem.message.replace(problem.param, name, 1) if name else problem.message
 
 
 def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

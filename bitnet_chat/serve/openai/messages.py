@@ -24,6 +24,8 @@ def conversation_of(messages: Sequence[Fields]) -> Conversation:
     open_calls: dict[str, ToolCall] = {}
     for fields in messages:
         role = fields.needed_text("role")
+        if role in ("system", "developer", "user", "assistant"):
+            fields.refuse("name", "", why="is not supported here: a chat template has no place for it")
         if open_calls and role != "tool":
             missing = next(iter(open_calls))
             raise fields.wrong("role", f"is {role}, and the result of the call {missing} is still missing")

@@ -58,9 +58,24 @@ export class Composer extends EventTarget {
     this.update()
   }
 
-  sent() {
-    if (this.editing) this.cancel()
-    else this.set("")
+  // A new conversation has got its number: the draft goes there, if it is the one that is shown, or else `content` does.
+  moved(from, place, content) {
+    keep(`draft:${place}`, content)
+    if (this.place === from) {
+      this.place = place
+      this.keep()
+      keep(`draft:${from}`, "")
+    } else keep(`draft:${from}`, behind(content, recall(`draft:${from}`)))
+  }
+
+  // This was sent from there: it leaves, and what was written behind it meanwhile stays. `edited`: the message that it
+  // has changed.
+  sent(place, content, edited) {
+    const here = place === this.place
+    if (edited !== undefined) {
+      if (here && this.editing?.id === edited) this.cancel()
+    } else if (here && !this.editing) this.set(behind(content, this.text))
+    else keep(`draft:${place}`, behind(content, recall(`draft:${place}`)))
   }
 
   key(event) {
@@ -81,6 +96,7 @@ export class Composer extends EventTarget {
   press() {
     if (this.answering) this.dispatchEvent(new Event("stop"))
     else if (this.text.trim()) this.dispatchEvent(new CustomEvent("send", { detail: this.text }))
+    if (!matchMedia("(pointer: coarse)").matches) this.area.focus() // on a phone, the keyboard would come up again
   }
 
   keep() {
@@ -97,4 +113,8 @@ export class Composer extends EventTarget {
       this.area.style.height = `${this.area.scrollHeight}px`
     }
   }
+}
+
+function behind(sent, text) {
+  return text.startsWith(sent) ? text.slice(sent.length).trimStart() : text
 }

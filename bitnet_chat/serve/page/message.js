@@ -16,6 +16,7 @@ const OUTCOMES = {
   bad_model: "It was cut off: the model cannot be loaded.",
   usage: "It was cut off.",
 }
+const REPLACED = " A new message takes the place of this one."
 const WHOLE = ["stop", "role_marker", "tool_calls", null]
 
 export class UserMessage {
@@ -152,7 +153,8 @@ export class Reply {
   end(finish, model, stats) {
     this.finish = finish
     this.live = false
-    const outcome = this.node.querySelector(".outcome"), words = OUTCOMES[finish] ?? ""
+    const outcome = this.node.querySelector(".outcome")
+    const words = finish === "stop" && this.silent ? "It ended without a word." : OUTCOMES[finish] ?? ""
     outcome.className = "outcome"
     outcome.textContent = words
     outcome.hidden = !words
@@ -160,20 +162,26 @@ export class Reply {
     this.node.querySelector(".facts").textContent = factsOf(model, stats)
   }
 
+  get silent() {
+    return !this.prose.textContent.trim() && !this.prose.querySelector("hr")
+  }
+
   // What can be done with it.
   offer(failed = false) {
-    const button = name => this.node.querySelector(`[data-do=${name}]`), bare = !this.prose.textContent.trim()
+    const button = name => this.node.querySelector(`[data-do=${name}]`)
+    const bare = this.silent && this.finish !== "tool_calls"
     this.node.classList.toggle("bare", bare)
-    button("continue").hidden = bare || WHOLE.includes(this.finish)
+    button("continue").hidden = this.silent || WHOLE.includes(this.finish)
     button("retry").hidden = !(failed || bare)
     button("regenerate").hidden = !button("retry").hidden
   }
 
-  fail(error, finish) {
+  // `kept`: what it had said stays, and the message that it answers as well.
+  fail(error, finish, kept) {
     this.end(finish, "", {})
     const outcome = this.node.querySelector(".outcome")
     outcome.className = "outcome wrong"
-    outcome.replaceChildren(element("strong", "No reply: "), saidOf(error))
+    outcome.replaceChildren(element("strong", "No reply: "), saidOf(error), kept ? "" : REPLACED)
     outcome.hidden = false
     this.offer(true)
   }
@@ -182,7 +190,7 @@ export class Reply {
   miss() {
     this.end("", "", {})
     const outcome = this.node.querySelector(".outcome")
-    outcome.textContent = "There is no reply yet."
+    outcome.textContent = `There is no reply yet.${REPLACED}`
     outcome.hidden = false
   }
 }

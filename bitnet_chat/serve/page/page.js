@@ -8,7 +8,7 @@ import { keep, recall } from "./kept.js"
 import { textOf } from "./listing.js"
 import { saidOf } from "./message.js"
 import { ask, Away, Refused, server, tryAgain } from "./server.js"
-import { Sidebar } from "./sidebar.js"
+import { Sidebar, UNTITLED } from "./sidebar.js"
 import { Thread } from "./thread.js"
 
 const $ = id => document.getElementById(id)
@@ -18,7 +18,7 @@ const sidebar = new Sidebar($("list"), $("search"), $("confirm"))
 const tabs = "BroadcastChannel" in globalThis ? new BroadcastChannel("bitnet-chat") : null
 const narrow = matchMedia("(max-width: 48rem)")
 let models = []
-let asking = false // a message was sent, and the server has not begun to answer
+const asking = new Set() // places where something was asked, and the server has not said yet that it was heard
 
 // Which conversation
 
@@ -31,8 +31,9 @@ async function go() {
   closeDrawer()
   if (id !== null && id === thread.id) return
   composer.open(id ?? "new")
+  composer.busy = asking.has(composer.place)
   sidebar.show(id)
-  setTitle("")
+  setTitle(null)
   usage([null, null])
   try {
     const told = await thread.open(id)
@@ -52,9 +53,10 @@ async function go() {
   if (!narrow.matches && !document.querySelector("dialog[open]")) composer.area.focus()
 }
 
+// `title`: "" for a conversation that has none, null for one that is not known yet.
 function setTitle(title) {
-  const id = placeIn(location.hash)
-  $("title").textContent = title || (id === null ? "New conversation" : "…")
+  const none = placeIn(location.hash) === null ? "New conversation" : UNTITLED
+  $("title").textContent = title || (title === null && none === UNTITLED ? "…" : none)
   document.title = title ? `${title} · bitnet-chat` : "bitnet-chat"
 }
 
@@ -68,46 +70,49 @@ function drawEmpty() {
 // What is asked
 
 async function send(content) {
-  const model = $("model").value, edit = composer.editing?.id
+  const model = $("model").value, edit = composer.editing?.id, from = composer.place
   let id = thread.id
-  setAsking(true)
+  setAsking(from, true)
   try {
     if (id === null) {
       const system = $("system").value.trim()
       const chat = await ask("POST", "/chats", { ...(system && { system }), ...(models.length > 1 && { model }) })
       id = chat.id
-      keep(`draft:${id}`, content) // until it is sent, it is the draft of this conversation
-      history.replaceState(null, "", `#${id}`)
-      composer.place = id
-      keep("draft:new", "")
+      composer.moved(from, id, content) // until it is sent, it is the draft of this conversation
       $("system").value = ""
-      await thread.open(id)
-      drawEmpty()
-      sidebar.show(id)
+      if (composer.place === id) { // and not somewhere else meanwhile
+        history.replaceState(null, "", `#${id}`)
+        setAsking(id, true)
+        sidebar.show(id)
+        await thread.open(id)
+        drawEmpty()
+      }
     }
     await ask("POST", `/chats/${id}/messages`, {
       content, stream: false,
       ...(edit !== undefined && { edit }),
       ...(models.length > 1 && { model }),
     })
-    if (thread.id === id) composer.sent()
-    else keep(`draft:${id}`, "")
+    composer.sent(id, content, edit)
     listChanged()
   } catch (error) {
-    setAsking(false)
     complain(error)
+  } finally {
+    setAsking(from, false)
+    setAsking(id, false)
   }
 }
 
 async function again(body) {
   const { id } = thread, model = $("model").value
-  if (id === null || thread.answering) return
-  setAsking(true)
+  if (id === null || thread.answering || asking.has(id)) return
+  setAsking(id, true)
   try {
     await ask("POST", `/chats/${id}/messages`, { ...body, stream: false, ...(models.length > 1 && { model }) })
   } catch (error) {
-    setAsking(false)
     complain(error)
+  } finally {
+    setAsking(id, false)
   }
 }
 
@@ -120,9 +125,14 @@ async function stop() {
   }
 }
 
-function setAsking(value) {
-  asking = value
-  composer.busy = asking || thread.answering
+function setAsking(place, value) {
+  if (value) asking.add(place)
+  else asking.delete(place)
+  setBusy()
+}
+
+function setBusy() {
+  composer.busy = asking.has(composer.place) || thread.answering
 }
 
 function lastOf(role) {
@@ -183,8 +193,8 @@ function listChanged() {
 
 // The parts
 
-thread.addEventListener("start", () => { setAsking(false); $("rate").textContent = ""; sidebar.refresh() })
-thread.addEventListener("end", () => { setAsking(false); $("rate").textContent = ""; listChanged() })
+thread.addEventListener("start", () => { setBusy(); $("rate").textContent = ""; sidebar.refresh() })
+thread.addEventListener("end", () => { setBusy(); $("rate").textContent = ""; listChanged() })
 thread.addEventListener("rate", ({ detail }) => { $("rate").textContent = `${detail.toFixed(1)} tok/s` })
 thread.addEventListener("usage", ({ detail }) => usage(detail))
 thread.addEventListener("titled", ({ detail }) => setTitle(detail))
@@ -192,7 +202,7 @@ thread.addEventListener("deleted", ({ detail }) => leave(detail))
 sidebar.addEventListener("titled", ({ detail }) => setTitle(detail))
 sidebar.addEventListener("removed", ({ detail }) => { leave(detail); tabs?.postMessage("list") })
 sidebar.addEventListener("renamed", () => tabs?.postMessage("list"))
-sidebar.addEventListener("refused", ({ detail }) => complain(detail))
+sidebar.addEventListener("refused", ({ detail }) => (detail instanceof Away ? toast(`${detail.message} Nothing was changed.`) : complain(detail)))
 composer.addEventListener("send", ({ detail }) => send(detail))
 composer.addEventListener("stop", stop)
 composer.addEventListener("recall", () => { const last = lastOf("user"); if (last) composer.edit(last) })
@@ -295,14 +305,17 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawTheme)
 
 // The server
 
-server.addEventListener("away", () => { $("away").hidden = false; if (asking) setAsking(false) })
+server.addEventListener("away", () => { $("away").hidden = false })
 server.addEventListener("back", () => { $("away").hidden = true; start() })
+let loggedIn = true // as far as is known
 server.addEventListener("key", () => {
   if ($("login").open) return
+  loggedIn = false
   $("key").value = ""
   $("login").showModal()
 })
 $("login").addEventListener("cancel", event => event.preventDefault())
+$("login").addEventListener("close", () => { if (!loggedIn) $("login").showModal() }) // a browser closes it all the same
 $("login").querySelector("form").addEventListener("submit", async event => {
   event.preventDefault()
   const response = await fetch("/login", {
@@ -310,12 +323,13 @@ $("login").querySelector("form").addEventListener("submit", async event => {
   }).catch(() => null)
   if (response?.ok) {
     $("login-error").textContent = ""
+    loggedIn = true
     $("login").close()
     start()
     return
   }
   const told = await response?.json().catch(() => null)
-  $("login-error").textContent = told?.error?.message ?? "The server is away."
+  $("login-error").textContent = told?.error ? saidOf({ message: told.error.message }) : "The server is away."
   $("key").select()
 })
 

@@ -4,6 +4,7 @@
 import { element, made } from "./html.js"
 import { ask, Away } from "./server.js"
 
+export const UNTITLED = "Without a title"
 const SHOWN = 100, MOST = 1000
 
 export class Sidebar extends EventTarget {
@@ -66,7 +67,7 @@ export class Sidebar extends EventTarget {
   }
 
   item(chat) {
-    const item = made("chat-template"), link = item.querySelector("a"), title = chat.title || "Without a title"
+    const item = made("chat-template"), link = item.querySelector("a"), title = chat.title || UNTITLED
     item.dataset.id = chat.id
     link.href = `#${chat.id}`
     item.querySelector(".name").textContent = title

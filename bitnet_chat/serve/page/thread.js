@@ -220,7 +220,7 @@ export class Thread extends EventTarget {
   failed(told) {
     const reply = this.reply
     if (!reply) return
-    reply.fail(told.error, told.finish_reason)
+    reply.fail(told.error, told.finish_reason, told.message !== null)
     this.over()
   }
 

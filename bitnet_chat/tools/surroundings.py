@@ -1,0 +1,131 @@
+"""What a function finds where a program has its terminal: nothing to read, and paper of its own to write on.
+
+A function runs in a thread, and may go on when its call was given up. Neither it nor a program that it starts may take
+the keys of whoever sits at the terminal, or write into an answer that is on its way to a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO, cast
+
+_LIMIT = 400_000
+"""Bytes that are kept of what a function writes."""
+
+
+class Printed:
+    """What a function has written to stdout and stderr, up to a limit. Afterwards nothing more is taken."""
+
+    def __init__(self) -> None:
+        self._kept = _Kept()
+        self.stream = io.TextIOWrapper(
+            cast(Any, self._kept), encoding="utf-8", errors="surrogateescape", newline="\n", write_through=True
+        )
+        self.nothing = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+        """What it reads."""
+
+    def close(self) -> str:
+        """All of it."""
+        self._kept.is_open = False
+        return self._kept.data.decode("utf-8", "replace")
+
+
+class _Kept(io.RawIOBase):
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.is_open = True
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        size = len(data)
+        if self.is_open and len(self.data) < _LIMIT:
+            self.data += bytes(data[: _LIMIT - len(self.data)])
+        return size
+
+
+class _Split:
+    """A stream that is one for the thread that made it, and another for all others."""
+
+    def __init__(self, ours: TextIO, theirs: TextIO) -> None:
+        self.ours, self.theirs = ours, theirs
+        self._thread = threading.get_ident()
+
+    def _meant(self) -> TextIO:
+        return self.ours if threading.get_ident() == self._thread else self.theirs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._meant(), name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._meant())
+
+    def __next__(self) -> str:
+        return next(self._meant())
+
+
+_left_behind: list[Callable[[], bool]] = []
+"""Say whether a function whose call was given up still runs."""
+
+
+@contextlib.contextmanager
+def apart(is_running: Callable[[], bool]) -> Iterator[Printed]:
+    """For one call of a function in another thread, one at a time. ``is_running``: whether it is at work; where it goes
+    on behind the end of its call it stays apart."""
+    printed = Printed()
+    streams = {"stdin": printed.nothing, "stdout": printed.stream, "stderr": printed.stream}
+    for name, theirs in streams.items():
+        before = getattr(sys, name)
+        if isinstance(before, _Split):  # somebody was left behind
+            before.theirs = theirs
+        else:
+            setattr(sys, name, _Split(before, theirs))
+    try:
+        with _programs_apart():
+            yield printed
+    finally:
+        printed.close()
+        _left_behind[:] = [each for each in (*_left_behind, is_running) if each()]
+        for name in streams if not _left_behind else ():
+            now = getattr(sys, name)
+            if isinstance(now, _Split):
+                setattr(sys, name, now.ours)
+
+
+@contextlib.contextmanager
+def _programs_apart() -> Iterator[None]:
+    """A program that is started now reads nothing, and writes to stderr where stdout is no terminal."""
+    with contextlib.ExitStack() as changed:
+        if sys.platform != "win32":  # there the console of a process is one of its standard handles
+            with contextlib.suppress(OSError):  # it was closed, or there are too many files
+                null = os.open(os.devnull, os.O_RDONLY)
+                changed.callback(os.close, null)
+                _put(null, 0, changed)
+                if not os.isatty(1):
+                    if (stdout := getattr(sys.stdout, "ours", None)) is not None:
+                        stdout.flush()  # what waits there is not theirs
+                    _put(2, 1, changed)
+        yield
+
+
+def _put(source: int, target: int, changed: contextlib.ExitStack) -> None:
+    """``target`` is ``source`` until ``changed`` ends."""
+    kept = os.dup(target)
+    changed.callback(os.close, kept)
+    os.dup2(source, target)
+    changed.callback(os.dup2, kept, target)
+
+
+def keep_the_keyboard() -> None:
+    """Before anything reads stdin: ours is a descriptor of its own from now on, which no call takes away."""
+    stdin = sys.stdin
+    if sys.platform != "win32" and stdin is not None and not isinstance(stdin, _Split):
+        with contextlib.suppress(OSError, ValueError):  # it is closed, or no file
+            if stdin.fileno() == 0:
+                sys.stdin = os.fdopen(os.dup(0), encoding=stdin.encoding, errors=stdin.errors)
