@@ -7,7 +7,6 @@ streams the one that is being made to anybody else, and goes on with a stream th
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -25,7 +24,7 @@ from bitnet_chat.serve.chats.events import RETRY, LastSeen, Opening, Teller, cha
 from bitnet_chat.serve.chats.form import chat_form, entry_form, error_form, to_json
 from bitnet_chat.serve.chats.live import Changed, Live, Room
 from bitnet_chat.serve.chats.request import MOST_ROWS, Ask, ask, lone_ask, new_chat, new_title
-from bitnet_chat.serve.connection import ClientGone, while_connected
+from bitnet_chat.serve.connection import respond, while_connected
 from bitnet_chat.serve.eventstream import EventStream
 from bitnet_chat.serve.generation import Generation
 from bitnet_chat.serve.priority import is_urgent
@@ -36,11 +35,8 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import Stored
     from bitnet_chat.serve.page.rendering import HtmlStream
 
-log = logging.getLogger("bitnet_chat.serve")
 
 _Handler = Callable[[Request], Awaitable[Response]]
-_GONE = 499
-"""Nobody gets to see it."""
 _LISTED, _MOST_LISTED = 100, 1000
 _MOST_WORDS = 1000
 """Characters of a search."""
@@ -65,17 +61,10 @@ class _Endpoint:
         self._handlers = handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        try:
-            response = await self._handler(request)(request)
-        except BitnetChatError as error:
-            response = _refusal(error)
-        except ClientGone:
-            response = Response(status_code=_GONE)
-        except Exception:
-            log.exception("a request broke")
-            response = _refusal(BitnetChatError("the server failed at this request; its log says why"))
-        await response(scope, receive, send)
+        async def answer(request: Request) -> Response:
+            return await self._handler(request)(request)
+
+        await respond(scope, receive, send, answer, _refusal)
 
     def _handler(self, request: Request) -> _Handler:
         handler = self._handlers.get("GET" if request.method == "HEAD" else request.method)

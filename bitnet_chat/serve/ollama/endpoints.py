@@ -6,7 +6,6 @@ embedded: these are refused. ``GET /`` is the web page's.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -23,7 +22,7 @@ from bitnet_chat.events import Completed, Failed, Notice
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.serve.body import Fields, read_object
 from bitnet_chat.serve.card import ModelCard
-from bitnet_chat.serve.connection import ClientGone, while_connected
+from bitnet_chat.serve.connection import respond, while_connected
 from bitnet_chat.serve.desk import Desk, Order
 from bitnet_chat.serve.generation import Generation
 from bitnet_chat.serve.ollama import reply
@@ -34,13 +33,9 @@ from bitnet_chat.serve.routing import AUTO
 from bitnet_chat.serve.settings import ServeSettings
 from bitnet_chat.version import __version__
 
-log = logging.getLogger("bitnet_chat.serve")
-
 API_VERSION = "0.12.6"
 """The Ollama whose API is spoken here. Clients ask, and keep to themselves what an older one would not understand."""
 _Handler = Callable[[Request], Awaitable[Response]]
-_GONE = 499
-"""Nobody gets to see it."""
 _REFUSED = {
     "embed": "embeddings are not made here",
     "embeddings": "embeddings are not made here",
@@ -68,17 +63,10 @@ class _Api:
         self._catalogue = desk.catalogue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        try:
-            response = await self._handler(request)(request)
-        except BitnetChatError as error:
-            response = _refusal(error)
-        except ClientGone:
-            response = Response(status_code=_GONE)
-        except Exception:
-            log.exception("a request broke")
-            response = _refusal(BitnetChatError("the server failed at this request; its log says why"))
-        await response(scope, receive, send)
+        async def answer(request: Request) -> Response:
+            return await self._handler(request)(request)
+
+        await respond(scope, receive, send, answer, _refusal)
 
     def _handler(self, request: Request) -> _Handler:
         path: str = request.path_params["path"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -16,7 +15,7 @@ from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed, Notice
 from bitnet_chat.serve.body import Fields, read_object
 from bitnet_chat.serve.catalogue import UnknownModel
-from bitnet_chat.serve.connection import ClientGone, while_connected
+from bitnet_chat.serve.connection import respond, while_connected
 from bitnet_chat.serve.desk import Desk, Order
 from bitnet_chat.serve.eventstream import EventStream
 from bitnet_chat.serve.generation import Generation
@@ -26,12 +25,8 @@ from bitnet_chat.serve.priority import is_urgent
 from bitnet_chat.serve.problems import Problem, Refused, failure_of, openai_form, problem_of
 from bitnet_chat.serve.settings import ServeSettings
 
-log = logging.getLogger("bitnet_chat.serve")
-
 Writer = ChatWriter | CompletionWriter
 _Handler = Callable[[Request], Awaitable[Response]]
-_GONE = 499
-"""Nobody gets to see it."""
 _NAMES = {"format": "response_format"}
 """What a backend may refuse, where the API calls it something else."""
 
@@ -47,17 +42,10 @@ class _Api:
         self._desk, self._settings = desk, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        try:
-            response = await self._handler(request)(request)
-        except BitnetChatError as error:
-            response = _refusal(error)
-        except ClientGone:
-            response = Response(status_code=_GONE)
-        except Exception:
-            log.exception("a request broke")
-            response = _refusal(BitnetChatError("the server failed at this request; its log says why"))
-        await response(scope, receive, send)
+        async def answer(request: Request) -> Response:
+            return await self._handler(request)(request)
+
+        await respond(scope, receive, send, answer, _refusal)
 
     def _handler(self, request: Request) -> _Handler:
         path: str = request.path_params["path"]
