@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, Callable, Mapping
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -29,12 +28,14 @@ class EventStream(EventSourceResponse):
             events,
             headers=headers,
             sep="\n",
-            ping=PING,
+            ping=0,  # see below
             ping_message_factory=lambda: ServerSentEvent(comment="", sep="\n"),
         )
         self._gone = gone
+        self._send: Send | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._send = send
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -42,5 +43,8 @@ class EventStream(EventSourceResponse):
 
     async def _listen_for_exit_signal_with_grace(self) -> None:
         # The original looks twice a second whether the server is to end, and then cuts every stream. Here the desk
-        # ends the replies, and they end their streams.
-        await asyncio.get_running_loop().create_future()
+        # ends the replies, and they end their streams. The task pings in place of another one: with a hundred streams
+        # each task counts.
+        assert self._send is not None
+        self.ping_interval = PING
+        await self._ping(self._send)
