@@ -150,27 +150,6 @@ def test_a_notice_alone_is_no_beginning() -> None:
     asyncio.run(main())
 
 
-def test_the_last_watcher_to_leave_is_told_of() -> None:
-    async def main() -> None:
-        generation = Generation("g", "m")
-        left: list[int] = []
-        generation.when_unwatched(lambda: left.append(generation.watchers))
-        generation.put(TextDelta("a"))
-        one, other = generation.watch(), generation.watch()
-        await anext(one), await anext(other)
-        await one.aclose()
-        assert left == []
-        await other.aclose()
-        assert left == [0]
-        last = generation.watch()
-        await anext(last)
-        generation.put(DONE)
-        assert [seen.event async for seen in last] == [DONE]
-        assert left == [0], "it ended by itself"
-
-    asyncio.run(main())
-
-
 def test_stopping_before_anything_can_stop_it_is_remembered() -> None:
     stopped: list[str] = []
     generation = Generation("g", "m")

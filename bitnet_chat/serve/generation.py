@@ -62,7 +62,6 @@ class Generation:
         self._blocks: list[_Block] = []
         self._place = 0
         self._watchers: set[asyncio.Event] = set()
-        self._unwatched: Callable[[], None] | None = None
         self._ended = asyncio.Event()
 
     @property
@@ -128,8 +127,6 @@ class Generation:
                     await news.wait()
         finally:
             self._watchers.discard(news)
-            if not self._watchers and self.end is None and self._unwatched is not None:
-                self._unwatched()
 
     def _since(self, place: int) -> list[Seen]:
         """All there is behind ``place``, text of one kind joined."""
@@ -196,7 +193,3 @@ class Generation:
         """From now on ``stop`` is what ends it. False: it was to be stopped before, and need not even begin."""
         self._stop = stop
         return not self._stopping
-
-    def when_unwatched(self, call: Callable[[], None]) -> None:
-        """``call`` when the last watcher has gone and the reply has not ended."""
-        self._unwatched = call
