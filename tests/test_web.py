@@ -237,6 +237,7 @@ def test_the_list_is_searched_renamed_and_cut(browser: Chromium) -> None:
             page = await it.look()
             for words in ("about tea", "about coffee", "about milk"):
                 await page.get_by_role("button", name="New conversation").click()
+                await it.until("!document.querySelector('.reply')")  # else the words go into the one before
                 await it.send(words)
                 await it.answered(1)
             names = page.locator("#list .name")
