@@ -20,7 +20,7 @@ from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
 from bitnet_chat.backends.llama_server import sign_of_life
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
-from bitnet_chat.backends.remote import backend as asking
+from bitnet_chat.backends.remote import exchange as asking
 from bitnet_chat.backends.remote.backend import RemoteBackend
 from bitnet_chat.backends.remote.chat import ChatWire
 from bitnet_chat.config import Settings

@@ -86,8 +86,11 @@ class GuardedBackend:
             while (event := await watch.next(events)) is not None:
                 if isinstance(event, Completed | Failed):
                     break
-                if isinstance(event, Notice | Started):
+                if isinstance(event, Notice):
                     yield event
+                elif isinstance(event, Started):
+                    yield event
+                    guard = guard or self._guard(conversation, options)  # while the engine reads the message
                 elif isinstance(event, ToolCall):
                     if watch.finding is None:
                         if guard is not None and (rest := guard.flush()):

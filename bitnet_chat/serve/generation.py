@@ -132,6 +132,9 @@ class Generation:
         """All there is behind ``place``, text of one kind joined."""
         if place >= self._place:
             return []
+        last = self._blocks[-1]
+        if place >= last.start and isinstance(last.event, TextDelta | ThinkingDelta):  # as it nearly always is
+            return [Seen(type(last.event)(last.event.text[place - last.start :]), self._place)]
         first = max(0, bisect_right(self._blocks, place, key=lambda block: block.start) - 1)
         found: list[Seen] = []
         texts: list[str] = []

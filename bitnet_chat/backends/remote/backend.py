@@ -5,48 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.backends.remote import ending
 from bitnet_chat.backends.remote.account import Account
-from bitnet_chat.backends.remote.connection import Lost, Refused, chunk, not_an_api, whole
+from bitnet_chat.backends.remote.clearing import Clearing
+from bitnet_chat.backends.remote.connection import Lost, Refused
+from bitnet_chat.backends.remote.exchange import Exchange, Misspoken
 from bitnet_chat.backends.remote.fit import Fit
-from bitnet_chat.backends.remote.mending import Untold, asked_again, left, told_apart
+from bitnet_chat.backends.remote.line import Line, Stopped
+from bitnet_chat.backends.remote.mending import Untold, asked_again, left
 from bitnet_chat.backends.remote.question import Question
 from bitnet_chat.backends.remote.service import Service, Target
 from bitnet_chat.backends.remote.wire import Fault, Wire
-from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.load import Load
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
-from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
-from bitnet_chat.prompt import summary as summaries
+from bitnet_chat.events import Completed, Event, Failed, Notice
 from bitnet_chat.prompt.tokens import TokenCount
-from bitnet_chat.stream.toolcalls import CALL_LIMIT
 
-if TYPE_CHECKING:
-    import aiohttp
-
-_T = TypeVar("_T")
-_SUMMARY_LIMIT = 256  # tokens
 _REFUSALS = 8  # of one message that lead to another try
 SIGN_OF_LIFE = 20.0
 """Seconds of a call of a tool after which a line says that it is still being written: nothing else is seen of it."""
-
-
-class _Stopped(Exception):
-    """The reply was interrupted, or its time is over, while something was waited for."""
-
-
-class _Misspoken(Exception):
-    """The reply is whole, and nothing of what it asks for can be made."""
-
-    def __init__(self, faults: list[Fault]) -> None:
-        super().__init__(faults[0].why)
-        self.faults = faults
 
 
 class RemoteBackend:
@@ -71,14 +54,12 @@ class RemoteBackend:
         self._sampling, self._goes_on, self._preload = sampling, goes_on, preload
         self._sign_of_life = sign_of_life
         self._untold = Untold()
-        self._busy = False
         self._closed = False
-        self._state = "idle"
         self._starting: asyncio.Task[None] | None = None
-        self._stop_reason: FinishReason | None = None
-        self._patience: asyncio.Timeout | None = None
-        self._deadline: float | None = None
-        self._response: aiohttp.ClientResponse | None = None
+        self._is_starting = False
+        """Until it has started, or a reply has shown that it has."""
+        self._line: Line | None = None
+        """Of the reply that is under way."""
         self._used: int | None = None
         self._load = Load()
 
@@ -91,15 +72,14 @@ class RemoteBackend:
             self._starting = asyncio.ensure_future(self._start())
 
     async def _start(self) -> None:
-        self._state = "starting"
+        self._is_starting = True
         # What goes wrong comes with the next reply, which tries again.
         with contextlib.suppress(BitnetChatError, Lost, Refused):
             target = await self._service.ready()
             self._learn_size(target)
             if self._preload is not None:
                 await self._preload(target)
-        if self._state == "starting":
-            self._state = "idle"
+        self._is_starting = False
 
     def prepare(self, history: Conversation) -> None:
         self.start()
@@ -108,19 +88,24 @@ class RemoteBackend:
         return self._count(text)
 
     def interrupt(self, reason: FinishReason = FinishReason.INTERRUPTED) -> None:
-        if self._busy and self._stop_reason is None:
-            self._stop_reason = reason
-            self._state = "interrupting"
-            if self._patience is not None:
-                self._patience.reschedule(asyncio.get_running_loop().time())
+        if self._line is not None:
+            self._line.stop(reason)
+
+    @property
+    def _state(self) -> str:
+        if self._line is None:
+            return "starting" if self._is_starting else "idle"
+        if self._line.reason is not None:
+            return "interrupting"
+        return "generating" if self._line.is_open else "starting"
 
     def status(self) -> BackendStatus:
-        service = self._service
+        service, state = self._service, self._state
         memory, cpu = self._load.of(service.pid) if service.pid is not None else (None, None)
         return BackendStatus(
             model=service.model,
             engine=service.engine,
-            state=self._state if service.is_alive or self._state == "starting" else "dead",
+            state=state if service.is_alive or state == "starting" else "dead",
             context_used=self._used,
             context_size=self._fit.size,
             memory=memory,
@@ -134,7 +119,6 @@ class RemoteBackend:
             return
         self._closed = True
         self.interrupt()
-        self._hang_up()
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait([self._starting])
@@ -142,7 +126,7 @@ class RemoteBackend:
 
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         options = self._with_defaults(options or ReplyOptions())
-        if self._busy:
+        if self._line is not None:
             raise UsageError("a reply is under way already")
         try:
             question = Question.of(self._untold.told_in(conversation))
@@ -151,25 +135,19 @@ class RemoteBackend:
         except UsageError as error:
             yield Failed(error)
             return
-        loop = asyncio.get_running_loop()
-        self._busy, self._stop_reason = True, None
-        self._deadline = None if options.timeout is None else loop.time() + options.timeout
+        line = self._line = Line(options.timeout)
         account = Account(time.monotonic())
-        ended = False
         try:
             if question.note:
                 yield Notice(question.note)
-            async with aclosing(self._attempts(question, options, account)) as events:
+            async with aclosing(self._attempts(question, options, account, line)) as events:
                 async for event in events:
                     if isinstance(event, Completed | Failed):
-                        # Before it is told: who hears it may ask the next question at once.
-                        ended = True
-                        self._rest()
+                        self._rest(line)  # before it is told: who hears it may ask the next question at once
                     yield event
         finally:
-            if not ended:
-                self._stop_reason = FinishReason.INTERRUPTED
-            self._rest()
+            line.stop(FinishReason.INTERRUPTED)
+            self._rest(line)
 
     def _with_defaults(self, options: ReplyOptions) -> ReplyOptions:
         own, wanted = self._sampling, options.sampling
@@ -184,28 +162,31 @@ class RemoteBackend:
             ),
         )
 
-    def _rest(self) -> None:
-        if self._busy and self._stop_reason is not None:
+    def _rest(self, line: Line) -> None:
+        if self._line is not line:
+            return
+        if line.reason is not None:
             self._service.after_stop()
-        self._hang_up()
-        self._busy = False
-        self._patience = None
-        self._state = "idle"
-
-    def _hang_up(self) -> None:
-        """The server stops generating when nobody listens any more."""
-        response, self._response = self._response, None
-        if response is not None:
-            response.close()
+        line.close()
+        self._line, self._is_starting = None, False
 
     async def _attempts(
-        self, question: Question, options: ReplyOptions, account: Account
+        self, question: Question, options: ReplyOptions, account: Account, line: Line
     ) -> AsyncGenerator[Event, None]:
         """Tries until there is a reply or no hope."""
-        announced, cuts, refusals = False, 0, 0
+        cuts = refusals = 0
         told: list[Fault] = []
         wanted = options
-        window = self._fit.window
+        window, clearing = self._fit.window, Clearing(line, self._fit, self._wire)
+        exchange = Exchange(
+            line,
+            account,
+            self._wire,
+            self._fit,
+            self._untold,
+            server=self._service.name,
+            sign_of_life=self._sign_of_life,
+        )
         before = window.left, window.summary
         if question.prefix and not self._goes_on:
             question = question.in_words()
@@ -213,25 +194,22 @@ class RemoteBackend:
         while True:
             target: Target | None = None
             try:
-                self._state = "starting"
-                target = await self._within(self._service.ready())
+                target = await line.within(self._service.ready())
                 self._learn_size(target)
                 if options.tools and options.tool_choice != "none" and not target.knows_tools:
                     raise Unsupported("tools", f"the chat template of {self._service.model} has no place for them")
-                await self._make_room(question, wanted, target)
-                for line in (*self._service.take_notices(), window.take_note()):
-                    if line:
-                        yield Notice(line)
-                if not announced:
-                    announced = True
-                    yield Started()
-                async with aclosing(self._asked(question, wanted, account, target)) as events:
+                await clearing.make_room(question, wanted, target)
+                for note in (*self._service.take_notices(), window.take_note()):
+                    if note:
+                        yield Notice(note)
+                async with aclosing(exchange.events(question, wanted, target)) as events:
                     async for event in events:
                         if isinstance(event, Completed):
+                            self._used = exchange.context_used or self._used
                             event = ending.of_window(event, options, self._fit.size)
                         yield event
                 return
-            except _Misspoken as error:
+            except Misspoken as error:
                 why = error.faults[0].why
                 if told:
                     yield Notice(f"the model twice asked for a tool in a form that cannot be read: {why}")
@@ -243,9 +221,8 @@ class RemoteBackend:
                 wanted = left(options, account.stats(self._fit.size))
                 account.go_on()
                 cuts = refusals = 0
-            except _Stopped:
-                account.over()
-                yield self._completed(account, self._stop_reason or FinishReason.INTERRUPTED)
+            except Stopped:
+                yield self._stopped(account, line)
                 return
             except Refused as error:
                 refusals += 1
@@ -258,24 +235,19 @@ class RemoteBackend:
                     continue
                 try:
                     if again and error.refusal.is_overflow and target is not None:
-                        await self._drop_more(question, error, target)
+                        await clearing.drop_more(question, error.refusal, target)
                         continue
                     failure = error.refusal.error(self._service.name, self._service.model)
                 except BitnetChatError as overflow:
                     window.restore(*before)
                     failure = overflow
-                except _Stopped:
-                    account.over()
-                    yield self._completed(account, self._stop_reason or FinishReason.INTERRUPTED)
+                except Stopped:
+                    yield self._stopped(account, line)
                     return
                 for event in ending.refused(failure, account, told, self._fit.size):
                     yield event
                 return
             except Lost as error:
-                if self._stop_reason is not None:  # we have hung up ourselves
-                    account.over()
-                    yield self._completed(account, self._stop_reason)
-                    return
                 why = await self._service.after_loss() or str(error)
                 cuts += 1
                 if account.is_fresh and cuts <= self._service.retries:
@@ -285,88 +257,17 @@ class RemoteBackend:
                     yield event
                 return
             except BitnetChatError as error:
-                for line in self._service.take_notices():
-                    yield Notice(line)
+                for note in self._service.take_notices():
+                    yield Notice(note)
                 for event in ending.refused(error, account, told, self._fit.size):
                     yield event
                 return
             finally:
-                self._hang_up()
+                line.hang_up()
 
-    async def _asked(
-        self, question: Question, options: ReplyOptions, account: Account, target: Target
-    ) -> AsyncGenerator[Event, None]:
-        """One request and what comes of it. Raises Lost, Refused, _Stopped."""
-        body = self._wire.body(target.model, self._fit.messages(question), options, stream=True)
-        account.begin(question.prefix, question.loose_end if question.prefix else "")
-        response = self._response = await self._within(target.connection.post(self._wire.path, body))
-        self._state = "generating"
-        reader = self._wire.reader()
-        now, told, gathered = asyncio.get_running_loop().time, 0.0, 0
-        try:
-            if response.content_type == "application/json" != self._wire.streamed:
-                said = reader.whole(await self._within(whole(response, target.connection.base)))
-                for event in _told(said, account):
-                    yield event
-            elif response.content_type == "text/html":
-                raise not_an_api(target.connection.base)
-            while not reader.done:
-                data = await self._within(chunk(response))
-                if not data:
-                    break
-                said = reader.feed(data)
-                if said or not told:
-                    told = now()
-                for each in said:
-                    if each.thinking:
-                        if thought := account.thought(each.text):
-                            yield ThinkingDelta(thought)
-                    elif text := account.said(each.text):
-                        yield TextDelta(text)
-                if reader.call_size > gathered:
-                    gathered = reader.call_size
-                    account.asked()
-                    if gathered > CALL_LIMIT:
-                        yield Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters")
-                        reader.finish, reader.done = FinishReason.LENGTH, True
-                        break
-                    if now() - told > self._sign_of_life:
-                        told = now()
-                        yield Notice("the model is writing a long call of a tool")
-            for event in _told(reader.end(), account):
-                yield event
-        except ValueError as error:
-            reader.error = f"it sent {error}"
-            for event in _told(reader.speech.take(), account):  # what came before that
-                yield event
-        except Lost:
-            if reader.finish is None:
-                raise
-        finally:
-            account.pieces = reader.speech.pieces
+    def _stopped(self, account: Account, line: Line) -> Completed:
         account.over()
-        if reader.error:
-            for event in ending.cut_off(self._service.name, account, reader.error, self._fit.size):
-                yield event
-            return
-        if reader.finish is None:
-            raise Lost("the stream ended before the reply did")
-        account.usage = reader.usage
-        if reader.usage.prompt is not None:
-            self._used = reader.usage.prompt + (reader.usage.completion or reader.speech.pieces)
-            self._fit.learn(question, reader.usage.prompt)
-        offered = options.tools if options.tool_choice != "none" else ()
-        calls, faults = told_apart(reader.calls(), offered)
-        if faults and not offered:
-            yield Notice("the model asked for a tool, and was offered none: nothing is called")
-        elif faults and not calls:
-            raise _Misspoken(faults)
-        self._untold.keep(calls, faults)
-        for call in calls:
-            yield call
-        asks = reader.finish is FinishReason.TOOL_CALLS
-        reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP if asks else reader.finish
-        yield self._completed(account, reason)
+        return self._completed(account, line.reason or FinishReason.INTERRUPTED)
 
     def _completed(self, account: Account, reason: FinishReason) -> Completed:
         return ending.completed(account, reason, self._fit.size)
@@ -375,75 +276,6 @@ class RemoteBackend:
         """A strict server knows fewer fields: whether the one that it named can be left out from now on."""
         return any(error.refusal.names(field) and self._wire.without(field) for field in self._wire.optional)
 
-    async def _within(self, work: Awaitable[_T]) -> _T:
-        """What ``work`` gives. Raises _Stopped when the reply is interrupted or out of time before that."""
-        if self._stop_reason is not None:
-            if asyncio.iscoroutine(work):
-                work.close()
-            raise _Stopped
-        try:
-            async with asyncio.timeout_at(self._deadline) as self._patience:
-                return await work
-        except TimeoutError:
-            if self._patience is None or not self._patience.expired():
-                raise
-            self._stop_reason = self._stop_reason or FinishReason.TIMEOUT
-            raise _Stopped from None
-        finally:
-            self._patience = None
-
-    # The window
-
     def _learn_size(self, target: Target) -> None:
         if target.context_size is not None:
             self._fit.size = target.context_size
-
-    async def _make_room(self, question: Question, options: ReplyOptions, target: Target) -> None:
-        if self._fit.is_short(question):
-            return
-        loop = asyncio.get_running_loop()
-        # A long history in a vocabulary that is not read yet takes its time.
-        count = await self._within(loop.run_in_executor(None, self._fit.to_drop, question, options.max_tokens))
-        await self._let_go(question.history, count, target)
-
-    async def _drop_more(self, question: Question, error: Refused, target: Target) -> None:
-        """The server said that it was too much. Raises ContextOverflow where nothing can be done about it."""
-        self._fit.size = error.refusal.context_size or self._fit.size
-        await self._let_go(question.history, self._fit.refused(question, error.refusal.prompt_tokens), target)
-
-    async def _let_go(self, history: Conversation, count: int, target: Target) -> None:
-        """Have the ``count`` oldest messages out of the window, and a summary in their place where that is wanted."""
-        fit, window = self._fit, self._fit.window
-        left = window.count_left(history)
-        if count <= left:
-            return
-        summary = ""
-        if fit.policy == "summarize":
-            earlier = window.summary if left else ""
-            summary = await self._summary(history.turns[left:count], earlier, target)
-        window.drop(history, count, fit.cost_of_oldest(history, count), summary)
-
-    async def _summary(self, turns: Sequence[Message], earlier: str, target: Target) -> str:
-        """What the model makes of the turns that leave; empty where it makes nothing."""
-        size = self._fit.size
-        limit = min(_SUMMARY_LIMIT, size // 8) if size else _SUMMARY_LIMIT
-        while size and turns and self._fit.tokens(turns).count + limit * 2 > size:
-            turns = turns[1:]
-        asked = (Message("user", summaries.request(turns, earlier, limit)),)
-        body = self._wire.body(target.model, asked, ReplyOptions(max_tokens=limit), stream=False)
-        with contextlib.suppress(BitnetChatError, Lost, Refused, ValueError):
-            answer: Any = await self._within(target.connection.ask(self._wire.path, body))
-            return "".join(each.text for each in self._wire.reader().whole(answer) if not each.thinking).strip()
-        return ""
-
-
-def _told(said: Sequence[Any], account: Account) -> list[Event]:
-    """What has come, as events."""
-    events: list[Event] = []
-    for each in said:
-        if each.thinking:
-            if thought := account.thought(each.text):
-                events.append(ThinkingDelta(thought))
-        elif text := account.said(each.text):
-            events.append(TextDelta(text))
-    return events

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import json
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -15,6 +18,10 @@ from bitnet_chat.stream.decoder import well_formed
 if TYPE_CHECKING:
     import aiohttp
 
+_KEPT = 4.0
+"""Seconds for which a connection is kept that nobody uses: most servers close it after five."""
+_SPENDING = 1.0
+"""Seconds for the end of a response behind all that counts."""
 _CONNECTING = 30.0  # seconds for TCP and TLS; a reply may take as long as it likes
 _ANSWER_LIMIT = 1 << 25
 
@@ -68,21 +75,43 @@ class Connection:
         self._is_ours = is_ours
         self._headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._session: aiohttp.ClientSession | None = None
+        self._spent: set[asyncio.Task[None]] = set()
 
     async def get(self, path: str) -> Any:
         """The JSON at ``path``. Raises Refused, Lost, EngineNotFound."""
-        return await whole(await self._send("GET", path, None), self.base)
+        return await whole(await self._send("GET", path), self.base)
 
-    async def post(self, path: str, body: Mapping[str, object]) -> aiohttp.ClientResponse:
-        """The response, whose body is still to come. Raises as ``get`` does."""
+    async def post(
+        self, path: str, body: Mapping[str, object], sent: asyncio.Event | None = None
+    ) -> aiohttp.ClientResponse:
+        """The response, whose body is still to come. ``sent`` is set when the request is on its way. Raises as ``get``
+        does."""
         # A lone surrogate has an escape in JSON, which servers refuse: nothing of the kind leaves here.
-        return await self._send("POST", path, well_formed(json.dumps(body, ensure_ascii=False)).encode())
+        return await self._send("POST", path, well_formed(json.dumps(body, ensure_ascii=False)).encode(), sent)
 
     async def ask(self, path: str, body: Mapping[str, object]) -> Any:
         """The whole JSON that answers ``body``. Raises as ``get`` does."""
         return await whole(await self.post(path, body), self.base)
 
+    def spend(self, response: aiohttp.ClientResponse) -> None:
+        """All that counts of ``response`` was read: what follows is read for nothing, so that its connection is free
+        for the next request."""
+        if response.content.at_eof():
+            return
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._spent.discard(task)
+            response.close()
+
+        task = asyncio.ensure_future(_spend(response))
+        self._spent.add(task)
+        task.add_done_callback(over)
+
     async def close(self) -> None:
+        for task in self._spent:
+            task.cancel()
+        if self._spent:
+            await asyncio.wait(self._spent)
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -92,30 +121,45 @@ class Connection:
 
         if self._session is None:
             loopback = is_loopback(self.base)
+            trace = aiohttp.TraceConfig()
+            trace.on_request_chunk_sent.append(_tell)
             self._session = aiohttp.ClientSession(
-                # A connection that was kept open may have been closed by the other side while nobody looked. Here a
-                # new one costs nothing, and elsewhere a handshake.
-                connector=aiohttp.TCPConnector(force_close=loopback),
+                connector=aiohttp.TCPConnector(keepalive_timeout=_KEPT),
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # Proxies are for what is elsewhere, and no request to this computer leaves it.
                 trust_env=not loopback,
+                trace_configs=[trace],
             )
         return self._session
 
-    async def _send(self, method: str, path: str, data: bytes | None) -> aiohttp.ClientResponse:
+    async def _request(
+        self, method: str, path: str, data: bytes | None, sent: asyncio.Event | None
+    ) -> aiohttp.ClientResponse:
+        return await self._opened().request(
+            method,
+            self.base + path,
+            data=data,
+            headers={"Content-Type": "application/json"} if data is not None else None,
+            allow_redirects=False,
+            trace_request_ctx=sent,
+        )
+
+    async def _send(
+        self, method: str, path: str, data: bytes | None = None, sent: asyncio.Event | None = None
+    ) -> aiohttp.ClientResponse:
         import aiohttp
 
         base = self.base
         try:
-            response = await self._opened().request(
-                method,
-                base + path,
-                data=data,
-                headers={"Content-Type": "application/json"} if data is not None else None,
-                allow_redirects=False,
-            )
+            try:
+                response = await self._request(method, path, data, sent)
+            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+                if not self._is_ours or isinstance(error, aiohttp.ClientConnectorError):
+                    raise
+                # llama-server closes a connection after its hundredth request without a word: nobody has read this.
+                response = await self._request(method, path, data, sent)
         except aiohttp.ClientSSLError as error:
             raise EngineNotFound(
                 f"the certificate of {base} cannot be trusted: {error}",
@@ -140,6 +184,18 @@ class Connection:
             response.close()
         headers = response.headers
         raise Refused(refusal.read(response.status, body, headers.get("Retry-After", ""), headers.get("Location", "")))
+
+
+async def _tell(session: object, context: SimpleNamespace, chunk: object) -> None:
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx.set()
+
+
+async def _spend(response: aiohttp.ClientResponse) -> None:
+    with contextlib.suppress(TimeoutError, Lost):
+        async with asyncio.timeout(_SPENDING):
+            while await chunk(response):
+                pass
 
 
 def not_an_api(base: str) -> UsageError:

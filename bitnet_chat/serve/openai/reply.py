@@ -23,13 +23,27 @@ def finish_reason(reason: FinishReason) -> str:
     return _AS_THEY_WERE.get(reason, "length")
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 def to_json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    return _encode(value).encode("utf-8")
 
 
 def event(value: object) -> bytes:
     """A server-sent event."""
     return b"data: " + to_json(value) + b"\n\n"
+
+
+class _Form:
+    """A chunk that is the same for each piece of a reply but for its text: all else is written once."""
+
+    def __init__(self, empty: bytes) -> None:
+        """``empty``: the chunk for a text without characters, which is the last empty one in it."""
+        self._before, _, self._after = empty.rpartition(b'""')
+
+    def of(self, text: str) -> bytes:
+        return b"%b%b%b" % (self._before, to_json(well_formed(text)), self._after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,7 @@ class ChatWriter:
     def __init__(self, head: Head, *, usage: bool) -> None:
         """``usage``: whether a stream tells it."""
         self._head, self._wants_usage = head, usage
+        self._text, self._thought = (_Form(self._chunk({name: ""})) for name in ("content", "reasoning_content"))
         self._calls = 0
 
     def first(self) -> list[bytes]:
@@ -94,9 +109,9 @@ class ChatWriter:
         """The chunk for what was said; none for what the API has no place for in mid-stream."""
         match event:
             case TextDelta(text):
-                return [self._chunk({"content": well_formed(text)})]
+                return [self._text.of(text)]
             case ThinkingDelta(text):
-                return [self._chunk({"reasoning_content": well_formed(text)})]
+                return [self._thought.of(text)]
             case ToolCall():
                 self._calls += 1
                 return [self._chunk({"tool_calls": [{"index": self._calls - 1, **_call(event)}]})]
@@ -139,12 +154,13 @@ class CompletionWriter:
 
     def __init__(self, head: Head, *, usage: bool) -> None:
         self._head, self._wants_usage = head, usage
+        self._text = _Form(self._chunk(""))
 
     def first(self) -> list[bytes]:
         return []
 
     def piece(self, event: Event) -> list[bytes]:
-        return [self._chunk(well_formed(event.text))] if isinstance(event, TextDelta) else []
+        return [self._text.of(event.text)] if isinstance(event, TextDelta) else []
 
     def last(self, end: Completed, notices: Sequence[str]) -> list[bytes]:
         chunks = [self._chunk("", finish_reason(end.reason), {"bitnet_chat": details(end, notices)})]

@@ -1,0 +1,138 @@
+"""One request for a reply, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.remote import ending
+from bitnet_chat.backends.remote.account import Account
+from bitnet_chat.backends.remote.connection import Lost, not_an_api, whole
+from bitnet_chat.backends.remote.fit import Fit
+from bitnet_chat.backends.remote.line import Line
+from bitnet_chat.backends.remote.mending import Untold, told_apart
+from bitnet_chat.backends.remote.question import Question
+from bitnet_chat.backends.remote.service import Target
+from bitnet_chat.backends.remote.wire import Fault, Reader, Said, Wire
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Event, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.stream.toolcalls import CALL_LIMIT
+
+
+class Misspoken(Exception):
+    """The reply is whole, and nothing of what it asks for can be made."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__(faults[0].why)
+        self.faults = faults
+
+
+class Exchange:
+    """``server``: its name, for errors. ``sign_of_life``: seconds after which a line tells of a call of a tool that is
+    still being written."""
+
+    def __init__(
+        self, line: Line, account: Account, wire: Wire, fit: Fit, untold: Untold, *, server: str, sign_of_life: float
+    ) -> None:
+        self._line, self._account, self._wire, self._fit, self._untold = line, account, wire, fit, untold
+        self._server, self._sign_of_life = server, sign_of_life
+        self._has_started = False
+        self.context_used: int | None = None
+        """Tokens in the window after the reply, where the server has told."""
+
+    async def events(self, question: Question, options: ReplyOptions, target: Target) -> AsyncGenerator[Event, None]:
+        """What the reply says, and how it ended. Raises Stopped, Refused, Lost, Misspoken."""
+        account, reader = self._account, self._wire.reader()
+        body = self._wire.body(target.model, self._fit.messages(question), options, stream=True)
+        account.begin(question.prefix, question.loose_end if question.prefix else "")
+        await self._line.ask(lambda sent: target.connection.post(self._wire.path, body, sent))
+        if not self._has_started:
+            self._has_started = True
+            yield Started()  # not before: who hears it has work of its own to do, which should not hold up the request
+        response = await self._line.answer()
+        try:
+            if response.content_type == "application/json" != self._wire.streamed:
+                content = await self._line.within(whole(response, target.connection.base))
+                for event in _told(reader.whole(content), account):
+                    yield event
+            elif response.content_type == "text/html":
+                raise not_an_api(target.connection.base)
+            else:
+                async with aclosing(self._streamed(reader)) as events:
+                    async for event in events:
+                        yield event
+            for event in _told(reader.end(), account):
+                yield event
+        except ValueError as error:
+            reader.error = f"it sent {error}"
+            for event in _told(reader.speech.take(), account):  # what came before that
+                yield event
+        except Lost:
+            if reader.finish is None:
+                raise
+        finally:
+            account.pieces = reader.speech.pieces
+        account.over()
+        if reader.error:
+            for event in ending.cut_off(self._server, account, reader.error, self._fit.size):
+                yield event
+            return
+        if reader.finish is None:
+            raise Lost("the stream ended before the reply did")
+        if (heard := self._line.take()) is not None:
+            target.connection.spend(heard)
+        for event in self._end(reader, question, options):
+            yield event
+
+    async def _streamed(self, reader: Reader) -> AsyncGenerator[Event, None]:
+        now, told, gathered = asyncio.get_running_loop().time, 0.0, 0
+        while not reader.done and (data := await self._line.chunk()):
+            said = reader.feed(data)
+            if said or not told:
+                told = now()
+            for event in _told(said, self._account):
+                yield event
+            if reader.call_size <= gathered:
+                continue
+            gathered = reader.call_size
+            self._account.asked()
+            if gathered > CALL_LIMIT:
+                yield Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters")
+                reader.finish, reader.done = FinishReason.LENGTH, True
+                self._line.hang_up()
+            elif now() - told > self._sign_of_life:
+                told = now()
+                yield Notice("the model is writing a long call of a tool")
+
+    def _end(self, reader: Reader, question: Question, options: ReplyOptions) -> list[Event]:
+        """Of a reply that has come to an end of its own. Raises Misspoken."""
+        account, usage, events = self._account, reader.usage, list[Event]()
+        account.usage = usage
+        if usage.prompt is not None:
+            self.context_used = usage.prompt + (usage.completion or reader.speech.pieces)
+            self._fit.learn(question, usage.prompt)
+        offered = options.tools if options.tool_choice != "none" else ()
+        calls, faults = told_apart(reader.calls(), offered)
+        if faults and not offered:
+            events.append(Notice("the model asked for a tool, and was offered none: nothing is called"))
+        elif faults and not calls:
+            raise Misspoken(faults)
+        self._untold.keep(calls, faults)
+        asks = reader.finish is FinishReason.TOOL_CALLS
+        reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP if asks else reader.finish
+        assert reason is not None
+        return [*events, *calls, ending.completed(account, reason, self._fit.size)]
+
+
+def _told(said: Sequence[Said], account: Account) -> list[Event]:
+    """What has come, as events."""
+    events: list[Event] = []
+    for each in said:
+        if each.thinking:
+            if thought := account.thought(each.text):
+                events.append(ThinkingDelta(thought))
+        elif text := account.said(each.text):
+            events.append(TextDelta(text))
+    return events
