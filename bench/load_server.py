@@ -24,6 +24,7 @@ from bitnet_chat.serve.app import running
 from bitnet_chat.serve.catalogue import Catalogue
 from bitnet_chat.serve.desk import Desk
 from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.stream.gathering import Gathering
 
 TICK = 0.0002
 """Seconds: the unit of the moments."""
@@ -60,21 +61,21 @@ class SyntheticBackend:
         self._stopped.clear()
         yield Started()
         loop = asyncio.get_running_loop()
-        begun, said, check = loop.time(), "", 0
+        begun, said, check = loop.time(), Gathering(), 0
         # A place of its own within the interval: a hundred engines do not speak in one voice.
         begun += self._interval * (hash(id(self)) % 997) / 997
         for number in range(self._count):
             await asyncio.sleep(begun + number * self._interval - loop.time())
             if self._stopped.is_set():
-                yield Completed(FinishReason.INTERRUPTED, said)
+                yield Completed(FinishReason.INTERRUPTED, said.text)
                 return
             token = f"{_break(number)}{DIGITS[number % NUMBERS]}{written(time.monotonic())};"
             check = zlib.crc32(token.encode(), check)
-            said += token
+            said.add(token)
             yield TextDelta(token)
         token = f"checksum {check};"
         yield TextDelta(token)
-        yield Completed(FinishReason.STOP, said + token, Stats(tokens=self._count + 1))
+        yield Completed(FinishReason.STOP, said.text + token, Stats(tokens=self._count + 1))
 
     def prepare(self, history: Conversation) -> None:
         pass

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """A real llama-server alone and through our server, side by side: ``python bench/through.py [--runs N] [-m MODEL]``.
 
-Both serve the same model with the same flags. They are asked in turn (A B A B …) for the same reply, which goes
+Both serve the same model with the same flags. They are asked in turn (A B B A …) for the same reply, which goes
 on until its limit, and a client in this process notes when each piece comes off its socket. Each round has a question
-of its own, so that no prompt is found in a cache, once a short one and once behind a page of text.
+of its own, so that no prompt is found in a cache, once a short one and once behind a page of text. Then the same with
+a model at the pace of those that people use: the bundled one is so small that engine, server and client, each on its
+own, take about as long.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
+import heavy
 import sse
 from report import Figure, Goal, Section, ratios
 from subject import INSTALLED, QUESTION, home
@@ -30,6 +34,11 @@ from bitnet_chat import paths
 from bitnet_chat.engine.find import find
 
 _PATIENCE = 120.0
+_LONG = 100
+"""Characters of a reply whose rate can be measured."""
+_IDLE = 156
+"""Layers that do nothing but take their time: with them the bundled model makes about a hundred tokens a second, and
+not 2,400, as models of a billion weights do on such a machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,18 @@ class Reply:
     text: str
 
 
-_PAGE = "The engine reads what stands before the question, and the reader waits for the first word of the reply. " * 30
+_LINE = "The engine reads what stands before the question, and the reader waits for the first word of the reply. "
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """``lines``: before the question, in the second part. ``runs``: rounds. ``tokens``: the most of a reply."""
+
+    name: str
+    model: Path
+    lines: int
+    runs: int
+    tokens: int
 
 
 async def _ask(url: str, model: str, tokens: int, question: str) -> Reply:
@@ -113,7 +133,9 @@ async def _rounds(
     theirs, through = [], []
     for number in range(runs + 1):
         question = f"{number}. {before}{QUESTION}"
-        one, other = await _ask(direct, model, tokens, question), await _ask(ours, model, tokens, question)
+        order = (direct, ours) if number % 2 else (ours, direct)  # whoever is second finds the caches warm, or full
+        replies = {url: await _ask(url, model, tokens, question) for url in order}
+        one, other = replies[direct], replies[ours]
         if one.text != other.text:
             raise AssertionError(f"not the same reply:\n{one.text!r}\n{other.text!r}")
         if number:  # the first of each warms up
@@ -122,51 +144,73 @@ async def _rounds(
     return theirs, through
 
 
-def measure(runs: int, tokens: int, threads: int, model: Path, backend: str) -> list[Section]:
+def measure(subject: Subject, threads: int, backend: str) -> Iterator[Section]:
     with (
         home() as environment,
-        _direct(model, threads, environment) as direct,
-        _ours(model, threads, environment, backend) as ours,
+        _direct(subject.model, threads, environment) as direct,
+        _ours(subject.model, threads, environment, backend) as ours,
     ):
-        return [
-            _section(what, asyncio.run(_rounds(runs, tokens, model.stem, direct, ours, before)), backend, model)
-            for what, before in (("a short question", ""), ("a page before the question", _PAGE))
-        ]
+        for before in ("", _LINE * subject.lines):
+            rounds = _rounds(subject.runs, subject.tokens, subject.model.stem, direct, ours, before)
+            yield _section(f"{subject.name}, {'a page' if before else 'a question'}", asyncio.run(rounds), backend)
 
 
-def _section(what: str, replies: tuple[list[Reply], list[Reply]], backend: str, model: Path) -> Section:
+def _section(what: str, replies: tuple[list[Reply], list[Reply]], backend: str) -> Section:
     theirs, through = replies
-    first = ratios([each.first for each in theirs], [each.first for each in through])
-    rate = ratios([each.rate for each in through], [each.rate for each in theirs])
     section = Section(
-        f"llama-server alone and through serve --backend {backend}: {what}",
-        notes=[f"{model.name}, load {os.getloadavg()[0]:.1f}"],
-        figures=[
-            Figure.of("llama-server: time to first token", "ms", [1000 * each.first for each in theirs]),
-            Figure.of("through us: time to first token", "ms", [1000 * each.first for each in through]),
-            Figure.of("llama-server: characters a second", "", [each.rate for each in theirs]),
-            Figure.of("through us: characters a second", "", [each.rate for each in through]),
-            Figure.of("time to first token, direct / through us", "%", first),
-            Figure.of("rate, through us / direct", "%", rate),
-        ],
+        f"llama-server alone and through serve --backend {backend}: {what}", notes=[f"load {os.getloadavg()[0]:.1f}"]
     )
-    section.goals = [
-        Goal(f"{what}: time to first token against direct", section.figures[4].median, "%", 95, at_least=True),
-        Goal(f"{what}: tokens a second against direct", section.figures[5].median, "%", 95, at_least=True),
+    first = Figure.of(
+        "time to first token, direct / through us",
+        "%",
+        ratios([each.first for each in theirs], [each.first for each in through]),
+    )
+    section.figures = [
+        Figure.of("llama-server: time to first token", "ms", [1000 * each.first for each in theirs]),
+        Figure.of("through us: time to first token", "ms", [1000 * each.first for each in through]),
+        first,
     ]
+    section.goals = [Goal(f"{what}: time to first token against direct", first.median, "%", 95, at_least=True)]
+    if min(len(each.text) for each in theirs) < _LONG:  # nothing to measure a rate by
+        return section
+    rate = Figure.of(
+        "rate, through us / direct", "%", ratios([each.rate for each in through], [each.rate for each in theirs])
+    )
+    section.figures += [
+        Figure.of("llama-server: characters a second", "", [each.rate for each in theirs]),
+        Figure.of("through us: characters a second", "", [each.rate for each in through]),
+        rate,
+    ]
+    section.goals.append(Goal(f"{what}: tokens a second against direct", rate.median, "%", 95, at_least=True))
     return section
+
+
+def _subjects(model: Path | None, folder: Path, runs: int, tokens: int) -> list[Subject]:
+    if model is not None:
+        return [Subject(model.stem, model, 30, runs, tokens)]
+    bundled, slow = paths.bundled_model(), folder / "slow.gguf"
+    assert bundled is not None
+    heavy.write(bundled, slow, _IDLE)
+    return [
+        Subject("the bundled model", bundled, 30, runs, tokens),
+        Subject("the same made slow", slow, 8, runs, tokens // 3),
+    ]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("--runs", type=int, default=40, help="rounds (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=300, help="of a reply; of the slow model a third (default: 300)")
     parser.add_argument("-t", "--threads", type=int, default=1)
-    parser.add_argument("-m", "--model", type=Path, default=paths.bundled_model())
+    parser.add_argument("-m", "--model", type=Path, help="default: the bundled one, then the same made slow")
     parser.add_argument("--backend", default="llama-server", choices=("llama-server", "engine"))
     flags = parser.parse_args()
-    sections = measure(flags.runs, flags.tokens, flags.threads, flags.model, flags.backend)
-    print(*sections, sep="\n")
+    sections: list[Section] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for subject in _subjects(flags.model, Path(folder), flags.runs, flags.tokens):
+            for section in measure(subject, flags.threads, flags.backend):
+                print(section, flush=True)
+                sections.append(section)
     for section in sections:
         print(*section.goals, sep="\n")
     return 0

@@ -132,6 +132,17 @@ def test_a_reply_and_what_is_known_of_it(classic: EngineBinary) -> None:
     run(classic, body)
 
 
+def test_more_replies_than_a_connection_bears(classic: EngineBinary, shared: Shared) -> None:
+    """llama-server closes one without a word when it has answered a hundred times."""
+
+    async def body(backend: RemoteBackend, server: LlamaServer) -> None:
+        for _ in range(130):
+            assert end_of(await ask(backend, max_tokens=1)).reason is FinishReason.LENGTH
+        assert backend.status().restarts == 0
+
+    shared.run(classic, body)
+
+
 def test_nobody_else_can_ask_it(classic: EngineBinary, shared: Shared) -> None:
     async def body(backend: RemoteBackend, server: LlamaServer) -> None:
         await ask(backend, max_tokens=1)

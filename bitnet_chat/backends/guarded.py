@@ -16,6 +16,7 @@ from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.stream.gathering import Gathering
 
 if TYPE_CHECKING:
     from bitnet_chat.stream.guard import Guard
@@ -33,7 +34,6 @@ TOLD = frozenset(
     }
 )
 """A reply that ends for one of these comes with a notice that says so."""
-_PIECES = 16
 _FIRST_TOKEN = 10
 """So many times the stall timeout may pass before the first token: a long message takes its time to be read."""
 
@@ -81,7 +81,7 @@ class GuardedBackend:
         watch = self._watch = _Watch(self.inner, self._limits.stall_timeout, self._grace)
         events = self.inner.reply(conversation, options)
         guard: Guard | None = None
-        said: list[str] = []
+        said = Gathering()
         try:
             while (event := await watch.next(events)) is not None:
                 if isinstance(event, Completed | Failed):
@@ -94,7 +94,7 @@ class GuardedBackend:
                 elif isinstance(event, ToolCall):
                     if watch.finding is None:
                         if guard is not None and (rest := guard.flush()):
-                            said.append(rest)
+                            said.add(rest)
                             yield TextDelta(rest)
                         yield event
                 elif watch.finding is None:
@@ -104,14 +104,12 @@ class GuardedBackend:
                         watch.stop(guard.finding)
                     for each in passed:
                         if isinstance(each, TextDelta):
-                            said.append(each.text)
+                            said.add(each.text)
                         yield each
-                    if len(said) > _PIECES:  # a text of its own for each token is ten times the reply
-                        said = ["".join(said)]
             if guard is not None and (rest := guard.flush()):
-                said.append(rest)
+                said.add(rest)
                 yield TextDelta(rest)
-            end = _end(event, watch, guard, "".join(said))
+            end = _end(event, watch, guard, said.text)
             if isinstance(end, Completed):
                 line = self._line(end, options, guard.repetitions if guard is not None else 0, watch.limit)
                 if line:

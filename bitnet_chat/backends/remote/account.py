@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 from bitnet_chat.events import Stats
+from bitnet_chat.stream.gathering import Gathering
 from bitnet_chat.stream.seam import Seam
 from bitnet_chat.stream.thinking import Retelling
 
@@ -28,8 +29,9 @@ class Account:
         self._sent = sent
         self._first: float | None = None
         self._ended: float | None = None
-        self._parts: list[str] = []
-        self._thoughts: list[str] = []
+        self._said, self._thoughts = Gathering(), Gathering()
+        self._told = 0
+        """Pieces of the text."""
         self._retelling = Retelling("")
         self._seams: tuple[Seam, ...] = ()
         self._before: Stats | None = None
@@ -45,29 +47,29 @@ class Account:
     @property
     def text(self) -> str:
         """The reply so far."""
-        return "".join(self._parts)
+        return self._said.text
 
     @property
     def is_empty(self) -> bool:
         """Nothing of the reply has come."""
-        return not self._parts
+        return not self._told
 
     @property
     def is_fresh(self) -> bool:
         """Nothing has come of the answer that is under way."""
-        return len(self._parts) == self._said_before
+        return self._told == self._said_before
 
     def go_on(self) -> None:
         """The same reply goes on with another answer of the server."""
         self._before = self.stats(None)
-        self._said_before = len(self._parts)
+        self._said_before = self._told
         self._apart = True
-        self._thoughts, self._ended, self.usage = [], None, Usage()
+        self._thoughts, self._ended, self.usage = Gathering(), None, Usage()
 
     def begin(self, *ends: str) -> None:
         """Another attempt begins. ``ends``: what it may repeat before it says anything new, in this order."""
         self._seams = tuple(Seam(end) for end in ends if end)
-        self._retelling = Retelling("".join(self._thoughts))
+        self._retelling = Retelling(self._thoughts.text)
         self.pieces = 0
 
     def said(self, text: str) -> str:
@@ -80,7 +82,8 @@ class Account:
             said, self._apart = self.text, False
             text = ("\n\n"[min(2, len(said) - len(said.rstrip("\n"))) :] if said else "") + text
         if text:
-            self._parts.append(text)
+            self._said.add(text)
+            self._told += 1
         return text
 
     def thought(self, text: str) -> str:
@@ -88,7 +91,7 @@ class Account:
         if self._first is None:
             self._first = time.monotonic()
         text = self._retelling.feed(text)
-        self._thoughts.append(text)
+        self._thoughts.add(text)
         return text
 
     def asked(self) -> None:

@@ -1,0 +1,196 @@
+"""HTTP to one server: connections that are kept, and what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from bitnet_chat.backends.remote import connection
+from bitnet_chat.backends.remote.connection import Connection, Lost, chunk
+from bitnet_chat.backends.remote.line import Line, Stopped
+from bitnet_chat.errors import FinishReason
+
+PATIENCE = 60
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+WORD = b"3\r\none\r\n"
+END = b"0\r\n\r\n"
+
+
+class Server:
+    """Answers each request with ``answer``; closes a connection without a word after ``most`` of them."""
+
+    def __init__(self, answer: Callable[[asyncio.StreamWriter], Awaitable[None]], most: int = 100) -> None:
+        self.answer, self.most = answer, most
+        self.connections = self.requests = 0
+        self.heard = asyncio.Event()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Server:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.append(writer)
+        for _ in range(self.most):
+            try:
+                await reader.readuntil(b"{}")
+            except asyncio.IncompleteReadError:
+                break
+            self.requests += 1
+            self.heard.set()
+            await self.answer(writer)
+        writer.close()
+
+
+async def whole(writer: asyncio.StreamWriter) -> None:
+    writer.write(HEAD + WORD + END)
+
+
+def run(server: Callable[[], Server], body: Callable[[Connection, Server], Awaitable[None]], ours: bool = True) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE), server() as there:
+            here = Connection(there.url, is_ours=ours)
+            try:
+                await body(here, there)
+            finally:
+                await here.close()
+
+    asyncio.run(main())
+
+
+async def heard(here: Connection) -> bytes:
+    response = await here.post("/", {})
+    data = await chunk(response)
+    here.spend(response)
+    return data
+
+
+async def spent(here: Connection) -> None:
+    """Until nothing is read for nothing any more."""
+    while here._spent:
+        await asyncio.wait(here._spent)
+
+
+def test_a_connection_is_used_again() -> None:
+    async def body(here: Connection, there: Server) -> None:
+        for _ in range(5):
+            assert await heard(here) == b"one"
+            await spent(here)
+        assert (there.requests, there.connections) == (5, 1)
+
+    run(lambda: Server(whole), body)
+
+
+def test_one_that_was_closed_without_a_word_is_not_missed() -> None:
+    async def body(here: Connection, there: Server) -> None:
+        for _ in range(5):  # each request goes out before anybody could have read that the connection is gone
+            assert await heard(here) == b"one"
+        assert there.requests == 5
+
+    run(lambda: Server(whole, most=1), body)
+
+
+def test_somebody_elses_server_is_asked_once() -> None:
+    async def body(here: Connection, there: Server) -> None:
+        with pytest.raises(Lost):
+            await here.post("/", {})
+        assert there.requests == 1
+
+    async def nothing(writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    run(lambda: Server(nothing), body, ours=False)
+
+
+def test_a_response_whose_end_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_SPENDING", 0.01)
+
+    async def endless(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + WORD)
+
+    async def body(here: Connection, there: Server) -> None:
+        for count in (1, 2):
+            assert await heard(here) == b"one"
+            await spent(here)
+            assert there.connections == count
+        assert await heard(here) == b"one"  # and is closed meanwhile
+
+    run(lambda: Server(endless), body)
+
+
+def test_a_request_is_told_to_be_on_its_way_before_it_is_answered() -> None:
+    gate = asyncio.Event()
+
+    async def late(writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        await whole(writer)
+
+    async def body(here: Connection, there: Server) -> None:
+        line = Line()
+        await line.ask(lambda sent: here.post("/", {}, sent))
+        await there.heard.wait()
+        assert not line.is_open
+        gate.set()
+        await line.answer()
+        assert line.is_open and await line.chunk() == b"one"
+        line.close()
+
+    run(lambda: Server(late), body)
+
+
+@pytest.mark.parametrize("when", ["before it is sent", "before the answer", "in the answer", "behind it"])
+def test_a_line_can_be_stopped_at_any_time(when: str) -> None:
+    async def never(writer: asyncio.StreamWriter) -> None:
+        if when in ("in the answer", "behind it"):
+            writer.write(HEAD + WORD)
+
+    async def body(here: Connection, there: Server) -> None:
+        line = Line()
+        loop = asyncio.get_running_loop()
+        if when == "before it is sent":
+            line.stop(FinishReason.INTERRUPTED)
+        with pytest.raises(Stopped):
+            await line.ask(lambda sent: here.post("/", {}, sent))
+            if when == "before the answer":
+                loop.call_soon(line.stop, FinishReason.TIMEOUT)
+            await line.answer()
+            assert await line.chunk() == b"one"
+            if when == "in the answer":
+                loop.call_soon(line.stop, FinishReason.TIMEOUT)
+            else:
+                line.stop(FinishReason.TIMEOUT)
+            await line.chunk()
+        line.stop(FinishReason.STALLED)  # what was first counts
+        assert line.reason is (FinishReason.INTERRUPTED if when == "before it is sent" else FinishReason.TIMEOUT)
+        line.close()
+
+    run(lambda: Server(never), body)
+
+
+def test_a_line_has_a_limit() -> None:
+    async def never(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + WORD)
+
+    async def body(here: Connection, there: Server) -> None:
+        line = Line(timeout=0.01)
+        with pytest.raises(Stopped):
+            await line.ask(lambda sent: here.post("/", {}, sent))
+            await line.answer()
+            while await line.chunk():
+                pass
+        assert line.reason is FinishReason.TIMEOUT
+        line.close()
+
+    run(lambda: Server(never), body)
