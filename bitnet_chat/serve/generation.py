@@ -17,7 +17,7 @@ from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 
-_BLOCK = 512
+_BLOCK = 1024
 """Characters to which pieces are joined. Appending to a text copies it, so that it should not get longer."""
 
 
