@@ -15,7 +15,15 @@ from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.errors import BitnetChatError, EngineDied, EngineNotFound, FinishReason, ModelError, UsageError
+from bitnet_chat.errors import (
+    BitnetChatError,
+    EngineDied,
+    EngineNotFound,
+    FinishReason,
+    ModelError,
+    Unsupported,
+    UsageError,
+)
 from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta
 from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import Sanitizer
@@ -144,8 +152,12 @@ async def _events(
         events = replies(conversation)
     else:
         from bitnet_chat.tools.rounds import rounds
+        from bitnet_chat.tools.space import Space
 
-        events = rounds(replies, conversation, toolbox)
+        def space(conversation: Conversation) -> Space:
+            return Space(conversation, toolbox.tools, backend.status().context_size, backend.count)
+
+        events = rounds(replies, conversation, toolbox, space)
     try:
         yield events
     finally:
@@ -283,7 +295,8 @@ async def run(
 
     ``at_once``: so many are asked at the same time, of a backend that can do that; they are written in order.
 
-    Raises EngineNotFound, ModelError or EngineDied where the rest would fail as well; what was written stays.
+    Raises EngineNotFound, ModelError, Unsupported or EngineDied where the rest would fail as well; what was written
+    stays.
     """
     worst, failed, deaths = FinishReason.STOP, 0, 0
 
@@ -313,7 +326,7 @@ async def run(
                 backend, answer = await answering
                 if answer.reason is FinishReason.INTERRUPTED:
                     return FinishReason.INTERRUPTED  # not written: the next run asks it again
-                if isinstance(answer.error, EngineNotFound | ModelError):
+                if isinstance(answer.error, EngineNotFound | ModelError | Unsupported):
                     raise answer.error
                 deaths = deaths + 1 if answer.reason is FinishReason.ENGINE_DIED else 0
                 if deaths == _HOPELESS:

@@ -417,6 +417,50 @@ def test_what_fails_before_the_first_word_has_a_status_and_leaves_the_message() 
     run(main)
 
 
+def test_a_message_without_a_reply_stays_where_it_is() -> None:
+    """It is told apart, no model sees it, and it can be edited."""
+
+    def script(conversation: Conversation) -> list[Event | Gate]:
+        assert conversation.last is not None
+        if conversation.last.content.startswith("fail"):
+            return [Started(), Failed(EngineDied("it died"))]
+        return say(f"{len(conversation.messages)}.")
+
+    async def main() -> None:
+        async with client(script) as api:
+            chat = await api.new()
+
+            async def found() -> tuple[list[str], list[str]]:
+                told = await api.call("GET", f"/chats/{chat}")
+                return [each["content"] for each in told["messages"]], [each["content"] for each in told["passed_over"]]
+
+            for failing in ("fail 1", "fail 2"):
+                await api.call("POST", f"/chats/{chat}/messages", {"content": failing}, status=503)
+            assert await found() == (["fail 2"], ["fail 1"])
+            [second] = (await api.call("GET", f"/chats/{chat}"))["messages"]
+            told = await api.ask(chat, content="Hello")
+            assert told[0].data["parent"] == second["id"]
+            assert [message.content for message in api.served.backend.asked[-1].messages] == ["Hello"]
+            assert await found() == (["Hello", "1."], ["fail 1", "fail 2"])
+            assert (await api.call("GET", f"/chats/{chat}"))["state"] == "whole"
+            told = await api.ask(chat, regenerate=True)
+            hello = told[0].data["user"]["id"]
+            assert told[0].data["parent"] == second["id"]
+            await api.ask(chat, content="Hello again", edit=hello)
+            assert await found() == (["Hello again", "1."], ["fail 1", "fail 2"])
+            await api.ask(chat, content="And you?")
+            assert await found() == (["Hello again", "1.", "And you?", "3."], ["fail 1", "fail 2"])
+            told = await api.ask(chat, content="Now it works", edit=second["id"])
+            assert told[0].data["parent"] == (await api.call("GET", f"/chats/{chat}"))["passed_over"][0]["id"]
+            assert await found() == (["Now it works", "1."], ["fail 1"])
+            await api.call("POST", f"/chats/{chat}/messages", {"content": "fail 3"}, status=503)
+            pending = (await api.call("GET", f"/chats/{chat}"))["messages"][-1]["id"]
+            await api.ask(chat, content="Better", edit=pending)
+            assert await found() == (["Now it works", "1.", "Better", "3."], ["fail 1"]), "what is edited is replaced"
+
+    run(main)
+
+
 BAD = [
     ({}, "content"),
     ({"content": ""}, "content"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from program import PATIENCE, Ear, command, ear, environment, fake_engine, run
 
-from bitnet_chat.cli import VERBS, main
+from bitnet_chat.cli import VERBS, main, serve
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
 
@@ -386,6 +386,24 @@ def test_a_program_that_never_answers(
     monkeypatch.setattr("bitnet_chat.engine.probe.LIMIT", 0.2)
     assert main(["engine", "probe", str(path)]) == 3
     assert "did not answer --help within 0.2 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["serve", "app"])
+def test_the_help_of_a_server_lists_what_it_takes(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    listed = capsys.readouterr().out
+    assert "--threads" in listed and "--io" in listed
+    flags = {"tools": "f.py", "attach": "", "markdown": "on", "thinking": "hide", "typing_speed": "3"}
+    assert flags.keys() == serve.REFUSED.keys()
+    for name, value in flags.items():
+        flag = f"--{name.replace('_', '-')}"
+        if (verb, name) == ("app", "attach"):  # it shows the page there
+            assert flag in listed
+            continue
+        assert flag not in listed
+        assert main([verb, *filter(None, (flag, value))]) == 2
+        assert f"{flag} is not for a server: {serve.REFUSED[name]}" in capsys.readouterr().err
 
 
 def test_help_and_version() -> None:

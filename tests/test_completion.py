@@ -42,6 +42,10 @@ ASKED = [
     ("engine probe o", {"other.md"}, None),
     ("models pull falcon", {"falcon-e-1b"}, None),
     ("completion z", {"zsh"}, {"bash"}),
+    ("--t", {"--tools", "--typing-speed"}, None),
+    ("serve --t", {"--threads"}, {"--tools", "--typing-speed"}),
+    ("serve --a", {"--api-key"}, {"--attach"}),
+    ("app --a", {"--api-key", "--attach"}, None),
 ]
 
 

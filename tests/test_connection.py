@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from bitnet_chat.backends.remote import connection
-from bitnet_chat.backends.remote.connection import Connection, Lost, chunk
+from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, chunk
 from bitnet_chat.backends.remote.line import Line, Stopped
 from bitnet_chat.errors import FinishReason
 
@@ -58,10 +59,15 @@ async def whole(writer: asyncio.StreamWriter) -> None:
     writer.write(HEAD + WORD + END)
 
 
-def run(server: Callable[[], Server], body: Callable[[Connection, Server], Awaitable[None]], ours: bool = True) -> None:
+def run(
+    server: Callable[[], Server],
+    body: Callable[[Connection, Server], Awaitable[None]],
+    ours: bool = True,
+    keeps: bool | None = True,
+) -> None:
     async def main() -> None:
         async with asyncio.timeout(PATIENCE), server() as there:
-            here = Connection(there.url, is_ours=ours)
+            here = Connection(there.url, is_ours=ours, keeps=keeps)
             try:
                 await body(here, there)
             finally:
@@ -93,16 +99,27 @@ def test_a_connection_is_used_again() -> None:
     run(lambda: Server(whole), body)
 
 
-def test_one_that_was_closed_without_a_word_is_not_missed() -> None:
+def test_on_this_computer_each_request_has_one_of_its_own() -> None:
+    async def body(here: Connection, there: Server) -> None:
+        for count in (1, 2, 3):
+            assert await heard(here) == b"one"
+            assert (there.requests, there.connections) == (count, count)
+
+    run(lambda: Server(whole), body, keeps=None)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_one_that_was_closed_without_a_word_is_not_missed(ours: bool) -> None:
     async def body(here: Connection, there: Server) -> None:
         for _ in range(5):  # each request goes out before anybody could have read that the connection is gone
             assert await heard(here) == b"one"
         assert there.requests == 5
 
-    run(lambda: Server(whole, most=1), body)
+    run(lambda: Server(whole, most=1), body, ours=ours)
 
 
-def test_somebody_elses_server_is_asked_once() -> None:
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_breaks_off_on_a_new_connection_was_read(ours: bool) -> None:
     async def body(here: Connection, there: Server) -> None:
         with pytest.raises(Lost):
             await here.post("/", {})
@@ -111,7 +128,85 @@ def test_somebody_elses_server_is_asked_once() -> None:
     async def nothing(writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    run(lambda: Server(nothing), body, ours=False)
+    run(lambda: Server(nothing), body, ours=ours)
+
+
+class Forgetful:
+    """Answers ``many`` connections once, when all of them are there; whoever comes a second time is sent away without
+    a word."""
+
+    def __init__(self, many: int) -> None:
+        self.many = many
+        self.all = asyncio.Event()
+        self.known: set[asyncio.StreamWriter] = set()
+
+    async def __call__(self, writer: asyncio.StreamWriter) -> None:
+        if writer in self.known:
+            writer.close()
+            return
+        self.known.add(writer)
+        if len(self.known) == self.many:
+            self.all.set()
+        await self.all.wait()
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5\r\n\r\n"one"')
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_as_many_as_were_kept_are_tried(ours: bool) -> None:
+    many = 4
+
+    async def body(here: Connection, there: Server) -> None:
+        await asyncio.gather(*(here.ask("/", {}) for _ in range(many)))
+        assert (there.requests, there.connections) == (many, many)
+        assert await here.ask("/", {}) == "one"
+        assert (there.requests, there.connections) == (many * 2 + 1, many + 1)
+
+    run(lambda: Server(Forgetful(many)), body, ours=ours)
+
+
+@pytest.mark.parametrize("and_then", ["it hangs up", "nothing"])
+def test_a_refusal_that_is_not_whole_is_one(monkeypatch: pytest.MonkeyPatch, and_then: str) -> None:
+    if and_then == "nothing":
+        monkeypatch.setattr(connection, "_REFUSING", 0.01)
+
+    async def half(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Type: text/plain\r\nContent-Length: 500\r\n\r\nNo.")
+        if and_then != "nothing":
+            writer.close()
+
+    async def body(here: Connection, there: Server) -> None:
+        with pytest.raises(Refused) as refused:
+            await here.post("/", {})
+        assert refused.value.refusal.status == 413
+        if and_then != "nothing":
+            assert refused.value.refusal.message == "No."
+        assert there.requests == 1
+
+    run(lambda: Server(half), body)
+
+
+def test_what_is_closed_opens_nothing() -> None:
+    async def body(here: Connection, there: Server) -> None:
+        await heard(here)
+        await here.close()
+        with pytest.raises(Lost):
+            await here.post("/", {})
+        assert here._session is None and there.requests == 1
+
+    run(lambda: Server(whole), body)
+
+
+def test_an_answer_that_is_no_http_is_told_in_few_words() -> None:
+    async def other(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-Server\r\n")
+
+    async def body(here: Connection, there: Server) -> None:
+        with pytest.raises(Lost) as lost:
+            await here.post("/", {})
+        assert "SSH-2.0-Server" in str(lost.value)
+        assert "url=" not in str(lost.value) and "\\n" not in str(lost.value)
+
+    run(lambda: Server(other), body)
 
 
 def test_a_response_whose_end_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +272,42 @@ def test_a_line_can_be_stopped_at_any_time(when: str) -> None:
         line.close()
 
     run(lambda: Server(never), body)
+
+
+def test_a_line_that_is_stopped_and_lost_at_a_time_was_stopped() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        line, work = Line(), loop.create_future()
+
+        def both() -> None:
+            work.set_exception(Lost("it has ended"))
+            line.stop(FinishReason.INTERRUPTED)
+
+        loop.call_soon(both)
+        with pytest.raises(Stopped):
+            await line.within(work)
+        line.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_begun_behind_a_stop_may_fail_unheard() -> None:
+    complaints: list[object] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: complaints.append(context))
+        line, work = Line(), loop.create_future()
+        line.stop(FinishReason.INTERRUPTED)
+        with pytest.raises(Stopped):
+            await line.within(work)
+        work.set_exception(ValueError("too long"))
+        await asyncio.sleep(0)
+        line.close()
+
+    asyncio.run(main())
+    gc.collect()
+    assert not complaints
 
 
 def test_a_line_has_a_limit() -> None:

@@ -238,6 +238,92 @@ def test_a_message_without_a_reply_is_kept_and_told_apart(journal: Journal, reas
     assert journal.list()[0].state is State.UNANSWERED
 
 
+def passed_over(journal: Journal) -> tuple[int, int]:
+    """A conversation whose second message got no reply before the third one was sent behind it, and its row."""
+    id, conversation = dialogue(journal, "q", "a")
+
+    def fail(recorder: Recorder) -> None:
+        recorder.resume(journal.load(id))
+        recorder.begin_reply(conversation.with_user("lost?"))
+        recorder.end_reply(FinishReason.ENGINE_DIED)
+
+    recorded(journal, fail)
+    pending = journal.load(id).pending
+    assert pending is not None
+
+    def send(recorder: Recorder) -> None:
+        recorder.resume(journal.load(id))
+        recorder.follow(pending.row)
+        turn(recorder, conversation.with_user("q2"), "a2")
+
+    recorded(journal, send)
+    return id, pending.row
+
+
+def test_a_message_without_a_reply_stays_before_the_next_one(journal: Journal) -> None:
+    id, row = passed_over(journal)
+    stored = journal.load(id)
+    assert [message.content for message in stored.conversation.messages] == ["q", "a", "q2", "a2"]
+    assert [(each.row, each.message.content) for each in stored.passed_over] == [(row, "lost?")]
+    assert (stored.state, stored.unanswered, journal.list()[0].turns) == (State.WHOLE, "", 2)
+    assert stored.about()["passed_over"] == [{"content": "lost?", "created": stored.passed_over[0].created}]
+
+
+@pytest.mark.parametrize("then", ["more", "again", "edited", "undone", "failed"])
+def test_it_stays_whatever_is_done_behind_it(journal: Journal, then: str) -> None:
+    """As a REPL does it, which is told of the conversation alone."""
+    id, row = passed_over(journal)
+
+    def talk(recorder: Recorder) -> None:
+        stored = journal.load(id)
+        recorder.resume(stored)
+        conversation = stored.conversation
+        if then == "more":
+            turn(recorder, conversation.with_user("q3"), "a3")
+        elif then == "again":
+            turn(recorder, conversation.without_last_reply(), "other")
+        elif then == "edited":
+            turn(recorder, conversation.without_last_turn().with_user("other"), "a3")
+        elif then == "undone":
+            recorder.sync(conversation.without_last_turn())
+        else:
+            recorder.begin_reply(conversation.without_last_turn().with_user("other"))
+            recorder.end_reply(FinishReason.ENGINE_DIED)
+
+    recorded(journal, talk)
+    stored = journal.load(id)
+    if then != "undone":
+        assert [each.row for each in stored.passed_over] == [row]
+        return
+    assert stored.pending is not None and (stored.pending.row, stored.passed_over) == (row, ())
+
+    def talk_on(recorder: Recorder) -> None:
+        stored = Journal(journal.path).load(before)
+        recorder.resume(stored)
+        conversation = stored.conversation.without_last_turn()
+        recorder.sync(conversation)
+        turn(recorder, conversation.with_user("q3"), "a3")
+
+    before, row = passed_over(journal)
+    recorded(journal, talk_on)
+    assert [each.row for each in journal.load(before).passed_over] == [row]
+
+
+def test_a_first_message_that_is_edited_leaves_nothing_before_it(journal: Journal) -> None:
+    """Also where another one had been taken back to before a message without a reply."""
+    id, _ = passed_over(journal)
+
+    def talk(recorder: Recorder) -> None:
+        recorder.resume(journal.load(id))
+        recorder.sync(journal.load(id).conversation.without_last_turn())
+        turn(recorder, Conversation().with_user("all new"), "a")
+
+    recorded(journal, talk)
+    stored = journal.load(id)
+    assert [message.content for message in stored.conversation.messages] == ["all new", "a"]
+    assert stored.passed_over == ()
+
+
 def test_a_model_may_say_nothing(journal: Journal) -> None:
     id, conversation = dialogue(journal, "q", "", "q2", "a2")
     assert journal.load(id).conversation == conversation

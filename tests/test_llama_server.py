@@ -133,7 +133,7 @@ def test_a_reply_and_what_is_known_of_it(classic: EngineBinary) -> None:
 
 
 def test_more_replies_than_a_connection_bears(classic: EngineBinary, shared: Shared) -> None:
-    """llama-server closes one without a word when it has answered a hundred times."""
+    """It says that it keeps one for a hundred requests, and closes it behind each streamed reply without a word."""
 
     async def body(backend: RemoteBackend, server: LlamaServer) -> None:
         for _ in range(130):

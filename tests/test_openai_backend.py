@@ -15,7 +15,16 @@ from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.backends.remote.backend import RemoteBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
-from bitnet_chat.errors import Busy, ContextOverflow, EngineDied, EngineNotFound, FinishReason, ModelError, UsageError
+from bitnet_chat.errors import (
+    Busy,
+    ContextOverflow,
+    EngineDied,
+    EngineNotFound,
+    FinishReason,
+    ModelError,
+    Unsupported,
+    UsageError,
+)
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 
 PATIENCE = 60
@@ -290,6 +299,8 @@ REFUSALS: list[tuple[Answer, type[Exception], str]] = [
         EngineDied,
         "502: 502 Bad Gateway",
     ),
+    (whole({"error": "registry/small does not support tools"}, 400), Unsupported, "tools is not supported here"),
+    (whole({"message": '"auto" tool choice requires --enable-auto-tool-choice'}, 400), Unsupported, "requires --ena"),
     (Answer([b""], 500), EngineDied, "failed (500)"),
     (Answer([b""], 307, headers={"Location": "http://elsewhere/v1"}), UsageError, "somewhere else now"),
     (Answer([b"<h1>Log in</h1>"], type="text/html"), UsageError, "no such API"),

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from scripted_backend import STATS, Gate, ScriptedBackend, say
 
-from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backends.offering import OfferingBackend
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.conversation.message import NOT_CALLED
-from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason
+from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 from bitnet_chat.journal import Entry, Journal
 from bitnet_chat.repl import ReplSettings
@@ -35,6 +36,10 @@ def shout() -> str:
     print("loud\\x1b[31m")
     return "done\\x1b]0;x\\x07"
 
+def page() -> str:
+    """Long."""
+    return "".join(f"{number:05}" for number in range(10_000))
+
 def block() -> str:
     """Blocks."""
     begun.set()
@@ -42,6 +47,8 @@ def block() -> str:
     return "released"
 '''
 OSLO, ROME = ToolCall("1", "get_weather", '{"city": "Oslo"}'), ToolCall("2", "get_weather", '{"city": "Rome"}')
+
+PAGE = ToolCall("8", "page", "{}")
 
 
 class Paper:
@@ -186,7 +193,7 @@ def test_names_and_arguments_are_made_safe(tmp_path: Path) -> None:
         await room.talk.submit("x")
         assert "\x1b" not in room.paper.all + room.desk.questions[0] and "\n" not in room.desk.questions[0]
         assert "(3,000 more characters)" in room.paper.all
-        assert room.results == ["error: there is no tool 'a\\x1b[2J\\nb'; there are: get_weather, shout, block"]
+        assert room.results == ["error: there is no tool 'a\\x1b[2J\\nb'; there are: get_weather, shout, page, block"]
 
     evil = ToolCall("1", "a\x1b[2J\nb", '{"x": "' + "\u202e" * 4991 + '"}')
     in_room(tmp_path, work, [asks("", evil), say("ok")], ["yes"])
@@ -306,3 +313,63 @@ def test_no_tools(tmp_path: Path) -> None:
         await talk.close()
 
     asyncio.run(work())
+
+
+def test_a_model_without_a_place_for_tools_answers_and_the_user_is_told_once(tmp_path: Path) -> None:
+    made: list[ScriptedBackend] = []
+
+    def backend(name: str) -> Backend:
+        refusal = Failed(Unsupported("tools", f"{name} has no place for tools", remedy="choose another"))
+
+        def script(_: Conversation) -> list[Event | Gate]:
+            return [refusal] if made[-1].options[-1].tools and name != "able" else say("Hello.")
+
+        made.append(ScriptedBackend(script, name=name))
+        return OfferingBackend(made[-1])
+
+    async def run() -> None:
+        path = tmp_path / "tools_of_toolless.py"
+        path.write_text(TOOLS)
+        box, paper = load(path), Paper()
+        settings = ReplSettings(model="m", options=ReplyOptions(tools=box.tools), toolbox=box)
+        talk = Talk(backend("small"), settings, Display(paper, colour=False, spinner=False), Desk([]), backend)
+        talk.start()
+        for line in ("hello", "again", "/model other", "hello", "again", "/model able", "hello"):
+            assert await talk.submit(line) == ""
+        await talk.close()
+        told = [f"the model is not offered the tools: {name} has no place for tools\n" for name in ("small", "other")]
+        assert [paper.all.count(each) for each in told] == [1, 1] and paper.all.count("not offered") == 2
+        assert paper.all.index(told[0]) < paper.all.index("Hello.") and "is not supported" not in paper.all
+        assert [each.content for each in talk.conversation.turns[1::2]] == ["Hello."] * 5
+        asked = [[bool(each.tools) for each in backend.options] for backend in made]
+        assert asked == [[True, False, False], [True, False, False], [True]]
+
+    asyncio.run(run())
+
+
+# A result that is long
+
+
+def test_a_result_is_cut_to_the_window(tmp_path: Path) -> None:
+    """The backend counts a token for each character, in a window of 2,048."""
+
+    async def work(room: Room) -> None:
+        await room.talk.submit("page?")
+        (text,) = room.results
+        kept, _, mark = text.rpartition("\n")
+        assert kept.startswith("0000000001") and 500 < len(text) <= 1024
+        assert mark == f"[cut here: {50_000 - len(kept):,} of 50,000 characters are left out]"
+        assert f"[{50_000 - len(kept):,} characters are left out: there is no room for them]\n" in room.paper.all
+
+    in_room(tmp_path, work, [asks("", PAGE), say("ok")], allowed=("page",))
+
+
+def test_results_share_what_is_left_of_the_window(tmp_path: Path) -> None:
+    async def work(room: Room) -> None:
+        await room.talk.submit("page?")
+        short, *long = room.results
+        assert short == "fine in Oslo" and len(long) == 2 and sum(map(len, room.results)) <= 1024
+        assert all(len(each) > 300 and "are left out]" in each for each in long)
+
+    calls = asks("", OSLO, PAGE, ToolCall("9", "page", "{}"))
+    in_room(tmp_path, work, [calls, say("ok")], allowed=("page", "get_weather"))

@@ -191,6 +191,39 @@ def test_one_answer_and_a_conversation(classic: EngineBinary, tmp_path: Path) ->
         terminal.close()
 
 
+@pytest.mark.engine
+@pytest.mark.parametrize("who", ["engine", "llama-server"])
+def test_a_model_without_a_place_for_tools(classic: EngineBinary, model: Path, tmp_path: Path, who: str) -> None:
+    """A conversation goes on without them; a question that came with tools gets no answer that had none."""
+    path, questions, answers = tmp_path / "mine.py", tmp_path / "questions", tmp_path / "answers"
+    path.write_text(FILE)
+    questions.write_text('{"prompt": "hello"}\n{"prompt": "hello"}\n')
+    flags = ["--engine", str(classic.path), "--backend", who, "--temp", "0", "-n", "8", "--tools", str(path)]
+    lines = f"Weather in Rome?\n/model {model}\nhello\nhello\n"
+    done = run(*flags, "-m", str(MODEL), "-n", "60", "--allow-tools", "all", "-i", stdin=lines)
+    notes = done.stderr.decode()
+    assert "In Rome: sunny, 21 degrees." in done.stdout.decode() and done.returncode == 0
+    assert len(done.stdout.splitlines()) == 4 and "is not supported" not in notes
+    assert notes.count("the model is not offered the tools: the chat template of ") == 1
+    done = run(*flags, "-m", str(model), "--allow-tools", "all", "hello")
+    assert (done.returncode, done.stdout) == (2, b"") and "tools is not supported here" in done.stderr.decode()
+    done = run(*flags, "-m", str(model), "--allow-tools", "all", "--input", str(questions), "--output", str(answers))
+    assert done.returncode == 2 and done.stderr.decode().count("tools is not supported here") == 1
+    assert answers.read_bytes() == b"", "the same command goes on with another model"
+
+
+@pytest.mark.engine
+def test_a_long_result_fits_into_the_window(classic: EngineBinary, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(FILE.replace("sunny, 21 degrees", "sunny, 21 degrees " * 2000))
+    flags = ["--engine", str(classic.path), "-m", str(MODEL), "--temp", "0", "-n", "60", "-c", "2048"]
+    for more, stdin in ((["-i"], "Weather in Rome?\n"), (["Weather in Rome?"], "")):
+        done = run(*flags, "--tools", str(path), "--allow-tools", "all", *more, stdin=stdin)
+        notes = done.stderr.decode()
+        assert "characters are left out: there is no room for them]" in notes
+        assert "does not fit" not in notes and done.returncode == 0
+
+
 # Without an engine
 
 

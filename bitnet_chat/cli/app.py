@@ -31,7 +31,7 @@ _SIZE = (1100, 800)
 
 
 def parser() -> Parser:
-    parser = serve.parser()
+    parser = serve.parser(serve.REFUSED.keys() - {"attach"})  # whose page is shown
     parser.prog = "bitnet-chat app"
     parser.description = "The web page in a window of its own, or in the browser."
     parser.add_argument("--browser", action="store_true", help="the browser, even where a window can be had")

@@ -57,7 +57,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     from bitnet_chat.cli.attaching import open_journal, open_talker
     from bitnet_chat.cli.limits import reply_options
     from bitnet_chat.cli.past import wanted
-    from bitnet_chat.cli.tools import expect, toolbox
+    from bitnet_chat.cli.tools import offered, toolbox
     from bitnet_chat.engine.child import pty_is_available
 
     journal = open_journal(settings)
@@ -67,15 +67,14 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     lines: list[str] = []
     files = attached(flags, lines.append, stdin_is_taken=True)
     box, allowed = toolbox(flags, settings)
-    backend = open_talker(settings, configured, journal, advice="commands", model=getattr(flags, "model", ""))
-    expect(backend, box)
+    backend = offered(
+        open_talker(settings, configured, journal, advice="commands", model=getattr(flags, "model", "")), box
+    )
     lines += [each.described() for each in files]
     paced = settings.backend == "engine" and not settings.attach and (settings.io == "pipe" or not pty_is_available())
 
     def switch_model(name: str) -> Backend:
-        other = open_talker(settings, configured, journal, advice="commands", model=name)
-        expect(other, box)
-        return other
+        return offered(open_talker(settings, configured, journal, advice="commands", model=name), box)
 
     return await repl.run(
         backend,

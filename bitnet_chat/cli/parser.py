@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, get_args, get_type_hints
 
@@ -82,9 +82,10 @@ def build(*, question: bool = True) -> Parser:
     return parser
 
 
-def add_settings(parser: Parser) -> None:
+def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
     """A flag for every setting; ``dest`` is its name. Those that say yes or no have a ``--no-`` form, too, so that
-    each can be taken back."""
+    each can be taken back. ``unlisted``: what the verb refuses. It is read all the same, since its own words about it
+    tell more than that there is no such flag; neither ``--help`` nor a shell offers it."""
     defaults = Settings()
 
     def default(name: str) -> str:
@@ -152,6 +153,9 @@ def add_settings(parser: Parser) -> None:
         metavar="CPS",
         help=f"characters a second with --io pipe; 0: at once {default('typing_speed')}",
     )
+    for action in parser._actions:
+        if action.dest in unlisted:
+            action.help = argparse.SUPPRESS
 
 
 def _choices(name: str) -> tuple[str, ...]:

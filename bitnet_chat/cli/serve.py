@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
@@ -29,14 +29,20 @@ if TYPE_CHECKING:
 
 _NEEDED = ("starlette", "uvicorn", "httptools", "sse_starlette", "prometheus_client", "markdown_it", "nh3")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
-_ELSEWHERE = {
-    "attach": "a server has an engine of its own",
-    "tools": "a server hands tool calls to its clients, which bring their own tools",
+_SEEN = "it is about what a terminal shows"
+REFUSED = {
+    "attach": "it has an engine of its own",
+    "tools": "it hands tool calls to its clients, which bring their own tools",
+    "markdown": _SEEN,
+    "thinking": _SEEN,
+    "typing_speed": _SEEN,
 }
+"""Settings that have no flag here, and why."""
 _NAMED = re.compile(r"([^=/\\]+)=(.+)", re.DOTALL)
 
 
-def parser() -> Parser:
+def parser(unlisted: Collection[str] = REFUSED.keys()) -> Parser:
+    """``unlisted``: settings that :func:`read` refuses."""
     parser = Parser(
         prog="bitnet-chat serve",
         description="OpenAI, Ollama and chat APIs, and a web page, over one engine.",
@@ -66,7 +72,7 @@ def parser() -> Parser:
         help="that the reply of a chat goes on while nobody watches (default: 30)",
     )
     server.add_argument("--log-prompts", action="store_true", help="what is said goes into the log")
-    add_settings(parser)
+    add_settings(parser, unlisted)
     parser.add_argument(
         "-m",
         "--model",
@@ -110,9 +116,9 @@ def read(
     models = _models(getattr(flags, "models", []))
     if list(models) == [""]:
         given = {**given, "model": models.pop("")}
-    for name, why in _ELSEWHERE.items():
+    for name, why in REFUSED.items():
         if name in given:
-            raise UsageError(f"--{name} is not for serve: {why}")
+            raise UsageError(f"{config.flag(name)} is not for a server: {why}")
     settings, configured = config.load(given, environment)
     settings = replace(settings, attach="", tools="")  # of the config file, where they are meant for the terminal
     return replace(ServeSettings(), **values).checked(), settings, configured, models

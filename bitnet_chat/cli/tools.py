@@ -56,3 +56,14 @@ def expect(backend: Backend, box: Toolbox | None) -> None:
     expecting = getattr(getattr(backend, "inner", backend), "expect", None)
     if box is not None and expecting is not None:
         expecting(box.tools)
+
+
+def offered(backend: Backend, box: Toolbox | None) -> Backend:
+    """For a conversation, which goes on with whatever model: one without a place for tools is not offered them, and
+    the user is told. Where nobody talks, and tools were asked for with the question, such a model is an error."""
+    if box is None:
+        return backend
+    from bitnet_chat.backends.offering import OfferingBackend
+
+    expect(backend, box)
+    return OfferingBackend(backend)

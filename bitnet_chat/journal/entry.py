@@ -82,6 +82,9 @@ class Stored:
     """The last message, where it got no reply: it is no part of ``records``, and may be asked again."""
     pending: Record | None = None
     """The same with what is known about it."""
+    passed_over: tuple[Record, ...] = ()
+    """Messages of the user in the present line that got no reply before the next one was sent. They are shown where
+    they stand, as their rows tell; no model sees them."""
 
     @property
     def conversation(self) -> Conversation:
@@ -92,7 +95,9 @@ class Stored:
         """What an export says about the whole."""
         facts: dict[str, object] = {"id": self.id, "title": self.title, "created": self.created}
         facts |= {"updated": self.updated, "model": self.model, "engine": self.engine, "options": dict(self.options)}
-        return facts | {"forked_from": self.forked_from, "state": self.state.value, "unanswered": self.unanswered}
+        facts |= {"forked_from": self.forked_from, "state": self.state.value, "unanswered": self.unanswered}
+        passed = [{"content": record.message.content, "created": record.created} for record in self.passed_over]
+        return facts | ({"passed_over": passed} if passed else {})
 
     def details(self) -> list[dict[str, object]]:
         """What an export says about each message beside the message itself."""

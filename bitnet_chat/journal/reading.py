@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.conversation import Message
@@ -125,6 +126,7 @@ def stored(connection: Connection, id: int) -> Stored | None:
                 continue
         message = Message(role, text, reason, thoughts, *unpacked(tools))
         records.append(Record(row, message, made, given(model), given(engine), _object(options), _object(stats)))
+    records, passed_over = _passed_over(records)
     unanswered, pending = "", None
     state = State.WHOLE
     if records and records[-1].message.role == "user":
@@ -139,8 +141,18 @@ def stored(connection: Connection, id: int) -> Stored | None:
     title, created, updated, model, engine, options, forked_from = found
     return Stored(
         id, given(title), created, updated, given(model), given(engine), _object(options), forked_from, state,
-        tuple(records), unanswered, pending,
+        tuple(records), unanswered, pending, tuple(passed_over),
     )  # fmt: skip
+
+
+def _passed_over(line: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """The line in which user and model take turns, and the messages of the user that another one followed."""
+    records: list[Record] = []
+    passed: list[Record] = []
+    for record, following in zip_longest(line, line[1:]):
+        both = following is not None and record.message.role == following.message.role == "user"
+        (passed if both else records).append(record)
+    return records, passed
 
 
 def _reason(name: str | None) -> FinishReason | None:

@@ -134,6 +134,11 @@ class Recorder:
         self._named = bool(stored.title)
         self._put(lambda scribe: scribe.resume(stored))
 
+    def follow(self, row: int | None) -> None:
+        """The next message of the user stands behind this row, where it is not one that is there already: behind a
+        message that got no reply, or where one stood that it takes the place of. None: it is the first."""
+        self._put(lambda scribe: scribe.follow(row))
+
     def anew(self) -> None:
         """The next message begins another conversation."""
         self._leave(_Slot(), "")

@@ -33,10 +33,12 @@ _Line = tuple[tuple[Message, int], ...]
 @dataclass(frozen=True, slots=True)
 class Rows:
     """``line``: of the messages up to the last one, in order. ``reply``: of the reply to it that is being written,
-    which is none of them; None where there is none."""
+    which is none of them; None where there is none. ``before``: of what the last message follows, which may be one of
+    the user that got no reply, and then is none of the line; None where it is the first."""
 
     line: tuple[int, ...] = ()
     reply: int | None = None
+    before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +76,22 @@ class Scribe:
         self._line: _Line = ()
         self._reply: _Reply | None = None
         self._lost = False
+        self._behind: int | None = None  # a message behind the end of the line that got no reply
+        self._place: tuple[int | None] | None = None  # what the next message is to follow, where that was told
         self.id: int | None = None
 
     @property
     def rows(self) -> Rows:
         """Where what is known of the conversation stands in the file."""
-        return Rows(tuple(row for _, row in self._line), None if self._reply is None else self._reply.row)
+        before = self._parent(self._line[-1][1]) if self._line else None
+        return Rows(tuple(row for _, row in self._line), None if self._reply is None else self._reply.row, before)
 
     def create(self, conversation: Conversation, title: str, model: str) -> None:
         """The conversation is made now, though nobody may have said anything. ``model``: who is to answer."""
         self.anew()
         self._named = title
         with transaction(self._connection):
-            id, line = self._synced(None, (), conversation.messages)
+            id, line, _ = self._synced(None, (), conversation.messages)
             self._connection.execute("UPDATE conversations SET model = ? WHERE id = ?", (kept(model), id))
         self.id, self._line = id, line
 
@@ -98,8 +103,8 @@ class Scribe:
         if tuple(map(_key, conversation.messages)) == tuple(_key(message) for message, _ in self._line):
             return
         with transaction(self._connection):
-            id, line = self._synced(self.id, self._line, conversation.messages)
-        self.id, self._line = id, line
+            id, line, head = self._synced(self.id, self._line, conversation.messages)
+        self.id, self._line, self._behind, self._place = id, line, head, None
 
     def begin_reply(self, conversation: Conversation, origin: Origin) -> None:
         """A reply to ``conversation`` begins, or goes on with the one at its end. Where it is asked for again before
@@ -112,12 +117,12 @@ class Scribe:
         goes_on = conversation.last is not None and conversation.last.role == "assistant"
         self._who_writes()  # takes some milliseconds, in which no lock should be held
         with transaction(self._connection):
-            id, line = self._synced(self.id, self._line, conversation.messages)
+            id, line, _ = self._synced(self.id, self._line, conversation.messages)
             base = line[:-1] if goes_on else line
             start = line[-1][0] if goes_on else Message("assistant", "")
-            row = self._insert(id, base, start, origin, writer=self._writer)
+            row = self._insert(id, _end(base), start, origin, writer=self._writer)
             self._point(id, row, base, origin)
-        self.id, self._line = id, base
+        self.id, self._line, self._behind, self._place = id, base, None, None
         self._reply = _Reply(row, origin, start, line)
 
     def add(self, pieces: Sequence[Piece]) -> None:
@@ -183,13 +188,14 @@ class Scribe:
             for message, row in self._line:
                 line = (*line, (message, self._copy_message(row, id, _end(line))))
             self._point(id, _end(line), line)
-        self.id, self._line = id, line
+        self.id, self._line, self._behind, self._place = id, line, None, None
         self._named = title or self._named
 
     def anew(self) -> None:
         """The next message begins another conversation."""
         self._leave_reply()
         self.id, self._line, self._reply, self._named, self._lost = None, (), None, "", False
+        self._behind, self._place = None, None
 
     def resume(self, stored: Stored) -> None:
         """Goes on with a conversation as it was when it was read. What another program has added since stays as a
@@ -198,9 +204,14 @@ class Scribe:
         self.id, self._named = stored.id, stored.title
         self._line = tuple((record.message, record.row) for record in stored.records)
 
+    def follow(self, row: int | None) -> None:
+        """The next message stands behind this row, where it alone is new."""
+        self._place = (row,)
+
     def lose(self) -> None:
         """The conversation is gone. Nothing is kept until the next one begins."""
         self.id, self._reply, self._line, self._lost = None, None, (), True
+        self._behind, self._place = None, None
 
     def move(self, connection: Connection) -> None:
         """To another file: all that is known of the conversation is written there, an open reply included."""
@@ -213,30 +224,40 @@ class Scribe:
             if self.id is not None:
                 with transaction(connection):
                     whole = reply.before if reply is not None else self._line
-                    id, line = self._synced(None, (), [message for message, _ in whole])
+                    id, line, _ = self._synced(None, (), [message for message, _ in whole])
                     if reply is not None:
                         before, line = line, line[: len(self._line)]
-                        row = self._insert(id, line, reply.start, reply.origin, writer=self._writer)
+                        row = self._insert(id, _end(line), reply.start, reply.origin, writer=self._writer)
                         self._point(id, row, line, reply.origin)
                         self._add(row, reply.said)
         except BaseException:
             self._connection = old
             raise
-        self.id, self._line = id, line
+        self.id, self._line, self._behind, self._place = id, line, None, None
         if reply is not None:
             reply.row, reply.before = row, before
 
-    def _synced(self, id: int | None, line: _Line, messages: Sequence[Message]) -> tuple[int, _Line]:
+    def _synced(self, id: int | None, line: _Line, messages: Sequence[Message]) -> tuple[int, _Line, int | None]:
+        """The number of the conversation, its line, and its head: the end of the line, or behind that a message that
+        got no reply."""
         if id is None:
             id = self._make(messages)
         elif not self._named and all(message.role != "user" for message, _ in line):  # made before anything was said
             title = kept(title_of(Conversation(tuple(messages))))
             self._connection.execute("UPDATE conversations SET title = ? WHERE id = ? AND title = ''", (title, id))
-        line = line[: _common(line, messages)]
-        for message in messages[len(line) :]:
-            line = (*line, (message, self._insert(id, line, message, Origin())))
-        self._point(id, _end(line), line)
-        return id, line
+        common = _common(line, messages)
+        if self._place is not None and common == len(messages) - 1:
+            (head,) = self._place
+        elif common < len(line):  # what takes the place of a message stands where that stood
+            head = self._parent(line[common][1])
+        else:
+            head = self._behind or _end(line)
+        line = line[:common]
+        for message in messages[common:]:
+            head = self._insert(id, head, message, Origin())
+            line = (*line, (message, head))
+        self._point(id, head, line)
+        return id, line, head
 
     def _make(self, messages: Sequence[Message]) -> int:
         now = self._now()
@@ -247,11 +268,17 @@ class Scribe:
         return int(cursor.lastrowid or 0)
 
     def _insert(
-        self, id: int, line: _Line, message: Message, origin: Origin, writer: str | None = None, stats: str = "{}"
+        self,
+        id: int,
+        parent: int | None,
+        message: Message,
+        origin: Origin,
+        writer: str | None = None,
+        stats: str = "{}",
     ) -> int:
         values = {
             "conversation": id,
-            "parent": _end(line),
+            "parent": parent,
             "role": message.role,
             "content": kept(message.content),
             "thinking": kept(message.thinking),
@@ -280,7 +307,7 @@ class Scribe:
         if cursor.rowcount:
             return reply.row
         # Someone took this program for dead, and the row for a reply that was cut off: it stays as another branch.
-        return self._insert(id, self._line, message, reply.origin, stats=stats)
+        return self._insert(id, _end(self._line), message, reply.origin, stats=stats)
 
     def _add(self, row: int, pieces: Sequence[Piece]) -> None:
         for thinking, run in groupby(pieces, key=lambda piece: piece[0]):
@@ -288,6 +315,10 @@ class Scribe:
             self._connection.execute(
                 "INSERT INTO chunks (message, thinking, text) VALUES (?, ?, ?)", (row, int(thinking), text)
             )
+
+    def _parent(self, row: int) -> int | None:
+        found = self._connection.execute("SELECT parent FROM messages WHERE id = ?", (row,)).fetchone()
+        return None if found is None or found[0] is None else int(found[0])
 
     def _point(self, id: int, head: int | None, line: _Line, origin: Origin | None = None) -> None:
         turns = sum(message.role == "user" for message, _ in line)

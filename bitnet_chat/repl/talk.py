@@ -68,7 +68,8 @@ class Talk:
         if settings.toolbox is not None:
             from bitnet_chat.repl.tools import Caller
 
-            self._caller = Caller(settings.toolbox, display, console, settings.allowed_tools)
+            keeps_all = settings.overflow == "stop"
+            self._caller = Caller(settings.toolbox, display, console, settings.allowed_tools, keeps_all=keeps_all)
         self._counted: tuple[tuple[str, int], TokenCount | None] = (("", 0), None)
         self.conversation = Conversation().with_system(settings.system)
         self.tally = Tally()
@@ -235,7 +236,7 @@ class Talk:
         it was."""
         failed, rounds = await self._exchange(conversation, dropped), 0
         while self._caller is not None and not failed and self.conversation.open_calls:
-            answered, goes_on = await self._caller.answer(self.conversation, rounds)
+            answered, goes_on = await self._caller.answer(self.conversation, rounds, self._backend)
             self.conversation, rounds = answered, rounds + 1
             self._recorder.sync(answered)
             if not goes_on:

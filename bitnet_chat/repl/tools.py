@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from bitnet_chat.backends import Backend
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.conversation.message import NOT_CALLED
 from bitnet_chat.repl.console import Console
 from bitnet_chat.repl.display import Display
 from bitnet_chat.stream.sanitize import one_line
 from bitnet_chat.tools import Toolbox
-from bitnet_chat.tools.rounds import ROUNDS, clipped
+from bitnet_chat.tools.rounds import ROUNDS, clipped, loss
+from bitnet_chat.tools.space import Space
 
 DECLINED = "The user declined this call."
 _SPIN = 0.1
@@ -23,23 +25,35 @@ _QUESTION = 60
 class Caller:
     """Makes the calls that the user allows."""
 
-    def __init__(self, toolbox: Toolbox, display: Display, console: Console, allowed: Sequence[str] = ()) -> None:
-        """``allowed``: tools that need no question."""
+    def __init__(
+        self,
+        toolbox: Toolbox,
+        display: Display,
+        console: Console,
+        allowed: Sequence[str] = (),
+        *,
+        keeps_all: bool = False,
+    ) -> None:
+        """``allowed``: tools that need no question. ``keeps_all``: see :class:`bitnet_chat.tools.space.Space`."""
         self._toolbox = toolbox
         self._display = display
         self._console = console
+        self._keeps_all = keeps_all
         self.allowed = set(allowed)
         """Grows with each answer "always", until the program ends."""
         self._running: asyncio.Task[str] | None = None
 
-    async def answer(self, conversation: Conversation, rounds: int) -> tuple[Conversation, bool]:
+    async def answer(self, conversation: Conversation, rounds: int, backend: Backend) -> tuple[Conversation, bool]:
         """The conversation with a result for each open call, and whether the model is to go on. ``rounds``: replies
-        with calls that there were in this turn before."""
+        with calls that there were in this turn before. ``backend``: whose window the results are to fit into."""
         if rounds >= ROUNDS:
             self._display.notice(
                 f"The model has called tools in {ROUNDS} replies in a row: it is stopped here. /continue lets it go on."
             )
             return conversation.with_all_answered(), False
+        space = Space(
+            conversation, self._toolbox.tools, backend.status().context_size, backend.count, keeps_all=self._keeps_all
+        )
         for call in conversation.open_calls:
             verdict = "yes" if call.name in self.allowed else await self._console.decide(self._question(call))
             if verdict is None:
@@ -53,7 +67,7 @@ class Caller:
                 conversation = conversation.with_tool_result(call, DECLINED)
                 continue
             try:
-                conversation = conversation.with_tool_result(call, await self._call(call))
+                conversation = conversation.with_tool_result(call, await self._call(call, space))
             except asyncio.CancelledError:
                 if not self._was_stopped():
                     raise
@@ -76,7 +90,7 @@ class Caller:
     def _question(call: ToolCall) -> str:
         return one_line(f"Call {call.name} {clipped(call.arguments, _QUESTION)}?")
 
-    async def _call(self, call: ToolCall) -> str:
+    async def _call(self, call: ToolCall, space: Space) -> str:
         loop = asyncio.get_running_loop()
         since = loop.time()
         timer: asyncio.TimerHandle | None = None
@@ -87,10 +101,10 @@ class Caller:
             timer = loop.call_later(_SPIN, spin)
 
         async def run() -> str:
-            result = await self._toolbox.call(call)
+            result = await self._toolbox.call(call, space.limit)
             for line in result.printed.splitlines():
                 self._display.notice(f"{call.name} printed: {clipped(line)}")
-            self._display.notice(f"{call.name}: {clipped(result.text)}")
+            self._display.notice(f"{call.name}: {clipped(result.text)}{loss(result)}")
             return result.text
 
         self._running = asyncio.ensure_future(run())

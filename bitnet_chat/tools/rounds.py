@@ -8,7 +8,8 @@ from dataclasses import replace
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
-from bitnet_chat.tools.toolbox import Toolbox
+from bitnet_chat.tools.space import Space
+from bitnet_chat.tools.toolbox import Result, Toolbox
 
 ROUNDS = 8
 """Replies of one turn whose calls are made. A model that always wants one more is stopped."""
@@ -16,11 +17,15 @@ _SHOWN = 200
 """Characters of a call or a result in a line about it."""
 
 Replies = Callable[[Conversation], AsyncIterator[Event]]
+Spaces = Callable[[Conversation], Space | None]
 
 
-async def rounds(replies: Replies, conversation: Conversation, toolbox: Toolbox) -> AsyncIterator[Event]:
+async def rounds(
+    replies: Replies, conversation: Conversation, toolbox: Toolbox, space: Spaces = lambda conversation: None
+) -> AsyncIterator[Event]:
     """The events of ``replies(conversation)``; its calls are made, a Notice tells of each, and the replies to their
-    results follow. One Started, one end, whose text is that of all replies with a blank line between them."""
+    results follow. One Started, one end, whose text is that of all replies with a blank line between them. ``space``:
+    what the window has for the results of the open calls; None: nobody knows."""
     said: list[str] = []
     earlier: Stats | None = None
     for number in range(ROUNDS + 1):
@@ -60,9 +65,10 @@ async def rounds(replies: Replies, conversation: Conversation, toolbox: Toolbox)
             yield end
             return
         conversation = conversation.with_assistant(own, FinishReason.TOOL_CALLS, tool_calls=tuple(calls))
+        room = space(conversation)
         for call in calls:
-            result = await toolbox.call(call)
-            yield Notice(f"{shown(call)}: {clipped(result.text)}")
+            result = await (toolbox.call(call) if room is None else toolbox.call(call, room.limit))
+            yield Notice(f"{shown(call)}: {clipped(result.text)}{loss(result)}")
             if result.printed.strip():
                 yield Notice(f"{call.name} printed: {clipped(result.printed)}")
             conversation = conversation.with_tool_result(call, result.text)
@@ -84,6 +90,11 @@ def shown(call: ToolCall, limit: int = _SHOWN) -> str:
 def clipped(text: str, limit: int = _SHOWN) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"
+
+
+def loss(result: Result) -> str:
+    """For people: how much of a result the model does not get; nothing where it gets all."""
+    return f" [{result.left_out:,} characters are left out: there is no room for them]" if result.left_out else ""
 
 
 def together(first: Stats, second: Stats) -> Stats:

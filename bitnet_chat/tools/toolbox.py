@@ -24,7 +24,12 @@ TIMEOUT = 120.0
 """Seconds that a function may take."""
 RESULT_LIMIT = 16_000
 """Characters of a result; what is more is left out, and the model is told so."""
+MARK = "\n[cut here: {missing:,} of {all:,} characters are left out]"
+"""What stands where a result was cut."""
 _PRINT_LIMIT = 100_000
+
+Limit = Callable[[str], int]
+"""How many characters of a result may stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,12 @@ class Function:
 @dataclass(frozen=True, slots=True)
 class Result:
     """``text``: what the model is told. ``failed``: nothing came of the call. ``printed``: what the function wrote to
-    stdout, which is no part of the result."""
+    stdout, which is no part of the result. ``left_out``: characters that the text has lost."""
 
     text: str
     failed: bool = False
     printed: str = ""
+    left_out: int = 0
 
 
 class Toolbox:
@@ -74,9 +80,14 @@ class Toolbox:
         if self._running is not None:
             self._running.cancel()
 
-    async def call(self, call: ToolCall) -> Result:
-        """What came of it. Cancelling leaves a function that is running behind, in a thread of its own: there is no
-        way to stop one. One that is ``async`` is cancelled."""
+    async def call(self, call: ToolCall, limit: Limit = lambda text: RESULT_LIMIT) -> Result:
+        """What came of it, with as much of its text as ``limit`` lets stay. Cancelling leaves a function that is
+        running behind, in a thread of its own: there is no way to stop one. One that is ``async`` is cancelled."""
+        result = await self._outcome(call)
+        whole, most = len(result.text), limit(result.text)
+        return dataclasses.replace(result, text=cut(result.text, most), left_out=max(0, whole - most))
+
+    async def _outcome(self, call: ToolCall) -> Result:
         function = self._functions.get(call.name)
         if function is None:
             return _failure(f"there is no tool {call.name!r}; there are: {', '.join(self.names) or 'none'}")
@@ -134,7 +145,7 @@ class _Run:
             value = self._function(**self._arguments)
             if inspect.isawaitable(value):
                 value = asyncio.run(self._await(value))
-            return Result(cut(as_text(value)))
+            return Result(as_text(value))
         except BaseException as error:  # whatever a function does, sys.exit() included
             return _failure(words(error))
 
@@ -166,11 +177,11 @@ def as_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=_plain)
 
 
-def cut(text: str) -> str:
-    """``text`` within the limit, with a mark where something is left out."""
-    if len(text) <= RESULT_LIMIT:
+def cut(text: str, limit: int = RESULT_LIMIT) -> str:
+    """The first ``limit`` characters of ``text``, with a mark where something is left out."""
+    if len(text) <= limit:
         return text
-    return f"{text[:RESULT_LIMIT]}\n[cut here: {len(text) - RESULT_LIMIT:,} of {len(text):,} characters are left out]"
+    return text[:limit] + MARK.format(missing=len(text) - limit, all=len(text))
 
 
 def words(error: BaseException) -> str:
@@ -192,4 +203,4 @@ def _plain(value: Any) -> Any:
 
 
 def _failure(what: str) -> Result:
-    return Result(cut(f"error: {what}"), failed=True)
+    return Result(f"error: {what}", failed=True)

@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ _KEPT = 4.0
 """Seconds for which a connection is kept that nobody uses: most servers close it after five."""
 _SPENDING = 1.0
 """Seconds for the end of a response behind all that counts."""
+_REFUSING = 10.0
+"""Seconds for the words of a refusal, which is one without them too."""
 _CONNECTING = 30.0  # seconds for TCP and TLS; a reply may take as long as it likes
 _ANSWER_LIMIT = 1 << 25
 
@@ -66,13 +69,25 @@ def require_aiohttp() -> None:
         ) from None
 
 
+@dataclass(slots=True)
+class _Trip:
+    """One request, as far as it has come."""
+
+    sent: asyncio.Event | None
+    is_on_kept: bool = False
+    """It went out on a connection that was used before, which the server may have closed meanwhile."""
+
+
 class Connection:
     """Requests to ``base``. Opens nothing until it is asked to; has to be closed."""
 
-    def __init__(self, base: str, key: str = "", *, is_ours: bool = False) -> None:
-        """``is_ours``: it was there a moment ago; where nobody answers it has ended."""
+    def __init__(self, base: str, key: str = "", *, is_ours: bool = False, keeps: bool | None = None) -> None:
+        """``is_ours``: it was there a moment ago; where nobody answers it has ended. ``keeps``: whether connections are
+        kept for the next request; None: those to other computers are. On this one a new connection costs nothing, and
+        llama-server closes those that it has promised to keep behind each streamed reply."""
         self.base = base
-        self._is_ours = is_ours
+        self._keeps = not is_loopback(base) if keeps is None else keeps
+        self._is_ours, self._is_closed = is_ours, False
         self._headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._session: aiohttp.ClientSession | None = None
         self._spent: set[asyncio.Task[None]] = set()
@@ -96,7 +111,9 @@ class Connection:
     def spend(self, response: aiohttp.ClientResponse) -> None:
         """All that counts of ``response`` was read: what follows is read for nothing, so that its connection is free
         for the next request."""
-        if response.content.at_eof():
+        if not self._keeps:
+            response.close()
+        if response.content.at_eof() or response.closed:
             return
 
         def over(task: asyncio.Task[None]) -> None:
@@ -108,6 +125,7 @@ class Connection:
         task.add_done_callback(over)
 
     async def close(self) -> None:
+        self._is_closed = True
         for task in self._spent:
             task.cancel()
         if self._spent:
@@ -119,17 +137,25 @@ class Connection:
     def _opened(self) -> aiohttp.ClientSession:
         import aiohttp
 
+        if self._is_closed:  # somebody else has found out that the server has ended
+            raise Lost("its connections are closed")
         if self._session is None:
-            loopback = is_loopback(self.base)
             trace = aiohttp.TraceConfig()
-            trace.on_request_chunk_sent.append(_tell)
+            trace.on_connection_reuseconn.append(_on_kept)
+            trace.on_connection_create_start.append(_on_new)
+            trace.on_request_chunk_sent.append(_on_sent)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(keepalive_timeout=_KEPT),
+                # How many there are at a time is decided elsewhere: each reply has one.
+                connector=(
+                    aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT)
+                    if self._keeps
+                    else aiohttp.TCPConnector(limit=0, force_close=True)
+                ),
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # Proxies are for what is elsewhere, and no request to this computer leaves it.
-                trust_env=not loopback,
+                trust_env=not is_loopback(self.base),
                 trace_configs=[trace],
             )
         return self._session
@@ -137,14 +163,24 @@ class Connection:
     async def _request(
         self, method: str, path: str, data: bytes | None, sent: asyncio.Event | None
     ) -> aiohttp.ClientResponse:
-        return await self._opened().request(
-            method,
-            self.base + path,
-            data=data,
-            headers={"Content-Type": "application/json"} if data is not None else None,
-            allow_redirects=False,
-            trace_request_ctx=sent,
-        )
+        import aiohttp
+
+        while True:
+            trip = _Trip(sent)
+            try:
+                return await self._opened().request(
+                    method,
+                    self.base + path,
+                    data=data,
+                    headers={"Content-Type": "application/json"} if data is not None else None,
+                    allow_redirects=False,
+                    trace_request_ctx=trip,
+                )
+            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+                # A server may close a connection that it has promised to keep: nobody has read this. On a new one
+                # somebody has. Each attempt takes one that was kept, until there are none.
+                if not trip.is_on_kept:
+                    raise
 
     async def _send(
         self, method: str, path: str, data: bytes | None = None, sent: asyncio.Event | None = None
@@ -153,13 +189,7 @@ class Connection:
 
         base = self.base
         try:
-            try:
-                response = await self._request(method, path, data, sent)
-            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-                if not self._is_ours or isinstance(error, aiohttp.ClientConnectorError):
-                    raise
-                # llama-server closes a connection after its hundredth request without a word: nobody has read this.
-                response = await self._request(method, path, data, sent)
+            response = await self._request(method, path, data, sent)
         except aiohttp.ClientSSLError as error:
             raise EngineNotFound(
                 f"the certificate of {base} cannot be trusted: {error}",
@@ -178,17 +208,36 @@ class Connection:
             raise Lost(_words(error)) from None
         if response.status == 200:
             return response
-        try:
-            body = await _limited(response, refusal.BODY_LIMIT)
-        finally:
-            response.close()
+        body = await _words_of(response)
         headers = response.headers
         raise Refused(refusal.read(response.status, body, headers.get("Retry-After", ""), headers.get("Location", "")))
 
 
-async def _tell(session: object, context: SimpleNamespace, chunk: object) -> None:
-    if context.trace_request_ctx is not None:
-        context.trace_request_ctx.set()
+async def _on_kept(session: object, context: SimpleNamespace, params: object) -> None:
+    context.trace_request_ctx.is_on_kept = True
+
+
+async def _on_new(session: object, context: SimpleNamespace, params: object) -> None:
+    context.trace_request_ctx.is_on_kept = False
+
+
+async def _on_sent(session: object, context: SimpleNamespace, params: object) -> None:
+    if context.trace_request_ctx.sent is not None:
+        context.trace_request_ctx.sent.set()
+
+
+async def _words_of(response: aiohttp.ClientResponse) -> bytes:
+    """What a refusal says, as far as it comes: some servers hang up in its middle, on a request that they do not
+    want to read."""
+    body = b""
+    try:
+        with contextlib.suppress(TimeoutError, Lost):
+            async with asyncio.timeout(_REFUSING):
+                while len(body) < refusal.BODY_LIMIT and (part := await chunk(response)):
+                    body += part
+    finally:
+        response.close()
+    return body[: refusal.BODY_LIMIT]
 
 
 async def _spend(response: aiohttp.ClientResponse) -> None:
@@ -208,12 +257,15 @@ def not_an_api(base: str) -> UsageError:
 
 async def whole(response: aiohttp.ClientResponse, base: str) -> Any:
     """The JSON of a response. Raises Lost, and UsageError for what is none."""
+    parts, size = [], 0
     try:
-        body = await _limited(response, _ANSWER_LIMIT)
+        while size < _ANSWER_LIMIT and (part := await chunk(response)):
+            parts.append(part)
+            size += len(part)
     finally:
         response.close()
     try:
-        return json.loads(body)
+        return json.loads(b"".join(parts))
     except (ValueError, RecursionError):
         raise not_an_api(base) from None
 
@@ -228,16 +280,9 @@ async def chunk(response: aiohttp.ClientResponse) -> bytes:
         raise Lost(_words(error)) from None
 
 
-async def _limited(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    parts, size = [], 0
-    while size < limit and (part := await chunk(response)):
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)[:limit]
-
-
 def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # Of an answer that is no HTTP aiohttp tells the address, too, which the reader knows.
+    return " ".join(str(getattr(error, "message", "") or error).split()) or type(error).__name__
 
 
 def is_loopback(url: str) -> bool:

@@ -110,10 +110,10 @@ class Exchange:
         """Of a reply that has come to an end of its own. Raises Misspoken."""
         account, usage, events = self._account, reader.usage, list[Event]()
         account.usage = usage
+        offered = options.tools if options.tool_choice != "none" else ()
         if usage.prompt is not None:
             self.context_used = usage.prompt + (usage.completion or reader.speech.pieces)
-            self._fit.learn(question, usage.prompt)
-        offered = options.tools if options.tool_choice != "none" else ()
+            self._fit.learn(question, usage.prompt, offered)
         calls, faults = told_apart(reader.calls(), offered)
         if faults and not offered:
             events.append(Notice("the model asked for a tool, and was offered none: nothing is called"))

@@ -51,6 +51,8 @@ class Line:
         if self.reason is not None:
             if asyncio.iscoroutine(work):
                 work.close()
+            elif isinstance(work, asyncio.Future):
+                work.add_done_callback(_heard)
             raise Stopped
         try:
             async with asyncio.timeout(None) as self._patience:
@@ -59,6 +61,10 @@ class Line:
             if self._patience is None or not self._patience.expired():
                 raise
             raise Stopped from None
+        except Lost:
+            if self.reason is None:
+                raise
+            raise Stopped from None  # both at a time: what was wanted counts
         finally:
             self._patience = None
 
@@ -104,3 +110,9 @@ class Line:
         self.hang_up()
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _heard(work: asyncio.Future[Any]) -> None:
+    """Nobody waits for it: an error of its is not one that somebody has forgotten."""
+    if not work.cancelled():
+        work.exception()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitnet_chat.engine.meter import tells_overflow
-from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, ModelError, UsageError
+from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, ModelError, Unsupported, UsageError
 
 BODY_LIMIT = 1 << 16
 """Bytes of a refusal that are read."""
@@ -28,6 +28,8 @@ _WINDOW = re.compile(r"(?:context (?:length|window|size)[^0-9]{0,40}|n_ctx\D{1,5
 _ASKED = re.compile(
     r"(?:requested|resulted in|contains|has|prompt of|message is) (?:about )?(\d[\d,]{1,11}) (?:input )?tok"
 )
+_NO_TOOLS = re.compile(r"does not support tools|tool choice requires", re.I)
+"""Of a model in Ollama, and of a vLLM that was not told how its model writes calls."""
 _MODEL = re.compile(r"\bmodels?\b", re.I)
 
 
@@ -84,6 +86,8 @@ class Refusal:
                     f"{server} says that it is somewhere else now ({status}{said})",
                     remedy="give that address with --base-url; a conversation is not sent elsewhere unasked",
                 )
+            case 400 if _NO_TOOLS.search(self.message):
+                return Unsupported("tools", self.message)
             case status if status < 500:
                 return UsageError(f"{server} refused the request ({status}{said})")
         return EngineDied(f"{server} failed ({self.status}{said})", remedy="its own log says more")

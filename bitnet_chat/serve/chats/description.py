@@ -114,6 +114,11 @@ SCHEMAS: dict[str, Schema] = {
             "system": TEXT,
             "state": _STATE,
             "messages": listed(ref("ChatMessage")),
+            "passed_over": listed(
+                ref("ChatMessage"),
+                description="Messages of the user that got no reply before the next one was sent. They stand among the"
+                " others by their ids, can be edited, and no model sees them.",
+            ),
             "live": maybe(given({"generation": TEXT, "message": maybe(WHOLE), "place": AMOUNT})),
         }
     ),

@@ -17,7 +17,7 @@ from bitnet_chat.errors import BitnetChatError, UsageError
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.serve.chats.events import Opening
 from bitnet_chat.serve.chats.live import Changed, Live, Room, Rooms
-from bitnet_chat.serve.chats.request import MOST_ROWS, Ask, NewChat, asked_of, line_of, lone_conversation
+from bitnet_chat.serve.chats.request import MOST_ROWS, Ask, NewChat, asked_of, before_asked, line_of, lone_conversation
 from bitnet_chat.serve.desk import Desk, Order
 from bitnet_chat.serve.generation import Generation
 from bitnet_chat.serve.problems import Refused
@@ -106,13 +106,15 @@ class ChatDesk:
         """A reply in a chat. Raises NoSuchChat, Answering, Refused for what cannot be asked, UnknownModel and Busy."""
         with self.rooms.entered(id) as room, room.claimed():
             stored = await self.load(id)
-            line = line_of(stored)
+            line, before = line_of(stored), before_asked(ask, stored)
             # With the message that got no reply: where it is asked again it keeps its row.
             stored = replace(stored, records=line)
             conversation = asked_of(ask, replace(stored, records=line if stored.pending is None else line[:-1]))
             model = ask.model or (stored.model if stored.model in self.desk.catalogue.names else "")
             recorder = self._journal.recorder(log.warning)
             recorder.resume(stored)
+            if ask.content is not None:
+                recorder.follow(before)
             ended = asyncio.Event()
             order = Order(conversation, ask.options, model, recorder, urgent)
             generation = self.desk.begin(order, on_end=lambda _: ended.set())
@@ -166,10 +168,10 @@ class ChatDesk:
         rows = await recorder.rows()
         if rows is None or rows.reply is None:  # a disk that is full; the recorder goes on trying
             return Opening(generation.id, generation.model, id, None, user, None, before)
-        line = list(rows.line)
-        if user is not None and line:
-            user = line.pop(), user[1]
-        return Opening(generation.id, generation.model, id, rows.reply, user, line[-1] if line else None, before)
+        parent = rows.line[-1] if rows.line else None
+        if user is not None and parent is not None:
+            user, parent = (parent, user[1]), rows.before
+        return Opening(generation.id, generation.model, id, rows.reply, user, parent, before)
 
     async def _end(self, ended: asyncio.Event, recorder: Recorder, room: Room, live: Live | None) -> None:
         await ended.wait()

@@ -79,6 +79,7 @@ def chat_form(stored: Stored, live: LiveReply | None, render: Render | None = No
         "system": stored.conversation.system,
         "state": State.ANSWERING.value if live is not None else stored.state.value,
         "messages": messages,
+        "passed_over": [_message(record, render) for record in stored.passed_over],
         "live": None if live is None else {"generation": live.generation, "message": live.row, "place": live.place},
     }
 

@@ -16,7 +16,7 @@ const OUTCOMES = {
   bad_model: "It was cut off: the model cannot be loaded.",
   usage: "It was cut off.",
 }
-const REPLACED = " A new message takes the place of this one."
+const STAYS = " Your message stays here. The next one is sent without it."
 const WHOLE = ["stop", "role_marker", "tool_calls", null]
 
 export class UserMessage {
@@ -27,6 +27,12 @@ export class UserMessage {
     this.node = made("user-template")
     this.node.message = this
     this.node.querySelector(".said").textContent = content
+  }
+
+  // It got no reply, and another one was sent behind it.
+  set passedOver(passed) {
+    this.node.classList.toggle("passed", passed)
+    this.node.querySelector(".unheard").hidden = !passed
   }
 }
 
@@ -181,16 +187,22 @@ export class Reply {
     this.end(finish, "", {})
     const outcome = this.node.querySelector(".outcome")
     outcome.className = "outcome wrong"
-    outcome.replaceChildren(element("strong", "No reply: "), saidOf(error), kept ? "" : REPLACED)
+    outcome.replaceChildren(element("strong", "No reply: "), saidOf(error), kept || !this.silent ? "" : STAYS)
     outcome.hidden = false
     this.offer(true)
+  }
+
+  // It was stopped before its first word, or before its first new one.
+  stopped(model) {
+    this.end("interrupted", model, {})
+    if (this.silent) this.node.querySelector(".outcome").append(STAYS)
   }
 
   // There is none: nobody was there to give it.
   miss() {
     this.end("", "", {})
     const outcome = this.node.querySelector(".outcome")
-    outcome.textContent = `There is no reply yet.${REPLACED}`
+    outcome.textContent = `There is no reply yet.${STAYS}`
     outcome.hidden = false
   }
 }

@@ -79,6 +79,10 @@ export class Thread extends EventTarget {
 
   take(told) {
     const shown = told.messages.filter(each => each.role === "user" || each.role === "assistant")
+    for (const each of told.passed_over) { // ids grow along a conversation
+      const behind = shown.findIndex(other => other.id === null || other.id > each.id)
+      shown.splice(behind < 0 ? shown.length : behind, 0, each)
+    }
     this.setReply(null)
     this.messages = shown.map(each => (each.role === "user" ? new UserMessage(each.id, each.content) : Reply.of(each)))
     this.node.replaceChildren(...this.messages.map(message => message.node))
@@ -207,8 +211,8 @@ export class Thread extends EventTarget {
   completed(told) {
     const { reply } = this
     if (!reply) return
-    if (told.message === null) { // stopped before its first word
-      reply.end("interrupted", told.model, {})
+    if (told.message === null) {
+      reply.stopped(told.model)
     } else {
       reply.end(told.finish_reason, told.model, told)
     }
@@ -294,6 +298,7 @@ export class Thread extends EventTarget {
     this.messages.forEach((message, index) => {
       message.node.classList.toggle("last", index === this.messages.length - 1)
       message.node.classList.toggle("far", index < behind)
+      if (message.role === "user") message.passedOver = this.messages[index + 1]?.role === "user"
     })
   }
 
