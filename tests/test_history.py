@@ -81,6 +81,24 @@ def test_show(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(output)["model"] == HOSTILE
 
 
+def test_show_messages_that_got_no_reply(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    async def talk() -> None:
+        recorder = Recorder(journal, pytest.fail)
+        for text in ("lost?", "last?"):
+            stored = journal.load(2)
+            recorder.resume(stored)
+            if stored.pending is not None:
+                recorder.follow(stored.pending.row)
+            recorder.begin_reply(stored.conversation.with_user(text))
+            recorder.end_reply(FinishReason.ENGINE_DIED)
+            assert await recorder.settled()
+        await recorder.close()
+
+    asyncio.run(talk())
+    shown = history(capsys, "show", "2")[1]
+    assert shown.endswith("plain answer\n[interrupted]\n\n> lost?\n[not answered]\n\n> last?\n[not answered]\n")
+
+
 def test_search(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     code, output, _ = history(capsys, "search", "NEEDLE")
     assert code == 0 and output.startswith("1  ") and "needle" in output.splitlines()[1]

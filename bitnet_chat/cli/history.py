@@ -99,7 +99,9 @@ def _show(stored: Stored, flags: argparse.Namespace) -> int:
     about = [f"conversation {stored.id}", stored.model, stored.engine, _STATES.get(stored.state, "")]
     print(one_line(stored.title) or "(no title)")
     print(" · ".join(one_line(each) for each in about if each))
-    for message in stored.conversation.messages:
+    unanswered = {record.row for record in stored.shown} - {record.row for record in stored.records}
+    for record in stored.shown:
+        message = record.message
         tool = f"{one_line(message.tool_name)}: "
         name = {"system": "system: ", "user": "> ", "assistant": "", "tool": tool}[message.role]
         if message.thinking:
@@ -110,8 +112,8 @@ def _show(stored: Stored, flags: argparse.Namespace) -> int:
             print(one_line(f"calls {call.name} {call.arguments}"))
         if message.was_cut and message.finish is not None:
             print(f"[{message.finish.value.replace('_', ' ')}]")
-    if stored.unanswered:
-        print(f"\n> {visible(stored.unanswered)}\n[not answered]")
+        if record.row in unanswered:
+            print("[not answered]")
     return 0
 
 

@@ -91,6 +91,12 @@ class Stored:
         """Ends with a reply, or has none."""
         return Conversation(tuple(record.message for record in self.records))
 
+    @property
+    def shown(self) -> tuple[Record, ...]:
+        """All of the present line: with the messages that got no reply, wherever they stand."""
+        pending = () if self.pending is None else (self.pending,)
+        return tuple(sorted((*self.records, *pending, *self.passed_over), key=lambda record: record.row))
+
     def about(self) -> dict[str, object]:
         """What an export says about the whole."""
         facts: dict[str, object] = {"id": self.id, "title": self.title, "created": self.created}

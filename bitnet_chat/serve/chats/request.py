@@ -114,15 +114,10 @@ def line_of(stored: Stored) -> tuple[Record, ...]:
     return stored.records if stored.pending is None else (*stored.records, stored.pending)
 
 
-def shown_of(stored: Stored) -> tuple[Record, ...]:
-    """All that is shown of the present line: with the messages that got no reply, wherever they stand."""
-    return tuple(sorted((*line_of(stored), *stored.passed_over), key=lambda record: record.row))
-
-
 def before_asked(ask: Ask, stored: Stored) -> int | None:
     """The row that ``content`` stands behind; None where it is the first. What it takes the place of is another branch,
     and a message that got no reply stays where it is."""
-    before = [record.row for record in shown_of(stored) if ask.edit is None or record.row < ask.edit]
+    before = [record.row for record in stored.shown if ask.edit is None or record.row < ask.edit]
     return before[-1] if before else None
 
 
@@ -166,7 +161,7 @@ def _check_goes_on(conversation: Conversation) -> None:
 
 def _place(row: int, stored: Stored) -> int:
     """How many messages of the line stand before this one."""
-    for record in shown_of(stored):
+    for record in stored.shown:
         if record.row == row:
             if record.message.role != "user":
                 raise Refused(f"message {row} is none of the user, and cannot be edited", param="edit")
