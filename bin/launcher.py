@@ -29,6 +29,10 @@ WITHOUT_ENGINE = ("completion", "config", "doctor", "engine", "history", "models
 def chat(arguments: "list[str]") -> int:
     """Runs bitnet-chat with these arguments; sets up first what is missing."""
     needed = steps(arguments)
+    if tells_only(arguments) and sys.version_info >= OLDEST:
+        if "package" not in done():
+            return tell(arguments)
+        needed = ["package"]
     if missing(needed, done()):
         status = set_up(needed)
         if status:
@@ -68,6 +72,20 @@ def steps(arguments: "list[str]") -> "list[str]":
         if (attach or backend != "llama-server") and "engine" in needed:
             needed.remove("engine")  # it is elsewhere
     return needed
+
+
+def tells_only(arguments: "list[str]") -> bool:
+    """Help and the version need nothing but the checkout: no package, no engine, no network."""
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "-h" in ours or "--help" in ours or arguments in (["-V"], ["--version"])
+
+
+def tell(arguments: "list[str]") -> int:
+    """Runs bitnet-chat in this Python, out of the checkout. It imports what others have made only when it works."""
+    sys.path.insert(0, ROOT)
+    from bitnet_chat.cli import main
+
+    return main(arguments)
 
 
 def missing(needed: "list[str]", done: "set[str]") -> "list[str]":

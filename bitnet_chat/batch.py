@@ -206,8 +206,10 @@ def _conversation(fields: Mapping[str, Any], system: str) -> Conversation:
     if (prompt is None) == (messages is None):
         raise UsageError("it needs either 'prompt' or 'messages'")
     if prompt is not None:
-        if not isinstance(prompt, str) or not prompt:
+        if not isinstance(prompt, str):
             raise UsageError("'prompt' is no text")
+        if not prompt:
+            raise UsageError("'prompt' is empty")
         return Conversation().with_system(system).with_user(prompt)
     if not isinstance(messages, list):
         raise UsageError("'messages' is no list")
@@ -224,13 +226,14 @@ def needs_exact_history(conversation: Conversation) -> bool:
     return len(conversation.turns) > 1 or any(mark in content for content in contents for mark in _TOKEN_MARKS)
 
 
-def finished_indexes(output: Path, jobs: Sequence[Job]) -> set[int]:
-    """The lines that an earlier run has answered, and ``output`` cut back to its last whole line.
+def finished(output: Path, jobs: Sequence[Job]) -> dict[int, FinishReason]:
+    """The lines that an earlier run has dealt with, each with how that ended, and ``output`` cut back to its last
+    whole line.
 
     Raises UsageError, and leaves the file alone, when it belongs to another input.
     """
     if not output.is_file():  # nothing yet; or a device or a pipe, where nothing can be read back
-        return set()
+        return {}
     try:
         data = output.read_bytes()
     except OSError as error:
@@ -238,15 +241,18 @@ def finished_indexes(output: Path, jobs: Sequence[Job]) -> set[int]:
     whole = data.rfind(b"\n") + 1
     lines, torn = data[:whole].splitlines(), data[whole:]
     heads = {job.index: _head(job) for job in jobs}
+    ends: dict[int, FinishReason] = {}
     for number, raw in enumerate(lines, 1):
         try:
             entry = json.loads(raw)
-            head = heads.pop(entry["index"])
+            index = entry["index"]
+            head = heads.pop(index)
             # As text: NaN is not equal to itself.
             if _encoded({key: entry[key] for key in head}) != _encoded(head):
                 raise ValueError
         except (ValueError, TypeError, KeyError):
             raise _foreign(output, number) from None
+        ends[index] = _end_of(entry)
     if torn:
         # Nobody's file is cut that has not the beginning of the very line that was to be written next.
         start = _encoded(heads[min(heads)])[:-1] + b", " if heads else b""
@@ -257,7 +263,14 @@ def finished_indexes(output: Path, jobs: Sequence[Job]) -> set[int]:
                 file.truncate(whole)
         except OSError as error:
             raise UsageError(f"{output} cannot be written: {error.strerror}") from None
-    return {job.index for job in jobs} - heads.keys()
+    return ends
+
+
+def _end_of(entry: Mapping[str, Any]) -> FinishReason:
+    try:
+        return FinishReason(entry.get("finish_reason", ""))
+    except ValueError:  # another release has written it
+        return FinishReason.STOP if entry.get("error") is None else FinishReason.USAGE
 
 
 def _foreign(output: Path, number: int) -> UsageError:
@@ -382,4 +395,4 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-__all__ = ["Answer", "Job", "ask", "finished_indexes", "needs_exact_history", "read_jobs", "run", "stream"]
+__all__ = ["Answer", "Job", "ask", "finished", "needs_exact_history", "read_jobs", "run", "stream"]

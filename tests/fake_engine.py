@@ -285,8 +285,8 @@ def main() -> None:
     if "--refuse" in rest:
         print("E fake: failed to load model: unknown model architecture: 'strange'", file=sys.stderr)
         sys.exit(1)
-    if "--refuse-late" in rest:
-        if len(launches()) > 1:
+    if "--refuse-late" in rest or "FAKE_ENGINE_SILENT_DEATHS" in os.environ:
+        if len(launches()) > int(os.environ.get("FAKE_ENGINE_SILENT_DEATHS", "1")):
             print("E fake: the reason comes late", file=sys.stderr)
         sys.exit(1)
     gate = os.environ.get("FAKE_ENGINE_GATE")

@@ -130,8 +130,18 @@ def test_bad_lines_get_an_error_and_the_rest_goes_on(batch: Batch) -> None:
         assert (entry["reply"], entry["finish_reason"]) == (None, "usage")
         assert entry["error"].startswith(f"line {entry['index']}: "), number
     assert entries[4]["id"] == 9
+    assert [entry["error"] for entry in entries[4:6]] == ["line 5: 'prompt' is no text", "line 6: 'prompt' is empty"]
+    # Another run has nothing to do, and ends as this one did.
     before = batch.output.read_bytes()
-    assert batch.run().returncode == 0 and batch.output.read_bytes() == before
+    done = batch.run()
+    assert (done.returncode, batch.output.read_bytes()) == (2, before)
+    assert b"has 16 of 16 replies already, 14 of them failed: nothing is left to do; a line that" in done.stderr
+    assert b"0/0" not in done.stderr
+    # A line of it that is taken out is asked again, and what an earlier run could not do still counts.
+    batch.output.write_bytes(before.partition(b"\n")[2])
+    done = batch.run()
+    assert done.returncode == 2 and b"has 15 of 16 replies already, 14 of them failed: going on" in done.stderr
+    assert batch.entries[-1]["reply"] == "first"
 
 
 def test_one_process_for_all(batch: Batch) -> None:
@@ -219,7 +229,7 @@ def test_a_killed_run_goes_on_where_it_was(batch: Batch, ear: Ear, torn: str, mo
     assert [entry["index"] for entry in batch.entries] == [1, 2, 3, 4]
     before = batch.output.read_bytes()
     done = batch.run(FAKE_ENGINE_HEARD=str(ear.path))
-    assert (done.returncode, ear.rest(), batch.output.read_bytes()) == (0, [], before)
+    assert (done.returncode, ear.rest(), batch.output.read_bytes()) == (124, [], before)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(batch: Batch, ear: Ear) -> None:

@@ -299,6 +299,32 @@ def test_without_a_window_of_its_own_a_browser_will_do(ready: Checkout) -> None:
     assert ready.calls() == []
 
 
+HELP = [["--help"], ["serve", "--help"], ["app", "-h"], ["--backend", "ollama", "-h"], ["--version"]]
+
+
+@pytest.mark.parametrize("arguments", HELP)
+def test_help_needs_nothing(checkout: Checkout, arguments: list[str]) -> None:
+    shutil.copytree(REPOSITORY / "bitnet_chat", checkout.root / "bitnet_chat", dirs_exist_ok=True)
+    done = checkout.run("bitnet-chat", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    words = "bitnet-chat " if "--version" in arguments else "usage: bitnet-chat "
+    assert done.stdout.startswith(words + arguments[0] if arguments[0] in ("serve", "app") else words)
+    assert checkout.calls() == [] and not (checkout.root / ".venv").exists()
+
+
+@pytest.mark.parametrize("arguments", HELP)
+def test_help_needs_nothing_more_than_the_package(checkout: Checkout, arguments: list[str]) -> None:
+    assert checkout.run("bitnet-chat", "--engine", "x").returncode == 7
+    checkout.calls()
+    done = checkout.run("bitnet-chat", *arguments)
+    assert (done.returncode, done.stdout, checkout.calls()) == (7, f"{arguments}\n", [])
+
+
+def test_a_call_for_help_to_the_engine_is_not_ours(checkout: Checkout) -> None:
+    assert checkout.run("bitnet-chat", "hello", "--", "--help").returncode == 7
+    assert modules(checkout.calls()) == ["venv", "pip", "bitnet_chat"]
+
+
 # A step that fails names itself, its log and the remedy.
 
 

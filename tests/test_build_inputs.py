@@ -11,7 +11,7 @@ from pathlib import Path
 import fake_build
 import pytest
 
-from bitnet_chat.engine import diagnosis, manifest, pip, source, toolchain
+from bitnet_chat.engine import diagnosis, manifest, pip, processors, source, toolchain
 from bitnet_chat.errors import BuildError
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with a #! line")
@@ -194,6 +194,16 @@ def test_parallel_jobs() -> None:
     assert toolchain.parallel_jobs(8, None) == 8
     assert toolchain.parallel_jobs(8, 0, wish="3") == 3
     assert toolchain.parallel_jobs(2, None, wish="many") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process may use all processors")
+def test_processors_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5})
+    assert processors.usable() == 2
+    assert (processors.excess(0), processors.excess(2)) == ("", "")
+    assert processors.excess(3).startswith("3 threads on 2 processors") and processors.excess(3).endswith("-t 2")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+    assert processors.excess(2).startswith("2 threads on one processor")
 
 
 def test_flags() -> None:

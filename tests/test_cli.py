@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from program import PATIENCE, Ear, command, ear, environment, fake_engine, run
 
+from bitnet_chat.backends import guarded
 from bitnet_chat.cli import VERBS, main, serve
+from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
 
@@ -284,14 +286,16 @@ def test_exit_code_130(fake: str, ear: Ear) -> None:
 
 def test_flags_reach_the_engine(fake: str, tmp_path: Path) -> None:
     record = tmp_path / "record"
-    flags = ("-c", "4096", "-t", "3", "--temp", "0", "--seed", "7", "--system", "Be brief.")
+    threads = str(processors.usable() + 1)
+    flags = ("-c", "4096", "-t", threads, "--temp", "0", "--seed", "7", "--system", "Be brief.")
     done = run("--engine", fake, *flags, "say it", "--", "--top-k", "5", "-n", FAKE_ENGINE_RECORD=str(record))
     assert done.returncode == 0, done.stderr
     (launch,) = launches(record)
     argv = launch["argv"]
     assert argv[-3:] == ["--top-k", "5", "-n"]
-    for flag, value in (("--ctx-size", "4096"), ("--threads", "3"), ("--temp", "0.0"), ("--seed", "7")):
+    for flag, value in (("--ctx-size", "4096"), ("--threads", threads), ("--temp", "0.0"), ("--seed", "7")):
         assert argv[argv.index(flag) + 1] == value
+    assert done.stderr.decode() == f"bitnet-chat: {processors.excess(int(threads))}\n"
     assert "Be brief." in launch["prompt"]
 
 
@@ -412,6 +416,7 @@ def test_help_and_version() -> None:
     for flag in ("--no-stream", "--input", "--io", "--typing-speed", "--timeout"):
         assert flag.encode() in done.stdout
     words = done.stdout.decode()
+    assert f"before the first token {guarded._FIRST_TOKEN} times that; 0:" in " ".join(words.split())
     for verb, help in VERBS.items():
         assert f"\n  {verb} " in words and help in words
     for reason in FinishReason:

@@ -232,6 +232,19 @@ def test_a_damaged_journal(damage: str) -> None:
     assert path.read_bytes() == data
 
 
+def test_a_journal_that_was_set_aside() -> None:
+    assert list(files.set_aside()) == []
+    path = a_journal()
+    aside, other = (path.with_name(f"journal.db.damaged-20260102-03040{number}") for number in (5, 6))
+    path.rename(aside)
+    aside.with_name(f"{aside.name}-wal").touch()
+    other.write_bytes(b"garbage")
+    found, useless = files.set_aside()
+    assert found.status is Status.WARN and str(aside) in found.seen
+    assert f"sqlite3 {aside} .recover" in found.remedy and "remove it" in found.remedy
+    assert str(other) in useless.seen and "nothing in it can be read" in useless.remedy
+
+
 def test_journals_that_others_may_read_or_that_are_newer() -> None:
     assert "none yet" in files.journal(wanted=True).seen
     path = a_journal()

@@ -96,7 +96,7 @@ def test_faults_are_survived(tmp_path: Path) -> None:
     assert done.returncode == 0, remarks
     words = done.stdout.decode().split("\n")
     assert [line for line in words if line] == ["one", "so far", "two", "and then", "three"]
-    assert remarks.count("it was restarted with the conversation") == 1
+    assert remarks.count("restarted with the conversation") == 1
     assert "3 turns in the conversation" in remarks
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -391,24 +391,184 @@ def test_a_removed_number_is_not_given_again(journal: Journal) -> None:
     assert second > first
 
 
-def test_two_that_go_on_with_the_same_one(journal: Journal) -> None:
-    """Each has its branch, and the one that wrote last is shown."""
-    id, conversation = dialogue(journal, "q", "a")
+@pytest.fixture
+def two(journal: Journal) -> Iterator[tuple[Scribe, Scribe]]:
+    """Two writers, as two programs have them."""
+    connections = [open_file(journal.path)[0] for _ in range(2)]
+    yield Scribe(connections[0]), Scribe(connections[1])
+    for connection in connections:
+        connection.close()
 
-    def talk(recorder: Recorder) -> None:
+
+def answer(scribe: Scribe, conversation: Conversation, text: str, reason: FinishReason = STOP) -> Conversation:
+    scribe.begin_reply(conversation, Origin())
+    scribe.end_reply(reason, {}, text=text)
+    return conversation.with_assistant(text, reason) if text else conversation
+
+
+def shown(journal: Journal, id: int | None) -> list[str]:
+    return [record.message.content for record in journal.load(id or 0).shown]
+
+
+@pytest.mark.parametrize(
+    ("then", "expected"),
+    [
+        ("said", ["q", "a", "lost?", "q2", "a2", "mine", "to me"]),
+        ("again", ["q", "a", "lost?", "q2", "to me"]),
+        ("edited", ["q", "a", "lost?", "mine", "to me"]),
+        ("undone", ["q", "a", "lost?"]),
+        ("failed", ["q", "a", "lost?", "q2", "a2", "mine"]),
+        ("continued", ["q", "a", "lost?", "q2", "a2 and on"]),
+    ],
+)
+def test_what_another_program_has_said_is_never_hidden(
+    journal: Journal, two: tuple[Scribe, Scribe], then: str, expected: list[str]
+) -> None:
+    """Whoever has not read it goes on in a copy, and is told so once."""
+    id, _ = passed_over(journal)
+    before, stored = shown(journal, id), journal.load(id)
+    conversation = stored.conversation
+    theirs, mine = two
+    for each in two:
+        each.resume(stored)
+    answer(theirs, conversation.with_user("theirs"), "to them")
+    if then == "said":
+        answer(mine, conversation.with_user("mine"), "to me")
+    elif then == "again":
+        answer(mine, conversation.without_last_reply(), "to me")
+    elif then == "edited":
+        answer(mine, conversation.without_last_turn().with_user("mine"), "to me")
+    elif then == "undone":
+        mine.sync(conversation.without_last_turn())
+    elif then == "failed":
+        answer(mine, conversation.with_user("mine"), "", FinishReason.ENGINE_DIED)
+    else:
+        answer(mine, conversation, " and on")
+    assert shown(journal, id) == [*before, "theirs", "to them"]
+    copy = journal.load(mine.id or 0)
+    assert shown(journal, mine.id) == expected
+    assert (copy.forked_from, copy.title, theirs.id) == (id, stored.title, id)
+    # From here on each has its own.
+    mine_on = answer(mine, copy.conversation.with_user("on"), "mine")
+    answer(mine, mine_on.without_last_reply(), "again")
+    expected = expected[:-1] if then == "failed" else expected  # the next message takes its place, as ever
+    answer(theirs, journal.load(id).conversation.with_user("on"), "theirs")
+    assert shown(journal, mine.id) == [*expected, "on", "again"]
+    assert shown(journal, id) == [*before, "theirs", "to them", "on", "theirs"]
+    assert len(mine.notes) == 1 and theirs.notes == [] and len(journal.list()) == 2
+    assert f"gone on with conversation {id}: from here on this one is kept as {mine.id} " in mine.notes[0]
+
+
+def test_one_that_is_overtaken_is_told(journal: Journal) -> None:
+    id, conversation = dialogue(journal, "q", "a")
+    complaints: list[str] = []
+    stored = journal.load(id)
+
+    def theirs(recorder: Recorder) -> None:
+        recorder.resume(stored)
+        turn(recorder, conversation.with_user("theirs"), "to them")
+
+    recorded(journal, theirs)
+
+    async def talk() -> int | None:
+        recorder = Recorder(journal, complaints.append)
         recorder.resume(stored)
         turn(recorder, conversation.with_user("mine"), "to me")
+        await recorder.close()
+        await asyncio.sleep(0)
+        return recorder.id
 
-    def talk_too(recorder: Recorder) -> None:
-        recorder.resume(stored)
-        turn(recorder, conversation.with_user("yours"), "to you")
+    assert asyncio.run(talk()) == id + 1
+    assert complaints == [
+        f"another program has gone on with conversation {id}: from here on this one is kept as {id + 1}"
+        f" (bitnet-chat history show {id} shows the other)"
+    ]
 
+
+def test_what_was_said_in_an_empty_conversation_names_its_copy(journal: Journal, two: tuple[Scribe, Scribe]) -> None:
+    theirs, mine = two
+    theirs.create(Conversation(), "", "")
+    mine.resume(journal.load(theirs.id or 0))
+    answer(theirs, Conversation().with_user("theirs"), "to them")
+    answer(mine, Conversation().with_user("mine"), "to me")
+    assert sorted(entry.title for entry in journal.list()) == ["mine", "theirs"]
+
+
+def test_a_message_without_a_reply_goes_along(journal: Journal, two: tuple[Scribe, Scribe]) -> None:
+    id, _ = passed_over(journal)
+    theirs, mine = two
     stored = journal.load(id)
-    recorded(journal, talk)
-    recorded(journal, talk_too)
-    contents = [message.content for message in journal.load(id).conversation.messages]
-    assert contents == ["q", "a", "yours", "to you"]
-    assert [hit.entry.id for hit in journal.search("mine")] == [id]
+    conversation = stored.conversation.without_last_turn()
+    for each in two:
+        each.resume(stored)
+    mine.sync(conversation)
+    assert shown(journal, id) == ["q", "a", "lost?"]
+    answer(theirs, stored.conversation.with_user("theirs"), "to them")
+    answer(mine, conversation.with_user("mine"), "to me")
+    assert shown(journal, mine.id) == ["q", "a", "lost?", "mine", "to me"]
+    # What they went on behind was not the head any more, but they had read all that was.
+    assert shown(journal, id) == ["q", "a", "lost?", "q2", "a2", "theirs", "to them"]
+
+
+@pytest.mark.parametrize("first", ["", "some"])
+def test_overtaken_while_a_reply_is_written(journal: Journal, two: tuple[Scribe, Scribe], first: str) -> None:
+    """Who goes on behind the reply has it in its line; who does not leaves it to be kept in a copy."""
+    id, conversation = dialogue(journal, "q", "a")
+    theirs, mine = two
+    stored = journal.load(id)
+    mine.resume(stored)
+    mine.begin_reply(conversation.with_user("mine"), Origin())
+    mine.add([(False, first)] if first else [])
+    stored = journal.load(id)
+    theirs.resume(stored)
+    if not first:
+        theirs.follow(stored.shown[0].row)  # as a server does where an earlier message is edited
+        theirs._seen.add(stored.head or 0)
+        answer(theirs, Conversation().with_user("theirs"), "to them")
+    else:
+        answer(theirs, stored.conversation.with_user("theirs"), "to them")
+    mine.add([(False, " words")])
+    mine.end_reply(STOP, {})
+    said = f"{first} words"
+    if first:
+        assert (mine.id, mine.notes) == (id, [])
+        assert shown(journal, id) == ["q", "a", "mine", said, "theirs", "to them"]
+    else:
+        assert shown(journal, id)[-2:] == ["theirs", "to them"]
+        assert mine.id != id and shown(journal, mine.id) == ["q", "a", "mine", said]
+    answer(mine, conversation.with_user("mine").with_assistant(said, STOP).with_user("more"), "of it")
+    assert shown(journal, mine.id) == ["q", "a", "mine", said, "more", "of it"]
+    assert len(mine.notes) == 1 and shown(journal, id)[-2:] == ["theirs", "to them"]
+
+
+def test_a_reply_that_was_being_made_when_the_conversation_was_read(
+    journal: Journal, two: tuple[Scribe, Scribe]
+) -> None:
+    """It had no word yet: what goes on without it hides nothing."""
+    id, conversation = dialogue(journal, "q", "a")
+    theirs, mine = two
+    theirs.resume(journal.load(id))
+    theirs.begin_reply(conversation.with_user("theirs"), Origin())
+    mine.resume(journal.load(id))
+    theirs.end_reply(STOP, {}, text="to them")
+    answer(mine, conversation.with_user("mine"), "to me")
+    assert shown(journal, id) == ["q", "a", "theirs", "to them"]
+    assert shown(journal, mine.id) == ["q", "a", "mine", "to me"] and len(mine.notes) == 1
+
+
+def test_a_reply_of_another_program_is_copied_as_far_as_it_was_read(
+    journal: Journal, two: tuple[Scribe, Scribe]
+) -> None:
+    id, conversation = dialogue(journal, "q", "a")
+    theirs, mine = two
+    theirs.resume(journal.load(id))
+    theirs.begin_reply(conversation.with_user("theirs"), Origin())
+    theirs.add([(False, "to")])
+    mine.resume(journal.load(id))
+    mine.fork()
+    theirs.end_reply(STOP, {}, text="to them")
+    assert journal.load(mine.id or 0).conversation.last == Message("assistant", "to", CUT_OFF)
+    assert shown(journal, id) == ["q", "a", "theirs", "to them"]
 
 
 # Replies without an end
@@ -494,6 +654,20 @@ def test_resuming_one_that_was_cut_off(journal: Journal) -> None:
 
     recorded(journal, talk)
     assert journal.load(id).conversation.last == Message("assistant", "half and half", STOP)
+
+
+@pytest.mark.parametrize("pieces", [(), ("half",)])
+def test_one_that_is_found_dead_after_it_was_read_is_gone_on_with(journal: Journal, pieces: tuple[str, ...]) -> None:
+    id = began(journal, *pieces, writer=DEAD)
+    stored = journal.load(id)
+    journal.search("question")  # settles it
+
+    def talk(recorder: Recorder) -> None:
+        recorder.resume(stored)
+        turn(recorder, stored.conversation.with_user("more"), "of it")
+
+    assert recorded(journal, talk).id == id
+    assert [entry.id for entry in journal.list()] == [id]
 
 
 def test_a_program_that_was_taken_for_dead_loses_nothing(journal: Journal) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, FinishReason
-from bitnet_chat.journal import Journal, Recorder, State, schema
+from bitnet_chat.errors import BitnetChatError, FinishReason, UsageError
+from bitnet_chat.journal import Journal, Recorder, State, rescue, schema
 from bitnet_chat.journal.file import Newer, open_file, problem
+from bitnet_chat.journal.rescue import read_back
 
 
 def say(journal: Journal, text: str = "hello") -> list[str]:
@@ -181,8 +182,77 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: str) -> None:
     [complaint] = say(Journal(path))
     [aside] = [file for file in tmp_path.iterdir() if ".damaged-" in file.name]
     assert str(aside) in complaint and aside.read_bytes() == before
-    assert titles(Journal(path)) == ["hello"]
+    assert titles(Journal(path))[0] == "hello" and (len(titles(Journal(path))) == 1 or damage == "cut")
+    assert f"sqlite3 {aside} .recover" in complaint or "nothing in it can be read" in complaint
+    assert (damage in ("garbage", "short garbage")) <= ("nothing in it" in complaint)
     assert say(Journal(path)) == []
+
+
+def spoken(journal: Journal) -> dict[int, list[str]]:
+    return {
+        entry.id: [said.content for said in journal.load(entry.id).conversation.messages] for entry in journal.list()
+    }
+
+
+@pytest.mark.parametrize("page", [0.5, 0.55])
+def test_what_can_be_read_of_a_damaged_file_is_read_back(tmp_path: Path, page: float) -> None:
+    """Garbage in the middle, at the beginning of a page and within one: a few conversations have it, all others are as
+    they were, under their numbers."""
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    for number in range(12):
+        say(journal, f"{number} " + "many words " * 500)
+    before = spoken(journal)
+    data = bytearray(path.read_bytes())
+    at = int(len(data) // 4096 * page * 2) * 2048
+    data[at : at + 8192] = b"\xe5" * 8192
+    path.write_bytes(data)
+    with pytest.raises(BitnetChatError, match="set aside as") as caught:
+        spoken(journal)
+    after = spoken(journal)
+    assert journal.check() == "" and f"what could be read of {len(after)} conversations" in str(caught.value)
+    assert len([id for id, said in after.items() if said == before[id]]) >= 8
+    [aside] = [file for file in tmp_path.iterdir() if ".damaged-" in file.name]
+    assert aside.read_bytes() == data and f"sqlite3 {aside} .recover" in str(caught.value)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["journal.db", aside.name]
+    assert sys.platform == "win32" or stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert say(journal) == [] and [hit.entry.title for hit in journal.search("hello too")] == ["hello"]
+
+
+def test_rows_that_are_lost_leave_the_others_in_their_order(tmp_path: Path) -> None:
+    """Of a file of the first release, with a reply that was being written."""
+    path, new = tmp_path / "journal.db", tmp_path / "new.db"
+    version_1(path)
+    connection = sqlite3.connect(path)
+    connection.execute("INSERT INTO conversations (title, created, updated, head) VALUES ('empty', 1, 2, 77)")
+    said = [(3, 7, None, "user", "a lost title"), (5, 7, 4, "user", "again"), (6, 7, 5, "assistant", "yes")]
+    said += [(1 << 40, 1, 1, "user", "garbage"), (8, 1, 2, "nobody", "garbage")]
+    connection.executemany(
+        "INSERT INTO messages (id, conversation, parent, role, content, created) VALUES (?, ?, ?, ?, ?, 3)", said
+    )
+    connection.commit()
+    connection.close()
+    assert read_back(path, new) == 2
+    journal = Journal(new)
+    assert {entry.id: (entry.title, entry.turns) for entry in journal.list()} == {1: ("old", 1), 7: ("a lost title", 2)}
+    assert spoken(journal) == {1: ["old question", "old answer"], 7: ["again", "yes"]}
+    assert [record.message.content for record in journal.load(7).passed_over] == ["a lost title"]
+    assert journal.load(1).state is State.CUT_OFF
+
+
+def test_another_program_sets_it_aside_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal.db"
+    data = grown(path)
+    path.write_bytes(data[: len(data) // 2])
+
+    def slowly(damaged: Path, new: Path) -> int | None:
+        path.rename(tmp_path / "aside")
+        say(Journal(path), "of the other")
+        return read_back(tmp_path / "aside", new)
+
+    monkeypatch.setattr(rescue, "read_back", slowly)
+    assert titles(Journal(path)) == ["of the other"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["aside", "journal.db"]
 
 
 def test_damage_that_is_found_by_reading(tmp_path: Path) -> None:
@@ -274,6 +344,18 @@ def test_what_was_kept_is_read_where_nothing_can_be_written(tmp_path: Path) -> N
     with pytest.raises(BitnetChatError, match="the journal cannot be used"):
         journal.remove([1])
     assert path.read_bytes() == before
+
+
+def test_an_empty_file_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """The disk was full when the journal was made."""
+    path = tmp_path / "journal.db"
+    path.touch()
+    (tmp_path / "journal.db-wal").mkdir()
+    assert Journal(path).list() == [] and Journal(path).search("hello") == []
+    with pytest.raises(UsageError):
+        Journal(path).load(1)
+    with pytest.raises(BitnetChatError, match="the journal cannot be used"):
+        Journal(path).remove([1])
 
 
 def test_a_newer_file_where_nothing_can_be_written(tmp_path: Path) -> None:

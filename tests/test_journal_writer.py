@@ -289,8 +289,9 @@ def test_damage_that_is_found_while_writing(journal: Journal) -> None:
     work.stop()
     assert reached.wait(PATIENCE) and ended.wait(PATIENCE)
     assert len(complaints) == 1 and "set aside as" in complaints[0]
-    [stored] = [journal.load(entry.id) for entry in journal.list()]
+    stored, read_back = [journal.load(entry.id) for entry in journal.list()]
     assert stored.conversation == conversation.with_assistant("before after", FinishReason.STOP, "hm")
+    assert (read_back.id, read_back.conversation.messages[-1].content) == (1, "before ")
     [aside] = [path for path in journal.path.parent.iterdir() if ".damaged-" in path.name]
     assert Journal(aside).load(1).conversation.messages[-1].content == "before "
 

@@ -23,6 +23,7 @@ from bitnet_chat.backends.remote.backend import RemoteBackend
 from bitnet_chat.cli.backend import open_source
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
+from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.server import ServerProcess
 from bitnet_chat.engine.watchman import Watchman
@@ -434,6 +435,13 @@ def test_a_watchman_who_was_dismissed_ends_nothing() -> None:
 def test_flags_that_are_ours(classic: EngineBinary, flag: str) -> None:
     with pytest.raises(UsageError, match="sets it itself"):
         LlamaServer(settings(classic, engine_args=(flag, "1")))
+
+
+def test_more_threads_than_processors_are_a_notice(classic: EngineBinary) -> None:
+    count = processors.usable()
+    assert LlamaServer(settings(classic, threads=count)).notices == []
+    (notice,) = LlamaServer(settings(classic, threads=count + 1)).notices
+    assert f"many times slower than with -t {count}" in notice
 
 
 def test_no_server_beside_the_engine(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from model_server import ModelServer, serving
 from bitnet_chat import paths
 from bitnet_chat.cli import main
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.models.resolve import resolve
 
 
 @pytest.fixture
@@ -58,11 +59,13 @@ def test_list_says_what_is_here_and_what_can_be_had(capsys: pytest.CaptureFixtur
     assert lines[1].startswith("* tiny ") and lines[1].endswith("fits")
     assert lines[2] == "  half: 5 kB of a pull that was interrupted"
     assert lines[3].startswith("* is what -m auto takes: tiny (2 MB), the only one installed")
-    assert lines[4] == "To be had with bitnet-chat models pull NAME:"
-    by_name = {line.split()[0]: line for line in lines[5:]}
+    assert lines[4] == "Bundled, which answers where no model is named:"
+    assert lines[5].startswith("  bitnet-demo ") and lines[5].endswith("fits")
+    assert lines[6] == "To be had with bitnet-chat models pull NAME:"
+    by_name = {line.split()[0]: line for line in lines[7:]}
     assert "needs a BitNet build as engine" in by_name["bitnet-2b"]
     assert "Q4_K_M" in by_name["llama-3.2-3b"]
-    assert len({line.find("needs ") for line in lines[5:] if "needs 1" in line or "needs 3" in line}) == 1
+    assert len({line.find("needs ") for line in lines[7:] if "needs 1" in line or "needs 3" in line}) == 1
 
 
 def test_list_as_json(capsys: pytest.CaptureFixture[str], stored: Path) -> None:
@@ -75,10 +78,34 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str], stored: Path) -> None:
     assert wide["llama-3.1-8b"]["memory"] > items["llama-3.1-8b"]["memory"]
 
 
-def test_list_with_an_empty_home(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_with_an_empty_home(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = run(capsys, "list")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == "No model is installed but the bundled one, which answers where no model is named:"
+    assert lines[1].startswith("  bitnet-demo ") and lines[1].endswith("fits")
+    paths.models_dir().mkdir(parents=True)
+    (paths.models_dir() / "broken.gguf").write_bytes(b"GGUF")
+    lines = run(capsys, "list")[1].splitlines()
+    assert lines[2].startswith("-m auto: none of the 1 installed can be used")
+    assert lines[2].endswith("; the bundled one answers")
+    (paths.models_dir() / "broken.gguf").unlink()
+    monkeypatch.setattr(paths, "bundled_model", lambda: None)
     code, out, _ = run(capsys, "list")
     assert code == 0
-    assert out.startswith("No model is installed.\n")
+    assert out.startswith("No model is installed.\n") and "bitnet-demo" not in out
+
+
+def test_the_bundled_model_has_a_name(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    """What the list calls it is what the other verbs and -m know it by."""
+    [ours] = [item for item in facts(capsys, "list") if item["bundled"]]
+    assert (ours["name"], ours["path"], ours["installed"]) == ("bitnet-demo", str(model), True)
+    assert resolve("bitnet-demo").path == model
+    assert facts(capsys, "info", "bitnet-demo")["file"] == str(model)
+    for arguments in (["rm", "bitnet-demo", "--yes"], ["verify", "bitnet-demo"]):
+        code, _, err = run(capsys, *arguments)
+        assert code == 2 and "is the bundled model" in err
+    assert model.exists()
 
 
 def test_names_in_a_model_cannot_touch_the_terminal(capsys: pytest.CaptureFixture[str], stored: Path) -> None:

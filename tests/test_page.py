@@ -27,22 +27,28 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_terminal() -> None:
     screen = Screen()
-    page = Page("auto", screen)
+    page = Page("auto", screen, lambda line: screen.write(f"! {line}\n") and None)
+    page.say("loading")
     page.show("a **b")
-    page.part()
+    page.say("restarted")
     page.show("c** *")
+    page.say("cut")
+    page.end()
     page.close()
-    page.close()
-    assert screen.getvalue() == "a \x1b[2m**\x1b[0;1mb\x1b[0m\x1b[1mc\x1b[0;2m**\x1b[0m *"
+    assert screen.getvalue() == (
+        "! loading\na \x1b[2m**\x1b[0;1mb\x1b[0m\n! restarted\n\x1b[1mc\x1b[0;2m**\x1b[0m \x1b[2m*\x1b[0m\n! cut\n"
+    )
 
 
 def test_a_pipe() -> None:
     pipe = io.StringIO()
-    page = Page("on", pipe)
+    said: list[str] = []
+    page = Page("on", pipe, said.append)
     page.show("a **b** *")
-    page.part()
-    page.close()
-    assert pipe.getvalue() == "a **b** *"
+    page.say("cut")
+    assert (pipe.getvalue(), said) == ("a **b** *", ["cut"])
+    page.end()
+    assert pipe.getvalue() == "a **b** *\n"
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "DUMB")])
@@ -51,7 +57,7 @@ def test_no_colours(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> N
     monkeypatch.setenv(name, value)
     assert not colours.shown_on(Screen())
     screen = Screen()
-    Page("auto", screen).show("**b**")
+    Page("auto", screen, print).show("**b**")
     assert screen.getvalue() == "**b**"
 
 
@@ -65,3 +71,13 @@ def test_the_program(tmp_path: Path, flags: tuple[str, ...], shown: bytes) -> No
     child = pexpect.spawn(program, rest, env=environment(TERM="xterm"), timeout=60)
     child.expect(pexpect.EOF)
     assert child.before == shown
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_notice_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
+    program, *rest = command("--engine", str(fake_engine(tmp_path)), "--no-journal", "-n", "3", "story")
+    child = pexpect.spawn(program, rest, env=environment(TERM="xterm"), timeout=60)
+    child.expect(pexpect.EOF)
+    words, *notice = child.before.split(b"\r\n")
+    assert words and b"bitnet-chat" not in words
+    assert len(notice) == 2 and notice[0].startswith(b"bitnet-chat: the reply was cut") and notice[1] == b""

@@ -17,8 +17,9 @@ from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.repl import ReplSettings
 from bitnet_chat.repl import loop as loop_module
 from bitnet_chat.repl.loop import TerminalLoop
+from bitnet_chat.repl.typeahead import ESCAPE
 
-UP, ENTER, CTRL_D = "\x1b[A", "\r", "\x04"
+UP, ENTER, ESC, CTRL_C, CTRL_D = "\x1b[A", "\r", "\x1b", "\x03", "\x04"
 
 
 class Small(DummyOutput):
@@ -53,6 +54,37 @@ def test_a_complaint_is_in_the_bar_at_once(monkeypatch: pytest.MonkeyPatch) -> N
                 loop.complain("the disk is full")
                 await told.wait()
                 keyboard.send_text(CTRL_D)
+                assert await running == 0
+
+    asyncio.run(work())
+
+
+def test_a_lone_escape_does_not_take_the_next_key_with_it() -> None:
+    async def work() -> None:
+        with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=Small()):
+            loop = made(keyboard, ScriptedBackend(by_message))
+            app, buffer = loop._session.app, loop._session.default_buffer
+            drawn, pressed = asyncio.Event(), asyncio.Event()
+            app.after_render += lambda _: drawn.set()
+            app.key_processor.after_key_press += lambda _: pressed.set()
+
+            async def until(text: str) -> None:
+                while buffer.text != text:  # noqa: ASYNC110 - short waits
+                    await asyncio.sleep(0.01)
+
+            running = asyncio.create_task(loop.run([]))
+            async with asyncio.timeout(20):
+                await drawn.wait()
+                keyboard.send_text(ESC)
+                await pressed.wait()
+                for _ in range(20):  # turns of the loop, which take no time
+                    await asyncio.sleep(0)
+                keyboard.send_text("/undo")
+                await until("/undo")
+                keyboard.send_text(ESC + ENTER + "x")  # an Alt key
+                await until("/undo\nx")
+                assert (app.ttimeoutlen, app.timeoutlen) == (ESCAPE, 1.0)  # Ctrl-X Ctrl-E is typed by hand
+                keyboard.send_text(CTRL_C + CTRL_D)
                 assert await running == 0
 
     asyncio.run(work())

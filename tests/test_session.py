@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine import session
 from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.process import TRANSITIONS, Signal, State
 from bitnet_chat.engine.restarts import RestartBudget
@@ -416,6 +418,74 @@ def test_an_engine_that_dies_without_a_word_is_asked_again_why(rig: Rig) -> None
         assert len(rig.launches) == 2
 
     run(rig, body, engine_args=("--refuse-late",))
+
+
+@pytest.mark.parametrize(("patience", "tries"), [(60, 10), (0, 3)])
+def test_an_engine_that_never_says_why(rig: Rig, patience: float, tries: int) -> None:
+    rig.environment.setattr(session, "_PATIENCE", patience)
+    rig.environment.setenv("FAKE_ENGINE_SILENT_DEATHS", "100")
+
+    async def body(backend: ResidentBackend) -> None:
+        last = (await ask(backend, said("say hello")))[-1]
+        assert isinstance(last, Failed) and isinstance(last.error, ModelError)
+        assert "it ended with exit code 1 and its log does not say why" in str(last.error)
+        assert len(rig.launches) == tries
+
+    run(rig, body, engine_args=("--refuse-late",))
+
+
+def test_a_model_that_is_gone_when_the_engine_is_restarted(rig: Rig, tmp_path: Path) -> None:
+    rig.model = Path(shutil.copy(rig.model, tmp_path / "passing.gguf"))
+
+    async def body(backend: ResidentBackend) -> None:
+        conversation = said("say one")
+        await ask(backend, conversation)
+        first = backend._session.process
+        assert first is not None
+        rig.model.unlink()
+        rig.environment.setenv("FAKE_ENGINE_SILENT_DEATHS", "100")
+        os.kill(first.pid, signal.SIGKILL)
+        await first.gone()
+        while (second := backend._session.process) in (first, None):  # noqa: ASYNC110
+            await asyncio.sleep(0)  # made by a task that nobody else waits for
+        await second.gone()
+        conversation = conversation.with_assistant("one").with_user("say two")
+        for told in (["the engine was killed (SIGKILL, as when memory runs out)"], []):
+            events = await ask(backend, conversation)
+            assert notices(events) == told, "nothing was restarted"
+            last = events[-1]
+            assert isinstance(last, Failed) and isinstance(last.error, ModelError)
+            assert f"the model {rig.model} is not there any more" in str(last.error)
+            assert "log" not in str(last.error)
+        assert len(rig.launches) == 4, "there is no use in another try"
+
+    run(rig, body)
+
+
+def test_a_restart_is_told_when_it_is_so(rig: Rig, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    async def body(backend: ResidentBackend) -> None:
+        await ask(backend, said("say ready"))
+        conversation = said("say ready").with_assistant("ready").with_user("kill half")
+        rig.environment.setenv("FAKE_ENGINE_GATE", str(gate))
+        events = await ask(backend, conversation)
+        (line,) = notices(events)
+        assert line.endswith("; it is being restarted with the conversation")
+        second = backend._session.process
+        assert second is not None
+        gate.write_bytes(b"")  # waits for the engine to open it, which is when it loads
+        rig.environment.delenv("FAKE_ENGINE_GATE")
+        await second.settled()
+        os.kill(second.pid, signal.SIGKILL)
+        while (third := backend._session.process) in (second, None):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await third.settled()
+        (line,) = notices(await ask(backend, conversation.with_assistant("half").with_user("say more")))
+        assert line.endswith("; it was restarted with the conversation")
+
+    run(rig, body)
 
 
 def test_a_log_that_fills_its_pipe_does_not_stop_the_engine(rig: Rig, transport: str) -> None:

@@ -68,7 +68,8 @@ def test_control_characters_become_visible_with_a_note() -> None:
     assert cleaned.note == "message: 5 control characters made visible"
     assert clean("a\r\nb").text == "a\nb"
     assert clean("caf\udce9").text == "caf\ufffd"
-    assert "not UTF-8" in clean("caf\udce9").note
+    assert clean("caf\udce9").note == "message: 1 byte that is not UTF-8 replaced"
+    assert clean("\udce9\udce8").note == "message: 2 bytes that are not UTF-8 replaced"
 
 
 def test_an_empty_message_cannot_be_encoded() -> None:

@@ -15,7 +15,7 @@ from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.service import Target
 from bitnet_chat.backends.resident import TINY_MODEL, model_path, with_magic
 from bitnet_chat.config import Settings
-from bitnet_chat.engine import rpc, spread
+from bitnet_chat.engine import processors, rpc, spread
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.find import find_server
 from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
@@ -54,6 +54,8 @@ class LlamaServer:
         self.notices: list[str] = []
         self.model = model_path(settings, self.binary.path, self.notices.append)
         with_magic(self.model)
+        if excess := processors.excess(settings.threads):
+            self.notices.append(excess)
         self.header: ModelHeader | None = None
         self._counter: TokenCounter | None = None
         self._reading = threading.Lock()

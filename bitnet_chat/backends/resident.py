@@ -12,6 +12,7 @@ from bitnet_chat import paths
 from bitnet_chat.backends import BackendStatus, ReplyOptions
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
+from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
 from bitnet_chat.engine.find import find
@@ -96,6 +97,8 @@ class ResidentBackend:
         self._interpreter: Interpreter | None = None
         if settings.spare and self._rpc:
             reasons.append("--spare does nothing with --rpc: an rpc-server serves one engine at a time")
+        if excess := processors.excess(settings.threads):
+            reasons.append(excess)
         for reason in reasons:
             self._session.keeper.notify(reason)
 

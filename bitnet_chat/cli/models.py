@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bitnet_chat import config, paths
@@ -98,15 +98,25 @@ def _engine(given: str | None) -> Path | None:
 
 
 def _listed(found: Inventory) -> list[str]:
-    here = [item for item in found.items if item.installed]
+    here = [item for item in found.items if item.installed and not item.bundled]
+    ours = [item for item in found.items if item.bundled]
     there = [item for item in found.items if not item.installed]
     width = max((len(item.name) for item in found.items), default=0)
-    lines = [one_line(f"Installed in {paths.models_dir()}:") if here else "No model is installed."]
+    lines = [one_line(f"Installed in {paths.models_dir()}:")] if here else []
     lines += [_row(item, width) for item in here]
     lines += [f"  {name}: {size(count)} of a pull that was interrupted" for name, count in found.unfinished]
     if here:
         mark = "* is what -m auto takes" if found.choice.name else "-m auto"
-        lines.append(f"{mark}: {one_line(found.choice.reason)}")
+        instead = "; the bundled one answers" if ours and not found.choice.name else ""
+        lines.append(f"{mark}: {one_line(found.choice.reason)}{instead}")
+    if ours:
+        others = "Bundled" if here else "No model is installed but the bundled one"
+        lines += [
+            f"{others}, which answers where no model is named:",
+            *(_row(replace(item, auto=False), width) for item in ours),
+        ]
+    elif not here:
+        lines.insert(0, "No model is installed.")
     if there:
         lines += ["To be had with bitnet-chat models pull NAME:", *(_row(item, width) for item in there)]
     return lines
@@ -235,7 +245,7 @@ def _remove(flags: argparse.Namespace) -> int:
     names = list(dict.fromkeys(flags.names))
     for name in names:
         if store.find(name) is None and not store.leftovers(name):
-            raise UsageError(f"there is no installed model {name!r}", remedy="bitnet-chat models list shows them")
+            raise _not_installed(name)
     if not flags.yes:
         found = {name: store.find(name) for name in names}
         if not may_remove([f"{name}  {size(at.size) if at else 'an interrupted pull'}" for name, at in found.items()]):
@@ -248,6 +258,15 @@ def _remove(flags: argparse.Namespace) -> int:
     return 0
 
 
+def _not_installed(name: str) -> UsageError:
+    from bitnet_chat.models.resolve import bundled
+
+    ours = bundled()
+    if ours is not None and ours.name == name:
+        return UsageError(f"{name} is the bundled model: it came with bitnet-chat, and was never pulled")
+    return UsageError(f"there is no installed model {name!r}", remedy="bitnet-chat models list shows them")
+
+
 def _verify(flags: argparse.Namespace) -> int:
     from bitnet_chat.models.registry import entries
     from bitnet_chat.models.verify import verify
@@ -256,7 +275,7 @@ def _verify(flags: argparse.Namespace) -> int:
     for name in flags.names or [each.name for each in store.installed()]:
         found = store.find(name)
         if found is None:
-            raise UsageError(f"there is no installed model {name!r}", remedy="bitnet-chat models list shows them")
+            raise _not_installed(name)
         models.append(found)
     known, line, verdicts = entries(), ProgressLine(sys.stderr), []
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 from bitnet_chat import colours
@@ -11,28 +12,47 @@ from bitnet_chat.markdown import Mode, prose
 
 
 class Page:
-    """``show`` pieces that are safe for a terminal already, then ``close``, which may come more than once."""
+    """``show`` pieces that are safe for a terminal already, then ``close``, which may come more than once, or ``end``.
 
-    def __init__(self, mode: Mode, stream: TextIO) -> None:
+    ``say`` tells the user a line beside the answer: on a terminal it stands on a line of its own, in a file nothing of
+    it is among the words of the answer.
+    """
+
+    def __init__(self, mode: Mode, stream: TextIO, say: Callable[[str], None]) -> None:
+        """``say``: writes a line to stderr."""
         self._stream = stream
+        self._told = say
+        self._is_terminal = stream.isatty()
+        self._begun = self._within_line = False
         # A Windows console obeys escape sequences only after it was told to, which here nobody does.
-        terminal = stream.isatty() and sys.platform != "win32"
+        terminal = self._is_terminal and sys.platform != "win32"
         self._prose = prose(mode, terminal=terminal, colour=colours.shown_on(stream), columns=_columns)
 
     def show(self, text: str) -> None:
         self._write(self._prose.feed(text))
 
-    def part(self) -> None:
-        """Something else is to be written: what was held comes first, and nothing inherits a look."""
+    def say(self, text: str) -> None:
+        # What was held comes first, and nothing inherits a look.
         self._write(self._prose.flush())
+        if self._is_terminal and self._within_line:
+            self._write("\n")
+        self._told(text)
 
     def close(self) -> None:
         self._write(self._prose.finish())
+
+    def end(self) -> None:
+        """The answer is whole. In a file it gets one newline more than it has, on a terminal none that it does not
+        need."""
+        self.close()
+        if self._within_line if self._is_terminal else self._begun:
+            self._write("\n")
 
     def _write(self, text: str) -> None:
         if text:
             self._stream.write(text)
             self._stream.flush()
+            self._begun, self._within_line = True, not text.endswith("\n")
 
 
 def _columns() -> int:

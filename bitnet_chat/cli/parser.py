@@ -131,7 +131,8 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
         "--stall-timeout",
         type=float,
         metavar="SECONDS",
-        help=f"without a token; 0: no limit {default('stall_timeout')}",
+        help="without a token, once the engine has the question; before the first token 10 times that;"
+        f" 0: no limit {default('stall_timeout')}",
     )
     _add_switch(limits, "guard", "stop a model that speaks as the user or repeats itself (default: yes)")
     limits.add_argument(

@@ -27,7 +27,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.errors import BitnetChatError, EngineNotFound, UsageError
+from bitnet_chat.errors import BitnetChatError, EngineNotFound, FinishReason, UsageError
 from bitnet_chat.journal import Journal, Recorder, Stored
 from bitnet_chat.progress import Progress, ProgressLine
 from bitnet_chat.stream.sanitize import one_line, visible
@@ -45,9 +45,10 @@ def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -
     before = stored.conversation if stored is not None else Conversation()
     if stored is None or hasattr(flags, "system"):
         before = before.with_system(settings.system)
-    recorder = journal.recorder(_say) if settings.journal else Recorder(None, _say)
+    page = Page(settings.markdown, sys.stdout, _say)
+    recorder = journal.recorder(page.say) if settings.journal else Recorder(None, page.say)
     asked = before.with_user(with_attachments(question, files))
-    return _answer_one(flags, settings, configured, asked, journal, recorder, stored, files, box)
+    return _answer_one(flags, settings, configured, asked, journal, recorder, stored, files, box, page)
 
 
 async def _answer_one(
@@ -60,6 +61,7 @@ async def _answer_one(
     stored: Stored | None,
     files: Sequence[Attachment],
     box: Toolbox | None,
+    page: Page,
 ) -> int:
     try:
         backend = open_talker(settings, configured, journal, model=getattr(flags, "model", ""))
@@ -69,12 +71,6 @@ async def _answer_one(
         raise
     expect(backend, box)
     options = reply_options(settings)
-    page = Page(settings.markdown, sys.stdout)
-
-    def say(text: str) -> None:
-        page.part()
-        _say(text)
-
     if stored is not None:
         recorder.resume(stored)
     try:
@@ -92,15 +88,15 @@ async def _answer_one(
             if hasattr(flags, "json") or hasattr(flags, "no_stream"):
                 answer = await batch.ask(backend, conversation, options, _say, recorder, box)
             else:
-                answer = await batch.stream(backend, conversation, options, say, page.show, recorder, box)
+                answer = await batch.stream(backend, conversation, options, page.say, page.show, recorder, box)
                 page.close()
         await recorder.close()
         if hasattr(flags, "json"):
             print(json_text(answer.as_json(backend) | {"conversation": recorder.id}))
         elif hasattr(flags, "no_stream"):
             print(visible(answer.text))
-        elif answer.text:
-            print()
+        else:
+            page.end()
         if answer.error is not None:
             print(f"bitnet-chat: {visible(str(answer.error))}", file=sys.stderr)
         elif answer.reason.exit_code and answer.reason not in TOLD:
@@ -157,8 +153,16 @@ def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) 
 async def _answer_file(
     output_path: Path | None, settings: Settings, configured: str, jobs: list[batch.Job], box: Toolbox | None
 ) -> int:
-    done = _already_done(output_path, jobs)
+    done = {} if output_path is None else batch.finished(output_path, jobs)
     todo = [job for job in jobs if job.index not in done]
+    failed = [done[index] for index in sorted(done) if done[index].exit_code]
+    if done:
+        told = f"{output_path} has {len(done)} of {len(jobs)} replies already"
+        told += f", {len(failed)} of them failed" if failed else ""
+        again = "; a line that is taken out of it is asked again" if failed else ""
+        _say(f"{told}: going on" if todo else f"{told}: nothing is left to do{again}")
+        if not todo:
+            return failed[0].exit_code if failed else 0
     engines = _Engines(settings, configured, box)
     bar = _Bar(sys.stderr)
     try:
@@ -175,7 +179,8 @@ async def _answer_file(
                 box,
                 engines.at_once,
             )
-        return reason.exit_code
+        # The first line that failed may be one of an earlier run.
+        return (failed[0] if failed and reason is not FinishReason.INTERRUPTED else reason).exit_code
     finally:
         bar.close()
         await engines.close()
@@ -184,15 +189,6 @@ async def _answer_file(
 def _output_path(flags: argparse.Namespace) -> Path | None:
     name = getattr(flags, "output", "-")
     return None if name == "-" else paths.meant(name)
-
-
-def _already_done(output: Path | None, jobs: list[batch.Job]) -> set[int]:
-    if output is None:
-        return set()
-    done = batch.finished_indexes(output, jobs)
-    if done:
-        _say(f"{output} has {len(done)} of {len(jobs)} replies already: going on")
-    return done
 
 
 class _Engines:

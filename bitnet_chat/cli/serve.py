@@ -85,8 +85,8 @@ def parser(unlisted: Collection[str] = REFUSED.keys()) -> Parser:
 
 
 def run(arguments: Sequence[str]) -> int:
+    flags, given = parse(arguments, parser())  # first: --help needs no packages
     require()
-    flags, given = parse(arguments, parser())
     serving, settings, configured, models = read(flags, given)
     log_to_stderr(prompts=serving.log_prompts)
     return asyncio.run(_serve(serving, settings, configured, models))

@@ -66,7 +66,9 @@ def examine(wish: Wish) -> Iterator[Finding]:
     yield from _safely("memory", lambda: [machine.judge(machine.memory(), need), *machine.disk()])
     yield from _safely("terminal", lambda: [*terminal.judge(terminal.here()), *terminal.pty()])
     yield from _safely("files", lambda: files.settings(wish.problem))
-    yield from _safely("files", lambda: [files.data_folder(), files.journal(wanted=settings.journal)])
+    yield from _safely(
+        "files", lambda: [files.data_folder(), files.journal(wanted=settings.journal), *files.set_aside()]
+    )
 
 
 def _safely(group: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

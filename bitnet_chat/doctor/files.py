@@ -81,6 +81,21 @@ def journal(*, wanted: bool) -> Finding:
     return ok(_GROUP, "journal", f"{path} is sound, {in_words(size)}{off}", bytes=size)
 
 
+def set_aside() -> Iterator[Finding]:
+    """Journals that were damaged."""
+    from bitnet_chat.journal.file import SET_ASIDE, rest_of
+
+    found = sorted(paths.data_dir().glob(f"journal.db{SET_ASIDE}*"))
+    for path in found:
+        if not path.name.endswith(("-wal", "-shm")):
+            yield warn(
+                _GROUP,
+                "set aside",
+                f"{path} is a journal that was damaged, {in_words(path.stat().st_size)}",
+                f"{rest_of(path)}; remove it when you do not need it",
+            )
+
+
 def _check(path: Path) -> tuple[str, int]:
     """What is wrong with a database, and its version where that is a later one."""
     import sqlite3

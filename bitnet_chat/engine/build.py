@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.engine import diagnosis, job, lock, manifest, publication, source, toolchain
+from bitnet_chat.engine import diagnosis, job, lock, manifest, processors, publication, source, toolchain
 from bitnet_chat.engine.source import DEFAULT
 from bitnet_chat.errors import BuildError
 from bitnet_chat.progress import Progress, estimate, ninja_counter
@@ -212,7 +212,7 @@ class _Build:
         configure = [tools.cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools.ninja}", *flags]
         self._execute("Configuring the build", [*configure, "-S", str(folder), "-B", str(tree)], tree, env)
         jobs = toolchain.parallel_jobs(
-            toolchain.usable_cpus(), _free_memory(), os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
+            processors.usable(), _free_memory(), os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
         )
         self._execute("Compiling llama.cpp", [tools.ninja, "-C", str(tree), "-j", str(jobs), *self.targets], tree, env)
         return tree, flags

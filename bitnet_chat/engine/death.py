@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from itertools import pairwise
+from pathlib import Path
 from typing import Protocol
 
 from bitnet_chat.engine.log import EngineLog
@@ -59,16 +61,33 @@ def too_often(process: Dead, limit: int, window: float) -> EngineDied:
 
 def while_loading(process: Dead) -> BitnetChatError:
     """It died before it could say anything: its model's fault if it ended by itself."""
+    if (gone := without_model(process)) is not None:
+        return gone
     tail = process.log.tail()
     if (trouble := _trouble_with_rpc(process)) is not None:
         trouble.detail = tail
         return trouble
     if process.exit_code is not None and process.exit_code < 0:
         return EngineDied(f"the engine {describe(process)} while it loaded", remedy=_REMEDY, detail=tail)
+    why = "its log says why" if tail else f"it ended with exit code {process.exit_code} and its log does not say why"
     return ModelError(
         "the engine could not load the model",
-        remedy="its log says why; bitnet-chat engine list shows other engines, -m FILE takes another model",
+        remedy=f"{why}; bitnet-chat engine list shows other engines, -m FILE takes another model",
         detail=tail,
+    )
+
+
+def without_model(process: Dead) -> ModelError | None:
+    """It died with nothing to load: the file was there when the program looked, and is not any more."""
+    named = [value for flag, value in pairwise(process.argv) if flag in ("-m", "--model")]
+    try:
+        if not named or Path(named[-1]).exists():
+            return None
+    except OSError:  # a folder that may not be looked into: the log says it
+        return None
+    return ModelError(
+        f"the model {named[-1]} is not there any more",
+        remedy="put the file back, or take another model with -m FILE",
     )
 
 

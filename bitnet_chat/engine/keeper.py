@@ -53,6 +53,7 @@ class Keeper:
         self._loaded: Loaded | None = None
         self._history = Conversation()  # what the child is in step with, whole
         self._notices: list[str] = []
+        self._fallen: EngineProcess | None = None  # its death is not told yet: what follows from it may be open
         self._wanted: Conversation | None = None
         self._starting: asyncio.Task[None] | None = None
         self._watchers: set[asyncio.Task[None]] = set()
@@ -76,6 +77,7 @@ class Keeper:
     def take_notices(self, *, of_launch: bool) -> list[str]:
         """What has not been told yet. ``of_launch``: also what could not be kept when the child was started, which is
         of interest when that child is the one that replies."""
+        self._account_for_the_fallen()
         notices, self._notices = self._notices, []
         if note := self.room.window.take_note():
             notices.append(note)
@@ -227,6 +229,8 @@ class Keeper:
 
     def discard(self) -> None:
         if self._loaded is not None:
+            if self._fallen is not None and self._has_restarted:
+                self._account_for_the_fallen()  # before it cannot be seen any more
             self._loaded.process.kill()
         self._loaded = None
 
@@ -300,4 +304,23 @@ class Keeper:
         self._tell_of_restart(process)
 
     def _tell_of_restart(self, process: EngineProcess) -> None:
-        self.notify(f"the engine {death.describe(process)}; it was restarted with the conversation")
+        self._account_for_the_fallen()
+        self._fallen = process
+
+    def _account_for_the_fallen(self) -> None:
+        """A line about a death, with as much about the restart as is true by now: the next child may not load."""
+        if self._fallen is None:
+            return
+        line = f"the engine {death.describe(self._fallen)}"
+        if self._has_restarted:
+            line += "; it was restarted with the conversation"
+        elif self.process is not None and self.process.state is State.STARTING:
+            line += "; it is being restarted with the conversation"
+        self._fallen = None
+        self.notify(line)
+
+    @property
+    def _has_restarted(self) -> bool:
+        """Whether a child has loaded after the one that fell."""
+        process = self.process
+        return process is not None and process is not self._fallen and process.ready_after is not None

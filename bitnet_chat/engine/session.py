@@ -32,6 +32,8 @@ from bitnet_chat.stream.framer import EngineError, Frame, ReplyText, ThinkingTex
 _CHEAP_REPLAY = 2.0
 """Seconds. After an interrupt a classic engine has a reply without an end in its context. Where a fresh start with the
 history takes less than this it is made at once, while the user is typing; a longer one is not worth its wait."""
+_TRIES = 9  # loads again of a model that failed to load without a word
+_PATIENCE = 3.0  # seconds for all of them but the first two
 
 
 class Session:
@@ -201,7 +203,7 @@ class Session:
         """The child, idle, in step, and with room for what it is told; None when the user does not want to wait any
         longer."""
         history, text = question.history, question.text
-        silent_deaths = 0
+        silent_deaths, began = 0, time.monotonic()
         if self.keeper.starting is not None:
             await self._or_stop(self.keeper.starting)
         while not self._stopped.is_set():
@@ -220,10 +222,12 @@ class Session:
                 return process
             await process.gone()
             if process.ready_after is None:
-                # llama-completion can exit before its log thread has written why: another try may say it.
-                silent_deaths += not process.log.tail()
-                if silent_deaths in (1, 2) and not process.log.tail():
-                    continue
+                # llama-completion can exit before its log thread has written why, and does two times in five: another
+                # try may say it. A large model is not loaded that often for it.
+                if not process.log.tail() and death.without_model(process) is None:
+                    silent_deaths += 1
+                    if silent_deaths <= (_TRIES if time.monotonic() - began < _PATIENCE else 2):
+                        continue
                 if not process.meter.overflowed:
                     raise death.while_loading(process)
                 await self._trimmer.drop_more(process, history)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import subprocess
@@ -226,10 +225,3 @@ def parallel_jobs(cpus: int, memory: int | None, wish: str | None = None) -> int
         return int(wish)
     fit = cpus if memory is None else memory // _BYTES_PER_JOB
     return max(1, min(cpus, fit))
-
-
-def usable_cpus() -> int:
-    count = os.cpu_count() or 1
-    if sys.platform == "linux":
-        count = len(os.sched_getaffinity(0))  # a container may have fewer than the machine
-    return count

@@ -85,6 +85,9 @@ class Stored:
     passed_over: tuple[Record, ...] = ()
     """Messages of the user in the present line that got no reply before the next one was sent. They are shown where
     they stand, as their rows tell; no model sees them."""
+    head: int | None = None
+    """The row that the line ended with, which may be a reply without a word. Whoever goes on with the conversation
+    knows by it whether another program has done so since."""
 
     @property
     def conversation(self) -> Conversation:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BUSY = 2.0
 """Seconds that a statement waits for the lock of another program. Each holds it for some milliseconds."""
+SET_ASIDE = ".damaged-"
+"""Between the name of the journal and a time: a file that was set aside."""
 _FULL = 1 << 16
 """Bytes of free space with which SQLite can do nothing."""
 _MAGIC = b"SQLite format 3\0"
@@ -170,27 +172,89 @@ def identity_of(path: Path) -> tuple[int, int] | None:
 
 
 def set_aside(path: Path, identity: tuple[int, int] | None) -> str:
-    """Gives a damaged file and its -wal and -shm another name; the line that says which. Does nothing when another
-    program was faster. Raises BitnetChatError where it cannot."""
+    """Gives a damaged file and its -wal and -shm another name, and puts a new file in its place where something can be
+    read back (see :mod:`bitnet_chat.journal.rescue`); the line that says so. Does nothing when another program was
+    faster. Raises BitnetChatError where it cannot."""
     if identity is None or identity_of(path) != identity:
         return ""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    target = path.with_name(f"{path.name}.damaged-{stamp}")
+    target = path.with_name(f"{path.name}{SET_ASIDE}{stamp}")
     number = 1
     while target.exists():
         number += 1
-        target = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
+        target = path.with_name(f"{path.name}{SET_ASIDE}{stamp}-{number}")
+    with _rescued(path) as (new, count):
+        if identity_of(path) != identity:  # reading it back may take seconds
+            return ""
+        try:
+            for ending in ("", "-wal", "-shm"):
+                source = path.with_name(path.name + ending)
+                if not ending or source.exists():
+                    source.rename(target.with_name(target.name + ending))
+        except OSError as error:
+            raise BitnetChatError(
+                f"the journal {path} is damaged and cannot be set aside: {error.strerror}",
+                remedy="move it away, or use --no-journal",
+            ) from None
+        if count and not _put(new, path):
+            count = 0
+    told = f"the journal was damaged; it is set aside as {target}, and a new one begins"
+    if count:
+        told += f" with what could be read of {count} conversation{'s' * (count > 1)}"
+    return f"{told}; {_rest_of(target, count is not None)}"
+
+
+def rest_of(aside: Path) -> str:
+    """What can be done about a file that was set aside. Raises OSError."""
+    with aside.open("rb") as file:
+        return _rest_of(aside, file.read(len(_MAGIC)) == _MAGIC)
+
+
+def _rest_of(aside: Path, is_database: bool) -> str:
+    import shlex
+
+    if not is_database:
+        return "nothing in it can be read: a backup of yours can take the place of the new one"
+    return f"all that is left in it, as SQL: sqlite3 {shlex.quote(str(aside))} .recover"
+
+
+@contextlib.contextmanager
+def _rescued(path: Path) -> Iterator[tuple[Path, int | None]]:
+    """In the block, a file with what can be read of a damaged one, and the number of its conversations, where there
+    is one. None: the damaged one is no database at all."""
+    import tempfile
+
+    from bitnet_chat.journal.rescue import read_back
+
     try:
-        for ending in ("", "-wal", "-shm"):
-            source = path.with_name(path.name + ending)
-            if not ending or source.exists():
-                source.rename(target.with_name(target.name + ending))
-    except OSError as error:
-        raise BitnetChatError(
-            f"the journal {path} is damaged and cannot be set aside: {error.strerror}",
-            remedy="move it away, or use --no-journal",
-        ) from None
-    return f"the journal was damaged; it is set aside as {target}, and a new one begins"
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # for the eyes of the owner only
+    except OSError:
+        yield path, 0
+        return
+    os.close(handle)
+    new = Path(name)
+    try:
+        yield new, read_back(path, new)
+    finally:
+        for ending in ("", "-journal"):
+            with contextlib.suppress(OSError):
+                new.with_name(new.name + ending).unlink(missing_ok=True)
+
+
+def _put(new: Path, path: Path) -> bool:
+    """Whether it has that name now. Not where another program has begun a file there."""
+    try:
+        path.hardlink_to(new)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if path.exists():
+            return False
+        try:
+            new.rename(path)
+        except OSError:
+            return False
+    return True
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ class Journal:
             with closing(connection):
                 if note:
                     raise BitnetChatError(note)
-                yield connection
+                yield connection if _has_tables(connection) else None
         except (sqlite3.Error, OSError) as error:
             if is_damage(error) and (note := set_aside(self.path, identity)):
                 raise BitnetChatError(note) from None
@@ -136,3 +136,8 @@ class Journal:
             connection.close()
             raise
         return connection
+
+
+def _has_tables(connection: Connection) -> bool:
+    """False: the file was made on a disk that was full before there was anything in it."""
+    return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])

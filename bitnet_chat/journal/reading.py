@@ -12,7 +12,7 @@ from bitnet_chat.conversation import Message
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.journal.entry import Entry, Hit, Record, State, Stored
 from bitnet_chat.journal.file import transaction
-from bitnet_chat.journal.scribe import joined_chunks, settle
+from bitnet_chat.journal.recovery import joined_chunks, settle
 from bitnet_chat.journal.search import drop, find, forget, is_broken
 from bitnet_chat.journal.text import given, holder, snippet
 from bitnet_chat.journal.toolwork import unpacked
@@ -109,7 +109,8 @@ FROM line JOIN messages m ON m.id = line.id ORDER BY line.depth DESC"""
 def stored(connection: Connection, id: int) -> Stored | None:
     connection.execute("BEGIN")  # one moment of the file, though another program writes
     found = connection.execute(
-        "SELECT title, created, updated, model, engine, options, forked_from FROM conversations WHERE id = ?", (id,)
+        "SELECT title, created, updated, model, engine, options, forked_from, head FROM conversations WHERE id = ?",
+        (id,),
     ).fetchone()
     rows = connection.execute(_LINE, (id,)).fetchall() if found else []
     if not found:
@@ -138,10 +139,10 @@ def stored(connection: Connection, id: int) -> Stored | None:
         state = State.CUT_OFF
     if writing:
         state = State.ANSWERING
-    title, created, updated, model, engine, options, forked_from = found
+    title, created, updated, model, engine, options, forked_from, head = found
     return Stored(
         id, given(title), created, updated, given(model), given(engine), _object(options), forked_from, state,
-        tuple(records), unanswered, pending, tuple(passed_over),
+        tuple(records), unanswered, pending, tuple(passed_over), head,
     )  # fmt: skip
 
 

@@ -35,8 +35,8 @@ class Recorder:
     """Keeps what happens, in order, in a thread of its own. All methods belong to the event loop.
 
     The conversation is made at the first message of the user; the thread and the file are touched no earlier. In a
-    reply nothing is older than 200 ms before it is in the file. Where two programs write to one conversation each
-    has a branch of its own, and the one that was written to last is what is shown next.
+    reply nothing is older than 200 ms before it is in the file. Where another program has gone on with the
+    conversation since it was read, what is said here is kept in a copy from then on, and ``complain`` is told.
     """
 
     def __init__(

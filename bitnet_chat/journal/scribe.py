@@ -1,31 +1,35 @@
 """What is written, and in which transactions. Blocks on the disk: see :mod:`bitnet_chat.journal.writer` for who calls.
 
-Every method is one transaction, and the scribe's own memory changes only when it is through: one that failed may be
-called again. Raises sqlite3.Error; IntegrityError means that the conversation was removed by another program.
+The scribe's own memory changes only when a transaction is through: a method that failed may be called again. Raises
+sqlite3.Error; IntegrityError means that the conversation was removed by another program.
+
+Nothing that this writer has not seen is ever hidden: where another program has gone on with the conversation, its head
+stays where it is, and what is said here from then on is kept in a copy, as /fork makes one.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.journal.entry import Stored, title_of
+from bitnet_chat.journal.copying import copy, rows_to
+from bitnet_chat.journal.entry import State, Stored, title_of
 from bitnet_chat.journal.file import transaction
-from bitnet_chat.journal.text import given, kept
+from bitnet_chat.journal.recovery import Piece, joined
+from bitnet_chat.journal.text import kept
 from bitnet_chat.journal.toolwork import packed
-from bitnet_chat.journal.writers import is_alive, this_writer
+from bitnet_chat.journal.writers import this_writer
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-Piece = tuple[bool, str]
-"""True for a thought, and its text."""
+T = TypeVar("T")
 _Line = tuple[tuple[Message, int], ...]
 """Messages and the numbers of their rows."""
 
@@ -78,7 +82,10 @@ class Scribe:
         self._lost = False
         self._behind: int | None = None  # a message behind the end of the line that got no reply
         self._place: tuple[int | None] | None = None  # what the next message is to follow, where that was told
+        self._seen: set[int] = set()  # rows that were read or written here: a head among them may be left
         self.id: int | None = None
+        self.notes: list[str] = []
+        """What the user is to be told. Whoever tells it empties the list."""
 
     @property
     def rows(self) -> Rows:
@@ -93,7 +100,7 @@ class Scribe:
         with transaction(self._connection):
             id, line, _ = self._synced(None, (), conversation.messages)
             self._connection.execute("UPDATE conversations SET model = ? WHERE id = ?", (kept(model), id))
-        self.id, self._line = id, line
+        self._is_at(id, line)
 
     def sync(self, conversation: Conversation) -> None:
         """The present line becomes ``conversation``. What it has in common with the one before stays where it is, what
@@ -102,9 +109,8 @@ class Scribe:
             return
         if tuple(map(_key, conversation.messages)) == tuple(_key(message) for message, _ in self._line):
             return
-        with transaction(self._connection):
-            id, line, head = self._synced(self.id, self._line, conversation.messages)
-        self.id, self._line, self._behind, self._place = id, line, head, None
+        id, line, head = self._undisturbed(lambda: self._synced(self.id, self._line, conversation.messages))
+        self._is_at(id, line, head)
 
     def begin_reply(self, conversation: Conversation, origin: Origin) -> None:
         """A reply to ``conversation`` begins, or goes on with the one at its end. Where it is asked for again before
@@ -116,14 +122,18 @@ class Scribe:
             return
         goes_on = conversation.last is not None and conversation.last.role == "assistant"
         self._who_writes()  # takes some milliseconds, in which no lock should be held
-        with transaction(self._connection):
+
+        def begin() -> tuple[int, _Line, _Reply]:
             id, line, _ = self._synced(self.id, self._line, conversation.messages)
             base = line[:-1] if goes_on else line
             start = line[-1][0] if goes_on else Message("assistant", "")
             row = self._insert(id, _end(base), start, origin, writer=self._writer)
             self._point(id, row, base, origin)
-        self.id, self._line, self._behind, self._place = id, base, None, None
-        self._reply = _Reply(row, origin, start, line)
+            return id, base, _Reply(row, origin, start, line)
+
+        id, base, self._reply = self._undisturbed(begin)
+        self._is_at(id, base)
+        self._seen |= {row for _, row in self._reply.before} | {self._reply.row}
 
     def add(self, pieces: Sequence[Piece]) -> None:
         """The next pieces of the reply."""
@@ -156,10 +166,11 @@ class Scribe:
         reply = self._reply
         if reply is None or self.id is None:
             return
-        text = _joined(reply.said, False) if text is None else text
-        thinking = _joined(reply.said, True) if thinking is None else thinking
+        text = joined(reply.said, False) if text is None else text
+        thinking = joined(reply.said, True) if thinking is None else thinking
         start, line = reply.start, reply.before
         message = Message("assistant", start.content + text, reason, start.thinking + thinking, calls)
+        away: tuple[int, _Line, int | None] | None = None
         with transaction(self._connection):
             if text or thinking or not reason.exit_code:
                 row = self._close(self.id, reply, message, json.dumps(dict(stats)))
@@ -167,8 +178,15 @@ class Scribe:
                     line = (*self._line, (message, row))
             else:
                 self._connection.execute("DELETE FROM messages WHERE id = ?", (reply.row,))
-            self._point(self.id, _end(line), line)
+            head = self._unseen_head()
+            if head is None:
+                self._point(self.id, _end(line), line)
+            elif _end(line) not in rows_to(self._connection, head):  # else: the other one goes on behind this reply
+                away = self._copied(self.id, line, None)
         self._line, self._reply = line, None
+        self._seen |= {row for _, row in line}
+        if away is not None:
+            self._is_away(*away)
 
     def rename(self, title: str) -> None:
         """Another title; it is kept for a conversation that is yet to be made."""
@@ -183,26 +201,26 @@ class Scribe:
             return
         self._leave_reply()
         with transaction(self._connection):
-            id = self._copy_conversation(self.id, title)
-            line: _Line = ()
-            for message, row in self._line:
-                line = (*line, (message, self._copy_message(row, id, _end(line))))
-            self._point(id, _end(line), line)
-        self.id, self._line, self._behind, self._place = id, line, None, None
+            id, line, _ = self._copied(self.id, self._line, None, title or None)
+        self._is_at(id, line)
         self._named = title or self._named
 
     def anew(self) -> None:
         """The next message begins another conversation."""
         self._leave_reply()
         self.id, self._line, self._reply, self._named, self._lost = None, (), None, "", False
-        self._behind, self._place = None, None
+        self._behind, self._place, self._seen = None, None, set()
 
     def resume(self, stored: Stored) -> None:
-        """Goes on with a conversation as it was when it was read. What another program has added since stays as a
-        branch of its own, and the one that was written to last is what is shown."""
+        """Goes on with a conversation as it was when it was read."""
         self.anew()
         self.id, self._named = stored.id, stored.title
         self._line = tuple((record.message, record.row) for record in stored.records)
+        self._seen = {record.row for record in (*stored.records, *stored.shown)}
+        # A message that another program is just answering is none of ours, and what it gets has not been read.
+        answered = stored.pending is not None and stored.pending not in stored.records
+        if stored.head is not None and not (answered and stored.state is State.ANSWERING):
+            self._seen.add(stored.head)
 
     def follow(self, row: int | None) -> None:
         """The next message stands behind this row, where it alone is new."""
@@ -211,7 +229,7 @@ class Scribe:
     def lose(self) -> None:
         """The conversation is gone. Nothing is kept until the next one begins."""
         self.id, self._reply, self._line, self._lost = None, None, (), True
-        self._behind, self._place = None, None
+        self._behind, self._place, self._seen = None, None, set()
 
     def move(self, connection: Connection) -> None:
         """To another file: all that is known of the conversation is written there, an open reply included."""
@@ -233,16 +251,63 @@ class Scribe:
         except BaseException:
             self._connection = old
             raise
-        self.id, self._line, self._behind, self._place = id, line, None, None
+        self._seen = {row for _, row in before}
+        if id is not None:
+            self._is_at(id, line)
         if reply is not None:
             reply.row, reply.before = row, before
+            self._seen.add(row)
+
+    def _is_at(self, id: int, line: _Line, head: int | None = None) -> None:
+        """What is written now. ``head``: a message behind the end of the line, or that end."""
+        self._seen = (self._seen if id == self.id else set()) | {row for _, row in line}
+        if head is not None:
+            self._seen.add(head)
+        self.id, self._line, self._behind, self._place = id, line, head, None
+
+    def _undisturbed(self, write: Callable[[], T]) -> T:
+        """What ``write`` gives, which moves the head: in a copy, where another program has moved it."""
+        with transaction(self._connection):
+            if self._unseen_head() is None:
+                return write()
+        assert self.id is not None
+        with transaction(self._connection):
+            away = self._copied(self.id, self._line, self._behind)
+        self._is_away(*away)
+        with transaction(self._connection):
+            return write()
+
+    def _unseen_head(self) -> int | None:
+        """The head, where it is a message of which nothing is known here."""
+        found = self._connection.execute("SELECT head FROM conversations WHERE id = ?", (self.id,)).fetchone()
+        return None if found is None or found[0] is None or found[0] in self._seen else int(found[0])
+
+    def _copied(
+        self, id: int, line: _Line, behind: int | None, title: str | None = None
+    ) -> tuple[int, _Line, int | None]:
+        """A copy of the conversation up to the end of the line or what is behind that."""
+        known = {row: message for message, row in line}
+        if title is None and not self._named and not _asked(line):
+            title = ""  # that of its first message, which is yet to come
+        id, rows = copy(self._connection, id, behind or _end(line), known, title, self._now())
+        line, behind = tuple((message, rows[row]) for message, row in line), rows.get(behind or 0)
+        self._point(id, behind or _end(line), line)
+        return id, line, behind
+
+    def _is_away(self, id: int, line: _Line, behind: int | None) -> None:
+        """From now on in this copy, since another program has gone on with the conversation."""
+        self.notes.append(
+            f"another program has gone on with conversation {self.id}: from here on this one is kept as {id}"
+            f" (bitnet-chat history show {self.id} shows the other)"
+        )
+        self._is_at(id, line, behind)
 
     def _synced(self, id: int | None, line: _Line, messages: Sequence[Message]) -> tuple[int, _Line, int | None]:
         """The number of the conversation, its line, and its head: the end of the line, or behind that a message that
         got no reply."""
         if id is None:
             id = self._make(messages)
-        elif not self._named and all(message.role != "user" for message, _ in line):  # made before anything was said
+        elif not self._named and not _asked(line):  # made before anything was said
             title = kept(title_of(Conversation(tuple(messages))))
             self._connection.execute("UPDATE conversations SET title = ? WHERE id = ? AND title = ''", (title, id))
         common = _common(line, messages)
@@ -331,27 +396,6 @@ class Scribe:
                 (kept(origin.model), kept(origin.engine), origin.options, id),
             )
 
-    def _copy_conversation(self, id: int, title: str) -> int:
-        now = self._now()
-        cursor = self._connection.execute(
-            "INSERT INTO conversations (title, created, updated, model, engine, options, forked_from)"
-            " SELECT coalesce(?, title), ?, ?, model, engine, options, id FROM conversations WHERE id = ?",
-            (kept(title) if title else None, now, now, id),
-        )
-        if not cursor.rowcount:
-            import sqlite3
-
-            raise sqlite3.IntegrityError("the conversation is gone")
-        return int(cursor.lastrowid or 0)
-
-    def _copy_message(self, row: int, id: int, parent: int | None) -> int:
-        same = "role, content, thinking, tools, finish, created, model, engine, options, stats"
-        cursor = self._connection.execute(
-            f"INSERT INTO messages (conversation, parent, {same}) SELECT ?, ?, {same} FROM messages WHERE id = ?",
-            (id, parent, row),
-        )
-        return int(cursor.lastrowid or 0)
-
     def _begins_again(self, conversation: Conversation, origin: Origin) -> bool:
         reply = self._reply
         if reply is None or reply.said or self.id is None:
@@ -361,6 +405,8 @@ class Scribe:
         # The name by which it was asked for says more than what a backend calls itself.
         origin = replace(origin, model=reply.origin.model or origin.model)
         with transaction(self._connection):
+            if self._unseen_head() is not None:
+                return False
             cursor = self._connection.execute(
                 "UPDATE messages SET model = ?, engine = ?, options = ? WHERE id = ? AND writer IS NOT NULL",
                 (kept(origin.model), kept(origin.engine), origin.options, reply.row),
@@ -380,45 +426,6 @@ class Scribe:
         self._writer = self._writer or this_writer()
 
 
-def settle(connection: Connection) -> None:
-    """Replies whose writers are dead become what they are: cut off, with the text that had arrived."""
-    writers = connection.execute("SELECT DISTINCT writer FROM messages WHERE writer IS NOT NULL").fetchall()
-    for (writer,) in writers:
-        if is_alive(writer):
-            continue
-        with transaction(connection):
-            rows = connection.execute(
-                "SELECT id, parent, content, thinking FROM messages WHERE writer = ?", (writer,)
-            ).fetchall()
-            for row, parent, content, thinking in rows:
-                text, thoughts = joined_chunks(connection, row, given(content), given(thinking))
-                if text or thoughts:
-                    connection.execute(
-                        "UPDATE messages SET content = ?, thinking = ?, finish = ?, writer = NULL WHERE id = ?",
-                        (kept(text), kept(thoughts), FinishReason.CUT_OFF.value, row),
-                    )
-                    connection.execute("DELETE FROM chunks WHERE message = ?", (row,))
-                else:
-                    connection.execute("DELETE FROM messages WHERE id = ?", (row,))
-                if not text:
-                    connection.execute("UPDATE conversations SET head = ? WHERE head = ?", (parent, row))
-
-
-def joined_chunks(connection: Connection, row: int, content: str, thinking: str) -> tuple[str, str]:
-    """Content and thinking of a reply that is being written, as far as it has come."""
-    pieces = [
-        (bool(thought), given(text))
-        for thought, text in connection.execute(
-            "SELECT thinking, text FROM chunks WHERE message = ? ORDER BY id", (row,)
-        )
-    ]
-    return content + _joined(pieces, False), thinking + _joined(pieces, True)
-
-
-def _joined(pieces: Iterable[Piece], thinking: bool) -> str:
-    return "".join(text for thought, text in pieces if thought is thinking)
-
-
 def _key(message: Message) -> tuple[str, str, str]:
     """What makes a message the same one: how a reply ended, and what was thought, a front end may tell otherwise."""
     return message.role, message.content, packed(message)
@@ -431,6 +438,10 @@ def _common(line: _Line, messages: Sequence[Message]) -> int:
             break
         count += 1
     return count
+
+
+def _asked(line: _Line) -> bool:
+    return any(message.role == "user" for message, _ in line)
 
 
 def _end(line: _Line) -> int | None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.journal.file import identity_of, is_damage, open_file, problem, set_aside
-from bitnet_chat.journal.scribe import Piece, Scribe, settle
+from bitnet_chat.journal.recovery import Piece, settle
+from bitnet_chat.journal.scribe import Scribe
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -137,7 +138,10 @@ class Writer:
         wait = RETRY
         while not self.off:
             try:
-                job(self._open())
+                scribe = self._open()
+                job(scribe)
+                while scribe.notes:
+                    self._tell(scribe.notes.pop(0))
                 return
             except sqlite3.IntegrityError:
                 self._tell("another program has removed this conversation: what comes now is not kept")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bitnet_chat.models import memory, store, support
 from bitnet_chat.models.choice import Choice, choose
 from bitnet_chat.models.registry import Entry, entries
-from bitnet_chat.models.resolve import Examined, examine, names
+from bitnet_chat.models.resolve import Examined, bundled, examine, names
 
 BITNET_ENGINE = "a BitNet build"
 
@@ -39,6 +40,8 @@ class Item:
     path: str
     auto: bool
     """``-m auto`` takes this one."""
+    bundled: bool = False
+    """It came with this program, and answers where no model is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ def take(engine: Path | None, context: int = 0) -> Inventory:
         _installed(model, known.get(option.name), option.obstacle, free, option.name == choice.name)
         for model, option in zip(models, options, strict=True)
     )
-    taken = {option.name for option in options}
+    here += tuple(_bundled(engine, context, free, auto=not choice.name))
+    taken = {item.name for item in here}
     bitnet = engine is not None and support.is_bitnet(engine)
     there = tuple(_available(entry, free, context, bitnet) for entry in known.values() if entry.name not in taken)
     return Inventory(here + there, choice, free, tuple(store.unfinished()))
@@ -87,6 +91,15 @@ def _installed(examined: Examined, entry: Entry | None, obstacle: str, free: int
         path=str(model.path),
         auto=auto,
     )
+
+
+def _bundled(engine: Path | None, context: int, free: int | None, *, auto: bool) -> Iterator[Item]:
+    """None where it is not there."""
+    model = bundled()
+    if model is not None:
+        seen = examine(model, context)
+        item = _installed(seen, None, seen.option(names(engine, [seen])).obstacle, free, auto)
+        yield replace(item, bundled=True)
 
 
 def _available(entry: Entry, free: int | None, context: int, bitnet: bool) -> Item:

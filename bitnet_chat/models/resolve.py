@@ -39,6 +39,9 @@ def resolve(model: str, *, engine: Path | None = None, context: int = 0) -> Reso
     found = store.find(model)
     if found is not None:
         return Resolved(found.path)
+    ours = bundled()
+    if ours is not None and ours.name == model:
+        return Resolved(ours.path)
     known = entries()
     if model in known:
         cost = f" ({size(known[model].bytes)})" if known[model].bytes else ""
@@ -49,6 +52,12 @@ def resolve(model: str, *, engine: Path | None = None, context: int = 0) -> Reso
         f"there is no file and no installed model called {model}",
         remedy="give a .gguf file, or a name that bitnet-chat models list shows",
     )
+
+
+def bundled() -> store.Installed | None:
+    """The demo model, as if it were installed under the name of its file."""
+    path = paths.bundled_model()
+    return store.Installed(path.stem, path, path.stat().st_size, None) if path is not None else None
 
 
 def _auto(engine: Path | None, context: int) -> Resolved:
@@ -66,10 +75,10 @@ def _auto(engine: Path | None, context: int) -> Resolved:
     choice = choose(options, free, smaller=len(found) - len(options))
     if choice.name:
         return Resolved(store.path_of(choice.name), f"-m auto: {choice.reason}")
-    bundled = paths.bundled_model()
-    if bundled is None:
+    ours = bundled()
+    if ours is None:
         raise ModelError(f"-m auto: {choice.reason}", remedy="give a GGUF file with -m")
-    return Resolved(bundled, f"-m auto: {choice.reason}; the bundled demo model answers")
+    return Resolved(ours.path, f"-m auto: {choice.reason}; the bundled demo model answers")
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,8 @@ def clean(text: str) -> Cleaned:
         changes.append(f"{controls} control character{'s' * (controls > 1)} made visible")
     text, broken = _SURROGATE.subn("\ufffd", text)
     if broken:
-        changes.append(f"{broken} byte{'s' * (broken > 1)} that are not UTF-8 replaced")
+        changes.append("1 byte that is" if broken == 1 else f"{broken} bytes that are")
+        changes[-1] += " not UTF-8 replaced"
     return Cleaned(text, "message: " + ", ".join(changes) if changes else "")
 
 

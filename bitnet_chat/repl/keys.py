@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
+
+from bitnet_chat.repl.typeahead import ESCAPE
 
 
 def bindings(open_editor: Callable[[Buffer], None], hint: Callable[[str], None]) -> KeyBindings:
@@ -45,3 +48,18 @@ def bindings(open_editor: Callable[[Buffer], None], hint: Callable[[str], None])
         open_editor(event.current_buffer)
 
     return keys
+
+
+def forget_escape(app: Application[str]) -> None:
+    """A lone Esc does nothing, and does not take the next key with it: prompt_toolkit waits 1.5 s for the rest of an
+    Alt key, in which the slash of a command would be lost. The bytes of a real Alt key come together."""
+    app.ttimeoutlen = ESCAPE
+    keys = app.key_processor
+    usual = app.timeoutlen
+
+    def look(_: object) -> None:
+        alone = [key.key for key in keys.key_buffer] == [Keys.Escape]
+        # If nothing was read behind it, the wait for what may belong to it is over already.
+        app.timeoutlen = 0.0 if alone else usual
+
+    keys.after_key_press += look

@@ -30,7 +30,7 @@ from bitnet_chat.repl.completer import LineCompleter, typing_a_mention
 from bitnet_chat.repl.console import Verdict, clipboard_sequence
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.history import FileHistory
-from bitnet_chat.repl.keys import bindings
+from bitnet_chat.repl.keys import bindings, forget_escape
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.repl.signals import on_continue, on_interrupt
 from bitnet_chat.repl.talk import SwitchModel, Talk
@@ -109,6 +109,7 @@ class TerminalLoop:
             output=self._output,
         )
         app = self._session.app
+        forget_escape(app)
         if sys.platform != "win32":
             app.terminal_size_polling_interval = None  # SIGWINCH tells
         app.after_render += self._drawn

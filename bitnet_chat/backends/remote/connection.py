@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -196,7 +197,7 @@ class Connection:
                 remedy="SSL_CERT_FILE names a file with more authorities that are to be trusted",
             ) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            why = getattr(error, "strerror", "") or str(error) or "it does not answer"
+            why = _refusal(error)
             if self._is_ours:
                 raise Lost(why) from None
             raise EngineNotFound(
@@ -278,6 +279,14 @@ async def chunk(response: aiohttp.ClientResponse) -> bytes:
         return await response.content.readany()
     except (aiohttp.ClientError, OSError) as error:
         raise Lost(_words(error)) from None
+
+
+def _refusal(error: Exception) -> str:
+    """Why there is no connection, as the system calls it: asyncio puts words of its own in their place."""
+    words, number = getattr(error, "strerror", "") or str(error), getattr(error, "errno", None)
+    if "Connect call failed" in words and isinstance(number, int):
+        return os.strerror(number)
+    return words or "it does not answer"
 
 
 def _words(error: Exception) -> str:

@@ -1,0 +1,56 @@
+"""Replies that were never ended, because the program that wrote them was killed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.journal.file import transaction
+from bitnet_chat.journal.text import given, kept
+from bitnet_chat.journal.writers import is_alive
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+Piece = tuple[bool, str]
+"""True for a thought, and its text."""
+
+
+def settle(connection: Connection) -> None:
+    """Replies whose writers are dead become what they are: cut off, with the text that had arrived."""
+    writers = connection.execute("SELECT DISTINCT writer FROM messages WHERE writer IS NOT NULL").fetchall()
+    for (writer,) in writers:
+        if is_alive(writer):
+            continue
+        with transaction(connection):
+            rows = connection.execute(
+                "SELECT id, parent, content, thinking FROM messages WHERE writer = ?", (writer,)
+            ).fetchall()
+            for row, parent, content, thinking in rows:
+                text, thoughts = joined_chunks(connection, row, given(content), given(thinking))
+                if text or thoughts:
+                    connection.execute(
+                        "UPDATE messages SET content = ?, thinking = ?, finish = ?, writer = NULL WHERE id = ?",
+                        (kept(text), kept(thoughts), FinishReason.CUT_OFF.value, row),
+                    )
+                    connection.execute("DELETE FROM chunks WHERE message = ?", (row,))
+                else:
+                    connection.execute("DELETE FROM messages WHERE id = ?", (row,))
+                if not text:
+                    connection.execute("UPDATE conversations SET head = ? WHERE head = ?", (parent, row))
+
+
+def joined_chunks(connection: Connection, row: int, content: str, thinking: str) -> tuple[str, str]:
+    """Content and thinking of a reply that is being written, as far as it has come."""
+    pieces = [
+        (bool(thought), given(text))
+        for thought, text in connection.execute(
+            "SELECT thinking, text FROM chunks WHERE message = ? ORDER BY id", (row,)
+        )
+    ]
+    return content + joined(pieces, False), thinking + joined(pieces, True)
+
+
+def joined(pieces: Iterable[Piece], thinking: bool) -> str:
+    return "".join(text for thought, text in pieces if thought is thinking)

@@ -1,0 +1,111 @@
+"""What can still be read of a damaged journal, row by row, in a new file.
+
+Where a part of a table is lost, SQLite finds the rows behind it all the same, as long as the way to them is whole. Each
+conversation keeps its number. What followed a lost message follows the one before that. The damaged file is only read;
+the tool ``sqlite3`` may find more in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.journal import schema
+from bitnet_chat.journal.entry import title_of
+from bitnet_chat.journal.file import open_to_read, transaction
+from bitnet_chat.journal.text import given, kept
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+_LOST = 20_000
+"""Numbers in a row at which nothing can be read before the end is believed. A page holds a hundred messages at most."""
+_JUMP = 1_000_000
+"""From one number to the next: more than that is garbage, which would hide all that comes behind it."""
+
+_MENDING = (
+    # What garbage was taken for, and what belongs to nothing any more.
+    "DELETE FROM messages WHERE role NOT IN ('system', 'user', 'assistant', 'tool')"
+    " OR typeof(content) NOT IN ('text', 'blob') OR typeof(created) NOT IN ('real', 'integer')",
+    "DELETE FROM chunks WHERE message NOT IN (SELECT id FROM messages)",
+    # Whoever writes a reply writes it into the new file as soon as it sees that.
+    "UPDATE messages SET writer = 'gone' WHERE writer IS NOT NULL",
+    "UPDATE messages SET parent = (SELECT max(id) FROM messages AS m"
+    " WHERE m.conversation = messages.conversation AND m.id < messages.id)"
+    " WHERE parent IS NOT NULL AND (parent >= id OR parent NOT IN (SELECT id FROM messages))",
+    "INSERT INTO conversations (id, title, created, updated)"
+    " SELECT conversation, '', min(created), max(created) FROM messages"
+    " WHERE conversation NOT IN (SELECT id FROM conversations) GROUP BY conversation",
+    "DELETE FROM conversations WHERE id NOT IN (SELECT conversation FROM messages)",
+    "UPDATE conversations SET head = (SELECT max(id) FROM messages WHERE conversation = conversations.id)"
+    " WHERE title = '' OR head NOT IN (SELECT id FROM messages)",
+    "UPDATE conversations SET turns = (WITH RECURSIVE line (id) AS (SELECT conversations.head UNION ALL"
+    " SELECT m.parent FROM messages m JOIN line ON m.id = line.id WHERE m.parent < m.id)"
+    " SELECT count(*) FROM line JOIN messages m ON m.id = line.id WHERE m.role = 'user')",
+)
+
+
+def read_back(damaged: Path, new: Path) -> int | None:
+    """How many conversations ``new`` has now, in whole or in part; 0 where nothing could be read or written, None where
+    the damaged file is no database at all. Raises nothing for the state of either file."""
+    import sqlite3
+
+    try:
+        with closing(open_to_read(damaged)) as old, closing(sqlite3.connect(new, isolation_level=None)) as fresh:
+            # Pages are looked at more closely, and a file that is too short is read as far as it goes.
+            for pragma in ("cell_size_check = ON", "writable_schema = ON"):
+                old.execute(f"PRAGMA {pragma}")
+            if old.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION:
+                return 0
+            old.text_factory = lambda data: data.decode("utf-8", "replace")
+            schema.migrate(fresh)
+            with transaction(fresh):
+                for table in ("conversations", "messages", "chunks"):
+                    _copy(old, fresh, table)
+                for statement in _MENDING:
+                    fresh.execute(statement)
+                _name(fresh)
+            return int(fresh.execute("SELECT count(*) FROM conversations").fetchone()[0])
+    except (sqlite3.Error, OSError) as error:
+        return None if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB else 0
+
+
+def _copy(old: Connection, new: Connection, table: str) -> None:
+    # The index of words is made again by whoever searches; a file of an earlier release has fewer columns.
+    has = {name for _, name, *_ in old.execute(f"PRAGMA table_info({table})")} - {"indexed"}
+    columns = [name for _, name, *_ in new.execute(f"PRAGMA table_info({table})") if name in has]
+    new.executemany(
+        f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+        _rows(old, table, columns),
+    )
+
+
+def _rows(old: Connection, table: str, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """Those that can be read, by their numbers, which are in the first column."""
+    import sqlite3
+
+    at = lost = 0
+    while lost < _LOST:
+        try:
+            for row in old.execute(
+                f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED WHERE id > ? ORDER BY id", (at,)
+            ):
+                if at < row[0] <= at + _JUMP:
+                    at, lost = row[0], 0
+                    yield row
+            return
+        except sqlite3.DatabaseError:
+            at, lost = at + 1, lost + 1
+
+
+def _name(new: Connection) -> None:
+    """Conversations of which only messages are left have the title that they would have got."""
+    for (id,) in new.execute("SELECT id FROM conversations WHERE title = ''").fetchall():
+        found = new.execute(
+            "SELECT content FROM messages WHERE conversation = ? AND role = 'user' ORDER BY id LIMIT 1", (id,)
+        ).fetchone()
+        title = title_of(Conversation().with_user(given(found[0]))) if found else ""
+        new.execute("UPDATE conversations SET title = ? WHERE id = ?", (kept(title), id))
