@@ -85,7 +85,7 @@ class Line:
 
     async def chunk(self) -> bytes:
         """The next bytes of the response, whatever has arrived; empty at its end. Raises Stopped and Lost."""
-        # Once for each token: hanging up ends the wait, which costs nothing before, other than a timeout.
+        # No timeout, which would be made anew for each token: hanging up ends the wait.
         if self.reason is None and self._response is not None:
             try:
                 return await chunk(self._response)
