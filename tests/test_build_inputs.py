@@ -211,6 +211,8 @@ def test_flags() -> None:
     assert not any("LINKER" in flag for flag in toolchain.cmake_flags("c", platform="darwin"))
     assert "-DBUILD_SHARED_LIBS=OFF" in toolchain.cmake_flags("c", platform="darwin")
     assert "-DCMAKE_EXE_LINKER_FLAGS=-static" in toolchain.cmake_flags("c", platform="win32", cxx="g++")
+    assert not any("amx" in flag for flag in toolchain.cmake_flags("c", cpu="x86_64 avx2 avx512f"))
+    assert any("-mno-amx-tile" in flag for flag in toolchain.cmake_flags("c", cpu="x86_64 amx_int8 amx_tile avx2"))
 
 
 def test_flags_of_features() -> None:

@@ -202,7 +202,7 @@ class _Build:
         return source.unpack(archive, self.work / "source", self.origin, self.clock.at)
 
     def _compile(self, folder: Path, tools: toolchain.Tools, compilers: toolchain.Compilers) -> tuple[Path, list[str]]:
-        flags = toolchain.cmake_flags(self.origin.commit, cxx=compilers.cxx)
+        flags = toolchain.cmake_flags(self.origin.commit, cxx=compilers.cxx, cpu=manifest.cpu_fingerprint())
         # Objects of another CPU or compiler are not to be mixed in: they lie in a tree of another name.
         key = "\n".join([manifest.cpu_fingerprint(), compilers.c, compilers.cxx, compilers.version, *flags])
         tree = self.work / f"tree-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

@@ -162,8 +162,10 @@ def _inside(folder: Path) -> Tools | None:
     return Tools(str(cmake), str(ninja)) if cmake.is_file() and ninja else None
 
 
-def cmake_flags(commit: str, *, platform: str = sys.platform, cxx: str = "c++") -> list[str]:
-    """A release build of static programs that load nothing, fetch nothing and show no web page."""
+def cmake_flags(commit: str, *, platform: str = sys.platform, cxx: str = "c++", cpu: str = "") -> list[str]:
+    """A release build of static programs that load nothing, fetch nothing and show no web page.
+
+    ``cpu``: what :func:`bitnet_chat.engine.manifest.cpu_fingerprint` gives, the names of its features among it."""
     switches = {
         "CMAKE_BUILD_TYPE": "Release",
         "BUILD_SHARED_LIBS": "OFF",
@@ -183,6 +185,9 @@ def cmake_flags(commit: str, *, platform: str = sys.platform, cxx: str = "c++") 
         "LLAMA_BUILD_NUMBER": "1",
     }
     flags = [f"-D{name}={value}" for name, value in switches.items()]
+    if "amx_tile" in cpu.split():
+        # Measured in a virtual machine that offers AMX and does not keep its tiles: SIGSEGV, SIGILL or other numbers.
+        flags.append("-DCMAKE_CXX_FLAGS=-mno-amx-tile -mno-amx-int8 -mno-amx-bf16")
     if platform == "linux":
         flags.append("-DCMAKE_EXE_LINKER_FLAGS=-static-libgcc -static-libstdc++")
     elif platform == "win32" and cxx.endswith("g++"):
