@@ -136,14 +136,16 @@ def recognise(
     def lists(names: Collection[str]) -> bool:
         return all(map(options.spelling, names))
 
-    dialect = next((dialect for dialect, names in _DIALECTS.items() if lists((*_NEEDED, *names))), None)
-    if dialect is None:
+    dialects = [dialect for dialect, names in _DIALECTS.items() if lists((*_NEEDED, *names))]
+    if not dialects:
         return None
+    # ik_llama.cpp, and llama.cpp in the summer of 2024: each program lists the options of all, so its name tells.
+    is_server = Dialect.SERVER in dialects and "server" in path.name
     version = _VERSION.search(version_text)
     known = {"iq2_bn", *marks} if lists([_IK_OPTION]) else set(marks)
     return EngineBinary(
         path=path,
-        dialect=dialect,
+        dialect=Dialect.SERVER if is_server else dialects[0],
         version=version.group(1).strip() if version else "unknown",
         options=options,
         make=next((make for make, names in _MAKES if names <= known), Make.UNKNOWN),

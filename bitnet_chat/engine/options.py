@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _LINE = re.compile(r"^[ \t]{0,15}(?=--?[A-Za-z])")  # prose begins further to the right, even where it names an option
-_NAME = re.compile(r"--?[A-Za-z][\w-]*")
+_NAME = re.compile(r"--?[A-Za-z][\w.-]*")
 _NEXT = re.compile(r",?[ \t]+(?=--?[A-Za-z])|,")
-_VALUE = re.compile(r" (?! )((?:(?!,?[ \t]+--?[A-Za-z]|[ \t]{2}|\t).)+)")
+_VALUE = re.compile(r" (?![ -])((?:(?!,?[ \t]+--?[A-Za-z]|[ \t]{2}|\t).)+)")
 _PROSE = re.compile(r"[a-z][\w'/-]* ")
 _LEVEL = re.compile(r"^\s*- (\d+): (\w+)", re.MULTILINE)
 _WORDS = {"on": ("on", "true", "1"), "off": ("off", "false", "0")}

@@ -130,7 +130,7 @@ def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
         "--frequency-penalty": sampling.frequency_penalty,
         "--rpc": ",".join(options.rpc) or None,
     }
-    if options.rpc and not binary.has("--fit"):  # which puts there what fits; before, nothing was put there unasked
+    if options.rpc and not binary.options.takes_value("--fit"):  # on by default, it puts there what fits
         valued["--n-gpu-layers"] = 999
     flags = [*option("--model", options.model), *option("--simple-io"), *option("--color")]
     for name, value in valued.items():
