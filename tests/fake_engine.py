@@ -26,6 +26,18 @@ UNORDERED = bool(os.environ.get("FAKE_ENGINE_UNORDERED"))
 HELP = """usage
 -m, --model FNAME      model
 -c, --ctx-size N       context
+-t, --threads N        threads
+-n, --n-predict N      limit
+-s, --seed SEED        seed
+--temp N               temperature
+--top-k N              top-k
+--top-p N              top-p
+--min-p N              min-p
+--repeat-penalty N     penalty
+--presence-penalty N   penalty
+--frequency-penalty N  penalty
+--chat-template JINJA_TEMPLATE
+--log-prefix           prefix
 --simple-io            simple
 -sys, --system-prompt PROMPT
 -sysf, --system-prompt-file FNAME
@@ -33,6 +45,9 @@ HELP = """usage
 """
 CLASSIC_HELP = """--in-prefix STRING
 --in-suffix STRING
+-f, --file FNAME
+--no-display-prompt
+-i, --interactive
 -if, --interactive-first
 -no-cnv
 """

@@ -27,6 +27,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import build, manifest, rpc, spread
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, common_flags
+from bitnet_chat.engine.options import read_options
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import EngineDied, EngineNotFound, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
@@ -95,19 +96,20 @@ def test_a_log_may_mean_nothing() -> None:
 
 
 def test_old_engines_are_told_to_put_layers_there(model: Path) -> None:
-    binary = EngineBinary(Path("x"), Dialect.CLASSIC, "1", frozenset({"--rpc", "--fit"}), colour_takes_value=True)
+    rest = "--rpc SERVERS\n-ngl, --n-gpu-layers N"
+    binary = EngineBinary(Path("x"), Dialect.CLASSIC, "1", read_options(f"--fit [on|off]\n{rest}"))
     options = EngineOptions(model, rpc=("a:1", "b:2"))
     flags = common_flags(binary, options)
     assert flags[flags.index("--rpc") + 1] == "a:1,b:2"
     assert "--n-gpu-layers" not in flags
-    assert "--n-gpu-layers" in common_flags(replace(binary, flags=frozenset({"--rpc"})), options)
+    assert "--n-gpu-layers" in common_flags(replace(binary, options=read_options(rest)), options)
     assert "--rpc" not in common_flags(binary, EngineOptions(model))
 
 
 def test_an_engine_that_was_built_without_it(tmp_path: Path, engine: EngineBinary, model: Path) -> None:
     """Seen in the manifest of an engine of ours, in the help of an old one, and else in the log."""
     with pytest.raises(EngineNotFound, match="without RPC") as caught:
-        spread.require(replace(engine, flags=engine.flags - {"--rpc"}))
+        spread.require(replace(engine, options=engine.options.without(["--rpc"])))
     assert "engine install --with rpc" in caught.value.remedy
     record = manifest.read(engine.path.parent)
     assert record is not None

@@ -17,6 +17,7 @@ from bitnet_chat.backends.resident import TINY_MODEL, model_path, with_magic
 from bitnet_chat.config import Settings
 from bitnet_chat.engine import processors, rpc, spread
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.dialects import log_flags
 from bitnet_chat.engine.find import find_server
 from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
 from bitnet_chat.errors import UsageError
@@ -71,24 +72,23 @@ class LlamaServer:
         from bitnet_chat.models.gguf import read_header
         from bitnet_chat.models.memory import context_for
 
-        settings, has = self._settings, self.binary.has
+        settings = self._settings
         spread.knock(self._rpc)
         header = self.header = read_header(self.model)
         source, _ = template_source(settings.chat_template, header, self.notices.append)
         context = context_for(header.context_length, settings.ctx)
-        argv = [str(self.binary.path), "--model", str(self.model), "--parallel", str(self.parallel)]
+        option = self.binary.option
+        argv = [str(self.binary.path), *option("--model", self.model), *option("--parallel", self.parallel)]
         # The window is one for all slots, each of which gets its share.
-        argv += ["--ctx-size", str(context * self.parallel)]
+        argv += option("--ctx-size", context * self.parallel)
         threads = settings.threads or (1 if header.size < TINY_MODEL else None)
-        argv += ["--threads", str(threads)] if threads is not None else []
-        argv += [flag for flag in ("--jinja", "--no-context-shift", "--slots", "--log-prefix") if has(flag)]
-        argv += next(([flag] for flag in ("--no-ui", "--no-webui") if has(flag)), [])
-        argv += ["--log-colors", "off"] if has("--log-colors") else []
-        argv += ["--cache-ram", _CACHE] if has("--cache-ram") else []
-        argv += ["--rpc", ",".join(self._rpc)] if self._rpc else []
+        argv += option("--threads", threads) if threads is not None else []
+        argv += [*option("--jinja"), *option("--context-shift", "off"), *option("--slots"), *option("--ui", "off")]
+        argv += [*option("--cache-ram", _CACHE), *log_flags(self.binary)]
+        argv += option("--rpc", ",".join(self._rpc)) if self._rpc else []
         if settings.chat_template or not header.chat_template:
-            argv += ["--chat-template", source]
-        return [*argv, *settings.engine_args, "--host", HOST, "--port", "0"]
+            argv += option("--chat-template", source)
+        return [*argv, *settings.engine_args, *option("--host", HOST), *option("--port", "0")]
 
     @property
     def label(self) -> str:

@@ -1,13 +1,15 @@
-"""What an engine binary is and can do, as its own ``--help`` tells it. Pure."""
+"""What an engine binary is and can do, as its own ``--help`` and its bytes tell it. Pure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-_FLAG = re.compile(r"(?<![\w-])(--?[A-Za-z][A-Za-z0-9-]*)")
+from bitnet_chat.engine.options import Options, read_options
+
 _VERSION = re.compile(r"^version: *(.+)$", re.MULTILINE)
 
 
@@ -19,6 +21,56 @@ class Dialect(StrEnum):
     SERVER = "server"
 
 
+_NEEDED = ("--model", "--ctx-size")
+_DIALECTS = {
+    Dialect.CLASSIC: ("--in-prefix", "--in-suffix", "--simple-io", "--interactive-first"),
+    Dialect.MODERN: ("--system-prompt", "--simple-io", "--single-turn"),
+    Dialect.SERVER: ("--host", "--port"),
+}
+
+
+class Make(StrEnum):
+    """Whose source a binary was built from."""
+
+    BITNET = "BitNet"
+    IK = "ik_llama.cpp"
+    LLAMA = "llama.cpp"
+    UNKNOWN = ""
+    """A script starts it, or its libraries lie in an unusual place."""
+
+
+MARKS = ("i2_s", "iq2_bn", "q6_K")
+"""Names of tensor types in the bytes of a build that tell whose it is. BitNet's has ``i2_s``, that of ik_llama.cpp
+``iq2_bn`` as well; ``q6_K`` is in every ggml since June 2023, and in no part of a build that lacks ggml (``q4_0`` is
+among the options of each program, so that it proves nothing)."""
+_MAKES = ((Make.IK, {"iq2_bn"}), (Make.BITNET, {"i2_s"}), (Make.LLAMA, {"q6_K"}))
+_IK_OPTION = "--run-time-repack"  # of ik_llama.cpp alone, so it tells through a wrapper script, too
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """How an engine behaves where its options do not say so. Each was measured or read in the source.
+
+    ``ordered``: whether what it printed is flushed before the colour changes, so that the colour marks the end of it.
+    ``obeys_no_context_shift``: whether ``--no-context-shift`` keeps it from dropping the older half of a full context.
+    """
+
+    ordered: bool
+    obeys_no_context_shift: bool
+
+
+# By the first option that is listed, with a value or without; the last row is for the rest.
+_TRAITS = (
+    (_IK_OPTION, False, Traits(ordered=True, obeys_no_context_shift=False)),
+    ("--color", True, Traits(ordered=True, obeys_no_context_shift=True)),  # since late 2025
+    # Since September 2024 a thread prints, and nothing waits for it.
+    ("--log-prefix", False, Traits(ordered=False, obeys_no_context_shift=True)),
+    ("", False, Traits(ordered=True, obeys_no_context_shift=False)),
+)
+_TOKENS = "1"
+"""The verbosity that tells each token, in builds that do not name the levels of their log (until late 2025)."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineBinary:
     """A binary that was asked and answered."""
@@ -26,36 +78,75 @@ class EngineBinary:
     path: Path
     dialect: Dialect
     version: str
-    flags: frozenset[str]
-    colour_takes_value: bool
-    """``--color on`` instead of ``--color``: builds since late 2025."""
+    options: Options
+    make: Make = Make.UNKNOWN
 
     @property
     def can_chat(self) -> bool:
         return self.dialect is not Dialect.SERVER
 
+    @property
+    def flags(self) -> frozenset[str]:
+        """All names of options."""
+        return self.options.names
+
     def has(self, flag: str) -> bool:
-        return flag in self.flags
+        """Whether an option is listed, in any of its spellings."""
+        return bool(self.options.spelling(flag))
+
+    def option(self, name: str, value: object = "on") -> list[str]:
+        """What a command line gets for an option. All of them are made through this; see :meth:`Options.words`."""
+        return self.options.words(name, str(value))
+
+    @property
+    def colour_takes_value(self) -> bool:
+        """``--color on`` instead of ``--color``: builds since late 2025."""
+        return self.options.takes_value("--color")
+
+    @property
+    def traits(self) -> Traits:
+        return next(
+            traits
+            for name, takes_value, traits in _TRAITS
+            if not name or (self.has(name) and self.options.takes_value(name) == takes_value)
+        )
+
+    @property
+    def endless(self) -> str:
+        """The value of ``--n-predict`` that sets no limit. ``-2`` also ends the process when its context is full, which
+        ``--no-context-shift`` does where it is listed and obeyed."""
+        return "-1" if self.has("--no-context-shift") and self.traits.obeys_no_context_shift else "-2"
+
+    def verbosity(self, level: str = "debug") -> str | None:
+        """The value of ``--log-verbosity`` for the level of that name: ``debug`` tells each token, ``trace`` the tokens
+        of each turn. None where no level tells anything, as in ik_llama.cpp and before September 2024."""
+        if not self.has("--log-verbosity"):
+            return None
+        levels = dict(self.options.levels)
+        return levels.get(level, levels.get("debug", _TOKENS))
 
 
-def recognise(path: Path, help_text: str, version_text: str) -> EngineBinary | None:
-    """What the output of ``--help`` and ``--version`` says; None for something that is no engine."""
-    flags = frozenset(_FLAG.findall(help_text))
-    if not {"--model", "--ctx-size"} <= flags:
+def recognise(
+    path: Path, help_text: str, version_text: str, marks: Collection[str] = frozenset()
+) -> EngineBinary | None:
+    """What the output of ``--help`` and ``--version`` says, and ``marks``, those of :data:`MARKS` that stand in its
+    bytes; None for something that is no engine."""
+    options = read_options(help_text)
+
+    def lists(names: Collection[str]) -> bool:
+        return all(map(options.spelling, names))
+
+    dialects = [dialect for dialect, names in _DIALECTS.items() if lists((*_NEEDED, *names))]
+    if not dialects:
         return None
-    if {"--in-prefix", "--in-suffix", "--simple-io", "--interactive-first"} <= flags:
-        dialect = Dialect.CLASSIC
-    elif {"--system-prompt", "--simple-io", "--single-turn"} <= flags:
-        dialect = Dialect.MODERN
-    elif {"--host", "--port"} <= flags:
-        dialect = Dialect.SERVER
-    else:
-        return None
+    # ik_llama.cpp, and llama.cpp in the summer of 2024: each program lists the options of all, so its name tells.
+    is_server = Dialect.SERVER in dialects and "server" in path.name
     version = _VERSION.search(version_text)
+    known = {"iq2_bn", *marks} if lists([_IK_OPTION]) else set(marks)
     return EngineBinary(
         path=path,
-        dialect=dialect,
+        dialect=Dialect.SERVER if is_server else dialects[0],
         version=version.group(1).strip() if version else "unknown",
-        flags=flags,
-        colour_takes_value=bool(re.search(r"--color +\[", help_text)),
+        options=options,
+        make=next((make for make, names in _MAKES if names <= known), Make.UNKNOWN),
     )

@@ -11,15 +11,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bitnet_chat import paths
-from bitnet_chat.engine.binary import Dialect, EngineBinary, recognise
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, recognise
+from bitnet_chat.engine.options import Option, Options
 from bitnet_chat.errors import EngineNotFound
 
 LIMIT = 5.0
 """Seconds that a binary has for an answer; engines take under 10 ms."""
 _OUTPUT_LIMIT = 1 << 20
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 
 
 def probe(path: Path, *, use_cache: bool = True) -> EngineBinary:
@@ -114,7 +116,7 @@ def _read_cache() -> dict[str, dict[str, object]]:
 
 
 def _write_cache(key: str, binary: EngineBinary) -> None:
-    entry = asdict(binary) | {"path": str(binary.path), "flags": sorted(binary.flags), "dialect": binary.dialect.value}
+    entry = asdict(binary) | {"path": str(binary.path)}
     path = _cache_path()
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
@@ -130,14 +132,16 @@ def _from_json(path: Path, entry: dict[str, object] | None) -> EngineBinary | No
     try:
         if entry is None:
             return None
-        flags = entry["flags"]
-        assert isinstance(flags, list)
+        options: Any = entry["options"]
         return EngineBinary(
             path=path,
             dialect=Dialect(str(entry["dialect"])),
             version=str(entry["version"]),
-            flags=frozenset(map(str, flags)),
-            colour_takes_value=bool(entry["colour_takes_value"]),
+            options=Options(
+                tuple(Option(tuple(map(str, each["names"])), str(each["value"])) for each in options["listed"]),
+                tuple((str(name), str(number)) for name, number in options["levels"]),
+            ),
+            make=Make(str(entry["make"])),
         )
-    except (KeyError, ValueError, AssertionError):
+    except (KeyError, ValueError, TypeError):
         return None

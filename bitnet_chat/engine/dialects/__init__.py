@@ -116,14 +116,10 @@ def talk_for(
 
 def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
     """What both dialects share."""
-    flags = ["--model", str(options.model), "--simple-io", "--color"]
-    if binary.colour_takes_value:
-        flags.append("on")
-    flags += ["--ctx-size", str(options.context_size)]
-    if options.threads is not None:
-        flags += ["--threads", str(options.threads)]
-    sampling = options.sampling
-    drawn = {
+    option, sampling = binary.option, options.sampling
+    valued = {
+        "--ctx-size": options.context_size,
+        "--threads": options.threads,
         "--temp": options.temperature if sampling.temperature is None else sampling.temperature,
         "--seed": options.seed if sampling.seed is None else sampling.seed,
         "--top-p": sampling.top_p,
@@ -132,16 +128,19 @@ def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
         "--repeat-penalty": sampling.repeat_penalty,
         "--presence-penalty": sampling.presence_penalty,
         "--frequency-penalty": sampling.frequency_penalty,
+        "--rpc": ",".join(options.rpc) or None,
     }
-    for flag, value in drawn.items():
+    if options.rpc and not binary.options.takes_value("--fit"):  # on by default, it puts there what fits
+        valued["--n-gpu-layers"] = 999
+    flags = [*option("--model", options.model), *option("--simple-io"), *option("--color")]
+    for name, value in valued.items():
         if value is not None:
-            flags += [flag, str(value)]
-    if options.rpc:
-        flags += ["--rpc", ",".join(options.rpc)]
-        if not binary.has("--fit"):  # which puts there what fits; before it was made, nothing was put there unasked
-            flags += ["--n-gpu-layers", "999"]
-    if binary.has("--no-escape"):  # or C:\\new would have a line break in it
-        flags.append("--no-escape")
-    if binary.has("--log-colors"):
-        flags += ["--log-colors", "off", "--log-prefix", "--no-log-timestamps"]
-    return flags
+            flags += option(name, value)
+    flags += option("--escape", "off")  # or C:\\new would have a line break in it
+    return flags + log_flags(binary)
+
+
+def log_flags(binary: EngineBinary) -> list[str]:
+    """What makes the lines of an engine's log those that are understood here."""
+    option = binary.option
+    return [*option("--log-colors", "off"), *option("--log-prefix"), *option("--log-timestamps", "off")]

@@ -17,8 +17,6 @@ from bitnet_chat.prompt.verbatim import MODERN_COMMANDS, encode_lines
 from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.modern import ModernFramer
 
-# "4: trace": tells the tokens of each turn.
-_VERBOSITY = "4"
 _MARKS = TokenCount(5, 0.4)  # around a message: 3 in the templates of Llama 2 and Mistral, 5 in ChatML, 7 elsewhere
 _RETOLD = "this engine keeps its own history: the earlier turns were told to it in the system prompt"
 
@@ -40,9 +38,11 @@ class ModernTalk:
     def launch(self, history: Conversation, *, unfinished: bool = False, sampling: Sampling | None = None) -> Launch:
         binary, options = self._binary, replace(self._options, sampling=sampling or self._options.sampling)
         argv = [str(binary.path), *common_flags(binary, options)]
-        argv += ["--n-predict", str(options.max_tokens or -1), "--log-verbosity", _VERBOSITY]
+        argv += binary.option("--n-predict", options.max_tokens or -1)
+        if verbosity := binary.verbosity("trace"):  # tells the tokens of each turn
+            argv += binary.option("--log-verbosity", verbosity)
         if self._template:
-            argv += ["--chat-template", self._template]
+            argv += binary.option("--chat-template", self._template)
         system = history.system
         if history.turns:
             system = "\n\n".join(filter(None, (system, retell(history))))
@@ -50,7 +50,7 @@ class ModernTalk:
             argv=(*argv, *options.extra),
             framer=ModernFramer(),
             prompt=system + "\n" * system.endswith("\n"),
-            prompt_flag="--system-prompt-file" if system else "",
+            prompt_flag=binary.options.spelling("--system-prompt-file") if system else "",
             notes=(_RETOLD,) if history.turns else (),
         )
 
