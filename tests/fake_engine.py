@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A classic or modern engine for faults and timing: it writes what the recordings of the real ones show.
 
-What it does is told by the message it gets; see ``ANSWERS``. Each launch appends a JSON object with its arguments and
-prompt to the file named by ``FAKE_ENGINE_RECORD``, each message a line to ``FAKE_ENGINE_HEARD``. It can be had
-unordered (BitNet 2024: the colour before the in-prefix) with ``FAKE_ENGINE_UNORDERED``, and modern with
-``FAKE_ENGINE_MODERN``. An empty line makes a classic one go on with ``FAKE_ENGINE_MORE``, read as a message is.
+What it does is told by the message it gets; see ``answer``. Each launch appends a JSON object with its arguments and
+prompt to the file named by ``FAKE_ENGINE_RECORD``, each message a line to ``FAKE_ENGINE_HEARD``, without the
+``user`` and newline of the chat template in front. It can be had unordered (BitNet 2024: the colour before the
+in-prefix, a log that tells each token) with ``FAKE_ENGINE_UNORDERED``, and modern with ``FAKE_ENGINE_MODERN``. An empty
+line makes a classic one go on with ``FAKE_ENGINE_MORE``, read as a message is.
 
 As BitNet 2024 it also keeps account of its context window, in the tokens of the model of its recording: one for each
 byte, and one for a mark of the template. When the window is full it forgets the older half without a word; each time
@@ -50,6 +51,8 @@ CLASSIC_HELP = """--in-prefix STRING
 -i, --interactive
 -if, --interactive-first
 -no-cnv
+-lv, --log-verbosity N
+--no-context-shift
 """
 MARK = re.compile(rb"<\|\w+\|>")
 
@@ -143,12 +146,19 @@ class Engine:
             message += "\n"
         return None
 
+    def tell(self, text: str) -> None:
+        """As at the verbosity that tells each token."""
+        if not MODERN and "--log-verbosity" in self.options.rest:
+            self.log("D " + text)
+
     def run(self, prompt: str) -> None:
         self.log(f"I generate: n_ctx = {self.size}, n_batch = 2048")
         self.evaluate(prompt.encode("utf-8", "surrogateescape"))
+        self.tell("waiting for user input")
         self.prompt("first")
         heard = os.environ.get("FAKE_ENGINE_HEARD")
         while (message := self.read()) is not None:
+            typed, message = message, message.removeprefix("user\n")
             if heard:
                 with open(heard, "a") as file:
                     file.write(json.dumps(message) + "\n")
@@ -163,7 +173,8 @@ class Engine:
             self.generating = True
             natural = True
             if message:
-                written = self.options.in_prefix + message + self.options.in_suffix
+                self.tell(f"buffer: '{typed}'")
+                written = self.options.in_prefix + typed + self.options.in_suffix
                 self.evaluate(written.encode("utf-8", "surrogateescape"))
             try:
                 self.write(RESET + ("" if MODERN or not message else self.options.in_suffix))
@@ -171,6 +182,9 @@ class Engine:
             except Interrupted:
                 natural = False
             self.generating = False
+            if natural:
+                self.tell("found an EOG token")
+            self.tell("waiting for user input")
             self.prompt("\n" if natural else "")
 
     def answer(self, message: str) -> None:
@@ -263,7 +277,7 @@ class Engine:
 def help_text(*, modern: bool, unordered: bool) -> str:
     if modern:
         return HELP
-    return HELP + CLASSIC_HELP + ("--color\n" if unordered else "--no-context-shift\n--color [on|off|auto]\n")
+    return HELP + CLASSIC_HELP + ("--color\n--log-prefix\n" if unordered else "--color [on|off|auto]\n")
 
 
 def wrapper(script: str) -> str:

@@ -224,6 +224,7 @@ class ResidentBackend:
             options,
             lambda: template,
             control_tokens=header.control_tokens,
+            strips_after_special=header.strips_after_special,
             overriding_template=source if settings.chat_template or not header.chat_template else "",
             thinking=thinking_tags(source, header.chat_template),
         )

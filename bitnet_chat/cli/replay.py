@@ -13,6 +13,7 @@ from bitnet_chat import paths
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import UsageError
+from bitnet_chat.prompt.verbatim import decode_lines
 from bitnet_chat.recording import store, transcript
 from bitnet_chat.recording.entry import Entry, Kind
 from bitnet_chat.recording.playback import Happening, play
@@ -138,7 +139,8 @@ class _Shown:
         if entry.kind is Kind.IN and entry.data == b"\n":
             return self._remark("told to go on")
         if entry.kind is Kind.IN:
-            return self._settled() + "".join(f"> {line}\n" for line in visible(_message(entry.text)).split("\n"))
+            message = visible(decode_lines(entry.data))
+            return self._settled() + "".join(f"> {line}\n" for line in message.split("\n"))
         if entry.kind is Kind.SPAWN:
             again = ", which had been started before" if entry.facts.get("again") else ""
             return self._remark(f"engine {entry.process}: {Path((*entry.argv, '?')[0]).name}{again}")
@@ -170,8 +172,3 @@ class _Shown:
             text += "\n"
         self._fresh = True
         return text
-
-
-def _message(written: str) -> str:
-    """A message as it was before :func:`bitnet_chat.prompt.verbatim.encode_lines` wrote it for the engine."""
-    return written.removesuffix("\n").replace("\\\n", "\n")

@@ -24,6 +24,8 @@ from bitnet_chat.errors import BitnetChatError, EngineDied
 from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.prompt.window import Brim
 
+_ANY_MESSAGE = "What else?"
+
 
 class Keeper:
     """At most one living child, and its spares. ``talk`` may be expensive: it is called once, in a thread, when first
@@ -116,11 +118,28 @@ class Keeper:
         except BitnetChatError:
             self.discard()  # the next reply tries again and tells
         if not self.busy:
-            self.rest()
+            self._fill_spares()
 
     def rest(self) -> None:
-        """Nobody waits for the child any more: time for its spares."""
+        """The reply is over. A child that the next message cannot be typed to is replaced while the reply is read; one
+        whose reply was cut at its limit is kept as long as it may have to go on with it."""
         self.busy = False
+        loaded = self._loaded
+        if loaded is not None and loaded.is_alive and not loaded.is_at_limit and not self._is_ready(loaded):
+            self.prepare(self._history)
+        self._fill_spares()
+
+    def _is_ready(self, loaded: Loaded, message: str = "") -> bool:
+        """Whether a message after the history can be typed to a child, as far as can be said before there is one."""
+        memory = self.room.window.kept(self._history)
+        if loaded.memory != memory:
+            return False
+        if not message and not loaded.has_answered:
+            return True
+        return loaded.process.input_for(memory, message or _ANY_MESSAGE) is not None
+
+    def _fill_spares(self) -> None:
+        """Load the spares, now that no reply is under way."""
         loaded, talk = self._loaded, self._talk
         if self._spares is None or loaded is None or talk is None or self._closed:
             return
@@ -140,9 +159,9 @@ class Keeper:
             self._talk = await asyncio.shield(self._talk_in_making)  # somebody else may be waiting for it too
         return self._talk
 
-    async def synchronise(self, history: Conversation, *, unfinished: bool = False) -> EngineProcess:
-        """A child that remembers ``history`` or is about to; ``unfinished``: and that can go on with its last reply.
-        Raises BitnetChatError when none can be started."""
+    async def synchronise(self, history: Conversation, *, message: str = "", unfinished: bool = False) -> EngineProcess:
+        """A child that remembers ``history`` or is about to, and that ``message`` can be put to; ``unfinished``: and
+        that can go on with its last reply. Raises BitnetChatError when none can be started."""
         talk = await self.talk()
         self.room.window.follow(history)
         self._history, memory = history, self.room.window.kept(history)
@@ -151,7 +170,8 @@ class Keeper:
         loaded = self._loaded
         if loaded is not None and loaded.is_alive:
             draws_as = loaded.draws_as(self.sampling)
-            if draws_as and loaded.memory == memory and loaded.is_within >= unfinished:
+            can_go_on = unfinished and loaded.is_within
+            if draws_as and loaded.memory == memory and (can_go_on or self._is_ready(loaded, message)):
                 return loaded.process
             command = talk.clearing()
             same_start = draws_as and memory.system == loaded.memory.system and not loaded.retold
@@ -159,28 +179,33 @@ class Keeper:
                 loaded.clear(command, memory)
                 return loaded.process
         spare = self._spares.take(memory, self.sampling) if self._spares is not None and not unfinished else None
+        if spare is not None and message and spare.process.input_for(memory, message) is None:
+            spare.process.kill()
+            spare = None
         if spare is None:
-            return self.spawn(talk, history, unfinished=unfinished)
+            return self._replace(memory, message=message, unfinished=unfinished)
         self.discard()
         self._loaded = spare
         return spare.process
 
-    def spawn(self, talk: Talk, history: Conversation, *, unfinished: bool = False) -> EngineProcess:
+    def spawn(self, history: Conversation) -> EngineProcess:
         """Replace the child. Raises BitnetChatError when it cannot be started."""
         self._history = history
-        return self._replace(self.room.window.kept(history), unfinished=unfinished)
+        return self._replace(self.room.window.kept(history))
 
-    def _replace(self, memory: Conversation, *, unfinished: bool = False) -> EngineProcess:
+    def _replace(self, memory: Conversation, *, message: str = "", unfinished: bool = False) -> EngineProcess:
         self.discard()
-        self._loaded = self._load(memory, unfinished=unfinished)
+        self._loaded = self._load(memory, message=message, unfinished=unfinished)
         return self._loaded.process
 
-    def _load(self, memory: Conversation, *, unfinished: bool = False) -> Loaded:
-        """A child that is started with ``memory``, the one that answers or a spare."""
+    def _load(self, memory: Conversation, *, message: str = "", unfinished: bool = False) -> Loaded:
+        """A child that is started with ``memory``, the one that answers or a spare. ``message``: what is put to it."""
         if self._closed or self._talk is None:
             raise EngineDied("the engine was closed", remedy="open another one")
         talk = self._talk
         launch = talk.launch(memory, unfinished=unfinished, sampling=self.sampling)
+        if message and talk.input(launch, launch.context, memory, message) is None:
+            launch = talk.launch(memory, message=message, sampling=self.sampling)
         process = EngineProcess(talk, launch, self._transport)
         retold = talk.clearing() is not None and bool(memory.turns)
         loaded = Loaded(
@@ -214,18 +239,19 @@ class Keeper:
         except BitnetChatError:
             self.discard()
 
-    def try_spawn(self, talk: Talk, history: Conversation) -> None:
-        """:meth:`spawn`, while nobody waits for it: what goes wrong is left for the next reply to find out."""
+    def try_spawn(self, history: Conversation) -> None:
+        """:meth:`spawn`, behind a reply: what goes wrong is left for the next reply to find out."""
         try:
-            self.spawn(talk, history)
+            self.spawn(history)
         except BitnetChatError:
             self.discard()
 
-    def errand(self) -> EngineProcess:
-        """A child without any history, for something beside the conversation; the caller ends it. The one that
+    async def errand(self, message: str) -> EngineProcess:
+        """A child without any history, for a message beside the conversation; the caller ends it. The one that
         answers makes room for it. Raises BitnetChatError when it cannot be started."""
+        await self.talk()
         self.discard()
-        return self._load(Conversation()).process
+        return self._load(Conversation(), message=message).process
 
     def discard(self) -> None:
         if self._loaded is not None:
@@ -241,13 +267,18 @@ class Keeper:
             end, self._loaded.loose_end = self._loaded.loose_end, ""
         return end
 
-    def remember(self, conversation: Conversation, *, is_within: bool = False) -> None:
-        """The child has lived through this by now; ``is_within``: and can go on with the last reply."""
+    def remember(self, conversation: Conversation, *, is_within: bool = False, is_at_limit: bool = False) -> None:
+        """The child has lived through this by now; ``is_within``: and can go on with the last reply; ``is_at_limit``:
+        which was cut at its limit of tokens."""
         self._history = conversation
         if self._loaded is not None and self._talk is not None:
             self._loaded.lived_through(self.room.window.kept(conversation), self._talk, self.room.count)
             self._loaded.has_answered = True
-            self._loaded.is_within = is_within
+            self._loaded.is_within, self._loaded.is_at_limit = is_within, is_at_limit
+
+    def expect(self, conversation: Conversation) -> None:
+        """The next message will follow this, which the child has not lived through."""
+        self._history = conversation
 
     async def close(self) -> None:
         """End the child and its spares, and wait until they are gone, and those before them."""

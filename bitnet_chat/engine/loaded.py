@@ -33,6 +33,8 @@ class Loaded:
         self.retold = retold
         self.notes = notes
         self.is_within, self.loose_end = is_within, loose_end
+        self.is_at_limit = False
+        """The last reply was cut at its limit of tokens, and it can go on with it."""
         self._account: TokenCount | None = None
 
     @property

@@ -10,6 +10,12 @@ _LINES = 200
 _LINE_LIMIT = 2000
 _OPEN_LIMIT = 1 << 16
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LEVEL = re.compile(r"^[DIWE] ")
+
+
+def without_level(line: str) -> str:
+    """A line of a log that has the level of each in front of it (``--log-prefix``)."""
+    return _LEVEL.sub("", line)
 
 
 class EngineLog:

@@ -12,13 +12,15 @@ import os
 import tempfile
 import time
 from collections import deque
+from dataclasses import replace
 from enum import Enum, StrEnum, auto
 from pathlib import Path
 from typing import Protocol
 
+from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.child import Child, Transport, spawn
-from bitnet_chat.engine.dialects import Launch, Talk
-from bitnet_chat.engine.log import EngineLog
+from bitnet_chat.engine.dialects import GO_ON, Input, Launch, Talk
+from bitnet_chat.engine.log import EngineLog, without_level
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.stream.decoder import Utf8Decoder
@@ -90,7 +92,10 @@ class EngineProcess:
         """Raises EngineDied when it cannot be started at all."""
         self.state = State.STARTING
         self.meter = Meter()
-        self.log = EngineLog(self.meter.line)
+        self.log = EngineLog(self._line)
+        self.launch = replace(launch, prompt="")  # which may be long, and is written once
+        self.context = launch.context
+        """What the engine has evaluated; see :class:`bitnet_chat.engine.dialects.Launch`."""
         self.exit_code: int | None = None
         self.was_stopped = False
         """True from an interrupt until the engine has survived it: its death is then no surprise."""
@@ -102,7 +107,6 @@ class EngineProcess:
         self.tape: Tape | None = None
         """Set it before the next turn of the event loop to miss nothing."""
         self._talk, self._framer = talk, launch.framer
-        self._lead = launch.lead
         self._decoder = Utf8Decoder()
         self._frames: deque[Frame] = deque()
         self._changed = asyncio.Event()
@@ -134,25 +138,27 @@ class EngineProcess:
 
     # What front code does
 
-    def send(self, text: str) -> None:
-        """Hand over a message that is clean and not empty; the state must be idle."""
+    def input_for(self, history: Conversation, text: str) -> Input | None:
+        """How a message, clean and not empty, is put to it; see :meth:`bitnet_chat.engine.dialects.Talk.input`."""
+        return self._talk.input(self.launch, self.context, history, text)
+
+    def send(self, message: Input) -> None:
+        """Hand over a message, or have it go on with what its context ends with; the state must be idle."""
         self._move(Signal.SEND)
         self._survived()
-        data = self._talk.message(self._lead + text, self._framer)
-        self._lead = ""
-        self.meter.sent()
-        self._framer.sent()
+        self.context = message.context
+        is_silent = message.data == GO_ON
+        self.meter.sent(silently=is_silent)
+        if is_silent:
+            self._framer.continued()
+        else:
+            self._framer.sent()
         self._listen()
-        self._write(data, command=False)
+        self._write(message.data, command=False)
 
     def go_on(self) -> None:
         """Have the reply continued that its context ends with; the state must be idle."""
-        self._move(Signal.SEND)
-        self._survived()
-        self.meter.sent(silently=True)
-        self._framer.continued()
-        self._listen()
-        self._write(b"\n", command=False)
+        self.send(Input(GO_ON, self.context))
 
     def command(self, data: bytes, *, forgets: bool) -> None:
         """Write something that is no message; it is starting until it shows its prompt again."""
@@ -239,6 +245,15 @@ class EngineProcess:
 
     # In between
 
+    def _line(self, line: str) -> None:
+        self.meter.line(line)
+        if self._framer.logged(without_level(line)):
+            self._child.after_output(self._waiting)
+
+    def _waiting(self) -> None:
+        if self.state is not State.DEAD:
+            self._take(self._framer.waiting())
+
     def _listen(self) -> None:
         self._heard_at = self._loop.time()
         self._silence = self._loop.call_later(_SETTLE_AFTER, self._settle)
@@ -265,6 +280,7 @@ class EngineProcess:
                 if self.was_stopped:  # the signal may still be on its way
                     self._survival = self._loop.call_later(_STOP_WITHIN, self._survived)
                 self._frames.append(frame)
+                self.context = self._talk.context_after(self.context, self._framer.reply, natural=frame.natural)
                 self._move(Signal.TURN_END)
             elif isinstance(frame, Stray):
                 self.log.note(f"unexpected output: {frame.text!r}")

@@ -13,7 +13,7 @@ from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
-from bitnet_chat.engine.dialects import Talk
+from bitnet_chat.engine.dialects import Input, Talk
 from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.meter import tells_overflow
 from bitnet_chat.engine.process import EngineProcess, State
@@ -29,9 +29,6 @@ from bitnet_chat.prompt.verbatim import as_sent, clean
 from bitnet_chat.prompt.window import Brim
 from bitnet_chat.stream.framer import EngineError, Frame, ReplyText, ThinkingText, TurnEnd
 
-_CHEAP_REPLAY = 2.0
-"""Seconds. After an interrupt a classic engine has a reply without an end in its context. Where a fresh start with the
-history takes less than this it is made at once, while the user is typing; a longer one is not worth its wait."""
 _TRIES = 9  # loads again of a model that failed to load without a word
 _PATIENCE = 3.0  # seconds for all of them but the first two
 
@@ -170,7 +167,7 @@ class Session:
                 if question.is_silent:
                     process.go_on()
                 else:
-                    process.send(question.text)
+                    process.send(self._input(process, question))
                 if not announced:
                     announced = True
                     yield Started()
@@ -210,7 +207,7 @@ class Session:
             await self._trimmer.make_room(history, text, options.max_tokens)
             if question.goes_on and not self.keeper.room.window.kept(history).turns:
                 raise death.no_room_to_go_on()
-            process = await self.keeper.synchronise(history, unfinished=question.is_silent)
+            process = await self.keeper.synchronise(history, message=text, unfinished=question.is_silent)
             if process.state is State.STARTING:
                 await self._or_stop(asyncio.ensure_future(process.settled()))
             if self._stopped.is_set():
@@ -234,6 +231,11 @@ class Session:
             elif not process.was_stopped:
                 self.keeper.spend_restart(process)
         return None
+
+    def _input(self, process: EngineProcess, question: Question) -> Input:
+        found = process.input_for(self.keeper.room.window.kept(question.history), question.text)
+        assert found is not None, "it was started for this message"
+        return found
 
     async def _or_stop(self, task: asyncio.Future[Any]) -> None:
         stop = asyncio.ensure_future(self._stopped.wait())
@@ -298,19 +300,25 @@ class Session:
         full = meter.context_size is not None and (meter.context_used or 0) >= meter.context_size
         meter.ended(turn.tokens, natural=end.natural and not at_limit and not full)
         conversation = question.answered(turn.text)
-        is_within = not (end.natural or turn.is_trimmed or talk.closes_interrupted)
-        self.keeper.remember(conversation, is_within=is_within)
         reason = FinishReason.STOP
         if self._stop_reason is not None and not end.natural:
             reason = self._stop_reason
-            # A message that got no reply is mostly taken back; a new child need not know of it.
-            self._after_interrupt(process, talk, conversation if turn.text else question.history, turn)
         elif at_limit or turn.is_trimmed:
             reason = FinishReason.LENGTH
         elif full:
             reason = FinishReason.CONTEXT_OVERFLOW
-        if (turn.is_trimmed or (turn.has_thought and talk.keeps_thoughts)) and process is self.process:
-            self.keeper.try_spawn(talk, conversation)  # the next turn is to follow a history without what was left out
+        if turn.is_trimmed:  # the child has more of the reply than was told
+            self.keeper.expect(conversation)
+        elif turn.text or end.natural:
+            is_within = not (end.natural or talk.closes_interrupted)
+            is_at_limit = is_within and reason is FinishReason.LENGTH
+            self.keeper.remember(conversation, is_within=is_within, is_at_limit=is_at_limit)
+        else:  # a message that got no reply is mostly taken back; a new child need not know of it
+            self.keeper.expect(question.history)
+        if self._stop_reason is not None and talk.no_message and process.state is State.IDLE:
+            # A signal that came just after the end of the reply is still waiting, and would end the engine with the
+            # next message. It had better do so now.
+            process.command(talk.no_message, forgets=False)
         return Completed(reason, turn.text, turn.stats())
 
     async def _error(self, process: EngineProcess, history: Conversation, turn: Turn) -> Completed | Failed | None:
@@ -322,21 +330,6 @@ class Session:
             return Completed(FinishReason.CONTEXT_OVERFLOW, turn.text, turn.stats())
         await self._trimmer.drop_more(process, history)
         return None
-
-    def _after_interrupt(self, process: EngineProcess, talk: Talk, conversation: Conversation, turn: Turn) -> None:
-        """Make the engine's context as well-formed again as it allows."""
-        if talk.closes_interrupted:
-            if talk.no_message and process.state is State.IDLE:
-                # A signal that came just after the end of the reply is still waiting, and would end the engine with
-                # the next message. It had better do so now.
-                process.command(talk.no_message, forgets=False)
-            return
-        seconds = process.ready_after or 0.0
-        if process.meter.prompt_tokens and turn.first is not None:
-            prefill = (turn.first - turn.sent) / process.meter.prompt_tokens
-            seconds += prefill * (process.meter.context_used or 0)
-        if seconds <= _CHEAP_REPLAY:
-            self.keeper.try_spawn(talk, conversation)
 
     async def _reason_of_death(self, process: EngineProcess, history: Conversation, turn: Turn) -> FinishReason | None:
         """The child died in this turn: why the reply is over, or None where it is worth another try.
@@ -367,7 +360,7 @@ class Session:
                 if count == keeper.room.window.count_left(memory):
                     count = keeper.room.more_to_drop(memory)
                 keeper.let_go(memory, count)
-        keeper.try_spawn(talk, memory)
+        keeper.try_spawn(memory)
 
 
 def _keeps_to(talk: Talk, limit: int | None) -> bool:

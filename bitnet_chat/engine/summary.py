@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.turn import Turn
 from bitnet_chat.prompt.verbatim import clean
@@ -15,7 +16,9 @@ async def summarise(process: EngineProcess, request: str, limit: int) -> str:
     await process.settled()
     if process.state is not State.IDLE:
         return ""
-    process.send(clean(request).text)
+    message = process.input_for(Conversation(), clean(request).text)
+    assert message is not None, "it was started for this message"
+    process.send(message)
     turn = Turn(process.meter, time.monotonic())
     while turn.end is None and (frames := await process.frames()):
         for frame in frames:

@@ -13,6 +13,7 @@ from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.summary import summarise
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.prompt import summary as summaries
+from bitnet_chat.prompt.verbatim import clean
 
 
 class Trimmer:
@@ -62,7 +63,7 @@ class Trimmer:
     async def _summary(self, request: str, limit: int) -> str:
         """What the model makes of the turns that leave; empty where it makes nothing, or is stopped."""
         try:
-            process = self._keeper.errand()
+            process = await self._keeper.errand(clean(request).text)
         except BitnetChatError:
             return ""
         task = asyncio.ensure_future(summarise(process, request, limit))

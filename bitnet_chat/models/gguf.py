@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,14 @@ _CONTROL = 3  # LLAMA_TOKEN_TYPE_CONTROL
 # Gemma has 6,000 of them, most others a few hundred.
 _MAX_CONTROLS = 1 << 14
 _MAX_SPECIAL_BYTES = 1 << 20
+
+# What llama-vocab.cpp does where a file says nothing: these vocabularies get a BOS token.
+_BOS_KINDS = ("llama", "bert")
+_BOS_PRE = (
+    *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    *("jina-v5-nano", "tekken", "chameleon"),
+)
+_STRIPS = re.compile("phi-?3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,11 @@ class ModelHeader:
     vocabulary_size: int = 0
 
     @property
+    def strips_after_special(self) -> bool:
+        """Whether llama.cpp drops white space behind the special tokens of this model (llama-vocab.cpp)."""
+        return bool(_STRIPS.search(self.name.lower()))
+
+    @property
     def label(self) -> str:
         """A short name for a status line."""
         return self.name or self.path.stem
@@ -53,7 +67,7 @@ def header(cursor: Cursor, contents: Contents) -> ModelHeader:
     values = contents.values
     _check(contents)
     architecture = text(values.get("general.architecture"))
-    vocabulary = text(values.get("tokenizer.ggml.model"))
+    vocabulary, pre = text(values.get("tokenizer.ggml.model")), text(values.get("tokenizer.ggml.pre"))
     bos, eos = values.get("tokenizer.ggml.bos_token_id"), values.get("tokenizer.ggml.eos_token_id")
     special, controls = _special(cursor, contents)
     tokens = contents.arrays.get("tokenizer.ggml.tokens")
@@ -66,13 +80,12 @@ def header(cursor: Cursor, contents: Contents) -> ModelHeader:
         chat_template=text(values.get("tokenizer.chat_template")),
         bos=special.get(bos, "") if type(bos) is int else "",
         eos=special.get(eos, "") if type(eos) is int else "",
-        # llama.cpp's own default, where the key is missing: SentencePiece vocabularies get a BOS.
-        adds_bos=bool(values.get("tokenizer.ggml.add_bos_token", vocabulary in ("llama", "bert"))),
+        adds_bos=bool(values.get("tokenizer.ggml.add_bos_token", vocabulary in _BOS_KINDS or pre in _BOS_PRE)),
         control_tokens=frozenset(token for number, token in special.items() if number in controls),
         tensor_count=contents.tensor_count,
         size=cursor.size,
         tokenizer=vocabulary,
-        pre_tokenizer=text(values.get("tokenizer.ggml.pre")),
+        pre_tokenizer=pre,
         vocabulary_size=tokens.length if tokens is not None and tokens.kind == STRING else 0,
     )
 

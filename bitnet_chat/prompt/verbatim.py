@@ -88,15 +88,20 @@ def _picture(match: re.Match[str]) -> str:
 
 
 def encode_lines(text: str, commands: Iterable[str] = ()) -> bytes:
-    """The bytes that make a ``--simple-io`` engine read ``text`` as one message, newline included.
+    """The bytes that make a ``--simple-io`` engine read ``text`` as one message.
 
-    The engine gets ``text`` exactly, but for one newline at its end if it ends in ``/`` or ``\\``, and one at its front
-    if it would begin with one of ``commands``. Raises ValueError for an empty text, which no engine takes as a message.
+    The last line ends in ``/`` and a newline: the reader drops the ``/`` and adds nothing. With a bare newline BitNet
+    2024 passes the newline on to the model. The engine gets ``text`` exactly, but for a newline at its front if it
+    would begin with one of ``commands``. Raises ValueError for an empty text, which no engine takes as a message.
     """
     if not text:
         raise ValueError("an empty message cannot be sent")
     if any(text.startswith(command) for command in commands):
         text = "\n" + text
-    if text[-1] in "/\\":
-        text += "\n"
-    return (text.replace("\n", "\\\n") + "\n").encode("utf-8", "surrogateescape")
+    return (text.replace("\n", "\\\n") + "/\n").encode("utf-8", "surrogateescape")
+
+
+def decode_lines(data: bytes) -> str:
+    """The text of which :func:`encode_lines` made ``data``, and of one that ends in a bare newline."""
+    text = data.decode("utf-8", "surrogateescape").removesuffix("\n")
+    return text.removesuffix("/").replace("\\\n", "\n")

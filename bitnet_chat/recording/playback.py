@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from bitnet_chat.engine.log import EngineLog, without_level
 from bitnet_chat.errors import UsageError
 from bitnet_chat.recording.entry import Entry, Kind
 from bitnet_chat.stream.classic import ClassicFramer
+from bitnet_chat.stream.classic_log import LoggedClassicFramer
 from bitnet_chat.stream.decoder import Utf8Decoder
 from bitnet_chat.stream.framer import RESET, USER_INPUT, Frame, Framer
 from bitnet_chat.stream.modern import PROMPT, ModernFramer
@@ -27,8 +29,21 @@ class Happening:
 @dataclass(slots=True)
 class _Engine:
     framer: Framer
-    decoder: Utf8Decoder
     heard_at: float
+    decoder: Utf8Decoder = field(default_factory=Utf8Decoder)
+    waits: bool = False
+    """Its log has said that it waits for input; what it printed before may still come."""
+    log: EngineLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = EngineLog(self._line)
+
+    def _line(self, line: str) -> None:
+        self.waits = self.framer.logged(without_level(line)) or self.waits
+
+    def settled(self) -> list[Frame]:
+        waits, self.waits = self.waits, False
+        return self.framer.waiting() if waits else []
 
 
 def play(entries: Iterable[Entry]) -> Iterator[Happening]:
@@ -37,9 +52,9 @@ def play(entries: Iterable[Entry]) -> Iterator[Happening]:
     for entry in entries:
         if entry.kind is Kind.SPAWN:
             again = bool(entry.facts.get("again"))
-            engines[entry.process] = _Engine(_framer(entry, in_reply=again), Utf8Decoder(), entry.at)
+            engines[entry.process] = _Engine(_framer(entry, in_reply=again), entry.at)
             yield Happening(entry)
-        elif entry.kind in (Kind.ABOUT, Kind.GAP, Kind.ERR):
+        elif entry.kind in (Kind.ABOUT, Kind.GAP) or (entry.kind is Kind.ERR and entry.process not in engines):
             yield Happening(entry)
         else:
             engine = engines.get(entry.process)
@@ -49,10 +64,18 @@ def play(entries: Iterable[Entry]) -> Iterator[Happening]:
                     remedy="give the whole file, beginning with its spawn",
                 )
             yield Happening(entry, tuple(_frames(engine, entry)))
+    for process, engine in engines.items():
+        if frames := engine.settled():
+            yield Happening(Entry(engine.heard_at, Kind.OUT, process, b""), tuple(frames))
 
 
 def _frames(engine: _Engine, entry: Entry) -> list[Frame]:
     framer, frames = engine.framer, list[Frame]()
+    if entry.kind is Kind.ERR:
+        engine.log.feed(entry.data)
+        return frames
+    if entry.kind is not Kind.OUT:
+        frames += engine.settled()
     if entry.at - engine.heard_at >= _SETTLE_AFTER:
         frames += framer.settle()
     if entry.kind is Kind.OUT:
@@ -93,7 +116,11 @@ def _framer(spawn: Entry, *, in_reply: bool) -> Framer:
     else:
         prefix, suffix = option(argv, "--in-prefix"), option(argv, "--in-suffix")
         # Builds whose flag takes a value flush their log before they change colour.
-        framer = ClassicFramer(prefix, suffix, ordered=option(argv, "--color") == "on")
+        ordered = option(argv, "--color") == "on"
+        if "--log-verbosity" in argv and not (ordered and prefix):
+            framer = LoggedClassicFramer(prefix, suffix)
+        else:
+            framer = ClassicFramer(prefix, suffix, ordered=ordered)
         opening, echo = prefix + USER_INPUT, RESET + suffix
     thinking = spawn.facts.get("thinking")
     if isinstance(thinking, list) and len(thinking) == 3 and all(isinstance(tag, str) and tag for tag in thinking[:2]):

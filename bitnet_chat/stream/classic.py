@@ -23,12 +23,12 @@ from enum import Enum, auto
 
 from bitnet_chat.stream.framer import ERROR, RESET, USER_INPUT, Frame, Ready, ReplyText, Stray, TurnEnd, held_length
 
-_START_LIMIT = 1 << 16
+START_LIMIT = 1 << 16
 _FAREWELL = "\nInterrupted by user\n"
 _OVERFLOW_NOISE = ERROR + RESET  # around "input too long", whose text goes to the log
 
 
-class _State(Enum):
+class ClassicState(Enum):
     LOADING = auto()
     IDLE = auto()
     ECHO = auto()
@@ -50,12 +50,23 @@ class ClassicFramer:
             self._late_endings = ["\n" + in_prefix, in_prefix, "\n\n\0"]
         else:
             self._late_endings = ["\n\n\0"]
-        self._state = _State.LOADING
+        self._state = ClassicState.LOADING
         self._held = ""
         self._first = True
         self._colour_seen = False
         self._interrupted = False
         self._farewells: list[str] = []
+        self._said: list[str] = []
+
+    @property
+    def reply(self) -> str:
+        return "".join(self._said)
+
+    def logged(self, line: str) -> bool:
+        return False
+
+    def waiting(self) -> list[Frame]:
+        return []
 
     def feed(self, text: str) -> list[Frame]:
         frames: list[Frame] = []
@@ -63,11 +74,11 @@ class ClassicFramer:
             return frames
         text = self._held + text
         self._held = ""
-        if self._state is _State.REPLY:
+        if self._state is ClassicState.REPLY:
             self._reply(text, frames)
-        elif self._state is _State.ECHO:
+        elif self._state is ClassicState.ECHO:
             self._skip_echo(text, frames)
-        elif self._state is _State.LOADING:
+        elif self._state is ClassicState.LOADING:
             self._await_prompt(text, frames)
         else:
             self._idle(text, frames)
@@ -81,15 +92,16 @@ class ClassicFramer:
 
     def _expect(self, echo: str) -> None:
         self._echo = echo
-        self._state = _State.ECHO
+        self._state = ClassicState.ECHO
         self._held = ""
         self._first = True
         self._colour_seen = False
         self._interrupted = False
         self._farewells = []
+        self._said = []
 
     def commanded(self) -> None:
-        self._state = _State.LOADING  # this console has no commands; whatever it was, the next prompt ends it
+        self._state = ClassicState.LOADING  # this console has no commands; whatever it was, the next prompt ends it
         self._held = ""
 
     def interrupted(self) -> None:
@@ -107,27 +119,34 @@ class ClassicFramer:
     def settle(self) -> list[Frame]:
         # A build taken for an ordered one that is not: its colour came early and was shown as text.
         frames: list[Frame] = []
-        if self._state is _State.REPLY and self._colour_seen and self._held.endswith(self._in_prefix):
+        if self._state is ClassicState.REPLY and self._colour_seen and self._held.endswith(self._in_prefix):
             self._finish(self._held.removesuffix(self._in_prefix), "", frames)
         return frames
 
     def eof(self, *, clean: bool) -> list[Frame]:
         held, self._held = self._held, ""
-        state, self._state = self._state, _State.LOADING
-        if state is not _State.REPLY:
+        state, self._state = self._state, ClassicState.LOADING
+        if state is not ClassicState.REPLY:
             return []
         text = held.removesuffix("\n\n") if clean else held
         for farewell in self._farewells or ["\n" + self._in_prefix, self._in_prefix]:
             if text.endswith(farewell):
                 text = text.removesuffix(farewell)
                 break
-        return [ReplyText(text)] if text else []
+        frames: list[Frame] = []
+        self._say(text, frames)
+        return frames
+
+    def _say(self, text: str, frames: list[Frame]) -> None:
+        if text:
+            self._said.append(text)
+            frames.append(ReplyText(text))
 
     def _await_prompt(self, text: str, frames: list[Frame]) -> None:
         if self._ordered:
             at = text.find(self._end)
             if at >= 0:
-                self._state = _State.IDLE
+                self._state = ClassicState.IDLE
                 frames.append(Ready())
                 self._idle(text[at + len(self._end) :], frames)
                 return
@@ -137,11 +156,11 @@ class ClassicFramer:
                 visible = text[:colour] + text[colour + len(USER_INPUT) :]
                 at = visible.find(self._in_prefix)
                 if at >= 0:
-                    self._state = _State.IDLE
+                    self._state = ClassicState.IDLE
                     frames.append(Ready())
                     self._idle(visible[at + len(self._in_prefix) :], frames)
                     return
-        self._held = text[-_START_LIMIT:]
+        self._held = text[-START_LIMIT:]
 
     def _idle(self, text: str, frames: list[Frame]) -> None:
         if text:
@@ -156,7 +175,7 @@ class ClassicFramer:
         else:
             frames.append(Stray(text))
             return
-        self._state = _State.REPLY
+        self._state = ClassicState.REPLY
         if text:
             self._reply(text, frames)
 
@@ -168,6 +187,9 @@ class ClassicFramer:
                 self._held = text
                 return
             self._first = False
+        self._shown_until_end(text, frames)
+
+    def _shown_until_end(self, text: str, frames: list[Frame]) -> None:
         if self._ordered:
             end = text.find(self._end)
             if end >= 0:
@@ -195,17 +217,15 @@ class ClassicFramer:
         if self._farewells:  # a \0 behind each: it ends a reply only together with the process
             endings = [*endings, *(farewell + "\0" for farewell in self._farewells)]
         cut = len(text) - held_length(text, endings)
-        if cut:
-            frames.append(ReplyText(text[:cut]))
+        self._say(text[:cut], frames)
         self._held = text[cut:]
 
     def _finish(self, body: str, rest: str, frames: list[Frame]) -> None:
         natural = body.endswith("\n") and not self._interrupted
         if natural:
             body = body[:-1]
-        if body:
-            frames.append(ReplyText(body))
+        self._say(body, frames)
         frames.append(TurnEnd(natural))
         self._held = ""
-        self._state = _State.IDLE
+        self._state = ClassicState.IDLE
         self._idle(rest, frames)

@@ -59,7 +59,17 @@ Frame = Ready | ReplyText | ThinkingText | EngineError | TurnEnd | Stray
 
 
 class Framer(Protocol):
+    @property
+    def reply(self) -> str:
+        """The reply to the last message as it was printed, thoughts included; empty where that is of no use."""
+
     def feed(self, text: str) -> list[Frame]: ...
+
+    def logged(self, line: str) -> bool:
+        """A line of the log, without prefix. True for one that says that the engine waits for input: :meth:`waiting`
+        is to be called as soon as all that it had printed until then was fed."""
+
+    def waiting(self) -> list[Frame]: ...
 
     def sent(self) -> None:
         """A message went to the engine: what comes next is its reply."""

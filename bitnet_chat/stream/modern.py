@@ -69,6 +69,16 @@ class ModernFramer:
         self.commands: frozenset[str] = frozenset()
         """The commands that this engine's banner names."""
 
+    @property
+    def reply(self) -> str:
+        return ""
+
+    def logged(self, line: str) -> bool:
+        return False
+
+    def waiting(self) -> list[Frame]:
+        return []
+
     def feed(self, text: str) -> list[Frame]:
         frames: list[Frame] = []
         text = self._held + text

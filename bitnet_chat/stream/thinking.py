@@ -117,6 +117,16 @@ class ThinkingFramer:
         self.inner, self.tags, self.is_open = inner, tags, is_open
         self._splitter: ThinkingSplitter | None = None
 
+    @property
+    def reply(self) -> str:
+        return self.inner.reply
+
+    def logged(self, line: str) -> bool:
+        return self.inner.logged(line)
+
+    def waiting(self) -> list[Frame]:
+        return self._split(self.inner.waiting())
+
     def feed(self, text: str) -> list[Frame]:
         return self._split(self.inner.feed(text))
 

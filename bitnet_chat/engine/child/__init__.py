@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol
@@ -48,6 +48,9 @@ class Child(Protocol):
 
     def drain_log(self) -> None:
         """Deliver what the log holds by now, so that it is not behind the output."""
+
+    def after_output(self, callback: Callable[[], None]) -> None:
+        """Call back, on the event loop, when all that it has written to its output until now was delivered."""
 
     def kill(self) -> None:
         """SIGKILL to the process and all it started. ``exited`` follows."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from bitnet_chat.engine.child import Sink, environment
 
 _CHUNK = 1 << 16
+_LAG, _WINDOWS_LAG = 0.001, 0.05
 
 
 class PipeChild:
@@ -52,9 +54,10 @@ class PipeChild:
         self._open = True
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
         assert stdin is not None and stdout is not None and stderr is not None
+        self._stdout, self._reading = stdout.fileno(), threading.Lock()
         readers = [
-            self._thread("output", self._read, stdout.fileno(), self._sink.output),
-            self._thread("log", self._read, stderr.fileno(), self._sink.logged),
+            self._thread("output", self._read, stdout.fileno(), self._sink.output, self._reading),
+            self._thread("log", self._read, stderr.fileno(), self._sink.logged, threading.Lock()),
         ]
         self._thread("input", self._write, stdin.fileno())
         self._thread("wait", self._wait, readers)
@@ -92,12 +95,42 @@ class PipeChild:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(function, *args)
 
-    def _read(self, descriptor: int, deliver: Callable[[bytes], None]) -> None:
+    def after_output(self, callback: Callable[[], None]) -> None:
+        if not self._open:
+            self._loop.call_soon(callback)
+        elif sys.platform == "win32":
+            self._loop.call_later(_WINDOWS_LAG, callback)  # how much a pipe holds cannot be asked there
+        elif self._is_read():
+            self._loop.call_soon(callback)
+        else:
+            self._loop.call_later(_LAG, self.after_output, callback)
+
+    def _is_read(self) -> bool:
+        """Whether all that is in the output's pipe was read, and what was read is on its way."""
+        if sys.platform == "win32":
+            return True
+        else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+            import fcntl
+            import termios
+
+            with self._reading:
+                left = bytearray(4)
+                fcntl.ioctl(self._stdout, termios.FIONREAD, left)
+                return not any(left)
+
+    def _read(self, descriptor: int, deliver: Callable[[bytes], None], reading: threading.Lock) -> None:
+        """``reading`` is held from before a piece is read until it is on its way."""
+        wait = _readiness(descriptor)
         with contextlib.suppress(OSError):
-            while data := os.read(descriptor, _CHUNK):
-                if sys.platform == "win32":
-                    data = data.replace(b"\r\n", b"\n")  # its C library writes text
-                self._deliver(deliver, data)
+            while True:
+                wait()
+                with reading:
+                    data = os.read(descriptor, _CHUNK)
+                    if not data:
+                        return
+                    if sys.platform == "win32":
+                        data = data.replace(b"\r\n", b"\n")  # its C library writes text
+                    self._deliver(deliver, data)
 
     def _write(self, descriptor: int) -> None:
         with contextlib.suppress(OSError):  # it is gone: exited() tells
@@ -120,3 +153,13 @@ class PipeChild:
                 with contextlib.suppress(OSError):
                     stream.close()
         self._sink.exited(code)
+
+
+def _readiness(descriptor: int) -> Callable[[], object]:
+    """A function that waits until there is something to read. On Windows reading does that itself."""
+    if sys.platform == "win32":
+        return lambda: None
+    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+        poll = select.poll()  # and not select(), which knows no descriptor beyond 1023
+        poll.register(descriptor, select.POLLIN)
+        return poll.poll

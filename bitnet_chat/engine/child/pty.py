@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bitnet_chat.engine.child import Sink, environment
@@ -88,6 +88,15 @@ class PtyChild:
             self._loop.remove_reader(self._log)
         elif data:
             self._sink.logged(data)
+
+    def after_output(self, callback: Callable[[], None]) -> None:
+        # Not at once: output that was read before the log may be on its way.
+        self._loop.call_soon(self._deliver_output, callback)
+
+    def _deliver_output(self, callback: Callable[[], None]) -> None:
+        while self._open and (data := self._read(self._terminal)):
+            self._sink.output(data)
+        callback()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._open:

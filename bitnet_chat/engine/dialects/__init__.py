@@ -17,7 +17,7 @@ from bitnet_chat.stream.thinking import Tags
 if TYPE_CHECKING:
     from bitnet_chat.prompt.template import ChatTemplate
 
-__all__ = ["EngineOptions", "Launch", "Talk", "talk_for"]
+__all__ = ["GO_ON", "EngineOptions", "Input", "Launch", "Talk", "talk_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,10 @@ class EngineOptions:
 class Launch:
     """A command line in two parts: ``prompt_flag`` wants the name of a file that holds ``prompt``.
 
-    ``lead`` goes in front of the first message. ``notes``: lines for the user about what could not be kept.
+    ``context``: what the engine has evaluated then, as :class:`bitnet_chat.prompt.segments.PromptSegments` writes it;
+    empty for a dialect that keeps its history itself. ``in_prefix``: what it puts in front of a message.
+    ``answers``: the prompt ends with a message, which is answered as soon as it is told to go on.
+    ``notes``: lines for the user about what could not be kept.
     ``loose_end``: the end of a reply that is to go on which is not in the prompt; see :mod:`bitnet_chat.stream.seam`.
     """
 
@@ -50,9 +53,23 @@ class Launch:
     framer: Framer
     prompt: str = ""
     prompt_flag: str = ""
-    lead: str = ""
+    context: str = ""
+    in_prefix: str = ""
+    answers: bool = False
     notes: tuple[str, ...] = ()
     loose_end: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What is written to an engine for a message: ``data``. ``context``: what it has evaluated then."""
+
+    data: bytes
+    context: str = ""
+
+
+GO_ON = b"\n"
+"""Input that makes a classic engine go on with what its context ends with. It puts nothing in front of it."""
 
 
 class Talk(Protocol):
@@ -69,20 +86,31 @@ class Talk(Protocol):
     context_size: int
     """Tokens of the context window that were asked for; 0: whatever the engine takes."""
 
-    keeps_thoughts: bool
-    """Whether what the model thought stays in the engine's own history."""
     go_on_message: str
     """What asks for more of a reply that was cut; empty where the engine goes on with it without being asked."""
 
-    def launch(self, history: Conversation, *, unfinished: bool = False, sampling: Sampling | None = None) -> Launch:
-        """``unfinished``: the last message is a reply that the engine will go on with, where it does so unasked.
-        ``sampling``: in place of what the options say.
+    def launch(
+        self,
+        history: Conversation,
+        *,
+        message: str = "",
+        unfinished: bool = False,
+        sampling: Sampling | None = None,
+    ) -> Launch:
+        """``message``: one that is answered as soon as the engine is told to go on; its :class:`Input` is
+        :data:`GO_ON`. ``unfinished``: the last message of ``history`` is a reply that the engine goes on with in the
+        same way. ``sampling``: in place of what the options say.
 
         Raises ModelError when the history cannot be written in the model's template.
         """
 
-    def message(self, text: str, framer: Framer) -> bytes:
-        """What to write for a message that is clean and not empty."""
+    def input(self, launch: Launch, context: str, history: Conversation, text: str) -> Input | None:
+        """How ``text``, clean and not empty, is put to an engine that was started with ``launch``, has ``history`` and
+        has evaluated ``context``; None where nothing that can be written gives the tokens of the chat template."""
+
+    def context_after(self, context: str, reply: str, *, natural: bool) -> str:
+        """What the engine has evaluated behind a reply, ``natural``: which the model ended itself. ``reply``: as the
+        engine printed it, all thoughts included."""
 
     def clearing(self) -> bytes | None:
         """What makes a running engine forget all but its system prompt; None where nothing does."""
@@ -100,6 +128,7 @@ def talk_for(
     template: Callable[[], ChatTemplate],
     *,
     control_tokens: frozenset[str] = frozenset(),
+    strips_after_special: bool = False,
     overriding_template: str = "",
     thinking: Tags | None = None,
 ) -> Talk:
@@ -107,8 +136,10 @@ def talk_for(
     ``thinking``: the tags around what the model thinks, which a modern engine knows by itself."""
     if binary.dialect is Dialect.CLASSIC:
         from bitnet_chat.engine.dialects.classic import ClassicTalk
+        from bitnet_chat.prompt.segments import PromptSegments
 
-        return ClassicTalk(binary, options, template(), control_tokens, thinking)
+        segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
+        return ClassicTalk(binary, options, segments, thinking)
     from bitnet_chat.engine.dialects.modern import ModernTalk
 
     return ModernTalk(binary, options, overriding_template)

@@ -1,22 +1,28 @@
 """The classic dialect: BitNet before July 2026, llama-completion, llama-cli before December 2025.
 
-Its history is ours: the rendered conversation goes in as the initial prompt, and what stands around each user message
-is given once, as ``--in-prefix`` and ``--in-suffix``. It has no commands, and reads a typed message as plain text.
+Its history is ours. The rendered conversation goes in as the initial prompt, and what stands around each user message
+is given once, as ``--in-prefix`` and ``--in-suffix``, as far as :mod:`bitnet_chat.prompt.segments` says. It has no
+commands, and reads a typed message as plain text. An empty line makes it go on with what its context ends with.
+
+At each message the whole prompt is rendered anew. A child whose context is not the beginning of it (the template leaves
+out thoughts, trims a reply, has another prefix for the first message; an interrupted reply has no end token) is
+replaced, so that the tokens that it evaluates are always those of the chat template.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.dialects import EngineOptions, Launch, common_flags
-from bitnet_chat.prompt.template import ChatTemplate, Opening, as_text
+from bitnet_chat.engine.dialects import GO_ON, EngineOptions, Input, Launch, common_flags
+from bitnet_chat.prompt.segments import Opening, PromptSegments, joined
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.prompt.verbatim import encode_lines
 from bitnet_chat.stream.classic import ClassicFramer
+from bitnet_chat.stream.classic_log import LoggedClassicFramer
+from bitnet_chat.stream.decoder import encode
 from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.seam import without_loose_end
 from bitnet_chat.stream.thinking import Tags, ThinkingFramer, leaves_open
@@ -28,39 +34,43 @@ class ClassicTalk:
     closes_interrupted = False
     no_message: bytes | None = None  # an empty line makes it go on with its own reply
     max_tokens: int | None = None
-    keeps_thoughts = True
     go_on_message = ""
 
     def __init__(
-        self,
-        binary: EngineBinary,
-        options: EngineOptions,
-        template: ChatTemplate,
-        control_tokens: frozenset[str],
-        thinking: Tags | None = None,
+        self, binary: EngineBinary, options: EngineOptions, segments: PromptSegments, thinking: Tags | None = None
     ) -> None:
-        self._binary, self._options = binary, options
-        self._template, self._marks = template, template.marks()
-        self._control_tokens = control_tokens
+        self._binary, self._options, self._segments = binary, options, segments
+        self._marks = segments.marks
         self._thinking = thinking
         self._opens_thoughts = thinking is not None and leaves_open(self._marks.in_suffix, thinking)
-        longest_first = sorted(filter(None, control_tokens), key=len, reverse=True)
-        self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
         self.shifts = not binary.has("--no-context-shift")
         self.context_size = options.context_size
+        # A reply that ends with another token than the template has makes a context that no prompt begins with.
+        end, eos = self._marks.end, segments.template.eos
+        is_special = segments.special is not None and segments.special.fullmatch(end)
+        self._end = end if is_special else eos or "\0"
 
-    def launch(self, history: Conversation, *, unfinished: bool = False, sampling: Sampling | None = None) -> Launch:
-        binary, marks = self._binary, self._marks
+    def launch(
+        self,
+        history: Conversation,
+        *,
+        message: str = "",
+        unfinished: bool = False,
+        sampling: Sampling | None = None,
+    ) -> Launch:
+        binary = self._binary
         options = replace(self._options, sampling=sampling or self._options.sampling)
-        history, changed = as_text(history, self._control_tokens)
-        if unfinished:
-            opening, loose_end = self._within_reply(history)
-        else:
-            opening, loose_end = self._template.opening(history, marks), ""
+        loose_end = ""
+        opening = self._segments.opening(Conversation() if message or unfinished else history)
+        if message:
+            opening = replace(opening, prompt=self._segments.render(history.with_user(message)))
+        elif unfinished:
+            prompt, loose_end = self._within_reply(history)
+            opening = replace(opening, prompt=prompt)
         argv = [str(binary.path), *common_flags(binary, options)]
         option = binary.option
         argv += [*option("--interactive"), *option("--interactive-first"), *option("--display-prompt", "off")]
-        argv += [*option("--in-prefix", marks.in_prefix), *option("--in-suffix", marks.in_suffix)]
+        argv += [*option("--in-prefix", opening.in_prefix), *option("--in-suffix", opening.in_suffix)]
         argv += option("--conversation", "off")
         # A limit here would be one budget for the whole life of the process, the user's own tokens included.
         argv += option("--n-predict", binary.endless)
@@ -68,60 +78,74 @@ class ClassicTalk:
         # The level that tells every token. Measured: no difference in speed (5,000 tokens/s with or without).
         if verbosity := binary.verbosity():
             argv += option("--log-verbosity", verbosity)
-        prompt = opening.prompt
-        if not prompt and not self._template.adds_bos:
-            prompt = "\n"  # this engine refuses an empty prompt unless it can put a BOS there
+        prompt, changed = joined(opening.prompt)
         notes: tuple[str, ...] = ()
         if changed:
             tokens = f"{changed} special token{'s' * (changed > 1)}"
             notes = (f"{tokens} in the history kept as text by an invisible joiner",)
+        # BitNet 2024 aborts at bytes that are no UTF-8, newer builds read U+FFFD.
+        prompt = encode(prompt).decode("utf-8", "replace")
         return Launch(
             argv=(*argv, *options.extra),
-            framer=self._framer(),
+            framer=self._framer(opening),
             # --file takes away one newline at the end.
             prompt=prompt + "\n" * prompt.endswith("\n"),
             prompt_flag=binary.options.spelling("--file"),
-            lead=opening.lead,
+            context=opening.prompt,
+            in_prefix=opening.in_prefix,
+            answers=bool(message) or unfinished,
             notes=notes,
             loose_end=loose_end,
         )
 
-    def _framer(self) -> Framer:
-        marks = self._marks
-        framer = ClassicFramer(marks.in_prefix, marks.in_suffix, ordered=self._binary.traits.ordered)
+    def _framer(self, opening: Opening) -> Framer:
+        ordered = self._binary.traits.ordered
+        framer: Framer
+        if self._binary.verbosity() and not (ordered and opening.in_prefix):
+            framer = LoggedClassicFramer(opening.in_prefix, opening.in_suffix)
+        else:
+            framer = ClassicFramer(opening.in_prefix, opening.in_suffix, ordered=ordered)
         if self._thinking is None:
             return framer
         return ThinkingFramer(framer, self._thinking, is_open=self._opens_thoughts)
 
-    def _within_reply(self, history: Conversation) -> tuple[Opening, str]:
-        """A prompt that ends in the middle of the last reply, with what stood around the question when it was asked."""
-        *earlier, question, reply = history.messages
-        opening = self._template.opening(Conversation(tuple(earlier)), self._marks)
+    def _within_reply(self, history: Conversation) -> tuple[str, str]:
+        """A prompt that ends in the middle of the last reply, and the end of the reply that is not in it."""
+        *earlier, reply = history.messages
         said, loose_end = without_loose_end(reply.content)
-        turn = opening.lead + question.content + self._marks.in_suffix
+        prompt = self._segments.render(Conversation(tuple(earlier)))
         if self._thinking is not None and self._opens_thoughts:
-            turn += f"\n{self._thinking[1]}\n\n"  # thoughts that are not told again, before the answer
-        turn += said
-        return Opening(opening.prompt + self._marks.in_prefix + turn), loose_end
+            prompt += f"\n{self._thinking[1]}\n\n"  # thoughts that are not told again, before the answer
+        return prompt + self._segments.guarded(said), loose_end
 
-    def message(self, text: str, framer: Framer) -> bytes:
-        return encode_lines(text)
+    def input(self, launch: Launch, context: str, history: Conversation, text: str) -> Input | None:
+        prompt = self._segments.render(history.with_user(text))
+        if launch.answers and context == prompt:
+            return Input(GO_ON, prompt)
+        typed = self._segments.typed(context, launch.in_prefix, prompt)
+        return Input(encode_lines(typed), prompt) if typed is not None else None
+
+    def context_after(self, context: str, reply: str, *, natural: bool) -> str:
+        return context + self._segments.guarded(reply) + self._end * natural
 
     def clearing(self) -> bytes | None:
         return None
 
     def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
-        opening = self._template.opening(as_text(history, self._control_tokens)[0], self._marks)
-        begin = TokenCount(1 if self._template.adds_bos else 0)
-        return begin + self._cost(opening.prompt, count) + self._cost(opening.lead, count)
+        before = self._segments.before_message(history)
+        # What stands in front of a message is a part of the message's cost.
+        for glue in (self._marks.in_prefix, self._marks.in_prefix.lstrip()):
+            if before.endswith(glue):
+                before = before.removesuffix(glue)
+                break
+        return TokenCount(1 if self._segments.template.adds_bos else 0) + self._cost(before, count)
 
     def cost_of_message(self, text: str, count: Counter) -> TokenCount:
-        # Typed text is read with special tokens off, the marks around it with them on.
         return self._cost(self._marks.in_prefix, count) + count(text) + self._cost(self._marks.in_suffix, count)
 
     def _cost(self, text: str, count: Counter) -> TokenCount:
-        total = TokenCount(0)
-        pieces = self._special.split(text) if self._special else [text]
-        for index, piece in enumerate(pieces):
-            total += TokenCount(1) if index % 2 else count(piece) if piece else TokenCount(0)
+        special = self._segments.special
+        total = TokenCount(len(special.findall(text)) if special else 0)
+        for piece in special.split(text) if special else (text,):
+            total += count(piece) if piece else TokenCount(0)
         return total

@@ -11,10 +11,9 @@ from dataclasses import replace
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.dialects import EngineOptions, Launch, common_flags
+from bitnet_chat.engine.dialects import EngineOptions, Input, Launch, common_flags
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.prompt.verbatim import MODERN_COMMANDS, encode_lines
-from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.modern import ModernFramer
 
 _MARKS = TokenCount(5, 0.4)  # around a message: 3 in the templates of Llama 2 and Mistral, 5 in ChatML, 7 elsewhere
@@ -27,7 +26,6 @@ class ModernTalk:
     closes_interrupted = True
     shifts = False
     no_message: bytes | None = b"\n"
-    keeps_thoughts = False  # they are a field of their own, which templates leave out of earlier turns
     go_on_message = "Continue your last reply exactly where it stops. Repeat nothing of it, and add nothing before."
 
     def __init__(self, binary: EngineBinary, options: EngineOptions, overriding_template: str = "") -> None:
@@ -35,7 +33,14 @@ class ModernTalk:
         self.max_tokens = options.max_tokens
         self.context_size = options.context_size
 
-    def launch(self, history: Conversation, *, unfinished: bool = False, sampling: Sampling | None = None) -> Launch:
+    def launch(
+        self,
+        history: Conversation,
+        *,
+        message: str = "",
+        unfinished: bool = False,
+        sampling: Sampling | None = None,
+    ) -> Launch:
         binary, options = self._binary, replace(self._options, sampling=sampling or self._options.sampling)
         argv = [str(binary.path), *common_flags(binary, options)]
         argv += binary.option("--n-predict", options.max_tokens or -1)
@@ -54,9 +59,12 @@ class ModernTalk:
             notes=(_RETOLD,) if history.turns else (),
         )
 
-    def message(self, text: str, framer: Framer) -> bytes:
-        named = framer.commands if isinstance(framer, ModernFramer) else frozenset()
-        return encode_lines(text, MODERN_COMMANDS | named)
+    def input(self, launch: Launch, context: str, history: Conversation, text: str) -> Input | None:
+        named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
+        return Input(encode_lines(text, MODERN_COMMANDS | named))
+
+    def context_after(self, context: str, reply: str, *, natural: bool) -> str:
+        return ""
 
     def clearing(self) -> bytes | None:
         return b"/clear\n"

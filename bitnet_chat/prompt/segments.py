@@ -1,0 +1,168 @@
+"""A rendered prompt in the parts that a classic engine tokenizes apart. Pure.
+
+Such an engine reads an initial prompt once, and for each message ``--in-prefix``, the typed text and ``--in-suffix``.
+It tokenizes each of the four by itself, the typed text with special tokens off. The tokens are those of the whole text
+tokenized at once only where each seam lies beside a special token, since a tokenizer never joins text across one. So
+the prefix ends at the last special token in front of the message, the suffix begins at the first one behind it, and
+what the template has between them and the message is typed with the message.
+
+Text of a message that spells a special token is guarded while it is rendered: it is no seam, and has to stay text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import ModelError
+from bitnet_chat.prompt.template import ChatTemplate
+from bitnet_chat.stream.decoder import encode
+
+_GUARD = "\ufdd0"
+"""A noncharacter behind the first character of a guarded text. One of the message's own is doubled."""
+_GUARDS = re.compile(f"{_GUARD}({_GUARD}?)")
+_WORD_JOINER = "\u2060"
+_PLACEHOLDER = "\ue0004\ue000"
+_NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How an engine is started for a history: ``prompt``, its initial prompt, guarded and without the BOS token that
+    the engine adds; ``in_prefix`` and ``in_suffix``, its flags."""
+
+    prompt: str
+    in_prefix: str
+    in_suffix: str
+
+
+class PromptSegments:
+    """Prompts of one chat template for a vocabulary with the special tokens ``control_tokens``.
+
+    Raises ModelError for a template that leaves out or changes messages.
+    """
+
+    def __init__(
+        self, template: ChatTemplate, control_tokens: Iterable[str], *, strips_after_special: bool = False
+    ) -> None:
+        """``strips_after_special``: see :attr:`bitnet_chat.models.gguf.ModelHeader.strips_after_special`."""
+        self.template = template
+        self.marks = template.marks()
+        longest_first = sorted(filter(None, control_tokens), key=len, reverse=True)
+        self.special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        stripping = [token for token in longest_first if token not in _NOT_STRIPPING]
+        self._space = (
+            re.compile(f"({'|'.join(map(re.escape, stripping))})[ \t\n\v\f\r]+")
+            if stripping and strips_after_special
+            else None
+        )
+        spelled = [token for token in longest_first if len(token) > 1]
+        self._spelled = re.compile("|".join(map(re.escape, spelled))) if spelled else None
+        in_prefix = self._stripped(self.marks.end + self.marks.in_prefix).removeprefix(self.marks.end)
+        self._in_prefix = in_prefix[: self._end_of_last_special(in_prefix)]
+        in_suffix = self._stripped(self.marks.in_suffix)
+        first = self.special.search(in_suffix) if self.special else None
+        self._in_suffix = in_suffix[first.start() :] if first else ""
+
+    def guarded(self, text: str) -> str:
+        """``text`` in which nothing is a special token; see :func:`unguarded` and :func:`joined`."""
+        text = text.replace(_GUARD, _GUARD * 2)
+        return self._spelled.sub(lambda match: match[0][0] + _GUARD + match[0][1:], text) if self._spelled else text
+
+    def render(self, conversation: Conversation) -> str:
+        """The prompt for a reply to ``conversation``, guarded. Raises ModelError where the template refuses."""
+        messages = tuple(replace(each, content=self.guarded(each.content)) for each in conversation.messages)
+        guarded = Conversation(messages)
+        try:
+            text = self.template.render(guarded, reply_follows=True)
+        except ModelError:
+            if not guarded.system or not guarded.turns:
+                raise
+            # Some templates refuse a system message: it then leads the first user message.
+            first, *others = guarded.turns
+            led = replace(first, content=f"{guarded.system}\n\n{first.content}")
+            text = self.template.render(Conversation((led, *others)), reply_follows=True)
+        return self._stripped(self.template.without_bos(text))
+
+    def _stripped(self, text: str) -> str:
+        return self._space.sub(r"\1", text) if self._space is not None else text
+
+    def opening(self, history: Conversation) -> Opening:
+        """How to start an engine that has ``history`` and waits for the next message."""
+        before = self.before_message(history)
+        end = self._end_of_last_special(before)
+        for start in self._starts(self._in_prefix):
+            in_prefix = self._in_prefix[start:]
+            prompt = before[: end - len(in_prefix)]
+            if before[:end].endswith(in_prefix) and self._is_seam(prompt, in_prefix):
+                return Opening(prompt, in_prefix, self._in_suffix)
+        # No engine starts with an empty prompt where it adds no BOS token. A message is no continuation of this one: it
+        # gets an engine that is started with it.
+        return Opening("\n", "", self._in_suffix)
+
+    def before_message(self, history: Conversation) -> str:
+        """What stands in front of the next message, guarded."""
+        before, found, _ = self.render(history.with_user(_PLACEHOLDER)).rpartition(_PLACEHOLDER)
+        if not found:
+            raise ModelError(
+                f"the chat template {self.template.name} leaves out the last message",
+                remedy="choose another with --chat-template NAME",
+            )
+        return before
+
+    def typed(self, context: str, in_prefix: str, prompt: str) -> str | None:
+        """The text to type to an engine that has evaluated ``context``, guarded, so that it has evaluated ``prompt``
+        then; None where no text does that."""
+        start, in_suffix = context + in_prefix, self._in_suffix
+        if not (prompt.startswith(start) and prompt.endswith(in_suffix)) or len(prompt) < len(start) + len(in_suffix):
+            return None
+        text = prompt[len(start) : len(prompt) - len(in_suffix)]
+        if self.special is not None and self.special.search(text):
+            return None
+        text = unguarded(text)
+        # Builds before 2026 take a message of one byte for an empty one.
+        return text if len(encode(text)) > 1 else None
+
+    def _end_of_last_special(self, text: str) -> int:
+        end = 0
+        for match in self.special.finditer(text) if self.special else ():
+            end = match.end()
+        return end
+
+    def _starts(self, text: str) -> list[int]:
+        """Where a prefix can begin: as it stands between two turns, at each special token in it, or not at all."""
+        tokens = self.special.finditer(text) if self.special else ()
+        return [0, *(match.start() for match in tokens if match.start()), *([len(text)] if text else [])]
+
+    def _is_seam(self, prompt: str, in_prefix: str) -> bool:
+        if not prompt:
+            return self.template.adds_bos
+        return not in_prefix or self._is_beside_special(prompt, in_prefix)
+
+    def _is_beside_special(self, left: str, right: str) -> bool:
+        if self.special is None:
+            return False
+        return self.special.match(right) is not None or self._end_of_last_special(left) == len(left)
+
+
+def unguarded(text: str) -> str:
+    """The text of which :meth:`PromptSegments.guarded` made ``text``."""
+    return _GUARDS.sub(r"\1", text)
+
+
+def joined(text: str) -> tuple[str, int]:
+    """The same for an engine that reads it with special tokens on, and the number of places that were changed.
+
+    A word joiner (U+2060, invisible) after its first character keeps the spelling of a special token text. Nothing else
+    is known to: llama.cpp matches these tokens before anything else.
+    """
+    places = 0
+
+    def character(match: re.Match[str]) -> str:
+        nonlocal places
+        places += not match[1]
+        return match[1] or _WORD_JOINER
+
+    return _GUARDS.sub(character, text), places

@@ -1,0 +1,117 @@
+"""The classic console of a build whose log tells when it waits for input.
+
+For two kinds of engine the console alone does not tell the end of a turn: builds that do not flush what they printed
+before they change colour (BitNet 2024, llama.cpp from September 2024 to 2025), where the user-input colour can come
+before the last tokens, and templates with nothing in front of a message that an in-prefix could be (BitNet 2B4T), where
+the colour is all there is, and a model can write it.
+
+The log has ``found an EOG token`` where a model has ended its reply and ``waiting for user input`` before each prompt,
+written by the thread that prints the reply, after all of the reply and before the in-prefix. So a turn has ended when
+that line was logged, the colour has come and the text ends with the in-prefix. A message that holds such a line is
+logged too, but before its tokens are evaluated, which is logged as ``n_past = …``.
+"""
+
+from __future__ import annotations
+
+from bitnet_chat.stream.classic import START_LIMIT, ClassicFramer, ClassicState
+from bitnet_chat.stream.decoder import rejoined
+from bitnet_chat.stream.framer import USER_INPUT, Frame, Ready, TurnEnd, held_length
+
+_BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
+_LATE = 4096
+"""Characters behind a colour without a sign of the end: it was the model's own."""
+
+
+class LoggedClassicFramer(ClassicFramer):
+    """Frames of one classic engine process whose log is fed to :meth:`logged`."""
+
+    def __init__(self, in_prefix: str, in_suffix: str) -> None:
+        super().__init__(in_prefix, in_suffix, ordered=False)
+        self._waits = False
+        self._has_ended = False
+        self._endings = [newline + part + USER_INPUT for newline in ("", "\n") for part in {in_prefix, ""}] + ["\n\n\0"]
+        self._before_colour = [f"\n{in_prefix}\0", *([f"{in_prefix}\0"] if in_prefix else [])]
+
+    def logged(self, line: str) -> bool:
+        if line.startswith("n_past = "):
+            self._waits = self._has_ended = False
+        elif line == "found an EOG token":
+            self._has_ended = True
+        return line == "waiting for user input"
+
+    def waiting(self) -> list[Frame]:
+        self._waits = True
+        return self.feed("") if self._state is not ClassicState.IDLE else []
+
+    def feed(self, text: str) -> list[Frame]:
+        if text or not self._waits:
+            return super().feed(text)
+        frames: list[Frame] = []
+        held, self._held = self._held, ""
+        if self._state is ClassicState.LOADING:
+            self._await_prompt(held, frames)
+        elif self._state is ClassicState.REPLY:
+            self._shown_until_end(held, frames)
+        else:
+            self._held = held
+        return frames
+
+    def settle(self) -> list[Frame]:
+        # A log that was switched off behind our back.
+        frames: list[Frame] = []
+        if self._state is ClassicState.REPLY and (body := self._body(self._held)) is not None:
+            self._finish(body, "", frames)
+        return frames
+
+    def eof(self, *, clean: bool) -> list[Frame]:
+        if self._state is ClassicState.REPLY:
+            self._held = _without_last(self._held, USER_INPUT)
+        return super().eof(clean=clean)
+
+    def _expect(self, echo: str) -> None:
+        super()._expect(echo)
+        self._waits = self._has_ended = False
+
+    def _await_prompt(self, text: str, frames: list[Frame]) -> None:
+        if self._waits and self._body(text) is not None:
+            self._state, self._held = ClassicState.IDLE, ""
+            frames.append(Ready())
+        else:
+            self._held = text[-START_LIMIT:]
+
+    def _shown_until_end(self, text: str, frames: list[Frame]) -> None:
+        if self._waits:
+            body = self._body(text)
+            if body is None:
+                self._held = text
+                return
+            natural = self._has_ended
+            self._say(body.removesuffix("\n") if natural else body, frames)
+            frames.append(TurnEnd(natural))
+            self._held, self._state = "", ClassicState.IDLE
+            return
+        colour = text.find(USER_INPUT)
+        if colour >= 0 and len(text) - colour > _LATE:
+            self._say(text[: colour + len(USER_INPUT)], frames)
+            text = text[colour + len(USER_INPUT) :]
+            colour = text.find(USER_INPUT)
+        if colour < 0:
+            self._show(text, self._endings, frames)
+            return
+        # The bytes of a character may stand on both sides of it.
+        before = text[:colour].rstrip(_BYTES)
+        cut = len(before) - held_length(before, self._before_colour)
+        self._say(text[:cut], frames)
+        self._held = text[cut:]
+
+    def _body(self, text: str) -> str | None:
+        """``text`` without colour and in-prefix; None where they have not come yet."""
+        if USER_INPUT not in text:
+            return None
+        text = rejoined(_without_last(text, USER_INPUT))
+        return text.removesuffix(self._in_prefix) if text.endswith(self._in_prefix) else None
+
+
+def _without_last(text: str, part: str) -> str:
+    before, _, after = text.rpartition(part)
+    return before + after
