@@ -130,7 +130,7 @@ def test_each_line_is_read(name: str) -> None:
         names = re.findall(r"(?:^|(?<=[\s,]))--?[A-Za-z][\w.-]*", line)
         (option,) = read_options(line).listed
         assert option.names == tuple(names)
-        line = re.split(r"(?<=\S) {2,}(?!-)", line)[0]  # ik_llama.cpp has two spaces before some values, as before prose
+        line = re.split(r"(?<=\S) {2,}(?![ -])", line)[0]  # ik_llama.cpp: some values stand where prose does
         assert bool(option.value) == bool(re.sub(r"(^|(?<=[\s,]))--?[A-Za-z][\w.-]*", "", line).strip(" ,()s"))
 
 
