@@ -86,6 +86,11 @@ class EngineBinary:
         return self.dialect is not Dialect.SERVER
 
     @property
+    def label(self) -> str:
+        """Whose build it is and its version, as far as either is known."""
+        return f"{self.make.value}, version {self.version}"
+
+    @property
     def flags(self) -> frozenset[str]:
         """All names of options."""
         return self.options.names
