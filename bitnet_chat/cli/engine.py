@@ -34,7 +34,7 @@ def parser() -> Parser:
     listing = verbs.add_parser("list", help="what was found, and why the first one wins")
     listing.add_argument("--engine", metavar="PATH", help="look here and nowhere else")
     probing = verbs.add_parser("probe", help="what a binary is and can do")
-    probing.add_argument("path")
+    probing.add_argument("path", metavar="PATH")
     probing.add_argument("--talk", action="store_true", help="ask it a question too, on a terminal of its own")
     probing.add_argument("-m", "--model", metavar="FILE", default="", help="the model for --talk")
     for each in (listing, probing):
@@ -96,10 +96,11 @@ def _candidate_as_json(candidate: Candidate, wins: bool) -> dict[str, object]:
 
 
 def _probe(flags: argparse.Namespace) -> int:
-    for binary in _asked(flags.path, config.load({})[0].probe_timeout):
+    limit = config.load({})[0].probe_timeout
+    for binary in _asked(flags.path, limit):
         facts = _facts(binary)
         if flags.talk and binary.can_chat:
-            facts["talks"] = _rehearsed(binary, flags.model)
+            facts["talks"] = _rehearsed(binary, flags.model, limit)
         if flags.json:
             print(json_text(facts, indent=2))
         else:
@@ -108,13 +109,15 @@ def _probe(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _rehearsed(binary: EngineBinary, model: str) -> str:
+def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
     if not pty_is_available():
         raise UsageError("--talk needs a pseudo-terminal, which this platform does not have")
     from bitnet_chat.backends.resident import ResidentBackend
     from bitnet_chat.engine.rehearsal import rehearse
 
-    backend = ResidentBackend(config.Settings(engine=str(binary.path), model=model, temperature=0.0))
+    backend = ResidentBackend(
+        config.Settings(engine=str(binary.path), model=model, temperature=0.0, probe_timeout=limit)
+    )
     heard = rehearse(backend.talk())
     return f"yes: a prompt after {heard.ready_after:.2f} s, an answer {heard.answered_after:.2f} s later"
 
