@@ -51,6 +51,8 @@ class Settings:
     """How often the end of a reply may repeat itself before it is stopped. 0: as often as it likes."""
     stall_timeout: float = 120.0
     """Seconds without a token after which a reply is stopped; ten times as long before the first. 0: no limit."""
+    probe_timeout: float = 5.0
+    """Seconds that a program has to tell what it is. 0: no limit."""
     journal: bool = True
     """Keep conversations in the journal."""
     markdown: Literal["auto", "on", "off"] = "auto"
@@ -80,7 +82,16 @@ class Settings:
 SECRET = frozenset({"backend_key"})
 """Settings that are never shown."""
 _TYPES: dict[str, Any] = get_type_hints(Settings)
-_NOT_NEGATIVE = ("ctx", "threads", "max_tokens", "timeout", "typing_speed", "repeat_limit", "stall_timeout")
+_NOT_NEGATIVE = (
+    "ctx",
+    "threads",
+    "max_tokens",
+    "timeout",
+    "typing_speed",
+    "repeat_limit",
+    "stall_timeout",
+    "probe_timeout",
+)
 _TOML_LIMIT = 1_000_000
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _ELSEWHERE = ("DATA", "CACHE", "CONFIG", "CONFIG_DIR", "BUILD", "API_KEY")

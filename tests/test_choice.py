@@ -106,11 +106,11 @@ def test_what_an_engine_cannot_run(tmp_path: Path) -> None:
     bitnet, ternary = model_file(tmp_path / "a.gguf", 36), model_file(tmp_path / "b.gguf", 35)
     unknown, strange = model_file(tmp_path / "c.gguf", 99), model_file(tmp_path / "d.gguf", 0, "qwen9")
     infos = [read_info(path) for path in (bitnet, ternary, unknown, strange)]
-    stock = support.known(engine_file(tmp_path / "bin" / "llama-cli", "q4_0", "tq2_0", "llama", "f32"), infos)
+    stock = support.known(engine_file(tmp_path / "bin" / "llama-cli", "q6_K", "tq2_0", "llama", "f32"), infos)
     assert [bool(support.obstacle(info, stock)) for info in infos] == [True, False, True, True]
     assert "I2_S weights need a BitNet build" in support.obstacle(infos[0], stock)
     assert "does not know the architecture qwen9" in support.obstacle(infos[3], stock)
-    old = support.known(engine_file(tmp_path / "old" / "llama-cli", "q4_0", "llama", "f32"), infos)
+    old = support.known(engine_file(tmp_path / "old" / "llama-cli", "q6_K", "llama", "f32"), infos)
     assert "does not know TQ2_0 weights" in support.obstacle(infos[1], old)
     script = support.known(engine_file(tmp_path / "script", "exec llama-cli"), infos)
     assert script is None
@@ -137,7 +137,7 @@ def test_names_in_libraries_count(tmp_path: Path) -> None:
     binary = engine_file(tmp_path / "build" / "bin" / "llama-cli", "nothing")
     assert support.known(binary, [info]) is None
     inside = tmp_path / "build" / "3rdparty" / "llama.cpp"
-    engine_file(inside / "ggml" / "src" / "libggml.so", "q4_0", "i2_s")
+    engine_file(inside / "ggml" / "src" / "libggml.so", "q6_K", "i2_s")
     engine_file(inside / "src" / "libllama.so", "llama")
     assert support.obstacle(info, support.known(binary, [info])) == ""
     assert support.is_bitnet(binary)

@@ -43,7 +43,9 @@ class LlamaServer:
     def __init__(self, settings: Settings, configured_engine: str = "", *, parallel: int = 1) -> None:
         """Starts nothing. Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
         require_aiohttp()
-        self.binary: EngineBinary = find_server(settings.engine or None, configured_engine or None)
+        self.binary: EngineBinary = find_server(
+            settings.engine or None, configured_engine or None, limit=settings.probe_timeout
+        )
         self.parallel = parallel
         self._rpc = rpc.servers(settings.rpc)
         if self._rpc:

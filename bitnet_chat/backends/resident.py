@@ -72,7 +72,9 @@ class ResidentBackend:
         on_spawn: Callable[[EngineProcess], None] | None = None,
     ) -> None:
         """Raises EngineNotFound or ModelError for what can be seen to be missing without loading anything."""
-        self.binary: EngineBinary = find(settings.engine or None, configured_engine or None, dialect=dialect)
+        self.binary: EngineBinary = find(
+            settings.engine or None, configured_engine or None, dialect=dialect, limit=settings.probe_timeout
+        )
         self._settings = settings
         self._rpc = _rpc_servers(settings.rpc, self.binary)
         reasons: list[str] = []

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bitnet_chat import config, paths
+from bitnet_chat import config
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine import manifest
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.child import pty_is_available
-from bitnet_chat.engine.find import Candidate, candidates, find
+from bitnet_chat.engine.find import Candidate, candidates, find, named
 from bitnet_chat.errors import EngineNotFound, FinishReason, UsageError
 from bitnet_chat.stream.sanitize import one_line
 
@@ -34,7 +34,7 @@ def parser() -> Parser:
     listing = verbs.add_parser("list", help="what was found, and why the first one wins")
     listing.add_argument("--engine", metavar="PATH", help="look here and nowhere else")
     probing = verbs.add_parser("probe", help="what a binary is and can do")
-    probing.add_argument("path", type=Path)
+    probing.add_argument("path", metavar="PATH")
     probing.add_argument("--talk", action="store_true", help="ask it a question too, on a terminal of its own")
     probing.add_argument("-m", "--model", metavar="FILE", default="", help="the model for --talk")
     for each in (listing, probing):
@@ -53,8 +53,8 @@ def parser() -> Parser:
 
 
 def _list(flags: argparse.Namespace) -> int:
-    _, configured = config.load({})
-    found = list(candidates(flags.engine, configured or None))
+    settings, configured = config.load({})
+    found = list(candidates(flags.engine, configured or None, limit=settings.probe_timeout))
     winner = next((each for each in found if each.binary is not None and each.binary.can_chat), None)
     if flags.json:
         print(json_text([_candidate_as_json(each, each is winner) for each in found], indent=2))
@@ -63,8 +63,8 @@ def _list(flags: argparse.Namespace) -> int:
             print(one_line(_described(each, each is winner)))
         if winner is not None and winner.binary is not None:
             why = f"it is the first that can chat in the search order ({winner.source})"
-            if winner.binary.dialect.value == "classic":
-                why += "; classic, so the history is ours"
+            if winner.holds_history:
+                why += "; classic, so it takes a history exactly (classic engines come first in places of one kind)"
             print(f"* is used: {why}")
     if winner is None:
         raise EngineNotFound("no engine was found", remedy="bitnet-chat engine install builds one (about 5 minutes)")
@@ -73,7 +73,7 @@ def _list(flags: argparse.Namespace) -> int:
 
 def _described(candidate: Candidate, wins: bool) -> str:
     binary = candidate.binary
-    what = f"{binary.dialect.value}, {binary.version}" if binary else candidate.problem
+    what = f"{binary.dialect.value}, {binary.label}" if binary else candidate.problem
     extra = "".join(f", with {feature}" for feature in _features(candidate.path))
     return f"{'*' if wins else '-'} {candidate.path}  [{candidate.source}]  {what}{extra}"
 
@@ -88,6 +88,7 @@ def _candidate_as_json(candidate: Candidate, wins: bool) -> dict[str, object]:
     entry: dict[str, object] = {"path": str(candidate.path), "source": candidate.source, "used": wins}
     if candidate.binary is not None:
         entry |= {"dialect": candidate.binary.dialect.value, "version": candidate.binary.version}
+        entry["make"] = candidate.binary.make.value
         entry["features"] = list(_features(candidate.path))
     else:
         entry["problem"] = candidate.problem
@@ -95,14 +96,11 @@ def _candidate_as_json(candidate: Candidate, wins: bool) -> dict[str, object]:
 
 
 def _probe(flags: argparse.Namespace) -> int:
-    paths = [flags.path]
-    if flags.path.is_dir():
-        paths = [each.path for each in candidates(str(flags.path)) if each.binary is not None]
-    binaries = [find(str(path)) if len(paths) > 1 else _any(path) for path in paths]
-    for binary in binaries:
+    limit = config.load({})[0].probe_timeout
+    for binary in _asked(flags.path, limit):
         facts = _facts(binary)
         if flags.talk and binary.can_chat:
-            facts["talks"] = _rehearsed(binary, flags.model)
+            facts["talks"] = _rehearsed(binary, flags.model, limit)
         if flags.json:
             print(json_text(facts, indent=2))
         else:
@@ -111,21 +109,31 @@ def _probe(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _rehearsed(binary: EngineBinary, model: str) -> str:
+def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
     if not pty_is_available():
         raise UsageError("--talk needs a pseudo-terminal, which this platform does not have")
     from bitnet_chat.backends.resident import ResidentBackend
     from bitnet_chat.engine.rehearsal import rehearse
 
-    backend = ResidentBackend(config.Settings(engine=str(binary.path), model=model, temperature=0.0))
+    backend = ResidentBackend(
+        config.Settings(engine=str(binary.path), model=model, temperature=0.0, probe_timeout=limit)
+    )
     heard = rehearse(backend.talk())
     return f"yes: a prompt after {heard.ready_after:.2f} s, an answer {heard.answered_after:.2f} s later"
 
 
-def _any(path: Path) -> EngineBinary:
+def _asked(written: str, limit: float) -> list[EngineBinary]:
+    """All engines of a folder, or the program that was named, which may be a server. Raises EngineNotFound."""
     from bitnet_chat.engine.probe import probe
 
-    return probe(paths.meant(str(path)))
+    path = named(written)
+    if not path.is_dir():
+        return [probe(path, limit=limit)]
+    found = list(candidates(written, limit=limit))
+    binaries = [each.binary for each in found if each.binary is not None]
+    if not binaries:
+        raise EngineNotFound(found[0].problem, remedy=found[0].remedy)
+    return binaries
 
 
 def _facts(binary: EngineBinary) -> dict[str, object]:
@@ -133,6 +141,7 @@ def _facts(binary: EngineBinary) -> dict[str, object]:
     return {
         "path": str(binary.path),
         "dialect": binary.dialect.value,
+        "make": binary.make.value,
         "version": binary.version,
         "chat": "yes" if binary.can_chat else "no: a server",
         "history": "ours, replayed exactly" if classic else "its own; told in the system prompt after a restart",
@@ -145,8 +154,8 @@ def _facts(binary: EngineBinary) -> dict[str, object]:
 def _install(flags: argparse.Namespace) -> int:
     if flags.if_missing and not flags.features:
         try:
-            _, configured = config.load({})
-            find(None, configured or None)
+            settings, configured = config.load({})
+            find(None, configured or None, limit=settings.probe_timeout)
             return 0
         except EngineNotFound:
             pass

@@ -88,9 +88,9 @@ def _engine(given: str | None) -> Path | None:
     """The engine that would run a model. One that was asked for must be there; else a list is shown without any."""
     from bitnet_chat.engine.find import find
 
-    _, configured = config.load({})
+    settings, configured = config.load({})
     try:
-        return find(given, configured or None).path
+        return find(given, configured or None, limit=settings.probe_timeout).path
     except EngineNotFound:
         if given:
             raise

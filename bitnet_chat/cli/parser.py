@@ -95,6 +95,12 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
     model = parser.add_argument_group("model and engine")
     model.add_argument("-m", "--model", metavar="FILE", help="a GGUF file (default: the bundled demo model)")
     model.add_argument("--engine", metavar="PATH", help="an engine binary, or a directory with one")
+    model.add_argument(
+        "--probe-timeout",
+        type=float,
+        metavar="SECONDS",
+        help=f"for an engine to answer --help; 0: no limit {default('probe_timeout')}",
+    )
     model.add_argument("--persona", metavar="NAME", help="system prompt, model and sampling under one name")
     model.add_argument("--chat-template", metavar="T", help="a name (chatml, llama3, bitnet, …), a file or Jinja text")
     model.add_argument("--system", metavar="TEXT", help="system prompt")

@@ -16,7 +16,7 @@ _GROUP = "engine"
 _INSTALL = "bitnet-chat engine install builds one (about 5 minutes)"
 
 
-def look(engine: str, configured: str) -> tuple[list[Finding], EngineBinary | None]:
+def look(engine: str, configured: str, limit: float | None = None) -> tuple[list[Finding], EngineBinary | None]:
     """What was found, and the engine that a conversation would get."""
     findings: list[Finding] = []
     problems: list[str] = []
@@ -24,7 +24,7 @@ def look(engine: str, configured: str) -> tuple[list[Finding], EngineBinary | No
     source = ""
     others: list[str] = []
     try:
-        for candidate in candidates(engine or None, configured or None):
+        for candidate in candidates(engine or None, configured or None, limit=limit):
             binary = candidate.binary
             if binary is None:
                 problems.append(f"{candidate.path}: {candidate.problem}")
@@ -42,10 +42,11 @@ def look(engine: str, configured: str) -> tuple[list[Finding], EngineBinary | No
                 warn(_GROUP, "others", f"not usable: {'; '.join(problems)}", "move it away, or build it anew")
             )
     if winner is not None:
-        seen = f"{winner.path.name}, {winner.dialect.value}, {winner.version} ({source}: {winner.path.parent})"
+        seen = f"{winner.path.name}, {winner.dialect.value}, {winner.label} ({source}: {winner.path.parent})"
         if winner.dialect is Dialect.MODERN:
             seen += "; it keeps its own history, which after a restart is told to it in the system prompt"
         facts = {"path": str(winner.path), "dialect": winner.dialect.value, "version": winner.version}
+        facts["make"] = winner.make.value
         findings.insert(0, ok(_GROUP, "found", seen, **facts, source=source, others=others))
     findings += _of_other_computers(winner)
     return findings, winner

@@ -54,7 +54,7 @@ def examine(wish: Wish) -> Iterator[Finding]:
             found, binary = server.own(settings, wish.configured)
             yield from found
         else:
-            found, binary = engine.look(settings.engine, wish.configured)
+            found, binary = engine.look(settings.engine, wish.configured, settings.probe_timeout)
             yield from found
             usable = replace(settings, engine=str(binary.path)) if binary is not None else None
         if usable is not None:

@@ -66,6 +66,13 @@ def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
     types = {name for name, _ in info.tensor_types}
     ternary = sorted(types & BITNET_TYPES)
     reason = obstacle(replace(info, split=None), names)
+    if not reason and names is None:
+        return ok(
+            _GROUP,
+            "engine",
+            f"its weights are {', '.join(sorted(types))}, as llama.cpp knows them; nothing in {engine} tells whether"
+            " it does",
+        )
     if not reason:
         return ok(_GROUP, "engine", f"{engine} knows its weights: {', '.join(sorted(types))}")
     if ternary and names is None:

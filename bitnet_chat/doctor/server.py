@@ -94,8 +94,8 @@ def own(settings: Settings, configured: str) -> tuple[list[Finding], EngineBinar
     """The llama-server that would be started."""
     try:
         require_aiohttp()
-        binary = find_server(settings.engine or None, configured or None)
+        binary = find_server(settings.engine or None, configured or None, limit=settings.probe_timeout)
     except BitnetChatError as error:
         return [broken(_GROUP, "found", error.what, error.remedy or "bitnet-chat engine install builds one")], None
-    seen = f"{binary.path.name}, {binary.version} ({binary.path.parent})"
+    seen = f"{binary.path.name}, {binary.label} ({binary.path.parent})"
     return [ok(_GROUP, "found", seen, path=str(binary.path), version=binary.version)], binary

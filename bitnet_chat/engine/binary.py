@@ -35,8 +35,8 @@ class Make(StrEnum):
     BITNET = "BitNet"
     IK = "ik_llama.cpp"
     LLAMA = "llama.cpp"
-    UNKNOWN = ""
-    """A script starts it, or its libraries lie in an unusual place."""
+    SCRIPT = "unknown make (a script starts it)"
+    UNKNOWN = "unknown make (its libraries are not beside it)"
 
 
 MARKS = ("i2_s", "iq2_bn", "q6_K")
@@ -86,6 +86,11 @@ class EngineBinary:
         return self.dialect is not Dialect.SERVER
 
     @property
+    def label(self) -> str:
+        """Whose build it is and its version, as far as either is known."""
+        return f"{self.make.value}, version {self.version}"
+
+    @property
     def flags(self) -> frozenset[str]:
         """All names of options."""
         return self.options.names
@@ -127,10 +132,10 @@ class EngineBinary:
 
 
 def recognise(
-    path: Path, help_text: str, version_text: str, marks: Collection[str] = frozenset()
+    path: Path, help_text: str, version_text: str, marks: Collection[str] | None = None
 ) -> EngineBinary | None:
     """What the output of ``--help`` and ``--version`` says, and ``marks``, those of :data:`MARKS` that stand in its
-    bytes; None for something that is no engine."""
+    bytes (None for a script); None for something that is no engine."""
     options = read_options(help_text)
 
     def lists(names: Collection[str]) -> bool:
@@ -142,11 +147,11 @@ def recognise(
     # ik_llama.cpp, and llama.cpp in the summer of 2024: each program lists the options of all, so its name tells.
     is_server = Dialect.SERVER in dialects and "server" in path.name
     version = _VERSION.search(version_text)
-    known = {"iq2_bn", *marks} if lists([_IK_OPTION]) else set(marks)
+    known = {*(marks or ()), *(["iq2_bn"] if lists([_IK_OPTION]) else [])}
     return EngineBinary(
         path=path,
         dialect=Dialect.SERVER if is_server else dialects[0],
         version=version.group(1).strip() if version else "unknown",
         options=options,
-        make=next((make for make, names in _MAKES if names <= known), Make.UNKNOWN),
+        make=next((make for make, names in _MAKES if names <= known), Make.SCRIPT if marks is None else Make.UNKNOWN),
     )

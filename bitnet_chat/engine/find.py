@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from bitnet_chat import paths
@@ -18,6 +20,8 @@ from bitnet_chat.errors import EngineNotFound
 # In a directory the classic binary comes first: it gives full control of the history.
 NAMES = ("llama-completion", "llama-cli", "main")
 SERVER = "llama-server"
+_FOLDERS = ("", "bin", "build/bin", "build/bin/Release")
+"""Where programs lie in a folder that was named: itself, a package, a checkout that was built with make or MSVC."""
 _SUFFIX = ".exe" if sys.platform == "win32" else ""
 _REMEDY = "bitnet-chat engine install builds one (about 5 minutes); or give one with --engine PATH"
 _REMEDY_SERVER = "bitnet-chat engine install builds one (about 5 minutes); or name its folder with --engine PATH"
@@ -31,6 +35,12 @@ class Candidate:
     path: Path
     binary: EngineBinary | None = None
     problem: str = ""
+    remedy: str = ""
+
+    @property
+    def holds_history(self) -> bool:
+        """Whether it takes a conversation exactly as it was."""
+        return self.binary is not None and self.binary.dialect is Dialect.CLASSIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +54,14 @@ class _Place:
 def places(engine: str | None, configured: str | None) -> Iterator[_Place]:
     """In search order. ``engine``: the flag; ``configured``: the config file's value."""
     if engine:
-        yield _Place("--engine", paths.meant(engine), True)
+        yield _Place("--engine", named(engine), True)
         return
     variable = os.environ.get("BITNET_CHAT_ENGINE")
     if variable:
-        yield _Place("$BITNET_CHAT_ENGINE", paths.meant(variable), True)
+        yield _Place("$BITNET_CHAT_ENGINE", named(variable), True)
         return
     if configured:
-        yield _Place("config file", paths.meant(configured), True)
+        yield _Place("config file", named(configured), True)
         return
     root = paths.checkout()
     if root is not None:
@@ -62,6 +72,29 @@ def places(engine: str | None, configured: str | None) -> Iterator[_Place]:
             yield _Place("PATH", Path(folder), False)
     for base in _bitnet_checkouts(root):
         yield _Place("BitNet checkout", base / "build" / "bin", False)
+
+
+def named(written: str) -> Path:
+    """The absolute path of an engine that a user wrote, links unresolved. A bare name is a file or folder where we
+    are, or else a program on PATH. Raises EngineNotFound where the folder that we are in was removed."""
+    path = paths.meant(written)
+    try:
+        here = path.absolute()
+    except OSError:
+        raise EngineNotFound(
+            f"{written} is a relative path, and the current folder was removed", remedy="give an absolute path"
+        ) from None
+    if here.name == written and not _is_there(here) and (found := shutil.which(written)):
+        return Path(found).absolute()
+    with_suffix = here.with_name(here.name + _SUFFIX)
+    return with_suffix if not _is_there(here) and _is_there(with_suffix) else here
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _installed() -> Iterator[_Place]:
@@ -88,81 +121,114 @@ def _bitnet_checkouts(root: Path | None) -> Iterator[Path]:
             yield base
 
 
-def candidates(engine: str | None = None, configured: str | None = None) -> Iterator[Candidate]:
-    """Everything that was found, best first within a place. Raises EngineNotFound for a named place with nothing."""
+def candidates(
+    engine: str | None = None, configured: str | None = None, *, limit: float | None = None
+) -> Iterator[Candidate]:
+    """Everything that was found, best first within a place, and those that take a history exactly first among places of
+    one kind. ``limit``: see :func:`probe`. Raises EngineNotFound for a named place with nothing."""
     seen: set[Path] = set()
-    for place in places(engine, configured):
-        files = list(_binaries_in(place))
-        if place.named and not files:
-            what = "holds none of " + ", ".join(NAMES) if place.path.is_dir() else "does not exist"
-            raise EngineNotFound(f"{place.source}: {place.path} {what}", remedy=_REMEDY)
-        for path in files:
-            real = path.resolve()
-            if real in seen:
-                continue
-            seen.add(real)
-            try:
-                binary = probe(path)
-            except EngineNotFound as error:
-                if place.named and len(files) == 1:
-                    raise
-                yield Candidate(place.source, path, problem=error.what)
-                continue
-            yield Candidate(place.source, path, binary)
+    for _, group in groupby(places(engine, configured), key=lambda place: place.source):
+        found = [candidate for place in group for candidate in _in_place(place, seen, limit)]
+        yield from sorted(found, key=lambda candidate: not candidate.holds_history)
 
 
-def _binaries_in(place: _Place) -> Iterator[Path]:
+def _in_place(place: _Place, seen: set[Path], limit: float | None) -> Iterator[Candidate]:
+    files = list(_binaries_in(place))
+    if place.named and not files:
+        what = "holds none of " + ", ".join(NAMES) if place.path.is_dir() else "does not exist"
+        raise EngineNotFound(f"{place.source}: {place.path} {what}", remedy=_REMEDY)
+    for path in files:
+        real = path.resolve()
+        if real in seen and real.name == path.name:  # a link of another name may be another program
+            continue
+        seen.add(real)
+        try:
+            binary = probe(path, limit=limit)
+        except EngineNotFound as error:
+            if place.named and len(files) == 1:
+                raise
+            yield Candidate(place.source, path, problem=error.what, remedy=error.remedy)
+            continue
+        yield Candidate(place.source, path, binary)
+
+
+def _folders_of(place: _Place) -> Iterator[Path]:
+    for inside in _FOLDERS if place.named else _FOLDERS[:1]:
+        if (folder := place.path / inside).is_dir():
+            yield folder
+
+
+def _binaries_in(place: _Place) -> list[Path]:
+    """The programs of the first folder that has any."""
     try:
-        if place.path.is_dir():
-            for name in NAMES:
-                path = place.path / (name + _SUFFIX)
-                # "main" is too common a name to be run because it lies on PATH.
-                if path.is_file() and not (name == "main" and place.source == "PATH"):
-                    yield path
-        elif place.path.exists():
-            yield place.path
+        if not place.path.is_dir():
+            return [place.path] if place.path.exists() else []
+        for folder in _folders_of(place):
+            # "main" is too common a name to be run because it lies on PATH.
+            names = [name for name in NAMES if not (name == "main" and place.source == "PATH")]
+            if found := [path for name in names if (path := folder / (name + _SUFFIX)).is_file()]:
+                return found
     except OSError:
-        return
+        pass
+    return []
 
 
-def find(engine: str | None = None, configured: str | None = None, *, dialect: Dialect | None = None) -> EngineBinary:
+def find(
+    engine: str | None = None,
+    configured: str | None = None,
+    *,
+    dialect: Dialect | None = None,
+    limit: float | None = None,
+) -> EngineBinary:
     """The engine to use: the first that can chat, in the dialect asked for if one is.
 
     Raises EngineNotFound when there is none.
     """
     problems = []
-    for candidate in candidates(engine, configured):
+    remedies = set()
+    for candidate in candidates(engine, configured, limit=limit):
         binary = candidate.binary
         if binary is not None and binary.can_chat and dialect in (None, binary.dialect):
             return binary
         if candidate.problem:
-            problems.append(f"{candidate.path}: {candidate.problem}")
+            problems.append(candidate.problem)
+            remedies.add(candidate.remedy)
         elif binary is not None and not binary.can_chat:
             problems.append(f"{candidate.path}: a server, it cannot be talked to on a terminal")
     wanted = f"{dialect.value} engine" if dialect else "engine"
-    raise EngineNotFound(f"no {wanted} was found", remedy=_REMEDY, detail="\n".join(problems))
+    remedy = remedies.pop() if len(remedies) == 1 and (engine or configured) else _REMEDY
+    raise EngineNotFound(f"no {wanted} was found", remedy=remedy, detail="\n".join(problems))
 
 
-def find_server(engine: str | None = None, configured: str | None = None) -> EngineBinary:
+def find_server(
+    engine: str | None = None, configured: str | None = None, *, limit: float | None = None
+) -> EngineBinary:
     """The llama-server to use: the first in the places where engines are looked for, beside an engine that is named
     by its file. Raises EngineNotFound when there is none."""
     problems = []
     for place in places(engine, configured):
-        path = place.path / (SERVER + _SUFFIX) if place.path.is_dir() else place.path
-        if place.path.is_file() and not path.name.startswith(SERVER):
-            path = path.with_name(SERVER + _SUFFIX)
+        path = _server_in(place)
         if place.named and not path.is_file():
             raise EngineNotFound(f"{place.source}: there is no {SERVER} at {path}", remedy=_REMEDY_SERVER)
         if not path.is_file():
             continue
         try:
-            binary = probe(path)
+            binary = probe(path, limit=limit)
         except EngineNotFound as error:
             if place.named:
                 raise
-            problems.append(f"{path}: {error.what}")
+            problems.append(error.what)
             continue
         if binary.dialect is Dialect.SERVER:
             return binary
         problems.append(f"{path}: no server")
     raise EngineNotFound(f"no {SERVER} was found", remedy=_REMEDY_SERVER, detail="\n".join(problems))
+
+
+def _server_in(place: _Place) -> Path:
+    name = SERVER + _SUFFIX
+    if place.path.is_dir():
+        return next((path for folder in _folders_of(place) if (path := folder / name).is_file()), place.path / name)
+    if place.path.is_file() and not place.path.name.startswith(SERVER):
+        return place.path.with_name(name)
+    return place.path

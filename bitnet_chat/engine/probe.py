@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,70 +15,105 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_chat import paths
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, recognise
+from bitnet_chat.engine import fault
+from bitnet_chat.engine.binary import MARKS, Dialect, EngineBinary, Make, recognise
 from bitnet_chat.engine.options import Option, Options
 from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.paths import bundled_model
 
 LIMIT = 5.0
-"""Seconds that a binary has for an answer; engines take under 10 ms."""
+"""Seconds that a binary has for an answer, unless the setting ``probe_timeout`` says otherwise; engines take 10 ms."""
 _OUTPUT_LIMIT = 1 << 20
+_HEAD = 256
 _CACHE_FORMAT = 2
+_WANTS_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 
 
-def probe(path: Path, *, use_cache: bool = True) -> EngineBinary:
-    """Raises EngineNotFound for what cannot be run, does not answer in :data:`LIMIT` seconds or is no engine."""
-    try:
-        real = path.resolve(strict=True)
-        status = real.stat()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
-        why = error.strerror if isinstance(error, OSError) else "its links lead in a circle"
-        raise EngineNotFound(f"there is no engine at {path}: {why}") from None
-    if not real.is_file() or not os.access(real, os.X_OK):
-        raise EngineNotFound(f"{path} is not a program that can be run", remedy="give a llama-cli or llama-completion")
-    key = f"{real}|{status.st_size}|{status.st_mtime_ns}"
-    cache = _read_cache() if use_cache else {}
-    known = _from_json(path, cache.get(key))
+def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> EngineBinary:
+    """What the program at ``path`` is. It is run by that name, in the folder where we are, as it will be for a reply.
+
+    ``limit``: seconds for each question, 0 for no limit. Raises EngineNotFound for what cannot be run, does not answer
+    in time or is no engine.
+    """
+    seconds = LIMIT if limit is None else limit
+    program = _look(path)
+    key = _key(program) if use_cache else ""
+    known = _from_json(path, _read_cache().get(key)) if key else None
     if known is not None:
         return known
+    from bitnet_chat.models.support import libraries, mentioned  # late: what is remembered needs none of it
+
     # Help first: a program that is no engine is then not run a second time.
-    help_text = _ask(real, "--help")
-    found = recognise(path, help_text, "")
-    if found is not None:
-        found = recognise(path, help_text, _ask(real, "--version"))
-    if found is None:
-        raise EngineNotFound(
-            f"{path} runs but is no llama-cli, llama-completion or BitNet engine",
-            remedy="bitnet-chat engine install builds one; bitnet-chat engine list shows what was found",
-        )
-    if use_cache:
+    code, help_text = _ask(program, ["--help"], seconds)
+    model = bundled_model()
+    if recognise(path, help_text, "") is None and model is not None and _WANTS_MODEL.search(help_text):
+        asked = _ask(program, ["--model", str(model), "--help"], seconds)
+        code, help_text = asked if recognise(path, asked[1], "") is not None else (code, help_text)
+    if recognise(path, help_text, "") is None:
+        raise fault.of_end(program, code, help_text, libraries(path)) or fault.no_engine(path, code, help_text)
+    version = _ask(program, ["--version"], seconds)[1]
+    marks = mentioned(path, MARKS) if program.is_native else None
+    found = recognise(path, help_text, version, marks)
+    assert found is not None
+    if key:
         _write_cache(key, found)
     return found
 
 
-def _ask(path: Path, flag: str) -> str:
-    """What ``path flag`` prints, on either stream. Its own session: it cannot reach the user's terminal."""
+def _look(path: Path) -> fault.Program:
+    """Raises EngineNotFound for what is no file that may be run."""
+    try:
+        if path.is_dir():
+            raise EngineNotFound(f"{path} is a folder and no program", remedy="give the program in it")
+        path.stat()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        why = error.strerror if isinstance(error, OSError) else "its links lead in a circle"
+        raise EngineNotFound(f"there is no engine at {path}: {why}") from None
+    if not path.is_file() or not os.access(path, os.X_OK):
+        raise EngineNotFound(f"{path} is not a program that can be run", remedy="give a llama-cli or llama-completion")
+    try:
+        with path.open("rb") as file:
+            return fault.Program(path, file.read(_HEAD))
+    except OSError:  # it may be run and not read
+        return fault.Program(path)
+
+
+def _key(program: fault.Program) -> str:
+    """Under what an answer is remembered; empty where it may change while the file does not.
+
+    A script may start another program tomorrow, and what a link of another name leads to may be a launcher that goes by
+    the name it was called by.
+    """
+    real = program.path.resolve()
+    if not program.is_native or real.name != program.path.name:
+        return ""
+    status = real.stat()
+    return f"{program.path}|{real}|{status.st_size}|{status.st_mtime_ns}"
+
+
+def _ask(program: fault.Program, words: list[str], seconds: float) -> tuple[int, str]:
+    """Its exit code, and what it prints on either stream. Its own session: it cannot reach the user's terminal."""
+    from bitnet_chat.engine.child import environment
+
     try:
         process = subprocess.Popen(
-            [str(path), flag],
+            [str(program.path), *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            env=environment(),
             start_new_session=True,
             preexec_fn=_lifeline(),
-            cwd=path.parent,  # BitNet builds on Windows look for their libraries here
         )
     except OSError as error:
-        raise EngineNotFound(f"{path} cannot be run: {error.strerror}") from None
+        raise fault.of_start(program, error) from None
     try:
-        output, _ = process.communicate(timeout=LIMIT)
+        output, _ = process.communicate(timeout=seconds or None)
     except subprocess.TimeoutExpired:
-        raise EngineNotFound(
-            f"{path} did not answer {flag} within {LIMIT:g} s: no engine, or a broken one",
-            remedy="give a llama-cli or llama-completion",
-        ) from None
+        raise fault.no_answer(program.path, words[-1], seconds) from None
     finally:
         _end(process)
-    return output[:_OUTPUT_LIMIT].decode("utf-8", "replace")
+    return process.returncode, output[:_OUTPUT_LIMIT].decode("utf-8", "replace")
 
 
 def _lifeline() -> Callable[[], None] | None:

@@ -15,7 +15,8 @@ from bitnet_chat.models.info import ModelInfo
 from bitnet_chat.models.quantization import BITNET_TYPES
 
 _PART = 1 << 22
-_KNOWN_EVERYWHERE = "q4_0"
+_KNOWN_EVERYWHERE = "q6_K"  # of ggml alone: names such as q4_0 are among the options of every program
+_OF_BITNET, _OF_IK = "i2_s", "iq2_bn"
 _LIBRARIES = ("libggml*", "libllama*", "ggml*.dll", "llama*.dll")
 _GPU = ("cuda", "hip", "vulkan", "sycl", "cann", "metal", "opencl")  # hundreds of megabytes, and no names in them
 
@@ -36,12 +37,25 @@ def known(binary: Path, infos: Iterable[ModelInfo]) -> frozenset[str] | None:
 
 
 def is_bitnet(binary: Path) -> bool:
-    """Whether the engine is a build of BitNet, which can read I2_S weights."""
+    """Whether the engine is a build of BitNet, which can read I2_S weights. ik_llama.cpp knows the name, too, and
+    computes nonsense with them (measured)."""
+    return mentioned(binary, (_OF_BITNET, _OF_IK)) == {_OF_BITNET}
+
+
+def mentioned(binary: Path, words: Collection[str]) -> frozenset[str]:
+    """Those of the words that stand in an engine's files, each followed by a NUL. Raises nothing."""
+    found: set[str] = set()
     for path in _files(binary):
         with contextlib.suppress(OSError):
-            if _mentioned(path, ("i2_s",)):
-                return True
-    return False
+            found |= _mentioned(path, set(words) - found)
+    return frozenset(found)
+
+
+def libraries(binary: Path) -> list[Path]:
+    """llama.cpp's libraries where builds and packages put them. Raises nothing."""
+    with contextlib.suppress(OSError):
+        return list(_files(binary))[1:]
+    return []
 
 
 def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
