@@ -49,7 +49,6 @@ class _Flood:
     closes_interrupted = True
     max_tokens: int | None = None
     no_message: bytes | None = None
-    shifts = False
     context_size = 0
     keeps_thoughts = False
     go_on_message = ""

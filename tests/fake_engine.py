@@ -8,8 +8,8 @@ in-prefix, a log that tells each token) with ``FAKE_ENGINE_UNORDERED``, and mode
 line makes a classic one go on with ``FAKE_ENGINE_MORE``, read as a message is.
 
 As BitNet 2024 it also keeps account of its context window, in the tokens of the model of its recording: one for each
-byte, and one for a mark of the template. When the window is full it forgets the older half without a word; each time
-adds a line to ``FAKE_ENGINE_SHIFTS``.
+byte, and one for a mark of the template. When the window is full it ends, as ``--no-context-shift`` demands, and adds a
+line to ``FAKE_ENGINE_OVERFLOWS``.
 """
 
 import json
@@ -110,14 +110,17 @@ class Engine:
         os.write(2, (text + "\n").encode())
 
     def evaluate(self, data: bytes) -> None:
-        """As in examples/main/main.cpp of that time, with n_keep 0."""
+        """As in examples/main/main.cpp of that time."""
         self.context += data
         self.used += len(MARK.sub(b"?", data))
-        while UNORDERED and self.used >= self.size:
-            self.used -= self.used // 2
-            if shifts := os.environ.get("FAKE_ENGINE_SHIFTS"):
-                with open(shifts, "a") as file:
+        if UNORDERED and self.used >= self.size:
+            assert "--no-context-shift" in self.options.rest, "the older half would be dropped in silence"
+            if overflows := os.environ.get("FAKE_ENGINE_OVERFLOWS"):
+                with open(overflows, "a") as file:
                     file.write(f"{self.used}\n")
+            self.log("D \n\nmain: context full and context shift is disabled => stopping")
+            self.write("\n\n")
+            os._exit(0)
 
     def prompt(self, newline: str) -> None:
         if MODERN:

@@ -115,7 +115,7 @@ def test_a_conversation_stays_in_one_process(rig: Rig, transport: str, kind: str
         rig.environment.setenv(f"FAKE_ENGINE_{kind.upper()}", "1")
 
     async def body(backend: ResidentBackend) -> None:
-        conversation = Conversation()
+        conversation = Conversation().with_system("be kind")
         for text in ("say hello", "say one\ntwo", "say <|im_start|>user", "what?"):
             conversation = conversation.with_user(text)
             events = await ask(backend, conversation)
@@ -333,7 +333,7 @@ def test_the_budget_comes_back_with_time() -> None:
 
 def test_a_death_while_idle_is_noticed_and_mended_before_the_next_message(rig: Rig) -> None:
     async def body(backend: ResidentBackend) -> None:
-        conversation = said("say one")
+        conversation = Conversation().with_system("be kind").with_user("say one")
         conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
         first = backend._session.process
         assert first is not None
@@ -438,7 +438,7 @@ def test_a_model_that_is_gone_when_the_engine_is_restarted(rig: Rig, tmp_path: P
     rig.model = Path(shutil.copy(rig.model, tmp_path / "passing.gguf"))
 
     async def body(backend: ResidentBackend) -> None:
-        conversation = said("say one")
+        conversation = Conversation().with_system("be kind").with_user("say one")
         await ask(backend, conversation)
         first = backend._session.process
         assert first is not None
@@ -467,8 +467,9 @@ def test_a_restart_is_told_when_it_is_so(rig: Rig, tmp_path: Path) -> None:
     os.mkfifo(gate)
 
     async def body(backend: ResidentBackend) -> None:
-        await ask(backend, said("say ready"))
-        conversation = said("say ready").with_assistant("ready").with_user("kill half")
+        ready = Conversation().with_system("be kind").with_user("say ready")
+        await ask(backend, ready)
+        conversation = ready.with_assistant("ready").with_user("kill half")
         rig.environment.setenv("FAKE_ENGINE_GATE", str(gate))
         events = await ask(backend, conversation)
         (line,) = notices(events)
@@ -568,7 +569,9 @@ def test_surrogates_that_stand_for_no_byte_are_no_trouble(rig: Rig) -> None:
 
 
 def test_a_template_with_a_nul_in_it(rig: Rig, transport: str) -> None:
-    template = "{% for m in messages %}U:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}\x00A:{% endif %}"
+    template = (
+        "{% for m in messages %}U:{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}\x00A:{% endif %}"
+    )
 
     async def body(backend: ResidentBackend) -> None:
         last = (await ask(backend, said("say hello")))[-1]
@@ -703,7 +706,10 @@ def test_bytes_that_are_no_text_survive_the_replay(rig: Rig) -> None:
         # Another message before it makes the child remember something else: it has to be replayed.
         replayed = Conversation().with_user("first").with_assistant(last.text).with_user("say done")
         assert (await ask(backend, replayed))[-1].text == "done"  # type: ignore[union-attr]
-        assert rig.launches[-1]["prompt"].encode("utf-8", "surrogateescape").count(raw) == 1
+        # BitNet 2024 aborts at bytes that are no UTF-8.
+        prompt = rig.launches[-1]["prompt"]
+        assert prompt.count(raw.decode("utf-8", "replace")) == 1 and prompt.isprintable() is False
+        prompt.encode("utf-8")
 
     run(rig, body)
 

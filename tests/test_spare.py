@@ -130,7 +130,7 @@ def test_a_load_that_is_outdated_is_given_up(rig: Rig) -> None:
 @needs_scripts
 def test_a_reply_after_getting_ready_waits_for_no_load(rig: Rig) -> None:
     async def body(backend: ResidentBackend) -> None:
-        conversation = Conversation()
+        conversation = Conversation().with_system("be kind")
         for number in range(3):
             conversation = await ask(backend, conversation, f"say {number}")
         undone = conversation.without_last_turn()
@@ -266,7 +266,7 @@ def test_a_spare_makes_a_command_wait_for_no_load(rig: Rig, command: str) -> Non
 @needs_scripts
 def test_there_are_never_more_than_the_limit_and_none_of_them_is_wasted(rig: Rig) -> None:
     async def body(backend: ResidentBackend) -> None:
-        conversation = Conversation()
+        conversation = Conversation().with_system("be kind")
         for number in range(6):
             conversation = await ask(backend, conversation, f"say {number}")
             await prepared(backend)
@@ -365,7 +365,7 @@ def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, sp
             launch = talk.launch(window.kept(conversation))
             flags = list(launch.argv)
             prefix, suffix = (flags[flags.index(flag) + 1] for flag in ("--in-prefix", "--in-suffix"))
-            context = f"{launch.prompt}{prefix}recite{suffix}"
+            context = f"{launch.prompt}{prefix}user\nrecite{suffix}"
             assert after.turns[-1].content == hashlib.sha1(context.encode()).hexdigest(), f"step {step}"
             conversation = after
             assert len(backend._session.keeper.spare_pids) <= spare.LIMIT

@@ -22,7 +22,6 @@ from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.spare import Spares
 from bitnet_chat.errors import BitnetChatError, EngineDied
 from bitnet_chat.prompt.tokens import TokenCount
-from bitnet_chat.prompt.window import Brim
 
 _ANY_MESSAGE = "What else?"
 
@@ -311,15 +310,6 @@ class Keeper:
         window = self.room.window
         if count > window.count_left(history):
             window.drop(history, count, self.room.cost_of_oldest(history, count), summary)
-
-    def brim(self, talk: Talk, history: Conversation, text: str) -> Brim | None:
-        """Where a reply to ``text`` has to stop, for an engine that would forget in silence there."""
-        size = self.room.size
-        if not talk.shifts or size is None:
-            return None
-        used = self.used(talk, history) or talk.cost_of_history(self.room.window.kept(history), self.room.count)
-        need = used + talk.cost_of_message(text, self.room.count)
-        return Brim(size - need.at_most, self.room.count)
 
     @property
     def dropped(self) -> tuple[Message, ...]:

@@ -53,17 +53,14 @@ class Room:
         before = used or talk.cost_of_history(kept, self.count)
         need = before + message
         reserve = self.reserve(size, most)
-        # An engine that forgets without a word must never come near its limit; others say so when they are there.
-        surely = need.at_most if talk.shifts else need.at_least
-        likely = need.at_most if talk.shifts else need.count
-        if surely < size if self.policy == "stop" else likely + reserve <= size:
+        if need.at_least < size if self.policy == "stop" else need.count + reserve <= size:
             return left
         pinned = talk.cost_of_history(Conversation().with_system(history.system), self.count)
         alone = pinned + message
-        if (alone.at_most if talk.shifts else alone.at_least) >= size:
+        if alone.at_least >= size:
             raise too_long(message, pinned, size)
         if not kept.turns:
-            if surely >= size:
+            if need.at_least >= size:
                 if not self.window.summary:
                     raise too_long(message, pinned, size)
                 self.window.summary = ""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from typing import Any
 
 from bitnet_chat.backends import ReplyOptions
@@ -26,8 +25,7 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats,
 from bitnet_chat.prompt.tokenizer import Allowance, Tokenizer
 from bitnet_chat.prompt.tokens import by_length
 from bitnet_chat.prompt.verbatim import as_sent, clean
-from bitnet_chat.prompt.window import Brim
-from bitnet_chat.stream.framer import EngineError, Frame, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.stream.framer import EngineError, ReplyText, ThinkingText, TurnEnd
 
 _TRIES = 9  # loads again of a model that failed to load without a word
 _PATIENCE = 3.0  # seconds for all of them but the first two
@@ -156,13 +154,12 @@ class Session:
         while True:
             try:
                 question = question or await self._question(conversation, cut)
-                talk, allowance = await self.keeper.talk(), await self._allowance(options)
+                allowance = await self._allowance(options)
                 process = await self._ready(question, options)
                 if process is None:
                     yield Completed(self._stop_reason or FinishReason.INTERRUPTED, "", Stats())
                     return
                 # From here until the message is sent nothing is waited for: the child might die meanwhile.
-                brim = self.keeper.brim(talk, question.history, question.text)
                 turn = Turn(process.meter, started, told, self.keeper.take_loose_end(), allowance)
                 if question.is_silent:
                     process.go_on()
@@ -171,7 +168,7 @@ class Session:
                 if not announced:
                     announced = True
                     yield Started()
-                async for event in self._turn(process, turn, options, brim):
+                async for event in self._turn(process, turn, options):
                     yield event
                 told = turn.told
                 if turn.error:
@@ -245,17 +242,13 @@ class Session:
         finally:
             stop.cancel()
 
-    async def _turn(
-        self, process: EngineProcess, turn: Turn, options: ReplyOptions, brim: Brim | None
-    ) -> AsyncIterator[Event]:
+    async def _turn(self, process: EngineProcess, turn: Turn, options: ReplyOptions) -> AsyncIterator[Event]:
         """Passes on what the child says until the turn ends or it dies; ``turn`` keeps the account."""
         talk = await self.keeper.talk()
         limit = None if _keeps_to(talk, options.max_tokens) else options.max_tokens
         if self._stop_reason is not None:  # it came while the message was being handed over
             process.stop()
         while turn.end is None and (frames := await process.frames()):
-            if brim is not None:
-                frames = self._up_to(brim, frames, process)
             text = ""
             for frame in frames:
                 if isinstance(frame, ReplyText):
@@ -273,21 +266,6 @@ class Session:
                 self.interrupt(FinishReason.LENGTH)
         turn.over()
         await process.log_is_level()
-
-    def _up_to(self, brim: Brim, frames: list[Frame], process: EngineProcess) -> list[Frame]:
-        """What was surely made before the engine forgot anything. Where there is more, it is ended: its context may be
-        no copy of the conversation any longer."""
-        fitting: list[Frame] = []
-        for frame in frames:
-            if isinstance(frame, ReplyText | ThinkingText) and (text := brim.take(frame.text)) != frame.text:
-                if text:
-                    fitting.append(replace(frame, text=text))
-                self._stop_reason = self._stop_reason or FinishReason.CONTEXT_OVERFLOW
-                process.kill()
-            if brim.is_full:
-                break
-            fitting.append(frame)
-        return fitting
 
     # The end of a turn
 

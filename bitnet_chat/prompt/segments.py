@@ -102,6 +102,10 @@ class PromptSegments:
         # gets an engine that is started with it.
         return Opening("\n", "", self._in_suffix)
 
+    def behind_reply(self, prompt: str) -> Opening:
+        """How to start an engine that replies to ``prompt``, guarded, and then waits for the next message."""
+        return Opening(prompt, self._in_prefix, self._in_suffix)
+
     def before_message(self, history: Conversation) -> str:
         """What stands in front of the next message, guarded."""
         before, found, _ = self.render(history.with_user(_PLACEHOLDER)).rpartition(_PLACEHOLDER)

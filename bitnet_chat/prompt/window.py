@@ -6,12 +6,11 @@ costs a replay, more leaves than has to: about half of the window is free afterw
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.prompt import summary as summaries
-from bitnet_chat.prompt.tokens import Counter, TokenCount
+from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.prompt.verbatim import as_sent
 
 
@@ -106,34 +105,3 @@ def about_tokens(tokens: TokenCount) -> str:
         return f"{tokens.count:,} token{'s' * (tokens.count != 1)}"
     unit = 10 ** max(0, len(str(tokens.count)) - 2)
     return f"about {round(tokens.count / unit) * unit:,} tokens (±{100 * tokens.error:.0f} %)"
-
-
-class Brim:
-    """The end of the window during one reply, for an engine that does not say where it is. Counts to be sure: by the
-    tokens that the reply has at most."""
-
-    def __init__(self, room: int, count: Counter) -> None:
-        """``room``: tokens that the reply may have."""
-        self._room = room
-        self._count = count
-        self._text = ""
-        self._bytes_until_look = room
-        self.is_full = False
-
-    def take(self, text: str) -> str:
-        """As much of ``text``, the next of the reply, as surely fits."""
-        if self.is_full:
-            return ""
-        before, self._text = self._text, self._text + text
-        # A token is a byte or more: before that many more of them there is nothing to see.
-        self._bytes_until_look -= len(text.encode("utf-8", "surrogateescape"))
-        if self._bytes_until_look < 0:
-            self._bytes_until_look = self._room - self._tokens(self._text)
-            if self._bytes_until_look < 0:
-                self.is_full = True
-                fitting = bisect_right(range(len(text)), self._room, key=lambda at: self._tokens(before + text[:at]))
-                return text[: max(0, fitting - 1)]
-        return text
-
-    def _tokens(self, text: str) -> int:
-        return self._count(text).at_most

@@ -81,8 +81,6 @@ class Talk(Protocol):
     """Input that makes the engine show its prompt again and do nothing else; None where there is none."""
     max_tokens: int | None
     """The limit of each turn that the engine itself keeps to, if there is one."""
-    shifts: bool
-    """Whether an engine whose context is full forgets the oldest half of it without a word."""
     context_size: int
     """Tokens of the context window that were asked for; 0: whatever the engine takes."""
 

@@ -43,7 +43,6 @@ class ClassicTalk:
         self._marks = segments.marks
         self._thinking = thinking
         self._opens_thoughts = thinking is not None and leaves_open(self._marks.in_suffix, thinking)
-        self.shifts = not binary.has("--no-context-shift")
         self.context_size = options.context_size
         # A reply that ends with another token than the template has makes a context that no prompt begins with.
         end, eos = self._marks.end, segments.template.eos
@@ -61,12 +60,13 @@ class ClassicTalk:
         binary = self._binary
         options = replace(self._options, sampling=sampling or self._options.sampling)
         loose_end = ""
-        opening = self._segments.opening(Conversation() if message or unfinished else history)
         if message:
-            opening = replace(opening, prompt=self._segments.render(history.with_user(message)))
+            opening = self._segments.behind_reply(self._segments.render(history.with_user(message)))
         elif unfinished:
             prompt, loose_end = self._within_reply(history)
-            opening = replace(opening, prompt=prompt)
+            opening = self._segments.behind_reply(prompt)
+        else:
+            opening = self._segments.opening(history)
         argv = [str(binary.path), *common_flags(binary, options)]
         option = binary.option
         argv += [*option("--interactive"), *option("--interactive-first"), *option("--display-prompt", "off")]

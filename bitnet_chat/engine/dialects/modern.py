@@ -24,7 +24,6 @@ class ModernTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
 
     closes_interrupted = True
-    shifts = False
     no_message: bytes | None = b"\n"
     go_on_message = "Continue your last reply exactly where it stops. Repeat nothing of it, and add nothing before."
 
