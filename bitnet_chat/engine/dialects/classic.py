@@ -21,8 +21,9 @@ from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.seam import without_loose_end
 from bitnet_chat.stream.thinking import Tags, ThinkingFramer, leaves_open
 
-# "5: debug": the only level that tells every token. Measured: no difference in speed (5,000 tokens/s with or without).
-_VERBOSITY = "5"
+# "5: debug", which older builds call 1: the only level that tells every token. Measured: no difference in speed (5,000
+# tokens/s with or without).
+_VERBOSITY, _VERBOSITY_BEFORE = "5", "1"
 
 
 class ClassicTalk:
@@ -68,8 +69,8 @@ class ClassicTalk:
         for flag in ("-no-cnv", "--no-context-shift"):  # a context that is full must say so, not forget in silence
             if binary.has(flag):
                 argv.append(flag)
-        if binary.colour_takes_value:
-            argv += ["--log-verbosity", _VERBOSITY]
+        if binary.has("--log-verbosity"):
+            argv += ["--log-verbosity", _VERBOSITY if binary.colour_takes_value else _VERBOSITY_BEFORE]
         prompt = opening.prompt
         if not prompt and not self._template.adds_bos:
             prompt = "\n"  # this engine refuses an empty prompt unless it can put a BOS there
