@@ -121,6 +121,7 @@ class Account:
         return replace(
             stats,
             prompt_tokens=self._before.prompt_tokens,
+            prompt_size=self._before.prompt_size,
             tokens=self._before.tokens + stats.tokens,
             exact=self._before.exact and stats.exact,
         )
