@@ -39,12 +39,11 @@ class Exchange:
         self._line, self._account, self._wire, self._fit, self._untold = line, account, wire, fit, untold
         self._server, self._sign_of_life = server, sign_of_life
         self._has_started = False
-        self.context_used: int | None = None
-        """Tokens in the window after the reply, where the server has told."""
 
     async def events(self, question: Question, options: ReplyOptions, target: Target) -> AsyncGenerator[Event, None]:
         """What the reply says, and how it ended. Raises Stopped, Refused, Lost, Misspoken."""
-        account, reader = self._account, self._wire.reader()
+        account, reader = self._account, self._wire.reader(options.max_tokens)
+        account.prompt_estimate = lambda: self._fit.estimate(question)
         body = self._wire.body(target.model, self._fit.messages(question), options, stream=True)
         account.begin(question.prefix, question.loose_end if question.prefix else "")
         await self._line.ask(lambda sent: target.connection.post(self._wire.path, body, sent))
@@ -73,7 +72,7 @@ class Exchange:
             if reader.finish is None:
                 raise
         finally:
-            account.pieces = reader.speech.pieces
+            account.pieces, account.usage = reader.speech.pieces, reader.usage
         account.over()
         if reader.error:
             for event in ending.cut_off(self._server, account, reader.error, self._fit.size):
@@ -109,10 +108,8 @@ class Exchange:
     def _end(self, reader: Reader, question: Question, options: ReplyOptions) -> list[Event]:
         """Of a reply that has come to an end of its own. Raises Misspoken."""
         account, usage, events = self._account, reader.usage, list[Event]()
-        account.usage = usage
         offered = options.tools if options.tool_choice != "none" else ()
         if usage.prompt is not None:
-            self.context_used = usage.prompt + (usage.completion or reader.speech.pieces)
             self._fit.learn(question, usage.prompt, offered)
         calls, faults = told_apart(reader.calls(), offered)
         if faults and not offered:
