@@ -181,6 +181,8 @@ class Session:
                     process.go_on()
                 else:
                     process.send(question.text)
+                    if not announced and (changed := talk.note_of(question.text)):
+                        self.keeper.notify(changed)
                 if not announced:
                     announced = True
                     yield Started()

@@ -18,6 +18,7 @@ from bitnet_chat.backends.remote.service import Target
 from bitnet_chat.backends.remote.wire import Fault, Reader, Said, Wire
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Event, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.prompt.specials import note
 from bitnet_chat.stream.toolcalls import CALL_LIMIT
 
 
@@ -44,11 +45,15 @@ class Exchange:
         """What the reply says, and how it ended. Raises Stopped, Refused, Lost, Misspoken."""
         account, reader = self._account, self._wire.reader(options.max_tokens)
         account.prompt_estimate = lambda: self._fit.estimate(question)
-        body = self._wire.body(target.model, self._fit.messages(question), options, stream=True)
-        account.begin(question.prefix, question.loose_end if question.prefix else "")
+        messages, changed = target.specials.told(self._fit.messages(question))
+        body = self._wire.body(target.model, messages, options, stream=True)
+        prefix, _ = target.specials.as_text(question.prefix)
+        account.begin(prefix, question.loose_end if prefix else "")
         await self._line.ask(lambda sent: target.connection.post(self._wire.path, body, sent))
         if not self._has_started:
             self._has_started = True
+            if changed:
+                yield Notice(note(changed, "conversation"))
             yield Started()  # not before: who hears it has work of its own to do, which should not hold up the request
         response = await self._line.answer()
         try:

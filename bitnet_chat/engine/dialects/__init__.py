@@ -84,6 +84,9 @@ class Talk(Protocol):
     def message(self, text: str, framer: Framer) -> bytes:
         """What to write for a message that is clean and not empty."""
 
+    def note_of(self, text: str) -> str:
+        """A line for the user about what is not as in ``text`` when it is sent; mostly empty."""
+
     def clearing(self) -> bytes | None:
         """What makes a running engine forget all but its system prompt; None where nothing does."""
 
@@ -111,7 +114,7 @@ def talk_for(
         return ClassicTalk(binary, options, template(), control_tokens, thinking)
     from bitnet_chat.engine.dialects.modern import ModernTalk
 
-    return ModernTalk(binary, options, overriding_template)
+    return ModernTalk(binary, options, overriding_template, control_tokens)
 
 
 def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:

@@ -110,6 +110,9 @@ class ClassicTalk:
     def message(self, text: str, framer: Framer) -> bytes:
         return encode_lines(text)
 
+    def note_of(self, text: str) -> str:
+        return ""
+
     def clearing(self) -> bytes | None:
         return None
 
