@@ -57,15 +57,18 @@ class Answer:
     error: BitnetChatError | None = None
 
     def as_json(self, backend: Backend) -> dict[str, Any]:
-        """The object that ``--json`` prints and ``--output`` holds. Times in seconds."""
+        """The object that ``--json`` prints and ``--output`` holds. Times in seconds. ``prompt_size``: tokens of the
+        whole prompt, ``prompt_tokens``: those that were new in it. ``exact``: false where counts are estimates."""
         stats, status = self.stats, backend.status()
         rate = stats.tokens_per_second
         result: dict[str, Any] = {
             "reply": well_formed(self.text) if self.error is None or self.text else None,
             "finish_reason": self.reason.value,
             "tokens": stats.tokens,
+            "exact": stats.exact,
             "timings": {
                 "prompt_tokens": stats.prompt_tokens,
+                "prompt_size": stats.prompt_size,
                 "time_to_first_token": _rounded(stats.time_to_first_token),
                 "seconds": _rounded(stats.seconds),
                 "tokens_per_second": _rounded(rate),
@@ -80,8 +83,9 @@ class Answer:
 
 def failure(error: BitnetChatError, model: str) -> dict[str, Any]:
     """The object that ``--json`` prints when there is no backend to ask."""
-    timings = dict.fromkeys(("prompt_tokens", "time_to_first_token", "seconds", "tokens_per_second"))
-    result: dict[str, Any] = {"reply": None, "finish_reason": error.reason.value, "tokens": 0, "timings": timings}
+    names = "prompt_tokens", "prompt_size", "time_to_first_token", "seconds", "tokens_per_second"
+    result: dict[str, Any] = {"reply": None, "finish_reason": error.reason.value, "tokens": 0, "exact": False}
+    result["timings"] = dict.fromkeys(names)
     return result | {"model": model or None, "engine": None, "error": well_formed(str(error))}
 
 
@@ -277,7 +281,8 @@ def _foreign(output: Path, number: int) -> UsageError:
     return UsageError(f"{output}, line {number}, is no reply to a line of this input", remedy="give another --output")
 
 
-_OURS = frozenset({"index", "given", "reply", "finish_reason", "tokens", "timings", "model", "engine", "error"})
+_NAMES = "index given reply finish_reason tokens exact timings model engine error"
+_OURS = frozenset(_NAMES.split())
 
 
 def _head(job: Job) -> dict[str, Any]:

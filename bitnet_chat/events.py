@@ -24,20 +24,22 @@ class Stats:
     """Figures of one reply. Times in seconds. None: the engine does not tell."""
 
     prompt_tokens: int | None = None
-    """Tokens that this turn added to the context before the reply."""
+    """Tokens of the prompt that were new: what this turn added to the context before the reply."""
     tokens: int = 0
-    """Tokens of the reply."""
+    """Tokens of the reply, its thoughts and calls of tools included. The token that ends a reply is not counted."""
     time_to_first_token: float | None = None
     """From sending the message to the first character, prefill included."""
     seconds: float = 0.0
     """From sending the message to the end of the reply."""
     context_used: int | None = None
-    """Tokens in the context window after the reply."""
+    """Tokens in the context window after the reply, with the one that ended it."""
     context_size: int | None = None
     exact: bool = False
-    """True when the engine itself counted the tokens; False when they were counted as they arrived."""
+    """True when the engine itself counted the tokens; False when they are estimates: counted with the model's own
+    vocabulary where it can be read, else by the length of the texts."""
     prompt_size: int | None = None
-    """Tokens in the context window when the reply began: all of the prompt, with what the engine knew already."""
+    """Tokens in the context window when the reply began: all of the prompt, with what the engine had evaluated
+    before."""
 
     @property
     def tokens_per_second(self) -> float | None:

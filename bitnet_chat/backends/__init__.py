@@ -80,6 +80,8 @@ class BackendStatus:
     """Resident bytes of the processes that are kept ready beside the one that answers; None when there are none."""
     restarts: int = 0
     """How often the engine died without being asked to, and was started again."""
+    context_exact: bool = True
+    """False where ``context_used`` is an estimate."""
 
 
 class Backend(Protocol):

@@ -21,6 +21,7 @@ from bitnet_chat.engine.dialects import log_flags
 from bitnet_chat.engine.find import find_server
 from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
 from bitnet_chat.errors import UsageError
+from bitnet_chat.prompt.specials import SpecialTokens
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 
 if TYPE_CHECKING:
@@ -169,8 +170,13 @@ class LlamaServer:
             delay = min(delay * 2, longest)
         process.is_loaded = True
         props = await connection.get("/props")
+        header = self.header
         return Target(
-            connection, self.label, _window(props), knows_tools=_caps(props).get("supports_tools") is not False
+            connection,
+            self.label,
+            _window(props),
+            knows_tools=_caps(props).get("supports_tools") is not False,
+            specials=SpecialTokens(header.control_tokens if header is not None else ()),
         )
 
     async def leave(self) -> None:

@@ -1,4 +1,9 @@
-"""The backend ``openai``: any server with the chat completions of OpenAI's API."""
+"""The backend ``openai``: any server with the chat completions of OpenAI's API.
+
+The vocabulary of its model is not known here. So special tokens in a message are sent as they are, and act where the
+server lets them; tokens are counted by the length of texts until the server has counted; and its own counts are taken
+as they come, with the token that ends a reply in them or without.
+"""
 
 from __future__ import annotations
 

@@ -163,11 +163,13 @@ class ResidentBackend:
         alive = process is not None and process.state is not State.DEAD
         memory, cpu = self._load.of(process.pid) if process is not None and alive else (None, None)
         spares = [size for pid in self._session.keeper.spare_pids if (size := self._load.memory_of(pid)) is not None]
+        used = self._session.keeper.context_used
         return BackendStatus(
             model=self._header.label if self._header else self._model.stem,
             engine=f"{self.binary.path.name} ({self.binary.dialect.value})",
             state=self._session.state.value,
-            context_used=process.meter.context_used if process else None,
+            context_used=used.count if used is not None else None,
+            context_exact=used is None or not used.error,
             context_size=process.meter.context_size if process else None,
             memory=memory,
             cpu=cpu,

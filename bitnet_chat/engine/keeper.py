@@ -292,6 +292,14 @@ class Keeper:
 
     # The window
 
+    @property
+    def context_used(self) -> TokenCount | None:
+        """Tokens in the context of the child, with an error where they are an estimate; None where none has loaded."""
+        loaded = self._loaded
+        if loaded is None or self._talk is None or loaded.process.state in (State.STARTING, State.DEAD):
+            return None
+        return loaded.used(self._talk, self.room.count)
+
     def used(self, talk: Talk, history: Conversation) -> TokenCount | None:
         """Tokens in the context of a child that has loaded and is in step with ``history``; None where none is."""
         loaded = self._loaded

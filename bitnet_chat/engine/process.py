@@ -165,7 +165,7 @@ class EngineProcess:
         self._move(Signal.COMMAND)
         self._framer.commanded()
         if forgets:
-            self.meter.context_used = None
+            self.meter.forgot()
         self._write(data, command=True)
 
     def stop(self) -> None:

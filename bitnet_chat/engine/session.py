@@ -19,11 +19,11 @@ from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.question import Question
 from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.trimmer import Trimmer
-from bitnet_chat.engine.turn import Turn
+from bitnet_chat.engine.turn import Estimate, Turn
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.prompt.tokenizer import Allowance, Tokenizer
-from bitnet_chat.prompt.tokens import by_length
+from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.prompt.verbatim import as_sent, clean
 from bitnet_chat.stream.framer import EngineError, ReplyText, ThinkingText, TurnEnd
 
@@ -141,6 +141,15 @@ class Session:
         tokenizer = await asyncio.get_running_loop().run_in_executor(None, self._tokenizer)
         return Allowance(tokenizer, options.max_tokens) if tokenizer is not None else None
 
+    def _estimate(self, talk: Talk, question: Question) -> Estimate:
+        """Of a turn that is about to begin, for an engine that tells no figures."""
+        count = self.keeper.room.count
+
+        def asked() -> TokenCount:
+            return TokenCount(0) if question.is_silent else talk.cost_of_message(question.text, count)
+
+        return Estimate(self.keeper.used(talk, question.history), asked, count)
+
     async def _attempts(
         self, conversation: Conversation, cut: Message | None, options: ReplyOptions
     ) -> AsyncIterator[Event]:
@@ -160,11 +169,15 @@ class Session:
                     yield Completed(self._stop_reason or FinishReason.INTERRUPTED, "", Stats())
                     return
                 # From here until the message is sent nothing is waited for: the child might die meanwhile.
-                turn = Turn(process.meter, started, told, self.keeper.take_loose_end(), allowance)
+                talk = await self.keeper.talk()
+                estimate = self._estimate(talk, question)
+                turn = Turn(process.meter, started, told, self.keeper.take_loose_end(), allowance, estimate)
                 if question.is_silent:
                     process.go_on()
                 else:
                     process.send(self._input(process, question))
+                    if not announced and (changed := talk.note_of(question.text)):
+                        self.keeper.notify(changed)
                 if not announced:
                     announced = True
                     yield Started()
@@ -262,9 +275,11 @@ class Session:
                     turn.end = frame
             if text and (said := turn.said(text)):
                 yield TextDelta(said)
-            if limit is not None and turn.end is None and (turn.is_trimmed or turn.at_least >= limit):
+            if limit is not None and turn.end is None and turn.exceeds(limit):
                 self.interrupt(FinishReason.LENGTH)
-        turn.over()
+            if process.meter.has_shifted and turn.end is None:  # what follows is no reply to the conversation
+                process.kill()
+        turn.over(natural=turn.end is not None and turn.end.natural)
         await process.log_is_level()
 
     # The end of a turn
@@ -274,7 +289,9 @@ class Session:
         talk, meter = await self.keeper.talk(), process.meter
         # A modern engine keeps to its limit by itself, and ends the reply as if it were whole; so it does when its
         # context window is full.
-        at_limit = meter.tokens is not None and meter.tokens == talk.max_tokens
+        at_limit = (
+            meter.tokens is not None and meter.tokens == talk.max_tokens and not turn.falls_short_of(meter.tokens)
+        )
         full = meter.context_size is not None and (meter.context_used or 0) >= meter.context_size
         meter.ended(turn.tokens, natural=end.natural and not at_limit and not full)
         conversation = question.answered(turn.text)
@@ -285,7 +302,7 @@ class Session:
             reason = FinishReason.LENGTH
         elif full:
             reason = FinishReason.CONTEXT_OVERFLOW
-        if turn.is_trimmed:  # the child has more of the reply than was told
+        if turn.is_trimmed or meter.has_shifted:  # the child has more of the reply than was told, or less before it
             self.keeper.expect(conversation)
         elif turn.text or end.natural:
             is_within = not (end.natural or talk.closes_interrupted)

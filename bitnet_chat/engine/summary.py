@@ -30,6 +30,6 @@ async def summarise(process: EngineProcess, request: str, limit: int) -> str:
                 return ""
             elif isinstance(frame, TurnEnd):
                 turn.end = frame
-        if turn.tokens >= limit:
+        if turn.at_least >= limit:
             process.stop()
     return turn.text.strip() if turn.end is not None else ""

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.events import Stats
 from bitnet_chat.prompt.tokenizer import Allowance
+from bitnet_chat.prompt.tokens import Counter, TokenCount, by_length
 from bitnet_chat.stream.framer import TurnEnd
 from bitnet_chat.stream.seam import Seam
 from bitnet_chat.stream.thinking import Retelling
+
+_KNOWS = 0.2  # relative error of a count by the model's own vocabulary, at the most
+_TURNING = 2
+"""Tokens beyond a limit of which one is text for certain: the other may be the one that ends the reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What is known of a turn without the engine's help. ``before``: tokens in the context when the message is sent,
+    None where that is not known. ``asked``: those of the message, with what stands around it. ``count``: of texts."""
+
+    before: TokenCount | None
+    asked: Callable[[], TokenCount]
+    count: Counter
 
 
 class Turn:
     """``sent``: the monotonic second at which the user's message was given to us. ``told``: the thoughts of an attempt
     that was broken off, which the user has seen. ``loose_end``: see :mod:`bitnet_chat.stream.seam`. ``allowance``: what
-    there may be of the reply, its thoughts included."""
+    there may be of the reply, its thoughts included. ``estimate``: for an engine that tells no figures."""
 
     def __init__(
         self,
@@ -24,6 +41,7 @@ class Turn:
         told: str = "",
         loose_end: str = "",
         allowance: Allowance | None = None,
+        estimate: Estimate | None = None,
     ) -> None:
         self._parts: list[str] = []
         self.has_thought = False
@@ -39,6 +57,8 @@ class Turn:
         self._ended: float | None = None
         self._arrivals = 0
         self._meter = meter
+        self._estimate = estimate
+        self._is_natural = False
 
     @property
     def text(self) -> str:
@@ -62,18 +82,33 @@ class Turn:
 
     @property
     def tokens(self) -> int:
-        """As the engine counts; where it does not tell, by what arrived: several tokens may come in one piece, and
-        one of them makes about four characters."""
-        if self._allowance is not None and self._allowance.is_exceeded:
+        """Of the reply: as the engine counts; where it does not tell, what the vocabulary makes of the text."""
+        if self.is_trimmed and self._allowance is not None:
             return self._allowance.limit
-        if self._meter.tokens is not None:
-            return self._meter.tokens
-        return max(self._arrivals, len(self.text) // 4)
+        return self._meter.tokens if self._meter.tokens is not None else self._counted.count
+
+    @property
+    def _counted(self) -> TokenCount:
+        """Of what was said and thought, without the engine's help."""
+        count = self._estimate.count if self._estimate is not None else by_length
+        return sum((count(each) for each in (self.told, self.text) if each), TokenCount(0))
 
     @property
     def at_least(self) -> int:
-        """For limits: never more than there were, so that no reply is cut before its time."""
+        """For limits: never more than were made, so that no reply is cut before its time."""
         return self._meter.tokens if self._meter.tokens is not None else self._arrivals
+
+    def exceeds(self, limit: int) -> bool:
+        """Whether there is more than ``limit`` tokens of text, as far as that can be told apart: a reply that has just
+        as many is whole."""
+        if self._allowance is None:
+            return self.at_least >= limit
+        return self.is_trimmed or self.at_least >= limit + _TURNING
+
+    def falls_short_of(self, limit: int) -> bool:
+        """Whether the text is surely less than ``limit`` tokens: of so many sampled ones the last has ended the
+        reply."""
+        return not self.has_thought and (counted := self._counted).error < _KNOWS and counted.count < limit
 
     def said(self, text: str) -> str:
         """The next of the reply came, no thoughts: what of it is to be told."""
@@ -96,18 +131,29 @@ class Turn:
         if self.first is None:
             self.first = time.monotonic()
 
-    def over(self) -> None:
-        self._ended = time.monotonic()
+    def over(self, *, natural: bool = False) -> None:
+        """``natural``: the model itself has ended it."""
+        self._ended, self._is_natural = time.monotonic(), natural
 
     def stats(self) -> Stats:
-        meter = self._meter
+        meter, tokens = self._meter, self.tokens
+        added, size, used = meter.prompt_tokens, meter.prompt_size, meter.context_used
+        exact = meter.tokens is not None and size is not None
+        if not exact and self._estimate is not None and self.first is not None:
+            before = self._estimate.before
+            if added is None:
+                added = self._estimate.asked().count
+            if size is None and before is not None:
+                size = before.count + added
+            if used is None and size is not None:
+                used = size + tokens + self._is_natural
         return Stats(
-            prompt_tokens=meter.prompt_tokens,
-            tokens=self.tokens,
+            prompt_tokens=added,
+            tokens=tokens,
             time_to_first_token=None if self.first is None else self.first - self.sent,
             seconds=(self._ended or time.monotonic()) - self.sent,
-            context_used=meter.context_used,
+            context_used=used,
             context_size=meter.context_size,
-            exact=meter.tokens is not None,
-            prompt_size=meter.prompt_size,
+            exact=exact,
+            prompt_size=size,
         )

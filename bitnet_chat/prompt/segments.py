@@ -69,7 +69,9 @@ class PromptSegments:
     def guarded(self, text: str) -> str:
         """``text`` in which nothing is a special token; see :func:`unguarded` and :func:`joined`."""
         text = text.replace(_GUARD, _GUARD * 2)
-        return self._spelled.sub(lambda match: match[0][0] + _GUARD + match[0][1:], text) if self._spelled else text
+        while self._spelled is not None and self._spelled.search(text):  # one may stand within another
+            text = self._spelled.sub(lambda match: match[0][0] + _GUARD + match[0][1:], text)
+        return text
 
     def render(self, conversation: Conversation) -> str:
         """The prompt for a reply to ``conversation``, guarded. Raises ModelError where the template refuses."""

@@ -179,7 +179,12 @@ def _stats(situation: Situation, argument: str) -> Outcome:
     if status.cpu is not None:
         engine.append(f"{status.cpu:.0f} % CPU")
     last = tally.last
-    window = context(status.context_used, status.context_size or (last.context_size if last else None))
+    if last is not None and last.prompt_size is not None:
+        about = "" if last.exact else "~"
+        new = f", {about}{last.prompt_tokens} of them new" if last.prompt_tokens is not None else ""
+        replies.append(f"last prompt {tokens(last.prompt_size, last.exact)}{new}")
+    size_of_window = status.context_size or (last.context_size if last else None)
+    window = context(status.context_used, size_of_window, status.context_exact)
     if window:
         engine.append(window)
     return Outcome(

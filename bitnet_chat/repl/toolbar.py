@@ -40,11 +40,13 @@ def tokens(count: int, exact: bool = True) -> str:
     return f"{'' if exact or not count else '~'}{count} token{'' if count == 1 else 's'}"
 
 
-def context(used: int | None, total: int | None) -> str:
-    """``ctx 512/2048 (25 %)``; ``ctx ?/2048`` when it is not known how much is used, empty when the size is not."""
+def context(used: int | None, total: int | None, exact: bool = True) -> str:
+    """``ctx 512/2048 (25 %)``, ``ctx ~512/2048 (25 %)`` for an estimate; ``ctx ?/2048`` when it is not known how much
+    is used, empty when the size is not."""
     if not total:
         return ""
-    return f"ctx ?/{total}" if used is None else f"ctx {used}/{total} ({100 * used / total:.0f} %)"
+    share = "?" if used is None else f"{'' if exact else '~'}{used}"
+    return f"ctx {share}/{total}" + ("" if used is None else f" ({100 * used / total:.0f} %)")
 
 
 def state(status: BackendStatus) -> str:
@@ -78,7 +80,7 @@ def bar(
         (9, "", one_line(status.model)),
         (8, "", state(status) if status.state != "idle" else ""),
         (7, WARNING if _too_much(draft, used, total) else "", f"message {draft}" if draft is not None else ""),
-        (7, WARNING if full else "", ("! " if full else "") + context(used, total)),
+        (7, WARNING if full else "", ("! " if full else "") + context(used, total, status.context_exact)),
         (6, WARNING, _OVERFLOW.get(overflow, "") if full else ""),
         (5, "", rate(speed) if speed is not None else ""),
         (4, "", " ".join(engine)),

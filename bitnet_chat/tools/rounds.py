@@ -102,6 +102,7 @@ def together(first: Stats, second: Stats) -> Stats:
     return replace(
         second,
         prompt_tokens=first.prompt_tokens,
+        prompt_size=first.prompt_size,
         tokens=first.tokens + second.tokens,
         time_to_first_token=first.time_to_first_token,
         seconds=first.seconds + second.seconds,

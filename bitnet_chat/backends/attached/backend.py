@@ -90,6 +90,7 @@ class AttachedBackend:
         self._name = model or str(facts.get("model") or "")
         self._size: int | None = facts.get("context_size")
         self._used: int | None = None
+        self._is_exact = True
         self._asked: set[_Asked] = set()
         self._own: set[str] = set()
         """Generations that were asked for from here."""
@@ -111,7 +112,8 @@ class AttachedBackend:
 
     def status(self) -> BackendStatus:
         state = "generating" if self._asked else "idle"
-        return BackendStatus(self._name, f"serve at {self._server.url}", state, self._used, self._size)
+        place = f"serve at {self._server.url}"
+        return BackendStatus(self._name, place, state, self._used, self._size, context_exact=self._is_exact)
 
     def interrupt(self) -> None:
         """Stops what was asked from here; where that is nothing, what somebody else has asked in the chat."""
@@ -163,6 +165,7 @@ class AttachedBackend:
             return event
         self._used = event.stats.context_used or self._used
         self._size = event.stats.context_size or self._size
+        self._is_exact = event.stats.exact
         if asked.expired and event.reason is FinishReason.INTERRUPTED:
             return Completed(FinishReason.TIMEOUT, event.text, event.stats)
         return event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bitnet_chat.events import Stats
@@ -20,6 +21,8 @@ class Usage:
     cached: int = 0
     """Of those that it remembered from before."""
     completion: int | None = None
+    beyond: int = 0
+    """Of ``completion``, those that are known to be no text: the token that ended the reply, or a stop text."""
 
 
 class Account:
@@ -43,6 +46,8 @@ class Account:
         self.pieces = 0
         """That arrived: about as many as tokens, where the server does not count."""
         self.usage = Usage()
+        self.prompt_estimate: Callable[[], int] = int
+        """Tokens of the prompt, for a server that does not count them."""
 
     @property
     def text(self) -> str:
@@ -104,23 +109,27 @@ class Account:
 
     def stats(self, context_size: int | None) -> Stats:
         usage = self.usage
-        counted = usage.completion is not None
-        tokens = usage.completion if usage.completion is not None else self.pieces
+        made = self.pieces if usage.completion is None else usage.completion
+        tokens = made - usage.beyond
+        size = usage.prompt
+        if size is None and self._first is not None:
+            size = self.prompt_estimate() or None
         stats = Stats(
-            prompt_tokens=None if usage.prompt is None else usage.prompt - usage.cached,
+            prompt_tokens=None if size is None else size - usage.cached,
             tokens=tokens,
             time_to_first_token=None if self._first is None else self._first - self._sent,
             seconds=(self._ended or time.monotonic()) - self._sent,
-            context_used=None if usage.prompt is None else usage.prompt + tokens,
+            context_used=None if size is None else size + made,
             context_size=context_size,
-            exact=counted,
-            prompt_size=usage.prompt,
+            exact=usage.completion is not None and usage.prompt is not None,
+            prompt_size=size,
         )
         if self._before is None:
             return stats
         return replace(
             stats,
             prompt_tokens=self._before.prompt_tokens,
+            prompt_size=self._before.prompt_size,
             tokens=self._before.tokens + stats.tokens,
             exact=self._before.exact and stats.exact,
         )

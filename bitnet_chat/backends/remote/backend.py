@@ -61,6 +61,7 @@ class RemoteBackend:
         self._line: Line | None = None
         """Of the reply that is under way."""
         self._used: int | None = None
+        self._is_exact = True
         self._load = Load()
 
     @property
@@ -111,6 +112,7 @@ class RemoteBackend:
             memory=memory,
             cpu=cpu,
             restarts=service.restarts,
+            context_exact=self._is_exact,
         )
 
     async def close(self) -> None:
@@ -205,7 +207,8 @@ class RemoteBackend:
                 async with aclosing(exchange.events(question, wanted, target)) as events:
                     async for event in events:
                         if isinstance(event, Completed):
-                            self._used = exchange.context_used or self._used
+                            self._used = event.stats.context_used or self._used
+                            self._is_exact = event.stats.exact
                             event = ending.of_window(event, options, self._fit.size)
                         yield event
                 return

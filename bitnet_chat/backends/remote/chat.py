@@ -19,6 +19,7 @@ from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.stream.sse import SseDecoder
 
+_SPEECH = "content", "reasoning_content", "reasoning", "tool_calls"
 _STOPS = 4  # OpenAI takes no more; the guard of ours takes any number
 _MOST_CALLS = 128
 _FINISH = {
@@ -67,6 +68,10 @@ class ChatWire:
             # The newest models of OpenAI know the one name, most other servers only the other.
             name = "max_completion_tokens" if "max_tokens" in self._left_out else "max_tokens"
             body[name] = options.max_tokens
+            if self._llama and stream:
+                # It counts more than the other. With one more token a reply of just so many is seen to be whole; the
+                # reader leaves out what is too much.
+                body["n_predict"] = options.max_tokens + 1
         wanted = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -87,11 +92,11 @@ class ChatWire:
         if options.format is not None:
             body["response_format"] = _format(options.format)
         if self._llama:
-            body["cache_prompt"] = True
+            body |= {"cache_prompt": True, "timings_per_token": stream}
         return body
 
-    def reader(self) -> ChatReader:
-        return ChatReader(tells_thoughts=self._llama)
+    def reader(self, limit: int | None = None) -> ChatReader:
+        return ChatReader(tells_thoughts=self._llama, limit=limit if self._llama else None)
 
 
 def unknown_choice(options: ReplyOptions) -> tuple[str, str] | None:
@@ -145,9 +150,10 @@ def _format(wanted: ResponseFormat) -> dict[str, Any]:
 
 class ChatReader:
     """See :class:`bitnet_chat.backends.remote.wire.Reader`. ``tells_thoughts``: the server tells thoughts apart by
-    itself; where it does not they are found by their tags."""
+    itself; where it does not they are found by their tags. ``limit``: tokens of the reply where the server was asked
+    for one more: where that is text it is left out."""
 
-    def __init__(self, *, tells_thoughts: bool = False) -> None:
+    def __init__(self, *, tells_thoughts: bool = False, limit: int | None = None) -> None:
         self._decoder = SseDecoder()
         self._calls: dict[int, CallParts] = {}
         self.call_size = 0
@@ -156,6 +162,11 @@ class ChatReader:
         self.finish: FinishReason | None = None
         self.error = ""
         self.usage = Usage()
+        self._limit = limit
+        self._late: list[dict[str, Any]] = []
+        """What came with the token beyond the limit: told if that has ended the reply, else left out."""
+        self._made: int | None = None
+        """Tokens up to the last piece that is told, for a server that counts with each."""
 
     def feed(self, data: bytes) -> list[Said]:
         for event in self._decoder.feed(data):
@@ -186,13 +197,28 @@ class ChatReader:
         if isinstance(choices, list) and choices:
             choice = choices[0]
             if isinstance(choice, dict) and choice.get("index", 0) == 0:
-                self._choice(choice, choice.get("delta"))
+                self._piece(choice, _made(content.get("timings")))
         elif content.get("error") or content.get("object") == "error":
             self.error = in_words(content)[0] or "an error without words"
             self.done = True
             return
         if content.get("usage") or content.get("timings"):
             self._count(content)
+
+    def _piece(self, choice: dict[str, Any], made: int | None) -> None:
+        """``made``: tokens so far."""
+        delta = choice.get("delta")
+        if finish := choice.get("finish_reason"):
+            late, self._late = self._late, []
+            if _FINISH.get(str(finish)) is not FinishReason.LENGTH:
+                for each in late:
+                    self._choice(each, each.get("delta"))
+        elif self._limit is not None and made is not None and made > self._limit:
+            self._late.append(choice)
+            return
+        elif made is not None and isinstance(delta, dict) and any(map(delta.get, _SPEECH)):
+            self._made = made
+        self._choice(choice, delta)
 
     def whole(self, content: Any) -> list[Said]:
         if isinstance(content, dict) and content.get("error"):
@@ -205,8 +231,8 @@ class ChatReader:
         except (KeyError, IndexError, TypeError):
             raise ValueError("an answer that is no reply") from None
         self._choice(choice, message)
-        self._count(content)
         self.finish = self.finish or FinishReason.STOP
+        self._count(content)
         self.done = True
         return self.end()
 
@@ -254,12 +280,22 @@ class ChatReader:
         if isinstance(timings, dict):
             cached, new, made = (_whole(timings.get(name)) for name in ("cache_n", "prompt_n", "predicted_n"))
             if new is not None and made is not None:
-                self.usage = Usage((cached or 0) + new, cached or 0, made)
+                self.usage = Usage((cached or 0) + new, cached or 0, *self._of_text(made))
+
+    def _of_text(self, made: int) -> tuple[int, int]:
+        """Of the ``made`` tokens of a llama-server those within the limit, and how many of them are no text."""
+        if self.finish in (FinishReason.STOP, FinishReason.TOOL_CALLS):
+            return made, min(made, 1) if self._made is None else max(0, made - self._made)
+        return made if self._limit is None else min(made, self._limit), 0
 
     def calls(self) -> list[ToolCall | Fault]:
         if self.finish not in (FinishReason.STOP, FinishReason.TOOL_CALLS) or self.error:
             return []  # cut, and perhaps in the middle of one
         return [parts.made(f"call_{secrets.token_hex(8)}") for _, parts in sorted(self._calls.items())]
+
+
+def _made(timings: object) -> int | None:
+    return _whole(timings.get("predicted_n")) if isinstance(timings, dict) else None
 
 
 def _whole(value: object) -> int | None:

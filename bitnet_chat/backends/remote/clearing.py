@@ -60,7 +60,8 @@ class Clearing:
         limit = min(_SUMMARY_LIMIT, size // 8) if size else _SUMMARY_LIMIT
         while size and turns and self._fit.tokens(turns).count + limit * 2 > size:
             turns = turns[1:]
-        asked = (Message("user", summaries.request(turns, earlier, limit)),)
+        asked: tuple[Message, ...] = (Message("user", summaries.request(turns, earlier, limit)),)
+        asked, _ = target.specials.told(asked)
         body = self._wire.body(target.model, asked, ReplyOptions(max_tokens=limit), stream=False)
         with contextlib.suppress(BitnetChatError, Lost, Refused, ValueError):
             answer: Any = await self._line.within(target.connection.ask(self._wire.path, body))

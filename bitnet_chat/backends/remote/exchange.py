@@ -18,6 +18,7 @@ from bitnet_chat.backends.remote.service import Target
 from bitnet_chat.backends.remote.wire import Fault, Reader, Said, Wire
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Event, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.prompt.specials import note
 from bitnet_chat.stream.toolcalls import CALL_LIMIT
 
 
@@ -39,17 +40,20 @@ class Exchange:
         self._line, self._account, self._wire, self._fit, self._untold = line, account, wire, fit, untold
         self._server, self._sign_of_life = server, sign_of_life
         self._has_started = False
-        self.context_used: int | None = None
-        """Tokens in the window after the reply, where the server has told."""
 
     async def events(self, question: Question, options: ReplyOptions, target: Target) -> AsyncGenerator[Event, None]:
         """What the reply says, and how it ended. Raises Stopped, Refused, Lost, Misspoken."""
-        account, reader = self._account, self._wire.reader()
-        body = self._wire.body(target.model, self._fit.messages(question), options, stream=True)
-        account.begin(question.prefix, question.loose_end if question.prefix else "")
+        account, reader = self._account, self._wire.reader(options.max_tokens)
+        account.prompt_estimate = lambda: self._fit.estimate(question)
+        messages, changed = target.specials.told(self._fit.messages(question))
+        body = self._wire.body(target.model, messages, options, stream=True)
+        prefix, _ = target.specials.as_text(question.prefix)
+        account.begin(prefix, question.loose_end if prefix else "")
         await self._line.ask(lambda sent: target.connection.post(self._wire.path, body, sent))
         if not self._has_started:
             self._has_started = True
+            if changed:
+                yield Notice(note(changed, "conversation"))
             yield Started()  # not before: who hears it has work of its own to do, which should not hold up the request
         response = await self._line.answer()
         try:
@@ -73,7 +77,7 @@ class Exchange:
             if reader.finish is None:
                 raise
         finally:
-            account.pieces = reader.speech.pieces
+            account.pieces, account.usage = reader.speech.pieces, reader.usage
         account.over()
         if reader.error:
             for event in ending.cut_off(self._server, account, reader.error, self._fit.size):
@@ -109,10 +113,8 @@ class Exchange:
     def _end(self, reader: Reader, question: Question, options: ReplyOptions) -> list[Event]:
         """Of a reply that has come to an end of its own. Raises Misspoken."""
         account, usage, events = self._account, reader.usage, list[Event]()
-        account.usage = usage
         offered = options.tools if options.tool_choice != "none" else ()
         if usage.prompt is not None:
-            self.context_used = usage.prompt + (usage.completion or reader.speech.pieces)
             self._fit.learn(question, usage.prompt, offered)
         calls, faults = told_apart(reader.calls(), offered)
         if faults and not offered:

@@ -48,6 +48,10 @@ class Fit:
         """What is sent."""
         return self.window.kept(question.history).messages + question.asked
 
+    def estimate(self, question: Question) -> int:
+        """Tokens of the prompt, for a server that does not count them."""
+        return self.tokens(self.messages(question)).count + self._around
+
     def is_short(self, question: Question) -> bool:
         """Whether there is room without any counting: a token is a byte or more."""
         most = self._at_most(self.messages(question)) * self._factor + self._around

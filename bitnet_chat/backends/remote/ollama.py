@@ -77,7 +77,7 @@ class OllamaWire:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
-    def reader(self) -> OllamaReader:
+    def reader(self, limit: int | None = None) -> OllamaReader:
         return OllamaReader()
 
 
@@ -153,8 +153,14 @@ class OllamaReader:
             self.done = True
             self.finish = FinishReason.LENGTH if content.get("done_reason") == "length" else FinishReason.STOP
             prompt, made = content.get("prompt_eval_count"), content.get("eval_count")
+            own = content.get("bitnet_chat")
+            new = own.get("prompt_tokens") if isinstance(own, dict) else None
             # What its cache held is left out of the first count by some versions, and the field then as well.
-            self.usage = Usage(prompt if isinstance(prompt, int) else None, 0, made if isinstance(made, int) else None)
+            self.usage = Usage(
+                prompt if isinstance(prompt, int) else None,
+                prompt - new if isinstance(prompt, int) and isinstance(new, int) else 0,
+                made if isinstance(made, int) else None,
+            )
 
     def _message(self, message: dict[str, Any]) -> None:
         self.speech.think(message.get("thinking"))

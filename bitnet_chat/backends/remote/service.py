@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from bitnet_chat.backends.remote.connection import Connection
+from bitnet_chat.prompt.specials import SpecialTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,9 @@ class Target:
     """Tokens of one conversation's window, where somebody has told."""
     knows_tools: bool = True
     """False where it is known that the model's template has no place for tools."""
+    specials: SpecialTokens = field(default_factory=SpecialTokens)
+    """Those of the model that are not to act in a message; none for a server of others, whose vocabulary is unknown:
+    there ``<|im_start|>system`` in a message may begin a system prompt."""
 
 
 class Service(Protocol):

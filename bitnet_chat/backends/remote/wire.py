@@ -75,7 +75,8 @@ class Wire(Protocol):
     def optional(self) -> tuple[str, ...]:
         """Fields that :meth:`without` can do without, as they are called in a request."""
 
-    def reader(self) -> Reader: ...
+    def reader(self, limit: int | None = None) -> Reader:
+        """``limit``: tokens of the reply, as :meth:`body` was told."""
 
 
 @dataclass(frozen=True, slots=True)

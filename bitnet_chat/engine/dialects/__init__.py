@@ -110,6 +110,9 @@ class Talk(Protocol):
         """What the engine has evaluated behind a reply, ``natural``: which the model ended itself. ``reply``: as the
         engine printed it, all thoughts included."""
 
+    def note_of(self, text: str) -> str:
+        """A line for the user about what is not as in ``text`` when it is sent; mostly empty."""
+
     def clearing(self) -> bytes | None:
         """What makes a running engine forget all but its system prompt; None where nothing does."""
 
@@ -140,7 +143,7 @@ def talk_for(
         return ClassicTalk(binary, options, segments, thinking)
     from bitnet_chat.engine.dialects.modern import ModernTalk
 
-    return ModernTalk(binary, options, overriding_template)
+    return ModernTalk(binary, options, overriding_template, control_tokens)
 
 
 def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:

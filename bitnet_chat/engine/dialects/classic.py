@@ -18,6 +18,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import GO_ON, EngineOptions, Input, Launch, common_flags
 from bitnet_chat.prompt.segments import Opening, PromptSegments, joined
+from bitnet_chat.prompt.specials import note
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.prompt.verbatim import encode_lines
 from bitnet_chat.stream.classic import ClassicFramer
@@ -79,10 +80,7 @@ class ClassicTalk:
         if verbosity := binary.verbosity():
             argv += option("--log-verbosity", verbosity)
         prompt, changed = joined(opening.prompt)
-        notes: tuple[str, ...] = ()
-        if changed:
-            tokens = f"{changed} special token{'s' * (changed > 1)}"
-            notes = (f"{tokens} in the history kept as text by an invisible joiner",)
+        notes = tuple(filter(None, (note(changed, "history"),)))
         # BitNet 2024 aborts at bytes that are no UTF-8, newer builds read U+FFFD.
         prompt = encode(prompt).decode("utf-8", "replace")
         return Launch(
@@ -127,6 +125,9 @@ class ClassicTalk:
 
     def context_after(self, context: str, reply: str, *, natural: bool) -> str:
         return context + self._segments.guarded(reply) + self._end * natural
+
+    def note_of(self, text: str) -> str:
+        return ""
 
     def clearing(self) -> bytes | None:
         return None

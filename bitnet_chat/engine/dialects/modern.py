@@ -12,6 +12,7 @@ from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Input, Launch, common_flags
+from bitnet_chat.prompt.specials import SpecialTokens, note
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.prompt.verbatim import MODERN_COMMANDS, encode_lines
 from bitnet_chat.stream.modern import ModernFramer
@@ -27,7 +28,14 @@ class ModernTalk:
     no_message: bytes | None = b"\n"
     go_on_message = "Continue your last reply exactly where it stops. Repeat nothing of it, and add nothing before."
 
-    def __init__(self, binary: EngineBinary, options: EngineOptions, overriding_template: str = "") -> None:
+    def __init__(
+        self,
+        binary: EngineBinary,
+        options: EngineOptions,
+        overriding_template: str = "",
+        control_tokens: frozenset[str] = frozenset(),
+    ) -> None:
+        self._specials = SpecialTokens(control_tokens)
         self._binary, self._options, self._template = binary, options, overriding_template
         self.max_tokens = options.max_tokens
         self.context_size = options.context_size
@@ -50,20 +58,25 @@ class ModernTalk:
         system = history.system
         if history.turns:
             system = "\n\n".join(filter(None, (system, retell(history))))
+        system, changed = self._specials.as_text(system)
+        notes = (_RETOLD if history.turns else "", note(changed, "system prompt"))
         return Launch(
             argv=(*argv, *options.extra),
             framer=ModernFramer(),
             prompt=system + "\n" * system.endswith("\n"),
             prompt_flag=binary.options.spelling("--system-prompt-file") if system else "",
-            notes=(_RETOLD,) if history.turns else (),
+            notes=tuple(filter(None, notes)),
         )
 
     def input(self, launch: Launch, context: str, history: Conversation, text: str) -> Input | None:
         named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
-        return Input(encode_lines(text, MODERN_COMMANDS | named))
+        return Input(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
 
     def context_after(self, context: str, reply: str, *, natural: bool) -> str:
         return ""
+
+    def note_of(self, text: str) -> str:
+        return note(self._specials.as_text(text)[1])
 
     def clearing(self) -> bytes | None:
         return b"/clear\n"
@@ -74,7 +87,7 @@ class ModernTalk:
         return told + count(retell(history)) if history.turns else told
 
     def cost_of_message(self, text: str, count: Counter) -> TokenCount:
-        return _MARKS + count(text) + _MARKS
+        return _MARKS + count(self._specials.as_text(text)[0]) + _MARKS
 
 
 def retell(history: Conversation) -> str:

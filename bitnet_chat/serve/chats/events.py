@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.events import Completed, Failed, Notice, TextDelta, ThinkingDelta
 from bitnet_chat.serve.chats.form import error_form, to_json
-from bitnet_chat.serve.usage import usage_of
+from bitnet_chat.serve.usage import detailed_usage
 
 if TYPE_CHECKING:
     from bitnet_chat.serve.generation import Seen
@@ -134,7 +134,8 @@ class Teller:
             "user": user,
             "message": opening.message if _is_kept(end) else None,
             "finish_reason": end.reason.value,
-            "usage": usage_of(stats),
+            "usage": detailed_usage(stats),
+            "exact": stats.exact,
             "tokens_per_second": stats.tokens_per_second,
             "time_to_first_token": stats.time_to_first_token,
             "seconds": stats.seconds,

@@ -19,6 +19,7 @@ from bitnet_chat.serve.schema import (
     errors,
     given,
     listed,
+    maybe,
     one_of,
     operation,
     ref,
@@ -80,7 +81,9 @@ _END: dict[str, Schema] = {
     "done_reason": one_of("stop", "length", "load", "unload"),
     **dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), AMOUNT),
     **dict.fromkeys(("prompt_eval_count", "eval_count"), AMOUNT),
-    "bitnet_chat": given({"finish_reason": TEXT, "notices": listed(TEXT)}),
+    "bitnet_chat": given(
+        {"finish_reason": TEXT, "exact": FLAG, "prompt_tokens": maybe(AMOUNT), "notices": listed(TEXT)}
+    ),
 }
 _DETAILS = given({"format": TEXT, "family": TEXT, "parameter_size": TEXT, "quantization_level": TEXT})
 _CARD: dict[str, Schema] = {"name": TEXT, "model": TEXT, "size": AMOUNT, "digest": TEXT, "details": _DETAILS}

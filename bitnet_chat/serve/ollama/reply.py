@@ -124,7 +124,12 @@ def _end(end: Completed, total: float, notices: Sequence[str]) -> dict[str, obje
         "prompt_eval_count": usage["prompt_tokens"],
         "eval_count": usage["completion_tokens"],
     }
-    more = {"finish_reason": str(end.reason), "notices": [well_formed(notice) for notice in notices]}
+    more = {
+        "finish_reason": str(end.reason),
+        "exact": stats.exact,
+        "prompt_tokens": stats.prompt_tokens,
+        "notices": [well_formed(notice) for notice in notices],
+    }
     return {**said, "bitnet_chat": more}
 
 

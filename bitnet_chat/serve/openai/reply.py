@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.events import Completed, Event, Stats, TextDelta, ThinkingDelta
-from bitnet_chat.serve.usage import usage_of
+from bitnet_chat.events import Completed, Event, TextDelta, ThinkingDelta
+from bitnet_chat.serve.usage import detailed_usage
 from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.version import __version__
 
@@ -80,14 +80,6 @@ def details(end: Completed, notices: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _usage(stats: Stats) -> dict[str, object]:
-    usage: dict[str, object] = {**usage_of(stats)}
-    if stats.prompt_tokens is not None:
-        known = max(0, usage_of(stats)["prompt_tokens"] - stats.prompt_tokens)
-        usage["prompt_tokens_details"] = {"cached_tokens": known}
-    return usage
-
-
 def _call(call: ToolCall) -> dict[str, object]:
     function = {"name": well_formed(call.name), "arguments": well_formed(call.arguments)}
     return {"id": call.id, "type": "function", "function": function}
@@ -120,7 +112,7 @@ class ChatWriter:
     def last(self, end: Completed, notices: Sequence[str]) -> list[bytes]:
         chunks = [self._chunk({}, finish_reason(end.reason), {"bitnet_chat": details(end, notices)})]
         if self._wants_usage:
-            chunks.append(event({**self._head.of("chat.completion.chunk", []), "usage": _usage(end.stats)}))
+            chunks.append(event({**self._head.of("chat.completion.chunk", []), "usage": detailed_usage(end.stats)}))
         return chunks
 
     def _chunk(self, delta: object, finish: str | None = None, more: Mapping[str, object] | None = None) -> bytes:
@@ -144,7 +136,7 @@ class ChatWriter:
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(end.reason)}
         return {
             **self._head.of("chat.completion", [choice]),
-            "usage": _usage(end.stats),
+            "usage": detailed_usage(end.stats),
             "bitnet_chat": details(end, notices),
         }
 
@@ -165,7 +157,7 @@ class CompletionWriter:
     def last(self, end: Completed, notices: Sequence[str]) -> list[bytes]:
         chunks = [self._chunk("", finish_reason(end.reason), {"bitnet_chat": details(end, notices)})]
         if self._wants_usage:
-            chunks.append(event({**self._head.of("text_completion", []), "usage": _usage(end.stats)}))
+            chunks.append(event({**self._head.of("text_completion", []), "usage": detailed_usage(end.stats)}))
         return chunks
 
     def _chunk(self, text: str, finish: str | None = None, more: Mapping[str, object] | None = None) -> bytes:
@@ -177,7 +169,7 @@ class CompletionWriter:
     ) -> dict[str, object]:
         return {
             **self._head.of("text_completion", [_choice(well_formed(end.text), finish_reason(end.reason))]),
-            "usage": _usage(end.stats),
+            "usage": detailed_usage(end.stats),
             "bitnet_chat": details(end, notices),
         }
 

@@ -155,14 +155,14 @@ function complain(error) {
   toast(saidOf(error))
 }
 
-function usage([used, size]) {
+function usage([used, size, exact]) {
   const shown = used != null && size
   $("context").hidden = !shown
   if (!shown) return
   const [meter, words] = $("context").children
   meter.max = size
   meter.value = used
-  words.textContent = `${used.toLocaleString("en")} of ${size.toLocaleString("en")} tokens`
+  words.textContent = `${exact ? "" : "~"}${used.toLocaleString("en")} of ${size.toLocaleString("en")} tokens`
   $("context").classList.toggle("full", used > 0.8 * size)
 }
 

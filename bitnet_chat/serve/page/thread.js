@@ -96,7 +96,7 @@ export class Thread extends EventTarget {
     this.mark()
     this.stick()
     const used = shown.findLast(each => each.stats?.context_used != null)?.stats
-    this.tell("usage", used ? [used.context_used, used.context_size] : [null, null])
+    this.tell("usage", used ? [used.context_used, used.context_size, used.exact] : [null, null])
   }
 
   follow() {
@@ -216,7 +216,7 @@ export class Thread extends EventTarget {
     } else {
       reply.end(told.finish_reason, told.model, told)
     }
-    if (told.context_used != null) this.tell("usage", [told.context_used, told.context_size])
+    if (told.context_used != null) this.tell("usage", [told.context_used, told.context_size, told.exact])
     this.over()
     if (reply.unknown) this.fill(reply)
   }

@@ -1,0 +1,65 @@
+"""Special tokens in what comes from outside, for engines that read messages with special tokens switched on. Pure.
+
+A modern engine and llama-server render a conversation with the model's template and tokenize the result at once: the
+text of a control token acts there, whoever wrote it, and ``<|im_start|>system`` in a message begins a system prompt. No
+option of theirs reads a message as plain text. An exact way is ``/apply-template``, ``/tokenize`` without special
+tokens for each message, and ``/completion`` with the numbers; the server then parses no thoughts and calls of tools in
+the reply, which it does with rules of its own for some thirty families of models. So the same is done as in the replay
+of a classic engine: a word joiner (U+2060, invisible) behind the first character of such a text keeps it text, since
+llama.cpp looks for these tokens before anything else. The model reads one more character than was written.
+
+Which texts are control tokens the header of a model tells. That of a server of others is not known, and what is sent
+there is sent as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from bitnet_chat.conversation import Message
+
+_WORD_JOINER = "\u2060"
+
+
+class SpecialTokens:
+    """``tokens``: the texts of a model's control tokens."""
+
+    def __init__(self, tokens: Iterable[str] = ()) -> None:
+        texts = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
+
+    def as_text(self, text: str) -> tuple[str, int]:
+        """``text`` without a control token in it, and the number of places that were changed."""
+        changed = 0
+        while self._pattern is not None and self._pattern.search(text):  # one may stand within another
+            text, count = self._pattern.subn(_joined, text)
+            changed += count
+        return text, changed
+
+    def told(self, messages: Iterable[Message]) -> tuple[tuple[Message, ...], int]:
+        """The same of whole messages, the arguments of their calls included."""
+        total = 0
+        told: list[Message] = []
+        for message in messages:
+            content, changed = self.as_text(message.content)
+            calls = [(call, *self.as_text(call.arguments)) for call in message.tool_calls]
+            changed += sum(count for _, _, count in calls)
+            if changed:
+                total += changed
+                calls_as_text = tuple(replace(call, arguments=arguments) for call, arguments, _ in calls)
+                message = replace(message, content=content, tool_calls=calls_as_text)
+            told.append(message)
+        return tuple(told), total
+
+
+def note(changed: int, place: str = "message") -> str:
+    """A line for the user; empty where nothing was changed."""
+    tokens = f"{changed} special token{'s' * (changed > 1)}"
+    return f"{tokens} in the {place} kept as text by an invisible joiner" if changed else ""
+
+
+def _joined(match: re.Match[str]) -> str:
+    token = match.group()
+    return token[0] + _WORD_JOINER + token[1:]
