@@ -7,15 +7,11 @@ from dataclasses import replace
 
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.models.info import ModelInfo
-from bitnet_chat.models.quantization import BITNET_TYPES
+from bitnet_chat.models.misfit import misfit
 from bitnet_chat.models.support import obstacle
 from bitnet_chat.progress import size
 
 _GROUP = "model"
-_GET_BITNET = (
-    "it takes a BitNet build: build the BitNet repository of Microsoft and give --engine BitNet/build/bin;"
-    " or take the model as TQ1_0, TQ2_0 or another type that llama.cpp knows"
-)
 
 
 def judge(info: ModelInfo, *, context: int, names: frozenset[str] | None, engine: str) -> Iterator[Finding]:
@@ -63,28 +59,14 @@ def _whole(info: ModelInfo) -> Finding:
 
 
 def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
-    types = {name for name, _ in info.tensor_types}
-    ternary = sorted(types & BITNET_TYPES)
-    reason = obstacle(replace(info, split=None), names)
-    if not reason:
-        return ok(_GROUP, "engine", f"{engine} knows its weights: {', '.join(sorted(types))}")
-    if ternary and names is None:
-        return warn(
-            _GROUP,
-            "engine",
-            f"{', '.join(ternary)} is a type of BitNet's own, and nothing in {engine} tells whether it knows it",
-            _GET_BITNET,
-        )
-    if ternary:
-        return broken(
-            _GROUP,
-            "engine",
-            f"{', '.join(ternary)} is a type of BitNet's own, and {engine} is a llama.cpp build, which cannot load it",
-            _GET_BITNET,
-        )
-    if any(name.startswith("type ") for name in types):  # a newer engine than this program may know it
-        return warn(_GROUP, "engine", reason, "take a newer engine, or the model in another quantization")
-    return broken(_GROUP, "engine", reason, "take a newer engine, or another model")
+    if (found := misfit(info, names, engine)) is not None:
+        return (broken if found.certain else warn)(_GROUP, "engine", found.what, found.remedy)
+    if reason := obstacle(replace(info, split=None), names):
+        # A type that is unknown here may be known to a newer engine than this program.
+        status = warn if any(name.startswith("type ") for name, _ in info.tensor_types) else broken
+        return status(_GROUP, "engine", reason, "take a newer engine, or the model in another quantization")
+    types = sorted({name for name, _ in info.tensor_types})
+    return ok(_GROUP, "engine", f"{engine} knows its weights: {', '.join(types)}")
 
 
 def _template(info: ModelInfo) -> Finding:
