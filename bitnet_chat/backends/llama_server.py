@@ -67,14 +67,17 @@ class LlamaServer:
 
     def command(self) -> list[str]:
         """How it is started. Reads the header and knocks at rpc-servers: may run in a thread."""
-        from bitnet_chat.models.chat_template import template_source
-        from bitnet_chat.models.gguf import read_header
+        from bitnet_chat.models.chat_template import prepare
+        from bitnet_chat.models.faults import OVERRIDE
         from bitnet_chat.models.memory import context_for
 
         settings, has = self._settings, self.binary.has
         spread.knock(self._rpc)
-        header = self.header = read_header(self.model)
-        source, _ = template_source(settings.chat_template, header, self.notices.append)
+        takes = has(OVERRIDE) and OVERRIDE not in settings.engine_args
+        prepared = prepare(
+            self.model, settings.chat_template, self.notices.append, engine=self.binary.path, takes_overrides=takes
+        )
+        header = self.header = prepared.header
         context = context_for(header.context_length, settings.ctx)
         argv = [str(self.binary.path), "--model", str(self.model), "--parallel", str(self.parallel)]
         # The window is one for all slots, each of which gets its share.
@@ -86,8 +89,8 @@ class LlamaServer:
         argv += ["--log-colors", "off"] if has("--log-colors") else []
         argv += ["--cache-ram", _CACHE] if has("--cache-ram") else []
         argv += ["--rpc", ",".join(self._rpc)] if self._rpc else []
-        if settings.chat_template or not header.chat_template:
-            argv += ["--chat-template", source]
+        argv += [word for each in prepared.overrides for word in (OVERRIDE, each)]
+        argv += ["--chat-template", prepared.replaces] if prepared.replaces else []
         return [*argv, *settings.engine_args, "--host", HOST, "--port", "0"]
 
     @property

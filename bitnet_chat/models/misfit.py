@@ -69,7 +69,7 @@ _RULES = (
     _Rule(
         "{types} weights need a BitNet build as engine",
         "{types} is a type of BitNet's own, and {engine} is an ik_llama.cpp build, which cannot load it",
-        "it takes a BitNet build; or take the model as I2_S and convert it with ik_llama.cpp's llama-quantize to IQ2_BN",
+        "take a BitNet build, or the model as I2_S and convert that with llama-quantize of ik_llama.cpp to IQ2_BN",
         BITNET_TYPES,
         knows=IK_WORD,
     ),
@@ -112,7 +112,8 @@ _RULES = (
         missing=False,
         knows=IK_WORD,
     ),
-    _Rule(  # SIGSEGV at the first evaluation. With tables, those of another model; without, a static build may have some
+    # SIGSEGV at the first evaluation. Whether a build has tables can be told of few builds, and never for which model.
+    _Rule(
         "",
         "{types} weights take lookup tables that are compiled for one model, and nothing tells that {engine} is built"
         " with those of this one",

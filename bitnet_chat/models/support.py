@@ -80,7 +80,8 @@ def explanation(binary: Path, model: Path, ending: Ending) -> Misfit | None:
 
 
 def _words(info: ModelInfo) -> set[str]:
-    return {*(spelled(name) for name, _ in info.tensor_types), info.header.architecture} - {""}
+    header = info.header
+    return {*(spelled(name) for name, _ in info.tensor_types), header.architecture, header.pre_tokenizer} - {""}
 
 
 def _files(binary: Path) -> Iterator[Path]:
