@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.models.chat_template import flaws_of
+from bitnet_chat.models.faults import faults_in, mended
 from bitnet_chat.models.info import ModelInfo
 from bitnet_chat.models.misfit import misfit
 from bitnet_chat.models.support import obstacle
 from bitnet_chat.progress import size
+from bitnet_chat.prompt.template_checks import OTHER
 
 _GROUP = "model"
 
@@ -32,6 +35,7 @@ def judge(info: ModelInfo, *, context: int, names: frozenset[str] | None, engine
     yield _whole(info)
     if engine:
         yield _fit(info, names, engine)
+    yield from _faults(info, names)
     yield _template(info)
     yield _context(info, context)
 
@@ -69,9 +73,24 @@ def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
     return ok(_GROUP, "engine", f"{engine} knows its weights: {', '.join(types)}")
 
 
+def _faults(info: ModelInfo, names: frozenset[str] | None) -> Iterator[Finding]:
+    """``names``: see :func:`judge`; without an engine only what is wrong for each."""
+    for fault in faults_in(info.header, lambda word: names is None or word in names):
+        other = "a chat with it is right; other programs have to be told"
+        yield warn(_GROUP, "metadata", f"{fault.wrong} ({fault.mended})", other, source=fault.source)
+
+
 def _template(info: ModelInfo) -> Finding:
-    if info.header.chat_template:
-        return ok(_GROUP, "template", "it brings its own chat template")
+    """Of the template as it ought to be, where what is wrong with it is known."""
+    header = mended(info.header).header
+    if header.chat_template:
+        found = flaws_of(header)
+        if found:
+            status = broken if any(flaw.is_fatal for flaw in found) else warn
+            return status(_GROUP, "template", f"its chat template {'; it '.join(flaw.what for flaw in found)}", OTHER)
+        replaced = header.chat_template != info.header.chat_template
+        seen = "another is used instead of its own chat template" if replaced else "it brings its own chat template"
+        return ok(_GROUP, "template", seen)
     return warn(
         _GROUP,
         "template",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
@@ -12,8 +11,11 @@ from bitnet_chat.errors import ModelError
 from bitnet_chat.prompt.builtin import DEFAULT, TEMPLATES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bitnet_chat.models.gguf import ModelHeader
     from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.prompt.template_checks import Flaw
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,18 @@ def prepare(
     for note in notes:
         notify(note)
     return Prepared(header, template, "" if source == said.chat_template else source, result.overrides)
+
+
+def flaws_of(header: ModelHeader) -> tuple[Flaw, ...]:
+    """What is wrong with the template that a model brings, by rendering it. Pure."""
+    from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.prompt.template_checks import Flaw, flaws
+
+    try:
+        template = ChatTemplate(header.chat_template, name=f"of {header.label}", bos=header.bos, eos=header.eos)
+    except ModelError as error:
+        return (Flaw(f"cannot be used: {error.what}", is_fatal=True),)
+    return flaws(template, header.eos)
 
 
 def template_source(wanted: str, header: ModelHeader, notify: Callable[[str], None]) -> tuple[str, str]:
