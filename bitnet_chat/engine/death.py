@@ -126,6 +126,12 @@ def _model_of(process: Dead) -> Path | None:
     return Path(named[-1]) if named else None
 
 
+def is_silent(process: Dead) -> bool:
+    """Whether it ended by itself and its log does not say why. llama-completion can exit before its log thread has
+    written it, and does two times in five: another try may say it."""
+    return not _by_signal(process) and not process.log.tail() and without_model(process) is None
+
+
 def without_model(process: Dead) -> ModelError | None:
     """It died with nothing to load: the file was there when the program looked, and is not any more."""
     model = _model_of(process)

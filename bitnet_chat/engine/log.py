@@ -71,8 +71,10 @@ _TELLING = re.compile(r"error|fail|unable|invalid|unknown|warn|abort|assert|cann
 _LEAD = re.compile(r"^(?:\d+\.\d+\.\d+\.\d+ )?(?:[DIWE] )?")
 _CHATTER = re.compile(
     r"(?:\d+\.\d+\.\d+\.\d+ )?[DI]( |$)|\.+$|.*memory breakdown|.*_print: "
-    # Of the vocabulary, said of models that load. "30\t../sysdeps/…": a debugger that an abort has started.
+    # Said of models that load, too; ik_llama.cpp tells of the memory of a GPU that it does not use.
+    # "30\t../sysdeps/…": a debugger that an abort has started.
     r"|.*is not marked as EOG|.*not in special_eog_ids|.*was not control-type|.*pre-tokenizer type, using"
+    r"|main: buil[dt] |build: |.*on device \d+ is less |Memory (?:required|available) "
     r"|.*GENERATION QUALITY|.*CONSIDER REGENERATING|.*: \*+\s*$|.*Using metadata override|\d+\t\.\./"
 )
 _RANKS = (

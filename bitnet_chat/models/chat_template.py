@@ -39,7 +39,7 @@ def prepare(
     """
     from bitnet_chat.models.faults import mended
     from bitnet_chat.models.gguf import read_header
-    from bitnet_chat.models.support import mentions
+    from bitnet_chat.models.support import mentions, warning
     from bitnet_chat.prompt.template import ChatTemplate
     from bitnet_chat.prompt.template_checks import OTHER, flaws
 
@@ -50,7 +50,7 @@ def prepare(
         takes_overrides=takes_overrides,
         keeps_template=bool(wanted),
     )
-    header, notes = result.header, [result.note] if result.note else []
+    header, notes = result.header, [note for note in (warning(engine, said), result.note) if note]
     source, name = template_source(wanted, header, notes.append)
     template = ChatTemplate(source, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos)
     for flaw in flaws(template, header.eos):

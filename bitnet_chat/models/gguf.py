@@ -35,6 +35,8 @@ class ModelHeader:
     pre_tokenizer: str = ""
     """How a BPE tokenizer cuts text into words first: ``llama-bpe``, ``qwen2``, …"""
     vocabulary_size: int = 0
+    file_type: int | None = None
+    """``general.file_type``: the mixture of its weights, numbered as the program that made the file does."""
 
     @property
     def label(self) -> str:
@@ -73,6 +75,7 @@ def header(cursor: Cursor, contents: Contents) -> ModelHeader:
         size=cursor.size,
         tokenizer=vocabulary,
         pre_tokenizer=text(values.get("tokenizer.ggml.pre")),
+        file_type=kind if type(kind := values.get("general.file_type")) is int else None,
         vocabulary_size=tokens.length if tokens is not None and tokens.kind == STRING else 0,
     )
 

@@ -27,6 +27,8 @@ class Misfit:
     short: str
     certain: bool = True
     """False: the engine's files do not tell."""
+    loads: bool = False
+    """The engine takes the model, and what it then says is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class _Rule:
     missing: bool = True
     knows: str = ""
     certain: bool = True
+    loads: bool = False
 
 
 _GET_BITNET = (
@@ -111,6 +114,7 @@ _RULES = (
         frozenset(("I2_S",)),
         missing=False,
         knows=IK_WORD,
+        loads=True,
     ),
     # SIGSEGV at the first evaluation. Whether a build has tables can be told of few builds, and never for which model.
     _Rule(
@@ -183,7 +187,7 @@ def _by_type(
 def _said(rule: _Rule, kinds: Sequence[str], engine: str) -> Misfit:
     types = ", ".join(sorted(kinds))
     what, short = (text.format(types=types, engine=engine) for text in (rule.what, rule.short))
-    return Misfit(what, rule.remedy, short, rule.certain)
+    return Misfit(what, rule.remedy, short, rule.certain, rule.loads)
 
 
 def _by_architecture(name: str, names: frozenset[str] | None, engine: str, ending: Ending | None) -> Misfit | None:

@@ -103,8 +103,8 @@ _FILE_TYPES = dict(
 )
 
 
-_TL2_FILE = 39
-"""``general.file_type`` of BitNet's TL2 files; in llama.cpp it is NVFP4, whose tensors are of type 40."""
+I2_S_FILE, _TL2_FILE = 40, 39
+"""``general.file_type`` of BitNet's files; in llama.cpp 39 is NVFP4, whose tensors are of type 40."""
 
 
 def tensor_type(number: int, architecture: str = "", file_type: object = None) -> TensorType | None:

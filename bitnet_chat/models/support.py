@@ -12,8 +12,10 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from bitnet_chat.errors import ModelError
+from bitnet_chat.models.gguf import ModelHeader
 from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.misfit import BITNET_WORD, IK_WORD, MARKERS, Ending, Misfit, misfit, spelled
+from bitnet_chat.models.quantization import I2_S_FILE
 
 _PART = 1 << 22
 _KNOWN_EVERYWHERE = "q4_0"
@@ -67,6 +69,19 @@ def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
         return f"its weights are of a kind that is not known here ({unknown[0]})"
     found = misfit(info, names, "the engine")
     return found.short if found is not None else ""
+
+
+def warning(binary: Path, header: ModelHeader) -> str:
+    """What is to be said of an engine that loads the model and computes it wrongly; empty otherwise. Reads both files
+    where there is a sign of it. Raises nothing."""
+    if header.file_type != I2_S_FILE:
+        return ""
+    try:
+        info = read_info(header.path)
+    except ModelError:
+        return ""
+    found = misfit(info, known(binary, [info]), binary.name)
+    return f"{found.what}: {found.remedy}" if found is not None and found.loads else ""
 
 
 def explanation(binary: Path, model: Path, ending: Ending) -> Misfit | None:
