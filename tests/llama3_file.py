@@ -49,9 +49,16 @@ def _pieces() -> list[str]:
 
 
 def write(
-    path: Path, *, template: str = PLACEHOLDER, pre: str | None = None, kind: int = 0, file_type: int = 0
+    path: Path,
+    *,
+    template: str = PLACEHOLDER,
+    pre: str | None = None,
+    kind: int = 0,
+    file_type: int = 0,
+    silent: bool = False,
 ) -> Path:
-    """``kind``: number of the type that its matrices are said to be of; their data is that of type 0."""
+    """``kind``: number of the type that its matrices are said to be of; their data is that of type 0.
+    ``silent``: it says ``<|eot_id|>`` at once."""
     pieces = _pieces()
     pairs = [
         _pair("general.architecture", _STRING, "llama"),
@@ -83,23 +90,27 @@ def write(
         pairs.append(_pair("tokenizer.chat_template", _STRING, template))
     if pre is not None:
         pairs.append(_pair("tokenizer.ggml.pre", _STRING, pre))
-    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, len(_tensors(kind)), len(pairs)) + b"".join(pairs))
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, len(_tensors(kind, silent=silent)), len(pairs)) + b"".join(pairs))
     with path.open("ab") as file:
         offset = 0
-        for tensor, number, shape, data in _tensors(kind):
+        for tensor, number, shape, data in _tensors(kind, silent=silent):
             file.write(_text(tensor) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
             file.write(struct.pack("<IQ", number, offset))
             offset += len(data)
         file.write(bytes(-file.tell() % 32))
-        for _, _, _, data in _tensors(kind):
+        for _, _, _, data in _tensors(kind, silent=silent):
             file.write(data)
     return path
 
 
-def _tensors(kind: int) -> list[tuple[str, int, tuple[int, ...], bytes]]:
+def _tensors(kind: int, *, silent: bool) -> list[tuple[str, int, tuple[int, ...], bytes]]:
     rows = bytearray(SIZE * WIDTH * 4)
     pieces = _pieces()
-    for number, values in ((pieces.index("Ġ"), (1, 0)), (pieces.index("yes"), (3, 1)), (_EOT, (0, 20))):
+    for number, values in (
+        (pieces.index("Ġ"), (0, 1) if silent else (1, 0)),
+        (pieces.index("yes"), (3, 1)),
+        (_EOT, (0, 20)),
+    ):
         struct.pack_into("<2f", rows, number * WIDTH * 4, *values)
     ones, zeros = struct.pack("<f", 1.0) * WIDTH, bytes(4 * WIDTH * WIDTH)
     matrices = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
