@@ -37,6 +37,8 @@ class FinishReason(StrEnum):
     BAD_MODEL = "bad_model"
     ENGINE_DIED = "engine_died"
     CONTEXT_OVERFLOW = "context_overflow"
+    EMPTY = "empty"
+    """The model ended its reply before it said, thought or called anything; mostly its chat template is wrong."""
     REPETITION = "repetition"
     """The reply had begun to repeat itself without end."""
     STALLED = "stalled"
@@ -62,6 +64,7 @@ _EXIT_CODES = {
     FinishReason.ENGINE_DIED: 5,
     FinishReason.CONTEXT_OVERFLOW: 6,
     FinishReason.REPETITION: 7,
+    FinishReason.EMPTY: 8,
     FinishReason.STALLED: 124,
     FinishReason.TIMEOUT: 124,
     FinishReason.INTERRUPTED: 130,

@@ -23,3 +23,38 @@ def test_progress_and_the_start_of_a_line_are_no_reason() -> None:
 def test_what_tells_most_comes_first() -> None:
     assert log("something\nE failed to open\nD debug\n").tail() == "E failed to open"
     assert log("something\nelse").tail(1) == "else"
+
+
+def test_the_line_that_tells_the_cause_is_the_first() -> None:
+    """Not the last one, which follows from it, nor what is said of models that load."""
+    vocabulary = "".join(f"llm_load_vocab: control token: {n} '<|x|>' is not marked as EOG\n" for n in range(8))
+    text = (
+        "llm_load_vocab: missing pre-tokenizer type, using: 'default'\n"
+        "llm_load_vocab: GENERATION QUALITY WILL BE DEGRADED!        \n"
+        "llm_load_vocab: ************************************        \n"
+        f"{vocabulary}llm_load_vocab: special_eos_id is not in special_eog_ids - the tokenizer config may be incorrect\n"
+        "llama_model_load: error loading model: missing tensor 'blk.0.attn_norm.weight'\n"
+        "llama_load_model_from_file: failed to load model\n"
+        "main: error: unable to load model\n"
+    )
+    tail = log(text).tail()
+    assert tail.splitlines()[0] == "llama_model_load: error loading model: missing tensor 'blk.0.attn_norm.weight'"
+    assert tail.splitlines()[1:] == text.splitlines()[-2:]
+
+
+def test_what_points_elsewhere_comes_last_and_nothing_comes_twice() -> None:
+    removed = "E gguf_init: tensor 'a' of type 36 (TYPE_IQ4_NL_4_4 REMOVED, use IQ4_NL with runtime repacking) has 768"
+    lines = log(f"{removed}\nE gguf_init: failed to read tensor info\n{removed}\nE main: unable to load model\n").tail()
+    assert lines.splitlines() == ["E gguf_init: failed to read tensor info", "E main: unable to load model", removed]
+    assert log(f"{removed}\n").tail() == removed
+
+
+def test_a_server_writes_the_time_in_front() -> None:
+    assert log("0.00.006.335 I srv  init: error\n0.00.058.629 E main: failed to open x\n").tail() == (
+        "0.00.058.629 E main: failed to open x"
+    )
+
+
+def test_a_debugger_that_an_abort_has_started_says_nothing() -> None:
+    text = "ggml.c:1: GGML_ASSERT(x) failed\n30\t../sysdeps/unix/sysv/linux/wait4.c: No such file or directory.\n"
+    assert log(text).tail() == "ggml.c:1: GGML_ASSERT(x) failed"

@@ -1,13 +1,14 @@
 """A backend that stops the replies of another one, whichever that is: runaways, and those that reach a stop text.
 
-What is a runaway is decided in ``stream/guard.py``; here the reply is stopped, and ended in order.
+What is a runaway is decided in ``stream/guard.py``; here the reply is stopped, and ended in order. A reply that the
+model ended before it said anything is told here as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
@@ -27,6 +28,7 @@ Advice = Literal["commands", "flags", "nothing"]
 TOLD = frozenset(
     {
         FinishReason.ROLE_MARKER,
+        FinishReason.EMPTY,
         FinishReason.REPETITION,
         FinishReason.STALLED,
         FinishReason.LENGTH,
@@ -34,23 +36,27 @@ TOLD = frozenset(
     }
 )
 """A reply that ends for one of these comes with a notice that says so."""
+_WITH_TEMPLATE = ("engine", "llama-server")
 _FIRST_TOKEN = 10
 """So many times the stall timeout may pass before the first token: a long message takes its time to be read."""
+_EMPTY = "the model ended its reply at once, before the first word: its chat template may be wrong"
 
 
 @dataclass(frozen=True, slots=True)
 class GuardLimits:
     """``markers``: whether a reply ends where the model speaks as the user. ``repeat_limit``: repetitions, 0: no limit.
-    ``stall_timeout``: seconds, 0: no limit."""
+    ``stall_timeout``: seconds, 0: no limit. ``own_template``: whether the chat template is chosen here."""
 
     markers: bool = True
     repeat_limit: int = 12
     stall_timeout: float = 120.0
+    own_template: bool = True
 
     @classmethod
     def of(cls, settings: Settings) -> GuardLimits:
         """``--no-guard`` leaves the stall timeout, which has a flag of its own."""
-        return cls(settings.guard, settings.repeat_limit if settings.guard else 0, settings.stall_timeout)
+        repeat_limit, own = settings.repeat_limit if settings.guard else 0, settings.backend in _WITH_TEMPLATE
+        return cls(settings.guard, repeat_limit, settings.stall_timeout, own)
 
 
 class GuardedBackend:
@@ -82,6 +88,8 @@ class GuardedBackend:
         events = self.inner.reply(conversation, options)
         guard: Guard | None = None
         said = Gathering()
+        # Of a reply that goes on there may be nothing more to say.
+        is_empty = conversation.last is None or conversation.last.role != "assistant"
         try:
             while (event := await watch.next(events)) is not None:
                 if isinstance(event, Completed | Failed):
@@ -92,12 +100,14 @@ class GuardedBackend:
                     yield event
                     guard = guard or self._guard(conversation, options)  # while the engine reads the message
                 elif isinstance(event, ToolCall):
+                    is_empty = False
                     if watch.finding is None:
                         if guard is not None and (rest := guard.flush()):
                             said.add(rest)
                             yield TextDelta(rest)
                         yield event
                 elif watch.finding is None:
+                    is_empty = False
                     guard = guard or self._guard(conversation, options)
                     passed = _passed(event, guard)
                     if guard.finding is not None:
@@ -111,6 +121,8 @@ class GuardedBackend:
                 yield TextDelta(rest)
             end = _end(event, watch, guard, said.text)
             if isinstance(end, Completed):
+                if is_empty and end.reason is FinishReason.STOP and not end.text:
+                    end = replace(end, reason=FinishReason.EMPTY)
                 line = self._line(end, options, guard.repetitions if guard is not None else 0, watch.limit)
                 if line:
                     yield Notice(line)
@@ -153,13 +165,16 @@ class GuardedBackend:
     def _line(self, end: Completed, options: ReplyOptions, repetitions: int, silence: float) -> str:
         """What happened, and how to go on; empty where nobody need be told."""
         if self._advice == "nothing":
-            return ""
+            return _EMPTY if end.reason is FinishReason.EMPTY else ""
         limits, with_commands = self._limits, self._advice == "commands"
         go_on, again = "/continue goes on" if end.text else "", "/regen tries again"
         match end.reason:
             case FinishReason.ROLE_MARKER:
                 what = "the reply was ended where the model began to speak in another role"
                 ways = [again, "--no-guard lets it speak on"]
+            case FinishReason.EMPTY:
+                another = "--chat-template NAME takes another" if limits.own_template else ""
+                what, ways = _EMPTY, [again, another, "bitnet-chat doctor looks at the model"]
             case FinishReason.REPETITION:
                 what = f"the reply was stopped: it had said the same {repetitions} times in a row"
                 ways = [again, go_on, f"--repeat-limit N (now {limits.repeat_limit}) allows more"]

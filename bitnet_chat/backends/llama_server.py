@@ -71,14 +71,17 @@ class LlamaServer:
 
     def command(self) -> list[str]:
         """How it is started. Reads the header and knocks at rpc-servers: may run in a thread."""
-        from bitnet_chat.models.chat_template import template_source
-        from bitnet_chat.models.gguf import read_header
+        from bitnet_chat.models.chat_template import prepare
+        from bitnet_chat.models.faults import OVERRIDE
         from bitnet_chat.models.memory import context_for
 
         settings = self._settings
         spread.knock(self._rpc)
-        header = self.header = read_header(self.model)
-        source, _ = template_source(settings.chat_template, header, self.notices.append)
+        takes = self.binary.has(OVERRIDE) and OVERRIDE not in settings.engine_args
+        prepared = prepare(
+            self.model, settings.chat_template, self.notices.append, engine=self.binary.path, takes_overrides=takes
+        )
+        header = self.header = prepared.header
         context = context_for(header.context_length, settings.ctx)
         option = self.binary.option
         argv = [str(self.binary.path), *option("--model", self.model), *option("--parallel", self.parallel)]
@@ -89,8 +92,8 @@ class LlamaServer:
         argv += [*option("--jinja"), *option("--context-shift", "off"), *option("--slots"), *option("--ui", "off")]
         argv += [*option("--cache-ram", _CACHE), *log_flags(self.binary)]
         argv += option("--rpc", ",".join(self._rpc)) if self._rpc else []
-        if settings.chat_template or not header.chat_template:
-            argv += option("--chat-template", source)
+        argv += [word for each in prepared.overrides for word in option(OVERRIDE, each)]
+        argv += option("--chat-template", prepared.replaces) if prepared.replaces else []
         return [*argv, *settings.engine_args, *option("--host", HOST), *option("--port", "0")]
 
     @property

@@ -28,6 +28,7 @@ from bitnet_chat.recording.store import folder as recordings
 
 if TYPE_CHECKING:
     from bitnet_chat.backends.tooled import Interpreter
+    from bitnet_chat.models.chat_template import Prepared
     from bitnet_chat.models.gguf import ModelHeader
     from bitnet_chat.models.vocabulary import TokenCounter
     from bitnet_chat.prompt.template import ChatTemplate
@@ -196,8 +197,6 @@ class ResidentBackend:
         """How this engine is started and addressed for this model. Reads the header and knocks at rpc-servers: may
         run in a thread."""
         # Here and not above: a prompt is on the screen 12 ms earlier.
-        from bitnet_chat.models.chat_template import template_source
-        from bitnet_chat.models.gguf import read_header
         from bitnet_chat.models.memory import context_for
         from bitnet_chat.stream.markers import markers_of
         from bitnet_chat.stream.thinking import thinking_tags
@@ -207,7 +206,9 @@ class ResidentBackend:
             from bitnet_chat.engine.spread import knock
 
             knock(self._rpc)
-        header = self._header = read_header(self._model)
+        prepared = self._prepared(self._session.keeper.notify)
+        header, template = prepared.header, prepared.template
+        self._header = header
         options = EngineOptions(
             model=self._model,
             context_size=context_for(header.context_length, settings.ctx),
@@ -216,10 +217,9 @@ class ResidentBackend:
             seed=None if settings.seed < 0 else settings.seed,
             max_tokens=settings.max_tokens or None,
             rpc=self._rpc,
+            overrides=prepared.overrides,
             extra=settings.engine_args,
         )
-        source, name = template_source(settings.chat_template, header, self._session.keeper.notify)
-        template = _template(source, name, header)
         with contextlib.suppress(ModelError):  # a classic engine will say so; a modern one has its own way with it
             marks = template.marks()
             self._role_markers = markers_of(marks.in_prefix, marks.in_suffix)
@@ -229,24 +229,21 @@ class ResidentBackend:
             lambda: template,
             control_tokens=header.control_tokens,
             strips_after_special=header.strips_after_special,
-            overriding_template=source if settings.chat_template or not header.chat_template else "",
-            thinking=thinking_tags(source, header.chat_template),
+            overriding_template=prepared.replaces,
+            thinking=thinking_tags(template.source, header.chat_template),
         )
 
     def _template(self) -> ChatTemplate:
         """The chat template in use. Reads the header: may run in a thread."""
-        from bitnet_chat.models.chat_template import template_source
-        from bitnet_chat.models.gguf import read_header
+        return self._prepared(lambda line: None).template
 
-        header = read_header(self._model)
-        source, name = template_source(self._settings.chat_template, header, lambda line: None)
-        return _template(source, name, header)
+    def _prepared(self, notify: Callable[[str], None]) -> Prepared:
+        from bitnet_chat.models.chat_template import prepare
+        from bitnet_chat.models.faults import OVERRIDE
 
-
-def _template(source: str, name: str, header: ModelHeader) -> ChatTemplate:
-    from bitnet_chat.prompt.template import ChatTemplate
-
-    return ChatTemplate(source, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos)
+        takes = self.binary.has(OVERRIDE) and OVERRIDE not in self._settings.engine_args
+        wanted = self._settings.chat_template
+        return prepare(self._model, wanted, notify, engine=self.binary.path, takes_overrides=takes)
 
 
 def _rpc_servers(text: str, binary: EngineBinary) -> tuple[str, ...]:

@@ -231,6 +231,8 @@ def _words(key: str, value: object) -> str:
         return f"{size(value)} ({value} bytes)"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list):
+        return "; ".join(map(str, value))
     if isinstance(value, dict):
         return ", ".join(f"{name} {count}" for name, count in value.items())
     if key == "parameters" and isinstance(value, int):

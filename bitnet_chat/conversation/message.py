@@ -15,6 +15,7 @@ from bitnet_chat.errors import FinishReason, UsageError
 
 Role = Literal["system", "user", "assistant", "tool"]
 _ROLES: tuple[str, ...] = get_args(Role)
+_WHOLE = (None, FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.EMPTY, FinishReason.TOOL_CALLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Message:
     @property
     def was_cut(self) -> bool:
         """True for a reply that did not come to its own end, and that may be continued."""
-        return self.finish not in (None, FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.TOOL_CALLS)
+        return self.finish not in _WHOLE
 
 
 NOT_CALLED = "error: the tool was not called"

@@ -111,7 +111,7 @@ def _swept(settings: Settings, info: ModelInfo) -> Iterator[Finding]:
         for rate in trial.measure(settings, threads.counts(physical, logical, current), SWEEP_SECONDS):
             rates.append(rate)
     except BitnetChatError as error:
-        detail = error.detail.strip().split("\n")[-1]
+        detail = error.detail.strip().split("\n")[0]
         yield broken("model", "loads", f"{error.what}{f' ({detail})' if detail else ''}", error.remedy)
         return
     yield ok(

@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.models.chat_template import flaws_of
+from bitnet_chat.models.faults import faults_in, mended
 from bitnet_chat.models.info import ModelInfo
-from bitnet_chat.models.quantization import BITNET_TYPES
+from bitnet_chat.models.misfit import misfit
 from bitnet_chat.models.support import obstacle
 from bitnet_chat.progress import size
+from bitnet_chat.prompt.template_checks import OTHER
 
 _GROUP = "model"
-_GET_BITNET = (
-    "it takes a BitNet build: build the BitNet repository of Microsoft and give --engine BitNet/build/bin;"
-    " or take the model as TQ1_0, TQ2_0 or another type that llama.cpp knows"
-)
 
 
 def judge(info: ModelInfo, *, context: int, names: frozenset[str] | None, engine: str) -> Iterator[Finding]:
@@ -36,6 +35,7 @@ def judge(info: ModelInfo, *, context: int, names: frozenset[str] | None, engine
     yield _whole(info)
     if engine:
         yield _fit(info, names, engine)
+    yield from _faults(info, names)
     yield _template(info)
     yield _context(info, context)
 
@@ -63,40 +63,40 @@ def _whole(info: ModelInfo) -> Finding:
 
 
 def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
-    types = {name for name, _ in info.tensor_types}
-    ternary = sorted(types & BITNET_TYPES)
-    reason = obstacle(replace(info, split=None), names)
-    if not reason and names is None:
+    if (found := misfit(info, names, engine)) is not None:
+        return (broken if found.certain else warn)(_GROUP, "engine", found.what, found.remedy)
+    if reason := obstacle(replace(info, split=None), names):
+        # A type that is unknown here may be known to a newer engine than this program.
+        status = warn if any(name.startswith("type ") for name, _ in info.tensor_types) else broken
+        return status(_GROUP, "engine", reason, "take a newer engine, or the model in another quantization")
+    types = ", ".join(sorted({name for name, _ in info.tensor_types}))
+    if names is None:
         return ok(
             _GROUP,
             "engine",
-            f"its weights are {', '.join(sorted(types))}, as llama.cpp knows them; nothing in {engine} tells whether"
-            " it does",
+            f"its weights are {types}, as llama.cpp knows them; nothing in {engine} tells whether it does",
         )
-    if not reason:
-        return ok(_GROUP, "engine", f"{engine} knows its weights: {', '.join(sorted(types))}")
-    if ternary and names is None:
-        return warn(
-            _GROUP,
-            "engine",
-            f"{', '.join(ternary)} is a type of BitNet's own, and nothing in {engine} tells whether it knows it",
-            _GET_BITNET,
-        )
-    if ternary:
-        return broken(
-            _GROUP,
-            "engine",
-            f"{', '.join(ternary)} is a type of BitNet's own, and {engine} is a llama.cpp build, which cannot load it",
-            _GET_BITNET,
-        )
-    if any(name.startswith("type ") for name in types):  # a newer engine than this program may know it
-        return warn(_GROUP, "engine", reason, "take a newer engine, or the model in another quantization")
-    return broken(_GROUP, "engine", reason, "take a newer engine, or another model")
+    return ok(_GROUP, "engine", f"{engine} knows its weights: {types}")
+
+
+def _faults(info: ModelInfo, names: frozenset[str] | None) -> Iterator[Finding]:
+    """``names``: see :func:`judge`; without an engine only what is wrong for each."""
+    for fault in faults_in(info.header, lambda word: names is None or word in names):
+        other = "a chat with it is right; other programs have to be told"
+        yield warn(_GROUP, "metadata", f"{fault.wrong} ({fault.mended})", other, source=fault.source)
 
 
 def _template(info: ModelInfo) -> Finding:
-    if info.header.chat_template:
-        return ok(_GROUP, "template", "it brings its own chat template")
+    """Of the template as it ought to be, where what is wrong with it is known."""
+    header = mended(info.header).header
+    if header.chat_template:
+        found = flaws_of(header)
+        if found:
+            status = broken if any(flaw.is_fatal for flaw in found) else warn
+            return status(_GROUP, "template", f"its chat template {'; it '.join(flaw.what for flaw in found)}", OTHER)
+        replaced = header.chat_template != info.header.chat_template
+        seen = "another is used instead of its own chat template" if replaced else "it brings its own chat template"
+        return ok(_GROUP, "template", seen)
     return warn(
         _GROUP,
         "template",

@@ -106,7 +106,7 @@ async def _ask(settings: Settings, limit: float) -> Heard:
 def judge(heard: Heard) -> Finding:
     """Whether the engine computes what it should. Pure."""
     if heard.error is not None:
-        detail = heard.error.detail.strip().split("\n")[-1]
+        detail = heard.error.detail.strip().split("\n")[0]
         seen = f"the engine does not answer with the bundled model: {heard.error.what}"
         illegal = "SIGILL" in heard.error.what
         return broken(

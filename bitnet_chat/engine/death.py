@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, ModelError
+
+if TYPE_CHECKING:
+    from bitnet_chat.models.misfit import Misfit
 
 
 class Dead(Protocol):
@@ -22,7 +26,14 @@ class Dead(Protocol):
     log: EngineLog
 
 
-_REMEDY = "its log says more; a smaller model or --ctx needs less memory"
+_MEMORY = re.compile(
+    r"failed to (?:m?alloc|allocate|reserve)|[Uu]nable to allocate|[Cc]annot allocate|[Oo]ut of (?:\w+ )?memory"
+    r"|bad_alloc|[Nn]ot enough (?:\w+ )?memory|insufficient memory|OutOf(?:Host|Device)?Memory|mmap failed|ENOMEM"
+)
+_LESS = "a smaller model or --ctx needs less memory"
+_LOOK = "bitnet-chat doctor looks at engine and model; bitnet-chat engine list shows other engines"
+_SHOWN = 3
+"""Lines of the log beside an explanation."""
 
 
 def describe(process: Dead) -> str:
@@ -52,11 +63,14 @@ def _trouble_with_rpc(process: Dead) -> BitnetChatError | None:
 
 def too_often(process: Dead, limit: int, window: float) -> EngineDied:
     """It died once more than it may be restarted."""
-    return EngineDied(
-        f"the engine {describe(process)}, for the {limit + 1}th time in {window:g} seconds",
-        remedy=_REMEDY,
-        detail=process.log.tail(),
-    )
+    what = f"the engine {describe(process)}, for the {limit + 1}th time in {window:g} seconds"
+    reason = _explanation(process) if _by_signal(process) else None
+    if reason is not None:
+        return EngineDied(f"{what}: {reason.what}", remedy=reason.remedy, detail=process.log.tail(_SHOWN))
+    return EngineDied(what, remedy=_advice(process), detail=process.log.tail())
+
+
+_NOT_LOADED = "the engine could not load the model"
 
 
 def while_loading(process: Dead) -> BitnetChatError:
@@ -67,26 +81,67 @@ def while_loading(process: Dead) -> BitnetChatError:
     if (trouble := _trouble_with_rpc(process)) is not None:
         trouble.detail = tail
         return trouble
-    if process.exit_code is not None and process.exit_code < 0:
-        return EngineDied(f"the engine {describe(process)} while it loaded", remedy=_REMEDY, detail=tail)
+    if (reason := _explanation(process)) is not None:
+        ended = f"the engine {describe(process)} while it loaded the model" if _by_signal(process) else _NOT_LOADED
+        return ModelError(f"{ended}: {reason.what}", remedy=reason.remedy, detail=process.log.tail(_SHOWN))
+    if _by_signal(process):
+        return EngineDied(f"the engine {describe(process)} while it loaded", remedy=_advice(process), detail=tail)
     why = "its log says why" if tail else f"it ended with exit code {process.exit_code} and its log does not say why"
+    if _lacks_memory(process):
+        why = _LESS
     return ModelError(
-        "the engine could not load the model",
+        _NOT_LOADED,
         remedy=f"{why}; bitnet-chat engine list shows other engines, -m FILE takes another model",
         detail=tail,
     )
 
 
+def _explanation(process: Dead) -> Misfit | None:
+    """What speaks against the model and the engine. Reads both files, some tenths of a second."""
+    from bitnet_chat.models.misfit import Ending  # late: most engines live
+    from bitnet_chat.models.support import explanation
+
+    model = _model_of(process)
+    if model is None or _lacks_memory(process):
+        return None
+    return explanation(Path(process.argv[0]), model, Ending(process.exit_code, process.log.lines()))
+
+
+def _by_signal(process: Dead) -> bool:
+    return process.exit_code is not None and process.exit_code < 0
+
+
+def _lacks_memory(process: Dead) -> bool:
+    """SIGKILL is the kernel's way when memory runs out; one that is out of step was ended from here."""
+    killed = process.exit_code == -9 and not process.out_of_step  # signal.SIGKILL, which Windows does not have
+    return killed or any(_MEMORY.search(line) for line in process.log.lines())
+
+
+def _advice(process: Dead) -> str:
+    return f"its log says more; {_LESS if _lacks_memory(process) else _LOOK}"
+
+
+def _model_of(process: Dead) -> Path | None:
+    named = [value for flag, value in pairwise(process.argv) if flag in ("-m", "--model")]
+    return Path(named[-1]) if named else None
+
+
+def is_silent(process: Dead) -> bool:
+    """Whether it ended by itself and its log does not say why. llama-completion can exit before its log thread has
+    written it, and does two times in five: another try may say it."""
+    return not _by_signal(process) and not process.log.tail() and without_model(process) is None
+
+
 def without_model(process: Dead) -> ModelError | None:
     """It died with nothing to load: the file was there when the program looked, and is not any more."""
-    named = [value for flag, value in pairwise(process.argv) if flag in ("-m", "--model")]
+    model = _model_of(process)
     try:
-        if not named or Path(named[-1]).exists():
+        if model is None or model.exists():
             return None
     except OSError:  # a folder that may not be looked into: the log says it
         return None
     return ModelError(
-        f"the model {named[-1]} is not there any more",
+        f"the model {model} is not there any more",
         remedy="put the file back, or take another model with -m FILE",
     )
 

@@ -56,14 +56,52 @@ class EngineLog:
         return tuple(self._lines)
 
     def tail(self, count: int = 12) -> str:
-        """The last lines that may explain something: warnings and errors first choice, anything otherwise."""
-        telling = [line for line in self._lines if _TELLING.search(line) and not _CHATTER.match(line)]
-        lines = telling or [line for line in self._lines if not _CHATTER.match(line)]
-        return "\n".join(lines[-count:])
+        """At most ``count`` lines that may explain something, the most telling first; each only once."""
+        said = {_LEAD.sub("", line): line for line in self._lines if not _CHATTER.match(line)}
+        telling = {bare: line for bare, line in said.items() if _TELLING.search(line)} or said
+        causes = [line for bare, line in telling.items() if _rank(bare) == 0][:count]
+        rest = [(bare, line) for bare, line in telling.items() if _rank(bare)]
+        rest = rest[len(rest) - (count - len(causes)) :] if count > len(causes) else []
+        return "\n".join((*causes, *(line for _, line in sorted(rest, key=lambda each: _rank(each[0])))))
 
     def __contains__(self, text: str) -> bool:
         return any(text in line for line in self._lines)
 
 
+def _rank(line: str) -> int:
+    """0: a cause; 1: anything; 2: what follows from a cause; 3: what points to another one."""
+    return next((rank for rank, pattern in _RANKS if pattern.search(line)), 1)
+
+
 _TELLING = re.compile(r"error|fail|unable|invalid|unknown|warn|abort|assert|cannot|not found|memory|<<|^[EW] ", re.I)
-_CHATTER = re.compile(r"[DI]( |$)|\.+$|.*memory breakdown|.*_print: ")
+_LEAD = re.compile(r"^(?:\d+\.\d+\.\d+\.\d+ )?(?:[DIWE] )?")
+_CHATTER = re.compile(
+    r"(?:\d+\.\d+\.\d+\.\d+ )?[DI]( |$)|\.+$|.*memory breakdown|.*_print: "
+    # Said of models that load, too; ik_llama.cpp tells of the memory of a GPU that it does not use.
+    # "30\t../sysdeps/…": a debugger that an abort has started.
+    r"|.*is not marked as EOG|.*not in special_eog_ids|.*was not control-type|.*pre-tokenizer type, using"
+    r"|main: buil[dt] |build: |.*on device \d+ is less |Memory (?:required|available) "
+    r"|.*GENERATION QUALITY|.*CONSIDER REGENERATING|.*: \*+\s*$|.*Using metadata override|\d+\t\.\./"
+)
+_RANKS = (
+    # llama.cpp takes I2_S and TL1 for types of its own that it has given up, and any failure for one of memory.
+    (3, re.compile(r"REMOVED, use|fit params to free")),
+    (
+        2,
+        re.compile(
+            r"failed to load model|unable to (?:load|create)|failed to read tensor|model loading error"
+            r"|failed to create context"
+        ),
+    ),
+    (
+        0,
+        re.compile(
+            r"error loading model|unknown (?:model )?architecture|unknown pre-tokenizer|invalid ggml type|ASSERT"
+            r"|what\(\): |terminate called|failed to allocate|bad_alloc|out of memory|[Cc]annot allocate"
+            r"|[Nn]o such file|failed to open|invalid argument|unknown argument|shared librar|Library not loaded"
+            r"|missing tensor|tensor '.*' not found|wrong number of tensors|wrong shape|too long|[Ii]llegal instruction"
+            r"|corrupted|has offset \d+, expected|invalid magic"
+        ),
+    ),
+)
+"""The first that matches."""

@@ -1,8 +1,9 @@
-"""Which chat template a model gets: the one that the user wants, else its own, else the usual one."""
+"""Which chat template a model gets: the one that the user wants, else its own as it ought to be, else the usual one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
@@ -10,7 +11,67 @@ from bitnet_chat.errors import ModelError
 from bitnet_chat.prompt.builtin import DEFAULT, TEMPLATES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bitnet_chat.models.gguf import ModelHeader
+    from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.prompt.template_checks import Flaw
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What an engine is started with. ``header``: what the model says about itself, mended where it is wrong."""
+
+    header: ModelHeader
+    template: ChatTemplate
+    replaces: str
+    """Source of the template where it is not the one in the file."""
+    overrides: tuple[str, ...]
+    """See :class:`bitnet_chat.models.faults.Mended`."""
+
+
+def prepare(
+    model: Path, wanted: str, notify: Callable[[str], None], *, engine: Path, takes_overrides: bool
+) -> Prepared:
+    """Reads the header of the model. ``notify`` hears what was mended, and what is wrong and was not.
+
+    Raises ModelError for a model or a template that cannot be read, and for a template that no reply can be had with.
+    """
+    from bitnet_chat.models.faults import mended
+    from bitnet_chat.models.gguf import read_header
+    from bitnet_chat.models.support import mentioned, warning
+    from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.prompt.template_checks import OTHER, flaws
+
+    said = read_header(model)
+    result = mended(
+        said,
+        lambda word: word in mentioned(engine, (word,)),
+        takes_overrides=takes_overrides,
+        keeps_template=bool(wanted),
+    )
+    header, notes = result.header, [note for note in (warning(engine, said), result.note) if note]
+    source, name = template_source(wanted, header, notes.append)
+    template = ChatTemplate(source, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos)
+    for flaw in flaws(template, header.eos):
+        if flaw.is_fatal:
+            raise ModelError(f"the chat template {name} {flaw.what}", remedy=OTHER)
+        notes.append(f"the chat template {name} {flaw.what}; {OTHER}")
+    for note in notes:
+        notify(note)
+    return Prepared(header, template, "" if source == said.chat_template else source, result.overrides)
+
+
+def flaws_of(header: ModelHeader) -> tuple[Flaw, ...]:
+    """What is wrong with the template that a model brings, by rendering it. Pure."""
+    from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.prompt.template_checks import Flaw, flaws
+
+    try:
+        template = ChatTemplate(header.chat_template, name=f"of {header.label}", bos=header.bos, eos=header.eos)
+    except ModelError as error:
+        return (Flaw(f"cannot be used: {error.what}", is_fatal=True),)
+    return flaws(template, header.eos)
 
 
 def template_source(wanted: str, header: ModelHeader, notify: Callable[[str], None]) -> tuple[str, str]:

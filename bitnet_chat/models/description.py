@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from bitnet_chat.models import memory
+from bitnet_chat.models.chat_template import flaws_of
+from bitnet_chat.models.faults import faults_in, mended
 from bitnet_chat.models.info import ModelInfo, template_family
 from bitnet_chat.models.inventory import BITNET_ENGINE
+
+
+def _faults(info: ModelInfo) -> list[str]:
+    """What is known to be wrong, or is seen to be; what is mended says so."""
+    known = [f"{fault.wrong} ({fault.mended})" for fault in faults_in(info.header)]
+    header = mended(info.header).header
+    found = flaws_of(header) if header.chat_template else ()
+    return [*known, *(f"its chat template {flaw.what}" for flaw in found)]
 
 
 def described(info: ModelInfo) -> dict[str, object]:
@@ -24,6 +34,7 @@ def described(info: ModelInfo) -> dict[str, object]:
         "engine": BITNET_ENGINE if info.needs_bitnet else "any that knows these tensor types",
         "context_length": header.context_length,
         "chat_template": template_family(header.chat_template),
+        "faults": _faults(info),
         "tokenizer": header.tokenizer,
         "pre_tokenizer": header.pre_tokenizer,
         "vocabulary": header.vocabulary_size or None,

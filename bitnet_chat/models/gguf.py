@@ -44,6 +44,8 @@ class ModelHeader:
     pre_tokenizer: str = ""
     """How a BPE tokenizer cuts text into words first: ``llama-bpe``, ``qwen2``, …"""
     vocabulary_size: int = 0
+    file_type: int | None = None
+    """``general.file_type``: the mixture of its weights, numbered as the program that made the file does."""
 
     @property
     def strips_after_special(self) -> bool:
@@ -86,6 +88,7 @@ def header(cursor: Cursor, contents: Contents) -> ModelHeader:
         size=cursor.size,
         tokenizer=vocabulary,
         pre_tokenizer=pre,
+        file_type=kind if type(kind := values.get("general.file_type")) is int else None,
         vocabulary_size=tokens.length if tokens is not None and tokens.kind == STRING else 0,
     )
 

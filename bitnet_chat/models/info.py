@@ -24,7 +24,7 @@ class ModelInfo:
     quantization: str
     """As people call it: ``Q4_K_M``, ``I2_S``."""
     tensor_types: tuple[tuple[str, int], ...]
-    """Names and how many tensors are of each, the most frequent first. ``type 99``: a number nobody knows."""
+    """Names and how many tensors are of each, the most frequent first. ``type 99``: an unknown number."""
     parameters: int
     """Elements of all tensors."""
     kind: str
@@ -60,7 +60,7 @@ def _info(cursor: Cursor, contents: Contents, found: ModelHeader) -> ModelInfo:
     whole: int | None = 0
     alignment = int(contents.values.get("general.alignment", 32))
     for tensor in cursor.tensors(contents):
-        kind = tensor_type(tensor.kind, found.architecture)
+        kind = tensor_type(tensor.kind, found.architecture, contents.values.get("general.file_type"))
         name = kind.name if kind else f"type {tensor.kind}"
         size = kind.bytes_of(tensor.shape) if kind else None
         if tensor.offset % alignment:

@@ -2,14 +2,19 @@
 
 Sources: ``enum ggml_type`` and the type traits of ggml (llama.cpp 0c1e570, what ``engine install`` builds), ``enum
 llama_ftype`` of llama.h. BitNet's llama.cpp has types of its own, numbered from 36 on where the original had gaps at
-the time: I2_S 36, I8_S 37, TL1 38, TL2 39 (its ``ggml.h``; the original uses 39 for MXFP4 now).
+the time: I2_S 36, I8_S 37, TL1 38, TL2 39 (its ``ggml.h``; the original uses 39 for MXFP4 now). ik_llama.cpp numbers
+its own from 133 on (its ``ggml.h`` of 0.1.5).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
+
+Fork = Literal["", "bitnet", "ik"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +24,8 @@ class TensorType:
     name: str
     block: int
     size: int
-    bitnet: bool = False
-    """Only BitNet builds of llama.cpp know it."""
+    fork: Fork = ""
+    """The one fork of llama.cpp whose builds know it."""
 
     def bytes_of(self, shape: tuple[int, ...]) -> int | None:
         """What a tensor of this shape takes; None where that is not known."""
@@ -62,16 +67,27 @@ _TYPES = {
     30: TensorType("BF16", 1, 2),
     34: TensorType("TQ1_0", 256, 54),
     35: TensorType("TQ2_0", 256, 66),
-    36: TensorType("I2_S", 4, 0, bitnet=True),
-    37: TensorType("I8_S", 1, 0, bitnet=True),
-    38: TensorType("TL1", 4, 0, bitnet=True),
+    36: TensorType("I2_S", 4, 0, fork="bitnet"),
+    37: TensorType("I8_S", 1, 0, fork="bitnet"),
+    38: TensorType("TL1", 4, 0, fork="bitnet"),
     39: TensorType("MXFP4", 32, 17),
     40: TensorType("NVFP4", 64, 36),
     41: TensorType("Q1_0", 128, 18),
     42: TensorType("Q2_0", 64, 18),
 }
-_TL2 = TensorType("TL2", 4, 0, bitnet=True)
-BITNET_TYPES = frozenset((*(kind.name for kind in _TYPES.values() if kind.bitnet), _TL2.name))
+_TL2 = TensorType("TL2", 4, 0, fork="bitnet")
+_IK_TYPES = """
+133 Q6_0 134 IQ1_BN 135 IQ2_BN 136 Q8_K64 137 IQ2_K 138 IQ3_K 139 IQ4_K 140 IQ5_K 141 IQ6_K 144 IQ4_KS 145 IQ2_KS
+146 IQ4_KSS 147 Q8_K16 148 Q8_K32 149 Q8_KR8 150 Q8_K128 151 Q8_KV 152 IQ5_KS 153 IQ2_KT 154 IQ3_KT 155 IQ4_KT
+156 IQ3_KS 157 IQ2_KL 158 IQ1_KT 202 Q4_0_R8 206 Q5_0_R4 208 Q8_0_R8 210 Q2_K_R4 211 Q3_K_R4 212 Q4_K_R4 213 Q5_K_R4
+214 Q6_K_R4 216 IQ2_XXS_R4 217 IQ2_XS_R4 218 IQ3_XXS_R4 219 IQ1_S_R4 220 IQ4_NL_R4 221 IQ3_S_R4 222 IQ2_S_R4
+223 IQ4_XS_R8 229 IQ1_M_R4 230 BF16_R16 233 Q6_0_R4 335 IQ2_BN_R4 337 IQ2_K_R4 338 IQ3_K_R4 339 IQ4_K_R4 340 IQ5_K_R4
+344 IQ4_KS_R4 352 IQ5_KS_R4 397 Q8_K_R16 398 Q8_KV_R8 399 Q8_K_R8
+"""
+for _number, _name in re.findall(r"(\d+) (\w+)", _IK_TYPES):
+    _TYPES[int(_number)] = TensorType(_name, 1, 0, fork="ik")
+BITNET_TYPES = frozenset(kind.name for kind in (*_TYPES.values(), _TL2) if kind.fork == "bitnet")
+IK_TYPES = frozenset(kind.name for kind in _TYPES.values() if kind.fork == "ik")
 
 _FILE_TYPES = dict(
     zip(
@@ -87,9 +103,13 @@ _FILE_TYPES = dict(
 )
 
 
-def tensor_type(number: int, architecture: str = "") -> TensorType | None:
-    """None for a number that nobody here knows. The architecture decides where two projects use the same one."""
-    if number == 39 and architecture.startswith("bitnet"):
+I2_S_FILE, _TL2_FILE = 40, 39
+"""``general.file_type`` of BitNet's files; in llama.cpp 39 is NVFP4, whose tensors are of type 40."""
+
+
+def tensor_type(number: int, architecture: str = "", file_type: object = None) -> TensorType | None:
+    """None for an unknown number. Architecture and file type decide where two projects use the same one."""
+    if number == 39 and (architecture.startswith("bitnet") or file_type == _TL2_FILE):
         return _TL2
     return _TYPES.get(number)
 
@@ -98,11 +118,11 @@ def quantization(file_type: object, weights: Iterable[tuple[str, int]]) -> str:
     """What people call a file: ``Q4_K_M``, ``I2_S``, ``TQ2_0``; empty when nothing tells.
 
     ``weights``: tensor types and how many elements are of each. The number in ``general.file_type`` is believed where
-    it names a mixture; but BitNet's 38 to 40 are other types in llama.cpp, so its own tensor types win over it.
+    it names a mixture; but some numbers of the forks are other types in llama.cpp, so their own tensor types win.
     """
     elements = dict(weights)
     most = max(elements, key=lambda name: elements[name], default="")
-    ternary = BITNET_TYPES & elements.keys()
+    ternary = (BITNET_TYPES | IK_TYPES) & elements.keys()
     if ternary:
         return max(ternary, key=lambda name: elements[name])
     named = _FILE_TYPES.get(file_type) if type(file_type) is int else None

@@ -11,22 +11,24 @@ import contextlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from bitnet_chat.models.info import ModelInfo
-from bitnet_chat.models.quantization import BITNET_TYPES
+from bitnet_chat.errors import ModelError
+from bitnet_chat.models.gguf import ModelHeader
+from bitnet_chat.models.info import ModelInfo, read_info
+from bitnet_chat.models.misfit import BITNET_WORD, IK_WORD, MARKERS, Ending, Misfit, misfit, spelled
+from bitnet_chat.models.quantization import I2_S_FILE
 
 _PART = 1 << 22
 _KNOWN_EVERYWHERE = "q6_K"  # of ggml alone: names such as q4_0 are among the options of every program
-_OF_BITNET, _OF_IK = "i2_s", "iq2_bn"
 _LIBRARIES = ("libggml*", "libllama*", "ggml*.dll", "llama*.dll")
 _GPU = ("cuda", "hip", "vulkan", "sycl", "cann", "metal", "opencl")  # hundreds of megabytes, and no names in them
 
 
 def known(binary: Path, infos: Iterable[ModelInfo]) -> frozenset[str] | None:
-    """Of all the names that these models need, those that the engine at ``binary`` knows.
+    """Of all the names that these models need, and of MARKERS, those that the engine at ``binary`` knows.
 
     None where its files tell nothing: a script, or libraries in an unusual place. Raises nothing.
     """
-    wanted = {_KNOWN_EVERYWHERE, *(word for info in infos for word in _words(info))}
+    wanted = {_KNOWN_EVERYWHERE, *MARKERS, *(word for info in infos for word in _words(info))}
     found: set[str] = set()
     for path in _files(binary):
         with contextlib.suppress(OSError):
@@ -39,7 +41,7 @@ def known(binary: Path, infos: Iterable[ModelInfo]) -> frozenset[str] | None:
 def is_bitnet(binary: Path) -> bool:
     """Whether the engine is a build of BitNet, which can read I2_S weights. ik_llama.cpp knows the name, too, and
     computes nonsense with them (measured)."""
-    return mentioned(binary, (_OF_BITNET, _OF_IK)) == {_OF_BITNET}
+    return mentioned(binary, (BITNET_WORD, IK_WORD)) == {BITNET_WORD}
 
 
 def mentioned(binary: Path, words: Collection[str]) -> frozenset[str]:
@@ -69,30 +71,39 @@ def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
         return "it holds no weights"
     if info.split is not None:
         return f"it is part {info.split[0]} of {info.split[1]}"
-    kinds = [kind for kind, _ in info.tensor_types]
-    unknown = [kind for kind in kinds if kind.startswith("type ")]
+    unknown = [kind for kind, _ in info.tensor_types if kind.startswith("type ")]
     if unknown:
         return f"its weights are of a kind that is not known here ({unknown[0]})"
-    if names is None:
-        missing = [kind for kind in kinds if kind in BITNET_TYPES]
-    else:
-        missing = [kind for kind in kinds if _spelled(kind) not in names]
-    if any(kind in BITNET_TYPES for kind in missing):
-        return f"{info.quantization} weights need a BitNet build as engine"
-    if missing:
-        return f"the engine does not know {missing[0]} weights: it is too old, or another one"
-    if names is not None and info.header.architecture not in names:
-        return f"the engine does not know the architecture {info.header.architecture or '(none)'}"
-    return ""
+    found = misfit(info, names, "the engine")
+    return found.short if found is not None else ""
+
+
+def warning(binary: Path, header: ModelHeader) -> str:
+    """What is to be said of an engine that loads the model and computes it wrongly; empty otherwise. Reads both files
+    where there is a sign of it. Raises nothing."""
+    if header.file_type != I2_S_FILE:
+        return ""
+    try:
+        info = read_info(header.path)
+    except ModelError:
+        return ""
+    found = misfit(info, known(binary, [info]), binary.name)
+    return f"{found.what}: {found.remedy}" if found is not None and found.loads else ""
+
+
+def explanation(binary: Path, model: Path, ending: Ending) -> Misfit | None:
+    """Why the engine at ``binary``, which has ended so, could not run a model. Reads both files; None where they do
+    not tell. Raises nothing."""
+    try:
+        info = read_info(model)
+    except ModelError:
+        return None
+    return misfit(info, known(binary, [info]), binary.name, ending)
 
 
 def _words(info: ModelInfo) -> set[str]:
-    return {*(_spelled(name) for name, _ in info.tensor_types), info.header.architecture} - {""}
-
-
-def _spelled(name: str) -> str:
-    """As ggml writes it: ``q4_K``, ``iq2_xxs``."""
-    return name[:-2].lower() + "_K" if name.endswith("_K") else name.lower()
+    header = info.header
+    return {*(spelled(name) for name, _ in info.tensor_types), header.architecture, header.pre_tokenizer} - {""}
 
 
 def _files(binary: Path) -> Iterator[Path]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bitnet_chat.errors import ModelError
+from bitnet_chat.models.faults import mended
+from bitnet_chat.models.gguf import header
 from bitnet_chat.models.reader import STRING, opened
 from bitnet_chat.prompt.tokenizer import KINDS, Tokenizer, Vocabulary
 from bitnet_chat.prompt.tokens import TokenCount
@@ -44,7 +46,8 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
     """None for a kind of vocabulary that is not known here. Raises ModelError as ``read_header`` does."""
     with opened(path) as cursor:
         contents = cursor.contents()
-        kind, pre = (str(contents.values.get(f"tokenizer.ggml.{name}", "")) for name in ("model", "pre"))
+        said = mended(header(cursor, contents)).header
+        kind, pre = said.tokenizer, said.pre_tokenizer
         pieces = contents.arrays.get("tokenizer.ggml.tokens")
         if kind not in KINDS or pieces is None or pieces.kind != STRING or not 0 < pieces.length <= _MAX_PIECES:
             return None

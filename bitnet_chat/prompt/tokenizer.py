@@ -45,7 +45,9 @@ _WORDS = {
 _FAMILIES = {
     "gpt2": ("gpt-2", "phi-2", "olmo", "jais", "exaone4", "mellum", "trillion"),
     "starcoder": ("starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"),
-    "llama3": ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "lfm2", "dbrx", "glm4"),
+    "llama3": (
+        *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon_e", "falcon-h1", "pixtral", "lfm2", "dbrx", "glm4"),
+    ),
     "falcon": ("falcon", "default", ""),
     "qwen2": ("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "qwen35", "bailingmoe", "grok-2"),
 }

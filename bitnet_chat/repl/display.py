@@ -216,6 +216,7 @@ _REASONS = {
     FinishReason.TOOL_CALLS: "calls a tool",
     FinishReason.CONTEXT_OVERFLOW: "the context is full",
     FinishReason.ENGINE_DIED: "the engine died",
+    FinishReason.EMPTY: "ended before its first word",
     FinishReason.REPETITION: "stopped for repeating itself",
     FinishReason.STALLED: "stopped, for nothing more came",
     FinishReason.TIMEOUT: "stopped at its time limit",

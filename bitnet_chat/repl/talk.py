@@ -34,6 +34,9 @@ WORTH_COUNTING = 200
 
 SwitchModel = Callable[[str], Backend]
 
+_UNSAID = (FinishReason.INTERRUPTED, FinishReason.EMPTY)
+"""Ends of a reply that is no part of the conversation where nothing was said."""
+
 
 class Talk:
     """Takes submitted lines. Owns the backend and the recorder: ``close`` closes whichever it has by then."""
@@ -260,7 +263,8 @@ class Talk:
             event = await self._reply.run()
         finally:
             thinking, calls, self._reply = self._reply.thinking, self._reply.calls, None
-        if isinstance(event, Failed) or (event.reason is FinishReason.INTERRUPTED and not event.text):
+        unsaid = not event.text and not isinstance(event, Failed) and event.reason in _UNSAID
+        if isinstance(event, Failed) or unsaid:
             if not isinstance(event, Failed):
                 self._display.notice(dropped)
                 self._display.lines()

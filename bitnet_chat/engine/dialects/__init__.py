@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.models.faults import OVERRIDE
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.thinking import Tags
@@ -34,6 +35,8 @@ class EngineOptions:
     max_tokens: int | None = None
     rpc: tuple[str, ...] = ()
     """Addresses of rpc-servers that hold layers of the model."""
+    overrides: tuple[str, ...] = ()
+    """Metadata of the model that is wrong, as ``KEY=TYPE:VALUE``; only for an engine that has ``OVERRIDE``."""
     extra: tuple[str, ...] = ()
     """Flags given after ``--``, last on the command line."""
 
@@ -168,6 +171,7 @@ def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
     for name, value in valued.items():
         if value is not None:
             flags += option(name, value)
+    flags += [word for each in options.overrides for word in option(OVERRIDE, each)]
     flags += option("--escape", "off")  # or C:\\new would have a line break in it
     return flags + log_flags(binary)
 

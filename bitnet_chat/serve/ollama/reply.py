@@ -21,7 +21,7 @@ TAG = ":latest"
 """Behind every name in listings: Ollama's clients look for it, with and without."""
 _FOR_EVER = "2318-01-01T00:00:00Z"
 """When a model is unloaded that stays until its room is needed. Ollama's clients show a year like this as for ever."""
-_WHOLE = (FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.TOOL_CALLS)
+_WHOLE = (FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.EMPTY, FinishReason.TOOL_CALLS)
 
 
 def to_json(value: object) -> bytes:

@@ -15,7 +15,12 @@ from bitnet_chat.version import __version__
 
 DONE = b"data: [DONE]\n\n"
 _FINGERPRINT = f"bitnet-chat-{__version__}"
-_AS_THEY_WERE = {FinishReason.STOP: "stop", FinishReason.ROLE_MARKER: "stop", FinishReason.TOOL_CALLS: "tool_calls"}
+_AS_THEY_WERE = {
+    FinishReason.STOP: "stop",
+    FinishReason.ROLE_MARKER: "stop",
+    FinishReason.EMPTY: "stop",
+    FinishReason.TOOL_CALLS: "tool_calls",
+}
 
 
 def finish_reason(reason: FinishReason) -> str:

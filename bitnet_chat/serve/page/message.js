@@ -9,6 +9,7 @@ const OUTCOMES = {
   cut_off: "It was cut off: the program ended before the reply did.",
   timeout: "It was stopped: the time had run out.",
   stalled: "It was stopped: nothing came any more.",
+  empty: "The model ended it before the first word.",
   repetition: "It was stopped: it repeated itself without end.",
   context_overflow: "It was stopped: the context window is full.",
   engine_died: "It was cut off: the engine died.",
@@ -193,8 +194,8 @@ export class Reply {
   }
 
   // It was stopped before its first word, or before its first new one.
-  stopped(model) {
-    this.end("interrupted", model, {})
+  stopped(finish, model) {
+    this.end(finish, model, {})
     if (this.silent) this.node.querySelector(".outcome").append(STAYS)
   }
 

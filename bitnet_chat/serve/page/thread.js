@@ -212,7 +212,7 @@ export class Thread extends EventTarget {
     const { reply } = this
     if (!reply) return
     if (told.message === null) {
-      reply.stopped(told.model)
+      reply.stopped(told.finish_reason, told.model)
     } else {
       reply.end(told.finish_reason, told.model, told)
     }

@@ -1,0 +1,144 @@
+"""Model files whose metadata is known to be wrong, and what is taken instead. Pure: what is known is data.
+
+The facts are from public sources, named in each entry. The files themselves were not fetched to write this list; a file
+with the metadata of the first two entries, which stand together in one file, was made for the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bitnet_chat.prompt.builtin import TEMPLATES
+
+if TYPE_CHECKING:
+    from bitnet_chat.models.gguf import ModelHeader
+
+_PRE, OVERRIDE = "tokenizer.ggml.pre", "--override-kv"
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularySign:
+    """How a vocabulary is recognised: its kind, its number of pieces, its first special token."""
+
+    kind: str
+    sizes: range
+    bos: str
+
+    def fits(self, header: ModelHeader) -> bool:
+        return (header.tokenizer, header.bos) == (self.kind, self.bos) and header.vocabulary_size in self.sizes
+
+
+_LLAMA3 = VocabularySign("gpt2", range(128_256, 128_513), "<|begin_of_text|>")  # fine-tunes add some pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A file has it where all that is given here is found in it; what is not given does not matter."""
+
+    wrong: str
+    """What is wrong; goes on from the name of the model."""
+    mended: str
+    """What is taken instead."""
+    source: str
+    vocabulary: VocabularySign | None = None
+    template_holds: str = ""
+    pre_tokenizers: tuple[str, ...] = ()
+    """Values of ``tokenizer.ggml.pre``; empty: the key is missing."""
+    template: str = ""
+    """Name of the template that is taken."""
+    pre_tokenizer: str = ""
+    """Value that is taken."""
+    only_unknown: bool = False
+    """Right in itself: a fault only for an engine that does not know this pre-tokenizer by its name."""
+
+    def is_in(self, header: ModelHeader) -> bool:
+        return (
+            (self.vocabulary is None or self.vocabulary.fits(header))
+            and self.template_holds in header.chat_template
+            and (not self.pre_tokenizers or header.pre_tokenizer in self.pre_tokenizers)
+        )
+
+
+FAULTS = (
+    Fault(
+        wrong="its chat template is a placeholder of the converter",
+        mended="bitnet is used",
+        source="microsoft/bitnet-b1.58-2B-4T-gguf: written by convert-ms-to-gguf-bitnet.py of microsoft/BitNet;"
+        " ikawrakow/ik_llama.cpp issue 339; right is the template in tokenizer_config.json of the model's repository",
+        vocabulary=_LLAMA3,
+        template_holds="BITNETAssistant: ",
+        template="bitnet",
+    ),
+    Fault(
+        wrong="it names no pre-tokenizer (tokenizer.ggml.pre), without which text is split wrongly",
+        mended="llama-bpe is used",
+        source="the same file, and all that convert-ms-to-gguf-bitnet.py writes: microsoft/BitNet pull request 508,"
+        " ikawrakow/ik_llama.cpp pull request 337; llama.cpp files of Llama 3 from April 2024 have the same",
+        vocabulary=_LLAMA3,
+        pre_tokenizers=("", "default"),
+        pre_tokenizer="llama-bpe",
+    ),
+    Fault(
+        wrong="the engine does not know its pre-tokenizer falcon_e",
+        mended="llama-bpe is used, which is equal",
+        source="tiiuae/Falcon-E-1B-Instruct-GGUF and -3B-: microsoft/BitNet issue 622; the same expression in"
+        " ikawrakow/ik_llama.cpp issue 551",
+        pre_tokenizers=("falcon_e",),
+        pre_tokenizer="llama-bpe",
+        only_unknown=True,
+    ),
+    Fault(
+        wrong="the engine does not know its pre-tokenizer falcon3",
+        mended="llama-bpe is used, which is equal",
+        source="tiiuae/Falcon3-*-1.58bit-GGUF: llama.cpp and ik_llama.cpp treat both names alike (llama-vocab.cpp);"
+        " BitNet of October 2024 does not have the first. Not checked: whether those files have this value",
+        pre_tokenizers=("falcon3",),
+        pre_tokenizer="llama-bpe",
+        only_unknown=True,
+    ),
+)
+
+
+def faults_in(header: ModelHeader, knows: Callable[[str], bool] = lambda word: True) -> tuple[Fault, ...]:
+    """``knows``: whether the engine has a name; asked only where it matters."""
+    return tuple(
+        fault
+        for fault in FAULTS
+        if fault.is_in(header) and not (fault.only_unknown and knows(header.pre_tokenizer))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """``header``: as it ought to be. ``overrides``: what an engine is told with ``--override-kv``. ``note``: one line
+    about it, empty where nothing was wrong."""
+
+    header: ModelHeader
+    overrides: tuple[str, ...] = ()
+    note: str = ""
+
+
+def mended(
+    header: ModelHeader,
+    knows: Callable[[str], bool] = lambda word: True,
+    *,
+    takes_overrides: bool = True,
+    keeps_template: bool = False,
+) -> Mended:
+    """``takes_overrides``: whether the engine can be told of another value. ``keeps_template``: whether the template of
+    the file is not used at all."""
+    result, notes = Mended(header), []
+    for fault in faults_in(header, knows):
+        if fault.template and not keeps_template:
+            result = replace(result, header=replace(result.header, chat_template=TEMPLATES[fault.template]))
+            notes.append(f"{fault.wrong} ({fault.mended})")
+        override = f"{_PRE}=str:{fault.pre_tokenizer}"
+        if fault.pre_tokenizer and takes_overrides:
+            changed = replace(result.header, pre_tokenizer=fault.pre_tokenizer)
+            result = replace(result, header=changed, overrides=(*result.overrides, override))
+            notes.append(f"{fault.wrong} ({fault.mended})")
+        elif fault.pre_tokenizer:
+            notes.append(f"{fault.wrong} (not mended: the engine was not given {OVERRIDE} {override})")
+    return replace(result, note=f"{header.label} was mended: {'; '.join(notes)}" if notes else "")

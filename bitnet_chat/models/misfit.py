@@ -1,0 +1,215 @@
+"""Why an engine cannot run a model: the one explanation, for ``doctor``, for lists, and for a load that failed. Pure.
+
+What is known stands in ``_RULES``. The facts are the model's own tensor types and architecture, and the names in the
+engine's files (:func:`bitnet_chat.models.support.known`); where an engine ended, its log and its exit code as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bitnet_chat.models.info import ModelInfo
+from bitnet_chat.models.quantization import BITNET_TYPES, IK_TYPES
+
+BITNET_WORD, IK_WORD = "i2_s", "iq2_bn"
+MARKERS = frozenset((BITNET_WORD, IK_WORD))
+"""Names that tell builds apart: BitNet has ``i2_s``, ik_llama.cpp has both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """``what`` and ``remedy``: sentences without a full stop. ``short``: for a list, without the engine's name."""
+
+    what: str
+    remedy: str
+    short: str
+    certain: bool = True
+    """False: the engine's files do not tell."""
+    loads: bool = False
+    """The engine takes the model, and what it then says is of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an engine ended that was to load the model. ``code``: minus the number of a signal."""
+
+    code: int | None
+    log: Sequence[str] = ()
+
+    @property
+    def by_signal(self) -> bool:
+        return self.code is not None and self.code < 0
+
+    def told(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        return next((found for line in self.log if (found := pattern.search(line))), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """Applies to tensors of ``types`` (none: of any) in an engine that has not their names (``missing``) or has them.
+    ``knows``: a name that it has. In the texts, ``{types}`` and ``{engine}`` are filled in."""
+
+    short: str
+    what: str
+    remedy: str
+    types: frozenset[str] = frozenset()
+    missing: bool = True
+    knows: str = ""
+    certain: bool = True
+    loads: bool = False
+
+
+_GET_BITNET = (
+    "it takes a BitNet build: build the BitNet repository of Microsoft and give --engine BitNet/build/bin;"
+    " or take the model as TQ1_0, TQ2_0 or another type that llama.cpp knows"
+)
+_TO_IK = "convert it: llama-quantize of ik_llama.cpp --allow-requantize MODEL NEW.gguf iq2_bn; or take a BitNet build"
+_TERNARY, _TABLES = frozenset(("TQ1_0", "TQ2_0")), frozenset(("TL1", "TL2"))
+# Measured with BitNet of October 2024, llama.cpp 0.5.0-dev and ik_llama.cpp 0.1.5, but for what is said otherwise.
+_RULES = (
+    _Rule(
+        "{types} weights need a BitNet build as engine",
+        "{types} is a type of BitNet's own, and {engine} is an ik_llama.cpp build, which cannot load it",
+        "take a BitNet build, or the model as I2_S and convert that with llama-quantize of ik_llama.cpp to IQ2_BN",
+        BITNET_TYPES,
+        knows=IK_WORD,
+    ),
+    _Rule(
+        "{types} weights need a BitNet build as engine",
+        "{types} is a type of BitNet's own, and {engine} is a llama.cpp build, which cannot load it",
+        _GET_BITNET,
+        BITNET_TYPES,
+    ),
+    _Rule(
+        "{types} weights need an ik_llama.cpp build as engine",
+        "{types} is a type of ik_llama.cpp's own, and {engine} is a BitNet build, which cannot load it",
+        "it takes an ik_llama.cpp build; or take the model as I2_S",
+        IK_TYPES,
+        knows=BITNET_WORD,
+    ),
+    _Rule(
+        "{types} weights need an ik_llama.cpp build as engine",
+        "{types} is a type of ik_llama.cpp's own, and {engine} is a llama.cpp build, which cannot load it",
+        "it takes an ik_llama.cpp build; or take the model as TQ1_0, TQ2_0 or another type that llama.cpp knows",
+        IK_TYPES,
+    ),
+    _Rule(  # ends with SIGFPE
+        "ik_llama.cpp does not know {types} weights",
+        "{engine} is an ik_llama.cpp build, which does not know {types} weights",
+        "take a llama.cpp build as engine (bitnet-chat engine install), or the model as IQ2_BN",
+        _TERNARY,
+        knows=IK_WORD,
+    ),
+    _Rule(
+        "the engine does not know {types} weights: it is too old, or another one",
+        "{engine} does not know {types} weights: it is older than they are, or a build of another project",
+        "take a newer engine, or another model",
+    ),
+    _Rule(  # architecture bitnet-b1.58: logits of no use; architecture llama: GGML_ASSERT at the first token
+        "ik_llama.cpp computes I2_S weights wrongly",
+        "{engine} is an ik_llama.cpp build, which loads {types} weights and computes them wrongly",
+        _TO_IK,
+        frozenset(("I2_S",)),
+        missing=False,
+        knows=IK_WORD,
+        loads=True,
+    ),
+    # SIGSEGV at the first evaluation. Whether a build has tables can be told of few builds, and never for which model.
+    _Rule(
+        "",
+        "{types} weights take lookup tables that are compiled for one model, and nothing tells that {engine} is built"
+        " with those of this one",
+        "build BitNet anew for this model (setup_env.py -q tl1 or tl2), or take the model as I2_S",
+        _TABLES,
+        missing=False,
+        knows=BITNET_WORD,
+        certain=False,
+    ),
+)
+_SINCE = {"bitnet-b1.58": "a BitNet build since April 2025 or ik_llama.cpp knows it"}
+"""What knows an architecture that many engines do not."""
+
+# llama.cpp since November 2024; since 2025; BitNet 2024; a type that has the number of another one.
+_STRANGE_TYPE = re.compile(
+    r"of type \d+ \(.*REMOVED|invalid ggml type|GGML_ASSERT\(.*type < GGML_TYPE_COUNT|has offset \d+, expected \d+"
+)
+_STRANGE_ARCHITECTURE = re.compile(r"unknown (?:model )?architecture:? '?([\w.-]+)")
+_STRANGE_PRE = re.compile(r"unknown pre-tokenizer type: '([^']*)'")
+
+
+def misfit(
+    info: ModelInfo, names: frozenset[str] | None, engine: str, ending: Ending | None = None
+) -> Misfit | None:
+    """None where nothing speaks against the two. ``names``: what the engine at hand knows of all that the model needs
+    and of :data:`MARKERS`; None: its files do not tell. ``engine``: its name. ``ending``: of the one that tried."""
+    kinds = [kind for kind, _ in info.tensor_types if not kind.startswith("type ")]
+    if names is not None:
+        missing = [kind for kind in kinds if spelled(kind) not in names]
+    elif ending is not None and ending.told(_STRANGE_TYPE):
+        missing = [kind for kind in kinds if kind in BITNET_TYPES | IK_TYPES]
+    else:
+        missing = []
+    by_type = _by_type(kinds, missing, names or frozenset(), engine, ending)
+    if by_type is not None and by_type.certain:
+        return by_type
+    if found := _by_architecture(info.header.architecture, names, engine, ending):
+        return found
+    if by_type is not None:
+        return by_type
+    if ending is not None and (told := ending.told(_STRANGE_PRE)):
+        what = f"{engine} does not know the way in which the model's text is split into words ({told[1]})"
+        remedy = "take a newer engine; or name one that it knows behind --: --override-kv tokenizer.ggml.pre=str:NAME"
+        return Misfit(what, remedy, what)
+    if names is None and ending is None and (own := [kind for kind in kinds if kind in BITNET_TYPES | IK_TYPES]):
+        return _unknown(own, engine)
+    return None
+
+
+def spelled(name: str) -> str:
+    """A tensor type as ggml writes it: ``q4_K``, ``iq2_xxs``, ``iq2_k``."""
+    return name[:-2].lower() + "_K" if re.fullmatch(r"Q\d_K", name) else name.lower()
+
+
+def _by_type(
+    kinds: Sequence[str], missing: Sequence[str], names: frozenset[str], engine: str, ending: Ending | None
+) -> Misfit | None:
+    for rule in _RULES:
+        concerned = [kind for kind in (missing if rule.missing else kinds) if not rule.types or kind in rule.types]
+        # An engine that refuses a model has not come as far as to compute with it.
+        fits = rule.missing or ending is None or ending.by_signal
+        if concerned and fits and (not rule.knows or rule.knows in names):
+            return _said(rule, concerned, engine)
+    return None
+
+
+def _said(rule: _Rule, kinds: Sequence[str], engine: str) -> Misfit:
+    types = ", ".join(sorted(kinds))
+    what, short = (text.format(types=types, engine=engine) for text in (rule.what, rule.short))
+    return Misfit(what, rule.remedy, short, rule.certain, rule.loads)
+
+
+def _by_architecture(name: str, names: frozenset[str] | None, engine: str, ending: Ending | None) -> Misfit | None:
+    told = ending.told(_STRANGE_ARCHITECTURE) if ending is not None else None
+    if told is None and (names is None or name in names):
+        return None
+    shown = name or "(none)"
+    what = f"{engine} does not know the architecture {shown}: it is older than the model, or a build of another project"
+    remedy = "take a newer engine, or another model"
+    if name in _SINCE:
+        remedy += f"; {_SINCE[name]}"
+    return Misfit(what, remedy, f"the engine does not know the architecture {shown}")
+
+
+def _unknown(kinds: Sequence[str], engine: str) -> Misfit:
+    bitnet = [kind for kind in kinds if kind in BITNET_TYPES]
+    project, remedy = ("BitNet", _GET_BITNET) if bitnet else ("ik_llama.cpp", "it takes an ik_llama.cpp build")
+    article = "a" if bitnet else "an"
+    types = ", ".join(sorted(bitnet or kinds))
+    return Misfit(
+        f"{types} is a type of {project}'s own, and nothing in {engine} tells whether it knows it",
+        remedy,
+        f"{types} weights need {article} {project} build as engine",
+        certain=False,
+    )

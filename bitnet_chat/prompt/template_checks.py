@@ -1,0 +1,60 @@
+"""What is wrong with a chat template, found by rendering it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.errors import ModelError
+from bitnet_chat.prompt.template import END_TOKENS, ChatTemplate
+
+# Private-use characters: no template strips, folds or escapes them.
+_SYSTEM, _FIRST, _REPLY, _LAST = (f"\ue001{number}\ue001" for number in range(4))
+OTHER = "--chat-template NAME takes another: bitnet, chatml, gemma, llama3, zephyr or plain, a file or Jinja text"
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """``what``: goes on from "the chat template NAME"."""
+
+    what: str
+    is_fatal: bool = False
+    """No reply can be had with it."""
+
+
+def flaws(template: ChatTemplate, eos: str) -> tuple[Flaw, ...]:
+    """``eos``: the model's own end token. None for a template that refuses to be rendered: who uses it is told why."""
+    asked = Conversation((Message("user", _FIRST),))
+    dialogue = Conversation((*asked.messages, Message("assistant", _REPLY), Message("user", _LAST)))
+    once, often = _rendered(template, asked), _rendered(template, dialogue)
+    found: list[Flaw] = []
+    ends = (eos, *END_TOKENS)
+    for text, marker in ((once, _FIRST), (often, _LAST)):
+        suffix = text.rpartition(marker)[2] if marker in text else ""
+        if not found and (token := next((each for each in ends if each and suffix.endswith(each)), "")):
+            found.append(Flaw(f"ends with {token} behind the user's message: the reply is over before it begins", True))
+    if often and not all(marker in often for marker in (_FIRST, _REPLY, _LAST)):
+        found.append(Flaw("leaves out messages of the conversation"))
+    if not found and _does_not_begin(template, asked, once, often):
+        found.append(Flaw("does not begin the reply (no add_generation_prompt): the model may begin it wrongly"))
+    told = _rendered(template, asked.with_system(_SYSTEM))
+    if told and _SYSTEM not in told:
+        found.append(Flaw("leaves out system prompts: the model does not get them"))
+    return tuple(found)
+
+
+def _does_not_begin(template: ChatTemplate, asked: Conversation, once: str, often: str) -> bool:
+    """Whether the text that stands before a reply of the history is not put before the one that is to come. Where it is
+    a part of the user's message, as in ``[INST] … [/INST]``, nothing is missing."""
+    if once != _rendered(template, asked, reply_follows=False):
+        return False
+    before_reply = often.partition(_REPLY)[0].rpartition(_FIRST)[2]
+    return once.rpartition(_FIRST)[2].strip() != before_reply.strip()
+
+
+def _rendered(template: ChatTemplate, conversation: Conversation, *, reply_follows: bool = True) -> str:
+    """Empty where the template refuses the conversation."""
+    try:
+        return template.render(conversation, reply_follows=reply_follows)
+    except ModelError:
+        return ""
