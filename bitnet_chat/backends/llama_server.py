@@ -59,7 +59,9 @@ class LlamaServer:
         self.header: ModelHeader | None = None
         self._counter: TokenCounter | None = None
         self._reading = threading.Lock()
-        self.server = Server(self.command, on_spawn=lambda pid: self._read_vocabulary())
+        self.server = Server(
+            self.command, on_spawn=lambda pid: self._read_vocabulary(), patience=settings.stall_timeout
+        )
         self._connection: Connection | None = None
         self._known: tuple[ServerProcess, Target] | None = None
         self.is_doubtful = False
@@ -165,8 +167,8 @@ class LlamaServer:
                     raise
             await asyncio.sleep(delay)
             delay = min(delay * 2, longest)
-        process.is_loaded = True
         props = await connection.get("/props")
+        process.has_loaded()
         return Target(
             connection, self.label, _window(props), knows_tools=_caps(props).get("supports_tools") is not False
         )

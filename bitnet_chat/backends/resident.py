@@ -181,6 +181,7 @@ class ResidentBackend:
             self._recorder.close()
 
     def _spawned(self, process: EngineProcess) -> None:
+        process.wait_at_most(self._settings.stall_timeout)
         if self._counter is None:  # by the time that somebody asks, the vocabulary has been read
             threading.Thread(target=self.count, args=("",), name="vocabulary", daemon=True).start()
         if self._recorder is not None:

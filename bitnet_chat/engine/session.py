@@ -224,7 +224,7 @@ class Session:
             if process.ready_after is None:
                 # llama-completion can exit before its log thread has written why, and does two times in five: another
                 # try may say it. A large model is not loaded that often for it.
-                if not process.log.tail() and death.without_model(process) is None:
+                if process.fault is None and not process.log.tail() and death.without_model(process) is None:
                     silent_deaths += 1
                     if silent_deaths <= (_TRIES if time.monotonic() - began < _PATIENCE else 2):
                         continue

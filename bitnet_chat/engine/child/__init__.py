@@ -22,6 +22,9 @@ class Sink(Protocol):
 
     def logged(self, data: bytes) -> None: ...
 
+    def closed(self) -> None:
+        """Nothing more can come from its output. ``exited`` follows at once, unless it lives on without one."""
+
     def exited(self, code: int) -> None:
         """``code``: exit status, or minus the number of the signal that ended it."""
 
@@ -31,6 +34,10 @@ class Child(Protocol):
 
     @property
     def pid(self) -> int: ...
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether its output is a terminal."""
 
     @property
     def can_interrupt(self) -> bool:

@@ -24,6 +24,7 @@ _CHUNK = 1 << 16
 class PipeChild:
     """See :class:`bitnet_chat.engine.child.Child`."""
 
+    is_terminal = False
     log_lag = 0.01  # two threads read; what the engine wrote first may be delivered second
 
     def __init__(self, argv: Sequence[str], sink: Sink, loop: asyncio.AbstractEventLoop, cwd: Path | None) -> None:
@@ -53,7 +54,7 @@ class PipeChild:
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
         assert stdin is not None and stdout is not None and stderr is not None
         readers = [
-            self._thread("output", self._read, stdout.fileno(), self._sink.output),
+            self._thread("output", self._read_output, stdout.fileno()),
             self._thread("log", self._read, stderr.fileno(), self._sink.logged),
         ]
         self._thread("input", self._write, stdin.fileno())
@@ -91,6 +92,14 @@ class PipeChild:
     def _deliver(self, function: Callable[..., None], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(function, *args)
+
+    def _read_output(self, descriptor: int) -> None:
+        self._read(descriptor, self._sink.output)
+        self._deliver(self._hung_up)
+
+    def _hung_up(self) -> None:
+        if self._open:
+            self._sink.closed()
 
     def _read(self, descriptor: int, deliver: Callable[[bytes], None]) -> None:
         with contextlib.suppress(OSError):

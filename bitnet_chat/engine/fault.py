@@ -1,0 +1,52 @@
+"""What an engine can do wrong while it lives, for which it is ended from here. Pure: facts in, words out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitnet_chat.errors import EngineDied, EngineStalled
+from bitnet_chat.stream.logform import is_json
+
+_WRAPPER = "a wrapper script must leave standard error alone (no 2>&1), and flags must not send the log to stdout"
+_JSON_LOG = "leave out --log-jsonl, and unset LLAMA_ARG_LOG_JSONL in a wrapper script: the log is then on standard error"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``what`` goes behind "the engine". ``is_lasting``: the next process would do the same."""
+
+    what: str
+    remedy: str
+    is_lasting: bool = False
+    is_stall: bool = False
+
+    def error(self, detail: str) -> EngineDied:
+        kind = EngineStalled if self.is_stall else EngineDied
+        return kind(f"the engine {self.what}", remedy=self.remedy, detail=detail)
+
+
+def log_in_output(line: str) -> Fault:
+    """``line``: of the log, as it stood in the output."""
+    return Fault(
+        "writes its log to its output, where its replies are read",
+        _JSON_LOG if is_json(line) else _WRAPPER,
+        is_lasting=True,
+    )
+
+
+def closed_output(*, terminal: bool) -> Fault:
+    where = "its terminal" if terminal else "its output"
+    return Fault(
+        f"closed {where} and went on running: nothing more can be read from it",
+        "a wrapper script must stay in the foreground and leave the engine its standard output",
+    )
+
+
+def no_prompt(seconds: float, *, worked: bool) -> Fault:
+    """``worked``: it used the processor or wrote its log meanwhile."""
+    did = "only computed or logged" if worked else "did nothing: no output, no log, no work of disk or processor"
+    return Fault(
+        f"showed no prompt: for {seconds:g} s it {did}",
+        "bitnet-chat doctor looks at engine and model; --stall-timeout SECONDS waits longer, 0 without limit",
+        is_stall=True,
+    )
