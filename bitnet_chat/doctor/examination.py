@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from bitnet_chat.doctor import (
     terminal,
     threads,
     trial,
+    variables,
 )
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.binary import EngineBinary
@@ -57,6 +59,7 @@ def examine(wish: Wish) -> Iterator[Finding]:
             found, binary = engine.look(settings.engine, wish.configured)
             yield from found
             usable = replace(settings, engine=str(binary.path)) if binary is not None else None
+        yield from _safely("engine", lambda: [variables.judge(os.environ)])
         if usable is not None:
             yield from _safely("answer", lambda: _asked(usable))
         yield from _safely("model", lambda: _of_model(settings, binary, info))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bitnet_chat import paths
 from bitnet_chat.engine.binary import Dialect, EngineBinary, recognise
+from bitnet_chat.engine.child import environment
 from bitnet_chat.errors import EngineNotFound
 
 LIMIT = 5.0
@@ -62,6 +63,7 @@ def _ask(path: Path, flag: str) -> str:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=_lifeline(),
+            env=environment(),  # one with a wrong value ends it before it has read --help
             cwd=path.parent,  # BitNet builds on Windows look for their libraries here
         )
     except OSError as error:

@@ -28,8 +28,6 @@ HOST = "127.0.0.1"
 # "listening on http://127.0.0.1:40123" since 2024, "hostname: 127.0.0.1, port: 40123" before; with --log-prefix or not.
 _LISTENING = re.compile(r"listening on http://[^\s:/]+:(\d+)|hostname: \S+, port: (\d+)")
 _BIND = re.compile(r"couldn't bind|failed to bind|[Aa]ddress already in use")
-# Variables of llama-server that would take it to another place than the one where it is looked for.
-_ELSEWHERE = ("HOST", "PORT", "API_KEY_FILE", "API_PREFIX", "SSL_KEY_FILE", "SSL_CERT_FILE", "LOG_FILE")
 _CHUNK = 1 << 16
 
 
@@ -62,7 +60,6 @@ class ServerProcess:
     async def spawn(cls, argv: Sequence[str], *, patience: float = 0.0) -> ServerProcess:
         """Raises EngineNotFound where it cannot be started."""
         key = secrets.token_urlsafe(32)
-        kept = {name: value for name, value in environment().items() if not _misleads(name)}
         prepare: Callable[[], None] | None = None
         command: Sequence[str | bytes] = argv
         if sys.platform != "win32":
@@ -75,7 +72,7 @@ class ServerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env=kept | {"LLAMA_API_KEY": key},
+                env=environment() | {"LLAMA_API_KEY": key},
                 start_new_session=True,
                 preexec_fn=prepare,
             )
@@ -146,10 +143,6 @@ class ServerProcess:
     def _line(self, line: str) -> None:
         if not self._port.done() and (match := _LISTENING.search(line)):
             self._port.set_result(int(match[1] or match[2]))
-
-
-def _misleads(name: str) -> bool:
-    return name.startswith("LLAMA_ARG_") and name.removeprefix("LLAMA_ARG_") in _ELSEWHERE
 
 
 class Server:

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol
 
+from bitnet_chat.engine import variables
+
 __all__ = ["Child", "Sink", "Transport", "pty_is_available", "spawn"]
 
 Transport = Literal["auto", "pty", "pipe"]
@@ -71,8 +73,9 @@ def pty_is_available() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Ours. But an engine that aborts would have a debugger write on its terminal, where its reply is read from."""
-    return os.environ | {"GGML_NO_BACKTRACE": "1"}
+    """That of an engine or a server: ours, without what would change its flags; see
+    :mod:`bitnet_chat.engine.variables`."""
+    return variables.passed(os.environ)
 
 
 def spawn(argv: Sequence[str], sink: Sink, *, transport: Transport, cwd: Path | None = None) -> Child:
