@@ -30,7 +30,7 @@ class Settings:
     ctx: int = 0
     """Tokens of the context window. 0: what the model was trained for, at most 8192."""
     threads: int = 0
-    """0: the engine's choice."""
+    """Of the engine, at most as many as there are processors to be used. 0: one for each physical core of these."""
     temperature: float = -1.0
     """Negative: the engine's default."""
     seed: int = -1

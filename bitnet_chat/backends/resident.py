@@ -20,6 +20,7 @@ from bitnet_chat.engine.load import Load
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.session import Session
+from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import ModelError
 from bitnet_chat.events import Event
 from bitnet_chat.prompt.tokens import TokenCount, by_length
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from bitnet_chat.models.gguf import ModelHeader
     from bitnet_chat.models.vocabulary import TokenCounter
     from bitnet_chat.prompt.template import ChatTemplate
-
-# Bytes. Threads wait for one another at each layer, and here there is hardly anything to share: on two processors a
-# second one made the bundled model at most 1.5 times faster, and 10 times slower where another program wanted one.
-TINY_MODEL = 16_000_000
 
 
 def model_path(
@@ -70,10 +67,13 @@ class ResidentBackend:
         *,
         dialect: Dialect | None = None,
         on_spawn: Callable[[EngineProcess], None] | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
-        """Raises EngineNotFound or ModelError for what can be seen to be missing without loading anything."""
+        """``sharing``: of the processors with other engines.
+
+        Raises EngineNotFound or ModelError for what can be seen to be missing without loading anything."""
         self.binary: EngineBinary = find(settings.engine or None, configured_engine or None, dialect=dialect)
-        self._settings = settings
+        self._settings, self._sharing = settings, sharing or Sharing()
         self._rpc = _rpc_servers(settings.rpc, self.binary)
         reasons: list[str] = []
         self._model = model_path(settings, self.binary.path, reasons.append)
@@ -97,8 +97,6 @@ class ResidentBackend:
         self._interpreter: Interpreter | None = None
         if settings.spare and self._rpc:
             reasons.append("--spare does nothing with --rpc: an rpc-server serves one engine at a time")
-        if excess := processors.excess(settings.threads):
-            reasons.append(excess)
         for reason in reasons:
             self._session.keeper.notify(reason)
 
@@ -205,15 +203,19 @@ class ResidentBackend:
 
             knock(self._rpc)
         header = self._header = read_header(self._model)
+        tiny = header.size < TINY_MODEL
+        share = threads(settings.threads, settings.engine_args, processors.allowed(), tiny=tiny, sharing=self._sharing)
+        if share.notice:
+            self._session.keeper.notify(share.notice)
         options = EngineOptions(
             model=self._model,
             context_size=context_for(header.context_length, settings.ctx),
-            threads=settings.threads or (1 if header.size < TINY_MODEL else None),
+            threads=share.number,
             temperature=None if settings.temperature < 0 else settings.temperature,
             seed=None if settings.seed < 0 else settings.seed,
             max_tokens=settings.max_tokens or None,
             rpc=self._rpc,
-            extra=settings.engine_args,
+            extra=share.extra,
         )
         source, name = template_source(settings.chat_template, header, self._session.keeper.notify)
         template = _template(source, name, header)
