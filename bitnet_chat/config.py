@@ -125,7 +125,9 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     No error: a newer version's variable in a login script must not keep an older one from starting.
     """
     known = {ENVIRONMENT_PREFIX + name for name in (*map(str.upper, _TYPES), *_ELSEWHERE)}
-    return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    return sorted(
+        name for name, value in environment.items() if value and name.startswith(ENVIRONMENT_PREFIX) and name not in known
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ def _layers(flags: Mapping[str, Any], environment: Mapping[str, str]) -> _Layers
         name: Sourced(_parsed(name, environment[variable], f"${variable}: "), f"${variable}")
         for name in _TYPES
         # The engine's variable is a place in the search order and is read there.
-        if name != "engine" and (variable := ENVIRONMENT_PREFIX + name.upper()) in environment
+        # Set to nothing is not set, as a script has it that takes a variable out for one command.
+        if name != "engine" and environment.get(variable := ENVIRONMENT_PREFIX + name.upper())
     }
     from_flags = {
         key: Sourced(checked(key, value, f"{flag(key, value)}: "), flag(key, value)) for key, value in flags.items()
