@@ -6,7 +6,7 @@ cannot be moved) and the packaging files as they were. While it fits, nothing is
 The syntax is that of old Pythons, so that they can say that they are too old; firstrun.py needs 3.11.
 """
 
-# ruff: noqa: PTH111, PTH118, PTH120, PTH123 -- importing pathlib takes longer than all that is done here
+# ruff: noqa: PTH111, PTH116, PTH118, PTH120, PTH123 -- importing pathlib takes longer than all that is done here
 
 import os
 import sys

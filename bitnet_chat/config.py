@@ -125,9 +125,8 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     No error: a newer version's variable in a login script must not keep an older one from starting.
     """
     known = {ENVIRONMENT_PREFIX + name for name in (*map(str.upper, _TYPES), *_ELSEWHERE)}
-    return sorted(
-        name for name, value in environment.items() if value and name.startswith(ENVIRONMENT_PREFIX) and name not in known
-    )
+    given = [name for name, value in environment.items() if value and name.startswith(ENVIRONMENT_PREFIX)]
+    return sorted(set(given) - known)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _read_utf8() -> None:
     """Arguments, file names and variables are UTF-8, whatever the locale says: where Python has read them otherwise it
     is started once more, as only its start can change that."""
-    if sys.platform == "win32" or sys.flags.utf8_mode or not sys.executable or not sys.orig_argv:
-        return
-    if sys.getfilesystemencoding() != "utf-8":
+    if sys.getfilesystemencoding() != "utf-8" and sys.executable and sys.orig_argv:  # never on Windows and macOS
         with contextlib.suppress(OSError):  # then it is as it is
             os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 

@@ -16,7 +16,6 @@ from bitnet_chat.engine.find import Candidate, candidates, find
 from bitnet_chat.errors import EngineNotFound, FinishReason
 from bitnet_chat.stream.sanitize import one_line
 
-
 _SILENCE = 30.0
 """Seconds without any work of an engine that loads; ten times as long before its first word."""
 
