@@ -42,11 +42,11 @@ def closed_output(*, terminal: bool) -> Fault:
     )
 
 
-def no_prompt(seconds: float, *, worked: bool) -> Fault:
-    """``worked``: it used the processor or wrote its log meanwhile."""
+def not_ready(missed: str, seconds: float, *, worked: bool) -> Fault:
+    """``missed``: what it did not do. ``worked``: it used the processor or wrote its log meanwhile."""
     did = "only computed or logged" if worked else "did nothing: no output, no log, no work of disk or processor"
     return Fault(
-        f"showed no prompt: for {seconds:g} s it {did}",
+        f"{missed}: for {seconds:g} s it {did}",
         "bitnet-chat doctor looks at engine and model; --stall-timeout SECONDS waits longer, 0 without limit",
         is_stall=True,
     )

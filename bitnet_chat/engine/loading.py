@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from bitnet_chat.engine.fault import Fault, no_prompt
+from bitnet_chat.engine.fault import Fault, not_ready
 from bitnet_chat.engine.patience import BUSY, Patience, Work
 
 _LOOKS = 8
@@ -15,10 +15,11 @@ _BETWEEN = 0.05, 5.0
 
 
 class LoadingWatch:
-    """Between :meth:`begin` and :meth:`end`. ``limit``: seconds, see :mod:`bitnet_chat.engine.patience`; 0: none."""
+    """Between :meth:`begin` and :meth:`end`. ``limit``: seconds, see :mod:`bitnet_chat.engine.patience`; 0: none.
+    ``missed``: what the process did not do, for words."""
 
-    def __init__(self, pid: int, limit: float, on_fault: Callable[[Fault], None]) -> None:
-        self._pid, self._limit, self._on_fault = pid, limit, on_fault
+    def __init__(self, pid: int, limit: float, missed: str, on_fault: Callable[[Fault], None]) -> None:
+        self._pid, self._limit, self._missed, self._on_fault = pid, limit, missed, on_fault
         self._loop = asyncio.get_running_loop()
         self._patience: Patience | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -59,7 +60,7 @@ class LoadingWatch:
             return
         worked = patience.has_only_worked(now)
         self.end()
-        self._on_fault(no_prompt(self._limit * BUSY if worked else self._limit, worked=worked))
+        self._on_fault(not_ready(self._missed, self._limit * BUSY if worked else self._limit, worked=worked))
 
 
 def work_of(pid: int) -> Work | None:

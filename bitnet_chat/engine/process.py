@@ -30,6 +30,7 @@ from bitnet_chat.stream.thinking import ThinkingFramer
 
 _SETTLE_AFTER = 2.0  # seconds of silence after which a likely end is taken for one
 _STOP_WITHIN = 2.0  # seconds that an engine has to react to an interrupt before it is replaced
+_MISSED = "showed no prompt"
 _END_WITHIN = 0.5  # seconds between the end of its output and that of the process, which usually go together
 
 
@@ -131,13 +132,13 @@ class EngineProcess:
                 remedy="bitnet-chat engine list shows the others",
             ) from None
         self.pid = self._child.pid
-        self._loading = LoadingWatch(self.pid, 0, self._blame)
+        self._loading = LoadingWatch(self.pid, 0, _MISSED, self._blame)
 
     def wait_at_most(self, seconds: float) -> None:
         """The limit of the wait for a prompt, now and after each command: see :mod:`bitnet_chat.engine.patience`. 0:
         none."""
         self._loading.end()
-        self._loading = LoadingWatch(self.pid, seconds, self._blame)
+        self._loading = LoadingWatch(self.pid, seconds, _MISSED, self._blame)
         if self.state is State.STARTING:
             self._loading.begin()
 

@@ -53,7 +53,7 @@ class ServerProcess:
         self._port: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._watchman = Watchman(process.pid) if sys.platform != "linux" else None
         self._reading = asyncio.ensure_future(self._read())
-        self._loading = LoadingWatch(process.pid, patience, self._blame)
+        self._loading = LoadingWatch(process.pid, patience, "did not get ready to answer", self._blame)
         self._loading.begin()
 
     @classmethod
@@ -132,9 +132,9 @@ class ServerProcess:
         while data := await stream.read(_CHUNK):
             self._loading.heard()
             self.log.feed(data)
-        self._loading.end()
         self.log.close()
         self.exit_code = await self._process.wait()
+        self._loading.end()
         if self._watchman is not None:
             self._watchman.dismiss()
         if not self._port.done():
