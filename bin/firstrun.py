@@ -170,9 +170,7 @@ class _Setup:
         return True
 
     def _job(self, argv: list[str], on_line: Callable[[str], None] = lambda line: None) -> int:
-        # PYTHONPATH and the like could put another package in the place of a needed one.
-        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        env["PIP_USER"] = "0"
+        env = launcher.without_python(os.environ) | {"PIP_USER": "0"}
         return job.run(argv, log=LOG, cwd=VENV, env=env, on_line=on_line, on_tick=self._tick)
 
     def _get_engine(self, step: str) -> None:
@@ -184,7 +182,8 @@ class _Setup:
             argv.append("--if-missing")
         elif sys.platform == "linux":
             argv += ["--with", "rpc"]  # the tests spread a model over rpc-servers there
-        process = subprocess.Popen(argv, cwd=launcher.ROOT, stdin=subprocess.DEVNULL, stdout=2)
+        env = launcher.without_python(os.environ)
+        process = subprocess.Popen(argv, cwd=launcher.ROOT, env=env, stdin=subprocess.DEVNULL, stdout=2)
         while True:
             try:
                 status = process.wait()
@@ -202,6 +201,8 @@ class _Setup:
 def _works(python: str) -> bool:
     probe = "import pip, sys; sys.exit(sys.version_info < (3, 11))"
     try:
-        return subprocess.run([python, "-c", probe], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+        env = launcher.without_python(os.environ)
+        done = subprocess.run([python, "-c", probe], cwd=VENV, env=env, stdin=subprocess.DEVNULL, capture_output=True)
+        return done.returncode == 0
     except OSError:
         return False

@@ -6,10 +6,14 @@ cannot be moved) and the packaging files as they were. While it fits, nothing is
 The syntax is that of old Pythons, so that they can say that they are too old; firstrun.py needs 3.11.
 """
 
-# ruff: noqa: PTH111, PTH118, PTH120, PTH123 -- importing pathlib takes longer than all that is done here
+# ruff: noqa: PTH111, PTH116, PTH118, PTH120, PTH123 -- importing pathlib takes longer than all that is done here
 
 import os
 import sys
+
+TYPE_CHECKING = False  # that of typing, which takes longer to import than all that is done here
+if TYPE_CHECKING:
+    import typing
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
@@ -38,9 +42,21 @@ def chat(arguments: "list[str]") -> int:
         if status:
             return status
     try:
-        return become(PROGRAM, arguments)
+        return run_program(arguments)
     except OSError:  # the Python that .venv was made with is gone
-        return set_up(needed, anew=True) or become(PROGRAM, arguments)
+        return set_up(needed, anew=True) or run_program(arguments)
+
+
+def run_program(arguments: "list[str]") -> int:
+    """Runs bitnet-chat, which imports from .venv alone: -I leaves out the folder that the user is in, PYTHONPATH and
+    all other variables of Python's own. They stay in the environment, for what bitnet-chat starts: an editor or an
+    engine may be a Python program. -X utf8: arguments and file names are UTF-8 whatever the locale says.
+
+    Raises OSError where there is none."""
+    os.stat(PROGRAM)
+    # On Windows the script is a program that starts the same module, with flags of its own.
+    program = ["-m", "bitnet_chat"] if WINDOWS else [PROGRAM]
+    return become(PYTHON, ["-I", "-X", "utf8", *program, *arguments])
 
 
 def test(arguments: "list[str]") -> int:
@@ -53,7 +69,8 @@ def test(arguments: "list[str]") -> int:
         return status
     os.chdir(ROOT)
     # The whole suite waits for engines and terminals much of its time: a worker for each processor halves it.
-    return become(PYTHON, ["-m", "pytest", *(arguments or ["--numprocesses", "auto", "--dist", "worksteal"])])
+    pytest = ["-m", "pytest", *(arguments or ["--numprocesses", "auto", "--dist", "worksteal"])]
+    return become(PYTHON, pytest, without_python(os.environ))  # by variable: its workers know no flags of ours
 
 
 def steps(arguments: "list[str]") -> "list[str]":
@@ -109,7 +126,7 @@ def setting(name: str, arguments: "list[str]") -> str:
     if found:
         return found
     given = os.environ.get("BITNET_CHAT_" + name.upper())
-    if given is not None:
+    if given:
         return given
     for line in _read(config_file()).splitlines():
         key, _, value = line.partition("=")
@@ -162,16 +179,21 @@ def _read(path: str) -> str:
         return ""
 
 
-def become(program: str, arguments: "list[str]") -> int:
+def without_python(environment: "typing.Mapping[str, str]") -> "dict[str, str]":
+    """Without PYTHONPATH and the like, which could put another package in the place of a needed one."""
+    return {name: value for name, value in environment.items() if not name.startswith("PYTHON")}
+
+
+def become(program: str, arguments: "list[str]", environment: "typing.Mapping[str, str]" = os.environ) -> int:
     """Runs a program instead of this one."""
     if not WINDOWS:
-        os.execv(program, [program, *arguments])
+        os.execve(program, [program, *arguments], environment)
     # Windows has no exec that keeps the console and the exit status together.
     import signal
     import subprocess
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the program's business
-    return subprocess.call([program, *arguments])
+    return subprocess.call([program, *arguments], env=environment)
 
 
 def set_up(needed: "list[str]", anew: bool = False) -> int:

@@ -205,6 +205,11 @@ def _object(raw: bytes) -> Mapping[str, Any]:
     return value
 
 
+def is_blank(question: str) -> bool:
+    """Whether nothing is asked: such a question is refused wherever it is given."""
+    return not question.strip()
+
+
 def _conversation(fields: Mapping[str, Any], system: str) -> Conversation:
     prompt, messages = fields.get("prompt"), fields.get("messages")
     if (prompt is None) == (messages is None):
@@ -212,14 +217,14 @@ def _conversation(fields: Mapping[str, Any], system: str) -> Conversation:
     if prompt is not None:
         if not isinstance(prompt, str):
             raise UsageError("'prompt' is no text")
-        if not prompt:
+        if is_blank(prompt):
             raise UsageError("'prompt' is empty")
         return Conversation().with_system(system).with_user(prompt)
     if not isinstance(messages, list):
         raise UsageError("'messages' is no list")
     conversation = Conversation.from_dicts(messages)
     last = conversation.last
-    if last is None or last.role not in ("user", "tool") or (last.role == "user" and not last.content):
+    if last is None or last.role not in ("user", "tool") or (last.role == "user" and is_blank(last.content)):
         raise UsageError("the last of 'messages' is no user message")
     return conversation if conversation.system else conversation.with_system(system)
 
@@ -400,4 +405,4 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-__all__ = ["Answer", "Job", "ask", "finished", "needs_exact_history", "read_jobs", "run", "stream"]
+__all__ = ["Answer", "Job", "ask", "finished", "is_blank", "needs_exact_history", "read_jobs", "run", "stream"]

@@ -30,7 +30,7 @@ class Settings:
     ctx: int = 0
     """Tokens of the context window. 0: what the model was trained for, at most 8192."""
     threads: int = 0
-    """0: the engine's choice."""
+    """Of the engine, at most as many as there are processors to be used. 0: one for each physical core of these."""
     temperature: float = -1.0
     """Negative: the engine's default."""
     seed: int = -1
@@ -136,7 +136,8 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     No error: a newer version's variable in a login script must not keep an older one from starting.
     """
     known = {ENVIRONMENT_PREFIX + name for name in (*map(str.upper, _TYPES), *_ELSEWHERE)}
-    return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    given = [name for name, value in environment.items() if value and name.startswith(ENVIRONMENT_PREFIX)]
+    return sorted(set(given) - known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,8 @@ def _layers(flags: Mapping[str, Any], environment: Mapping[str, str]) -> _Layers
         name: Sourced(_parsed(name, environment[variable], f"${variable}: "), f"${variable}")
         for name in _TYPES
         # The engine's variable is a place in the search order and is read there.
-        if name != "engine" and (variable := ENVIRONMENT_PREFIX + name.upper()) in environment
+        # Set to nothing is not set, as a script has it that takes a variable out for one command.
+        if name != "engine" and environment.get(variable := ENVIRONMENT_PREFIX + name.upper())
     }
     from_flags = {
         key: Sourced(checked(key, value, f"{flag(key, value)}: "), flag(key, value)) for key, value in flags.items()

@@ -9,6 +9,7 @@
     │   └── BuildError    (3)  an engine that could not be built
     ├── ModelError        (4)  no model, or one that cannot be read, rendered or loaded
     ├── EngineDied        (5)  the engine process ended without being asked to
+    │   └── EngineStalled (124) the engine does nothing more, and was ended for it
     ├── ContextOverflow   (6)  a prompt that is larger than the context window
     └── Busy            (124)  more at once than a server or a pool lets wait
 
@@ -130,6 +131,12 @@ class EngineDied(BitnetChatError):
     """``detail`` is the tail of the engine's log."""
 
     reason = FinishReason.ENGINE_DIED
+
+
+class EngineStalled(EngineDied):
+    """Ended from here, since nothing came from it for longer than the stall timeout."""
+
+    reason = FinishReason.STALLED
 
 
 class ContextOverflow(BitnetChatError):

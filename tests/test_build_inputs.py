@@ -200,10 +200,6 @@ def test_parallel_jobs() -> None:
 def test_processors_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5})
     assert processors.usable() == 2
-    assert (processors.excess(0), processors.excess(2)) == ("", "")
-    assert processors.excess(3).startswith("3 threads on 2 processors") and processors.excess(3).endswith("-t 2")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
-    assert processors.excess(2).startswith("2 threads on one processor")
 
 
 def test_flags() -> None:

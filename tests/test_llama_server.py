@@ -437,11 +437,12 @@ def test_flags_that_are_ours(classic: EngineBinary, flag: str) -> None:
         LlamaServer(settings(classic, engine_args=(flag, "1")))
 
 
-def test_more_threads_than_processors_are_a_notice(classic: EngineBinary) -> None:
+def test_no_more_threads_than_processors(classic: EngineBinary) -> None:
     count = processors.usable()
-    assert LlamaServer(settings(classic, threads=count)).notices == []
-    (notice,) = LlamaServer(settings(classic, threads=count + 1)).notices
-    assert f"many times slower than with -t {count}" in notice
+    for asked, given, told in ((0, 1, 0), (count, count, 0), (count + 1, count, 1)):
+        server = LlamaServer(settings(classic, threads=asked))
+        argv = server.command()
+        assert (argv[argv.index("--threads") + 1], len(server.notices)) == (str(given), told)
 
 
 def test_no_server_beside_the_engine(tmp_path: Path) -> None:

@@ -51,8 +51,9 @@ def pdf_text(data: bytes) -> PdfText:
     """Raises UnreadablePdf. Blocks for at most ``SECONDS``."""
     try:
         done = subprocess.run(
-            # -P: no folder of this package, and not the one the user is in, becomes a place of modules.
-            [sys.executable, "-P", __file__],
+            # -P: no folder of this package, and not the one the user is in, becomes a place of modules. -I also leaves
+            # out PYTHONPATH, where it is left out for this program.
+            [sys.executable, "-I" if sys.flags.isolated else "-P", __file__],
             input=data,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -13,13 +13,14 @@ from bitnet_chat.backends.remote.chat import ChatWire
 from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, require_aiohttp
 from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.service import Target
-from bitnet_chat.backends.resident import TINY_MODEL, model_path, with_magic
+from bitnet_chat.backends.resident import model_path, with_magic
 from bitnet_chat.config import Settings
 from bitnet_chat.engine import processors, rpc, spread
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import log_flags
 from bitnet_chat.engine.find import find_server
 from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
+from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import UsageError
 from bitnet_chat.prompt.specials import SpecialTokens
 from bitnet_chat.prompt.tokens import TokenCount, by_length
@@ -41,8 +42,17 @@ _LOADING = 0.05, 1.0  # seconds between two looks at a server that says it is st
 class LlamaServer:
     """What the backends of one server share: the process, and what is known of it and its model."""
 
-    def __init__(self, settings: Settings, configured_engine: str = "", *, parallel: int = 1) -> None:
-        """Starts nothing. Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
+    def __init__(
+        self,
+        settings: Settings,
+        configured_engine: str = "",
+        *,
+        parallel: int = 1,
+        sharing: Sharing | None = None,
+    ) -> None:
+        """Starts nothing. ``sharing``: of the processors with other engines.
+
+        Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
         require_aiohttp()
         self.binary: EngineBinary = find_server(
             settings.engine or None, configured_engine or None, limit=settings.probe_timeout
@@ -54,16 +64,16 @@ class LlamaServer:
         for flag in settings.engine_args:
             if flag.partition("=")[0] in _OUR_FLAGS:
                 raise UsageError(f"{flag} behind -- does not go with --backend llama-server, which sets it itself")
-        self._settings = settings
+        self._settings, self._sharing = settings, sharing or Sharing()
         self.notices: list[str] = []
         self.model = model_path(settings, self.binary.path, self.notices.append)
         with_magic(self.model)
-        if excess := processors.excess(settings.threads):
-            self.notices.append(excess)
         self.header: ModelHeader | None = None
         self._counter: TokenCounter | None = None
         self._reading = threading.Lock()
-        self.server = Server(self.command, on_spawn=lambda pid: self._read_vocabulary())
+        self.server = Server(
+            self.command, on_spawn=lambda pid: self._read_vocabulary(), patience=settings.stall_timeout
+        )
         self._connection: Connection | None = None
         self._known: tuple[ServerProcess, Target] | None = None
         self.is_doubtful = False
@@ -87,14 +97,16 @@ class LlamaServer:
         argv = [str(self.binary.path), *option("--model", self.model), *option("--parallel", self.parallel)]
         # The window is one for all slots, each of which gets its share.
         argv += option("--ctx-size", context * self.parallel)
-        threads = settings.threads or (1 if header.size < TINY_MODEL else None)
-        argv += option("--threads", threads) if threads is not None else []
+        tiny = header.size < TINY_MODEL
+        share = threads(settings.threads, settings.engine_args, processors.allowed(), tiny=tiny, sharing=self._sharing)
+        self.notices += [share.notice] if share.notice else []
+        argv += option("--threads", share.number)
         argv += [*option("--jinja"), *option("--context-shift", "off"), *option("--slots"), *option("--ui", "off")]
         argv += [*option("--cache-ram", _CACHE), *log_flags(self.binary)]
         argv += option("--rpc", ",".join(self._rpc)) if self._rpc else []
         argv += [word for each in prepared.overrides for word in option(OVERRIDE, each)]
         argv += option("--chat-template", prepared.replaces) if prepared.replaces else []
-        return [*argv, *settings.engine_args, *option("--host", HOST), *option("--port", "0")]
+        return [*argv, *share.extra, *option("--host", HOST), *option("--port", "0")]
 
     @property
     def label(self) -> str:
@@ -171,9 +183,9 @@ class LlamaServer:
                     raise
             await asyncio.sleep(delay)
             delay = min(delay * 2, longest)
-        process.is_loaded = True
         props = await connection.get("/props")
         header = self.header
+        process.has_loaded()
         return Target(
             connection,
             self.label,

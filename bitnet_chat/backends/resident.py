@@ -20,6 +20,7 @@ from bitnet_chat.engine.load import Load
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.session import Session
+from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import ModelError
 from bitnet_chat.events import Event
 from bitnet_chat.prompt.tokens import TokenCount, by_length
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from bitnet_chat.models.gguf import ModelHeader
     from bitnet_chat.models.vocabulary import TokenCounter
     from bitnet_chat.prompt.template import ChatTemplate
-
-# Bytes. Threads wait for one another at each layer, and here there is hardly anything to share: on two processors a
-# second one made the bundled model at most 1.5 times faster, and 10 times slower where another program wanted one.
-TINY_MODEL = 16_000_000
 
 
 def model_path(
@@ -71,12 +68,15 @@ class ResidentBackend:
         *,
         dialect: Dialect | None = None,
         on_spawn: Callable[[EngineProcess], None] | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
-        """Raises EngineNotFound or ModelError for what can be seen to be missing without loading anything."""
+        """``sharing``: of the processors with other engines.
+
+        Raises EngineNotFound or ModelError for what can be seen to be missing without loading anything."""
         self.binary: EngineBinary = find(
             settings.engine or None, configured_engine or None, dialect=dialect, limit=settings.probe_timeout
         )
-        self._settings = settings
+        self._settings, self._sharing = settings, sharing or Sharing()
         self._rpc = _rpc_servers(settings.rpc, self.binary)
         reasons: list[str] = []
         self._model = model_path(settings, self.binary.path, reasons.append)
@@ -100,8 +100,6 @@ class ResidentBackend:
         self._interpreter: Interpreter | None = None
         if settings.spare and self._rpc:
             reasons.append("--spare does nothing with --rpc: an rpc-server serves one engine at a time")
-        if excess := processors.excess(settings.threads):
-            reasons.append(excess)
         for reason in reasons:
             self._session.keeper.notify(reason)
 
@@ -186,6 +184,7 @@ class ResidentBackend:
             self._recorder.close()
 
     def _spawned(self, process: EngineProcess) -> None:
+        process.wait_at_most(self._settings.stall_timeout)
         if self._counter is None:  # by the time that somebody asks, the vocabulary has been read
             threading.Thread(target=self.count, args=("",), name="vocabulary", daemon=True).start()
         if self._recorder is not None:
@@ -209,16 +208,20 @@ class ResidentBackend:
         prepared = self._prepared(self._session.keeper.notify)
         header, template = prepared.header, prepared.template
         self._header = header
+        tiny = header.size < TINY_MODEL
+        share = threads(settings.threads, settings.engine_args, processors.allowed(), tiny=tiny, sharing=self._sharing)
+        if share.notice:
+            self._session.keeper.notify(share.notice)
         options = EngineOptions(
             model=self._model,
             context_size=context_for(header.context_length, settings.ctx),
-            threads=settings.threads or (1 if header.size < TINY_MODEL else None),
+            threads=share.number,
             temperature=None if settings.temperature < 0 else settings.temperature,
             seed=None if settings.seed < 0 else settings.seed,
             max_tokens=settings.max_tokens or None,
             rpc=self._rpc,
             overrides=prepared.overrides,
-            extra=settings.engine_args,
+            extra=share.extra,
         )
         with contextlib.suppress(ModelError):  # a classic engine will say so; a modern one has its own way with it
             marks = template.marks()

@@ -28,6 +28,8 @@ gives the argparse parser that it reads them with. The values are what ``--help`
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; gives its exit code. Errors become messages on stderr, never a traceback."""
+    if argv is None:
+        _read_utf8()
     _open_streams()
     try:
         try:
@@ -44,6 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else "reading or writing failed: "
         _complain(f"{place}{error.strerror or error}")
         return 2
+
+
+def _read_utf8() -> None:
+    """Arguments, file names and variables are UTF-8, whatever the locale says: where Python has read them otherwise it
+    is started once more, as only its start can change that."""
+    if sys.getfilesystemencoding() != "utf-8" and sys.executable and sys.orig_argv:  # never on Windows and macOS
+        with contextlib.suppress(OSError):  # then it is as it is
+            os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _run(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ from bitnet_chat.backends.guarded import Advice, GuardedBackend, GuardLimits
 from bitnet_chat.backends.source import Source
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import Dialect
+from bitnet_chat.engine.threads import Sharing
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,25 +17,32 @@ if TYPE_CHECKING:
 
 
 def open_backend(
-    settings: Settings, configured: str, *, dialect: Dialect | None = None, advice: Advice = "flags"
+    settings: Settings,
+    configured: str,
+    *,
+    dialect: Dialect | None = None,
+    advice: Advice = "flags",
+    sharing: Sharing | None = None,
 ) -> GuardedBackend:
-    """Starts nothing. ``advice``: see :class:`GuardedBackend`. ``dialect``: of an engine; others have none.
+    """Starts nothing. ``advice``: see :class:`GuardedBackend`. ``dialect`` and ``sharing`` of the processors: of an
+    engine; others have none.
 
     Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
     if settings.backend == "engine":
         from bitnet_chat.backends.resident import ResidentBackend
 
-        resident = ResidentBackend(settings, configured, dialect=dialect)
+        resident = ResidentBackend(settings, configured, dialect=dialect, sharing=sharing)
         return GuardedBackend(resident, GuardLimits.of(settings), resident.role_markers, advice=advice)
     if settings.backend == "llama-server":
-        return _guarded(_llama_server(settings, configured, 1).backend(), settings, advice)
+        return _guarded(_llama_server(settings, configured, 1, Sharing()).backend(), settings, advice)
     return _guarded(_elsewhere(settings), settings, advice)
 
 
-def open_source(settings: Settings, configured: str, *, parallel: int) -> Source:
-    """Backends for a server: ``parallel`` of them answer side by side. Starts nothing; raises as open_backend does."""
+def open_source(settings: Settings, configured: str, *, parallel: int, models: int = 1) -> Source:
+    """Backends for a server: ``parallel`` of them answer side by side, and those of ``models`` models in all. Starts
+    nothing; raises as open_backend does."""
     if settings.backend == "llama-server":
-        server = _llama_server(settings, configured, parallel)
+        server = _llama_server(settings, configured, parallel, Sharing(models=models))
         make = server.backend
         return Source(
             server.label,
@@ -49,7 +57,8 @@ def open_source(settings: Settings, configured: str, *, parallel: int) -> Source
             f"--parallel {parallel} does not go with --rpc: an rpc-server serves one engine at a time",
             remedy="add --backend llama-server, one process of which answers them all",
         )
-    first = open_backend(settings, configured, advice="nothing")
+    sharing = Sharing(engines=parallel, models=models)
+    first = open_backend(settings, configured, advice="nothing", sharing=sharing)
     if settings.backend == "engine":
         from bitnet_chat.backends.resident import ResidentBackend
 
@@ -58,7 +67,11 @@ def open_source(settings: Settings, configured: str, *, parallel: int) -> Source
     else:
         path = None
     name = first.status().model or settings.backend
-    return Source(name, parallel, lambda: open_backend(settings, configured, advice="nothing"), path, settings.ctx)
+
+    def another() -> Backend:
+        return open_backend(settings, configured, advice="nothing", sharing=sharing)
+
+    return Source(name, parallel, another, path, settings.ctx)
 
 
 def _guarded(backend: Backend, settings: Settings, advice: Advice) -> GuardedBackend:
@@ -66,10 +79,10 @@ def _guarded(backend: Backend, settings: Settings, advice: Advice) -> GuardedBac
     return GuardedBackend(backend, GuardLimits.of(settings), advice=advice)
 
 
-def _llama_server(settings: Settings, configured: str, parallel: int) -> LlamaServer:
+def _llama_server(settings: Settings, configured: str, parallel: int, sharing: Sharing) -> LlamaServer:
     from bitnet_chat.backends.llama_server import LlamaServer
 
-    return LlamaServer(settings, configured, parallel=parallel)
+    return LlamaServer(settings, configured, parallel=parallel, sharing=sharing)
 
 
 def _elsewhere(settings: Settings) -> Backend:

@@ -12,10 +12,12 @@ from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine import manifest
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.find import Candidate, candidates, find, named
-from bitnet_chat.errors import EngineNotFound, FinishReason, UsageError
+from bitnet_chat.errors import EngineNotFound, FinishReason
 from bitnet_chat.stream.sanitize import one_line
+
+_SILENCE = 30.0
+"""Seconds without any work of an engine that loads; ten times as long before its first word."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -35,7 +37,7 @@ def parser() -> Parser:
     listing.add_argument("--engine", metavar="PATH", help="look here and nowhere else")
     probing = verbs.add_parser("probe", help="what a binary is and can do")
     probing.add_argument("path", metavar="PATH")
-    probing.add_argument("--talk", action="store_true", help="ask it a question too, on a terminal of its own")
+    probing.add_argument("--talk", action="store_true", help="ask it a question too, as a conversation does")
     probing.add_argument("-m", "--model", metavar="FILE", default="", help="the model for --talk")
     for each in (listing, probing):
         each.add_argument("--json", action="store_true", help="print JSON")
@@ -110,16 +112,29 @@ def _probe(flags: argparse.Namespace) -> int:
 
 
 def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
-    if not pty_is_available():
-        raise UsageError("--talk needs a pseudo-terminal, which this platform does not have")
-    from bitnet_chat.backends.resident import ResidentBackend
-    from bitnet_chat.engine.rehearsal import rehearse
+    import asyncio
 
-    backend = ResidentBackend(
-        config.Settings(engine=str(binary.path), model=model, temperature=0.0, probe_timeout=limit)
+    from bitnet_chat.cli.backend import open_backend
+    from bitnet_chat.engine.rehearsal import Rehearsal, rehearse
+
+    settings = config.Settings(
+        engine=str(binary.path),
+        model=model,
+        temperature=0.0,
+        journal=False,
+        stall_timeout=_SILENCE,
+        probe_timeout=limit,
     )
-    heard = rehearse(backend.talk())
-    return f"yes: a prompt after {heard.ready_after:.2f} s, an answer {heard.answered_after:.2f} s later"
+
+    async def rehearsed() -> Rehearsal:
+        backend = open_backend(settings, "", advice="nothing")
+        try:
+            return await rehearse(backend, binary.path)
+        finally:
+            await backend.close()
+
+    heard = asyncio.run(rehearsed())
+    return f"yes: a prompt after {heard.ready_after:.2f} s, the first word {heard.answered_after:.2f} s later"
 
 
 def _asked(written: str, limit: float) -> list[EngineBinary]:

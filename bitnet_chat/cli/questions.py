@@ -129,7 +129,7 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
         text = _decoded(sys.stdin.buffer.read(), "stdin")
     # What an editor or echo adds at the end is no part of the question.
     text = text.removesuffix("\n").removesuffix("\r")
-    if not text.strip():
+    if batch.is_blank(text):
         raise UsageError("the question is empty")
     return text, attached(flags, _say, stdin_is_taken=from_stdin)
 

@@ -10,7 +10,7 @@ import platform
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from bitnet_chat.newfile import write_new
 from bitnet_chat.recording import store, transcript
 from bitnet_chat.recording.entry import Entry, Kind
 from bitnet_chat.recording.masking import mask
+from bitnet_chat.recording.playback import option
 from bitnet_chat.recording.privacy import conceal, engine_arguments
 from bitnet_chat.recording.redaction import Redactor
 from bitnet_chat.stream.sanitize import one_line
@@ -50,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     redactor = of_this_user()
     lines = [
         json.dumps(line)
-        for line in _about(redactor, with_text=flags.with_text, session=flags.session if entries else None)
+        for line in _about(redactor, entries, with_text=flags.with_text, session=flags.session if entries else None)
     ]
     lines += transcript.to_lines(conceal(entries, redactor, with_text=flags.with_text))
     text = "\n".join([*lines, ""])
@@ -92,7 +93,9 @@ def _secrets() -> list[str]:
     return [str(each) for each in found if each]
 
 
-def _about(redactor: Redactor, *, with_text: bool, session: int | None) -> Iterator[dict[str, object]]:
+def _about(
+    redactor: Redactor, entries: Sequence[Entry], *, with_text: bool, session: int | None
+) -> Iterator[dict[str, object]]:
     """The lines before those of the session: each an object with ``t`` and ``kind``."""
     from bitnet_chat.doctor.examination import Wish, examine
     from bitnet_chat.doctor.program import versions
@@ -116,8 +119,29 @@ def _about(redactor: Redactor, *, with_text: bool, session: int | None) -> Itera
         )
     values["engine_args"] = redactor.arguments(values["engine_args"])
     yield {"t": 0, "kind": "settings", "settings": redactor.value(values), "problem": redactor.text(problem)}
-    for finding in examine(Wish(settings, configured, problem, sweep=False)):
+    for finding in examine(Wish(of_session(settings, entries), configured, problem, sweep=False)):
         yield {"t": 0, "kind": "finding"} | {key: redactor.value(value) for key, value in finding.as_json().items()}
+
+
+def of_session(settings: config.Settings, entries: Sequence[Entry]) -> config.Settings:
+    """``settings`` with the engine that a session was held with, its model, window and threads; as they are where no
+    engine was recorded. Where there were several it is the last one: what is reported mostly happened with it."""
+    argv = next((entry.argv for entry in reversed(entries) if entry.kind is Kind.SPAWN and entry.argv), ())
+    if not argv:
+        return settings
+    folder = next((str(entry.facts.get("folder", "")) for entry in entries if entry.kind is Kind.ABOUT), "")
+    engine, model = (str(Path(folder, name)) if name else "" for name in (argv[0], option(argv, "--model")))
+    ctx, threads = option(argv, "--ctx-size"), option(argv, "--threads")
+    return replace(
+        settings,
+        backend="engine",
+        attach="",
+        rpc="",
+        engine=engine,
+        model=model,
+        ctx=int(ctx) if ctx.isdecimal() else settings.ctx,
+        threads=int(threads) if threads.isdecimal() else settings.threads,
+    )
 
 
 def _told(path: Path, text: str, entries: list[Entry], *, with_text: bool) -> Iterator[str]:

@@ -169,8 +169,10 @@ async def open_server(
     from bitnet_chat.serve.desk import Defaults, Desk
 
     sources: dict[str, Source] = {}
-    for name, file in (models or {"": ""}).items():
-        source = open_source(replace(settings, model=file) if file else settings, configured, parallel=serving.parallel)
+    served = models or {"": ""}
+    for name, file in served.items():
+        of_this = replace(settings, model=file) if file else settings
+        source = open_source(of_this, configured, parallel=serving.parallel, models=len(served))
         sources[name or source.name] = source
     catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit)
     if serving.memory_limit:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from bitnet_chat.backends.resident import TINY_MODEL, model_path
+from bitnet_chat.backends.resident import model_path
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor import (
     engine,
@@ -19,9 +20,13 @@ from bitnet_chat.doctor import (
     terminal,
     threads,
     trial,
+    variables,
 )
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.threads import TINY_MODEL, Processors, Threads
+from bitnet_chat.engine.threads import threads as share_of
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.support import known
@@ -57,9 +62,12 @@ def examine(wish: Wish) -> Iterator[Finding]:
             found, binary = engine.look(settings.engine, wish.configured, settings.probe_timeout)
             yield from found
             usable = replace(settings, engine=str(binary.path)) if binary is not None else None
+        yield from _safely("engine", lambda: [variables.judge(os.environ)])
         if usable is not None:
             yield from _safely("answer", lambda: _asked(usable))
         yield from _safely("model", lambda: _of_model(settings, binary, info))
+    if binary is not None and info:
+        yield from _safely("threads", lambda: [threads.given(*_share(settings, info[0]))])
     if wish.sweep and usable is not None and info:
         yield from _safely("threads", lambda: _swept(usable, info[0]))
     need = machine.needed(info[0], settings.ctx) if info else None
@@ -102,13 +110,19 @@ def _of_model(settings: Settings, binary: EngineBinary | None, info: list[ModelI
     yield from model.judge(info[0], context=settings.ctx, names=names, engine=engine_name)
 
 
+def _share(settings: Settings, info: ModelInfo) -> tuple[Threads, Processors]:
+    has = processors.allowed()
+    return share_of(settings.threads, settings.engine_args, has, tiny=info.header.size < TINY_MODEL), has
+
+
 def _swept(settings: Settings, info: ModelInfo) -> Iterator[Finding]:
     physical, logical = processor.cores()
     tiny = info.header.size < TINY_MODEL
-    current = settings.threads or (1 if tiny else physical)
+    share, has = _share(settings, info)
+    current = share.number
     rates = []
     try:
-        for rate in trial.measure(settings, threads.counts(physical, logical, current), SWEEP_SECONDS):
+        for rate in trial.measure(settings, threads.counts(has.default, has.count, current), SWEEP_SECONDS):
             rates.append(rate)
     except BitnetChatError as error:
         detail = error.detail.strip().split("\n")[0]
@@ -121,4 +135,4 @@ def _swept(settings: Settings, info: ModelInfo) -> Iterator[Finding]:
         physical=physical,
         logical=logical,
     )
-    yield threads.judge(rates, current=current, physical=physical, tiny=tiny)
+    yield threads.judge(rates, current=current, physical=has.default, tiny=tiny)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitnet_chat.doctor.finding import Finding, ok, warn
+from bitnet_chat.engine.threads import Processors, Threads
 
 _GROUP, _NAME = "threads", "sweep"
 _WORTH_IT = 1.1  # less of a difference may be chance
@@ -28,6 +29,24 @@ def counts(physical: int, logical: int, current: int) -> tuple[int, ...]:
             if each > 0
         )
     )
+
+
+def given(share: Threads, has: Processors) -> Finding:
+    """What an engine is given, and what that follows from."""
+    count = "1 thread" if share.number == 1 else f"{share.number} threads"
+    processors = "1 processor" if has.count == 1 else f"{has.count} processors"
+    seen = f"an engine gets {count}; {processors} may be used: {has.origin}"
+    facts: dict[str, object] = {
+        "given": share.number,
+        "allowed": has.count,
+        "machine": has.machine,
+        "affinity": has.affinity,
+        "quota": has.quota,
+        "cores": has.cores,
+    }
+    if share.notice:
+        return warn(_GROUP, "allowed", f"{seen}; {share.notice}", f"-t {has.count} or less", **facts)
+    return ok(_GROUP, "allowed", seen, **facts)
 
 
 def judge(rates: Sequence[Rate], *, current: int, physical: int, tiny: bool) -> Finding:

@@ -23,6 +23,8 @@ from bitnet_chat.events import Completed, Failed, TextDelta, ThinkingDelta
 _GROUP = "answer"
 _LIMIT = 60.0
 """Seconds for one answer, loading included. The bundled model takes a tenth of one."""
+_SILENCE = 10.0
+"""Seconds without any work of an engine that loads."""
 _LOG_BYTES = 1 << 18
 _MEASURED = 0.8
 """Seconds of one measurement, from the first token on."""
@@ -185,4 +187,5 @@ async def _rate(settings: Settings, limit: float) -> float | None:
 
 
 def _plain(settings: Settings) -> Settings:
-    return replace(settings, journal=False, spare=False, system="", persona="")
+    silence = min(settings.stall_timeout or _SILENCE, _SILENCE)
+    return replace(settings, journal=False, spare=False, system="", persona="", stall_timeout=silence)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from bitnet_chat.engine.fault import Fault
 from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, ModelError
@@ -23,6 +24,7 @@ class Dead(Protocol):
     exit_code: int | None
     """Minus the number of a signal."""
     out_of_step: bool
+    fault: Fault | None
     log: EngineLog
 
 
@@ -39,6 +41,8 @@ _SHOWN = 3
 def describe(process: Dead) -> str:
     """What happened to a process, to be put behind "the engine"."""
     code = process.exit_code
+    if process.fault is not None:
+        return process.fault.what
     if process.out_of_step or code is None:
         return "went out of step"
     if code < 0 and _trouble_with_rpc(process) is not None:
@@ -64,6 +68,8 @@ def _trouble_with_rpc(process: Dead) -> BitnetChatError | None:
 def too_often(process: Dead, limit: int, window: float) -> EngineDied:
     """It died once more than it may be restarted."""
     what = f"the engine {describe(process)}, for the {limit + 1}th time in {window:g} seconds"
+    if process.fault is not None:
+        return EngineDied(what, remedy=process.fault.remedy, detail=process.log.tail())
     reason = _explanation(process) if _by_signal(process) else None
     if reason is not None:
         return EngineDied(f"{what}: {reason.what}", remedy=reason.remedy, detail=process.log.tail(_SHOWN))
@@ -73,8 +79,16 @@ def too_often(process: Dead, limit: int, window: float) -> EngineDied:
 _NOT_LOADED = "the engine could not load the model"
 
 
+def of_fault(process: Dead) -> EngineDied | None:
+    """It was ended for what the next one would do as well."""
+    fault = process.fault
+    return fault.error(process.log.tail()) if fault is not None and fault.is_lasting else None
+
+
 def while_loading(process: Dead) -> BitnetChatError:
     """It died before it could say anything: its model's fault if it ended by itself."""
+    if process.fault is not None:
+        return process.fault.error(process.log.tail())
     if (gone := without_model(process)) is not None:
         return gone
     tail = process.log.tail()

@@ -327,7 +327,10 @@ class Keeper:
     # Mending
 
     def spend_restart(self, process: EngineProcess) -> None:
-        """Account for a death that nobody asked for. Raises EngineDied when there were too many."""
+        """Account for a death that nobody asked for. Raises EngineDied when there were too many, or the next would die
+        of the same."""
+        if (lasting := death.of_fault(process)) is not None:
+            raise lasting
         if not self.budget.spend(time.monotonic()):
             raise death.too_often(process, self.budget.limit, self.budget.window)
         self._tell_of_restart(process)

@@ -17,7 +17,8 @@ def run(
 
     :raises BuildError: pip is missing, there is no network, the disk is full, or what else pip says.
     """
-    env = dict(os.environ)
+    # PYTHONPATH could put another pip in its place, and PYTHONINSPECT makes a failure a success.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     # pip unpacks what it downloads in the temporary directory, 250 MB here: keep that where the space was checked.
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     # A user's rules for installing packages, with which pip refuses --target.

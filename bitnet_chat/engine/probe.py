@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_chat import paths
-from bitnet_chat.engine import fault
+from bitnet_chat.engine import start_errors
 from bitnet_chat.engine.binary import MARKS, Dialect, EngineBinary, Make, recognise
+from bitnet_chat.engine.child import environment
 from bitnet_chat.engine.options import Option, Options
 from bitnet_chat.errors import EngineNotFound
 from bitnet_chat.paths import bundled_model
@@ -50,7 +51,9 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
         asked = _ask(program, ["--model", str(model), "--help"], seconds)
         code, help_text = asked if recognise(path, asked[1], "") is not None else (code, help_text)
     if recognise(path, help_text, "") is None:
-        raise fault.of_end(program, code, help_text, libraries(path)) or fault.no_engine(path, code, help_text)
+        raise start_errors.of_end(program, code, help_text, libraries(path)) or start_errors.no_engine(
+            path, code, help_text
+        )
     version = _ask(program, ["--version"], seconds)[1]
     marks = mentioned(path, MARKS) if program.is_native else None
     found = recognise(path, help_text, version, marks)
@@ -60,7 +63,7 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
     return found
 
 
-def _look(path: Path) -> fault.Program:
+def _look(path: Path) -> start_errors.Program:
     """Raises EngineNotFound for what is no file that may be run."""
     try:
         if path.is_dir():
@@ -73,12 +76,12 @@ def _look(path: Path) -> fault.Program:
         raise EngineNotFound(f"{path} is not a program that can be run", remedy="give a llama-cli or llama-completion")
     try:
         with path.open("rb") as file:
-            return fault.Program(path, file.read(_HEAD))
+            return start_errors.Program(path, file.read(_HEAD))
     except OSError:  # it may be run and not read
-        return fault.Program(path)
+        return start_errors.Program(path)
 
 
-def _key(program: fault.Program) -> str:
+def _key(program: start_errors.Program) -> str:
     """Under what an answer is remembered; empty where it may change while the file does not.
 
     A script may start another program tomorrow, and what a link of another name leads to may be a launcher that goes by
@@ -91,9 +94,8 @@ def _key(program: fault.Program) -> str:
     return f"{program.path}|{real}|{status.st_size}|{status.st_mtime_ns}"
 
 
-def _ask(program: fault.Program, words: list[str], seconds: float) -> tuple[int, str]:
+def _ask(program: start_errors.Program, words: list[str], seconds: float) -> tuple[int, str]:
     """Its exit code, and what it prints on either stream. Its own session: it cannot reach the user's terminal."""
-    from bitnet_chat.engine.child import environment
 
     try:
         process = subprocess.Popen(
@@ -101,16 +103,16 @@ def _ask(program: fault.Program, words: list[str], seconds: float) -> tuple[int,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=environment(),
+            env=environment(),  # one with a wrong value ends it before it has read --help
             start_new_session=True,
             preexec_fn=_lifeline(),
         )
     except OSError as error:
-        raise fault.of_start(program, error) from None
+        raise start_errors.of_start(program, error) from None
     try:
         output, _ = process.communicate(timeout=seconds or None)
     except subprocess.TimeoutExpired:
-        raise fault.no_answer(program.path, words[-1], seconds) from None
+        raise start_errors.no_answer(program.path, words[-1], seconds) from None
     finally:
         _end(process)
     return process.returncode, output[:_OUTPUT_LIMIT].decode("utf-8", "replace")

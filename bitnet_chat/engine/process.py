@@ -20,15 +20,20 @@ from typing import Protocol
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.child import Child, Transport, spawn
 from bitnet_chat.engine.dialects import GO_ON, Input, Launch, Talk
+from bitnet_chat.engine.fault import Fault, closed_output, log_in_output
+from bitnet_chat.engine.loading import LoadingWatch
 from bitnet_chat.engine.log import EngineLog, without_level
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.stream.decoder import Utf8Decoder
 from bitnet_chat.stream.framer import EngineError, Frame, Ready, Stray, TurnEnd
+from bitnet_chat.stream.logform import LogDetector, log_line
 from bitnet_chat.stream.thinking import ThinkingFramer
 
 _SETTLE_AFTER = 2.0  # seconds of silence after which a likely end is taken for one
 _STOP_WITHIN = 2.0  # seconds that an engine has to react to an interrupt before it is replaced
+_MISSED = "showed no prompt"
+_END_WITHIN = 0.5  # seconds between the end of its output and that of the process, which usually go together
 
 
 class State(StrEnum):
@@ -101,6 +106,8 @@ class EngineProcess:
         """True from an interrupt until the engine has survived it: its death is then no surprise."""
         self.out_of_step = False
         """True once it said something that nobody had asked for."""
+        self.fault: Fault | None = None
+        """What it did that it was ended for from here, unasked."""
         self.started_at = time.monotonic()
         self.ready_after: float | None = None
         """Seconds from start to the first prompt: load and prefill of the history."""
@@ -114,6 +121,8 @@ class EngineProcess:
         self._deadline: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
         self._survival: asyncio.TimerHandle | None = None
+        self._hung_up: asyncio.TimerHandle | None = None
+        self._log_form = LogDetector()
         self._heard_at = self.started_at
         self._prompt_file: Path | None = None
         self._loop = asyncio.get_running_loop()
@@ -127,6 +136,15 @@ class EngineProcess:
                 remedy="bitnet-chat engine list shows the others",
             ) from None
         self.pid = self._child.pid
+        self._loading = LoadingWatch(self.pid, 0, _MISSED, self._blame)
+
+    def wait_at_most(self, seconds: float) -> None:
+        """The limit of the wait for a prompt, now and after each command: see :mod:`bitnet_chat.engine.patience`. 0:
+        none."""
+        self._loading.end()
+        self._loading = LoadingWatch(self.pid, seconds, _MISSED, self._blame)
+        if self.state is State.STARTING:
+            self._loading.begin()
 
     @property
     def facts(self) -> dict[str, object]:
@@ -164,6 +182,7 @@ class EngineProcess:
         """Write something that is no message; it is starting until it shows its prompt again."""
         self._move(Signal.COMMAND)
         self._framer.commanded()
+        self._loading.begin()
         if forgets:
             self.meter.forgot()
         self._write(data, command=True)
@@ -220,15 +239,25 @@ class EngineProcess:
 
     def output(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
+        self._loading.heard()
         if self.tape is not None:
             self.tape.output(data)
-        if self.state is not State.DEAD:
-            self._take(self._framer.feed(self._decoder.decode(data)))
+        if self.state is State.DEAD or self.fault is not None:
+            return
+        text = self._decoder.decode(data)
+        if self.state is State.STARTING and (line := self._log_form.feed(text)):
+            self._blame(log_in_output(line), line)
+        else:
+            self._take(self._framer.feed(text))
 
     def logged(self, data: bytes) -> None:
         if self.tape is not None:
             self.tape.logged(data)
+        self._loading.heard()
         self.log.feed(data)
+
+    def closed(self) -> None:
+        self._hung_up = self._loop.call_later(_END_WITHIN, self._blame, closed_output(terminal=self._child.is_terminal))
 
     def exited(self, code: int) -> None:
         if self.tape is not None:
@@ -238,6 +267,9 @@ class EngineProcess:
             self._take(self._framer.feed(self._decoder.flush()))
             self._take(self._framer.eof(clean=code == 0))
         self.exit_code = code
+        self._loading.end()
+        if self._hung_up is not None:
+            self._hung_up.cancel()
         self._cancel_timers()
         self._forget_prompt_file()
         self._move(Signal.EXIT)
@@ -268,10 +300,19 @@ class EngineProcess:
             self.tape.signalled("SIGKILL")
         self._child.kill()
 
+    def _blame(self, fault: Fault, evidence: str = "") -> None:
+        """End it for what it did."""
+        if self.exit_code is None and not self.was_stopped:
+            self.fault = self.fault or fault
+            if evidence:
+                self.log.note(f"unexpected output: {evidence!r}")
+        self._end()
+
     def _take(self, frames: list[Frame]) -> None:
         for frame in frames:
             if isinstance(frame, Ready):
                 self._move(Signal.READY)
+                self._loading.end()
                 if self.ready_after is None:
                     self.ready_after = time.monotonic() - self.started_at
                 self._forget_prompt_file()
@@ -285,6 +326,8 @@ class EngineProcess:
             elif isinstance(frame, Stray):
                 self.log.note(f"unexpected output: {frame.text!r}")
                 self.out_of_step = True
+                if line := log_line(frame.text):
+                    self.fault = log_in_output(line)
                 self._move(Signal.STRAY)
                 self._end()
                 return

@@ -1,26 +1,22 @@
-"""A rehearsal: one scripted question to an engine, to see whether it can really talk.
+"""A rehearsal: a real first turn with an engine, by the way that every conversation goes, to see whether it can talk.
 
-Done with pexpect and with nothing of the framer or the session, so that the two can be held against each other: what
-speaks here and not in a chat is our mistake, what is silent here is the engine's.
+It passes with the first word. A few tokens later the reply is stopped, as a model may talk for minutes.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 
-import pexpect
-
+from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.child.lifeline import preparer
-from bitnet_chat.engine.dialects import Talk
-from bitnet_chat.errors import EngineDied
-from bitnet_chat.stream.framer import RESET, USER_INPUT
+from bitnet_chat.errors import EngineDied, EngineStalled, FinishReason, ModelError
+from bitnet_chat.events import Completed, Failed, Started, TextDelta, ThinkingDelta
 
 QUESTION = "hello"
-LIMIT = 60.0
-"""Seconds for loading, and again for the answer."""
+_ENOUGH = 8
+"""Tokens."""
+_REMEDY = "try another model with -m, or another engine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,42 +25,33 @@ class Rehearsal:
 
     ready_after: float
     answered_after: float
-    output: bytes
-    """All between the question and the next prompt, with the console's own marks in it."""
+    """From the message to the first word of the reply, or of what the model thinks before it."""
 
 
-def rehearse(talk: Talk) -> Rehearsal:
-    """Ask :data:`QUESTION` without any history. Raises EngineDied when there is no answer in time."""
-    launch = talk.launch(Conversation())
-    path, *flags = launch.argv
-    prepare = preparer(raw_terminal=True)
+async def rehearse(backend: Backend, engine: object) -> Rehearsal:
+    """Ask :data:`QUESTION` without any history. ``engine``: its name, for errors.
 
-    def in_child() -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        prepare()
-
+    Raises EngineDied where no word comes, and what else the backend fails with.
+    """
     started = time.monotonic()
-    child = pexpect.spawn(path, flags, timeout=LIMIT, preexec_fn=in_child)
-    child.delaybeforesend = None
-    try:
-        child.expect_exact(USER_INPUT.encode())
-        ready = time.monotonic()
-        child.send(talk.message(QUESTION, launch.framer))
-        child.expect_exact(RESET.encode())
-        child.expect_exact(USER_INPUT.encode())
-        return Rehearsal(ready - started, time.monotonic() - ready, _before(child.before))
-    except (pexpect.EOF, pexpect.TIMEOUT) as error:
-        heard = _before(child.before)[-400:].decode("utf-8", "replace")
-        what = "ended" if isinstance(error, pexpect.EOF) else f"said nothing for {LIMIT:g} s"
-        raise EngineDied(
-            f"{path} {what} in the middle of the rehearsal",
-            remedy="try another model with -m, or another engine",
-            detail=heard,
-        ) from None
-    finally:
-        child.close(force=True)
+    ready = heard = 0.0
+    async for event in backend.reply(Conversation().with_user(QUESTION), ReplyOptions(max_tokens=_ENOUGH)):
+        if isinstance(event, Started):
+            ready = time.monotonic()
+        elif isinstance(event, TextDelta | ThinkingDelta):
+            heard = heard or time.monotonic()
+        elif isinstance(event, Failed):
+            raise _ended(engine, event)
+        elif isinstance(event, Completed) and not heard:
+            if event.reason is FinishReason.STALLED:
+                raise EngineStalled(f"{engine} said nothing in the rehearsal", remedy=_REMEDY)
+            raise EngineDied(f"{engine} ended its reply in the rehearsal without a word", remedy=_REMEDY)
+    return Rehearsal(ready - started, heard - ready)
 
 
-def _before(text: object) -> bytes:
-    """pexpect's ``before``, which is a class where nothing was read."""
-    return text if isinstance(text, bytes) else b""
+def _ended(engine: object, failed: Failed) -> Exception:
+    error = failed.error
+    if isinstance(error, EngineStalled) or not isinstance(error, EngineDied | ModelError):
+        return error
+    what = f"{engine} ended in the middle of the rehearsal: {error.what}"
+    return EngineDied(what, remedy=error.remedy or _REMEDY, detail=error.detail)

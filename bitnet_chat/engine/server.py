@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import environment
+from bitnet_chat.engine.fault import Fault
+from bitnet_chat.engine.loading import LoadingWatch
 from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.engine.restarts import RestartBudget
 from bitnet_chat.engine.watchman import Watchman
@@ -26,35 +28,38 @@ HOST = "127.0.0.1"
 # "listening on http://127.0.0.1:40123" since 2024, "hostname: 127.0.0.1, port: 40123" before; with --log-prefix or not.
 _LISTENING = re.compile(r"listening on http://[^\s:/]+:(\d+)|hostname: \S+, port: (\d+)")
 _BIND = re.compile(r"couldn't bind|failed to bind|[Aa]ddress already in use")
-# Variables of llama-server that would take it to another place than the one where it is looked for.
-_ELSEWHERE = ("HOST", "PORT", "API_KEY_FILE", "API_PREFIX", "SSL_KEY_FILE", "SSL_CERT_FILE", "LOG_FILE")
 _CHUNK = 1 << 16
 
 
 class ServerProcess:
     """One process from its start to its end."""
 
-    def __init__(self, argv: Sequence[str], process: asyncio.subprocess.Process, key: str) -> None:
+    def __init__(
+        self, argv: Sequence[str], process: asyncio.subprocess.Process, key: str, *, patience: float = 0.0
+    ) -> None:
+        """``patience``: seconds, the limit of :mod:`bitnet_chat.engine.patience`; 0: none."""
         self.argv = list(argv)
         self.key = key
         self.pid = process.pid
         self.log = EngineLog(self._line)
         self.exit_code: int | None = None
         self.out_of_step = False
+        self.fault: Fault | None = None
+        """What it did that it was ended for from here, unasked."""
         self.is_loaded = False
-        """Set by whoever has seen it ready."""
         self.was_killed = False
         """Whether it was ended from here."""
         self._process = process
         self._port: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._watchman = Watchman(process.pid) if sys.platform != "linux" else None
         self._reading = asyncio.ensure_future(self._read())
+        self._loading = LoadingWatch(process.pid, patience, "did not get ready to answer", self._blame)
+        self._loading.begin()
 
     @classmethod
-    async def spawn(cls, argv: Sequence[str]) -> ServerProcess:
+    async def spawn(cls, argv: Sequence[str], *, patience: float = 0.0) -> ServerProcess:
         """Raises EngineNotFound where it cannot be started."""
         key = secrets.token_urlsafe(32)
-        kept = {name: value for name, value in environment().items() if not _misleads(name)}
         prepare: Callable[[], None] | None = None
         command: Sequence[str | bytes] = argv
         if sys.platform != "win32":
@@ -67,7 +72,7 @@ class ServerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env=kept | {"LLAMA_API_KEY": key},
+                env=environment() | {"LLAMA_API_KEY": key},
                 start_new_session=True,
                 preexec_fn=prepare,
             )
@@ -76,7 +81,7 @@ class ServerProcess:
                 f"the engine {argv[0]} cannot be started: {error.strerror or error}",
                 remedy="bitnet-chat engine list shows what was found",
             ) from None
-        return cls(argv, process, key)
+        return cls(argv, process, key, patience=patience)
 
     @property
     def is_alive(self) -> bool:
@@ -95,11 +100,24 @@ class ServerProcess:
         """Waits until it can be asked; False where it has ended before."""
         return await asyncio.shield(self._port) is not None
 
+    def has_loaded(self) -> None:
+        """Said by the caller that has seen it ready."""
+        self.is_loaded = True
+        self._loading.end()
+
     async def gone(self) -> None:
         await asyncio.shield(self._reading)
 
+    def _blame(self, fault: Fault) -> None:
+        if self.exit_code is None and not self.was_killed:
+            self.fault = fault
+            self._kill()
+
     def kill(self) -> None:
         self.was_killed = True
+        self._kill()
+
+    def _kill(self) -> None:
         if self.exit_code is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if sys.platform == "win32":
@@ -112,9 +130,11 @@ class ServerProcess:
         stream = self._process.stdout
         assert stream is not None
         while data := await stream.read(_CHUNK):
+            self._loading.heard()
             self.log.feed(data)
         self.log.close()
         self.exit_code = await self._process.wait()
+        self._loading.end()
         if self._watchman is not None:
             self._watchman.dismiss()
         if not self._port.done():
@@ -125,17 +145,20 @@ class ServerProcess:
             self._port.set_result(int(match[1] or match[2]))
 
 
-def _misleads(name: str) -> bool:
-    return name.startswith("LLAMA_ARG_") and name.removeprefix("LLAMA_ARG_") in _ELSEWHERE
-
-
 class Server:
     """At most one process, shared by all who :meth:`join`. ``command``: its command line; may take time and is asked
     for in a thread. May raise BitnetChatError."""
 
-    def __init__(self, command: Callable[[], list[str]], *, on_spawn: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        command: Callable[[], list[str]],
+        *,
+        on_spawn: Callable[[int], None] | None = None,
+        patience: float = 0.0,
+    ) -> None:
         self._command = command
         self._on_spawn = on_spawn
+        self._patience = patience
         self._argv: list[str] | None = None
         self._process: ServerProcess | None = None
         self._starting: asyncio.Task[ServerProcess] | None = None
@@ -203,7 +226,7 @@ class Server:
                     raise death.while_loading(before)
                 if not self._budget.spend(loop.time()):
                     raise death.too_often(before, self._budget.limit, self._budget.window)
-            process = self._process = await ServerProcess.spawn(self._argv)
+            process = self._process = await ServerProcess.spawn(self._argv, patience=self._patience)
             if self._on_spawn is not None:
                 self._on_spawn(process.pid)
             try:

@@ -230,7 +230,7 @@ class Session:
             await process.gone()
             if process.ready_after is None:
                 # A large model is not loaded that often for it.
-                if death.is_silent(process):
+                if process.fault is None and death.is_silent(process):
                     silent_deaths += 1
                     if silent_deaths <= (_TRIES if time.monotonic() - began < _PATIENCE else 2):
                         continue

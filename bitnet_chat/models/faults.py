@@ -104,9 +104,7 @@ FAULTS = (
 def faults_in(header: ModelHeader, knows: Callable[[str], bool] = lambda word: True) -> tuple[Fault, ...]:
     """``knows``: whether the engine has a name; asked only where it matters."""
     return tuple(
-        fault
-        for fault in FAULTS
-        if fault.is_in(header) and not (fault.only_unknown and knows(header.pre_tokenizer))
+        fault for fault in FAULTS if fault.is_in(header) and not (fault.only_unknown and knows(header.pre_tokenizer))
     )
 
 

@@ -139,9 +139,7 @@ _STRANGE_ARCHITECTURE = re.compile(r"unknown (?:model )?architecture:? '?([\w.-]
 _STRANGE_PRE = re.compile(r"unknown pre-tokenizer type: '([^']*)'")
 
 
-def misfit(
-    info: ModelInfo, names: frozenset[str] | None, engine: str, ending: Ending | None = None
-) -> Misfit | None:
+def misfit(info: ModelInfo, names: frozenset[str] | None, engine: str, ending: Ending | None = None) -> Misfit | None:
     """None where nothing speaks against the two. ``names``: what the engine at hand knows of all that the model needs
     and of :data:`MARKERS`; None: its files do not tell. ``engine``: its name. ``ending``: of the one that tried."""
     kinds = [kind for kind, _ in info.tensor_types if not kind.startswith("type ")]

@@ -63,6 +63,8 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
                     masked = engine_arguments if entry.kind is Kind.SPAWN else our_arguments
                     arguments = masked(arguments)
                 facts["argv"] = redactor.arguments(arguments)
+            if "folder" in facts:
+                facts["folder"] = redactor.text(str(facts["folder"]))
             yield of_facts(entry.at, entry.kind, entry.process, facts)
         elif entry.kind is Kind.IN:
             text = entry.text if with_text else mask(entry.text, _marks(argvs.get(entry.process, ())))

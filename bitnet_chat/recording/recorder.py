@@ -46,6 +46,8 @@ class Recorder:
         self._sessions = folder
         self.folder = folder / f"{now:%Y%m%dT%H%M%S}.{now.microsecond:06}Z-{os.getpid()}"
         self._about = {"began": now.isoformat(), "bitnet-chat": __version__, "argv": list(sys.argv)}
+        with contextlib.suppress(OSError):  # it was removed
+            self._about["folder"] = str(Path.cwd())  # what names in command lines start from
         self._lock = threading.Lock()
         self._waiting: deque[Entry] = deque()
         self._size = 0

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol
 
+from bitnet_chat.engine import variables
+
 __all__ = ["Child", "Sink", "Transport", "pty_is_available", "spawn"]
 
 Transport = Literal["auto", "pty", "pipe"]
@@ -22,6 +24,9 @@ class Sink(Protocol):
 
     def logged(self, data: bytes) -> None: ...
 
+    def closed(self) -> None:
+        """Nothing more can come from its output. ``exited`` follows at once, unless it lives on without one."""
+
     def exited(self, code: int) -> None:
         """``code``: exit status, or minus the number of the signal that ended it."""
 
@@ -31,6 +36,10 @@ class Child(Protocol):
 
     @property
     def pid(self) -> int: ...
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether its output is a terminal."""
 
     @property
     def can_interrupt(self) -> bool:
@@ -67,8 +76,9 @@ def pty_is_available() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Ours. But an engine that aborts would have a debugger write on its terminal, where its reply is read from."""
-    return os.environ | {"GGML_NO_BACKTRACE": "1"}
+    """That of an engine or a server: ours, without what would change its flags; see
+    :mod:`bitnet_chat.engine.variables`."""
+    return variables.passed(os.environ)
 
 
 def spawn(argv: Sequence[str], sink: Sink, *, transport: Transport, cwd: Path | None = None) -> Child:

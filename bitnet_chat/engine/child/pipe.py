@@ -26,6 +26,7 @@ _LAG, _WINDOWS_LAG = 0.001, 0.05
 class PipeChild:
     """See :class:`bitnet_chat.engine.child.Child`."""
 
+    is_terminal = False
     log_lag = 0.01  # two threads read; what the engine wrote first may be delivered second
 
     def __init__(self, argv: Sequence[str], sink: Sink, loop: asyncio.AbstractEventLoop, cwd: Path | None) -> None:
@@ -56,7 +57,7 @@ class PipeChild:
         assert stdin is not None and stdout is not None and stderr is not None
         self._stdout, self._reading = stdout.fileno(), threading.Lock()
         readers = [
-            self._thread("output", self._read, stdout.fileno(), self._sink.output, self._reading),
+            self._thread("output", self._read_output, stdout.fileno()),
             self._thread("log", self._read, stderr.fileno(), self._sink.logged, threading.Lock()),
         ]
         self._thread("input", self._write, stdin.fileno())
@@ -117,6 +118,14 @@ class PipeChild:
                 left = bytearray(4)
                 fcntl.ioctl(self._stdout, termios.FIONREAD, left)
                 return not any(left)
+
+    def _read_output(self, descriptor: int) -> None:
+        self._read(descriptor, self._sink.output, self._reading)
+        self._deliver(self._hung_up)
+
+    def _hung_up(self) -> None:
+        if self._open:
+            self._sink.closed()
 
     def _read(self, descriptor: int, deliver: Callable[[bytes], None], reading: threading.Lock) -> None:
         """``reading`` is held from before a piece is read until it is on its way."""

@@ -31,6 +31,7 @@ _SILENCE = 0.5  # seconds without output after which the log is watched again
 class PtyChild:
     """See :class:`bitnet_chat.engine.child.Child`."""
 
+    is_terminal = True
     can_interrupt = True
     log_lag = 0.0
 
@@ -107,6 +108,7 @@ class PtyChild:
         data = self._read(self._terminal)
         if data is None:
             self._loop.remove_reader(self._terminal)
+            self._sink.closed()
         elif data:
             # An engine that tells every token in its log would wake us three times for each: while words come, the
             # log is read along with them and not watched.

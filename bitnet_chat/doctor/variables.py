@@ -1,0 +1,31 @@
+"""The variables of the environment that change an engine behind our flags. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bitnet_chat.doctor.finding import Finding, ok, warn
+from bitnet_chat.engine.variables import of_engines, reason
+
+_GROUP, _NAME = "engine", "variables"
+
+
+def judge(environment: Iterable[str]) -> Finding:
+    """``environment``: the names of what is set. Values are not told: some are keys."""
+    found = of_engines(environment)
+    taken = {name: why for name in found if (why := reason(name))}
+    kept = [name for name in found if name not in taken]
+    facts: dict[str, object] = {"passed": kept, "taken_out": list(taken)}
+    if not found:
+        return ok(_GROUP, _NAME, "no variable of llama.cpp is set", **facts)
+    passed = f"the engine gets {', '.join(kept)}" if kept else "the engine gets no other variable of llama.cpp"
+    if not taken:
+        return ok(_GROUP, _NAME, passed, **facts)
+    told = "; ".join(f"{name}: {why}" for name, why in taken.items())
+    return warn(
+        _GROUP,
+        _NAME,
+        f"set, and not passed to the engine: {told}; {passed}",
+        "unset them; a setting of bitnet-chat, or a flag behind --, does the same",
+        **facts,
+    )

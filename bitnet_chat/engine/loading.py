@@ -1,0 +1,86 @@
+"""Watches a process that was started and has not shown a prompt yet; :mod:`bitnet_chat.engine.patience` decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from bitnet_chat.engine.fault import Fault, not_ready
+from bitnet_chat.engine.patience import BUSY, Patience, Work
+
+_LOOKS = 8
+"""Looks at the process within the limit."""
+_BETWEEN = 0.05, 5.0
+"""Seconds between two looks, at least and at most."""
+
+
+class LoadingWatch:
+    """Between :meth:`begin` and :meth:`end`. ``limit``: seconds, see :mod:`bitnet_chat.engine.patience`; 0: none.
+    ``missed``: what the process did not do, for words."""
+
+    def __init__(self, pid: int, limit: float, missed: str, on_fault: Callable[[Fault], None]) -> None:
+        self._pid, self._limit, self._missed, self._on_fault = pid, limit, missed, on_fault
+        self._loop = asyncio.get_running_loop()
+        self._patience: Patience | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+
+    def begin(self) -> None:
+        self.end()
+        if self._limit > 0:
+            self._patience = Patience(self._limit, self._loop.time())
+            self._patience.seen(work_of(self._pid), self._loop.time())
+            self._arm()
+
+    def heard(self) -> None:
+        if self._patience is not None:
+            self._patience.heard(self._loop.time())
+
+    def end(self) -> None:
+        self._patience = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        shortest, longest = _BETWEEN
+        delay = min(max(self._limit / _LOOKS, shortest), longest)
+        self._due = self._loop.time() + delay
+        self._timer = self._loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        patience, now = self._patience, self._loop.time()
+        if patience is None:
+            return
+        if now - self._due > self._limit / 2:
+            patience.slept(now)
+        patience.seen(work_of(self._pid), now)
+        if not patience.is_over(now):
+            self._arm()
+            return
+        worked = patience.has_only_worked(now)
+        self.end()
+        self._on_fault(not_ready(self._missed, self._limit * BUSY if worked else self._limit, worked=worked))
+
+
+def work_of(pid: int) -> Work | None:
+    """Of a process and those below it, as a wrapper script does nothing itself; None where nothing tells."""
+    try:
+        import psutil
+    except ImportError:  # it wants modules that some platforms do not have
+        return None
+    computed, read, resident = 0.0, 0, 0
+    try:
+        first = psutil.Process(pid)
+        for process in (first, *first.children(recursive=True)):
+            try:
+                times = process.cpu_times()
+                computed += times.user + times.system
+                resident += process.memory_info().rss
+                if hasattr(process, "io_counters"):  # not on macOS
+                    read += process.io_counters().read_bytes
+            except psutil.Error:
+                continue
+    except psutil.Error:
+        return None
+    return Work(computed, read, resident)

@@ -1,0 +1,162 @@
+"""Why a program cannot be started or ends at once, from its exit code, its output and its first bytes. Pure."""
+
+from __future__ import annotations
+
+import errno
+import re
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitnet_chat.errors import EngineNotFound
+
+MAGIC = (
+    b"\x7fELF",
+    b"MZ",
+    *(number.to_bytes(4, order) for number in (0xFEEDFACE, 0xFEEDFACF, 0xCAFEBABE) for order in ("big", "little")),
+)
+"""How programs begin: ELF, PE, and Mach-O for one processor or several. Anything else is a script."""
+
+_LIBRARY = re.compile(
+    r"error while loading shared libraries: (?P<glibc>[^:\n]+): cannot open shared object"
+    r"|Error loading shared library (?P<musl>[^:\n]+): No such file"
+    r"|Library not loaded: (?P<dyld>\S+)"
+)
+_TOO_OLD = re.compile(r"version [`'](?P<version>[A-Z]+_[\d.]+)' not found")
+_SYMBOL = re.compile(r"symbol lookup error|Error relocating|Symbol not found")
+# STATUS_DLL_NOT_FOUND, STATUS_ENTRYPOINT_NOT_FOUND, STATUS_ILLEGAL_INSTRUCTION
+_NO_DLL, _NO_ENTRY, _ILLEGAL = 0xC0000135, 0xC0000139, 0xC000001D
+_SIGNALS = {-number: signal.Signals(number).name for number in map(int, signal.Signals)}
+_ANOTHER = "give a llama-cli or llama-completion; bitnet-chat engine list shows what was found"
+_HERE = "build it on this computer: bitnet-chat engine install, or the same build again"
+_MOVED = "a folder that was moved after its build is searched in the old place: move it back, build it again, or"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is known of a file before it is run."""
+
+    path: Path
+    head: bytes = b""
+    """Its first bytes."""
+
+    @property
+    def is_native(self) -> bool:
+        return self.head.startswith(MAGIC)
+
+    @property
+    def interpreter(self) -> str:
+        """Of a script: what its first line names; empty where it names none."""
+        first = self.head.partition(b"\n")[0]
+        return first[2:].decode("utf-8", "replace").lstrip() if first.startswith(b"#!") else ""
+
+
+def of_start(program: Program, error: OSError) -> EngineNotFound:
+    """The operating system has refused to run it."""
+    path, why = program.path, error.strerror or str(error)
+    if (damaged := _carriage_return(program)) is not None:
+        return damaged
+    if error.errno == errno.ENOENT and program.interpreter:
+        return EngineNotFound(
+            f"{path} cannot be run: its first line names {program.interpreter.split()[0]}, which does not exist",
+            remedy="correct the first line of the script, or install that interpreter",
+        )
+    if error.errno == errno.ENOENT and program.is_native:
+        return EngineNotFound(f"{path} cannot be run: the loader that it names does not exist", remedy=_HERE)
+    if error.errno == errno.ENOEXEC and program.is_native:
+        return EngineNotFound(
+            f"{path} cannot be run: it was built for another processor or system, or is damaged", remedy=_HERE
+        )
+    if error.errno == errno.ENOEXEC:
+        return EngineNotFound(
+            f"{path} cannot be run: it is neither a program nor a script with a #! line",
+            remedy="put #!/bin/sh in its first line if it is a shell script",
+        )
+    return EngineNotFound(f"{path} cannot be run: {why}", remedy=_ANOTHER)
+
+
+def of_end(program: Program, code: int, text: str, libraries: Iterable[Path] = ()) -> EngineNotFound | None:
+    """It has ended with ``code`` (negative: a signal) after it printed ``text``; None where neither tells why.
+
+    ``libraries``: files of that kind that were found near it.
+    """
+    path, last = program.path, _last_line(text)
+    if (damaged := _carriage_return(program)) is not None:
+        return damaged
+    if match := _LIBRARY.search(text):
+        name = next(filter(None, match.groups())).rpartition("/")[2]
+        return _without_library(path, name, libraries)
+    if code == _NO_DLL:
+        return _without_library(path, "a DLL", libraries)
+    if match := _TOO_OLD.search(text):
+        return EngineNotFound(
+            f"{path} was built for a newer system: {match['version']} is not available here", remedy=_HERE
+        )
+    if code == _NO_ENTRY or _SYMBOL.search(text):
+        return EngineNotFound(
+            f"{path} cannot start: one of its libraries is of another version",
+            remedy="build it again, or remove other copies of libllama and libggml from the library path",
+            detail=last,
+        )
+    if code in (-signal.SIGILL, 128 + signal.SIGILL, _ILLEGAL):
+        return EngineNotFound(
+            f"{path} uses instructions that this processor does not have (illegal instruction)", remedy=_HERE
+        )
+    if code < 0 or (code > 128 and -(code - 128) in _SIGNALS):
+        name = _SIGNALS.get(code if code < 0 else 128 - code, f"signal {-code}")
+        return EngineNotFound(f"{path} crashed ({name})", remedy=_HERE, detail=last)
+    if code == 127:
+        what = "did not start" if program.is_native else "is a script, and a program that it starts was not found"
+        return EngineNotFound(f"{path} {what} (exit code 127{_quoted(last)})", remedy=_ANOTHER)
+    if code == 126:
+        return EngineNotFound(
+            f"{path} is a script, and a program that it starts cannot be run (exit code 126{_quoted(last)})",
+            remedy=_ANOTHER,
+        )
+    return None
+
+
+def no_answer(path: Path, flag: str, limit: float) -> EngineNotFound:
+    return EngineNotFound(
+        f"{path} did not answer {flag} within {limit:g} s",
+        remedy=f"BITNET_CHAT_PROBE_TIMEOUT={limit * 6:g} (probe_timeout in the config file) gives an engine on a slow"
+        " drive more time; what is not an engine never answers",
+    )
+
+
+def no_engine(path: Path, code: int, text: str) -> EngineNotFound:
+    """It ran, and its ``--help`` is none of an engine."""
+    ended = f", and ends with exit code {code}{_quoted(_last_line(text))}" if code else ""
+    return EngineNotFound(
+        f"{path} runs but is no llama-cli, llama-completion or BitNet engine{ended}",
+        remedy="bitnet-chat engine install builds one; bitnet-chat engine list shows what was found",
+    )
+
+
+def _without_library(path: Path, name: str, libraries: Iterable[Path]) -> EngineNotFound:
+    folders = dict.fromkeys(str(each.parent) for each in libraries)
+    where = f"set LD_LIBRARY_PATH={':'.join(folders)}" if folders else f"set LD_LIBRARY_PATH to the folder of {name}"
+    if name.endswith(".dylib"):
+        where = where.replace("LD_", "DYLD_")
+    if name == "a DLL":
+        where = "put its DLL files into its own folder"
+    return EngineNotFound(f"{path} cannot start: its library {name} was not found", remedy=f"{_MOVED} {where}")
+
+
+def _carriage_return(program: Program) -> EngineNotFound | None:
+    if not program.interpreter.endswith("\r"):
+        return None
+    return EngineNotFound(
+        f"{program.path} cannot be run: its lines end as on Windows (a carriage return follows"
+        f" {program.interpreter.strip()})",
+        remedy=f"sed -i 's/\\r$//' '{program.path}' corrects it",
+    )
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def _quoted(line: str) -> str:
+    return f": {line}" if line else ""

@@ -1,0 +1,68 @@
+"""Variables of the environment that engines read, and those that are taken out of it for each engine. Pure.
+
+Since 2024 llama.cpp takes a flag that is not given from ``LLAMA_ARG_…`` (``--help`` names them), in 2024 also from
+``LLAMA_LOG_…``. Those stand here that stand for a flag that bitnet-chat gives, or for one that changes what it relies
+on. All others pass: where and how a model is computed (GPU layers, devices, memory mapping, flash attention, cache
+types, batch sizes), how it thinks, drafts, rope scaling, ``LLAMA_CACHE``, ``HF_TOKEN``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+_ARG, _NO = "LLAMA_ARG_", "NO_"
+_PREFIXES = ("LLAMA_", "GGML_", "HF_", "MTMD_")
+
+_MODEL = "the model is that of --model"
+_SETTING = "bitnet-chat has a setting for it, or an API request says it"
+_TEMPLATE = "the chat template is that of --chat-template or of the model"
+_END = "the end of a reply and a full context window are recognised by it"
+_LOG = "the log is kept apart from the reply and read for figures"
+_SLOTS = "the context window and the slots are those of --ctx and serve --parallel"
+_ADDRESS = "the server is asked at an address, with a key, that bitnet-chat chooses"
+_SERVER = "the server answers chats, and nothing else"
+
+_TAKEN = {
+    _MODEL: "MODEL MODEL_URL HF_REPO HF_FILE DOCKER_REPO MODELS_DIR MODELS_PRESET MODELS_MAX MODELS_AUTOLOAD",
+    _SETTING: "THREADS THREADS_BATCH TEMPERATURE TOP_K TOP_P MIN_P REPEAT_PENALTY PRESENCE_PENALTY"
+    " FREQUENCY_PENALTY RPC",
+    _TEMPLATE: "CHAT_TEMPLATE CHAT_TEMPLATE_FILE JINJA SKIP_CHAT_PARSING THINK PREFILL_ASSISTANT REASONING_PRESERVE",
+    _END: "N_PREDICT CONTEXT_SHIFT SHOW_TIMINGS GRP_ATTN_N GRP_ATTN_W",
+    _LOG: "LOG_JSONL LOG_FILE LOG_VERBOSITY LOG_COLORS LOG_PREFIX LOG_TIMESTAMPS",
+    _SLOTS: "CTX_SIZE N_PARALLEL KV_UNIFIED KV_UNIFIED_PER_SLOT ENDPOINT_SLOTS CACHE_RAM",
+    _ADDRESS: "HOST PORT REUSE_PORT API_KEY_FILE API_PREFIX SSL_KEY_FILE SSL_CERT_FILE TIMEOUT",
+    _SERVER: "EMBEDDINGS RERANKING POOLING AGENT TOOLS TOOLS_RUNTIME MCP_SERVERS_CONFIG MCP_SERVERS_JSON STATIC_PATH"
+    " UI UI_CONFIG UI_CONFIG_FILE UI_MCP_PROXY WEBUI WEBUI_CONFIG WEBUI_CONFIG_FILE WEBUI_MCP_PROXY",
+}
+_WHOLE = {
+    "LLAMA_LOG_COLORS": _LOG,
+    "LLAMA_LOG_PREFIX": _LOG,
+    "LLAMA_LOG_TIMESTAMPS": _LOG,
+    "LLAMA_LOG_VERBOSITY": _LOG,
+    "LLAMA_API_KEY": _ADDRESS,
+    "LLAMA_SERVER_ROUTER_PORT": _ADDRESS,
+    "LLAMA_SERVER_CHILD_MODE": _SERVER,
+}
+TAKEN: Mapping[str, str] = {
+    **{_ARG + name: reason for reason, names in _TAKEN.items() for name in names.split()},
+    **_WHOLE,
+}
+"""Why a variable is taken out, by its name. ``LLAMA_ARG_NO_X`` is the contrary of ``LLAMA_ARG_X``."""
+FIXED: Mapping[str, str] = {"GGML_NO_BACKTRACE": "1"}
+"""An engine that aborts would have a debugger write on its terminal, where its reply is read from."""
+
+
+def reason(name: str) -> str:
+    """Why a variable is taken out; empty for one that passes."""
+    name = name.upper()  # as Windows has them
+    return TAKEN.get(name) or TAKEN.get(name.replace(_ARG + _NO, _ARG, 1), "")
+
+
+def passed(environment: Mapping[str, str]) -> dict[str, str]:
+    """What an engine gets of ``environment``."""
+    return {name: value for name, value in environment.items() if not reason(name)} | dict(FIXED)
+
+
+def of_engines(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that engines read, as far as their names tell."""
+    return sorted(name for name in names if name.upper().startswith(_PREFIXES))

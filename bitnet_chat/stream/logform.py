@@ -1,0 +1,62 @@
+"""The forms of an engine's log, for the case that it arrives where replies are read. Pure.
+
+As written by llama.cpp of 2023 to 2026, BitNet 2024 and ik_llama.cpp:
+
+- plain: ``llama_model_loader: loaded meta data``, ``main: llama backend init``, ``system_info: n_threads = 2``;
+- with ``--log-prefix``: ``I llama_completion: llama backend init``, ``I cmn  common_init_: fitting params``;
+- with ``--log-timestamps``: ``0.00.002.313 I llama_completion: llama backend init``, coloured or not;
+- with ``--log-jsonl``, and in servers of 2023 and 2024: ``{"type":"log","time":0,"level":"info","msg":"…"}``.
+
+One such line may be the word of a wrapper script, which is harmless; a log has many.
+"""
+
+from __future__ import annotations
+
+import re
+
+ENOUGH = 3
+"""Lines of a log that make one. The engines write more than ten before they show a prompt."""
+_LONGEST = 1 << 12
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_TIMESTAMP = r"\d+\.\d\d\.\d{3}\.\d{3} (?:[DIWE](?: |$))?"
+# A function of llama.cpp or ggml, or one of the few subjects that are none.
+_SUBJECT = (
+    r"(?:(?:llama|llm|ggml|gguf|common|clip|mtmd|sched|graph|print|load|set|create|init|kv|n|dry|repeat)_\w*"
+    r"|~?[a-z]\w*_[a-z]\w*|cmn|srv|slot|que|res|spec|load|main|build|generate|system_info|print_info|sampler\w*|warmup"
+    r"|Log|Device \d+|BLAS)"
+)
+_TEXT = re.compile(rf"(?:{_TIMESTAMP}.*|(?:[DIWE] )?{_SUBJECT}(?: +[\w~]+){{0,3}} ?[:=](?: |$).*|Log start$)")
+_JSON = re.compile(r'\{"(?=.*"level": ?").*')
+
+
+def is_json(line: str) -> bool:
+    return _JSON.search(line) is not None
+
+
+def log_line(text: str) -> str:
+    """The first line of ``text`` that is one of a log; empty where none is."""
+    for raw in text.replace("\r", "\n").split("\n"):
+        line = _COLOUR.sub("", raw)
+        # A console may have begun the line: "Loading model... ".
+        if _TEXT.fullmatch(line) or is_json(line):
+            return line[line.find("{") :] if is_json(line) else line
+    return ""
+
+
+class LogDetector:
+    """Fed with what comes before a prompt, cut anywhere."""
+
+    def __init__(self) -> None:
+        self._open = ""
+        self._count = 0
+        self._first = ""
+
+    def feed(self, text: str) -> str:
+        """The first line of a log, as soon as there is enough of one; empty until then."""
+        *lines, self._open = (self._open + text).replace("\r", "\n").split("\n")
+        self._open = self._open[:_LONGEST]
+        for line in lines:
+            if found := log_line(line):
+                self._first = self._first or found
+                self._count += 1
+        return self._first if self._count >= ENOUGH else ""
