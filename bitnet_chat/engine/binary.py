@@ -21,12 +21,16 @@ class Dialect(StrEnum):
     SERVER = "server"
 
 
-_NEEDED = ("--model", "--ctx-size")
+_MODEL = ("--model", "--ctx-size")
 _DIALECTS = {
     Dialect.CLASSIC: ("--in-prefix", "--in-suffix", "--simple-io", "--interactive-first"),
     Dialect.MODERN: ("--system-prompt", "--simple-io", "--single-turn"),
     Dialect.SERVER: ("--host", "--port"),
 }
+NEEDED = frozenset(
+    {"--color", "--file", "--system-prompt-file", *_MODEL, *(name for names in _DIALECTS.values() for name in names)}
+)
+"""Options without which an engine cannot be understood."""
 
 
 class Make(StrEnum):
@@ -141,7 +145,7 @@ def recognise(
     def lists(names: Collection[str]) -> bool:
         return all(map(options.spelling, names))
 
-    dialects = [dialect for dialect, names in _DIALECTS.items() if lists((*_NEEDED, *names))]
+    dialects = [dialect for dialect, names in _DIALECTS.items() if lists((*_MODEL, *names))]
     if not dialects:
         return None
     # ik_llama.cpp, and llama.cpp in the summer of 2024: each program lists the options of all, so its name tells.

@@ -76,10 +76,13 @@ def of_start(program: Program, error: OSError) -> EngineNotFound:
     return EngineNotFound(f"{path} cannot be run: {why}", remedy=_ANOTHER)
 
 
-def of_end(program: Program, code: int, text: str, libraries: Iterable[Path] = ()) -> EngineNotFound | None:
+def of_end(
+    program: Program, code: int, text: str, libraries: Iterable[Path] = (), *, crashes: bool = True
+) -> EngineNotFound | None:
     """It has ended with ``code`` (negative: a signal) after it printed ``text``; None where neither tells why.
 
-    ``libraries``: files of that kind that were found near it.
+    ``libraries``: files of that kind that were found near it. ``crashes``: whether a signal that any program may end by
+    counts, too.
     """
     path, last = program.path, _last_line(text)
     if (damaged := _carriage_return(program)) is not None:
@@ -103,9 +106,18 @@ def of_end(program: Program, code: int, text: str, libraries: Iterable[Path] = (
         return EngineNotFound(
             f"{path} uses instructions that this processor does not have (illegal instruction)", remedy=_HERE
         )
+    return _of_shell(program, code, last) or (_of_crash(program, code, last) if crashes else None)
+
+
+def _of_crash(program: Program, code: int, last: str) -> EngineNotFound | None:
     if code < 0 or (code > 128 and -(code - 128) in _SIGNALS):
         name = _SIGNALS.get(code if code < 0 else 128 - code, f"signal {-code}")
-        return EngineNotFound(f"{path} crashed ({name})", remedy=_HERE, detail=last)
+        return EngineNotFound(f"{program.path} crashed ({name})", remedy=_HERE, detail=last)
+    return None
+
+
+def _of_shell(program: Program, code: int, last: str) -> EngineNotFound | None:
+    path = program.path
     if code == 127:
         what = "did not start" if program.is_native else "is a script, and a program that it starts was not found"
         return EngineNotFound(f"{path} {what} (exit code 127{_quoted(last)})", remedy=_ANOTHER)

@@ -60,6 +60,16 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
     return found
 
 
+def why_it_ended(path: Path, code: int | None, text: str) -> EngineNotFound | None:
+    """Why a program that was examined before ended with ``code`` after it printed ``text``, where that is no fault of
+    the model: a library that is gone, say."""
+    from bitnet_chat.models.support import libraries
+
+    with contextlib.suppress(EngineNotFound):
+        return fault.of_end(_look(path), code or 0, text, libraries(path), crashes=False)
+    return None
+
+
 def _look(path: Path) -> fault.Program:
     """Raises EngineNotFound for what is no file that may be run."""
     try:

@@ -133,8 +133,16 @@ class Server:
     """At most one process, shared by all who :meth:`join`. ``command``: its command line; may take time and is asked
     for in a thread. May raise BitnetChatError."""
 
-    def __init__(self, command: Callable[[], list[str]], *, on_spawn: Callable[[int], None] | None = None) -> None:
-        self._command = command
+    def __init__(
+        self,
+        command: Callable[[], list[str]],
+        *,
+        on_spawn: Callable[[int], None] | None = None,
+        refit: Callable[[ServerProcess], bool] = lambda process: False,
+    ) -> None:
+        """``refit``: whether a process that ended before it listened is to be started with another command line; is
+        asked in a thread, too, and may raise BitnetChatError."""
+        self._command, self._refit = command, refit
         self._on_spawn = on_spawn
         self._argv: list[str] | None = None
         self._process: ServerProcess | None = None
@@ -199,9 +207,11 @@ class Server:
         while True:
             before, self._process = self._process, None
             if before is not None:
-                if not before.is_loaded and not before.had_no_port:
+                if not before.is_loaded and await loop.run_in_executor(None, self._refit, before):
+                    self._argv = await loop.run_in_executor(None, self._command)
+                elif not before.is_loaded and not before.had_no_port:
                     raise death.while_loading(before)
-                if not self._budget.spend(loop.time()):
+                elif not self._budget.spend(loop.time()):
                     raise death.too_often(before, self._budget.limit, self._budget.window)
             process = self._process = await ServerProcess.spawn(self._argv)
             if self._on_spawn is not None:

@@ -48,10 +48,11 @@ class Session:
         on_spawn: Callable[[EngineProcess], None] | None = None,
         tokenizer: Callable[[], Tokenizer | None] = lambda: None,
         affordable: Callable[[int], bool] | None = None,
+        refit: Callable[[EngineProcess], bool] = lambda process: False,
     ) -> None:
         """``tokenizer``: the model's, where there is one; may take time. For the rest see :class:`Keeper`."""
         room = room or Room("drop-oldest", by_length)
-        self.keeper = Keeper(talk, room, transport=transport, on_spawn=on_spawn, affordable=affordable)
+        self.keeper = Keeper(talk, room, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit)
         self._trimmer = Trimmer(self.keeper, self._or_stop)
         self._tokenizer = tokenizer
         self._stop_reason: FinishReason | None = None
@@ -222,6 +223,8 @@ class Session:
                 return process
             await process.gone()
             if process.ready_after is None:
+                if await self.keeper.refitted(process):
+                    continue
                 # llama-completion can exit before its log thread has written why, and does two times in five: another
                 # try may say it. A large model is not loaded that often for it.
                 if not process.log.tail() and death.without_model(process) is None:
