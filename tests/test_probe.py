@@ -214,7 +214,7 @@ def test_the_run_takes_the_path_of_the_probe(
 
 # Why it fails.
 
-NATIVE = fault.MAGIC[0] + bytes(60)
+NATIVE = b"\x7fELF" + bytes(60)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_each_failure_has_its_sentence(tmp_path: Path, content: str, words: str,
             127,
             "Error loading shared library libggml.so: No such file or directory (needed by x)",
             "libggml.so",
-            "moved",
+            "move it back",
         ),
         (-6, "dyld[1]: Library not loaded: @rpath/libllama.dylib\n  Reason: x", "libllama.dylib", "DYLD_LIBRARY_PATH"),
         (0xC0000135, "", "a DLL was not found", "DLL files"),
@@ -394,6 +394,19 @@ def test_the_make_is_told_and_not_guessed(
         assert f"classic, {make}, version {classic.version}" in capsys.readouterr().out
         assert main(["engine", "list", "--engine", str(path), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)[0]["make"] == make
+
+
+def test_what_lies_beside_a_script_need_not_be_what_it_starts(tmp_path: Path, model: Path) -> None:
+    from bitnet_chat.models import support
+    from bitnet_chat.models.info import read_info
+
+    script = program(tmp_path / "bin" / "llama-cli")
+    (tmp_path / "bin" / "libggml.so").write_bytes(b"\x7fELF\0q6_K\0i2_s\0")
+    assert support.known(script, [read_info(model)]) is None and not support.is_bitnet(script)
+    assert probe(script).make is Make.SCRIPT
+    native = tmp_path / "bin" / "main"
+    native.write_bytes(NATIVE)
+    assert support.is_bitnet(native)
 
 
 # Which one wins.

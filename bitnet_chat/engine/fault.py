@@ -10,13 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_chat.errors import EngineNotFound
-
-MAGIC = (
-    b"\x7fELF",
-    b"MZ",
-    *(number.to_bytes(4, order) for number in (0xFEEDFACE, 0xFEEDFACF, 0xCAFEBABE) for order in ("big", "little")),
-)
-"""How programs begin: ELF, PE, and Mach-O for one processor or several. Anything else is a script."""
+from bitnet_chat.native import is_native
 
 _LIBRARY = re.compile(
     r"error while loading shared libraries: (?P<glibc>[^:\n]+): cannot open shared object"
@@ -43,7 +37,7 @@ class Program:
 
     @property
     def is_native(self) -> bool:
-        return self.head.startswith(MAGIC)
+        return is_native(self.head)
 
     @property
     def interpreter(self) -> str:
