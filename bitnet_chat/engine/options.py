@@ -132,6 +132,6 @@ def _pieces(line: str) -> Iterator[tuple[str, str]]:
         else:
             yield name[0], ""
         separator = _NEXT.match(line, at)
-        if separator is None:
+        if separator is None or (" " in text and "," not in separator[0]):  # prose that names another option
             return
         at = separator.end()
