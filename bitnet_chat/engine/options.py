@@ -50,7 +50,7 @@ class Option:
     value: str = ""
 
     def word(self, meaning: str) -> str | None:
-        """How ``on`` or ``off`` is said to an option that takes a value; None where it is no question of on and off."""
+        """How ``on`` or ``off`` is said to an option that takes a value; None where the value is something else."""
         choices = re.split(r"[^\w-]+", self.value)
         return next((word for word in _WORDS[meaning] if word in choices), None)
 

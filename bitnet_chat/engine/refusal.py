@@ -30,7 +30,8 @@ _SURE = re.compile(r"^(?:E )?error: (?:invalid|unknown) argument: \S+$")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """``word``: what the engine named. ``option``: the option of ours that it belongs to; empty where there is none."""
+    """``word``: what the engine named. ``option``: the added option that it belongs to; empty where there is
+    none."""
 
     word: str
     option: str = ""
@@ -38,15 +39,15 @@ class Refusal:
 
 
 def refused(binary: EngineBinary, ours: Sequence[str], extra: Sequence[str], log: Iterable[str]) -> Refusal | None:
-    """What the log of a process that ended says of its command line: the words that were added here, and the user's.
-    Pure."""
+    """What the log of a process that ended says of its command line: ``ours``: the words added by this program,
+    ``extra``: those given behind ``--``. Pure."""
     rest = list(ours)
     for line in log:
         match = next(filter(None, (form.search(line) for form in _FORMS)), None)
         if match is None:
             continue
         word = match[1].strip()
-        # Ours were compared with its help; of two that are alike, the user's is the one to look at.
+        # Added options were compared with --help; of two that are alike, the other one is the likely cause.
         if word in (part for each in extra for part in (each, each.partition("=")[0])):
             return Refusal(word, is_users=True)
         while rest:
@@ -73,8 +74,8 @@ class Refit:
     ) -> EngineBinary | None:
         """The engine to try now; None where its end has another reason. May take time: it asks the engine.
 
-        Raises UsageError for an option of the user's, EngineNotFound for one that is needed and for what is no engine
-        any more.
+        Raises UsageError for an option given behind ``--``, EngineNotFound for one that is needed, and where the
+        engine cannot be examined any more.
         """
         refusal = refused(binary, ours, extra, log)
         if refusal is None or (refusal.option and refusal.option in self._refused):
