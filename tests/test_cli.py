@@ -387,7 +387,7 @@ def test_a_program_that_never_answers(
     path = tmp_path / "sleeper"
     path.write_text("#!/bin/sh\nsleep 1000 &\nsleep 1000\n")
     path.chmod(0o755)
-    monkeypatch.setattr("bitnet_chat.engine.probe.LIMIT", 0.2)
+    monkeypatch.setenv("BITNET_CHAT_PROBE_TIMEOUT", "0.2")
     assert main(["engine", "probe", str(path)]) == 3
     assert "did not answer --help within 0.2 s" in capsys.readouterr().err
 

@@ -21,7 +21,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from prompt_toolkit.shortcuts import PromptSession
 
-from bitnet_chat.attachments import mentioned
+from bitnet_chat.attachments import mentions
 from bitnet_chat.cli import VERBS, completion, main
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.repl import completer as completer_module
@@ -208,7 +208,7 @@ def test_any_line_can_be_completed(text: str) -> None:
 def test_what_is_offered_names_a_file() -> None:
     for line in offered("@"):
         if not line.endswith("/"):
-            (mention,) = mentioned(line)
+            (mention,) = mentions(line)
             assert os.path.lexists(mention.paths[0]), line
     for line in offered("/file "):
         if not line.endswith("/"):

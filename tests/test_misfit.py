@@ -69,6 +69,7 @@ class Ended:
     exit_code: int | None
     log: EngineLog
     out_of_step: bool = False
+    fault: None = None
 
 
 def log_of(text: str) -> EngineLog:

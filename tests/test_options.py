@@ -147,6 +147,7 @@ def test_each_line_is_read(name: str) -> None:
         ("--color\tcolour it", ("--color",), ""),
         ("  --a-very-long-name prose without a second space", ("--a-very-long-name",), ""),
         ("  --frequency-penalty N repeat alpha", ("--frequency-penalty",), "N repeat alpha"),
+        ("  --lora-scaled FNAME S apply it (implies --no-mmap)", ("--lora-scaled",), "FNAME S apply it (implies"),
         ("  -mqkv,  --merge-qkv,             merge", ("-mqkv", "--merge-qkv"), ""),
         ("-cram-n-min --cache-ram-n-min N", ("-cram-n-min", "--cache-ram-n-min"), "N"),
         (

@@ -19,6 +19,8 @@ from bitnet_chat.engine import processors, rpc, spread
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import log_flags
 from bitnet_chat.engine.find import find_server
+from bitnet_chat.engine.probe import probe
+from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import UsageError
@@ -71,13 +73,30 @@ class LlamaServer:
         self.header: ModelHeader | None = None
         self._counter: TokenCounter | None = None
         self._reading = threading.Lock()
+        self._extra = settings.engine_args
         self.server = Server(
-            self.command, on_spawn=lambda pid: self._read_vocabulary(), patience=settings.stall_timeout
+            self.command,
+            on_spawn=lambda pid: self._read_vocabulary(),
+            patience=settings.stall_timeout,
+            refit=self._refitted,
+        )
+        self._refit = Refit(
+            lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout), self.notices.append
         )
         self._connection: Connection | None = None
         self._known: tuple[ServerProcess, Target] | None = None
         self.is_doubtful = False
         """Whether it is to be looked at before it is asked again."""
+
+    def _refitted(self, process: ServerProcess) -> bool:
+        extra, address = self._extra, self._address()
+        ours = process.argv[1 : len(process.argv) - len(extra) - len(address)]
+        binary = self._refit.without_refused(self.binary, [*ours, *address], extra, process.log.lines())
+        self.binary = binary or self.binary
+        return binary is not None
+
+    def _address(self) -> list[str]:
+        return [*self.binary.option("--host", HOST), *self.binary.option("--port", "0")]
 
     def command(self) -> list[str]:
         """How it is started. Reads the header and knocks at rpc-servers: may run in a thread."""
@@ -100,13 +119,14 @@ class LlamaServer:
         tiny = header.size < TINY_MODEL
         share = threads(settings.threads, settings.engine_args, processors.allowed(), tiny=tiny, sharing=self._sharing)
         self.notices += [share.notice] if share.notice else []
+        self._extra = share.extra
         argv += option("--threads", share.number)
         argv += [*option("--jinja"), *option("--context-shift", "off"), *option("--slots"), *option("--ui", "off")]
         argv += [*option("--cache-ram", _CACHE), *log_flags(self.binary)]
         argv += option("--rpc", ",".join(self._rpc)) if self._rpc else []
         argv += [word for each in prepared.overrides for word in option(OVERRIDE, each)]
         argv += option("--chat-template", prepared.replaces) if prepared.replaces else []
-        return [*argv, *share.extra, *option("--host", HOST), *option("--port", "0")]
+        return [*argv, *share.extra, *self._address()]
 
     @property
     def label(self) -> str:

@@ -17,7 +17,9 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
 from bitnet_chat.engine.find import find
 from bitnet_chat.engine.load import Load
+from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.session import Session
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
@@ -95,6 +97,11 @@ class ResidentBackend:
             on_spawn=self._spawned,
             tokenizer=lambda: self._tokens().tokenizer(),
             affordable=self._load.leaves_room_for_another if settings.spare and not self._rpc else None,
+            refit=self._refitted,
+        )
+        self._refit = Refit(
+            lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout),
+            self._session.keeper.notify,
         )
         self._counter: TokenCounter | None = None
         self._interpreter: Interpreter | None = None
@@ -191,6 +198,14 @@ class ResidentBackend:
             process.tape = self._recorder.track(process.facts)
         if self._on_spawn is not None:
             self._on_spawn(process)
+
+    def _refitted(self, process: EngineProcess) -> bool:
+        """Runs in a thread."""
+        extra = self._settings.engine_args
+        ours = process.argv[1 : len(process.argv) - len(extra)]
+        binary = self._refit.without_refused(self.binary, ours, extra, process.log.lines())
+        self.binary = binary or self.binary
+        return binary is not None
 
     def talk(self) -> Talk:
         """How this engine is started and addressed for this model. Reads the header and knocks at rpc-servers: may

@@ -21,16 +21,20 @@ class Dialect(StrEnum):
     SERVER = "server"
 
 
-_NEEDED = ("--model", "--ctx-size")
+_MODEL = ("--model", "--ctx-size")
 _DIALECTS = {
     Dialect.CLASSIC: ("--in-prefix", "--in-suffix", "--simple-io", "--interactive-first"),
     Dialect.MODERN: ("--system-prompt", "--simple-io", "--single-turn"),
     Dialect.SERVER: ("--host", "--port"),
 }
+NEEDED = frozenset(
+    {"--color", "--file", "--system-prompt-file", *_MODEL, *(name for names in _DIALECTS.values() for name in names)}
+)
+"""Options without which an engine cannot be understood."""
 
 
 class Make(StrEnum):
-    """Whose source a binary was built from."""
+    """The source that a binary was built from."""
 
     BITNET = "BitNet"
     IK = "ik_llama.cpp"
@@ -40,7 +44,7 @@ class Make(StrEnum):
 
 
 MARKS = ("i2_s", "iq2_bn", "q6_K")
-"""Names of tensor types in the bytes of a build that tell whose it is. BitNet's has ``i2_s``, that of ik_llama.cpp
+"""Names of tensor types in the bytes of a build that tell its make. BitNet's has ``i2_s``, that of ik_llama.cpp
 ``iq2_bn`` as well; ``q6_K`` is in every ggml since June 2023, and in no part of a build that lacks ggml (``q4_0`` is
 among the options of each program, so that it proves nothing)."""
 _MAKES = ((Make.IK, {"iq2_bn"}), (Make.BITNET, {"i2_s"}), (Make.LLAMA, {"q6_K"}))
@@ -87,7 +91,7 @@ class EngineBinary:
 
     @property
     def label(self) -> str:
-        """Whose build it is and its version, as far as either is known."""
+        """Its make and version, as far as either is known."""
         return f"{self.make.value}, version {self.version}"
 
     @property
@@ -135,13 +139,13 @@ def recognise(
     path: Path, help_text: str, version_text: str, marks: Collection[str] | None = None
 ) -> EngineBinary | None:
     """What the output of ``--help`` and ``--version`` says, and ``marks``, those of :data:`MARKS` that stand in its
-    bytes (None for a script); None for something that is no engine."""
+    bytes (None for a script); None for something other than an engine."""
     options = read_options(help_text)
 
     def lists(names: Collection[str]) -> bool:
         return all(map(options.spelling, names))
 
-    dialects = [dialect for dialect, names in _DIALECTS.items() if lists((*_NEEDED, *names))]
+    dialects = [dialect for dialect, names in _DIALECTS.items() if lists((*_MODEL, *names))]
     if not dialects:
         return None
     # ik_llama.cpp, and llama.cpp in the summer of 2024: each program lists the options of all, so its name tells.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from bitnet_chat.engine.fault import Fault
 from bitnet_chat.engine.log import EngineLog
+from bitnet_chat.engine.probe import why_it_ended
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, ModelError
 
@@ -92,6 +93,8 @@ def while_loading(process: Dead) -> BitnetChatError:
     if (gone := without_model(process)) is not None:
         return gone
     tail = process.log.tail()
+    if (broken := why_it_ended(Path(process.argv[0]), process.exit_code, tail)) is not None:
+        return broken
     if (trouble := _trouble_with_rpc(process)) is not None:
         trouble.detail = tail
         return trouble

@@ -75,8 +75,8 @@ def places(engine: str | None, configured: str | None) -> Iterator[_Place]:
 
 
 def named(written: str) -> Path:
-    """The absolute path of an engine that a user wrote, links unresolved. A bare name is a file or folder where we
-    are, or else a program on PATH. Raises EngineNotFound where the folder that we are in was removed."""
+    """The absolute path of an engine that a user wrote, links unresolved. A bare name is a file or folder in the
+    working directory, or else a program on PATH. Raises EngineNotFound where that directory was removed."""
     path = paths.meant(written)
     try:
         here = path.absolute()

@@ -27,8 +27,10 @@ _ANY_MESSAGE = "What else?"
 
 
 class Keeper:
-    """At most one living child, and its spares. ``talk`` may be expensive: it is called once, in a thread, when first
-    needed. ``affordable``: whether there is memory for a spare beside the process of the given id; None for no spares.
+    """At most one living child, and its spares. ``talk`` may be expensive: it is called in a thread, when first needed.
+    ``affordable``: whether there is memory for a spare beside the process of the given id; None for no spares.
+    ``refit``: whether a process that ended before it was ready is to be started anew with another ``talk``; may take
+    time, too.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Keeper:
         transport: Transport = "auto",
         on_spawn: Callable[[EngineProcess], None] | None = None,
         affordable: Callable[[int], bool] | None = None,
+        refit: Callable[[EngineProcess], bool] = lambda process: False,
     ) -> None:
         self.budget = RestartBudget()
         self.room = room
@@ -47,6 +50,7 @@ class Keeper:
         self.sampling = Sampling()
         """How the reply that is asked for is to be drawn, and then the next one, as far as one can guess."""
         self._make_talk = talk
+        self._refit = refit
         self._talk: Talk | None = None
         self._talk_in_making: asyncio.Future[Talk] | None = None
         self._transport = transport
@@ -157,6 +161,15 @@ class Keeper:
                 self._talk_in_making = asyncio.get_running_loop().run_in_executor(None, self._make_talk)
             self._talk = await asyncio.shield(self._talk_in_making)  # somebody else may be waiting for it too
         return self._talk
+
+    async def refitted(self, process: EngineProcess) -> bool:
+        """Whether a start that ended at an option is worth another one, which is then addressed anew. Raises as the
+        ``refit`` that was given."""
+        if not await asyncio.get_running_loop().run_in_executor(None, self._refit, process):
+            return False
+        self._talk = self._talk_in_making = None
+        self.discard()
+        return True
 
     async def synchronise(self, history: Conversation, *, message: str = "", unfinished: bool = False) -> EngineProcess:
         """A child that remembers ``history`` or is about to, and that ``message`` can be put to; ``unfinished``: and

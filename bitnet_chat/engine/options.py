@@ -7,7 +7,7 @@ Four layouts are read: ``-c N, --ctx-size N   prose`` (2023), ``-c,    --ctx-siz
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 _LINE = re.compile(r"^[ \t]{0,15}(?=--?[A-Za-z])")  # prose begins further to the right, even where it names an option
@@ -50,7 +50,7 @@ class Option:
     value: str = ""
 
     def word(self, meaning: str) -> str | None:
-        """How ``on`` or ``off`` is said to an option that takes a value; None where it is no question of on and off."""
+        """How ``on`` or ``off`` is said to an option that takes a value; None where the value is something else."""
         choices = re.split(r"[^\w-]+", self.value)
         return next((word for word in _WORDS[meaning] if word in choices), None)
 
@@ -66,9 +66,14 @@ class Options:
     def names(self) -> frozenset[str]:
         return frozenset(name for option in self.listed for name in option.names)
 
-    def without(self, names: Sequence[str]) -> Options:
+    def without(self, names: Collection[str]) -> Options:
         """All but the options that have one of the names."""
         return Options(tuple(each for each in self.listed if not set(names) & set(each.names)), self.levels)
+
+    @staticmethod
+    def is_spelling(word: str, names: Collection[str]) -> bool:
+        """Whether a word is one of the options of these names, in any of their spellings."""
+        return any(word in (name, *_SPELLINGS.get(name, ())) for name in names)
 
     def spelling(self, name: str) -> str:
         """The listed spelling of an option; empty where none is listed."""
@@ -127,6 +132,6 @@ def _pieces(line: str) -> Iterator[tuple[str, str]]:
         else:
             yield name[0], ""
         separator = _NEXT.match(line, at)
-        if separator is None:
+        if separator is None or (" " in text and "," not in separator[0]):  # prose that names another option
             return
         at = separator.end()

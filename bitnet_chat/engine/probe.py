@@ -31,10 +31,10 @@ _WANTS_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 
 
 def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> EngineBinary:
-    """What the program at ``path`` is. It is run by that name, in the folder where we are, as it will be for a reply.
+    """What the program at ``path`` is. Run by that name in the working directory, as for a reply.
 
     ``limit``: seconds for each question, 0 for no limit. Raises EngineNotFound for what cannot be run, does not answer
-    in time or is no engine.
+    in time or is something else.
     """
     seconds = LIMIT if limit is None else limit
     program = _look(path)
@@ -63,8 +63,18 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
     return found
 
 
+def why_it_ended(path: Path, code: int | None, text: str) -> EngineNotFound | None:
+    """Why a program that was examined before ended with ``code`` after it printed ``text``, where the model is
+    not the cause: a library that is gone, say."""
+    from bitnet_chat.models.support import libraries
+
+    with contextlib.suppress(EngineNotFound):
+        return start_errors.of_end(_look(path), code or 0, text, libraries(path), crashes=False)
+    return None
+
+
 def _look(path: Path) -> start_errors.Program:
-    """Raises EngineNotFound for what is no file that may be run."""
+    """Raises EngineNotFound for anything but a file that may be run."""
     try:
         if path.is_dir():
             raise EngineNotFound(f"{path} is a folder and no program", remedy="give the program in it")

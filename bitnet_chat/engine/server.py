@@ -155,8 +155,11 @@ class Server:
         *,
         on_spawn: Callable[[int], None] | None = None,
         patience: float = 0.0,
+        refit: Callable[[ServerProcess], bool] = lambda process: False,
     ) -> None:
-        self._command = command
+        """``refit``: whether a process that ended before it listened is to be started with another command line; is
+        asked in a thread, too, and may raise BitnetChatError."""
+        self._command, self._refit = command, refit
         self._on_spawn = on_spawn
         self._patience = patience
         self._argv: list[str] | None = None
@@ -222,9 +225,11 @@ class Server:
         while True:
             before, self._process = self._process, None
             if before is not None:
-                if not before.is_loaded and not before.had_no_port:
+                if not before.is_loaded and await loop.run_in_executor(None, self._refit, before):
+                    self._argv = await loop.run_in_executor(None, self._command)
+                elif not before.is_loaded and not before.had_no_port:
                     raise death.while_loading(before)
-                if not self._budget.spend(loop.time()):
+                elif not self._budget.spend(loop.time()):
                     raise death.too_often(before, self._budget.limit, self._budget.window)
             process = self._process = await ServerProcess.spawn(self._argv, patience=self._patience)
             if self._on_spawn is not None:

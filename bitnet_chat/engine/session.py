@@ -43,10 +43,11 @@ class Session:
         on_spawn: Callable[[EngineProcess], None] | None = None,
         tokenizer: Callable[[], Tokenizer | None] = lambda: None,
         affordable: Callable[[int], bool] | None = None,
+        refit: Callable[[EngineProcess], bool] = lambda process: False,
     ) -> None:
         """``tokenizer``: the model's, where there is one; may take time. For the rest see :class:`Keeper`."""
         room = room or Room("drop-oldest", by_length)
-        self.keeper = Keeper(talk, room, transport=transport, on_spawn=on_spawn, affordable=affordable)
+        self.keeper = Keeper(talk, room, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit)
         self._trimmer = Trimmer(self.keeper, self._or_stop)
         self._tokenizer = tokenizer
         self._stop_reason: FinishReason | None = None
@@ -229,6 +230,8 @@ class Session:
                 return process
             await process.gone()
             if process.ready_after is None:
+                if await self.keeper.refitted(process):
+                    continue
                 # A large model is not loaded that often for it.
                 if process.fault is None and death.is_silent(process):
                     silent_deaths += 1

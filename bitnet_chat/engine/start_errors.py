@@ -10,13 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_chat.errors import EngineNotFound
-
-MAGIC = (
-    b"\x7fELF",
-    b"MZ",
-    *(number.to_bytes(4, order) for number in (0xFEEDFACE, 0xFEEDFACF, 0xCAFEBABE) for order in ("big", "little")),
-)
-"""How programs begin: ELF, PE, and Mach-O for one processor or several. Anything else is a script."""
+from bitnet_chat.native import is_native
 
 _LIBRARY = re.compile(
     r"error while loading shared libraries: (?P<glibc>[^:\n]+): cannot open shared object"
@@ -30,7 +24,7 @@ _NO_DLL, _NO_ENTRY, _ILLEGAL = 0xC0000135, 0xC0000139, 0xC000001D
 _SIGNALS = {-number: signal.Signals(number).name for number in map(int, signal.Signals)}
 _ANOTHER = "give a llama-cli or llama-completion; bitnet-chat engine list shows what was found"
 _HERE = "build it on this computer: bitnet-chat engine install, or the same build again"
-_MOVED = "a folder that was moved after its build is searched in the old place: move it back, build it again, or"
+_MOVED = "a build may look for its libraries only at the path where it was built: move it back, build it again, or"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +37,7 @@ class Program:
 
     @property
     def is_native(self) -> bool:
-        return self.head.startswith(MAGIC)
+        return is_native(self.head)
 
     @property
     def interpreter(self) -> str:
@@ -76,10 +70,13 @@ def of_start(program: Program, error: OSError) -> EngineNotFound:
     return EngineNotFound(f"{path} cannot be run: {why}", remedy=_ANOTHER)
 
 
-def of_end(program: Program, code: int, text: str, libraries: Iterable[Path] = ()) -> EngineNotFound | None:
+def of_end(
+    program: Program, code: int, text: str, libraries: Iterable[Path] = (), *, crashes: bool = True
+) -> EngineNotFound | None:
     """It has ended with ``code`` (negative: a signal) after it printed ``text``; None where neither tells why.
 
-    ``libraries``: files of that kind that were found near it.
+    ``libraries``: files of that kind that were found near it. ``crashes``: whether a signal that any program may end by
+    counts, too.
     """
     path, last = program.path, _last_line(text)
     if (damaged := _carriage_return(program)) is not None:
@@ -103,9 +100,18 @@ def of_end(program: Program, code: int, text: str, libraries: Iterable[Path] = (
         return EngineNotFound(
             f"{path} uses instructions that this processor does not have (illegal instruction)", remedy=_HERE
         )
+    return _of_shell(program, code, last) or (_of_crash(program, code, last) if crashes else None)
+
+
+def _of_crash(program: Program, code: int, last: str) -> EngineNotFound | None:
     if code < 0 or (code > 128 and -(code - 128) in _SIGNALS):
         name = _SIGNALS.get(code if code < 0 else 128 - code, f"signal {-code}")
-        return EngineNotFound(f"{path} crashed ({name})", remedy=_HERE, detail=last)
+        return EngineNotFound(f"{program.path} crashed ({name})", remedy=_HERE, detail=last)
+    return None
+
+
+def _of_shell(program: Program, code: int, last: str) -> EngineNotFound | None:
+    path = program.path
     if code == 127:
         what = "did not start" if program.is_native else "is a script, and a program that it starts was not found"
         return EngineNotFound(f"{path} {what} (exit code 127{_quoted(last)})", remedy=_ANOTHER)

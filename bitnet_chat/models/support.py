@@ -16,6 +16,7 @@ from bitnet_chat.models.gguf import ModelHeader
 from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.misfit import BITNET_WORD, IK_WORD, MARKERS, Ending, Misfit, misfit, spelled
 from bitnet_chat.models.quantization import I2_S_FILE
+from bitnet_chat.native import is_native
 
 _PART = 1 << 22
 _KNOWN_EVERYWHERE = "q6_K"  # of ggml alone: names such as q4_0 are among the options of every program
@@ -29,13 +30,8 @@ def known(binary: Path, infos: Iterable[ModelInfo]) -> frozenset[str] | None:
     None where its files tell nothing: a script, or libraries in an unusual place. Raises nothing.
     """
     wanted = {_KNOWN_EVERYWHERE, *MARKERS, *(word for info in infos for word in _words(info))}
-    found: set[str] = set()
-    for path in _files(binary):
-        with contextlib.suppress(OSError):
-            found |= _mentioned(path, wanted - found)
-        if found == wanted:
-            break
-    return frozenset(found) if _KNOWN_EVERYWHERE in found else None
+    found = mentioned(binary, wanted)
+    return found if _KNOWN_EVERYWHERE in found else None
 
 
 def is_bitnet(binary: Path) -> bool:
@@ -46,10 +42,13 @@ def is_bitnet(binary: Path) -> bool:
 
 def mentioned(binary: Path, words: Collection[str]) -> frozenset[str]:
     """Those of the words that stand in an engine's files, each followed by a NUL. Raises nothing."""
-    found: set[str] = set()
-    for path in _files(binary):
-        with contextlib.suppress(OSError):
-            found |= _mentioned(path, set(words) - found)
+    wanted, found = set(words), set[str]()
+    with contextlib.suppress(OSError):
+        for path in _files(binary):
+            with contextlib.suppress(OSError):
+                found |= _mentioned(path, wanted - found)
+            if found == wanted:
+                break
     return frozenset(found)
 
 
@@ -107,8 +106,12 @@ def _words(info: ModelInfo) -> set[str]:
 
 
 def _files(binary: Path) -> Iterator[Path]:
-    """The program, and llama.cpp's libraries where builds and packages put them."""
+    """The program, and llama.cpp's libraries where builds and packages put them. None for a script: what lies beside it
+    need not be what it starts."""
     real = binary.resolve()
+    with real.open("rb") as file:
+        if not is_native(file.read(8)):
+            return
     yield real
     base = real.parent.parent
     # BitNet's build leaves them in its copy of llama.cpp, to which the program has the way written inside.
