@@ -99,6 +99,7 @@ class ResidentBackend:
             affordable=self._load.leaves_room_for_another if settings.spare and not self._rpc else None,
             refit=self._refitted,
         )
+        self._extra = settings.engine_args
         self._refit = Refit(
             lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout),
             self._session.keeper.notify,
@@ -201,7 +202,7 @@ class ResidentBackend:
 
     def _refitted(self, process: EngineProcess) -> bool:
         """Runs in a thread."""
-        extra = self._settings.engine_args
+        extra = self._extra
         ours = process.argv[1 : len(process.argv) - len(extra)]
         binary = self._refit.without_refused(self.binary, ours, extra, process.log.lines())
         self.binary = binary or self.binary
@@ -225,6 +226,7 @@ class ResidentBackend:
         self._header = header
         tiny = header.size < TINY_MODEL
         share = threads(settings.threads, settings.engine_args, processors.allowed(), tiny=tiny, sharing=self._sharing)
+        self._extra = share.extra
         if share.notice:
             self._session.keeper.notify(share.notice)
         options = EngineOptions(
