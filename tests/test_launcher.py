@@ -26,7 +26,7 @@ print(json.dumps({
 def ran(line: str, folder: Path, tmp_path: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """``line``: that calls the launcher, as ``bin/bitnet-chat`` does, with nothing left to be set up."""
     program = tmp_path / "program"
-    program.write_text(_PROGRAM)
+    program.write_text(f"#!{sys.executable}\n{_PROGRAM}")
     code = (
         f"import sys; sys.path.insert(0, {str(BIN)!r}); import launcher; launcher.PYTHON = {sys.executable!r};"
         f"launcher.PROGRAM = {str(program)!r}; launcher.missing = lambda *_: []; launcher.set_up = lambda *_: 0; {line}"
@@ -73,8 +73,12 @@ def test_the_tests_get_none_of_them(trap: Path, tmp_path: Path) -> None:
     assert (seen["argv"], seen["variables"]) == (["-m", "pytest", "-k", "x"], {})
 
 
-def test_a_program_that_is_gone_is_set_up_anew(tmp_path: Path) -> None:
-    line = f"launcher.set_up = lambda needed, anew=False: print(anew) or 9; launcher.PROGRAM = '{tmp_path}/none'"
+@pytest.mark.parametrize("there", [None, "#!/no/such/python\n"])
+def test_a_program_that_is_gone_is_set_up_anew(tmp_path: Path, there: str | None) -> None:
+    program = tmp_path / "other"
+    if there is not None:
+        program.write_text(there)
+    line = f"launcher.set_up = lambda needed, anew=False: print(anew) or 9; launcher.PROGRAM = {str(program)!r}"
     done = ran(f"{line}; sys.exit(launcher.chat([]))", tmp_path, tmp_path)
     assert (done.returncode, done.stdout) == (9, "True\n")
 
