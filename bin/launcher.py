@@ -53,7 +53,10 @@ def run_program(arguments: "list[str]") -> int:
     engine may be a Python program. -X utf8: arguments and file names are UTF-8 whatever the locale says.
 
     Raises OSError where there is none."""
-    os.stat(PROGRAM)
+    if not WINDOWS:
+        with open(PROGRAM, encoding="utf-8", errors="surrogateescape") as file:
+            installed_with = file.readline()[2:].split()
+        os.stat(installed_with[0] if installed_with else "")
     # On Windows the script is a program that starts the same module, with flags of its own.
     program = ["-m", "bitnet_chat"] if WINDOWS else [PROGRAM]
     return become(PYTHON, ["-I", "-X", "utf8", *program, *arguments])

@@ -302,6 +302,25 @@ def test_stdin_and_stdout(batch: Batch, output: tuple[str, ...]) -> None:
     assert b"replies 2/2" in done.stderr
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\n", "\r\n", "\t \n\n", "\u00a0"])
+def test_a_blank_prompt_is_refused_wherever_it_is_given(tmp_path: Path, blank: str) -> None:
+    (tmp_path / "question").write_text(blank, "utf-8")
+    record, fake = str(tmp_path / "record"), str(fake_engine(tmp_path))
+    messages = {"messages": [{"role": "user", "content": blank}]}
+    for arguments, stdin in (
+        ((blank,), ""),
+        ((), blank),
+        (("-f", str(tmp_path / "question")), ""),
+        (("--input", "-"), json.dumps({"prompt": blank}) + "\n"),
+        (("--input", "-"), json.dumps(messages) + "\n"),
+    ):
+        done = run("--engine", fake, *arguments, stdin=stdin, FAKE_ENGINE_RECORD=record)
+        assert done.returncode == 2, (arguments, done.stderr)
+        for line in done.stdout.splitlines():
+            assert (json.loads(line)["reply"], json.loads(line)["finish_reason"]) == (None, "usage")
+    assert not Path(record).exists()  # no engine was started for any of them
+
+
 def test_an_empty_input(batch: Batch) -> None:
     batch.write([])
     assert batch.run().returncode == 0 and batch.output.read_bytes() == b""

@@ -94,6 +94,15 @@ def test_a_variable_of_yes_or_no() -> None:
         config.load({}, {"BITNET_CHAT_SPARE": "maybe"})
 
 
+@pytest.mark.parametrize("name", [each.name for each in fields(config.Settings)])
+def test_a_variable_that_is_empty_is_not_set(file: Path, name: str) -> None:
+    file.write_text('threads = 5\nmodel = "m.gguf"\nbackend = "ollama"\nengine_args = ["-x"]\nguard = false\n')
+    variable = f"BITNET_CHAT_{name.upper()}"
+    assert config.load({}, {variable: ""}) == config.load({}, {})
+    assert config.sourced({}, {variable: ""}) == config.sourced({}, {})
+    assert config.unknown_variables({"BITNET_CHAT_THREDS": "", "BITNET_CHAT_CTXX": "1"}) == ["BITNET_CHAT_CTXX"]
+
+
 def test_a_slip_of_the_fingers_is_told(file: Path) -> None:
     file.write_text("max_token = 3")
     with pytest.raises(UsageError, match="there is no setting 'max_token'; did you mean 'max_tokens'"):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
+from program import fake_engine
 
 from bitnet_chat import paths
+from bitnet_chat.cli import engine as cli_engine
 from bitnet_chat.cli import main
 from bitnet_chat.engine import probe as probing
+from bitnet_chat.engine import rehearsal
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, recognise
 from bitnet_chat.engine.find import candidates, find
 from bitnet_chat.engine.probe import probe
@@ -148,7 +153,66 @@ def test_a_rehearsal_with_a_real_engine(engine: EngineBinary, model: Path, capsy
     assert main(["engine", "probe", str(engine.path), "--talk", "-m", str(model), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["dialect"] == engine.dialect.value
-    assert facts["talks"].startswith("yes: a prompt after ")
+    assert re.fullmatch(r"yes: a prompt after [\d.]+ s, the first word [\d.]+ s later", facts["talks"])
+
+
+def rehearsed(path: Path, model: Path) -> int:
+    return main(["engine", "probe", str(path), "--talk", "-m", str(model)])
+
+
+def test_a_rehearsal_is_a_first_turn_by_the_usual_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that has no BOS token says nothing without the opening prompt."""
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_chat_template(
+        "{% for message in messages %}{% if loop.first and message.role != 'system' %}<|s|>system\nBe kind.<|e|>\n"
+        "{% endif %}"
+        "<|s|>{{ message.role }}\n{{ message.content }}<|e|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|s|>assistant\n{% endif %}"
+    )
+    writer.add_add_bos_token(False)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    record = tmp_path / "record"
+    monkeypatch.setenv("FAKE_ENGINE_RECORD", str(record))
+    assert rehearsed(fake_engine(tmp_path), tmp_path / "model.gguf") == 0
+    assert "yes: a prompt after" in capsys.readouterr().out
+    first, *_ = map(json.loads, record.read_text().splitlines())
+    assert "Be kind." in first["prompt"]
+
+
+@pytest.mark.parametrize("story", ["story", "ponder"])
+def test_a_rehearsal_with_a_model_that_never_ends(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], story: str
+) -> None:
+    monkeypatch.setattr(rehearsal, "QUESTION", story)
+    assert rehearsed(fake_engine(tmp_path), model) == 0
+    assert "yes: a prompt after" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("question", "words", "code"),
+    [
+        ("say", "ended its reply in the rehearsal without a word", 5),
+        ("kill", "ended in the middle of the rehearsal", 5),
+        ("silence", "said nothing in the rehearsal", 124),
+    ],
+)
+def test_a_rehearsal_that_fails(
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    question: str,
+    words: str,
+    code: int,
+) -> None:
+    monkeypatch.setattr(rehearsal, "QUESTION", question)
+    monkeypatch.setattr(cli_engine, "_SILENCE", 0.1)
+    assert rehearsed(fake_engine(tmp_path), model) == code
+    assert words in capsys.readouterr().err
 
 
 def test_a_rehearsal_with_something_that_only_says_it_is_one(

@@ -14,8 +14,11 @@ import pytest
 from program import fake_engine, run
 
 from bitnet_chat.cli import replay
+from bitnet_chat.cli.report import of_session
+from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.recording import store, transcript
+from bitnet_chat.recording.entry import Kind, of_facts
 from bitnet_chat.recording.playback import play
 from bitnet_chat.recording.privacy import our_arguments
 from bitnet_chat.recording.redaction import Redactor
@@ -201,3 +204,34 @@ def test_a_key_of_the_wrong_kind_is_not_told_either() -> None:
         done = run(*command, **environment)
         assert b"1234567890123" not in done.stdout + done.stderr, command
         assert b"opens-all-doors" not in done.stdout + done.stderr, command
+
+
+def test_the_engine_and_the_model_of_the_session_are_examined(tmp_path: Path, model: Path) -> None:
+    """Not those of the settings by the time that the report is written."""
+    (tmp_path / "then").mkdir()
+    then, now = tmp_path / "then", fake_engine(tmp_path)
+    engine, other = fake_engine(then), then / "other.gguf"
+    other.write_bytes(model.read_bytes())
+    assert run("--engine", str(engine), "-m", str(other), "-c", "512", "say it").returncode == 0
+    done = run("report", "-o", "-", BITNET_CHAT_ENGINE=str(now), BITNET_CHAT_MODEL=str(model))
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    found = {(each["group"], each["name"]): each["facts"] for each in lines if each["kind"] == "finding"}
+    assert found["engine", "found"]["path"] == str(engine)
+    assert found["model", "file"]["path"] == str(other)
+    (settings,) = [each["settings"] for each in lines if each["kind"] == "settings"]
+    assert settings["model"] == str(model)  # these are those of now
+
+
+def test_names_in_a_command_line_start_from_the_folder_of_the_session(tmp_path: Path) -> None:
+    about = of_facts(0.0, Kind.ABOUT, 0, {"folder": "/work/there"})
+    argv = ["./engine", "--model", "m.gguf", "--ctx-size", "9", "--threads", "3"]
+    spawn = of_facts(0.1, Kind.SPAWN, 1, {"argv": argv})
+    again = of_facts(0.2, Kind.SPAWN, 2, {"argv": ["/opt/engine", "--model", "/m.gguf", "--ctx-size", "0"]})
+    now = Settings(backend="ollama", attach="http://x", engine="now", model="now", threads=2, system="be brief")
+    first = of_session(now, [about, spawn])
+    assert (Path(first.engine), Path(first.model)) == (Path("/work/there/engine"), Path("/work/there/m.gguf"))
+    assert (first.ctx, first.threads, first.backend, first.attach, first.system) == (9, 3, "engine", "", "be brief")
+    last = of_session(now, [about, spawn, again])
+    assert (Path(last.engine), Path(last.model), last.ctx, last.threads) == (Path("/opt/engine"), Path("/m.gguf"), 0, 2)
+    assert of_session(now, [about]) == now and of_session(now, []) == now

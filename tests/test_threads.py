@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -80,9 +80,7 @@ def test_engines_that_are_loaded_side_by_side_share() -> None:
 
 _V2 = "25 24 0:22 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 _V1 = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
-_OTHER = (
-    "24 1 8:1 / / rw,relatime - ext4 /dev/root rw\n33 31 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
-)
+_OTHER = "24 1 8:1 / / rw - ext4 /dev/root rw\n33 31 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
 
 
 def folders(memberships: str, mounts: str) -> list[str]:
@@ -166,9 +164,7 @@ def test_cores_and_not_their_threads(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def flags(argv: list[str]) -> Mapping[str, str]:
-    return {
-        flag: value for flag, value in itertools.pairwise(argv) if flag.startswith("-t") or "thread" in flag
-    }
+    return {flag: value for flag, value in pairwise(argv) if flag.startswith("-t") or "thread" in flag}
 
 
 def started(tmp_path: Path, *arguments: str) -> tuple[Mapping[str, str], str]:

@@ -114,7 +114,8 @@ def _probe(flags: argparse.Namespace) -> int:
 def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
     import asyncio
 
-    from bitnet_chat.cli.backend import open_backend
+    from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
+    from bitnet_chat.backends.resident import ResidentBackend
     from bitnet_chat.engine.rehearsal import Rehearsal, rehearse
 
     settings = config.Settings(
@@ -127,7 +128,9 @@ def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
     )
 
     async def rehearsed() -> Rehearsal:
-        backend = open_backend(settings, "", advice="nothing")
+        resident = ResidentBackend(settings)
+        resident.talk()  # a model or a template that cannot be used is no fault of the engine's
+        backend = GuardedBackend(resident, GuardLimits.of(settings), advice="nothing")
         try:
             return await rehearse(backend, binary.path)
         finally:

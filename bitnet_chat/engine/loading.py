@@ -29,7 +29,6 @@ class LoadingWatch:
         self.end()
         if self._limit > 0:
             self._patience = Patience(self._limit, self._loop.time())
-            self._patience.seen(work_of(self._pid), self._loop.time())
             self._arm()
 
     def heard(self) -> None:

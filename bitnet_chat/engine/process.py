@@ -270,6 +270,8 @@ class EngineProcess:
         self._loading.end()
         if self._hung_up is not None:
             self._hung_up.cancel()
+            if code >= 0 and os.name == "posix":  # it was ending by itself: memory of a graphics card takes its time
+                self.fault = None
         self._cancel_timers()
         self._forget_prompt_file()
         self._move(Signal.EXIT)
