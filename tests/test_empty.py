@@ -85,6 +85,8 @@ def test_a_stop_text_of_the_users_and_a_reply_that_has_no_more_to_say() -> None:
     )
     cut = Conversation((*ASKED.messages, Message("assistant", "so", FinishReason.LENGTH)))
     assert ending(EMPTY, cut) == (FinishReason.STOP, "")
+    unsaid = Conversation((*ASKED.messages, Message("assistant", "", FinishReason.LENGTH)))
+    assert ending(EMPTY, unsaid)[0] is FinishReason.EMPTY
 
 
 @pytest.mark.parametrize(
@@ -115,8 +117,10 @@ def test_the_message_stays_unanswered_in_the_repl() -> None:
         assert AT_ONCE in room.paper.all and "[nothing was said]" in room.paper.all
         assert "ended before its first word" in room.paper.all
         assert "the message is not part of the conversation" in room.paper.all
+        await room.talk.submit("again")
+        assert room.backend.asked == [Conversation().with_user("hello"), Conversation().with_user("again")]
 
-    in_room(work, EMPTY)
+    in_room(work, EMPTY, journal=True)
 
 
 # Servers

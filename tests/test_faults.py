@@ -22,6 +22,7 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, common_flags
 from bitnet_chat.errors import FinishReason, ModelError
 from bitnet_chat.events import Completed, Event, Failed, Notice
+from bitnet_chat.models.chat_template import prepare
 from bitnet_chat.models.faults import FAULTS, OVERRIDE, faults_in, mended
 from bitnet_chat.models.gguf import ModelHeader, read_header
 from bitnet_chat.models.info import read_info
@@ -241,6 +242,16 @@ def test_a_template_that_ends_the_reply_is_refused(who: Settings, right: Path) -
     failed = events[-1]
     assert isinstance(failed, Failed) and isinstance(failed.error, ModelError)
     assert "ends with <|eot_id|>" in failed.error.what and "--chat-template" in failed.error.remedy
+
+
+def test_a_template_that_only_a_server_can_read(classic: EngineBinary, right: Path) -> None:
+    """As before: an engine on a terminal gets a rendered text, a server renders it by itself."""
+    heard: list[str] = []
+    odd = "{% generation %}{{ messages[-1].content }}{% endgeneration %}"
+    found = prepare(right, odd, heard.append, engine=classic.path, takes_overrides=True)
+    assert found.replaces == odd and not heard
+    with pytest.raises(ModelError, match="cannot be read"):
+        _ = found.template
 
 
 @pytest.fixture

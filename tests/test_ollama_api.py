@@ -260,6 +260,7 @@ def test_every_end_has_a_word() -> None:
         "stop",
         "role_marker",
         "tool_calls",
+        "empty",
     ]
 
 

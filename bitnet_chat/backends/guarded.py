@@ -89,7 +89,8 @@ class GuardedBackend:
         guard: Guard | None = None
         said = Gathering()
         # Of a reply that goes on there may be nothing more to say.
-        is_empty = conversation.last is None or conversation.last.role != "assistant"
+        last = conversation.last
+        is_empty = last is None or last.role != "assistant" or not last.content
         try:
             while (event := await watch.next(events)) is not None:
                 if isinstance(event, Completed | Failed):

@@ -23,11 +23,19 @@ class Prepared:
     """What an engine is started with. ``header``: what the model says about itself, mended where it is wrong."""
 
     header: ModelHeader
-    template: ChatTemplate
+    read: ChatTemplate | ModelError
+    """What became of the template here. A server reads some that cannot be read here."""
     replaces: str
     """Source of the template where it is not the one in the file."""
     overrides: tuple[str, ...]
     """See :class:`bitnet_chat.models.faults.Mended`."""
+
+    @property
+    def template(self) -> ChatTemplate:
+        """Raises ModelError for one that cannot be read."""
+        if isinstance(self.read, ModelError):
+            raise self.read
+        return self.read
 
 
 def prepare(
@@ -35,12 +43,11 @@ def prepare(
 ) -> Prepared:
     """Reads the header of the model. ``notify`` hears what was mended, and what is wrong and was not.
 
-    Raises ModelError for a model or a template that cannot be read, and for a template that no reply can be had with.
+    Raises ModelError for a model that cannot be read, and for a template that no reply can be had with.
     """
     from bitnet_chat.models.faults import mended
     from bitnet_chat.models.gguf import read_header
     from bitnet_chat.models.support import mentioned, warning
-    from bitnet_chat.prompt.template import ChatTemplate
     from bitnet_chat.prompt.template_checks import OTHER, flaws
 
     said = read_header(model)
@@ -52,8 +59,8 @@ def prepare(
     )
     header, notes = result.header, [note for note in (warning(engine, said), result.note) if note]
     source, name = template_source(wanted, header, notes.append)
-    template = ChatTemplate(source, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos)
-    for flaw in flaws(template, header.eos):
+    template = _read(source, name, header)
+    for flaw in flaws(template, header.eos) if not isinstance(template, ModelError) else ():
         if flaw.is_fatal:
             raise ModelError(f"the chat template {name} {flaw.what}", remedy=OTHER)
         notes.append(f"the chat template {name} {flaw.what}; {OTHER}")
@@ -64,14 +71,21 @@ def prepare(
 
 def flaws_of(header: ModelHeader) -> tuple[Flaw, ...]:
     """What is wrong with the template that a model brings, by rendering it. Pure."""
-    from bitnet_chat.prompt.template import ChatTemplate
     from bitnet_chat.prompt.template_checks import Flaw, flaws
 
-    try:
-        template = ChatTemplate(header.chat_template, name=f"of {header.label}", bos=header.bos, eos=header.eos)
-    except ModelError as error:
-        return (Flaw(f"cannot be used: {error.what}", is_fatal=True),)
+    template = _read(header.chat_template, f"of {header.label}", header)
+    if isinstance(template, ModelError):
+        return (Flaw(f"cannot be used with an engine, but perhaps with a server ({template.what})"),)
     return flaws(template, header.eos)
+
+
+def _read(source: str, name: str, header: ModelHeader) -> ChatTemplate | ModelError:
+    from bitnet_chat.prompt.template import ChatTemplate
+
+    try:
+        return ChatTemplate(source, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos)
+    except ModelError as error:
+        return error
 
 
 def template_source(wanted: str, header: ModelHeader, notify: Callable[[str], None]) -> tuple[str, str]:

@@ -68,7 +68,7 @@ FAULTS = (
         source="microsoft/bitnet-b1.58-2B-4T-gguf: written by convert-ms-to-gguf-bitnet.py of microsoft/BitNet;"
         " ikawrakow/ik_llama.cpp issue 339; right is the template in tokenizer_config.json of the model's repository",
         vocabulary=_LLAMA3,
-        template_holds="BITNETAssistant: ",
+        template_holds="BITNETAssistant",
         template="bitnet",
     ),
     Fault(

@@ -128,7 +128,10 @@ _RULES = (
         certain=False,
     ),
 )
-_SINCE = {"bitnet-b1.58": "a BitNet build since April 2025 or ik_llama.cpp knows it"}
+_SINCE = {
+    "bitnet-b1.58": "a BitNet build since April 2025 or ik_llama.cpp knows it",
+    "bitnet-25": "ik_llama.cpp knows it",
+}
 """What knows an architecture that many engines do not."""
 
 # llama.cpp since November 2024; since 2025; BitNet 2024; a type that has the number of another one.

@@ -35,7 +35,7 @@ def flaws(template: ChatTemplate, eos: str) -> tuple[Flaw, ...]:
             found.append(Flaw(f"ends with {token} behind the user's message: the reply is over before it begins", True))
     if often and not all(marker in often for marker in (_FIRST, _REPLY, _LAST)):
         found.append(Flaw("leaves out messages of the conversation"))
-    if not found and _does_not_begin(template, asked, once, often):
+    if once and often and not found and _does_not_begin(template, asked, once, often):
         found.append(Flaw("does not begin the reply (no add_generation_prompt): the model may begin it wrongly"))
     told = _rendered(template, asked.with_system(_SYSTEM))
     if told and _SYSTEM not in told:
