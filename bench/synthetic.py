@@ -63,6 +63,9 @@ class _Flood:
     def clearing(self) -> bytes | None:
         return None
 
+    def note_of(self, text: str) -> str:
+        return ""
+
     def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
         return TokenCount(0)
 

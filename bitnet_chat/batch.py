@@ -65,10 +65,10 @@ class Answer:
             "reply": well_formed(self.text) if self.error is None or self.text else None,
             "finish_reason": self.reason.value,
             "tokens": stats.tokens,
-            "exact": stats.exact,
             "timings": {
                 "prompt_tokens": stats.prompt_tokens,
                 "prompt_size": stats.prompt_size,
+                "exact": stats.exact,
                 "time_to_first_token": _rounded(stats.time_to_first_token),
                 "seconds": _rounded(stats.seconds),
                 "tokens_per_second": _rounded(rate),
@@ -83,9 +83,10 @@ class Answer:
 
 def failure(error: BitnetChatError, model: str) -> dict[str, Any]:
     """The object that ``--json`` prints when there is no backend to ask."""
-    names = "prompt_tokens", "prompt_size", "time_to_first_token", "seconds", "tokens_per_second"
-    result: dict[str, Any] = {"reply": None, "finish_reason": error.reason.value, "tokens": 0, "exact": False}
-    result["timings"] = dict.fromkeys(names)
+    timings = dict.fromkeys(
+        ("prompt_tokens", "prompt_size", "exact", "time_to_first_token", "seconds", "tokens_per_second")
+    )
+    result: dict[str, Any] = {"reply": None, "finish_reason": error.reason.value, "tokens": 0, "timings": timings}
     return result | {"model": model or None, "engine": None, "error": well_formed(str(error))}
 
 
@@ -286,8 +287,7 @@ def _foreign(output: Path, number: int) -> UsageError:
     return UsageError(f"{output}, line {number}, is no reply to a line of this input", remedy="give another --output")
 
 
-_NAMES = "index given reply finish_reason tokens exact timings model engine error"
-_OURS = frozenset(_NAMES.split())
+_OURS = frozenset({"index", "given", "reply", "finish_reason", "tokens", "timings", "model", "engine", "error"})
 
 
 def _head(job: Job) -> dict[str, Any]:

@@ -256,6 +256,11 @@ class Engine:
             self.log("W \n\nfake: context full and context shift is disabled => stopping")
             self.write("\n\n")
             os._exit(0)
+        elif verb == "swap":  # full, and goes on with the newer half, once [text first]
+            self.write(rest)
+            if len(launches()) == 1:
+                self.log("D context full, swapping: n_past = 255, n_left = 255, n_ctx = 256, n_keep = 0, n_discard = 1")
+                self.answer("story")
         elif verb == "error":
             self.write(f"{ERROR}Error: {rest}\n{RESET}")
         elif verb == "stray":

@@ -177,7 +177,7 @@ class ResidentBackend:
             state=self._session.state.value,
             context_used=used.count if used is not None else None,
             context_exact=used is None or not used.error,
-            context_size=process.meter.context_size if process else None,
+            context_size=process.meter.context_size or self._session.keeper.room.size if process else None,
             memory=memory,
             cpu=cpu,
             spare_memory=sum(spares) if spares else None,

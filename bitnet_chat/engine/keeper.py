@@ -307,9 +307,12 @@ class Keeper:
 
     @property
     def context_used(self) -> TokenCount | None:
-        """Tokens in the context of the child, with an error where they are an estimate; None where none has loaded."""
+        """Tokens in the context of the child, with an error where they are an estimate; None where none is alive, and
+        while the first one loads: the vocabulary that estimates need may not be read yet."""
         loaded = self._loaded
-        if loaded is None or self._talk is None or loaded.process.state in (State.STARTING, State.DEAD):
+        if loaded is None or self._talk is None or not loaded.is_alive:
+            return None
+        if loaded.process.state is State.STARTING and self.room.size is None:
             return None
         return loaded.used(self._talk, self.room.count)
 

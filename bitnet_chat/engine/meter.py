@@ -82,8 +82,10 @@ class Meter:
 
         ``estimate``: tokens of the reply, for an engine that tells only how much its context holds.
         """
-        if self.context_used is not None:
-            self.context_used += natural if self.tokens is not None else estimate  # evaluated with the next message
+        if self.tokens is None and self.context_used is not None:
+            self.context_used += estimate
+        elif self._past and self.context_used is not None:
+            self.context_used += natural  # it is evaluated with the next message
         if self.tokens:
             self.tokens -= natural
 

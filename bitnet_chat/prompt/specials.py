@@ -14,11 +14,12 @@ there is sent as it is.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from bitnet_chat.conversation import Message
+from bitnet_chat.conversation import Message, Tool
 
 _WORD_JOINER = "\u2060"
 
@@ -52,6 +53,19 @@ class SpecialTokens:
                 message = replace(message, content=content, tool_calls=calls_as_text)
             told.append(message)
         return tuple(told), total
+
+    def offered(self, tools: Iterable[Tool]) -> tuple[tuple[Tool, ...], int]:
+        """The same of what tools are said to do and to take."""
+        total = 0
+        offered: list[Tool] = []
+        for tool in tools:
+            description, changed = self.as_text(tool.description)
+            parameters, more = self.as_text(json.dumps(dict(tool.parameters), ensure_ascii=False))
+            if changed or more:
+                total += changed + more
+                tool = replace(tool, description=description, parameters=json.loads(parameters))
+            offered.append(tool)
+        return tuple(offered), total
 
 
 def note(changed: int, place: str = "message") -> str:

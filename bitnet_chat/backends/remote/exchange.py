@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.remote import ending
@@ -46,7 +47,9 @@ class Exchange:
         account, reader = self._account, self._wire.reader(options.max_tokens)
         account.prompt_estimate = lambda: self._fit.estimate(question)
         messages, changed = target.specials.told(self._fit.messages(question))
-        body = self._wire.body(target.model, messages, options, stream=True)
+        tools, more = target.specials.offered(options.tools)
+        changed += more
+        body = self._wire.body(target.model, messages, replace(options, tools=tools), stream=True)
         prefix, _ = target.specials.as_text(question.prefix)
         account.begin(prefix, question.loose_end if prefix else "")
         await self._line.ask(lambda sent: target.connection.post(self._wire.path, body, sent))

@@ -1,0 +1,208 @@
+"""Figures out of the logs of real engines, whenever their lines are read, and estimates where they tell none."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+
+import pytest
+import recordings
+from recordings import FOLDER
+
+from bitnet_chat.engine.log import EngineLog
+from bitnet_chat.engine.meter import Meter
+from bitnet_chat.engine.turn import Estimate, Turn
+from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.stream.decoder import Utf8Decoder
+from bitnet_chat.stream.framer import Frame, Ready, ReplyText, TurnEnd
+
+
+def entries(name: str) -> Iterator[tuple[str, bytes]]:
+    for line in (FOLDER / f"{name}.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        yield entry["kind"], base64.b64decode(entry.get("b64", ""))
+
+
+def metered(name: str, *, size: int = 1 << 20, late: bool = False) -> Meter:
+    """Fed with the log of a recording in pieces of at most ``size`` bytes. ``late``: what was logged before a message
+    is read behind it, and what was logged during the reply at its end."""
+    meter = Meter()
+    log = EngineLog(meter.line)
+    unread = b""
+    for kind, data in entries(name):
+        if kind == "err":
+            unread += data
+        elif kind == "in":
+            meter.sent()
+        if not late:
+            for at in range(0, len(unread), size):
+                log.feed(unread[at : at + size])
+            unread = b""
+    log.feed(unread)
+    log.close()
+    return meter
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+@pytest.mark.parametrize("late", [False, True])
+def test_bitnet_2024_tells_all_with_verbosity_1(size: int, late: bool) -> None:
+    """``D`` comes in a write of its own; 20 tokens of system prompt, 13 of a message, 24 of text and one that ends."""
+    meter = metered("bitnet-2024-verbosity-1", size=size, late=late)
+    assert (meter.context_size, meter.prompt_size, meter.prompt_tokens) == (512, 33, 13)
+    assert meter.tokens == 25
+    meter.ended(0, natural=True)
+    assert (meter.tokens, meter.context_used) == (24, 58)
+
+
+def feed(meter: Meter, text: str) -> None:
+    for line in text.splitlines():
+        meter.line(line)
+
+
+LOADED = "D embd_inp.size(): 2260, n_consumed: 0\nD n_past = 2048\nD embd_inp.size(): 2260, n_consumed: 2048"
+ASKED = """D n_remain: -4
+D n_past = 2260
+D embd_inp.size(): 2276, n_consumed: 2260
+D n_past = 2276
+D n_remain: -5
+D n_past = 2277
+D n_remain: -6"""
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_history_of_several_batches_is_no_part_of_the_message(late: bool) -> None:
+    """The last batch of it is evaluated with the message: 228 tokens then, of which 16 are new."""
+    meter = Meter()
+    if not late:
+        feed(meter, LOADED)
+        assert meter.context_used == 2260, "what is taken is in the window"
+    meter.sent()
+    if late:
+        feed(meter, LOADED)
+    feed(meter, ASKED)
+    assert (meter.prompt_tokens, meter.prompt_size, meter.tokens) == (16, 2276, 2)
+
+
+def test_a_message_of_several_batches_and_the_next_turn() -> None:
+    meter = Meter()
+    feed(meter, "embd_inp.size(): 20, n_consumed: 0\nn_past = 20\nembd_inp.size(): 20, n_consumed: 20")
+    meter.sent()
+    feed(meter, "n_remain: -4000\nembd_inp.size(): 4040, n_consumed: 20\nn_past = 2068")
+    feed(meter, "embd_inp.size(): 4040, n_consumed: 2068\nn_past = 4040\nn_remain: -4001")
+    feed(meter, "n_past = 4041\nn_remain: -4002")
+    meter.ended(0, natural=True)
+    assert (meter.prompt_tokens, meter.prompt_size, meter.tokens, meter.context_used) == (4020, 4040, 1, 4042)
+    meter.sent()
+    feed(meter, "n_remain: -4005\nn_past = 4042\nembd_inp.size(): 4053, n_consumed: 4040")
+    feed(meter, "n_past = 4055\nn_remain: -4006")
+    assert (meter.prompt_tokens, meter.prompt_size) == (13, 4055)
+
+
+def test_an_engine_that_goes_on_adds_nothing() -> None:
+    """The log of a message that the engine takes for an empty one has no figure for it either."""
+    meter = Meter()
+    feed(meter, "n_past = 20")
+    meter.sent(silently=True)
+    feed(meter, "D empty line, passing control back\nn_past = 21\nn_remain: -1\nn_past = 22\nn_remain: -2")
+    assert (meter.prompt_tokens, meter.prompt_size, meter.tokens) == (0, 21, 2)
+    meter.sent()
+    feed(meter, "D empty line, passing control back\nn_past = 23\nn_remain: -3")
+    assert meter.tokens == 1
+
+
+@pytest.mark.parametrize("name", ["bitnet-2024-context-full", "ik-context-full-stop"])
+def test_a_full_context_that_ends_the_process_is_told(name: str) -> None:
+    """BitNet 2024 obeys --no-context-shift, ik_llama.cpp ends with ``-n -2``. The sums that they tell at their end are
+    no figures of the last turn."""
+    meter = metered(name)
+    assert meter.overflowed and not meter.has_shifted and meter.context_size == 256
+    assert (meter.tokens is None) == (name == "ik-context-full-stop")
+    assert meter.tokens != 214 and (meter.context_used or 0) <= 256
+    frames = list(framed(name))
+    assert isinstance(frames[-1], ReplyText) and not frames[-1].text.endswith("\n\n")
+    assert not any(isinstance(frame, TurnEnd) for frame in frames)
+
+
+def test_a_shift_that_is_told_is_noticed() -> None:
+    meter = metered("bitnet-2024-shift")
+    assert meter.has_shifted and meter.overflowed
+
+
+@pytest.mark.parametrize("name", ["ik-context-full", "bitnet-2024-context-full-n-2"])
+def test_a_shift_that_nothing_tells(name: str) -> None:
+    """ik_llama.cpp takes --no-context-shift and shifts; builds tell nothing below their level for it: only an account
+    of our own sees it coming."""
+    meter = metered(name)
+    assert not meter.has_shifted and not meter.overflowed
+    assert (meter.tokens, meter.prompt_tokens, meter.context_used) == (None, None, None)
+    assert [type(frame) for frame in framed(name)][:2] == [Ready, ReplyText]
+
+
+def framed(name: str) -> Iterator[Frame]:
+    """Runs of text as one."""
+    recording = recordings.load(name)
+    framer, decoder = recording.framer(), Utf8Decoder()
+    text = ""
+    for step in recording.steps:
+        frames: list[Frame] = []
+        if step.kind == "out":
+            frames = framer.feed(decoder.decode(step.data))
+        elif step.kind == "in":
+            framer.sent()
+        elif step.kind == "signal":
+            framer.interrupted()
+        elif step.kind == "exit":
+            frames = framer.eof(clean=step.code == 0)
+        for frame in frames:
+            if isinstance(frame, ReplyText):
+                text += frame.text
+            else:
+                yield from [ReplyText(text)] if text else []
+                text = ""
+                yield frame
+    yield from [ReplyText(text)] if text else []
+
+
+# Turns
+
+
+def words(text: str) -> TokenCount:
+    return TokenCount(len(text.split()), 0.03)
+
+
+def turn(meter: Meter) -> Turn:
+    return Turn(meter, 0.0, estimate=Estimate(TokenCount(20), lambda: TokenCount(13, 0.1), words))
+
+
+def test_what_an_engine_does_not_tell_is_estimated_and_said_to_be() -> None:
+    meter = Meter()
+    meter.sent()
+    silent = turn(meter)
+    for piece in ("It is ", "a long st", "ory, of many pieces that ", "tell nothing"):
+        silent.said(piece)
+    silent.over(natural=True)
+    stats = silent.stats()
+    assert (stats.prompt_tokens, stats.prompt_size, stats.tokens, stats.context_used) == (13, 33, 11, 45)
+    assert not stats.exact
+
+
+def test_thoughts_are_tokens_of_the_reply() -> None:
+    silent = turn(Meter())
+    silent.thought("hm hm")
+    silent.said("fine")
+    assert silent.stats().tokens == 3
+
+
+def test_what_it_tells_is_exact() -> None:
+    meter = Meter()
+    meter.sent()
+    told = turn(meter)
+    feed(meter, "n_remain: -3\nembd_inp.size(): 40, n_consumed: 20\nn_past = 40\nn_remain: -4")
+    feed(meter, "n_past = 41\nn_remain: -5")
+    told.said("one")
+    told.over(natural=True)
+    meter.ended(told.tokens, natural=True)
+    stats = told.stats()
+    assert (stats.prompt_tokens, stats.prompt_size, stats.tokens, stats.context_used) == (20, 40, 1, 42)
+    assert stats.exact
