@@ -179,4 +179,9 @@ def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
 def log_flags(binary: EngineBinary) -> list[str]:
     """What makes the lines of an engine's log those that are understood here."""
     option = binary.option
-    return [*option("--log-colors", "off"), *option("--log-prefix"), *option("--log-timestamps", "off")]
+    flags = [*option("--log-colors", "off"), *option("--log-prefix"), *option("--log-timestamps", "off")]
+    if not binary.has("--log-verbosity"):
+        # llama.cpp until September 2024 and ik_llama.cpp write main.log into the working directory, tokens included.
+        # Where no file can be opened they write to standard error; --log-disable would hide the size of the window.
+        flags += option("--log-file", "/dev/null/log")
+    return flags
