@@ -152,9 +152,12 @@ class EngineProcess:
 
     # What front code does
 
-    def send(self, text: str) -> None:
-        """Hand over a message that is clean and not empty; the state must be idle."""
+    def send(self, text: str, *, watched: bool = False) -> None:
+        """Hand over a message that is clean and not empty; the state must be idle. ``watched``: the limit of
+        :meth:`wait_at_most` holds for the reply, which nothing else limits."""
         self._move(Signal.SEND)
+        if watched:
+            self._loading.begin()
         self._survived()
         data = self._talk.message(self._lead + text, self._framer)
         self._lead = ""
@@ -304,6 +307,7 @@ class EngineProcess:
                     self.ready_after = time.monotonic() - self.started_at
                 self._forget_prompt_file()
             elif isinstance(frame, TurnEnd):
+                self._loading.end()
                 self._cancel_timers()
                 if self.was_stopped:  # the signal may still be on its way
                     self._survival = self._loop.call_later(_STOP_WITHIN, self._survived)

@@ -15,7 +15,7 @@ async def summarise(process: EngineProcess, request: str, limit: int) -> str:
     await process.settled()
     if process.state is not State.IDLE:
         return ""
-    process.send(clean(request).text)
+    process.send(clean(request).text, watched=True)
     turn = Turn(process.meter, time.monotonic())
     while turn.end is None and (frames := await process.frames()):
         for frame in frames:
