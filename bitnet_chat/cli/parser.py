@@ -99,7 +99,9 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
     model.add_argument("--chat-template", metavar="T", help="a name (chatml, llama3, bitnet, …), a file or Jinja text")
     model.add_argument("--system", metavar="TEXT", help="system prompt")
     model.add_argument("-c", "--ctx", type=int, metavar="N", help="tokens of the context window")
-    model.add_argument("-t", "--threads", type=int, metavar="N", help="threads of the engine (default: physical cores that it may use)")
+    model.add_argument(
+        "-t", "--threads", type=int, metavar="N", help="threads of the engine (default: the cores that it may use)"
+    )
     model.add_argument("--temp", "--temperature", dest="temperature", type=float, metavar="X", help="0: no chance")
     model.add_argument("--seed", type=int, metavar="N", help="the same seed, the same reply")
     model.add_argument(
