@@ -52,7 +52,7 @@ def run_program(arguments: "list[str]") -> int:
     all other variables of Python's own. They stay in the environment, for what bitnet-chat starts: an editor or an
     engine may be a Python program. -X utf8: arguments and file names are UTF-8 whatever the locale says.
 
-    Raises OSError where there is none."""
+    Raises OSError where it, or the Python that it was installed with, is missing."""
     if not WINDOWS:
         with open(PROGRAM, encoding="utf-8", errors="surrogateescape") as file:
             installed_with = file.readline()[2:].split()

@@ -50,7 +50,8 @@ class Settings:
     repeat_limit: int = 12
     """How often the end of a reply may repeat itself before it is stopped. 0: as often as it likes."""
     stall_timeout: float = 120.0
-    """Seconds without a token after which a reply is stopped; ten times as long before the first. 0: no limit."""
+    """Seconds without a token after which a reply is stopped, and without any work after which an engine that loads is
+    ended; ten times as long before the first token. 0: no limit."""
     probe_timeout: float = 5.0
     """Seconds that a program has to tell what it is. 0: no limit."""
     journal: bool = True

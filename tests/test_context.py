@@ -390,6 +390,19 @@ def test_a_summary_that_fails_is_done_without(
 
 
 @needs_scripts
+def test_a_summary_that_never_comes_is_done_without(bitnet_2024: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_ENGINE_SUMMARY", "silence")
+
+    async def body(talker: Talker) -> None:
+        talker.conversation = talked(100)
+        last = await talker.ask("say fine")
+        assert isinstance(last, Completed) and last.text == "fine"
+        assert any("not summarised" in line for line in talker.notices)
+
+    run(replace(summarizing(bitnet_2024), stall_timeout=0.5), body)
+
+
+@needs_scripts
 def test_thoughts_about_a_summary_have_its_limit(bitnet_2024: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_ENGINE_SUMMARY", "ponder")
 

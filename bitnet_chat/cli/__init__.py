@@ -51,9 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _read_utf8() -> None:
     """Arguments, file names and variables are UTF-8, whatever the locale says: where Python has read them otherwise it
     is started once more, as only its start can change that."""
-    if sys.getfilesystemencoding() != "utf-8" and sys.executable and sys.orig_argv:  # never on Windows and macOS
+    once = ["-X", "utf8"]
+    is_other = os.name == "posix" and sys.getfilesystemencoding() != "utf-8"
+    if is_other and sys.executable and sys.orig_argv[1:3] != once:
         with contextlib.suppress(OSError):  # then it is as it is
-            os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+            os.execv(sys.executable, [sys.executable, *once, *sys.orig_argv[1:]])
 
 
 def _run(arguments: list[str]) -> int:

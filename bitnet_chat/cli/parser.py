@@ -106,7 +106,9 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
     model.add_argument("--chat-template", metavar="T", help="a name (chatml, llama3, bitnet, …), a file or Jinja text")
     model.add_argument("--system", metavar="TEXT", help="system prompt")
     model.add_argument("-c", "--ctx", type=int, metavar="N", help="tokens of the context window")
-    model.add_argument("-t", "--threads", type=int, metavar="N", help="threads of the engine")
+    model.add_argument(
+        "-t", "--threads", type=int, metavar="N", help="threads of the engine (default: the cores that it may use)"
+    )
     model.add_argument("--temp", "--temperature", dest="temperature", type=float, metavar="X", help="0: no chance")
     model.add_argument("--seed", type=int, metavar="N", help="the same seed, the same reply")
     model.add_argument(
@@ -138,7 +140,8 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
         "--stall-timeout",
         type=float,
         metavar="SECONDS",
-        help="without a token, once the engine has the question; before the first token 10 times that;"
+        help="without a token, once the engine has the question, or without any work while it loads; before the first"
+        " token 10 times that;"
         f" 0: no limit {default('stall_timeout')}",
     )
     _add_switch(limits, "guard", "stop a model that speaks as the user or repeats itself (default: yes)")

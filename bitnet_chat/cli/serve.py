@@ -174,6 +174,8 @@ async def open_server(
         of_this = replace(settings, model=file) if file else settings
         source = open_source(of_this, configured, parallel=serving.parallel, models=len(served))
         sources[name or source.name] = source
+    if notice := _of_threads(settings, serving.parallel):  # requests have no place for it
+        _say(notice)
     catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit)
     if serving.memory_limit:
         await catalogue.check()
@@ -182,6 +184,17 @@ async def open_server(
     desk = Desk(catalogue, cache=cache, defaults=defaults, log_prompts=serving.log_prompts)
     async with running(desk, serving, Journal() if settings.journal else None) as url:
         yield OpenServer(url, desk)
+
+
+def _of_threads(settings: config.Settings, parallel: int) -> str:
+    """What is to be said of a number of threads that is more than may be used."""
+    from bitnet_chat.engine import processors
+    from bitnet_chat.engine.threads import Sharing, threads
+
+    if settings.backend not in ("engine", "llama-server"):
+        return ""
+    sharing = Sharing(engines=parallel if settings.backend == "engine" else 1)
+    return threads(settings.threads, settings.engine_args, processors.allowed(), sharing=sharing).notice
 
 
 def _sampling(settings: config.Settings) -> Sampling:

@@ -14,7 +14,7 @@ from bitnet_chat.version import __version__
 
 _GROUP = "program"
 _NEEDED = ("prompt_toolkit", "psutil", "platformdirs", "jinja2", "wcwidth", "pygments", "charset-normalizer", "pypdf")
-_ON_POSIX = ("ptyprocess", "pexpect")
+_ON_POSIX = ("ptyprocess",)
 
 
 def versions() -> dict[str, str]:

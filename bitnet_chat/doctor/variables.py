@@ -1,4 +1,4 @@
-"""The variables of the environment that change an engine behind our flags. Pure."""
+"""The variables of the environment that stand for flags of an engine. Pure."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def work_of(pid: int) -> Work | None:
                 resident += process.memory_info().rss
                 if hasattr(process, "io_counters"):  # not on macOS
                     read += process.io_counters().read_bytes
-            except psutil.Error:
+            except (psutil.Error, OSError, RuntimeError):  # a file of /proc that is empty is a RuntimeError
                 continue
-    except psutil.Error:
+    except (psutil.Error, OSError, RuntimeError):
         return None
     return Work(computed, read, resident)

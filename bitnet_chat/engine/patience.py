@@ -2,7 +2,7 @@
 
 What counts is not the time but whether anything happens, as a large model on a cold disk loads for minutes:
 
-- bytes read from the disk, or memory that grows: it loads, and there is no limit;
+- bytes read from the disk, or memory that grows: it loads, without a limit;
 - output, lines of the log or processor time, and none of the above: ten times the limit, as for the first token of a
   reply: it may read a long history, but it may also wait for itself for ever;
 - none of all this: the limit.
@@ -43,7 +43,7 @@ class Patience:
         self._alive_at = now
 
     def slept(self, now: float) -> None:
-        """Nobody looked for a while: the computer slept, or this program was stopped."""
+        """The computer slept, or this program was stopped: the time without a look does not count."""
         self._loaded_at = self._alive_at = now
 
     def seen(self, work: Work | None, now: float) -> None:

@@ -160,9 +160,12 @@ class EngineProcess:
         """How a message, clean and not empty, is put to it; see :meth:`bitnet_chat.engine.dialects.Talk.input`."""
         return self._talk.input(self.launch, self.context, history, text)
 
-    def send(self, message: Input) -> None:
-        """Hand over a message, or have it go on with what its context ends with; the state must be idle."""
+    def send(self, message: Input, *, watched: bool = False) -> None:
+        """Hand over a message, or have it go on with what its context ends with; the state must be idle. ``watched``:
+        the limit of :meth:`wait_at_most` holds for the reply, which nothing else limits."""
         self._move(Signal.SEND)
+        if watched:
+            self._loading.begin()
         self._survived()
         self.context = message.context
         is_silent = message.data == GO_ON
@@ -319,6 +322,7 @@ class EngineProcess:
                     self.ready_after = time.monotonic() - self.started_at
                 self._forget_prompt_file()
             elif isinstance(frame, TurnEnd):
+                self._loading.end()
                 self._cancel_timers()
                 if self.was_stopped:  # the signal may still be on its way
                     self._survival = self._loop.call_later(_STOP_WITHIN, self._survived)

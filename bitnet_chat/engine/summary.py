@@ -18,7 +18,7 @@ async def summarise(process: EngineProcess, request: str, limit: int) -> str:
         return ""
     message = process.input_for(Conversation(), clean(request).text)
     assert message is not None, "it was started for this message"
-    process.send(message)
+    process.send(message, watched=True)
     turn = Turn(process.meter, time.monotonic())
     while turn.end is None and (frames := await process.frames()):
         for frame in frames:

@@ -37,7 +37,7 @@ class Processors:
 
     @property
     def default(self) -> int:
-        """Threads of one engine that has them all: two on one core share its arithmetic units."""
+        """Threads of a single engine: two on one core share its arithmetic units."""
         return max(1, min(self.count, self.cores or self.count))
 
     @property

@@ -1,9 +1,10 @@
 """Variables of the environment that engines read, and those that are taken out of it for each engine. Pure.
 
 Since 2024 llama.cpp takes a flag that is not given from ``LLAMA_ARG_…`` (``--help`` names them), in 2024 also from
-``LLAMA_LOG_…``. Those stand here that stand for a flag that bitnet-chat gives, or for one that changes what it relies
-on. All others pass: where and how a model is computed (GPU layers, devices, memory mapping, flash attention, cache
-types, batch sizes), how it thinks, drafts, rope scaling, ``LLAMA_CACHE``, ``HF_TOKEN``.
+``LLAMA_LOG_…``. :data:`TAKEN` lists the variables of flags that bitnet-chat gives itself, and of flags that change what
+it relies on. All others pass: where and how a model is computed (GPU layers, devices, memory mapping, flash attention,
+cache types, batch sizes), reasoning, drafts, rope scaling, ``LLAMA_CACHE``, ``HF_TOKEN``. A name that a later llama.cpp
+adds passes, too.
 """
 
 from __future__ import annotations

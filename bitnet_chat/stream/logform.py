@@ -7,7 +7,7 @@ As written by llama.cpp of 2023 to 2026, BitNet 2024 and ik_llama.cpp:
 - with ``--log-timestamps``: ``0.00.002.313 I llama_completion: llama backend init``, coloured or not;
 - with ``--log-jsonl``, and in servers of 2023 and 2024: ``{"type":"log","time":0,"level":"info","msg":"…"}``.
 
-One such line may be the word of a wrapper script, which is harmless; a log has many.
+One such line may come from a wrapper script, which is harmless; a log has many.
 """
 
 from __future__ import annotations
