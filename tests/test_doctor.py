@@ -316,7 +316,7 @@ def test_processors_of_three_platforms() -> None:
 # Models
 
 
-STOCK = frozenset({"q4_0", "f32", "bitnet-b1.58"})
+STOCK = frozenset({"q6_K", "f32", "bitnet-b1.58"})
 
 
 def judged(path: Path, *, names: frozenset[str] | None = STOCK, context: int = 0) -> dict[str, Finding]:

@@ -32,9 +32,9 @@ from bitnet_chat.models.misfit import Ending, misfit
 LOGS = Path(__file__).with_name("logs")
 # Names that stand in the files of each, of those that matter here.
 WORDS = {
-    "llama.cpp-2026": ("q4_0", "f32", "tq1_0", "tq2_0", "mxfp4", "bitnet", "llama"),
-    "bitnet-2024": ("q4_0", "f32", "tq1_0", "tq2_0", "i2_s", "i8_s", "tl1", "tl2", "bitnet", "llama"),
-    "ik": ("q4_0", "f32", "i2_s", "iq1_bn", "iq2_bn", "iq2_bn_r4", "mxfp4", "bitnet", "bitnet-b1.58", "llama"),
+    "llama.cpp-2026": ("q6_K", "f32", "tq1_0", "tq2_0", "mxfp4", "bitnet", "llama"),
+    "bitnet-2024": ("q6_K", "f32", "tq1_0", "tq2_0", "i2_s", "i8_s", "tl1", "tl2", "bitnet", "llama"),
+    "ik": ("q6_K", "f32", "i2_s", "iq1_bn", "iq2_bn", "iq2_bn_r4", "mxfp4", "bitnet", "bitnet-b1.58", "llama"),
 }
 TYPES = {"i2_s": 36, "tl1": 38, "tl2": 39, "iq1_bn": 134, "iq2_bn": 135, "tq2_0": 35, "tq1_0": 34}
 BITNETS_OWN = "{} is a type of BitNet's own, and llama-cli is {} build, which cannot load it"
