@@ -224,7 +224,7 @@ def test_questions_are_kept_and_gone_on_with(fake: str) -> None:
     assert contents(1) == ["be brief", "say one", "one", "say two", "two", "say three", "three"]
     assert contents(2) == ["say other", "other"]
     last = Journal().load(1).records[-1]
-    assert (last.model, last.engine, last.stats["tokens"]) == ("bitnet-demo", "fake-engine (classic)", 1)
+    assert (last.model, last.engine, last.stats["tokens"]) == ("bitnet-demo", "fake-engine (classic)", 2)
 
 
 @posix

@@ -15,8 +15,8 @@ import pytest
 from bitnet_chat import paths
 from bitnet_chat.cli import main
 from bitnet_chat.config import Settings, load
-from bitnet_chat.engine import start_errors
 from bitnet_chat.engine import probe as probing
+from bitnet_chat.engine import start_errors
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, recognise
 from bitnet_chat.engine.find import candidates, find, find_server, named
 from bitnet_chat.engine.probe import probe, why_it_ended

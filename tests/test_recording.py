@@ -179,7 +179,7 @@ def engine(tmp_path: Path) -> Path:
 def test_one_question_leaves_its_bytes_and_no_journal_leaves_nothing(engine: Path) -> None:
     assert run("--engine", str(engine), "say something else").returncode == 0
     entries = store.read(store.session(1))
-    assert any(entry.kind is Kind.IN and entry.data == b"say something else\n" for entry in entries)
+    assert any(entry.kind is Kind.IN and entry.data == b"user\\\nsay something else/\n" for entry in entries)
     assert b"something else" in b"".join(entry.data for entry in entries if entry.kind is Kind.OUT)
     assert entries[-1].kind is Kind.EXIT
     assert run("--engine", str(engine), "--no-journal", "say a secret").returncode == 0

@@ -13,6 +13,7 @@ from program import run
 
 from bitnet_chat.cli import replay
 from bitnet_chat.errors import UsageError
+from bitnet_chat.prompt.verbatim import decode_lines
 from bitnet_chat.recording import transcript
 from bitnet_chat.recording.entry import Entry, Kind, of_facts
 from bitnet_chat.recording.playback import play
@@ -95,8 +96,8 @@ def test_it_is_shown_safely_in_each_way(name: str, capsys: pytest.CaptureFixture
     lines = [json.loads(line) for line in shown["--json"].splitlines()]
     assert [line["frame"] for line in lines if "frame" in line]
     assert len(shown["--raw"].splitlines()) == len(entries_of(name))
-    messages = [entry.text for entry in entries_of(name) if entry.kind is Kind.IN]
-    assert all(f"> {message.split(chr(10))[0].rstrip(chr(92))}" in shown[""] for message in messages)
+    messages = [decode_lines(entry.data) for entry in entries_of(name) if entry.kind is Kind.IN]
+    assert all(f"> {message.split(chr(10))[0]}" in shown[""] for message in messages)
 
 
 def test_time_passes_as_it_passed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -278,7 +278,7 @@ def settings(engine: EngineBinary, model: Path, **more: object) -> Settings:
 
 
 def asked(question: str) -> Conversation:
-    return Conversation().with_user(question)
+    return Conversation().with_system("be brief").with_user(question)
 
 
 async def said(backend: ResidentBackend, question: str, most: int | None = None) -> list[Event]:

@@ -61,7 +61,7 @@ def test_the_same_seed_is_the_same_reply_and_another_is_another(engine: EngineBi
 @pytest.mark.engine
 def test_a_conversation_goes_on_in_one_process_while_it_wants_the_same(classic: EngineBinary, model: Path) -> None:
     async def body(rig: Rig) -> None:
-        asked = STORY
+        asked = Conversation().with_system("be brief").with_user("tell me a long story")
         for count, temperature in ((1, 0.0), (1, 0.0), (2, 0.5), (2, 0.5)):
             text = await rig.say(asked, 2000, temperature=temperature)
             asked = asked.with_assistant(text).with_user("how do I leave?")

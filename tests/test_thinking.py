@@ -231,10 +231,11 @@ def test_an_answer_goes_on_behind_its_thoughts(rig: Rig, monkeypatch: pytest.Mon
 @pytest.mark.engine
 def test_a_model_that_does_not_think_is_left_alone(classic: EngineBinary, model: Path) -> None:
     async def body(backend: ResidentBackend) -> None:
-        thoughts, reply = await ask(backend, Conversation().with_user("hello"))
+        hello = Conversation().with_system("be brief").with_user("hello")
+        thoughts, reply = await ask(backend, hello)
         assert not thoughts and reply.text
         process = backend._session.process
-        await ask(backend, Conversation().with_user("hello").with_assistant(reply.text).with_user("how do I leave?"))
+        await ask(backend, hello.with_assistant(reply.text).with_user("how do I leave?"))
         assert backend._session.process is process
 
     run(Settings(engine=str(classic.path), model=str(model), temperature=0.0), body)

@@ -105,7 +105,7 @@ def test_a_server_of_our_own_answers_as_without_them(classic: EngineBinary) -> N
 def test_one_passes_all_the_way(tmp_path: Path) -> None:
     engine = fake_engine(tmp_path)
     seen = tmp_path / "seen"
-    text = engine.read_text().replace('*) exec "', f'*) env > {seen}; exec "')
+    text = engine.read_text().replace('*) exec "', f'*) env >> {seen}; exec "')
     engine.write_text(text)
     assert run("--engine", str(engine), "say it", LLAMA_ARG_DEVICE="none", LLAMA_ARG_TOP_K="1").returncode == 0
     lines = seen.read_text().splitlines()

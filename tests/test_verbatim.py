@@ -163,7 +163,7 @@ def test_every_message_arrives_at_a_real_engine(
                 # What the engine got, in its own words: a line of its debug log, or its transcript of the chat.
                 if is_classic:
                     log = next(log for log in reversed(ears.logs) if b"buffer: '" in log)
-                    got[name] = _between(log, "buffer: '", "'\nD input tokens: ")
+                    got[name] = _between(log, "buffer: 'user\n", "'\nD input tokens: ")
                 else:
                     got[name] = _between(transcript.read_bytes(), "User:\n", "\n\nAssistant:\n")
         finally:
@@ -172,12 +172,11 @@ def test_every_message_arrives_at_a_real_engine(
     asyncio.run(converse())
     for name, text in MESSAGES.items():
         expected = clean(text).text
-        assert got[name].strip("\n") == expected.strip("\n"), name
-        # At most one newline more at either end, and only where the engine's reader leaves no other way.
+        # One newline at the front, and only where the text would be a command.
         extra_front = not is_classic and expected.startswith(tuple(MODERN_COMMANDS))
-        extra_end = expected[-1] in "/\\"
-        assert got[name] == "\n" * extra_front + expected + "\n" * extra_end, name
-        assert bool(notes[name]) == (expected != text), name
+        special = not is_classic and "<|im_" in text  # a modern engine would obey it: kept as text
+        assert got[name].replace("\u2060" * special, "") == "\n" * extra_front + expected, name
+        assert bool(notes[name]) == (expected != text or special), name
 
 
 def _between(record: bytes, before: str, after: str) -> str:

@@ -124,6 +124,7 @@ class _Shown:
 
     def __init__(self) -> None:
         self._sanitizer = Sanitizer()
+        self._around: dict[int, object] = {}
         self._fresh = True
         """We are at the start of a line."""
 
@@ -139,9 +140,10 @@ class _Shown:
         if entry.kind is Kind.IN and entry.data == b"\n":
             return self._remark("told to go on")
         if entry.kind is Kind.IN:
-            message = visible(decode_lines(entry.data))
+            message = visible(self._message(entry))
             return self._settled() + "".join(f"> {line}\n" for line in message.split("\n"))
         if entry.kind is Kind.SPAWN:
+            self._around[entry.process] = entry.facts.get("around")
             again = ", which had been started before" if entry.facts.get("again") else ""
             return self._remark(f"engine {entry.process}: {Path((*entry.argv, '?')[0]).name}{again}")
         if entry.kind is Kind.COMMAND and entry.text.strip():
@@ -151,6 +153,14 @@ class _Shown:
         if entry.kind is Kind.EXIT:
             return self._remark(f"engine {entry.process} ended with {entry.text}")
         return self._remark(f"{entry.number} bytes were not kept") if entry.kind is Kind.GAP else ""
+
+    def _message(self, entry: Entry) -> str:
+        """A message without what the chat template has typed around it."""
+        text = decode_lines(entry.data)
+        match self._around.get(entry.process):
+            case [str(front), str(behind)] if text.startswith(front) and text.endswith(behind):
+                return text[len(front) : len(text) - len(behind)]
+        return text
 
     def _frame(self, frame: Frame) -> str:
         if isinstance(frame, ReplyText | ThinkingText):

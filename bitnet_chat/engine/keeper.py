@@ -24,6 +24,7 @@ from bitnet_chat.errors import BitnetChatError, EngineDied
 from bitnet_chat.prompt.tokens import TokenCount
 
 _ANY_MESSAGE = "What else?"
+_PAUSE = 0.1  # seconds
 
 
 class Keeper:
@@ -61,6 +62,7 @@ class Keeper:
         self._fallen: EngineProcess | None = None  # its death is not told yet: what follows from it may be open
         self._wanted: Conversation | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._replacing: asyncio.TimerHandle | None = None
         self._watchers: set[asyncio.Task[None]] = set()
         self._spares = Spares(self._load, affordable) if affordable is not None else None
         self._closed = False
@@ -96,6 +98,8 @@ class Keeper:
     def prepare(self, history: Conversation) -> None:
         """Have a child for ``history``, in the background, and let leave the window what will have to. A load for
         another history is given up. What goes wrong is told with the next reply; nothing is done during one."""
+        if self._replacing is not None:
+            self._replacing.cancel()
         if self.busy or self._closed:
             return
         self._wanted = history
@@ -129,13 +133,14 @@ class Keeper:
         self.busy = False
         loaded = self._loaded
         if loaded is not None and loaded.is_alive and not loaded.is_at_limit and not self._is_ready(loaded):
-            self.prepare(self._history)
+            # Not at once: a program that asks one question ends now, and a client may have its next one ready.
+            self._replacing = asyncio.get_running_loop().call_later(_PAUSE, self.prepare, self._history)
         self._fill_spares()
 
     def _is_ready(self, loaded: Loaded, message: str = "") -> bool:
         """Whether a message after the history can be typed to a child, as far as can be said before there is one."""
         memory = self.room.window.kept(self._history)
-        if loaded.memory != memory:
+        if loaded.has_strayed or loaded.memory != memory:
             return False
         if not message and not loaded.has_answered:
             return True
@@ -289,12 +294,17 @@ class Keeper:
             self._loaded.is_within, self._loaded.is_at_limit = is_within, is_at_limit
 
     def expect(self, conversation: Conversation) -> None:
-        """The next message will follow this, which the child has not lived through."""
+        """The next message will follow this, which the child has not lived through: it has more of the last reply, or
+        its message."""
         self._history = conversation
+        if self._loaded is not None:
+            self._loaded.has_answered = self._loaded.has_strayed = True
 
     async def close(self) -> None:
         """End the child and its spares, and wait until they are gone, and those before them."""
         self._closed = True
+        if self._replacing is not None:
+            self._replacing.cancel()
         if self._starting is not None:
             self._starting.cancel()
         if self._spares is not None:

@@ -33,6 +33,8 @@ class Loaded:
         self.retold = retold
         self.notes = notes
         self.is_within, self.loose_end = is_within, loose_end
+        self.has_strayed = False
+        """It has lived through something else than ``memory``."""
         self.is_at_limit = False
         """The last reply was cut at its limit of tokens, and it can go on with it."""
         self._account: TokenCount | None = None
@@ -56,7 +58,7 @@ class Loaded:
     def clear(self, command: bytes, memory: Conversation) -> None:
         """Make it forget all but its system prompt, which is that of ``memory``; it must be idle."""
         self.process.command(command, forgets=True)
-        self.memory, self._account = memory, None
+        self.memory, self._account, self.has_strayed = memory, None, False
 
     def lived_through(self, memory: Conversation, talk: Talk, count: Counter) -> None:
         """It has had one more turn, which ``memory`` ends with."""

@@ -149,10 +149,10 @@ class EngineProcess:
     @property
     def facts(self) -> dict[str, object]:
         """What a recording needs to be read with the same framer."""
-        framer = self._framer
+        framer, facts = self._framer, dict[str, object](argv=self.argv, around=list(self.launch.around))
         if isinstance(framer, ThinkingFramer):
-            return {"argv": self.argv, "thinking": [*framer.tags, framer.is_open]}
-        return {"argv": self.argv}
+            facts["thinking"] = [*framer.tags, framer.is_open]
+        return facts
 
     # What front code does
 

@@ -65,6 +65,8 @@ class PromptSegments:
         in_suffix = self._stripped(self.marks.in_suffix)
         first = self.special.search(in_suffix) if self.special else None
         self._in_suffix = in_suffix[first.start() :] if first else ""
+        self.around = in_prefix[len(self._in_prefix) :], in_suffix[: len(in_suffix) - len(self._in_suffix)]
+        """What is typed in front of a message and behind it, but for the first one, which may have more."""
 
     def guarded(self, text: str) -> str:
         """``text`` in which nothing is a special token; see :func:`unguarded` and :func:`joined`."""

@@ -39,8 +39,13 @@ def marks(*templates: str) -> re.Pattern[str]:
 
     Others are masked like all the rest, alike in the command line and in what the engine echoes.
     """
-    known = sorted((each for each in set(templates) if each and _ROLE_LINES.match(each)), key=len, reverse=True)
+    known = sorted((each for each in set(templates) if each and is_role(each)), key=len, reverse=True)
     return re.compile("|".join([*map(re.escape, known), _MARK.pattern]))
+
+
+def is_role(text: str) -> bool:
+    """Whether a text is made of nothing but special tokens, names of roles and punctuation."""
+    return _ROLE_LINES.match(text) is not None
 
 
 def _masked(code: int) -> str:

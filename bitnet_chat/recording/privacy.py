@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
+from bitnet_chat.prompt.verbatim import encode_lines
 from bitnet_chat.recording.entry import Entry, Kind, of_facts
-from bitnet_chat.recording.masking import marks, mask
+from bitnet_chat.recording.masking import is_role, marks, mask
 from bitnet_chat.recording.playback import is_modern, option
 from bitnet_chat.recording.redaction import Redactor
 from bitnet_chat.stream.modern import PROMPT
@@ -39,7 +40,8 @@ _PLAIN_FLAGS = frozenset(_PLAIN.split())
 def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) -> Iterator[Entry]:
     """In the order they came. ``with_text``: the words of the conversation stay."""
     argvs = {entry.process: entry.argv for entry in entries if entry.kind is Kind.SPAWN}
-    words = frozenset[str]() if with_text else _vocabulary(entries, argvs)
+    fronts = {entry.process: _front(entry) for entry in entries if entry.kind is Kind.SPAWN}
+    words = frozenset[str]() if with_text else _vocabulary(entries, argvs, fronts)
     streams: dict[tuple[int, Kind], bytes] = {}
     for key, data in _joined(entries).items():
         process, kind = key
@@ -67,7 +69,8 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
                 facts["folder"] = redactor.text(str(facts["folder"]))
             yield of_facts(entry.at, entry.kind, entry.process, facts)
         elif entry.kind is Kind.IN:
-            text = entry.text if with_text else mask(entry.text, _marks(argvs.get(entry.process, ())))
+            front, text = _message(entry, fronts)
+            text = front + (text if with_text else mask(text, _marks(argvs.get(entry.process, ()))))
             yield replace(entry, data=redactor.same_length(text).encode("utf-8", "surrogateescape"))
         else:
             yield entry
@@ -113,12 +116,27 @@ def _joined(entries: Iterable[Entry]) -> dict[tuple[int, Kind], bytes]:
     return {key: b"".join(each) for key, each in parts.items()}
 
 
-def _vocabulary(entries: Sequence[Entry], argvs: Mapping[int, tuple[str, ...]]) -> frozenset[str]:
+def _front(spawn: Entry) -> str:
+    """What is typed to an engine in front of each message, as far as it is made of names of roles."""
+    around = spawn.facts.get("around")
+    front = around[0] if isinstance(around, list) and around and isinstance(around[0], str) else ""
+    return encode_lines(front).decode().removesuffix("/\n") if front and is_role(front) else ""
+
+
+def _message(entry: Entry, fronts: Mapping[int, str]) -> tuple[str, str]:
+    """What was typed to an engine in front of a message, and the message."""
+    front = fronts.get(entry.process, "")
+    return (front, entry.text.removeprefix(front)) if entry.text.startswith(front) else ("", entry.text)
+
+
+def _vocabulary(
+    entries: Sequence[Entry], argvs: Mapping[int, tuple[str, ...]], fronts: Mapping[int, str]
+) -> frozenset[str]:
     """The words that were said, in small letters: where a log repeats one it is masked."""
     words: set[str] = set()
     for entry in entries:
         if entry.kind is Kind.IN:
-            words.update(_WORD.findall(entry.text.casefold()))
+            words.update(_WORD.findall(_message(entry, fronts)[1].casefold()))
     for (process, kind), data in _joined(entries).items():
         if kind is Kind.OUT:
             _, said = _parted(data.decode("utf-8", "surrogateescape"), argvs.get(process, ()))
@@ -156,7 +174,7 @@ _LINES = re.compile(r"^", re.MULTILINE)
 _OWN = re.compile(
     r"(?:[DIWE] )?(?:llama_(?!completion|server)\w+|llm_load_\w+|print_info|load|load_\w+|graph_\w+|sched_\w+|ggml_\w+"
     r"|done_getting_tensors|system_info|sampler \w+|resolve_\w+|common_\w*(?:fit|memory|perf)\w*) *:"
-    r"|(?:D )?(?:n_past = |n_remain: |n_ctx: |embd_inp\.size)"
+    r"|(?:D )?(?:n_past = |n_remain: |n_ctx: |embd_inp\.size|found an EOG token$|waiting for user input$)"
     r"|[IWE] (?:srv|slot) (?!.*(?:format|message|request|prompt:))"
 )
 # From here on it quotes: 'a text', "a text", [ 'token':1, … ] or { "json": … }.

@@ -46,9 +46,9 @@ class Launch:
     """A command line in two parts: ``prompt_flag`` wants the name of a file that holds ``prompt``.
 
     ``context``: what the engine has evaluated then, as :class:`bitnet_chat.prompt.segments.PromptSegments` writes it;
-    empty for a dialect that keeps its history itself. ``in_prefix``: what it puts in front of a message.
-    ``answers``: the prompt ends with a message, which is answered as soon as it is told to go on.
-    ``notes``: lines for the user about what could not be kept.
+    empty for a dialect that keeps its history itself. ``in_prefix``: what it puts in front of a message. ``around``:
+    what is typed in front of each message and behind it. ``answers``: the prompt ends with a message, which is answered
+    as soon as it is told to go on. ``notes``: lines for the user about what could not be kept.
     ``loose_end``: the end of a reply that is to go on which is not in the prompt; see :mod:`bitnet_chat.stream.seam`.
     """
 
@@ -58,6 +58,7 @@ class Launch:
     prompt_flag: str = ""
     context: str = ""
     in_prefix: str = ""
+    around: tuple[str, str] = ("", "")
     answers: bool = False
     notes: tuple[str, ...] = ()
     loose_end: str = ""

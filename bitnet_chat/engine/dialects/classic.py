@@ -91,6 +91,7 @@ class ClassicTalk:
             prompt_flag=binary.options.spelling("--file"),
             context=opening.prompt,
             in_prefix=opening.in_prefix,
+            around=self._segments.around,
             answers=bool(message) or unfinished,
             notes=notes,
             loose_end=loose_end,
