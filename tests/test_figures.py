@@ -23,7 +23,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason, UsageError
-from bitnet_chat.events import Completed, Stats
+from bitnet_chat.events import Completed, Stats, TextDelta
 from bitnet_chat.repl.toolbar import WARNING, bar, context
 from bitnet_chat.serve.ollama.reply import ChatWriter
 from bitnet_chat.serve.usage import detailed_usage, usage_of
@@ -123,6 +123,26 @@ def test_a_limit_is_kept_by_an_engine_that_may_go_on(
                 counted = backend.count(end.text)
                 assert (end.reason, end.stats.tokens) == (FinishReason.LENGTH, limit)
                 assert counted is not None and counted.count == limit and whole.text.startswith(end.text)
+
+    asyncio.run(main())
+
+
+@pytest.mark.engine
+def test_a_reply_that_is_stopped_has_figures(classic: EngineBinary, modern: EngineBinary, model: Path) -> None:
+    """A llama-server counts with each token; what it would say at the end is never heard."""
+
+    async def main() -> None:
+        async with answering("llama-server", classic, modern, model, None) as backend:
+            end: Completed | None = None
+            async for event in backend.reply(Conversation().with_user("tell me a long story"), ReplyOptions()):
+                if isinstance(event, TextDelta):
+                    backend.interrupt()
+                elif isinstance(event, Completed):
+                    end = event
+            assert end is not None and end.reason is FinishReason.INTERRUPTED
+            stats = end.stats
+            assert stats.exact and stats.tokens >= 1 and stats.prompt_size and stats.prompt_size > 10
+            assert stats.context_used == stats.prompt_size + stats.tokens
 
     asyncio.run(main())
 
