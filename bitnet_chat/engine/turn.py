@@ -14,7 +14,6 @@ from bitnet_chat.stream.framer import TurnEnd
 from bitnet_chat.stream.seam import Seam
 from bitnet_chat.stream.thinking import Retelling
 
-_KNOWS = 0.2  # relative error of a count by the model's own vocabulary, at the most
 _TURNING = 2
 """Tokens beyond a limit of which one is text for certain: the other may be the one that ends the reply."""
 
@@ -104,11 +103,6 @@ class Turn:
         if self._allowance is None:
             return self.at_least >= limit
         return self.is_trimmed or self.at_least >= limit + _TURNING
-
-    def falls_short_of(self, limit: int) -> bool:
-        """Whether the text is surely less than ``limit`` tokens: of so many sampled ones the last has ended the
-        reply."""
-        return not self.has_thought and (counted := self._counted).error < _KNOWS and counted.count < limit
 
     def said(self, text: str) -> str:
         """The next of the reply came, no thoughts: what of it is to be told."""

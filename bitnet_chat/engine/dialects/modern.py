@@ -18,8 +18,8 @@ from bitnet_chat.prompt.verbatim import MODERN_COMMANDS, encode_lines
 from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.modern import ModernFramer
 
-# "4: trace": tells the tokens of each turn.
-_VERBOSITY = "4"
+# "4: trace": tells the tokens of each turn. "5: debug": and whether a reply that has reached its limit is whole.
+_VERBOSITY, _VERBOSITY_OF_LIMIT = "4", "5"
 _MARKS = TokenCount(5, 0.4)  # around a message: 3 in the templates of Llama 2 and Mistral, 5 in ChatML, 7 elsewhere
 _RETOLD = "this engine keeps its own history: the earlier turns were told to it in the system prompt"
 
@@ -48,7 +48,8 @@ class ModernTalk:
     def launch(self, history: Conversation, *, unfinished: bool = False, sampling: Sampling | None = None) -> Launch:
         binary, options = self._binary, replace(self._options, sampling=sampling or self._options.sampling)
         argv = [str(binary.path), *common_flags(binary, options)]
-        argv += ["--n-predict", str(options.max_tokens or -1), "--log-verbosity", _VERBOSITY]
+        argv += ["--n-predict", str(options.max_tokens or -1)]
+        argv += ["--log-verbosity", _VERBOSITY_OF_LIMIT if options.max_tokens else _VERBOSITY]
         if self._template:
             argv += ["--chat-template", self._template]
         system = history.system
