@@ -141,6 +141,8 @@ class Turn:
                 size = before.count + added
             if used is None and size is not None:
                 used = size + tokens + self._is_natural
+        if self.is_trimmed and size is not None:
+            used = size + tokens  # what is beyond the limit is no part of the conversation
         return Stats(
             prompt_tokens=added,
             tokens=tokens,
