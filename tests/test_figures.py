@@ -17,6 +17,7 @@ from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.backends.remote.chat import ChatWire
+from bitnet_chat.backends.remote.ollama import OllamaWire
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.batch import Answer, failure
 from bitnet_chat.config import Settings
@@ -306,6 +307,33 @@ def test_a_limit_of_two_tokens(last: list[dict[str, object]], text: str, tokens:
     usage = reader.usage
     assert (said, reader.finish, usage.prompt, usage.cached) == (text, finish, 9, 3)
     assert usage.completion is not None and usage.completion - usage.beyond == tokens
+
+
+def test_a_server_that_does_not_count_each_token_sends_a_piece_for_it() -> None:
+    reader = ChatWire(llama=True).reader(2)
+    said = ""
+    for text in ("a", "b", "c"):
+        piece = {"choices": [{"index": 0, "delta": {"content": text}}]}
+        said += "".join(each.text for each in reader.feed(sse(piece)))
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
+    reader.feed(sse(end | {"timings": {"prompt_n": 9, "predicted_n": 3}}))
+    assert (said, reader.finish, reader.usage.completion) == ("ab", FinishReason.LENGTH, 2)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_another_server_of_this_program_estimates_is_an_estimate(exact: bool) -> None:
+    told = {"bitnet_chat": {"exact": exact, "prompt_tokens": 4}}
+    usage = {"usage": {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 5}}}
+    openai = ChatWire().reader()
+    openai.feed(sse({"choices": [{"index": 0, "delta": {"content": "ab"}, "finish_reason": "stop"}], **told}))
+    openai.feed(sse({"choices": [], **usage}))
+    ollama = OllamaWire().reader()
+    end = {"message": {"content": "ab"}, "done": True, "prompt_eval_count": 9, "eval_count": 2, **told}
+    ollama.feed(json.dumps(end).encode() + b"\n")
+    for reader in (openai, ollama):
+        found = reader.usage
+        assert (found.prompt, found.cached, found.completion, found.beyond) == (9, 5, 2, 0)
+        assert found.is_estimate is not exact
 
 
 def sse(event: object) -> bytes:
