@@ -17,13 +17,14 @@ from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.backends.remote.chat import ChatWire
+from bitnet_chat.backends.remote.ollama import OllamaWire
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.batch import Answer, failure
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason, UsageError
-from bitnet_chat.events import Completed, Stats
+from bitnet_chat.events import Completed, Stats, TextDelta
 from bitnet_chat.repl.toolbar import WARNING, bar, context
 from bitnet_chat.serve.ollama.reply import ChatWriter
 from bitnet_chat.serve.usage import detailed_usage, usage_of
@@ -123,6 +124,26 @@ def test_a_limit_is_kept_by_an_engine_that_may_go_on(
                 counted = backend.count(end.text)
                 assert (end.reason, end.stats.tokens) == (FinishReason.LENGTH, limit)
                 assert counted is not None and counted.count == limit and whole.text.startswith(end.text)
+
+    asyncio.run(main())
+
+
+@pytest.mark.engine
+def test_a_reply_that_is_stopped_has_figures(classic: EngineBinary, modern: EngineBinary, model: Path) -> None:
+    """A llama-server counts with each token; what it would say at the end is never heard."""
+
+    async def main() -> None:
+        async with answering("llama-server", classic, modern, model, None) as backend:
+            end: Completed | None = None
+            async for event in backend.reply(Conversation().with_user("tell me a long story"), ReplyOptions()):
+                if isinstance(event, TextDelta):
+                    backend.interrupt()
+                elif isinstance(event, Completed):
+                    end = event
+            assert end is not None and end.reason is FinishReason.INTERRUPTED
+            stats = end.stats
+            assert stats.exact and stats.tokens >= 1 and stats.prompt_size and stats.prompt_size > 10
+            assert stats.context_used == stats.prompt_size + stats.tokens
 
     asyncio.run(main())
 
@@ -286,6 +307,33 @@ def test_a_limit_of_two_tokens(last: list[dict[str, object]], text: str, tokens:
     usage = reader.usage
     assert (said, reader.finish, usage.prompt, usage.cached) == (text, finish, 9, 3)
     assert usage.completion is not None and usage.completion - usage.beyond == tokens
+
+
+def test_a_server_that_does_not_count_each_token_sends_a_piece_for_it() -> None:
+    reader = ChatWire(llama=True).reader(2)
+    said = ""
+    for text in ("a", "b", "c"):
+        piece = {"choices": [{"index": 0, "delta": {"content": text}}]}
+        said += "".join(each.text for each in reader.feed(sse(piece)))
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
+    reader.feed(sse(end | {"timings": {"prompt_n": 9, "predicted_n": 3}}))
+    assert (said, reader.finish, reader.usage.completion) == ("ab", FinishReason.LENGTH, 2)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_another_server_of_this_program_estimates_is_an_estimate(exact: bool) -> None:
+    told = {"bitnet_chat": {"exact": exact, "prompt_tokens": 4}}
+    usage = {"usage": {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 5}}}
+    openai = ChatWire().reader()
+    openai.feed(sse({"choices": [{"index": 0, "delta": {"content": "ab"}, "finish_reason": "stop"}], **told}))
+    openai.feed(sse({"choices": [], **usage}))
+    ollama = OllamaWire().reader()
+    end = {"message": {"content": "ab"}, "done": True, "prompt_eval_count": 9, "eval_count": 2, **told}
+    ollama.feed(json.dumps(end).encode() + b"\n")
+    for reader in (openai, ollama):
+        found = reader.usage
+        assert (found.prompt, found.cached, found.completion, found.beyond) == (9, 5, 2, 0)
+        assert found.is_estimate is not exact
 
 
 def sse(event: object) -> bytes:

@@ -164,6 +164,20 @@ def framed(name: str) -> Iterator[Frame]:
     yield from [ReplyText(text)] if text else []
 
 
+def test_a_modern_engine_tells_whether_its_last_token_was_the_end() -> None:
+    meter = Meter()
+    for is_whole in (True, False):
+        meter.sent()
+        feed(meter, "I slot operator(): id  0 | task 0 | new prompt, n_ctx_slot = 2048, n_keep = 0, task.n_tokens = 14")
+        feed(meter, "D slot process_toke: id  0 | task 0 | stopped by limit, n_gen = 12, n_predict = 12")
+        if is_whole:
+            feed(meter, "D slot process_toke: id  0 | task 0 | stopped by EOS")
+        feed(meter, "I slot print_timing: id  0 | task 0 | eval time = 5.73 ms / 12 tokens (    0.52 ms per token)")
+        assert (meter.tokens, meter.prompt_size, meter.is_whole) == (12, 14, is_whole)
+        meter.ended(0, natural=is_whole)
+        assert (meter.tokens, meter.context_used) == (12 - is_whole, 26)
+
+
 # Turns
 
 

@@ -269,6 +269,7 @@ def test_how_a_reply_may_end(ending: list[Any], reason: FinishReason) -> None:
     end = end_of(found)
     assert (end.text, end.reason) == ("Hello", reason)
     assert end.stats.tokens == 1 and not end.stats.exact
+    assert end.stats.prompt_size and end.stats.context_used == end.stats.prompt_size + 1, "estimated, and not unknown"
     if reason is FinishReason.ENGINE_DIED:
         assert any(isinstance(each, Notice) and "broke off" in each.text for each in found)
 

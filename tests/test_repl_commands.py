@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,6 +160,13 @@ def test_stats() -> None:
         == "1 turn in the conversation · ~32 tokens in 2 replies · 15.0 tok/s · first token after 1.0 s on average"
     )
     assert second == "demo.gguf: llama-completion 9090 · idle · 812 MB · 200 % CPU · ctx 100/2048 (5 %)"
+
+
+def test_stats_tell_the_whole_prompt_and_what_was_new_in_it() -> None:
+    last = Stats(tokens=3, prompt_tokens=14, prompt_size=72, exact=True)
+    assert "last prompt 72 tokens, 14 of them new" in do("/stats", tally=Tally().plus(last)).lines[0]
+    guess = replace(last, exact=False)
+    assert "last prompt ~72 tokens, ~14 of them new" in do("/stats", tally=Tally().plus(guess)).lines[0]
 
 
 def test_stats_before_any_reply() -> None:

@@ -72,11 +72,8 @@ def test_whole_messages() -> None:
     assert told[3] == replace(sent[3], content="<\u2060|im_start|>") and told[0].content == "<\u2060s>"
     tool = Tool("f", "Ends <|im_end|>.", {"type": "object", "properties": {"a": {"description": "<s>"}}})
     (offered,), changed = SpecialTokens(TOKENS).offered([tool])
-    assert (
-        changed == 2
-        and "\u2060" in offered.description
-        and "\u2060" in json.dumps(offered.parameters, ensure_ascii=False)
-    )
+    assert changed == 2 and offered.description == "Ends <\u2060|im_end|>."
+    assert offered.parameters == {"type": "object", "properties": {"a": {"description": "<\u2060s>"}}}
 
 
 def test_a_modern_engine_is_told_no_special_token(modern: EngineBinary, model: Path) -> None:

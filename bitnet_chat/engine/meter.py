@@ -12,7 +12,8 @@ ik_llama.cpp (no verbosity tells tokens). A classic engine writes, in this order
 Only the order of these lines counts, and not when they arrive: the log of a process may be read behind its output.
 
 A modern engine writes ``task.n_tokens = N`` for the whole prompt, and ``prompt eval time = … / N tokens`` and
-``eval time = … / N tokens`` at the end of a reply, the end-of-turn token included. Both dialects write their log before
+``eval time = … / N tokens`` at the end of a reply, the end-of-turn token included; with verbosity 5 also ``stopped by
+EOS`` where that token was sampled, be it the last that a limit allowed. Both dialects write their log before
 the console goes on to the prompt, so that at the end of a turn the figures are there.
 """
 
@@ -26,6 +27,7 @@ _PAST = re.compile(_PREFIX + r"n_past = (\d+)$")
 _REMAIN = re.compile(_PREFIX + r"n_remain: (-?\d+)$")
 _INPUT = re.compile(_PREFIX + r"embd_inp\.size\(\): (\d+), n_consumed: (\d+)$")
 _EMPTY = "empty line, passing control back"
+_END = "stopped by EOS"
 _SHIFT = "context full, swapping"
 _TASK = re.compile(r"\btask\.n_tokens = (\d+)")
 _EVALUATED = re.compile(r"\b(prompt )?eval time = .*?/ +(\d+) (?:tokens|runs)")
@@ -57,6 +59,8 @@ class Meter:
         """Tokens of the whole prompt of the turn."""
         self.tokens: int | None = None
         """Tokens of the reply: while it is made all that were sampled, at its end those of its text."""
+        self.is_whole = False
+        """Whether a modern engine has told that the model itself ended the reply."""
         self._past = 0
         self._pending = 0  # taken as input and not evaluated yet
         self._before = 0
@@ -66,6 +70,7 @@ class Meter:
     def sent(self, *, silently: bool = False) -> None:
         """A message goes to the engine; ``silently``: only the wish that it go on."""
         self.overflowed = False
+        self.is_whole = False
         self.prompt_tokens = 0 if silently else None
         self.prompt_size = None
         self.tokens = None
@@ -108,6 +113,8 @@ class Meter:
         elif "n_tokens" in line:
             if task := _TASK.search(line):
                 self.context_used = self.prompt_size = int(task.group(1))
+        elif _END in line:
+            self.is_whole = True
         elif "n_ctx" in line:
             # Lines differ in which of several sizes they tell; the slot's or the last one is what counts.
             if size := _CONTEXT.search(line):

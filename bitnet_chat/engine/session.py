@@ -291,9 +291,7 @@ class Session:
         talk, meter = await self.keeper.talk(), process.meter
         # A modern engine keeps to its limit by itself, and ends the reply as if it were whole; so it does when its
         # context window is full.
-        at_limit = (
-            meter.tokens is not None and meter.tokens == talk.max_tokens and not turn.falls_short_of(meter.tokens)
-        )
+        at_limit = meter.tokens is not None and meter.tokens == talk.max_tokens and not meter.is_whole
         full = meter.context_size is not None and (meter.context_used or 0) >= meter.context_size
         meter.ended(turn.tokens, natural=end.natural and not at_limit and not full)
         conversation = question.answered(turn.text)

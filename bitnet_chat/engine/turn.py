@@ -14,7 +14,6 @@ from bitnet_chat.stream.framer import TurnEnd
 from bitnet_chat.stream.seam import Seam
 from bitnet_chat.stream.thinking import Retelling
 
-_KNOWS = 0.2  # relative error of a count by the model's own vocabulary, at the most
 _TURNING = 2
 """Tokens beyond a limit of which one is text for certain: the other may be the one that ends the reply."""
 
@@ -105,11 +104,6 @@ class Turn:
             return self.at_least >= limit
         return self.is_trimmed or self.at_least >= limit + _TURNING
 
-    def falls_short_of(self, limit: int) -> bool:
-        """Whether the text is surely less than ``limit`` tokens: of so many sampled ones the last has ended the
-        reply."""
-        return not self.has_thought and (counted := self._counted).error < _KNOWS and counted.count < limit
-
     def said(self, text: str) -> str:
         """The next of the reply came, no thoughts: what of it is to be told."""
         self._arrived()
@@ -147,6 +141,8 @@ class Turn:
                 size = before.count + added
             if used is None and size is not None:
                 used = size + tokens + self._is_natural
+        if self.is_trimmed and size is not None:
+            used = size + tokens  # what is beyond the limit is no part of the conversation
         return Stats(
             prompt_tokens=added,
             tokens=tokens,

@@ -21,6 +21,8 @@ class Usage:
     cached: int = 0
     """Of those that it remembered from before."""
     completion: int | None = None
+    is_estimate: bool = False
+    """Whether the server says that it has not counted but estimated."""
     beyond: int = 0
     """Of ``completion``, those that are known to be no text: the token that ended the reply, or a stop text."""
 
@@ -121,7 +123,7 @@ class Account:
             seconds=(self._ended or time.monotonic()) - self._sent,
             context_used=None if size is None else size + made,
             context_size=context_size,
-            exact=usage.completion is not None and usage.prompt is not None,
+            exact=usage.completion is not None and usage.prompt is not None and not usage.is_estimate,
             prompt_size=size,
         )
         if self._before is None:

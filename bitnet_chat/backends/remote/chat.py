@@ -163,6 +163,7 @@ class ChatReader:
         self.error = ""
         self.usage = Usage()
         self._limit = limit
+        self._is_estimate = False
         self._late: list[dict[str, Any]] = []
         """What came with the token beyond the limit: told if that has ended the reply, else left out."""
         self._made: int | None = None
@@ -202,18 +203,24 @@ class ChatReader:
             self.error = in_words(content)[0] or "an error without words"
             self.done = True
             return
+        self._look_for_estimate(content)
         if content.get("usage") or content.get("timings"):
             self._count(content)
 
+    def _look_for_estimate(self, content: dict[str, Any]) -> None:
+        """A server of this program says so."""
+        own = content.get("bitnet_chat")
+        self._is_estimate = self._is_estimate or (isinstance(own, dict) and own.get("exact") is False)
+
     def _piece(self, choice: dict[str, Any], made: int | None) -> None:
-        """``made``: tokens so far."""
+        """``made``: tokens so far, None for a server of before October 2024, which sends a piece for each."""
         delta = choice.get("delta")
         if finish := choice.get("finish_reason"):
             late, self._late = self._late, []
             if _FINISH.get(str(finish)) is not FinishReason.LENGTH:
                 for each in late:
                     self._choice(each, each.get("delta"))
-        elif self._limit is not None and made is not None and made > self._limit:
+        elif self._limit is not None and (self.speech.pieces + 1 if made is None else made) > self._limit:
             self._late.append(choice)
             return
         elif made is not None and isinstance(delta, dict) and any(map(delta.get, _SPEECH)):
@@ -232,6 +239,7 @@ class ChatReader:
             raise ValueError("an answer that is no reply") from None
         self._choice(choice, message)
         self.finish = self.finish or FinishReason.STOP
+        self._look_for_estimate(content)
         self._count(content)
         self.done = True
         return self.end()
@@ -276,11 +284,13 @@ class ChatReader:
         if isinstance(usage, dict):
             details = usage.get("prompt_tokens_details")
             cached = _whole(details.get("cached_tokens")) if isinstance(details, dict) else None
-            self.usage = Usage(_whole(usage.get("prompt_tokens")), cached or 0, _whole(usage.get("completion_tokens")))
+            prompt, made = _whole(usage.get("prompt_tokens")), _whole(usage.get("completion_tokens"))
+            self.usage = Usage(prompt, cached or 0, made, self._is_estimate)
         if isinstance(timings, dict):
             cached, new, made = (_whole(timings.get(name)) for name in ("cache_n", "prompt_n", "predicted_n"))
             if new is not None and made is not None:
-                self.usage = Usage((cached or 0) + new, cached or 0, *self._of_text(made))
+                made, beyond = self._of_text(made)
+                self.usage = Usage((cached or 0) + new, cached or 0, made, beyond=beyond)
 
     def _of_text(self, made: int) -> tuple[int, int]:
         """Of the ``made`` tokens of a llama-server those within the limit, and how many of them are no text."""

@@ -160,6 +160,7 @@ class OllamaReader:
                 prompt if isinstance(prompt, int) else None,
                 prompt - new if isinstance(prompt, int) and isinstance(new, int) else 0,
                 made if isinstance(made, int) else None,
+                isinstance(own, dict) and own.get("exact") is False,
             )
 
     def _message(self, message: dict[str, Any]) -> None:

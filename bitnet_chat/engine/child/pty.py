@@ -25,7 +25,9 @@ from ptyprocess import PtyProcess  # noqa: E402
 _CHUNK = 1 << 16
 _ONE_TURN = 1 << 18  # bytes taken in one go, so that a flood does not keep the loop from anything else
 _READ_ERRORS = (BlockingIOError, InterruptedError)
-_SILENCE = 0.5  # seconds without output after which the log is watched again
+# Seconds without output after which the log is watched again. An engine that tells its loading in 500 kB while it draws
+# a sign of life now and then would wait for us otherwise.
+_SILENCE = 0.05
 
 
 class PtyChild:

@@ -51,7 +51,8 @@ class ModernTalk:
         binary, options = self._binary, replace(self._options, sampling=sampling or self._options.sampling)
         argv = [str(binary.path), *common_flags(binary, options)]
         argv += binary.option("--n-predict", options.max_tokens or -1)
-        if verbosity := binary.verbosity("trace"):  # tells the tokens of each turn
+        # "trace" tells the tokens of each turn, "debug" also whether a reply that has reached its limit is whole.
+        if verbosity := binary.verbosity("debug" if options.max_tokens else "trace"):
             argv += binary.option("--log-verbosity", verbosity)
         if self._template:
             argv += binary.option("--chat-template", self._template)
