@@ -11,6 +11,7 @@ import pytest
 from bitnet_chat import paths
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.find import find
+from bitnet_chat.engine.probe import probe
 from bitnet_chat.errors import EngineNotFound
 
 # Found before any test changes the environment: the tests themselves look for nothing in the user's home.
@@ -20,6 +21,10 @@ for _dialect in (Dialect.CLASSIC, Dialect.MODERN):
         _ENGINES[_dialect] = find(dialect=_dialect)
 
 MODEL = paths.bundled_model()
+
+# Engines beside the built ones, by their paths: BitNet builds, ik_llama.cpp, older llama.cpp.
+OTHERS = [each for each in os.environ.get("BITNET_CHAT_TEST_ENGINES", "").split(os.pathsep) if each]
+_NONE = "no other engine: BITNET_CHAT_TEST_ENGINES names none"
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +61,12 @@ def modern() -> EngineBinary:
 def engine(request: pytest.FixtureRequest) -> EngineBinary:
     """Each of the two real engines."""
     return _engine(Dialect(request.param))
+
+
+@pytest.fixture(params=["built", *(OTHERS or [pytest.param("", marks=pytest.mark.skip(reason=_NONE))])])
+def classic_engine(request: pytest.FixtureRequest) -> EngineBinary:
+    """The built classic engine, and each other one that ``BITNET_CHAT_TEST_ENGINES`` names."""
+    return _engine(Dialect.CLASSIC) if request.param == "built" else probe(Path(request.param))
 
 
 @pytest.fixture(params=["pty", "pipe"])
