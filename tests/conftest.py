@@ -57,16 +57,22 @@ def modern() -> EngineBinary:
     return _engine(Dialect.MODERN)
 
 
-@pytest.fixture(params=["classic", "modern"])
+@pytest.fixture(params=["classic", "modern", *OTHERS])
 def engine(request: pytest.FixtureRequest) -> EngineBinary:
-    """Each of the two real engines."""
+    """Each of the two real engines that are built, and the others."""
+    return probe(Path(request.param)) if request.param in OTHERS else _engine(Dialect(request.param))
+
+
+@pytest.fixture(params=["classic", "modern"])
+def built_engine(request: pytest.FixtureRequest) -> EngineBinary:
+    """Each of the two real engines that are built, with the others of their folder."""
     return _engine(Dialect(request.param))
 
 
 @pytest.fixture(params=["built", *(OTHERS or [pytest.param("", marks=pytest.mark.skip(reason=_NONE))])])
 def classic_engine(request: pytest.FixtureRequest) -> EngineBinary:
-    """The built classic engine, and each other one that ``BITNET_CHAT_TEST_ENGINES`` names."""
-    return _engine(Dialect.CLASSIC) if request.param == "built" else probe(Path(request.param))
+    """The built classic engine, and each other one."""
+    return probe(Path(request.param)) if request.param in OTHERS else _engine(Dialect.CLASSIC)
 
 
 @pytest.fixture(params=["pty", "pipe"])

@@ -343,13 +343,13 @@ def test_a_bad_variable() -> None:
 
 
 @pytest.mark.engine
-def test_engine_list(engine: EngineBinary) -> None:
-    done = run("engine", "list", "--engine", str(engine.path.parent))
+def test_engine_list(built_engine: EngineBinary) -> None:
+    done = run("engine", "list", "--engine", str(built_engine.path.parent))
     assert done.returncode == 0, done.stderr
     first, *_ = done.stdout.decode().splitlines()
     assert first.startswith("* ") and "llama-completion" in first and "[--engine]" in first and "classic" in first
     assert "it is the first that can chat in the search order (--engine); classic" in done.stdout.decode()
-    entries = json.loads(run("engine", "list", "--json", "--engine", str(engine.path.parent)).stdout)
+    entries = json.loads(run("engine", "list", "--json", "--engine", str(built_engine.path.parent)).stdout)
     assert [entry["used"] for entry in entries] == [True, *[False] * (len(entries) - 1)]
 
 

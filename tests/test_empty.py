@@ -172,8 +172,8 @@ def silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.engine
 @pytest.mark.parametrize("backend", ["engine", "llama-server"])
-def test_a_script_sees_it(engine: EngineBinary, backend: str, silent: Path) -> None:
-    flags = ("-m", str(silent), "--engine", str(engine.path), "--backend", backend, "-t", "1", "-c", "512")
+def test_a_script_sees_it(built_engine: EngineBinary, backend: str, silent: Path) -> None:
+    flags = ("-m", str(silent), "--engine", str(built_engine.path), "--backend", backend, "-t", "1", "-c", "512")
     one = run(*flags, "--no-journal", "--temp", "0", "--json", "hi")
     told = json.loads(one.stdout)
     assert (one.returncode, told["finish_reason"], told["reply"]) == (8, "empty", "")

@@ -90,9 +90,9 @@ def wrapped(tmp_path: Path, engine: EngineBinary, how: str) -> Path:
 @posix
 @pytest.mark.engine
 @pytest.mark.parametrize("how", ["2>&1", "log in JSON"])
-def test_it_is_told_and_is_no_reply(engine: EngineBinary, tmp_path: Path, transport: str, how: str) -> None:
+def test_it_is_told_and_is_no_reply(built_engine: EngineBinary, tmp_path: Path, transport: str, how: str) -> None:
     script = "#!/bin/sh\n{} 2>&1\n" if how == "2>&1" else "#!/bin/sh\nexport LLAMA_ARG_LOG_JSONL=1\n{}\n"
-    path = wrapped(tmp_path, engine, script)
+    path = wrapped(tmp_path, built_engine, script)
     done = run("--engine", str(path), "--io", transport, "-t", "1", "hello")
     assert (done.returncode, done.stdout.strip()) == (5, b"")
     told = done.stderr.decode()

@@ -206,7 +206,8 @@ def test_twenty_clients_at_once_on_one_engine_some_of_whom_leave() -> None:
 def test_two_conversations_side_by_side_keep_their_engines() -> None:
     """The second turn of each is answered by the child that knows the first one: none is started anew."""
     with served_process("--temp", "0", "--parallel", "2") as process, client_of(process) as client:
-        talks: list[list[dict[str, str]]] = [[{"role": "user", "content": text}] for text in ("hi", "how do I quit?")]
+        brief = {"role": "system", "content": "Be brief."}
+        talks = [[brief, {"role": "user", "content": text}] for text in ("hi", "how do I quit?")]
         pids: list[set[int]] = []
         for _ in range(2):
             for talk in talks:

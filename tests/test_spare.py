@@ -286,7 +286,7 @@ def test_there_are_never_more_than_the_limit_and_none_of_them_is_wasted(rig: Rig
 @needs_scripts
 def test_no_spare_is_loaded_while_somebody_waits(rig: Rig) -> None:
     async def body(backend: ResidentBackend) -> None:
-        conversation = await ask(backend, Conversation(), "say one")
+        conversation = await ask(backend, Conversation().with_system("be kind"), "say one")
         await prepared(backend)
         rig.close_gate()
         conversation = await ask(backend, conversation, "say two")
@@ -306,7 +306,7 @@ def test_no_spare_is_loaded_while_somebody_waits(rig: Rig) -> None:
 @needs_scripts
 def test_spares_that_die_are_no_trouble(rig: Rig) -> None:
     async def body(backend: ResidentBackend) -> None:
-        conversation = Conversation()
+        conversation = Conversation().with_system("be kind")
         for number in range(2):
             conversation = await ask(backend, conversation, f"say {number}")
         await prepared(backend)
@@ -327,7 +327,7 @@ def test_no_spare_without_memory_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("bitnet_chat.models.memory.available", lambda: 1000)
 
     async def body(backend: ResidentBackend) -> None:
-        await ask(backend, Conversation(), "say one")
+        await ask(backend, Conversation().with_system("be kind"), "say one")
         await prepared(backend)
         assert backend._session.keeper.spare_pids == [] and backend.status().spare_memory is None
 

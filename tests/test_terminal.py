@@ -134,7 +134,7 @@ def test_stopping_a_story(start: Start, engine: EngineBinary, transport: str) ->
 
 @pytest.mark.engine
 def test_an_engine_that_is_killed_while_idle(start: Start, engine: EngineBinary, transport: str) -> None:
-    terminal = start("--engine", str(engine.path), "--io", transport, *PLAIN)
+    terminal = start("--engine", str(engine.path), "--io", transport, "--system", "Be brief.", *PLAIN)
     terminal.until(lambda: terminal.prompt == "")
     terminal.say("hello")
     idle = terminal.engines

@@ -135,7 +135,8 @@ class Keeper:
         if loaded is not None and loaded.is_alive and not loaded.is_at_limit and not self._is_ready(loaded):
             # Not at once: a program that asks one question ends now, and a client may have its next one ready.
             self._replacing = asyncio.get_running_loop().call_later(_PAUSE, self.prepare, self._history)
-        self._fill_spares()
+        else:
+            self._fill_spares()
 
     def _is_ready(self, loaded: Loaded, message: str = "") -> bool:
         """Whether a message after the history can be typed to a child, as far as can be said before there is one."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from bitnet_chat.engine.child import Sink, environment
 
 _CHUNK = 1 << 16
-_LAG, _WINDOWS_LAG = 0.001, 0.05
+_LAG, _LONG_LAG = 0.001, 0.05
 
 
 class PipeChild:
@@ -99,25 +99,28 @@ class PipeChild:
     def after_output(self, callback: Callable[[], None]) -> None:
         if not self._open:
             self._loop.call_soon(callback)
-        elif sys.platform == "win32":
-            self._loop.call_later(_WINDOWS_LAG, callback)  # how much a pipe holds cannot be asked there
-        elif self._is_read():
-            self._loop.call_soon(callback)
-        else:
+        elif (left := self._left()) is None:
+            self._loop.call_later(_LONG_LAG, callback)
+        elif left:
             self._loop.call_later(_LAG, self.after_output, callback)
+        else:
+            self._loop.call_soon(callback)
 
-    def _is_read(self) -> bool:
-        """Whether all that is in the output's pipe was read, and what was read is on its way."""
+    def _left(self) -> int | None:
+        """Bytes in the output's pipe while no others are between it and the loop; None where that cannot be asked, as
+        on Windows."""
         if sys.platform == "win32":
-            return True
+            return None
         else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
-            import fcntl
-            import termios
-
+            try:
+                import fcntl
+                import termios
+            except ImportError:
+                return None
             with self._reading:
                 left = bytearray(4)
                 fcntl.ioctl(self._stdout, termios.FIONREAD, left)
-                return not any(left)
+                return int.from_bytes(left, sys.byteorder)
 
     def _read_output(self, descriptor: int) -> None:
         self._read(descriptor, self._sink.output, self._reading)
