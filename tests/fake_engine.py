@@ -251,8 +251,8 @@ class Engine:
             except Interrupted:
                 self.write("\n" + self.options.in_prefix + "\nInterrupted by user\n")
                 os._exit(130)
-        elif verb == "full":
-            self.write(rest)
+        elif verb in ("full", "huge"):  # full [text first]; huge [a message that fills the window]
+            self.write(rest if verb == "full" else "")
             self.log("W \n\nfake: context full and context shift is disabled => stopping")
             self.write("\n\n")
             os._exit(0)

@@ -247,7 +247,7 @@ def test_exit_code_5(fake: str, tmp_path: Path) -> None:
 
 
 def test_exit_code_6(fake: str) -> None:
-    done = run("--engine", fake, "--json", "full")
+    done = run("--engine", fake, "--json", "huge" + " a" * 1200)
     assert (done.returncode, json.loads(done.stdout)["finish_reason"]) == (6, "context_overflow")
     assert b"does not fit into the context window of 2048 tokens" in done.stderr
     done = run("--engine", fake, "full up to here")

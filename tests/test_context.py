@@ -450,3 +450,12 @@ def test_a_real_model_summarises(engine: EngineBinary, model: Path) -> None:
         assert told and any(MARK in prompt for prompt in talker.prompts)
 
     run(summarizing(settings), body)
+
+
+@needs_scripts
+def test_a_reply_of_nothing_that_can_be_seen_fills_the_window(bitnet_2024: Settings) -> None:
+    async def body(talker: Talker) -> None:
+        last = await talker.ask("full")
+        assert isinstance(last, Completed) and last.reason is FinishReason.CONTEXT_OVERFLOW and last.text == ""
+
+    run(bitnet_2024, body)

@@ -28,6 +28,9 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDe
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
 
+HUGE = "huge" + " a" * 1200
+"""More than half of the scripted engine's window."""
+
 
 class Rig:
     """A backend on the scripted engine, and what that engine saw."""
@@ -390,7 +393,7 @@ def test_a_history_that_is_too_long_to_load_loses_its_oldest_turns(rig: Rig) -> 
 
 def test_a_message_larger_than_the_window(rig: Rig) -> None:
     async def body(backend: ResidentBackend) -> None:
-        last = (await ask(backend, said("full")))[-1]
+        last = (await ask(backend, said(HUGE)))[-1]
         assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
         assert "2048 tokens" in str(last.error)
         assert (await ask(backend, said("say short")))[-1].text == "short"  # type: ignore[union-attr]
@@ -404,7 +407,7 @@ def test_a_message_that_can_never_fit_drops_nothing(rig: Rig) -> None:
         for number in range(3):
             conversation = conversation.with_user(f"say number {number}")
             conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
-        events = await ask(backend, conversation.with_user("full"))
+        events = await ask(backend, conversation.with_user(HUGE))
         assert isinstance(events[-1], Failed) and isinstance(events[-1].error, ContextOverflow)
         assert notices(events) == []
         assert (await ask(backend, conversation.with_user("say short")))[-1].text == "short"  # type: ignore[union-attr]

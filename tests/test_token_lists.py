@@ -172,6 +172,8 @@ def test_what_is_evaluated_is_the_rendered_conversation(
             assert process is not None
             tape = tapes[process]
             assert (events[-1].text, events[-1].reason) == (said, FinishReason.STOP), (turn, tape.typed)
+            if engine.verbosity() is None:
+                continue  # an engine that tells no tokens
             prompt = RENDERED[f"{family}/{system}"][turn]
             expected = await tokens.of(prompt.removeprefix(bos) if adds_bos else prompt, whole=True)
             answered = [*expected, *reply]

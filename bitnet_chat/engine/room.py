@@ -76,6 +76,13 @@ class Room:
         half = max(size / 2 - message.count - pinned.count, room / 2)
         return left + messages_to_drop(kept.turns, [cost * scale for cost in costs], half, room)
 
+    def fits_alone(self, talk: Talk, history: Conversation, text: str) -> bool:
+        """Whether ``text`` has nothing before it that could leave the window, and surely takes less than half of it."""
+        kept = self.window.kept(history)
+        size = self.size or talk.context_size
+        need = talk.cost_of_history(kept, self.count) + talk.cost_of_message(text, self.count)
+        return not kept.turns and need.at_most * 2 < size
+
     def more_to_drop(self, history: Conversation) -> int:
         """The same where the engine said that it was too much, whatever had been counted. Raises ContextOverflow where
         the policy is to stop and there is something that could leave."""

@@ -194,7 +194,7 @@ class Session:
                 if turn.end is not None:
                     yield await self._completed(process, question, turn, turn.end)
                     return
-                reason = await self._reason_of_death(process, question.history, turn)
+                reason = await self._reason_of_death(process, question, turn)
                 if reason is not None:
                     await self._keep_in_step(question, turn, reason)
                     yield Completed(reason, turn.text, turn.stats())
@@ -326,7 +326,7 @@ class Session:
         await self._trimmer.drop_more(process, history)
         return None
 
-    async def _reason_of_death(self, process: EngineProcess, history: Conversation, turn: Turn) -> FinishReason | None:
+    async def _reason_of_death(self, process: EngineProcess, question: Question, turn: Turn) -> FinishReason | None:
         """The child died in this turn: why the reply is over, or None where it is worth another try.
 
         Raises EngineDied or ContextOverflow when there is no hope.
@@ -335,9 +335,11 @@ class Session:
             return self._stop_reason
         # A classic engine whose context is full ends with 0 in the middle of its reply.
         if process.meter.overflowed or (process.exit_code == 0 and not process.was_stopped):
-            if turn.text:
+            room, talk = self.keeper.room, await self.keeper.talk()
+            # A reply can fill the window with tokens that print nothing.
+            if turn.text or room.fits_alone(talk, question.history, question.text):
                 return FinishReason.CONTEXT_OVERFLOW
-            await self._trimmer.drop_more(process, history)
+            await self._trimmer.drop_more(process, question.history)
             return None
         self.keeper.spend_restart(process)
         return FinishReason.ENGINE_DIED if turn.text else None
