@@ -136,7 +136,7 @@ class Turn:
         if self._estimate is not None and self.first is not None:
             if not added:  # not told; or the engine was started with the message, and has evaluated it before the turn
                 asked = self._estimate.asked()
-                added, exact = asked.count, exact and not asked.error
+                added, exact = min(asked.count, size or asked.count), exact and not asked.error
             before = self._estimate.before
             if not size and before is not None:
                 size = before.count + added
