@@ -364,9 +364,9 @@ def test_engine_probe(engine: EngineBinary) -> None:
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("exec cat", "is no llama-cli, llama-completion or BitNet engine"),
-        ("exit 7", "is no llama-cli"),
-        ("yes | head -c 3000000", "is no llama-cli"),
+        ("exec cat", "is not a llama-cli, llama-completion or BitNet engine"),
+        ("exit 7", "is not a llama-cli"),
+        ("yes | head -c 3000000", "is not a llama-cli"),
     ],
 )
 def test_what_is_no_engine(tmp_path: Path, script: str, message: str) -> None:

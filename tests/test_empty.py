@@ -1,4 +1,4 @@
-"""A reply that the model ends before its first word: found, told and seen by scripts, whoever answers."""
+"""A reply that the model ends before its first word: found, told and seen by scripts, on every backend."""
 
 from __future__ import annotations
 

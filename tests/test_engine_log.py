@@ -59,3 +59,11 @@ def test_a_server_writes_the_time_in_front() -> None:
 def test_a_debugger_that_an_abort_has_started_says_nothing() -> None:
     text = "ggml.c:1: GGML_ASSERT(x) failed\n30\t../sysdeps/unix/sysv/linux/wait4.c: No such file or directory.\n"
     assert log(text).tail() == "ggml.c:1: GGML_ASSERT(x) failed"
+
+
+def test_a_log_file_that_is_kept_from_being_written_says_nothing() -> None:
+    failed = "Failed to open logfile '/dev/null/log.log' with error 'Not a directory'"
+    assert log(f"{failed}\nllama_model_load: error loading model: invalid magic\n").tail() == (
+        "llama_model_load: error loading model: invalid magic"
+    )
+    assert log(f"{failed}\n").tail() == ""

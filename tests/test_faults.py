@@ -51,7 +51,7 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=BACKENDS)
-def who(request: pytest.FixtureRequest, classic: EngineBinary, modern: EngineBinary) -> Settings:
+def settings(request: pytest.FixtureRequest, classic: EngineBinary, modern: EngineBinary) -> Settings:
     """Each backend with an engine of its own."""
     settings = Settings(temperature=0.0, ctx=512, threads=1, journal=False)
     if request.param == "llama-server":
@@ -86,13 +86,13 @@ def end(events: list[Event]) -> Completed:
 
 
 @pytest.mark.engine
-def test_microsofts_file_answers_and_one_line_says_why(who: Settings, microsoft: Path, right: Path) -> None:
+def test_microsofts_file_answers_and_one_line_says_why(settings: Settings, microsoft: Path, right: Path) -> None:
     """The reply is ``yes`` only behind ``Assistant: ``, and ends only where ``<|eot_id|>`` ends a turn."""
-    first, second = replies(replace(who, model=str(microsoft)), ASKED, ASKED)
+    first, second = replies(replace(settings, model=str(microsoft)), ASKED, ASKED)
     (line,) = notices(first)
     assert "was mended" in line and "chat template" in line and "bitnet" in line and "llama-bpe" in line
     assert not notices(second)
-    (expected,) = replies(replace(who, model=str(right)), ASKED)
+    (expected,) = replies(replace(settings, model=str(right)), ASKED)
     assert not notices(expected)
     for events in (first, expected):
         assert (end(events).text, end(events).reason) == ("yes", FinishReason.STOP)
@@ -236,9 +236,9 @@ def test_a_refusal_is_no_silence() -> None:
 
 
 @pytest.mark.engine
-def test_a_template_that_ends_the_reply_is_refused(who: Settings, right: Path) -> None:
+def test_a_template_that_ends_the_reply_is_refused(settings: Settings, right: Path) -> None:
     source = "{% for m in messages %}{{ m.content + '<|eot_id|>' }}{% endfor %}"
-    (events,) = replies(replace(who, model=str(right), chat_template=source), ASKED)
+    (events,) = replies(replace(settings, model=str(right), chat_template=source), ASKED)
     failed = events[-1]
     assert isinstance(failed, Failed) and isinstance(failed.error, ModelError)
     assert "ends with <|eot_id|>" in failed.error.what and "--chat-template" in failed.error.remedy
@@ -261,9 +261,9 @@ def unheard(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.engine
-def test_a_template_without_a_system_role_is_told_once(who: Settings, unheard: Path) -> None:
+def test_a_template_without_a_system_role_is_told_once(settings: Settings, unheard: Path) -> None:
     asked = ASKED.with_system("be brief")
-    first, second = replies(replace(who, model=str(unheard)), asked, asked)
+    first, second = replies(replace(settings, model=str(unheard)), asked, asked)
     (line,) = notices(first)
     assert "leaves out system prompts" in line and not notices(second)
     assert end(first).text == "yes"

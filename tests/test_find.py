@@ -50,7 +50,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_real_engines_are_what_they_are(classic: EngineBinary, modern: EngineBinary) -> None:
     for binary, dialect in ((classic, Dialect.CLASSIC), (modern, Dialect.MODERN)):
         found = probe(binary.path, use_cache=False)
-        assert found.dialect is dialect and found.colour_takes_value
+        assert found.dialect is dialect and found.option("--color")[1:] == ["on"]
         assert found.version != "unknown" and found.make is Make.LLAMA
     assert classic.has("--in-prefix") and not modern.has("--in-prefix")
     server = classic.path.with_name(classic.path.name.replace("completion", "server"))
@@ -66,7 +66,7 @@ def test_a_classic_engine_wins_in_a_directory(tmp_path: Path) -> None:
 
 def test_old_builds_call_the_classic_one_llama_cli(tmp_path: Path) -> None:
     binary = find(str(program(tmp_path / "llama-cli", CLASSIC.replace(" [on|off|auto]", ""))))
-    assert binary.dialect is Dialect.CLASSIC and not binary.colour_takes_value
+    assert binary.dialect is Dialect.CLASSIC and binary.option("--color") == ["--color"]
 
 
 def test_the_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,10 +117,10 @@ def test_a_server_is_recognised_and_not_chatted_with(tmp_path: Path) -> None:
     [
         (lambda path: None, "there is no engine at|does not exist"),
         (lambda path: path.write_text("hello"), "not a program that can be run"),
-        (lambda path: program(path, "usage: something else"), "is no llama-cli"),
-        (lambda path: program(path, "", "exit 3"), "is no llama-cli"),
+        (lambda path: program(path, "usage: something else"), "is not a llama-cli"),
+        (lambda path: program(path, "", "exit 3"), "is not a llama-cli"),
         (lambda path: (path.write_bytes(b"\x7fELF nonsense"), path.chmod(0o755)), "built for another processor"),
-        (lambda path: program(path, "", "head -c 3000000 /dev/zero"), "is no llama-cli"),
+        (lambda path: program(path, "", "head -c 3000000 /dev/zero"), "is not a llama-cli"),
         (lambda path: path.mkdir(), "holds none of"),
     ],
 )
@@ -139,7 +139,7 @@ def test_something_that_never_answers(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_reads_its_input_gets_none(tmp_path: Path) -> None:
-    with pytest.raises(EngineNotFound, match="is no llama-cli"):
+    with pytest.raises(EngineNotFound, match="is not a llama-cli"):
         find(str(program(tmp_path / "reader", "", "read line; echo $line")))
 
 

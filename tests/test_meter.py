@@ -201,6 +201,29 @@ def test_what_an_engine_does_not_tell_is_estimated_and_said_to_be() -> None:
     assert not stats.exact
 
 
+@pytest.mark.parametrize("log", ["", "n_remain: -4\nn_past = 34\nn_remain: -5"])
+def test_a_message_that_an_engine_was_started_with_is_counted(log: str) -> None:
+    meter = Meter()
+    feed(meter, "n_past = 33" if log else "")
+    meter.sent(silently=True)
+    started_with_it = turn(meter)
+    feed(meter, log)
+    started_with_it.said("one two")
+    started_with_it.over(natural=True)
+    stats = started_with_it.stats()
+    assert (stats.prompt_tokens, stats.prompt_size) == (13, 33)
+    assert not stats.exact, "the message alone is an estimate"
+
+
+def test_a_reply_that_goes_on_adds_nothing_before_it() -> None:
+    meter = Meter()
+    meter.sent(silently=True)
+    going_on = Turn(meter, 0.0, estimate=Estimate(TokenCount(20), lambda: TokenCount(0), words))
+    going_on.said("more")
+    going_on.over()
+    assert (going_on.stats().prompt_tokens, going_on.stats().prompt_size) == (0, 20)
+
+
 def test_thoughts_are_tokens_of_the_reply() -> None:
     silent = turn(Meter())
     silent.thought("hm hm")

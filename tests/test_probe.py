@@ -229,8 +229,8 @@ NATIVE = b"\x7fELF" + bytes(60)
         ("#!/bin/sh\nkill -ILL $$\n", "instructions that this processor does not have", "engine install"),
         ("#!/bin/sh\nsh -c 'kill -ILL $$'\nexit 132\n", "instructions that this processor does not have", "install"),
         ("#!/bin/sh\nkill -SEGV $$\n", "crashed .SIGSEGV", "build it"),
-        ("#!/bin/sh\necho oh no >&2; exit 3\n", "is no llama-cli.*ends with exit code 3: oh no", "engine install"),
-        ("#!/bin/sh\necho hello\n", "is no llama-cli, llama-completion or BitNet engine\n", "engine install"),
+        ("#!/bin/sh\necho oh no >&2; exit 3\n", "is not a llama-cli.*ends with exit code 3: oh no", "engine install"),
+        ("#!/bin/sh\necho hello\n", "is not a llama-cli, llama-completion or BitNet engine\n", "engine install"),
     ],
 )
 def test_each_failure_has_its_sentence(tmp_path: Path, content: str, words: str, remedy: str) -> None:
@@ -321,7 +321,7 @@ def test_a_help_that_wants_a_model_is_asked_for_with_one(
     assert probe(program(tmp_path / "llama-cli", CLASSIC, wants)).dialect is Dialect.CLASSIC
     assert questions[1][0] == "--model" and questions[1][2] == "--help"
     questions.clear()
-    with pytest.raises(EngineNotFound, match="is no llama-cli"):
+    with pytest.raises(EngineNotFound, match="is not a llama-cli"):
         probe(program(tmp_path / "other", "nothing"))
     assert len(questions) == 1
 

@@ -108,11 +108,6 @@ class EngineBinary:
         return self.options.words(name, str(value))
 
     @property
-    def colour_takes_value(self) -> bool:
-        """``--color on`` instead of ``--color``: builds since late 2025."""
-        return self.options.takes_value("--color")
-
-    @property
     def traits(self) -> Traits:
         return next(
             traits

@@ -82,6 +82,7 @@ _CHATTER = re.compile(
     r"|.*is not marked as EOG|.*not in special_eog_ids|.*was not control-type|.*pre-tokenizer type, using"
     r"|main: buil[dt] |build: |.*on device \d+ is less |Memory (?:required|available) "
     r"|.*GENERATION QUALITY|.*CONSIDER REGENERATING|.*: \*+\s*$|.*Using metadata override|\d+\t\.\./"
+    r"|Failed to open logfile "  # see log_flags() of the dialects
 )
 _RANKS = (
     # llama.cpp takes I2_S and TL1 for types of its own that it has given up, and any failure for one of memory.

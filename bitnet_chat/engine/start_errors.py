@@ -135,7 +135,7 @@ def no_engine(path: Path, code: int, text: str) -> EngineNotFound:
     """It ran, and its ``--help`` is none of an engine."""
     ended = f", and ends with exit code {code}{_quoted(_last_line(text))}" if code else ""
     return EngineNotFound(
-        f"{path} runs but is no llama-cli, llama-completion or BitNet engine{ended}",
+        f"{path} runs but is not a llama-cli, llama-completion or BitNet engine{ended}",
         remedy="bitnet-chat engine install builds one; bitnet-chat engine list shows what was found",
     )
 

@@ -133,11 +133,12 @@ class Turn:
         meter, tokens = self._meter, self.tokens
         added, size, used = meter.prompt_tokens, meter.prompt_size, meter.context_used
         exact = meter.tokens is not None and size is not None
-        if not exact and self._estimate is not None and self.first is not None:
+        if self._estimate is not None and self.first is not None:
+            if not added:  # not told; or the engine was started with the message, and has evaluated it before the turn
+                asked = self._estimate.asked()
+                added, exact = min(asked.count, size or asked.count), exact and not asked.error
             before = self._estimate.before
-            if added is None:
-                added = self._estimate.asked().count
-            if size is None and before is not None:
+            if not size and before is not None:
                 size = before.count + added
             if used is None and size is not None:
                 used = size + tokens + self._is_natural

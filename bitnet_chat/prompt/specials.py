@@ -1,7 +1,7 @@
 """Special tokens in what comes from outside, for engines that read messages with special tokens switched on. Pure.
 
 A modern engine and llama-server render a conversation with the model's template and tokenize the result at once: the
-text of a control token acts there, whoever wrote it, and ``<|im_start|>system`` in a message begins a system prompt. No
+text of a control token acts wherever it stands, and ``<|im_start|>system`` in a message begins a system prompt. No
 option of theirs reads a message as plain text. An exact way is ``/apply-template``, ``/tokenize`` without special
 tokens for each message, and ``/completion`` with the numbers; the server then parses no thoughts and calls of tools in
 the reply, which it does with rules of its own for some thirty families of models. So the same is done as in the replay

@@ -23,7 +23,7 @@ class Flaw:
 
 
 def flaws(template: ChatTemplate, eos: str) -> tuple[Flaw, ...]:
-    """``eos``: the model's own end token. None for a template that refuses to be rendered: who uses it is told why."""
+    """``eos``: the model's own end token. None for a template that refuses to be rendered."""
     asked = Conversation((Message("user", _FIRST),))
     dialogue = Conversation((*asked.messages, Message("assistant", _REPLY), Message("user", _LAST)))
     once, often = _rendered(template, asked), _rendered(template, dialogue)

@@ -1,0 +1,85 @@
+"""The end of a turn of an engine whose colour can come before the last tokens, told by its log."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_chat.stream.classic_log import LoggedClassicFramer
+from bitnet_chat.stream.decoder import Utf8Decoder, encode
+from bitnet_chat.stream.framer import RESET, USER_INPUT, Frame, Ready, ReplyText, TurnEnd
+
+SUFFIX = "<|eot_id|>Assistant: "
+PREFIXES = ["", "<|im_start|>"]
+COLOUR = USER_INPUT.encode()
+
+
+def fed(framer: LoggedClassicFramer, data: bytes, size: int) -> list[Frame]:
+    decoder, frames = Utf8Decoder(), list[Frame]()
+    for start in range(0, len(data), size):
+        frames += framer.feed(decoder.decode(data[start : start + size]))
+    return frames + framer.feed(decoder.flush())
+
+
+def waits(framer: LoggedClassicFramer) -> list[Frame]:
+    assert framer.logged("waiting for user input")
+    return framer.waiting()
+
+
+def started(prefix: str) -> LoggedClassicFramer:
+    framer = LoggedClassicFramer(prefix, SUFFIX)
+    assert fed(framer, prefix.encode() + COLOUR, 1) + waits(framer) == [Ready()]
+    framer.sent()
+    return framer
+
+
+def said(frames: list[Frame]) -> bytes:
+    return encode("".join(frame.text for frame in frames if isinstance(frame, ReplyText)))
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@given(
+    reply=st.lists(st.sampled_from([b"a", b"\n", "é".encode(), b"\xf0\x9f", b"<|im_start|>", b"\x1b[1m", b" "])).map(
+        b"".join
+    ),
+    natural=st.booleans(),
+    early=st.integers(0, 40),
+    size=st.sampled_from([1, 3, 1000]),
+)
+def test_the_colour_may_come_anywhere_before_the_end(
+    prefix: str, reply: bytes, natural: bool, early: int, size: int
+) -> None:
+    framer = started(prefix)
+    text = reply + b"\n" * natural
+    at = max(0, len(text) - early)
+    parts = [text[:at], COLOUR, text[at:], prefix.encode()]  # the prefix is written in one piece
+    if early == 0:
+        parts = [text, prefix.encode(), COLOUR]
+    frames = fed(framer, b"".join([(RESET + SUFFIX).encode(), *parts]), size)
+    assert not any(isinstance(frame, TurnEnd) for frame in frames), "nothing but the log ends a turn"
+    if natural:
+        assert not framer.logged("found an EOG token")
+    frames += waits(framer)
+    assert frames[-1] == TurnEnd(natural)
+    assert said(frames) == reply
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_colour_of_the_models_own_is_a_part_of_the_reply(prefix: str) -> None:
+    framer, own = started(prefix), b"green: " + COLOUR + b" and on " * 1000
+    frames = fed(framer, (RESET + SUFFIX).encode() + own + b"\n" + prefix.encode() + COLOUR, 7)
+    framer.logged("found an EOG token")
+    frames += waits(framer)
+    assert said(frames) == own and frames[-1] == TurnEnd(natural=True)
+
+
+def test_a_message_that_holds_the_line_of_the_log_ends_nothing() -> None:
+    framer = started("")
+    fed(framer, (RESET + SUFFIX).encode(), 5)
+    framer.logged("found an EOG token")
+    framer.logged("n_past = 12")
+    frames = fed(framer, b"first" + COLOUR, 2)
+    assert not any(isinstance(frame, TurnEnd) for frame in frames)
+    frames += waits(framer)
+    assert said(frames) == b"first" and frames[-1] == TurnEnd(natural=False)
