@@ -118,11 +118,12 @@ def test_the_engine_is_told_where_it_takes_it(classic: EngineBinary, microsoft: 
 
 @pytest.mark.engine
 def test_an_override_of_the_users_own_is_not_doubled(classic: EngineBinary, microsoft: Path) -> None:
-    own = (OVERRIDE, "tokenizer.ggml.add_bos_token=bool:true")
-    for backend in ("engine", "llama-server"):
+    pre, other = "tokenizer.ggml.pre=str:llama-bpe", "tokenizer.ggml.add_bos_token=bool:true"
+    for backend, value in (("engine", pre), ("llama-server", pre), ("engine", other), ("llama-server", other)):
+        own = (OVERRIDE, value)
         settings = Settings(model=str(microsoft), engine=str(classic.path), backend=backend, engine_args=own, ctx=512)
         (events,) = replies(replace(settings, temperature=0.0, threads=1, journal=False), ASKED)
-        assert "not mended" in notices(events)[0] and end(events).text == "yes"
+        assert ("not mended" in notices(events)[0]) == (value == pre) and end(events).text == "yes"
 
 
 def test_our_own_tokenizer_follows(microsoft: Path, right: Path, tmp_path: Path) -> None:

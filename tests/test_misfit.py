@@ -137,12 +137,13 @@ def test_i2_s_on_ik_is_said_before_a_word_of_it_is_shown(tmp_path: Path) -> None
     assert misfit(unlike, support.known(engine, [unlike]), "llama-cli") is None
 
 
-def test_the_chat_is_told_of_a_file_that_is_computed_wrongly(tmp_path: Path) -> None:
+def test_a_file_that_is_computed_wrongly_is_refused(tmp_path: Path) -> None:
     path = llama3_file.write(tmp_path / "m.gguf", kind=36, file_type=40)
     engine = engine_file(tmp_path / "llama-cli", *WORDS["ik"])
     header = read_info(path).header
-    assert "computes them wrongly" in support.warning(engine, header)
-    assert support.warning(engine_file(tmp_path / "bitnet", *WORDS["bitnet-2024"]), header) == ""
+    with pytest.raises(ModelError, match="computes them wrongly"):
+        support.require_right_results(engine, header)
+    support.require_right_results(engine_file(tmp_path / "bitnet", *WORDS["bitnet-2024"]), header)
 
 
 # Memory

@@ -751,3 +751,44 @@ def test_every_state_can_end_and_no_transition_leads_nowhere() -> None:
     while more := {target for (source, _), target in TRANSITIONS.items() if source in reachable} - reachable:
         reachable |= more
     assert reachable == set(State)
+
+
+def test_bytes_that_are_no_text_are_not_typed_either(rig: Rig, tmp_path: Path) -> None:
+    """Without a special token in front of a message the history is typed with it."""
+    heard = tmp_path / "heard"
+    rig.environment.setenv("FAKE_ENGINE_HEARD", str(heard))
+
+    async def body(backend: ResidentBackend) -> None:
+        conversation = said("first").with_assistant("a \udcf0\udc9f b").with_user("say done")
+        assert isinstance((await ask(backend, conversation))[-1], Completed)
+        assert "a \ufffd b" in json.loads(heard.read_text().splitlines()[-1])
+
+    run(
+        rig, body, chat_template="{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}assistant: "
+    )
+
+
+def test_a_conversation_that_no_start_prepares_starts_one_process_a_message(rig: Rig, tmp_path: Path) -> None:
+    """No special token in front of the message and no BOS token: only a start with the message itself is right."""
+    from token_model import write
+
+    template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}assistant:"
+    path = write(
+        tmp_path / "m.gguf", template=template, bos="<s>", eos="</s>", adds_bos=False, special=["<s>", "</s>"],
+        last=":", end="</s>",
+    )  # fmt: skip
+    rig.model = path
+
+    async def body(backend: ResidentBackend) -> None:
+        conversation = Conversation()
+        for number in range(3):
+            conversation = conversation.with_user(f"say {number}")
+            last = (await ask(backend, conversation))[-1]
+            assert isinstance(last, Completed) and last.reason is FinishReason.STOP
+            conversation = conversation.with_assistant(last.text, last.reason)
+            backend.prepare(conversation)
+            while backend._session.keeper.starting is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert [launch["prompt"].count("user:") for launch in rig.launches] == [1, 2, 3]
+
+    run(rig, body)

@@ -101,12 +101,12 @@ class LlamaServer:
     def command(self) -> list[str]:
         """How it is started. Reads the header and knocks at rpc-servers: may run in a thread."""
         from bitnet_chat.models.chat_template import prepare
-        from bitnet_chat.models.faults import OVERRIDE
+        from bitnet_chat.models.faults import OVERRIDE, overridden
         from bitnet_chat.models.memory import context_for
 
         settings = self._settings
         spread.knock(self._rpc)
-        takes = self.binary.has(OVERRIDE) and OVERRIDE not in settings.engine_args
+        takes = self.binary.has(OVERRIDE) and not overridden(settings.engine_args)
         prepared = prepare(
             self.model, settings.chat_template, self.notices.append, engine=self.binary.path, takes_overrides=takes
         )

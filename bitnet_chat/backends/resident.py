@@ -259,9 +259,9 @@ class ResidentBackend:
 
     def _prepared(self, notify: Callable[[str], None]) -> Prepared:
         from bitnet_chat.models.chat_template import prepare
-        from bitnet_chat.models.faults import OVERRIDE
+        from bitnet_chat.models.faults import OVERRIDE, overridden
 
-        takes = self.binary.has(OVERRIDE) and OVERRIDE not in self._settings.engine_args
+        takes = self.binary.has(OVERRIDE) and not overridden(self._settings.engine_args)
         wanted = self._settings.chat_template
         return prepare(self._model, wanted, notify, engine=self.binary.path, takes_overrides=takes)
 

@@ -23,7 +23,6 @@ from bitnet_chat.engine.spare import Spares
 from bitnet_chat.errors import BitnetChatError, EngineDied
 from bitnet_chat.prompt.tokens import TokenCount
 
-_ANY_MESSAGE = "What else?"
 _PAUSE = 0.1  # seconds
 
 
@@ -143,9 +142,8 @@ class Keeper:
         memory = self.room.window.kept(self._history)
         if loaded.has_strayed or loaded.memory != memory:
             return False
-        if not message and not loaded.has_answered:
-            return True
-        return loaded.process.input_for(memory, message or _ANY_MESSAGE) is not None
+        process = loaded.process
+        return process.is_prepared_for(memory) if not message else process.input_for(memory, message) is not None
 
     def _fill_spares(self) -> None:
         """Load the spares, now that no reply is under way."""

@@ -150,6 +150,7 @@ class EngineProcess:
     def facts(self) -> dict[str, object]:
         """What a recording needs to be read with the same framer."""
         framer, facts = self._framer, dict[str, object](argv=self.argv, around=list(self.launch.around))
+        facts["framer"] = framer.kind
         if isinstance(framer, ThinkingFramer):
             facts["thinking"] = [*framer.tags, framer.is_open]
         return facts
@@ -159,6 +160,10 @@ class EngineProcess:
     def input_for(self, history: Conversation, text: str) -> Input | None:
         """How a message, clean and not empty, is put to it; see :meth:`bitnet_chat.engine.dialects.Talk.input`."""
         return self._talk.input(self.launch, self.context, history, text)
+
+    def is_prepared_for(self, history: Conversation) -> bool:
+        """See :meth:`bitnet_chat.engine.dialects.Talk.is_prepared`."""
+        return self._talk.is_prepared(self.launch, self.context, history)
 
     def send(self, message: Input, *, watched: bool = False) -> None:
         """Hand over a message, or have it go on with what its context ends with; the state must be idle. ``watched``:

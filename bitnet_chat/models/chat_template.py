@@ -43,21 +43,23 @@ def prepare(
 ) -> Prepared:
     """Reads the header of the model. ``notify`` hears what was mended, and what is wrong and was not.
 
-    Raises ModelError for a model that cannot be read, and for a template that no reply can be had with.
+    Raises ModelError for a model that cannot be read or that the engine computes wrongly, and for a template that no
+    reply can be had with.
     """
     from bitnet_chat.models.faults import mended
     from bitnet_chat.models.gguf import read_header
-    from bitnet_chat.models.support import mentioned, warning
+    from bitnet_chat.models.support import mentioned, require_right_results
     from bitnet_chat.prompt.template_checks import OTHER, flaws
 
     said = read_header(model)
+    require_right_results(engine, said)
     result = mended(
         said,
         lambda word: word in mentioned(engine, (word,)),
         takes_overrides=takes_overrides,
         keeps_template=bool(wanted),
     )
-    header, notes = result.header, [note for note in (warning(engine, said), result.note) if note]
+    header, notes = result.header, [result.note] if result.note else []
     source, name = template_source(wanted, header, notes.append)
     template = _read(source, name, header)
     for flaw in flaws(template, header.eos) if not isinstance(template, ModelError) else ():

@@ -6,7 +6,7 @@ with the metadata of the first two entries, which stand together in one file, wa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from bitnet_chat.models.gguf import ModelHeader
 
 _PRE, OVERRIDE = "tokenizer.ggml.pre", "--override-kv"
+
+
+def overridden(engine_args: Iterable[str]) -> bool:
+    """Whether flags of the user's own set the pre-tokenizer."""
+    return any(_PRE in argument for argument in engine_args)
 
 
 @dataclass(frozen=True, slots=True)

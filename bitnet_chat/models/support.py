@@ -77,17 +77,18 @@ def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
     return found.short if found is not None else ""
 
 
-def warning(binary: Path, header: ModelHeader) -> str:
-    """What is to be said of an engine that loads the model and computes it wrongly; empty otherwise. Reads both files
-    where there is a sign of it. Raises nothing."""
+def require_right_results(binary: Path, header: ModelHeader) -> None:
+    """Raises ModelError for an engine that loads the model and computes it wrongly. Reads both files where there is a
+    sign of it."""
     if header.file_type != I2_S_FILE:
-        return ""
+        return
     try:
         info = read_info(header.path)
     except ModelError:
-        return ""
+        return
     found = misfit(info, known(binary, [info]), binary.name)
-    return f"{found.what}: {found.remedy}" if found is not None and found.loads else ""
+    if found is not None and found.loads:
+        raise ModelError(found.what, remedy=found.remedy)
 
 
 def explanation(binary: Path, model: Path, ending: Ending) -> Misfit | None:

@@ -31,11 +31,12 @@ _NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")
 @dataclass(frozen=True, slots=True)
 class Opening:
     """How an engine is started for a history: ``prompt``, its initial prompt, guarded and without the BOS token that
-    the engine adds; ``in_prefix`` and ``in_suffix``, its flags."""
+    the engine adds; ``in_prefix`` and ``in_suffix``, its flags. ``is_open``: a message can be typed to it."""
 
     prompt: str
     in_prefix: str
     in_suffix: str
+    is_open: bool = True
 
 
 class PromptSegments:
@@ -104,7 +105,7 @@ class PromptSegments:
                 return Opening(prompt, in_prefix, self._in_suffix)
         # No engine starts with an empty prompt where it adds no BOS token. A message is no continuation of this one: it
         # gets an engine that is started with it.
-        return Opening("\n", "", self._in_suffix)
+        return Opening("\n", "", self._in_suffix, is_open=False)
 
     def behind_reply(self, prompt: str) -> Opening:
         """How to start an engine that replies to ``prompt``, guarded, and then waits for the next message."""

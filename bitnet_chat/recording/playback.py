@@ -115,12 +115,11 @@ def _framer(spawn: Entry, *, in_reply: bool) -> Framer:
         opening, echo = PROMPT, RESET
     else:
         prefix, suffix = option(argv, "--in-prefix"), option(argv, "--in-suffix")
-        # Builds whose flag takes a value flush their log before they change colour.
-        ordered = option(argv, "--color") == "on"
-        if "--log-verbosity" in argv and not (ordered and prefix):
+        kind = spawn.facts.get("framer") or _kind(argv)
+        if kind == "logged":
             framer = LoggedClassicFramer(prefix, suffix)
         else:
-            framer = ClassicFramer(prefix, suffix, ordered=ordered)
+            framer = ClassicFramer(prefix, suffix, ordered=kind == "ordered")
         opening, echo = prefix + USER_INPUT, RESET + suffix
     thinking = spawn.facts.get("thinking")
     if isinstance(thinking, list) and len(thinking) == 3 and all(isinstance(tag, str) and tag for tag in thinking[:2]):
@@ -130,6 +129,13 @@ def _framer(spawn: Entry, *, in_reply: bool) -> Framer:
         framer.sent()
         framer.feed(echo)
     return framer
+
+
+def _kind(argv: tuple[str, ...]) -> str:
+    """Of a recording that does not tell. Builds whose flag takes a value flush their log before they change colour."""
+    if option(argv, "--color") == "on":
+        return "ordered"
+    return "logged" if "--log-verbosity" in argv else "unordered"
 
 
 def option(argv: tuple[str, ...], flag: str) -> str:

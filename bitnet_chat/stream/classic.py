@@ -59,6 +59,10 @@ class ClassicFramer:
         self._said: list[str] = []
 
     @property
+    def kind(self) -> str:
+        return "ordered" if self._ordered else "unordered"
+
+    @property
     def reply(self) -> str:
         return "".join(self._said)
 

@@ -32,6 +32,10 @@ class LoggedClassicFramer(ClassicFramer):
         self._endings = [newline + part + USER_INPUT for newline in ("", "\n") for part in {in_prefix, ""}] + ["\n\n\0"]
         self._before_colour = [f"\n{in_prefix}\0", *([f"{in_prefix}\0"] if in_prefix else [])]
 
+    @property
+    def kind(self) -> str:
+        return "logged"
+
     def logged(self, line: str) -> bool:
         if line.startswith("n_past = "):
             self._waits = self._has_ended = False

@@ -60,6 +60,10 @@ Frame = Ready | ReplyText | ThinkingText | EngineError | TurnEnd | Stray
 
 class Framer(Protocol):
     @property
+    def kind(self) -> str:
+        """By which a recording is read in the same way: ``modern``, ``ordered``, ``unordered`` or ``logged``."""
+
+    @property
     def reply(self) -> str:
         """The reply to the last message as it was printed, thoughts included; empty where that is of no use."""
 

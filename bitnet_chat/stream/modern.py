@@ -70,6 +70,10 @@ class ModernFramer:
         """The commands that this engine's banner names."""
 
     @property
+    def kind(self) -> str:
+        return "modern"
+
+    @property
     def reply(self) -> str:
         return ""
 

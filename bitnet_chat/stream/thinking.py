@@ -118,6 +118,10 @@ class ThinkingFramer:
         self._splitter: ThinkingSplitter | None = None
 
     @property
+    def kind(self) -> str:
+        return self.inner.kind
+
+    @property
     def reply(self) -> str:
         return self.inner.reply
 

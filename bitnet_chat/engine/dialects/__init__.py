@@ -110,6 +110,9 @@ class Talk(Protocol):
         """How ``text``, clean and not empty, is put to an engine that was started with ``launch``, has ``history`` and
         has evaluated ``context``; None where nothing that can be written gives the tokens of the chat template."""
 
+    def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
+        """Whether no other start of an engine would be better for a message after ``history`` that is not known yet."""
+
     def context_after(self, context: str, reply: str, *, natural: bool) -> str:
         """What the engine has evaluated behind a reply, ``natural``: which the model ended itself. ``reply``: as the
         engine printed it, all thoughts included."""

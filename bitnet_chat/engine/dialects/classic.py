@@ -28,6 +28,8 @@ from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.seam import without_loose_end
 from bitnet_chat.stream.thinking import Tags, ThinkingFramer, leaves_open
 
+_ANY_MESSAGE = "What else?"
+
 
 class ClassicTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
@@ -81,8 +83,7 @@ class ClassicTalk:
             argv += option("--log-verbosity", verbosity)
         prompt, changed = joined(opening.prompt)
         notes = tuple(filter(None, (note(changed, "history"),)))
-        # BitNet 2024 aborts at bytes that are no UTF-8, newer builds read U+FFFD.
-        prompt = encode(prompt).decode("utf-8", "replace")
+        prompt = _valid(prompt)
         return Launch(
             argv=(*argv, *options.extra),
             framer=self._framer(opening),
@@ -122,7 +123,12 @@ class ClassicTalk:
         if launch.answers and context == prompt:
             return Input(GO_ON, prompt)
         typed = self._segments.typed(context, launch.in_prefix, prompt)
-        return Input(encode_lines(typed), prompt) if typed is not None else None
+        return Input(encode_lines(_valid(typed)), prompt) if typed is not None else None
+
+    def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
+        if self.input(launch, context, history, _ANY_MESSAGE) is not None:
+            return True
+        return not self._segments.opening(history).is_open
 
     def context_after(self, context: str, reply: str, *, natural: bool) -> str:
         return context + self._segments.guarded(reply) + self._end * natural
@@ -151,3 +157,8 @@ class ClassicTalk:
         for piece in special.split(text) if special else (text,):
             total += count(piece) if piece else TokenCount(0)
         return total
+
+
+def _valid(text: str) -> str:
+    """``text`` with U+FFFD for bytes that are not UTF-8: BitNet 2024 aborts at them, newer builds read that."""
+    return encode(text).decode("utf-8", "replace")

@@ -73,6 +73,9 @@ class ModernTalk:
         named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
         return Input(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
 
+    def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
+        return True
+
     def context_after(self, context: str, reply: str, *, natural: bool) -> str:
         return ""
 
