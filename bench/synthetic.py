@@ -11,8 +11,9 @@ from itertools import cycle
 from bare import converse
 from report import Figure, Goal, Section, ratios
 
+from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.dialects import Launch
+from bitnet_chat.engine.dialects import Input, Launch
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.session import Session
 from bitnet_chat.events import Completed, TextDelta
@@ -50,15 +51,27 @@ class _Flood:
     max_tokens: int | None = None
     no_message: bytes | None = None
     context_size = 0
-    keeps_thoughts = False
     go_on_message = ""
     argv = (sys.executable, "-I", "-S", "-c", _CHILD)
 
-    def launch(self, history: Conversation, *, unfinished: bool = False) -> Launch:
+    def launch(
+        self,
+        history: Conversation,
+        *,
+        message: str = "",
+        unfinished: bool = False,
+        sampling: Sampling | None = None,
+    ) -> Launch:
         return Launch(argv=self.argv, framer=ClassicFramer(_IN_PREFIX, _IN_SUFFIX, ordered=True))
 
-    def message(self, text: str, framer: Framer) -> bytes:
-        return text.encode() + b"\n"
+    def input(self, launch: Launch, context: str, history: Conversation, text: str) -> Input | None:
+        return Input(text.encode() + b"\n")
+
+    def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
+        return True
+
+    def context_after(self, context: str, reply: str, *, natural: bool) -> str:
+        return ""
 
     def clearing(self) -> bytes | None:
         return None
@@ -173,7 +186,7 @@ async def _through_process() -> float:
     try:
         await process.settled()
         begun = time.perf_counter()
-        process.send("go")
+        process.send(Input(b"go\n"))
         got = 0
         over = False
         while not over and (frames := await process.frames()):

@@ -93,8 +93,9 @@ def _agreement(texts: list[str]) -> str:
 def through_pty(threads: int) -> Run:
     talk = talk_of(endless(threads))
     launch = talk.launch(Conversation())
-    message = talk.message(launch.lead + QUESTION, launch.framer)
-    reply = converse(launch.argv, USER_INPUT.encode(), message)
+    message = talk.input(launch, launch.context, Conversation(), QUESTION)
+    assert message is not None
+    reply = converse(launch.argv, USER_INPUT.encode(), message.data)
     return Run(_text(launch, reply.data), _tokens(reply.log), reply.seconds, reply.cpu)
 
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import ModelError
+from bitnet_chat.prompt.specials import WORD_JOINER, SpecialTokens
 from bitnet_chat.prompt.template import ChatTemplate
 from bitnet_chat.stream.decoder import encode
 
 _GUARD = "\ufdd0"
 """A noncharacter behind the first character of a guarded text. One of the message's own is doubled."""
 _GUARDS = re.compile(f"{_GUARD}({_GUARD}?)")
-_WORD_JOINER = "\u2060"
 _PLACEHOLDER = "\ue0004\ue000"
 _NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")
 
@@ -59,8 +59,7 @@ class PromptSegments:
             if stripping and strips_after_special
             else None
         )
-        spelled = [token for token in longest_first if len(token) > 1]
-        self._spelled = re.compile("|".join(map(re.escape, spelled))) if spelled else None
+        self._guarding = SpecialTokens(longest_first, _GUARD)
         in_prefix = self._stripped(self.marks.end + self.marks.in_prefix).removeprefix(self.marks.end)
         self._in_prefix = in_prefix[: self._end_of_last_special(in_prefix)]
         in_suffix = self._stripped(self.marks.in_suffix)
@@ -71,10 +70,7 @@ class PromptSegments:
 
     def guarded(self, text: str) -> str:
         """``text`` in which nothing is a special token; see :func:`unguarded` and :func:`joined`."""
-        text = text.replace(_GUARD, _GUARD * 2)
-        while self._spelled is not None and self._spelled.search(text):  # one may stand within another
-            text = self._spelled.sub(lambda match: match[0][0] + _GUARD + match[0][1:], text)
-        return text
+        return self._guarding.as_text(text.replace(_GUARD, _GUARD * 2))[0]
 
     def render(self, conversation: Conversation) -> str:
         """The prompt for a reply to ``conversation``, guarded. Raises ModelError where the template refuses."""
@@ -164,14 +160,13 @@ def unguarded(text: str) -> str:
 def joined(text: str) -> tuple[str, int]:
     """The same for an engine that reads it with special tokens on, and the number of places that were changed.
 
-    A word joiner (U+2060, invisible) after its first character keeps the spelling of a special token text. Nothing else
-    is known to: llama.cpp matches these tokens before anything else.
+    A word joiner keeps the spelling of a special token text; see :mod:`bitnet_chat.prompt.specials`.
     """
     places = 0
 
     def character(match: re.Match[str]) -> str:
         nonlocal places
         places += not match[1]
-        return match[1] or _WORD_JOINER
+        return match[1] or WORD_JOINER
 
     return _GUARDS.sub(character, text), places

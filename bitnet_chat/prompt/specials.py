@@ -21,13 +21,14 @@ from dataclasses import replace
 
 from bitnet_chat.conversation import Message, Tool
 
-_WORD_JOINER = "\u2060"
+WORD_JOINER = "\u2060"
 
 
 class SpecialTokens:
-    """``tokens``: the texts of a model's control tokens."""
+    """``tokens``: the texts of a model's control tokens. ``mark``: the character that keeps such a text from being one."""
 
-    def __init__(self, tokens: Iterable[str] = ()) -> None:
+    def __init__(self, tokens: Iterable[str] = (), mark: str = WORD_JOINER) -> None:
+        self._mark = mark
         texts = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
 
@@ -35,9 +36,13 @@ class SpecialTokens:
         """``text`` without a control token in it, and the number of places that were changed."""
         changed = 0
         while self._pattern is not None and self._pattern.search(text):  # one may stand within another
-            text, count = self._pattern.subn(_joined, text)
+            text, count = self._pattern.subn(self._marked, text)
             changed += count
         return text, changed
+
+    def _marked(self, match: re.Match[str]) -> str:
+        token = match.group()
+        return token[0] + self._mark + token[1:]
 
     def told(self, messages: Iterable[Message]) -> tuple[tuple[Message, ...], int]:
         """The same of whole messages, the arguments of their calls included."""
@@ -72,8 +77,3 @@ def note(changed: int, place: str = "message") -> str:
     """A line for the user; empty where nothing was changed."""
     tokens = f"{changed} special token{'s' * (changed > 1)}"
     return f"{tokens} in the {place} kept as text by an invisible joiner" if changed else ""
-
-
-def _joined(match: re.Match[str]) -> str:
-    token = match.group()
-    return token[0] + _WORD_JOINER + token[1:]
