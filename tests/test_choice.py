@@ -18,6 +18,13 @@ from bitnet_chat.models.choice import Option, choose
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.memory import Shape
 
+
+@pytest.fixture
+def engine(built_engine: EngineBinary) -> EngineBinary:
+    """What these tests are about is in the builds of our own."""
+    return built_engine
+
+
 GB = 1_000_000_000
 SMALL, MIDDLE, LARGE = Option("small", GB, 2 * GB), Option("middle", 2 * GB, 3 * GB), Option("large", 5 * GB, 7 * GB)
 STRANGE = Option("strange", 9 * GB, 9 * GB, "I2_S weights need a BitNet build as engine")

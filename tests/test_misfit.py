@@ -29,6 +29,13 @@ from bitnet_chat.models import support
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.misfit import Ending, misfit
 
+
+@pytest.fixture
+def engine(built_engine: EngineBinary) -> EngineBinary:
+    """What these tests are about is in the builds of our own."""
+    return built_engine
+
+
 LOGS = Path(__file__).with_name("logs")
 # Names that stand in the files of each, of those that matter here.
 WORDS = {

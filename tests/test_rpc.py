@@ -32,6 +32,13 @@ from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import EngineDied, EngineNotFound, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
 
+
+@pytest.fixture
+def engine(built_engine: EngineBinary) -> EngineBinary:
+    """What these tests are about is in the builds of our own."""
+    return built_engine
+
+
 # Addresses.
 
 

@@ -25,7 +25,7 @@ WORD_JOINER = "\u2060"
 
 
 class SpecialTokens:
-    """``tokens``: the texts of a model's control tokens. ``mark``: a character that keeps such a text from being one."""
+    """``tokens``: the texts of a model's control tokens. ``mark``: the character that keeps a text from being one."""
 
     def __init__(self, tokens: Iterable[str] = (), mark: str = WORD_JOINER) -> None:
         self._mark = mark
