@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from bitnet_chat import paths
-from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
 from bitnet_chat.engine.find import find
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.errors import EngineNotFound
@@ -58,9 +60,16 @@ def modern() -> EngineBinary:
 
 
 @pytest.fixture(params=["classic", "modern", *OTHERS])
-def engine(request: pytest.FixtureRequest) -> EngineBinary:
+def engine(
+    request: pytest.FixtureRequest, dequantized: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> EngineBinary:
     """Each of the two real engines that are built, and the others."""
-    return probe(Path(request.param)) if request.param in OTHERS else _engine(Dialect(request.param))
+    if request.param not in OTHERS:
+        return _engine(Dialect(request.param))
+    found = probe(Path(request.param))
+    if found.make is Make.IK:
+        monkeypatch.setenv("BITNET_CHAT_MODEL", str(dequantized()))
+    return found
 
 
 @pytest.fixture(params=["classic", "modern"])
@@ -80,7 +89,24 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def dequantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """The bundled model in F32."""
+
+    @cache
+    def write() -> Path:
+        from dequantized import write
+
+        assert MODEL is not None
+        return write(MODEL, tmp_path_factory.mktemp("model") / MODEL.name)
+
+    return write
+
+
 @pytest.fixture
-def model() -> Path:
+def model(request: pytest.FixtureRequest, dequantized: Callable[[], Path]) -> Path:
+    """The bundled model, as the engine of the test can load it."""
     assert MODEL is not None, "models/bitnet-demo.gguf is missing"
-    return MODEL
+    names = [name for name in ("engine", "classic_engine") if name in request.fixturenames]
+    engines = [request.getfixturevalue(name) for name in names]
+    return dequantized() if any(each.make is Make.IK for each in engines) else MODEL

@@ -481,9 +481,9 @@ def test_a_server_that_ends_marks_what_it_cuts() -> None:
     run(test)
 
 
-def test_real_engines_say_the_same_streamed_and_whole(engine: EngineBinary) -> None:
+def test_real_engines_say_the_same_streamed_and_whole(built_engine: EngineBinary) -> None:
     """Character by character at temperature 0, with the same exact figures."""
-    settings = replace(Settings(), temperature=0.0, engine=str(engine.path))
+    settings = replace(Settings(), temperature=0.0, engine=str(built_engine.path))
     source = Source("demo", 1, lambda: open_backend(settings, "", advice="nothing"))
 
     async def test() -> None:

@@ -21,6 +21,13 @@ from bitnet_chat.errors import EngineDied, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.prompt.template import ChatTemplate
 
+
+@pytest.fixture
+def engine(built_engine: EngineBinary) -> EngineBinary:
+    """What these tests are about is in the builds of our own."""
+    return built_engine
+
+
 MODELS = Path(__file__).parent / "models"
 MODEL = MODELS / "tool-demo.gguf"
 CITY, NUMBER = {"city": {"type": "string"}}, {"type": "integer"}

@@ -15,6 +15,13 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.child import environment
 from bitnet_chat.engine.variables import TAKEN, of_engines, passed, reason
 
+
+@pytest.fixture
+def engine(built_engine: EngineBinary) -> EngineBinary:
+    """What these tests are about is in the builds of our own."""
+    return built_engine
+
+
 # With each of them alone an engine of 2024 or 2026 was seen to reply otherwise, not at all, or elsewhere.
 HARMFUL = {
     "LLAMA_ARG_LOG_JSONL": "1",

@@ -135,6 +135,8 @@ class Ears:
 def test_every_message_arrives_at_a_real_engine(
     engine: EngineBinary, transport: str, model: Path, tmp_path: Path
 ) -> None:
+    if engine.verbosity() is None:
+        pytest.skip("this engine does not tell what it heard")
     transcript = tmp_path / "transcript.txt"
     is_classic = engine.dialect is Dialect.CLASSIC
     ears = Ears()
