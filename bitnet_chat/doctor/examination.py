@@ -29,7 +29,7 @@ from bitnet_chat.engine.threads import TINY_MODEL, Processors, Threads
 from bitnet_chat.engine.threads import threads as share_of
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.models.info import ModelInfo, read_info
-from bitnet_chat.models.support import known
+from bitnet_chat.models.support import explanation, known
 from bitnet_chat.paths import bundled_model
 
 SWEEP_SECONDS = 10.0
@@ -64,7 +64,7 @@ def examine(wish: Wish) -> Iterator[Finding]:
             usable = replace(settings, engine=str(binary.path)) if binary is not None else None
         yield from _safely("engine", lambda: [variables.judge(os.environ)])
         if usable is not None:
-            yield from _safely("answer", lambda: _asked(usable))
+            yield from _safely("answer", lambda: _asked(usable, binary))
         yield from _safely("model", lambda: _of_model(settings, binary, info))
     if binary is not None and info:
         yield from _safely("threads", lambda: [threads.given(*_share(settings, info[0]))])
@@ -89,9 +89,17 @@ def _safely(group: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Findi
         yield warn(group, "looked at", f"looking at it failed: {error!r}", "please report this: bitnet-chat report")
 
 
-def _asked(settings: Settings) -> Iterator[Finding]:
-    if bundled_model() is None:
+def _asked(settings: Settings, binary: EngineBinary | None) -> Iterator[Finding]:
+    bundled = bundled_model()
+    if bundled is None:
         yield warn("answer", "known answers", "the bundled model is not installed", "install bitnet-chat anew")
+        return
+    unfit = explanation(binary.path, bundled) if binary is not None else None
+    if unfit is not None and unfit.certain:
+        seen = f"not compared: the bundled model cannot be loaded ({unfit.what})"
+        yield warn(
+            "answer", "known answers", seen, "bitnet-chat engine probe PATH --talk -m MODEL tries it with another model"
+        )
         return
     heard = trial.ask(settings)
     yield instructions.judge(instructions.build_of(heard.log), processor.instructions())

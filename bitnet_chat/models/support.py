@@ -91,9 +91,9 @@ def require_right_results(binary: Path, header: ModelHeader) -> None:
         raise ModelError(found.what, remedy=found.remedy)
 
 
-def explanation(binary: Path, model: Path, ending: Ending) -> Misfit | None:
-    """Why the engine at ``binary``, which has ended so, could not run a model. Reads both files; None where they do
-    not tell. Raises nothing."""
+def explanation(binary: Path, model: Path, ending: Ending | None = None) -> Misfit | None:
+    """Why the engine at ``binary`` cannot run a model, or could not where it has ended in ``ending``. Reads both files;
+    None where they do not tell. Raises nothing."""
     try:
         info = read_info(model)
     except ModelError:
