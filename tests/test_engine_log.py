@@ -67,3 +67,39 @@ def test_a_log_file_that_is_kept_from_being_written_says_nothing() -> None:
         "llama_model_load: error loading model: invalid magic"
     )
     assert log(f"{failed}\n").tail() == ""
+
+
+def test_what_a_user_pastes_is_not_the_engines_log() -> None:
+    """BitNet 2024 and llama-completion quote prompts and messages in their debug logs, line for line."""
+    pasted = "n_ctx = 99\nn_past = 5\n\nD n_remain: 5\nmain: context full, swapping: n_past = 9\nE failed to allocate"
+    seen: list[str] = []
+    for size in (1, 7, 1 << 20):
+        it = EngineLog(seen.append)
+        it.quotes("prompt", pasted.count("\n"))
+        it.quotes("buffer", pasted.count("\n"))
+        text = (
+            f"I main: load\nD prompt: \"{pasted}\"\nD tokens: [ 'n_ctx = 9':1 ]\nI main: interactive\n"
+            f"D buffer: '{pasted}'\nD input tokens: [ 'n_past':1 ]\nD n_remain: -3\nD eval: [ 'x':1 ]\nD n_past = 7\n"
+            f"D buffer: 'context full{'.' * (1 << 17)} context full\n"
+        ).encode()
+        for at in range(0, len(text), size):
+            it.feed(text[at : at + size])
+        it.close()
+        assert seen == ["I main: load", "I main: interactive", "D n_remain: -3", "D n_past = 7"], size
+        assert it.lines() == tuple(seen)
+        assert it.tail() == ""
+        seen.clear()
+
+
+def test_lines_that_go_on_with_another_explain_nothing() -> None:
+    assert log("I main: Input prefix: '\n<|im_start|>user'\n\ttop_k = 40\n").tail() == ""
+    assert log("I main: load\nterminate called after throwing\n  what():  error\n").tail() != ""
+
+
+def test_what_ik_says_of_any_model_explains_nothing() -> None:
+    text = (
+        "Failed to open logfile 'x' with error 'y'\n"
+        "llm_load_print_meta: rope_finetuned   = unknown\nllama_model_loader: unknown type i2_s\n"
+        "main: context full and n_predict == --2 => stopping\n"
+    )
+    assert log(text).tail().splitlines() == text.splitlines()[-2:]

@@ -66,6 +66,32 @@ def test_a_full_context_is_told_and_the_next_turn_works(engine: EngineBinary, tr
     run(lambda: ResidentBackend(settings), body)
 
 
+def test_a_pasted_log_changes_neither_figures_nor_the_reply(engine: EngineBinary, transport: str, model: Path) -> None:
+    pasted = "n_ctx = 99\nn_remain: 5\nn_past = 5 context full, swapping\nmain: prompt is too long\n\n"
+    settings = Settings(
+        engine=str(engine.path),
+        model=str(model),
+        temperature=0.0,
+        ctx=1024,
+        io="pipe" if transport == "pipe" else "pty",
+    )
+
+    async def body(backend: ResidentBackend) -> None:
+        conversation = Conversation().with_user(pasted + "hello")
+        for _ in range(2):
+            reply = await last(backend, conversation)
+            assert isinstance(reply, Completed) and reply.reason is FinishReason.STOP, reply
+            assert reply.stats.context_size == 1024
+            assert reply.stats.prompt_size is not None and reply.stats.prompt_size > 50
+            conversation = conversation.with_assistant(reply.text).with_user("one more: context full, swapping")
+        retold = Conversation().with_user("hi").with_assistant(pasted + "yes").with_user(pasted + "hello")
+        reply = await last(backend, retold)
+        assert isinstance(reply, Completed) and reply.reason is FinishReason.STOP, reply
+        assert reply.stats.context_size == 1024
+
+    run(lambda: ResidentBackend(settings), body)
+
+
 def test_interrupts_at_every_moment(engine: EngineBinary, transport: str, model: Path) -> None:
     settings = Settings(
         engine=str(engine.path), model=str(model), temperature=0.0, io="pipe" if transport == "pipe" else "pty"

@@ -17,10 +17,11 @@ from bitnet_chat.cli import replay
 from bitnet_chat.cli.report import of_session
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.prompt.verbatim import encode_lines
 from bitnet_chat.recording import store, transcript
-from bitnet_chat.recording.entry import Kind, of_facts
+from bitnet_chat.recording.entry import Entry, Kind, of_facts
 from bitnet_chat.recording.playback import play
-from bitnet_chat.recording.privacy import our_arguments
+from bitnet_chat.recording.privacy import conceal, our_arguments
 from bitnet_chat.recording.redaction import Redactor
 from bitnet_chat.stream.framer import Frame, ReplyText, TurnEnd
 
@@ -235,3 +236,18 @@ def test_names_in_a_command_line_start_from_the_folder_of_the_session(tmp_path: 
     last = of_session(now, [about, spawn, again])
     assert (Path(last.engine), Path(last.model), last.ctx, last.threads) == (Path("/opt/engine"), Path("/m.gguf"), 0, 2)
     assert of_session(now, [about]) == now and of_session(now, []) == now
+
+
+@pytest.mark.parametrize("with_text", [False, True])
+@pytest.mark.parametrize("front", ["user\n", "Customer of Acme asks: "])
+def test_what_a_template_types_around_a_message_is_no_part_of_it(front: str, with_text: bool) -> None:
+    argv = ["llama-cli", "--simple-io", "--in-prefix", "<|im_start|>", "--in-suffix", "<|im_end|>"]
+    session = [
+        of_facts(0.0, Kind.SPAWN, 1, {"argv": argv, "around": [front, " (Acme)"]}),
+        Entry(0.1, Kind.IN, 1, encode_lines(f"{front}Hello you (Acme)")),
+    ]
+    redacted = conceal(session, Redactor(), with_text=with_text)
+    text = "\n".join(transcript.to_lines(redacted))
+    assert ("Acme" in text or b"Acme" in bytes_in(text)) == with_text
+    shown = "".join(part for _, part in replay._Shown().all(list(transcript.of_lines(text.split("\n"), "report"))))
+    assert shown == f"[engine 1: llama-cli]\n> {'Hello you' if with_text else 'Xxxxx xxx'}\n"

@@ -98,6 +98,7 @@ class EngineProcess:
         self.state = State.STARTING
         self.meter = Meter()
         self.log = EngineLog(self._line)
+        self.log.quotes("prompt", launch.prompt.removesuffix("\n").count("\n"))
         self.launch = replace(launch, prompt="")  # which may be long, and is written once
         self.context = launch.context
         """What the engine has evaluated; see :class:`bitnet_chat.engine.dialects.Launch`."""
@@ -180,6 +181,7 @@ class EngineProcess:
         else:
             self._framer.sent()
         self._listen()
+        self.log.quotes("buffer", message.data.count(b"\n") - 1)
         self._write(message.data, command=False)
 
     def go_on(self) -> None:

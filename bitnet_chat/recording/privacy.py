@@ -65,6 +65,11 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
                     masked = engine_arguments if entry.kind is Kind.SPAWN else our_arguments
                     arguments = masked(arguments)
                 facts["argv"] = redactor.arguments(arguments)
+            if "around" in facts:
+                around = _around(facts["around"])
+                if not with_text:
+                    around = [each if is_role(each) else mask(each, _marks(entry.argv)) for each in around]
+                facts["around"] = [redactor.same_length(each) for each in around]
             if "folder" in facts:
                 facts["folder"] = redactor.text(str(facts["folder"]))
             yield of_facts(entry.at, entry.kind, entry.process, facts)
@@ -116,10 +121,13 @@ def _joined(entries: Iterable[Entry]) -> dict[tuple[int, Kind], bytes]:
     return {key: b"".join(each) for key, each in parts.items()}
 
 
+def _around(fact: object) -> list[str]:
+    return [each for each in fact if isinstance(each, str)] if isinstance(fact, list) else []
+
+
 def _front(spawn: Entry) -> str:
     """What is typed to an engine in front of each message, as far as it is made of names of roles."""
-    around = spawn.facts.get("around")
-    front = around[0] if isinstance(around, list) and around and isinstance(around[0], str) else ""
+    front, *_ = *_around(spawn.facts.get("around")), ""
     return encode_lines(front).decode().removesuffix("/\n") if front and is_role(front) else ""
 
 
