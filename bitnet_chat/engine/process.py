@@ -98,7 +98,8 @@ class EngineProcess:
         self.state = State.STARTING
         self.meter = Meter()
         self.log = EngineLog(self._line)
-        self.log.quotes("prompt", launch.prompt.removesuffix("\n").count("\n"))
+        told = launch.prompt.partition("\0")[0]  # the log is written by C
+        self.log.quotes("prompt", told.removesuffix("\n").count("\n"))
         self.launch = replace(launch, prompt="")  # which may be long, and is written once
         self.context = launch.context
         """What the engine has evaluated; see :class:`bitnet_chat.engine.dialects.Launch`."""
