@@ -28,6 +28,8 @@ CONVERSATIONS = (
     ("Hello", "What is BitNet?", "How do I leave?", "Thank you/", "5"),
     ("Write a list.", "Another one.", "\\", "hello\n", "How do I save the conversation?"),
     ("Count to twenty.", " again", "你好", "What can you do?", "bye"),
+    # Its first reply is cut at the limit: no end-of-turn token was made, and the next prompt has one all the same.
+    ("Tell me a long story", "And then?", "Hello"),
 )
 
 

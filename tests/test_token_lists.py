@@ -11,7 +11,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
@@ -184,8 +184,6 @@ def test_what_is_evaluated_is_the_rendered_conversation(
         await backend.close()
 
     def settings_of(engine: EngineBinary, **more: object) -> Settings:
-        from dataclasses import replace
-
         return replace(settings, engine=str(engine.path), **more)  # type: ignore[arg-type]
 
     async def main() -> None:
@@ -202,5 +200,36 @@ def test_what_is_evaluated_is_the_rendered_conversation(
                         await talk(classic_engine, tokens, system, start)
         finally:
             await backend.close()
+
+    asyncio.run(asyncio.wait_for(main(), 120))
+
+
+@pytest.mark.parametrize(("family", "kind", "name"), [case for case in cases() if case[2] != STRIPPING])
+def test_a_modern_engine_evaluates_as_many(
+    modern: EngineBinary, classic: EngineBinary, tmp_path: Path, family: str, kind: str, name: str
+) -> None:
+    """Live: it renders the conversation itself, and tells how many tokens that are."""
+    settings = Settings(model=str(model_of(tmp_path, family, kind, name)), temperature=0.0, journal=False, threads=1)
+    _, bos, _, adds_bos = FAMILIES[family]
+
+    async def main() -> None:
+        server = LlamaServer(replace(settings, engine=str(classic.path), backend="llama-server"))
+        serving = server.backend()
+        await serving.service.ready()
+        process = server.server.process
+        assert process is not None
+        tokens = Tokens(process.url, process.key)
+        backend = ResidentBackend(replace(settings, engine=str(modern.path)))
+        conversation = Conversation()
+        for turn, message in enumerate(MESSAGES):
+            conversation = conversation.with_user(message)
+            *_, end = [event async for event in backend.reply(conversation, ReplyOptions(max_tokens=8))]
+            assert isinstance(end, Completed), end
+            prompt = RENDERED[f"{family}/"][turn]
+            expected = await tokens.of(prompt.removeprefix(bos) if adds_bos else prompt, whole=True)
+            assert end.stats.prompt_size == len(expected), (turn, end)
+            conversation = conversation.with_assistant(end.text, end.reason)
+        await backend.close()
+        await serving.close()
 
     asyncio.run(asyncio.wait_for(main(), 120))
