@@ -323,3 +323,22 @@ def test_an_engine_that_goes_on_in_another_way_is_told_as_it_is() -> None:
     assert Seam(" \udcf0").feed(" no") == "no"
     assert Seam("\udcf0\udc9f").feed("no") == "no"
     assert Seam("").feed(" Next") == " Next"
+
+
+@posix
+def test_a_child_that_was_loaded_behind_a_stopped_reply_is_not_told_to_go_on(scripted: tuple[Settings, Path]) -> None:
+    config, record = scripted
+
+    async def body(backend: ResidentBackend) -> None:
+        cut = Conversation().with_system("be kind").with_user("one").with_assistant("so", CUT)
+        backend.prepare(cut)
+        keeper = backend._session.keeper
+        assert keeper.starting is not None
+        await keeper.starting
+        assert keeper.process is not None
+        await keeper.process.settled()
+        assert prompts(record)[-1].endswith("so<|im_end|>")
+        more, _ = await ask(backend, cut)
+        assert more.text == " and more" and prompts(record)[-1].endswith("assistant\nso")
+
+    run(config, body)
