@@ -129,7 +129,7 @@ def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
 
     async def rehearsed() -> Rehearsal:
         resident = ResidentBackend(settings)
-        resident.talk()  # a model or a template that cannot be used is no fault of the engine's
+        resident.talk()  # raises for a model or a template that cannot be used, which says nothing about the engine
         backend = GuardedBackend(resident, GuardLimits.of(settings), advice="nothing")
         try:
             return await rehearse(backend, binary.path)

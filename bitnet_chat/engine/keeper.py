@@ -352,7 +352,7 @@ class Keeper:
     # Mending
 
     def spend_restart(self, process: EngineProcess) -> None:
-        """Account for a death that nobody asked for. Raises EngineDied when there were too many, or the next would die
+        """Account for an unexpected death. Raises EngineDied when there were too many, or the next would die
         of the same."""
         if (lasting := death.of_fault(process)) is not None:
             raise lasting

@@ -81,7 +81,7 @@ def _look(path: Path) -> start_errors.Program:
         path.stat()
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
         why = error.strerror if isinstance(error, OSError) else "its links lead in a circle"
-        raise EngineNotFound(f"there is no engine at {path}: {why}") from None
+        raise EngineNotFound(f"{path} does not exist or cannot be read: {why}") from None
     if not path.is_file() or not os.access(path, os.X_OK):
         raise EngineNotFound(f"{path} is not a program that can be run", remedy="give a llama-cli or llama-completion")
     try:

@@ -279,7 +279,7 @@ class Session:
                 yield TextDelta(said)
             if limit is not None and turn.end is None and turn.exceeds(limit):
                 self.interrupt(FinishReason.LENGTH)
-            if process.meter.has_shifted and turn.end is None:  # what follows is no reply to the conversation
+            if process.meter.has_shifted and turn.end is None:  # what follows answers another context
                 process.kill()
         turn.over(natural=turn.end is not None and turn.end.natural)
         await process.log_is_level()

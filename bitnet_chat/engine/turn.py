@@ -143,7 +143,7 @@ class Turn:
             if used is None and size is not None:
                 used = size + tokens + self._is_natural
         if self.is_trimmed and size is not None:
-            used = size + tokens  # what is beyond the limit is no part of the conversation
+            used = size + tokens  # what is beyond the limit stays out of the conversation
         return Stats(
             prompt_tokens=added,
             tokens=tokens,

@@ -6,7 +6,7 @@ tokenized at once only where each seam lies beside a special token, since a toke
 the prefix ends at the last special token in front of the message, the suffix begins at the first one behind it, and
 what the template has between them and the message is typed with the message.
 
-Text of a message that spells a special token is guarded while it is rendered: it is no seam, and has to stay text.
+Text of a message that spells a special token is guarded while it is rendered: it stays text, and makes no seam.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ WORTH_COUNTING = 200
 SwitchModel = Callable[[str], Backend]
 
 _UNSAID = (FinishReason.INTERRUPTED, FinishReason.EMPTY)
-"""Ends of a reply that is no part of the conversation where nothing was said."""
+"""Ends of a reply that stays out of the conversation if it is empty."""
 
 
 class Talk:
