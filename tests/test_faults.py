@@ -189,7 +189,7 @@ def test_other_vocabularies_and_other_templates_are_left_alone() -> None:
         assert faults_in(header(**others)) == ()
     assert [fault.pre_tokenizer for fault in faults_in(header(pre_tokenizer="default"))] == ["llama-bpe"]
     foreign = header(chat_template=llama3_file.PLACEHOLDER, vocabulary_size=32_000, bos="<s>", pre_tokenizer="x")
-    assert faults_in(foreign) == ()  # <|eot_id|> is no token of it: refused, as any template that ends so
+    assert faults_in(foreign) == ()  # <|eot_id|> is not one of its tokens: refused, as any template that ends so
 
 
 @pytest.mark.parametrize("name", ["falcon_e", "falcon3"])

@@ -16,19 +16,21 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat import paths
+from bitnet_chat.backends import Sampling
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import spread
 from bitnet_chat.engine.binary import Dialect, EngineBinary, recognise
+from bitnet_chat.engine.dialects import EngineOptions, common_flags, left_out
 from bitnet_chat.engine.options import Option, read_options
 
 HERE = Path(__file__).parent / "options"
 LISTS = {path.stem: path.read_text("utf-8") for path in sorted(HERE.glob("*-*.txt"))}
 SERVERS = [name for name in LISTS if name.endswith("server")]
 CHATS = [name for name in LISTS if name not in SERVERS]
-ALL = {  # of a user who sets everything
+ALL = {  # with every setting set
     "ctx": 512,
     "threads": 1,
     "temperature": 0.5,
@@ -110,6 +112,16 @@ def test_a_command_line_has_what_is_listed_as_it_is_listed(
         print(f"\n{line}")
     else:
         assert line in (HERE / "commands.txt").read_text("utf-8").splitlines()
+
+
+def test_a_setting_that_an_engine_does_not_list_is_told() -> None:
+    text = "\n".join(line for line in LISTS["bitnet-2024-llama-cli"].splitlines() if "--min-p" not in line)
+    wanted = EngineOptions(Path("m.gguf"), sampling=Sampling(min_p=0.1, top_k=3))
+    for listed, line in ((text, "this engine does not list --min-p: left out"), (LISTS["bitnet-2024-llama-cli"], "")):
+        binary = recognise(Path("llama-cli"), listed, "")
+        assert binary is not None
+        assert left_out(binary, wanted) == line
+        assert ("--min-p" in common_flags(binary, wanted)) == (not line)
 
 
 def test_the_check_finds_what_stopped_every_build_of_bitnet() -> None:

@@ -425,4 +425,4 @@ def test_in_places_of_one_kind_one_that_holds_a_history_exactly_wins(
     assert find("llama-cli").path == modern
     program(tmp_path / "user" / "BitNet" / "build" / "bin" / "llama-cli", CLASSIC)
     classic.unlink()
-    assert find().path == modern  # a checkout that lies about is no place of that kind
+    assert find().path == modern  # a checkout is a place of another kind

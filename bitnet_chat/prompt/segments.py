@@ -99,8 +99,8 @@ class PromptSegments:
             prompt = before[: end - len(in_prefix)]
             if before[:end].endswith(in_prefix) and self._is_seam(prompt, in_prefix):
                 return Opening(prompt, in_prefix, self._in_suffix)
-        # No engine starts with an empty prompt where it adds no BOS token. A message is no continuation of this one: it
-        # gets an engine that is started with it.
+        # An engine that adds no BOS token refuses an empty prompt. A message does not continue this one: it gets an
+        # engine that is started with it.
         return Opening("\n", "", self._in_suffix, is_open=False)
 
     def behind_reply(self, prompt: str) -> Opening:

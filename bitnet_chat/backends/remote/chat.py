@@ -293,7 +293,7 @@ class ChatReader:
                 self.usage = Usage((cached or 0) + new, cached or 0, made, beyond=beyond)
 
     def _of_text(self, made: int) -> tuple[int, int]:
-        """Of the ``made`` tokens of a llama-server those within the limit, and how many of them are no text."""
+        """Of the ``made`` tokens of a llama-server those within the limit, and how many of them are not text."""
         if self.finish in (FinishReason.STOP, FinishReason.TOOL_CALLS):
             return made, min(made, 1) if self._made is None else max(0, made - self._made)
         return made if self._limit is None else min(made, self._limit), 0

@@ -153,12 +153,10 @@ def talk_for(
     return ModernTalk(binary, options, overriding_template, control_tokens)
 
 
-def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
-    """What both dialects share."""
-    option, sampling = binary.option, options.sampling
-    valued = {
-        "--ctx-size": options.context_size,
-        "--threads": options.threads,
+def _drawn(options: EngineOptions) -> dict[str, float | None]:
+    """How tokens are drawn, by option; None: the engine's own default."""
+    sampling = options.sampling
+    return {
         "--temp": options.temperature if sampling.temperature is None else sampling.temperature,
         "--seed": options.seed if sampling.seed is None else sampling.seed,
         "--top-p": sampling.top_p,
@@ -167,6 +165,22 @@ def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
         "--repeat-penalty": sampling.repeat_penalty,
         "--presence-penalty": sampling.presence_penalty,
         "--frequency-penalty": sampling.frequency_penalty,
+    }
+
+
+def left_out(binary: EngineBinary, options: EngineOptions) -> str:
+    """A line about what was asked for and no option of this engine can say; empty where all can be said."""
+    names = [name for name, value in _drawn(options).items() if value is not None and not binary.has(name)]
+    return f"this engine does not list {', '.join(names)}: left out" if names else ""
+
+
+def common_flags(binary: EngineBinary, options: EngineOptions) -> list[str]:
+    """What both dialects share."""
+    option = binary.option
+    valued: dict[str, object] = {
+        "--ctx-size": options.context_size,
+        "--threads": options.threads,
+        **_drawn(options),
         "--rpc": ",".join(options.rpc) or None,
     }
     if options.rpc and not binary.options.takes_value("--fit"):  # on by default, it puts there what fits

@@ -16,7 +16,7 @@ from dataclasses import replace
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.dialects import GO_ON, EngineOptions, Input, Launch, common_flags
+from bitnet_chat.engine.dialects import GO_ON, EngineOptions, Input, Launch, common_flags, left_out
 from bitnet_chat.prompt.segments import Opening, PromptSegments, joined
 from bitnet_chat.prompt.specials import note
 from bitnet_chat.prompt.tokens import Counter, TokenCount
@@ -82,7 +82,7 @@ class ClassicTalk:
         if verbosity := binary.verbosity():
             argv += option("--log-verbosity", verbosity)
         prompt, changed = joined(opening.prompt)
-        notes = tuple(filter(None, (note(changed, "history"),)))
+        notes = tuple(filter(None, (note(changed, "history"), left_out(binary, options))))
         prompt = _valid(prompt)
         return Launch(
             argv=(*argv, *options.extra),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.dialects import EngineOptions, Input, Launch, common_flags
+from bitnet_chat.engine.dialects import EngineOptions, Input, Launch, common_flags, left_out
 from bitnet_chat.prompt.specials import SpecialTokens, note
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.prompt.verbatim import MODERN_COMMANDS, encode_lines
@@ -60,7 +60,7 @@ class ModernTalk:
         if history.turns:
             system = "\n\n".join(filter(None, (system, retell(history))))
         system, changed = self._specials.as_text(system)
-        notes = (_RETOLD if history.turns else "", note(changed, "system prompt"))
+        notes = (_RETOLD if history.turns else "", note(changed, "system prompt"), left_out(binary, options))
         return Launch(
             argv=(*argv, *options.extra),
             framer=ModernFramer(),
