@@ -19,6 +19,8 @@ class Dialect(StrEnum):
     CLASSIC = "classic"
     MODERN = "modern"
     SERVER = "server"
+    NATIVE = "native"
+    """Our own program around a prebuilt library; see :mod:`bitnet_chat.engine.native`. Its path is the folder of it."""
 
 
 _MODEL = ("--model", "--ctx-size")

@@ -1,0 +1,285 @@
+"""The protocol of the native engine: requests to the child, messages from it, one line of JSON for each. Pure.
+
+A line is ASCII and ends in ``\\n``. A byte that is not UTF-8 stands as a lone surrogate, as everywhere in this program.
+``id`` names a request; a child with several sequences works on several requests at once, and their messages mix.
+
+What follows a request::
+
+    Complete              Prefill*, Token*, then Ended or Failed
+    Tokenize, Detokenize  Tokens, Text, or Failed
+    Embed                 Embedding or Failed
+    Save, Restore         Saved, Restored, or Failed
+    Stop                  the end of the request that it names: Ended("interrupted")
+
+The child says Loading while it loads and Ready once; Failed with the id None is the last that it says before it ends.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+__all__ = [
+    "Complete",
+    "Detokenize",
+    "Embed",
+    "Embedding",
+    "Ended",
+    "Failed",
+    "Loading",
+    "Message",
+    "Piece",
+    "Prefill",
+    "ProtocolError",
+    "Ready",
+    "Request",
+    "Restore",
+    "Restored",
+    "Save",
+    "Saved",
+    "Stop",
+    "Text",
+    "Token",
+    "Tokenize",
+    "Tokens",
+    "decode_message",
+    "decode_request",
+    "encode",
+]
+
+EndReason = Literal["stop", "length", "stop_text", "interrupted", "context_full"]
+FailureKind = Literal["usage", "unsupported", "context_full", "model", "failed"]
+
+Piece = tuple[str, bool]
+"""A part of a prompt: its text, and whether special tokens are read in it. Pieces are tokenized each by itself, so they
+meet beside a special token. No BOS token is added."""
+
+
+class ProtocolError(ValueError):
+    """A line that is none of this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Continue a prompt, which is ``prompt`` or else ``tokens``. Tokens that the sequence has evaluated already, from
+    the beginning on, are not evaluated again."""
+
+    kind: ClassVar[str] = "complete"
+    id: int
+    prompt: tuple[Piece, ...] = ()
+    tokens: tuple[int, ...] = ()
+    max_tokens: int | None = None
+    """None: up to the end of the window."""
+    sampling: dict[str, float] = field(default_factory=dict)
+    """By the names of :class:`bitnet_chat.backends.Sampling`; what is absent is the library's default."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the reply where they would begin; no part of one is ever sent."""
+    grammar: str = ""
+    """GBNF."""
+    schema: dict[str, Any] | None = None
+    """A JSON schema for the reply; ``{}`` allows any JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the request ``id`` within a token. A request that has ended is left alone."""
+
+    kind: ClassVar[str] = "stop"
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenize:
+    kind: ClassVar[str] = "tokenize"
+    id: int
+    prompt: tuple[Piece, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Detokenize:
+    kind: ClassVar[str] = "detokenize"
+    id: int
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    kind: ClassVar[str] = "embed"
+    id: int
+    prompt: tuple[Piece, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write what the last sequence that was used has evaluated into ``file``, a name in the folder of states."""
+
+    kind: ClassVar[str] = "save"
+    id: int
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    kind: ClassVar[str] = "restore"
+    id: int
+    file: str = ""
+
+
+Request = Complete | Stop | Tokenize | Detokenize | Embed | Save | Restore
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """``done``: of 1."""
+
+    kind: ClassVar[str] = "loading"
+    done: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """``context_size``: tokens of one sequence. ``sequences``: requests that are worked on at once. ``can``: what this
+    library can beyond completing: ``grammar``, ``schema``, ``embed``, ``state``."""
+
+    kind: ClassVar[str] = "ready"
+    library: str = ""
+    version: str = ""
+    context_size: int = 0
+    sequences: int = 1
+    can: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """``done`` of ``total`` tokens of the prompt are evaluated; ``cached`` of them were before."""
+
+    kind: ClassVar[str] = "prefill"
+    id: int
+    done: int = 0
+    total: int = 0
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Whole characters of the reply. ``tokens``: those that they came from, where the library tells."""
+
+    kind: ClassVar[str] = "token"
+    id: int
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """``stop``: the model ended the reply. ``stop_text``: a text of the request did. ``context_full``: the window did.
+
+    ``prompt_tokens``: evaluated anew; ``prompt_size``: of the whole prompt; ``tokens``: of the reply, without the one
+    that ended it; ``context_used``: in the window now. Seconds: of the prefill and of the reply.
+    """
+
+    kind: ClassVar[str] = "ended"
+    id: int
+    reason: EndReason = "stop"
+    prompt_tokens: int = 0
+    prompt_size: int = 0
+    tokens: int = 0
+    context_used: int = 0
+    prefill_seconds: float = 0.0
+    reply_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    kind: ClassVar[str] = "tokens"
+    id: int
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    kind: ClassVar[str] = "text"
+    id: int
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    kind: ClassVar[str] = "embedding"
+    id: int
+    values: tuple[float, ...] = ()
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    kind: ClassVar[str] = "saved"
+    id: int
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    kind: ClassVar[str] = "restored"
+    id: int
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """``context_full``: the prompt is longer than the window. ``unsupported``: this library cannot do it. ``model``:
+    the model cannot be loaded."""
+
+    kind: ClassVar[str] = "failed"
+    id: int | None = None
+    why: FailureKind = "failed"
+    what: str = ""
+
+
+Message = Loading | Ready | Prefill | Token | Ended | Tokens | Text | Embedding | Saved | Restored | Failed
+
+_REQUESTS: dict[str, type[Any]] = {
+    each.kind: each for each in (Complete, Stop, Tokenize, Detokenize, Embed, Save, Restore)
+}
+_MESSAGES: dict[str, type[Any]] = {
+    each.kind: each
+    for each in (Loading, Ready, Prefill, Token, Ended, Tokens, Text, Embedding, Saved, Restored, Failed)
+}
+
+
+def encode(message: Request | Message) -> bytes:
+    """One line."""
+    content = {"kind": message.kind, **asdict(message)}
+    return json.dumps(content, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """Raises ProtocolError."""
+    request: Request = _decoded(line, _REQUESTS)
+    return request
+
+
+def decode_message(line: bytes | str) -> Message:
+    """Raises ProtocolError."""
+    message: Message = _decoded(line, _MESSAGES)
+    return message
+
+
+def _decoded(line: bytes | str, kinds: dict[str, type[Any]]) -> Any:
+    try:
+        content = json.loads(line)
+        made = kinds[content.pop("kind")]
+        return made(**{name: _frozen(value) for name, value in content.items()})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ProtocolError(f"not a line of this protocol: {error}") from None
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, as the dataclasses have them."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def known_fields(kind: str) -> tuple[str, ...]:
+    """The fields of a request or a message, for errors and the documentation."""
+    return tuple(each.name for each in fields((_REQUESTS | _MESSAGES)[kind]))
