@@ -117,7 +117,7 @@ class Child:
                 return Text(request.id, decoder.decode(library.detokenize(request.tokens)) + decoder.flush())
             case Embed():
                 self._needs("embed")
-                tokens = self._fitting(self._tokens(request.prompt))
+                tokens = self._fitting(self._text_tokens(request.prompt))
                 return Embedding(request.id, library.embed(tokens), len(tokens))
             case Save():
                 self._needs("state")
@@ -151,6 +151,10 @@ class Child:
     def _tokens(self, prompt: tuple[Piece, ...]) -> tuple[int, ...]:
         with self._tokenizing:
             return self._pieces.tokens(prompt)
+
+    def _text_tokens(self, prompt: tuple[Piece, ...]) -> tuple[int, ...]:
+        """One piece is a whole text; several are as they are given."""
+        return self._library.tokenize(prompt[0], whole=True) if len(prompt) == 1 else self._tokens(prompt)
 
     def _fitting(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         size = self._library.context_size

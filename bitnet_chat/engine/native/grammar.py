@@ -9,12 +9,12 @@ RULES = {
     "array": '"[" space ( value ( space "," space value )* space )? "]"',
     "string": r'"\"" char* "\""',
     "char": r'[^"\\\x00-\x1f\x7f] | "\\" ( ["\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] )',
-    "number": '"-"? ( "0" | [1-9] [0-9]* ) ( "." [0-9]+ )? ( [eE] [-+]? [0-9]+ )?',
-    "integer": '"-"? ( "0" | [1-9] [0-9]* )',
+    # A model that may write any number of digits or blanks may write nothing else.
+    "number": 'integer ( "." [0-9]{1,16} )? ( [eE] [-+]? [0-9]{1,3} )?',
+    "integer": '"-"? ( "0" | [1-9] [0-9]{0,15} )',
     "boolean": '"true" | "false"',
     "null": '"null"',
-    # A model that may write any number of blanks may write nothing else.
-    "space": r'( " " | "\n" [ \t]? [ \t]? [ \t]? [ \t]? [ \t]? [ \t]? [ \t]? [ \t]? )?',
+    "space": r'( " " | "\n" [ \t]{0,20} )?',
 }
 
 ANY_JSON = "\n".join(f"{name} ::= {body}" for name, body in {"root": "value", **RULES}.items())
