@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable
 
 from bitnet_chat.engine.native import checks
-from bitnet_chat.engine.native.grammar import ANY_JSON
 from bitnet_chat.engine.native.library import Generation, Library, RequestError
 from bitnet_chat.engine.native.piece_cache import PieceCache
 from bitnet_chat.engine.native.protocol import (
@@ -134,8 +133,6 @@ class Child:
         grammar, schema = request.grammar, request.schema
         if grammar and schema is not None:
             raise RequestError("usage", "a grammar and a schema were given; a reply obeys one of them")
-        if schema == {}:
-            grammar, schema = ANY_JSON, None
         if grammar:
             self._needs("grammar")
         if schema is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from bitnet_chat.engine.native import ik_api
 from bitnet_chat.engine.native.embedding import mean
+from bitnet_chat.engine.native.grammar import SchemaError, of_schema
 from bitnet_chat.engine.native.ik_context import Context
 from bitnet_chat.engine.native.ik_model import Model
 from bitnet_chat.engine.native.ik_scheduler import Scheduler
@@ -45,7 +47,7 @@ class IkLlamaCpp:
         self._embedding = threading.Lock()
         self._scheduler = Scheduler(model, context, window=self.context_size, batch=batch, sequences=settings.sequences)
         state = ("state",) if self._states is not None else ()
-        self.can = ("grammar", *state, *(("embed",) if settings.embeddings else ()))
+        self.can = ("grammar", "schema", *state, *(("embed",) if settings.embeddings else ()))
 
     def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
         text, special = piece
@@ -56,6 +58,11 @@ class IkLlamaCpp:
         return b"".join(self._model.piece(token, special=True) for token in tokens)
 
     def complete(self, generation: Generation, sink: Sink) -> Outcome:
+        if generation.schema is not None:
+            try:
+                generation = replace(generation, grammar=of_schema(generation.schema), schema=None)
+            except SchemaError as error:
+                raise RequestError("unsupported", str(error)) from None
         return self._scheduler.complete(generation, sink)
 
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:

@@ -82,7 +82,7 @@ class Complete:
     grammar: str = ""
     """GBNF."""
     schema: dict[str, Any] | None = None
-    """A JSON schema for the reply; ``{}`` allows any JSON."""
+    """A JSON schema for the reply; ``{}`` allows any JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
