@@ -113,6 +113,7 @@ class Scheduler:
         if shared > kept:
             self._context.copy(donor, task.sequence, min(shared, most))
         task.cached = task.done = self._context.remove(task.sequence, min(max(kept, shared), most))
+        self._context.compact()
         self._tasks.append(task)
         task.sink.prefill(task.done, task.size, task.cached)
 

@@ -69,6 +69,7 @@ class Generation:
     sampling: dict[str, float]
     grammar: str
     schema: dict[str, object] | None
+    """One with :attr:`Library.schema_keywords`."""
 
 
 class Library(Protocol):
@@ -85,7 +86,12 @@ class Library(Protocol):
         """Tokens of one sequence."""
 
     @property
-    def can(self) -> tuple[str, ...]: ...
+    def can(self) -> tuple[str, ...]:
+        """See :class:`bitnet_chat.engine.native.protocol.Ready`."""
+
+    @property
+    def schema_keywords(self) -> tuple[str, ...]:
+        """Those of JSON schemas that it reads itself, beyond :mod:`bitnet_chat.engine.native.grammar`."""
 
     def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
         """``whole``: with the tokens that the model begins and ends a text with."""
