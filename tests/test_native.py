@@ -162,10 +162,12 @@ def test_bytes_of_all_kinds_arrive(child: Client) -> None:
     special = {token for token in range(300) if child.detokenize([token])[:2] == "<|"}
     for seed in range(12):
         reply = child.complete(chat("x"), max_tokens=40, sampling=HOT | {"seed": seed})
-        # What stands for no text has none in a reply; llama.cpp's server spells broken characters as U+FFFD.
-        spelled = child.detokenize([token for token in reply.tokens if token not in special])
-        assert re.sub("[\udc80-\udcff]", "", reply.text) == re.sub("[\ufffd\udc80-\udcff]", "", spelled)
-        assert len(reply.tokens) == reply.ended.tokens
+        assert reply.ended.tokens <= 40 and (reply.ended.tokens == 40) == (reply.ended.reason == "length")
+        if child.ready.library == "llama.cpp":  # which tells only the last token of those that make a character
+            assert len(reply.tokens) <= reply.ended.tokens
+        else:
+            spelled = child.detokenize([token for token in reply.tokens if token not in special])
+            assert (reply.text, len(reply.tokens)) == (spelled, reply.ended.tokens)
     joke = child.complete(chat("Tell me a joke 🙂"), **GREEDY)
     assert joke.text.endswith("😄")
 

@@ -162,9 +162,7 @@ class Scheduler:
 
     def _continue(self, task: _Task, logits: int) -> None:
         token = task.sampler.draw(logits, task.tokens)
-        if token is None:
-            task.end("stop")
-        elif self._model.ends(token):
+        if token is None or self._model.ends(token):
             task.end("cut" if task.sink.token(token, b"") else "stop")
         else:
             task.sampler.accept(token)

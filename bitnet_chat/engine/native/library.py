@@ -50,7 +50,8 @@ class Sink(Protocol):
 
     def prefill(self, done: int, total: int, cached: int) -> bool: ...
 
-    def token(self, token: int, piece: bytes) -> bool: ...
+    def token(self, token: int | None, piece: bytes, count: int = 1) -> bool:
+        """``count`` tokens have ``piece`` as their bytes; None where a library does not tell which."""
 
     @property
     def is_cut(self) -> bool:
@@ -99,8 +100,7 @@ class Library(Protocol):
     def detokenize(self, tokens: tuple[int, ...]) -> bytes: ...
 
     def complete(self, generation: Generation, sink: Sink) -> Outcome:
-        """Returns when the reply has ended. The token that ended it comes to the sink as a piece without bytes, or not
-        at all."""
+        """Returns when the reply has ended. The token that ended it comes to the sink, too."""
 
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]: ...
 

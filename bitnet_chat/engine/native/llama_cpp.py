@@ -141,7 +141,7 @@ class _Stream:
 
     def __init__(self, sink: Sink, size: int) -> None:
         self._sink, self._size = sink, size
-        self.done = 0
+        self.done = self._count = 0
         self.tokens: list[int] = []
         self._finish = ""
         self._error: Any = None
@@ -158,11 +158,15 @@ class _Stream:
             return self._sink.prefill(self.done, progress["total"], progress["cache"])
         self.done = self._size
         self._finish = choice["finish_reason"] or self._finish
-        cut = self._sink.is_cut
-        for each in (choice["logprobs"] or {}).get("content", ()):
-            self.tokens.append(each["id"])
-            cut = self._sink.token(each["id"], bytes(each["bytes"])) or cut
-        return cut
+        # Of tokens that end within a character the server tells nothing, until one completes it; but it counts them.
+        count = content["timings"]["predicted_n"] - self._count
+        self._count += count
+        if not count:
+            return self._sink.is_cut
+        pieces = (choice["logprobs"] or {}).get("content", ())
+        self.tokens += [each["id"] for each in pieces]
+        piece = b"".join(bytes(each["bytes"]) for each in pieces)
+        return self._sink.token(self.tokens[-1] if count == len(pieces) else None, piece, count)
 
     def outcome(self, max_tokens: int | None) -> Outcome:
         if self._error is not None:
@@ -171,7 +175,7 @@ class _Stream:
             return "cut"
         if self._finish == "stop":
             return "stop"
-        return "context_full" if max_tokens is None or len(self.tokens) < max_tokens else "length"
+        return "context_full" if max_tokens is None or self._count < max_tokens else "length"
 
 
 def _request(generation: Generation, slot: int) -> dict[str, Any]:
@@ -188,6 +192,7 @@ def _request(generation: Generation, slot: int) -> dict[str, Any]:
         # The bytes of each token; a chunk's text has them as characters, and what is none of one as U+FFFD.
         "logprobs": 1,
         "post_sampling_probs": True,
+        "timings_per_token": True,
         **sampling,
         **({"grammar": generation.grammar} if generation.grammar else {}),
         **({"json_schema": generation.schema} if generation.schema is not None else {}),
