@@ -16,7 +16,7 @@ from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, Re
 from bitnet_chat.engine.native.protocol import Piece
 from bitnet_chat.engine.native.sequences import Sequences
 
-_BATCH = 128
+_LEAST_BATCH = 64
 
 
 def load(settings: Settings, progress: Callable[[float], None]) -> IkLlamaCpp:
@@ -33,7 +33,7 @@ class IkLlamaCpp:
 
     def __init__(self, model: Model, settings: Settings) -> None:
         threads = settings.threads or os.cpu_count() or 1
-        batch = settings.batch_size or _BATCH
+        batch = settings.batch(_LEAST_BATCH)
         size = min(settings.context_size or model.trained_context, model.trained_context)
         context = Context(
             model, size=size * settings.sequences, batch=batch, sequences=settings.sequences, threads=threads
