@@ -262,6 +262,7 @@ def test_what_two_requests_share_is_read_once(child: Client) -> None:
 def test_a_state_outlives_the_process(start: Start, tmp_path: Path) -> None:
     tokens = [5 + at % 400 for at in range(300)]
     with start(state_folder=tmp_path) as child:
+        assert refused(lambda: child.save("nothing yet")).why == "failed"
         expected = child.complete(tokens, max_tokens=8, **GREEDY)
         saved = child.save("here")
         assert saved >= len(tokens)
@@ -350,7 +351,18 @@ def test_requests_that_are_wrong_end_nothing(child: Client) -> None:
     assert child.complete(chat("Hello"), **GREEDY).text
 
 
-@pytest.mark.parametrize("line", [b"hello\n", b"\n", b"[]\n", b'{"kind":"stop"}\n', b"[" * 100_000 + b"\n", b"\xff\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"hello\n",
+        b"\n",
+        b"[]\n",
+        b'{"kind":"stop"}\n',
+        b"[" * 100_000 + b"\n",
+        b"\xff\n",
+        b'{"kind":"stop","id":"5"}\n',
+    ],
+)
 def test_a_line_that_names_no_request_ends_the_child(start: Start, line: bytes) -> None:
     with start() as child:
         child.send_line(line)

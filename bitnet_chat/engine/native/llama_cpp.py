@@ -118,7 +118,10 @@ class LlamaCpp:
         return mean(rows)
 
     def save(self, file: str) -> int:
-        return int(self._state("save", file)["n_saved"])
+        saved = int(self._state("save", file)["n_saved"])
+        if not saved:
+            raise RequestError("failed", "nothing has been evaluated that could be saved")
+        return saved
 
     def restore(self, file: str) -> int:
         return int(self._state("restore", file)["n_restored"])
