@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat import paths
+from bitnet_chat.engine import packages
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
 from bitnet_chat.engine.find import find
 from bitnet_chat.engine.probe import probe
@@ -23,6 +24,10 @@ for _dialect in (Dialect.CLASSIC, Dialect.MODERN):
         _ENGINES[_dialect] = find(dialect=_dialect)
 
 MODEL = paths.bundled_model()
+SMOLLM2 = paths.models_dir() / "smollm2-135m.gguf"
+
+_NATIVE = [each for each in packages.installed() if each.make is Make.LLAMA]
+_SMOLLM2_IS_THERE = SMOLLM2.is_file()
 
 # Engines beside the built ones, by their paths: BitNet builds, ik_llama.cpp, older llama.cpp.
 OTHERS = [each for each in os.environ.get("BITNET_CHAT_TEST_ENGINES", "").split(os.pathsep) if each]
@@ -57,6 +62,14 @@ def classic() -> EngineBinary:
 @pytest.fixture
 def modern() -> EngineBinary:
     return _engine(Dialect.MODERN)
+
+
+@pytest.fixture
+def native() -> EngineBinary:
+    """The prebuilt llama.cpp."""
+    if not _NATIVE:
+        pytest.skip("NO PREBUILT LIBRARY: bitnet-chat engine install llama.cpp fetches it (34 MB)")
+    return _NATIVE[0]
 
 
 @pytest.fixture(params=["classic", "modern", *OTHERS])
@@ -110,3 +123,11 @@ def model(request: pytest.FixtureRequest, dequantized: Callable[[], Path]) -> Pa
     names = [name for name in ("engine", "classic_engine") if name in request.fixturenames]
     engines = [request.getfixturevalue(name) for name in names]
     return dequantized() if any(each.make is Make.IK for each in engines) else MODEL
+
+
+@pytest.fixture
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, a real model, which the set-up of the tests fetches where it can."""
+    if not _SMOLLM2_IS_THERE:
+        pytest.skip("NO REAL MODEL: bitnet-chat models pull smollm2-135m fetches the one of these tests (93 MB)")
+    return SMOLLM2
