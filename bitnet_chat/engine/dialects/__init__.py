@@ -162,11 +162,18 @@ def talk_for(
         return ClassicTalk(binary, options, segments, thinking)
     if binary.dialect is Dialect.NATIVE:
         from bitnet_chat.engine.dialects.native import NativeTalk
-        from bitnet_chat.engine.native.command import command
+        from bitnet_chat.engine.native import command
         from bitnet_chat.prompt.segments import PromptSegments
 
         segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
-        return NativeTalk(lambda options: command(binary, options), options, segments, thinking)
+        argv = command.command(
+            binary,
+            options.model,
+            context_size=options.context_size or None,
+            threads=options.threads,
+            overrides=options.overrides,
+        )
+        return NativeTalk(argv, options, segments, thinking)
     from bitnet_chat.engine.dialects.modern import ModernTalk
 
     return ModernTalk(binary, options, overriding_template, control_tokens)

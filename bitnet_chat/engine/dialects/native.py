@@ -9,7 +9,7 @@ is read as one. A tokenizer never joins text across a special token, so these ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import count
 
@@ -33,13 +33,12 @@ class NativeTalk:
 
     def __init__(
         self,
-        command: Callable[[EngineOptions], tuple[str, ...]],
+        argv: Sequence[str],
         options: EngineOptions,
         segments: PromptSegments,
         thinking: Tags | None = None,
     ) -> None:
-        """``command``: the command line for options."""
-        self._command, self._options, self._segments, self._thinking = command, options, segments, thinking
+        self._argv, self._options, self._segments, self._thinking = argv, options, segments, thinking
         self._opens_thoughts = thinking is not None and leaves_open(segments.marks.in_suffix, thinking)
         self._numbers = count(1)
         self.max_tokens = options.max_tokens
@@ -57,7 +56,7 @@ class NativeTalk:
         framer = NativeFramer()
         thinking = self._thinking
         return Launch(
-            argv=self._command(self._options),
+            argv=tuple(self._argv),
             framer=framer if thinking is None else ThinkingFramer(framer, thinking, is_open=self._opens_thoughts),
             around=(self._segments.marks.in_prefix, self._segments.marks.in_suffix),
         )
