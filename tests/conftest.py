@@ -26,7 +26,8 @@ for _dialect in (Dialect.CLASSIC, Dialect.MODERN):
 MODEL = paths.bundled_model()
 SMOLLM2 = paths.models_dir() / "smollm2-135m.gguf"
 
-_NATIVE = [each for each in packages.installed() if each.make is Make.LLAMA]
+_NATIVE = {packages.name_of(each): each for each in packages.installed()}
+_ANY_NATIVE = [package.name for package in packages.PACKAGES]
 _SMOLLM2_IS_THERE = SMOLLM2.is_file()
 
 # Engines beside the built ones, by their paths: BitNet builds, ik_llama.cpp, older llama.cpp.
@@ -64,12 +65,41 @@ def modern() -> EngineBinary:
     return _engine(Dialect.MODERN)
 
 
+def _prebuilt(name: str) -> EngineBinary:
+    if name not in _NATIVE:
+        pytest.skip(f"NO PREBUILT LIBRARY: bitnet-chat engine install {name} fetches it")
+    return _NATIVE[name]
+
+
 @pytest.fixture
 def native() -> EngineBinary:
     """The prebuilt llama.cpp."""
-    if not _NATIVE:
-        pytest.skip("NO PREBUILT LIBRARY: bitnet-chat engine install llama.cpp fetches it (34 MB)")
-    return _NATIVE[0]
+    return _prebuilt("llama.cpp")
+
+
+@pytest.fixture(params=_ANY_NATIVE)
+def any_native(
+    request: pytest.FixtureRequest, dequantized: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> EngineBinary:
+    """Each of the prebuilt libraries."""
+    found = _prebuilt(request.param)
+    if found.make is Make.IK:
+        monkeypatch.setenv("BITNET_CHAT_MODEL", str(dequantized()))
+    return found
+
+
+@pytest.fixture(params=["classic", "modern", *OTHERS, *_ANY_NATIVE])
+def any_engine(
+    request: pytest.FixtureRequest, dequantized: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> EngineBinary:
+    """Each engine of each dialect."""
+    if request.param in _ANY_NATIVE:
+        found = _prebuilt(request.param)
+    else:
+        found = probe(Path(request.param)) if request.param in OTHERS else _engine(Dialect(request.param))
+    if found.make is Make.IK:
+        monkeypatch.setenv("BITNET_CHAT_MODEL", str(dequantized()))
+    return found
 
 
 @pytest.fixture(params=["classic", "modern", *OTHERS])
@@ -120,7 +150,7 @@ def dequantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 def model(request: pytest.FixtureRequest, dequantized: Callable[[], Path]) -> Path:
     """The bundled model, as the engine of the test can load it."""
     assert MODEL is not None, "models/bitnet-demo.gguf is missing"
-    names = [name for name in ("engine", "classic_engine") if name in request.fixturenames]
+    names = [name for name in ("engine", "any_engine", "any_native", "classic_engine") if name in request.fixturenames]
     engines = [request.getfixturevalue(name) for name in names]
     return dequantized() if any(each.make is Make.IK for each in engines) else MODEL
 

@@ -64,7 +64,7 @@ class Meter:
         self.is_whole = False
         """Whether a modern engine has told that the model itself ended the reply."""
         self._is_told = False
-        """Whether the figures of the turn came from the engine as such, and need no log."""
+        """Whether the engine tells its figures itself: its log is not read for any."""
         self._past = 0
         self._pending = 0  # taken as input and not evaluated yet
         self._before = 0
@@ -74,7 +74,7 @@ class Meter:
     def sent(self, *, silently: bool = False) -> None:
         """A message goes to the engine; ``silently``: only the wish that it go on."""
         self.overflowed = False
-        self.is_whole = self._is_told = False
+        self.is_whole = False
         self.prompt_tokens = 0 if silently else None
         self.prompt_size = None
         self.tokens = None
@@ -88,9 +88,9 @@ class Meter:
 
     def told(self, figures: Figures) -> None:
         """By an engine that counts for us."""
+        self._is_told = True
         self.context_size = figures.context_size or self.context_size
         if figures.tokens is not None:
-            self._is_told = True
             self.context_used, self.tokens = figures.context_used, figures.tokens
             self.prompt_tokens, self.prompt_size = figures.prompt_tokens, figures.prompt_size
 
@@ -109,6 +109,8 @@ class Meter:
             self.tokens -= natural
 
     def line(self, line: str) -> None:
+        if self._is_told:
+            return
         if "n_past" in line or "n_remain" in line:
             if past := _PAST.match(line):
                 self._evaluated(int(past.group(1)))

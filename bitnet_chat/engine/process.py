@@ -354,7 +354,7 @@ class EngineProcess:
             else:
                 if isinstance(frame, EngineError):
                     self.log.note(f"error: {frame.text}")
-                    self.refusal = frame if self.state is State.STARTING else None
+                    self.refusal = frame if frame.why and self.state is State.STARTING else None
                 self._frames.append(frame)
                 self._changed.set()
 
