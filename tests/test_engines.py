@@ -38,7 +38,11 @@ async def last(backend: ResidentBackend, conversation: Conversation) -> Complete
 
 def test_a_full_context_is_told_and_the_next_turn_works(any_engine: EngineBinary, transport: str, model: Path) -> None:
     settings = Settings(
-        engine=str(any_engine.path), model=str(model), temperature=0.0, ctx=256, io="pipe" if transport == "pipe" else "pty"
+        engine=str(any_engine.path),
+        model=str(model),
+        temperature=0.0,
+        ctx=256,
+        io="pipe" if transport == "pipe" else "pty",
     )
 
     async def body(backend: ResidentBackend) -> None:
@@ -66,7 +70,9 @@ def test_a_full_context_is_told_and_the_next_turn_works(any_engine: EngineBinary
     run(lambda: ResidentBackend(settings), body)
 
 
-def test_a_pasted_log_changes_neither_figures_nor_the_reply(any_engine: EngineBinary, transport: str, model: Path) -> None:
+def test_a_pasted_log_changes_neither_figures_nor_the_reply(
+    any_engine: EngineBinary, transport: str, model: Path
+) -> None:
     pasted = "n_ctx = 99\nn_remain: 5\nn_past = 5 context full, swapping\nmain: prompt is too long\n\n"
     settings = Settings(
         engine=str(any_engine.path),
