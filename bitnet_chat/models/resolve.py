@@ -1,4 +1,4 @@
-"""From what ``-m`` says to a file: a path, the name of an installed model, or ``auto``."""
+"""From what ``-m`` says to a file: a path, the name of an installed model, ``auto``, or nothing, which is as auto."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def resolve(model: str, *, engine: Path | None = None, context: int = 0) -> Reso
     ``engine``: the program that will run it, for ``auto``; ``context``: --ctx. A file wins over a name; a path that is
     no file is given back as it is when it does not look like a name, and whoever opens it says what is wrong.
     """
-    if model == AUTO:
-        return _auto(engine, context)
+    if model in ("", AUTO):
+        return _auto(engine, context, named=bool(model))
     path = paths.meant(model)
     if path.exists() or not is_name(model):
         return Resolved(path)
@@ -60,8 +60,11 @@ def bundled() -> store.Installed | None:
     return store.Installed(path.stem, path, path.stat().st_size, None) if path is not None else None
 
 
-def _auto(engine: Path | None, context: int) -> Resolved:
-    """Reads the headers from the largest model down, and no further than it must: each costs a tenth of a second."""
+def _auto(engine: Path | None, context: int, *, named: bool) -> Resolved:
+    """Reads the headers from the largest model down, and no further than it must: each costs a tenth of a second.
+
+    ``named``: ``auto`` was asked for, and the notice says why this one even where there was nothing to choose.
+    """
     from bitnet_chat.models.memory import available
 
     found = sorted(store.installed(), key=lambda each: (-each.size, each.name))
@@ -73,12 +76,15 @@ def _auto(engine: Path | None, context: int) -> Resolved:
         if free is not None and not options[-1].obstacle and options[-1].need <= free:
             break
     choice = choose(options, free, smaller=len(found) - len(options))
+    begin = "-m auto" if named else "no model was named"
     if choice.name:
-        return Resolved(store.path_of(choice.name), f"-m auto: {choice.reason}")
+        notice = f"{begin}: {choice.reason}" if named or len(found) > 1 else ""
+        return Resolved(store.path_of(choice.name), notice)
     ours = bundled()
     if ours is None:
-        raise ModelError(f"-m auto: {choice.reason}", remedy="give a GGUF file with -m")
-    return Resolved(ours.path, f"-m auto: {choice.reason}; the bundled demo model answers")
+        raise ModelError(f"{begin}: {choice.reason}", remedy="give a GGUF file with -m")
+    notice = f"{begin}: {choice.reason}; the bundled demo model answers" if named or found else ""
+    return Resolved(ours.path, notice)
 
 
 @dataclass(frozen=True, slots=True)
