@@ -47,6 +47,7 @@ def parser() -> Parser:
         "model", metavar="MODEL", help="a name of the list, hf:user/repo/file.gguf[@revision] or an address"
     )
     pulling.add_argument("--name", default="", help="what to call it")
+    pulling.add_argument("--if-missing", action="store_true", help="do nothing if any model is installed")
     telling = verbs.add_parser("info", help="what a model file says about itself")
     telling.add_argument("model", metavar="FILE", help="a file, or a name")
     checking = verbs.add_parser("verify", help="whether models are still what was pulled")
@@ -139,6 +140,8 @@ def _pull(flags: argparse.Namespace) -> int:
     from bitnet_chat.models.registry import entries
     from bitnet_chat.models.source import parse
 
+    if flags.if_missing and store.installed():
+        return 0
     source = parse(flags.model, entries(), flags.name)
     line = ProgressLine(sys.stderr)
     told: set[str] = set()
