@@ -9,38 +9,47 @@ from bitnet_chat.progress import size
 
 def about(model: str) -> list[str]:
     """Lines for the user, at most one. ``model``: its name, which is that of its file."""
-    from bitnet_chat.models.first import SMALL, first_model
+    from bitnet_chat.models import first, memory
+    from bitnet_chat.models.registry import entries
 
-    bundled = paths.bundled_model()
-    if bundled is not None and model == bundled.stem:
+    if model == _bundled():
         return [_toy(model)]
-    better = first_model().better if model == SMALL and _is_first_time(model) else None
-    if better is None:
+    known = entries()
+    if model not in known:
         return []
-    name, bytes, command = better
-    return [
-        f"{model} is a real model, but a small one. A better one that fits here is {name} ({size(bytes)}): {command}"
-    ]
+    instead = first.better(known, memory.available(), first.disk_free())
+    line = first.remark(known[model], instead)
+    return [line] if line and _is_first_time(model) else []
 
 
 def alone(settings: Settings) -> list[str]:
     """For an answer without a greeting: a line where the bundled model gives it, although no model was named."""
     from bitnet_chat.models import store
+    from bitnet_chat.models.resolve import resolve
 
-    if settings.model or settings.backend != "engine" or settings.attach or settings.install == "no":
+    named = settings.model or settings.backend != "engine" or settings.attach
+    if named or settings.install == "no" or store.installed():
         return []
-    bundled = paths.bundled_model()
-    return [_toy(bundled.stem)] if bundled is not None and not store.installed() else []
+    name = _bundled()
+    return [_toy(name)] if name and resolve("").path.stem == name else []
+
+
+def _bundled() -> str:
+    """The name of the bundled model; empty where there is none."""
+    path = paths.bundled_model()
+    return path.stem if path is not None else ""
 
 
 def _toy(name: str) -> str:
-    from bitnet_chat.models.first import first_model
+    from bitnet_chat.models.registry import entries
 
-    first = first_model()
-    return (
+    said = (
         f"{name} answers, a toy of 2 MB for tests and offline use: what it says about this program may be out of date."
-        f" A real model ({size(first.size)}): bitnet-chat models pull {first.name}"
     )
+    real = next((each for each in entries().values() if each.first and each.wheel), None)
+    if real is None:
+        return said
+    return f"{said} A real model ({size(real.download)}): bitnet-chat models pull {real.name}"
 
 
 def _is_first_time(model: str) -> bool:
