@@ -39,6 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     for name in ("DATA", "CACHE"):
         monkeypatch.setenv(f"BITNET_CHAT_{name}", str(folder / name.lower()))
     monkeypatch.setenv("BITNET_CHAT_CONFIG", str(folder / "config.toml"))
+    monkeypatch.setenv("BITNET_CHAT_INSTALL", "no")  # a test that wants anything installed says so
     return folder
 
 

@@ -106,13 +106,14 @@ def _listed(found: Inventory) -> list[str]:
     lines += [_row(item, width) for item in here]
     lines += [f"  {name}: {size(count)} of a pull that was interrupted" for name, count in found.unfinished]
     if here:
-        mark = "* is what -m auto takes" if found.choice.name else "-m auto"
+        mark = "* answers where no model is named" if found.choice.name else "-m auto"
         instead = "; the bundled one answers" if ours and not found.choice.name else ""
         lines.append(f"{mark}: {one_line(found.choice.reason)}{instead}")
     if ours:
-        others = "Bundled" if here else "No model is installed but the bundled one"
+        others = "Bundled, a toy for tests and offline use" if here else "No model is installed but the bundled toy"
+        answers = "" if found.choice.name else ", which answers where no model is named"
         lines += [
-            f"{others}, which answers where no model is named:",
+            f"{others}{answers}:",
             *(_row(replace(item, auto=False), width) for item in ours),
         ]
     elif not here:

@@ -39,9 +39,9 @@ class Item:
     origin: str
     path: str
     auto: bool
-    """``-m auto`` takes this one."""
+    """It answers where no model is named, and ``-m auto`` takes it."""
     bundled: bool = False
-    """It came with this program, and answers where no model is named."""
+    """It came with this program: a toy, which answers where no model is installed."""
 
 
 @dataclass(frozen=True, slots=True)
