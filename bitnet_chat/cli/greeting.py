@@ -24,14 +24,13 @@ def about(model: str) -> list[str]:
 
 def alone(settings: Settings) -> list[str]:
     """For an answer without a greeting: a line where the bundled model gives it, although no model was named."""
-    from bitnet_chat.models import store
-    from bitnet_chat.models.resolve import resolve
+    from bitnet_chat.models.resolve import present
 
     named = settings.model or settings.backend != "engine" or settings.attach
-    if named or settings.install == "no" or store.installed():
+    if named or settings.install == "no" or present():
         return []
     name = _bundled()
-    return [_toy(name)] if name and resolve("").path.stem == name else []
+    return [_toy(name)] if name else []
 
 
 def _bundled() -> str:

@@ -138,9 +138,10 @@ def _row(item: Item, width: int) -> str:
 def _pull(flags: argparse.Namespace) -> int:
     from bitnet_chat.models.pull import pull
     from bitnet_chat.models.registry import entries
+    from bitnet_chat.models.resolve import present
     from bitnet_chat.models.source import parse
 
-    if flags.if_missing and store.installed():
+    if flags.if_missing and present():
         return 0
     source = parse(flags.model, entries(), flags.name)
     line = ProgressLine(sys.stderr)

@@ -132,16 +132,17 @@ def _package(name: str, label: str) -> Supply:
 
 def _model(settings: Settings, largest: int) -> Supply | None:
     """An entry of the registry that was asked for by name; where none was, the first model to have."""
-    from bitnet_chat.models import first, store
+    from bitnet_chat.models import first
     from bitnet_chat.models.registry import AUTO, entries, is_name
+    from bitnet_chat.models.resolve import find, present
 
     name = settings.model
     if name not in ("", AUTO):
-        if not is_name(name) or paths.meant(name).exists() or store.find(name) is not None:
+        if not is_name(name) or paths.meant(name).exists() or find(name) is not None:
             return None
         entry = entries().get(name)
         return Supply(name, entry.download, ("models", "pull", name)) if entry is not None else None
-    if store.installed():
+    if present():
         return None
     best = first.decide(limit=largest)
     if best is None or not best.size:

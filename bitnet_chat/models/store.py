@@ -53,6 +53,8 @@ class Installed:
     record: Record | None
     missing: str = ""
     """Which parts are not there; empty: none are missing."""
+    program: str = ""
+    """Whose it is; empty: ours."""
 
     @property
     def files(self) -> tuple[Path, ...]:
