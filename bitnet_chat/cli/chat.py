@@ -85,7 +85,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     backend = offered(
         open_talker(settings, configured, journal, advice="commands", model=getattr(flags, "model", "")), box
     )
-    lines += [*about(backend.status().model), *(each.described() for each in files)]
+    lines += [*about(settings, backend.status().model), *(each.described() for each in files)]
     paced = settings.backend == "engine" and not settings.attach and (settings.io == "pipe" or not pty_is_available())
 
     def switch_model(name: str) -> Backend:

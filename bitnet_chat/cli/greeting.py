@@ -6,20 +6,27 @@ from bitnet_chat import paths
 from bitnet_chat.config import Settings
 from bitnet_chat.progress import size
 
+_SMALL = 300_000_000
+"""Bytes of a file below which a model is worth a word about better ones."""
 
-def about(model: str) -> list[str]:
+
+def about(settings: Settings, model: str) -> list[str]:
     """Lines for the user, at most one. ``model``: its name, which is that of its file."""
     from bitnet_chat.models import first, memory
     from bitnet_chat.models.registry import entries
 
+    if settings.attach or settings.backend not in ("engine", "llama-server"):
+        return []
     if model == _bundled():
         return [_toy(model)]
     known = entries()
-    if model not in known:
+    if model not in known or not 0 < known[model].bytes < _SMALL or not _is_first_time(model):
         return []
+    said = f"{known[model].title or model} is a real model, but a small one ({size(known[model].bytes)})."
     instead = first.better(known, memory.available(), first.disk_free())
-    line = first.remark(known[model], instead)
-    return [line] if line and _is_first_time(model) else []
+    return [
+        said if instead is None else f"{said} {instead.name} ({size(instead.size)}) answers better: {instead.command}"
+    ]
 
 
 def alone(settings: Settings) -> list[str]:

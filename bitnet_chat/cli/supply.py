@@ -132,7 +132,7 @@ def _package(name: str, label: str) -> Supply:
 
 def _model(settings: Settings, largest: int) -> Supply | None:
     """An entry of the registry that was asked for by name; where none was, the first model to have."""
-    from bitnet_chat.models import first
+    from bitnet_chat.models.first import first_model
     from bitnet_chat.models.registry import AUTO, entries, is_name
     from bitnet_chat.models.resolve import find, present
 
@@ -144,10 +144,10 @@ def _model(settings: Settings, largest: int) -> Supply | None:
         return Supply(name, entry.download, ("models", "pull", name)) if entry is not None else None
     if present():
         return None
-    best = first.decide(limit=largest)
+    best = first_model(limit=largest)
     if best is None or not best.size:
         return None
-    small = first.decide(limit=_SMALL) if best.size > _SMALL else None
+    small = first_model(limit=_SMALL) if best.size > _SMALL else None
     return _first(best, smaller=_first(small) if small is not None and small.size else None)
 
 

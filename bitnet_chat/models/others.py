@@ -87,7 +87,9 @@ def refusal(model: Other, done: str) -> UsageError:
     """For what this program does with its own models alone; ``done`` completes "cannot be"."""
     program = _BY_PREFIX[model.name.partition(":")[0]]
     remedy = program.remedy.format(name=model.name.partition(":")[2], path=model.path)
-    return UsageError(f"{model.name} cannot be {done} here: it belongs to {program.title} ({model.path})", remedy=remedy)
+    return UsageError(
+        f"{model.name} cannot be {done} here: it belongs to {program.title} ({model.path})", remedy=remedy
+    )
 
 
 def _of(program: _Program, folder: Path) -> Iterator[Other]:
