@@ -31,6 +31,8 @@ class Package:
     project: str
     version: str
     make: Make
+    ternary: tuple[str, ...]
+    """The types of ternary weights that it loads and computes."""
 
     @property
     def folder_name(self) -> str:
@@ -38,8 +40,8 @@ class Package:
 
 
 PACKAGES = (
-    Package("llama.cpp", "xllamacpp", "2026.10.11549", Make.LLAMA),
-    Package("bitnet", "ik-llama-cpp-python", "0.1.5", Make.IK),
+    Package("llama.cpp", "xllamacpp", "2026.10.11549", Make.LLAMA, ("TQ1_0", "TQ2_0")),
+    Package("bitnet", "ik-llama-cpp-python", "0.1.5", Make.IK, ("IQ1_BN", "IQ2_BN", "IQ2_BN_R4")),
 )
 
 
@@ -80,6 +82,14 @@ def read(folder: Path) -> Record | None:
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     return record if sound else None
+
+
+def is_package(folder: Path) -> bool:
+    """Whether a prebuilt engine is or was in a folder. Raises nothing."""
+    try:
+        return (folder / RECORD).is_file() and (folder / SITE).is_dir()
+    except OSError:
+        return False
 
 
 def is_whole(folder: Path, record: Record) -> bool:
