@@ -25,12 +25,12 @@ def about(model: str) -> list[str]:
 
 def alone(settings: Settings) -> list[str]:
     """For an answer without a greeting: a line where the bundled model gives it, although no model was named."""
-    from bitnet_chat.models import store
+    from bitnet_chat.models.resolve import present
 
     if settings.model or settings.backend != "engine" or settings.attach or settings.install == "no":
         return []
     bundled = paths.bundled_model()
-    return [_toy(bundled.stem)] if bundled is not None and not store.installed() else []
+    return [_toy(bundled.stem)] if bundled is not None and not present() else []
 
 
 def _toy(name: str) -> str:

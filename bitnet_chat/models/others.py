@@ -25,7 +25,7 @@ from bitnet_chat.errors import UsageError
 from bitnet_chat.models import hub
 from bitnet_chat.models.parts import part, stem_of
 
-_MAX_ENTRIES, _MAX_DEPTH, _MAX_MODELS = 5000, 8, 100
+_MAX_ENTRIES, _MAX_DEPTH, _MAX_MODELS = 5000, 8, 40
 _MAX_MANIFEST = 1 << 20
 _SKIPPED = re.compile(r"blobs|refs|\.locks|\.no_exist|(?:datasets|spaces)--.*")  # of the hub's cache, and large
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
@@ -87,7 +87,9 @@ def refusal(model: Other, done: str) -> UsageError:
     """For what this program does with its own models alone; ``done`` completes "cannot be"."""
     program = _BY_PREFIX[model.name.partition(":")[0]]
     remedy = program.remedy.format(name=model.name.partition(":")[2], path=model.path)
-    return UsageError(f"{model.name} cannot be {done} here: it belongs to {program.title} ({model.path})", remedy=remedy)
+    return UsageError(
+        f"{model.name} cannot be {done} here: it belongs to {program.title} ({model.path})", remedy=remedy
+    )
 
 
 def _of(program: _Program, folder: Path) -> Iterator[Other]:
@@ -184,7 +186,7 @@ def _folder(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _hub(folder: Path) -> Iterator[tuple[str, Path]]:
-    """``models--user--repo/snapshots/COMMIT/file.gguf``, a link to a blob: of a file in several snapshots the newest."""
+    """``models--user--repo/snapshots/COMMIT/file.gguf``, a link to a blob; of several snapshots the newest counts."""
     newest: dict[tuple[str, ...], Path] = {}
     for path in sorted(_models(folder), key=_age):
         place = path.relative_to(folder).parts

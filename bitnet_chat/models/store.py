@@ -96,7 +96,9 @@ def find(name: str) -> Installed | None:
         if path.is_file():
             return Installed(name, path, path.stat().st_size, record)
         counts = {found.count for each in _pieces(path) if (found := part(each.name)) and found.end == ".gguf"}
-        return max((_in_parts(name, count, record) for count in counts), key=lambda each: not each.missing, default=None)
+        return max(
+            (_in_parts(name, count, record) for count in counts), key=lambda each: not each.missing, default=None
+        )
     except OSError:
         return None
 
