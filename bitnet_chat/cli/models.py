@@ -217,7 +217,7 @@ def _show_offered(source: Source, models: Sequence[Offered], flags: argparse.Nam
     for each in models:
         held = size(each.size) if each.size else "?"
         parts = f" ({each.parts} parts)" if each.parts > 1 else ""
-        print(one_line(f"  {each.quantization:{width}}  {held:>7}  {each.file}{parts}"))
+        print(f"  {each.quantization:{width}}  {held:>7}  {one_line(each.file)}{parts}")
     at = f"@{source.revision}" if source.revision else ""
     choice = next((each.quantization for each in models if each.quantization), "QUANT")
     print(f"To be had with bitnet-chat models pull hf:{source.repo}:{choice}{at}")
