@@ -17,7 +17,7 @@ from bitnet_chat.cli.supply import Supply, missing, question
 from bitnet_chat.config import Settings
 from bitnet_chat.engine import packages, wheels
 from bitnet_chat.errors import BuildError
-from bitnet_chat.models import first, hub, memory
+from bitnet_chat.models import hub, memory
 from bitnet_chat.models.first import SMALL
 
 __all__ = ["start"]
@@ -37,7 +37,6 @@ def bare(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("BITNET_CHAT_INSTALL", "CI", "OLLAMA_MODELS", "HF_HOME", "HF_HUB_CACHE", "LLAMA_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(paths, "checkout", lambda: None)
     monkeypatch.setattr(memory, "available", lambda: 16_000_000_000)
     return tmp_path / "path"
 
@@ -94,22 +93,25 @@ def install(model: Path, name: str) -> None:
     (paths.models_dir() / f"{name}.gguf").symlink_to(model)
 
 
-def test_with_the_hub_a_larger_one_is_offered_and_the_small_one_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "answers", lambda: True)
-    better = first.better(first_entries(), 16_000_000_000, None, 3_000_000_000)
-    assert better is not None
-    _, model = missing(Settings(), "", largest=3_000_000_000)
-    assert (model.label, model.size, model.smaller and model.smaller.label) == (better.name, better.size, SMALL)
+@pytest.fixture
+def large(home: Path) -> str:
+    """The name of a first model that only the hub has, larger than any of the registry that the offer considers."""
+    shape = "shape = { layers = 2, heads = 2, heads_kv = 2, head_size = 64, width = 128, vocabulary = 512 }"
+    source = 'repo = "a/b"\nfile = "c.gguf"\nfirst = true\ncontext = 512'
+    (home / "models.toml").write_text(f"[large]\n{source}\nsize = 2_999_000_000\n{shape}\n")
+    return "large"
+
+
+def test_with_the_hub_a_larger_one_is_offered_and_the_small_one_in_its_place(
+    large: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(hub, "answers", lambda: asked.append("hub") or True)
+    monkeypatch.setattr(hub, "answers", lambda: not asked.append("hub"))
+    _, model = missing(Settings(), "", largest=3_000_000_000)
+    assert (model.label, model.size, model.smaller and model.smaller.label) == (large, 2_999_000_000, SMALL)
+    assert asked == ["hub"]
     _, model = missing(Settings(), "", largest=300_000_000)  # where nothing is asked
-    assert (model.label, model.smaller, asked) == (SMALL, None, [])
-
-
-def first_entries() -> dict[str, first.Entry]:
-    from bitnet_chat.models.registry import entries
-
-    return entries()
+    assert (model.label, model.smaller, asked) == (SMALL, None, ["hub"])
 
 
 def test_without_a_prebuilt_engine_the_compiled_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +137,6 @@ _PROGRAM = """\
 import os, pathlib, sys
 sys.path.insert(0, {tests!r})
 from bitnet_chat import paths
-paths.checkout = lambda: None
 from bitnet_chat.cli import engine, main, models
 from bitnet_chat.errors import BuildError, ModelError
 
@@ -196,9 +197,9 @@ def test_an_answer_of_no_tells_the_command_and_is_not_kept(start: Start, program
         assert "bitnet-chat engine install" in terminal.text
 
 
-def test_the_small_model_in_place_of_a_large_one(start: Start, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_small_model_in_place_of_a_large_one(start: Start, program: Path, large: str) -> None:
     terminal = start("say hello", script=program, columns=120, FAKE_HUB="yes")
-    terminal.until(f", s: {SMALL} (93 MB)] ")
+    terminal.until(f"Install the engine (34 MB) and {large} (3.0 GB)? [Y/n, s: {SMALL} (93 MB)] ")
     terminal.send("s", ENTER)
     assert terminal.end() == 0
     assert installed(terminal.scroll) == _BOTH
@@ -218,10 +219,11 @@ def test_a_conversation_without_the_model_greets_as_the_toy(start: Start, progra
 def test_a_small_model_is_told_of_once(start: Start, program: Path, bare: Path, model: Path) -> None:
     (bare / "llama-cli").symlink_to(program.with_name("fake-engine"))
     install(model, SMALL)
-    first, second = (start(script=program, columns=100) for _ in range(2))
+    first = start(script=program, columns=100)
     first.until("SmolLM2 135M Instruct is a real model, but a small one (98 MB).")
     first.ready()
     first.leave()
+    second = start(script=program, columns=100)
     second.ready()
     assert "a small one" not in second.text
     second.leave()
@@ -294,5 +296,5 @@ def test_a_model_of_the_list_is_fetched_by_its_name(start: Start, program: Path,
     terminal.send("y", ENTER)
     assert terminal.end() == 0
     assert installed(terminal.scroll) == ["models pull llama-3.2-3b"]
-    done = run("-m", "gemma-3-4b", "say hello", script=program)
-    assert done.returncode == 4 and b"bitnet-chat models pull gemma-3-4b fetches it" in done.stderr
+    done = run("-m", "llama-3.1-8b", "say hello", script=program)
+    assert done.returncode == 4 and b"bitnet-chat models pull llama-3.1-8b fetches it" in done.stderr

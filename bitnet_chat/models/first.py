@@ -56,8 +56,8 @@ def choose_first(
     limit: int = 0,
     bundled: str = "",
 ) -> FirstModel | None:
-    """Pure. ``known``: the registry; ``here``: all real models of this computer; ``hub``, ``index``: whether they can be
-    reached; ``free``, ``disk``: bytes of memory and of the disk, None where they are unknown; ``limit``: the largest
+    """Pure. ``known``: the registry; ``here``: all real models of this computer; ``hub``, ``index``: whether they can
+    be reached; ``free``, ``disk``: bytes of memory and of the disk, None where they are unknown; ``limit``: the largest
     download that is wanted, 0 for any; ``bundled``: the name of the toy, where there is one.
 
     None where there is no model at all.
@@ -80,7 +80,7 @@ def choose_first(
 
 
 def better(known: Mapping[str, Entry], free: int | None, disk: int | None, limit: int = 0) -> Better | None:
-    """The largest of the registry's ``first`` models of the hub that fits the memory well; None where none does. Pure."""
+    """The largest ``first`` model of the registry of the hub that fits the memory well; None: none does. Pure."""
     fitting = [
         entry
         for entry in known.values()
@@ -107,8 +107,8 @@ def _has_room(entry: Entry, disk: int | None) -> bool:
 
 
 def first_model(*, ask: bool = True, limit: int = 0) -> FirstModel | None:
-    """:func:`choose_first` for this computer. Reads the headers of the models that are here, and only where none of them
-    will do, asks the hub whether it is there: one request, which takes a few seconds at most. ``ask``: False for a
+    """:func:`choose_first` for this computer. Reads the headers of the models that are here, and only where none of
+    them will do, asks the hub whether it is there: one request, which takes a few seconds at most. ``ask``: False for a
     start that must not wait; the hub then counts as out of reach. Raises UsageError for a broken registry."""
     from bitnet_chat.models import hub, memory
     from bitnet_chat.models.registry import entries

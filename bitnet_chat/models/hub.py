@@ -79,7 +79,8 @@ def locate(source: Source) -> Located:
         sha256 = etag if _SHA256.fullmatch(etag) else ""  # of a large file; a small one has another kind of hash
         if source.sha256 and sha256 and source.sha256 != sha256:
             raise ModelError(
-                f"{source.origin} is not the file any more that bitnet-chat knows: the hub has another one under its name",
+                f"{source.origin} is not the file any more that bitnet-chat knows: "
+                "the hub has another one under its name",
                 remedy=f"pull it by hf:{source.repo}/{source.file} --name NAME if you want that one",
                 detail=f"sha256   {sha256}\nexpected {source.sha256}",
             )
@@ -236,10 +237,10 @@ def _authorization(token: str) -> Mapping[str, str]:
 def _token() -> str:
     """The user's: ``HF_TOKEN``, or what ``hf auth login`` has stored. Empty: none, or one that cannot be read."""
     given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or ""
-    stored = os.environ.get("HF_TOKEN_PATH")
+    stored, folder = os.environ.get("HF_TOKEN_PATH"), home()
+    path = paths.meant(stored) if stored else folder / "token" if folder is not None else None
     with contextlib.suppress(OSError, ValueError):
-        folder = home()
-        if not given and (stored or folder is not None):
-            given = (paths.meant(stored) if stored or folder is None else folder / "token").read_text("utf-8")
+        if not given and path is not None:
+            given = path.read_text("utf-8")
     given = given.strip()
     return given if given.isascii() and given.isprintable() else ""

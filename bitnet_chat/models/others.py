@@ -25,7 +25,7 @@ from bitnet_chat.errors import UsageError
 from bitnet_chat.models import hub
 from bitnet_chat.models.parts import part, stem_of
 
-_MAX_ENTRIES, _MAX_DEPTH, _MAX_MODELS = 5000, 8, 100
+_MAX_ENTRIES, _MAX_DEPTH, _MAX_MODELS = 5000, 8, 40
 _MAX_MANIFEST = 1 << 20
 _SKIPPED = re.compile(r"blobs|refs|\.locks|\.no_exist|(?:datasets|spaces)--.*")  # of the hub's cache, and large
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
@@ -186,7 +186,7 @@ def _folder(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _hub(folder: Path) -> Iterator[tuple[str, Path]]:
-    """``models--user--repo/snapshots/COMMIT/file.gguf``, a link to a blob: of a file in several snapshots the newest."""
+    """``models--user--repo/snapshots/COMMIT/file.gguf``, a link to a blob; of several snapshots the newest counts."""
     newest: dict[tuple[str, ...], Path] = {}
     for path in sorted(_models(folder), key=_age):
         place = path.relative_to(folder).parts

@@ -39,8 +39,8 @@ def pull(
     on_bytes: OnBytes = lambda done, total: None,
     on_wait: Callable[[str], None] = lambda holder: None,
 ) -> Pulled:
-    """Fetches and checks ``source``, all parts of it. ``on_bytes(done, total)`` hears how far it is, ``on_wait(process)``
-    that another program fetches the same model.
+    """Fetches and checks ``source``, all parts of it. ``on_bytes(done, total)`` hears how far it is,
+    ``on_wait(process)`` that another program fetches the same model.
 
     Raises ModelError; what has arrived stays, and the next pull goes on with it. UsageError where another model has
     the name.

@@ -107,10 +107,8 @@ def chosen(source: Source, file: str) -> Source:
 
 
 def _known(entry: Entry) -> Source:
-    if entry.url:
-        source = _address(entry.url)
-    else:
-        source = Source("", entry.repo, entry.file, entry.revision, wheel=entry.wheel)
+    on_hub = Source("", entry.repo, entry.file, entry.revision, wheel=entry.wheel)
+    source = _address(entry.url) if entry.url else on_hub
     return replace(
         source, name=entry.name, size=entry.size, license=entry.license, sha256=entry.sha256 or source.sha256
     )
@@ -122,7 +120,7 @@ def _from_hub(text: str) -> Source:
     place, _, revision = place.partition("@")
     place, colon, quantization = place.partition(":")
     parts = place.split("/")
-    if len(parts) < 2 or not all(_HUB_PART.fullmatch(each) for each in parts):
+    if len(parts) < 2 or not all(_HUB_PART.fullmatch(each) for each in parts) or parts[1].endswith(".gguf"):
         raise UsageError(f"{text} names no place on the hub", remedy=_HUB_FORMS)
     repo, file = "/".join(parts[:2]), "/".join(parts[2:])
     if file and not file.endswith(".gguf"):
