@@ -118,6 +118,12 @@ def installed(home: Path | None = None) -> Iterator[EngineBinary]:
             yield found
 
 
+def name_of(engine: EngineBinary) -> str:
+    """What users call an engine: a package by its name, any other by that of its program."""
+    packaged = [package.name for package in PACKAGES if package.make is engine.make]
+    return packaged[0] if engine.dialect is Dialect.NATIVE and packaged else engine.path.name
+
+
 def native_engine(package: Package, folder: Path) -> EngineBinary:
     """As the other engines; its path is the folder."""
     return _engine(package, package.version, folder)
