@@ -221,7 +221,7 @@ def test_the_tests_are_run_with_their_packages_engines_and_a_model(checkout: Che
     assert calls[1][-1] == f"{checkout.root}[test]"
     rpc = ["--with", "rpc"] if sys.platform == "linux" else []
     needed = [
-        ["engine", "install", "--build", *"--with cli --with server".split(), *rpc],
+        ["engine", "install", "--build", *["--with", "cli", "--with", "server"], *rpc],
         ["engine", "install", "llama.cpp"],
         ["engine", "install", "bitnet"],
         ["models", "pull", SMALL],
