@@ -64,6 +64,8 @@ def wheel_size(name: str) -> int:
     ("settings", "expected"),
     [
         (Settings(engine="/any"), [SMALL]),
+        (Settings(engine="llama.cpp"), ["the engine llama.cpp", SMALL]),
+        (Settings(engine="bitnet", model="/no/such.gguf"), ["the engine bitnet"]),
         (Settings(model="auto"), ["the engine", SMALL]),
         (Settings(model="/no/such.gguf"), ["the engine"]),
         (Settings(model="unknown"), ["the engine"]),
