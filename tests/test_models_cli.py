@@ -58,8 +58,8 @@ def test_list_says_what_is_here_and_what_can_be_had(capsys: pytest.CaptureFixtur
     assert lines[0] == f"Installed in {stored}:"
     assert lines[1].startswith("* tiny ") and lines[1].endswith("fits")
     assert lines[2] == "  half: 5 kB of a pull that was interrupted"
-    assert lines[3].startswith("* is what -m auto takes: tiny (2 MB), the only one installed")
-    assert lines[4] == "Bundled, which answers where no model is named:"
+    assert lines[3].startswith("* answers where no model is named: tiny (2 MB), the only one installed")
+    assert lines[4] == "Bundled, a toy for tests and offline use:"
     assert lines[5].startswith("  bitnet-demo ") and lines[5].endswith("fits")
     assert lines[6] == "To be had with bitnet-chat models pull NAME:"
     by_name = {line.split()[0]: line for line in lines[7:]}
@@ -82,7 +82,7 @@ def test_list_with_an_empty_home(capsys: pytest.CaptureFixture[str], monkeypatch
     code, out, _ = run(capsys, "list")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0] == "No model is installed but the bundled one, which answers where no model is named:"
+    assert lines[0] == "No model is installed but the bundled toy, which answers where no model is named:"
     assert lines[1].startswith("  bitnet-demo ") and lines[1].endswith("fits")
     paths.models_dir().mkdir(parents=True)
     (paths.models_dir() / "broken.gguf").write_bytes(b"GGUF")

@@ -41,24 +41,19 @@ if TYPE_CHECKING:
 def model_path(
     settings: Settings, engine: Path | None = None, notify: Callable[[str], None] = lambda line: None
 ) -> Path:
-    """The model file to use: a file, an installed model by name, or the best of them for ``auto`` and ``engine``.
+    """The model file to use: a file, an installed model by name, or the best of them for ``engine``, where ``auto`` or
+    nothing is given.
 
     ``notify`` hears in one line why, where there was a choice. Raises ModelError where there is none.
     """
-    if settings.model:
-        path = paths.meant(settings.model)
-        if path.is_file():  # the usual case, and worth no import
-            return path
-        from bitnet_chat.models.resolve import resolve
+    if settings.model and (path := paths.meant(settings.model)).is_file():  # the usual case, and worth no import
+        return path
+    from bitnet_chat.models.resolve import resolve
 
-        found = resolve(settings.model, engine=engine, context=settings.ctx)
-        if found.notice:
-            notify(found.notice)
-        return found.path
-    bundled = paths.bundled_model()
-    if bundled is None:
-        raise ModelError("no model was given and the bundled one is not installed", remedy="give a GGUF file with -m")
-    return bundled
+    found = resolve(settings.model, engine=engine, context=settings.ctx)
+    if found.notice:
+        notify(found.notice)
+    return found.path
 
 
 class ResidentBackend:

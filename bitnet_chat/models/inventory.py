@@ -8,8 +8,9 @@ from pathlib import Path
 
 from bitnet_chat.models import memory, store, support
 from bitnet_chat.models.choice import Choice, choose
+from bitnet_chat.models.info import template_family
 from bitnet_chat.models.registry import Entry, entries
-from bitnet_chat.models.resolve import Examined, bundled, examine, names
+from bitnet_chat.models.resolve import Examined, bundled, examine, names, present
 
 BITNET_ENGINE = "a BitNet build"
 
@@ -39,9 +40,17 @@ class Item:
     origin: str
     path: str
     auto: bool
-    """``-m auto`` takes this one."""
+    """It answers where no model is named, and ``-m auto`` takes it."""
     bundled: bool = False
-    """It came with this program, and answers where no model is named."""
+    """It came with this program: a toy, which answers where no model is installed."""
+    program: str = ""
+    """Whose it is, where another program has it: it is used in place and never changed."""
+    kind: str = "chat"
+    """``chat`` or ``embedding``."""
+    template: str = ""
+    """The family of its chat template."""
+    checked: bool = True
+    """False: size and hash of a file that can be pulled are not known for certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,7 @@ class Inventory:
 def take(engine: Path | None, context: int = 0) -> Inventory:
     """``engine``: the program that would run a model; None: there is none. Raises UsageError for a broken registry."""
     known, free = entries(), memory.available()
-    models = [examine(model, context) for model in store.installed()]
+    models = [examine(model, context) for model in present()]
     words = names(engine, models)
     options = [model.option(words) for model in models]
     choice = choose(options, free)
@@ -90,6 +99,9 @@ def _installed(examined: Examined, entry: Entry | None, obstacle: str, free: int
         origin=model.record.origin if model.record else "",
         path=str(model.path),
         auto=auto,
+        program=model.program,
+        kind="embedding" if info and info.embeds else "chat",
+        template=template_family(info.header.chat_template) if info else "",
     )
 
 
@@ -119,9 +131,12 @@ def _available(entry: Entry, free: int | None, context: int, bitnet: bool) -> It
         engine=BITNET_ENGINE if needs_bitnet else "any",
         obstacle=f"needs {BITNET_ENGINE} as engine" if needs_bitnet and not bitnet else "",
         license=entry.license,
-        origin=f"hf:{entry.repo}/{entry.file}" if entry.repo else entry.url.partition("?")[0],
+        origin=entry.origin,
         path="",
         auto=False,
+        kind=entry.kind,
+        template=entry.template,
+        checked=entry.checked,
     )
 
 

@@ -1,4 +1,4 @@
-"""From what ``-m`` says to a file: a path, the name of an installed model, or ``auto``."""
+"""From what ``-m`` says to a file: a path, the name of an installed model, ``auto``, or nothing, which is as auto."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import store
+from bitnet_chat.models import others, store
 from bitnet_chat.models.choice import Option, choose
 from bitnet_chat.models.registry import AUTO, entries, is_name
 from bitnet_chat.progress import size
@@ -31,20 +31,17 @@ def resolve(model: str, *, engine: Path | None = None, context: int = 0) -> Reso
     ``engine``: the program that will run it, for ``auto``; ``context``: --ctx. A file wins over a name; a path that is
     no file is given back as it is when it does not look like a name, and whoever opens it says what is wrong.
     """
-    if model == AUTO:
-        return _auto(engine, context)
+    if model in ("", AUTO):
+        return _auto(engine, context, named=bool(model))
     path = paths.meant(model)
-    if path.exists() or not is_name(model):
+    if path.exists() or not (is_name(model) or others.may_be(model)):
         return Resolved(path)
-    found = store.find(model)
+    found = find(model)
     if found is not None:
         return Resolved(found.path)
-    ours = bundled()
-    if ours is not None and ours.name == model:
-        return Resolved(ours.path)
     known = entries()
     if model in known:
-        cost = f" ({size(known[model].bytes)})" if known[model].bytes else ""
+        cost = f" ({size(known[model].download)})" if known[model].download else ""
         raise ModelError(
             f"the model {model} is not installed", remedy=f"bitnet-chat models pull {model} fetches it{cost}"
         )
@@ -54,31 +51,65 @@ def resolve(model: str, *, engine: Path | None = None, context: int = 0) -> Reso
     )
 
 
+def find(name: str) -> store.Installed | None:
+    """The model of this name: an installed one, the bundled one, or one of another program."""
+    found = store.find(name)
+    if found is not None:
+        return found
+    ours = bundled()
+    if ours is not None and ours.name == name:
+        return ours
+    other = others.find(name)
+    return _as_installed(other) if other is not None else None
+
+
+def present() -> list[store.Installed]:
+    """All real models of this computer: the installed ones, and those of other programs, each once."""
+    own = store.installed()
+    seen = {each.path.resolve() for each in own}
+    return [*own, *(_as_installed(each) for each in others.found() if each.path.resolve() not in seen)]
+
+
+def _as_installed(other: others.Other) -> store.Installed:
+    return store.Installed(other.name, other.path, other.size, None, program=other.program)
+
+
+def options(engine: Path | None, context: int = 0) -> list[Option]:
+    """Each real model of this computer and what speaks against it. Reads all headers."""
+    return [seen.option(names(engine, [seen])) for seen in (examine(model, context) for model in present())]
+
+
 def bundled() -> store.Installed | None:
     """The demo model, as if it were installed under the name of its file."""
     path = paths.bundled_model()
     return store.Installed(path.stem, path, path.stat().st_size, None) if path is not None else None
 
 
-def _auto(engine: Path | None, context: int) -> Resolved:
-    """Reads the headers from the largest model down, and no further than it must: each costs a tenth of a second."""
+def _auto(engine: Path | None, context: int, *, named: bool) -> Resolved:
+    """Reads the headers from the largest model down, and no further than it must: each costs a tenth of a second.
+
+    ``named``: ``auto`` was asked for, and the notice says why this one even where there was nothing to choose.
+    """
     from bitnet_chat.models.memory import available
 
-    found = sorted(store.installed(), key=lambda each: (-each.size, each.name))
+    found = sorted(present(), key=lambda each: (-each.size, each.name))
     free = available()
-    options: list[Option] = []
+    looked_at: list[Option] = []
     for model in found:
         seen = examine(model, context)
-        options.append(seen.option(names(engine, [seen])))
-        if free is not None and not options[-1].obstacle and options[-1].need <= free:
+        looked_at.append(seen.option(names(engine, [seen])))
+        if free is not None and not looked_at[-1].obstacle and looked_at[-1].need <= free:
             break
-    choice = choose(options, free, smaller=len(found) - len(options))
+    choice = choose(looked_at, free, smaller=len(found) - len(looked_at))
+    begin = "-m auto" if named else "no model was named"
     if choice.name:
-        return Resolved(store.path_of(choice.name), f"-m auto: {choice.reason}")
+        notice = f"{begin}: {choice.reason}" if named or len(found) > 1 else ""
+        return Resolved(next(each.path for each in found if each.name == choice.name), notice)
     ours = bundled()
     if ours is None:
-        raise ModelError(f"-m auto: {choice.reason}", remedy="give a GGUF file with -m")
-    return Resolved(ours.path, f"-m auto: {choice.reason}; the bundled demo model answers")
+        raise ModelError(f"{begin}: {choice.reason}", remedy="give a GGUF file with -m")
+    notice = f"{begin}: {choice.reason}; the bundled demo model answers" if named or found else ""
+    return Resolved(ours.path, notice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +127,8 @@ class Examined:
         from bitnet_chat.models.support import obstacle
 
         reason = self.damage or (obstacle(self.info, known) if self.info is not None else "")
+        if not reason and self.info is not None and self.info.embeds:
+            reason = "it makes embeddings and no replies"
         return Option(self.model.name, self.model.size, self.need, reason)
 
 
@@ -104,6 +137,8 @@ def examine(model: store.Installed, context: int) -> Examined:
     from bitnet_chat.models import memory
     from bitnet_chat.models.info import read_info
 
+    if model.missing:
+        return Examined(model, None, 0, model.missing)
     try:
         info = read_info(model.path)
     except ModelError as error:

@@ -66,10 +66,11 @@ def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
     """
     if info.kind not in ("", "model"):
         return f"it is no model but {info.kind}"
+    if info.split is not None:
+        alone = ", and the others are not all beside it" if info.split[0] == 1 else ""
+        return f"it is part {info.split[0]} of {info.split[1]}{alone}"
     if not info.tensor_types:
         return "it holds no weights"
-    if info.split is not None:
-        return f"it is part {info.split[0]} of {info.split[1]}"
     unknown = [kind for kind, _ in info.tensor_types if kind.startswith("type ")]
     if unknown:
         return f"its weights are of a kind that is not known here ({unknown[0]})"
