@@ -92,7 +92,7 @@ def run(needed: Sequence[str], anew: bool) -> int:
             setup.run()
         return 0
     except KeyboardInterrupt:
-        return setup.failed("was interrupted; the same command goes on from here", 130)
+        return setup.failed("was interrupted; the same command goes on from here", launcher.INTERRUPTED)
     except _VerbFailed as error:  # it has said why
         return setup.failed("failed", error.status)
     except BitnetChatError as error:
@@ -224,7 +224,9 @@ class _Setup:
         for line in step.lines:
             status = self._run_verb(line)
             statuses.append(status)
-            if status in (launcher.INTERRUPTED, -signal.SIGINT) or (status and not step.without):
+            if status in (launcher.INTERRUPTED, -signal.SIGINT):
+                raise KeyboardInterrupt
+            if status and not step.without:
                 raise _VerbFailed(status if status > 0 else 128 - status)
         if any(statuses):
             print(f"{Path(sys.argv[0]).name}: the step “{step.name}” failed: {step.without}", file=sys.stderr)

@@ -257,6 +257,7 @@ def test_without_a_model_the_bundled_one_answers(checkout: Checkout) -> None:
 def test_a_model_that_was_interrupted_is_gone_on_with(checkout: Checkout) -> None:
     done = checkout.run("bitnet-chat", FAKE_MODELS_STATUS="130")
     assert (done.returncode, done.stdout) == (130, "")
+    assert "the step “Getting a model” was interrupted; the same command goes on from here" in done.stderr
     checkout.calls()
     assert checkout.run("bitnet-chat").returncode == 7
     assert modules(checkout.calls()) == ["models"]
