@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable
 
 from bitnet_chat.engine.native import checks
-from bitnet_chat.engine.native.grammar import ANY_JSON
 from bitnet_chat.engine.native.library import Generation, Library, RequestError
 from bitnet_chat.engine.native.piece_cache import PieceCache
 from bitnet_chat.engine.native.protocol import (
@@ -117,7 +116,7 @@ class Child:
                 return Text(request.id, decoder.decode(library.detokenize(request.tokens)) + decoder.flush())
             case Embed():
                 self._needs("embed")
-                tokens = self._fitting(self._tokens(request.prompt))
+                tokens = self._fitting(self._text_tokens(request.prompt))
                 return Embedding(request.id, library.embed(tokens), len(tokens))
             case Save():
                 self._needs("state")
@@ -134,8 +133,6 @@ class Child:
         grammar, schema = request.grammar, request.schema
         if grammar and schema is not None:
             raise RequestError("usage", "a grammar and a schema were given; a reply obeys one of them")
-        if schema == {}:
-            grammar, schema = ANY_JSON, None
         if grammar:
             self._needs("grammar")
         if schema is not None:
@@ -151,6 +148,10 @@ class Child:
     def _tokens(self, prompt: tuple[Piece, ...]) -> tuple[int, ...]:
         with self._tokenizing:
             return self._pieces.tokens(prompt)
+
+    def _text_tokens(self, prompt: tuple[Piece, ...]) -> tuple[int, ...]:
+        """One piece is a whole text; several are as they are given."""
+        return self._library.tokenize(prompt[0], whole=True) if len(prompt) == 1 else self._tokens(prompt)
 
     def _fitting(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         size = self._library.context_size

@@ -10,7 +10,8 @@ from typing import Literal, Protocol
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 
 Outcome = Literal["stop", "length", "context_full", "cut"]
-"""Why a library ended a reply. ``cut``: :class:`Sink` asked for it."""
+"""Why a library ended a reply: by a token that ends one, at ``max_tokens``, at the end of the window, or because a
+:class:`Sink` asked for it."""
 
 
 class RequestError(Exception):
@@ -86,7 +87,8 @@ class Library(Protocol):
     @property
     def can(self) -> tuple[str, ...]: ...
 
-    def tokenize(self, piece: Piece) -> tuple[int, ...]: ...
+    def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
+        """``whole``: with the tokens that the model begins and ends a text with."""
 
     def detokenize(self, tokens: tuple[int, ...]) -> bytes: ...
 

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from bitnet_chat.engine.native.embedding import mean
 from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, RequestError, Settings, Sink
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 from bitnet_chat.engine.native.sequences import Sequences
@@ -28,6 +29,7 @@ _WHY: dict[str, FailureKind] = {
     "not_supported_error": "unsupported",
 }
 _BATCH = 128
+_EMBEDDED = 8192
 _SEEDS = 1 << 32
 
 
@@ -54,7 +56,10 @@ def _parameters(library: Any, settings: Settings, key: str) -> Any:
     given.model.path = str(settings.model)
     given.n_ctx = settings.context_size * settings.sequences
     given.n_parallel = settings.sequences
-    given.n_batch = given.n_ubatch = settings.batch_size or _BATCH
+    # A text is embedded in one batch.
+    given.n_batch = given.n_ubatch = settings.batch_size or (
+        (settings.context_size or _EMBEDDED) if settings.embeddings else _BATCH
+    )
     if settings.threads:
         given.cpuparams.n_threads = given.cpuparams_batch.n_threads = settings.threads
     given.api_keys = [key]
@@ -71,17 +76,17 @@ class LlamaCpp:
     """See :class:`bitnet_chat.engine.native.library.Library`. The server calls a sequence a slot."""
 
     def __init__(self, library: Any, server: Any, key: str, settings: Settings) -> None:
-        self._server, self._key, self._embeds = server, key, settings.embeddings
+        self._server, self._key = server, key
         self._address = server.listening_address.removeprefix("http://")
         self._slots, self._lock = Sequences(settings.sequences), threading.Lock()
         self.version = f"xllamacpp {library.__version__}"
         self.context_size = int(self._http("GET", "/props")["default_generation_settings"]["n_ctx"])
         state = ("state",) if settings.state_folder is not None else ()
-        self.can = ("embed",) if self._embeds else ("grammar", "schema", *state)
+        self.can = ("grammar", "schema", *state, *(("embed",) if settings.embeddings else ()))
 
-    def tokenize(self, piece: Piece) -> tuple[int, ...]:
+    def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
         text, special = piece
-        body = {"content": well_formed(text), "add_special": False, "parse_special": special}
+        body = {"content": well_formed(text), "add_special": whole, "parse_special": special}
         return tuple(self._http("POST", "/tokenize", body)["tokens"])
 
     def detokenize(self, tokens: tuple[int, ...]) -> bytes:
@@ -101,8 +106,8 @@ class LlamaCpp:
         return reading.outcome(generation.max_tokens)
 
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
-        answer = _checked(json.loads(self._server.handle_embeddings(json.dumps({"input": [tokens]}))))
-        return tuple(answer["data"][0]["embedding"])
+        rows = self._http("POST", "/embeddings", {"input": [tokens]})[0]["embedding"]
+        return mean(rows)
 
     def save(self, file: str) -> int:
         return int(self._state("save", file)["n_saved"])

@@ -27,7 +27,7 @@ class Running:
 
     @property
     def is_cut(self) -> bool:
-        return self._is_stopped or self._text.has_ended or 0 < self._text.count == self._request.max_tokens
+        return self._is_stopped or self._text.has_ended
 
     def stop(self) -> None:
         """End it, as the parent wants."""
