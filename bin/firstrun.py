@@ -46,7 +46,8 @@ _MODEL = "smollm2-135m"
 """The model that the first run fetches: real, and small enough for a first answer within half a minute."""
 _PREBUILT = (("engine", "install", "llama.cpp"), ("engine", "install", "bitnet"))
 # The tests spread a model over rpc-servers, which only Linux can end reliably.
-_COMPILED = ("engine", "install", "--build", *(("--with", "rpc") if sys.platform == "linux" else ()))
+_FEATURES = ("server", "cli", *(("rpc",) if sys.platform == "linux" else ()))
+_COMPILED = ("engine", "install", "--build", *(word for name in _FEATURES for word in ("--with", name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,9 @@ class _Verbs:
 
 _VERBS = {
     "engine": _Verbs("Getting an engine", "engine", (("engine", "install", "--if-missing"),)),
-    "server": _Verbs("Getting a server", "server", (("engine", "install", "--build", "--if-missing"),)),
+    "server": _Verbs(
+        "Getting a server", "server", (("engine", "install", "--build", "--with", "server", "--if-missing"),)
+    ),
     "model": _Verbs(
         "Getting a model",
         "model",
