@@ -219,9 +219,9 @@ def test_the_tests_are_run_with_their_packages_engines_and_a_model(checkout: Che
     assert (done.returncode, done.stdout) == (5, "ran\n")
     calls = checkout.calls()
     assert calls[1][-1] == f"{checkout.root}[test]"
-    rpc = ["--with", "rpc"] if sys.platform == "linux" else []
+    features = ["server", "cli", *(["rpc"] if sys.platform == "linux" else [])]
     needed = [
-        ["engine", "install", "--build", *["--with", "cli", "--with", "server"], *rpc],
+        ["engine", "install", "--build", *(word for name in features for word in ("--with", name))],
         ["engine", "install", "llama.cpp"],
         ["engine", "install", "bitnet"],
         ["models", "pull", SMALL],
