@@ -78,9 +78,8 @@ def find(name: str) -> Other | None:
 
 
 def may_be(text: str) -> bool:
-    """Whether a text has the form of such a name, and not that of a path."""
-    prefix, colon, rest = text.partition(":")
-    return bool(colon and rest) and (prefix in _BY_PREFIX or not re.search(r"[/\\]", text))
+    """Whether a text has the form of such a name, and not that of a path alone."""
+    return ":" in text and "\\" not in text and not text.startswith((".", "/", "~"))
 
 
 def refusal(model: Other, done: str) -> UsageError:
@@ -142,7 +141,7 @@ def _ollama_name(place: tuple[str, ...]) -> str:
 
 def _model_of(manifest: Path) -> str:
     """The hash of the one model that a manifest names; empty where it names none, several, or one with an adapter."""
-    if manifest.stat().st_size > _MAX_MANIFEST:
+    if not manifest.is_file() or manifest.stat().st_size > _MAX_MANIFEST:
         return ""
     content = json.loads(manifest.read_bytes())
     layers = content.get("layers") if isinstance(content, dict) else None
