@@ -82,6 +82,8 @@ class BackendStatus:
     """How often the engine died without being asked to, and was started again."""
     context_exact: bool = True
     """False where ``context_used`` is an estimate."""
+    in_bursts: bool = False
+    """Whether the words of a reply come in bursts, since a program on the way to here buffers its output."""
 
 
 class Backend(Protocol):

@@ -12,8 +12,9 @@ from bitnet_chat import paths
 from bitnet_chat.backends import BackendStatus, ReplyOptions
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.engine import processors
+from bitnet_chat.engine import packages, processors
 from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
 from bitnet_chat.engine.find import find
 from bitnet_chat.engine.load import Load
@@ -23,7 +24,7 @@ from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.session import Session
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
-from bitnet_chat.errors import ModelError
+from bitnet_chat.errors import ModelError, Unsupported, UsageError
 from bitnet_chat.events import Event
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.recording.recorder import Recorder
@@ -74,8 +75,11 @@ class ResidentBackend:
             settings.engine or None, configured_engine or None, dialect=dialect, limit=settings.probe_timeout
         )
         self._settings, self._sharing = settings, sharing or Sharing()
+        if self.binary.dialect is Dialect.NATIVE:
+            _require_no_flags(settings)
         self._rpc = _rpc_servers(settings.rpc, self.binary)
-        reasons: list[str] = []
+        useless = _why_no_spares(self.binary, self._rpc) if settings.spare else ""
+        reasons = [useless] if useless else []
         self._model = model_path(settings, self.binary.path, reasons.append)
         # The header of a large model takes a tenth of a second; whether there is one at all can be told at once.
         with_magic(self._model)
@@ -91,9 +95,12 @@ class ResidentBackend:
             transport=settings.io,
             on_spawn=self._spawned,
             tokenizer=lambda: self._tokens().tokenizer(),
-            affordable=self._load.leaves_room_for_another if settings.spare and not self._rpc else None,
+            affordable=self._load.leaves_room_for_another if settings.spare and not useless else None,
             refit=self._refitted,
         )
+        # Programs in C and C++ buffer what they write to a pipe; the native one does not.
+        has_terminal = settings.io != "pipe" and pty_is_available()
+        self._is_buffered = self.binary.dialect is not Dialect.NATIVE and not has_terminal
         self._extra = settings.engine_args
         self._refit = Refit(
             lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout),
@@ -101,8 +108,6 @@ class ResidentBackend:
         )
         self._counter: TokenCounter | None = None
         self._interpreter: Interpreter | None = None
-        if settings.spare and self._rpc:
-            reasons.append("--spare does nothing with --rpc: an rpc-server serves one engine at a time")
         for reason in reasons:
             self._session.keeper.notify(reason)
 
@@ -168,7 +173,7 @@ class ResidentBackend:
         used = self._session.keeper.context_used
         return BackendStatus(
             model=self._header.label if self._header else self._model.stem,
-            engine=f"{self.binary.path.name} ({self.binary.dialect.value})",
+            engine=f"{packages.name_of(self.binary)} ({self.binary.dialect.value})",
             state=self._session.state.value,
             context_used=used.count if used is not None else None,
             context_exact=used is None or not used.error,
@@ -177,6 +182,7 @@ class ResidentBackend:
             cpu=cpu,
             spare_memory=sum(spares) if spares else None,
             restarts=self._session.keeper.budget.spent,
+            in_bursts=self._is_buffered,
         )
 
     async def close(self) -> None:
@@ -254,11 +260,29 @@ class ResidentBackend:
 
     def _prepared(self, notify: Callable[[str], None]) -> Prepared:
         from bitnet_chat.models.chat_template import prepare
-        from bitnet_chat.models.faults import OVERRIDE, overridden
+        from bitnet_chat.models.faults import overridden
 
-        takes = self.binary.has(OVERRIDE) and not overridden(self._settings.engine_args)
+        takes = self.binary.takes_overrides and not overridden(self._settings.engine_args)
         wanted = self._settings.chat_template
         return prepare(self._model, wanted, notify, engine=self.binary.path, takes_overrides=takes)
+
+
+def _require_no_flags(settings: Settings) -> None:
+    """Raises UsageError for what a native engine has no flag for."""
+    if settings.engine_args:
+        raise UsageError(
+            f"a native engine takes no flags of llama.cpp: {' '.join(settings.engine_args)}",
+            remedy="leave out what stands behind --; --ctx, --threads and the settings of sampling hold for it",
+        )
+    if settings.rpc:
+        raise Unsupported("--rpc", "a native engine has no RPC", remedy="bitnet-chat engine install --with rpc")
+
+
+def _why_no_spares(binary: EngineBinary, rpc: tuple[str, ...]) -> str:
+    """A line for the user; empty where spare engines are of use."""
+    if binary.dialect is Dialect.NATIVE:
+        return "--spare does nothing with a native engine: it goes back to any turn by itself"
+    return "--spare does nothing with --rpc: an rpc-server serves one engine at a time" if rpc else ""
 
 
 def _rpc_servers(text: str, binary: EngineBinary) -> tuple[str, ...]:

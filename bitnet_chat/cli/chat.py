@@ -73,7 +73,6 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     from bitnet_chat.cli.limits import reply_options
     from bitnet_chat.cli.past import wanted
     from bitnet_chat.cli.tools import offered, toolbox
-    from bitnet_chat.engine.child import pty_is_available
 
     journal = open_journal(settings)
     if not await _picked(flags, journal):
@@ -85,8 +84,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     backend = offered(
         open_talker(settings, configured, journal, advice="commands", model=getattr(flags, "model", "")), box
     )
-    lines += [*about(backend.status().model), *(each.described() for each in files)]
-    paced = settings.backend == "engine" and not settings.attach and (settings.io == "pipe" or not pty_is_available())
+    lines += [*about(settings, backend.status().model), *(each.described() for each in files)]
 
     def switch_model(name: str) -> Backend:
         return offered(open_talker(settings, configured, journal, advice="commands", model=name), box)
@@ -97,7 +95,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
             model=backend.status().model,
             system=settings.system,
             options=replace(reply_options(settings), tools=box.tools if box is not None else ()),
-            typing_speed=settings.typing_speed if paced else None,
+            typing_speed=settings.typing_speed,
             history_file=paths.data_dir() / "history" if settings.journal else None,
             markdown=settings.markdown,
             thinking=settings.thinking,

@@ -6,20 +6,26 @@ from bitnet_chat import paths
 from bitnet_chat.config import Settings
 from bitnet_chat.progress import size
 
+_SMALL = 300_000_000
+"""Bytes of a file below which a model is worth a word about better ones."""
 
-def about(model: str) -> list[str]:
+
+def about(settings: Settings, model: str) -> list[str]:
     """Lines for the user, at most one. ``model``: its name, which is that of its file."""
-    from bitnet_chat.models.first import SMALL, first_model
+    from bitnet_chat.models import first, memory
+    from bitnet_chat.models.registry import entries
 
-    bundled = paths.bundled_model()
-    if bundled is not None and model == bundled.stem:
-        return [_toy(model)]
-    first = first_model(ask=False) if model == SMALL and _is_first_time(model) else None
-    if first is None or first.better is None:
+    if settings.attach or settings.backend not in ("engine", "llama-server"):
         return []
-    name, bytes, command = first.better
+    if model == _bundled():
+        return [_toy(model)]
+    known = entries()
+    if model not in known or not 0 < known[model].bytes < _SMALL or not _is_first_time(model):
+        return []
+    said = f"{known[model].title or model} is a real model, but a small one ({size(known[model].bytes)})."
+    instead = first.better(known, memory.available(), first.disk_free())
     return [
-        f"{model} is a real model, but a small one. A better one that fits here is {name} ({size(bytes)}): {command}"
+        said if instead is None else f"{said} {instead.name} ({size(instead.size)}) answers better: {instead.command}"
     ]
 
 
@@ -27,21 +33,29 @@ def alone(settings: Settings) -> list[str]:
     """For an answer without a greeting: a line where the bundled model gives it, although no model was named."""
     from bitnet_chat.models.resolve import present
 
-    if settings.model or settings.backend != "engine" or settings.attach or settings.install == "no":
+    named = settings.model or settings.backend != "engine" or settings.attach
+    if named or settings.install == "no" or present():
         return []
-    bundled = paths.bundled_model()
-    return [_toy(bundled.stem)] if bundled is not None and not present() else []
+    name = _bundled()
+    return [_toy(name)] if name else []
+
+
+def _bundled() -> str:
+    """The name of the bundled model; empty where there is none."""
+    path = paths.bundled_model()
+    return path.stem if path is not None else ""
 
 
 def _toy(name: str) -> str:
-    from bitnet_chat.models.first import first_model
+    from bitnet_chat.models.registry import entries
 
-    first = first_model(ask=False)
-    real = f" A real model ({size(first.size)}): bitnet-chat models pull {first.name}" if first and first.size else ""
-    return (
+    said = (
         f"{name} answers, a toy of 2 MB for tests and offline use: what it says about this program may be out of date."
-        + real
     )
+    real = next((each for each in entries().values() if each.first and each.wheel), None)
+    if real is None:
+        return said
+    return f"{said} A real model ({size(real.download)}): bitnet-chat models pull {real.name}"
 
 
 def _is_first_time(model: str) -> bool:

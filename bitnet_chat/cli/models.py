@@ -56,6 +56,7 @@ def parser() -> Parser:
         "hf:user/repo lists what there is",
     )
     pulling.add_argument("--name", default="", help="what to call it")
+    pulling.add_argument("--if-missing", action="store_true", help="do nothing if any model is installed")
     telling = verbs.add_parser("info", help="what a model file says about itself")
     telling.add_argument("model", metavar="FILE", help="a file, or a name")
     checking = verbs.add_parser("verify", help="whether models are still what was pulled")
@@ -166,8 +167,11 @@ def _row(item: Item, width: int, path: str = "") -> str:
 def _pull(flags: argparse.Namespace) -> int:
     from bitnet_chat.models.pull import pull
     from bitnet_chat.models.registry import entries
+    from bitnet_chat.models.resolve import present
     from bitnet_chat.models.source import parse
 
+    if flags.if_missing and present():
+        return 0
     source = parse(flags.model, entries(), flags.name)
     if source.repo and not source.file:
         from bitnet_chat.models import hub, offer

@@ -8,13 +8,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
-from bitnet_chat.cli.consent import agrees, can_be_asked
+from bitnet_chat.cli.consent import agrees, can_be_asked, chosen
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError, EngineNotFound
 from bitnet_chat.progress import size
 from bitnet_chat.stream.sanitize import visible
+
+if TYPE_CHECKING:
+    from bitnet_chat.models.first import FirstModel
+
+
+_SMALL = 300_000_000
+"""Bytes of a download that takes seconds. Where nothing is asked, the first model is one of these."""
+_LARGE = 3_000_000_000
+"""Bytes of the largest first model that a question offers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +32,15 @@ class Supply:
     """Something that a verb of this program installs."""
 
     label: str
-    """As a question names it: ``the engine``, ``SmolLM2-135M``."""
+    """As a question names it: ``the engine``, ``smollm2-135m``."""
     size: int
     """Bytes of the download; 0: not known."""
     command: tuple[str, ...]
     """Behind ``bitnet-chat``."""
     optional: bool = False
     """Without it the bundled model answers."""
+    smaller: Supply | None = None
+    """What may be had in its place."""
 
     @property
     def described(self) -> str:
@@ -48,12 +60,12 @@ def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
     error of what needs it. Raises BuildError or ModelError for an installation that failed, unless the bundled model
     can answer instead.
     """
-    if settings.install == "no":
-        return 0
-    wanted = missing(settings, configured)
-    if not wanted or not (settings.install == "yes" or (may_ask and _is_attended() and _is_agreed(wanted))):
-        return 0
-    return next((code for each in wanted if (code := _install(each))), 0)
+    asks = settings.install == "ask" and may_ask and _is_attended()
+    if settings.install == "yes" or asks:
+        found = missing(settings, configured, largest=_LARGE if asks else _SMALL)
+        wanted = _agreed(found) if found and asks else found
+        return next((code for each in wanted if (code := _install(each))), 0)
+    return 0
 
 
 def _is_attended() -> bool:
@@ -61,8 +73,17 @@ def _is_attended() -> bool:
     return can_be_asked() and not os.environ.get("CI")
 
 
-def _is_agreed(wanted: Sequence[Supply]) -> bool:
-    return agrees(question(wanted), usually=True)
+def _agreed(wanted: Sequence[Supply]) -> Sequence[Supply]:
+    """What the user wants of it."""
+    smaller = next((each.smaller for each in wanted if each.smaller is not None), None)
+    if smaller is None:
+        return wanted if agrees(question(wanted), usually=True) else ()
+    match chosen(question(wanted), {"s": smaller.described}):
+        case "y":
+            return wanted
+        case "s":
+            return [each.smaller or each for each in wanted]
+    return ()
 
 
 def _install(supply: Supply) -> int:
@@ -77,30 +98,47 @@ def _install(supply: Supply) -> int:
         return 0
 
 
-def missing(settings: Settings, configured: str) -> tuple[Supply, ...]:
-    """The engine first. Nothing where another program answers. Raises UsageError for a broken list of models."""
+def missing(settings: Settings, configured: str, *, largest: int) -> tuple[Supply, ...]:
+    """The engine first. Nothing where another program answers. ``largest``: bytes of a model that was not named; the
+    hub is asked only where it could have one.
+
+    Raises BuildError where there is no engine for this computer but a compiled one, UsageError for a broken list of
+    models."""
     if settings.backend != "engine" or settings.attach:
         return ()
-    model = _model(settings)
-    return tuple(each for each in (_engine(settings, configured), model) if each is not None)
+    found = (_engine(settings, configured), _model(settings, largest))
+    return tuple(each for each in found if each is not None)
 
 
 def _engine(settings: Settings, configured: str) -> Supply | None:
-    from bitnet_chat.engine.find import find, places
+    """One that is named is there, or is a prebuilt one of that name, or is missing for good."""
+    from bitnet_chat.engine import packages
+    from bitnet_chat.engine.find import find, named
 
-    if any(place.named for place in places(settings.engine or None, configured or None)):
-        return None
+    name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
     try:
-        find(limit=settings.probe_timeout)
+        if not name:
+            find(limit=settings.probe_timeout)
+        elif packages.by_name(name) is not None:
+            named(name)
     except EngineNotFound:
-        return Supply("the engine", 34_000_000, ("engine", "install"))
+        return _package(name, f"the engine {name}") if name else _package("llama.cpp", "the engine")
     return None
 
 
-def _model(settings: Settings) -> Supply | None:
+def _package(name: str, label: str) -> Supply:
+    from bitnet_chat.engine import packages, wheels
+
+    package = packages.by_name(name)
+    assert package is not None
+    return Supply(label, wheels.choose(package, wheels.here()).pin.size, ("engine", "install", name))
+
+
+def _model(settings: Settings, largest: int) -> Supply | None:
     """An entry of the registry that was asked for by name; where none was, the first model to have."""
+    from bitnet_chat.models.first import first_model
     from bitnet_chat.models.registry import AUTO, entries, is_name
-    from bitnet_chat.models.resolve import find
+    from bitnet_chat.models.resolve import find, present
 
     name = settings.model
     if name not in ("", AUTO):
@@ -108,9 +146,14 @@ def _model(settings: Settings) -> Supply | None:
             return None
         entry = entries().get(name)
         return Supply(name, entry.download, ("models", "pull", name)) if entry is not None else None
-    from bitnet_chat.models.first import first_model
-
-    first = first_model()
-    if first is None or not first.size:  # it is here
+    if present():
         return None
-    return Supply(first.name, first.size, ("models", "pull", first.name), optional=True)
+    best = first_model(limit=largest)
+    if best is None or not best.size:
+        return None
+    small = first_model(limit=_SMALL) if best.size > _SMALL else None
+    return _first(best, smaller=_first(small) if small is not None and small.size else None)
+
+
+def _first(model: FirstModel, smaller: Supply | None = None) -> Supply:
+    return Supply(model.name, model.size, ("models", "pull", model.name), optional=True, smaller=smaller)

@@ -13,6 +13,7 @@ from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.engine.probe import why_it_ended
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, ModelError
+from bitnet_chat.stream.framer import EngineError
 
 if TYPE_CHECKING:
     from bitnet_chat.models.misfit import Misfit
@@ -35,6 +36,7 @@ _MEMORY = re.compile(
 )
 _LESS = "a smaller model or --ctx needs less memory"
 _LOOK = "bitnet-chat doctor looks at engine and model; bitnet-chat engine list shows other engines"
+_OTHERS = "bitnet-chat engine list shows other engines, -m FILE takes another model"
 _SHOWN = 3
 """Lines of the log beside an explanation."""
 
@@ -86,13 +88,17 @@ def of_fault(process: Dead) -> EngineDied | None:
     return fault.error(process.log.tail()) if fault is not None and fault.is_lasting else None
 
 
-def while_loading(process: Dead) -> BitnetChatError:
-    """It died before it could say anything: its model's fault if it ended by itself."""
+def while_loading(process: Dead, refusal: EngineError | None = None) -> BitnetChatError:
+    """It died before it was ready: its model's fault if it ended by itself. ``refusal``: what it said of it."""
     if process.fault is not None:
         return process.fault.error(process.log.tail())
     if (gone := without_model(process)) is not None:
         return gone
     tail = process.log.tail()
+    if refusal is not None and refusal.why == "model":
+        return ModelError(f"{_NOT_LOADED}: {refusal.text}", remedy=_OTHERS, detail=tail)
+    if refusal is not None:
+        return EngineDied(f"the engine could not start: {refusal.text}", remedy=_LOOK, detail=tail)
     if (broken := why_it_ended(Path(process.argv[0]), process.exit_code, tail)) is not None:
         return broken
     if (trouble := _trouble_with_rpc(process)) is not None:
@@ -108,7 +114,7 @@ def while_loading(process: Dead) -> BitnetChatError:
         why = _LESS
     return ModelError(
         _NOT_LOADED,
-        remedy=f"{why}; bitnet-chat engine list shows other engines, -m FILE takes another model",
+        remedy=f"{why}; {_OTHERS}",
         detail=tail,
     )
 

@@ -31,6 +31,8 @@ class Package:
     project: str
     version: str
     make: Make
+    ternary: tuple[str, ...]
+    """The types of ternary weights that it loads and computes."""
 
     @property
     def folder_name(self) -> str:
@@ -38,8 +40,8 @@ class Package:
 
 
 PACKAGES = (
-    Package("llama.cpp", "xllamacpp", "2026.10.11549", Make.LLAMA),
-    Package("bitnet", "ik-llama-cpp-python", "0.1.5", Make.IK),
+    Package("llama.cpp", "xllamacpp", "2026.10.11549", Make.LLAMA, ("TQ1_0", "TQ2_0")),
+    Package("bitnet", "ik-llama-cpp-python", "0.1.5", Make.IK, ("IQ1_BN", "IQ2_BN", "IQ2_BN_R4")),
 )
 
 
@@ -82,6 +84,14 @@ def read(folder: Path) -> Record | None:
     return record if sound else None
 
 
+def is_package(folder: Path) -> bool:
+    """Whether a prebuilt engine is or was in a folder. Raises nothing."""
+    try:
+        return (folder / RECORD).is_file() and (folder / SITE).is_dir()
+    except OSError:
+        return False
+
+
 def is_whole(folder: Path, record: Record) -> bool:
     """Every file is there with its size."""
     try:
@@ -106,6 +116,12 @@ def installed(home: Path | None = None) -> Iterator[EngineBinary]:
         folder = folder_of(package, home)
         if (found := at(folder)) is not None and found.version == _version(package, package.version):
             yield found
+
+
+def name_of(engine: EngineBinary) -> str:
+    """What users call an engine: a package by its name, any other by that of its program."""
+    packaged = [package.name for package in PACKAGES if package.make is engine.make]
+    return packaged[0] if engine.dialect is Dialect.NATIVE and packaged else engine.path.name
 
 
 def native_engine(package: Package, folder: Path) -> EngineBinary:

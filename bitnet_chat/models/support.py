@@ -111,6 +111,9 @@ def _files(binary: Path) -> Iterator[Path]:
     """The program, and llama.cpp's libraries where builds and packages put them. None for a script: what lies beside it
     need not be what it starts."""
     real = binary.resolve()
+    if real.is_dir():  # a prebuilt package
+        yield from sorted(path for path in real.rglob("*") if path.is_file() and _is_library(path))
+        return
     with real.open("rb") as file:
         if not is_native(file.read(8)):
             return
@@ -123,6 +126,13 @@ def _files(binary: Path) -> Iterator[Path]:
             for path in sorted(folder.glob(pattern)):
                 if path.is_file() and not any(word in path.name for word in _GPU):
                     yield path
+
+
+def _is_library(path: Path) -> bool:
+    if path.is_symlink() or path.suffix not in (".so", ".dylib", ".dll", ".pyd"):
+        return False
+    with path.open("rb") as file:
+        return is_native(file.read(8))
 
 
 def _mentioned(path: Path, words: Collection[str]) -> set[str]:

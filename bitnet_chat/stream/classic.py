@@ -88,10 +88,11 @@ class ClassicFramer:
             self._idle(text, frames)
         return frames
 
-    def sent(self) -> None:
-        self._expect(RESET + self._in_suffix)
+    def sent(self, data: bytes = b"") -> None:
+        # An empty line has the message of the prompt answered, and is not echoed.
+        self._expect(RESET if data == b"\n" else RESET + self._in_suffix)
 
-    def continued(self) -> None:
+    def continued(self, data: bytes = b"") -> None:
         self._expect(RESET)
 
     def _expect(self, echo: str) -> None:

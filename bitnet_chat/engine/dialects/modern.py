@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bitnet_chat.backends import Sampling
+from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Input, Launch, common_flags, left_out
@@ -27,6 +27,7 @@ class ModernTalk:
     closes_interrupted = True
     no_message: bytes | None = b"\n"
     go_on_message = "Continue your last reply exactly where it stops. Repeat nothing of it, and add nothing before."
+    carries_all = False
 
     def __init__(
         self,
@@ -69,7 +70,9 @@ class ModernTalk:
             notes=tuple(filter(None, notes)),
         )
 
-    def input(self, launch: Launch, context: str, history: Conversation, text: str) -> Input | None:
+    def input(
+        self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
+    ) -> Input | None:
         named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
         return Input(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
 

@@ -57,7 +57,11 @@ meet beside a special token. No BOS token is added."""
 
 
 class ProtocolError(ValueError):
-    """A line that is none of this protocol."""
+    """A line that is none of this protocol. ``id``: of the request or message, where it can be read."""
+
+    def __init__(self, what: str, id: int | None = None) -> None:
+        super().__init__(what)
+        self.id = id
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class Complete:
     grammar: str = ""
     """GBNF."""
     schema: dict[str, Any] | None = None
-    """A JSON schema for the reply; ``{}`` allows any JSON."""
+    """A JSON schema for the reply; ``{}`` allows any JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,8 @@ class Detokenize:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
+    """A single piece is a whole text, and gets the tokens that the model begins and ends one with."""
+
     kind: ClassVar[str] = "embed"
     id: int
     prompt: tuple[Piece, ...] = ()
@@ -269,10 +275,15 @@ def decode_message(line: bytes | str) -> Message:
 def _decoded(line: bytes | str, kinds: dict[str, type[Any]]) -> Any:
     try:
         content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"not a line of this protocol: {error}") from None
+    id = content.get("id") if isinstance(content, dict) else None
+    try:
         made = kinds[content.pop("kind")]
         return made(**{name: _frozen(value) for name, value in content.items()})
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ProtocolError(f"not a line of this protocol: {error}") from None
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        known = id if isinstance(id, int) and not isinstance(id, bool) else None
+        raise ProtocolError(f"not a line of this protocol: {error}", known) from None
 
 
 def _frozen(value: Any) -> Any:

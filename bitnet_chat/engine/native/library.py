@@ -1,0 +1,103 @@
+"""What the child needs of a library, and what a library is told about a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from bitnet_chat.engine.native.protocol import FailureKind, Piece
+
+Outcome = Literal["stop", "length", "context_full", "cut"]
+"""Why a library ended a reply: by a token that ends one, at ``max_tokens``, at the end of the window, or because a
+:class:`Sink` asked for it."""
+
+
+class RequestError(Exception):
+    """A request that cannot be done; becomes ``Failed`` with the same words."""
+
+    def __init__(self, why: FailureKind, what: str) -> None:
+        super().__init__(what)
+        self.why: FailureKind = why
+
+
+class LoadError(Exception):
+    """The model cannot be loaded, or the library cannot; ends the child."""
+
+    def __init__(self, what: str, why: FailureKind = "model") -> None:
+        super().__init__(what)
+        self.why: FailureKind = why
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The command line. Numbers that are 0 are for the library to choose; ``batch_size`` then is for the adapter."""
+
+    folder: Path
+    model: Path
+    context_size: int = 0
+    threads: int = 0
+    batch_size: int = 0
+    sequences: int = 1
+    embeddings: bool = False
+    state_folder: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+
+class Sink(Protocol):
+    """Hears of one reply, on the thread that the library likes. Each call returns True to end the reply."""
+
+    def prefill(self, done: int, total: int, cached: int) -> bool: ...
+
+    def token(self, token: int, piece: bytes) -> bool: ...
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the reply is to end, by a request or for what it says."""
+
+    def when_stopped(self, callback: Callable[[], None]) -> None:
+        """``callback``: called once, on another thread, when a request stops the reply; at once if it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How a reply is to be made from tokens; the texts that end it are the sink's matter."""
+
+    tokens: tuple[int, ...]
+    max_tokens: int | None
+    sampling: dict[str, float]
+    grammar: str
+    schema: dict[str, object] | None
+
+
+class Library(Protocol):
+    """A loaded model. Calls come from several threads at once, :meth:`complete` from at most ``sequences``.
+
+    All but :meth:`close` raise RequestError.
+    """
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def context_size(self) -> int:
+        """Tokens of one sequence."""
+
+    @property
+    def can(self) -> tuple[str, ...]: ...
+
+    def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
+        """``whole``: with the tokens that the model begins and ends a text with."""
+
+    def detokenize(self, tokens: tuple[int, ...]) -> bytes: ...
+
+    def complete(self, generation: Generation, sink: Sink) -> Outcome:
+        """Returns when the reply has ended. The token that ended it comes to the sink as a piece without bytes, or not
+        at all."""
+
+    def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]: ...
+
+    def save(self, file: str) -> int: ...
+
+    def restore(self, file: str) -> int: ...

@@ -1,0 +1,212 @@
+"""llama.cpp as the package xllamacpp has it: its server inside this process.
+
+Replies come by a call with a callback for each token; the server's own loopback port, closed to others by a random key,
+serves for what has no call: tokens, text, saved states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib
+import json
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from bitnet_chat.engine.native.embedding import mean
+from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, RequestError, Settings, Sink
+from bitnet_chat.engine.native.protocol import FailureKind, Piece
+from bitnet_chat.engine.native.sequences import Sequences
+from bitnet_chat.stream.decoder import well_formed
+
+_WHY: dict[str, FailureKind] = {
+    "invalid_request_error": "usage",
+    "exceed_context_size_error": "context_full",
+    "not_supported_error": "unsupported",
+}
+_BATCH = 128
+_EMBEDDED = 8192
+_SEEDS = 1 << 32
+
+
+def load(settings: Settings, progress: Callable[[float], None]) -> LlamaCpp:
+    """Raises LoadError."""
+    sys.path.append(str(settings.folder))
+    try:
+        library = importlib.import_module("xllamacpp")
+    except (ImportError, OSError) as error:
+        raise LoadError(f"the library in {settings.folder} cannot be used: {error}", "failed") from None
+    if settings.overrides:
+        raise LoadError("this library takes no metadata of the model from outside: --override", "unsupported")
+    key = secrets.token_urlsafe()
+    parameters = _parameters(library, settings, key)
+    try:
+        server = library.Server(parameters)
+    except RuntimeError as error:
+        raise LoadError(_reason(lambda: library.Server(parameters)) or str(error)) from None
+    return LlamaCpp(library, server, key, settings)
+
+
+def _parameters(library: Any, settings: Settings, key: str) -> Any:
+    given = library.CommonParams()
+    given.model.path = str(settings.model)
+    given.n_ctx = settings.context_size * settings.sequences
+    given.n_parallel = settings.sequences
+    # A text is embedded in one batch.
+    given.n_batch = given.n_ubatch = settings.batch_size or (
+        (settings.context_size or _EMBEDDED) if settings.embeddings else _BATCH
+    )
+    if settings.threads:
+        given.cpuparams.n_threads = given.cpuparams_batch.n_threads = settings.threads
+    given.api_keys = [key]
+    given.ui = given.endpoint_slots = given.endpoint_props = given.endpoint_metrics = False
+    given.warmup = given.ctx_shift = given.fit_params = False
+    given.cache_ram_mib = 0
+    given.embedding = settings.embeddings
+    if settings.state_folder is not None:
+        given.slot_save_path = os.path.join(settings.state_folder, "")  # noqa: PTH118  # the library appends a name
+    return given
+
+
+class LlamaCpp:
+    """See :class:`bitnet_chat.engine.native.library.Library`. The server calls a sequence a slot."""
+
+    def __init__(self, library: Any, server: Any, key: str, settings: Settings) -> None:
+        self._server, self._key = server, key
+        self._address = server.listening_address.removeprefix("http://")
+        self._slots, self._lock = Sequences(settings.sequences), threading.Lock()
+        self.version = f"xllamacpp {library.__version__}"
+        self.context_size = int(self._http("GET", "/props")["default_generation_settings"]["n_ctx"])
+        state = ("state",) if settings.state_folder is not None else ()
+        self.can = ("grammar", "schema", *state, *(("embed",) if settings.embeddings else ()))
+
+    def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
+        text, special = piece
+        body = {"content": well_formed(text), "add_special": whole, "parse_special": special}
+        return tuple(self._http("POST", "/tokenize", body)["tokens"])
+
+    def detokenize(self, tokens: tuple[int, ...]) -> bytes:
+        content: str = self._http("POST", "/detokenize", {"tokens": tokens})["content"]
+        return content.encode("utf-8", "surrogateescape")
+
+    def complete(self, generation: Generation, sink: Sink) -> Outcome:
+        with self._lock:
+            slot = self._slots.take(generation.tokens)
+        reading = _Stream(sink, len(generation.tokens))
+        try:
+            self._server.handle_completions(json.dumps(_request(generation, slot)), reading.take)
+        finally:
+            with self._lock:
+                self._slots.put(slot, (*generation.tokens[: reading.done], *reading.tokens))
+                self._slots.release(slot)
+        return reading.outcome(generation.max_tokens)
+
+    def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
+        rows = self._http("POST", "/embeddings", {"input": [tokens]})[0]["embedding"]
+        return mean(rows)
+
+    def save(self, file: str) -> int:
+        return int(self._state("save", file)["n_saved"])
+
+    def restore(self, file: str) -> int:
+        return int(self._state("restore", file)["n_restored"])
+
+    def _state(self, action: str, file: str) -> Any:
+        with self._lock:
+            slot = self._slots.last
+        return self._http("POST", f"/slots/{slot}?action={action}", {"filename": file})
+
+    def _http(self, method: str, path: str, body: Any = None) -> Any:
+        with contextlib.closing(http.client.HTTPConnection(self._address)) as connection:
+            headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            return _checked(json.loads(connection.getresponse().read()))
+
+
+class _Stream:
+    """Chunks of one completion, as JSON texts."""
+
+    def __init__(self, sink: Sink, size: int) -> None:
+        self._sink, self._size = sink, size
+        self.done = 0
+        self.tokens: list[int] = []
+        self._finish = ""
+        self._error: Any = None
+
+    def take(self, chunk: str) -> bool:
+        """True ends the completion."""
+        content = json.loads(chunk)
+        if "error" in content:
+            self._error = content
+            return True
+        choice = content["choices"][0]
+        if progress := content.get("prompt_progress"):
+            self.done = progress["processed"]
+            return self._sink.prefill(self.done, progress["total"], progress["cache"])
+        self.done = self._size
+        self._finish = choice["finish_reason"] or self._finish
+        cut = self._sink.is_cut
+        for each in (choice["logprobs"] or {}).get("content", ()):
+            self.tokens.append(each["id"])
+            cut = self._sink.token(each["id"], bytes(each["bytes"])) or cut
+        return cut
+
+    def outcome(self, max_tokens: int | None) -> Outcome:
+        if self._error is not None:
+            _checked(self._error)
+        if self._sink.is_cut or not self._finish:
+            return "cut"
+        if self._finish == "stop":
+            return "stop"
+        return "context_full" if max_tokens is None or len(self.tokens) < max_tokens else "length"
+
+
+def _request(generation: Generation, slot: int) -> dict[str, Any]:
+    sampling = {name: value for name, value in generation.sampling.items() if name != "seed"}
+    if (seed := generation.sampling.get("seed")) is not None:
+        sampling["seed"] = int(seed) % _SEEDS
+    return {
+        "prompt": generation.tokens,
+        "n_predict": -1 if generation.max_tokens is None else max(1, generation.max_tokens),
+        "id_slot": slot,
+        "cache_prompt": True,
+        "stream": True,
+        "return_progress": True,
+        # The bytes of each token; a chunk's text has them as characters, and what is none of one as U+FFFD.
+        "logprobs": 1,
+        "post_sampling_probs": True,
+        **sampling,
+        **({"grammar": generation.grammar} if generation.grammar else {}),
+        **({"json_schema": generation.schema} if generation.schema is not None else {}),
+    }
+
+
+def _checked(answer: Any) -> Any:
+    """Raises RequestError for the server's answer to a request that it refuses."""
+    if isinstance(answer, dict) and (error := answer.get("error")):
+        raise RequestError(_WHY.get(error.get("type", ""), "failed"), str(error.get("message", error)))
+    return answer
+
+
+def _reason(load: Callable[[], object]) -> str:
+    """Why loading fails, from the library's log. It is loaded once more for that: a log that was read here while it
+    loads, which it does without letting another thread run, would be lost where the process dies of it."""
+    import tempfile
+
+    with tempfile.TemporaryFile() as log:
+        terminal = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            with contextlib.suppress(RuntimeError):
+                load()
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+        log.seek(0)
+        lines = log.read().decode("utf-8", "replace").splitlines()
+    errors = [line.partition(" E ")[2].strip() for line in lines if " E " in line]
+    return "; ".join(errors[:2])

@@ -1,0 +1,51 @@
+"""The text of a reply from the bytes of its tokens: whole characters, and no part of a text that ends it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bitnet_chat.stream.decoder import Utf8Decoder
+from bitnet_chat.stream.stops import StopScanner
+
+
+class ReplyText:
+    """``add`` tokens as they come; what it returns can be sent."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._decoder, self._scanner = Utf8Decoder(), StopScanner(stops)
+        self._held: list[tuple[int, bytes]] = []
+        self.count = 0
+        """Tokens that were added."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a stop text was found."""
+        return bool(self._scanner.found)
+
+    def add(self, token: int, piece: bytes) -> tuple[str, tuple[int, ...]]:
+        """The characters that are known now, and the tokens that they came from; no tokens without a character."""
+        self.count += 1
+        self._held.append((token, piece))
+        return self._released(self._scanner.feed(self._decoder.decode(piece)))
+
+    def end(self, *, by_token: bool) -> tuple[str, tuple[int, ...]]:
+        """What was held back, now that nothing follows. ``by_token``: the last token ended the reply, and is none of
+        it where it has no bytes."""
+        if by_token and self._held and not self._held[-1][1]:
+            self._held.pop()
+            self.count -= 1
+        if self.has_ended:
+            return "", ()
+        text = self._scanner.feed(self._decoder.flush())
+        # The last bytes, as surrogates, may have completed a stop text; without that all that was held is text.
+        text += "" if self.has_ended else self._scanner.flush()
+        tokens = tuple(token for token, _ in self._held)
+        self._held.clear()
+        return text, tokens
+
+    def _released(self, text: str) -> tuple[str, tuple[int, ...]]:
+        if not text:
+            return "", ()
+        tokens = tuple(token for token, _ in self._held)
+        self._held.clear()
+        return text, tokens

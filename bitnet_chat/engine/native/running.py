@@ -1,0 +1,93 @@
+"""One reply while it is made: what it says, whether it is to end, and its figures."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from bitnet_chat.engine.native.library import Outcome
+from bitnet_chat.engine.native.protocol import Complete, Ended, EndReason, Message, Prefill, Token
+from bitnet_chat.engine.native.reply import ReplyText
+
+_ENDS: dict[Outcome, EndReason] = {"stop": "stop", "length": "length", "context_full": "context_full"}
+
+
+class Running:
+    """See :class:`bitnet_chat.engine.native.library.Sink`."""
+
+    def __init__(self, request: Complete, send: Callable[[Message], None]) -> None:
+        self._request, self._send = request, send
+        self._text = ReplyText(request.stop)
+        self._lock = threading.Lock()
+        self._is_stopped = False
+        self._callback: Callable[[], None] | None = None
+        self._size = self._evaluated = 0
+        self._begun = self._first = time.perf_counter()
+
+    @property
+    def is_cut(self) -> bool:
+        return self._is_stopped or self._text.has_ended
+
+    def stop(self) -> None:
+        """End it, as the parent wants."""
+        with self._lock:
+            self._is_stopped = True
+            callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+    def when_stopped(self, callback: Callable[[], None]) -> None:
+        with self._lock:
+            if not self._is_stopped:
+                self._callback = callback
+                return
+        callback()
+
+    def begin(self, tokens: tuple[int, ...]) -> None:
+        """The prompt is known, and its evaluation begins."""
+        self._size = len(tokens)
+        self._begun = self._first = time.perf_counter()
+
+    def prefill(self, done: int, total: int, cached: int) -> bool:
+        self._evaluated, self._first = done - cached, time.perf_counter()
+        self._send(Prefill(self._request.id, done, total, cached))
+        return self._is_stopped
+
+    def token(self, token: int, piece: bytes) -> bool:
+        if self._request.max_tokens == 0:
+            return True
+        if not self._text.count:
+            self._first = time.perf_counter()
+        text, tokens = self._text.add(token, piece)
+        if text:
+            self._send(Token(self._request.id, text, tokens))
+        return self.is_cut
+
+    def ended(self, outcome: Outcome) -> Ended:
+        """Sends what was held back, before the message that is returned."""
+        text, tokens = self._text.end(by_token=outcome == "stop")
+        if text or tokens:
+            self._send(Token(self._request.id, text, tokens))
+        return Ended(
+            id=self._request.id,
+            reason=self._reason(outcome),
+            prompt_tokens=self._evaluated,
+            prompt_size=self._size,
+            tokens=self._text.count,
+            context_used=self._size + self._text.count,
+            prefill_seconds=round(self._first - self._begun, 6),
+            reply_seconds=round(time.perf_counter() - self._first, 6),
+        )
+
+    def _reason(self, outcome: Outcome) -> EndReason:
+        if self._text.has_ended:
+            return "stop_text"
+        if outcome != "cut":
+            return _ENDS[outcome]
+        return "interrupted" if self._is_stopped else "length"
+
+
+def never_begun(id: int) -> Ended:
+    """The end of a request that still waited."""
+    return Ended(id=id, reason="interrupted")
