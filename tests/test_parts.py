@@ -57,6 +57,7 @@ def server(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mod
             "demo-UD-Q8_0.gguf": pieces[1],
             "mmproj-demo-Q4_0.gguf": pieces[0],
             "demo-imatrix.gguf": pieces[0],
+            "mtp-demo-Q4_0.gguf": pieces[0],
         }
         monkeypatch.setenv("HF_ENDPOINT", server.base)
         yield server
@@ -121,7 +122,7 @@ def test_a_repository_lists_what_it_has(server: ModelServer, capsys: pytest.Capt
     assert [line.split()[0] for line in lines[1:-1]] == ["UD-Q8_0", "Q8_0", "Q4_0"]
     assert lines[3] == "  Q4_0        2 MB  Q4_0/demo-Q4_0-00001-of-00003.gguf (3 parts)"
     assert lines[-1] == "To be had with bitnet-chat models pull hf:user/repo:UD-Q8_0@v1"
-    assert all("/tree/v1?recursive=true" in each.path for each in server.gets) and len(server.gets) == 4
+    assert all("/tree/v1?recursive=true" in each.path for each in server.gets) and len(server.gets) == 5
     code, out, _ = run(capsys, "pull", "hf:user/repo", "--json")
     assert {each["quantization"]: each["parts"] for each in json.loads(out)} == {"UD-Q8_0": 1, "Q8_0": 1, "Q4_0": 3}
     assert not paths.models_dir().exists()
@@ -191,10 +192,16 @@ def test_parts_are_pulled_and_checked_as_one(
     assert code == 4 and f"the sha256 of {NAMES[1]} is not that of the record" in out
     second.unlink()
     code, out, _ = run(capsys, "verify")
-    assert (code, out) == (4, "demo-Q4_0: of its 3 parts 2 is missing\n")
-    assert "of its 3 parts 2 is missing" in run(capsys, "list")[1]
-    assert not fetch(server).was_here  # what is missing is fetched
-    assert second.read_bytes() == pieces[1]
+    assert (code, out) == (4, "demo-Q4_0: part 2 of 3 is missing\n")
+    assert "part 2 of 3 is missing" in run(capsys, "list")[1]
+    server.seen.clear()
+    assert not fetch(server).was_here  # what is missing is fetched, and nothing else
+    assert [each.headers.get("Range") for each in server.gets] == [
+        f"bytes={len(pieces[0])}-",
+        None,
+        f"bytes={len(pieces[2])}-",
+    ]
+    assert [each.read_bytes() for each in pulled.model.files] == pieces
     assert run(capsys, "rm", "demo-Q4_0", "--yes")[0] == 0
     assert folder() == set()
 
