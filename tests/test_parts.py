@@ -22,6 +22,7 @@ from bitnet_chat.doctor.finding import Status
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.models import download, offer, store, support
+from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.offer import File
 from bitnet_chat.models.parts import part, stem_of
@@ -248,6 +249,7 @@ def test_parts_that_lie_beside_each_other(model: Path, tmp_path: Path) -> None:
     one, parts = read_info(model), read_info(files[0])
     assert (parts.parameters, parts.tensor_types, parts.split) == (one.parameters, one.tensor_types, None)
     assert parts.header.size == sum(each.stat().st_size for each in files) and not parts.is_cut_off
+    assert read_header(files[0]).size == parts.header.size  # by which threads are chosen
     assert support.obstacle(read_info(files[1]), None) == "it is part 2 of 3"
     with files[1].open("r+b") as file:
         file.truncate(files[1].stat().st_size - 1000)
