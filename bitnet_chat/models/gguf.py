@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bitnet_chat.models.parts import part
+from bitnet_chat.models import parts
 from bitnet_chat.models.reader import I32, STRING, Contents, Cursor, opened
 
 _CONTROL = 3  # LLAMA_TOKEN_TYPE_CONTROL
@@ -65,7 +65,7 @@ def read_header(path: Path) -> ModelHeader:
     Raises ModelError for a file that is missing, no GGUF, cut off or too strange to be true."""
     with opened(path) as cursor:
         found = header(cursor, cursor.contents())
-    piece = part(path.name)
+    piece = parts.part(path.name)
     sizes = [_size(path.with_name(name)) for name in piece.all()] if piece is not None else []
     return replace(found, size=max(found.size, sum(sizes)))
 
