@@ -22,7 +22,7 @@ LAYERS, HEAD, CONTEXT = 2, 64, 512
 EPSILON, ROPE_BASE = 1e-6, 500_000.0
 _SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
 VOCABULARY = 256 + len(_SPECIAL)
-BOS, EOS = 256, 257
+BOS, EOS, EOT = 256, 257, 258
 LOUD, QUIET = 0.08, 0.01
 """The largest value in the embedding of a letter, and of any other token, which is therefore never the next one."""
 TEMPLATE = (
@@ -251,7 +251,11 @@ def _spelled() -> list[str]:
     return [chr(byte) if byte in plain else chr(256 + others.index(byte)) for byte in range(256)]
 
 
-def prompt(number: int, length: int = 100) -> str:
-    """Letters, the same for the same number; all prompts end alike."""
-    letters = _random(f"prompt {number}", length - 1)
-    return "".join(ascii_letters[byte % len(ascii_letters)] for byte in letters) + "z"
+def question(number: int, length: int = 90) -> str:
+    """Letters, the same for the same number."""
+    return "".join(ascii_letters[byte % len(ascii_letters)] for byte in _random(f"question {number}", length))
+
+
+def tokens(message: str) -> list[int]:
+    """The prompt for a first message, as the chat template of the model has it: a few more tokens than it has bytes."""
+    return [BOS, *f"user: {message}".encode(), EOT, *b"assistant: "]
