@@ -45,8 +45,9 @@ _EXTRAS = {"package": "", "tests": "[test]", "serve": "[serve]", "remote": "[rem
 _MODEL = "smollm2-135m"
 """The model that the first run fetches: real, and small enough for a first answer within half a minute."""
 _PREBUILT = (("engine", "install", "llama.cpp"), ("engine", "install", "bitnet"))
-# The tests spread a model over rpc-servers, which only Linux can end reliably.
-_COMPILED = ("engine", "install", "--build", *(("--with", "rpc") if sys.platform == "linux" else ()))
+# All programs that tests run; on Linux they spread a model over rpc-servers, too.
+_FEATURES = ("cli", "server", "rpc") if sys.platform == "linux" else ("cli", "server")
+_COMPILED = ("engine", "install", "--build", *(word for each in _FEATURES for word in ("--with", each)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class _Verbs:
 
 _VERBS = {
     "engine": _Verbs("Getting an engine", "engine", (("engine", "install", "--if-missing"),)),
-    "server": _Verbs("Getting a server", "server", (("engine", "install", "--build", "--if-missing"),)),
+    "server": _Verbs("Getting a server", "server", (("engine", "install", "--with", "server", "--if-missing"),)),
     "model": _Verbs(
         "Getting a model",
         "model",

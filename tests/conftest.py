@@ -91,6 +91,12 @@ def any_native(
     return found
 
 
+@pytest.fixture(params=["classic", *_ANY_NATIVE])
+def exact_engine(request: pytest.FixtureRequest) -> EngineBinary:
+    """Each engine that takes a conversation exactly as it was."""
+    return _prebuilt(request.param) if request.param in _ANY_NATIVE else _engine(Dialect(request.param))
+
+
 @pytest.fixture(params=["classic", "modern", *OTHERS, *_ANY_NATIVE])
 def any_engine(
     request: pytest.FixtureRequest, dequantized: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
@@ -153,7 +159,11 @@ def dequantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 def model(request: pytest.FixtureRequest, dequantized: Callable[[], Path]) -> Path:
     """The bundled model, as the engine of the test can load it."""
     assert MODEL is not None, "models/bitnet-demo.gguf is missing"
-    names = [name for name in ("engine", "any_engine", "any_native", "classic_engine") if name in request.fixturenames]
+    names = [
+        name
+        for name in ("engine", "any_engine", "exact_engine", "any_native", "classic_engine")
+        if name in request.fixturenames
+    ]
     engines = [request.getfixturevalue(name) for name in names]
     return dequantized() if any(each.make is Make.IK for each in engines) else MODEL
 

@@ -219,8 +219,9 @@ def test_the_tests_are_run_with_their_packages_engines_and_a_model(checkout: Che
     assert (done.returncode, done.stdout) == (5, "ran\n")
     calls = checkout.calls()
     assert calls[1][-1] == f"{checkout.root}[test]"
+    rpc = ["--with", "rpc"] if sys.platform == "linux" else []
     needed = [
-        ["engine", "install", "--build", *(["--with", "rpc"] if sys.platform == "linux" else [])],
+        ["engine", "install", "--build", *["--with", "cli", "--with", "server"], *rpc],
         ["engine", "install", "llama.cpp"],
         ["engine", "install", "bitnet"],
         ["models", "pull", SMALL],
@@ -290,8 +291,8 @@ def test_what_a_command_needs_is_installed(
     calls = checkout.calls()
     assert extras(calls) == wanted
     assert ("engine" in modules(calls)) is engine
-    builds = [call for call in calls if "--build" in call]
-    assert bool(builds) is ("llama-server" in "".join(arguments))  # of which there is no prebuilt one
+    servers = [call for call in calls if "server" in call]
+    assert bool(servers) is ("llama-server" in "".join(arguments))  # of which there is no prebuilt one
     assert checkout.run("bitnet-chat", *arguments, **env).returncode == 7
     assert checkout.calls() == []
 

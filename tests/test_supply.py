@@ -64,6 +64,8 @@ def wheel_size(name: str) -> int:
     ("settings", "expected"),
     [
         (Settings(engine="/any"), [SMALL]),
+        (Settings(engine="llama.cpp"), ["the engine llama.cpp", SMALL]),
+        (Settings(engine="bitnet", model="/no/such.gguf"), ["the engine bitnet"]),
         (Settings(model="auto"), ["the engine", SMALL]),
         (Settings(model="/no/such.gguf"), ["the engine"]),
         (Settings(model="unknown"), ["the engine"]),
@@ -199,7 +201,7 @@ def test_an_answer_of_no_tells_the_command_and_is_not_kept(start: Start, program
 
 def test_the_small_model_in_place_of_a_large_one(start: Start, program: Path, large: str) -> None:
     terminal = start("say hello", script=program, columns=120, FAKE_HUB="yes")
-    terminal.until(f"Install the engine (34 MB) and {large} (3.0 GB)? [Y/n, s: {SMALL} (93 MB)] ")
+    terminal.until(f"Install the engine (34 MB) and {large} (3.0 GB)? [Y/n, s: {SMALL} (93 MB)]")
     terminal.send("s", ENTER)
     assert terminal.end() == 0
     assert installed(terminal.scroll) == _BOTH
@@ -212,7 +214,7 @@ def test_a_conversation_without_the_model_greets_as_the_toy(start: Start, progra
     terminal.send("n", ENTER)
     terminal.until("a toy of 2 MB for tests and offline use")
     terminal.until(f"bitnet-chat models pull {SMALL}")
-    terminal.ready()
+    terminal.until(lambda: bool(terminal.engines))
     terminal.leave()
 
 

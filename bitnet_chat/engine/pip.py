@@ -54,7 +54,7 @@ def run(
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     # A user's rules for installing packages, with which pip refuses --target.
     env |= {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
-    argv = [*_command(), "--disable-pip-version-check", "--no-input", *arguments]
+    argv = [*command(), "--disable-pip-version-check", "--no-input", *arguments]
     offset = job.size(log)
     if job.run(argv, log=log, cwd=folder, env=env | dict(variables or {}), on_tick=on_tick) != 0:
         raise diagnosis.of_pip(
@@ -62,9 +62,9 @@ def run(
         )
 
 
-def _command() -> list[str]:
-    """pip of this Python; where it has none, as in the environments that uv makes, the copy that Python carries for
-    its own virtual environments. Debian takes that copy away: then the missing pip is the error."""
+def command() -> list[str]:
+    """The command line of pip: of this Python, or where it has none, as in the environments that uv makes, of the copy
+    that Python carries for its own virtual environments. Debian takes that away: then the missing pip is the error."""
     if importlib.util.find_spec("pip") is None and (found := importlib.util.find_spec("ensurepip")) and found.origin:
         carried = sorted((Path(found.origin).parent / "_bundled").glob("pip-*.whl"))
         if carried:
@@ -97,16 +97,17 @@ def fetch(
         shutil.rmtree(scratch, ignore_errors=True)  # of a download that was killed: pip does not go on with it
         try:
             scratch.mkdir()
-            came = _download(pin, scratch, purpose=purpose, log=log, on_bytes=on_bytes, offline=offline)
+            came = download(pin, scratch, purpose=purpose, log=log, on_bytes=on_bytes, offline=offline)
             came.replace(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 
-def _download(
+def download(
     pin: Pin, scratch: Path, *, purpose: str, log: Path, on_bytes: Callable[[int], None], offline: str
 ) -> Path:
+    """As :func:`fetch`, of a file that is not there, below ``scratch``."""
     variables: dict[str, str] = {}
     if pin.backend:
         # pip asks the build backend of an sdist for the name and version even where it is to be downloaded only. The

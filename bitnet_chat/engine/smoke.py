@@ -36,10 +36,10 @@ def check(package: Package, folder: Path) -> None:
         raise _error(package, str(error), "") from error
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()
-        raise _error(package, (said.splitlines() or [_ended(done.returncode)])[-1], said)
+        raise _error(package, (said.splitlines() or [ended(done.returncode)])[-1], said)
 
 
-def _ended(status: int) -> str:
+def ended(status: int) -> str:
     if status == -4:  # SIGILL
         return "it uses instructions that this processor does not have"
     return f"signal {-status}" if status < 0 else f"status {status}"
