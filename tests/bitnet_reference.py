@@ -1,5 +1,5 @@
-"""The models that engines are checked with, computed in float64: ternary weights, squared ReLU, sub-norms, rotary embedding,
-grouped queries, tied embedding. ``python tests/bitnet_reference.py`` prints the table of known answers anew.
+"""The models that engines are checked with, computed in float64: ternary weights, squared ReLU, sub-norms, rotary
+embedding, grouped queries, tied embedding. ``python tests/bitnet_reference.py`` prints the table of known answers anew.
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ def _rotated(x: Array, base: float, *, interleaved: bool) -> Array:
     size = x.shape[-1]
     angle = np.arange(x.shape[0])[:, None] * base ** (-np.arange(0, size, 2) / size)
     c, s = np.cos(angle)[:, None], np.sin(angle)[:, None]
-    first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(size // 2), slice(size // 2, None))
+    first, second = (
+        (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(size // 2), slice(size // 2, None))
+    )
     a, b = x[..., first], x[..., second]
     out = x.copy()
     out[..., first], out[..., second] = a * c - b * s, a * s + b * c

@@ -1,13 +1,16 @@
-"""Known answers: how each small model begins its replies to some questions, by a reference in float64 (``tests/bitnet_reference.py``).
+"""Known answers: how each small model begins its replies to some questions.
 
-Each token is ahead of all others by 0.4 standard deviations of the logits at least, where what engines round differently
-(the activations in eight bits, mostly) moves a logit by 0.05. All prompts end in the same
-tokens and all replies differ, so that a model whose matrices count for nothing cannot be right.
+Computed by a reference in float64 (``tests/bitnet_reference.py``, which prints this table). Each token is ahead of all
+others by 0.4 standard deviations of the logits at least, where what engines round differently (the activations in eight
+bits, mostly) moves a logit by 0.05. All prompts end in the same tokens and the replies differ, so that a model whose
+matrices count for nothing cannot be right.
 """
 
 from __future__ import annotations
 
 from bitnet_chat.engine.small_model import SmallModel
+
+LENGTH = 3
 
 ANSWERS: dict[SmallModel, tuple[tuple[int, str], ...]] = {
     SmallModel("F32"): ((1, "GGG"), (2, "ESN"), (15, "mDM"), (17, "RFu")),

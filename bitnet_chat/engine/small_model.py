@@ -1,6 +1,6 @@
 """Small models for known answers: two layers of fixed pseudo-random weights, in each type that engines are checked for.
 
-The weights are made where they are needed, 0.3 to 5 MB in a few hundredths of a second, from SHAKE-256: the same bytes on
+The weights are made where they are needed, 1 to 8 MB in some hundredths of a second, from SHAKE-256: the same bytes on
 every computer. A token is a byte; those that the model can say are the letters, so its replies are plain text.
 """
 
@@ -18,7 +18,7 @@ from bitnet_chat.models.writer import NewTensor, Value, write
 
 Architecture = Literal["llama", "bitnet", "bitnet-b1.58"]
 
-LAYERS, HEAD, CONTEXT = 2, 64, 512
+LAYERS, HEAD, CONTEXT = 2, 64, 2048
 EPSILON, ROPE_BASE = 1e-6, 500_000.0
 _SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
 VOCABULARY = 256 + len(_SPECIAL)
@@ -29,7 +29,6 @@ TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|eot_id|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
-
 
 
 @dataclass(frozen=True, slots=True)
