@@ -1,8 +1,8 @@
 """Whether an engine computes what it should: its first tokens for small models, against those that are known.
 
-A model of each type of weights that the engine is offered for is evaluated in one batch of 100 tokens and one by one. What
-came of it is kept in the data directory for this build on this processor, so that it is asked once. Measured with the
-prebuilt libraries: a quarter of a second for a type.
+A model of each type of weights that the engine is offered for is evaluated in one batch of 100 tokens and one by one.
+What came of it is kept in the data directory for this build on this processor, so that it is asked once. Measured with
+the prebuilt libraries: a quarter of a second for a type.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def _ask(engine: EngineBinary, model: SmallModel, path: Path) -> str:
 
 
 def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict[str, list[str]]:
-    """Each in one batch; and the first one token by token: each prompt is one longer than the last, and what they have in
-    common is not evaluated again."""
+    """Each in one batch; and the first one token by token: each prompt is one longer than the last, and their common
+    part is not evaluated again."""
     from bitnet_chat.engine.native.client import Client, ClientError
     from bitnet_chat.engine.native.command import command
 

@@ -152,7 +152,7 @@ class SmallModel:
             "general.file_type": 40 if self.weights == "I2_S" else 0,
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": "llama-bpe",
-            "tokenizer.ggml.tokens": [*_spelled(), *_SPECIAL],
+            "tokenizer.ggml.tokens": [*spelled(), *_SPECIAL],
             "tokenizer.ggml.token_type": [1] * 256 + [3] * len(_SPECIAL),
             "tokenizer.ggml.merges": ["Ā ā"],  # two control characters: none of a prompt
             "tokenizer.ggml.bos_token_id": BOS,
@@ -243,7 +243,7 @@ def _random(seed: str, count: int) -> bytes:
     return shake_256(seed.encode()).digest(count)
 
 
-def _spelled() -> list[str]:
+def spelled() -> list[str]:
     """How a byte-level vocabulary spells each byte (GPT-2's ``bytes_to_unicode``)."""
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in plain]
