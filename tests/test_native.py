@@ -108,7 +108,7 @@ def test_a_reply_is_that_of_llama_server(child: Client, reference: Callable[...,
     """Token by token: those of the prompt and those of the reply."""
     tokens = child.tokenize(chat(text))
     parts = [reference("/tokenize", content=each, parse_special=special)["tokens"] for each, special in chat(text)]
-    assert list(tokens) == sum(parts, [])
+    assert list(tokens) == [token for part in parts for token in part]
     expected = reference("/completion", prompt=tokens, n_predict=60, temperature=0, return_tokens=True)
     for prompt in (chat(text), tokens):
         reply = child.complete(prompt, max_tokens=60, **GREEDY)
@@ -159,11 +159,15 @@ def test_a_seed_repeats_a_reply(child: Client) -> None:
 
 def test_bytes_of_all_kinds_arrive(child: Client) -> None:
     """A character when it is whole, and what is none as surrogates; nothing is lost and nothing is cut."""
+    special = {token for token in range(300) if child.detokenize([token])[:2] == "<|"}
     for seed in range(12):
         reply = child.complete(chat("x"), max_tokens=40, sampling=HOT | {"seed": seed})
-        spelled = re.sub(r"<\|\w+\|>", "", child.detokenize(reply.tokens))
-        assert re.sub(r"<\|\w+\|>", "", reply.text) == spelled
-        assert len(reply.tokens) == reply.ended.tokens
+        assert reply.ended.tokens <= 40 and (reply.ended.tokens == 40) == (reply.ended.reason == "length")
+        if child.ready.library == "llama.cpp":  # which tells only the last token of those that make a character
+            assert len(reply.tokens) <= reply.ended.tokens
+        else:
+            spelled = child.detokenize([token for token in reply.tokens if token not in special])
+            assert (reply.text, len(reply.tokens)) == (spelled, reply.ended.tokens)
     joke = child.complete(chat("Tell me a joke 🙂"), **GREEDY)
     assert joke.text.endswith("😄")
 
@@ -186,7 +190,7 @@ def test_limits(child: Client) -> None:
     nothing = child.complete(chat("read and no more"), max_tokens=0)
     assert (nothing.text, nothing.ended.reason, nothing.ended.tokens) == ("", "length", 0)
     assert child.complete(chat("read and no more"), max_tokens=1).ended.prompt_tokens == 1
-    full = child.complete(chat(ENDLESS + "x" * 250), **GREEDY).ended
+    full = child.complete(chat(ENDLESS), **GREEDY).ended
     assert (full.reason, full.context_used) == ("context_full", child.ready.context_size)
     failed = refused(lambda: child.complete([1] * child.ready.context_size))
     assert failed.why == "context_full"
@@ -200,9 +204,16 @@ def test_grammars_and_schemas(child: Client) -> None:
         "properties": {"a": {"enum": ["x", "y"]}, "b": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}},
         "required": ["a", "b"],
     }
-    content = json.loads(child.complete(chat("x"), schema=schema, **GREEDY).text)
+    content = json.loads(child.complete(chat("x"), schema=schema, sampling=HOT | {"seed": 1}).text)
     assert content["a"] in ("x", "y") and len(content["b"]) <= 2
     assert child.complete(chat("x"), schema={}, **GREEDY).text.startswith("{")
+    limited = {"type": "integer", "minimum": 5, "maximum": 7}
+    if child.ready.library == "llama.cpp":
+        assert 5 <= json.loads(child.complete(chat("x"), schema=limited, **GREEDY).text) <= 7
+    else:
+        assert "minimum" in refused(lambda: child.complete(chat("x"), schema=limited)).what
+    failed = refused(lambda: child.complete(chat("x"), schema={"type": "integer", "minimum": 5, "not": {"const": 6}}))
+    assert failed.why == "unsupported" and "not" in failed.what, "what is not obeyed is refused"
     assert refused(lambda: child.complete(chat("x"), grammar="root ::= ((")).why == "usage"
     assert refused(lambda: child.complete(chat("x"), grammar='a ::= "a"')).why == "usage"
     assert refused(lambda: child.complete(chat("x"), grammar="root ::= root")).why == "usage"
@@ -223,8 +234,8 @@ def test_a_stop_ends_a_reply(child: Client) -> None:
 
 
 def test_a_stop_ends_the_reading_of_a_prompt(start: Start) -> None:
-    tokens = [5 + at % 400 for at in range(7000)]
-    with start(context_size=8192, batch_size=16) as child:
+    tokens = [5 + at % 400 for at in range(2000)]
+    with start(context_size=2048, batch_size=8) as child:
         id = child.begin(tokens, **GREEDY)
         messages = child.messages(id)
         until(messages, Prefill, lambda message: message.done > 0)
@@ -232,12 +243,12 @@ def test_a_stop_ends_the_reading_of_a_prompt(start: Start) -> None:
         ended = list(messages)[-1]
         assert isinstance(ended, Ended) and ended.reason == "interrupted"
         assert 0 < ended.prompt_tokens < len(tokens)
-        again = child.complete(tokens[:2000], max_tokens=3, **GREEDY)
-        assert again.ended.prompt_tokens < 2000, "what was read is kept"
+        again = child.complete(tokens, max_tokens=3, **GREEDY)
+        assert again.ended.prompt_tokens < len(tokens), "what was read is kept"
         assert [each.done for each in again.prefill] == sorted(each.done for each in again.prefill)
-        assert again.prefill[-1] == Prefill(again.prefill[0].id, 2000, 2000, again.prefill[0].cached)
-        fresh = child.complete(tokens[:2000], max_tokens=3, **GREEDY)
-        assert fresh.tokens == again.tokens
+        assert (again.prefill[-1].done, again.prefill[-1].total) == (len(tokens), len(tokens))
+    with start(context_size=2048) as child:
+        assert child.complete(tokens, max_tokens=3, **GREEDY).tokens == again.tokens
 
 
 def test_what_two_requests_share_is_read_once(child: Client) -> None:
@@ -303,7 +314,10 @@ def test_several_sequences_at_once(start: Start, child: Client) -> None:
         for id in ids[:3]:
             many.stop(id)
         assert {many.reply(id).ended.reason for id in ids[:3]} <= {"interrupted", "context_full"}
-        seeded = {"max_tokens": 20, "sampling": HOT | {"seed": 5}}
+        seeded = {
+            "max_tokens": 20,
+            "sampling": HOT | {"seed": 5, "top_k": 4},
+        }  # the rest of the vocabulary is all alike
         ids = [many.begin(chat("Hello"), **seeded) for _ in range(3)]
         assert len({many.reply(id).tokens for id in ids}) == 1, "replies made at once share no random numbers"
 
@@ -407,17 +421,14 @@ def test_a_folder_without_the_library(engine: EngineBinary, tmp_path: Path, mode
     assert str(tmp_path) in caught.value.failed.what
 
 
-def test_metadata_from_outside(engine: EngineBinary, model: Path, start: Start, child: Client) -> None:
-    if engine.make is Make.IK:
-        with start(overrides=["tokenizer.ggml.pre=str:llama-bpe"]) as other:
-            assert other.tokenize("1234567") != child.tokenize("1234567")
-        with pytest.raises(ClientError) as caught:
-            start(overrides=["tokenizer.ggml.pre=text:llama-bpe"])
-    else:
-        with pytest.raises(ClientError) as caught:
-            start(overrides=["tokenizer.ggml.pre=str:llama-bpe"])
+def test_metadata_from_outside(engine: EngineBinary, start: Start) -> None:
+    with pytest.raises(ClientError) as caught:
+        start(overrides=["bitnet.context_length=text:300"])
     failed = caught.value.failed
     assert failed is not None and failed.why == ("usage" if engine.make is Make.IK else "unsupported")
+    if engine.make is Make.IK:
+        with start(context_size=None, overrides=["bitnet.context_length=int:256"]) as child:
+            assert child.ready.context_size == 256
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")
@@ -431,7 +442,7 @@ def test_a_raw_terminal(engine: EngineBinary, model: Path) -> None:
     words = command(engine, model, context_size=4096, threads=1)
     process = subprocess.Popen(words, stdin=its, stdout=its, stderr=subprocess.DEVNULL, start_new_session=True)
     os.close(its)
-    with open(ours, "r+b", buffering=0) as terminal:
+    with os.fdopen(ours, "r+b", buffering=0) as terminal:
         received = b""
         while b'"ready"' not in received:
             received += terminal.read(1 << 16)

@@ -7,7 +7,7 @@ them by ``additionalProperties``. What a schema demands and this cannot is refus
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 _RULES = {
@@ -38,14 +38,17 @@ class SchemaError(ValueError):
     """A schema that cannot be made a grammar."""
 
 
-def of_schema(schema: Mapping[str, Any]) -> str:
-    """The grammar of the values that a schema allows; ``{}`` is any object. Raises SchemaError."""
-    return _Grammar(schema).text()
+def of_schema(schema: Mapping[str, Any], also: Collection[str] = ()) -> str:
+    """The grammar of the values that a schema allows; ``{}`` is any object. Raises SchemaError.
+
+    ``also``: keywords that are left out of the grammar without an error, for a library that reads them itself.
+    """
+    return _Grammar(schema, also).text()
 
 
 class _Grammar:
-    def __init__(self, schema: Mapping[str, Any]) -> None:
-        self._schema = schema
+    def __init__(self, schema: Mapping[str, Any], also: Collection[str]) -> None:
+        self._schema, self._ignored = schema, _ANNOTATIONS | set(also)
         self._rules = dict(_RULES)
         self._references: dict[str, str] = {}
 
@@ -60,11 +63,13 @@ class _Grammar:
         return name
 
     def _any(self, schema: Any) -> str:
-        if schema is True or schema == {}:
+        if schema is True:
             return "value"
         if not isinstance(schema, Mapping):
             raise SchemaError(f"this is no schema that allows a value: {json.dumps(schema)[:80]}")
-        wanted = {key: value for key, value in schema.items() if key not in _ANNOTATIONS}
+        wanted = {key: value for key, value in schema.items() if key not in self._ignored}
+        if not wanted:
+            return "value"
         if "$ref" in wanted:
             return self._reference(wanted)
         for key in ("anyOf", "oneOf", "allOf"):

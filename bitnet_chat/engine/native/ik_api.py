@@ -139,6 +139,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_get_embeddings_seq": (POINTER(c_float), (c_void_p, c_int32)),
     "llama_kv_cache_clear": (None, (c_void_p,)),
     "llama_kv_cache_seq_rm": (c_bool, (c_void_p, c_int32, c_int32, c_int32)),
+    "llama_kv_cache_defrag": (None, (c_void_p,)),
+    "llama_kv_cache_update": (c_int32, (c_void_p,)),
     "llama_kv_cache_seq_cp": (None, (c_void_p, c_int32, c_int32, c_int32, c_int32)),
     "llama_state_seq_save_file": (c_size_t, (c_void_p, c_char_p, c_int32, _TOKENS, c_size_t)),
     "llama_state_seq_load_file": (c_size_t, (c_void_p, c_char_p, c_int32, _TOKENS, c_size_t, POINTER(c_size_t))),

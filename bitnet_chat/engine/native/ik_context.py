@@ -42,6 +42,9 @@ class Context:
         parameters.n_batch = parameters.n_ubatch = batch
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.embeddings = embeddings
+        self._is_shared = sequences > 1
+        # Its kernels for that end the process where all cells of a block belong to other sequences.
+        parameters.flash_attn = not self._is_shared
         self.pointer = self._library.llama_init_from_model(model.pointer, parameters)
         if not self.pointer:
             raise LoadError(f"a context of {size} tokens cannot be made; the engine's log says why")
@@ -100,6 +103,14 @@ class Context:
             return position
         self._library.llama_kv_cache_seq_rm(self.pointer, sequence, -1, -1)
         return 0
+
+    def compact(self) -> None:
+        """Close the gaps that :meth:`remove` left between sequences: what is behind one may be overlooked, since the
+        library looks at each 32nd cell to find the last that is in use. One sequence never has a gap."""
+        if self._is_shared:
+            self.arm()
+            self._library.llama_kv_cache_defrag(self.pointer)
+            self._library.llama_kv_cache_update(self.pointer)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """The first ``length`` tokens of a sequence become those of another."""

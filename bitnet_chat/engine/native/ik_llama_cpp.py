@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from bitnet_chat.engine.native import ik_api
 from bitnet_chat.engine.native.embedding import mean
-from bitnet_chat.engine.native.grammar import SchemaError, of_schema
 from bitnet_chat.engine.native.ik_context import Context
 from bitnet_chat.engine.native.ik_model import Model
 from bitnet_chat.engine.native.ik_scheduler import Scheduler
@@ -31,10 +29,12 @@ def load(settings: Settings, progress: Callable[[float], None]) -> IkLlamaCpp:
 class IkLlamaCpp:
     """See :class:`bitnet_chat.engine.native.library.Library`."""
 
+    schema_keywords: tuple[str, ...] = ()
+
     def __init__(self, model: Model, settings: Settings) -> None:
         threads = settings.threads or os.cpu_count() or 1
         batch = settings.batch_size or _BATCH
-        size = settings.context_size or model.trained_context
+        size = min(settings.context_size or model.trained_context, model.trained_context)
         context = Context(
             model, size=size * settings.sequences, batch=batch, sequences=settings.sequences, threads=threads
         )
@@ -58,11 +58,6 @@ class IkLlamaCpp:
         return b"".join(self._model.piece(token, special=True) for token in tokens)
 
     def complete(self, generation: Generation, sink: Sink) -> Outcome:
-        if generation.schema is not None:
-            try:
-                generation = replace(generation, grammar=of_schema(generation.schema), schema=None)
-            except SchemaError as error:
-                raise RequestError("unsupported", str(error)) from None
         return self._scheduler.complete(generation, sink)
 
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
@@ -88,6 +83,7 @@ class IkLlamaCpp:
             number = sequences.take(())
             try:
                 tokens = context.restore(path, number, self.context_size)
+                context.compact()
                 sequences.put(number, tokens or ())
             finally:
                 sequences.release(number)

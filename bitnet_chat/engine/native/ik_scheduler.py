@@ -113,6 +113,7 @@ class Scheduler:
         if shared > kept:
             self._context.copy(donor, task.sequence, min(shared, most))
         task.cached = task.done = self._context.remove(task.sequence, min(max(kept, shared), most))
+        self._context.compact()
         self._tasks.append(task)
         task.sink.prefill(task.done, task.size, task.cached)
 
@@ -161,9 +162,7 @@ class Scheduler:
 
     def _continue(self, task: _Task, logits: int) -> None:
         token = task.sampler.draw(logits, task.tokens)
-        if token is None:
-            task.end("stop")
-        elif self._model.ends(token):
+        if token is None or self._model.ends(token):
             task.end("cut" if task.sink.token(token, b"") else "stop")
         else:
             task.sampler.accept(token)

@@ -14,8 +14,9 @@ import os
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 from bitnet_chat.engine.native.embedding import mean
 from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, RequestError, Settings, Sink
@@ -30,6 +31,8 @@ _WHY: dict[str, FailureKind] = {
 }
 _BATCH = 128
 _EMBEDDED = 8192
+_LAST = "exiting due to"
+_WAITS, _WAIT = 100, 0.01
 _SEEDS = 1 << 32
 
 
@@ -75,12 +78,15 @@ def _parameters(library: Any, settings: Settings, key: str) -> Any:
 class LlamaCpp:
     """See :class:`bitnet_chat.engine.native.library.Library`. The server calls a sequence a slot."""
 
+    schema_keywords = ("pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "prefixItems")
+
     def __init__(self, library: Any, server: Any, key: str, settings: Settings) -> None:
         self._server, self._key = server, key
         self._address = server.listening_address.removeprefix("http://")
         self._slots, self._lock = Sequences(settings.sequences), threading.Lock()
         self.version = f"xllamacpp {library.__version__}"
         self.context_size = int(self._http("GET", "/props")["default_generation_settings"]["n_ctx"])
+        self._vocabulary = int(self._http("GET", "/v1/models")["data"][0]["meta"]["n_vocab"])
         state = ("state",) if settings.state_folder is not None else ()
         self.can = ("grammar", "schema", *state, *(("embed",) if settings.embeddings else ()))
 
@@ -90,6 +96,9 @@ class LlamaCpp:
         return tuple(self._http("POST", "/tokenize", body)["tokens"])
 
     def detokenize(self, tokens: tuple[int, ...]) -> bytes:
+        """The server answers in JSON, with U+FFFD for what is not UTF-8."""
+        if max(tokens, default=0) >= self._vocabulary:
+            raise RequestError("usage", f"the token {max(tokens)} is not in the vocabulary of {self._vocabulary}")
         content: str = self._http("POST", "/detokenize", {"tokens": tokens})["content"]
         return content.encode("utf-8", "surrogateescape")
 
@@ -132,7 +141,7 @@ class _Stream:
 
     def __init__(self, sink: Sink, size: int) -> None:
         self._sink, self._size = sink, size
-        self.done = 0
+        self.done = self._count = 0
         self.tokens: list[int] = []
         self._finish = ""
         self._error: Any = None
@@ -149,11 +158,15 @@ class _Stream:
             return self._sink.prefill(self.done, progress["total"], progress["cache"])
         self.done = self._size
         self._finish = choice["finish_reason"] or self._finish
-        cut = self._sink.is_cut
-        for each in (choice["logprobs"] or {}).get("content", ()):
-            self.tokens.append(each["id"])
-            cut = self._sink.token(each["id"], bytes(each["bytes"])) or cut
-        return cut
+        # Of tokens that end within a character the server tells nothing, until one completes it; but it counts them.
+        count = content["timings"]["predicted_n"] - self._count
+        self._count += count
+        if not count:
+            return self._sink.is_cut
+        pieces = (choice["logprobs"] or {}).get("content", ())
+        self.tokens += [each["id"] for each in pieces]
+        piece = b"".join(bytes(each["bytes"]) for each in pieces)
+        return self._sink.token(self.tokens[-1] if count == len(pieces) else None, piece, count)
 
     def outcome(self, max_tokens: int | None) -> Outcome:
         if self._error is not None:
@@ -162,7 +175,7 @@ class _Stream:
             return "cut"
         if self._finish == "stop":
             return "stop"
-        return "context_full" if max_tokens is None or len(self.tokens) < max_tokens else "length"
+        return "context_full" if max_tokens is None or self._count < max_tokens else "length"
 
 
 def _request(generation: Generation, slot: int) -> dict[str, Any]:
@@ -179,6 +192,7 @@ def _request(generation: Generation, slot: int) -> dict[str, Any]:
         # The bytes of each token; a chunk's text has them as characters, and what is none of one as U+FFFD.
         "logprobs": 1,
         "post_sampling_probs": True,
+        "timings_per_token": True,
         **sampling,
         **({"grammar": generation.grammar} if generation.grammar else {}),
         **({"json_schema": generation.schema} if generation.schema is not None else {}),
@@ -203,10 +217,20 @@ def _reason(load: Callable[[], object]) -> str:
         try:
             with contextlib.suppress(RuntimeError):
                 load()
+            lines = _last_lines(log)
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
-        log.seek(0)
-        lines = log.read().decode("utf-8", "replace").splitlines()
     errors = [line.partition(" E ")[2].strip() for line in lines if " E " in line]
     return "; ".join(errors[:2])
+
+
+def _last_lines(log: IO[bytes]) -> list[str]:
+    """All lines of a log that another thread is still writing: its last one says that the server ends."""
+    for _ in range(_WAITS):
+        log.seek(0)
+        text = log.read().decode("utf-8", "replace")
+        if _LAST in text:
+            break
+        time.sleep(_WAIT)
+    return text.splitlines()
