@@ -132,7 +132,9 @@ def _rotated(x: Array, base: float, *, interleaved: bool) -> Array:
     size = x.shape[-1]
     angle = np.arange(x.shape[0])[:, None] * base ** (-np.arange(0, size, 2) / size)
     c, s = np.cos(angle)[:, None], np.sin(angle)[:, None]
-    first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(size // 2), slice(size // 2, None))
+    first, second = (
+        (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(size // 2), slice(size // 2, None))
+    )
     a, b = x[..., first], x[..., second]
     out = x.copy()
     out[..., first], out[..., second] = a * c - b * s, a * s + b * c

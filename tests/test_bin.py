@@ -219,9 +219,9 @@ def test_the_tests_are_run_with_their_packages_engines_and_a_model(checkout: Che
     assert (done.returncode, done.stdout) == (5, "ran\n")
     calls = checkout.calls()
     assert calls[1][-1] == f"{checkout.root}[test]"
-    rpc = ["--with", "rpc"] if sys.platform == "linux" else []
+    features = ["server", "cli", *(["rpc"] if sys.platform == "linux" else [])]
     needed = [
-        ["engine", "install", "--build", *["--with", "cli", "--with", "server"], *rpc],
+        ["engine", "install", "--build", *(word for name in features for word in ("--with", name))],
         ["engine", "install", "llama.cpp"],
         ["engine", "install", "bitnet"],
         ["models", "pull", SMALL],
@@ -257,6 +257,7 @@ def test_without_a_model_the_bundled_one_answers(checkout: Checkout) -> None:
 def test_a_model_that_was_interrupted_is_gone_on_with(checkout: Checkout) -> None:
     done = checkout.run("bitnet-chat", FAKE_MODELS_STATUS="130")
     assert (done.returncode, done.stdout) == (130, "")
+    assert "the step “Getting a model” was interrupted; the same command goes on from here" in done.stderr
     checkout.calls()
     assert checkout.run("bitnet-chat").returncode == 7
     assert modules(checkout.calls()) == ["models"]

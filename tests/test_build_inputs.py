@@ -221,7 +221,12 @@ def test_flags() -> None:
 
 def test_files_that_are_compiled_together(tmp_path: Path) -> None:
     assert f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={(tmp_path / 'u').as_posix()}" in flags(unity=tmp_path / "u")
-    assert "CALL set_target_properties one two PROPERTIES UNITY_BUILD ON" in toolchain.unity_script(("one", "two"))
+    script = toolchain.unity_script(source.SOURCES["llama.cpp"])
+    assert "CALL set_target_properties llama-common PROPERTIES UNITY_BUILD ON" in script
+    assert "tools/mtmd/mtmd-helper.cpp" in script
+    assert all(
+        line.startswith('cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL') for line in script.splitlines()
+    )
 
 
 def test_flags_of_features() -> None:

@@ -174,7 +174,7 @@ class _Build:
 
     def _compile(self, folder: Path, tools: toolchain.Tools, compilers: toolchain.Compilers) -> tuple[Path, list[str]]:
         unity = self.work / "unity.cmake"
-        unity.write_text(toolchain.unity_script(self.origin.unity), encoding="utf-8")
+        unity.write_text(toolchain.unity_script(self.origin), encoding="utf-8")
         flags = toolchain.cmake_flags(
             self.origin,
             cxx=compilers.cxx,

@@ -37,6 +37,8 @@ class Source:
     """cmake's, beyond those of :func:`toolchain.cmake_flags`."""
     unity: tuple[str, ...]
     """Targets whose files are compiled together, which takes less time where each one reads the same large headers."""
+    alone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Files of such a target that do not compile with others, by their path in the source."""
     added: Mapping[str, str] = field(default_factory=dict)
     """Files that the archive lacks, by their path in the source."""
 
@@ -90,6 +92,7 @@ SOURCES = {
                 "LLAMA_OPENSSL": "OFF",
             },
             unity=("llama-common", "server-context", "llama-server-impl", "llama-cli-impl", "mtmd"),
+            alone={"mtmd": ("tools/mtmd/mtmd-helper.cpp", "tools/mtmd/mtmd-helper-gen.cpp")},
         ),
         Source(
             name="bitnet",

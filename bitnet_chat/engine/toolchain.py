@@ -199,11 +199,16 @@ def cmake_flags(
     return flags
 
 
-def unity_script(targets: Collection[str]) -> str:
+def unity_script(source: Source) -> str:
     """A file of cmake's that has the sources of some targets compiled together. Deferred to the end of the project,
     since it is read before there are any targets."""
-    words = " ".join((*targets, "PROPERTIES", "UNITY_BUILD", "ON", "UNITY_BUILD_BATCH_SIZE", str(_UNITY_FILES)))
-    return f'cmake_language(DEFER DIRECTORY "${{CMAKE_SOURCE_DIR}}" CALL set_target_properties {words})\n'
+    together = f"PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE {_UNITY_FILES}"
+    calls = [f"set_target_properties {target} {together}" for target in source.unity]
+    for target, files in source.alone.items():
+        words = " ".join(f'"${{CMAKE_SOURCE_DIR}}/{file}"' for file in files)
+        alone = "PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON"
+        calls.append(f"set_source_files_properties {words} TARGET_DIRECTORY {target} {alone}")
+    return "".join(f'cmake_language(DEFER DIRECTORY "${{CMAKE_SOURCE_DIR}}" CALL {call})\n' for call in calls)
 
 
 def feature_flags(features: Collection[str]) -> list[str]:

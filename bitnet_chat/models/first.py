@@ -72,7 +72,7 @@ def choose_first(
         return FirstModel(wanted.name, wanted.size, f"{wanted.name}, {_rank(free)}")
     for entry in known.values():
         if index and entry.wheel is not None and entry.first and _has_room(entry, disk):
-            why = f"{entry.name}, from the package index" + ("" if hub else ": the hub cannot be reached")
+            why = f"{entry.name}, from the package index" + ("" if hub else ": the hub was not reached")
             return FirstModel(entry.name, entry.download, why, best)
     if bundled:
         return FirstModel(bundled, 0, f"{bundled}, the bundled toy: no real model is here or can be fetched", best)
