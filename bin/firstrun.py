@@ -45,7 +45,7 @@ _EXTRAS = {"package": "", "tests": "[test]", "serve": "[serve]", "remote": "[rem
 _MODEL = "smollm2-135m"
 """The model that the first run fetches: real, and small enough for a first answer within half a minute."""
 _PREBUILT = (("engine", "install", "llama.cpp"), ("engine", "install", "bitnet"))
-# The tests spread a model over rpc-servers, which only Linux can end reliably.
+# The tests run all of these programs; on Linux they spread a model over rpc-servers, too.
 _FEATURES = ("server", "cli", *(("rpc",) if sys.platform == "linux" else ()))
 _COMPILED = ("engine", "install", "--build", *(word for name in _FEATURES for word in ("--with", name)))
 
@@ -94,7 +94,7 @@ def run(needed: Sequence[str], anew: bool) -> int:
             setup.run()
         return 0
     except KeyboardInterrupt:
-        return setup.failed("was interrupted; the same command goes on from here", 130)
+        return setup.failed("was interrupted; the same command goes on from here", launcher.INTERRUPTED)
     except _VerbFailed as error:  # it has said why
         return setup.failed("failed", error.status)
     except BitnetChatError as error:
@@ -226,7 +226,9 @@ class _Setup:
         for line in step.lines:
             status = self._run_verb(line)
             statuses.append(status)
-            if status in (launcher.INTERRUPTED, -signal.SIGINT) or (status and not step.without):
+            if status in (launcher.INTERRUPTED, -signal.SIGINT):
+                raise KeyboardInterrupt
+            if status and not step.without:
                 raise _VerbFailed(status if status > 0 else 128 - status)
         if any(statuses):
             print(f"{Path(sys.argv[0]).name}: the step “{step.name}” failed: {step.without}", file=sys.stderr)

@@ -46,6 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(f"BITNET_CHAT_{name}", str(folder / name.lower()))
     for name in ("OLLAMA_MODELS", "HF_HUB_CACHE", "LLAMA_CACHE"):  # models of other programs
         monkeypatch.setenv(name, str(folder / name.lower()))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # a test that wants the hub has one of its own
     monkeypatch.setenv("BITNET_CHAT_CONFIG", str(folder / "config.toml"))
     monkeypatch.setenv("BITNET_CHAT_INSTALL", "no")  # a test that wants anything installed says so
     return folder
@@ -89,6 +90,12 @@ def any_native(
     if found.make is Make.IK:
         monkeypatch.setenv("BITNET_CHAT_MODEL", str(dequantized()))
     return found
+
+
+@pytest.fixture(params=["classic", *_ANY_NATIVE])
+def exact_engine(request: pytest.FixtureRequest) -> EngineBinary:
+    """Each engine that takes a conversation exactly as it was."""
+    return _prebuilt(request.param) if request.param in _ANY_NATIVE else _engine(Dialect(request.param))
 
 
 @pytest.fixture(params=["classic", "modern", *OTHERS, *_ANY_NATIVE])
@@ -153,7 +160,11 @@ def dequantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 def model(request: pytest.FixtureRequest, dequantized: Callable[[], Path]) -> Path:
     """The bundled model, as the engine of the test can load it."""
     assert MODEL is not None, "models/bitnet-demo.gguf is missing"
-    names = [name for name in ("engine", "any_engine", "any_native", "classic_engine") if name in request.fixturenames]
+    names = [
+        name
+        for name in ("engine", "any_engine", "exact_engine", "any_native", "classic_engine")
+        if name in request.fixturenames
+    ]
     engines = [request.getfixturevalue(name) for name in names]
     return dequantized() if any(each.make is Make.IK for each in engines) else MODEL
 

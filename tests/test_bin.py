@@ -257,6 +257,7 @@ def test_without_a_model_the_bundled_one_answers(checkout: Checkout) -> None:
 def test_a_model_that_was_interrupted_is_gone_on_with(checkout: Checkout) -> None:
     done = checkout.run("bitnet-chat", FAKE_MODELS_STATUS="130")
     assert (done.returncode, done.stdout) == (130, "")
+    assert "the step “Getting a model” was interrupted; the same command goes on from here" in done.stderr
     checkout.calls()
     assert checkout.run("bitnet-chat").returncode == 7
     assert modules(checkout.calls()) == ["models"]
@@ -291,8 +292,8 @@ def test_what_a_command_needs_is_installed(
     calls = checkout.calls()
     assert extras(calls) == wanted
     assert ("engine" in modules(calls)) is engine
-    builds = [call for call in calls if "--build" in call]
-    assert bool(builds) is ("llama-server" in "".join(arguments))  # of which there is no prebuilt one
+    servers = [call for call in calls if "server" in call]
+    assert bool(servers) is ("llama-server" in "".join(arguments))  # of which there is no prebuilt one
     assert checkout.run("bitnet-chat", *arguments, **env).returncode == 7
     assert checkout.calls() == []
 

@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -504,11 +505,37 @@ def test_a_repository_that_was_renamed(server: ModelServer, content: bytes) -> N
     assert [each.path for each in server.gets] == ["/user/repo/resolve/main/tiny.gguf"]
 
 
+def test_the_token_is_for_the_hub_alone(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever an answer of the hub points to: an address without a scheme, the next page of a list."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with serving(b"GGUF") as elsewhere:
+        server.behaviour.elsewhere = elsewhere.base.removeprefix("http://")
+        server.behaviour.files = dict.fromkeys(("a.gguf", "b.gguf", "c.gguf"), b"GGUF")
+        (remote,) = hub.locate(parse("hf:user/repo/a.gguf", {})).remotes
+        assert remote.url.startswith(server.base) and remote.size == 0
+        assert len(hub.files(parse("hf:user/repo", {}))) == 2
+        assert not elsewhere.seen
+
+
 def test_the_stored_token_is_used(server: ModelServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(home))
     (home / "token").write_text("hf_stored\n")
     pull(parse("hf:user/repo/tiny.gguf", {}))
     assert {each.headers["Authorization"] for each in server.seen} == {"Bearer hf_stored"}
+
+
+def test_the_hub_is_looked_for_through_the_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    assert not hub.answers()
+    monkeypatch.setenv("http_proxy", server.base)
+    assert hub.answers()
+    assert server.seen[-1].path.startswith("http://hub.invalid")
+
+
+def test_a_hub_that_is_silent_is_not_waited_for(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert not hub.answers(timeout=0.2)
 
 
 def test_a_hub_that_the_user_forbade_or_that_is_away(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:

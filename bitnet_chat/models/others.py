@@ -29,7 +29,8 @@ _MAX_ENTRIES, _MAX_DEPTH, _MAX_MODELS = 5000, 8, 40
 _MAX_MANIFEST = 1 << 20
 _SKIPPED = re.compile(r"blobs|refs|\.locks|\.no_exist|(?:datasets|spaces)--.*")  # of the hub's cache, and large
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
-_NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
+_CACHES = {"darwin": ("", ("Library", "Caches")), "win32": ("LOCALAPPDATA", ("AppData", "Local"))}
+_NO_MODEL = re.compile(r"mmproj|imatrix|(?:^|/)mtp-", re.IGNORECASE)
 _MODEL_LAYER, _ADAPTER_LAYER = "application/vnd.ollama.image.model", "application/vnd.ollama.image.adapter"
 
 
@@ -78,9 +79,8 @@ def find(name: str) -> Other | None:
 
 
 def may_be(text: str) -> bool:
-    """Whether a text has the form of such a name, and not that of a path."""
-    prefix, colon, rest = text.partition(":")
-    return bool(colon and rest) and (prefix in _BY_PREFIX or not re.search(r"[/\\]", text))
+    """Whether a text has the form of such a name, and not that of a path alone."""
+    return ":" in text and "\\" not in text and not text.startswith((".", "/", "~"))
 
 
 def refusal(model: Other, done: str) -> UsageError:
@@ -142,7 +142,7 @@ def _ollama_name(place: tuple[str, ...]) -> str:
 
 def _model_of(manifest: Path) -> str:
     """The hash of the one model that a manifest names; empty where it names none, several, or one with an adapter."""
-    if manifest.stat().st_size > _MAX_MANIFEST:
+    if not manifest.is_file() or manifest.stat().st_size > _MAX_MANIFEST:
         return ""
     content = json.loads(manifest.read_bytes())
     layers = content.get("layers") if isinstance(content, dict) else None
@@ -170,10 +170,9 @@ def _llama_cpp_folders() -> list[Path]:
     chosen = os.environ.get("LLAMA_CACHE")
     if chosen:
         return [Path(chosen)]
-    if sys.platform == "darwin":
-        return _under_home("Library", "Caches", "llama.cpp")
-    base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return [Path(base) / "llama.cpp"] if base else _under_home(".cache", "llama.cpp")
+    variable, usual = _CACHES.get(sys.platform, ("XDG_CACHE_HOME", (".cache",)))
+    base = os.environ.get(variable) if variable else None
+    return [Path(base) / "llama.cpp"] if base else _under_home(*usual, "llama.cpp")
 
 
 def _under_home(*parts: str) -> list[Path]:
@@ -204,7 +203,7 @@ def _age(path: Path) -> float:
 
 
 def _models(folder: Path) -> list[Path]:
-    """Whole models and first parts; no projectors of images, no importance matrices."""
+    """Whole models and first parts, without what goes with a model: projectors of images and the like."""
     pieces = [path for path in _walk(folder) if path.suffix == ".gguf" and not _NO_MODEL.search(path.name)]
     return [path for path in pieces if (piece := part(path.name)) is None or piece.number == 1]
 

@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from bitnet_chat.recording.masking import is_role
+
 Change = Callable[[str], str]
 """A text to one of as many bytes of UTF-8."""
 
@@ -27,13 +29,20 @@ def output(text: str, change: Change, told: Change) -> str:
     )
 
 
-def request(text: str, change: Change) -> str:
-    """What was written to an engine. The special tokens of a prompt stay."""
+def request(text: str, change: Change, heads: Sequence[str] = ()) -> str:
+    """What was written to an engine. The special tokens of a prompt stay, and names of roles behind them, ``heads`` of
+    the chat template among them."""
+
+    def changed(piece: str) -> str:
+        first = "".join(piece.partition("\n")[:2])
+        kept = next((each for each in (*heads, first) if piece.startswith(each) and is_role(each)), "")
+        return kept + change(piece[len(kept) :])
+
     content = _content(text)
     if not content:
         return change(text)
     if isinstance(prompt := content.get("prompt"), list):
-        content["prompt"] = [[piece if special else change(piece), special] for piece, special in prompt]
+        content["prompt"] = [[piece if special else changed(piece), special] for piece, special in prompt]
     content |= {"stop": [change(each) for each in content["stop"]]} if content.get("stop") else {}
     content |= {"grammar": change(content["grammar"])} if content.get("grammar") else {}
     content |= {"schema": {}} if content.get("schema") else {}

@@ -7,13 +7,13 @@ direction, wherever it shows (:mod:`.masking`), the debug log of the engine incl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from bitnet_chat.prompt.verbatim import encode_lines
 from bitnet_chat.recording import native
 from bitnet_chat.recording.entry import Entry, Kind, of_facts
-from bitnet_chat.recording.masking import is_role, marks, mask
+from bitnet_chat.recording.masking import behind_marks, is_role, marks, mask
 from bitnet_chat.recording.playback import is_modern, is_native, option
 from bitnet_chat.recording.redaction import Redactor
 from bitnet_chat.stream.modern import PROMPT
@@ -42,7 +42,11 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
     """In the order they came. ``with_text``: the words of the conversation stay."""
     argvs = {entry.process: entry.argv for entry in entries if entry.kind is Kind.SPAWN}
     fronts = {entry.process: _front(entry) for entry in entries if entry.kind is Kind.SPAWN}
-    natives = {entry.process for entry in entries if entry.kind is Kind.SPAWN and is_native(entry)}
+    natives = {
+        entry.process: [behind_marks(each) for each in _around(entry.facts.get("around"))]
+        for entry in entries
+        if entry.kind is Kind.SPAWN and is_native(entry)
+    }
     words = frozenset[str]() if with_text else _vocabulary(entries, argvs, fronts, natives)
 
     def change(text: str) -> str:
@@ -86,7 +90,10 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
                 facts["folder"] = redactor.text(str(facts["folder"]))
             yield of_facts(entry.at, entry.kind, entry.process, facts)
         elif entry.kind is Kind.IN and entry.process in natives:
-            yield replace(entry, data=native.request(entry.text, change).encode("utf-8", "surrogateescape"))
+            yield replace(
+                entry,
+                data=native.request(entry.text, change, natives[entry.process]).encode("utf-8", "surrogateescape"),
+            )
         elif entry.kind is Kind.IN:
             front, text = _message(entry, fronts)
             text = front + (text if with_text else mask(text, _marks(argvs.get(entry.process, ()))))
@@ -155,7 +162,7 @@ def _vocabulary(
     entries: Sequence[Entry],
     argvs: Mapping[int, tuple[str, ...]],
     fronts: Mapping[int, str],
-    natives: Set[int],
+    natives: Collection[int],
 ) -> frozenset[str]:
     """The words that were said, in small letters: where a log repeats one it is masked."""
     words: set[str] = set()

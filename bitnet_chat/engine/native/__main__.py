@@ -99,7 +99,8 @@ def _serve(name: str, settings: Settings, next_line: Callable[[], bytes], output
 
 
 def _load(name: str, settings: Settings, output: Output) -> Library:
-    os.environ["GGML_NO_BACKTRACE"] = "1"  # an abort would start a debugger
+    # An abort would start a debugger; ik_llama.cpp does not ask, so it must not find one.
+    os.environ |= {"GGML_NO_BACKTRACE": "1", "PATH": os.devnull}
     adapter = import_module(f"bitnet_chat.engine.native.{_ADAPTERS[name]}")
     library: Library = adapter.load(settings, lambda done: output.send(Loading(done)))
     return library

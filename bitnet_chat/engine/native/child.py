@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from bitnet_chat.engine.native import checks
-from bitnet_chat.engine.native.grammar import ANY_JSON
+from bitnet_chat.engine.native.grammar import SchemaError, of_schema
 from bitnet_chat.engine.native.library import Generation, Library, RequestError
 from bitnet_chat.engine.native.piece_cache import PieceCache
 from bitnet_chat.engine.native.protocol import (
@@ -117,7 +118,7 @@ class Child:
                 return Text(request.id, decoder.decode(library.detokenize(request.tokens)) + decoder.flush())
             case Embed():
                 self._needs("embed")
-                tokens = self._fitting(self._tokens(request.prompt))
+                tokens = self._fitting(self._text_tokens(request.prompt))
                 return Embedding(request.id, library.embed(tokens), len(tokens))
             case Save():
                 self._needs("state")
@@ -134,12 +135,8 @@ class Child:
         grammar, schema = request.grammar, request.schema
         if grammar and schema is not None:
             raise RequestError("usage", "a grammar and a schema were given; a reply obeys one of them")
-        if schema == {}:
-            grammar, schema = ANY_JSON, None
-        if grammar:
-            self._needs("grammar")
         if schema is not None:
-            self._needs("schema")
+            grammar, schema = self._grammar(schema)
         if request.prompt and request.tokens:
             raise RequestError("usage", "prompt and tokens were given; a reply continues one of them")
         tokens = self._fitting(request.tokens or self._tokens(request.prompt))
@@ -148,9 +145,27 @@ class Child:
         generation = Generation(tokens, request.max_tokens, request.sampling, grammar, schema)
         return running.ended("cut" if running.is_cut else self._library.complete(generation, running))
 
+    def _grammar(self, schema: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+        """The grammar of a schema, or the schema itself for a library that reads what no grammar here can say. Nothing
+        that a schema demands is passed over: the library would not tell."""
+        try:
+            try:
+                return of_schema(schema), None
+            except SchemaError:
+                of_schema(schema, self._library.schema_keywords)
+                return "", schema
+        except SchemaError as error:
+            raise RequestError("unsupported", str(error)) from None
+
     def _tokens(self, prompt: tuple[Piece, ...]) -> tuple[int, ...]:
         with self._tokenizing:
             return self._pieces.tokens(prompt)
+
+    def _text_tokens(self, prompt: tuple[Piece, ...]) -> tuple[int, ...]:
+        """One piece is a whole text; several are as they are given."""
+        if len(prompt) == 1 and prompt[0][0]:
+            return self._library.tokenize(prompt[0], whole=True)
+        return self._tokens(prompt)
 
     def _fitting(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         size = self._library.context_size

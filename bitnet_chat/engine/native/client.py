@@ -80,7 +80,8 @@ class Client:
         self._ids = count(1)
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._waiting: defaultdict[int | None, deque[Message]] = defaultdict(deque)
-        threading.Thread(target=self._read, name="native client", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="native client", daemon=True)
+        self._reader.start()
         self.loading: list[Loading] = []
         try:
             self.ready = self._wait_for_ready()
@@ -107,6 +108,9 @@ class Client:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._log.close()
 
     def wait(self) -> int:

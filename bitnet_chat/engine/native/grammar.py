@@ -1,20 +1,202 @@
-"""JSON as a grammar (GBNF), for a library that has none of its own. Pure."""
+"""JSON and JSON schemas as grammars (GBNF), for a library that reads no schemas itself. Pure.
+
+Properties come in the order of the schema, as in llama.cpp; others only where the schema names no property, or allows
+them by ``additionalProperties``. What a schema demands and this cannot is refused by name, never left out.
+"""
 
 from __future__ import annotations
 
-RULES = {
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+_RULES = {
     "value": "object | array | string | number | boolean | null",
-    "object": '"{" space ( member ( space "," space member )* space )? "}"',
-    "member": 'string space ":" space value',
-    "array": '"[" space ( value ( space "," space value )* space )? "]"',
+    "object": '"{" space ( member ( comma member )* space )? "}"',
+    "member": "string colon value",
+    "array": '"[" space ( value ( comma value )* space )? "]"',
     "string": r'"\"" char* "\""',
-    "char": r'[^"\\\x00-\x1f\x7f] | "\\" ( ["\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] )',
-    "number": '"-"? ( "0" | [1-9] [0-9]* ) ( "." [0-9]+ )? ( [eE] [-+]? [0-9]+ )?',
-    "integer": '"-"? ( "0" | [1-9] [0-9]* )',
+    "char": r'[^"\\\x00-\x1f\x7f] | "\\" ( ["\\/bfnrt] | "u" [0-9a-fA-F]{4} )',
+    # A model that may write any number of digits or blanks may write nothing else.
+    "number": 'integer ( "." [0-9]{1,16} )? ( [eE] [-+]? [0-9]{1,3} )?',
+    "integer": '"-"? ( "0" | [1-9] [0-9]{0,15} )',
     "boolean": '"true" | "false"',
     "null": '"null"',
-    # A model that may write any number of blanks may write nothing else.
-    "space": r'( " " | "\n" [ \t]? [ \t]? [ \t]? [ \t]? [ \t]? [ \t]? [ \t]? [ \t]? )?',
+    "comma": '"," space',
+    "colon": '":" space',
+    "space": r'( " " | "\n" [ \t]{0,20} )?',
+}
+_ANNOTATIONS = frozenset(
+    {"title", "description", "default", "examples", "format", "deprecated", "readOnly", "writeOnly"}
+    | {"$schema", "$id", "$comment", "$defs", "definitions"}
+)
+"""Keywords that demand nothing of a value."""
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+
+
+class SchemaError(ValueError):
+    """A schema that cannot be made a grammar."""
+
+
+def of_schema(schema: Mapping[str, Any], also: Collection[str] = ()) -> str:
+    """The grammar of the values that a schema allows; ``{}`` is any object. Raises SchemaError.
+
+    ``also``: keywords that are left out of the grammar without an error, for a library that reads them itself.
+    """
+    return _Grammar(schema, also).text()
+
+
+class _Grammar:
+    def __init__(self, schema: Mapping[str, Any], also: Collection[str]) -> None:
+        self._schema, self._ignored = schema, _ANNOTATIONS | set(also)
+        self._rules = dict(_RULES)
+        self._references: dict[str, str] = {}
+
+    def text(self) -> str:
+        self._rules["root"] = self._any(self._schema) if self._schema else "object"
+        return "\n".join(f"{name} ::= {body}" for name, body in self._rules.items())
+
+    def _rule(self, body: str) -> str:
+        """The name of a new rule."""
+        name = f"r{len(self._rules)}"
+        self._rules[name] = body
+        return name
+
+    def _any(self, schema: Any) -> str:
+        if schema is True:
+            return "value"
+        if not isinstance(schema, Mapping):
+            raise SchemaError(f"this is no schema that allows a value: {json.dumps(schema)[:80]}")
+        wanted = {key: value for key, value in schema.items() if key not in self._ignored}
+        if not wanted:
+            return "value"
+        if "$ref" in wanted:
+            return self._reference(wanted)
+        for key in ("anyOf", "oneOf", "allOf"):
+            if key in wanted:
+                return self._choice(key, wanted)
+        if "const" in wanted or "enum" in wanted:
+            values = wanted.pop("enum") if "enum" in wanted else [wanted.pop("const")]
+            self._refuse(wanted, {"type"})
+            return self._rule(" | ".join(map(_literal, _list("enum", values))))
+        kinds = wanted.pop("type", None) or _implied(wanted)
+        if isinstance(kinds, list):
+            return self._rule(" | ".join(self._typed(kind, self._of_kind(kind, wanted)) for kind in kinds))
+        return self._typed(kinds, wanted)
+
+    def _of_kind(self, kind: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """Those keywords of a schema for several types that are about one of them."""
+        others = {key for keys in (_KEYWORDS[each] for each in _TYPES if each != kind) for key in keys}
+        return {key: value for key, value in schema.items() if key in _KEYWORDS.get(kind, ()) or key not in others}
+
+    def _typed(self, kind: Any, schema: Mapping[str, Any]) -> str:
+        if kind not in _TYPES:
+            raise SchemaError(f"there is no type {json.dumps(kind)[:80]}")
+        self._refuse(schema, _KEYWORDS[kind])
+        match kind:
+            case "object" if schema:
+                return self._object(schema)
+            case "array" if schema:
+                return self._array(schema)
+            case "string" if schema:
+                return self._rule(f'"\\"" char{_range(schema, "minLength", "maxLength")} "\\""')
+        return str(kind)
+
+    def _object(self, schema: Mapping[str, Any]) -> str:
+        properties, required = schema.get("properties", {}), _list("required", schema.get("required", []))
+        if not isinstance(properties, Mapping):
+            raise SchemaError("properties of a schema must be an object")
+        more = schema.get("additionalProperties", not properties)
+        names = [*properties, *(name for name in required if name not in properties)]
+        if more is False and len(names) > len(properties):
+            raise SchemaError(f"the property {names[-1]!r} is required and not allowed")
+        extra = self._rule(f"string colon {self._any(more)}") if more is not False else ""
+        # From the last property back: what may follow a property, and what may begin the object.
+        rest = self._rule(f"( comma {extra} )*") if extra else self._rule('""')
+        begin = self._rule(f"( {extra} ( comma {extra} )* )?") if extra else rest
+        for name in reversed(names):
+            item = f"{_literal(name)} colon {self._any(properties.get(name, more))}"
+            if name in required:
+                begin, rest = self._rule(f"{item} {rest}"), self._rule(f"comma {item} {rest}")
+            else:
+                begin = self._rule(f"{item} {rest} | {begin}")
+                rest = self._rule(f"( comma {item} )? {rest}")
+        return self._rule(f'"{{" space {begin} space "}}"')
+
+    def _array(self, schema: Mapping[str, Any]) -> str:
+        item = self._any(schema.get("items", True))
+        least, most = _limits(schema, "minItems", "maxItems")
+        if most == 0:
+            return self._rule('"[" space "]"')
+        rest = f"( comma {item} ){{{max(least - 1, 0)},{'' if most is None else most - 1}}}"
+        items = f"{item} {rest}" if most != 1 else item
+        return self._rule(f'"[" space {items} space "]"' if least else f'"[" space ( {items} space )? "]"')
+
+    def _choice(self, key: str, schema: dict[str, Any]) -> str:
+        options = _list(key, schema.pop(key))
+        self._refuse(schema, set())
+        if key == "allOf" and len(options) != 1:
+            raise SchemaError("several schemas in allOf cannot be obeyed at once")
+        return self._rule(" | ".join(map(self._any, options)))
+
+    def _reference(self, schema: dict[str, Any]) -> str:
+        path = schema.pop("$ref")
+        self._refuse(schema, set())
+        if path not in self._references:
+            self._references[path] = name = self._rule("")  # before it is read: it may name itself
+            self._rules[name] = self._any(self._target(path))
+        return self._references[path]
+
+    def _target(self, path: Any) -> Any:
+        found: Any = self._schema
+        if not isinstance(path, str) or not path.startswith("#"):
+            raise SchemaError(f"the reference {json.dumps(path)[:80]} is not within the schema")
+        for step in path.removeprefix("#").split("/")[1:]:
+            step = step.replace("~1", "/").replace("~0", "~")
+            if not isinstance(found, Mapping) or step not in found:
+                raise SchemaError(f"the reference {path!r} leads nowhere")
+            found = found[step]
+        return found
+
+    def _refuse(self, schema: Mapping[str, Any], known: Any) -> None:
+        if unknown := sorted(schema.keys() - set(known)):
+            raise SchemaError(f"JSON schemas of this library know no {', '.join(map(repr, unknown))} here")
+
+
+_KEYWORDS: dict[str, tuple[str, ...]] = {
+    "object": ("properties", "required", "additionalProperties"),
+    "array": ("items", "minItems", "maxItems"),
+    "string": ("minLength", "maxLength"),
+    **dict.fromkeys(("number", "integer", "boolean", "null"), ()),
 }
 
-ANY_JSON = "\n".join(f"{name} ::= {body}" for name, body in {"root": "value", **RULES}.items())
+
+def _implied(schema: Mapping[str, Any]) -> str:
+    """The type of a schema that names none."""
+    for kind, keys in _KEYWORDS.items():
+        if any(key in schema for key in keys):
+            return kind
+    raise SchemaError(f"this schema names no type: {json.dumps(schema)[:80]}")
+
+
+def _literal(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _list(key: str, value: Any) -> list[Any]:
+    if not isinstance(value, list) or (not value and key != "required"):
+        raise SchemaError(f"{key} of a schema must be a list")
+    return value
+
+
+def _limits(schema: Mapping[str, Any], least: str, most: str) -> tuple[int, int | None]:
+    low, high = schema.get(least, 0), schema.get(most)
+    if not isinstance(low, int) or not isinstance(high, int | None) or low < 0 or (high is not None and high < low):
+        raise SchemaError(f"{least} and {most} of a schema must be whole numbers in order")
+    return low, high
+
+
+def _range(schema: Mapping[str, Any], least: str, most: str) -> str:
+    low, high = _limits(schema, least, most)
+    return f"{{{low},{'' if high is None else high}}}"

@@ -10,7 +10,8 @@ from typing import Literal, Protocol
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 
 Outcome = Literal["stop", "length", "context_full", "cut"]
-"""Why a library ended a reply. ``cut``: :class:`Sink` asked for it."""
+"""Why a library ended a reply: by a token that ends one, at ``max_tokens``, at the end of the window, or because a
+:class:`Sink` asked for it."""
 
 
 class RequestError(Exception):
@@ -49,7 +50,8 @@ class Sink(Protocol):
 
     def prefill(self, done: int, total: int, cached: int) -> bool: ...
 
-    def token(self, token: int, piece: bytes) -> bool: ...
+    def token(self, token: int | None, piece: bytes, count: int = 1) -> bool:
+        """``count`` tokens have ``piece`` as their bytes; None where a library does not tell which."""
 
     @property
     def is_cut(self) -> bool:
@@ -68,6 +70,7 @@ class Generation:
     sampling: dict[str, float]
     grammar: str
     schema: dict[str, object] | None
+    """One with :attr:`Library.schema_keywords`."""
 
 
 class Library(Protocol):
@@ -84,15 +87,20 @@ class Library(Protocol):
         """Tokens of one sequence."""
 
     @property
-    def can(self) -> tuple[str, ...]: ...
+    def can(self) -> tuple[str, ...]:
+        """See :class:`bitnet_chat.engine.native.protocol.Ready`."""
 
-    def tokenize(self, piece: Piece) -> tuple[int, ...]: ...
+    @property
+    def schema_keywords(self) -> tuple[str, ...]:
+        """Those of JSON schemas that it reads itself, beyond :mod:`bitnet_chat.engine.native.grammar`."""
+
+    def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
+        """``whole``: with the tokens that the model begins and ends a text with."""
 
     def detokenize(self, tokens: tuple[int, ...]) -> bytes: ...
 
     def complete(self, generation: Generation, sink: Sink) -> Outcome:
-        """Returns when the reply has ended. The token that ended it comes to the sink as a piece without bytes, or not
-        at all."""
+        """Returns when the reply has ended. The token that ended it comes to the sink, too."""
 
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]: ...
 

@@ -14,9 +14,11 @@ import os
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
+from bitnet_chat.engine.native.embedding import mean
 from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, RequestError, Settings, Sink
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 from bitnet_chat.engine.native.sequences import Sequences
@@ -28,6 +30,9 @@ _WHY: dict[str, FailureKind] = {
     "not_supported_error": "unsupported",
 }
 _BATCH = 128
+_EMBEDDED = 8192
+_LAST = "exiting due to"
+_WAITS, _WAIT = 100, 0.01
 _SEEDS = 1 << 32
 
 
@@ -54,7 +59,10 @@ def _parameters(library: Any, settings: Settings, key: str) -> Any:
     given.model.path = str(settings.model)
     given.n_ctx = settings.context_size * settings.sequences
     given.n_parallel = settings.sequences
-    given.n_batch = given.n_ubatch = settings.batch_size or _BATCH
+    # A text is embedded in one batch.
+    given.n_batch = given.n_ubatch = settings.batch_size or (
+        (settings.context_size or _EMBEDDED) if settings.embeddings else _BATCH
+    )
     if settings.threads:
         given.cpuparams.n_threads = given.cpuparams_batch.n_threads = settings.threads
     given.api_keys = [key]
@@ -70,21 +78,27 @@ def _parameters(library: Any, settings: Settings, key: str) -> Any:
 class LlamaCpp:
     """See :class:`bitnet_chat.engine.native.library.Library`. The server calls a sequence a slot."""
 
+    schema_keywords = ("pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "prefixItems")
+
     def __init__(self, library: Any, server: Any, key: str, settings: Settings) -> None:
-        self._server, self._key, self._embeds = server, key, settings.embeddings
+        self._server, self._key = server, key
         self._address = server.listening_address.removeprefix("http://")
         self._slots, self._lock = Sequences(settings.sequences), threading.Lock()
         self.version = f"xllamacpp {library.__version__}"
         self.context_size = int(self._http("GET", "/props")["default_generation_settings"]["n_ctx"])
+        self._vocabulary = int(self._http("GET", "/v1/models")["data"][0]["meta"]["n_vocab"])
         state = ("state",) if settings.state_folder is not None else ()
-        self.can = ("embed",) if self._embeds else ("grammar", "schema", *state)
+        self.can = ("grammar", "schema", *state, *(("embed",) if settings.embeddings else ()))
 
-    def tokenize(self, piece: Piece) -> tuple[int, ...]:
+    def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
         text, special = piece
-        body = {"content": well_formed(text), "add_special": False, "parse_special": special}
+        body = {"content": well_formed(text), "add_special": whole, "parse_special": special}
         return tuple(self._http("POST", "/tokenize", body)["tokens"])
 
     def detokenize(self, tokens: tuple[int, ...]) -> bytes:
+        """The server answers in JSON, with U+FFFD for what is not UTF-8."""
+        if max(tokens, default=0) >= self._vocabulary:
+            raise RequestError("usage", f"the token {max(tokens)} is not in the vocabulary of {self._vocabulary}")
         content: str = self._http("POST", "/detokenize", {"tokens": tokens})["content"]
         return content.encode("utf-8", "surrogateescape")
 
@@ -101,8 +115,8 @@ class LlamaCpp:
         return reading.outcome(generation.max_tokens)
 
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
-        answer = _checked(json.loads(self._server.handle_embeddings(json.dumps({"input": [tokens]}))))
-        return tuple(answer["data"][0]["embedding"])
+        rows = self._http("POST", "/embeddings", {"input": [tokens]})[0]["embedding"]
+        return mean(rows)
 
     def save(self, file: str) -> int:
         return int(self._state("save", file)["n_saved"])
@@ -127,7 +141,7 @@ class _Stream:
 
     def __init__(self, sink: Sink, size: int) -> None:
         self._sink, self._size = sink, size
-        self.done = 0
+        self.done = self._count = 0
         self.tokens: list[int] = []
         self._finish = ""
         self._error: Any = None
@@ -144,11 +158,15 @@ class _Stream:
             return self._sink.prefill(self.done, progress["total"], progress["cache"])
         self.done = self._size
         self._finish = choice["finish_reason"] or self._finish
-        cut = self._sink.is_cut
-        for each in (choice["logprobs"] or {}).get("content", ()):
-            self.tokens.append(each["id"])
-            cut = self._sink.token(each["id"], bytes(each["bytes"])) or cut
-        return cut
+        # Of tokens that end within a character the server tells nothing, until one completes it; but it counts them.
+        count = content["timings"]["predicted_n"] - self._count
+        self._count += count
+        if not count:
+            return self._sink.is_cut
+        pieces = (choice["logprobs"] or {}).get("content", ())
+        self.tokens += [each["id"] for each in pieces]
+        piece = b"".join(bytes(each["bytes"]) for each in pieces)
+        return self._sink.token(self.tokens[-1] if count == len(pieces) else None, piece, count)
 
     def outcome(self, max_tokens: int | None) -> Outcome:
         if self._error is not None:
@@ -157,7 +175,7 @@ class _Stream:
             return "cut"
         if self._finish == "stop":
             return "stop"
-        return "context_full" if max_tokens is None or len(self.tokens) < max_tokens else "length"
+        return "context_full" if max_tokens is None or self._count < max_tokens else "length"
 
 
 def _request(generation: Generation, slot: int) -> dict[str, Any]:
@@ -174,6 +192,7 @@ def _request(generation: Generation, slot: int) -> dict[str, Any]:
         # The bytes of each token; a chunk's text has them as characters, and what is none of one as U+FFFD.
         "logprobs": 1,
         "post_sampling_probs": True,
+        "timings_per_token": True,
         **sampling,
         **({"grammar": generation.grammar} if generation.grammar else {}),
         **({"json_schema": generation.schema} if generation.schema is not None else {}),
@@ -198,10 +217,20 @@ def _reason(load: Callable[[], object]) -> str:
         try:
             with contextlib.suppress(RuntimeError):
                 load()
+            lines = _last_lines(log)
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
-        log.seek(0)
-        lines = log.read().decode("utf-8", "replace").splitlines()
     errors = [line.partition(" E ")[2].strip() for line in lines if " E " in line]
     return "; ".join(errors[:2])
+
+
+def _last_lines(log: IO[bytes]) -> list[str]:
+    """All lines of a log that another thread is still writing: its last one says that the server ends."""
+    for _ in range(_WAITS):
+        log.seek(0)
+        text = log.read().decode("utf-8", "replace")
+        if _LAST in text:
+            break
+        time.sleep(_WAIT)
+    return text.splitlines()

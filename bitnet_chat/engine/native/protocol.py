@@ -82,7 +82,7 @@ class Complete:
     grammar: str = ""
     """GBNF."""
     schema: dict[str, Any] | None = None
-    """A JSON schema for the reply; ``{}`` allows any JSON."""
+    """A JSON schema for the reply; ``{}`` allows any JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,8 @@ class Detokenize:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
+    """A single piece is a whole text, and gets the tokens that the model begins and ends one with."""
+
     kind: ClassVar[str] = "embed"
     id: int
     prompt: tuple[Piece, ...] = ()

@@ -27,7 +27,7 @@ class Running:
 
     @property
     def is_cut(self) -> bool:
-        return self._is_stopped or self._text.has_ended or 0 < self._text.count == self._request.max_tokens
+        return self._is_stopped or self._text.has_ended
 
     def stop(self) -> None:
         """End it, as the parent wants."""
@@ -54,12 +54,12 @@ class Running:
         self._send(Prefill(self._request.id, done, total, cached))
         return self._is_stopped
 
-    def token(self, token: int, piece: bytes) -> bool:
+    def token(self, token: int | None, piece: bytes, count: int = 1) -> bool:
         if self._request.max_tokens == 0:
             return True
         if not self._text.count:
             self._first = time.perf_counter()
-        text, tokens = self._text.add(token, piece)
+        text, tokens = self._text.add(token, piece, count)
         if text:
             self._send(Token(self._request.id, text, tokens))
         return self.is_cut

@@ -1,0 +1,106 @@
+"""ik_llama.cpp's library, by declarations of our own: the engine ``bitnet``."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from bitnet_chat.engine.native import ik_api
+from bitnet_chat.engine.native.embedding import mean
+from bitnet_chat.engine.native.ik_context import Context
+from bitnet_chat.engine.native.ik_model import Model
+from bitnet_chat.engine.native.ik_scheduler import Scheduler
+from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, RequestError, Settings, Sink
+from bitnet_chat.engine.native.protocol import Piece
+from bitnet_chat.engine.native.sequences import Sequences
+
+_BATCH = 128
+
+
+def load(settings: Settings, progress: Callable[[float], None]) -> IkLlamaCpp:
+    """Raises LoadError."""
+    library = ik_api.load(settings.folder)
+    library.llama_backend_init()
+    return IkLlamaCpp(Model(library, settings, progress), settings)
+
+
+class IkLlamaCpp:
+    """See :class:`bitnet_chat.engine.native.library.Library`."""
+
+    schema_keywords: tuple[str, ...] = ()
+
+    def __init__(self, model: Model, settings: Settings) -> None:
+        threads = settings.threads or os.cpu_count() or 1
+        batch = settings.batch_size or _BATCH
+        size = min(settings.context_size or model.trained_context, model.trained_context)
+        context = Context(
+            model, size=size * settings.sequences, batch=batch, sequences=settings.sequences, threads=threads
+        )
+        self._model, self._states = model, settings.state_folder
+        self.version = _version(settings.folder)
+        self.context_size = context.size // settings.sequences
+        self._embedder: Context | None = None
+        if settings.embeddings:  # a context of its own: one of embeddings has no logits, and reads a text at once
+            self._embedder = Context(model, size=size, batch=size, sequences=1, threads=threads, embeddings=True)
+        self._embedding = threading.Lock()
+        self._scheduler = Scheduler(model, context, window=self.context_size, batch=batch, sequences=settings.sequences)
+        state = ("state",) if self._states is not None else ()
+        self.can = ("grammar", "schema", *state, *(("embed",) if settings.embeddings else ()))
+
+    def tokenize(self, piece: Piece, whole: bool = False) -> tuple[int, ...]:
+        text, special = piece
+        return self._model.tokenize(text, special=special, whole=whole)
+
+    def detokenize(self, tokens: tuple[int, ...]) -> bytes:
+        self._model.check(tokens)
+        return b"".join(self._model.piece(token, special=True) for token in tokens)
+
+    def complete(self, generation: Generation, sink: Sink) -> Outcome:
+        return self._scheduler.complete(generation, sink)
+
+    def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
+        assert self._embedder is not None
+        with self._embedding:
+            return mean(self._embedder.embedding(tokens))
+
+    def save(self, file: str) -> int:
+        path = self._state(file)
+
+        def work(context: Context, sequences: Sequences) -> int:
+            tokens = sequences.evaluated(sequences.last)
+            if not context.save(path, sequences.last, tokens):
+                raise RequestError("failed", f"the state cannot be written to {path}; the engine's log says why")
+            return len(tokens)
+
+        return self._scheduler.call(work)
+
+    def restore(self, file: str) -> int:
+        path = self._state(file)
+
+        def work(context: Context, sequences: Sequences) -> int:
+            number = sequences.take(())
+            try:
+                tokens = context.restore(path, number, self.context_size)
+                context.compact()
+                sequences.put(number, tokens or ())
+            finally:
+                sequences.release(number)
+            if tokens is None:
+                raise RequestError("failed", f"the state {path} cannot be read; the engine's log says why")
+            return len(tokens)
+
+        return self._scheduler.call(work)
+
+    def _state(self, file: str) -> Path:
+        assert self._states is not None
+        return self._states / file
+
+
+def _version(site: Path) -> str:
+    """As the package's own description has it; it has no other."""
+    names = [path.name.removesuffix(".dist-info") for path in site.glob("ik_llama_cpp_python-*.dist-info")]
+    if not names:
+        raise LoadError(f"the folder {site} has no description of its package", "failed")
+    return " ".join(names[0].replace("_", "-").rsplit("-", 1))

@@ -1,0 +1,93 @@
+"""A model that ik_llama.cpp's library has loaded, and its vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import Any
+
+from bitnet_chat.engine.native import ik_api
+from bitnet_chat.engine.native.library import LoadError, RequestError, Settings
+from bitnet_chat.stream.decoder import well_formed
+
+_STEP = 0.05
+"""Of the file, between two reports of how far it is loaded."""
+
+
+class Model:
+    """Its methods may be called by several threads at once: the library does not change what it loaded."""
+
+    def __init__(self, library: Any, settings: Settings, progress: Callable[[float], None]) -> None:
+        """Raises LoadError."""
+        self.library = library
+        log = _ErrorLog()
+        library.llama_log_set(log.callback, None)
+        parameters = library.llama_model_default_params()
+        parameters.n_gpu_layers = 0  # the processor, which the known answers and the abort callback are about
+        parameters.kv_overrides = overrides = ik_api.overrides(settings.overrides)
+        reported = 0.0
+
+        def report(done: float, _: int | None) -> bool:
+            nonlocal reported
+            if done >= reported + _STEP:
+                reported = done
+                progress(round(done, 2))
+            return True
+
+        parameters.progress_callback = ik_api.ProgressCallback(report)
+        self.pointer = library.llama_model_load_from_file(os.fsencode(settings.model), parameters)
+        del overrides  # the library reads it while it loads
+        library.llama_log_set(None, None)
+        if not self.pointer:
+            raise LoadError(log.reason or "the library does not say why")
+        self.vocabulary = library.llama_model_get_vocab(self.pointer)
+        self.size = int(library.llama_n_vocab(self.pointer))
+        self.trained_context = int(library.llama_n_ctx_train(self.pointer))
+        self.width = int(library.llama_model_n_embd(self.pointer))
+
+    def tokenize(self, text: str, *, special: bool, whole: bool) -> tuple[int, ...]:
+        # Malformed UTF-8 would end the process.
+        data = well_formed(text).encode("utf-8")
+        room = len(data) + 8
+        tokens = (ctypes.c_int32 * room)()
+        count = self.library.llama_tokenize(self.pointer, data, len(data), tokens, room, whole, special)
+        if count < 0:
+            raise RequestError("failed", f"a text of {len(data)} bytes is not tokenized: {count}")
+        return tuple(tokens[:count])
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Its bytes; none for a token that stands for something else than text, unless ``special``."""
+        room = 64
+        while True:
+            data = ctypes.create_string_buffer(room)
+            length = self.library.llama_token_to_piece(self.pointer, token, data, room, 0, special)
+            if length >= 0:
+                return data.raw[:length]
+            room = -length
+
+    def ends(self, token: int) -> bool:
+        return bool(self.library.llama_token_is_eog(self.pointer, token))
+
+    def check(self, tokens: tuple[int, ...]) -> None:
+        """Raises RequestError for a token that is none of the vocabulary: the library would end the process."""
+        if max(tokens, default=0) >= self.size:
+            raise RequestError("usage", f"the token {max(tokens)} is not in the vocabulary of {self.size}")
+
+
+class _ErrorLog:
+    """The library's log, to stderr as without it; what it says of errors is kept."""
+
+    def __init__(self) -> None:
+        self._errors: list[str] = []
+        self.callback = ik_api.LogCallback(self._log)
+
+    @property
+    def reason(self) -> str:
+        return "; ".join(self._errors[:2])
+
+    def _log(self, level: int, text: bytes | None, _: int | None) -> None:
+        if text:
+            os.write(2, text)
+            if level == ik_api.ERROR_LEVEL and (line := text.decode("utf-8", "replace").strip()):
+                self._errors.append(line)

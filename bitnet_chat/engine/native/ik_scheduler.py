@@ -1,0 +1,175 @@
+"""Replies of several sequences, made together by one thread: each batch has a token of every reply that is under way
+and, in the room that is left, a slice of a prompt that is being read."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from bitnet_chat.engine.native.ik_context import Context, NoRoom, Part
+from bitnet_chat.engine.native.ik_model import Model
+from bitnet_chat.engine.native.ik_sampling import Sampler
+from bitnet_chat.engine.native.library import Generation, Outcome, RequestError, Sink
+from bitnet_chat.engine.native.sequences import Sequences, common
+
+_Result = TypeVar("_Result")
+
+
+class _Task:
+    """A reply that is being made. ``tokens``: all of its sequence, of which the first ``done`` are evaluated."""
+
+    def __init__(self, generation: Generation, sink: Sink, sampler: Sampler) -> None:
+        self.sink, self.sampler, self.limit = sink, sampler, generation.max_tokens
+        self.tokens, self.size = list(generation.tokens), len(generation.tokens)
+        self.sequence = self.done = self.cached = 0
+        self.outcome: Outcome | None = None
+        self.error: Exception | None = None
+        self.ended = threading.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Tokens that are to be evaluated."""
+        return len(self.tokens) - self.done
+
+    @property
+    def has_ended(self) -> bool:
+        return self.outcome is not None or self.error is not None
+
+    def end(self, outcome: Outcome | None, error: Exception | None = None) -> None:
+        self.outcome, self.error = outcome, error
+
+
+class Scheduler:
+    """:meth:`complete` and :meth:`call` are for any thread; both wait."""
+
+    def __init__(self, model: Model, context: Context, *, window: int, batch: int, sequences: int) -> None:
+        """``window``: tokens of one sequence."""
+        self._model, self._context, self._window, self._batch = model, context, window, batch
+        self._sequences = Sequences(sequences)
+        self._tasks: list[_Task] = []
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="scheduler", daemon=True).start()
+
+    def complete(self, generation: Generation, sink: Sink) -> Outcome:
+        """See :meth:`bitnet_chat.engine.native.library.Library.complete`."""
+        self._model.check(generation.tokens)
+        model = self._model
+        sampler = Sampler(model.library, self._context.pointer, model.vocabulary, model.size, generation.sampling)
+        try:
+            if generation.grammar:
+                sampler.obey(generation.grammar)
+            task = _Task(generation, sink, sampler)
+            sink.when_stopped(self._context.abort)
+            self._calls.put(lambda: self._begin(task))
+            task.ended.wait()
+        finally:
+            sampler.close()
+        if task.outcome is None:
+            raise task.error or RequestError("failed", "the reply ended without a reason")
+        return task.outcome
+
+    def call(self, work: Callable[[Context, Sequences], _Result]) -> _Result:
+        """Between two batches."""
+        results: list[_Result] = []
+        errors: list[Exception] = []
+        done = threading.Event()
+
+        def attempt() -> None:
+            try:
+                results.append(work(self._context, self._sequences))
+            except Exception as error:
+                errors.append(error)
+            done.set()
+
+        self._calls.put(attempt)
+        done.wait()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def _run(self) -> None:
+        while True:
+            while not self._tasks or not self._calls.empty():
+                self._calls.get()()
+            try:
+                self._step()
+            except Exception as error:  # what is left of the batch in the cache is not known
+                for task in self._tasks:
+                    task.done = self._context.remove(task.sequence, 0)
+                    task.end(None, error)
+            for task in [task for task in self._tasks if task.has_ended]:
+                self._finish(task)
+
+    def _begin(self, task: _Task) -> None:
+        prompt, sequences = task.tokens, self._sequences
+        for other in self._tasks:
+            sequences.put(other.sequence, tuple(other.tokens[: other.done]))
+        donor = sequences.donor(prompt)
+        task.sequence = sequences.take(prompt)
+        kept, shared = (common(sequences.evaluated(each), prompt) for each in (task.sequence, donor))
+        most = task.size - 1  # something has to be evaluated for the logits of the last token
+        if shared > kept:
+            self._context.copy(donor, task.sequence, min(shared, most))
+        task.cached = task.done = self._context.remove(task.sequence, min(max(kept, shared), most))
+        self._context.compact()
+        self._tasks.append(task)
+        task.sink.prefill(task.done, task.size, task.cached)
+
+    def _finish(self, task: _Task) -> None:
+        self._tasks.remove(task)
+        self._sequences.put(task.sequence, tuple(task.tokens[: task.done]))
+        self._sequences.release(task.sequence)
+        task.ended.set()
+
+    def _step(self) -> None:
+        self._context.arm()
+        for task in self._tasks:
+            if task.sink.is_cut:
+                task.end("cut")
+        plan, places = self._evaluated()
+        outputs = iter(places)
+        for task, part in plan:
+            task.done += len(part.tokens)
+            if len(task.tokens) == task.size:
+                task.sink.prefill(task.done, task.size, task.cached)
+            if part.outputs:
+                self._continue(task, self._context.logits(next(outputs)))
+
+    def _evaluated(self) -> tuple[list[tuple[_Task, Part]], list[int]]:
+        """What was evaluated, and the places of its outputs; nothing where it was aborted."""
+        room = self._batch
+        while plan := self._plan(room):
+            try:
+                places = self._context.evaluate([part for _, part in plan])
+                return ([], []) if places is None else (plan, places)
+            except NoRoom:  # the free cells are in pieces
+                room //= 2
+        if room == 0:
+            raise RequestError("failed", "the cache has no free cell")
+        return [], []
+
+    def _plan(self, room: int) -> list[tuple[_Task, Part]]:
+        """Replies before prompts."""
+        plan = []
+        for task in sorted(self._tasks, key=lambda task: task.waiting):
+            tokens = task.tokens[task.done : task.done + room]
+            if tokens and not task.has_ended:
+                plan.append((task, Part(task.sequence, task.done, tokens, int(len(tokens) == task.waiting))))
+                room -= len(tokens)
+        return plan
+
+    def _continue(self, task: _Task, logits: int) -> None:
+        token = task.sampler.draw(logits, task.tokens)
+        if token is None or self._model.ends(token):
+            task.end("cut" if task.sink.token(token, b"") else "stop")
+        else:
+            task.sampler.accept(token)
+            task.tokens.append(token)
+            if task.sink.token(token, self._model.piece(token)):
+                task.end("cut")
+            elif len(task.tokens) - task.size == task.limit:
+                task.end("length")
+            elif len(task.tokens) >= self._window:
+                task.end("context_full")
