@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import CTRL_C, ENTER, Start, fake_engine, run, start
+from program import CTRL_C, CTRL_D, ENTER, Start, fake_engine, run, start
 
 from bitnet_chat import paths
 from bitnet_chat.cli.supply import Supply, missing, question
@@ -189,13 +189,17 @@ def test_an_answer_of_yes_installs_and_goes_on(start: Start, program: Path, answ
     assert terminal.text.endswith("hello")
 
 
-def test_an_answer_of_no_tells_the_command_and_is_not_kept(start: Start, program: Path) -> None:
+@pytest.mark.parametrize("answer", [("n", ENTER), ("what?", ENTER), (CTRL_D,)])
+def test_an_answer_of_no_tells_the_command_and_is_not_kept(
+    start: Start, program: Path, answer: tuple[str, ...]
+) -> None:
     for _ in range(2):
         terminal = start("say hello", script=program, columns=100)
         terminal.until(_QUESTION)
-        terminal.send("n", ENTER)
+        terminal.send(*answer)
         assert terminal.end() == 3
         assert installed(terminal.scroll) == []
+        assert "\nbitnet-chat: no engine was found\n" in terminal.text
         assert "bitnet-chat engine install" in terminal.text
 
 
