@@ -1,5 +1,5 @@
-"""The models that engines are checked with, computed in float64: ternary weights, squared ReLU, sub-norms, rotary embedding,
-grouped queries, tied embedding. ``python tests/bitnet_reference.py`` prints the table of known answers anew.
+"""The models that engines are checked with, computed in float64: ternary weights, squared ReLU, sub-norms, rotary
+embedding, grouped queries, tied embedding. ``python tests/bitnet_reference.py`` prints the table of known answers anew.
 """
 
 from __future__ import annotations
@@ -159,10 +159,10 @@ def main() -> None:
             model = Model(path)
         found: list[tuple[float, int, str]] = []
         for number in count():
-            said, lead = model.reply([small_model.BOS, *small_model.prompt(number).encode()], 3, _LEAD)
+            said, lead = model.reply(small_model.tokens(small_model.question(number)), 3, _LEAD)
             text = bytes(said).decode()
-            # A model whose matrices count for nothing repeats the last letter; other replies are to differ, too.
-            if lead >= _LEAD and text[0] != "z" and text[0] not in [each[0] for _, _, each in found]:
+            # All prompts end alike: where the matrices count for nothing, so do the replies.
+            if lead >= _LEAD and text[0] not in [each[0] for _, _, each in found]:
                 found.append((lead, number, text))
             if len(found) == 4:
                 break

@@ -200,6 +200,18 @@ def test_auto_takes_what_the_engine_can_run(stored: Path, engine: EngineBinary) 
     assert said[1].endswith("; the bundled demo model answers")
 
 
+def test_auto_takes_no_model_that_makes_embeddings(stored: Path) -> None:
+    pairs = text("general.architecture") + struct.pack("<I", 8) + text("bert")
+    pairs += text("bert.pooling_type") + struct.pack("<II", 4, 1)
+    tensor = text("a") + struct.pack("<IQIQ", 1, 256, 0, 0)
+    content = b"GGUF" + struct.pack("<IQQ", 3, 1, 2) + pairs + tensor + bytes(5_000_000)
+    (stored / "embedding.gguf").write_bytes(content)
+    said: list[str] = []
+    assert model_path(Settings(model="auto"), None, said.append) == stored / "tiny.gguf"
+    assert said[0].endswith("(embedding: it makes embeddings and no replies)")
+    assert model_path(Settings(model="embedding")) == stored / "embedding.gguf"
+
+
 def test_auto_with_nothing_installed_takes_the_bundled_one(home: Path, model: Path) -> None:
     said: list[str] = []
     assert model_path(Settings(model="auto"), None, said.append) == model

@@ -74,7 +74,7 @@ def test_without_the_hub_the_one_of_the_package_index() -> None:
 
 
 def test_the_disk_has_a_say() -> None:
-    assert chosen(disk=2 * GB).name == first.SMALL
+    assert chosen(disk=3 * GB // 2).name == first.SMALL
     assert chosen(disk=GB).name == TOY
     assert choose_first(KNOWN, (), hub=True, index=True, free=64 * GB, disk=GB) is None
 

@@ -17,6 +17,8 @@ from split_model import split, written
 
 from bitnet_chat import paths
 from bitnet_chat.cli import main
+from bitnet_chat.doctor import model as doctor
+from bitnet_chat.doctor.finding import Status
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.models import download, offer, store, support
@@ -245,6 +247,15 @@ def test_parts_that_lie_beside_each_other(model: Path, tmp_path: Path) -> None:
     assert read_info(files[0]).is_cut_off
     files[1].unlink()
     assert support.obstacle(read_info(files[0]), None) == "it is part 1 of 3, and the others are not all beside it"
+
+
+def test_doctor_knows_parts(model: Path, tmp_path: Path) -> None:
+    files = written(model, 3, tmp_path, "demo")
+    assert doctor._whole(read_info(files[0])).status is Status.OK
+    assert "is part 2 of 3" in doctor._whole(read_info(files[1])).seen
+    files[2].unlink()
+    found = doctor._whole(read_info(files[0]))
+    assert found.status is Status.BROKEN and "the others are not all beside it" in found.seen
 
 
 def test_a_model_in_parts_answers(model: Path, classic: EngineBinary) -> None:

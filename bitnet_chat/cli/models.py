@@ -158,7 +158,7 @@ def _row(item: Item, width: int, path: str = "") -> str:
             ),
         )
     )
-    return f"{'*' if item.auto else ' '} {item.name:{width}}  {held:>7}  {quantization:6}  {needs:13}  {notes}".rstrip()
+    return f"{'*' if item.auto else ' '} {item.name:{width}}  {held:>8}  {quantization:9}  {needs:13}  {notes}".rstrip()
 
 
 # pull

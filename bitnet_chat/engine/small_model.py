@@ -1,6 +1,6 @@
 """Small models for known answers: two layers of fixed pseudo-random weights, in each type that engines are checked for.
 
-The weights are made where they are needed, 0.3 to 5 MB in a few hundredths of a second, from SHAKE-256: the same bytes on
+The weights are made where they are needed, 1 to 8 MB in some hundredths of a second, from SHAKE-256: the same bytes on
 every computer. A token is a byte; those that the model can say are the letters, so its replies are plain text.
 """
 
@@ -18,17 +18,34 @@ from bitnet_chat.models.writer import NewTensor, Value, write
 
 Architecture = Literal["llama", "bitnet", "bitnet-b1.58"]
 
-WIDTH, INNER, LAYERS, HEADS, HEADS_KV, CONTEXT = 256, 512, 2, 4, 2, 512
+LAYERS, HEAD, CONTEXT = 2, 64, 2048
 EPSILON, ROPE_BASE = 1e-6, 500_000.0
 _SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
 VOCABULARY = 256 + len(_SPECIAL)
-BOS, EOS = 256, 257
+BOS, EOS, EOT = 256, 257, 258
 LOUD, QUIET = 0.08, 0.01
 """The largest value in the embedding of a letter, and of any other token, which is therefore never the next one."""
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|eot_id|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """``width``: of the embedding; ``inner``: of the feed-forward. Heads are of 64."""
+
+    width: int
+    inner: int
+    heads: int
+    heads_kv: int
+
+
+_ODD = Shape(320, 544, 5, 1)
+"""Rows of an uneven number of small blocks: ik_llama.cpp computes Q4_1 wrongly in some, as in SmolLM2-135M (18 blocks),
+and rightly where a row is whole groups of four."""
+_EVEN = Shape(512, 768, 8, 2)
+"""For blocks of 256, and for IQ2_BN, which needs rows of 512."""
 
 _ANY = bytes(range(256))
 _TERNARY = bytes(sum((byte // 3**place % 3) << 2 * place for place in range(4)) for byte in range(256))
@@ -103,6 +120,10 @@ class SmallModel:
     architecture: Architecture = "llama"
 
     @property
+    def shape(self) -> Shape:
+        return _ODD if 0 < FORMS[self.weights].block <= 32 else _EVEN
+
+    @property
     def name(self) -> str:
         return self.weights if self.architecture == "llama" else f"{self.weights} ({self.architecture})"
 
@@ -112,18 +133,18 @@ class SmallModel:
             write(file, self._values(), list(self._tensors()))
 
     def _values(self) -> dict[str, Value]:
-        of = self.architecture
+        of, shape = self.architecture, self.shape
         return {
             "general.architecture": of,
             "general.name": "known answers",
             f"{of}.vocab_size": VOCABULARY,
             f"{of}.context_length": CONTEXT,
-            f"{of}.embedding_length": WIDTH,
+            f"{of}.embedding_length": shape.width,
             f"{of}.block_count": LAYERS,
-            f"{of}.feed_forward_length": INNER,
-            f"{of}.rope.dimension_count": WIDTH // HEADS,
-            f"{of}.attention.head_count": HEADS,
-            f"{of}.attention.head_count_kv": HEADS_KV,
+            f"{of}.feed_forward_length": shape.inner,
+            f"{of}.rope.dimension_count": HEAD,
+            f"{of}.attention.head_count": shape.heads,
+            f"{of}.attention.head_count_kv": shape.heads_kv,
             f"{of}.attention.layer_norm_rms_epsilon": EPSILON,
             f"{of}.rope.freq_base": ROPE_BASE,
             f"{of}.rope.scaling.type": "linear",  # without it llama.cpp refuses the architecture bitnet
@@ -131,7 +152,7 @@ class SmallModel:
             "general.file_type": 40 if self.weights == "I2_S" else 0,
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": "llama-bpe",
-            "tokenizer.ggml.tokens": [*_spelled(), *_SPECIAL],
+            "tokenizer.ggml.tokens": [*spelled(), *_SPECIAL],
             "tokenizer.ggml.token_type": [1] * 256 + [3] * len(_SPECIAL),
             "tokenizer.ggml.merges": ["Ā ā"],  # two control characters: none of a prompt
             "tokenizer.ggml.bos_token_id": BOS,
@@ -142,26 +163,26 @@ class SmallModel:
         }
 
     def _tensors(self) -> Iterator[NewTensor]:
-        kv = WIDTH // HEADS * HEADS_KV
-        yield _embedding()
+        width, inner, kv = self.shape.width, self.shape.inner, HEAD * self.shape.heads_kv
+        yield _embedding(width)
         for layer in range(LAYERS):
             # Scores of attention as far apart as those of a trained model, so that what stands before counts.
             for name, rows, columns, factor in (
-                ("attn_q", WIDTH, WIDTH, 2.0),
-                ("attn_k", kv, WIDTH, 2.0),
-                ("attn_v", kv, WIDTH, 1.0),
-                ("attn_output", WIDTH, WIDTH, 1.0),
-                ("ffn_gate", INNER, WIDTH, 1.0),
-                ("ffn_up", INNER, WIDTH, 1.0),
-                ("ffn_down", WIDTH, INNER, 1.0),
+                ("attn_q", width, width, 2.0),
+                ("attn_k", kv, width, 2.0),
+                ("attn_v", kv, width, 1.0),
+                ("attn_output", width, width, 1.0),
+                ("ffn_gate", inner, width, 1.0),
+                ("ffn_up", inner, width, 1.0),
+                ("ffn_down", width, inner, 1.0),
             ):
                 yield self._matrix(f"blk.{layer}.{name}.weight", rows, columns, factor)
-            yield _ones(f"blk.{layer}.attn_norm.weight", WIDTH)
-            yield _ones(f"blk.{layer}.ffn_norm.weight", WIDTH)
+            yield _ones(f"blk.{layer}.attn_norm.weight", width)
+            yield _ones(f"blk.{layer}.ffn_norm.weight", width)
             if self.architecture != "llama":
-                yield _ones(f"blk.{layer}.attn_sub_norm.weight", WIDTH)
-                yield _ones(f"blk.{layer}.ffn_sub_norm.weight", INNER)
-        yield _ones("output_norm.weight", WIDTH)
+                yield _ones(f"blk.{layer}.attn_sub_norm.weight", width)
+                yield _ones(f"blk.{layer}.ffn_sub_norm.weight", inner)
+        yield _ones("output_norm.weight", width)
 
     def _matrix(self, name: str, rows: int, columns: int, factor: float) -> NewTensor:
         form = FORMS[self.weights]
@@ -197,16 +218,16 @@ def _part(seed: str, part: Random | Scale | Exponent, blocks: int, scale: float)
             return [bytes((struct.unpack("<I", struct.pack("<f", scale))[0] >> 23 & 0xFF,))] * blocks
 
 
-def _embedding() -> NewTensor:
+def _embedding(width: int) -> NewTensor:
     """F16, for all: it is the output matrix, too."""
     loud, quiet = ([_number("F16", most / 127.5 * (byte - 127.5)) for byte in range(256)] for most in (LOUD, QUIET))
     letters = frozenset(ascii_letters.encode())
-    rows = _random("token_embd.weight", VOCABULARY * WIDTH)
+    rows = _random("token_embd.weight", VOCABULARY * width)
     data = b"".join(
-        b"".join(map((loud if token in letters else quiet).__getitem__, rows[token * WIDTH : (token + 1) * WIDTH]))
+        b"".join(map((loud if token in letters else quiet).__getitem__, rows[token * width : (token + 1) * width]))
         for token in range(VOCABULARY)
     )
-    return NewTensor("token_embd.weight", FORMS["F16"].number, (WIDTH, VOCABULARY), len(data), (data,))
+    return NewTensor("token_embd.weight", FORMS["F16"].number, (width, VOCABULARY), len(data), (data,))
 
 
 def _ones(name: str, count: int) -> NewTensor:
@@ -222,14 +243,18 @@ def _random(seed: str, count: int) -> bytes:
     return shake_256(seed.encode()).digest(count)
 
 
-def _spelled() -> list[str]:
+def spelled() -> list[str]:
     """How a byte-level vocabulary spells each byte (GPT-2's ``bytes_to_unicode``)."""
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in plain]
     return [chr(byte) if byte in plain else chr(256 + others.index(byte)) for byte in range(256)]
 
 
-def prompt(number: int, length: int = 100) -> str:
-    """Letters, the same for the same number; all prompts end alike."""
-    letters = _random(f"prompt {number}", length - 1)
-    return "".join(ascii_letters[byte % len(ascii_letters)] for byte in letters) + "z"
+def question(number: int, length: int = 90) -> str:
+    """Letters, the same for the same number."""
+    return "".join(ascii_letters[byte % len(ascii_letters)] for byte in _random(f"question {number}", length))
+
+
+def tokens(message: str) -> list[int]:
+    """The prompt for a first message, as the chat template of the model has it: a few more tokens than it has bytes."""
+    return [BOS, *f"user: {message}".encode(), EOT, *b"assistant: "]

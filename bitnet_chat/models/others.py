@@ -29,6 +29,7 @@ _MAX_ENTRIES, _MAX_DEPTH, _MAX_MODELS = 5000, 8, 40
 _MAX_MANIFEST = 1 << 20
 _SKIPPED = re.compile(r"blobs|refs|\.locks|\.no_exist|(?:datasets|spaces)--.*")  # of the hub's cache, and large
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+_CACHES = {"darwin": ("", ("Library", "Caches")), "win32": ("LOCALAPPDATA", ("AppData", "Local"))}
 _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
 _MODEL_LAYER, _ADAPTER_LAYER = "application/vnd.ollama.image.model", "application/vnd.ollama.image.adapter"
 
@@ -169,10 +170,9 @@ def _llama_cpp_folders() -> list[Path]:
     chosen = os.environ.get("LLAMA_CACHE")
     if chosen:
         return [Path(chosen)]
-    if sys.platform == "darwin":
-        return _under_home("Library", "Caches", "llama.cpp")
-    base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return [Path(base) / "llama.cpp"] if base else _under_home(".cache", "llama.cpp")
+    variable, usual = _CACHES.get(sys.platform, ("XDG_CACHE_HOME", (".cache",)))
+    base = os.environ.get(variable) if variable else None
+    return [Path(base) / "llama.cpp"] if base else _under_home(*usual, "llama.cpp")
 
 
 def _under_home(*parts: str) -> list[Path]:

@@ -22,7 +22,9 @@ Kind = Literal["chat", "embedding"]
 AUTO = "auto"
 """Not a name of a model: the choice is ours."""
 
-_TAKEN_ENDS = (".gguf", ".part", ".json", ".lock")
+CONVERTED = ".iq2_bn"
+"""Ends the name of a file that was converted; see :mod:`bitnet_chat.models.conversion`."""
+_TAKEN_ENDS = (".gguf", ".part", ".json", ".lock", CONVERTED)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MEASURES = ("layers", "heads", "heads_kv", "head_size", "width", "vocabulary")

@@ -17,7 +17,7 @@ from typing import Any
 from bitnet_chat import paths
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models.parts import part, stem_of, suffix
-from bitnet_chat.models.registry import is_name
+from bitnet_chat.models.registry import CONVERTED, is_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,8 @@ def remove(name: str) -> int:
     """
     path = path_of(name)
     freed = 0
-    for each in dict.fromkeys((path, *_pieces(path), *leftovers(name), _record_path(path))):
+    made = [path.with_name(f"{name}{CONVERTED}{end}") for end in (".gguf", ".json")]
+    for each in dict.fromkeys((path, *_pieces(path), *leftovers(name), _record_path(path), *made)):
         with contextlib.suppress(FileNotFoundError):
             size = each.lstat().st_size
             each.unlink()
