@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from bitnet_chat import paths
 from bitnet_chat.cli.consent import agrees, can_be_asked, chosen
 from bitnet_chat.config import Settings
-from bitnet_chat.errors import BitnetChatError, EngineNotFound
+from bitnet_chat.errors import BitnetChatError, EngineMissing, EngineNotFound, ModelError
 from bitnet_chat.progress import size
 from bitnet_chat.stream.sanitize import visible
 
 if TYPE_CHECKING:
+    from bitnet_chat.engine.selection import Wish
     from bitnet_chat.models.first import FirstModel
 
 
@@ -106,32 +107,86 @@ def missing(settings: Settings, configured: str, *, largest: int) -> tuple[Suppl
     models."""
     if settings.backend != "engine" or settings.attach:
         return ()
-    found = (_engine(settings, configured), _model(settings, largest))
-    return tuple(each for each in found if each is not None)
+    model = _model(settings, largest)
+    package = _package(settings, configured, model.label if model is not None else "")
+    engine = _engine(package) if package else None
+    return tuple(each for each in (engine, model) if each is not None)
 
 
-def _engine(settings: Settings, configured: str) -> Supply | None:
-    """One that is named is there, or is a prebuilt one of that name, or is missing for good."""
-    from bitnet_chat.engine import packages
-    from bitnet_chat.engine.find import find, named
-
-    name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
-    try:
-        if not name:
-            find(limit=settings.probe_timeout)
-        elif packages.by_name(name) is not None:
-            named(name)
-    except EngineNotFound:
-        return _package(name, f"the engine {name}") if name else _package("llama.cpp", "the engine")
-    return None
-
-
-def _package(name: str, label: str) -> Supply:
+def _engine(name: str) -> Supply:
+    """Raises BuildError where this computer or this Python has no such prebuilt engine."""
     from bitnet_chat.engine import packages, wheels
 
     package = packages.by_name(name)
     assert package is not None
+    label = "the engine" if package is packages.PACKAGES[0] else f"the engine {name}"
     return Supply(label, wheels.choose(package, wheels.here()).pin.size, ("engine", "install", name))
+
+
+def _package(settings: Settings, configured: str, pulled: str) -> str:
+    """The prebuilt engine that is missing; empty where none is. ``pulled``: the name of the model that is to be
+    fetched first, if one is.
+
+    An engine that is named is there, or is a prebuilt one of that name, or is missing for good."""
+    from bitnet_chat.engine import packages
+    from bitnet_chat.engine.find import named
+    from bitnet_chat.engine.selection import Wish
+
+    name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
+    if not name:
+        wish = Wish(flags=bool(settings.engine_args or settings.rpc), limit=settings.probe_timeout)
+        return _for_entry(wish, pulled) if pulled else _for_file(wish, settings.model)
+    if packages.by_name(name) is not None:
+        try:
+            named(name)
+        except EngineNotFound:
+            return name
+    return ""
+
+
+def _for_entry(wish: Wish, name: str) -> str:
+    """For a model of the registry that is not here yet."""
+    from bitnet_chat.engine.binary import Dialect, Make
+    from bitnet_chat.models.registry import entries
+    from bitnet_chat.models.support import is_bitnet
+
+    takes_ternary = entries()[name].engine == "bitnet"
+    for each in wish.candidates():
+        assert each.binary is not None
+        is_prebuilt_ik = each.binary.make is Make.IK and each.binary.dialect is Dialect.NATIVE
+        if is_prebuilt_ik or (takes_ternary and is_bitnet(each.binary.path)):
+            if takes_ternary:
+                return ""
+        elif not takes_ternary:
+            return ""
+    return "bitnet" if takes_ternary else "llama.cpp"
+
+
+def _for_file(wish: Wish, model: str) -> str:
+    """For a model that is here. Where none is named, one is chosen that the engines at hand can run."""
+    from bitnet_chat.engine.find import find
+    from bitnet_chat.engine.selection import package_for, select
+    from bitnet_chat.models.info import read_info
+    from bitnet_chat.models.registry import AUTO
+    from bitnet_chat.models.resolve import resolve
+
+    path = None
+    try:
+        if model in ("", AUTO):
+            find(limit=wish.limit)
+        else:
+            path = resolve(model).path
+            select(wish, path)
+    except EngineMissing as error:
+        return error.package
+    except EngineNotFound:
+        package = None
+        with contextlib.suppress(ModelError):  # which whoever opens it tells
+            package = package_for(read_info(path)) if path is not None else None
+        return package.name if package is not None else "llama.cpp"
+    except ModelError:
+        pass
+    return ""
 
 
 def _model(settings: Settings, largest: int) -> Supply | None:
