@@ -108,10 +108,10 @@ def require(engine: EngineBinary, on_model: Callable[[int, int], None] = lambda 
 
 def kept(engine: EngineBinary) -> Mapping[str, str]:
     """What was wrong, by the names of models, where it was asked before. Raises nothing."""
-    return _read().get(_key(engine), {})
+    return _read().get(key(engine), {})
 
 
-def _key(engine: EngineBinary) -> str:
+def key(engine: EngineBinary) -> str:
     """Changes with the build and the processor."""
     file = engine.path / "package.json" if engine.dialect is Dialect.NATIVE else engine.path
     try:
@@ -131,10 +131,10 @@ def _read() -> dict[str, dict[str, str]]:
 
 
 def _keep(engine: EngineBinary, found: dict[str, str]) -> None:
-    if key := _key(engine):
+    if own := key(engine):
         with contextlib.suppress(OSError):  # it is asked again next time
             paths.data_dir().mkdir(parents=True, exist_ok=True)
-            write_json(paths.data_dir() / _FILE, {"table": _TABLE, "engines": _read() | {key: found}})
+            write_json(paths.data_dir() / _FILE, {"table": _TABLE, "engines": _read() | {own: found}})
 
 
 def _ask(engine: EngineBinary, model: SmallModel, path: Path) -> str:
