@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from program import CTRL_C, CTRL_D, ENTER, Start, fake_engine, run, start
+from test_choice import model_file
 
 from bitnet_chat import paths
 from bitnet_chat.cli.supply import Supply, missing, question
@@ -64,7 +65,7 @@ def wheel_size(name: str) -> int:
     ("settings", "expected"),
     [
         (Settings(engine="/any"), [SMALL]),
-        (Settings(engine="llama.cpp"), ["the engine llama.cpp", SMALL]),
+        (Settings(engine="llama.cpp"), ["the engine", SMALL]),
         (Settings(engine="bitnet", model="/no/such.gguf"), ["the engine bitnet"]),
         (Settings(model="auto"), ["the engine", SMALL]),
         (Settings(model="/no/such.gguf"), ["the engine"]),
@@ -115,6 +116,17 @@ def test_with_the_hub_a_larger_one_is_offered_and_the_small_one_in_its_place(
     assert asked == ["hub"]
     _, model = missing(Settings(), "", largest=300_000_000)  # where nothing is asked
     assert (model.label, model.smaller, asked) == (SMALL, None, ["hub"])
+
+
+def test_the_engine_is_that_of_the_model(tmp_path: Path, bare: Path) -> None:
+    ternary, plain = model_file(tmp_path / "ternary.gguf", 36), model_file(tmp_path / "plain.gguf", 0)
+    (engine,) = missing(Settings(model=str(ternary)), "", largest=_ALL)
+    assert (engine.label, engine.command) == ("the engine bitnet", ("engine", "install", "bitnet"))
+    assert labels(missing(Settings(model=str(plain)), "", largest=_ALL)) == ["the engine"]
+    (bare / "llama-cli").symlink_to(fake_engine(tmp_path))
+    assert labels(missing(Settings(model=str(ternary)), "", largest=_ALL)) == ["the engine bitnet"]
+    assert labels(missing(Settings(model="bitnet-2b"), "", largest=_ALL)) == ["the engine bitnet", "bitnet-2b"]
+    assert missing(Settings(model=str(plain)), "", largest=_ALL) == ()
 
 
 def test_without_a_prebuilt_engine_the_compiled_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

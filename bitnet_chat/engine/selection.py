@@ -145,7 +145,9 @@ def needs(package: packages.Package) -> str:
 def package_for(info: ModelInfo) -> packages.Package | None:
     """The prebuilt engine that runs a model; None where it takes a build by hand."""
     types = {kind for kind, _ in info.tensor_types}
-    if ("I2_S" in types and info.header.architecture not in conversion.ARCHITECTURES) or types & BITNET_TYPES - {"I2_S"}:
+    if ("I2_S" in types and info.header.architecture not in conversion.ARCHITECTURES) or types & BITNET_TYPES - {
+        "I2_S"
+    }:
         return None
     return packages.by_name("bitnet" if types & (IK_TYPES | BITNET_TYPES) else "llama.cpp")
 
