@@ -46,6 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(f"BITNET_CHAT_{name}", str(folder / name.lower()))
     for name in ("OLLAMA_MODELS", "HF_HUB_CACHE", "LLAMA_CACHE"):  # models of other programs
         monkeypatch.setenv(name, str(folder / name.lower()))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # a test that wants the hub has one of its own
     monkeypatch.setenv("BITNET_CHAT_CONFIG", str(folder / "config.toml"))
     monkeypatch.setenv("BITNET_CHAT_INSTALL", "no")  # a test that wants anything installed says so
     return folder

@@ -42,6 +42,8 @@ class Behaviour:
     """As the hub: HEAD tells the sha256 and the size of the file itself."""
     files: dict[str, bytes] = field(default_factory=dict)
     """By path: what a repository has, and what is sent for these files instead of ``content``."""
+    elsewhere: str = ""
+    """Where HEAD of a file and the next page of a list are sent, as another server would have it."""
     renamed: str = ""
     """The repository that is called ``user/repo`` now, as the hub tells by a redirect."""
     refusal: tuple[int, str] | None = None
@@ -97,6 +99,11 @@ class ModelServer:
                     self.send_header("Location", self.path.replace(does.renamed, "user/repo", 1))
                     self.send_header("Content-Length", "0")
                     return self.end_headers()
+                if does.elsewhere:
+                    self.send_response(302)
+                    self.send_header("Location", f"//{does.elsewhere}/x")
+                    self.send_header("Content-Length", "7")
+                    return self.end_headers()
                 content = does.of(self.path)
                 self.send_response(302 if does.redirect else 200)
                 self.send_header("X-Repo-Commit", COMMIT)
@@ -140,7 +147,8 @@ class ModelServer:
                 body = json.dumps([{"type": "directory", "path": "folder"}, *listed]).encode()
                 self.send_response(200)
                 if begin + 2 < len(does.files):
-                    self.send_header("Link", f'<{server.base}{path}&cursor={begin + 2}>; rel="next"')
+                    base = f"http://{does.elsewhere}" if does.elsewhere else server.base
+                    self.send_header("Link", f'<{base}{path}&cursor={begin + 2}>; rel="next"')
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

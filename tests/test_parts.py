@@ -22,6 +22,7 @@ from bitnet_chat.doctor.finding import Status
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.models import download, offer, store, support
+from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.offer import File
 from bitnet_chat.models.parts import part, stem_of
@@ -57,6 +58,7 @@ def server(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mod
             "demo-UD-Q8_0.gguf": pieces[1],
             "mmproj-demo-Q4_0.gguf": pieces[0],
             "demo-imatrix.gguf": pieces[0],
+            "mtp-demo-Q4_0.gguf": pieces[0],
         }
         monkeypatch.setenv("HF_ENDPOINT", server.base)
         yield server
@@ -121,7 +123,7 @@ def test_a_repository_lists_what_it_has(server: ModelServer, capsys: pytest.Capt
     assert [line.split()[0] for line in lines[1:-1]] == ["UD-Q8_0", "Q8_0", "Q4_0"]
     assert lines[3] == "  Q4_0        2 MB  Q4_0/demo-Q4_0-00001-of-00003.gguf (3 parts)"
     assert lines[-1] == "To be had with bitnet-chat models pull hf:user/repo:UD-Q8_0@v1"
-    assert all("/tree/v1?recursive=true" in each.path for each in server.gets) and len(server.gets) == 4
+    assert all("/tree/v1?recursive=true" in each.path for each in server.gets) and len(server.gets) == 5
     code, out, _ = run(capsys, "pull", "hf:user/repo", "--json")
     assert {each["quantization"]: each["parts"] for each in json.loads(out)} == {"UD-Q8_0": 1, "Q8_0": 1, "Q4_0": 3}
     assert not paths.models_dir().exists()
@@ -191,10 +193,16 @@ def test_parts_are_pulled_and_checked_as_one(
     assert code == 4 and f"the sha256 of {NAMES[1]} is not that of the record" in out
     second.unlink()
     code, out, _ = run(capsys, "verify")
-    assert (code, out) == (4, "demo-Q4_0: of its 3 parts 2 is missing\n")
-    assert "of its 3 parts 2 is missing" in run(capsys, "list")[1]
-    assert not fetch(server).was_here  # what is missing is fetched
-    assert second.read_bytes() == pieces[1]
+    assert (code, out) == (4, "demo-Q4_0: part 2 of 3 is missing\n")
+    assert "part 2 of 3 is missing" in run(capsys, "list")[1]
+    server.seen.clear()
+    assert not fetch(server).was_here  # what is missing is fetched, and nothing else
+    assert [each.headers.get("Range") for each in server.gets] == [
+        f"bytes={len(pieces[0])}-",
+        None,
+        f"bytes={len(pieces[2])}-",
+    ]
+    assert [each.read_bytes() for each in pulled.model.files] == pieces
     assert run(capsys, "rm", "demo-Q4_0", "--yes")[0] == 0
     assert folder() == set()
 
@@ -241,6 +249,7 @@ def test_parts_that_lie_beside_each_other(model: Path, tmp_path: Path) -> None:
     one, parts = read_info(model), read_info(files[0])
     assert (parts.parameters, parts.tensor_types, parts.split) == (one.parameters, one.tensor_types, None)
     assert parts.header.size == sum(each.stat().st_size for each in files) and not parts.is_cut_off
+    assert read_header(files[0]).size == parts.header.size  # by which threads are chosen
     assert support.obstacle(read_info(files[1]), None) == "it is part 2 of 3"
     with files[1].open("r+b") as file:
         file.truncate(files[1].stat().st_size - 1000)

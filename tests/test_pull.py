@@ -504,6 +504,18 @@ def test_a_repository_that_was_renamed(server: ModelServer, content: bytes) -> N
     assert [each.path for each in server.gets] == ["/user/repo/resolve/main/tiny.gguf"]
 
 
+def test_the_token_is_for_the_hub_alone(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever an answer of the hub points to: an address without a scheme, the next page of a list."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with serving(b"GGUF") as elsewhere:
+        server.behaviour.elsewhere = elsewhere.base.removeprefix("http://")
+        server.behaviour.files = dict.fromkeys(("a.gguf", "b.gguf", "c.gguf"), b"GGUF")
+        (remote,) = hub.locate(parse("hf:user/repo/a.gguf", {})).remotes
+        assert remote.url.startswith(server.base) and remote.size == 0
+        assert len(hub.files(parse("hf:user/repo", {}))) == 2
+        assert not elsewhere.seen
+
+
 def test_the_stored_token_is_used(server: ModelServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(home))
     (home / "token").write_text("hf_stored\n")

@@ -112,10 +112,10 @@ def first_model(*, ask: bool = True, limit: int = 0) -> FirstModel | None:
     start that must not wait; the hub then counts as out of reach. Raises UsageError for a broken registry."""
     from bitnet_chat.models import hub, memory
     from bitnet_chat.models.registry import entries
-    from bitnet_chat.models.resolve import bundled, options
+    from bitnet_chat.models.resolve import bundled, options, present
 
     known, free, disk = entries(), memory.available(), disk_free()
-    here = options(None)
+    here = options(present(), None, free=free)
     toy = bundled()
     needed = ask and not choose(here, free).name and better(known, free, disk, limit) is not None
     return choose_first(

@@ -110,7 +110,7 @@ def files(source: Source) -> list[File]:
         found += [file for each in page if (file := _file(each)) is not None]
         following = _NEXT.search(headers.get("Link") or "")
         url = urljoin(url, following[1]) if following else ""
-        if not url or urlsplit(url).netloc != urlsplit(endpoint()).netloc:  # the token is for the hub alone
+        if not _is_same_server(url, endpoint()):
             break
     return found
 
@@ -162,13 +162,18 @@ def _head(url: str, source: Source, token: str) -> tuple[str, Message]:
             place = error.headers.get("Location") or ""
             if error.code not in (301, 302, 303, 307, 308):
                 raise _refused(error, source) from None
-            if not place.startswith("/"):
+            if not _is_same_server(url, urljoin(url, place)):
                 del error.headers["Content-Length"]  # of the redirect itself
                 return url, error.headers
             url = urljoin(url, place)
         except (OSError, ValueError, HTTPException) as error:
             raise _unreachable(error, source) from None
     raise ModelError(f"the hub redirects {source.origin} in a circle")
+
+
+def _is_same_server(one: str, other: str) -> bool:
+    """The token is for the hub alone."""
+    return urlsplit(one)[:2] == urlsplit(other)[:2]
 
 
 def _page(url: str, source: Source, token: str) -> tuple[Message, list[Any]]:

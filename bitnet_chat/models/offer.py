@@ -17,7 +17,7 @@ _QUANTIZATION = re.compile(
     r"(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
-_NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
+_NO_MODEL = re.compile(r"mmproj|imatrix|(?:^|/)mtp-", re.IGNORECASE)
 _SHOWN = 40
 
 
@@ -43,8 +43,8 @@ class Offered:
 
 
 def offered(files: Iterable[File]) -> list[Offered]:
-    """The models among the files, the smallest first. Projectors of images, importance matrices, and models of which a
-    part is missing are none."""
+    """The models among the files, the smallest first. Projectors of images, importance matrices, heads that predict
+    several tokens, and models of which a part is missing are none."""
     sizes = {file.path: file.size for file in files if file.path.endswith(".gguf") and not _NO_MODEL.search(file.path)}
     found = []
     for path, size in sizes.items():

@@ -30,7 +30,7 @@ _MAX_MANIFEST = 1 << 20
 _SKIPPED = re.compile(r"blobs|refs|\.locks|\.no_exist|(?:datasets|spaces)--.*")  # of the hub's cache, and large
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _CACHES = {"darwin": ("", ("Library", "Caches")), "win32": ("LOCALAPPDATA", ("AppData", "Local"))}
-_NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
+_NO_MODEL = re.compile(r"mmproj|imatrix|(?:^|/)mtp-", re.IGNORECASE)
 _MODEL_LAYER, _ADAPTER_LAYER = "application/vnd.ollama.image.model", "application/vnd.ollama.image.adapter"
 
 
@@ -203,7 +203,7 @@ def _age(path: Path) -> float:
 
 
 def _models(folder: Path) -> list[Path]:
-    """Whole models and first parts; no projectors of images, no importance matrices."""
+    """Whole models and first parts, without what goes with a model: projectors of images and the like."""
     pieces = [path for path in _walk(folder) if path.suffix == ".gguf" and not _NO_MODEL.search(path.name)]
     return [path for path in pieces if (piece := part(path.name)) is None or piece.number == 1]
 

