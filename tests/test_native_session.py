@@ -32,7 +32,7 @@ class Rig:
     def __init__(self, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.record, self.model, self.environment = folder / "record.jsonl", model, monkeypatch
         self.engine = folder / "llama.cpp"
-        self.engine.mkdir()
+        (self.engine / packages.SITE).mkdir(parents=True)
         packages.Record("llama.cpp", "1", "", "", "", {"library": 0}).write(self.engine)
         (self.engine / "library").touch()
         monkeypatch.setenv("SCRIPTED_CHILD_RECORD", str(self.record))
