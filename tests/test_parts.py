@@ -258,6 +258,14 @@ def test_parts_that_lie_beside_each_other(model: Path, tmp_path: Path) -> None:
     assert support.obstacle(read_info(files[0]), None) == "it is part 1 of 3, and the others are not all beside it"
 
 
+def test_a_part_of_one_is_a_model(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = written(model, 1, paths.models_dir(), "one")
+    found = store.find("one")
+    assert found is not None and (found.path, found.files, found.missing) == (path, (path,), "")
+    assert run(capsys, "verify", "one")[:2] == (0, "one: whole; no hash of it is known\n")
+    assert run(capsys, "rm", "one", "--yes")[0] == 0 and not path.exists()
+
+
 def test_doctor_knows_parts(model: Path, tmp_path: Path) -> None:
     files = written(model, 3, tmp_path, "demo")
     assert doctor._whole(read_info(files[0])).status is Status.OK

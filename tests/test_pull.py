@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -521,6 +522,20 @@ def test_the_stored_token_is_used(server: ModelServer, home: Path, monkeypatch: 
     (home / "token").write_text("hf_stored\n")
     pull(parse("hf:user/repo/tiny.gguf", {}))
     assert {each.headers["Authorization"] for each in server.seen} == {"Bearer hf_stored"}
+
+
+def test_the_hub_is_looked_for_through_the_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    assert not hub.answers()
+    monkeypatch.setenv("http_proxy", server.base)
+    assert hub.answers()
+    assert server.seen[-1].path.startswith("http://hub.invalid")
+
+
+def test_a_hub_that_is_silent_is_not_waited_for(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert not hub.answers(timeout=0.2)
 
 
 def test_a_hub_that_the_user_forbade_or_that_is_away(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:

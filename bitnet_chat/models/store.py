@@ -73,9 +73,12 @@ def path_of(name: str) -> Path:
 def paths_of(name: str, count: int) -> tuple[Path, ...]:
     """Where the files of a model of ``count`` parts lie, or would lie."""
     path = path_of(name)
-    if count == 1:
-        return (path,)
-    return tuple(path.with_name(f"{name}{suffix(number, count)}.gguf") for number in range(1, count + 1))
+    return (path,) if count == 1 else _parts_of(path, count)
+
+
+def _parts_of(path: Path, count: int) -> tuple[Path, ...]:
+    """``path``: of the one file that the model would be."""
+    return tuple(path.with_name(f"{path.stem}{suffix(number, count)}.gguf") for number in range(1, count + 1))
 
 
 def installed() -> list[Installed]:
@@ -97,21 +100,21 @@ def find(name: str) -> Installed | None:
             return Installed(name, path, path.stat().st_size, record)
         counts = {found.count for each in _pieces(path) if (found := part(each.name)) and found.end == ".gguf"}
         return max(
-            (_in_parts(name, count, record) for count in counts), key=lambda each: not each.missing, default=None
+            (_in_parts(path, count, record) for count in counts), key=lambda each: not each.missing, default=None
         )
     except OSError:
         return None
 
 
-def _in_parts(name: str, count: int, record: Record | None) -> Installed:
+def _in_parts(path: Path, count: int, record: Record | None) -> Installed:
     """Raises OSError."""
-    files = paths_of(name, count)
+    files = _parts_of(path, count)
     here = [number for number, each in enumerate(files, 1) if each.is_file()]
     missing = [str(number) for number in range(1, count + 1) if number not in here]
     size = sum(files[number - 1].stat().st_size for number in here)
     some, verb = ("part", "is") if len(missing) == 1 else ("parts", "are")
     told = f"{some} {', '.join(missing[:8])} of {count} {verb} missing"
-    return Installed(name, files[0], size, record, told if missing else "")
+    return Installed(path.stem, files[0], size, record, told if missing else "")
 
 
 def _pieces(path: Path) -> list[Path]:
