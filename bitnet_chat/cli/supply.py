@@ -113,16 +113,19 @@ def missing(settings: Settings, configured: str, *, largest: int) -> tuple[Suppl
 def _engine(settings: Settings, configured: str) -> Supply | None:
     """One that is named is there, or is a prebuilt one of that name, or is missing for good."""
     from bitnet_chat.engine import packages
-    from bitnet_chat.engine.find import find, named
+    from bitnet_chat.engine.find import named
+    from bitnet_chat.engine.selection import Wish, missing_package
 
     name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
     try:
         if not name:
-            find(limit=settings.probe_timeout)
-        elif packages.by_name(name) is not None:
+            needed = missing_package(Wish(limit=settings.probe_timeout), settings.model)
+            label = "the engine" if needed == packages.PACKAGES[0].name else f"the engine {needed}"
+            return _package(needed, label) if needed else None
+        if packages.by_name(name) is not None:
             named(name)
     except EngineNotFound:
-        return _package(name, f"the engine {name}") if name else _package("llama.cpp", "the engine")
+        return _package(name, f"the engine {name}")
     return None
 
 

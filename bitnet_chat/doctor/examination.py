@@ -29,6 +29,7 @@ from bitnet_chat.engine.threads import TINY_MODEL, Processors, Threads
 from bitnet_chat.engine.threads import threads as share_of
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.models.info import ModelInfo, read_info
+from bitnet_chat.models.resolve import by_engine
 from bitnet_chat.models.support import explanation, known
 from bitnet_chat.paths import bundled_model
 
@@ -110,7 +111,8 @@ def _of_model(settings: Settings, binary: EngineBinary | None, info: list[ModelI
     """``info`` gets what was read, for the checks that follow."""
     path = binary.path if binary is not None else None
     reasons: list[str] = []
-    info.append(read_info(model_path(settings, path, reasons.append)))
+    judge = by_engine(path) if path is not None else None
+    info.append(read_info(model_path(settings, judge, reasons.append)))
     for reason in reasons:
         yield ok("model", "choice", reason)
     names = known(path, info) if path is not None else None
