@@ -24,7 +24,8 @@ def open_backend(
     advice: Advice = "flags",
     sharing: Sharing | None = None,
 ) -> GuardedBackend:
-    """Starts no engine; converts the model first where it must be. ``advice``: see :class:`GuardedBackend`. ``dialect`` and ``sharing`` of the processors: of an
+    """Starts no engine; converts the model first where it must be. ``advice``: see :class:`GuardedBackend`.
+    ``dialect`` and ``sharing`` of the processors: of an
     engine; others have none.
 
     Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
@@ -35,7 +36,7 @@ def open_backend(
         if resident.awaits_conversion:
             from bitnet_chat.cli.converting import convert
 
-            convert(resident)
+            convert(resident.model, resident.binary)
         return GuardedBackend(resident, GuardLimits.of(settings), resident.role_markers, advice=advice)
     if settings.backend == "llama-server":
         return _guarded(_llama_server(settings, configured, 1, Sharing()).backend(), settings, advice)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 
 from bitnet_chat import config
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine import bench, known_answers, speeds
+from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.choice import Contender, Speed
 from bitnet_chat.engine.clock import Clock
-from bitnet_chat.engine.selection import contenders, judge
+from bitnet_chat.engine.selection import Wish, contenders, judge
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.progress import ProgressLine
 from bitnet_chat.stream.sanitize import one_line
@@ -35,12 +37,14 @@ def run(flags: argparse.Namespace) -> int:
     wish.require()
     model = model_path(settings, lambda infos: judge(wish)(infos))
     info = read_info(model)
-    found = contenders(wish, info)
     measured: dict[Contender, Speed] = {}
-    problems = {each: each.obstacle for each in found if each.obstacle}
     line = ProgressLine(sys.stderr)
     clock = Clock(line)
     try:
+        clock.step("Comparing answers with known ones")
+        _ask(wish, {kind for kind, _ in info.tensor_types})
+        found = contenders(wish, info)
+        problems = {each: each.obstacle for each in found if each.obstacle}
         for each in (each for each in found if not each.obstacle):
             try:
                 measured[each] = bench.measure(each, model, settings, clock)
@@ -61,11 +65,18 @@ def run(flags: argparse.Namespace) -> int:
     width = max(len(str(row["engine"])) for row in rows)
     print(f"{'engine':{width}}  type      prefill   decode")
     for row in rows:
-        if row["problem"]:
-            print(one_line(f"{row['engine']:{width}}  {row['type']:8}  {row['problem']}"))
-        else:
-            print(f"{row['engine']:{width}}  {row['type']:8}  {row['prefill']:7}  {row['decode']:7}")
+        figures = f"{row['prefill']:7}  {row['decode']:7}" if row["prefill"] else one_line(str(row["problem"]))
+        print(f"{row['engine']:{width}}  {row['type']:8}  {figures}")
     return 0
+
+
+def _ask(wish: Wish, types: Collection[str]) -> None:
+    """An engine is measured only where its answers are right."""
+    for each in wish.candidates():
+        if each.binary is not None and each.binary.dialect is Dialect.NATIVE:
+            known_answers.check(
+                each.binary, [one for one in known_answers.offered(each.binary) if one.weights in types]
+            )
 
 
 def _row(contender: Contender, kind: str, speed: Speed | None, problem: str) -> dict[str, object]:

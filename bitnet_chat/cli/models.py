@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
+from bitnet_chat.cli import converting
 from bitnet_chat.cli.consent import may_remove
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
@@ -197,6 +198,7 @@ def _pull(flags: argparse.Namespace) -> int:
     model = pulled.model
     if pulled.warning:
         print(f"bitnet-chat: {one_line(pulled.warning)}", file=sys.stderr)
+    converting.after_pull(model.path, _wish())
     if flags.json:
         record = asdict(model.record) if model.record else {}
         _print_json({"name": model.name, "path": str(model.path), "was_here": pulled.was_here} | record)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from bitnet_chat.backends.resident import model_path
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor import (
+    answers,
     engine,
     files,
     instructions,
@@ -66,6 +67,7 @@ def examine(wish: Wish) -> Iterator[Finding]:
         yield from _safely("engine", lambda: [variables.judge(os.environ)])
         if usable is not None:
             yield from _safely("answer", lambda: _asked(usable, binary))
+        yield from _safely("answer", lambda: answers.look(binary))
         yield from _safely("model", lambda: _of_model(settings, binary, info))
     if binary is not None and info:
         yield from _safely("threads", lambda: [threads.given(*_share(settings, info[0]))])
