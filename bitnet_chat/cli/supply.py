@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from bitnet_chat import paths
 from bitnet_chat.cli.consent import agrees, can_be_asked, chosen
 from bitnet_chat.config import Settings
-from bitnet_chat.errors import BitnetChatError, EngineMissing, EngineNotFound, ModelError
+from bitnet_chat.errors import BitnetChatError, EngineNotFound
 from bitnet_chat.progress import size
 from bitnet_chat.stream.sanitize import visible
 
 if TYPE_CHECKING:
-    from bitnet_chat.engine.selection import Wish
     from bitnet_chat.models.first import FirstModel
 
 
@@ -130,62 +129,18 @@ def _package(settings: Settings, configured: str, pulled: str) -> str:
     An engine that is named is there, or is a prebuilt one of that name, or is missing for good."""
     from bitnet_chat.engine import packages
     from bitnet_chat.engine.find import named
-    from bitnet_chat.engine.selection import Wish
+    from bitnet_chat.engine.selection import Wish, missing_package
+    from bitnet_chat.models.registry import AUTO
 
     name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
     if not name:
-        wish = Wish(flags=bool(settings.engine_args or settings.rpc), limit=settings.probe_timeout)
-        return _for_entry(wish, pulled) if pulled else _for_file(wish, settings.model)
+        model = pulled or ("" if settings.model == AUTO else settings.model)
+        return missing_package(Wish(limit=settings.probe_timeout), model)
     if packages.by_name(name) is not None:
         try:
             named(name)
         except EngineNotFound:
             return name
-    return ""
-
-
-def _for_entry(wish: Wish, name: str) -> str:
-    """For a model of the registry that is not here yet."""
-    from bitnet_chat.engine.binary import Dialect, Make
-    from bitnet_chat.models.registry import entries
-    from bitnet_chat.models.support import is_bitnet
-
-    takes_ternary = entries()[name].engine == "bitnet"
-    for each in wish.candidates():
-        assert each.binary is not None
-        is_prebuilt_ik = each.binary.make is Make.IK and each.binary.dialect is Dialect.NATIVE
-        if is_prebuilt_ik or (takes_ternary and is_bitnet(each.binary.path)):
-            if takes_ternary:
-                return ""
-        elif not takes_ternary:
-            return ""
-    return "bitnet" if takes_ternary else "llama.cpp"
-
-
-def _for_file(wish: Wish, model: str) -> str:
-    """For a model that is here. Where none is named, one is chosen that the engines at hand can run."""
-    from bitnet_chat.engine.find import find
-    from bitnet_chat.engine.selection import package_for, select
-    from bitnet_chat.models.info import read_info
-    from bitnet_chat.models.registry import AUTO
-    from bitnet_chat.models.resolve import resolve
-
-    path = None
-    try:
-        if model in ("", AUTO):
-            find(limit=wish.limit)
-        else:
-            path = resolve(model).path
-            select(wish, path)
-    except EngineMissing as error:
-        return error.package
-    except EngineNotFound:
-        package = None
-        with contextlib.suppress(ModelError):  # which whoever opens it tells
-            package = package_for(read_info(path)) if path is not None else None
-        return package.name if package is not None else "llama.cpp"
-    except ModelError:
-        pass
     return ""
 
 

@@ -13,8 +13,8 @@ from bitnet_chat.models import ternary
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.reader import Tensor, opened
 
-_BATCH = 100
-"""Tokens: ik_llama.cpp computes some types wrongly from 32 on."""
+_BATCH = 48
+"""Tokens: ik_llama.cpp computes some types wrongly from 32 on. Those of 2B4T's shape take 3 s one by one."""
 _REPLY = 4
 _TEXTS = (
     "one two three four five six seven eight nine ten and then",
