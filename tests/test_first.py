@@ -55,7 +55,7 @@ def test_with_the_hub_the_largest_that_fits_the_memory_well(free: int) -> None:
     if fitting:
         largest = max(fitting, key=lambda each: each.bytes)
         assert (found.name, found.size, found.better) == (largest.name, largest.size, None)
-        assert "the largest of the hub that fits well into" in found.why
+        assert "the largest of the hub that fits well into" in found.why and found.engine == largest.engine
     else:
         assert found.name == first.SMALL
 

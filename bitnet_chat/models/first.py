@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bitnet_chat.models.choice import Option, choose
-from bitnet_chat.models.registry import Entry
+from bitnet_chat.models.registry import Entry, Needs
 from bitnet_chat.progress import size
 
 SMALL = "smollm2-135m"
@@ -43,6 +43,8 @@ class FirstModel:
     why: str
     """One line."""
     better: Better | None = None
+    engine: Needs = "any"
+    """What it needs, as in the registry: ``bitnet`` for the engine of that name."""
 
 
 def choose_first(
@@ -69,7 +71,7 @@ def choose_first(
         return FirstModel(have.name, 0, have.reason, best if small else None)
     wanted = best if limit == 0 else better(known, free, disk, limit)
     if hub and wanted is not None:
-        return FirstModel(wanted.name, wanted.size, f"{wanted.name}, {_rank(free)}")
+        return FirstModel(wanted.name, wanted.size, f"{wanted.name}, {_rank(free)}", engine=known[wanted.name].engine)
     for entry in known.values():
         if index and entry.wheel is not None and entry.first and _has_room(entry, disk):
             why = f"{entry.name}, from the package index" + ("" if hub else ": the hub was not reached")
