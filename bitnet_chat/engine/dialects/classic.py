@@ -124,6 +124,9 @@ class ClassicTalk:
         typed = self._segments.typed(context, launch.in_prefix, prompt)
         return Input(encode_lines(_valid(typed)), prompt) if typed is not None else None
 
+    def preparation(self, history: Conversation) -> Input | None:
+        return None
+
     def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
         if self.input(launch, context, history, _ANY_MESSAGE) is not None:
             return True

@@ -77,6 +77,9 @@ class ModernTalk:
         named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
         return Input(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
 
+    def preparation(self, history: Conversation) -> Input | None:
+        return None
+
     def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
         return True
 
