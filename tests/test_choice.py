@@ -10,7 +10,6 @@ import pytest
 
 from bitnet_chat import paths
 from bitnet_chat.backends.resident import model_path
-from bitnet_chat.models.resolve import by_engine
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError
@@ -18,6 +17,7 @@ from bitnet_chat.models import memory, resolve, support
 from bitnet_chat.models.choice import Option, choose
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.memory import Shape
+from bitnet_chat.models.resolve import by_engine
 
 
 @pytest.fixture

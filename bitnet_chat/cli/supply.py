@@ -117,11 +117,11 @@ def _engine(settings: Settings, configured: str) -> Supply | None:
     from bitnet_chat.engine.selection import Wish, missing_package
 
     name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
+    if not name:
+        needed = missing_package(Wish(limit=settings.probe_timeout), settings.model)
+        label = "the engine" if needed == packages.PACKAGES[0].name else f"the engine {needed}"
+        return _package(needed, label) if needed else None
     try:
-        if not name:
-            needed = missing_package(Wish(limit=settings.probe_timeout), settings.model)
-            label = "the engine" if needed == packages.PACKAGES[0].name else f"the engine {needed}"
-            return _package(needed, label) if needed else None
         if packages.by_name(name) is not None:
             named(name)
     except EngineNotFound:
