@@ -182,18 +182,18 @@ def _missing_for(wish: Wish, ternary: bool) -> str:
 
 
 def missing_for_bitnet(wish: Wish) -> str:
-    """What models of BitNet's own types need, in a list; empty where it is here."""
+    """What running a model of BitNet's own types brings with it, in a list; empty where an engine for it is here."""
     with contextlib.suppress(EngineNotFound):
         if any(each.binary is not None and each.binary.make in (Make.BITNET, Make.IK) for each in wish.candidates()):
             return ""
     package = packages.by_name("bitnet")
     assert package is not None
-    return needs(package)
+    return f"installs the engine {package.name}{_size(package)}"
 
 
 def needs(package: packages.Package) -> str:
     """For a list."""
-    return f"needs the engine {package.name}{_size(package)}: bitnet-chat engine install {package.name}"
+    return f"needs the engine {package.name}{_size(package)}"
 
 
 def package_for(info: ModelInfo) -> packages.Package | None:
