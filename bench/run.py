@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import display
 import memory
@@ -21,7 +22,7 @@ import startup
 import synthetic
 import throughput
 from report import Section
-from subject import home
+from subject import choose, home
 
 PARTS = ("reply", "child", "startup", "memory", "display")
 
@@ -31,9 +32,13 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="rounds of each measurement (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object with all samples")
     parser.add_argument("--only", action="append", choices=PARTS, help="some of it")
+    parser.add_argument("-m", "--model", type=Path, metavar="FILE", help="default: the bundled one")
+    parser.add_argument("-c", "--ctx", type=int, default=512, metavar="N", help="tokens that FILE fills (default: 512)")
     flags = parser.parse_args()
     if flags.runs < 1:
         parser.error("--runs wants at least 1")
+    if flags.model:
+        choose(flags.model, flags.ctx)
     wanted = flags.only or PARTS
     runs: int = flags.runs
     sections: list[Section] = []

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from report import Figure, Goal, Section
-from subject import CHECKOUT, INSTALLED, ROOT
+from subject import CHECKOUT, INSTALLED, ROOT, model_flags
 from terminal import Terminal, plain
 
 _VERSION_GOAL = 50.0
@@ -66,12 +66,12 @@ def _seconds(argv: Sequence[str], environment: Mapping[str, str]) -> float:
 
 def _repl(environment: Mapping[str, str]) -> tuple[float, float]:
     """Seconds to the prompt, and to the echo of a character that was there before it."""
-    terminal = Terminal([str(INSTALLED)], environment)
+    terminal = Terminal([str(INSTALLED), *model_flags()], environment)
     try:
         prompt = terminal.until(lambda seen: b"> " in plain(seen)) - terminal.started
     finally:
         terminal.close()
-    terminal = Terminal([str(INSTALLED)], environment)
+    terminal = Terminal([str(INSTALLED), *model_flags()], environment)
     try:
         terminal.idle(0.02)
         terminal.send(b"Q")
@@ -86,7 +86,7 @@ def _one_shot(environment: Mapping[str, str]) -> tuple[float, float]:
     """Seconds to the first byte of the answer, and to the end of the process."""
     begun = time.perf_counter()
     with subprocess.Popen(
-        [str(INSTALLED), "--temp", "0", _GREETING],
+        [str(INSTALLED), *model_flags(), "--temp", "0", _GREETING],
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -24,16 +24,37 @@ QUESTION = "tell me a long story"
 _ENDLESS = ("--ignore-eos",)
 # Such a reply repeats itself: the guard looks at all of it, and lets it.
 _REPEAT_LIMIT = 999_999
+_MODEL, _CONTEXT = "BENCH_MODEL", "BENCH_CONTEXT"
+
+
+def model_flags() -> list[str]:
+    """The model and the window that :func:`choose` has set; nothing: the bundled model with its own window."""
+    model = os.environ.get(_MODEL)
+    return ["--model", model, "--ctx", os.environ.get(_CONTEXT, "0")] if model else []
+
+
+def choose(model: Path, context: int) -> None:
+    """Have ``model`` measured, with a window of ``context`` tokens, by this process and those that it starts."""
+    os.environ[_MODEL], os.environ[_CONTEXT] = str(model.absolute()), str(context)
 
 
 def endless(threads: int = 0) -> Settings:
     """Settings under which a reply fills the whole context window, the same at each run."""
-    return Settings(temperature=0.0, seed=1, threads=threads, repeat_limit=_REPEAT_LIMIT, engine_args=_ENDLESS)
+    model, context = os.environ.get(_MODEL, ""), int(os.environ.get(_CONTEXT, "0"))
+    return Settings(
+        model=model,
+        ctx=context,
+        temperature=0.0,
+        seed=1,
+        threads=threads,
+        repeat_limit=_REPEAT_LIMIT,
+        engine_args=_ENDLESS,
+    )
 
 
 def endless_flags(threads: int = 0) -> list[str]:
     """The same for the command line."""
-    flags = ["--temp", "0", "--seed", "1", "--repeat-limit", str(_REPEAT_LIMIT)]
+    flags = [*model_flags(), "--temp", "0", "--seed", "1", "--repeat-limit", str(_REPEAT_LIMIT)]
     if threads:
         flags += ["--threads", str(threads)]
     return [*flags, "--", *_ENDLESS]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import psutil
 from bare import converse
@@ -94,8 +95,15 @@ def through_pty(threads: int) -> Run:
     talk = talk_of(endless(threads))
     launch = talk.launch(Conversation())
     message = talk.input(launch, launch.context, Conversation(), QUESTION)
+    if message is None:  # no text can be typed behind an empty history: it is started with the message
+        launch = talk.launch(Conversation(), message=QUESTION)
+        message = talk.input(launch, launch.context, Conversation(), QUESTION)
     assert message is not None
-    reply = converse(launch.argv, USER_INPUT.encode(), message.data)
+    with NamedTemporaryFile("w", encoding="utf-8", suffix=".prompt") as file:
+        file.write(launch.prompt)
+        file.flush()
+        prompt = [launch.prompt_flag, file.name] if launch.prompt else []
+        reply = converse([launch.argv[0], *prompt, *launch.argv[1:]], USER_INPUT.encode(), message.data)
     return Run(_text(launch, reply.data), _tokens(reply.log), reply.seconds, reply.cpu)
 
 

@@ -1,5 +1,8 @@
-"""The steps of the first run: a virtual environment, the packages in it, an engine; later what ``serve``, ``app`` and
-other backends need.
+"""The steps of the first run: a virtual environment, the packages in it, an engine, a model; later what ``serve``,
+``app`` and other backends need.
+
+One after the other: with a near index all of them take 10 seconds of one processor, and with a slow one they would
+share its bandwidth.
 
 Each step may be repeated at will, is done by one process at a time, and when it fails says which step that was, where
 its log is and what to do. Standard library only; the log, the lock and the progress line are those of the engine build.
@@ -9,10 +12,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import launcher
@@ -37,6 +42,46 @@ _NAMES = {
 }
 _EXTRAS = {"package": "", "tests": "[test]", "serve": "[serve]", "remote": "[remote]", "app": "[app]"}
 
+_MODEL = "smollm2-135m"
+"""The model that the first run fetches: real, and small enough for a first answer within half a minute."""
+_PREBUILT = (("engine", "install", "llama.cpp"), ("engine", "install", "bitnet"))
+# The tests run all of these programs; on Linux they spread a model over rpc-servers, too.
+_FEATURES = ("server", "cli", *(("rpc",) if sys.platform == "linux" else ()))
+_COMPILED = ("engine", "install", "--build", *(word for name in _FEATURES for word in ("--with", name)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Verbs:
+    """Command lines of bitnet-chat that do a step, with their own progress and log."""
+
+    name: str
+    stamp: str
+    """What is done then. Steps of the tests are looked at each time, whatever the stamp says."""
+    lines: tuple[tuple[str, ...], ...]
+    without: str = ""
+    """How it goes on where they fail; empty: it does not."""
+
+
+_VERBS = {
+    "engine": _Verbs("Getting an engine", "engine", (("engine", "install", "--if-missing"),)),
+    "server": _Verbs(
+        "Getting a server", "server", (("engine", "install", "--build", "--with", "server", "--if-missing"),)
+    ),
+    "model": _Verbs(
+        "Getting a model",
+        "model",
+        (("models", "pull", _MODEL, "--if-missing"),),
+        "the bundled model answers, a toy of 2 MB. Later: bitnet-chat models pull " + _MODEL,
+    ),
+    "test-engines": _Verbs("Getting an engine", "engine", (_COMPILED,)),
+    "test-models": _Verbs(
+        "Getting prebuilt engines and a model",
+        "model",
+        (*_PREBUILT, ("models", "pull", _MODEL)),
+        "tests that need what is missing are skipped",
+    ),
+}
+
 _CONNECT = "Connect this computer (pip's own settings for index, proxy and certificates are used) and try again."
 
 
@@ -49,8 +94,8 @@ def run(needed: Sequence[str], anew: bool) -> int:
             setup.run()
         return 0
     except KeyboardInterrupt:
-        return setup.failed("was interrupted; the same command goes on from here", 130)
-    except _EngineFailed as error:  # it has said why
+        return setup.failed("was interrupted; the same command goes on from here", launcher.INTERRUPTED)
+    except _VerbFailed as error:  # it has said why
         return setup.failed("failed", error.status)
     except BitnetChatError as error:
         return setup.failed(f"failed.\n  {error}\n  Log: {LOG}", error.reason.exit_code)
@@ -58,7 +103,7 @@ def run(needed: Sequence[str], anew: bool) -> int:
         return setup.failed(f"failed: {error}\n  Log: {LOG}", launcher.FAILED)
 
 
-class _EngineFailed(Exception):
+class _VerbFailed(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
@@ -92,8 +137,8 @@ class _Setup:
                 self._install_packages(step)
                 done |= {"package", step}
             else:
-                self._get_engine(step)
-                done.add("engine")
+                verbs = _VERBS[step]
+                done.add(verbs.stamp if self._run_verbs(verbs) else f"no-{verbs.stamp}")
             self._stamp(done)
         self.show.close()
 
@@ -173,29 +218,37 @@ class _Setup:
         env = launcher.without_python(os.environ) | {"PIP_USER": "0"}
         return job.run(argv, log=LOG, cwd=VENV, env=env, on_line=on_line, on_tick=self._tick)
 
-    def _get_engine(self, step: str) -> None:
-        """bitnet-chat does it itself, with its own progress and log; here too stdout is kept for answers."""
+    def _run_verbs(self, step: _Verbs) -> bool:
+        """False: some of it could not be had, and the set-up goes on without it."""
         self.show.close()
-        self.step = "Getting an engine"
-        argv = [launcher.PYTHON, "-m", "bitnet_chat", "engine", "install"]
-        if step == "engine":
-            argv.append("--if-missing")
-        elif sys.platform == "linux":
-            argv += ["--with", "rpc"]  # the tests spread a model over rpc-servers there
+        self.step = step.name
+        statuses = []
+        for line in step.lines:
+            status = self._run_verb(line)
+            statuses.append(status)
+            if status in (launcher.INTERRUPTED, -signal.SIGINT):
+                raise KeyboardInterrupt
+            if status and not step.without:
+                raise _VerbFailed(status if status > 0 else 128 - status)
+        if any(statuses):
+            print(f"{Path(sys.argv[0]).name}: the step “{step.name}” failed: {step.without}", file=sys.stderr)
+            os.environ["BITNET_CHAT_INSTALL"] = "no"  # the program that runs next does not ask for it again
+        return not any(statuses)
+
+    def _run_verb(self, line: Sequence[str]) -> int:
+        """stdout is kept for answers here, too."""
+        argv = [launcher.PYTHON, "-m", "bitnet_chat", *line]
         env = launcher.without_python(os.environ)
         process = subprocess.Popen(argv, cwd=launcher.ROOT, env=env, stdin=subprocess.DEVNULL, stdout=2)
         while True:
             try:
-                status = process.wait()
-                break
-            except KeyboardInterrupt:  # it got the same Ctrl-C and ends its compilers first
+                return process.wait()
+            except KeyboardInterrupt:  # it got the same Ctrl-C and ends what it has started first
                 continue
             except SystemExit:
                 process.terminate()
                 process.wait()
                 raise
-        if status != 0:
-            raise _EngineFailed(status if status > 0 else 128 - status)
 
 
 def _works(python: str) -> bool:

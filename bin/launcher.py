@@ -24,6 +24,7 @@ PYTHON = os.path.join(SCRIPTS, "python.exe" if WINDOWS else "python")
 PROGRAM = os.path.join(SCRIPTS, "bitnet-chat.exe" if WINDOWS else "bitnet-chat")
 
 OLDEST = (3, 11)
+INTERRUPTED = 130  # by Ctrl-C, as a shell reports it
 FAILED = 3  # as bitnet_chat.errors.FinishReason.NO_ENGINE: there is nothing that could answer
 
 
@@ -65,9 +66,9 @@ def run_program(arguments: "list[str]") -> int:
 def test(arguments: "list[str]") -> int:
     """Runs the test suite with pytest's arguments; sets up first what is missing.
 
-    The engine is looked at each time: the tests use the one in the data directory, which may have been removed.
+    Engines and model are looked at each time: the tests use those in the data directory, which may have been removed.
     """
-    status = set_up(["tests", "installed engine"])
+    status = set_up(["tests", "test-engines", "test-models"])
     if status:
         return status
     os.chdir(ROOT)
@@ -78,10 +79,13 @@ def test(arguments: "list[str]") -> int:
 
 def steps(arguments: "list[str]") -> "list[str]":
     """What is needed for a command line, in the order in which it is done."""
-    needed = ["package"] if engine_is_given(arguments) else ["package", "engine"]
     verb = arguments[0] if arguments else ""
     if verb in WITHOUT_ENGINE:
-        return needed
+        return ["package"]
+    needed = ["package"]
+    if setting("install", arguments) != "no":
+        needed += [] if engine_is_given(arguments) else ["engine"]
+        needed += [] if model_is_given(arguments) else ["model"]
     if verb in ("serve", "app"):
         needed.append("serve")
     if verb == "app":
@@ -89,14 +93,16 @@ def steps(arguments: "list[str]") -> "list[str]":
     backend, attach = setting("backend", arguments), setting("attach", arguments)
     if attach or backend not in ("", "engine"):
         needed.append("remote")
-        if (attach or backend != "llama-server") and "engine" in needed:
-            needed.remove("engine")  # it is elsewhere
+        if attach or backend != "llama-server":  # engine and model are elsewhere
+            needed = [step for step in needed if step not in ("engine", "model")]
+        # The prebuilt engine has no llama-server.
+        needed = ["server" if step == "engine" else step for step in needed]
     return needed
 
 
 def tells_only(arguments: "list[str]") -> bool:
     """Help and the version need nothing but the checkout: no package, no engine, no network."""
-    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    ours = _ours(arguments)
     return "-h" in ours or "--help" in ours or arguments in (["-V"], ["--version"])
 
 
@@ -109,8 +115,8 @@ def tell(arguments: "list[str]") -> int:
 
 
 def missing(needed: "list[str]", done: "set[str]") -> "list[str]":
-    """What is still to be done. A window of its own for ``app`` is tried once: where there can be none, a browser will
-    do."""
+    """What is still to be done. What can be done without is tried once: a browser will do for a window of its own, and
+    the bundled model for the first one."""
     return [step for step in needed if step not in done and "no-" + step not in done]
 
 
@@ -119,7 +125,7 @@ def setting(name: str, arguments: "list[str]") -> str:
 
     A guess that errs only where somebody writes strange TOML; then bitnet-chat says itself what is missing.
     """
-    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    ours = _ours(arguments)
     found = ""
     for at, argument in enumerate(ours):
         if argument == "--" + name:
@@ -155,11 +161,21 @@ def config_file() -> str:
 
 
 def engine_is_given(arguments: "list[str]") -> bool:
-    """The user names an engine, or wants something that needs none: nothing is to be built."""
-    if os.environ.get("BITNET_CHAT_ENGINE") or arguments[:1] in ([verb] for verb in WITHOUT_ENGINE):
+    """The user names an engine: none is to be installed."""
+    if os.environ.get("BITNET_CHAT_ENGINE"):
         return True
-    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return any(argument == "--engine" or argument.startswith("--engine=") for argument in ours)
+    return any(argument == "--engine" or argument.startswith("--engine=") for argument in _ours(arguments))
+
+
+def model_is_given(arguments: "list[str]") -> bool:
+    """The user names a model: none is to be fetched."""
+    short = any(argument.startswith("-m") for argument in _ours(arguments))
+    return short or bool(setting("model", arguments))
+
+
+def _ours(arguments: "list[str]") -> "list[str]":
+    """Without those of the engine."""
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
 def done() -> "set[str]":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bitnet_chat.backends import Backend, ReplyOptions
     from bitnet_chat.conversation import Conversation, Message
     from bitnet_chat.errors import BitnetChatError, FinishReason
-    from bitnet_chat.events import Completed, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
+    from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, Started, Stats, TextDelta, ThinkingDelta
 
 _HOMES = {
     "Backend": "backends",
@@ -25,6 +25,7 @@ _HOMES = {
     "FinishReason": "errors",
     "Message": "conversation",
     "Notice": "events",
+    "PromptProgress": "events",
     "ReplyOptions": "backends",
     "Started": "events",
     "Stats": "events",
@@ -41,6 +42,7 @@ __all__ = [
     "FinishReason",
     "Message",
     "Notice",
+    "PromptProgress",
     "ReplyOptions",
     "Started",
     "Stats",

@@ -6,6 +6,7 @@
     ├── UsageError        (2)  a flag, a file, a JSON line or a setting that cannot be used
     │   └── Unsupported   (2)  something that a backend cannot do
     ├── EngineNotFound    (3)  no binary that can talk, or one that is no engine
+    │   ├── EngineMissing (3)  no engine at hand that can run the model
     │   └── BuildError    (3)  an engine that could not be built
     ├── ModelError        (4)  no model, or one that cannot be read, rendered or loaded
     ├── EngineDied        (5)  the engine process ended without being asked to
@@ -117,6 +118,14 @@ class Busy(BitnetChatError):
 
 class EngineNotFound(BitnetChatError):
     reason = FinishReason.NO_ENGINE
+
+
+class EngineMissing(EngineNotFound):
+    """No engine at hand can run the model; ``package``: the one that can, which can be installed."""
+
+    def __init__(self, what: str, *, package: str, remedy: str = "", detail: str = "") -> None:
+        super().__init__(what, remedy=remedy, detail=detail)
+        self.package = package
 
 
 class BuildError(EngineNotFound):

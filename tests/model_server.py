@@ -1,9 +1,10 @@
-"""A web server on this computer that has one file, and the bad habits that servers and networks have."""
+"""A web server on this computer that has one file or several, and the bad habits that servers and networks have."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -39,6 +40,18 @@ class Behaviour:
     """Waited for where a reply would break off, the connection open."""
     linked: bool = True
     """As the hub: HEAD tells the sha256 and the size of the file itself."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """By path: what a repository has, and what is sent for these files instead of ``content``."""
+    elsewhere: str = ""
+    """Where HEAD of a file and the next page of a list are sent, as another server would have it."""
+    renamed: str = ""
+    """The repository that is called ``user/repo`` now, as the hub tells by a redirect."""
+    refusal: tuple[int, str] | None = None
+    """Status and error code of the hub for each request."""
+
+    def of(self, path: str) -> bytes:
+        place = path.partition("?")[0]
+        return next((content for name, content in self.files.items() if place.endswith(f"/{name}")), self.content)
 
 
 @dataclass
@@ -79,28 +92,39 @@ class ModelServer:
             def do_HEAD(self) -> None:
                 self._note()
                 does = server.behaviour
-                if "missing" in self.path:
-                    self.send_response(404)
-                    self.send_header("X-Error-Code", "EntryNotFound")
+                if does.refusal or "missing" in self.path:
+                    return self._status(*(does.refusal or (404, "EntryNotFound")))
+                if does.renamed and self.path.startswith(f"/{does.renamed}/"):
+                    self.send_response(307)
+                    self.send_header("Location", self.path.replace(does.renamed, "user/repo", 1))
                     self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
+                    return self.end_headers()
+                if does.elsewhere:
+                    self.send_response(302)
+                    self.send_header("Location", f"//{does.elsewhere}/x")
+                    self.send_header("Content-Length", "7")
+                    return self.end_headers()
+                content = does.of(self.path)
                 self.send_response(302 if does.redirect else 200)
                 self.send_header("X-Repo-Commit", COMMIT)
                 if does.linked:
-                    self.send_header("X-Linked-Etag", f'"{hashlib.sha256(does.content).hexdigest()}"')
-                    self.send_header("X-Linked-Size", str(len(does.content)))
+                    self.send_header("X-Linked-Etag", f'"{hashlib.sha256(content).hexdigest()}"')
+                    self.send_header("X-Linked-Size", str(len(content)))
                 self.send_header("ETag", does.etag)
                 if does.redirect:
                     self.send_header("Location", does.redirect)
-                self.send_header("Content-Length", "0" if does.redirect else str(len(does.content)))
-                self.end_headers()
+                self.send_header("Content-Length", "0" if does.redirect else str(len(content)))
+                return self.end_headers()
 
             def do_GET(self) -> None:
                 self._note()
                 does = server.behaviour
                 if does.statuses:
                     return self._status(does.statuses.pop(0))
+                if does.refusal:
+                    return self._status(*does.refusal)
+                if self.path.startswith("/api/models/"):
+                    return self._listing(does)
                 if does.redirect and not self.path.startswith("/cdn"):
                     self.send_response(302)
                     self.send_header("Location", does.redirect)
@@ -112,13 +136,33 @@ class ModelServer:
             def _note(self) -> None:
                 server.seen.append(Seen(self.command, self.path, dict(self.headers.items())))
 
-            def _status(self, status: int) -> None:
+            def _listing(self, does: Behaviour) -> None:
+                """Two files a page."""
+                path, _, cursor = self.path.partition("&cursor=")
+                begin = int(cursor or 0)
+                listed = [
+                    {"type": "file", "path": name, "size": len(content), "oid": "0"}
+                    for name, content in [*does.files.items()][begin : begin + 2]
+                ]
+                body = json.dumps([{"type": "directory", "path": "folder"}, *listed]).encode()
+                self.send_response(200)
+                if begin + 2 < len(does.files):
+                    base = f"http://{does.elsewhere}" if does.elsewhere else server.base
+                    self.send_header("Link", f'<{base}{path}&cursor={begin + 2}>; rel="next"')
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def _status(self, status: int, code: str = "") -> None:
                 self.send_response(status)
+                if code:
+                    self.send_header("X-Error-Code", code)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def _file(self, does: Behaviour) -> None:
-                begin, total = 0, len(does.content)
+                content = does.of(self.path)
+                begin, total = 0, len(content)
                 wanted = self.headers.get("Range")
                 fresh = self.headers.get("If-Range") in (None, does.etag, does.modified)
                 if wanted and does.ranges and fresh:
@@ -140,7 +184,7 @@ class ModelServer:
                     self.send_header("Last-Modified", does.modified)
                 if does.encoding:
                     self.send_header("Content-Encoding", does.encoding)
-                body = does.content[begin:]
+                body = content[begin:]
                 if does.chunked:
                     self.send_header("Transfer-Encoding", "chunked")
                 else:

@@ -12,7 +12,7 @@ import signal
 import sys
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pages import PAGES
@@ -43,6 +43,7 @@ class ScriptedBackend:
         self.script = script
         self.name = name
         self.deaf = deaf
+        self.in_bursts = True
         self.asked: list[Conversation] = []
         self.options: list[ReplyOptions] = []
         self.prepared: list[Conversation] = []
@@ -122,7 +123,8 @@ class ScriptedBackend:
             self._stop.set()
 
     def status(self) -> BackendStatus:
-        return BackendStatus(self.name, "scripted-engine", self._state, self.used, 2048, 123_456_789, 98.6)
+        status = BackendStatus(self.name, "scripted-engine", self._state, self.used, 2048, 123_456_789, 98.6)
+        return replace(status, in_bursts=self.in_bursts)
 
     async def close(self) -> None:
         self.calls.append("close")

@@ -15,6 +15,7 @@ import pytest
 from fake_build import script
 
 from bitnet_chat import paths
+from bitnet_chat.models.first import SMALL
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with a #! line")
 
@@ -40,7 +41,7 @@ with (root / "calls").open("a") as calls:
     calls.write(json.dumps(args) + "\\n")
 scripts = root / ".venv" / "bin"
 module = args[1]
-name = "ENGINE" if module == "bitnet_chat" else module.upper()
+name = (args[2] if module == "bitnet_chat" else module).upper()
 if module == "venv":
     scripts.mkdir(parents=True)
     shutil.copy(__file__, scripts / "python")
@@ -115,7 +116,8 @@ def ready(checkout: Checkout) -> Checkout:
 
 
 def modules(calls: list[list[str]]) -> list[str]:
-    return [call[1] for call in calls]
+    """What was run with -m; of bitnet_chat, which verb."""
+    return [call[2] if call[1] == "bitnet_chat" else call[1] for call in calls]
 
 
 def test_the_first_run_sets_up_and_then_runs(checkout: Checkout) -> None:
@@ -123,9 +125,10 @@ def test_the_first_run_sets_up_and_then_runs(checkout: Checkout) -> None:
     assert done.returncode == 7
     assert done.stdout == "['--no-stream', 'a b', '']\n"  # and nothing of the set-up
     calls = checkout.calls()
-    assert modules(calls) == ["venv", "pip", "bitnet_chat"]
+    assert modules(calls) == ["venv", "pip", "engine", "models"]
     assert calls[1][-2:] == ["--editable", str(checkout.root)]
     assert calls[2][2:] == ["engine", "install", "--if-missing"]
+    assert calls[3][2:] == ["models", "pull", SMALL, "--if-missing"]
     assert "stdin: ''" in done.stderr  # the question is not the installer's
     assert "\x1b" not in done.stderr and "\r" not in done.stderr
     assert "pip" in (checkout.root / ".venv" / "setup.log").read_text()
@@ -159,7 +162,7 @@ def test_changed_packaging_is_installed_again(ready: Checkout, name: str) -> Non
     with (ready.root / name).open("a") as file:
         file.write("# changed\n")
     assert ready.run("bitnet-chat").returncode == 7
-    assert modules(ready.calls()) == ["pip", "bitnet_chat"]
+    assert modules(ready.calls()) == ["pip", "engine", "models"]
     assert ready.run("bitnet-chat").returncode == 7
     assert ready.calls() == []
 
@@ -177,40 +180,88 @@ def test_a_python_that_is_gone_makes_the_environment_anew(ready: Checkout) -> No
     script(ready.root / ".venv" / "bin" / "bitnet-chat", "")
     (ready.root / ".venv" / "bin" / "bitnet-chat").write_text("#!/no/such/python\n")
     assert ready.run("bitnet-chat").returncode == 7
-    assert modules(ready.calls()) == ["venv", "pip", "bitnet_chat"]
+    assert modules(ready.calls()) == ["venv", "pip", "engine", "models"]
 
 
-@pytest.mark.parametrize("arguments", [["--engine", "x"], ["--engine=x", "hi"], ["engine", "list"]])
-def test_a_named_engine_is_not_built(checkout: Checkout, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--engine", "x"], ["models"]),
+        (["--engine=x", "hi"], ["models"]),
+        (["-m", "x"], ["engine"]),
+        (["-mx"], ["engine"]),
+        (["hi", "--model=x"], ["engine"]),
+        (["--engine", "x", "--model", "y"], []),
+        (["--install", "no"], []),
+        (["engine", "list"], []),
+    ],
+)
+def test_what_is_named_is_not_installed(checkout: Checkout, arguments: list[str], wanted: list[str]) -> None:
     assert checkout.run("bitnet-chat", *arguments).returncode == 7
-    assert modules(checkout.calls()) == ["venv", "pip"]
+    assert modules(checkout.calls()) == ["venv", "pip", *wanted]
     assert checkout.run("bitnet-chat", "hello").returncode == 7
-    assert modules(checkout.calls()) == ["bitnet_chat"]
+    assert modules(checkout.calls()) == [verb for verb in ("engine", "models") if verb not in wanted]
 
 
-def test_an_engine_in_the_environment_is_not_built(checkout: Checkout) -> None:
-    assert checkout.run("bitnet-chat", BITNET_CHAT_ENGINE="x").returncode == 7
-    assert "bitnet_chat" not in modules(checkout.calls())
+@pytest.mark.parametrize(("variable", "wanted"), [("ENGINE", "models"), ("MODEL", "engine")])
+def test_what_the_environment_names_is_not_installed(checkout: Checkout, variable: str, wanted: str) -> None:
+    assert checkout.run("bitnet-chat", **{f"BITNET_CHAT_{variable}": "x"}).returncode == 7
+    assert modules(checkout.calls()) == ["venv", "pip", wanted]
 
 
-def test_an_engines_own_flag_is_not_ours(checkout: Checkout) -> None:
-    assert checkout.run("bitnet-chat", "--", "--engine").returncode == 7
-    assert "bitnet_chat" in modules(checkout.calls())
+@pytest.mark.parametrize("flag", ["--engine", "-m"])
+def test_an_engines_own_flag_is_not_ours(checkout: Checkout, flag: str) -> None:
+    assert checkout.run("bitnet-chat", "--", flag).returncode == 7
+    assert modules(checkout.calls()) == ["venv", "pip", "engine", "models"]
 
 
-def test_the_tests_are_run_with_their_packages_and_an_installed_engine(checkout: Checkout) -> None:
+def test_the_tests_are_run_with_their_packages_engines_and_a_model(checkout: Checkout) -> None:
     done = checkout.run("test", "-k", "stream or pacer", FAKE_PYTEST_SAYS="ran", FAKE_PYTEST_STATUS="5")
     assert (done.returncode, done.stdout) == (5, "ran\n")
     calls = checkout.calls()
-    assert modules(calls) == ["venv", "pip", "bitnet_chat", "pytest"]
     assert calls[1][-1] == f"{checkout.root}[test]"
-    assert calls[2][2:4] == ["engine", "install"]
-    assert calls[2][4:] == (["--with", "rpc"] if sys.platform == "linux" else [])
-    assert calls[3][2:] == ["-k", "stream or pacer"]
+    features = ["server", "cli", *(["rpc"] if sys.platform == "linux" else [])]
+    needed = [
+        ["engine", "install", "--build", *(word for name in features for word in ("--with", name))],
+        ["engine", "install", "llama.cpp"],
+        ["engine", "install", "bitnet"],
+        ["models", "pull", SMALL],
+    ]
+    assert [call[2:] for call in calls[2:-1]] == needed
+    assert calls[-1][1:] == ["pytest", "-k", "stream or pacer"]
     assert checkout.run("test").returncode == 0
-    assert modules(checkout.calls()) == ["bitnet_chat", "pytest"]
+    assert [call[2:] for call in checkout.calls()[:-1]] == needed
     assert checkout.run("bitnet-chat").returncode == 7
     assert checkout.calls() == []
+
+
+def test_the_tests_go_on_without_the_model(checkout: Checkout) -> None:
+    done = checkout.run("test", FAKE_MODELS_STATUS="4", FAKE_MODELS_SAYS="no network")
+    assert done.returncode == 0
+    assert "no network" in done.stderr and "tests that need what is missing are skipped" in done.stderr
+    assert modules(checkout.calls())[-1] == "pytest"
+    assert checkout.run("test", FAKE_ENGINE_STATUS="3").returncode == 3
+
+
+def test_without_a_model_the_bundled_one_answers(checkout: Checkout) -> None:
+    """Tried once; the program is told not to ask for it in the same run."""
+    line = "launcher.run_program = lambda _: print(launcher.os.environ.get('BITNET_CHAT_INSTALL')) or 7"
+    done = checkout.run("bitnet-chat", line=line, FAKE_MODELS_STATUS="4")
+    assert (done.returncode, done.stdout) == (7, "no\n")
+    assert "the step “Getting a model” failed: the bundled model answers, a toy of 2 MB." in done.stderr
+    assert f"bitnet-chat models pull {SMALL}" in done.stderr
+    checkout.calls()
+    assert checkout.run("bitnet-chat").returncode == 7
+    assert checkout.calls() == []
+
+
+def test_a_model_that_was_interrupted_is_gone_on_with(checkout: Checkout) -> None:
+    done = checkout.run("bitnet-chat", FAKE_MODELS_STATUS="130")
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "the step “Getting a model” was interrupted; the same command goes on from here" in done.stderr
+    checkout.calls()
+    assert checkout.run("bitnet-chat").returncode == 7
+    assert modules(checkout.calls()) == ["models"]
 
 
 def extras(calls: list[list[str]]) -> list[str]:
@@ -241,7 +292,9 @@ def test_what_a_command_needs_is_installed(
     assert checkout.run("bitnet-chat", *arguments, **env).returncode == 7
     calls = checkout.calls()
     assert extras(calls) == wanted
-    assert ("bitnet_chat" in modules(calls)) is engine
+    assert ("engine" in modules(calls)) is engine
+    servers = [call for call in calls if "server" in call]
+    assert bool(servers) is ("llama-server" in "".join(arguments))  # of which there is no prebuilt one
     assert checkout.run("bitnet-chat", *arguments, **env).returncode == 7
     assert checkout.calls() == []
 
@@ -322,7 +375,7 @@ def test_help_needs_nothing_more_than_the_package(checkout: Checkout, arguments:
 
 def test_a_call_for_help_to_the_engine_is_not_ours(checkout: Checkout) -> None:
     assert checkout.run("bitnet-chat", "hello", "--", "--help").returncode == 7
-    assert modules(checkout.calls()) == ["venv", "pip", "bitnet_chat"]
+    assert modules(checkout.calls()) == ["venv", "pip", "engine", "models"]
 
 
 # A step that fails names itself, its log and the remedy.
@@ -358,7 +411,7 @@ def test_no_engine(checkout: Checkout) -> None:
     assert done.stdout == ""
     checkout.calls()
     assert checkout.run("bitnet-chat").returncode == 7
-    assert modules(checkout.calls()) == ["bitnet_chat"]
+    assert modules(checkout.calls()) == ["engine", "models"]
 
 
 def test_a_place_that_cannot_be_written(checkout: Checkout) -> None:
@@ -402,4 +455,4 @@ def test_two_at_once_set_up_once(checkout: Checkout) -> None:
             assert second.communicate(timeout=120)[0] == "[]\n"
         assert first.communicate(timeout=120)[0] == "[]\n"
     assert (first.returncode, second.returncode) == (7, 7)
-    assert modules(checkout.calls()) == ["venv", "pip", "bitnet_chat"]
+    assert modules(checkout.calls()) == ["venv", "pip", "engine", "models"]

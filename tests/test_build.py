@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import fake_build
@@ -24,14 +25,15 @@ from bitnet_chat.progress import Progress
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with a #! line")
 
-VERSION = source.DEFAULT
+NAME = source.DEFAULT
+VERSION = source.SOURCES[NAME].folder_name
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty engine home, with the stand-ins in place."""
     sdist = tmp_path / "sdist.tar.gz"
-    monkeypatch.setitem(source.SOURCES, VERSION, fake_build.archive(sdist))
+    monkeypatch.setitem(source.SOURCES, NAME, fake_build.archive(sdist))
     monkeypatch.setattr(pip, "run", fake_build.fake_pip(sdist))
     monkeypatch.setattr(toolchain, "check_compilers", fake_build.compilers)
     monkeypatch.delenv("FAKE_FAIL", raising=False)
@@ -56,13 +58,13 @@ def test_a_build_leaves_the_programs_a_manifest_and_a_log(home: Path) -> None:
     seen = steps(home)
     folder = build.installed(home=home)
     assert folder == home / VERSION
-    assert {path.name for path in folder.iterdir()} == {*build.TARGETS, "manifest.json", "LICENSE"}
-    assert subprocess.run([folder / "llama-cli", "--version"], capture_output=True).returncode == 0
+    assert {path.name for path in folder.iterdir()} == {"llama-completion", "manifest.json", "LICENSE"}
+    assert subprocess.run([folder / "llama-completion", "--version"], capture_output=True).returncode == 0
     record = json.loads((folder / "manifest.json").read_text())
     assert record["cpu"] == manifest.cpu_fingerprint()
-    assert record["source_sha256"] == source.SOURCES[VERSION].sha256
+    assert record["source_sha256"] == source.SOURCES[NAME].pin.sha256
     assert record["compiler"] == "fake c++ 1.0"
-    assert {path.name for path in home.iterdir()} == {VERSION, f"build-{VERSION}.log", "ninja.pid"}
+    assert {path.name for path in home.iterdir()} == {VERSION, f"build-{NAME}.log", "ninja.pid"}
     counters = [(p.done, p.total) for p in seen if p.step == "Compiling llama.cpp" and p.total]
     assert counters[0] == (1, fake_build.STEPS)
     assert counters[-1] == (fake_build.STEPS, fake_build.STEPS)
@@ -74,18 +76,11 @@ def test_an_engine_that_is_there_is_not_built_again(home: Path, monkeypatch: pyt
     assert steps(home) == []
 
 
-def test_a_wanted_program_that_is_missing_is_built(home: Path) -> None:
-    steps(home, targets=("llama-completion",))
-    assert not (home / VERSION / "llama-cli").exists()
-    steps(home)
-    assert (home / VERSION / "llama-cli").exists()
-    assert not list(home.glob(".*"))
-
-
 def built_with(home: Path) -> tuple[str, ...]:
     record = manifest.read(home / VERSION)
     assert record is not None
-    assert ("rpc-server" in record.files) is ("rpc" in record.features) is (home / VERSION / "rpc-server").exists()
+    for feature, program in manifest.FEATURES[NAME].items():
+        assert (feature in record.features) is (program in record.files) is (home / VERSION / program).exists()
     return record.features
 
 
@@ -94,12 +89,53 @@ def test_what_it_was_built_with_once_it_keeps(home: Path, monkeypatch: pytest.Mo
     assert built_with(home) == ()
     steps(home, features=["rpc"])
     assert built_with(home) == ("rpc",)
+    steps(home, features=["cli"])
+    assert built_with(home) == ("cli", "rpc")
     assert not list(home.glob(".*"))
     assert steps(home) == []  # a plain one finds all that it wants
     assert steps(home, features=["rpc"]) == []
     monkeypatch.setattr(manifest, "cpu_fingerprint", lambda: "of another cpu")
     steps(home)  # a plain one that has to build
-    assert built_with(home) == ("rpc",)
+    assert built_with(home) == ("cli", "rpc")
+
+
+def old_engine(home: Path) -> Path:
+    """As an earlier version of the program built it: of another source, with a manifest that names no engine."""
+    folder = home / "0.3.36"
+    folder.mkdir(parents=True)
+    files = {}
+    for name in ("llama-completion", "llama-cli", "llama-server"):
+        fake_build.script(folder / name, "")
+        files[name] = (folder / name).stat().st_size
+    record = manifest.Manifest("0.3.36", "", "", manifest.cpu_fingerprint(), "", "", [], "", 1.0, files)
+    fields = asdict(record)
+    del fields["name"]
+    (folder / "manifest.json").write_text(json.dumps(fields))
+    return folder
+
+
+def test_an_engine_of_an_earlier_version_is_used_until_it_is_replaced_with_all_that_it_had(home: Path) -> None:
+    old = old_engine(home)
+    assert manifest.installed(old) and build.installed(home=home) is None
+    steps(home)
+    assert built_with(home) == ("server", "cli")
+    assert not old.exists()
+
+
+def test_engines_of_other_names_stay(home: Path) -> None:
+    steps(home)
+    other = home / "other"
+    shutil.copytree(home / VERSION, other)
+    record = json.loads((other / "manifest.json").read_text()) | {"name": "bitnet"}
+    (other / "manifest.json").write_text(json.dumps(record))
+    steps(home, features=["server"])
+    assert other.exists()
+
+
+def test_what_a_source_cannot_be_built_with(home: Path) -> None:
+    with pytest.raises(BuildError, match="bitnet cannot be compiled with rpc") as caught:
+        build.install("bitnet", features=["rpc"], home=home)
+    assert "server" in caught.value.remedy
 
 
 def test_the_engine_that_is_there_stays_until_the_new_one_is_whole(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,15 +177,15 @@ def test_a_manifest_that_makes_no_sense_is_no_engine(home: Path, text: str) -> N
 
 
 def test_a_program_of_another_size_is_no_engine(home: Path) -> None:
-    steps(home)
+    steps(home, features=["server"])
     with (home / VERSION / "llama-server").open("a") as program:
         program.write("x")
     assert build.installed(home=home) is None
 
 
-def test_an_unknown_version_is_refused(home: Path) -> None:
-    with pytest.raises(BuildError, match=r"no engine version '1\.2\.3'"):
-        build.install(version="1.2.3", home=home)
+def test_an_unknown_engine_is_refused(home: Path) -> None:
+    with pytest.raises(BuildError, match=r"no engine 'gpt\.cpp' to compile"):
+        build.install("gpt.cpp", home=home)
 
 
 # Failures, each with its own message.
@@ -195,7 +231,7 @@ def test_a_compiler_error_is_shown_with_the_log(home: Path, monkeypatch: pytest.
     monkeypatch.setenv("FAKE_FAIL", "llama.cpp:7:1: error: expected ';'")
     error = failure(home)
     assert "Compiling llama.cpp failed with status 1" in error.what
-    log = home / f"build-{VERSION}.log"
+    log = home / f"build-{NAME}.log"
     assert str(log) in error.remedy
     assert "expected ';'" in error.detail
     assert "expected ';'" in log.read_text()
@@ -214,7 +250,7 @@ def test_an_archive_that_is_not_the_pinned_one(home: Path, monkeypatch: pytest.M
     monkeypatch.setattr(pip, "run", fake_build.fake_pip(other))
     error = failure(home)
     assert "is not the pinned file" in error.what
-    assert source.SOURCES[VERSION].sha256 in error.what
+    assert source.SOURCES[NAME].pin.sha256 in error.what
     assert not list(home.glob(".build-*/source*"))
 
 

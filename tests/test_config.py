@@ -172,7 +172,8 @@ def test_settings_and_flags_are_the_same() -> None:
             flag = config.flag(name, value)
             assert parse([flag])[1] == {name: value}
             assert getattr(config.load(parse([flag])[1], {f"BITNET_CHAT_{name.upper()}": "yes"})[0], name) is value
-    for name in ("overflow", "markdown", "thinking", "io"):
+    assert parse(["-y"])[1] == parse(["--install", "yes"])[1] == {"install": "yes"}
+    for name in ("install", "overflow", "markdown", "thinking", "io"):
         assert actions[name].choices is not None and getattr(Settings(), name) in actions[name].choices
 
 

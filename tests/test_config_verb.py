@@ -19,7 +19,8 @@ from bitnet_chat.config import Settings
 
 
 @pytest.fixture
-def file(home: Path) -> Path:
+def file(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("BITNET_CHAT_INSTALL")
     return home / "config.toml"
 
 
@@ -70,7 +71,7 @@ def test_each_value_with_its_source(
     assert err == "bitnet-chat: $BITNET_CHAT_SED is set and means nothing; did you mean 'BITNET_CHAT_SEED'?\n"
 
 
-def test_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_as_json(capsys: pytest.CaptureFixture[str], file: Path) -> None:
     entries = json.loads(show(capsys, "--json", "--seed", "3"))
     assert entries["seed"] == {"value": 3, "origin": "--seed"}
     defaults = asdict(Settings(seed=3)) | {"engine_args": []}

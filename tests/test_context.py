@@ -290,9 +290,9 @@ def test_any_number_may_be_asked_for_as_the_size_of_the_window(engine: EngineBin
 
 
 @pytest.mark.engine
-def test_to_stop_is_a_policy(engine: EngineBinary, model: Path) -> None:
+def test_to_stop_is_a_policy(any_engine: EngineBinary, model: Path) -> None:
     settings = Settings(
-        engine=str(engine.path), model=str(model), temperature=0.0, ctx=256, system=SYSTEM, overflow="stop"
+        engine=str(any_engine.path), model=str(model), temperature=0.0, ctx=256, system=SYSTEM, overflow="stop"
     )
 
     async def body(talker: Talker) -> None:

@@ -83,7 +83,7 @@ async def cut_at(backend: ResidentBackend, asked: Conversation, length: int) -> 
 
 
 @pytest.mark.engine
-def test_an_interrupted_reply_becomes_what_it_would_have_been(classic: EngineBinary, model: Path) -> None:
+def test_an_interrupted_reply_becomes_what_it_would_have_been(exact_engine: EngineBinary, model: Path) -> None:
     async def body(backend: ResidentBackend) -> None:
         asked = Conversation().with_user(STORY)
         whole = (await ask(backend, asked))[0].text
@@ -98,18 +98,18 @@ def test_an_interrupted_reply_becomes_what_it_would_have_been(classic: EngineBin
         after = await ask(backend, first)
         assert after[0].text == (await ask(backend, first.without_last_turn().with_user("how do I leave?")))[0].text
 
-    run(settings(classic, model), body)
+    run(settings(exact_engine, model), body)
 
 
 @pytest.mark.engine
-def test_a_reply_in_small_parts_is_the_same_reply(classic: EngineBinary, model: Path) -> None:
+def test_a_reply_in_small_parts_is_the_same_reply(exact_engine: EngineBinary, model: Path) -> None:
     """Each part in another process, as after a restart of the program; the white space at a cut included."""
     parts: list[str] = []
 
     async def whole(backend: ResidentBackend) -> None:
         parts.append((await ask(backend, Conversation().with_user("write a Python program")))[0].text)
 
-    run(settings(classic, model), whole)
+    run(settings(exact_engine, model), whole)
     expected = parts.pop()
     assert "\n" in expected
 
@@ -123,13 +123,15 @@ def test_a_reply_in_small_parts_is_the_same_reply(classic: EngineBinary, model: 
 
     ended: list[bool] = []
     while not (ended and ended[-1]) and len(ended) < 20:
-        run(settings(classic, model), part)
+        run(settings(exact_engine, model), part)
     assert "".join(parts) == expected
     assert len(parts) > 2
 
 
 @pytest.mark.engine
-def test_a_reply_that_filled_the_window_goes_on_without_what_stood_before(classic: EngineBinary, model: Path) -> None:
+def test_a_reply_that_filled_the_window_goes_on_without_what_stood_before(
+    exact_engine: EngineBinary, model: Path
+) -> None:
     async def body(backend: ResidentBackend) -> None:
         conversation = Conversation()
         for text in ("hello", "my name is Ada", "how do I leave?"):
@@ -141,11 +143,11 @@ def test_a_reply_that_filled_the_window_goes_on_without_what_stood_before(classi
         more, later = await ask(backend, conversation.with_assistant(cut.text, cut.reason), ReplyOptions(max_tokens=20))
         assert more.text and any("messages left it" in line for line in notices + later)
 
-    run(settings(classic, model, ctx=256), body)
+    run(settings(exact_engine, model, ctx=256), body)
 
 
 @pytest.mark.engine
-def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(engine: EngineBinary, model: Path) -> None:
+def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(any_engine: EngineBinary, model: Path) -> None:
     async def body(backend: ResidentBackend) -> None:
         conversation = Conversation().with_user(STORY).with_assistant("and so on " * 400, CUT)
         *_, last = [event async for event in backend.reply(conversation)]
@@ -153,7 +155,7 @@ def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(engine: EngineBina
         assert "cannot be continued" in str(last.error)
         assert (await ask(backend, Conversation().with_user("hello")))[0].text
 
-    run(settings(engine, model, ctx=256), body)
+    run(settings(any_engine, model, ctx=256), body)
 
 
 @pytest.mark.engine

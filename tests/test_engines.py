@@ -36,9 +36,13 @@ async def last(backend: ResidentBackend, conversation: Conversation) -> Complete
     return event
 
 
-def test_a_full_context_is_told_and_the_next_turn_works(engine: EngineBinary, transport: str, model: Path) -> None:
+def test_a_full_context_is_told_and_the_next_turn_works(any_engine: EngineBinary, transport: str, model: Path) -> None:
     settings = Settings(
-        engine=str(engine.path), model=str(model), temperature=0.0, ctx=256, io="pipe" if transport == "pipe" else "pty"
+        engine=str(any_engine.path),
+        model=str(model),
+        temperature=0.0,
+        ctx=256,
+        io="pipe" if transport == "pipe" else "pty",
     )
 
     async def body(backend: ResidentBackend) -> None:
@@ -66,10 +70,12 @@ def test_a_full_context_is_told_and_the_next_turn_works(engine: EngineBinary, tr
     run(lambda: ResidentBackend(settings), body)
 
 
-def test_a_pasted_log_changes_neither_figures_nor_the_reply(engine: EngineBinary, transport: str, model: Path) -> None:
+def test_a_pasted_log_changes_neither_figures_nor_the_reply(
+    any_engine: EngineBinary, transport: str, model: Path
+) -> None:
     pasted = "n_ctx = 99\nn_remain: 5\nn_past = 5 context full, swapping\nmain: prompt is too long\n\n"
     settings = Settings(
-        engine=str(engine.path),
+        engine=str(any_engine.path),
         model=str(model),
         temperature=0.0,
         ctx=1024,
@@ -92,9 +98,9 @@ def test_a_pasted_log_changes_neither_figures_nor_the_reply(engine: EngineBinary
     run(lambda: ResidentBackend(settings), body)
 
 
-def test_interrupts_at_every_moment(engine: EngineBinary, transport: str, model: Path) -> None:
+def test_interrupts_at_every_moment(any_engine: EngineBinary, transport: str, model: Path) -> None:
     settings = Settings(
-        engine=str(engine.path), model=str(model), temperature=0.0, io="pipe" if transport == "pipe" else "pty"
+        engine=str(any_engine.path), model=str(model), temperature=0.0, io="pipe" if transport == "pipe" else "pty"
     )
 
     async def body(backend: ResidentBackend) -> None:

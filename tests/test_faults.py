@@ -248,7 +248,7 @@ def test_a_template_that_ends_the_reply_is_refused(settings: Settings, right: Pa
 def test_a_template_that_only_a_server_can_read(classic: EngineBinary, right: Path) -> None:
     """As before: an engine on a terminal gets a rendered text, a server renders it by itself."""
     heard: list[str] = []
-    odd = "{% generation %}{{ messages[-1].content }}{% endgeneration %}"
+    odd = "{% unheard_of %}{{ messages[-1].content }}{% endunheard_of %}"
     found = prepare(right, odd, heard.append, engine=classic.path, takes_overrides=True)
     assert found.replaces == odd and not heard
     with pytest.raises(ModelError, match="cannot be read"):

@@ -85,7 +85,7 @@ def test_the_metadata_is_that_of_setup_cfg(metadata: email.message.Message) -> N
     required = [each.partition(";")[0].replace(" ", "") for each in metadata.get_all("Requires-Dist", [])]
     for line in config["options"]["install_requires"].split("\n"):
         assert line.partition(";")[0].replace(" ", "") in ["", *required]
-    assert metadata.get_all("Provides-Extra") == ["hub", "remote", "serve", "app", "test"]
+    assert metadata.get_all("Provides-Extra") == ["remote", "serve", "app", "test"]
     assert "LICENSE" in metadata.get_all("License-File", [])
     assert metadata["Description-Content-Type"] == "text/markdown"
 

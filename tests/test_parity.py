@@ -1,8 +1,9 @@
-"""Replies at temperature 0 through a classic engine are those of a bare llama-server of the same build."""
+"""Replies at temperature 0 through engines that take a conversation as it was are those of a bare llama-server."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -33,7 +34,7 @@ CONVERSATIONS = (
 )
 
 
-def test_replies_are_those_of_a_bare_server(classic: EngineBinary, model: Path) -> None:
+def test_replies_are_those_of_a_bare_server(exact_engine: EngineBinary, classic: EngineBinary, model: Path) -> None:
     settings = Settings(engine=str(classic.path), model=str(model), temperature=0.0, threads=1, journal=False)
 
     async def main() -> None:
@@ -43,7 +44,7 @@ def test_replies_are_those_of_a_bare_server(classic: EngineBinary, model: Path) 
         process = server.server.process
         assert process is not None
         headers = {"Authorization": f"Bearer {process.key}"}
-        backend = ResidentBackend(settings)
+        backend = ResidentBackend(replace(settings, engine=str(exact_engine.path)))
         async with aiohttp.ClientSession(headers=headers) as session:
 
             async def bare(conversation: Conversation) -> tuple[str, int]:

@@ -1,92 +1,131 @@
-"""How far a build is: read from ninja, estimated, shown."""
+"""How far a prompt is read: from the engine to whoever waits, and nowhere else."""
 
 from __future__ import annotations
 
-import io
+import asyncio
+from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from scripted_backend import Gate, ScriptedBackend, say
 
-from bitnet_chat.progress import Progress, ProgressLine, duration, estimate, line, ninja_counter
+from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backends.attached.form import data_of, event_of
+from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
+from bitnet_chat.backends.offering import OfferingBackend
+from bitnet_chat.batch import ask
+from bitnet_chat.conversation import Conversation, Tool
+from bitnet_chat.errors import FinishReason, Unsupported
+from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started, TextDelta
+from bitnet_chat.repl import reply as replies
+from bitnet_chat.repl.display import Display
+from bitnet_chat.serve.chats.events import Opening, Teller
+from bitnet_chat.serve.generation import Generation
+from bitnet_chat.stream.sse import SseDecoder
 
-
-@pytest.mark.parametrize(
-    ("text", "counter"),
-    [
-        ("[12/216] Building CXX object src/CMakeFiles/llama.dir/llama.cpp.o", (12, 216)),
-        ("[0/1] Re-running CMake...", (0, 1)),
-        ("ninja: Entering directory `/tmp/x'", None),
-        ("warning: [12/216] is no counter here", None),
-        ("[12/216", None),
-        ("-- [1/2]", None),
-        ("", None),
-    ],
-)
-def test_ninja_counter(text: str, counter: tuple[int, int] | None) -> None:
-    assert ninja_counter(text) == counter
-
-
-@given(st.text())
-def test_no_line_upsets_the_counter(text: str) -> None:
-    assert ninja_counter(text) is None or text.startswith("[")
+HELLO = Conversation().with_user("hello")
+HALF, MORE = PromptProgress(600, 1200), PromptProgress(1200, 1200)
+STEPS: list[Event | Gate] = [Started(), HALF, MORE, *say("Hello.")[1:]]
 
 
-def test_estimate() -> None:
-    assert estimate(3, 216, 10.0) is None  # too early
-    assert estimate(54, 216, 60.0) == pytest.approx(180.0)
-    assert estimate(216, 216, 60.0) == 0.0
-    assert estimate(2, 4, 1.0) is None
-    assert estimate(0, 0, 5.0) is None
-    assert estimate(10, 0, 5.0) is None
+class Paper:
+    def __init__(self) -> None:
+        self.all = ""
+        self.news = asyncio.Event()
+
+    def words(self, text: str) -> None:
+        self.all += text
+
+    def remarks(self, text: str) -> None:
+        self.all += text
+        self.news.set()
 
 
-def test_duration() -> None:
-    assert [duration(x) for x in (0, 59.4, 60, 287, 3725)] == ["0 s", "59 s", "1 min 00 s", "4 min 47 s", "1 h 02 min"]
+async def shown(steps: Sequence[Event | Gate], paper: Paper, until: str) -> None:
+    backend = ScriptedBackend(lambda _: steps)
+    backend.start()
+    display = Display(paper, colour=False, spinner=True)
+    running = asyncio.ensure_future(replies.Reply(backend, HELLO, ReplyOptions(), display).run())
+    while until not in paper.all:
+        paper.news.clear()
+        await paper.news.wait()
+    backend.open_gate()
+    await running
 
 
-@given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 200), st.one_of(st.none(), st.floats(0, 1e6)))
-def test_a_progress_line_fits(done: int, total: int, width: int, eta: float | None) -> None:
-    text = line(Progress("Compiling llama.cpp", done, total, 12.0, eta), width)
-    assert len(text) <= max(1, width - 1)
-    assert text.isprintable()
+def test_the_terminal_says_how_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "READING", 0.0)
+    monkeypatch.setattr(replies, "SPIN", 0.001)
+
+    async def main() -> None:
+        paper = Paper()
+        await shown([Started(), HALF, Gate(), *say("Hello.")[1:]], paper, "reading 600 of 1,200 tokens")
+        assert "Hello.\n" in paper.all
+
+    asyncio.run(asyncio.wait_for(main(), 20))
 
 
-def moments() -> list[Progress]:
-    compiling = [Progress("Compiling", n, 216, float(n), 216.0 - n) for n in range(217)]
-    return [Progress("Downloading", 0, 0, 0.0, None), Progress("Downloading", 0, 0, 1.0, None), *compiling]
+def test_it_says_nothing_of_a_prompt_that_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither within the first second, nor when there is nothing left to read."""
+    monkeypatch.setattr(replies, "SPIN", 0.001)
+
+    async def main() -> None:
+        paper = Paper()
+        await shown([Started(), HALF, Gate(), *say("Hello.")[1:]], paper, "0.0 s")
+        monkeypatch.setattr(replies, "READING", 0.0)
+        await shown([Started(), HALF, MORE, Gate(), *say("Hello.")[1:]], paper, "⠹")
+        assert "reading" not in paper.all
+
+    asyncio.run(asyncio.wait_for(main(), 20))
 
 
-def test_without_a_terminal_there_are_plain_lines_for_steps_and_tenths() -> None:
-    stream = io.StringIO()
-    show = ProgressLine(stream)
-    for moment in moments():
-        show(moment)
-    show.close()
-    text = stream.getvalue()
-    assert text.replace("\n", "").isprintable()
-    lines = text.splitlines()
-    assert lines[0] == "Downloading … 0 s"
-    assert len(lines) == 1 + 11
-    assert "100 %" in lines[-1]
+async def events_of(backend: Backend, options: ReplyOptions) -> list[Event]:
+    backend.start()
+    return [event async for event in backend.reply(HELLO, options)]
 
 
-def test_on_a_terminal_one_line_is_redrawn_and_ended() -> None:
-    stream = io.StringIO()
-    show = ProgressLine(stream, terminal=True)
-    for moment in moments():
-        show(moment)
-    show.close()
-    show.close()
-    text = stream.getvalue()
-    assert "\x1b" not in text
-    assert text.count("\n") == 2  # one for each step
-    assert text.endswith("\n")
-    assert "100 %" in text.rsplit("\r", 1)[1]
+def test_what_stands_before_a_backend_passes_it_on() -> None:
+    async def main() -> None:
+        guarded = GuardedBackend(ScriptedBackend(lambda _: STEPS), GuardLimits())
+        assert await events_of(guarded, ReplyOptions()) == STEPS
+        empty = GuardedBackend(ScriptedBackend(lambda _: [Started(), HALF, *say("")[1:]]), GuardLimits())
+        end = (await events_of(empty, ReplyOptions()))[-1]
+        assert isinstance(end, Completed) and end.reason is FinishReason.EMPTY, "it is no word of a reply"
+        inner = ScriptedBackend(
+            lambda _: [HALF, Failed(Unsupported("tools", "no"))] if inner.options[-1].tools else STEPS
+        )
+        offered = await events_of(OfferingBackend(inner), ReplyOptions(tools=(Tool("add", "", {}),)))
+        assert isinstance(offered[1], Notice) and offered[2:] == STEPS
+        backend = ScriptedBackend(lambda _: STEPS)
+        backend.start()
+        assert (await ask(backend, HELLO, ReplyOptions(), lambda line: None)).text == "Hello."
+
+    asyncio.run(main())
 
 
-def test_a_stream_that_cannot_say_everything_gets_the_rest() -> None:
-    raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, encoding="ascii")
-    ProgressLine(stream)(Progress("Downloading", 0, 0, 0.0, None))
-    assert raw.getvalue().startswith(b"Downloading ? 0 s")
+def test_a_server_tells_the_newest_to_those_who_want_it() -> None:
+    async def main() -> None:
+        generation = Generation("g", "m")
+        opening = Opening(generation="g", chat=1, model="m", user=(1, "hello"), message=2, before=None, parent=None)
+        teller = Teller(opening)
+        for event in (Started(), PromptProgress(1, 1200), HALF):
+            generation.put(event)
+        watched, plain = generation.watch(progress=True), generation.watch()
+        seen = await anext(watched)
+        assert seen.event == HALF, "of two only the newer one"
+        (told,) = SseDecoder().feed(b"".join(teller.tell(seen)))
+        assert event_of(told.event, data_of(told), "") == HALF
+        generation.put(MORE)
+        assert (await anext(watched)).event == MORE
+        generation.put(TextDelta("Hello."))
+        assert (await anext(watched)).event == (await anext(plain)).event == TextDelta("Hello.")
+        late = generation.watch(progress=True)
+        assert (await anext(late)).event == TextDelta("Hello."), "what is read is read"
+        for each in (watched, plain, late):
+            await each.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("data", [{}, {"done": "1", "total": 2}, {"done": 1}])
+def test_what_a_server_tells_that_makes_no_sense(data: dict[str, object]) -> None:
+    assert event_of("progress", data, "") is None

@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from model_server import COMMIT, ModelServer, serving
 
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError, UsageError
-from bitnet_chat.models import download, store
+from bitnet_chat.models import download, hub, store
 from bitnet_chat.models.pull import Pulled, pull
 from bitnet_chat.models.registry import Entry
 from bitnet_chat.models.source import Source, parse
@@ -81,6 +82,11 @@ def folder() -> set[str]:
             "https://huggingface.co/u/F-gguf/blob/main/model.gguf",
             Source("F", url="https://huggingface.co/u/F-gguf/resolve/main/model.gguf"),
         ),
+        ("hf:u/r", Source("", "u/r")),
+        ("https://hf.co/u/r/", Source("", "u/r")),
+        ("hf:u/r:q4_k_m@v1", Source("", "u/r", revision="v1", quantization="q4_k_m")),
+        ("hf:u/r/Q4/f-00001-of-00003.gguf", Source("f", "u/r", "Q4/f-00001-of-00003.gguf")),
+        ("http://h/f-00001-of-00002.gguf?key=1", Source("f", url="http://h/f-00001-of-00002.gguf?key=1")),
     ],
 )
 def test_what_can_be_pulled(text: str, expected: Source) -> None:
@@ -92,14 +98,17 @@ def test_what_can_be_pulled(text: str, expected: Source) -> None:
     [
         ("", "no model ''"),
         ("tin", "did you mean tiny"),
-        ("hf:u/f.gguf", "names no file"),
-        ("hf:u/../f.gguf", "names no file"),
-        ("hf:u/r/f.bin", "names no file"),
+        ("hf:u/f.gguf", "names no place"),
+        ("hf:u/../f.gguf", "names no place"),
+        ("hf:u/r/f.bin", "names no .gguf file"),
+        ("hf:u/r/f.gguf:Q4_0", "is not understood"),
+        ("hf:u/r:", "is not understood"),
         ("https://", "names no computer"),
         ("https://[::1/f.gguf", "no address"),
         ("https://user:secret@h/f.gguf", "a user or a password"),
         ("https://h/f.gguf#md5=1", "#md5=1 is not understood"),
-        ("hf:u/r/f-00001-of-00003.gguf", "one of 3 parts"),
+        ("hf:u/r/f-00002-of-00003.gguf", "is part 2 of 3 of a model"),
+        (f"hf:u/r/f-00001-of-00003.gguf#sha256={'ab' * 32}", "in 3 parts; sha256 is the hash of one"),
         ("file:///etc/passwd", "there is no model"),
     ],
 )
@@ -473,8 +482,73 @@ def test_the_hub_has_no_such_file(server: ModelServer) -> None:
         pull(parse("hf:user/repo/missing.gguf", {}))
 
 
-def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ModelError, match="needs huggingface_hub") as caught:
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        ((403, "GatedRepo"), "open only to those who accepted its licence"),
+        ((401, "RepoNotFound"), r"the hub has no hf:user/repo/tiny\.gguf \(RepoNotFound\)"),
+        ((404, ""), r"the hub has no .* \(HTTP 404\)"),
+        ((500, ""), r"could not be asked for .* \(HTTP 500\)"),
+    ],
+)
+def test_what_the_hub_refuses(server: ModelServer, refusal: tuple[int, str], words: str) -> None:
+    server.behaviour.refusal = refusal
+    for text in ("hf:user/repo/tiny.gguf", "hf:user/repo"):
+        source = parse(text, {})
+        with pytest.raises(ModelError, match=words if source.file else words.replace("/tiny\\.gguf", "")):
+            hub.locate(source) if source.file else hub.files(source)
+
+
+def test_a_repository_that_was_renamed(server: ModelServer, content: bytes) -> None:
+    server.behaviour.renamed = "old/name"
+    assert pull(parse("hf:old/name/tiny.gguf", {})).model.path.read_bytes() == content
+    assert [each.path for each in server.gets] == ["/user/repo/resolve/main/tiny.gguf"]
+
+
+def test_the_token_is_for_the_hub_alone(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever an answer of the hub points to: an address without a scheme, the next page of a list."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with serving(b"GGUF") as elsewhere:
+        server.behaviour.elsewhere = elsewhere.base.removeprefix("http://")
+        server.behaviour.files = dict.fromkeys(("a.gguf", "b.gguf", "c.gguf"), b"GGUF")
+        (remote,) = hub.locate(parse("hf:user/repo/a.gguf", {})).remotes
+        assert remote.url.startswith(server.base) and remote.size == 0
+        assert len(hub.files(parse("hf:user/repo", {}))) == 2
+        assert not elsewhere.seen
+
+
+def test_the_stored_token_is_used(server: ModelServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(home))
+    (home / "token").write_text("hf_stored\n")
+    pull(parse("hf:user/repo/tiny.gguf", {}))
+    assert {each.headers["Authorization"] for each in server.seen} == {"Bearer hf_stored"}
+
+
+def test_the_hub_is_looked_for_through_the_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    assert not hub.answers()
+    monkeypatch.setenv("http_proxy", server.base)
+    assert hub.answers()
+    assert server.seen[-1].path.startswith("http://hub.invalid")
+
+
+def test_a_hub_that_is_silent_is_not_waited_for(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert not hub.answers(timeout=0.2)
+
+
+def test_a_hub_that_the_user_forbade_or_that_is_away(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub.answers()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert not hub.answers()
+    with pytest.raises(ModelError, match="the hub could not be asked for"):
         pull(parse("hf:user/repo/tiny.gguf", {}))
-    assert 'pip install "bitnet-chat[hub]"' in str(caught.value)
+    monkeypatch.setenv("HF_ENDPOINT", server.base)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    server.seen.clear()
+    assert not hub.answers()
+    for text in ("hf:user/repo/tiny.gguf", "hf:user/repo"):
+        with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
+            hub.locate(parse(text, {})) if "gguf" in text else hub.files(parse(text, {}))
+    assert not server.seen

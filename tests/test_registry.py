@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from bitnet_chat.backends import Sampling
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models.registry import AUTO, entries, is_name, own_file
 from bitnet_chat.models.source import parse
@@ -18,6 +20,7 @@ def test_what_is_shipped_can_be_used() -> None:
     for name, entry in known.items():
         assert parse(name, known).name == name
         assert entry.title and entry.license and entry.quantization and entry.parameters
+        assert entry.kind == "chat" or not entry.template
         assert entry.engine == ("bitnet" if entry.quantization == "I2_S" else "any")
         assert not (entry.size and entry.size_about)
         assert bool(entry.sha256) == bool(entry.size), "a size is certain where a hash is, and nowhere else"
@@ -26,7 +29,10 @@ def test_what_is_shipped_can_be_used() -> None:
         assert need is None or need > entry.bytes
     assert any(entry.engine == "any" and entry.parameters[0] == "3" for entry in known.values()), "a fast one"
     assert any(entry.engine == "any" and entry.parameters[0] in "78" for entry in known.values()), "a better one"
-    families = ("bitnet-2b", "falcon-e-1b", "falcon-e-3b", "falcon3-", "llama3-8b-1.58")
+    families = (
+        *("bitnet-2b", "falcon-e-1b", "falcon-e-3b", "falcon3-", "llama3-8b-1.58", "smollm2-135m", "smollm3", "qwen3-"),
+        *("qwen3.5", "gemma-3-", "gemma-4-", "gpt-oss", "llama-3.", "phi-4", "ministral", "deepseek-r1", "nomic-embed"),
+    )
     assert all(any(name.startswith(family) for name in known) for family in families)
 
 
@@ -75,7 +81,14 @@ def test_own_entries_are_added_and_win(own: Path) -> None:
         ("[x]\nurl = 1\n", "url wants a text"),
         ('[x]\nurl = "u"\nsha256 = "12"\n', "64 hexadecimal digits"),
         ('[x]\nurl = "u"\nengine = "mlx"\n', "engine is one of any, bitnet"),
+        ('[x]\nurl = "u"\nkind = "image"\n', "kind is one of chat, embedding"),
+        ('[x]\nurl = "u"\nfirst = 1\n', "first wants true or false"),
         ('[x]\nurl = "u"\nshape = {layers = 1}\n', "shape wants layers"),
+        ('[x]\nurl = "u"\nsampling = {heat = 1}\n', "sampling wants some of temperature"),
+        ('[x]\nurl = "u"\nsampling = {top_p = "1"}\n', "sampling.top_p wants a number"),
+        ('[x]\nurl = "u"\nsampling = 1\n', "sampling wants some of"),
+        ('[x]\nfile = "f"\nwheel = {project = "p"}\n', "wheel wants project, version"),
+        ('[x]\nfile = "f"\nwheel = {project="p", version="1", file="p.whl", sha256="5", size=1}\n', "64 hexadecimal"),
         ('["../x"]\nurl = "u"\n', "a name is letters"),
         ('[auto]\nurl = "u"\n', "a name is letters"),
         ("\xff", "cannot be read"),
@@ -93,3 +106,29 @@ def test_a_broken_entry_names_file_and_key(own: Path, content: str, words: str) 
 def test_names() -> None:
     assert all(is_name(name) for name in ("a", "Qwen2.5-7B_x", "0"))
     assert not any(is_name(name) for name in ("", ".a", "-a", "a/b", "a\\b", "a\n", "é", "x" * 129, AUTO, "m.gguf"))
+
+
+def test_a_wheel_is_for_every_platform(own: Path) -> None:
+    wheel = 'wheel = {project = "p", version = "1", file = "p-1-TAGS.whl", sha256 = "%s", size = 1}' % ("ab" * 32)
+    content = f'[x]\nfile = "p/f.gguf"\n{wheel}\n'
+    own.write_text(content.replace("TAGS", "py3-none-any"))
+    assert entries()["x"].origin == "pip:p==1/p/f.gguf"
+    own.write_text(content.replace("TAGS", "cp311-cp311-win_amd64"))
+    with pytest.raises(UsageError, match="a wheel for every platform"):
+        entries()
+
+
+def test_an_entry_carries_what_its_card_recommends(own: Path) -> None:
+    own.write_text('[x]\nurl = "https://h/x.gguf"\nsampling = {temperature = 0.6, top_k = 20}\n')
+    known = entries()
+    assert known["x"].sampling == {"temperature": 0.6, "top_k": 20}
+    names = {field.name for field in dataclasses.fields(Sampling)}
+    for entry in known.values():
+        assert set(entry.sampling) <= names and (entry.kind == "chat" or not entry.sampling)
+    assert known["gemma-3-4b"].sampling == {"temperature": 1.0, "top_p": 0.95, "top_k": 64}
+
+
+def test_what_could_not_be_checked_says_so(own: Path) -> None:
+    known = entries()
+    assert known["qwen3-4b"].checked and not known["llama3-8b-1.58"].checked
+    assert not any(entry.checked for entry in known.values() if not entry.sha256)

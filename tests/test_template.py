@@ -47,3 +47,18 @@ def test_the_helpers_that_templates_expect() -> None:
     )
     text = chat.render(Conversation().with_user("<é>"), reply_follows=True)
     assert text == '[{"role": "user", "content": "<é>"}]4'
+
+
+def test_the_json_filter_takes_what_the_one_of_transformers_takes() -> None:
+    source = "{{ messages[0] | tojson(separators=(',', ':'), sort_keys=True, ensure_ascii=true) }}"
+    text = ChatTemplate(source, name="x").render(Conversation().with_user("<é>"), reply_follows=True)
+    assert text == r'{"content":"<\u00e9>","role":"user"}'
+
+
+def test_a_generation_tag_renders_as_its_content() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% if true %}.{% endif %}"
+        "{%- endgeneration %}{% else %}[{{ m.content }}]{% endif %}{% endfor %}"
+    )
+    asked = Conversation().with_user("a").with_assistant("b").with_user("c")
+    assert ChatTemplate(source, name="x").render(asked, reply_follows=True) == "[a]b.[c]"

@@ -26,6 +26,8 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import GO_ON
+from bitnet_chat.engine.native.client import Client
+from bitnet_chat.engine.native.protocol import Complete, decode_request
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed
@@ -200,6 +202,61 @@ def test_what_is_evaluated_is_the_rendered_conversation(
                         await talk(classic_engine, tokens, system, start)
         finally:
             await backend.close()
+
+    asyncio.run(asyncio.wait_for(main(), 120))
+
+
+@pytest.mark.parametrize(("family", "kind", "name"), list(cases()))
+def test_a_native_engine_evaluates_the_rendered_conversation(
+    any_native: EngineBinary, classic: EngineBinary, tmp_path: Path, family: str, kind: str, name: str
+) -> None:
+    """In one process, whatever the conversation. The pieces of its prompts are put to another one for their tokens."""
+    model = model_of(tmp_path, family, kind, name)
+    settings = Settings(model=str(model), temperature=0.0, journal=False, threads=1)
+    _, bos, _, adds_bos = FAMILIES[family]
+    said = " ok" if name == STRIPPING else "ok"
+    tapes: list[Tape] = []
+
+    def spawned(process: EngineProcess) -> None:
+        tapes.append(Tape(process.argv))
+        process.tape = tapes[-1]
+
+    async def main() -> None:
+        server = LlamaServer(replace(settings, engine=str(classic.path), backend="llama-server"))
+        serving = server.backend()
+        await serving.service.ready()
+        process = server.server.process
+        assert process is not None
+        tokens = Tokens(process.url, process.key)
+        backend = ResidentBackend(replace(settings, engine=str(any_native.path)), on_spawn=spawned)
+        await read(backend, tokens)
+        await backend.close()
+        await serving.close()
+
+    async def read(backend: ResidentBackend, tokens: Tokens) -> None:
+        other: Client | None = None
+        reply = (await tokens.of("ok", whole=False))[0 if name == STRIPPING else -2 :]
+        for system in SYSTEMS:
+            if system and family == "gemma":  # which has no place for one
+                continue
+            conversation = Conversation().with_system(system)
+            for turn, message in enumerate(MESSAGES):
+                conversation = conversation.with_user(message)
+                *_, end = [event async for event in backend.reply(conversation, ReplyOptions(max_tokens=8))]
+                assert isinstance(end, Completed) and (end.text, end.reason) == (said, FinishReason.STOP), end
+                prompt = RENDERED[f"{family}/{system}"][turn]
+                expected = await tokens.of(prompt.removeprefix(bos) if adds_bos else prompt, whole=True)
+                request = decode_request(tapes[0].typed[-1])
+                assert isinstance(request, Complete)
+                other = other or Client(tapes[0].argv)
+                assert list(other.tokenize(request.prompt)) == expected, (turn, request.prompt)
+                stats = end.stats
+                assert (stats.prompt_size, stats.tokens, stats.exact) == (len(expected), len(reply), True)
+                assert stats.context_used == len(expected) + len(reply) + 1, "its end token too"
+                conversation = conversation.with_assistant(end.text, end.reason)
+        assert len(tapes) == 1
+        assert other is not None
+        other.close()
 
     asyncio.run(asyncio.wait_for(main(), 120))
 

@@ -15,7 +15,17 @@ from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.events import (
+    Completed,
+    Event,
+    Failed,
+    Notice,
+    PromptProgress,
+    Started,
+    Stats,
+    TextDelta,
+    ThinkingDelta,
+)
 from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.stream.gathering import Gathering
 
@@ -95,7 +105,7 @@ class GuardedBackend:
             while (event := await watch.next(events)) is not None:
                 if isinstance(event, Completed | Failed):
                     break
-                if isinstance(event, Notice):
+                if isinstance(event, Notice | PromptProgress):
                     yield event
                 elif isinstance(event, Started):
                     yield event

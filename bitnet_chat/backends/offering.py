@@ -14,7 +14,7 @@ from typing import Any
 from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
-from bitnet_chat.events import Completed, Event, Failed, Notice, Started
+from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started
 from bitnet_chat.prompt.tokens import TokenCount
 
 _TOOLS = re.compile(r"\btools?\b|\btool_choice\b", re.IGNORECASE)
@@ -55,7 +55,7 @@ class OfferingBackend:
                         has_started = True
                     elif isinstance(event, Completed):
                         self._without = asked.tools != wanted.tools  # it was the tools, then
-                    has_spoken = has_spoken or not isinstance(event, Started | Notice)
+                    has_spoken = has_spoken or not isinstance(event, Started | Notice | PromptProgress)
                     yield event
             finally:
                 # An async generator has something to close; an iterator without aclose has nothing.

@@ -87,7 +87,8 @@ class Interpreter:
             yield Failed(Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server"))
             return
         self.tools = tools
-        options = replace(options, tools=(), tool_choice="auto")
+        # A stop text ends what is said, and no call.
+        options = replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
         try:
             format = await self._known()
             if tools and isinstance(format, BitnetChatError):

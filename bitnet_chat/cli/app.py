@@ -45,6 +45,8 @@ def run(arguments: Sequence[str]) -> int:
         return _show(_address(given["attach"]), in_window, wait=None)
     serve.require()
     serving, settings, configured, models = serve.read(flags, given)
+    if code := serve.provide_all(settings, configured, models, may_ask=True):
+        return code
     if not hasattr(flags, "port"):
         serving = replace(serving, port=_port(serving.host))
     with _ended_by_signals(), _server(serving, settings, configured, models) as (url, wait):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
+from bitnet_chat.cli.greeting import about
 from bitnet_chat.cli.parser import parse
+from bitnet_chat.cli.supply import provide
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
     from bitnet_chat.backends import Backend
     from bitnet_chat.journal import Journal
+
+_Main = Coroutine[object, object, int]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -24,22 +28,30 @@ def run(arguments: Sequence[str]) -> int:
         from bitnet_chat.cli.attaching import refuse_for_an_engine
 
         refuse_for_an_engine(given, settings)
+    answering = _answering(flags)
+    if code := provide(settings, configured, may_ask=not hasattr(flags, "input")):
+        return code
+    return _run(answering(flags, settings, configured))
+
+
+def _answering(flags: argparse.Namespace) -> Callable[[argparse.Namespace, config.Settings, str], _Main]:
+    """What the flags ask for. Raises UsageError for those that do not go together."""
     if hasattr(flags, "input"):
-        from bitnet_chat.cli import questions
+        from bitnet_chat.cli.questions import answer_file
 
         others = ("file", "json", "interactive", "attachment", "resume_last", "resume")
         _refuse(flags, "--input", others, bool(flags.question))
-        return _run(questions.answer_file(flags, settings, configured))
+        return answer_file
     if hasattr(flags, "output"):
         raise UsageError("--output holds the replies to --input; there is no --input", remedy="add --input FILE")
     wanted = flags.question or any(hasattr(flags, name) for name in ("file", "no_stream", "json"))
     if hasattr(flags, "interactive"):
         _refuse(flags, "--interactive", ("file", "json", "no_stream"), bool(flags.question))
     elif wanted or not sys.stdin.isatty():
-        from bitnet_chat.cli import questions
+        from bitnet_chat.cli.questions import answer_one
 
-        return _run(questions.answer_one(flags, settings, configured))
-    return _run(_converse(flags, settings, configured))
+        return answer_one
+    return _converse
 
 
 def _refuse(flags: argparse.Namespace, flag: str, others: Sequence[str], question: bool) -> None:
@@ -58,7 +70,6 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     from bitnet_chat.cli.limits import reply_options
     from bitnet_chat.cli.past import wanted
     from bitnet_chat.cli.tools import offered, toolbox
-    from bitnet_chat.engine.child import pty_is_available
 
     journal = open_journal(settings)
     if not await _picked(flags, journal):
@@ -70,8 +81,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     backend = offered(
         open_talker(settings, configured, journal, advice="commands", model=getattr(flags, "model", "")), box
     )
-    lines += [each.described() for each in files]
-    paced = settings.backend == "engine" and not settings.attach and (settings.io == "pipe" or not pty_is_available())
+    lines += [*about(settings, backend.status().model), *(each.described() for each in files)]
 
     def switch_model(name: str) -> Backend:
         return offered(open_talker(settings, configured, journal, advice="commands", model=name), box)
@@ -82,7 +92,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
             model=backend.status().model,
             system=settings.system,
             options=replace(reply_options(settings), tools=box.tools if box is not None else ()),
-            typing_speed=settings.typing_speed if paced else None,
+            typing_speed=settings.typing_speed,
             history_file=paths.data_dir() / "history" if settings.journal else None,
             markdown=settings.markdown,
             thinking=settings.thinking,
@@ -114,7 +124,7 @@ async def _picked(flags: argparse.Namespace, journal: Journal) -> bool:
     return True
 
 
-def _run(main: Coroutine[object, object, int]) -> int:
+def _run(main: _Main) -> int:
     """Runs ``main``; SIGTERM and SIGHUP end it in good order, so that no engine is left behind."""
     import asyncio
     import contextlib

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bitnet_chat.errors import UsageError
 
@@ -14,9 +14,26 @@ def can_be_asked() -> bool:
 
 def agrees(question: str, *, usually: bool) -> bool:
     """``usually``: what an empty line means. The end of the input means no."""
-    print(f"{question} [{'Y/n' if usually else 'y/N'}] ", end="", file=sys.stderr, flush=True)
+    answer = _answer(question, "Y/n" if usually else "y/N")
+    return bool(answer) and (answer.strip() in ("y", "yes") or (usually and not answer.strip()))
+
+
+def chosen(question: str, others: Mapping[str, str]) -> str:
+    """``y``, ``n``, or one of ``others``, whose values say what each means. An empty line means yes, the end of the
+    input and anything else no."""
+    answer = _answer(question, ", ".join(["Y/n", *(f"{letter}: {meaning}" for letter, meaning in others.items())]))
+    if answer and answer.strip() in ("", "y", "yes"):
+        return "y"
+    return answer.strip() if answer.strip() in others else "n"
+
+
+def _answer(question: str, answers: str) -> str:
+    """The line that was typed, in small letters; empty at the end of the input."""
+    print(f"{question} [{answers}] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
-    return bool(answer) and (answer.strip().lower() in ("y", "yes") or (usually and not answer.strip()))
+    if not answer:
+        print(file=sys.stderr)  # what follows begins a line
+    return answer.lower()
 
 
 def may_remove(things: Sequence[str]) -> bool:

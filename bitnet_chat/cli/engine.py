@@ -1,19 +1,19 @@
-"""``bitnet-chat engine list|probe|install``."""
+"""``bitnet-chat engine list|probe|install|bench``; the last two are in modules of their own."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bitnet_chat import config
+from bitnet_chat.cli import benching, installing
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.engine import manifest
-from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.find import Candidate, candidates, find, named
-from bitnet_chat.errors import EngineNotFound, FinishReason
+from bitnet_chat.engine import manifest, packages
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
+from bitnet_chat.engine.find import INSTALL, Candidate, candidates, named, servers
+from bitnet_chat.errors import EngineNotFound
 from bitnet_chat.stream.sanitize import one_line
 
 _SILENCE = 30.0
@@ -26,7 +26,9 @@ def run(arguments: Sequence[str]) -> int:
         return _list(flags)
     if flags.verb == "probe":
         return _probe(flags)
-    return _install(flags)
+    if flags.verb == "bench":
+        return benching.run(flags)
+    return installing.run(flags)
 
 
 def parser() -> Parser:
@@ -41,43 +43,61 @@ def parser() -> Parser:
     probing.add_argument("-m", "--model", metavar="FILE", default="", help="the model for --talk")
     for each in (listing, probing):
         each.add_argument("--json", action="store_true", help="print JSON")
-    installing = verbs.add_parser("install", help="build an engine from source")
-    installing.add_argument("--if-missing", action="store_true", help="do nothing if any engine is found")
-    installing.add_argument(
-        "--with",
-        dest="features",
-        action="append",
-        default=[],
-        choices=tuple(manifest.FEATURES),
-        help="rpc: models spread over several computers, and the program rpc-server for those that help",
-    )
+    benching.add_arguments(verbs.add_parser("bench", help="tokens a second of each engine that can run a model"))
+    installing.add_arguments(verbs.add_parser("install", help="a prebuilt engine, or one that is compiled here"))
     return parser
 
 
 def _list(flags: argparse.Namespace) -> int:
     settings, configured = config.load({})
-    found = list(candidates(flags.engine, configured or None, limit=settings.probe_timeout))
+    limit = settings.probe_timeout
+    found = [*candidates(flags.engine, configured or None, limit=limit)]
     winner = next((each for each in found if each.binary is not None and each.binary.can_chat), None)
+    listed = {each.path for each in found}
+    found += [each for each in servers(flags.engine, configured or None, limit=limit) if each.path not in listed]
     if flags.json:
         print(json_text([_candidate_as_json(each, each is winner) for each in found], indent=2))
     else:
         for each in found:
             print(one_line(_described(each, each is winner)))
-        if winner is not None and winner.binary is not None:
-            why = f"it is the first that can chat in the search order ({winner.source})"
-            if winner.holds_history:
-                why += "; classic, so it takes a history exactly (classic engines come first in places of one kind)"
-            print(f"* is used: {why}")
+        if winner is not None:
+            print(f"* is used: {_why(winner)}")
     if winner is None:
-        raise EngineNotFound("no engine was found", remedy="bitnet-chat engine install builds one (about 5 minutes)")
+        raise EngineNotFound("no engine was found", remedy=INSTALL)
     return 0
+
+
+def _why(winner: Candidate) -> str:
+    why = f"it is the first that can chat in the search order ({winner.source})"
+    if winner.holds_history and winner.binary is not None:
+        kind = winner.binary.dialect.value
+        why += f"; {kind}, so it takes a history exactly (such engines come first in places of one kind)"
+    return why
 
 
 def _described(candidate: Candidate, wins: bool) -> str:
     binary = candidate.binary
     what = f"{binary.dialect.value}, {binary.label}" if binary else candidate.problem
     extra = "".join(f", with {feature}" for feature in _features(candidate.path))
+    if types := _ternary(binary):
+        extra += f", ternary types: {' '.join(types)}"
     return f"{'*' if wins else '-'} {candidate.path}  [{candidate.source}]  {what}{extra}"
+
+
+_TERNARY = ("I2_S", "TQ1_0", "TQ2_0", "IQ1_BN", "IQ2_BN", "IQ2_BN_R4")
+
+
+def _ternary(binary: EngineBinary | None) -> tuple[str, ...]:
+    """The ternary types that an engine loads and computes, as the names in its files tell. Of ik_llama.cpp not I2_S,
+    which it loads and computes wrongly."""
+    from bitnet_chat.models.support import mentioned
+
+    if binary is None:
+        return ()
+    if binary.dialect is Dialect.NATIVE:
+        return next((each.ternary for each in packages.PACKAGES if each.make is binary.make), ())
+    found = mentioned(binary.path, [name.lower() for name in _TERNARY])
+    return tuple(name for name in _TERNARY if name.lower() in found and not (name == "I2_S" and binary.make is Make.IK))
 
 
 def _features(program: Path) -> tuple[str, ...]:
@@ -92,6 +112,9 @@ def _candidate_as_json(candidate: Candidate, wins: bool) -> dict[str, object]:
         entry |= {"dialect": candidate.binary.dialect.value, "version": candidate.binary.version}
         entry["make"] = candidate.binary.make.value
         entry["features"] = list(_features(candidate.path))
+        entry["ternary"] = list(_ternary(candidate.binary))
+        if wins:
+            entry["why"] = _why(candidate)
     else:
         entry["problem"] = candidate.problem
     return entry
@@ -101,6 +124,8 @@ def _probe(flags: argparse.Namespace) -> int:
     limit = config.load({})[0].probe_timeout
     for binary in _asked(flags.path, limit):
         facts = _facts(binary)
+        if answers := _answers(binary):
+            facts["known answers"] = answers
         if flags.talk and binary.can_chat:
             facts["talks"] = _rehearsed(binary, flags.model, limit)
         if flags.json:
@@ -154,40 +179,30 @@ def _asked(written: str, limit: float) -> list[EngineBinary]:
     return binaries
 
 
+def _answers(binary: EngineBinary) -> str:
+    """How it computes small models with ternary weights of the types that it knows."""
+    from bitnet_chat.engine import known_answers
+
+    if not binary.can_chat:
+        return ""
+    models = [each for each in known_answers.offered(binary) if each.weights in _TERNARY]
+    wrong = [each for each in known_answers.check(binary, models) if each.wrong]
+    if wrong:
+        return "; ".join(f"WRONG with {each.model.name}: {each.wrong}" for each in wrong)
+    return f"right with {', '.join(each.name for each in models)}" if models else ""
+
+
 def _facts(binary: EngineBinary) -> dict[str, object]:
-    classic = binary.dialect.value == "classic"
+    exact = binary.dialect in (Dialect.CLASSIC, Dialect.NATIVE)
     return {
         "path": str(binary.path),
         "dialect": binary.dialect.value,
         "make": binary.make.value,
         "version": binary.version,
         "chat": "yes" if binary.can_chat else "no: a server",
-        "history": "ours, replayed exactly" if classic else "its own; told in the system prompt after a restart",
-        "forgets": "by a new process" if classic else "without loading again",
+        "history": "ours, replayed exactly" if exact else "its own; told in the system prompt after a restart",
+        "forgets": "by a new process" if binary.dialect is Dialect.CLASSIC else "without loading again",
         "features": ", ".join(_features(binary.path)) or "none known",
+        "ternary": " ".join(_ternary(binary)) or "none known",
         "flags": len(binary.flags),
     }
-
-
-def _install(flags: argparse.Namespace) -> int:
-    if flags.if_missing and not flags.features:
-        try:
-            settings, configured = config.load({})
-            find(None, configured or None, limit=settings.probe_timeout)
-            return 0
-        except EngineNotFound:
-            pass
-    from bitnet_chat.engine import build
-    from bitnet_chat.progress import ProgressLine
-
-    line = ProgressLine(sys.stderr)
-    try:
-        folder = build.install(features=flags.features, on_progress=line)
-    except KeyboardInterrupt:
-        line.close()
-        print("bitnet-chat: stopped; the same command goes on where it was", file=sys.stderr)
-        return FinishReason.INTERRUPTED.exit_code
-    finally:
-        line.close()
-    print(f"engine installed in {folder}")
-    return 0

@@ -8,16 +8,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
+from bitnet_chat.cli import converting
 from bitnet_chat.cli.consent import may_remove
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.errors import EngineNotFound, FinishReason, UsageError
+from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.models import store
 from bitnet_chat.models.inventory import BITNET_ENGINE, Inventory, Item
+from bitnet_chat.models.registry import is_name
 from bitnet_chat.progress import Progress, ProgressLine, size
 from bitnet_chat.stream.sanitize import one_line
+
+if TYPE_CHECKING:
+    from bitnet_chat.engine.selection import Wish
+    from bitnet_chat.models.offer import Offered
+    from bitnet_chat.models.source import Source
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -44,9 +52,13 @@ def parser() -> Parser:
     listing.add_argument("-c", "--ctx", type=_count, default=0, metavar="N", help="judge by this context window")
     pulling = verbs.add_parser("pull", help="fetch a model; goes on where it was interrupted")
     pulling.add_argument(
-        "model", metavar="MODEL", help="a name of the list, hf:user/repo/file.gguf[@revision] or an address"
+        "model",
+        metavar="MODEL",
+        help="a name of the list, hf:user/repo:QUANT, hf:user/repo/file.gguf[@revision] or an address; "
+        "hf:user/repo lists what there is",
     )
     pulling.add_argument("--name", default="", help="what to call it")
+    pulling.add_argument("--if-missing", action="store_true", help="do nothing if any model is installed")
     telling = verbs.add_parser("info", help="what a model file says about itself")
     telling.add_argument("model", metavar="FILE", help="a file, or a name")
     checking = verbs.add_parser("verify", help="whether models are still what was pulled")
@@ -73,9 +85,11 @@ def _print_json(content: object) -> None:
 
 
 def _list(flags: argparse.Namespace) -> int:
+    from bitnet_chat.engine import selection
     from bitnet_chat.models import inventory
 
-    inventoried = inventory.take(_engine(flags.engine), flags.ctx)
+    wish = _wish(flags.engine or "")
+    inventoried = inventory.take(selection.judge(wish), flags.ctx, missing=selection.missing_for_bitnet(wish))
     if flags.json:
         _print_json([asdict(item) for item in inventoried.items])
         return 0
@@ -84,50 +98,66 @@ def _list(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(given: str | None) -> Path | None:
-    """The engine that would run a model. One that was asked for must be there; else a list is shown without any."""
-    from bitnet_chat.engine.find import find
+def _wish(given: str = "") -> Wish:
+    """One engine that was asked for, or all at hand."""
+    from bitnet_chat.engine.selection import Wish
 
     settings, configured = config.load({})
-    try:
-        return find(given, configured or None, limit=settings.probe_timeout).path
-    except EngineNotFound:
-        if given:
-            raise
-        return None
+    return Wish(given or settings.engine, configured, limit=settings.probe_timeout)
 
 
 def _listed(found: Inventory) -> list[str]:
-    here = [item for item in found.items if item.installed and not item.bundled]
+    here = [item for item in found.items if item.installed and not item.bundled and not item.program]
+    elsewhere = [item for item in found.items if item.program]
     ours = [item for item in found.items if item.bundled]
     there = [item for item in found.items if not item.installed]
     width = max((len(item.name) for item in found.items), default=0)
     lines = [one_line(f"Installed in {paths.models_dir()}:")] if here else []
     lines += [_row(item, width) for item in here]
     lines += [f"  {name}: {size(count)} of a pull that was interrupted" for name, count in found.unfinished]
-    if here:
-        mark = "* is what -m auto takes" if found.choice.name else "-m auto"
+    if elsewhere:
+        lines += ["Of other programs, used where they are:", *(_row(item, width, item.path) for item in elsewhere)]
+    if here or elsewhere:
+        mark = "* answers where no model is named" if found.choice.name else "-m auto"
         instead = "; the bundled one answers" if ours and not found.choice.name else ""
         lines.append(f"{mark}: {one_line(found.choice.reason)}{instead}")
     if ours:
-        others = "Bundled" if here else "No model is installed but the bundled one"
+        others = (
+            "Bundled, a toy for tests and offline use"
+            if here or elsewhere
+            else "No model is installed but the bundled toy"
+        )
+        answers = "" if found.choice.name else ", which answers where no model is named"
         lines += [
-            f"{others}, which answers where no model is named:",
+            f"{others}{answers}:",
             *(_row(replace(item, auto=False), width) for item in ours),
         ]
-    elif not here:
+    elif not (here or elsewhere):
         lines.insert(0, "No model is installed.")
     if there:
         lines += ["To be had with bitnet-chat models pull NAME:", *(_row(item, width) for item in there)]
+        if not all(item.checked for item in there):
+            lines.append("not checked: no sha256 of the file is known beforehand; a pull compares it with the hub's")
     return lines
 
 
-def _row(item: Item, width: int) -> str:
+def _row(item: Item, width: int, path: str = "") -> str:
     held = f"{'' if item.size_is_exact else '~'}{size(item.size)}" if item.size else "?"
     needs = f"needs {size(item.memory)}" if item.memory else ""
     fits = one_line(item.obstacle) or {True: "fits", False: "more memory than is free", None: ""}[item.fits]
     quantization = one_line(item.quantization)
-    return f"{'*' if item.auto else ' '} {item.name:{width}}  {held:>7}  {quantization:6}  {needs:13}  {fits}".rstrip()
+    notes = "  ".join(
+        filter(
+            None,
+            (
+                "embedding" if item.kind == "embedding" else "",
+                fits,
+                "" if item.checked else "not checked",
+                one_line(path),
+            ),
+        )
+    )
+    return f"{'*' if item.auto else ' '} {item.name:{width}}  {held:>8}  {quantization:9}  {needs:13}  {notes}".rstrip()
 
 
 # pull
@@ -136,9 +166,19 @@ def _row(item: Item, width: int) -> str:
 def _pull(flags: argparse.Namespace) -> int:
     from bitnet_chat.models.pull import pull
     from bitnet_chat.models.registry import entries
+    from bitnet_chat.models.resolve import present
     from bitnet_chat.models.source import parse
 
+    if flags.if_missing and present():
+        return 0
     source = parse(flags.model, entries(), flags.name)
+    if source.repo and not source.file:
+        from bitnet_chat.models import hub, offer
+
+        models = offer.offered(hub.files(source))
+        if not source.quantization:
+            return _show_offered(source, models, flags)
+        source = offer.pick(source, models)
     line = ProgressLine(sys.stderr)
     told: set[str] = set()
 
@@ -158,6 +198,7 @@ def _pull(flags: argparse.Namespace) -> int:
     model = pulled.model
     if pulled.warning:
         print(f"bitnet-chat: {one_line(pulled.warning)}", file=sys.stderr)
+    converting.after_pull(model.path, _wish())
     if flags.json:
         record = asdict(model.record) if model.record else {}
         _print_json({"name": model.name, "path": str(model.path), "was_here": pulled.was_here} | record)
@@ -166,6 +207,24 @@ def _pull(flags: argparse.Namespace) -> int:
         print(one_line(f"{model.name} {state}: bitnet-chat -m {model.name}"))
         if not pulled.was_here and model.record and model.record.license:
             print(one_line(f"licence: {model.record.license}"))
+    return 0
+
+
+def _show_offered(source: Source, models: Sequence[Offered], flags: argparse.Namespace) -> int:
+    if flags.json:
+        _print_json([asdict(each) for each in models])
+        return 0
+    if not models:
+        raise UsageError(f"{source.origin} has no GGUF model", remedy="many models have a repository NAME-GGUF beside")
+    print(f"{source.origin} has:")
+    width = max(len(each.quantization) for each in models)
+    for each in models:
+        held = size(each.size) if each.size else "?"
+        parts = f" ({each.parts} parts)" if each.parts > 1 else ""
+        print(f"  {each.quantization:{width}}  {held:>7}  {one_line(each.file)}{parts}")
+    at = f"@{source.revision}" if source.revision else ""
+    choice = next((each.quantization for each in models if each.quantization), "QUANT")
+    print(f"To be had with bitnet-chat models pull hf:{source.repo}:{choice}{at}")
     return 0
 
 
@@ -191,30 +250,35 @@ def _shower(line: ProgressLine, step: str) -> Callable[[int, int], None]:
 def _info(flags: argparse.Namespace) -> int:
     from bitnet_chat.models.info import read_info
     from bitnet_chat.models.registry import entries
-    from bitnet_chat.models.resolve import resolve
+    from bitnet_chat.models.resolve import find, resolve
 
     known = entries()
-    if not Path(flags.model).exists() and store.find(flags.model) is None and flags.model in known:
+    if not Path(flags.model).exists() and find(flags.model) is None and flags.model in known:
         entry = known[flags.model]
         facts: dict[str, object] = {
             "name": entry.name,
             "title": entry.title,
             "installed": False,
-            "origin": f"hf:{entry.repo}/{entry.file}" if entry.repo else entry.url,
+            "origin": entry.origin,
+            "kind": entry.kind,
             "size": entry.bytes or None,
             "size_is_exact": bool(entry.size),
+            "checked": entry.checked,
             "sha256": entry.sha256,
             "quantization": entry.quantization,
             "parameters": entry.parameters,
             "context_length": entry.context or None,
             "memory": entry.memory(),
             "engine": BITNET_ENGINE if entry.engine == "bitnet" else "any",
+            "chat_template": entry.template,
+            "sampling": dict(entry.sampling),
             "license": entry.license,
         }
     else:
+        from bitnet_chat.engine.selection import judge
         from bitnet_chat.models.description import described
 
-        facts = described(read_info(resolve(flags.model, engine=_engine(None)).path))
+        facts = described(read_info(resolve(flags.model, judge=judge(_wish())).path))
     if flags.json:
         _print_json(facts)
         return 0
@@ -246,8 +310,8 @@ def _words(key: str, value: object) -> str:
 def _remove(flags: argparse.Namespace) -> int:
     names = list(dict.fromkeys(flags.names))
     for name in names:
-        if store.find(name) is None and not store.leftovers(name):
-            raise _not_installed(name)
+        if not is_name(name) or (store.find(name) is None and not store.leftovers(name)):
+            raise _not_installed(name, "removed")
     if not flags.yes:
         found = {name: store.find(name) for name in names}
         if not may_remove([f"{name}  {size(at.size) if at else 'an interrupted pull'}" for name, at in found.items()]):
@@ -260,8 +324,13 @@ def _remove(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _not_installed(name: str) -> UsageError:
+def _not_installed(name: str, done: str) -> UsageError:
+    from bitnet_chat.models import others
     from bitnet_chat.models.resolve import bundled
+
+    other = others.find(name)
+    if other is not None:
+        return others.refusal(other, done)
 
     ours = bundled()
     if ours is not None and ours.name == name:
@@ -277,7 +346,7 @@ def _verify(flags: argparse.Namespace) -> int:
     for name in flags.names or [each.name for each in store.installed()]:
         found = store.find(name)
         if found is None:
-            raise _not_installed(name)
+            raise _not_installed(name, "verified")
         models.append(found)
     known, line, verdicts = entries(), ProgressLine(sys.stderr), []
     try:

@@ -94,8 +94,14 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
         return f"(default: {value:g})" if isinstance(value, float) else f"(default: {value})"
 
     model = parser.add_argument_group("model and engine")
-    model.add_argument("-m", "--model", metavar="FILE", help="a GGUF file (default: the bundled demo model)")
+    model.add_argument(
+        "-m", "--model", metavar="FILE", help="a GGUF file or a name (default: the largest installed one that fits)"
+    )
     model.add_argument("--engine", metavar="PATH", help="an engine binary, or a directory with one")
+    model.add_argument(
+        "-y", "--yes", dest="install", action="store_const", const="yes", help="install what is missing, do not ask"
+    )
+    model.add_argument("--install", choices=_choices("install"), help=f"a missing engine or model {default('install')}")
     model.add_argument(
         "--probe-timeout",
         type=float,

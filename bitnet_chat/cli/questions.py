@@ -19,6 +19,7 @@ from bitnet_chat.backends.guarded import TOLD
 from bitnet_chat.cli.attached import attached
 from bitnet_chat.cli.attaching import open_journal, open_talker, open_worker
 from bitnet_chat.cli.backend import open_backend
+from bitnet_chat.cli.greeting import alone
 from bitnet_chat.cli.limits import reply_options
 from bitnet_chat.cli.page import Page
 from bitnet_chat.cli.past import wanted
@@ -69,6 +70,7 @@ async def _answer_one(
         if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
             print(json_text(batch.failure(error, settings.model) | {"conversation": None}))
         raise
+    _tell(settings)
     expect(backend, box)
     options = reply_options(settings)
     if stored is not None:
@@ -203,6 +205,7 @@ class _Engines:
         self._exact: Backend | None = None
         self._forgetful: Backend | None = None
         self._current: Backend | None = None
+        self._told = False
         self.interrupted = False
         self.at_once = 1
         """Lines that may be asked at the same time."""
@@ -225,8 +228,13 @@ class _Engines:
         return self._current
 
     def _default(self) -> Backend:
-        backend = open_backend(self._settings, self._configured, advice="nothing")
+        return self._opened(open_backend(self._settings, self._configured, advice="nothing"))
+
+    def _opened(self, backend: Backend) -> Backend:
         expect(backend, self._box)
+        if not self._told:
+            _tell(self._settings)
+        self._told = True
         return backend
 
     def _modern(self) -> Backend | None:
@@ -234,8 +242,7 @@ class _Engines:
             backend = open_backend(self._settings, self._configured, dialect=Dialect.MODERN, advice="nothing")
         except EngineNotFound:
             return None
-        expect(backend, self._box)
-        return backend
+        return self._opened(backend)
 
     def interrupt(self) -> None:
         self.interrupted = True
@@ -315,6 +322,11 @@ def _interrupting(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGINT)
+
+
+def _tell(settings: Settings) -> None:
+    for line in alone(settings):
+        _say(line)
 
 
 def _say(text: str) -> None:

@@ -7,17 +7,29 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from bitnet_chat import paths
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
+from bitnet_chat.engine.native.framer import is_stop, prompt_of
 from bitnet_chat.errors import UsageError
 from bitnet_chat.prompt.verbatim import decode_lines
 from bitnet_chat.recording import store, transcript
 from bitnet_chat.recording.entry import Entry, Kind
-from bitnet_chat.recording.playback import Happening, play
-from bitnet_chat.stream.framer import EngineError, Frame, Ready, ReplyText, Stray, ThinkingText, TurnEnd
+from bitnet_chat.recording.playback import Happening, is_native, play
+from bitnet_chat.stream.framer import (
+    EngineError,
+    Figures,
+    Frame,
+    Progress,
+    Ready,
+    ReplyText,
+    Stray,
+    ThinkingText,
+    TurnEnd,
+)
 from bitnet_chat.stream.sanitize import Sanitizer, one_line, visible
 
 _LARGEST = 200_000_000  # bytes of a file; a session on the disk is at most 4 MB
@@ -114,6 +126,8 @@ def _frame_fields(frame: Frame) -> dict[str, object]:
     fields: dict[str, object] = {"frame": type(frame).__name__}
     if isinstance(frame, TurnEnd):
         fields["natural"] = frame.natural
+    elif isinstance(frame, Progress | Figures):
+        fields |= {name: value for name, value in asdict(frame).items() if value is not None}
     elif not isinstance(frame, Ready):
         fields["text"] = visible(frame.text)
     return fields
@@ -125,6 +139,7 @@ class _Shown:
     def __init__(self) -> None:
         self._sanitizer = Sanitizer()
         self._around: dict[int, object] = {}
+        self._natives: set[int] = set()
         self._fresh = True
         """We are at the start of a line."""
 
@@ -144,8 +159,14 @@ class _Shown:
             return self._settled() + "".join(f"> {line}\n" for line in message.split("\n"))
         if entry.kind is Kind.SPAWN:
             self._around[entry.process] = entry.facts.get("around")
+            if is_native(entry):
+                self._natives.add(entry.process)
             again = ", which had been started before" if entry.facts.get("again") else ""
             return self._remark(f"engine {entry.process}: {Path((*entry.argv, '?')[0]).name}{again}")
+        if entry.kind is Kind.COMMAND and is_stop(entry.data):
+            return self._remark("told to stop")
+        if entry.kind is Kind.COMMAND and entry.process in self._natives:
+            return self._remark("told to read the conversation before its next message")
         if entry.kind is Kind.COMMAND and entry.text.strip():
             return self._remark(f"told to the engine: {entry.text}")
         if entry.kind is Kind.SIGNAL:
@@ -156,10 +177,13 @@ class _Shown:
 
     def _message(self, entry: Entry) -> str:
         """A message without what the chat template has typed around it."""
-        text = decode_lines(entry.data)
+        text = prompt_of(entry.data) if entry.process in self._natives else decode_lines(entry.data)
         match self._around.get(entry.process):
             case [str(front), str(behind)] if text.startswith(front) and text.endswith(behind):
                 return text[len(front) : len(text) - len(behind)]
+            case [str(front), str(behind)] if entry.process in self._natives and text.endswith(behind):
+                # Of the whole conversation, which is told each time, the last message.
+                return text.removesuffix(behind).rpartition(front.lstrip())[2] if front.strip() else text
         return text
 
     def _frame(self, frame: Frame) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_chat import config
 from bitnet_chat.cli.parser import Parser, add_settings, parse
+from bitnet_chat.cli.supply import provide
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,8 +89,16 @@ def run(arguments: Sequence[str]) -> int:
     flags, given = parse(arguments, parser())  # first: --help needs no packages
     require()
     serving, settings, configured, models = read(flags, given)
+    if code := provide_all(settings, configured, models, may_ask=False):
+        return code
     log_to_stderr(prompts=serving.log_prompts)
     return asyncio.run(_serve(serving, settings, configured, models))
+
+
+def provide_all(settings: config.Settings, configured: str, models: Mapping[str, str], *, may_ask: bool) -> int:
+    """As :func:`bitnet_chat.cli.supply.provide`, for each model."""
+    wanted = [replace(settings, model=file) for file in models.values()] or [settings]
+    return next((code for each in wanted if (code := provide(each, configured, may_ask=may_ask))), 0)
 
 
 def require() -> None:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bitnet_chat import paths
+from bitnet_chat.doctor import prebuilt
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.engine import manifest
+from bitnet_chat.engine import manifest, packages
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.engine.find import candidates
+from bitnet_chat.engine.find import INSTALL, candidates
 from bitnet_chat.errors import BitnetChatError
 
 _GROUP = "engine"
-_INSTALL = "bitnet-chat engine install builds one (about 5 minutes)"
 
 
 def look(engine: str, configured: str, limit: float | None = None) -> tuple[list[Finding], EngineBinary | None]:
@@ -33,10 +33,10 @@ def look(engine: str, configured: str, limit: float | None = None) -> tuple[list
             elif binary.can_chat:
                 others.append(binary.dialect.value)
     except BitnetChatError as error:  # nothing in a place that was named, or no such place
-        findings.append(broken(_GROUP, "found", error.what, error.remedy or _INSTALL))
+        findings.append(broken(_GROUP, "found", error.what, error.remedy or INSTALL))
     else:
         if winner is None:
-            findings.append(broken(_GROUP, "found", "no engine was found", _INSTALL, problems=problems))
+            findings.append(broken(_GROUP, "found", "no engine was found", INSTALL, problems=problems))
         elif problems:
             findings.append(
                 warn(_GROUP, "others", f"not usable: {'; '.join(problems)}", "move it away, or build it anew")
@@ -49,6 +49,7 @@ def look(engine: str, configured: str, limit: float | None = None) -> tuple[list
         facts["make"] = winner.make.value
         findings.insert(0, ok(_GROUP, "found", seen, **facts, source=source, others=others))
     findings += _of_other_computers(winner)
+    findings += prebuilt.look(needed=winner is None)
     return findings, winner
 
 
@@ -59,12 +60,15 @@ def _of_other_computers(winner: EngineBinary | None) -> Iterator[Finding]:
     except (OSError, BitnetChatError):  # no folder, or no place for one
         return
     for folder in sorted(folders):
-        if manifest.installed(folder):
+        if manifest.installed(folder) or packages.is_package(folder):
             continue
         what = _what_is_wrong(folder)
         status = warn if winner is not None else broken
         yield status(
-            _GROUP, "installed", f"{folder} {what}, and is not used", "bitnet-chat engine install builds it anew"
+            _GROUP,
+            "installed",
+            f"{folder} {what}, and is not used",
+            "bitnet-chat engine install --build compiles it anew",
         )
 
 

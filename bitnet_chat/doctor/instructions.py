@@ -91,7 +91,7 @@ def judge(build: Build | None, processor: Instructions | None) -> Finding:
             _GROUP,
             _NAME,
             f"the build uses {', '.join(too_much)}, which this CPU does not have: it can end at any moment",
-            "bitnet-chat engine install builds one for this CPU",
+            "bitnet-chat engine install --build compiles one for this CPU",
             **facts,
         )
     missed = [name for name in WORTH_IT if name in can - used and build.complete]
@@ -100,7 +100,7 @@ def judge(build: Build | None, processor: Instructions | None) -> Finding:
             _GROUP,
             _NAME,
             f"this CPU has {', '.join(missed)}, and the build does not use it: replies are slower than they could be",
-            "bitnet-chat engine install builds one for this CPU",
+            "bitnet-chat engine install --build compiles one for this CPU",
             **facts,
         )
     return ok(_GROUP, _NAME, f"the build uses what this CPU has ({listed})", **facts)

@@ -55,9 +55,14 @@ def _whole(info: ModelInfo) -> Finding:
             bytes=present,
             needed=whole,
         )
-    if info.split is not None and info.split[1] > 1:
+    if info.split is not None:
         number, parts = info.split
-        return ok(_GROUP, "whole", f"part {number} of {parts}; the others have to lie beside it")
+        return broken(
+            _GROUP,
+            "whole",
+            f"the file is part {number} of {parts}" + (", and the others are not all beside it" if number == 1 else ""),
+            "give the first part with -m, with all others in the same folder under their own names",
+        )
     told = "no tensor is cut off" if whole is not None else "its tensor types are not known here, so nothing tells"
     return ok(_GROUP, "whole", told)
 

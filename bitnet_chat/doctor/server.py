@@ -10,7 +10,7 @@ from bitnet_chat.backends.remote.connection import Lost, Refused, require_aiohtt
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.find import find_server
+from bitnet_chat.engine.find import INSTALL_SERVER, find_server
 from bitnet_chat.errors import BitnetChatError
 
 _GROUP = "server"
@@ -96,6 +96,6 @@ def own(settings: Settings, configured: str) -> tuple[list[Finding], EngineBinar
         require_aiohttp()
         binary = find_server(settings.engine or None, configured or None, limit=settings.probe_timeout)
     except BitnetChatError as error:
-        return [broken(_GROUP, "found", error.what, error.remedy or "bitnet-chat engine install builds one")], None
+        return [broken(_GROUP, "found", error.what, error.remedy or INSTALL_SERVER)], None
     seen = f"{binary.path.name}, {binary.label} ({binary.path.parent})"
     return [ok(_GROUP, "found", seen, path=str(binary.path), version=binary.version)], binary

@@ -115,9 +115,9 @@ def judge(heard: Heard) -> Finding:
             _GROUP,
             "known answers",
             f"{seen} ({detail})" if detail else seen,
-            "it was compiled for another processor: bitnet-chat engine install builds one for this"
+            "it was compiled for another processor: bitnet-chat engine install --build compiles one for this"
             if illegal
-            else "bitnet-chat engine list shows others, bitnet-chat engine install builds one",
+            else "bitnet-chat engine list shows others, bitnet-chat engine install installs one",
         )
     differences = [
         (question, point in said, said, known)
@@ -134,13 +134,13 @@ def judge(heard: Heard) -> Finding:
             _GROUP,
             "known answers",
             f"right, but in other words than usual: {told}",
-            "builds may round differently; if replies seem odd, bitnet-chat engine install builds one that does not",
+            "builds may round differently; if replies seem odd, bitnet-chat engine install installs one that does not",
         )
     return broken(
         _GROUP,
         "known answers",
         f"the engine computes something else than it should: {told}",
-        "bitnet-chat engine install builds one that is known to be right",
+        "bitnet-chat engine install installs one that is known to be right",
     )
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from bitnet_chat.engine.options import Options, read_options
+from bitnet_chat.models.faults import OVERRIDE
 
 _VERSION = re.compile(r"^version: *(.+)$", re.MULTILINE)
 
@@ -104,6 +105,13 @@ class EngineBinary:
     def has(self, flag: str) -> bool:
         """Whether an option is listed, in any of its spellings."""
         return bool(self.options.spelling(flag))
+
+    @property
+    def takes_overrides(self) -> bool:
+        """Whether metadata of a model that is wrong can be given on the command line."""
+        if self.dialect is Dialect.NATIVE:
+            return self.make is Make.IK
+        return self.has(OVERRIDE)
 
     def option(self, name: str, value: object = "on") -> list[str]:
         """What a command line gets for an option. All of them are made through this; see :meth:`Options.words`."""

@@ -1,40 +1,37 @@
-"""Building the engine: ``llama-completion``, ``llama-cli`` and ``llama-server`` from one pinned llama.cpp, and
-``rpc-server`` where it is asked for.
+"""Compiling an engine for this very CPU from one pinned source: the program that a conversation needs, and further ones
+where they are asked for.
 
-Everything happens in ``<home>/.build-<version>``, which survives an interruption and is used again; the finished
-programs appear in ``<home>/<version>`` by one rename, so there is never half an engine::
+Everything happens in ``<home>/.build-<name>``, which survives an interruption and is used again; the finished programs
+appear in their folder by one rename, so there is never half an engine::
 
-    <home>/0.3.36/                the programs, manifest.json, llama.cpp's LICENSE
-    <home>/build-0.3.36.log       what pip, cmake and ninja said
-    <home>/.build-0.3.36/         while building: archive, source, tools, tree-<key>, scratch
-    <home>/.build-0.3.36.lock     one build at a time
+    <home>/llama.cpp-11434.0.0-compiled/    the programs, manifest.json, llama.cpp's LICENSE
+    <home>/build-llama.cpp.log              what pip, cmake and ninja said
+    <home>/.build-llama.cpp-11434.0.0/      while building: archive, source, tools, tree-<key>, scratch
+    <home>/.build-llama.cpp-11434.0.0.lock  one build at a time
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.engine import diagnosis, job, lock, manifest, processors, publication, source, toolchain
+from bitnet_chat.engine import diagnosis, job, lock, manifest, pip, processors, publication, source, toolchain
+from bitnet_chat.engine.clock import Clock
+from bitnet_chat.engine.installation import explained
 from bitnet_chat.engine.source import DEFAULT
 from bitnet_chat.errors import BuildError
-from bitnet_chat.progress import Progress, estimate, ninja_counter
+from bitnet_chat.progress import Progress, ninja_counter, size
 
-__all__ = ["DEFAULT", "TARGETS", "Progress", "install", "installed"]
+__all__ = ["DEFAULT", "Progress", "install", "installed"]
 
-TARGETS = ("llama-completion", "llama-cli", "llama-server")
-
-_TARGETS_OF = {"rpc": ("ggml-rpc-server",)}
 _NAMES = {"ggml-rpc-server": "rpc-server"}
 """What a target is installed as where that is not its own name. Upstream has renamed this one; its users have not."""
 
@@ -47,21 +44,20 @@ _VERSION_SECONDS = 60.0
 _EXE = ".exe" if sys.platform == "win32" else ""
 
 
-def installed(version: str = DEFAULT, home: Path | None = None) -> Path | None:
-    """The folder of a built engine that is whole and was built for this CPU; None: there is none."""
-    folder = (home or paths.engine_home()) / version
+def installed(name: str = DEFAULT, home: Path | None = None) -> Path | None:
+    """The folder of the compiled engine that is whole, of the pinned source and of this CPU; None: there is none."""
+    folder = (home or paths.engine_home()) / source.known(name).folder_name
     return folder if manifest.installed(folder) else None
 
 
 def install(
+    name: str = DEFAULT,
     *,
-    version: str = DEFAULT,
-    targets: Sequence[str] = TARGETS,
     features: Collection[str] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
     home: Path | None = None,
 ) -> Path:
-    """Builds the engine unless it is there, and returns the folder of its programs. Takes minutes; blocks.
+    """Compiles the engine unless it is there, and returns the folder of its programs. Takes minutes; blocks.
 
     ``features``: names of :data:`manifest.FEATURES`. What the engine that is there was built with is kept, and so is
     that engine until the new one takes its place.
@@ -70,57 +66,34 @@ def install(
 
     :raises BuildError: it could not be built; the message says why and what to do.
     """
+    origin = source.known(name)
     home = (home or paths.engine_home()).expanduser().absolute()
-    wanted = tuple(name for name in manifest.FEATURES if name in {*features, *_features_in(home)})
-    build = _Build(source.known(version), tuple(targets), wanted, home, _Clock(on_progress))
+    if unknown := set(features) - set(origin.extras):
+        raise BuildError(
+            f"The engine {name} cannot be compiled with {', '.join(sorted(unknown))}.",
+            remedy=f"It can with: {', '.join(origin.extras)}.",
+        )
+    wanted = tuple(feature for feature in origin.extras if feature in {*features, *_features_in(home, name)})
+    build = _Build(origin, wanted, home, Clock(on_progress))
     try:
         return build.run()
     except OSError as error:
-        raise _explained(error, home) from error
-
-
-class _Clock:
-    """Knows when the build and its current step began."""
-
-    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
-        self._tell = on_progress
-        self._began = self._step_began = time.monotonic()
-        self._step = ""
-        self._done = self._total = 0
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._began
-
-    def step(self, name: str) -> None:
-        if name != self._step:
-            self._step, self._step_began = name, time.monotonic()
-        self.at(0, 0)
-
-    def at(self, done: int, total: int) -> None:
-        self._done, self._total = done, total
-        self.tick()
-
-    def tick(self) -> None:
-        eta = estimate(self._done, self._total, time.monotonic() - self._step_began)
-        self._tell(Progress(self._step, self._done, self._total, self.seconds, eta))
+        raise explained(error, home, "compile") from error
 
 
 class _Build:
-    def __init__(
-        self, origin: source.Source, targets: tuple[str, ...], features: tuple[str, ...], home: Path, clock: _Clock
-    ) -> None:
+    def __init__(self, origin: source.Source, features: tuple[str, ...], home: Path, clock: Clock) -> None:
         self.origin = origin
         self.features = features
-        self.targets = (*targets, *(target for name in features for target in _TARGETS_OF[name]))
+        self.targets = (origin.program, *(origin.extras[name] for name in features))
         self.programs = {_NAMES.get(target, target) + _EXE: target + _EXE for target in self.targets}
         """What is installed under which name, by the name that cmake gives it."""
         self.home = home
         self.clock = clock
-        self.target = home / origin.version
-        self.work = home / f".build-{origin.version}"
+        self.target = home / origin.folder_name
+        self.work = home / f".build-{origin.name}-{origin.version}"
         self.scratch = self.work / "scratch"
-        self.log = home / f"build-{origin.version}.log"
+        self.log = home / f"build-{origin.name}.log"
 
     def run(self) -> Path:
         if self._ready():
@@ -128,12 +101,11 @@ class _Build:
         self.clock.step("Checking the compiler")
         compilers = toolchain.check_compilers(os.environ)
         self.home.mkdir(parents=True, exist_ok=True)
-        with job.signals_end_us(), lock.held(self.home / f".build-{self.origin.version}.lock", self._waiting):
-            if self._ready():  # somebody else built it meanwhile
+        with job.signals_end_us(), lock.held(self.work.with_name(f"{self.work.name}.lock"), self._waiting):
+            if self._ready():  # another process has built it meanwhile
                 return self.target
             self._prepare(compilers)
-            with self._scratch():
-                archive = self._fetch()
+            archive = self._fetch()
             with self._scratch():
                 tools = self._tools()
             folder = self._unpack(archive)
@@ -141,18 +113,15 @@ class _Build:
                 tree, flags = self._compile(folder, tools, compilers)
             self.clock.step("Installing the engine")
             self._publish(tree, folder, compilers, flags)
+            self._sweep_old()
             shutil.rmtree(self.work, ignore_errors=True)
         return self.target
 
     def _ready(self) -> bool:
-        if installed(self.origin.version, self.home) is None:
+        if installed(self.origin.name, self.home) is None:
             return False
         found = manifest.read(self.target)
-        return (
-            found is not None
-            and self.programs.keys() <= found.files.keys()
-            and set(self.features) <= set(found.features)
-        )
+        return found is not None and self.programs.keys() <= found.files.keys()
 
     def _waiting(self, holder: str) -> None:
         self.clock.step(f"Waiting for another build (process {holder})" if holder else "Waiting for another build")
@@ -163,15 +132,17 @@ class _Build:
         free = shutil.disk_usage(self.home).free
         if free < needed:
             raise BuildError(
-                f"There is not enough room in {self.home} to build the engine: it takes {needed // 1_000_000} MB, "
-                f"{free // 1_000_000} MB are free.",
+                f"There is not enough room in {self.home} to build the engine: it takes {size(needed)}, "
+                f"{size(free)} are free.",
                 remedy="Free some space, or choose another place with BITNET_CHAT_DATA=FOLDER.",
             )
         publication.sweep(self.target)
         job.end_orphans(toolchain.MARK, str(self.work))
         self.work.mkdir(exist_ok=True)
         with self.log.open("a" if resumed else "w", encoding="utf-8") as log:
-            log.write(f"{_now()} building {self.origin.version} {self.targets} with {compilers.version}\n")
+            log.write(
+                f"{_now()} building {self.origin.name} {self.origin.version} {self.targets} with {compilers.version}\n"
+            )
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[None]:
@@ -183,15 +154,15 @@ class _Build:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _fetch(self) -> Path:
-        self.clock.step("Downloading the llama.cpp source")
-
-        def came(count: int) -> None:
-            if count:
-                self.clock.at(min(count, self.origin.size), self.origin.size)
-            else:
-                self.clock.tick()
-
-        return source.fetch(self.origin, self.work, scratch=self.scratch, log=self.log, on_bytes=came)
+        pin = self.origin.pin
+        self.clock.step(f"Downloading the source of {self.origin.name}")
+        return pip.fetch(
+            pin,
+            self.work,
+            purpose=f"download the source of {self.origin.name} ({pin.project} {pin.version}, {size(pin.size)})",
+            log=self.log,
+            on_bytes=lambda count: self.clock.arrived(count, pin.size),
+        )
 
     def _tools(self) -> toolchain.Tools:
         self.clock.step("Getting cmake and ninja")
@@ -202,7 +173,14 @@ class _Build:
         return source.unpack(archive, self.work / "source", self.origin, self.clock.at)
 
     def _compile(self, folder: Path, tools: toolchain.Tools, compilers: toolchain.Compilers) -> tuple[Path, list[str]]:
-        flags = toolchain.cmake_flags(self.origin.commit, cxx=compilers.cxx, cpu=manifest.cpu_fingerprint())
+        unity = self.work / "unity.cmake"
+        unity.write_text(toolchain.unity_script(self.origin), encoding="utf-8")
+        flags = toolchain.cmake_flags(
+            self.origin,
+            cxx=compilers.cxx,
+            cpu=manifest.cpu_fingerprint(),
+            unity=unity if self.origin.unity else None,
+        )
         # Objects of another CPU or compiler are not to be mixed in: they lie in a tree of another name.
         key = "\n".join([manifest.cpu_fingerprint(), compilers.c, compilers.cxx, compilers.version, *flags])
         tree = self.work / f"tree-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
@@ -214,7 +192,9 @@ class _Build:
         jobs = toolchain.parallel_jobs(
             processors.usable(), _free_memory(), os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
         )
-        self._execute("Compiling llama.cpp", [tools.ninja, "-C", str(tree), "-j", str(jobs), *self.targets], tree, env)
+        self._execute(
+            f"Compiling {self.origin.name}", [tools.ninja, "-C", str(tree), "-j", str(jobs), *self.targets], tree, env
+        )
         return tree, flags
 
     def _execute(self, step: str, argv: list[str], cwd: Path, env: dict[str, str]) -> None:
@@ -234,8 +214,9 @@ class _Build:
         for program in programs.values():
             self._try(program)
         record = manifest.Manifest(
+            name=self.origin.name,
             version=self.origin.version,
-            source_sha256=self.origin.sha256,
+            source_sha256=self.origin.pin.sha256,
             commit=self.origin.commit,
             cpu=manifest.cpu_fingerprint(),
             cpu_name=manifest.cpu_name(),
@@ -246,6 +227,12 @@ class _Build:
             files={name: program.stat().st_size for name, program in programs.items()},
         )
         publication.publish(programs | {"LICENSE": folder / "LICENSE"}, record, self.target)
+
+    def _sweep_old(self) -> None:
+        """Removes other versions of the engine: this one has taken their place."""
+        for folder, _ in _of_name(self.home, self.origin.name):
+            if folder != self.target:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _try(self, program: Path) -> None:
         """:raises BuildError: a program that was built does not start.
@@ -266,26 +253,20 @@ class _Build:
             )
 
 
-def _features_in(home: Path) -> set[str]:
-    """What any engine there was built with, of whatever version and CPU: who has asked for it once need not again."""
+def _of_name(home: Path, name: str) -> Iterator[tuple[Path, manifest.Manifest]]:
+    """The compiled engines of one name, of whatever version and CPU."""
     try:
         folders = [folder for folder in home.iterdir() if not folder.name.startswith(".")]
     except OSError:
-        return set()
-    return {name for folder in folders if (found := manifest.read(folder)) for name in found.features}
+        return
+    for folder in folders:
+        if (found := manifest.read(folder)) is not None and found.name == name:
+            yield folder, found
 
 
-def _explained(error: OSError, home: Path) -> BuildError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return diagnosis.no_space(home)
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return BuildError(
-            f"Cannot write to {error.filename or home}: {error.strerror}.",
-            remedy="Choose a folder that you can write to with BITNET_CHAT_DATA=FOLDER.",
-        )
-    return BuildError(
-        f"Cannot build the engine in {home}: {error}.", remedy="BITNET_CHAT_DATA=FOLDER chooses another place."
-    )
+def _features_in(home: Path, name: str) -> set[str]:
+    """What any engine there was built with: who has asked for it once need not again."""
+    return {feature for _, found in _of_name(home, name) for feature in found.features}
 
 
 def _bytes_below(folder: Path) -> int:

@@ -13,6 +13,7 @@ from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.engine.probe import why_it_ended
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, ModelError
+from bitnet_chat.stream.framer import EngineError
 
 if TYPE_CHECKING:
     from bitnet_chat.models.misfit import Misfit
@@ -35,6 +36,7 @@ _MEMORY = re.compile(
 )
 _LESS = "a smaller model or --ctx needs less memory"
 _LOOK = "bitnet-chat doctor looks at engine and model; bitnet-chat engine list shows other engines"
+_OTHERS = "bitnet-chat engine list shows other engines, -m FILE takes another model"
 _SHOWN = 3
 """Lines of the log beside an explanation."""
 
@@ -86,14 +88,17 @@ def of_fault(process: Dead) -> EngineDied | None:
     return fault.error(process.log.tail()) if fault is not None and fault.is_lasting else None
 
 
-def while_loading(process: Dead) -> BitnetChatError:
-    """It died before it could say anything: its model's fault if it ended by itself."""
+def while_loading(process: Dead, refusal: EngineError | None = None) -> BitnetChatError:
+    """It died before it was ready: its model's fault if it ended by itself. ``refusal``: what it said of it."""
     if process.fault is not None:
         return process.fault.error(process.log.tail())
     if (gone := without_model(process)) is not None:
         return gone
     tail = process.log.tail()
-    if (broken := why_it_ended(Path(process.argv[0]), process.exit_code, tail)) is not None:
+    if refusal is not None and refusal.why != "model":
+        return EngineDied(f"the engine could not start: {refusal.text}", remedy=_LOOK, detail=tail)
+    engine = _engine_of(process)
+    if engine.is_file() and (broken := why_it_ended(engine, process.exit_code, tail)) is not None:
         return broken
     if (trouble := _trouble_with_rpc(process)) is not None:
         trouble.detail = tail
@@ -101,6 +106,8 @@ def while_loading(process: Dead) -> BitnetChatError:
     if (reason := _explanation(process)) is not None:
         ended = f"the engine {describe(process)} while it loaded the model" if _by_signal(process) else _NOT_LOADED
         return ModelError(f"{ended}: {reason.what}", remedy=reason.remedy, detail=process.log.tail(_SHOWN))
+    if refusal is not None:
+        return ModelError(f"{_NOT_LOADED}: {refusal.text}", remedy=_OTHERS, detail=process.log.tail(_SHOWN))
     if _by_signal(process):
         return EngineDied(f"the engine {describe(process)} while it loaded", remedy=_advice(process), detail=tail)
     why = "its log says why" if tail else f"it ended with exit code {process.exit_code} and its log does not say why"
@@ -108,7 +115,7 @@ def while_loading(process: Dead) -> BitnetChatError:
         why = _LESS
     return ModelError(
         _NOT_LOADED,
-        remedy=f"{why}; bitnet-chat engine list shows other engines, -m FILE takes another model",
+        remedy=f"{why}; {_OTHERS}",
         detail=tail,
     )
 
@@ -121,7 +128,13 @@ def _explanation(process: Dead) -> Misfit | None:
     model = _model_of(process)
     if model is None or _lacks_memory(process):
         return None
-    return explanation(Path(process.argv[0]), model, Ending(process.exit_code, process.log.lines()))
+    return explanation(_engine_of(process), model, Ending(process.exit_code, process.log.lines()))
+
+
+def _engine_of(process: Dead) -> Path:
+    """Its program, or the prebuilt package whose library it runs."""
+    library = _named(process, "--folder")
+    return Path(library).parent if library else Path(process.argv[0])
 
 
 def _by_signal(process: Dead) -> bool:
@@ -139,8 +152,13 @@ def _advice(process: Dead) -> str:
 
 
 def _model_of(process: Dead) -> Path | None:
-    named = [value for flag, value in pairwise(process.argv) if flag in ("-m", "--model")]
-    return Path(named[-1]) if named else None
+    named = _named(process, "-m", "--model")
+    return Path(named) if named else None
+
+
+def _named(process: Dead, *flags: str) -> str:
+    """The value of an option, the last one."""
+    return next((value for flag, value in reversed([*pairwise(process.argv)]) if flag in flags), "")
 
 
 def is_silent(process: Dead) -> bool:

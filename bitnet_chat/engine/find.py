@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.engine import manifest
+from bitnet_chat.engine import manifest, packages
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.errors import EngineNotFound
@@ -23,8 +23,10 @@ SERVER = "llama-server"
 _FOLDERS = ("", "bin", "build/bin", "build/bin/Release")
 """Where programs lie in a folder that was named: itself, a package, a checkout that was built with make or MSVC."""
 _SUFFIX = ".exe" if sys.platform == "win32" else ""
-_REMEDY = "bitnet-chat engine install builds one (about 5 minutes); or give one with --engine PATH"
-_REMEDY_SERVER = "bitnet-chat engine install builds one (about 5 minutes); or name its folder with --engine PATH"
+INSTALL = "bitnet-chat engine install installs one (at most 34 MB)"
+INSTALL_SERVER = "bitnet-chat engine install --build --with server compiles one (about 5 minutes)"
+_REMEDY = f"{INSTALL}; or give one with --engine PATH"
+_REMEDY_SERVER = f"{INSTALL_SERVER}; or name its folder with --engine PATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Candidate:
     @property
     def holds_history(self) -> bool:
         """Whether it takes a conversation exactly as it was."""
-        return self.binary is not None and self.binary.dialect is Dialect.CLASSIC
+        return self.binary is not None and self.binary.dialect in (Dialect.CLASSIC, Dialect.NATIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +68,21 @@ def places(engine: str | None, configured: str | None) -> Iterator[_Place]:
     root = paths.checkout()
     if root is not None:
         yield _Place("bin/ of the checkout", root / "bin", False)
-    yield from _installed()
+    yield from _compiled()
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         if folder:
             yield _Place("PATH", Path(folder), False)
     for base in _bitnet_checkouts(root):
         yield _Place("BitNet checkout", base / "build" / "bin", False)
+    # Last: whoever has built or installed an engine by hand wants that one.
+    for binary in packages.installed():
+        yield _Place("prebuilt", binary.path, False)
 
 
 def named(written: str) -> Path:
     """The absolute path of an engine that a user wrote, links unresolved. A bare name is a file or folder in the
-    working directory, or else a program on PATH. Raises EngineNotFound where that directory was removed."""
+    working directory, or else a prebuilt engine of that name, or else a program on PATH. Raises EngineNotFound where
+    that directory was removed, and for a prebuilt engine that is not installed."""
     path = paths.meant(written)
     try:
         here = path.absolute()
@@ -84,10 +90,23 @@ def named(written: str) -> Path:
         raise EngineNotFound(
             f"{written} is a relative path, and the current folder was removed", remedy="give an absolute path"
         ) from None
-    if here.name == written and not _is_there(here) and (found := shutil.which(written)):
-        return Path(found).absolute()
+    if here.name == written and not _is_there(here):
+        if (package := packages.by_name(written)) is not None:
+            return _prebuilt(package)
+        if found := shutil.which(written):
+            return Path(found).absolute()
     with_suffix = here.with_name(here.name + _SUFFIX)
     return with_suffix if not _is_there(here) and _is_there(with_suffix) else here
+
+
+def _prebuilt(package: packages.Package) -> Path:
+    folder = packages.folder_of(package)
+    if packages.at(folder) is None:
+        state = "is damaged" if folder.is_dir() else "is not installed"
+        raise EngineNotFound(
+            f"the prebuilt engine {package.name} {state}", remedy=f"bitnet-chat engine install {package.name}"
+        )
+    return folder
 
 
 def _is_there(path: Path) -> bool:
@@ -97,16 +116,20 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _installed() -> Iterator[_Place]:
+def _compiled() -> Iterator[_Place]:
+    """The engines of the data directory that were compiled: those of llama.cpp first, the newest of each."""
     home = paths.engine_home()
-    try:
-        versions = sorted((p for p in home.iterdir() if not p.name.startswith(".")), key=lambda p: p.name, reverse=True)
-    except OSError:
-        return
-    for version in versions:
-        # An engine built for another processor would die of an illegal instruction in the middle of a reply.
-        if manifest.installed(version):
-            yield _Place("data directory", version, False)
+    found: list[tuple[bool, list[int], Path]] = []
+    with contextlib.suppress(OSError):
+        for folder in home.iterdir():
+            # An engine built for another processor would die of an illegal instruction in the middle of a reply.
+            if not folder.name.startswith(".") and manifest.installed(folder):
+                record = manifest.read(folder)
+                name, version = (record.name, record.version) if record else (manifest.DEFAULT_NAME, "")
+                numbers = [int(part) for part in version.split(".") if part.isdigit()]
+                found.append((name == manifest.DEFAULT_NAME, numbers, folder))
+    for _, _, folder in sorted(found, reverse=True):
+        yield _Place("data directory", folder, False)
 
 
 def _bitnet_checkouts(root: Path | None) -> Iterator[Path]:
@@ -133,6 +156,9 @@ def candidates(
 
 
 def _in_place(place: _Place, seen: set[Path], limit: float | None) -> Iterator[Candidate]:
+    if packages.is_package(place.path):
+        yield _package_in(place)
+        return
     files = list(_binaries_in(place))
     if place.named and not files:
         what = "holds none of " + ", ".join(NAMES) if place.path.is_dir() else "does not exist"
@@ -150,6 +176,17 @@ def _in_place(place: _Place, seen: set[Path], limit: float | None) -> Iterator[C
             yield Candidate(place.source, path, problem=error.what, remedy=error.remedy)
             continue
         yield Candidate(place.source, path, binary)
+
+
+def _package_in(place: _Place) -> Candidate:
+    binary = packages.at(place.path)
+    if binary is not None:
+        return Candidate(place.source, place.path, binary)
+    what = f"{place.source}: the prebuilt engine in {place.path} is not whole"
+    remedy = "bitnet-chat engine install installs it anew"
+    if place.named:
+        raise EngineNotFound(what, remedy=remedy)
+    return Candidate(place.source, place.path, problem=what, remedy=remedy)
 
 
 def _folders_of(place: _Place) -> Iterator[Path]:
@@ -200,29 +237,44 @@ def find(
     raise EngineNotFound(f"no {wanted} was found", remedy=remedy, detail="\n".join(problems))
 
 
-def find_server(
+def servers(
     engine: str | None = None, configured: str | None = None, *, limit: float | None = None
-) -> EngineBinary:
-    """The llama-server to use: the first in the places where engines are looked for, beside an engine that is named
-    by its file. Raises EngineNotFound when there is none."""
-    problems = []
+) -> Iterator[Candidate]:
+    """The llama-servers in the places where engines are looked for, beside an engine that is named by its file."""
     for place in places(engine, configured):
         path = _server_in(place)
-        if place.named and not path.is_file():
-            raise EngineNotFound(f"{place.source}: there is no {SERVER} at {path}", remedy=_REMEDY_SERVER)
         if not path.is_file():
             continue
         try:
             binary = probe(path, limit=limit)
         except EngineNotFound as error:
-            if place.named:
-                raise
-            problems.append(error.what)
+            yield Candidate(place.source, path, problem=error.what, remedy=error.remedy)
             continue
-        if binary.dialect is Dialect.SERVER:
-            return binary
-        problems.append(f"{path}: no server")
-    raise EngineNotFound(f"no {SERVER} was found", remedy=_REMEDY_SERVER, detail="\n".join(problems))
+        is_server = binary.dialect is Dialect.SERVER
+        yield (
+            Candidate(place.source, path, binary)
+            if is_server
+            else Candidate(place.source, path, problem=f"{path}: no server", remedy=_REMEDY_SERVER)
+        )
+
+
+def find_server(
+    engine: str | None = None, configured: str | None = None, *, limit: float | None = None
+) -> EngineBinary:
+    """The first of :func:`servers`. Raises EngineNotFound when there is none."""
+    problems = []
+    for candidate in servers(engine, configured, limit=limit):
+        if candidate.binary is not None:
+            return candidate.binary
+        problems.append(candidate)
+    place = next(places(engine, configured), None)
+    if place is not None and place.named:
+        if problems:
+            raise EngineNotFound(problems[0].problem, remedy=problems[0].remedy)
+        what = f"{place.source}: there is no {SERVER} at {_server_in(place)}"
+        raise EngineNotFound(what, remedy=_REMEDY_SERVER)
+    detail = "\n".join(each.problem for each in problems)
+    raise EngineNotFound(f"no {SERVER} was found", remedy=_REMEDY_SERVER, detail=detail)
 
 
 def _server_in(place: _Place) -> Path:

@@ -7,8 +7,9 @@ forget or replaced by one that is started with the right history.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation, Message
@@ -120,7 +121,8 @@ class Keeper:
                     self.let_go(history, count)
                 elif count > self.room.window.count_left(history):
                     continue  # a summary is made when somebody waits for it
-                await self.synchronise(history)
+                process = await self.synchronise(history)
+                self._watch_over(self._read_ahead(process, talk, self.room.window.kept(history)))
         except BitnetChatError:
             self.discard()  # the next reply tries again and tells
         if not self.busy:
@@ -139,6 +141,8 @@ class Keeper:
 
     def _is_ready(self, loaded: Loaded, message: str = "") -> bool:
         """Whether a message after the history can be typed to a child, as far as can be said before there is one."""
+        if self._talk is not None and self._talk.carries_all:
+            return True
         memory = self.room.window.kept(self._history)
         if loaded.has_strayed or loaded.memory != memory:
             return False
@@ -148,7 +152,7 @@ class Keeper:
     def _fill_spares(self) -> None:
         """Load the spares, now that no reply is under way."""
         loaded, talk = self._loaded, self._talk
-        if self._spares is None or loaded is None or talk is None or self._closed:
+        if self._spares is None or loaded is None or talk is None or talk.carries_all or self._closed:
             return
         kept, history = self.room.window.kept, self._history
         memories = [kept(history.without_last_turn())]
@@ -185,6 +189,11 @@ class Keeper:
             self._spares.pause(memory)
         loaded = self._loaded
         if loaded is not None and loaded.is_alive:
+            if talk.carries_all:
+                loaded.turn_to(memory)
+                if self.busy:
+                    loaded.process.hurry()  # what it has read of a history by now it keeps
+                return loaded.process
             draws_as = loaded.draws_as(self.sampling)
             fits = loaded.is_within if unfinished else self._is_ready(loaded, message)
             if draws_as and loaded.memory == memory and fits:
@@ -230,15 +239,29 @@ class Keeper:
             retold=retold,
             notes=launch.notes,
             is_within=unfinished,
-            loose_end=launch.loose_end,
             sampling=self.sampling,
         )
         if self._on_spawn is not None:
             self._on_spawn(process)
-        watcher = asyncio.ensure_future(self._watch(loaded))
+        self._watch_over(self._watch(loaded))
+        return loaded
+
+    def _watch_over(self, work: Coroutine[object, object, None]) -> None:
+        watcher = asyncio.ensure_future(work)
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
-        return loaded
+
+    async def _read_ahead(self, process: EngineProcess, talk: Talk, memory: Conversation) -> None:
+        """Have the child read ``memory`` while no reply is waited for, where its start has not done that."""
+        await process.settled()
+        loaded = self._loaded
+        if loaded is None or process is not loaded.process or process.state is not State.IDLE or self.busy:
+            return
+        if self._closed or loaded.memory != memory or process.meter.context_used is not None:
+            return
+        with contextlib.suppress(BitnetChatError):  # a template that refuses is told with the next reply
+            if (told := talk.preparation(memory)) is not None:
+                process.command(told.data, forgets=True, stop=told.stop)
 
     async def _watch(self, loaded: Loaded) -> None:
         """A child that dies while nobody waits for it is replaced at once, so that the next message finds one."""
@@ -263,11 +286,21 @@ class Keeper:
             self.discard()
 
     async def errand(self, message: str) -> EngineProcess:
-        """A child without any history, for a message beside the conversation; the caller ends it. The one that
-        answers makes room for it. Raises BitnetChatError when it cannot be started."""
-        await self.talk()
+        """A child without any history, for a message beside the conversation; :meth:`end_errand` is to be called then.
+        The one that answers makes room for it, or does it itself. Raises BitnetChatError when it cannot be started."""
+        if (await self.talk()).carries_all and self._loaded is not None and self._loaded.is_alive:
+            self._loaded.turn_to(Conversation())
+            self._loaded.has_strayed = True
+            self._loaded.process.hurry()
+            return self._loaded.process
         self.discard()
         return self._load(Conversation(), message=message).process
+
+    def end_errand(self, process: EngineProcess) -> None:
+        if process is self.process:
+            process.stop()
+        else:
+            process.kill()
 
     def discard(self) -> None:
         if self._loaded is not None:
@@ -276,12 +309,13 @@ class Keeper:
             self._loaded.process.kill()
         self._loaded = None
 
-    def take_loose_end(self) -> str:
-        """The end of the reply that the child is to go on with which is not in its context."""
-        end = ""
-        if self._loaded is not None:
-            end, self._loaded.loose_end = self._loaded.loose_end, ""
-        return end
+    def abandon(self) -> None:
+        """Nobody hears the rest of the reply that is under way."""
+        if self._loaded is not None and self._talk is not None and self._talk.carries_all:
+            self._loaded.process.stop()
+            self._loaded.has_strayed = True
+        else:
+            self.discard()
 
     def remember(self, conversation: Conversation, *, is_within: bool = False, is_at_limit: bool = False) -> None:
         """The child has lived through this by now; ``is_within``: and can go on with the last reply; ``is_at_limit``:

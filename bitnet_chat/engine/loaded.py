@@ -12,7 +12,7 @@ from bitnet_chat.prompt.tokens import Counter, TokenCount
 class Loaded:
     """``memory``: what it was started with, and has lived through since. ``retold``: the turns in it were told to it in
     its system prompt. ``notes``: what could not be kept when it was started, for the user. ``is_within``: its context
-    ends within the last reply, which it can go on with; ``loose_end`` of that is not in it."""
+    ends within the last reply, which it can go on with."""
 
     def __init__(
         self,
@@ -22,7 +22,6 @@ class Loaded:
         retold: bool = False,
         notes: tuple[str, ...] = (),
         is_within: bool = False,
-        loose_end: str = "",
         sampling: Sampling | None = None,
     ) -> None:
         self.process = process
@@ -32,7 +31,7 @@ class Loaded:
         self.memory = memory
         self.retold = retold
         self.notes = notes
-        self.is_within, self.loose_end = is_within, loose_end
+        self.is_within = is_within
         self.has_strayed = False
         """It has lived through something else than ``memory``."""
         self.is_at_limit = False
@@ -59,6 +58,12 @@ class Loaded:
         """Make it forget all but its system prompt, which is that of ``memory``; it must be idle."""
         self.process.command(command, forgets=True)
         self.memory, self._account, self.has_strayed = memory, None, False
+
+    def turn_to(self, memory: Conversation) -> None:
+        """The next message carries ``memory``, whatever it has lived through."""
+        if self.has_strayed or self.memory != memory:
+            self.process.meter.forgot()
+            self.memory, self._account, self.has_strayed = memory, None, False
 
     def lived_through(self, memory: Conversation, talk: Talk, count: Counter) -> None:
         """It has had one more turn, which ``memory`` ends with."""

@@ -14,8 +14,14 @@ from pathlib import Path
 
 NAME = "manifest.json"
 
-FEATURES = {"rpc": "-DGGML_RPC=ON"}
-"""What an engine may have been built with beyond what all have, by name: the flag of cmake that stands for it."""
+DEFAULT_NAME = "llama.cpp"
+"""The engine that is compiled unless another is named, and that of a manifest that names none."""
+
+FEATURES = {
+    DEFAULT_NAME: {"server": "llama-server", "cli": "llama-cli", "rpc": "rpc-server"},
+    "bitnet": {"server": "llama-server"},
+}
+"""What an engine may have been built with beyond what a conversation needs, by its name: the program that tells it."""
 
 # The flags of an x86 in /proc/cpuinfo that change what a compiler emits. The others (mitigations, virtualization,
 # power) differ between kernels on the same CPU.
@@ -41,11 +47,14 @@ class Manifest:
     """How long the last run of the build took."""
     files: dict[str, int]
     """Size in bytes of each program."""
+    name: str = DEFAULT_NAME
+    """Of the engine; missing in the manifests of earlier versions."""
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of :data:`FEATURES`. Told from the flags: a manifest of an earlier version says it as well."""
-        return tuple(name for name, flag in FEATURES.items() if flag in self.flags)
+        """Names of :data:`FEATURES`. Told from the programs: a manifest of an earlier version says it as well."""
+        programs = {name.removesuffix(".exe") for name in self.files}
+        return tuple(name for name, program in FEATURES.get(self.name, {}).items() if program in programs)
 
     def write(self, folder: Path) -> None:
         (folder / NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -57,7 +66,7 @@ def read(folder: Path) -> Manifest | None:
         fields = json.loads((folder / NAME).read_text(encoding="utf-8"))
         manifest = Manifest(**fields)
         sound = isinstance(manifest.files, dict) and all(isinstance(size, int) for size in manifest.files.values())
-        sound = sound and isinstance(manifest.flags, list)
+        sound = sound and isinstance(manifest.flags, list) and isinstance(manifest.name, str)
     except (OSError, ValueError, TypeError):
         return None
     return manifest if sound else None

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import re
 
+from bitnet_chat.stream.framer import Figures
+
 _PREFIX = r"^(?:[\d.]+ )?(?:[A-Z] )?"  # a time and a level
 _CONTEXT = re.compile(r"\bn_ctx(?:_slot)?\s*[:=]\s*(\d+)")
 _PAST = re.compile(_PREFIX + r"n_past = (\d+)$")
@@ -61,6 +63,8 @@ class Meter:
         """Tokens of the reply: while it is made all that were sampled, at its end those of its text."""
         self.is_whole = False
         """Whether a modern engine has told that the model itself ended the reply."""
+        self._is_told = False
+        """Whether the engine tells its figures itself: its log is not read for any."""
         self._past = 0
         self._pending = 0  # taken as input and not evaluated yet
         self._before = 0
@@ -82,11 +86,21 @@ class Meter:
         self.context_used = None
         self._past = self._pending = 0
 
+    def told(self, figures: Figures) -> None:
+        """By an engine that counts for us."""
+        self._is_told = True
+        self.context_size = figures.context_size or self.context_size
+        if figures.tokens is not None:
+            self.context_used, self.tokens = figures.context_used, figures.tokens
+            self.prompt_tokens, self.prompt_size = figures.prompt_tokens, figures.prompt_size
+
     def ended(self, estimate: int, *, natural: bool) -> None:
         """The turn is over; a natural end has one more token, which ends it and is no text.
 
         ``estimate``: tokens of the reply, for an engine that tells only how much its context holds.
         """
+        if self._is_told:
+            return
         if self.tokens is None and self.context_used is not None:
             self.context_used += estimate
         elif self._past and self.context_used is not None:
@@ -95,6 +109,8 @@ class Meter:
             self.tokens -= natural
 
     def line(self, line: str) -> None:
+        if self._is_told:
+            return
         if "n_past" in line or "n_remain" in line:
             if past := _PAST.match(line):
                 self._evaluated(int(past.group(1)))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_chat import paths
-from bitnet_chat.engine import start_errors
+from bitnet_chat.engine import packages, start_errors
 from bitnet_chat.engine.binary import MARKS, Dialect, EngineBinary, Make, recognise
 from bitnet_chat.engine.child import environment
 from bitnet_chat.engine.options import Option, Options
@@ -31,12 +31,14 @@ _WANTS_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 
 
 def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> EngineBinary:
-    """What the program at ``path`` is. Run by that name in the working directory, as for a reply.
+    """What the program or prebuilt package at ``path`` is. Run by that name in the working directory, as for a reply.
 
     ``limit``: seconds for each question, 0 for no limit. Raises EngineNotFound for what cannot be run, does not answer
     in time or is something else.
     """
     seconds = LIMIT if limit is None else limit
+    if (package := packages.at(path)) is not None:
+        return package
     program = _look(path)
     key = _key(program) if use_cache else ""
     known = _from_json(path, _read_cache().get(key)) if key else None

@@ -17,6 +17,7 @@ from enum import Enum, StrEnum, auto
 from pathlib import Path
 from typing import Protocol
 
+from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.child import Child, Transport, spawn
 from bitnet_chat.engine.dialects import GO_ON, Input, Launch, Talk
@@ -26,7 +27,7 @@ from bitnet_chat.engine.log import EngineLog, without_level
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.stream.decoder import Utf8Decoder
-from bitnet_chat.stream.framer import EngineError, Frame, Ready, Stray, TurnEnd
+from bitnet_chat.stream.framer import EngineError, Figures, Frame, Ready, Stray, TurnEnd
 from bitnet_chat.stream.logform import LogDetector, log_line
 from bitnet_chat.stream.thinking import ThinkingFramer
 
@@ -58,6 +59,7 @@ class Signal(Enum):
 
 TRANSITIONS = {
     (State.STARTING, Signal.READY): State.IDLE,
+    (State.STARTING, Signal.STRAY): State.DEAD,
     (State.STARTING, Signal.EXIT): State.DEAD,
     (State.IDLE, Signal.SEND): State.GENERATING,
     (State.IDLE, Signal.COMMAND): State.STARTING,
@@ -110,6 +112,8 @@ class EngineProcess:
         """True once it said something that nobody had asked for."""
         self.fault: Fault | None = None
         """What it did that it was ended for from here, unasked."""
+        self.refusal: EngineError | None = None
+        """Why it ended before it was ready, in its own words."""
         self.started_at = time.monotonic()
         self.ready_after: float | None = None
         """Seconds from start to the first prompt: load and prefill of the history."""
@@ -118,6 +122,7 @@ class EngineProcess:
         self._talk, self._framer = talk, launch.framer
         self._decoder = Utf8Decoder()
         self._frames: deque[Frame] = deque()
+        self._stop_line = b""
         self._changed = asyncio.Event()
         self._gone = asyncio.Event()  # its own: who waits for the end need not wake up for each token
         self._deadline: asyncio.TimerHandle | None = None
@@ -159,44 +164,44 @@ class EngineProcess:
 
     # What front code does
 
-    def input_for(self, history: Conversation, text: str) -> Input | None:
-        """How a message, clean and not empty, is put to it; see :meth:`bitnet_chat.engine.dialects.Talk.input`."""
-        return self._talk.input(self.launch, self.context, history, text)
+    def input_for(self, history: Conversation, text: str, options: ReplyOptions | None = None) -> Input | None:
+        """How a message, clean, is put to it; see :meth:`bitnet_chat.engine.dialects.Talk.input`."""
+        return self._talk.input(self.launch, self.context, history, text, options)
 
     def is_prepared_for(self, history: Conversation) -> bool:
         """See :meth:`bitnet_chat.engine.dialects.Talk.is_prepared`."""
         return self._talk.is_prepared(self.launch, self.context, history)
 
     def send(self, message: Input, *, watched: bool = False) -> None:
-        """Hand over a message, or have it go on with what its context ends with; the state must be idle. ``watched``:
-        the limit of :meth:`wait_at_most` holds for the reply, which nothing else limits."""
+        """Hand over a message, or have it go on with a reply; the state must be idle. ``watched``: the limit of
+        :meth:`wait_at_most` holds for the reply, which nothing else limits."""
         self._move(Signal.SEND)
         if watched:
             self._loading.begin()
         self._survived()
-        self.context = message.context
-        is_silent = message.data == GO_ON
-        self.meter.sent(silently=is_silent)
-        if is_silent:
-            self._framer.continued()
-        else:
-            self._framer.sent()
+        self.context, self._stop_line = message.context, message.stop
+        self._frames.clear()  # of a reply that was abandoned
+        self.meter.sent(silently=message.data == GO_ON)
+        (self._framer.continued if message.goes_on else self._framer.sent)(message.data)
         self._listen()
         self.log.quotes("buffer", message.data.count(b"\n") - 1)
         self._write(message.data, command=False)
 
-    def go_on(self) -> None:
-        """Have the reply continued that its context ends with; the state must be idle."""
-        self.send(Input(GO_ON, self.context))
-
-    def command(self, data: bytes, *, forgets: bool) -> None:
-        """Write something that is no message; it is starting until it shows its prompt again."""
+    def command(self, data: bytes, *, forgets: bool, stop: bytes = b"") -> None:
+        """Write something that is no message; it is starting until it shows its prompt again. ``stop``: what ends
+        that before its time."""
         self._move(Signal.COMMAND)
-        self._framer.commanded()
+        self._framer.commanded(data)
+        self._stop_line = stop
         self._loading.begin()
         if forgets:
             self.meter.forgot()
         self._write(data, command=True)
+
+    def hurry(self) -> None:
+        """End what it was told to do that is no message."""
+        if self.state is State.STARTING and self._stop_line:
+            self._write(self._stop_line, command=True)
 
     def stop(self) -> None:
         """Ask for the end of the reply; where that has no effect in time the process is ended."""
@@ -205,10 +210,12 @@ class EngineProcess:
         self._move(Signal.STOP)
         self.was_stopped = True
         self._framer.interrupted()
-        if self._child.can_interrupt:
-            if self.tape is not None:
-                self.tape.signalled("SIGINT")
-            self._child.interrupt()
+        if self._stop_line or self._child.can_interrupt:
+            if self._stop_line:
+                self._write(self._stop_line, command=True)
+            else:
+                self._signal("SIGINT")
+                self._child.interrupt()
             self._deadline = self._loop.call_later(_STOP_WITHIN, self._end)
         else:
             self._end()
@@ -228,8 +235,8 @@ class EngineProcess:
         return frames
 
     async def settled(self) -> None:
-        """Wait until it is no longer starting."""
-        while self.state is State.STARTING:
+        """Wait until it is idle or dead."""
+        while self.state not in (State.IDLE, State.DEAD):
             self._changed.clear()
             await self._changed.wait()
 
@@ -309,9 +316,13 @@ class EngineProcess:
         self._child.write(data)
 
     def _end(self) -> None:
-        if self.tape is not None and self.exit_code is None:
-            self.tape.signalled("SIGKILL")
+        if self.exit_code is None:
+            self._signal("SIGKILL")
         self._child.kill()
+
+    def _signal(self, name: str) -> None:
+        if self.tape is not None:
+            self.tape.signalled(name)
 
     def _blame(self, fault: Fault, evidence: str = "") -> None:
         """End it for what it did."""
@@ -345,9 +356,12 @@ class EngineProcess:
                 self._move(Signal.STRAY)
                 self._end()
                 return
+            elif isinstance(frame, Figures):
+                self.meter.told(frame)
             else:
                 if isinstance(frame, EngineError):
                     self.log.note(f"error: {frame.text}")
+                    self.refusal = frame if frame.why and self.state is State.STARTING else None
                 self._frames.append(frame)
                 self._changed.set()
 

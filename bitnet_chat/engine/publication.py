@@ -13,22 +13,25 @@ from bitnet_chat.engine.manifest import Manifest
 
 
 def publish(files: Mapping[str, Path], manifest: Manifest, target: Path) -> None:
-    """Copies files, each under the name that it is to have, and manifest into a new folder beside ``target``, which
-    then takes its name.
-
-    A folder that has the name already (of another CPU, or without a program that is wanted now) is moved away first:
-    for an instant there is no engine, but never half of one.
-    """
-    new = _beside(target, "new")
-    new.chmod(0o755)
+    """Copies files, each under the name that it is to have, and manifest into a new folder, then :func:`place`."""
+    new = beside(target, "new")
     for name, file in files.items():
         shutil.copyfile(file, new / name)
         (new / name).chmod(0o755 if name in manifest.files else 0o644)
     manifest.write(new)
-    for path in (*new.iterdir(), new):
+    place(new, target)
+
+
+def place(new: Path, target: Path) -> None:
+    """Gives a finished folder beside ``target`` its name.
+
+    A folder that has the name already (of another CPU, or without a program that is wanted now) is moved away first:
+    for an instant there is no engine, but never half of one.
+    """
+    for path in (*new.rglob("*"), new):
         _sync(path)
     if target.exists():
-        old = _beside(target, "old")
+        old = beside(target, "old")
         target.rename(old / target.name)
         new.rename(target)
         shutil.rmtree(old, ignore_errors=True)
@@ -38,14 +41,17 @@ def publish(files: Mapping[str, Path], manifest: Manifest, target: Path) -> None
 
 
 def sweep(target: Path) -> None:
-    """Removes what a :func:`publish` that was killed has left beside ``target``."""
+    """Removes what a :func:`place` that was killed has left beside ``target``."""
     for kind in ("new", "old"):
         for leftover in target.parent.glob(f".{kind}-{target.name}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _beside(target: Path, kind: str) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f".{kind}-{target.name}-", dir=target.parent))
+def beside(target: Path, kind: str) -> Path:
+    """A new folder for what is to become ``target``, or was it."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{kind}-{target.name}-", dir=target.parent))
+    folder.chmod(0o755)
+    return folder
 
 
 def _sync(path: Path) -> None:

@@ -14,7 +14,7 @@ from bitnet_chat.errors import BitnetChatError, EngineDied, EngineNotFound, Usag
 _ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\]]*)\]|(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)):(?P<port>[0-9]{1,5})")
 _BARE_SIX = re.compile(r"\[?[0-9A-Fa-f:.%]*:[0-9A-Fa-f:.%]*:[0-9A-Fa-f:.%]*\]?")
 _EXAMPLE = "such as --rpc 192.168.1.7:50052,192.168.1.8:50052"
-INSTALL = "bitnet-chat engine install --with rpc builds one that has it"
+INSTALL = "bitnet-chat engine install --with rpc compiles one that has it"
 
 # From ggml-rpc.cpp and transport.cpp, and the last one from common/arg.cpp of llama.cpp.
 _NO_HOST = re.compile(r"Cannot resolve host '(?P<host>[^']*)'")

@@ -21,13 +21,24 @@ from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.trimmer import Trimmer
 from bitnet_chat.engine.turn import Estimate, Turn
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, Unsupported, UsageError
-from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.events import (
+    Completed,
+    Event,
+    Failed,
+    Notice,
+    PromptProgress,
+    Started,
+    Stats,
+    TextDelta,
+    ThinkingDelta,
+)
 from bitnet_chat.prompt.tokenizer import Allowance, Tokenizer
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.prompt.verbatim import as_sent, clean
-from bitnet_chat.stream.framer import EngineError, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.stream.framer import EngineError, Progress, ReplyText, ThinkingText, TurnEnd
 
 _TRIES = 9  # loads again of a model that failed to load without a word
+_WITH_GRAMMAR = "use --backend llama-server"
 _PATIENCE = 3.0  # seconds for all of them but the first two
 
 
@@ -85,15 +96,6 @@ class Session:
         if not cleaned.text:
             yield Failed(UsageError("an empty message cannot be sent"))
             return
-        if options.format is not None:
-            yield Failed(
-                Unsupported(
-                    "response_format",
-                    "an engine on a pseudo-terminal takes no grammar for one reply",
-                    remedy="use --backend llama-server",
-                )
-            )
-            return
         keeper.busy, keeper.sampling = True, options.sampling
         self._stop_reason = None
         self._stopped.clear()
@@ -118,15 +120,18 @@ class Session:
         finally:
             if not finished:  # the caller walked away
                 self._release(timer)
-                keeper.discard()
+                keeper.abandon()
 
     def _release(self, timer: asyncio.TimerHandle | None) -> None:
         if timer is not None:
             timer.cancel()
         self.keeper.rest()
 
-    async def _question(self, conversation: Conversation, cut: Message | None) -> Question:
+    async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Question:
         """What is to be put to the engine. Raises BitnetChatError when nothing can be."""
+        if options.format is not None and not (await self.keeper.talk()).carries_all:
+            why = "an engine on a pseudo-terminal takes no grammar for one reply"
+            raise Unsupported("response_format", why, remedy=_WITH_GRAMMAR)
         if cut is None:
             *earlier, asked = as_sent(conversation).messages
             return Question(Conversation(tuple(earlier)), asked.content)
@@ -163,7 +168,7 @@ class Session:
         left, summary = window.left, window.summary
         while True:
             try:
-                question = question or await self._question(conversation, cut)
+                question = question or await self._question(conversation, cut, options)
                 allowance = await self._allowance(options)
                 process = await self._ready(question, options)
                 if process is None:
@@ -172,22 +177,23 @@ class Session:
                 # From here until the message is sent nothing is waited for: the child might die meanwhile.
                 talk = await self.keeper.talk()
                 estimate = self._estimate(talk, question)
-                turn = Turn(process.meter, started, told, self.keeper.take_loose_end(), allowance, estimate)
-                if question.is_silent:
-                    process.go_on()
-                else:
-                    process.send(self._input(process, question))
-                    if not announced and (changed := talk.note_of(question.text)):
-                        self.keeper.notify(changed)
+                message = self._input(process, question, options)
+                turn = Turn(process.meter, started, told, message.loose_end, allowance, estimate)
+                process.send(message)
+                if not announced and (changed := talk.note_of(question.text)):
+                    self.keeper.notify(changed)
                 if not announced:
                     announced = True
                     yield Started()
                 async for event in self._turn(process, turn, options):
                     yield event
                 told = turn.told
-                if turn.error:
-                    self.keeper.discard()
-                    if (failed := await self._error(process, question.history, turn)) is None:
+                if turn.error is not None:
+                    if talk.carries_all:
+                        self.keeper.expect(question.history)
+                    else:
+                        self.keeper.discard()
+                    if (failed := await self._error(process, question.history, turn, turn.error, options)) is None:
                         continue
                     yield failed
                     return
@@ -219,7 +225,7 @@ class Session:
             if question.goes_on and not self.keeper.room.window.kept(history).turns:
                 raise death.no_room_to_go_on()
             process = await self.keeper.synchronise(history, message=text, unfinished=question.is_silent)
-            if process.state is State.STARTING:
+            if process.state is not State.IDLE:
                 await self._or_stop(asyncio.ensure_future(process.settled()))
             if self._stopped.is_set():
                 break
@@ -233,19 +239,19 @@ class Session:
                 if await self.keeper.refitted(process):
                     continue
                 # A large model is not loaded that often for it.
-                if process.fault is None and death.is_silent(process):
+                if process.fault is None and process.refusal is None and death.is_silent(process):
                     silent_deaths += 1
                     if silent_deaths <= (_TRIES if time.monotonic() - began < _PATIENCE else 2):
                         continue
                 if not process.meter.overflowed:
-                    raise death.while_loading(process)
+                    raise death.while_loading(process, process.refusal)
                 await self._trimmer.drop_more(process, history)
             elif not process.was_stopped:
                 self.keeper.spend_restart(process)
         return None
 
-    def _input(self, process: EngineProcess, question: Question) -> Input:
-        found = process.input_for(self.keeper.room.window.kept(question.history), question.text)
+    def _input(self, process: EngineProcess, question: Question, options: ReplyOptions) -> Input:
+        found = process.input_for(self.keeper.room.window.kept(question.history), question.text, options)
         assert found is not None, "it was started for this message"
         return found
 
@@ -271,8 +277,10 @@ class Session:
                 elif isinstance(frame, ThinkingText):
                     if thought := turn.thought(frame.text):
                         yield ThinkingDelta(thought)
+                elif isinstance(frame, Progress):
+                    yield PromptProgress(frame.done, frame.total)
                 elif isinstance(frame, EngineError):
-                    turn.error = frame.text
+                    turn.error = frame
                 elif isinstance(frame, TurnEnd):
                     turn.end = frame
             if text and (said := turn.said(text)):
@@ -296,8 +304,10 @@ class Session:
         meter.ended(turn.tokens, natural=end.natural and not at_limit and not full)
         conversation = question.answered(turn.text)
         reason = FinishReason.STOP
-        if self._stop_reason is not None and not end.natural:
+        if self._stop_reason is not None and not end.natural and end.reason in (None, FinishReason.INTERRUPTED):
             reason = self._stop_reason
+        elif end.reason is not None:
+            reason = end.reason
         elif at_limit or turn.is_trimmed:
             reason = FinishReason.LENGTH
         elif full:
@@ -316,11 +326,16 @@ class Session:
             process.command(talk.no_message, forgets=False)
         return Completed(reason, turn.text, turn.stats())
 
-    async def _error(self, process: EngineProcess, history: Conversation, turn: Turn) -> Completed | Failed | None:
-        """A modern engine reported an error instead of a reply, or in the middle of it. None: worth another try."""
-        if not (tells_overflow(turn.error) or process.meter.overflowed):
-            error = EngineDied(f"the engine reported: {turn.error}", remedy="ask again, or /clear to start over")
-            return Failed(error, turn.text)
+    async def _error(
+        self, process: EngineProcess, history: Conversation, turn: Turn, error: EngineError, options: ReplyOptions
+    ) -> Completed | Failed | None:
+        """The engine reported an error instead of a reply, or in the middle of it. None: worth another try."""
+        if error.why == "unsupported":
+            option = "response_format" if options.format is not None else "this request"
+            return Failed(Unsupported(option, error.text, remedy=_WITH_GRAMMAR), turn.text)
+        if not (error.why == "context_full" or tells_overflow(error.text) or process.meter.overflowed):
+            remedy = "ask again, or /clear to start over"
+            return Failed(EngineDied(f"the engine reported: {error.text}", remedy=remedy), turn.text)
         if turn.text:
             return Completed(FinishReason.CONTEXT_OVERFLOW, turn.text, turn.stats())
         await self._trimmer.drop_more(process, history)
@@ -362,7 +377,7 @@ class Session:
 
 def _keeps_to(talk: Talk, limit: int | None) -> bool:
     """Whether the engine itself ends a reply at ``limit`` tokens."""
-    return talk.max_tokens is not None and (limit is None or talk.max_tokens <= limit)
+    return talk.carries_all or (talk.max_tokens is not None and (limit is None or talk.max_tokens <= limit))
 
 
 def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation]:

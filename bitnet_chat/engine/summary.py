@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
+from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.turn import Turn
+from bitnet_chat.errors import FinishReason
 from bitnet_chat.prompt.verbatim import clean
 from bitnet_chat.stream.framer import EngineError, ReplyText, ThinkingText, TurnEnd
 
@@ -16,7 +18,7 @@ async def summarise(process: EngineProcess, request: str, limit: int) -> str:
     await process.settled()
     if process.state is not State.IDLE:
         return ""
-    message = process.input_for(Conversation(), clean(request).text)
+    message = process.input_for(Conversation(), clean(request).text, ReplyOptions(max_tokens=limit))
     assert message is not None, "it was started for this message"
     process.send(message, watched=True)
     turn = Turn(process.meter, time.monotonic())
@@ -32,4 +34,6 @@ async def summarise(process: EngineProcess, request: str, limit: int) -> str:
                 turn.end = frame
         if turn.at_least >= limit:
             process.stop()
-    return turn.text.strip() if turn.end is not None else ""
+    if turn.end is None or turn.end.reason is FinishReason.INTERRUPTED:
+        return ""
+    return turn.text.strip()

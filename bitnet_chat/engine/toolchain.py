@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_chat.engine import manifest, pip
+from bitnet_chat.engine import pip
+from bitnet_chat.engine.source import Source
 from bitnet_chat.errors import BuildError
 from bitnet_chat.progress import NINJA_STATUS
 
@@ -24,6 +25,11 @@ _PROBE_SECONDS = 120.0
 
 # The largest resident size of one compiler process, measured (g++ 12, server code): 632 MB.
 _BYTES_PER_JOB = 700_000_000
+
+_UNITY_FILES = 8
+"""How many source files of a target are compiled as one."""
+_LOWER = '"$<$<CXX_COMPILER_ID:GNU,Clang,AppleClang>:-O1>"'
+"""The level of optimization for such targets. Visual C++ has a flag of that name for something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,28 +168,28 @@ def _inside(folder: Path) -> Tools | None:
     return Tools(str(cmake), str(ninja)) if cmake.is_file() and ninja else None
 
 
-def cmake_flags(commit: str, *, platform: str = sys.platform, cxx: str = "c++", cpu: str = "") -> list[str]:
+def cmake_flags(
+    source: Source, *, platform: str = sys.platform, cxx: str = "c++", cpu: str = "", unity: Path | None = None
+) -> list[str]:
     """A release build of static programs that load nothing, fetch nothing and show no web page.
 
-    ``cpu``: what :func:`bitnet_chat.engine.manifest.cpu_fingerprint` gives, the names of its features among it."""
+    ``cpu``: what :func:`bitnet_chat.engine.manifest.cpu_fingerprint` gives, the names of its features among it.
+    ``unity``: a file that holds :func:`unity_script`."""
     switches = {
         "CMAKE_BUILD_TYPE": "Release",
         "BUILD_SHARED_LIBS": "OFF",
-        "LLAMA_BUILD_COMMON": "ON",
-        "LLAMA_BUILD_TOOLS": "ON",
         "LLAMA_BUILD_SERVER": "ON",
         "LLAMA_BUILD_TESTS": "OFF",
-        "LLAMA_BUILD_EXAMPLES": "OFF",
-        "LLAMA_BUILD_APP": "OFF",
-        "LLAMA_BUILD_UI": "OFF",
-        "LLAMA_USE_PREBUILT_UI": "OFF",  # it would be downloaded
-        "LLAMA_OPENSSL": "OFF",
+        "LLAMA_ALL_WARNINGS": "OFF",
         "GGML_OPENMP": "OFF",  # a shared library that the binary would need at run time
         "GGML_CCACHE": "OFF",
         "GGML_NATIVE": "ON",
-        "LLAMA_BUILD_COMMIT": commit,  # the source comes without the git history that cmake asks
-        "LLAMA_BUILD_NUMBER": "1",
+        "LLAMA_BUILD_COMMIT": source.commit,  # the source comes without the git history that cmake asks
+        "LLAMA_BUILD_NUMBER": str(source.number),
+        **source.flags,
     }
+    if unity is not None:
+        switches["CMAKE_PROJECT_llama.cpp_INCLUDE"] = unity.as_posix()
     flags = [f"-D{name}={value}" for name, value in switches.items()]
     if "amx_tile" in cpu.split():
         # Measured in a virtual machine that offers AMX and does not keep its tiles: SIGSEGV, SIGILL or other numbers.
@@ -195,15 +201,31 @@ def cmake_flags(commit: str, *, platform: str = sys.platform, cxx: str = "c++", 
     return flags
 
 
+def unity_script(source: Source) -> str:
+    """A file of cmake's that has the sources of some targets compiled together, and less optimized: they parse, render
+    and serve, while the library and its kernels keep their level. llama-common took 180 s of processor time as it is,
+    105 s together, and 65 s with the lower level, too (g++ 12). Deferred to the end of the project, since the file is
+    read before there are any targets."""
+    together = f"PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE {_UNITY_FILES}"
+    calls = [f"set_target_properties {target} {together}" for target in source.unity]
+    calls += [f"target_compile_options {target} PRIVATE {_LOWER}" for target in source.unity]
+    for files_of, properties in (
+        (source.alone, "SKIP_UNITY_BUILD_INCLUSION ON"),
+        (source.lower, f"COMPILE_OPTIONS {_LOWER}"),
+    ):
+        for target, files in files_of.items():
+            words = " ".join(f'"${{CMAKE_SOURCE_DIR}}/{file}"' for file in files)
+            calls.append(f"set_source_files_properties {words} TARGET_DIRECTORY {target} PROPERTIES {properties}")
+    return "".join(f'cmake_language(DEFER DIRECTORY "${{CMAKE_SOURCE_DIR}}" CALL {call})\n' for call in calls)
+
+
 def feature_flags(features: Collection[str]) -> list[str]:
     """cmake's flags for what not every engine is built with; see :data:`manifest.FEATURES`.
 
     Apart from :func:`cmake_flags`: objects that were compiled without a feature mostly do with it as well.
     """
-    flags = [flag if name in features else flag.replace("=ON", "=OFF") for name, flag in manifest.FEATURES.items()]
-    if "rpc" in features:
-        flags.append("-DGGML_RPC_RDMA=OFF")  # a shared library that the binary would need at run time
-    return flags
+    # The second: with it a shared library that the binary would need at run time.
+    return ["-DGGML_RPC=ON", "-DGGML_RPC_RDMA=OFF"] if "rpc" in features else ["-DGGML_RPC=OFF"]
 
 
 # Marks the processes of a build, with its folder as the value.

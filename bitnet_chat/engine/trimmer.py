@@ -70,5 +70,5 @@ class Trimmer:
         try:
             await self._or_stop(task)
         finally:
-            process.kill()
+            self._keeper.end_errand(process)
         return await task

@@ -10,7 +10,7 @@ from bitnet_chat.engine.meter import Meter
 from bitnet_chat.events import Stats
 from bitnet_chat.prompt.tokenizer import Allowance
 from bitnet_chat.prompt.tokens import Counter, TokenCount, by_length
-from bitnet_chat.stream.framer import TurnEnd
+from bitnet_chat.stream.framer import EngineError, TurnEnd
 from bitnet_chat.stream.seam import Seam
 from bitnet_chat.stream.thinking import Retelling
 
@@ -48,7 +48,7 @@ class Turn:
         self._retelling = Retelling(told)
         self._seam = Seam(loose_end)
         self._allowance = allowance
-        self.error = ""
+        self.error: EngineError | None = None
         self.end: TurnEnd | None = None
         self.sent = sent
         self.first: float | None = None

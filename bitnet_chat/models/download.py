@@ -99,10 +99,12 @@ class Download:
         part: Path,
         on_bytes: Callable[[int, int], None],
         *,
+        more: int = 0,
         pause: Callable[[float], None] = time.sleep,
         silence: float = _SILENCE,
     ) -> None:
-        self._remote, self._part, self._on_bytes = remote, part, on_bytes
+        """``more``: bytes that are to come behind this file, for which there must be room too."""
+        self._remote, self._part, self._on_bytes, self._more = remote, part, on_bytes, more
         self._state_path = state_path(part.with_suffix(""))
         self._pause, self._silence = pause, silence
         self._hash = hashlib.sha256()
@@ -173,7 +175,7 @@ class Download:
         headers = response.headers
         if headers.get("Content-Encoding", "identity") != "identity":
             raise ModelError(f"the server of {self._remote.origin} sends the file packed, which was not asked for")
-        total = _number(headers.get("Content-Length"))
+        total = number(headers.get("Content-Length"))
         if response.status == 206:
             match = _RANGE.fullmatch(headers.get("Content-Range", ""))
             if not done or match is None or int(match[1]) != done:
@@ -190,7 +192,7 @@ class Download:
                 remedy="look at its page, and pull it by hf:user/repo/file.gguf if it is what you want",
             )
         total = total or self._remote.size
-        self._make_room(max(0, total - done))
+        self._make_room(max(0, total - done) + self._more)
         etag = headers.get("ETag", "")
         self._write_state(_State(self._remote.origin, self._remote.sha256, etag, headers.get("Last-Modified", "")))
         self._hash_part(done)
@@ -218,7 +220,7 @@ class Download:
         """What a status of 400 and above means."""
         status, origin = error.code, self._remote.origin
         if status == 416 and done:
-            length = _number((error.headers.get("Content-Range") or "").rpartition("/")[2])
+            length = number((error.headers.get("Content-Range") or "").rpartition("/")[2])
             if length != done:
                 raise _Stale
             self._hash_part(done)
@@ -302,13 +304,7 @@ class Download:
 
     def _make_room(self, wanted: int) -> None:
         with self._on_disk():
-            free = shutil.disk_usage(self._part.parent).free
-        if wanted + _ROOM > free:
-            raise ModelError(
-                f"{self._remote.origin} needs {shown(wanted)} more on the disk of {self._part.parent}, "
-                f"which has {shown(free)} left",
-                remedy="make room and try again, or choose another place with BITNET_CHAT_DATA=FOLDER",
-            )
+            require_room(self._part.parent, wanted, self._remote.origin)
 
     @contextlib.contextmanager
     def _on_disk(self) -> Iterator[None]:
@@ -324,5 +320,15 @@ class Download:
             raise ModelError(f"{self._part} cannot be written: {error.strerror}") from None
 
 
-def _number(text: str | None) -> int:
+def require_room(folder: Path, wanted: int, what: str) -> None:
+    """Raises ModelError where the folder's disk has no room for so many bytes of ``what``, or OSError."""
+    free = shutil.disk_usage(folder).free
+    if wanted + _ROOM > free:
+        raise ModelError(
+            f"{what} needs {shown(wanted)} more on the disk of {folder}, which has {shown(free)} left",
+            remedy="make room and try again, or choose another place with BITNET_CHAT_DATA=FOLDER",
+        )
+
+
+def number(text: str | None) -> int:
     return int(text) if text is not None and _DIGITS.fullmatch(text) else 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bitnet_chat.models import parts
 from bitnet_chat.models.reader import I32, STRING, Contents, Cursor, opened
 
 _CONTROL = 3  # LLAMA_TOKEN_TYPE_CONTROL
@@ -59,9 +60,21 @@ class ModelHeader:
 
 
 def read_header(path: Path) -> ModelHeader:
-    """Raises ModelError for a file that is missing, no GGUF, cut off or too strange to be true."""
+    """Of a model in parts, the header of the first with the size of all that are beside it.
+
+    Raises ModelError for a file that is missing, no GGUF, cut off or too strange to be true."""
     with opened(path) as cursor:
-        return header(cursor, cursor.contents())
+        found = header(cursor, cursor.contents())
+    piece = parts.part(path.name)
+    sizes = [_size(path.with_name(name)) for name in piece.all()] if piece is not None else []
+    return replace(found, size=max(found.size, sum(sizes)))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def header(cursor: Cursor, contents: Contents) -> ModelHeader:

@@ -1,65 +1,251 @@
-"""Files of the Hugging Face hub: where they are, how large, and with which hash. Through ``huggingface_hub``, which
-knows the user's token, ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE``; the bytes come by our own download."""
+"""The Hugging Face hub: which files a repository has, where a file is, how large, and with which hash.
+
+Two plain requests of its public interface, so that a pull needs no library of the hub: ``HEAD`` of a file's address,
+whose headers tell size, sha256 and commit, and the list of a repository's files. The environment variables and the
+stored token are those of ``huggingface_hub``. A request tells the hub which file is wanted and nothing else.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.message import Message
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
 
+from bitnet_chat import paths
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models.download import Remote
+from bitnet_chat.models.download import Remote, number
+from bitnet_chat.models.offer import File
 from bitnet_chat.models.source import Source
+from bitnet_chat.version import __version__
 
-_INSTALL = 'pip install "bitnet-chat[hub]", or pip install huggingface_hub'
+_ENDPOINT = "https://huggingface.co"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
+_TIMEOUT = 20.0
+_HOPS = 5
+_MAX_PAGE, _MAX_PAGES = 1 << 24, 20
+_TRUE = ("1", "on", "yes", "true")
 
 
-def locate(source: Source) -> tuple[Remote, str]:
-    """The file behind a source of the hub, and the commit it is from. Asks the hub. Raises ModelError."""
-    # Read when it is imported. A pull tells the hub which file is wanted, and nothing about this computer.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        from huggingface_hub import errors, get_hf_file_metadata, get_token, hf_hub_url
-    except ImportError as error:
-        raise ModelError(
-            f"{source.origin}: pulling from the hub needs huggingface_hub ({error})", remedy=_INSTALL
-        ) from None
-    # Read here and not by the library, which looks at it once, when it is imported.
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    try:
-        url = hf_hub_url(source.repo, source.file, revision=source.revision or None, endpoint=endpoint)
-        found = get_hf_file_metadata(url)
-        token = get_token()
-    except errors.GatedRepoError:
-        raise ModelError(
-            f"{source.repo} is open only to those who accepted its licence",
-            remedy="do so on its page on the hub, then give a token: `hf auth login`, or HF_TOKEN",
-        ) from None
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
-        raise ModelError(
-            f"the hub has no {source.origin} ({type(error).__name__})",
-            remedy="look at its page on the hub for the right name; a private one needs a token: `hf auth login`",
-        ) from None
-    except errors.OfflineModeIsEnabled:
-        raise ModelError(f"{source.origin} cannot be asked for: HF_HUB_OFFLINE is set") from None
-    except Exception as error:  # its HTTP library, and with it the errors of the network, changes between releases
-        raise ModelError(
-            f"the hub could not be asked for {source.origin} ({type(error).__name__}: {error})"[:400],
-            remedy="is this computer connected? Try again",
-        ) from None
-    etag = found.etag or ""
-    sha256 = etag if _SHA256.fullmatch(etag) else ""  # of a large file; a small one has another kind of hash
-    if source.sha256 and sha256 and source.sha256 != sha256:
-        raise ModelError(
-            f"{source.origin} is not the file any more that bitnet-chat knows: the hub has another one under its name",
-            remedy=f"pull it by hf:{source.repo}/{source.file} --name NAME if you want that one",
-            detail=f"sha256   {sha256}\nexpected {source.sha256}",
+@dataclass(frozen=True, slots=True)
+class Located:
+    remotes: tuple[Remote, ...]
+    """One for each part."""
+    commit: str
+
+
+def endpoint() -> str:
+    """``HF_ENDPOINT``, for mirrors; or the hub itself."""
+    return (os.environ.get("HF_ENDPOINT") or _ENDPOINT).rstrip("/")
+
+
+def is_offline() -> bool:
+    """Whether the user has forbidden to ask the hub."""
+    set_to = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return set_to.lower() in _TRUE
+
+
+def home() -> Path | None:
+    """Where programs of the hub keep what is theirs: ``HF_HOME``, or the usual place; None without a home directory."""
+    chosen = os.environ.get("HF_HOME")
+    if chosen:
+        return paths.meant(chosen)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    user = paths.home()
+    base = Path(cache) if cache else user / ".cache" if user is not None else None
+    return base / "huggingface" if base is not None else None
+
+
+def locate(source: Source) -> Located:
+    """The files behind a source. Asks the hub. Raises ModelError."""
+    _require_online(source)
+    token = _token()
+    remotes, commit = [], ""
+    for place in source.places:
+        url = f"{endpoint()}/{source.repo}/resolve/{quote(source.revision or 'main', safe='')}/{quote(place)}"
+        final, headers = _head(url, source, token)
+        etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
+        sha256 = etag if _SHA256.fullmatch(etag) else ""  # of a large file; a small one has another kind of hash
+        if source.sha256 and sha256 and source.sha256 != sha256:
+            raise ModelError(
+                f"{source.origin} is not the file any more that bitnet-chat knows: "
+                "the hub has another one under its name",
+                remedy=f"pull it by hf:{source.repo}/{source.file} --name NAME if you want that one",
+                detail=f"sha256   {sha256}\nexpected {source.sha256}",
+            )
+        told = number(headers.get("X-Linked-Size")) or number(headers.get("Content-Length"))
+        remotes.append(
+            Remote(
+                url=final,
+                origin=source.origin if len(source.places) == 1 else f"hf:{source.repo}/{place}",
+                headers=_authorization(token),
+                size=told or source.size,
+                sha256=source.sha256 or sha256,
+            )
         )
-    remote = Remote(
-        url=url,
-        origin=source.origin,
-        headers={"Authorization": f"Bearer {token}"} if token else {},
-        size=found.size or source.size,
-        sha256=source.sha256 or sha256,
+        commit = headers.get("X-Repo-Commit") or commit
+    return Located(tuple(remotes), commit)
+
+
+def files(source: Source) -> list[File]:
+    """All files of the source's repository. Asks the hub. Raises ModelError."""
+    _require_online(source)
+    token = _token()
+    revision = quote(source.revision or "main", safe="")
+    url = f"{endpoint()}/api/models/{source.repo}/tree/{revision}?recursive=true"
+    found: list[File] = []
+    for _ in range(_MAX_PAGES):
+        headers, page = _page(url, source, token)
+        found += [file for each in page if (file := _file(each)) is not None]
+        following = _NEXT.search(headers.get("Link") or "")
+        url = urljoin(url, following[1]) if following else ""
+        if not _is_same_server(url, endpoint()):
+            break
+    return found
+
+
+def answers(timeout: float = 2.0) -> bool:
+    """Whether the hub can be reached: one request for its headers, with the user's proxies. Raises nothing."""
+    if is_offline():
+        return False
+    found: list[bool] = []
+    # In a thread, since looking up the name of a computer knows no timeout.
+    asking = threading.Thread(target=lambda: found.append(_answers(timeout)), daemon=True)
+    asking.start()
+    asking.join(2 * timeout)
+    return found == [True]
+
+
+def _answers(timeout: float) -> bool:
+    try:
+        request = urllib.request.Request(endpoint(), method="HEAD", headers=_headers(""))
+        with contextlib.closing(urllib.request.build_opener(_Stay).open(request, timeout=timeout)):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code < 500
+    except (OSError, ValueError, HTTPException):
+        return False
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: where a redirect goes is decided by whoever asked."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> None:
+        return None
+
+
+def _head(url: str, source: Source, token: str) -> tuple[str, Message]:
+    """The address of a file, and the headers there. A repository that was renamed is followed on the hub itself; a
+    redirect elsewhere is to the server that has the bytes, and says nothing more of the file."""
+    opener = urllib.request.build_opener(_Stay)
+    for _ in range(_HOPS):
+        request = urllib.request.Request(url, method="HEAD", headers=_headers(token))
+        try:
+            with opener.open(request, timeout=_TIMEOUT) as response:
+                return url, response.headers
+        except urllib.error.HTTPError as error:
+            error.close()
+            place = error.headers.get("Location") or ""
+            if error.code not in (301, 302, 303, 307, 308):
+                raise _refused(error, source) from None
+            if not _is_same_server(url, urljoin(url, place)):
+                del error.headers["Content-Length"]  # of the redirect itself
+                return url, error.headers
+            url = urljoin(url, place)
+        except (OSError, ValueError, HTTPException) as error:
+            raise _unreachable(error, source) from None
+    raise ModelError(f"the hub redirects {source.origin} in a circle")
+
+
+def _is_same_server(one: str, other: str) -> bool:
+    """The token is for the hub alone."""
+    return urlsplit(one)[:2] == urlsplit(other)[:2]
+
+
+def _page(url: str, source: Source, token: str) -> tuple[Message, list[Any]]:
+    request = urllib.request.Request(url, headers={"User-Agent": _headers("")["User-Agent"]})
+    for name, value in _authorization(token).items():
+        request.add_unredirected_header(name, value)
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+            content = response.read(_MAX_PAGE + 1)
+            listed = json.loads(content) if len(content) <= _MAX_PAGE else None
+            if not isinstance(listed, list):
+                raise ModelError(f"the list of files that the hub sends for {source.origin} is not understood")
+            return response.headers, listed
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise _refused(error, source) from None
+    except (OSError, ValueError, HTTPException) as error:
+        raise _unreachable(error, source) from None
+
+
+def _file(entry: object) -> File | None:
+    """One of the list; None for a folder, and for what is not understood."""
+    if not isinstance(entry, dict) or entry.get("type") != "file" or not isinstance(entry.get("path"), str):
+        return None
+    size = entry.get("size")
+    return File(entry["path"], size if type(size) is int and size > 0 else 0)
+
+
+def _refused(error: urllib.error.HTTPError, source: Source) -> ModelError:
+    code = error.headers.get("X-Error-Code") or ""
+    if code == "GatedRepo":
+        return ModelError(
+            f"{source.repo} is open only to those who accepted its licence",
+            remedy="do so on its page on the hub, then give a token: HF_TOKEN=TOKEN, or `hf auth login`",
+        )
+    if error.code in (401, 403, 404, 410):  # to a stranger a private repository is one that does not exist
+        return ModelError(
+            f"the hub has no {source.origin} ({code or f'HTTP {error.code}'})",
+            remedy="look at its page on the hub for the right name; a private one needs a token: HF_TOKEN=TOKEN",
+        )
+    return ModelError(f"the hub could not be asked for {source.origin} (HTTP {error.code})", remedy="try again later")
+
+
+def _unreachable(error: Exception, source: Source) -> ModelError:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return ModelError(
+        f"the hub could not be asked for {source.origin} ({type(reason).__name__}: {reason})"[:400],
+        remedy="is this computer connected? Try again. HF_ENDPOINT=ADDRESS names a mirror",
     )
-    return remote, found.commit_hash or ""
+
+
+def _require_online(source: Source) -> None:
+    if is_offline():
+        raise ModelError(f"{source.origin} cannot be asked for: HF_HUB_OFFLINE is set")
+
+
+def _headers(token: str) -> dict[str, str]:
+    agent = {"User-Agent": f"bitnet-chat/{__version__}", "Accept-Encoding": "identity"}
+    return agent | dict(_authorization(token))
+
+
+def _authorization(token: str) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _token() -> str:
+    """The user's: ``HF_TOKEN``, or what ``hf auth login`` has stored. Empty: none, or one that cannot be read."""
+    given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or ""
+    stored, folder = os.environ.get("HF_TOKEN_PATH"), home()
+    path = paths.meant(stored) if stored else folder / "token" if folder is not None else None
+    with contextlib.suppress(OSError, ValueError):
+        if not given and path is not None:
+            given = path.read_text("utf-8")
+    given = given.strip()
+    return given if given.isascii() and given.isprintable() else ""

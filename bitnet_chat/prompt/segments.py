@@ -19,7 +19,9 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import ModelError
 from bitnet_chat.prompt.specials import WORD_JOINER, SpecialTokens
 from bitnet_chat.prompt.template import ChatTemplate
+from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.stream.decoder import encode
+from bitnet_chat.stream.seam import without_loose_end
 
 _GUARD = "\ufdd0"
 """A noncharacter behind the first character of a guarded text. One of the message's own is doubled."""
@@ -107,6 +109,14 @@ class PromptSegments:
         """How to start an engine that replies to ``prompt``, guarded, and then waits for the next message."""
         return Opening(prompt, self._in_prefix, self._in_suffix)
 
+    def within_reply(self, history: Conversation, closing: str = "") -> tuple[str, str]:
+        """A prompt, guarded, that ends in the middle of the last reply of ``history``, and the end of that reply that
+        is not in it; see :mod:`bitnet_chat.stream.seam`. ``closing``: what ends the thoughts that the prompt begins,
+        which are not told again."""
+        *earlier, reply = history.messages
+        said, loose_end = without_loose_end(reply.content)
+        return self.render(Conversation(tuple(earlier))) + closing + self.guarded(said), loose_end
+
     def before_message(self, history: Conversation) -> str:
         """What stands in front of the next message, guarded."""
         before, found, _ = self.render(history.with_user(_PLACEHOLDER)).rpartition(_PLACEHOLDER)
@@ -129,6 +139,26 @@ class PromptSegments:
         text = unguarded(text)
         # Builds before 2026 take a message of one byte for an empty one.
         return text if len(encode(text)) > 1 else None
+
+    def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
+        """See :meth:`bitnet_chat.engine.dialects.Talk.cost_of_history`."""
+        before = self.before_message(history)
+        # What stands in front of a message is a part of the message's cost.
+        for glue in (self.marks.in_prefix, self.marks.in_prefix.lstrip()):
+            if before.endswith(glue):
+                before = before.removesuffix(glue)
+                break
+        return TokenCount(1 if self.template.adds_bos else 0) + self._cost(before, count)
+
+    def cost_of_message(self, text: str, count: Counter) -> TokenCount:
+        """See :meth:`bitnet_chat.engine.dialects.Talk.cost_of_message`."""
+        return self._cost(self.marks.in_prefix, count) + count(text) + self._cost(self.marks.in_suffix, count)
+
+    def _cost(self, text: str, count: Counter) -> TokenCount:
+        total = TokenCount(len(self.special.findall(text)) if self.special else 0)
+        for piece in self.special.split(text) if self.special else (text,):
+            total += count(piece) if piece else TokenCount(0)
+        return total
 
     def _end_of_last_special(self, text: str) -> int:
         end = 0

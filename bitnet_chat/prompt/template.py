@@ -9,10 +9,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import ModelError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from jinja2.ext import Extension
 
 # What llama.cpp itself takes for an end of generation, by text (llama-vocab.cpp).
 END_TOKENS = (
@@ -56,7 +60,7 @@ class ChatTemplate:
         self.bos, self.eos, self.adds_bos = bos, eos, adds_bos and bool(bos)
         # The environment that Hugging Face's apply_chat_template gives a template; templates are written against it.
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation_tag()]
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise
@@ -124,8 +128,34 @@ def _as_dict(message: Message) -> dict[str, Any]:
     return fields
 
 
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _generation_tag() -> type[Extension]:
+    """The tag ``{% generation %} … {% endgeneration %}``, which marks what a model is trained to write and renders as
+    its content. Made here, as Jinja is imported late."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+
+    class GenerationTag(Extension):
+        def __init__(self, environment: Environment) -> None:
+            super().__init__(environment)
+            self.tags = {"generation"}
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return GenerationTag
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As ``transformers`` defines the filter, which differs from Jinja's own: nothing is escaped for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise(message: str) -> None:

@@ -48,6 +48,11 @@ def is_role(text: str) -> bool:
     return _ROLE_LINES.match(text) is not None
 
 
+def behind_marks(text: str) -> str:
+    """The end of ``text`` in which no special token is."""
+    return _MARKS.split(text)[-1]
+
+
 def _masked(code: int) -> str:
     if code < 0x80:
         character = chr(code)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from bitnet_chat.engine.log import EngineLog, without_level
+from bitnet_chat.engine.native import framer as native
+from bitnet_chat.engine.native.framer import NativeFramer
 from bitnet_chat.errors import UsageError
 from bitnet_chat.recording.entry import Entry, Kind
 from bitnet_chat.stream.classic import ClassicFramer
@@ -13,7 +15,7 @@ from bitnet_chat.stream.classic_log import LoggedClassicFramer
 from bitnet_chat.stream.decoder import Utf8Decoder
 from bitnet_chat.stream.framer import RESET, USER_INPUT, Frame, Framer
 from bitnet_chat.stream.modern import PROMPT, ModernFramer
-from bitnet_chat.stream.thinking import ThinkingFramer
+from bitnet_chat.stream.thinking import ThinkingFramer, leaves_open
 
 _SETTLE_AFTER = 2.0  # as in engine/process.py: seconds of silence after which a likely end is taken for one
 
@@ -83,12 +85,11 @@ def _frames(engine: _Engine, entry: Entry) -> list[Frame]:
         frames += framer.feed(engine.decoder.decode(entry.data))
     elif entry.kind is Kind.IN:
         engine.heard_at = entry.at
-        if entry.data == b"\n":  # no message is empty: it was told to go on
-            framer.continued()
-        else:
-            framer.sent()
+        (framer.continued if _goes_on(framer, entry.data) else framer.sent)(entry.data)
+    elif entry.kind is Kind.COMMAND and native.is_stop(entry.data):
+        framer.interrupted()
     elif entry.kind is Kind.COMMAND:
-        framer.commanded()
+        framer.commanded(entry.data)
     elif entry.kind is Kind.SIGNAL and entry.text == "SIGINT":
         framer.interrupted()
     elif entry.kind is Kind.EXIT:
@@ -97,21 +98,35 @@ def _frames(engine: _Engine, entry: Entry) -> list[Frame]:
     return frames
 
 
+def _goes_on(framer: Framer, data: bytes) -> bool:
+    """Whether an engine was told to go on with its reply, behind its thoughts."""
+    if not isinstance(framer, ThinkingFramer) or framer.kind != native.KIND:
+        return data == b"\n"  # no message is empty
+    return framer.is_open and not leaves_open(native.prompt_of(data), framer.tags)
+
+
+def is_native(spawn: Entry) -> bool:
+    return spawn.facts.get("framer") == native.KIND
+
+
 def is_modern(argv: tuple[str, ...]) -> bool:
-    """Whether a command line is one that we give to an engine of the modern dialect."""
+    """Whether a command line, not of a native engine, is one that we give to an engine of the modern dialect."""
     return "--in-prefix" not in argv
 
 
 def _framer(spawn: Entry, *, in_reply: bool) -> Framer:
     """``in_reply``: the beginning was not kept, and the middle of a reply is the likeliest place to be."""
     argv = spawn.argv
-    if "--simple-io" not in argv:
+    framer: Framer
+    if is_native(spawn):
+        framer, opening, echo = NativeFramer(within=in_reply), "", ""
+    elif "--simple-io" not in argv:
         raise UsageError(
             "the recording has an engine that was not started for a conversation",
             remedy="give a file that bitnet-chat report wrote",
         )
-    if is_modern(argv):
-        framer: Framer = ModernFramer()
+    elif is_modern(argv):
+        framer = ModernFramer()
         opening, echo = PROMPT, RESET
     else:
         prefix, suffix = option(argv, "--in-prefix"), option(argv, "--in-suffix")
@@ -124,7 +139,7 @@ def _framer(spawn: Entry, *, in_reply: bool) -> Framer:
     thinking = spawn.facts.get("thinking")
     if isinstance(thinking, list) and len(thinking) == 3 and all(isinstance(tag, str) and tag for tag in thinking[:2]):
         framer = ThinkingFramer(framer, (thinking[0], thinking[1]), is_open=bool(thinking[2]) and not in_reply)
-    if in_reply:
+    if in_reply and opening:
         framer.feed(opening)
         framer.sent()
         framer.feed(echo)

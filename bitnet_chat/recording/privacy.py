@@ -7,13 +7,14 @@ direction, wherever it shows (:mod:`.masking`), the debug log of the engine incl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from bitnet_chat.prompt.verbatim import encode_lines
+from bitnet_chat.recording import native
 from bitnet_chat.recording.entry import Entry, Kind, of_facts
-from bitnet_chat.recording.masking import is_role, marks, mask
-from bitnet_chat.recording.playback import is_modern, option
+from bitnet_chat.recording.masking import behind_marks, is_role, marks, mask
+from bitnet_chat.recording.playback import is_modern, is_native, option
 from bitnet_chat.recording.redaction import Redactor
 from bitnet_chat.stream.modern import PROMPT
 
@@ -41,11 +42,26 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
     """In the order they came. ``with_text``: the words of the conversation stay."""
     argvs = {entry.process: entry.argv for entry in entries if entry.kind is Kind.SPAWN}
     fronts = {entry.process: _front(entry) for entry in entries if entry.kind is Kind.SPAWN}
-    words = frozenset[str]() if with_text else _vocabulary(entries, argvs, fronts)
+    natives = {
+        entry.process: [behind_marks(each) for each in _around(entry.facts.get("around"))]
+        for entry in entries
+        if entry.kind is Kind.SPAWN and is_native(entry)
+    }
+    words = frozenset[str]() if with_text else _vocabulary(entries, argvs, fronts, natives)
+
+    def change(text: str) -> str:
+        return redactor.same_length(text if with_text else mask(text))
+
+    def told(text: str) -> str:
+        return redactor.same_length(_without(text, words))
+
     streams: dict[tuple[int, Kind], bytes] = {}
     for key, data in _joined(entries).items():
         process, kind = key
         text = data.decode("utf-8", "surrogateescape")
+        if process in natives and kind is Kind.OUT:
+            streams[key] = native.output(text, change, told).encode("utf-8", "surrogateescape")
+            continue
         if not with_text:
             argv = argvs.get(process, ())
             text = conceal_log(text, words) if kind is Kind.ERR else _conceal_output(text, argv, words)
@@ -73,6 +89,11 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
             if "folder" in facts:
                 facts["folder"] = redactor.text(str(facts["folder"]))
             yield of_facts(entry.at, entry.kind, entry.process, facts)
+        elif entry.kind in (Kind.IN, Kind.COMMAND) and entry.process in natives:
+            yield replace(
+                entry,
+                data=native.request(entry.text, change, natives[entry.process]).encode("utf-8", "surrogateescape"),
+            )
         elif entry.kind is Kind.IN:
             front, text = _message(entry, fronts)
             text = front + (text if with_text else mask(text, _marks(argvs.get(entry.process, ()))))
@@ -138,16 +159,21 @@ def _message(entry: Entry, fronts: Mapping[int, str]) -> tuple[str, str]:
 
 
 def _vocabulary(
-    entries: Sequence[Entry], argvs: Mapping[int, tuple[str, ...]], fronts: Mapping[int, str]
+    entries: Sequence[Entry],
+    argvs: Mapping[int, tuple[str, ...]],
+    fronts: Mapping[int, str],
+    natives: Collection[int],
 ) -> frozenset[str]:
     """The words that were said, in small letters: where a log repeats one it is masked."""
     words: set[str] = set()
     for entry in entries:
-        if entry.kind is Kind.IN:
-            words.update(_WORD.findall(_message(entry, fronts)[1].casefold()))
+        if entry.kind is Kind.IN or (entry.kind is Kind.COMMAND and entry.process in natives):
+            text = native.said(entry.text) if entry.process in natives else _message(entry, fronts)[1]
+            words.update(_WORD.findall(text.casefold()))
     for (process, kind), data in _joined(entries).items():
         if kind is Kind.OUT:
-            _, said = _parted(data.decode("utf-8", "surrogateescape"), argvs.get(process, ()))
+            output = data.decode("utf-8", "surrogateescape")
+            said = native.said(output) if process in natives else _parted(output, argvs.get(process, ()))[1]
             words.update(_WORD.findall(said.casefold()))
     return frozenset(words)
 

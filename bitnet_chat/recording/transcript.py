@@ -6,7 +6,7 @@
 ``about``    the session: ``began``, ``bitnet-chat`` (version), ``argv``
 ``spawn``    ``argv`` of the engine; ``again``: it had been started before, in a part that was not kept;
              ``thinking``: the tags around thoughts, and whether a reply begins with them;
-             ``around``: what is typed in front of each message and behind it
+             ``around``: what is typed in front of each message and behind it; ``framer``: the form of the replies
 ``out``      ``b64``: bytes that the engine wrote on its terminal or stdout
 ``err``      ``b64``: the same of its log
 ``in``       ``b64``: a message that was written to it; a newline alone: go on; ``command``: it was no message
@@ -120,5 +120,5 @@ def _entry(fields: dict[str, Any]) -> Entry | None:
     return Entry(at, Kind.KILLED, process)
 
 
-_OF_SPAWN = ("argv", "again", "thinking", "around")
+_OF_SPAWN = ("argv", "again", "thinking", "around", "framer")
 _KINDS = {kind.name.lower(): kind for kind in Kind if kind is not Kind.COMMAND}

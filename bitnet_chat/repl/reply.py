@@ -9,7 +9,7 @@ from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
-from bitnet_chat.events import Completed, Failed, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.typist import Typist
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SPIN = 0.1
 """Seconds between two pictures of the spinner."""
+READING = 1.0
+"""Seconds after which it is told how much of the prompt is read: until then it would be too short to be seen."""
 PATIENCE = 1.0
 """Seconds after which a second interrupt no longer waits for the backend."""
 
@@ -48,6 +50,7 @@ class Reply:
         self._asked = False
         self._abandoned = False
         self._loading = backend.status().state == "starting"
+        self._progress: PromptProgress | None = None
         self._text: list[str] = []
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
@@ -117,6 +120,8 @@ class Reply:
                     self._display.call(event)
                 elif isinstance(event, Started):
                     self._loading = False
+                elif isinstance(event, PromptProgress):
+                    self._progress = event
                 elif isinstance(event, Notice):
                     self._flush()
                     self._end_thinking()
@@ -179,7 +184,12 @@ class Reply:
             self._display.pause()
         self._news = False
         since, what = (self._thinking[0], "thinking") if self._thinking is not None else (self._sent, "")
-        self._display.spin(self._loop.time() - since, "loading the model" if self._loading else what)
+        elapsed, progress = self._loop.time() - since, self._progress
+        if self._loading:
+            what = "loading the model"
+        elif progress is not None and not what and elapsed >= READING and progress.done < progress.total:
+            what = f"reading {progress.done:,} of {progress.total:,} tokens"
+        self._display.spin(elapsed, what)
         self._spinner = self._loop.call_later(SPIN, self._spin)
 
     def _stop_spinner(self) -> None:

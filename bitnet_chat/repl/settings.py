@@ -19,7 +19,8 @@ class ReplSettings:
     system: str = ""
     options: ReplyOptions = field(default_factory=ReplyOptions)
     typing_speed: float | None = None
-    """Grapheme clusters a second; None or 0 shows text the moment it is there. For transports that come in bursts."""
+    """Grapheme clusters a second; None or 0 shows text the moment it is there. For a backend that says that its
+    words come in bursts."""
     history_file: Path | None = None
     """Where typed lines are kept; None keeps them in memory."""
     spare: bool = False

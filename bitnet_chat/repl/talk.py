@@ -256,9 +256,8 @@ class Talk:
         last = conversation.last
         goes_on = last is not None and last.role == "assistant"
         settings = self._settings
-        self._reply = Reply(
-            self._backend, conversation, settings.options, self._display, settings.typing_speed, self._recorder
-        )
+        pace = settings.typing_speed if self._backend.status().in_bursts else None
+        self._reply = Reply(self._backend, conversation, settings.options, self._display, pace, self._recorder)
         try:
             event = await self._reply.run()
         finally:

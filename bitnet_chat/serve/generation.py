@@ -15,7 +15,16 @@ from dataclasses import dataclass
 
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.events import (
+    Completed,
+    Event,
+    Failed,
+    Notice,
+    PromptProgress,
+    Started,
+    TextDelta,
+    ThinkingDelta,
+)
 
 _BLOCK = 1024
 """Characters to which pieces are joined. Appending to a text copies it, so that it should not get longer."""
@@ -61,6 +70,8 @@ class Generation:
         self._stopping = False
         self._blocks: list[_Block] = []
         self._place = 0
+        self._progress: PromptProgress | None = None
+        """Of the prompt that is being read, as long as nothing was said."""
         self._watchers: set[asyncio.Event] = set()
         self._ended = asyncio.Event()
 
@@ -82,7 +93,10 @@ class Generation:
             self._ended.set()
         elif isinstance(event, Started):
             pass
+        elif isinstance(event, PromptProgress):
+            self._progress = event
         else:
+            self._progress = None
             self._keep(event)
         if not isinstance(event, Notice):
             self.started.set()
@@ -110,8 +124,10 @@ class Generation:
         self._blocks.append(block)
         self._place += block.size
 
-    async def watch(self, place: int = 0) -> AsyncIterator[Seen]:
-        """What was said from ``place`` on, then what is being said; the last one holds Completed or Failed."""
+    async def watch(self, place: int = 0, *, progress: bool = False) -> AsyncIterator[Seen]:
+        """What was said from ``place`` on, then what is being said; the last one holds Completed or Failed.
+        ``progress``: how far the prompt is read comes too, the newest only, and is not kept."""
+        told: PromptProgress | None = None
         news = asyncio.Event()
         self._watchers.add(news)
         try:
@@ -120,6 +136,11 @@ class Generation:
                 for seen in self._since(place):
                     place, self.seen = seen.place, True
                     yield seen
+                if progress and self.end is None and self._progress not in (None, told):
+                    told = self._progress
+                    assert told is not None
+                    yield Seen(told, place)
+                    continue
                 if self.end is not None and place >= self._place:
                     yield Seen(self.end, place)
                     return

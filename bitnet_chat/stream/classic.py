@@ -88,10 +88,11 @@ class ClassicFramer:
             self._idle(text, frames)
         return frames
 
-    def sent(self) -> None:
-        self._expect(RESET + self._in_suffix)
+    def sent(self, data: bytes = b"") -> None:
+        # An empty line has the message of the prompt answered, and is not echoed.
+        self._expect(RESET if data == b"\n" else RESET + self._in_suffix)
 
-    def continued(self) -> None:
+    def continued(self, data: bytes = b"") -> None:
         self._expect(RESET)
 
     def _expect(self, echo: str) -> None:
@@ -104,7 +105,7 @@ class ClassicFramer:
         self._farewells = []
         self._said = []
 
-    def commanded(self) -> None:
+    def commanded(self, data: bytes = b"") -> None:
         self._state = ClassicState.LOADING  # this console has no commands; whatever it was, the next prompt ends it
         self._held = ""
 

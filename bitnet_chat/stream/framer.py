@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from bitnet_chat.errors import FinishReason
+
 # What llama.cpp's common/console.cpp writes when it changes colour: reset, user input, error, reasoning, info.
 RESET = "\x1b[0m"
 USER_INPUT = "\x1b[1m\x1b[32m"
@@ -36,16 +38,39 @@ class ThinkingText:
 
 @dataclass(frozen=True, slots=True)
 class EngineError:
-    """The engine reported an error in place of the reply, or in the middle of it."""
+    """The engine reported an error in place of the reply, or in the middle of it. ``why``: its kind, where the engine
+    tells: ``usage``, ``unsupported``, ``context_full``, ``model`` or ``failed``."""
 
     text: str
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The engine waits for input again. ``natural``: the reply came to its own end."""
+    """The engine waits for input again. ``natural``: the reply came to its own end. ``reason``: why it ended, where the
+    engine tells."""
 
     natural: bool
+    reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``done`` of ``total`` tokens of the prompt are evaluated."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Token counts that the engine tells, see :class:`bitnet_chat.events.Stats`. None: not told."""
+
+    context_size: int | None = None
+    context_used: int | None = None
+    prompt_tokens: int | None = None
+    prompt_size: int | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +80,14 @@ class Stray:
     text: str
 
 
-Frame = Ready | ReplyText | ThinkingText | EngineError | TurnEnd | Stray
+Frame = Ready | ReplyText | ThinkingText | EngineError | TurnEnd | Progress | Figures | Stray
 
 
 class Framer(Protocol):
     @property
     def kind(self) -> str:
-        """By which a recording is read in the same way: ``modern``, ``ordered``, ``unordered`` or ``logged``."""
+        """By which a recording is read in the same way: ``modern``, ``ordered``, ``unordered``, ``logged`` or
+        ``native``."""
 
     @property
     def reply(self) -> str:
@@ -75,14 +101,14 @@ class Framer(Protocol):
 
     def waiting(self) -> list[Frame]: ...
 
-    def sent(self) -> None:
-        """A message went to the engine: what comes next is its reply."""
+    def sent(self, data: bytes = b"") -> None:
+        """A message went to the engine as ``data``: what comes next is its reply."""
 
-    def continued(self) -> None:
-        """The engine was told to go on with its own last reply: what comes next is more of it."""
+    def continued(self, data: bytes = b"") -> None:
+        """The engine was told by ``data`` to go on with its own last reply: what comes next is more of it."""
 
-    def commanded(self) -> None:
-        """Something that is no message went to the engine: all up to the next prompt is dropped, which gives Ready."""
+    def commanded(self, data: bytes = b"") -> None:
+        """``data`` that is no message went to the engine: all up to the next prompt is dropped, which gives Ready."""
 
     def interrupted(self) -> None:
         """The reply was asked to stop: its end may look different."""

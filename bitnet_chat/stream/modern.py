@@ -91,15 +91,15 @@ class ModernFramer:
             text = self._step(text, frames)
         return frames
 
-    def sent(self) -> None:
+    def sent(self, data: bytes = b"") -> None:
         self._state = _State.SENT
         self._held = ""
         self._interrupted = False
 
-    def continued(self) -> None:
+    def continued(self, data: bytes = b"") -> None:
         raise NotImplementedError("this console never goes on with a reply by itself")
 
-    def commanded(self) -> None:
+    def commanded(self, data: bytes = b"") -> None:
         self._state = _State.COMMAND
         self._held = ""
 

@@ -134,17 +134,17 @@ class ThinkingFramer:
     def feed(self, text: str) -> list[Frame]:
         return self._split(self.inner.feed(text))
 
-    def sent(self) -> None:
+    def sent(self, data: bytes = b"") -> None:
         self._splitter = ThinkingSplitter(self.tags, is_open=self.is_open)
-        self.inner.sent()
+        self.inner.sent(data)
 
-    def continued(self) -> None:
+    def continued(self, data: bytes = b"") -> None:
         self._splitter = None  # the thoughts are over: what goes on is an answer
-        self.inner.continued()
+        self.inner.continued(data)
 
-    def commanded(self) -> None:
+    def commanded(self, data: bytes = b"") -> None:
         self._splitter = None
-        self.inner.commanded()
+        self.inner.commanded(data)
 
     def interrupted(self) -> None:
         self.inner.interrupted()

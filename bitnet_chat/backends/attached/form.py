@@ -11,7 +11,7 @@ from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.backends.attached.server import error_of
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import EngineDied, FinishReason
-from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.stream.sse import ServerSentEvent
 
 LOST = "the connection to the server was lost in the middle of the reply"
@@ -123,6 +123,9 @@ def event_of(name: str, data: Mapping[str, Any], so_far: str) -> Event | None:
             return TextDelta(str(data.get("text") or ""))
         case "thinking":
             return ThinkingDelta(str(data.get("text") or ""))
+        case "progress":
+            done, total = data.get("done"), data.get("total")
+            return PromptProgress(done, total) if isinstance(done, int) and isinstance(total, int) else None
         case "notice":
             return Notice(str(data.get("text") or ""))
         case "tool_call":

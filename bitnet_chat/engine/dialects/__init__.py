@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bitnet_chat.backends import Sampling
+from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.models.faults import OVERRIDE
@@ -66,10 +66,16 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What is written to an engine for a message: ``data``. ``context``: what it has evaluated then."""
+    """What is written to an engine for a message: ``data``. ``context``: what it has evaluated then. ``goes_on``: the
+    reply begins with an answer, as more of an earlier one does, and not with thoughts. ``loose_end``: the end of a
+    reply that is to go on which the engine does not have; see :mod:`bitnet_chat.stream.seam`. ``stop``: what is written
+    to end the reply; empty: a signal does."""
 
     data: bytes
     context: str = ""
+    goes_on: bool = False
+    loose_end: str = ""
+    stop: bytes = b""
 
 
 GO_ON = b"\n"
@@ -90,6 +96,9 @@ class Talk(Protocol):
 
     go_on_message: str
     """What asks for more of a reply that was cut; empty where the engine goes on with it without being asked."""
+    carries_all: bool
+    """Whether each message carries the whole conversation and the options of its reply: a running engine then fits any
+    history, draws tokens in any way, and keeps to limits and formats by itself."""
 
     def launch(
         self,
@@ -106,9 +115,15 @@ class Talk(Protocol):
         Raises ModelError when the history cannot be written in the model's template.
         """
 
-    def input(self, launch: Launch, context: str, history: Conversation, text: str) -> Input | None:
-        """How ``text``, clean and not empty, is put to an engine that was started with ``launch``, has ``history`` and
-        has evaluated ``context``; None where nothing that can be written gives the tokens of the chat template."""
+    def input(
+        self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
+    ) -> Input | None:
+        """How ``text``, clean, is put to an engine that was started with ``launch``, has ``history`` and has evaluated
+        ``context``; None where nothing that can be written gives the tokens of the chat template. Without ``text`` the
+        engine goes on with the reply that ``history`` ends with."""
+
+    def preparation(self, history: Conversation) -> Input | None:
+        """What makes a running engine read ``history`` before a message is known; None where nothing does."""
 
     def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
         """Whether no other start of an engine would be better for a message after ``history`` that is not known yet."""
@@ -148,6 +163,20 @@ def talk_for(
 
         segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
         return ClassicTalk(binary, options, segments, thinking)
+    if binary.dialect is Dialect.NATIVE:
+        from bitnet_chat.engine.dialects.native import NativeTalk
+        from bitnet_chat.engine.native import command
+        from bitnet_chat.prompt.segments import PromptSegments
+
+        segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
+        argv = command.command(
+            binary,
+            options.model,
+            context_size=options.context_size or None,
+            threads=options.threads,
+            overrides=options.overrides,
+        )
+        return NativeTalk(argv, options, segments, thinking)
     from bitnet_chat.engine.dialects.modern import ModernTalk
 
     return ModernTalk(binary, options, overriding_template, control_tokens)

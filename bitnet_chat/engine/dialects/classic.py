@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bitnet_chat.backends import Sampling
+from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import GO_ON, EngineOptions, Input, Launch, common_flags, left_out
@@ -25,7 +25,6 @@ from bitnet_chat.stream.classic import ClassicFramer
 from bitnet_chat.stream.classic_log import LoggedClassicFramer
 from bitnet_chat.stream.decoder import encode
 from bitnet_chat.stream.framer import Framer
-from bitnet_chat.stream.seam import without_loose_end
 from bitnet_chat.stream.thinking import Tags, ThinkingFramer, leaves_open
 
 _ANY_MESSAGE = "What else?"
@@ -36,8 +35,9 @@ class ClassicTalk:
 
     closes_interrupted = False
     no_message: bytes | None = None  # an empty line makes it go on with its own reply
-    max_tokens: int | None = None
     go_on_message = ""
+    max_tokens: int | None = None
+    carries_all = False
 
     def __init__(
         self, binary: EngineBinary, options: EngineOptions, segments: PromptSegments, thinking: Tags | None = None
@@ -46,6 +46,8 @@ class ClassicTalk:
         self._marks = segments.marks
         self._thinking = thinking
         self._opens_thoughts = thinking is not None and leaves_open(self._marks.in_suffix, thinking)
+        # Thoughts that are not told again, before the answer.
+        self._closing = f"\n{thinking[1]}\n\n" if thinking is not None and self._opens_thoughts else ""
         self.context_size = options.context_size
         # A reply that ends with another token than the template has makes a context that no prompt begins with.
         end, eos = self._marks.end, segments.template.eos
@@ -61,12 +63,12 @@ class ClassicTalk:
         sampling: Sampling | None = None,
     ) -> Launch:
         binary = self._binary
-        options = replace(self._options, sampling=sampling or self._options.sampling)
+        options = replace(self._options, sampling=(sampling or Sampling()).over(self._options.sampling))
         loose_end = ""
         if message:
             opening = self._segments.behind_reply(self._segments.render(history.with_user(message)))
         elif unfinished:
-            prompt, loose_end = self._within_reply(history)
+            prompt, loose_end = self._segments.within_reply(history, self._closing)
             opening = self._segments.behind_reply(prompt)
         else:
             opening = self._segments.opening(history)
@@ -109,21 +111,21 @@ class ClassicTalk:
             return framer
         return ThinkingFramer(framer, self._thinking, is_open=self._opens_thoughts)
 
-    def _within_reply(self, history: Conversation) -> tuple[str, str]:
-        """A prompt that ends in the middle of the last reply, and the end of the reply that is not in it."""
-        *earlier, reply = history.messages
-        said, loose_end = without_loose_end(reply.content)
-        prompt = self._segments.render(Conversation(tuple(earlier)))
-        if self._thinking is not None and self._opens_thoughts:
-            prompt += f"\n{self._thinking[1]}\n\n"  # thoughts that are not told again, before the answer
-        return prompt + self._segments.guarded(said), loose_end
-
-    def input(self, launch: Launch, context: str, history: Conversation, text: str) -> Input | None:
+    def input(
+        self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
+    ) -> Input | None:
+        if not text:
+            # What is not in the context is made again first, unless more of the reply has been made since.
+            loose_end = launch.loose_end if context == launch.context else ""
+            return Input(GO_ON, context, goes_on=True, loose_end=loose_end)
         prompt = self._segments.render(history.with_user(text))
         if launch.answers and context == prompt:
             return Input(GO_ON, prompt)
         typed = self._segments.typed(context, launch.in_prefix, prompt)
         return Input(encode_lines(_valid(typed)), prompt) if typed is not None else None
+
+    def preparation(self, history: Conversation) -> Input | None:
+        return None
 
     def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
         if self.input(launch, context, history, _ANY_MESSAGE) is not None:
@@ -140,23 +142,10 @@ class ClassicTalk:
         return None
 
     def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
-        before = self._segments.before_message(history)
-        # What stands in front of a message is a part of the message's cost.
-        for glue in (self._marks.in_prefix, self._marks.in_prefix.lstrip()):
-            if before.endswith(glue):
-                before = before.removesuffix(glue)
-                break
-        return TokenCount(1 if self._segments.template.adds_bos else 0) + self._cost(before, count)
+        return self._segments.cost_of_history(history, count)
 
     def cost_of_message(self, text: str, count: Counter) -> TokenCount:
-        return self._cost(self._marks.in_prefix, count) + count(text) + self._cost(self._marks.in_suffix, count)
-
-    def _cost(self, text: str, count: Counter) -> TokenCount:
-        special = self._segments.special
-        total = TokenCount(len(special.findall(text)) if special else 0)
-        for piece in special.split(text) if special else (text,):
-            total += count(piece) if piece else TokenCount(0)
-        return total
+        return self._segments.cost_of_message(text, count)
 
 
 def _valid(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bitnet_chat.backends import Sampling
+from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Input, Launch, common_flags, left_out
@@ -27,6 +27,7 @@ class ModernTalk:
     closes_interrupted = True
     no_message: bytes | None = b"\n"
     go_on_message = "Continue your last reply exactly where it stops. Repeat nothing of it, and add nothing before."
+    carries_all = False
 
     def __init__(
         self,
@@ -48,7 +49,8 @@ class ModernTalk:
         unfinished: bool = False,
         sampling: Sampling | None = None,
     ) -> Launch:
-        binary, options = self._binary, replace(self._options, sampling=sampling or self._options.sampling)
+        binary, advised = self._binary, self._options.sampling
+        options = replace(self._options, sampling=(sampling or Sampling()).over(advised))
         argv = [str(binary.path), *common_flags(binary, options)]
         argv += binary.option("--n-predict", options.max_tokens or -1)
         # "trace" tells the tokens of each turn, "debug" also whether a reply that has reached its limit is whole.
@@ -69,9 +71,14 @@ class ModernTalk:
             notes=tuple(filter(None, notes)),
         )
 
-    def input(self, launch: Launch, context: str, history: Conversation, text: str) -> Input | None:
+    def input(
+        self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
+    ) -> Input | None:
         named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
         return Input(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
+
+    def preparation(self, history: Conversation) -> Input | None:
+        return None
 
     def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
         return True

@@ -232,7 +232,7 @@ async def _all_of(
     for part in teller.begin():
         yield part
     # What was seen is rendered again, since what follows may belong to the same block.
-    async with aclosing(generation.watch(0 if renders else place or 0)) as watched:  # type: ignore[type-var]
+    async with aclosing(generation.watch(0 if renders else place or 0, progress=True)) as watched:  # type: ignore[type-var]
         async for seen in watched:
             if settled is not None and isinstance(seen.event, Completed | Failed):
                 await settled.wait()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from bitnet_chat.conversation import ToolCall
-from bitnet_chat.events import Completed, Failed, Notice, TextDelta, ThinkingDelta
+from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, TextDelta, ThinkingDelta
 from bitnet_chat.serve.chats.form import error_form, to_json
 from bitnet_chat.serve.usage import detailed_usage
 
@@ -109,6 +109,8 @@ class Teller:
                 # Before the text: who has got its id has seen all that belongs to it.
                 yield from self._blocks(new, True)
                 yield _event("chunk", {"text": new}, self._id(place))
+        elif isinstance(event, PromptProgress):
+            yield _event("progress", {"done": event.done, "total": event.total}, self._id(place))
         elif place > self._seen:
             if isinstance(event, ToolCall):
                 call = {"id": event.id, "name": event.name, "arguments": event.arguments}

@@ -1,0 +1,71 @@
+"""What the greeting of a conversation says about the model, beside its name."""
+
+from __future__ import annotations
+
+from bitnet_chat import paths
+from bitnet_chat.config import Settings
+from bitnet_chat.progress import size
+
+_SMALL = 300_000_000
+"""Bytes of a file below which a model is worth a word about better ones."""
+
+
+def about(settings: Settings, model: str) -> list[str]:
+    """Lines for the user, at most one. ``model``: its name, which is that of its file."""
+    from bitnet_chat.models import first, memory
+    from bitnet_chat.models.registry import entries
+
+    if settings.attach or settings.backend not in ("engine", "llama-server"):
+        return []
+    if model == _bundled():
+        return [_toy(model)]
+    known = entries()
+    if model not in known or not 0 < known[model].bytes < _SMALL or not _is_first_time(model):
+        return []
+    said = f"{known[model].title or model} is a real model, but a small one ({size(known[model].bytes)})."
+    instead = first.better(known, memory.available(), first.disk_free())
+    return [
+        said if instead is None else f"{said} {instead.name} ({size(instead.size)}) answers better: {instead.command}"
+    ]
+
+
+def alone(settings: Settings) -> list[str]:
+    """For an answer without a greeting: a line where the bundled model gives it, although no model was named."""
+    from bitnet_chat.models.resolve import present
+
+    named = settings.model or settings.backend != "engine" or settings.attach
+    if named or settings.install == "no" or present():
+        return []
+    name = _bundled()
+    return [_toy(name)] if name else []
+
+
+def _bundled() -> str:
+    """The name of the bundled model; empty where there is none."""
+    path = paths.bundled_model()
+    return path.stem if path is not None else ""
+
+
+def _toy(name: str) -> str:
+    from bitnet_chat.models.registry import entries
+
+    said = (
+        f"{name} answers, a toy of 2 MB for tests and offline use: what it says about this program may be out of date."
+    )
+    real = next((each for each in entries().values() if each.first and each.wheel), None)
+    if real is None:
+        return said
+    return f"{said} A real model ({size(real.download)}): bitnet-chat models pull {real.name}"
+
+
+def _is_first_time(model: str) -> bool:
+    """Whether nothing was said about this model in a greeting before; also where that cannot be kept."""
+    told = paths.data_dir() / "greeted" / model
+    try:
+        told.parent.mkdir(parents=True, exist_ok=True)
+        told.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -1,0 +1,127 @@
+"""``bitnet-chat engine install``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bitnet_chat import config
+from bitnet_chat.cli.consent import agrees, can_be_asked
+from bitnet_chat.engine import manifest, packages
+from bitnet_chat.engine.binary import Dialect
+from bitnet_chat.engine.find import candidates, find_server
+from bitnet_chat.errors import BuildError, EngineNotFound, FinishReason
+from bitnet_chat.progress import ProgressLine
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    names = [package.name for package in packages.PACKAGES]
+    parser.add_argument(
+        "name", nargs="?", choices=names, metavar="NAME", help=f"{' or '.join(names)} (default: {names[0]})"
+    )
+    parser.add_argument(
+        "--build", action="store_true", help="compile it for this processor instead of the prebuilt one (5 minutes)"
+    )
+    parser.add_argument("--if-missing", action="store_true", help="do nothing if any engine is found")
+    parser.add_argument("--yes", action="store_true", help="compile without a question where no prebuilt one fits")
+    parser.add_argument(
+        "--with",
+        dest="features",
+        action="append",
+        default=[],
+        choices=sorted({feature for each in manifest.FEATURES.values() for feature in each}),
+        help="implies --build. server: the program llama-server; cli: llama-cli of today, which keeps its own history; "
+        "rpc: models spread over several computers, and the program rpc-server for those that help",
+    )
+
+
+def run(flags: argparse.Namespace) -> int:
+    name = flags.name or packages.PACKAGES[0].name
+    compiled = flags.build or bool(flags.features)
+    if flags.if_missing and flags.name is None and _is_there(compiled, flags.features):
+        return 0
+    if flags.features and not flags.build:
+        print(f"bitnet-chat: --with {flags.features[0]} implies --build", file=sys.stderr)
+    line = ProgressLine(sys.stderr)
+    try:
+        if not compiled and (problem := _why_not_prebuilt(name)) is not None:
+            if not (flags.yes or _compiles_instead(problem)):
+                raise problem
+            compiled = True
+        folder = _compile(name, flags.features, line) if compiled else _install(name, line)
+    except KeyboardInterrupt:
+        line.close()
+        print("bitnet-chat: stopped; the same command goes on where it was", file=sys.stderr)
+        return FinishReason.INTERRUPTED.exit_code
+    finally:
+        line.close()
+    print(f"engine installed in {folder}")
+    _ask(folder)
+    return 0
+
+
+def _ask(folder: Path) -> None:
+    """Its known answers, once. An engine that was compiled is asked by ``doctor``, which has time."""
+    from bitnet_chat.engine import known_answers
+    from bitnet_chat.engine.clock import Clock
+
+    engine = packages.at(folder)
+    if engine is None or known_answers.kept(engine):
+        return
+    line = ProgressLine(sys.stderr)
+    clock = Clock(line)
+    clock.step("Comparing its answers with known ones")
+    try:
+        known_answers.require(engine, clock.at)
+    finally:
+        line.close()
+
+
+def _compile(name: str, features: Sequence[str], line: ProgressLine) -> Path:
+    from bitnet_chat.engine import build
+
+    return build.install(name, features=features, on_progress=line)
+
+
+def _install(name: str, line: ProgressLine) -> Path:
+    from bitnet_chat.engine import installation
+
+    package = packages.by_name(name)
+    assert package is not None
+    return installation.install(package, on_progress=line)
+
+
+def _why_not_prebuilt(name: str) -> BuildError | None:
+    """Why this computer or this Python has no prebuilt engine of that name; None where it has."""
+    from bitnet_chat.engine import installation, wheels
+
+    package = packages.by_name(name)
+    assert package is not None
+    try:
+        if installation.installed(package) is None:
+            wheels.choose(package, wheels.here())
+    except BuildError as error:
+        return error
+    return None
+
+
+def _compiles_instead(problem: BuildError) -> bool:
+    return can_be_asked() and agrees(f"{problem.what}\nCompile it (about 5 minutes)?", usually=True)
+
+
+def _is_there(compiled: bool, features: Sequence[str]) -> bool:
+    """Whether any engine is found that will do. Of which features an engine that was found has, only the server can be
+    told."""
+    settings, configured = config.load({})
+    limit = settings.probe_timeout
+    if set(features) - {"server"}:
+        return False
+    try:
+        if "server" in features:
+            find_server(None, configured or None, limit=limit)
+        found = [each.binary for each in candidates(None, configured or None, limit=limit) if each.binary is not None]
+    except EngineNotFound:
+        return False
+    return any(each.can_chat and not (compiled and each.dialect is Dialect.NATIVE) for each in found)

@@ -1,0 +1,169 @@
+"""What an answer needs and this computer lacks, an engine or a model: installed after one question, or without one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from bitnet_chat import paths
+from bitnet_chat.cli.consent import agrees, can_be_asked, chosen
+from bitnet_chat.config import Settings
+from bitnet_chat.errors import BitnetChatError, EngineNotFound
+from bitnet_chat.progress import size
+from bitnet_chat.stream.sanitize import visible
+
+if TYPE_CHECKING:
+    from bitnet_chat.models.first import FirstModel
+
+
+_SMALL = 300_000_000
+"""Bytes of a download that takes seconds. Where nothing is asked, the first model is one of these."""
+_LARGE = 3_000_000_000
+"""Bytes of the largest first model that a question offers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Something that a verb of this program installs."""
+
+    label: str
+    """As a question names it: ``the engine``, ``smollm2-135m``."""
+    size: int
+    """Bytes of the download; 0: not known."""
+    command: tuple[str, ...]
+    """Behind ``bitnet-chat``."""
+    optional: bool = False
+    """Without it the bundled model answers."""
+    smaller: Supply | None = None
+    """What may be had in its place."""
+
+    @property
+    def described(self) -> str:
+        return f"{self.label} ({size(self.size)})" if self.size else self.label
+
+
+def question(wanted: Sequence[Supply]) -> str:
+    verb = "Install" if any(each.command[0] == "engine" for each in wanted) else "Fetch"
+    return f"{verb} {' and '.join(each.described for each in wanted)}?"
+
+
+def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
+    """Installs what is missing, as ``settings.install`` or the user at the terminal says. ``may_ask``: whether this
+    command may wait for an answer.
+
+    Gives the exit code of an installation that was interrupted, else 0. What is missing after a refusal is told by the
+    error of what needs it. Raises BuildError or ModelError for an installation that failed, unless the bundled model
+    can answer instead.
+    """
+    asks = settings.install == "ask" and may_ask and _is_attended()
+    if settings.install == "yes" or asks:
+        found = missing(settings, configured, largest=_LARGE if asks else _SMALL)
+        wanted = _agreed(found) if found and asks else found
+        return next((code for each in wanted if (code := _install(each))), 0)
+    return 0
+
+
+def _is_attended() -> bool:
+    """A terminal of a CI job has no user."""
+    return can_be_asked() and not os.environ.get("CI")
+
+
+def _agreed(wanted: Sequence[Supply]) -> Sequence[Supply]:
+    """What the user wants of it."""
+    smaller = next((each.smaller for each in wanted if each.smaller is not None), None)
+    if smaller is None:
+        return wanted if agrees(question(wanted), usually=True) else ()
+    match chosen(question(wanted), {"s": smaller.described}):
+        case "y":
+            return wanted
+        case "s":
+            return [each.smaller or each for each in wanted]
+    return ()
+
+
+def _install(supply: Supply) -> int:
+    verb, *arguments = supply.command
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for what was asked for
+            return int(import_module(f"bitnet_chat.cli.{verb}").run(arguments))
+    except BitnetChatError as error:
+        if not supply.optional:
+            raise
+        print(f"bitnet-chat: {visible(str(error))}", file=sys.stderr)
+        return 0
+
+
+def missing(settings: Settings, configured: str, *, largest: int) -> tuple[Supply, ...]:
+    """The engine first. Nothing where another program answers. ``largest``: bytes of a model that was not named; the
+    hub is asked only where it could have one.
+
+    Raises BuildError where there is no engine for this computer but a compiled one, UsageError for a broken list of
+    models."""
+    if settings.backend != "engine" or settings.attach:
+        return ()
+    model = _model(settings, largest)
+    package = _package(settings, configured, model.label if model is not None else "")
+    engine = _engine(package) if package else None
+    return tuple(each for each in (engine, model) if each is not None)
+
+
+def _engine(name: str) -> Supply:
+    """Raises BuildError where this computer or this Python has no such prebuilt engine."""
+    from bitnet_chat.engine import packages, wheels
+
+    package = packages.by_name(name)
+    assert package is not None
+    label = "the engine" if package is packages.PACKAGES[0] else f"the engine {name}"
+    return Supply(label, wheels.choose(package, wheels.here()).pin.size, ("engine", "install", name))
+
+
+def _package(settings: Settings, configured: str, pulled: str) -> str:
+    """The prebuilt engine that is missing; empty where none is. ``pulled``: the name of the model that is to be
+    fetched first, if one is.
+
+    An engine that is named is there, or is a prebuilt one of that name, or is missing for good."""
+    from bitnet_chat.engine import packages
+    from bitnet_chat.engine.find import named
+    from bitnet_chat.engine.selection import Wish, missing_package
+    from bitnet_chat.models.registry import AUTO
+
+    name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
+    if not name:
+        model = pulled or ("" if settings.model == AUTO else settings.model)
+        return missing_package(Wish(limit=settings.probe_timeout), model)
+    if packages.by_name(name) is not None:
+        try:
+            named(name)
+        except EngineNotFound:
+            return name
+    return ""
+
+
+def _model(settings: Settings, largest: int) -> Supply | None:
+    """An entry of the registry that was asked for by name; where none was, the first model to have."""
+    from bitnet_chat.models.first import first_model
+    from bitnet_chat.models.registry import AUTO, entries, is_name
+    from bitnet_chat.models.resolve import find, present
+
+    name = settings.model
+    if name not in ("", AUTO):
+        if not is_name(name) or paths.meant(name).exists() or find(name) is not None:
+            return None
+        entry = entries().get(name)
+        return Supply(name, entry.download, ("models", "pull", name)) if entry is not None else None
+    if present():
+        return None
+    best = first_model(limit=largest)
+    if best is None or not best.size:
+        return None
+    small = first_model(limit=_SMALL) if best.size > _SMALL else None
+    return _first(best, smaller=_first(small) if small is not None and small.size else None)
+
+
+def _first(model: FirstModel, smaller: Supply | None = None) -> Supply:
+    return Supply(model.name, model.size, ("models", "pull", model.name), optional=True, smaller=smaller)

@@ -1,0 +1,135 @@
+"""The native dialect: our own program around a prebuilt library; see :mod:`bitnet_chat.engine.native.protocol`.
+
+Each message carries the whole prompt, and the engine keeps what it has in common with the one before. So a running
+engine fits any conversation, and any way to draw tokens: nothing is ever replaced for one.
+
+The prompt goes out in pieces: the special tokens of the template, read as such, and between them text, in which nothing
+is read as one. A tokenizer never joins text across a special token, so these are the tokens of the whole prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from itertools import count
+
+from bitnet_chat.backends import ReplyOptions, Sampling
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.dialects import EngineOptions, Input, Launch
+from bitnet_chat.engine.native.framer import NativeFramer
+from bitnet_chat.engine.native.protocol import Complete, Piece, Stop, encode
+from bitnet_chat.prompt.segments import PromptSegments, unguarded
+from bitnet_chat.prompt.tokens import Counter, TokenCount
+from bitnet_chat.stream.thinking import Tags, ThinkingFramer, leaves_open
+
+
+class NativeTalk:
+    """See :class:`bitnet_chat.engine.dialects.Talk`."""
+
+    closes_interrupted = True
+    no_message: bytes | None = None
+    go_on_message = ""
+    carries_all = True
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        options: EngineOptions,
+        segments: PromptSegments,
+        thinking: Tags | None = None,
+    ) -> None:
+        self._argv, self._options, self._segments, self._thinking = argv, options, segments, thinking
+        self._opens_thoughts = thinking is not None and leaves_open(segments.marks.in_suffix, thinking)
+        self._numbers = count(1)
+        self.max_tokens = options.max_tokens
+        self.context_size = options.context_size
+
+    def launch(
+        self,
+        history: Conversation,
+        *,
+        message: str = "",
+        unfinished: bool = False,
+        sampling: Sampling | None = None,
+    ) -> Launch:
+        self._segments.render(history.with_user("?"))  # a template that refuses is told before a model is loaded
+        framer = NativeFramer()
+        thinking = self._thinking
+        return Launch(
+            argv=tuple(self._argv),
+            framer=framer if thinking is None else ThinkingFramer(framer, thinking, is_open=self._opens_thoughts),
+            around=(self._segments.marks.in_prefix, self._segments.marks.in_suffix),
+        )
+
+    def input(
+        self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
+    ) -> Input | None:
+        options = options or ReplyOptions()
+        closing = f"\n{self._thinking[1]}\n\n" if self._thinking is not None and self._opens_thoughts else ""
+        loose_end = ""
+        if text:
+            # A grammar holds for all that the model writes: it is not to think in it.
+            prompt = self._segments.render(history.with_user(text)) + closing * (options.format is not None)
+        else:
+            prompt, loose_end = self._segments.within_reply(history, closing)
+        number = next(self._numbers)
+        request = Complete(
+            number,
+            prompt=tuple(self._pieces(prompt)),
+            max_tokens=options.max_tokens or self.max_tokens,
+            sampling=self._drawn(options.sampling),
+            # In thoughts, of which only the guard can tell the end, a stop text ends nothing.
+            stop=options.stop if self._thinking is None else (),
+            schema=dict(options.format.schema or {}) if options.format is not None else None,
+        )
+        return Input(
+            encode(request),
+            goes_on=not text or options.format is not None,
+            loose_end=loose_end,
+            stop=encode(Stop(number)),
+        )
+
+    def preparation(self, history: Conversation) -> Input | None:
+        if not history.messages:
+            return None
+        number = next(self._numbers)
+        prompt = tuple(self._pieces(self._segments.before_message(history)))
+        return Input(encode(Complete(number, prompt=prompt, max_tokens=0)), stop=encode(Stop(number)))
+
+    def _pieces(self, prompt: str) -> Iterator[Piece]:
+        template, at = self._segments.template, 0
+        if template.adds_bos and template.bos:
+            yield template.bos, True
+        for token in self._segments.special.finditer(prompt) if self._segments.special is not None else ():
+            if token.start() > at:
+                yield unguarded(prompt[at : token.start()]), False
+            yield token.group(), True
+            at = token.end()
+        if at < len(prompt):
+            yield unguarded(prompt[at:]), False
+
+    def _drawn(self, sampling: Sampling) -> dict[str, float]:
+        """How tokens are drawn: as the reply wants, else as the options say, else by the library's default."""
+        options = self._options
+        wanted = {"temperature": options.temperature, "seed": options.seed}
+        for each in (options.sampling, sampling):
+            wanted |= {field.name: value for field in fields(each) if (value := getattr(each, field.name)) is not None}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
+        return True
+
+    def context_after(self, context: str, reply: str, *, natural: bool) -> str:
+        return ""
+
+    def note_of(self, text: str) -> str:
+        return ""
+
+    def clearing(self) -> bytes | None:
+        return None
+
+    def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
+        return self._segments.cost_of_history(history, count)
+
+    def cost_of_message(self, text: str, count: Counter) -> TokenCount:
+        return self._segments.cost_of_message(text, count)

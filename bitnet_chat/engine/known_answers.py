@@ -1,0 +1,205 @@
+"""Whether an engine computes what it should: its first tokens for small models, against those that are known.
+
+A model of each type of weights that the engine is offered for is evaluated in one batch of 100 tokens and one by one.
+What came of it is kept in the data directory for this build on this processor, so that it is asked once. Measured with
+the prebuilt libraries: a quarter of a second for a type.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_chat import paths
+from bitnet_chat.engine import manifest
+from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.expected import ANSWERS, LENGTH
+from bitnet_chat.engine.small_model import CONTEXT, SmallModel, question, tokens
+from bitnet_chat.errors import BitnetChatError, BuildError
+from bitnet_chat.models.store import write_json
+
+if TYPE_CHECKING:
+    from bitnet_chat.models.info import ModelInfo
+
+_AT_ONCE = 2
+_FILE = "known-answers.json"
+_SECONDS = 60.0
+"""For one model, loading included."""
+_TABLE = sha256(repr(ANSWERS).encode()).hexdigest()[:16]
+"""Which answers were known when a result was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``wrong``: what the engine says instead, or why it says nothing; empty where it is right."""
+
+    model: SmallModel
+    wrong: str = ""
+
+
+def offered(engine: EngineBinary) -> list[SmallModel]:
+    """The models whose types and architectures an engine knows and is not known to compute wrongly. Reads its files."""
+    from bitnet_chat.models.misfit import misfit
+    from bitnet_chat.models.support import known
+
+    names = known(engine.path, _infos().values())
+    if names is None:
+        return []
+    return [model for model, info in _infos().items() if misfit(info, names, engine.path.name) is None]
+
+
+@cache
+def _infos() -> dict[SmallModel, ModelInfo]:
+    from bitnet_chat.models.info import read_info
+
+    infos = {}
+    with tempfile.TemporaryDirectory(prefix="bitnet-chat-") as folder:
+        for model in ANSWERS:
+            path = Path(folder) / "model.gguf"
+            model.write(path)
+            infos[model] = read_info(path)
+    return infos
+
+
+def check(
+    engine: EngineBinary,
+    models: Iterable[SmallModel] | None = None,
+    *,
+    anew: bool = False,
+    on_model: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Verdict, ...]:
+    """Ask for what is not kept, and keep it. ``models``: some of :data:`ANSWERS`; all that are :func:`offered` unless
+    given. ``anew``: what is kept does not count. Blocks; raises OSError where no model can be written."""
+    wanted = tuple(offered(engine) if models is None else models)
+    found = {} if anew else dict(kept(engine))
+    asked = [model for model in wanted if model.name not in found]
+    with tempfile.TemporaryDirectory(prefix="bitnet-chat-") as folder:
+
+        def ask(model: SmallModel) -> str:
+            return _ask(engine, model, Path(folder) / f"{model.name}.gguf")
+
+        with ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1)) as pool:
+            for done, (model, wrong) in enumerate(zip(asked, pool.map(ask, asked), strict=True), 1):
+                found[model.name] = wrong
+                on_model(done, len(asked))
+    _keep(engine, found)
+    return tuple(Verdict(model, found[model.name]) for model in wanted)
+
+
+def require(engine: EngineBinary, on_model: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Raises BuildError for an engine that is right for no type at all."""
+    verdicts = check(engine, on_model=on_model)
+    if verdicts and all(each.wrong for each in verdicts):
+        raise BuildError(
+            f"The engine in {engine.path} computes wrongly on this computer: {verdicts[0].wrong}",
+            remedy="Install another: bitnet-chat engine install --build",
+        )
+
+
+def kept(engine: EngineBinary) -> Mapping[str, str]:
+    """What was wrong, by the names of models, where it was asked before. Raises nothing."""
+    return _read().get(key(engine), {})
+
+
+def key(engine: EngineBinary) -> str:
+    """Changes with the build and the processor."""
+    file = engine.path / "package.json" if engine.dialect is Dialect.NATIVE else engine.path
+    try:
+        status = file.stat()
+    except OSError:
+        return ""
+    processor = sha256(manifest.cpu_fingerprint().encode()).hexdigest()[:8]
+    return f"{engine.path}|{status.st_size}|{status.st_mtime_ns}|{processor}"
+
+
+def _read() -> dict[str, dict[str, str]]:
+    try:
+        content = json.loads((paths.data_dir() / _FILE).read_text("utf-8"))
+        engines = content["engines"] if content["table"] == _TABLE else {}
+        return {str(key): {str(name): str(wrong) for name, wrong in each.items()} for key, each in engines.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _keep(engine: EngineBinary, found: dict[str, str]) -> None:
+    if own := key(engine):
+        with contextlib.suppress(OSError):  # it is asked again next time
+            paths.data_dir().mkdir(parents=True, exist_ok=True)
+            write_json(paths.data_dir() / _FILE, {"table": _TABLE, "engines": _read() | {own: found}})
+
+
+def _ask(engine: EngineBinary, model: SmallModel, path: Path) -> str:
+    known = [text for _, text in ANSWERS[model]]
+    questions = [question(number) for number, _ in ANSWERS[model]]
+    try:
+        model.write(path)
+        if engine.dialect is Dialect.NATIVE:
+            said = _of_library(engine, path, questions)
+        else:
+            said = {"": asyncio.run(_of_program(engine, path, questions))}
+    except BitnetChatError as error:
+        return (error.detail or error.what).strip().splitlines()[0]
+    finally:
+        path.unlink(missing_ok=True)
+    for how, texts in said.items():
+        if texts != known[: len(texts)]:
+            return f"it says {', '.join(texts)} instead of {', '.join(known[: len(texts)])}{how}"
+    return ""
+
+
+def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict[str, list[str]]:
+    """Each in one batch; and the first one token by token: each prompt is one longer than the last, and their common
+    part is not evaluated again."""
+    from bitnet_chat.engine.native.client import Client, ClientError
+    from bitnet_chat.engine.native.command import command
+
+    argv = command(engine, model, context_size=CONTEXT, threads=1, batch_size=128)
+    try:
+        with Client(argv, timeout=_SECONDS) as client:
+
+            def reply(prompt: list[int], length: int = LENGTH) -> str:
+                return client.complete(prompt, max_tokens=length, sampling={"temperature": 0.0}).text[:LENGTH]
+
+            at_once = [reply(tokens(each)) for each in questions]
+            prompt = tokens(questions[0])
+            for end in range(1, len(prompt)):
+                reply(prompt[:end], 1)
+            return {"": at_once, " one by one": [reply(prompt)]}
+    except ClientError as error:
+        raise BitnetChatError(str(error)) from error
+
+
+async def _of_program(engine: EngineBinary, model: Path, questions: list[str]) -> list[str]:
+    """By the way that every conversation goes."""
+    from bitnet_chat.backends import ReplyOptions, Sampling
+    from bitnet_chat.backends.resident import ResidentBackend
+    from bitnet_chat.config import Settings
+    from bitnet_chat.conversation import Conversation
+    from bitnet_chat.events import Completed, Failed
+
+    settings = Settings(
+        engine=str(engine.path), model=str(model), ctx=CONTEXT, threads=1, temperature=0.0, journal=False
+    )
+    options = ReplyOptions(max_tokens=LENGTH, timeout=_SECONDS, sampling=Sampling(temperature=0.0, repeat_penalty=1.0))
+    backend = ResidentBackend(settings)
+    said = []
+    try:
+        for each in questions:
+            async for event in backend.reply(Conversation().with_user(each), options):
+                if isinstance(event, Failed):
+                    raise event.error
+                if isinstance(event, Completed):
+                    said.append(event.text[:LENGTH])
+    finally:
+        await backend.close()
+    return said

@@ -1,0 +1,308 @@
+"""What is known of the engines at hand and of a model, for :mod:`bitnet_chat.engine.choice`: reads and remembers it.
+
+Which tensor types stand in an engine's files and in a model's header is remembered by their size and time: reading both
+takes a fifth of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bitnet_chat import paths
+from bitnet_chat.engine import find, known_answers, packages, speeds
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
+from bitnet_chat.engine.choice import Choice, Contender, choose
+from bitnet_chat.engine.find import Candidate
+from bitnet_chat.errors import EngineMissing, EngineNotFound, ModelError
+from bitnet_chat.models import conversion
+from bitnet_chat.models.info import ModelInfo, read_info
+from bitnet_chat.models.quantization import BITNET_TYPES, IK_TYPES
+from bitnet_chat.models.resolve import Judge
+from bitnet_chat.models.store import write_json
+from bitnet_chat.models.support import known, obstacle
+from bitnet_chat.progress import size
+
+_FILE, _FORMAT, _REMEMBERED = "fits.json", 1, 256
+_CONVERTED_TYPES = ("IQ2_BN", "Q6_K", "F32")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user asked for. ``dialect``: of the engine, where only one will do. ``flags``: whether there are flags
+    for the engine or rpc-servers, which no native engine takes. ``limit``: see
+    :func:`bitnet_chat.engine.probe.probe`."""
+
+    engine: str = ""
+    configured: str = ""
+    dialect: Dialect | None = None
+    flags: bool = False
+    limit: float | None = None
+
+    @property
+    def is_named(self) -> bool:
+        return any(place.named for place in find.places(self.engine or None, self.configured or None))
+
+    def require(self) -> EngineBinary:
+        """The first engine. Raises EngineNotFound where there is none."""
+        return find.find(self.engine or None, self.configured or None, dialect=self.dialect, limit=self.limit)
+
+    def candidates(self) -> Iterable[Candidate]:
+        """Those that can chat, in search order. Raises as :func:`bitnet_chat.engine.find.candidates` does."""
+        for each in find.candidates(self.engine or None, self.configured or None, limit=self.limit):
+            binary = each.binary
+            if binary is not None and binary.can_chat and self.dialect in (None, binary.dialect):
+                yield each
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Of an engine and a model, by their files alone."""
+
+    obstacle: str
+    converts: bool
+    architecture: str
+    quantization: str
+    types: tuple[str, ...]
+
+
+def select(wish: Wish, model: Path) -> Choice:
+    """The engine for a model. One that was named is taken, whatever it can do.
+
+    Raises EngineMissing where another engine has to be installed, EngineNotFound where there is none at all.
+    """
+    if wish.is_named:
+        return Choice(_named(wish, model))
+    try:
+        fits = _Fits(model)
+    except (OSError, ModelError):  # whoever loads it says what is wrong with it
+        return Choice(_named(wish, model))
+    measured = speeds.known()
+    found: list[Contender] = []
+    for candidate in wish.candidates():
+        assert candidate.binary is not None
+        found.append(_contender(candidate, candidate.binary, fits.of(candidate.binary), wish, measured))
+        if not measured and not found[-1].obstacle:  # nothing that follows can be preferred
+            break
+    fits.remember()
+    if (choice := choose(found)) is not None:
+        return choice
+    if not found:
+        _named(wish, model)  # raises, with what was wrong in each place
+    package = package_for(read_info(model))
+    if package is None or any(each.engine.make is package.make for each in found):
+        return Choice(found[0])  # whoever loads the model explains it
+    raise missing(package, model.stem)
+
+
+def missing(package: packages.Package, model: str) -> EngineMissing:
+    """The error of a model for which an engine has to be installed."""
+    return EngineMissing(
+        f"{model} needs the engine {package.name}, which is not installed",
+        package=package.name,
+        remedy=f"bitnet-chat engine install {package.name}{_size(package)}",
+    )
+
+
+def judge(wish: Wish) -> Judge:
+    """By all engines at hand; by the one that was named. Without any as a llama.cpp build would do."""
+    try:
+        found = list(wish.candidates())
+    except EngineNotFound:
+        if wish.engine:
+            raise
+        found = []
+    binaries = [each.binary for each in found if each.binary is not None]
+
+    def judged(infos: Sequence[ModelInfo]) -> list[str]:
+        reasons: list[list[str]] = [[] for _ in infos]
+        for binary in binaries:
+            names = known(binary.path, infos) if infos else None
+            for info, so_far in zip(infos, reasons, strict=True):
+                so_far.append(_obstacle(binary, _fit(binary, info, names), wish))
+        return [
+            "" if "" in so_far else _short(info, so_far, binaries) for info, so_far in zip(infos, reasons, strict=True)
+        ]
+
+    return judged
+
+
+def _short(info: ModelInfo, reasons: Sequence[str], binaries: Sequence[EngineBinary]) -> str:
+    if not reasons and not (info.needs_bitnet or obstacle(info, None)):
+        return ""
+    package = package_for(info)
+    if package is not None and not any(each.make is package.make for each in binaries):
+        return needs(package)
+    return reasons[0] if reasons else obstacle(info, None)
+
+
+def missing_package(wish: Wish, model: str) -> str:
+    """The name of the prebuilt engine that has to be installed before ``model`` can be run: a file, the name of a model
+    that is here or of one that can be pulled, or nothing, where any engine will do. Empty where none has to be, and
+    where none would do."""
+    from bitnet_chat.models.registry import entries
+    from bitnet_chat.models.resolve import resolve
+
+    path = None
+    try:
+        path = resolve(model).path if model else None
+    except ModelError:
+        entry = entries().get(model)
+        return _missing_for(wish, entry.engine == "bitnet") if entry is not None else ""
+    try:
+        if path is None:
+            wish.require()
+        else:
+            select(wish, path)
+    except EngineMissing as error:
+        return error.package
+    except EngineNotFound:
+        package: packages.Package | None = packages.PACKAGES[0]
+        with contextlib.suppress(OSError, ModelError):  # whoever opens it tells
+            package = package_for(read_info(path)) if path is not None else package
+        return package.name if package is not None else ""
+    return ""
+
+
+def _missing_for(wish: Wish, ternary: bool) -> str:
+    """As :func:`missing_package`, for a model of which no more is known than whether it is one of BitNet's."""
+    with contextlib.suppress(EngineNotFound):
+        for each in wish.candidates():
+            assert each.binary is not None
+            is_ternary = each.binary.make in (Make.BITNET, Make.IK)
+            # Of the types of llama.cpp the prebuilt ik_llama.cpp computes some wrongly.
+            is_plain = each.binary.make is not Make.IK or each.binary.dialect is not Dialect.NATIVE
+            if is_ternary if ternary else is_plain:
+                return ""
+    return "bitnet" if ternary else packages.PACKAGES[0].name
+
+
+def missing_for_bitnet(wish: Wish) -> str:
+    """What running a model of BitNet's own types brings with it, in a list; empty where an engine for it is here."""
+    with contextlib.suppress(EngineNotFound):
+        if any(each.binary is not None and each.binary.make in (Make.BITNET, Make.IK) for each in wish.candidates()):
+            return ""
+    package = packages.by_name("bitnet")
+    assert package is not None
+    return f"installs the engine {package.name}{_size(package)}"
+
+
+def needs(package: packages.Package) -> str:
+    """For a list."""
+    return f"needs the engine {package.name}{_size(package)}"
+
+
+def package_for(info: ModelInfo) -> packages.Package | None:
+    """The prebuilt engine that runs a model; None where it takes a build by hand."""
+    types = {kind for kind, _ in info.tensor_types}
+    is_strange = "I2_S" in types and info.header.architecture not in conversion.ARCHITECTURES
+    if is_strange or types & BITNET_TYPES - {"I2_S"}:
+        return None
+    return packages.by_name("bitnet" if types & (IK_TYPES | BITNET_TYPES) else "llama.cpp")
+
+
+def contenders(wish: Wish, info: ModelInfo) -> list[Contender]:
+    """All engines at hand, for a model."""
+    measured = speeds.known()
+    return [
+        _contender(each, each.binary, _fit(each.binary, info, known(each.binary.path, [info])), wish, measured)
+        for each in wish.candidates()
+        if each.binary is not None
+    ]
+
+
+def _named(wish: Wish, model: Path) -> Contender:
+    engine = wish.require()
+    converts = False
+    if engine.make is Make.IK and engine.dialect is Dialect.NATIVE:
+        with contextlib.suppress(ModelError):
+            converts = conversion.is_for(engine, read_info(model))
+    return Contender(engine, "", converts=converts)
+
+
+def _contender(candidate: Candidate, engine: EngineBinary, fit: _Fit, wish: Wish, measured: speeds.Speeds) -> Contender:
+    quantization = "IQ2_BN" if fit.converts else fit.quantization
+    speed = measured.get((known_answers.key(engine), quantization))
+    return Contender(engine, candidate.source, _obstacle(engine, fit, wish), fit.converts, speed)
+
+
+def _obstacle(engine: EngineBinary, fit: _Fit, wish: Wish) -> str:
+    """What its files say, and what is known of its answers."""
+    if wish.flags and engine.dialect is Dialect.NATIVE:
+        return "a prebuilt engine takes no flags of llama.cpp's"
+    if fit.obstacle:
+        return fit.obstacle
+    kept = known_answers.kept(engine)
+    for kind in _CONVERTED_TYPES if fit.converts else fit.types:
+        for name in (kind, f"{kind} ({fit.architecture})"):
+            if kept.get(name):
+                return f"it computes {kind} weights wrongly"
+        # ik_llama.cpp computes some of llama.cpp's types wrongly (measured); its own are what it is for.
+        is_prebuilt_ik = engine.make is Make.IK and engine.dialect is Dialect.NATIVE
+        if is_prebuilt_ik and kind not in kept and kind not in IK_TYPES and not fit.converts:
+            return f"nothing is known of its answers with {kind} weights (bitnet-chat doctor asks)"
+    return ""
+
+
+def _fit(engine: EngineBinary, info: ModelInfo, names: frozenset[str] | None) -> _Fit:
+    converts = conversion.is_for(engine, info)
+    return _Fit(
+        obstacle="" if converts else obstacle(info, names),
+        converts=converts,
+        architecture=info.header.architecture,
+        quantization=info.quantization,
+        types=tuple(kind for kind, _ in info.tensor_types),
+    )
+
+
+class _Fits:
+    """Fits of one model, remembered. Raises OSError where it is no file that can be read."""
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+        status = model.stat()
+        self._key = f"{model.absolute()}|{status.st_size}|{status.st_mtime_ns}"
+        self._all = _remembered()
+        self._new = False
+        self._info: ModelInfo | None = None
+
+    def of(self, engine: EngineBinary) -> _Fit:
+        """Raises ModelError."""
+        key = f"{known_answers.key(engine)}||{self._key}"
+        with contextlib.suppress(KeyError, TypeError):
+            content = self._all[key]
+            return replace(_Fit(**content), types=tuple(map(str, content["types"])))
+        self._info = self._info or read_info(self._model)
+        fit = _fit(engine, self._info, known(engine.path, [self._info]))
+        self._all[key] = {name: getattr(fit, name) for name in _Fit.__slots__}
+        self._new = True
+        return fit
+
+    def remember(self) -> None:
+        if self._new:
+            with contextlib.suppress(OSError):
+                paths.cache_dir().mkdir(parents=True, exist_ok=True)
+                latest = dict(list(self._all.items())[-_REMEMBERED:])
+                write_json(paths.cache_dir() / _FILE, {"format": _FORMAT, "fits": latest})
+
+
+def _remembered() -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads((paths.cache_dir() / _FILE).read_text("utf-8"))
+        fits = content["fits"] if content["format"] == _FORMAT else {}
+        return fits if isinstance(fits, dict) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _size(package: packages.Package) -> str:
+    """Of its download, where there is one for this computer."""
+    from bitnet_chat.engine import wheels
+
+    with contextlib.suppress(EngineNotFound):
+        return f" ({size(wheels.choose(package, wheels.here()).pin.size)})"
+    return ""

@@ -1,0 +1,261 @@
+"""Small models for known answers: two layers of fixed pseudo-random weights, in each type that engines are checked for.
+
+The weights are made where they are needed, 1 to 8 MB in some hundredths of a second, from SHAKE-256: the same bytes on
+every computer. A token is a byte; those that the model can say are the letters, so its replies are plain text.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import shake_256
+from pathlib import Path
+from string import ascii_letters
+from typing import Literal
+
+from bitnet_chat.models.quantization import I2_S_FILE
+from bitnet_chat.models.writer import NewTensor, Value, write
+
+Architecture = Literal["llama", "bitnet", "bitnet-b1.58"]
+
+LAYERS, HEAD, CONTEXT = 2, 64, 2048
+EPSILON, ROPE_BASE = 1e-6, 500_000.0
+_SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
+VOCABULARY = 256 + len(_SPECIAL)
+BOS, EOS, EOT = 256, 257, 258
+LOUD, QUIET = 0.08, 0.01
+"""The largest value in the embedding of a letter, and of any other token, which is therefore never the next one."""
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """``width``: of the embedding; ``inner``: of the feed-forward. Heads are of 64."""
+
+    width: int
+    inner: int
+    heads: int
+    heads_kv: int
+
+
+_ODD = Shape(320, 544, 5, 1)
+"""Rows of an uneven number of small blocks: ik_llama.cpp computes Q4_1 wrongly in some, as in SmolLM2-135M (18 blocks),
+and rightly where a row is whole groups of four."""
+_EVEN = Shape(512, 768, 8, 2)
+"""For blocks of 256, and for IQ2_BN, which needs rows of 512."""
+
+_ANY = bytes(range(256))
+_TERNARY = bytes(sum((byte // 3**place % 3) << 2 * place for place in range(4)) for byte in range(256))
+"""Four codes of two bits, each 0, 1 or 2; 3 is no ternary weight."""
+_EQUAL_NIBBLES = bytes(0x11 * (8 + byte % 8) for byte in range(256))
+"""A scale and the same minimum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Pseudo-random bytes, each replaced by ``table``."""
+
+    count: int
+    table: bytes = _ANY
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The scale of the block, times ``factor``. ``form``: as :mod:`struct` has it."""
+
+    factor: float = 1.0
+    form: str = "<e"
+
+
+@dataclass(frozen=True, slots=True)
+class Exponent:
+    """The power of two next to the scale, in eight bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How weights are packed. ``number``: ggml_type. ``block``: weights of a block; 0: a row is one. ``parts``: what a
+    block is made of. ``spread``: standard deviation of the weights where the scale is 1."""
+
+    number: int
+    block: int
+    spread: float
+    parts: tuple[Random | Scale | Exponent, ...]
+
+
+_UNIFORM = 73.9  # standard deviation of -127.5, -126.5 … 127.5
+_CENTRED = Scale()
+FORMS = {
+    "F32": Form(0, 1, _UNIFORM, ()),
+    "F16": Form(1, 1, _UNIFORM, ()),
+    "BF16": Form(30, 1, _UNIFORM, ()),
+    "Q4_0": Form(2, 32, 4.6, (Scale(), Random(16))),
+    "Q4_1": Form(3, 32, 4.6, (Scale(), Scale(-7.5), Random(16))),
+    "Q5_0": Form(6, 32, 9.2, (Scale(), Random(20))),
+    "Q5_1": Form(7, 32, 9.2, (Scale(), Scale(-15.5), Random(20))),
+    "Q8_0": Form(8, 32, _UNIFORM, (Scale(), Random(32))),
+    "Q2_K": Form(10, 256, 13, (Random(16, _EQUAL_NIBBLES), Random(64), Scale(), Scale(1.5))),
+    "Q3_K": Form(11, 256, 42, (Random(108), Scale())),
+    "Q4_K": Form(12, 256, 258, (Scale(), Scale(7.5), Random(140))),
+    "Q5_K": Form(13, 256, 527, (Scale(), Scale(15.5), Random(172))),
+    "Q6_K": Form(14, 256, 1367, (Random(208), Scale())),
+    "IQ4_NL": Form(20, 32, 70, (Scale(), Random(16))),
+    "IQ4_XS": Form(23, 256, 1300, (Scale(), Random(134))),
+    "MXFP4": Form(39, 32, 2.9, (Exponent(), Random(16))),
+    "TQ1_0": Form(34, 256, 0.82, (Random(52), Scale())),
+    "TQ2_0": Form(35, 256, 0.82, (Random(64, _TERNARY), Scale())),
+    "I2_S": Form(36, 0, 0.82, ()),
+    "IQ2_BN": Form(135, 0, 0.82, ()),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SmallModel:
+    """``weights``: a name of :data:`FORMS`."""
+
+    weights: str
+    architecture: Architecture = "llama"
+
+    @property
+    def shape(self) -> Shape:
+        return _ODD if 0 < FORMS[self.weights].block <= 32 else _EVEN
+
+    @property
+    def name(self) -> str:
+        return self.weights if self.architecture == "llama" else f"{self.weights} ({self.architecture})"
+
+    def write(self, path: Path) -> None:
+        """Raises OSError."""
+        with path.open("wb") as file:
+            write(file, self._values(), list(self._tensors()))
+
+    def _values(self) -> dict[str, Value]:
+        of, shape = self.architecture, self.shape
+        return {
+            "general.architecture": of,
+            "general.name": "known answers",
+            f"{of}.vocab_size": VOCABULARY,
+            f"{of}.context_length": CONTEXT,
+            f"{of}.embedding_length": shape.width,
+            f"{of}.block_count": LAYERS,
+            f"{of}.feed_forward_length": shape.inner,
+            f"{of}.rope.dimension_count": HEAD,
+            f"{of}.attention.head_count": shape.heads,
+            f"{of}.attention.head_count_kv": shape.heads_kv,
+            f"{of}.attention.layer_norm_rms_epsilon": EPSILON,
+            f"{of}.rope.freq_base": ROPE_BASE,
+            f"{of}.rope.scaling.type": "linear",  # without it llama.cpp refuses the architecture bitnet
+            f"{of}.rope.scaling.factor": 1.0,
+            **({"general.file_type": I2_S_FILE} if self.weights == "I2_S" else {}),
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "llama-bpe",
+            "tokenizer.ggml.tokens": [*spelled(), *_SPECIAL],
+            "tokenizer.ggml.token_type": [1] * 256 + [3] * len(_SPECIAL),
+            "tokenizer.ggml.merges": ["Ā ā"],  # two control characters: none of a prompt
+            "tokenizer.ggml.bos_token_id": BOS,
+            "tokenizer.ggml.eos_token_id": EOS,
+            "tokenizer.ggml.add_bos_token": True,
+            "tokenizer.chat_template": TEMPLATE,
+            "general.quantization_version": 2,
+        }
+
+    def _tensors(self) -> Iterator[NewTensor]:
+        width, inner, kv = self.shape.width, self.shape.inner, HEAD * self.shape.heads_kv
+        yield _embedding(width)
+        for layer in range(LAYERS):
+            # Scores of attention as far apart as those of a trained model, so that what stands before counts.
+            for name, rows, columns, factor in (
+                ("attn_q", width, width, 2.0),
+                ("attn_k", kv, width, 2.0),
+                ("attn_v", kv, width, 1.0),
+                ("attn_output", width, width, 1.0),
+                ("ffn_gate", inner, width, 1.0),
+                ("ffn_up", inner, width, 1.0),
+                ("ffn_down", width, inner, 1.0),
+            ):
+                yield self._matrix(f"blk.{layer}.{name}.weight", rows, columns, factor)
+            yield _ones(f"blk.{layer}.attn_norm.weight", width)
+            yield _ones(f"blk.{layer}.ffn_norm.weight", width)
+            if self.architecture != "llama":
+                yield _ones(f"blk.{layer}.attn_sub_norm.weight", width)
+                yield _ones(f"blk.{layer}.ffn_sub_norm.weight", inner)
+        yield _ones("output_norm.weight", width)
+
+    def _matrix(self, name: str, rows: int, columns: int, factor: float) -> NewTensor:
+        form = FORMS[self.weights]
+        data = _packed(self.weights, form, name, rows, columns, factor / (form.spread * columns**0.5))
+        return NewTensor(name, form.number, (columns, rows), len(data), (data,))
+
+
+def _packed(weights: str, form: Form, name: str, rows: int, columns: int, scale: float) -> bytes:
+    count = rows * columns
+    match weights:
+        case "F32" | "F16" | "BF16":
+            table = [_number(weights, scale * (byte - 127.5)) for byte in range(256)]
+            return b"".join(map(table.__getitem__, _random(name, count)))
+        case "I2_S":  # docs/I2_s.md of BitNet: the scale stands behind the weights, eight times
+            return _random(name, count // 4).translate(_TERNARY) + struct.pack("<8f", *[scale] * 8)
+        case "IQ2_BN":  # each row begins with its scale
+            codes = _random(name, count // 4).translate(_TERNARY)
+            size, head = columns // 4, struct.pack("<f", scale)
+            return b"".join(head + codes[at : at + size] for at in range(0, len(codes), size))
+    columns_of_parts = [_part(f"{name}.{at}", part, count // form.block, scale) for at, part in enumerate(form.parts)]
+    return b"".join(b"".join(block) for block in zip(*columns_of_parts, strict=True))
+
+
+def _part(seed: str, part: Random | Scale | Exponent, blocks: int, scale: float) -> list[bytes]:
+    """Its bytes in each block."""
+    match part:
+        case Random(count, table):
+            data = _random(seed, blocks * count).translate(table)
+            return [data[at : at + count] for at in range(0, len(data), count)]
+        case Scale(factor, form):
+            return [struct.pack(form, scale * factor)] * blocks
+        case Exponent():
+            return [bytes((struct.unpack("<I", struct.pack("<f", scale))[0] >> 23 & 0xFF,))] * blocks
+
+
+def _embedding(width: int) -> NewTensor:
+    """F16, for all: it is the output matrix, too."""
+    loud, quiet = ([_number("F16", most / 127.5 * (byte - 127.5)) for byte in range(256)] for most in (LOUD, QUIET))
+    letters = frozenset(ascii_letters.encode())
+    rows = _random("token_embd.weight", VOCABULARY * width)
+    data = b"".join(
+        b"".join(map((loud if token in letters else quiet).__getitem__, rows[token * width : (token + 1) * width]))
+        for token in range(VOCABULARY)
+    )
+    return NewTensor("token_embd.weight", FORMS["F16"].number, (width, VOCABULARY), len(data), (data,))
+
+
+def _ones(name: str, count: int) -> NewTensor:
+    return NewTensor(name, FORMS["F32"].number, (count,), 4 * count, (struct.pack("<f", 1.0) * count,))
+
+
+def _number(form: str, value: float) -> bytes:
+    single = struct.pack("<f", value)
+    return {"F32": single, "F16": struct.pack("<e", value), "BF16": single[2:]}[form]
+
+
+def _random(seed: str, count: int) -> bytes:
+    return shake_256(seed.encode()).digest(count)
+
+
+def spelled() -> list[str]:
+    """How a byte-level vocabulary spells each byte (GPT-2's ``bytes_to_unicode``)."""
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in plain]
+    return [chr(byte) if byte in plain else chr(256 + others.index(byte)) for byte in range(256)]
+
+
+def question(number: int, length: int = 90) -> str:
+    """Letters, the same for the same number."""
+    return "".join(ascii_letters[byte % len(ascii_letters)] for byte in _random(f"question {number}", length))
+
+
+def tokens(message: str) -> list[int]:
+    """The prompt for a first message, as the chat template of the model has it: a few more tokens than it has bytes."""
+    return [BOS, *f"user: {message}".encode(), EOT, *b"assistant: "]

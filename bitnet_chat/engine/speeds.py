@@ -1,0 +1,43 @@
+"""How fast engines are on this computer, as ``bitnet-chat engine bench`` has measured: kept by build and type."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from bitnet_chat import paths
+from bitnet_chat.engine.choice import Speed
+from bitnet_chat.models.store import write_json
+
+Speeds = Mapping[tuple[str, str], Speed]
+"""By the key of an engine (:func:`bitnet_chat.engine.known_answers.key`) and the quantization of the model."""
+
+_FILE, _FORMAT = "speeds.json", 1
+
+
+def known() -> Speeds:
+    """Raises nothing."""
+    try:
+        content = json.loads((paths.data_dir() / _FILE).read_text("utf-8"))
+        if content["format"] != _FORMAT:
+            return {}
+        return {
+            (str(key), str(name)): Speed(float(each["prefill"]), float(each["decode"]))
+            for key, speeds in content["engines"].items()
+            for name, each in speeds.items()
+            if each["prefill"] > 0 and each["decode"] > 0
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def keep(found: Speeds) -> None:
+    """Beside what is known already."""
+    engines: dict[str, dict[str, dict[str, float]]] = {}
+    for (key, name), speed in {**known(), **found}.items():
+        engines.setdefault(key, {})[name] = asdict(speed)
+    with contextlib.suppress(OSError):
+        paths.data_dir().mkdir(parents=True, exist_ok=True)
+        write_json(paths.data_dir() / _FILE, {"format": _FORMAT, "engines": engines})

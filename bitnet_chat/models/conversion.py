@@ -1,0 +1,254 @@
+"""I2_S files as IQ2_BN, which the prebuilt engine ``bitnet`` computes rightly and faster: made once, beside the models.
+
+That engine loads an I2_S file without an error and computes nonsense. What its own ``llama-quantize`` makes of the file
+is right (measured on BitNet 2B4T's shape: 1,188 MB become 803 MB in 24 to 48 s). What is known to be wrong with the
+metadata is mended on the way. A converted file gets its name after :mod:`bitnet_chat.models.converted_check`::
+
+    <models>/NAME.iq2_bn.gguf, .iq2_bn.json     of an installed model
+    <cache>/converted/NAME-….iq2_bn.gguf        of a file elsewhere
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from bitnet_chat import paths
+from bitnet_chat.engine import lock, processors
+from bitnet_chat.engine.binary import EngineBinary, Make
+from bitnet_chat.engine.clock import Clock
+from bitnet_chat.engine.packages import SITE
+from bitnet_chat.errors import ModelError
+from bitnet_chat.models.faults import mended
+from bitnet_chat.models.gguf import read_header
+from bitnet_chat.models.info import ModelInfo, read_info
+from bitnet_chat.models.reader import opened
+from bitnet_chat.models.registry import CONVERTED
+from bitnet_chat.models.store import write_json
+from bitnet_chat.progress import Progress, duration, size
+
+ARCHITECTURES = frozenset(("bitnet-b1.58", "bitnet", "llama"))
+"""Those for which the converted file was compared with a reference."""
+_COUNTER = re.compile(rb"^\[ *(\d+)/ *(\d+)\]")
+_BYTES_PER_SECOND = 30_000_000
+"""Of the source: 24 to 48 s for 1,188 MB on two cores."""
+_MARGIN = 50_000_000
+_TEMPLATE = "tokenizer.chat_template"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a converted file was made from, kept beside it."""
+
+    source: str
+    size: int
+    modified: int
+    engine: str
+    converted: int
+    """Bytes of the converted file."""
+
+
+def is_for(engine: EngineBinary, info: ModelInfo) -> bool:
+    """Whether the engine runs the model converted, and not as it is."""
+    is_package = engine.make is Make.IK and quantizer(engine).is_file()
+    return is_package and info.header.architecture in ARCHITECTURES and any(k == "I2_S" for k, _ in info.tensor_types)
+
+
+def quantizer(engine: EngineBinary) -> Path:
+    suffix = ".exe" if sys.platform == "win32" else ""
+    return engine.path / SITE / "ik_llama_cpp" / "bin" / f"llama-quantize{suffix}"
+
+
+def target_of(source: Path) -> Path:
+    source = source.resolve()
+    if source.parent == paths.models_dir().resolve():
+        return source.with_name(f"{source.stem}{CONVERTED}.gguf")
+    number = sha256(os.fsencode(source)).hexdigest()[:8]
+    return paths.cache_dir() / "converted" / f"{source.stem}-{number}{CONVERTED}.gguf"
+
+
+def present(source: Path) -> Path | None:
+    """The converted file, where it is there, whole, and made from the file as it is now. Raises nothing."""
+    target = target_of(source)
+    try:
+        origin = Origin(**json.loads(target.with_suffix(".json").read_text("utf-8")))
+        status = source.stat()
+        same = (origin.size, origin.modified) == (status.st_size, status.st_mtime_ns)
+        return target if same and target.stat().st_size == origin.converted else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def announcement(source: Path) -> str:
+    """What it will take, for the user. Raises ModelError."""
+    info = read_info(source)
+    seconds = max(1, info.header.size // _BYTES_PER_SECOND)
+    sizes = f"{size(info.header.size)} → {size(_expected(info))}"
+    return f"{source.stem} is converted for this engine ({sizes}, about {duration(seconds)}, once)"
+
+
+def obtain(
+    source: Path,
+    engine: EngineBinary,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    check: Callable[[Path, Path, EngineBinary], None] | None = None,
+) -> Path:
+    """The converted file, which is made now if it is not there. Blocks. An interrupted conversion begins anew.
+
+    ``check`` raises ModelError for a converted file that is not right; unless given it is
+    :func:`bitnet_chat.models.converted_check.require`. Raises ModelError.
+    """
+    if (found := present(source)) is not None:
+        return found
+    from bitnet_chat.models import converted_check
+
+    check = check or converted_check.require
+    target, clock = target_of(source), Clock(on_progress)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+        def wait(holder: str) -> None:
+            clock.step("Waiting for another conversion" + (f" (process {holder})" if holder else ""))
+
+        with lock.held(target.with_suffix(".lock"), wait):
+            if (found := present(source)) is not None:  # another process has made it meanwhile
+                return found
+            return _convert(source, target, engine, clock, check)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(target.parent, _expected(read_info(source))) from error
+        raise ModelError(
+            f"{source} cannot be converted in {target.parent}: {error.strerror or error}",
+            remedy="choose another place with BITNET_CHAT_DATA=FOLDER and BITNET_CHAT_CACHE=FOLDER",
+        ) from error
+
+
+def _convert(
+    source: Path,
+    target: Path,
+    engine: EngineBinary,
+    clock: Clock,
+    check: Callable[[Path, Path, EngineBinary], None],
+) -> Path:
+    info, status = read_info(source), source.stat()
+    if shutil.disk_usage(target.parent).free < (needed := _expected(info) + _MARGIN):
+        raise _no_space(target.parent, needed)
+    part = target.with_suffix(".part")
+    better = mended(info.header)
+    clock.step(f"Converting {source.stem}")
+    try:
+        _quantize(source, part, engine, better.overrides, clock.at)
+        _write_template(part, better.header.chat_template)
+        clock.step(f"Checking {source.stem}")
+        check(source, part, engine)
+        origin = Origin(str(source), status.st_size, status.st_mtime_ns, engine.version, part.stat().st_size)
+        part.replace(target)
+        write_json(target.with_suffix(".json"), asdict(origin))
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def _quantize(
+    source: Path, part: Path, engine: EngineBinary, overrides: tuple[str, ...], at: Callable[[int, int], None]
+) -> None:
+    program = quantizer(engine)
+    words = [str(program), "--allow-requantize", *(word for each in overrides for word in ("--override-kv", each))]
+    words += [str(source), str(part), "iq2_bn", str(processors.allowed().default)]
+    last: list[str] = []
+    with _running(words, program.parent.parent / "lib") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found := _COUNTER.match(line):
+                at(int(found[1]), int(found[2]))
+            elif text := line.decode("utf-8", "replace").strip():
+                last = [*last[-5:], text]
+        code = process.wait()
+    if code or not part.is_file():
+        how = f"signal {-code}" if code < 0 else f"status {code}"
+        raise ModelError(
+            f"{source} could not be converted: {program.name} ended with {how}",
+            remedy="download the file again; or take a BitNet build as engine, which reads it as it is",
+            detail="\n".join(last),
+        )
+
+
+@contextlib.contextmanager
+def _running(words: list[str], libraries: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """It ends with the block, and with this program."""
+    environment = dict(os.environ)
+    for name in ("PATH", "DYLD_LIBRARY_PATH"):  # Windows and macOS look for its libraries there
+        environment[name] = os.pathsep.join(filter(None, (str(libraries), environment.get(name))))
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=_lifeline(),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _lifeline() -> Callable[[], None] | None:
+    if sys.platform == "win32":
+        return None
+    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+        from bitnet_chat.engine.child.lifeline import preparer
+
+        return preparer()
+
+
+def _write_template(path: Path, template: str) -> None:
+    """Put ``template`` in the place of the one in the file, filled up with a comment of Jinja to the same length: a
+    longer one stays as it is, and is mended where the model is loaded."""
+    old, new = read_header(path).chat_template.encode(), template.encode()
+    gap = len(old) - len(new)
+    if old == new or gap < 4:
+        return
+    with opened(path) as cursor:
+        length = cursor.contents().tensors_at
+    key = _string(_TEMPLATE.encode()) + struct.pack("<I", 8)
+    with path.open("r+b") as file:
+        head = file.read(length)
+        at = head.find(key + _string(old))
+        if at >= 0:
+            file.seek(at)
+            file.write(key + _string(new + b"{#" + b" " * (gap - 4) + b"#}"))
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack("<Q", len(data)) + data
+
+
+def _expected(info: ModelInfo) -> int:
+    """Bytes of the converted file: the embedding, which is mostly F16, becomes Q6_K."""
+    saved = info.shape.vocabulary * info.shape.width * 16 // 13 * any(kind == "F16" for kind, _ in info.tensor_types)
+    return max(info.header.size // 3, info.header.size - saved)
+
+
+def _no_space(folder: Path, needed: int) -> ModelError:
+    return ModelError(
+        f"the model cannot be converted: {size(needed)} are needed in {folder},"
+        f" {size(shutil.disk_usage(folder).free)} are free",
+        remedy="free some space, or choose another place with BITNET_CHAT_DATA=FOLDER and BITNET_CHAT_CACHE=FOLDER",
+    )

