@@ -259,14 +259,16 @@ def test_what_two_requests_share_is_read_once(child: Client) -> None:
     assert second.prefill[0].cached == second.ended.prompt_size - second.ended.prompt_tokens
 
 
-def test_a_state_outlives_the_process(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sequences", [1, 2])
+def test_a_state_outlives_the_process(start: Start, tmp_path: Path, sequences: int) -> None:
     tokens = [5 + at % 400 for at in range(300)]
-    with start(state_folder=tmp_path) as child:
+    with start(state_folder=tmp_path, sequences=sequences) as child:
         assert refused(lambda: child.save("nothing yet")).why == "failed"
         expected = child.complete(tokens, max_tokens=8, **GREEDY)
         saved = child.save("here")
         assert saved >= len(tokens)
-    with start(state_folder=tmp_path) as child:
+    with start(state_folder=tmp_path, sequences=sequences) as child:
+        child.complete([9, 8, 7], max_tokens=1)
         assert child.restore("here") == saved
         again = child.complete(tokens, max_tokens=8, **GREEDY)
         assert (again.tokens, again.ended.prompt_tokens) == (expected.tokens, 1)
