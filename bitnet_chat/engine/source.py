@@ -36,9 +36,11 @@ class Source:
     flags: Mapping[str, str]
     """cmake's, beyond those of :func:`toolchain.cmake_flags`."""
     unity: tuple[str, ...]
-    """Targets whose files are compiled together, which takes less time where each one reads the same large headers."""
+    """Targets whose files are compiled together; see :func:`toolchain.unity_script`."""
     alone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Files of such a target that do not compile with others, by their path in the source."""
+    lower: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Files of any target that need not be optimized as much as the rest."""
     added: Mapping[str, str] = field(default_factory=dict)
     """Files that the archive lacks, by their path in the source."""
 
@@ -63,6 +65,8 @@ set(BUILD_COMPILER "C ${CMAKE_C_COMPILER_ID} ${CMAKE_C_COMPILER_VERSION}")
 set(BUILD_TARGET "${CMAKE_HOST_SYSTEM_NAME}")
 configure_file(common/build-info.cpp.in ${CMAKE_CURRENT_SOURCE_DIR}/common/build-info.cpp)
 """
+
+_RARE_HEADS = ("192_128", "192_192", "320_256", "512_512", "576_512")
 
 SOURCES = {
     source.name: source
@@ -114,13 +118,16 @@ SOURCES = {
                 "LLAMA_CURL": "OFF",
                 "GGML_IQK_FA_ALL_QUANTS": "OFF",
             },
-            unity=(),
+            unity=("common",),
+            alone={"common": ("common/chat-peg-parser.cpp", "common/sampling.cpp")},
+            # Attention for head sizes that no ternary model has: 35 s of processor time each, 17 s like this.
+            lower={"ggml": tuple(f"ggml/src/iqk/fa/iqk_fa_{size}.cpp" for size in _RARE_HEADS)},
             added={"common/cmake/build-info-gen-cpp.cmake": _BUILD_INFO},
         ),
     )
 }
 
-# Of llama.cpp 50 MB of 180, of ik_llama.cpp 53 MB of 190. The rest is models for tests, documentation and converters.
+# Of llama.cpp 55 MB of 180, of ik_llama.cpp 52 MB of 190. The rest is models for tests, documentation and converters.
 _NEEDED = frozenset(
     (
         *("CMakeLists.txt", "LICENSE", "cmake", "common", "examples", "ggml", "include", "licenses", "pocs"),

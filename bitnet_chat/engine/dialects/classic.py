@@ -63,7 +63,7 @@ class ClassicTalk:
         sampling: Sampling | None = None,
     ) -> Launch:
         binary = self._binary
-        options = replace(self._options, sampling=sampling or self._options.sampling)
+        options = replace(self._options, sampling=(sampling or Sampling()).over(self._options.sampling))
         loose_end = ""
         if message:
             opening = self._segments.behind_reply(self._segments.render(history.with_user(message)))

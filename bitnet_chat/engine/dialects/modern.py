@@ -49,7 +49,8 @@ class ModernTalk:
         unfinished: bool = False,
         sampling: Sampling | None = None,
     ) -> Launch:
-        binary, options = self._binary, replace(self._options, sampling=sampling or self._options.sampling)
+        binary, advised = self._binary, self._options.sampling
+        options = replace(self._options, sampling=(sampling or Sampling()).over(advised))
         argv = [str(binary.path), *common_flags(binary, options)]
         argv += binary.option("--n-predict", options.max_tokens or -1)
         # "trace" tells the tokens of each turn, "debug" also whether a reply that has reached its limit is whole.
