@@ -82,9 +82,10 @@ def steps(arguments: "list[str]") -> "list[str]":
     verb = arguments[0] if arguments else ""
     if verb in WITHOUT_ENGINE:
         return ["package"]
-    needed = ["package"] if engine_is_given(arguments) else ["package", "engine"]
-    if not model_is_given(arguments):
-        needed.append("model")
+    needed = ["package"]
+    if setting("install", arguments) != "no":
+        needed += [] if engine_is_given(arguments) else ["engine"]
+        needed += [] if model_is_given(arguments) else ["model"]
     if verb in ("serve", "app"):
         needed.append("serve")
     if verb == "app":

@@ -81,6 +81,12 @@ def native() -> EngineBinary:
     return _prebuilt("llama.cpp")
 
 
+@pytest.fixture
+def bitnet() -> EngineBinary:
+    """The prebuilt ik_llama.cpp."""
+    return _prebuilt("bitnet")
+
+
 @pytest.fixture(params=_ANY_NATIVE)
 def any_native(
     request: pytest.FixtureRequest, dequantized: Callable[[], Path], monkeypatch: pytest.MonkeyPatch

@@ -166,8 +166,9 @@ class Terminal:
         return self.scroll.count(f"\n> {text}\n")
 
     def after(self, text: str) -> str:
-        """What is shown behind the last time that a short line was sent."""
-        return self.scroll.rpartition(f"\n> {text}\n")[2]
+        """What is shown behind the last time that a short line was sent; nothing before that is shown."""
+        _, sent, behind = self.scroll.rpartition(f"\n> {text}\n")
+        return behind if sent else ""
 
     def paste(self, text: str) -> None:
         self.send(f"\x1b[200~{text}\x1b[201~")

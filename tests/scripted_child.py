@@ -43,6 +43,10 @@ class Reply(threading.Thread):
         if size > SIZE:
             tell("failed", id=self.id, why="context_full", what=f"the prompt has {size} tokens, the window {SIZE}")
             return
+        if self.request["max_tokens"] == 0:
+            done = not os.environ.get("SCRIPTED_CHILD_READS") or self.stopped.wait()
+            tell("ended", id=self.id, reason="interrupted" if self.stopped.is_set() and done else "length")
+            return
         plain = [text for text, special in self.request["prompt"] if not special and text.strip()]
         reason = self.answer(plain[-2].partition("\n")[2] if len(plain) > 1 else "")
         if reason:

@@ -192,6 +192,7 @@ def test_a_python_that_is_gone_makes_the_environment_anew(ready: Checkout) -> No
         (["-mx"], ["engine"]),
         (["hi", "--model=x"], ["engine"]),
         (["--engine", "x", "--model", "y"], []),
+        (["--install", "no"], []),
         (["engine", "list"], []),
     ],
 )

@@ -17,6 +17,7 @@ from bitnet_chat.models import memory, resolve, support
 from bitnet_chat.models.choice import Option, choose
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.memory import Shape
+from bitnet_chat.models.resolve import by_engine
 
 
 @pytest.fixture
@@ -189,12 +190,12 @@ def test_auto_takes_what_the_engine_can_run(stored: Path, engine: EngineBinary) 
     with (stored / "cut.gguf").open("r+b") as file:
         file.truncate(900_000)
     said: list[str] = []
-    assert model_path(Settings(model="auto"), engine.path, said.append) == stored / "tiny.gguf"
+    assert model_path(Settings(model="auto"), by_engine(engine.path), said.append) == stored / "tiny.gguf"
     (line,) = said
     assert line.startswith("-m auto: tiny (2 MB), the largest that fits")
     assert line.endswith("(ternary: I2_S weights need a BitNet build as engine)")  # smaller ones are not looked at
     (stored / "tiny.gguf").unlink()
-    model_path(Settings(model="auto"), engine.path, said.append)
+    model_path(Settings(model="auto"), by_engine(engine.path), said.append)
     assert "cut: the file is cut off" in said[1]
     assert "broken: it cannot be read" in said[1]
     assert said[1].endswith("; the bundled demo model answers")

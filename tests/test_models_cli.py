@@ -63,7 +63,7 @@ def test_list_says_what_is_here_and_what_can_be_had(capsys: pytest.CaptureFixtur
     assert lines[5].startswith("  bitnet-demo ") and lines[5].endswith("fits")
     assert lines[6] == "To be had with bitnet-chat models pull NAME:"
     by_name = {line.split()[0]: line for line in lines[7:]}
-    assert "needs a BitNet build as engine" in by_name["bitnet-2b"]
+    assert "installs the engine bitnet" in by_name["bitnet-2b"]
     assert "Q4_K_M" in by_name["llama-3.2-3b"]
     assert len({line.find("needs ") for line in lines[7:] if "needs 1" in line or "needs 3" in line}) == 1
 
@@ -73,7 +73,7 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str], stored: Path) -> None:
     tiny, bitnet = items["tiny"], items["bitnet-2b"]
     assert (tiny["installed"], tiny["auto"], tiny["fits"], tiny["obstacle"]) == (True, True, True, "")
     assert tiny["path"] == str(stored / "tiny.gguf")
-    assert (bitnet["installed"], bitnet["engine"], bitnet["size"]) == (False, "a BitNet build", 1_187_801_280)
+    assert (bitnet["installed"], bitnet["engine"], bitnet["size"]) == (False, "bitnet", 1_187_801_280)
     wide = {item["name"]: item for item in facts(capsys, "list", "-c", "100000")}
     assert wide["llama-3.1-8b"]["memory"] > items["llama-3.1-8b"]["memory"]
 
@@ -136,7 +136,7 @@ def test_info_of_a_file(capsys: pytest.CaptureFixture[str], model: Path) -> None
 
 def test_info_of_a_name_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
     found = facts(capsys, "info", "bitnet-2b")
-    assert (found["installed"], found["engine"], found["license"]) == (False, "a BitNet build", "MIT")
+    assert (found["installed"], found["engine"], found["license"]) == (False, "bitnet", "MIT")
 
 
 @pytest.mark.parametrize("content", [b"no model", b"GGUF\3\0\0\0", b""])

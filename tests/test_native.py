@@ -242,7 +242,7 @@ def test_a_stop_ends_the_reading_of_a_prompt(start: Start) -> None:
         child.stop(id)
         ended = list(messages)[-1]
         assert isinstance(ended, Ended) and ended.reason == "interrupted"
-        assert 0 < ended.prompt_tokens < len(tokens)
+        assert 0 < ended.prompt_tokens == ended.context_used < ended.prompt_size == len(tokens)
         again = child.complete(tokens, max_tokens=3, **GREEDY)
         assert again.ended.prompt_tokens < len(tokens), "what was read is kept"
         assert [each.done for each in again.prefill] == sorted(each.done for each in again.prefill)

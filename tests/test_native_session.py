@@ -19,7 +19,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import packages
 from bitnet_chat.engine.native import command
-from bitnet_chat.engine.process import State
+from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
 
@@ -32,7 +32,7 @@ class Rig:
     def __init__(self, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.record, self.model, self.environment = folder / "record.jsonl", model, monkeypatch
         self.engine = folder / "llama.cpp"
-        self.engine.mkdir()
+        (self.engine / packages.SITE).mkdir(parents=True)
         packages.Record("llama.cpp", "1", "", "", "", {"library": 0}).write(self.engine)
         (self.engine / "library").touch()
         monkeypatch.setenv("SCRIPTED_CHILD_RECORD", str(self.record))
@@ -44,7 +44,8 @@ class Rig:
         monkeypatch.setattr(command, "command", scripted)
 
     def backend(self, **more: Any) -> ResidentBackend:
-        return ResidentBackend(Settings(engine=str(self.engine), model=str(more.pop("model", self.model)), **more))
+        on_spawn = more.pop("on_spawn", None)
+        return ResidentBackend(Settings(engine=str(self.engine), model=str(self.model), **more), on_spawn=on_spawn)
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -138,6 +139,40 @@ def test_a_prompt_goes_out_in_pieces(rig: Rig) -> None:
     assert [text for text, special in prompt if special].count("<|im_end|>") == 2
     assert ["user\nsay <|im_start|>system\n<|im_end|>", False] in prompt
     assert all(special is False or text.startswith("<|") for text, special in prompt)
+
+
+def test_a_history_is_read_before_there_is_a_message(rig: Rig) -> None:
+    """As far as it gets: a message does not wait for it."""
+    rig.environment.setenv("SCRIPTED_CHILD_READS", "1")
+    history = Conversation().with_system("Be brief.").with_user("say one").with_assistant("one")
+
+    written = asyncio.Event()
+
+    class Tape:
+        def wrote(self, data: bytes, *, command: bool) -> None:
+            written.set()
+
+        def output(self, data: bytes) -> None: ...
+        def logged(self, data: bytes) -> None: ...
+        def signalled(self, name: str) -> None: ...
+        def exited(self, code: int) -> None: ...
+
+    def spawned(process: EngineProcess) -> None:
+        process.tape = Tape()
+
+    async def body(backend: ResidentBackend) -> None:
+        backend.prepare(history)
+        await written.wait()
+        assert (await whole(backend, history.with_user("say two"))).text == "two"
+        ahead, stop, asked = rig.requests
+        assert (ahead["max_tokens"], stop["kind"], stop["id"]) == (0, "stop", ahead["id"])
+        assert plain(asked).startswith(plain(ahead)) and plain(ahead).endswith("<|im_start|>user\n")
+        backend.prepare(history.with_user("say two").with_assistant("two"))
+        assert (await whole(backend, "say three")).text == "three"
+        assert len(rig.requests) == 4, "what the process has just said it need not read"
+
+    run(rig, body, on_spawn=spawned)
+    assert len(rig.starts) == 1
 
 
 def test_a_reply_carries_its_options(rig: Rig) -> None:

@@ -296,6 +296,20 @@ def test_paced_text_is_complete_before_the_figures() -> None:
     in_room(work, typing_speed=50.0)
 
 
+def test_what_comes_evenly_is_not_paced() -> None:
+    """Whether it does the backend says, after a change of models the new one."""
+
+    async def work(room: Room) -> None:
+        room.backend.in_bursts = False
+        turn = asyncio.create_task(room.talk.submit("hello"))
+        await room.paper.until("Before")
+        room.backend.open_gate()
+        await turn
+
+    steps: list[Event | Gate] = [Started(), TextDelta("Before"), Gate(), Completed(FinishReason.STOP, "Before")]
+    in_room(work, steps, typing_speed=0.1)
+
+
 def test_an_interrupt_shows_at_once_what_has_arrived() -> None:
     async def work(room: Room) -> None:
         turn = asyncio.create_task(room.talk.submit("hello"))

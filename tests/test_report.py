@@ -43,13 +43,15 @@ def shape(text: str) -> list[Frame]:
 
 @pytest.mark.engine
 def test_a_real_session_without_a_word_that_was_said(
-    engine: EngineBinary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    any_engine: EngineBinary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("USER", "lovelace")
     system = "You are Sherlock Holmes of Bakerstreet"
     one = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Elementary Watson"}]}
     one["messages"].append({"role": "user", "content": QUESTION})
-    asked = run("--engine", str(engine.path), *FLAGS, "--system", system, "--input", "-", stdin=json.dumps(one) + "\n")
+    asked = run(
+        "--engine", str(any_engine.path), *FLAGS, "--system", system, "--input", "-", stdin=json.dumps(one) + "\n"
+    )
     assert asked.returncode == 0, asked.stderr
     reply = json.loads(asked.stdout)["reply"]
     assert reply.strip()

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import CTRL_C, ENTER, Start, fake_engine, run, start
+from program import CTRL_C, CTRL_D, ENTER, Start, fake_engine, run, start
+from test_choice import model_file
 
 from bitnet_chat import paths
 from bitnet_chat.cli.supply import Supply, missing, question
@@ -64,11 +65,12 @@ def wheel_size(name: str) -> int:
     ("settings", "expected"),
     [
         (Settings(engine="/any"), [SMALL]),
-        (Settings(engine="llama.cpp"), ["the engine llama.cpp", SMALL]),
+        (Settings(engine="llama.cpp"), ["the engine", SMALL]),
         (Settings(engine="bitnet", model="/no/such.gguf"), ["the engine bitnet"]),
         (Settings(model="auto"), ["the engine", SMALL]),
         (Settings(model="/no/such.gguf"), ["the engine"]),
-        (Settings(model="unknown"), ["the engine"]),
+        (Settings(model="unknown"), []),
+        (Settings(model="bitnet-2b"), ["the engine bitnet", "bitnet-2b"]),
         (Settings(model="bitnet-demo"), ["the engine"]),
         (Settings(engine="/any", model="llama-3.2-3b"), ["llama-3.2-3b"]),
         (Settings(engine="/any", model="here"), []),
@@ -114,6 +116,17 @@ def test_with_the_hub_a_larger_one_is_offered_and_the_small_one_in_its_place(
     assert asked == ["hub"]
     _, model = missing(Settings(), "", largest=300_000_000)  # where nothing is asked
     assert (model.label, model.smaller, asked) == (SMALL, None, ["hub"])
+
+
+def test_the_engine_is_that_of_the_model(tmp_path: Path, bare: Path) -> None:
+    ternary, plain = model_file(tmp_path / "ternary.gguf", 36), model_file(tmp_path / "plain.gguf", 0)
+    (engine,) = missing(Settings(model=str(ternary)), "", largest=_ALL)
+    assert (engine.label, engine.command) == ("the engine bitnet", ("engine", "install", "bitnet"))
+    assert labels(missing(Settings(model=str(plain)), "", largest=_ALL)) == ["the engine"]
+    (bare / "llama-cli").symlink_to(fake_engine(tmp_path))
+    assert labels(missing(Settings(model=str(ternary)), "", largest=_ALL)) == ["the engine bitnet"]
+    assert labels(missing(Settings(model="bitnet-2b"), "", largest=_ALL)) == ["the engine bitnet", "bitnet-2b"]
+    assert missing(Settings(model=str(plain)), "", largest=_ALL) == ()
 
 
 def test_without_a_prebuilt_engine_the_compiled_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,13 +202,17 @@ def test_an_answer_of_yes_installs_and_goes_on(start: Start, program: Path, answ
     assert terminal.text.endswith("hello")
 
 
-def test_an_answer_of_no_tells_the_command_and_is_not_kept(start: Start, program: Path) -> None:
+@pytest.mark.parametrize("answer", [("n", ENTER), ("what?", ENTER), (CTRL_D,)])
+def test_an_answer_of_no_tells_the_command_and_is_not_kept(
+    start: Start, program: Path, answer: tuple[str, ...]
+) -> None:
     for _ in range(2):
         terminal = start("say hello", script=program, columns=100)
         terminal.until(_QUESTION)
-        terminal.send("n", ENTER)
+        terminal.send(*answer)
         assert terminal.end() == 3
         assert installed(terminal.scroll) == []
+        assert "\nbitnet-chat: no engine was found\n" in terminal.text
         assert "bitnet-chat engine install" in terminal.text
 
 

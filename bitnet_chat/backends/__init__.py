@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 from bitnet_chat.conversation import Conversation, Tool
@@ -26,6 +26,11 @@ class Sampling:
     repeat_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+
+    def over(self, other: Sampling) -> Sampling:
+        """This, and what ``other`` says where this says nothing."""
+        mine = {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
+        return replace(other, **mine)
 
     @property
     def starts_over(self) -> bool:

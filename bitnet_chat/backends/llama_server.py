@@ -68,7 +68,9 @@ class LlamaServer:
                 raise UsageError(f"{flag} behind -- does not go with --backend llama-server, which sets it itself")
         self._settings, self._sharing = settings, sharing or Sharing()
         self.notices: list[str] = []
-        self.model = model_path(settings, self.binary.path, self.notices.append)
+        from bitnet_chat.models.resolve import by_engine
+
+        self.model = model_path(settings, by_engine(self.binary.path), self.notices.append)
         with_magic(self.model)
         self.header: ModelHeader | None = None
         self._counter: TokenCounter | None = None

@@ -5,27 +5,29 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitnet_chat import paths
-from bitnet_chat.backends import BackendStatus, ReplyOptions
+from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine import packages, processors
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
-from bitnet_chat.engine.find import find
 from bitnet_chat.engine.load import Load
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.room import Room
+from bitnet_chat.engine.selection import Wish, judge, select
 from bitnet_chat.engine.session import Session
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import ModelError, Unsupported, UsageError
 from bitnet_chat.events import Event
+from bitnet_chat.models import conversion
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.recording.recorder import Recorder
 from bitnet_chat.recording.store import folder as recordings
@@ -34,15 +36,17 @@ if TYPE_CHECKING:
     from bitnet_chat.backends.tooled import Interpreter
     from bitnet_chat.models.chat_template import Prepared
     from bitnet_chat.models.gguf import ModelHeader
+    from bitnet_chat.models.resolve import Judge
     from bitnet_chat.models.vocabulary import TokenCounter
+    from bitnet_chat.progress import Progress
     from bitnet_chat.prompt.template import ChatTemplate
 
 
 def model_path(
-    settings: Settings, engine: Path | None = None, notify: Callable[[str], None] = lambda line: None
+    settings: Settings, judge: Judge | None = None, notify: Callable[[str], None] = lambda line: None
 ) -> Path:
-    """The model file to use: a file, an installed model by name, or the best of them for ``engine``, where ``auto`` or
-    nothing is given.
+    """The model file to use: a file, an installed model by name, or the best of those that ``judge`` lets pass, where
+    ``auto`` or nothing is given.
 
     ``notify`` hears in one line why, where there was a choice. Raises ModelError where there is none.
     """
@@ -50,7 +54,7 @@ def model_path(
         return path
     from bitnet_chat.models.resolve import resolve
 
-    found = resolve(settings.model, engine=engine, context=settings.ctx)
+    found = resolve(settings.model, judge=judge, context=settings.ctx)
     if found.notice:
         notify(found.notice)
     return found.path
@@ -71,18 +75,24 @@ class ResidentBackend:
         """``sharing``: of the processors with other engines.
 
         Raises EngineNotFound or ModelError for what can be seen to be missing without loading anything."""
-        self.binary: EngineBinary = find(
-            settings.engine or None, configured_engine or None, dialect=dialect, limit=settings.probe_timeout
-        )
+        wish = wish_of(settings, configured_engine, dialect)
+        wish.require()
+        reasons: list[str] = []
+        self._model = model_path(settings, lambda infos: judge(wish)(infos), reasons.append)
+        # The header of a large model takes a tenth of a second; whether there is one at all can be told at once.
+        with_magic(self._model)
+        chosen = select(wish, self._model)
+        self.binary: EngineBinary = chosen.contender.engine
+        self._converts = chosen.contender.converts
+        if chosen.reason:
+            reasons.append(chosen.reason)
         self._settings, self._sharing = settings, sharing or Sharing()
         if self.binary.dialect is Dialect.NATIVE:
             _require_no_flags(settings)
         self._rpc = _rpc_servers(settings.rpc, self.binary)
         useless = _why_no_spares(self.binary, self._rpc) if settings.spare else ""
-        reasons = [useless] if useless else []
-        self._model = model_path(settings, self.binary.path, reasons.append)
-        # The header of a large model takes a tenth of a second; whether there is one at all can be told at once.
-        with_magic(self._model)
+        if useless:
+            reasons.append(useless)
         self._header: ModelHeader | None = None
         self._role_markers: tuple[str, ...] = ()
         self.notices: list[str] = []
@@ -114,6 +124,18 @@ class ResidentBackend:
     @property
     def model(self) -> Path:
         return self._model
+
+    @property
+    def awaits_conversion(self) -> bool:
+        """Whether :meth:`convert` has something to do."""
+        return self._converts and conversion.present(self._model) is None
+
+    def convert(self, on_progress: Callable[[Progress], None] = lambda progress: None) -> Path:
+        """The file that is loaded: the model, or what it is converted to for the engine, now if need be. Blocks; may
+        run in a thread. Raises ModelError."""
+        if not self._converts:
+            return self._model
+        return conversion.obtain(self._model, self.binary, on_progress=on_progress)
 
     def start(self, conversation: Conversation | None = None) -> None:
         self.prepare(conversation or Conversation().with_system(self._settings.system))
@@ -222,20 +244,24 @@ class ResidentBackend:
             from bitnet_chat.engine.spread import knock
 
             knock(self._rpc)
+        if self.awaits_conversion:
+            self._session.keeper.notify(conversion.announcement(self._model))
         prepared = self._prepared(self._session.keeper.notify)
         header, template = prepared.header, prepared.template
         self._header = header
         tiny = header.size < TINY_MODEL
+        advised = advised_sampling(self._model)
         share = threads(settings.threads, settings.engine_args, processors.allowed(), tiny=tiny, sharing=self._sharing)
         self._extra = share.extra
         if share.notice:
             self._session.keeper.notify(share.notice)
         options = EngineOptions(
-            model=self._model,
+            model=self.convert(),
             context_size=context_for(header.context_length, settings.ctx),
             threads=share.number,
-            temperature=None if settings.temperature < 0 else settings.temperature,
+            temperature=advised.temperature if settings.temperature < 0 else settings.temperature,
             seed=None if settings.seed < 0 else settings.seed,
+            sampling=replace(advised, temperature=None),
             max_tokens=settings.max_tokens or None,
             rpc=self._rpc,
             overrides=prepared.overrides,
@@ -264,7 +290,7 @@ class ResidentBackend:
 
         takes = self.binary.takes_overrides and not overridden(self._settings.engine_args)
         wanted = self._settings.chat_template
-        return prepare(self._model, wanted, notify, engine=self.binary.path, takes_overrides=takes)
+        return prepare(self.convert(), wanted, notify, engine=self.binary.path, takes_overrides=takes)
 
 
 def _require_no_flags(settings: Settings) -> None:
@@ -283,6 +309,32 @@ def _why_no_spares(binary: EngineBinary, rpc: tuple[str, ...]) -> str:
     if binary.dialect is Dialect.NATIVE:
         return "--spare does nothing with a native engine: it goes back to any turn by itself"
     return "--spare does nothing with --rpc: an rpc-server serves one engine at a time" if rpc else ""
+
+
+def wish_of(settings: Settings, configured_engine: str = "", dialect: Dialect | None = None) -> Wish:
+    return Wish(
+        settings.engine,
+        configured_engine,
+        dialect,
+        flags=bool(settings.engine_args or settings.rpc),
+        limit=settings.probe_timeout,
+    )
+
+
+def advised_sampling(model: Path) -> Sampling:
+    """What the card of an installed model recommends, where the registry knows it."""
+    from bitnet_chat.models.registry import entries
+
+    if model.parent != paths.models_dir():
+        return Sampling()
+    try:
+        entry = entries().get(model.stem)
+    except UsageError:  # the user's own list is broken; whoever needs it says so
+        return Sampling()
+    if entry is None:
+        return Sampling()
+    wanted: dict[str, Any] = {name: int(value) if name == "top_k" else value for name, value in entry.sampling.items()}
+    return Sampling(**wanted)
 
 
 def _rpc_servers(text: str, binary: EngineBinary) -> tuple[str, ...]:

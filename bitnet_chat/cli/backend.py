@@ -24,7 +24,8 @@ def open_backend(
     advice: Advice = "flags",
     sharing: Sharing | None = None,
 ) -> GuardedBackend:
-    """Starts nothing. ``advice``: see :class:`GuardedBackend`. ``dialect`` and ``sharing`` of the processors: of an
+    """Starts no engine; converts the model first where it must be. ``advice``: see :class:`GuardedBackend`.
+    ``dialect`` and ``sharing`` of the processors: of an
     engine; others have none.
 
     Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
@@ -32,6 +33,10 @@ def open_backend(
         from bitnet_chat.backends.resident import ResidentBackend
 
         resident = ResidentBackend(settings, configured, dialect=dialect, sharing=sharing)
+        if resident.awaits_conversion:
+            from bitnet_chat.cli.converting import convert
+
+            convert(resident.model, resident.binary)
         return GuardedBackend(resident, GuardLimits.of(settings), resident.role_markers, advice=advice)
     if settings.backend == "llama-server":
         return _guarded(_llama_server(settings, configured, 1, Sharing()).backend(), settings, advice)

@@ -30,7 +30,10 @@ def chosen(question: str, others: Mapping[str, str]) -> str:
 def _answer(question: str, answers: str) -> str:
     """The line that was typed, in small letters; empty at the end of the input."""
     print(f"{question} [{answers}] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().lower()
+    answer = sys.stdin.readline()
+    if not answer:
+        print(file=sys.stderr)  # what follows begins a line
+    return answer.lower()
 
 
 def may_remove(things: Sequence[str]) -> bool:

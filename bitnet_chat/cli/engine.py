@@ -1,4 +1,4 @@
-"""``bitnet-chat engine list|probe|install``; the last is in :mod:`bitnet_chat.cli.installing`."""
+"""``bitnet-chat engine list|probe|install|bench``; the last two are in modules of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitnet_chat import config
-from bitnet_chat.cli import installing
+from bitnet_chat.cli import benching, installing
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine import manifest, packages
@@ -26,6 +26,8 @@ def run(arguments: Sequence[str]) -> int:
         return _list(flags)
     if flags.verb == "probe":
         return _probe(flags)
+    if flags.verb == "bench":
+        return benching.run(flags)
     return installing.run(flags)
 
 
@@ -41,6 +43,7 @@ def parser() -> Parser:
     probing.add_argument("-m", "--model", metavar="FILE", default="", help="the model for --talk")
     for each in (listing, probing):
         each.add_argument("--json", action="store_true", help="print JSON")
+    benching.add_arguments(verbs.add_parser("bench", help="tokens a second of each engine that can run a model"))
     installing.add_arguments(verbs.add_parser("install", help="a prebuilt engine, or one that is compiled here"))
     return parser
 
@@ -121,6 +124,8 @@ def _probe(flags: argparse.Namespace) -> int:
     limit = config.load({})[0].probe_timeout
     for binary in _asked(flags.path, limit):
         facts = _facts(binary)
+        if answers := _answers(binary):
+            facts["known answers"] = answers
         if flags.talk and binary.can_chat:
             facts["talks"] = _rehearsed(binary, flags.model, limit)
         if flags.json:
@@ -172,6 +177,19 @@ def _asked(written: str, limit: float) -> list[EngineBinary]:
     if not binaries:
         raise EngineNotFound(found[0].problem, remedy=found[0].remedy)
     return binaries
+
+
+def _answers(binary: EngineBinary) -> str:
+    """How it computes small models with ternary weights of the types that it knows."""
+    from bitnet_chat.engine import known_answers
+
+    if not binary.can_chat:
+        return ""
+    models = [each for each in known_answers.offered(binary) if each.weights in _TERNARY]
+    wrong = [each for each in known_answers.check(binary, models) if each.wrong]
+    if wrong:
+        return "; ".join(f"WRONG with {each.model.name}: {each.wrong}" for each in wrong)
+    return f"right with {', '.join(each.name for each in models)}" if models else ""
 
 
 def _facts(binary: EngineBinary) -> dict[str, object]:

@@ -58,7 +58,25 @@ def run(flags: argparse.Namespace) -> int:
     finally:
         line.close()
     print(f"engine installed in {folder}")
+    _ask(folder)
     return 0
+
+
+def _ask(folder: Path) -> None:
+    """Its known answers, once. An engine that was compiled is asked by ``doctor``, which has time."""
+    from bitnet_chat.engine import known_answers
+    from bitnet_chat.engine.clock import Clock
+
+    engine = packages.at(folder)
+    if engine is None or known_answers.kept(engine):
+        return
+    line = ProgressLine(sys.stderr)
+    clock = Clock(line)
+    clock.step("Comparing its answers with known ones")
+    try:
+        known_answers.require(engine, clock.at)
+    finally:
+        line.close()
 
 
 def _compile(name: str, features: Sequence[str], line: ProgressLine) -> Path:

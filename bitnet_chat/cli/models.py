@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
+from bitnet_chat.cli import converting
 from bitnet_chat.cli.consent import may_remove
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.errors import EngineNotFound, FinishReason, UsageError
+from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.models import store
 from bitnet_chat.models.inventory import BITNET_ENGINE, Inventory, Item
 from bitnet_chat.models.registry import is_name
@@ -22,6 +23,7 @@ from bitnet_chat.progress import Progress, ProgressLine, size
 from bitnet_chat.stream.sanitize import one_line
 
 if TYPE_CHECKING:
+    from bitnet_chat.engine.selection import Wish
     from bitnet_chat.models.offer import Offered
     from bitnet_chat.models.source import Source
 
@@ -83,9 +85,11 @@ def _print_json(content: object) -> None:
 
 
 def _list(flags: argparse.Namespace) -> int:
+    from bitnet_chat.engine import selection
     from bitnet_chat.models import inventory
 
-    inventoried = inventory.take(_engine(flags.engine), flags.ctx)
+    wish = _wish(flags.engine or "")
+    inventoried = inventory.take(selection.judge(wish), flags.ctx, missing=selection.missing_for_bitnet(wish))
     if flags.json:
         _print_json([asdict(item) for item in inventoried.items])
         return 0
@@ -94,17 +98,12 @@ def _list(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(given: str | None) -> Path | None:
-    """The engine that would run a model. One that was asked for must be there; else a list is shown without any."""
-    from bitnet_chat.engine.find import find
+def _wish(given: str = "") -> Wish:
+    """One engine that was asked for, or all at hand."""
+    from bitnet_chat.engine.selection import Wish
 
     settings, configured = config.load({})
-    try:
-        return find(given, configured or None, limit=settings.probe_timeout).path
-    except EngineNotFound:
-        if given:
-            raise
-        return None
+    return Wish(given or settings.engine, configured, limit=settings.probe_timeout)
 
 
 def _listed(found: Inventory) -> list[str]:
@@ -199,6 +198,7 @@ def _pull(flags: argparse.Namespace) -> int:
     model = pulled.model
     if pulled.warning:
         print(f"bitnet-chat: {one_line(pulled.warning)}", file=sys.stderr)
+    converting.after_pull(model.path, _wish())
     if flags.json:
         record = asdict(model.record) if model.record else {}
         _print_json({"name": model.name, "path": str(model.path), "was_here": pulled.was_here} | record)
@@ -275,9 +275,10 @@ def _info(flags: argparse.Namespace) -> int:
             "license": entry.license,
         }
     else:
+        from bitnet_chat.engine.selection import judge
         from bitnet_chat.models.description import described
 
-        facts = described(read_info(resolve(flags.model, engine=_engine(None)).path))
+        facts = described(read_info(resolve(flags.model, judge=judge(_wish())).path))
     if flags.json:
         _print_json(facts)
         return 0

@@ -165,6 +165,8 @@ class _Shown:
             return self._remark(f"engine {entry.process}: {Path((*entry.argv, '?')[0]).name}{again}")
         if entry.kind is Kind.COMMAND and is_stop(entry.data):
             return self._remark("told to stop")
+        if entry.kind is Kind.COMMAND and entry.process in self._natives:
+            return self._remark("told to read the conversation before its next message")
         if entry.kind is Kind.COMMAND and entry.text.strip():
             return self._remark(f"told to the engine: {entry.text}")
         if entry.kind is Kind.SIGNAL:

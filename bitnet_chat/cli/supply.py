@@ -106,32 +106,42 @@ def missing(settings: Settings, configured: str, *, largest: int) -> tuple[Suppl
     models."""
     if settings.backend != "engine" or settings.attach:
         return ()
-    found = (_engine(settings, configured), _model(settings, largest))
-    return tuple(each for each in found if each is not None)
+    model = _model(settings, largest)
+    package = _package(settings, configured, model.label if model is not None else "")
+    engine = _engine(package) if package else None
+    return tuple(each for each in (engine, model) if each is not None)
 
 
-def _engine(settings: Settings, configured: str) -> Supply | None:
-    """One that is named is there, or is a prebuilt one of that name, or is missing for good."""
-    from bitnet_chat.engine import packages
-    from bitnet_chat.engine.find import find, named
-
-    name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
-    try:
-        if not name:
-            find(limit=settings.probe_timeout)
-        elif packages.by_name(name) is not None:
-            named(name)
-    except EngineNotFound:
-        return _package(name, f"the engine {name}") if name else _package("llama.cpp", "the engine")
-    return None
-
-
-def _package(name: str, label: str) -> Supply:
+def _engine(name: str) -> Supply:
+    """Raises BuildError where this computer or this Python has no such prebuilt engine."""
     from bitnet_chat.engine import packages, wheels
 
     package = packages.by_name(name)
     assert package is not None
+    label = "the engine" if package is packages.PACKAGES[0] else f"the engine {name}"
     return Supply(label, wheels.choose(package, wheels.here()).pin.size, ("engine", "install", name))
+
+
+def _package(settings: Settings, configured: str, pulled: str) -> str:
+    """The prebuilt engine that is missing; empty where none is. ``pulled``: the name of the model that is to be
+    fetched first, if one is.
+
+    An engine that is named is there, or is a prebuilt one of that name, or is missing for good."""
+    from bitnet_chat.engine import packages
+    from bitnet_chat.engine.find import named
+    from bitnet_chat.engine.selection import Wish, missing_package
+    from bitnet_chat.models.registry import AUTO
+
+    name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
+    if not name:
+        model = pulled or ("" if settings.model == AUTO else settings.model)
+        return missing_package(Wish(limit=settings.probe_timeout), model)
+    if packages.by_name(name) is not None:
+        try:
+            named(name)
+        except EngineNotFound:
+            return name
+    return ""
 
 
 def _model(settings: Settings, largest: int) -> Supply | None:

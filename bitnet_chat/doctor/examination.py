@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from bitnet_chat.backends.resident import model_path
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor import (
+    answers,
     engine,
     files,
     instructions,
@@ -29,6 +30,7 @@ from bitnet_chat.engine.threads import TINY_MODEL, Processors, Threads
 from bitnet_chat.engine.threads import threads as share_of
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.models.info import ModelInfo, read_info
+from bitnet_chat.models.resolve import by_engine
 from bitnet_chat.models.support import explanation, known
 from bitnet_chat.paths import bundled_model
 
@@ -65,6 +67,7 @@ def examine(wish: Wish) -> Iterator[Finding]:
         yield from _safely("engine", lambda: [variables.judge(os.environ)])
         if usable is not None:
             yield from _safely("answer", lambda: _asked(usable, binary))
+        yield from _safely("answer", lambda: answers.look(binary))
         yield from _safely("model", lambda: _of_model(settings, binary, info))
     if binary is not None and info:
         yield from _safely("threads", lambda: [threads.given(*_share(settings, info[0]))])
@@ -110,7 +113,8 @@ def _of_model(settings: Settings, binary: EngineBinary | None, info: list[ModelI
     """``info`` gets what was read, for the checks that follow."""
     path = binary.path if binary is not None else None
     reasons: list[str] = []
-    info.append(read_info(model_path(settings, path, reasons.append)))
+    judge = by_engine(path) if path is not None else None
+    info.append(read_info(model_path(settings, judge, reasons.append)))
     for reason in reasons:
         yield ok("model", "choice", reason)
     names = known(path, info) if path is not None else None

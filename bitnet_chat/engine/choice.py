@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.binary import Dialect, EngineBinary
 
 _CLEARLY = 1.05
 """An engine that is faster by less stays behind one that was found before it."""
@@ -42,7 +42,8 @@ class Contender:
 
     @property
     def name(self) -> str:
-        return self.engine.path.name
+        name = self.engine.path.name
+        return name.rpartition("-")[0] or name if self.engine.dialect is Dialect.NATIVE else name
 
 
 @dataclass(frozen=True, slots=True)

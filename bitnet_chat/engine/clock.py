@@ -10,7 +10,7 @@ from bitnet_chat.progress import Progress, estimate
 
 class Clock:
     def __init__(self, on_progress: Callable[[Progress], None]) -> None:
-        self._tell = on_progress
+        self.tell = on_progress
         self._began = self._step_began = time.monotonic()
         self._step = ""
         self._done = self._total = 0
@@ -37,4 +37,4 @@ class Clock:
 
     def tick(self) -> None:
         eta = estimate(self._done, self._total, time.monotonic() - self._step_began)
-        self._tell(Progress(self._step, self._done, self._total, self.seconds, eta))
+        self.tell(Progress(self._step, self._done, self._total, self.seconds, eta))

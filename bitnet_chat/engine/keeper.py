@@ -7,8 +7,9 @@ forget or replaced by one that is started with the right history.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation, Message
@@ -120,7 +121,8 @@ class Keeper:
                     self.let_go(history, count)
                 elif count > self.room.window.count_left(history):
                     continue  # a summary is made when somebody waits for it
-                await self.synchronise(history)
+                process = await self.synchronise(history)
+                self._watch_over(self._read_ahead(process, talk, self.room.window.kept(history)))
         except BitnetChatError:
             self.discard()  # the next reply tries again and tells
         if not self.busy:
@@ -189,6 +191,8 @@ class Keeper:
         if loaded is not None and loaded.is_alive:
             if talk.carries_all:
                 loaded.turn_to(memory)
+                if self.busy:
+                    loaded.process.hurry()  # what it has read of a history by now it keeps
                 return loaded.process
             draws_as = loaded.draws_as(self.sampling)
             fits = loaded.is_within if unfinished else self._is_ready(loaded, message)
@@ -239,10 +243,25 @@ class Keeper:
         )
         if self._on_spawn is not None:
             self._on_spawn(process)
-        watcher = asyncio.ensure_future(self._watch(loaded))
+        self._watch_over(self._watch(loaded))
+        return loaded
+
+    def _watch_over(self, work: Coroutine[object, object, None]) -> None:
+        watcher = asyncio.ensure_future(work)
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
-        return loaded
+
+    async def _read_ahead(self, process: EngineProcess, talk: Talk, memory: Conversation) -> None:
+        """Have the child read ``memory`` while no reply is waited for, where its start has not done that."""
+        await process.settled()
+        loaded = self._loaded
+        if loaded is None or process is not loaded.process or process.state is not State.IDLE or self.busy:
+            return
+        if self._closed or loaded.memory != memory or process.meter.context_used is not None:
+            return
+        with contextlib.suppress(BitnetChatError):  # a template that refuses is told with the next reply
+            if (told := talk.preparation(memory)) is not None:
+                process.command(told.data, forgets=True, stop=told.stop)
 
     async def _watch(self, loaded: Loaded) -> None:
         """A child that dies while nobody waits for it is replaced at once, so that the next message finds one."""
@@ -272,6 +291,7 @@ class Keeper:
         if (await self.talk()).carries_all and self._loaded is not None and self._loaded.is_alive:
             self._loaded.turn_to(Conversation())
             self._loaded.has_strayed = True
+            self._loaded.process.hurry()
             return self._loaded.process
         self.discard()
         return self._load(Conversation(), message=message).process

@@ -118,7 +118,8 @@ def key(engine: EngineBinary) -> str:
         status = file.stat()
     except OSError:
         return ""
-    return f"{engine.path}|{status.st_size}|{status.st_mtime_ns}|{manifest.cpu_fingerprint()}"
+    processor = sha256(manifest.cpu_fingerprint().encode()).hexdigest()[:8]
+    return f"{engine.path}|{status.st_size}|{status.st_mtime_ns}|{processor}"
 
 
 def _read() -> dict[str, dict[str, str]]:

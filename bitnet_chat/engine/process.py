@@ -187,14 +187,21 @@ class EngineProcess:
         self.log.quotes("buffer", message.data.count(b"\n") - 1)
         self._write(message.data, command=False)
 
-    def command(self, data: bytes, *, forgets: bool) -> None:
-        """Write something that is no message; it is starting until it shows its prompt again."""
+    def command(self, data: bytes, *, forgets: bool, stop: bytes = b"") -> None:
+        """Write something that is no message; it is starting until it shows its prompt again. ``stop``: what ends
+        that before its time."""
         self._move(Signal.COMMAND)
-        self._framer.commanded()
+        self._framer.commanded(data)
+        self._stop_line = stop
         self._loading.begin()
         if forgets:
             self.meter.forgot()
         self._write(data, command=True)
+
+    def hurry(self) -> None:
+        """End what it was told to do that is no message."""
+        if self.state is State.STARTING and self._stop_line:
+            self._write(self._stop_line, command=True)
 
     def stop(self) -> None:
         """Ask for the end of the reply; where that has no effect in time the process is ended."""

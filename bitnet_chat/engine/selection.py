@@ -1,14 +1,14 @@
 """What is known of the engines at hand and of a model, for :mod:`bitnet_chat.engine.choice`: reads and remembers it.
 
-Which tensor types stand in an engine's files and in a model's header is remembered by their size and time: both together
-take a fifth of a second to read.
+Which tensor types stand in an engine's files and in a model's header is remembered by their size and time: reading both
+takes a fifth of a second.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,10 @@ from bitnet_chat.errors import EngineMissing, EngineNotFound, ModelError
 from bitnet_chat.models import conversion
 from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.quantization import BITNET_TYPES, IK_TYPES
+from bitnet_chat.models.resolve import Judge
 from bitnet_chat.models.store import write_json
 from bitnet_chat.models.support import known, obstacle
 from bitnet_chat.progress import size
-
-Judge = Callable[[Sequence[ModelInfo]], list[str]]
-"""Why each model cannot be run here; empty for those that can."""
 
 _FILE, _FORMAT, _REMEMBERED = "fits.json", 1, 256
 _CONVERTED_TYPES = ("IQ2_BN", "Q6_K", "F32")
@@ -35,8 +33,9 @@ _CONVERTED_TYPES = ("IQ2_BN", "Q6_K", "F32")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the user asked for. ``dialect``: of the engine, where only one will do. ``flags``: whether there are flags for
-    the engine or rpc-servers, which no native engine takes. ``limit``: see :func:`bitnet_chat.engine.probe.probe`."""
+    """What the user asked for. ``dialect``: of the engine, where only one will do. ``flags``: whether there are flags
+    for the engine or rpc-servers, which no native engine takes. ``limit``: see
+    :func:`bitnet_chat.engine.probe.probe`."""
 
     engine: str = ""
     configured: str = ""
@@ -47,6 +46,10 @@ class Wish:
     @property
     def is_named(self) -> bool:
         return any(place.named for place in find.places(self.engine or None, self.configured or None))
+
+    def require(self) -> EngineBinary:
+        """The first engine. Raises EngineNotFound where there is none."""
+        return find.find(self.engine or None, self.configured or None, dialect=self.dialect, limit=self.limit)
 
     def candidates(self) -> Iterable[Candidate]:
         """Those that can chat, in search order. Raises as :func:`bitnet_chat.engine.find.candidates` does."""
@@ -137,15 +140,67 @@ def _short(info: ModelInfo, reasons: Sequence[str], binaries: Sequence[EngineBin
     return reasons[0] if reasons else obstacle(info, None)
 
 
+def missing_package(wish: Wish, model: str) -> str:
+    """The name of the prebuilt engine that has to be installed before ``model`` can be run: a file, the name of a model
+    that is here or of one that can be pulled, or nothing, where any engine will do. Empty where none has to be, and
+    where none would do."""
+    from bitnet_chat.models.registry import entries
+    from bitnet_chat.models.resolve import resolve
+
+    path = None
+    try:
+        path = resolve(model).path if model else None
+    except ModelError:
+        entry = entries().get(model)
+        return _missing_for(wish, entry.engine == "bitnet") if entry is not None else ""
+    try:
+        if path is None:
+            wish.require()
+        else:
+            select(wish, path)
+    except EngineMissing as error:
+        return error.package
+    except EngineNotFound:
+        package: packages.Package | None = packages.PACKAGES[0]
+        with contextlib.suppress(OSError, ModelError):  # whoever opens it tells
+            package = package_for(read_info(path)) if path is not None else package
+        return package.name if package is not None else ""
+    return ""
+
+
+def _missing_for(wish: Wish, ternary: bool) -> str:
+    """As :func:`missing_package`, for a model of which no more is known than whether it is one of BitNet's."""
+    with contextlib.suppress(EngineNotFound):
+        for each in wish.candidates():
+            assert each.binary is not None
+            is_ternary = each.binary.make in (Make.BITNET, Make.IK)
+            # Of the types of llama.cpp the prebuilt ik_llama.cpp computes some wrongly.
+            is_plain = each.binary.make is not Make.IK or each.binary.dialect is not Dialect.NATIVE
+            if is_ternary if ternary else is_plain:
+                return ""
+    return "bitnet" if ternary else packages.PACKAGES[0].name
+
+
+def missing_for_bitnet(wish: Wish) -> str:
+    """What running a model of BitNet's own types brings with it, in a list; empty where an engine for it is here."""
+    with contextlib.suppress(EngineNotFound):
+        if any(each.binary is not None and each.binary.make in (Make.BITNET, Make.IK) for each in wish.candidates()):
+            return ""
+    package = packages.by_name("bitnet")
+    assert package is not None
+    return f"installs the engine {package.name}{_size(package)}"
+
+
 def needs(package: packages.Package) -> str:
     """For a list."""
-    return f"needs the engine {package.name} {_size(package)}: bitnet-chat engine install {package.name}"
+    return f"needs the engine {package.name}{_size(package)}"
 
 
 def package_for(info: ModelInfo) -> packages.Package | None:
     """The prebuilt engine that runs a model; None where it takes a build by hand."""
     types = {kind for kind, _ in info.tensor_types}
-    if ("I2_S" in types and info.header.architecture not in conversion.ARCHITECTURES) or types & BITNET_TYPES - {"I2_S"}:
+    is_strange = "I2_S" in types and info.header.architecture not in conversion.ARCHITECTURES
+    if is_strange or types & BITNET_TYPES - {"I2_S"}:
         return None
     return packages.by_name("bitnet" if types & (IK_TYPES | BITNET_TYPES) else "llama.cpp")
 
@@ -161,7 +216,7 @@ def contenders(wish: Wish, info: ModelInfo) -> list[Contender]:
 
 
 def _named(wish: Wish, model: Path) -> Contender:
-    engine = find.find(wish.engine or None, wish.configured or None, dialect=wish.dialect, limit=wish.limit)
+    engine = wish.require()
     converts = False
     if engine.make is Make.IK and engine.dialect is Dialect.NATIVE:
         with contextlib.suppress(ModelError):

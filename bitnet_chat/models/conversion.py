@@ -30,7 +30,6 @@ from bitnet_chat.engine.binary import EngineBinary, Make
 from bitnet_chat.engine.clock import Clock
 from bitnet_chat.engine.packages import SITE
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import converted_check
 from bitnet_chat.models.faults import mended
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import ModelInfo, read_info
@@ -104,14 +103,18 @@ def obtain(
     engine: EngineBinary,
     *,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-    check: Callable[[Path, Path, EngineBinary], None] = converted_check.require,
+    check: Callable[[Path, Path, EngineBinary], None] | None = None,
 ) -> Path:
     """The converted file, which is made now if it is not there. Blocks. An interrupted conversion begins anew.
 
-    ``check`` raises ModelError for a converted file that is not right. Raises ModelError.
+    ``check`` raises ModelError for a converted file that is not right; unless given it is
+    :func:`bitnet_chat.models.converted_check.require`. Raises ModelError.
     """
     if (found := present(source)) is not None:
         return found
+    from bitnet_chat.models import converted_check
+
+    check = check or converted_check.require
     target, clock = target_of(source), Clock(on_progress)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

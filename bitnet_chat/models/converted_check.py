@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.native.client import Client, ClientError
 from bitnet_chat.engine.native.command import command
+from bitnet_chat.engine.threads import TINY_MODEL
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import ternary
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.reader import Tensor, opened
 
-_BATCH = 100
-"""Tokens: ik_llama.cpp computes some types wrongly from 32 on."""
+_BATCH = 48
+"""Tokens: ik_llama.cpp computes some types wrongly from 32 on. Those of 2B4T's shape take 3 s one by one."""
 _REPLY = 4
 _TEXTS = (
     "one two three four five six seven eight nine ten and then",
@@ -32,7 +34,9 @@ def require(source: Path, converted: Path, engine: EngineBinary) -> None:
     if different := next(_differences(source, converted), ""):
         raise _wrong(source, f"the weights of {different} changed")
     try:
-        with Client(command(engine, converted, context_size=2 * _BATCH, batch_size=128)) as client:
+        tiny = converted.stat().st_size < TINY_MODEL
+        threads = 1 if tiny else processors.allowed().default
+        with Client(command(engine, converted, context_size=4 * _BATCH, threads=threads, batch_size=128)) as client:
             _require_replies(client, source)
     except ClientError as error:
         raise _wrong(source, f"the engine does not run it: {error}") from error

@@ -117,7 +117,7 @@ def first_model(*, ask: bool = True, limit: int = 0) -> FirstModel | None:
     from bitnet_chat.models.resolve import bundled, options, present
 
     known, free, disk = entries(), memory.available(), disk_free()
-    here = options(present(), None, free=free)
+    here = options(present(), free=free)
     toy = bundled()
     needed = ask and not choose(here, free).name and better(known, free, disk, limit) is not None
     return choose_first(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from bitnet_chat.models import memory, store, support
+from bitnet_chat.models import memory, store
 from bitnet_chat.models.choice import Choice, choose
 from bitnet_chat.models.info import template_family
 from bitnet_chat.models.registry import Entry, entries
-from bitnet_chat.models.resolve import Examined, bundled, examine, names, present
+from bitnet_chat.models.resolve import Examined, Judge, bundled, examine, judged, present, stock
 
-BITNET_ENGINE = "a BitNet build"
+BITNET_ENGINE = "bitnet"
+"""The prebuilt engine; or a BitNet build by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class Item:
     fits: bool | None
     """Into the memory that is free now."""
     engine: str
-    """What it needs: ``any``, or a BitNet build."""
+    """What it needs: ``any``, or ``bitnet``, which a BitNet build does for."""
     obstacle: str
-    """Why the engine in use cannot run it. Empty: it can, or nothing is known against it."""
+    """Why no engine at hand can run it. Empty: one can, or nothing is known against it."""
     license: str
     origin: str
     path: str
@@ -62,21 +62,19 @@ class Inventory:
     """Names and bytes so far of pulls that were interrupted."""
 
 
-def take(engine: Path | None, context: int = 0) -> Inventory:
-    """``engine``: the program that would run a model; None: there is none. Raises UsageError for a broken registry."""
+def take(judge: Judge = stock, context: int = 0, *, missing: str = "") -> Inventory:
+    """``missing``: what a model of BitNet's needs and is not here. Raises UsageError for a broken registry."""
     known, free = entries(), memory.available()
     models = [examine(model, context) for model in present()]
-    words = names(engine, models)
-    options = [model.option(words) for model in models]
+    options = judged(models, judge)
     choice = choose(options, free)
     here = tuple(
         _installed(model, known.get(option.name), option.obstacle, free, option.name == choice.name)
         for model, option in zip(models, options, strict=True)
     )
-    here += tuple(_bundled(engine, context, free, auto=not choice.name))
+    here += tuple(_bundled(judge, context, free, auto=not choice.name))
     taken = {item.name for item in here}
-    bitnet = engine is not None and support.is_bitnet(engine)
-    there = tuple(_available(entry, free, context, bitnet) for entry in known.values() if entry.name not in taken)
+    there = tuple(_available(entry, free, context, missing) for entry in known.values() if entry.name not in taken)
     return Inventory(here + there, choice, free, tuple(store.unfinished()))
 
 
@@ -105,16 +103,16 @@ def _installed(examined: Examined, entry: Entry | None, obstacle: str, free: int
     )
 
 
-def _bundled(engine: Path | None, context: int, free: int | None, *, auto: bool) -> Iterator[Item]:
+def _bundled(judge: Judge, context: int, free: int | None, *, auto: bool) -> Iterator[Item]:
     """None where it is not there."""
     model = bundled()
     if model is not None:
         seen = examine(model, context)
-        item = _installed(seen, None, seen.option(names(engine, [seen])).obstacle, free, auto)
+        item = _installed(seen, None, judged([seen], judge)[0].obstacle, free, auto)
         yield replace(item, bundled=True)
 
 
-def _available(entry: Entry, free: int | None, context: int, bitnet: bool) -> Item:
+def _available(entry: Entry, free: int | None, context: int, missing: str) -> Item:
     need = entry.memory(context)
     needs_bitnet = entry.engine == "bitnet"
     return Item(
@@ -129,7 +127,7 @@ def _available(entry: Entry, free: int | None, context: int, bitnet: bool) -> It
         memory=need,
         fits=_fits(need, free),
         engine=BITNET_ENGINE if needs_bitnet else "any",
-        obstacle=f"needs {BITNET_ENGINE} as engine" if needs_bitnet and not bitnet else "",
+        obstacle=missing if needs_bitnet else "",
         license=entry.license,
         origin=entry.origin,
         path="",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,28 @@ if TYPE_CHECKING:
     from bitnet_chat.models.info import ModelInfo
 
 
+Judge = Callable[[Sequence["ModelInfo"]], list[str]]
+"""Why each model cannot be run here; empty for those that can."""
+
+
+def stock(infos: Sequence[ModelInfo]) -> list[str]:
+    """As an engine of which nothing is known."""
+    from bitnet_chat.models.support import obstacle
+
+    return [obstacle(each, None) for each in infos]
+
+
+def by_engine(engine: Path) -> Judge:
+    """By what the files of one engine tell."""
+    from bitnet_chat.models.support import known, obstacle
+
+    def judge(infos: Sequence[ModelInfo]) -> list[str]:
+        names = known(engine, infos) if infos else None
+        return [obstacle(each, names) for each in infos]
+
+    return judge
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
     path: Path
@@ -25,14 +47,14 @@ class Resolved:
     """One line for the user: why this one."""
 
 
-def resolve(model: str, *, engine: Path | None = None, context: int = 0) -> Resolved:
+def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Resolved:
     """The file that ``model`` means. Raises ModelError where there is none.
 
-    ``engine``: the program that will run it, for ``auto``; ``context``: --ctx. A file wins over a name; a path that is
+    ``judge``: which models can be run, for ``auto``; ``context``: --ctx. A file wins over a name; a path that is
     no file is given back as it is when it does not look like a name, and whoever opens it says what is wrong.
     """
     if model in ("", AUTO):
-        return _auto(engine, context, named=bool(model))
+        return _auto(judge or stock, context, named=bool(model))
     path = paths.meant(model)
     if path.exists() or not (is_name(model) or others.may_be(model)):
         return Resolved(path)
@@ -75,14 +97,13 @@ def _as_installed(other: others.Other) -> store.Installed:
 
 
 def options(
-    models: Sequence[store.Installed], engine: Path | None, context: int = 0, free: int | None = None
+    models: Sequence[store.Installed], judge: Judge | None = None, context: int = 0, free: int | None = None
 ) -> list[Option]:
     """What speaks for and against each model, from the largest down and no further than the first that will do: to
     read a header takes a tenth of a second. ``free``: bytes of memory; None reads all headers."""
     found: list[Option] = []
     for model in sorted(models, key=lambda each: (-each.size, each.name)):
-        seen = examine(model, context)
-        found.append(seen.option(names(engine, [seen])))
+        found += judged([examine(model, context)], judge or stock)
         if free is not None and not found[-1].obstacle and found[-1].need <= free:
             break
     return found
@@ -94,7 +115,7 @@ def bundled() -> store.Installed | None:
     return store.Installed(path.stem, path, path.stat().st_size, None) if path is not None else None
 
 
-def _auto(engine: Path | None, context: int, *, named: bool) -> Resolved:
+def _auto(judge: Judge, context: int, *, named: bool) -> Resolved:
     """Reads the headers from the largest model down, and no further than it must: each costs a tenth of a second.
 
     ``named``: ``auto`` was asked for, and the notice says why this one even where there was nothing to choose.
@@ -102,7 +123,7 @@ def _auto(engine: Path | None, context: int, *, named: bool) -> Resolved:
     from bitnet_chat.models.memory import available
 
     found, free = present(), available()
-    looked_at = options(found, engine, context, free)
+    looked_at = options(found, judge, context, free)
     choice = choose(looked_at, free, smaller=len(found) - len(looked_at))
     begin = "-m auto" if named else "no model was named"
     if choice.name:
@@ -125,11 +146,9 @@ class Examined:
     """Bytes of memory; 0 where the header does not tell."""
     damage: str
 
-    def option(self, known: frozenset[str] | None) -> Option:
-        """``known``: what the engine knows, see :mod:`bitnet_chat.models.support`."""
-        from bitnet_chat.models.support import obstacle
-
-        reason = self.damage or (obstacle(self.info, known) if self.info is not None else "")
+    def option(self, obstacle: str) -> Option:
+        """``obstacle``: why no engine can run it."""
+        reason = self.damage or obstacle
         if not reason and self.info is not None and self.info.embeds:
             reason = "it makes embeddings and no replies"
         return Option(self.model.name, self.model.size, self.need, reason)
@@ -151,9 +170,7 @@ def examine(model: store.Installed, context: int) -> Examined:
     return Examined(model, info, need, "the file is cut off" if info.is_cut_off else "")
 
 
-def names(engine: Path | None, models: Sequence[Examined]) -> frozenset[str] | None:
-    """What the engine knows of all that these models need. Reads its files; None where there is none, or it is mute."""
-    from bitnet_chat.models.support import known
-
+def judged(models: Sequence[Examined], judge: Judge) -> list[Option]:
     infos = [each.info for each in models if each.info is not None]
-    return known(engine, infos) if engine is not None and infos else None
+    obstacles = iter(judge(infos))
+    return [each.option(next(obstacles) if each.info is not None else "") for each in models]

@@ -89,7 +89,7 @@ def _frames(engine: _Engine, entry: Entry) -> list[Frame]:
     elif entry.kind is Kind.COMMAND and native.is_stop(entry.data):
         framer.interrupted()
     elif entry.kind is Kind.COMMAND:
-        framer.commanded()
+        framer.commanded(entry.data)
     elif entry.kind is Kind.SIGNAL and entry.text == "SIGINT":
         framer.interrupted()
     elif entry.kind is Kind.EXIT:
@@ -139,7 +139,7 @@ def _framer(spawn: Entry, *, in_reply: bool) -> Framer:
     thinking = spawn.facts.get("thinking")
     if isinstance(thinking, list) and len(thinking) == 3 and all(isinstance(tag, str) and tag for tag in thinking[:2]):
         framer = ThinkingFramer(framer, (thinking[0], thinking[1]), is_open=bool(thinking[2]) and not in_reply)
-    if in_reply:
+    if in_reply and opening:
         framer.feed(opening)
         framer.sent()
         framer.feed(echo)

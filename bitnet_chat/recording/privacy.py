@@ -89,7 +89,7 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
             if "folder" in facts:
                 facts["folder"] = redactor.text(str(facts["folder"]))
             yield of_facts(entry.at, entry.kind, entry.process, facts)
-        elif entry.kind is Kind.IN and entry.process in natives:
+        elif entry.kind in (Kind.IN, Kind.COMMAND) and entry.process in natives:
             yield replace(
                 entry,
                 data=native.request(entry.text, change, natives[entry.process]).encode("utf-8", "surrogateescape"),
@@ -167,7 +167,7 @@ def _vocabulary(
     """The words that were said, in small letters: where a log repeats one it is masked."""
     words: set[str] = set()
     for entry in entries:
-        if entry.kind is Kind.IN:
+        if entry.kind is Kind.IN or (entry.kind is Kind.COMMAND and entry.process in natives):
             text = native.said(entry.text) if entry.process in natives else _message(entry, fronts)[1]
             words.update(_WORD.findall(text.casefold()))
     for (process, kind), data in _joined(entries).items():

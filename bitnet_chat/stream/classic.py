@@ -105,7 +105,7 @@ class ClassicFramer:
         self._farewells = []
         self._said = []
 
-    def commanded(self) -> None:
+    def commanded(self, data: bytes = b"") -> None:
         self._state = ClassicState.LOADING  # this console has no commands; whatever it was, the next prompt ends it
         self._held = ""
 

@@ -107,8 +107,8 @@ class Framer(Protocol):
     def continued(self, data: bytes = b"") -> None:
         """The engine was told by ``data`` to go on with its own last reply: what comes next is more of it."""
 
-    def commanded(self) -> None:
-        """Something that is no message went to the engine: all up to the next prompt is dropped, which gives Ready."""
+    def commanded(self, data: bytes = b"") -> None:
+        """``data`` that is no message went to the engine: all up to the next prompt is dropped, which gives Ready."""
 
     def interrupted(self) -> None:
         """The reply was asked to stop: its end may look different."""

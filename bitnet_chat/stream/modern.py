@@ -99,7 +99,7 @@ class ModernFramer:
     def continued(self, data: bytes = b"") -> None:
         raise NotImplementedError("this console never goes on with a reply by itself")
 
-    def commanded(self) -> None:
+    def commanded(self, data: bytes = b"") -> None:
         self._state = _State.COMMAND
         self._held = ""
 

@@ -142,9 +142,9 @@ class ThinkingFramer:
         self._splitter = None  # the thoughts are over: what goes on is an answer
         self.inner.continued(data)
 
-    def commanded(self) -> None:
+    def commanded(self, data: bytes = b"") -> None:
         self._splitter = None
-        self.inner.commanded()
+        self.inner.commanded(data)
 
     def interrupted(self) -> None:
         self.inner.interrupted()

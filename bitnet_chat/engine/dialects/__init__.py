@@ -122,6 +122,9 @@ class Talk(Protocol):
         ``context``; None where nothing that can be written gives the tokens of the chat template. Without ``text`` the
         engine goes on with the reply that ``history`` ends with."""
 
+    def preparation(self, history: Conversation) -> Input | None:
+        """What makes a running engine read ``history`` before a message is known; None where nothing does."""
+
     def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
         """Whether no other start of an engine would be better for a message after ``history`` that is not known yet."""
 

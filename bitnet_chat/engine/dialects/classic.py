@@ -63,7 +63,7 @@ class ClassicTalk:
         sampling: Sampling | None = None,
     ) -> Launch:
         binary = self._binary
-        options = replace(self._options, sampling=sampling or self._options.sampling)
+        options = replace(self._options, sampling=(sampling or Sampling()).over(self._options.sampling))
         loose_end = ""
         if message:
             opening = self._segments.behind_reply(self._segments.render(history.with_user(message)))
@@ -123,6 +123,9 @@ class ClassicTalk:
             return Input(GO_ON, prompt)
         typed = self._segments.typed(context, launch.in_prefix, prompt)
         return Input(encode_lines(_valid(typed)), prompt) if typed is not None else None
+
+    def preparation(self, history: Conversation) -> Input | None:
+        return None
 
     def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
         if self.input(launch, context, history, _ANY_MESSAGE) is not None:

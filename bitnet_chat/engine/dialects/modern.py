@@ -49,7 +49,8 @@ class ModernTalk:
         unfinished: bool = False,
         sampling: Sampling | None = None,
     ) -> Launch:
-        binary, options = self._binary, replace(self._options, sampling=sampling or self._options.sampling)
+        binary, advised = self._binary, self._options.sampling
+        options = replace(self._options, sampling=(sampling or Sampling()).over(advised))
         argv = [str(binary.path), *common_flags(binary, options)]
         argv += binary.option("--n-predict", options.max_tokens or -1)
         # "trace" tells the tokens of each turn, "debug" also whether a reply that has reached its limit is whole.
@@ -75,6 +76,9 @@ class ModernTalk:
     ) -> Input | None:
         named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
         return Input(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
+
+    def preparation(self, history: Conversation) -> Input | None:
+        return None
 
     def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
         return True

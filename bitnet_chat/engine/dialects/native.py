@@ -89,6 +89,13 @@ class NativeTalk:
             stop=encode(Stop(number)),
         )
 
+    def preparation(self, history: Conversation) -> Input | None:
+        if not history.messages:
+            return None
+        number = next(self._numbers)
+        prompt = tuple(self._pieces(self._segments.before_message(history)))
+        return Input(encode(Complete(number, prompt=prompt, max_tokens=0)), stop=encode(Stop(number)))
+
     def _pieces(self, prompt: str) -> Iterator[Piece]:
         template, at = self._segments.template, 0
         if template.adds_bos and template.bos:

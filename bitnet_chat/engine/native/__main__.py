@@ -48,7 +48,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[str, Settings]:
     add("--library", required=True, choices=_ADAPTERS, help="library in the folder")
     add("--folder", required=True, type=Path, metavar="DIR", help="folder with the unpacked package of the library")
     add("--model", required=True, type=Path, metavar="FILE", help="GGUF file")
-    add("--ctx-size", type=_count, default=0, metavar="N", help="tokens of one sequence (default: the model's)")
+    add("--ctx-size", type=_count, default=0, metavar="N", help="tokens of one sequence (default: the model's in all)")
     add("--threads", type=_count, default=0, metavar="N", help="threads (default: the physical cores)")
     add("--batch-size", type=_count, default=0, metavar="N", help="tokens of a prompt evaluated at once")
     add(
@@ -74,11 +74,14 @@ def arguments(argv: Sequence[str] | None) -> tuple[str, Settings]:
 
 def _serve(name: str, settings: Settings, next_line: Callable[[], bytes], output: Output) -> int:
     """Until a line is none of the protocol; its exit status."""
-    output.send(Loading())
+    output.send_first(Loading())
     try:
         library = _load(name, settings, output)
     except LoadError as error:
         output.send(Failed(None, error.why, str(error)))
+        return 1
+    except Exception as error:  # a package that is not what it was
+        output.send(Failed(None, "failed", f"{type(error).__name__}: {error}"))
         return 1
     child = Child(library, settings.sequences, output.send)
     output.send(

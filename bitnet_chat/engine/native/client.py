@@ -5,7 +5,6 @@ Conversations go through :class:`bitnet_chat.engine.session.Session`, which need
 
 from __future__ import annotations
 
-import os
 import queue
 import subprocess
 import tempfile
@@ -72,7 +71,7 @@ class Client:
     def __init__(self, argv: Sequence[str], *, timeout: float = 600.0) -> None:
         """``argv``: see :func:`bitnet_chat.engine.native.command.command`. ``timeout``: seconds without a message."""
         self._timeout = timeout
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the client
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115  # closed with the client
         # Not this program's group: a Ctrl-C of the user's is for this program to handle.
         self._process = subprocess.Popen(
             argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True
@@ -95,8 +94,8 @@ class Client:
 
     def log(self) -> str:
         """What the library wrote to stderr until now."""
-        size = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), size, 0).decode("utf-8", "replace") if hasattr(os, "pread") else ""
+        self._log.seek(0)
+        return self._log.read().decode("utf-8", "replace")
 
     def close(self) -> None:
         """End the child. Returns when it has ended."""

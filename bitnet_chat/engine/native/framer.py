@@ -48,6 +48,8 @@ class NativeFramer:
         self._id: int | None = None
         """Of the request that is worked on."""
         self._said: list[str] = []
+        self._is_command = False
+        """Whether that request is no message."""
 
     @property
     def reply(self) -> str:
@@ -76,6 +78,11 @@ class NativeFramer:
                 return [Figures(context_size=message.context_size or None), framer.Ready()]
             case Failed(id=None):
                 return [EngineError(message.what, message.why)]
+            case Prefill() | Token() if message.id == self._id and self._is_command:
+                return []
+            case Ended() | Failed() if message.id == self._id and self._is_command:
+                self._id = None
+                return [framer.Ready()]
             case Prefill() if message.id == self._id:
                 return [Progress(message.done, message.total)]
             case Token() if message.id == self._id:
@@ -102,12 +109,14 @@ class NativeFramer:
         self._id = int(found[1]) if found else None
         self._within = self._skips = False
         self._said = []
+        self._is_command = False
 
     def continued(self, data: bytes = b"") -> None:
         self.sent(data)
 
-    def commanded(self) -> None:
-        """There are no commands."""
+    def commanded(self, data: bytes = b"") -> None:
+        self.sent(data)
+        self._is_command = True
 
     def interrupted(self) -> None:
         """The end of the reply says it."""

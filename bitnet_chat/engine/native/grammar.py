@@ -7,6 +7,7 @@ them by ``additionalProperties``. What a schema demands and this cannot is refus
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -31,6 +32,9 @@ _ANNOTATIONS = frozenset(
     | {"$schema", "$id", "$comment", "$defs", "definitions"}
 )
 """Keywords that demand nothing of a value."""
+_PLAIN = r'"\\\x00-\x1f\x7f'
+"""What no text of JSON has without an escape; DEL, too, is left out."""
+_NEEDS_ESCAPE = re.compile(r'["\\\x00-\x1f\x7f]')
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
@@ -110,7 +114,7 @@ class _Grammar:
         names = [*properties, *(name for name in required if name not in properties)]
         if more is False and len(names) > len(properties):
             raise SchemaError(f"the property {names[-1]!r} is required and not allowed")
-        extra = self._rule(f"string colon {self._any(more)}") if more is not False else ""
+        extra = self._rule(f"{self._other_key(names)} colon {self._any(more)}") if more is not False else ""
         # From the last property back: what may follow a property, and what may begin the object.
         rest = self._rule(f"( comma {extra} )*") if extra else self._rule('""')
         begin = self._rule(f"( {extra} ( comma {extra} )* )?") if extra else rest
@@ -122,6 +126,22 @@ class _Grammar:
                 begin = self._rule(f"{item} {rest} | {begin}")
                 rest = self._rule(f"( comma {item} )? {rest}")
         return self._rule(f'"{{" space {begin} space "}}"')
+
+    def _other_key(self, names: Collection[str]) -> str:
+        """A key that is none of ``names``; without escapes, by which it could be one after all."""
+        return (
+            f'"\\"" {self._rest({name for name in names if not _NEEDS_ESCAPE.search(name)})} "\\""'
+            if names
+            else "string"
+        )
+
+    def _rest(self, taken: Collection[str]) -> str:
+        """Characters that are none of the texts ``taken``."""
+        starts = sorted({text[0] for text in taken if text})
+        options = [f"[^{_PLAIN}{''.join(map(_code, starts))}] [^{_PLAIN}]*"]
+        for start in starts:
+            options.append(f"[{_code(start)}] {self._rest({text[1:] for text in taken if text[:1] == start})}")
+        return self._rule(" | ".join(options if "" in taken else ['""', *options]))
 
     def _array(self, schema: Mapping[str, Any]) -> str:
         item = self._any(schema.get("items", True))
@@ -177,6 +197,11 @@ def _implied(schema: Mapping[str, Any]) -> str:
         if any(key in schema for key in keys):
             return kind
     raise SchemaError(f"this schema names no type: {json.dumps(schema)[:80]}")
+
+
+def _code(character: str) -> str:
+    """A character in a class of characters."""
+    return f"\\U{ord(character):08x}"
 
 
 def _literal(value: Any) -> str:

@@ -16,7 +16,7 @@ from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, Re
 from bitnet_chat.engine.native.protocol import Piece
 from bitnet_chat.engine.native.sequences import Sequences
 
-_BATCH = 128
+_LEAST_BATCH = 64
 
 
 def load(settings: Settings, progress: Callable[[float], None]) -> IkLlamaCpp:
@@ -33,16 +33,16 @@ class IkLlamaCpp:
 
     def __init__(self, model: Model, settings: Settings) -> None:
         threads = settings.threads or os.cpu_count() or 1
-        batch = settings.batch_size or _BATCH
-        size = min(settings.context_size or model.trained_context, model.trained_context)
-        context = Context(
-            model, size=size * settings.sequences, batch=batch, sequences=settings.sequences, threads=threads
-        )
+        batch = settings.batch(_LEAST_BATCH)
+        most = model.trained_context
+        size = min(settings.context_size, most) * settings.sequences or most
+        context = Context(model, size=size, batch=batch, sequences=settings.sequences, threads=threads)
         self._model, self._states = model, settings.state_folder
         self.version = _version(settings.folder)
         self.context_size = context.size // settings.sequences
         self._embedder: Context | None = None
         if settings.embeddings:  # a context of its own: one of embeddings has no logits, and reads a text at once
+            size = self.context_size
             self._embedder = Context(model, size=size, batch=size, sequences=1, threads=threads, embeddings=True)
         self._embedding = threading.Lock()
         self._scheduler = Scheduler(model, context, window=self.context_size, batch=batch, sequences=settings.sequences)

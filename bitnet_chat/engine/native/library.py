@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 
 Outcome = Literal["stop", "length", "context_full", "cut"]
@@ -43,6 +45,13 @@ class Settings:
     embeddings: bool = False
     state_folder: Path | None = None
     overrides: tuple[str, ...] = ()
+
+    def batch(self, least: int) -> int:
+        """``batch_size``, or a size that fits the model and the threads."""
+        if self.batch_size:
+            return self.batch_size
+        size = self.model.stat().st_size if self.model.is_file() else 0
+        return batch_size(self.model.name, size, self.threads or os.cpu_count() or 1, least)
 
 
 class Sink(Protocol):

@@ -29,7 +29,7 @@ _WHY: dict[str, FailureKind] = {
     "exceed_context_size_error": "context_full",
     "not_supported_error": "unsupported",
 }
-_BATCH = 128
+_LEAST_BATCH = 16
 _EMBEDDED = 8192
 _LAST = "exiting due to"
 _WAITS, _WAIT = 100, 0.01
@@ -60,9 +60,8 @@ def _parameters(library: Any, settings: Settings, key: str) -> Any:
     given.n_ctx = settings.context_size * settings.sequences
     given.n_parallel = settings.sequences
     # A text is embedded in one batch.
-    given.n_batch = given.n_ubatch = settings.batch_size or (
-        (settings.context_size or _EMBEDDED) if settings.embeddings else _BATCH
-    )
+    whole = (settings.context_size or _EMBEDDED) if settings.embeddings else 0
+    given.n_batch = given.n_ubatch = whole or settings.batch(_LEAST_BATCH)
     if settings.threads:
         given.cpuparams.n_threads = given.cpuparams_batch.n_threads = settings.threads
     given.api_keys = [key]

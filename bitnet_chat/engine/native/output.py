@@ -22,6 +22,10 @@ class Output:
         """Returns at once."""
         self._lines.put(encode(message))
 
+    def send_first(self, message: Message) -> None:
+        """Returns when it is written: loading a model may keep all other threads waiting. Only before :meth:`send`."""
+        self._put(encode(message))
+
     def close(self, timeout: float) -> None:
         """Write what waits, for at most ``timeout`` seconds."""
         self._lines.put(None)
@@ -29,8 +33,11 @@ class Output:
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
-            try:
-                while line:
-                    line = line[os.write(self._descriptor, line) :]
-            except OSError:  # the parent is gone
-                os._exit(0)
+            self._put(line)
+
+    def _put(self, line: bytes) -> None:
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError:  # the parent is gone
+            os._exit(0)

@@ -22,7 +22,7 @@ class Running:
         self._lock = threading.Lock()
         self._is_stopped = False
         self._callback: Callable[[], None] | None = None
-        self._size = self._evaluated = 0
+        self._size = self._done = self._cached = 0
         self._begun = self._first = time.perf_counter()
 
     @property
@@ -50,7 +50,7 @@ class Running:
         self._begun = self._first = time.perf_counter()
 
     def prefill(self, done: int, total: int, cached: int) -> bool:
-        self._evaluated, self._first = done - cached, time.perf_counter()
+        self._done, self._cached, self._first = done, cached, time.perf_counter()
         self._send(Prefill(self._request.id, done, total, cached))
         return self._is_stopped
 
@@ -72,10 +72,10 @@ class Running:
         return Ended(
             id=self._request.id,
             reason=self._reason(outcome),
-            prompt_tokens=self._evaluated,
+            prompt_tokens=self._done - self._cached,
             prompt_size=self._size,
             tokens=self._text.count,
-            context_used=self._size + self._text.count,
+            context_used=self._done + self._text.count,
             prefill_seconds=round(self._first - self._begun, 6),
             reply_seconds=round(time.perf_counter() - self._first, 6),
         )

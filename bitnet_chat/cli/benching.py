@@ -1,0 +1,91 @@
+"""``bitnet-chat engine bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Collection
+
+from bitnet_chat import config
+from bitnet_chat.conversation.export import json_text
+from bitnet_chat.engine import bench, known_answers, speeds
+from bitnet_chat.engine.binary import Dialect
+from bitnet_chat.engine.choice import Contender, Speed
+from bitnet_chat.engine.clock import Clock
+from bitnet_chat.engine.selection import Wish, contenders, judge
+from bitnet_chat.errors import BitnetChatError, FinishReason
+from bitnet_chat.progress import ProgressLine
+from bitnet_chat.stream.sanitize import one_line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-m", "--model", metavar="MODEL", default="", help="file or name (default: the one that answers)"
+    )
+    parser.add_argument("-t", "--threads", type=int, metavar="N", default=0, help="threads (default: as for a reply)")
+    parser.add_argument("--engine", metavar="PATH", default="", help="this engine alone")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(flags: argparse.Namespace) -> int:
+    from bitnet_chat.backends.resident import model_path, wish_of
+    from bitnet_chat.models.info import read_info
+
+    given = {name: value for name in ("model", "threads", "engine") if (value := getattr(flags, name))}
+    settings, configured = config.load(given)
+    wish = wish_of(settings, configured)
+    wish.require()
+    model = model_path(settings, lambda infos: judge(wish)(infos))
+    info = read_info(model)
+    measured: dict[Contender, Speed] = {}
+    line = ProgressLine(sys.stderr)
+    clock = Clock(line)
+    try:
+        clock.step("Comparing answers with known ones")
+        _ask(wish, {kind for kind, _ in info.tensor_types})
+        found = contenders(wish, info)
+        problems = {each: each.obstacle for each in found if each.obstacle}
+        for each in (each for each in found if not each.obstacle):
+            try:
+                measured[each] = bench.measure(each, model, settings, clock)
+            except BitnetChatError as error:
+                problems[each] = error.what
+    except KeyboardInterrupt:
+        line.close()
+        return FinishReason.INTERRUPTED.exit_code
+    finally:
+        line.close()
+    kind = {each: "IQ2_BN" if each.converts else info.quantization for each in found}
+    speeds.keep({(known_answers.key(each.engine), kind[each]): speed for each, speed in measured.items()})
+    rows = [_row(each, kind[each], measured.get(each), problems.get(each, "")) for each in found]
+    if flags.json:
+        print(json_text({"model": str(model), "engines": rows}, indent=2))
+        return 0
+    print(one_line(f"{model.name}, tokens a second:"))
+    width = max(len(str(row["engine"])) for row in rows)
+    print(f"{'engine':{width}}  type      prefill   decode")
+    for row in rows:
+        figures = f"{row['prefill']:7}  {row['decode']:7}" if row["prefill"] else one_line(str(row["problem"]))
+        print(f"{row['engine']:{width}}  {row['type']:8}  {figures}")
+    return 0
+
+
+def _ask(wish: Wish, types: Collection[str]) -> None:
+    """An engine is measured only where its answers are right."""
+    for each in wish.candidates():
+        if each.binary is not None and each.binary.dialect is Dialect.NATIVE:
+            known_answers.check(
+                each.binary, [one for one in known_answers.offered(each.binary) if one.weights in types]
+            )
+
+
+def _row(contender: Contender, kind: str, speed: Speed | None, problem: str) -> dict[str, object]:
+    return {
+        "engine": contender.name,
+        "path": str(contender.engine.path),
+        "version": contender.engine.version,
+        "type": kind,
+        "prefill": round(speed.prefill, 1) if speed else None,
+        "decode": round(speed.decode, 1) if speed else None,
+        "problem": problem,
+    }

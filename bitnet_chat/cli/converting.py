@@ -1,0 +1,49 @@
+"""A conversion in front of the user: what it takes, how far it is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.errors import EngineMissing, EngineNotFound
+from bitnet_chat.models import conversion
+from bitnet_chat.progress import ProgressLine, size
+from bitnet_chat.stream.sanitize import visible
+
+if TYPE_CHECKING:
+    from bitnet_chat.engine.selection import Wish
+
+
+def convert(model: Path, engine: EngineBinary) -> Path:
+    """The converted file. Raises ModelError; KeyboardInterrupt leaves nothing behind."""
+    _say(conversion.announcement(model))
+    line = ProgressLine(sys.stderr)
+    try:
+        return conversion.obtain(model, engine, on_progress=line)
+    finally:
+        line.close()
+
+
+def after_pull(model: Path, wish: Wish) -> None:
+    """Convert a model that was just pulled, where the engine that will run it needs that; else say which it needs."""
+    from bitnet_chat.engine.selection import select
+
+    try:
+        chosen = select(wish, model).contender
+    except EngineMissing as error:
+        _say(f"{error.what}: {error.remedy}")
+        return
+    except EngineNotFound:
+        return
+    if chosen.converts and conversion.present(model) is None:
+        converted = convert(model, chosen.engine)
+        _say(
+            f"{model.stem} is ready ({size(converted.stat().st_size)}); {model.name} ({size(model.stat().st_size)})"
+            " stays for BitNet builds, and goes with bitnet-chat models rm"
+        )
+
+
+def _say(line: str) -> None:
+    print(f"bitnet-chat: {visible(line)}", file=sys.stderr)

@@ -1,0 +1,38 @@
+"""Whether engines compute what they should, by known answers of small models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.engine import known_answers, packages
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
+from bitnet_chat.engine.known_answers import Verdict
+
+_GROUP = "answer"
+_OTHER = "bitnet-chat engine install bitnet has one that is known to be right"
+
+
+def look(winner: EngineBinary | None) -> Iterator[Finding]:
+    """Of the prebuilt engines, and of a BitNet build that would be used. A quarter of a second for a type, once."""
+    for engine in packages.installed():
+        yield judge(engine, known_answers.check(engine))
+    if winner is not None and winner.make is Make.BITNET and winner.can_chat:
+        models = [each for each in known_answers.offered(winner) if each.weights == "I2_S"]
+        yield judge(winner, known_answers.check(winner, models))
+
+
+def judge(engine: EngineBinary, verdicts: Sequence[Verdict]) -> Finding:
+    """Pure. What a prebuilt engine computes wrongly is left to others."""
+    right = [each.model.name for each in verdicts if not each.wrong]
+    wrong = {each.model.name: each.wrong for each in verdicts if each.wrong}
+    facts: dict[str, object] = {"right": right, "wrong": wrong}
+    if not verdicts:
+        return warn(_GROUP, engine.path.name, "its files do not tell for which types of weights it is", "", **facts)
+    if not wrong:
+        return ok(_GROUP, engine.path.name, f"its answers are right with {', '.join(right)}", **facts)
+    if engine.dialect is Dialect.NATIVE and right:
+        seen = f"its answers are right with {', '.join(right)}; it is not used for {', '.join(wrong)}"
+        return ok(_GROUP, engine.path.name, f"{seen}, which it computes wrongly", **facts)
+    told = "; ".join(f"{name}: {what}" for name, what in wrong.items())
+    return broken(_GROUP, engine.path.name, f"it computes something else than it should ({told})", _OTHER, **facts)

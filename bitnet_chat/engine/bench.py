@@ -1,0 +1,84 @@
+"""How fast an engine reads a prompt and writes a reply, measured by the way that every conversation goes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_chat.backends import ReplyOptions, Sampling
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.engine.choice import Contender, Speed
+from bitnet_chat.engine.clock import Clock
+from bitnet_chat.errors import EngineDied
+from bitnet_chat.events import Completed, Failed, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.prompt.tokens import by_length
+
+if TYPE_CHECKING:
+    from bitnet_chat.backends.resident import ResidentBackend
+    from bitnet_chat.config import Settings
+
+_SECONDS = 4.0
+"""Of writing."""
+_SHORT, _LONG = "hello", "Tell me a long story about all of the animals that you know and where they live. " * 11
+"""A question to warm up with, and one of about 200 tokens."""
+_REPLY = 64
+_PATIENCE = 120.0
+
+
+def measure(contender: Contender, model: Path, settings: Settings, clock: Clock) -> Speed:
+    """A few seconds, with the model loaded and converted if need be. Raises BitnetChatError."""
+    wanted = replace(
+        settings,
+        engine=str(contender.engine.path),
+        model=str(model),
+        journal=False,
+        spare=False,
+        system="",
+        persona="",
+        temperature=0.0,
+    )
+    return asyncio.run(_measured(wanted, contender.name, clock))
+
+
+async def _measured(settings: Settings, name: str, clock: Clock) -> Speed:
+    from bitnet_chat.backends.resident import ResidentBackend
+
+    backend = ResidentBackend(settings)
+    try:
+        clock.step(f"Loading {name}")
+        if backend.awaits_conversion:
+            await asyncio.to_thread(backend.convert, clock.tell)
+        await _reply(backend, _SHORT, 1)
+        clock.step(f"Measuring {name}")
+        return await _reply(backend, _LONG, _REPLY)
+    finally:
+        await backend.close()
+
+
+async def _reply(backend: ResidentBackend, text: str, tokens: int) -> Speed:
+    options = ReplyOptions(max_tokens=tokens, timeout=_PATIENCE, sampling=Sampling(temperature=0.0))
+    stop: asyncio.TimerHandle | None = None
+    stats = Stats()
+    try:
+        async for event in backend.reply(Conversation().with_user(text), options):
+            if isinstance(event, TextDelta | ThinkingDelta) and stop is None:
+                stop = asyncio.get_running_loop().call_later(_SECONDS, backend.interrupt)
+            elif isinstance(event, Failed):
+                raise event.error
+            elif isinstance(event, Completed):
+                stats = event.stats
+    finally:
+        if stop is not None:
+            stop.cancel()
+    decode, first = stats.tokens_per_second, stats.time_to_first_token
+    if not decode or not first:
+        raise EngineDied("it wrote nothing that could be measured")
+    # The first token was decoded within the same time.
+    reading = max(first - 1 / decode, first / 10)
+    return Speed(prefill=(stats.prompt_tokens or _tokens_of(text)) / reading, decode=decode)
+
+
+def _tokens_of(text: str) -> int:
+    return by_length(text).count

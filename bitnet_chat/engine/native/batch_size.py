@@ -1,0 +1,23 @@
+"""How many tokens of a prompt are evaluated at once. Pure.
+
+Between two batches progress is told, and llama.cpp hears a stop only there, so a batch should take well under a second.
+What a small one costs was measured with one thread: 2B4T's shape in TQ2_0 reads 21.8 tokens/s in batches of 16 and 22.1
+in those of 128, SmolLM2-135M in Q4_1 118 and 157; ik_llama.cpp reads 2B4T in IQ2_BN as fast by 32 as by 256.
+"""
+
+from __future__ import annotations
+
+import re
+
+MOST = 512
+_RATE = 8e9
+"""Bytes of a model times tokens that a thread reads in half a second, at the least of those that were measured."""
+_PARTS = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+
+
+def batch_size(file_name: str, file_size: int, threads: int, least: int) -> int:
+    """A power of two from ``least`` to :data:`MOST`. ``file_size``: of the model in bytes, or of its first part."""
+    parts = _PARTS.search(file_name)
+    size = max(file_size, 1) * (int(parts[1]) if parts else 1)
+    wanted = max(_RATE * threads / size, 1)
+    return max(least, min(MOST, 1 << (int(wanted).bit_length() - 1)))

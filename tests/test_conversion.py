@@ -1,0 +1,193 @@
+"""I2_S files as IQ2_BN: what is made, checked, kept and mended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import llama3_file
+import pytest
+
+from bitnet_chat import paths
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
+from bitnet_chat.engine.expected import ANSWERS
+from bitnet_chat.engine.options import Options
+from bitnet_chat.engine.small_model import SmallModel, question, tokens
+from bitnet_chat.errors import ModelError
+from bitnet_chat.models import conversion, converted_check, store, ternary
+from bitnet_chat.models.faults import mended
+from bitnet_chat.models.gguf import read_header
+from bitnet_chat.models.info import read_info
+from bitnet_chat.progress import Progress
+from bitnet_chat.prompt.builtin import TEMPLATES
+
+SMALL = SmallModel("I2_S", "bitnet-b1.58")
+
+
+@pytest.fixture
+def installed() -> Path:
+    """As a pull leaves it."""
+    path = store.path_of("small")
+    path.parent.mkdir(parents=True)
+    SMALL.write(path)
+    return path
+
+
+def fake(folder: Path, program: str) -> EngineBinary:
+    """A package whose llama-quantize is a Python program."""
+    engine = EngineBinary(folder, Dialect.NATIVE, "1", Options(), Make.IK)
+    path = conversion.quantizer(engine)
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!{sys.executable}\nimport json, os, shutil, sys\nsource, target = sys.argv[-4:-2]\n{program}\n")
+    path.chmod(0o755)
+    return engine
+
+
+def passes(source: Path, converted: Path, engine: EngineBinary) -> None:
+    """A check that finds nothing."""
+
+
+def left_in(folder: Path) -> set[str]:
+    return {each.name for each in folder.iterdir()}
+
+
+@pytest.mark.parametrize("architecture", ["bitnet-b1.58", "bitnet", "llama"])
+def test_a_converted_model_says_what_the_original_ought_to(bitnet: EngineBinary, architecture: str) -> None:
+    from bitnet_chat.engine.native.client import Client
+    from bitnet_chat.engine.native.command import command
+
+    small = SmallModel("I2_S", architecture)  # type: ignore[arg-type]
+    path = store.path_of("small")
+    path.parent.mkdir(parents=True)
+    small.write(path)
+    assert conversion.is_for(bitnet, read_info(path))
+    told: list[Progress] = []
+    converted = conversion.obtain(path, bitnet, on_progress=told.append)
+    assert converted == path.with_name("small.iq2_bn.gguf")
+    assert {each.step for each in told} == {"Converting small", "Checking small"}
+    assert max(each.done for each in told) == max(each.total for each in told) > 10
+    assert read_info(converted).quantization == "IQ2_BN"
+    with Client(command(bitnet, converted, context_size=256, threads=1)) as client:
+        said = [
+            client.complete(tokens(question(number)), max_tokens=3, sampling={"temperature": 0.0}).text
+            for number, _ in ANSWERS[small]
+        ]
+    # With the embedding as Q6_K the reference's own logits have a correlation of 0.994 to 0.997 with those before.
+    assert sum(one == text for one, (_, text) in zip(said, ANSWERS[small], strict=True)) >= 3
+    assert [each.name for each in store.installed()] == ["small"]  # the converted file is no model of its own
+    store.remove("small")
+    assert not left_in(path.parent)
+
+
+def test_it_is_made_once_and_anew_for_another_file(installed: Path, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    engine = fake(tmp_path / "engine", f"shutil.copy(source, target); open({str(count)!r}, 'a').write('.')")
+    for _ in range(2):
+        made = conversion.obtain(installed, engine, check=passes)
+    assert conversion.present(installed) == made and count.read_text() == "."
+    os.utime(installed, ns=(1, 1))
+    assert conversion.present(installed) is None
+    conversion.obtain(installed, engine, check=passes)
+    made.write_bytes(b"cut")
+    assert conversion.present(installed) is None
+    assert count.read_text() == ".."
+
+
+def test_a_file_elsewhere_is_converted_in_the_cache(tmp_path: Path) -> None:
+    path = tmp_path / "mine.gguf"
+    SMALL.write(path)
+    made = conversion.obtain(path, fake(tmp_path / "engine", "shutil.copy(source, target)"), check=passes)
+    assert made.parent == paths.cache_dir() / "converted" and made.name.startswith("mine-")
+    assert left_in(tmp_path) == {"mine.gguf", "engine", *left_in(tmp_path)} - {made.name}
+
+
+def test_what_it_takes_is_told(installed: Path) -> None:
+    assert conversion.announcement(installed) == "small is converted for this engine (1 MB → 1 MB, about 1 s, once)"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ModelError("no")])
+def test_an_interrupted_conversion_leaves_nothing_and_begins_anew(
+    installed: Path, tmp_path: Path, error: BaseException
+) -> None:
+    engine = fake(tmp_path / "engine", "shutil.copy(source, target); print('[ 1/ 2] one', flush=True)")
+
+    def interrupted(progress: Progress) -> None:
+        if progress.done:
+            raise error
+
+    with pytest.raises((KeyboardInterrupt, ModelError)):
+        conversion.obtain(installed, engine, on_progress=interrupted, check=passes)
+    assert left_in(installed.parent) == {"small.gguf"}
+    assert conversion.obtain(installed, engine, check=passes).is_file()
+
+
+def test_a_quantizer_that_fails_is_told_with_its_last_words(installed: Path, tmp_path: Path) -> None:
+    engine = fake(tmp_path / "engine", "print('this is no model'); sys.exit(3)")
+    with pytest.raises(ModelError, match="status 3") as caught:
+        conversion.obtain(installed, engine)
+    assert "this is no model" in caught.value.detail
+    assert left_in(installed.parent) == {"small.gguf"}
+
+
+def test_a_full_disk_is_told_before(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 1000))  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match="1 kB are free"):
+        conversion.obtain(installed, fake(tmp_path / "engine", ""))
+
+
+def test_weights_that_changed_are_found(bitnet: EngineBinary, installed: Path) -> None:
+    converted = conversion.obtain(installed, bitnet)
+    converted_check.require(installed, converted, bitnet)
+    data = bytearray(converted.read_bytes())
+    _, at = converted_check._matrices(converted)["blk.1.ffn_up.weight"]
+    data[at + 4] ^= 0b01
+    converted.write_bytes(data)
+    with pytest.raises(ModelError, match=r"blk\.1\.ffn_up\.weight changed"):
+        converted_check.require(installed, converted, bitnet)
+
+
+def test_a_model_whose_matrices_count_for_nothing_is_found(
+    bitnet: EngineBinary, installed: Path, tmp_path: Path
+) -> None:
+    """As ik_llama.cpp computes an I2_S file: the check of the weights alone is left out."""
+    converted = tmp_path / "m.gguf"
+    SmallModel("IQ2_BN", "bitnet-b1.58").write(converted)
+    data = bytearray(converted.read_bytes())
+    for name, (tensor, at) in converted_check._matrices(converted).items():
+        if tensor.kind == ternary.IQ2_BN:
+            rows, size = tensor.shape[1], ternary.row_size(ternary.IQ2_BN, tensor.shape[0])
+            for row in range(rows):
+                data[at + row * size : at + row * size + 4] = bytes(4)
+        assert name
+    converted.write_bytes(data)
+    with pytest.raises(ModelError, match="does not count"):
+        converted_check.require(tmp_path / "m.gguf", converted, bitnet)
+
+
+def test_what_is_wrong_with_2b4t_is_mended_in_the_converted_file(tmp_path: Path) -> None:
+    source, words = llama3_file.write(tmp_path / "b.gguf"), tmp_path / "words"
+    engine = fake(
+        tmp_path / "engine", f"shutil.copy(source, target); json.dump(sys.argv[1:], open({str(words)!r}, 'w'))"
+    )
+    converted = conversion.obtain(source, engine, check=passes)
+    said = json.loads(words.read_text())
+    assert said[:3] == ["--allow-requantize", "--override-kv", "tokenizer.ggml.pre=str:llama-bpe"]
+    assert said[-2] == "iq2_bn"
+    template = read_header(converted).chat_template
+    assert template.startswith(TEMPLATES["bitnet"]) and len(template) == len(llama3_file.PLACEHOLDER)
+    assert not template.removeprefix(TEMPLATES["bitnet"]).strip("{# }")
+    assert "template" not in mended(read_header(converted)).note
+    assert read_header(source).chat_template == llama3_file.PLACEHOLDER
+
+
+def test_rows_are_read_as_they_are_packed() -> None:
+    weights = bytes(at * 7 % 3 for at in range(512))
+    packed = b"".join(
+        bytes(weights[at + j] << 6 | weights[at + 32 + j] << 4 | weights[at + 64 + j] << 2 | weights[at + 96 + j]
+              for j in range(32))
+        for at in range(0, 512, 128)
+    )  # fmt: skip
+    assert ternary.codes(ternary.I2_S, packed) == weights

@@ -1,0 +1,145 @@
+"""Recordings of native engines: played back as they were lived, and shown to others without a word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from bitnet_chat.cli.replay import _Shown
+from bitnet_chat.engine.native.framer import NativeFramer
+from bitnet_chat.engine.native.protocol import Complete, Ended, Failed, Loading, Prefill, Ready, Stop, Token, encode
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.recording import transcript
+from bitnet_chat.recording.entry import Entry, Kind, of_facts
+from bitnet_chat.recording.playback import play
+from bitnet_chat.recording.privacy import conceal
+from bitnet_chat.recording.redaction import Redactor
+from bitnet_chat.stream import framer
+from bitnet_chat.stream.framer import EngineError, Figures, Frame, Progress, ReplyText, Stray, ThinkingText, TurnEnd
+
+AROUND = ["<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"]
+FACTS: dict[str, Any] = {"argv": ["python", "-c", "…"], "framer": "native", "around": AROUND}
+
+
+def prompt(*texts: str, end: str = "assistant\n") -> tuple[tuple[str, bool], ...]:
+    pieces: list[tuple[str, bool]] = []
+    for text in texts:
+        pieces += [("<|im_start|>", True), (f"user\n{text}", False), ("<|im_end|>", True), ("\n", False)]
+    return (*pieces, ("<|im_start|>", True), (end, False))
+
+
+def session(*messages: Any, facts: dict[str, Any] | None = None) -> list[Entry]:
+    """Requests and messages in their order. Messages come cut in the middle of a line."""
+    entries = [of_facts(0.0, Kind.SPAWN, 1, facts or FACTS)]
+    for number, message in enumerate(messages):
+        line = encode(message)
+        ours = isinstance(message, Complete | Stop)
+        is_message = isinstance(message, Complete) and message.max_tokens != 0
+        kind = (Kind.IN if is_message else Kind.COMMAND) if ours else Kind.OUT
+        for part in (line,) if ours else (line[:9], line[9:]):
+            entries.append(Entry(number / 10, kind, 1, part))
+    return entries
+
+
+def frames(entries: Sequence[Entry]) -> list[Frame]:
+    return [frame for happening in play(entries) for frame in happening.frames]
+
+
+LIVED = (
+    Loading(0.5),
+    Ready("llama.cpp", "1", 512, 1, ("grammar",)),
+    Complete(1, prompt("Zebulon", end="user\n"), max_tokens=0),
+    Prefill(1, 9, 9, 0),
+    Ended(1, "length", 9, 9),
+    Complete(2, prompt("Who is Zebulon?"), stop=("Quagmire",)),
+    Prefill(2, 0, 12, 0),
+    Prefill(2, 12, 12, 0),
+    Token(2, "Zebu", (11234,)),
+    Token(2, "lon \udcff 世🙂", (5,)),
+    Token(2, " Quag", (71, 8)),
+    Stop(2),
+    Ended(2, "interrupted", 12, 12, 4, 16),
+)
+
+
+def test_a_recording_is_played_as_it_was_lived() -> None:
+    assert frames(session(*LIVED)) == [
+        Figures(context_size=512),
+        framer.Ready(),
+        framer.Ready(),
+        Progress(0, 12),
+        Progress(12, 12),
+        *(ReplyText(text) for text in ("Zebu", "lon \udcff 世🙂", " Quag")),
+        Figures(context_used=16, prompt_tokens=12, prompt_size=12, tokens=4),
+        TurnEnd(False, FinishReason.INTERRUPTED),
+    ]
+    written = list(transcript.to_lines(session(*LIVED)))
+    assert frames(list(transcript.of_lines(written, "it"))) == frames(session(*LIVED))
+
+
+@pytest.mark.parametrize("with_text", [False, True])
+def test_nobody_learns_what_was_said(with_text: bool) -> None:
+    entries = session(*LIVED)
+    hidden = list(conceal(entries, Redactor(users=["Zebulon"]), with_text=with_text))
+    data = b"".join(entry.data for entry in hidden)
+    assert b"Zebu" not in data and b"11234" not in data and (b"Who" in data) is with_text
+    assert [len(entry.data) for entry in hidden[1:]] == [len(entry.data) for entry in entries[1:]]
+    played = frames(hidden)
+    assert [type(frame) for frame in played] == [type(frame) for frame in frames(entries)]
+    said = "".join(frame.text for frame in played if isinstance(frame, ReplyText))
+    assert said == ("xxxxxxx \udcff 世🙂 Quag" if with_text else "Xxxxxxx \udcff 字🙂 Xxxx")
+    shown = "".join(text for _, text in _Shown().all(hidden))
+    assert ("> Who is xxxxxxx?\n" if with_text else "> Xxx xx Xxxxxxx?\n") in shown
+    assert "[told to stop]" in shown and "[told to read the conversation before its next message]" in shown
+
+
+def test_thoughts_in_a_recording() -> None:
+    """Whether a reply begins with thoughts tells the end of its prompt."""
+    facts = FACTS | {"thinking": ["<think>", "</think>", True]}
+    asked = Complete(1, prompt("hello", end="assistant\n<think>\n"))
+    more = Complete(2, prompt("hello", end="assistant\n<think>\n\n</think>\n\nSo"))
+    lived = [Ready(), asked, Token(1, "hm</think>So", ()), Ended(1), more, Token(2, " be it", ()), Ended(2)]
+    said = [frame for frame in frames(session(*lived, facts=facts)) if isinstance(frame, ReplyText | ThinkingText)]
+    assert said == [ThinkingText("hm"), ReplyText("So"), ReplyText(" be it")]
+
+
+def test_a_recording_that_begins_within_a_reply() -> None:
+    spawn = of_facts(0.0, Kind.SPAWN, 1, FACTS | {"again": True})
+    rest = b"".join(map(encode, (Token(7, " words", ()), Ended(7, "stop", 1, 2, 3, 4))))
+    entries = [spawn, Entry(0.1, Kind.OUT, 1, b'xt":"cut"}\n' + rest)]
+    assert frames(entries) == [
+        ReplyText(" words"),
+        Figures(context_used=6, prompt_tokens=1, prompt_size=2, tokens=3),
+        TurnEnd(True, FinishReason.STOP),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line", ["hello", "[]", '{"kind":"no"}', '{"kind":"token","id":5}', '{"kind":"tokens","id":1}']
+)
+def test_a_line_that_was_not_expected_is_one(line: str) -> None:
+    framer = NativeFramer()
+    framer.sent(encode(Complete(1)))
+    (frame,) = framer.feed(line + "\n")
+    assert isinstance(frame, Stray)
+
+
+def test_a_failure_ends_the_turn() -> None:
+    framer = NativeFramer()
+    framer.sent(encode(Complete(1)))
+    assert framer.feed(encode(Failed(1, "context_full", "too long")).decode()) == [
+        EngineError("too long", "context_full"),
+        TurnEnd(False),
+    ]
+    assert framer.feed(encode(Failed(None, "failed", "gone")).decode()) == [EngineError("gone", "failed")]
+
+
+def test_requests_that_are_cut_or_hold_a_schema_say_nothing_either() -> None:
+    request = Complete(1, prompt("Zebulon"), schema={"title": "Zebulon"}, grammar='root ::= "Zebulon"')
+    cut = Entry(0.1, Kind.IN, 1, encode(request)[:90])
+    hidden = list(conceal([*session(Ready(), request), cut], Redactor(), with_text=False))
+    assert not any(b"Zebu" in entry.data for entry in hidden)
+    assert json.loads(hidden[-2].data)["prompt"][1] == ["user\nXxxxxxx", False]
