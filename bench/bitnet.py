@@ -3,9 +3,9 @@
 
     python bench/bitnet.py BITNET/build/bin/llama-cli [--runs N]
 
-The prebuilt engine ``bitnet`` runs what the file is converted to. The two are measured in turn, with one thread and with
-two. The goals are 1.7 times the prefill and 1.35 times the decode of BitNet 2024. The weights are random; make_bitnet.py
-makes them once, in the folder that ``--folder`` names.
+The prebuilt engine ``bitnet`` runs what the file is converted to. The two are measured in turn, with one thread and
+with two. The goals are 1.7 times the prefill and 1.35 times the decode of BitNet 2024. The weights are random;
+make_bitnet.py makes them once, in the folder that ``--folder`` names.
 """
 
 from __future__ import annotations

@@ -12,15 +12,20 @@ import llama3_file
 import pytest
 
 from bitnet_chat import paths
+from bitnet_chat.cli import converting
+from bitnet_chat.engine import find
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
 from bitnet_chat.engine.expected import ANSWERS
+from bitnet_chat.engine.find import Candidate
 from bitnet_chat.engine.options import Options
+from bitnet_chat.engine.selection import Wish
 from bitnet_chat.engine.small_model import SmallModel, question, tokens
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import conversion, converted_check, store, ternary
 from bitnet_chat.models.faults import mended
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import read_info
+from bitnet_chat.models.verify import verify
 from bitnet_chat.progress import Progress
 from bitnet_chat.prompt.builtin import TEMPLATES
 
@@ -191,3 +196,43 @@ def test_rows_are_read_as_they_are_packed() -> None:
         for at in range(0, 512, 128)
     )  # fmt: skip
     assert ternary.codes(ternary.I2_S, packed) == weights
+
+
+def test_the_original_may_go_after_the_check(installed: Path, tmp_path: Path) -> None:
+    store.write_record(installed, store.Record("hf:a/b/c.gguf", installed.stat().st_size, "0" * 64, license="MIT"))
+    with pytest.raises(OSError):
+        conversion.replace_source(installed)
+    engine = fake(tmp_path / "engine", "shutil.copy(source, target); open(target, 'ab').write(bytes(32))")
+    made = conversion.obtain(installed, engine, check=passes)
+    content = made.read_bytes()
+    conversion.replace_source(installed)
+    assert installed.read_bytes() == content and left_in(installed.parent) == {"small.gguf", "small.json"}
+    model = store.find("small")
+    assert model is not None and model.record is not None
+    assert (model.record.origin, model.record.converted) == ("hf:a/b/c.gguf", "IQ2_BN")
+    assert not verify(model, {}).problems
+
+
+def test_a_pull_ends_with_the_conversion(
+    bitnet: EngineBinary, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(find, "candidates", lambda *_, **__: iter([Candidate("here", bitnet.path, bitnet)]))
+    converting.after_pull(installed, Wish(), alone=False)
+    told = capsys.readouterr().err
+    assert "small is converted for this engine" in told and "Converting small" in told and "stays" in told
+    converting.after_pull(installed, Wish(), alone=True)
+    told = capsys.readouterr().err
+    assert "was removed" in told and "Converting" not in told
+    assert read_info(installed).quantization == "IQ2_BN"
+    converting.after_pull(installed, Wish(), alone=True)
+    assert not capsys.readouterr().err
+
+
+def test_after_a_pull_the_missing_engine_is_named(
+    native: EngineBinary, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(find, "candidates", lambda *_, **__: iter([Candidate("here", native.path, native)]))
+    converting.after_pull(installed, Wish(), alone=False)
+    assert (
+        "small needs the engine bitnet, which is not installed: bitnet-chat engine install" in capsys.readouterr().err
+    )

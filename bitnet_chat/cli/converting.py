@@ -26,8 +26,9 @@ def convert(model: Path, engine: EngineBinary) -> Path:
         line.close()
 
 
-def after_pull(model: Path, wish: Wish) -> None:
-    """Convert a model that was just pulled, where the engine that will run it needs that; else say which it needs."""
+def after_pull(model: Path, wish: Wish, *, alone: bool) -> None:
+    """Convert a model that was just pulled, where the engine that will run it needs that; else say which it needs.
+    ``alone``: the original goes."""
     from bitnet_chat.engine.selection import select
 
     try:
@@ -37,11 +38,18 @@ def after_pull(model: Path, wish: Wish) -> None:
         return
     except EngineNotFound:
         return
-    if chosen.converts and conversion.present(model) is None:
-        converted = convert(model, chosen.engine)
+    if not chosen.converts:
+        return
+    before, was_here = model.stat().st_size, conversion.present(model)
+    converted = was_here or convert(model, chosen.engine)
+    after = size(converted.stat().st_size)
+    if alone:
+        conversion.replace_source(model)
+        _say(f"{model.stem} is ready ({after}); the original ({size(before)}) was removed")
+    elif was_here is None:
         _say(
-            f"{model.stem} is ready ({size(converted.stat().st_size)}); {model.name} ({size(model.stat().st_size)})"
-            " stays for BitNet builds, and goes with bitnet-chat models rm"
+            f"{model.stem} is ready ({after}); the original ({size(before)}), which BitNet builds read, stays:"
+            f" bitnet-chat models pull {model.stem} --only-converted removes it"
         )
 
 

@@ -58,6 +58,11 @@ def parser() -> Parser:
         "hf:user/repo lists what there is",
     )
     pulling.add_argument("--name", default="", help="what to call it")
+    pulling.add_argument(
+        "--only-converted",
+        action="store_true",
+        help="remove the original of a model that the engine needs converted",
+    )
     pulling.add_argument("--if-missing", action="store_true", help="do nothing if any model is installed")
     telling = verbs.add_parser("info", help="what a model file says about itself")
     telling.add_argument("model", metavar="FILE", help="a file, or a name")
@@ -198,7 +203,7 @@ def _pull(flags: argparse.Namespace) -> int:
     model = pulled.model
     if pulled.warning:
         print(f"bitnet-chat: {one_line(pulled.warning)}", file=sys.stderr)
-    converting.after_pull(model.path, _wish())
+    converting.after_pull(model.path, _wish(), alone=flags.only_converted)
     if flags.json:
         record = asdict(model.record) if model.record else {}
         _print_json({"name": model.name, "path": str(model.path), "was_here": pulled.was_here} | record)

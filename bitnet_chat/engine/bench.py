@@ -52,12 +52,12 @@ async def _measured(settings: Settings, name: str, clock: Clock) -> Speed:
             await asyncio.to_thread(backend.convert, clock.tell)
         await _reply(backend, _SHORT, 1)
         clock.step(f"Measuring {name}")
-        return await _reply(backend, _LONG, _REPLY)
+        return _speed(await _reply(backend, _LONG, _REPLY))
     finally:
         await backend.close()
 
 
-async def _reply(backend: ResidentBackend, text: str, tokens: int) -> Speed:
+async def _reply(backend: ResidentBackend, text: str, tokens: int) -> Stats:
     options = ReplyOptions(max_tokens=tokens, timeout=_PATIENCE, sampling=Sampling(temperature=0.0))
     stop: asyncio.TimerHandle | None = None
     stats = Stats()
@@ -72,13 +72,13 @@ async def _reply(backend: ResidentBackend, text: str, tokens: int) -> Speed:
     finally:
         if stop is not None:
             stop.cancel()
+    return stats
+
+
+def _speed(stats: Stats) -> Speed:
     decode, first = stats.tokens_per_second, stats.time_to_first_token
     if not decode or not first:
         raise EngineDied("it wrote nothing that could be measured")
     # The first token was decoded within the same time.
     reading = max(first - 1 / decode, first / 10)
-    return Speed(prefill=(stats.prompt_tokens or _tokens_of(text)) / reading, decode=decode)
-
-
-def _tokens_of(text: str) -> int:
-    return by_length(text).count
+    return Speed(prefill=(stats.prompt_tokens or by_length(_LONG).count) / reading, decode=decode)

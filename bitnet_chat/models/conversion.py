@@ -20,16 +20,17 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.engine import lock, processors
+from bitnet_chat.engine import lock, pip, processors
 from bitnet_chat.engine.binary import EngineBinary, Make
 from bitnet_chat.engine.clock import Clock
 from bitnet_chat.engine.packages import SITE
 from bitnet_chat.errors import ModelError
+from bitnet_chat.models import store
 from bitnet_chat.models.faults import mended
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import ModelInfo, read_info
@@ -133,6 +134,25 @@ def obtain(
             f"{source} cannot be converted in {target.parent}: {error.strerror or error}",
             remedy="choose another place with BITNET_CHAT_DATA=FOLDER and BITNET_CHAT_CACHE=FOLDER",
         ) from error
+
+
+def replace_source(source: Path) -> None:
+    """Put the converted file in the place of an installed model, whose record then is that of the converted file.
+    Raises OSError where it is not there."""
+    converted = present(source)
+    if converted is None:
+        raise FileNotFoundError(target_of(source))
+    model = store.find(source.stem)
+    converted.replace(source)
+    converted.with_suffix(".json").unlink(missing_ok=True)
+    if model is not None and model.record is not None:
+        record = replace(
+            model.record,
+            converted="IQ2_BN",
+            size=source.stat().st_size,
+            sha256=pip.sha256(source),
+        )
+        store.write_record(source, record)
 
 
 def _convert(

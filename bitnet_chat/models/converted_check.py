@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.native.client import Client, ClientError
 from bitnet_chat.engine.native.command import command
-from bitnet_chat.engine.threads import TINY_MODEL
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import ternary
 from bitnet_chat.models.info import read_info
@@ -34,9 +32,8 @@ def require(source: Path, converted: Path, engine: EngineBinary) -> None:
     if different := next(_differences(source, converted), ""):
         raise _wrong(source, f"the weights of {different} changed")
     try:
-        tiny = converted.stat().st_size < TINY_MODEL
-        threads = 1 if tiny else processors.allowed().default
-        with Client(command(engine, converted, context_size=4 * _BATCH, threads=threads, batch_size=128)) as client:
+        # One thread: seconds, and more of them nearly stand still where another program wants a processor.
+        with Client(command(engine, converted, context_size=4 * _BATCH, threads=1, batch_size=128)) as client:
             _require_replies(client, source)
     except ClientError as error:
         raise _wrong(source, f"the engine does not run it: {error}") from error

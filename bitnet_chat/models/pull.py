@@ -61,7 +61,7 @@ def _same(found: Installed, source: Source) -> Installed:
     """The model that is there, if it is what was asked for."""
     record = found.record
     by_hash = record is not None and source.sha256 and record.sha256 == source.sha256
-    if by_hash or (record is not None and record.origin == source.origin and not source.sha256):
+    if by_hash or (record is not None and record.origin == source.origin and (record.converted or not source.sha256)):
         return found
     came = f"it came from {record.origin}" if record else "it was put there by hand"
     raise UsageError(

@@ -36,6 +36,8 @@ class Record:
     """When, ISO 8601 in UTC."""
     parts: tuple[str, ...] = ()
     """The sha256 of each part, where there are several."""
+    converted: str = ""
+    """The type that it was converted to here; then size and sha256 are those of the converted file."""
 
     @property
     def hashes(self) -> tuple[str, ...]:
@@ -193,5 +195,9 @@ def _record(path: Path) -> Record | None:
         return None
     if not isinstance(record.parts, list | tuple) or type(record.size) is not int:
         return None
-    texts = (record.origin, record.sha256, record.revision, record.license, record.pulled, *record.parts)
-    return replace(record, parts=tuple(record.parts)) if all(isinstance(each, str) for each in texts) else None
+    texts = (record.origin, record.sha256, record.revision, record.license, record.pulled, record.converted)
+    return (
+        replace(record, parts=tuple(record.parts))
+        if all(isinstance(each, str) for each in (*texts, *record.parts))
+        else None
+    )

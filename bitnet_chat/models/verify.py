@@ -72,7 +72,7 @@ def _expected(model: Installed, entries: Mapping[str, Entry]) -> tuple[tuple[str
     entry = entries.get(model.name)
     if entry is not None and entry.sha256:
         source = parse(entry.name, entries)
-        if model.record is None or model.record.origin == source.origin:
+        if model.record is None or (model.record.origin == source.origin and not model.record.converted):
             return (entry.sha256,), "registry"
     hashes = model.record.hashes if model.record is not None else ()
     return hashes, "record" if hashes else ""
