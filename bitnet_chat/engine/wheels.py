@@ -106,7 +106,7 @@ WHEELS = {
 _NEEDED = (
     *("xllamacpp/*.py", "xllamacpp/xllamacpp.*"),
     *("ik_llama_cpp/lib/*", "ik_llama_cpp/bin/*", "ik_llama_cpp_python.libs/*"),
-    "*.dist-info/licenses/*",
+    *("*.dist-info/licenses/*", "*.dist-info/METADATA"),
 )
 _NOT_NEEDED = ("ik_llama_cpp/lib/libggml.so",)
 """On Linux the library that is loaded is the one in ``ik_llama_cpp_python.libs``: 27 MB twice."""
