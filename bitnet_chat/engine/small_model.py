@@ -14,6 +14,7 @@ from pathlib import Path
 from string import ascii_letters
 from typing import Literal
 
+from bitnet_chat.models.quantization import I2_S_FILE
 from bitnet_chat.models.writer import NewTensor, Value, write
 
 Architecture = Literal["llama", "bitnet", "bitnet-b1.58"]
@@ -149,7 +150,7 @@ class SmallModel:
             f"{of}.rope.freq_base": ROPE_BASE,
             f"{of}.rope.scaling.type": "linear",  # without it llama.cpp refuses the architecture bitnet
             f"{of}.rope.scaling.factor": 1.0,
-            "general.file_type": 40 if self.weights == "I2_S" else 0,
+            **({"general.file_type": I2_S_FILE} if self.weights == "I2_S" else {}),
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": "llama-bpe",
             "tokenizer.ggml.tokens": [*spelled(), *_SPECIAL],
