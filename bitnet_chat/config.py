@@ -20,7 +20,7 @@ class Settings:
     ``BITNET_CHAT_``, the variables of the environment."""
 
     engine: str = ""
-    """An engine binary, or a directory that holds one."""
+    """A program, a folder that holds one, or the name of a prebuilt engine."""
     model: str = ""
     """A GGUF file, or the name of an installed model. Empty: the largest installed one that fits, or the toy."""
     install: Literal["ask", "yes", "no"] = "ask"

@@ -64,7 +64,7 @@ def config_file() -> Path:
 
 
 def engine_home() -> Path:
-    """Engines built by ``bitnet-chat engine install``, one folder a version."""
+    """Engines of ``bitnet-chat engine install``, compiled or prebuilt, a folder each."""
     return data_dir() / "engine"
 
 

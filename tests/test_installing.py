@@ -196,12 +196,15 @@ def test_a_computer_without_a_prebuilt_engine(
     assert compiled == [("bitnet", ()), ("llama.cpp", ())]
 
 
+@pytest.mark.usefixtures("prebuilt_engines")
 def test_a_prebuilt_engine_that_is_there_is_enough_on_any_computer(
-    monkeypatch: pytest.MonkeyPatch, prebuilt_engines: dict[str, Path]
+    monkeypatch: pytest.MonkeyPatch, compiled: list[object]
 ) -> None:
     """Copied from another one, say."""
     monkeypatch.setattr(wheels, "here", lambda: MUSL)
-    assert main(["engine", "install"]) == 0
+    monkeypatch.setattr(installation, "install", lambda package, on_progress: Path("/prebuilt"))
+    assert main(["engine", "install", "--yes"]) == 0
+    assert compiled == []
 
 
 def test_if_missing(

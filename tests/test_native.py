@@ -234,8 +234,8 @@ def test_a_stop_ends_a_reply(child: Client) -> None:
 
 
 def test_a_stop_ends_the_reading_of_a_prompt(start: Start) -> None:
-    tokens = [5 + at % 400 for at in range(2000)]
-    with start(context_size=2048, batch_size=8) as child:
+    tokens = [5 + at % 400 for at in range(900)]
+    with start(context_size=1024, batch_size=4) as child:
         id = child.begin(tokens, **GREEDY)
         messages = child.messages(id)
         until(messages, Prefill, lambda message: message.done > 0)
@@ -247,7 +247,7 @@ def test_a_stop_ends_the_reading_of_a_prompt(start: Start) -> None:
         assert again.ended.prompt_tokens < len(tokens), "what was read is kept"
         assert [each.done for each in again.prefill] == sorted(each.done for each in again.prefill)
         assert (again.prefill[-1].done, again.prefill[-1].total) == (len(tokens), len(tokens))
-    with start(context_size=2048) as child:
+        child.complete([9, 8, 7], max_tokens=1)
         assert child.complete(tokens, max_tokens=3, **GREEDY).tokens == again.tokens
 
 
@@ -259,13 +259,16 @@ def test_what_two_requests_share_is_read_once(child: Client) -> None:
     assert second.prefill[0].cached == second.ended.prompt_size - second.ended.prompt_tokens
 
 
-def test_a_state_outlives_the_process(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sequences", [1, 2])
+def test_a_state_outlives_the_process(start: Start, tmp_path: Path, sequences: int) -> None:
     tokens = [5 + at % 400 for at in range(300)]
-    with start(state_folder=tmp_path) as child:
+    with start(state_folder=tmp_path, sequences=sequences) as child:
+        assert refused(lambda: child.save("nothing yet")).why == "failed"
         expected = child.complete(tokens, max_tokens=8, **GREEDY)
         saved = child.save("here")
         assert saved >= len(tokens)
-    with start(state_folder=tmp_path) as child:
+    with start(state_folder=tmp_path, sequences=sequences) as child:
+        child.complete([9, 8, 7], max_tokens=1)
         assert child.restore("here") == saved
         again = child.complete(tokens, max_tokens=8, **GREEDY)
         assert (again.tokens, again.ended.prompt_tokens) == (expected.tokens, 1)
@@ -350,7 +353,15 @@ def test_requests_that_are_wrong_end_nothing(child: Client) -> None:
     assert child.complete(chat("Hello"), **GREEDY).text
 
 
-@pytest.mark.parametrize("line", [b"hello\n", b"\n", b"[]\n", b'{"kind":"stop"}\n', b"[" * 100_000 + b"\n", b"\xff\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"[" * 100_000 + b"\n",
+        b"\xff\n",
+        b'{"kind":"stop","id":"5"}\n',
+    ],
+)
 def test_a_line_that_names_no_request_ends_the_child(start: Start, line: bytes) -> None:
     with start() as child:
         child.send_line(line)

@@ -19,6 +19,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import packages
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, PromptProgress, TextDelta
 
@@ -72,6 +73,36 @@ def test_figures_and_limits(any_native: EngineBinary, model: Path) -> None:
         assert end.reason is FinishReason.STOP and end.text.endswith("a ") and "small" not in end.text
 
     talk(any_native, model, body)
+
+
+def test_a_history_is_read_before_there_is_a_message(any_native: EngineBinary, model: Path) -> None:
+    ended = asyncio.Event()
+
+    class Tape:
+        def output(self, data: bytes) -> None:
+            if b'"ended"' in data:
+                ended.set()
+
+        def wrote(self, data: bytes, *, command: bool) -> None: ...
+        def logged(self, data: bytes) -> None: ...
+        def signalled(self, name: str) -> None: ...
+        def exited(self, code: int) -> None: ...
+
+    def spawned(process: EngineProcess) -> None:
+        process.tape = Tape()
+
+    async def main() -> None:
+        backend = ResidentBackend(
+            Settings(engine=str(any_native.path), model=str(model), temperature=0.0, threads=1), on_spawn=spawned
+        )
+        history = Conversation().with_system("You are brief. " * 20).with_user("hello").with_assistant(REPLY)
+        backend.prepare(history)
+        await ended.wait()
+        stats = (await ask(backend, history.with_user("hello"))).stats
+        assert stats.prompt_tokens is not None and stats.prompt_tokens < 10 and (stats.prompt_size or 0) > 60
+        await backend.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_a_reply_in_a_format(any_native: EngineBinary, model: Path) -> None:
@@ -130,6 +161,16 @@ def test_no_process_is_left_behind_a_program_that_was_killed(
     os.kill(terminal.pid, signal.SIGKILL)
     terminal.end()
     assert_gone(engines)
+
+
+def test_the_engines_that_buffer_what_they_say(classic: EngineBinary, native: EngineBinary, model: Path) -> None:
+    """What they say on a pipe comes in bursts, and is shown at an even pace."""
+    told = {}
+    for engine in (classic, native):
+        for io in ("pty", "pipe"):
+            backend = ResidentBackend(Settings(engine=str(engine.path), model=str(model), io=io))  # type: ignore[arg-type]
+            told[engine.dialect.value, io] = backend.status().in_bursts
+    assert told.pop(("classic", "pipe")) and not any(told.values())
 
 
 def test_an_engine_by_its_name_and_a_report_of_it(native: EngineBinary, model: Path, tmp_path: Path) -> None:

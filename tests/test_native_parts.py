@@ -359,7 +359,7 @@ def test_a_library_of_another_version_is_found_out() -> None:
     assert "use_mmap" in ik_api.unexpected(Library) and "n_ctx" in ik_api.unexpected(Library)
 
 
-def test_a_parent_that_does_not_read_holds_nobody_up() -> None:
+def test_a_reply_does_not_wait_for_a_parent_that_does_not_read() -> None:
     reader, writer = os.pipe()
     output = Output(writer)
     for number in range(5000):

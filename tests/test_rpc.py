@@ -120,7 +120,7 @@ def test_an_engine_that_was_built_without_it(tmp_path: Path, engine: EngineBinar
     assert "engine install --with rpc" in caught.value.remedy
     record = manifest.read(engine.path.parent)
     assert record is not None
-    replace(record, flags=[flag for flag in record.flags if "RPC" not in flag]).write(tmp_path)
+    replace(record, files={name: size for name, size in record.files.items() if name != "rpc-server"}).write(tmp_path)
     (tmp_path / engine.path.name).symlink_to(engine.path)
     with pytest.raises(EngineNotFound, match="without RPC"):
         ResidentBackend(Settings(engine=str(tmp_path / engine.path.name), model=str(model), rpc="127.0.0.1:1"))
@@ -133,20 +133,20 @@ def test_the_list_says_what_an_engine_was_built_with(
     engine: EngineBinary, program: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["engine", "list", "--engine", str(engine.path)]) == 0
-    assert capsys.readouterr().out.splitlines()[0].endswith(", with rpc")
+    assert ", with rpc" in capsys.readouterr().out.splitlines()[0]
     assert main(["engine", "list", "--engine", str(engine.path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["features"] == ["rpc"]
+    assert json.loads(capsys.readouterr().out)[0]["features"] == ["server", "cli", "rpc"]
 
 
 def test_install_passes_on_what_is_wanted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     wanted: list[list[str]] = []
 
-    def install(*, features: list[str], on_progress: object) -> Path:
+    def install(name: str, *, features: list[str], on_progress: object) -> Path:
         wanted.append(features)
         return Path("there")
 
     monkeypatch.setattr(build, "install", install)
-    assert main(["engine", "install", "--with", "rpc"]) == main(["engine", "install"]) == 0
+    assert main(["engine", "install", "--with", "rpc"]) == main(["engine", "install", "--build"]) == 0
     assert wanted == [["rpc"], []]
     assert main(["engine", "install", "--with", "cuda"]) == 2
     assert "invalid choice: 'cuda'" in capsys.readouterr().err

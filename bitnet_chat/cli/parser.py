@@ -97,7 +97,9 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
     model.add_argument(
         "-m", "--model", metavar="FILE", help="a GGUF file or a name (default: the largest installed one that fits)"
     )
-    model.add_argument("--engine", metavar="PATH", help="an engine binary, or a directory with one")
+    model.add_argument(
+        "--engine", metavar="PATH", help="a program, a folder with one, or llama.cpp or bitnet (prebuilt)"
+    )
     model.add_argument(
         "-y", "--yes", dest="install", action="store_const", const="yes", help="install what is missing, do not ask"
     )

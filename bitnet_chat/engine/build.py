@@ -35,8 +35,9 @@ __all__ = ["DEFAULT", "Progress", "install", "installed"]
 _NAMES = {"ggml-rpc-server": "rpc-server"}
 """What a target is installed as where that is not its own name. Upstream has renamed this one; its users have not."""
 
-# A build had at most 387 MB on the disk at once, measured on Linux x86-64: while pip unpacks all of the archive to read
-# its name (366 MB), and at the end (archive 77, tools 87, source 55, tree 116, the new engine 47). The rest is margin.
+# A build has at most about 340 MB on the disk at once, measured on Linux x86-64: at the end of one with all programs
+# (archive 37, tools 87, source 55, tree 118, the new engine 47); pip unpacks all of the archive before (37 and 179, and
+# as much as the archive again in its cache). The rest is margin.
 NEEDED_BYTES = 600_000_000
 _LEFT_FOR_RESUMING = 250_000_000
 

@@ -52,8 +52,8 @@ def run(
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     # pip unpacks what it downloads in the temporary directory, 180 MB here: keep that where the space was checked.
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
-    # A user's rules for installing packages, with which pip refuses --target.
-    env |= {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+    # A user's rules for installing packages, with which pip refuses --target; and what hides why it failed.
+    env |= {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_QUIET": "0"}
     argv = [*command(), "--disable-pip-version-check", "--no-input", *arguments]
     offset = job.size(log)
     if job.run(argv, log=log, cwd=folder, env=env | dict(variables or {}), on_tick=on_tick) != 0:

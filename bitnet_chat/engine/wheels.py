@@ -67,37 +67,37 @@ WHEELS = {
     "llama.cpp": (
         _llama(
             *("linux", "x86_64", (2, 17), "manylinux2014_x86_64.manylinux_2_17_x86_64"),
-            *("c54e7d13520ecc989c63dc99d55de3065e2f343a91f43f053d16b5e62077c261", 33_827_498, 105_983_321),
+            *("c54e7d13520ecc989c63dc99d55de3065e2f343a91f43f053d16b5e62077c261", 33_827_498, 106_040_130),
         ),
         _llama(
             *("linux", "arm64", (2, 17), "manylinux2014_aarch64.manylinux_2_17_aarch64"),
-            *("e2a3e79e775515de4ad197e667f874070446ef9ac9cf2044bc9866bc4c72289e", 32_870_844, 104_251_369),
+            *("e2a3e79e775515de4ad197e667f874070446ef9ac9cf2044bc9866bc4c72289e", 32_870_844, 104_308_178),
         ),
         _llama(
             *("darwin", "arm64", (13, 0), "macosx_13_0_arm64"),
-            *("4ecda27a308b2403aa13c9d04b270befab95edc556c24ed00b2f8a98bd7f6781", 12_152_949, 31_994_433),
+            *("4ecda27a308b2403aa13c9d04b270befab95edc556c24ed00b2f8a98bd7f6781", 12_152_949, 32_051_242),
         ),
         _llama(
             *("win32", "x86_64", (), "win_amd64"),
-            *("1b76730ab9af47ec8d05a3d55154305fa92642f694dd9ad87d9e5a5e9956a59d", 8_733_245, 16_862_825),
+            *("1b76730ab9af47ec8d05a3d55154305fa92642f694dd9ad87d9e5a5e9956a59d", 8_733_245, 16_921_155),
         ),
     ),
     "bitnet": (
         _ik(
             *("linux", "x86_64", (2, 28), "manylinux_2_28_x86_64"),
-            *("092c9469cdb25594110145ab3459948f9023aa0413e69a7fab04eb6c727a5062", 25_007_021, 34_982_828),
+            *("092c9469cdb25594110145ab3459948f9023aa0413e69a7fab04eb6c727a5062", 25_007_021, 34_992_302),
         ),
         _ik(
             *("linux", "arm64", (2, 28), "manylinux_2_28_aarch64"),
-            *("6919062437d2927ffdda52dc73cdb4157735e3a75642ce3a80046d7e23f740c0", 23_379_752, 27_875_876),
+            *("6919062437d2927ffdda52dc73cdb4157735e3a75642ce3a80046d7e23f740c0", 23_379_752, 27_885_350),
         ),
         _ik(
             *("darwin", "arm64", (11, 0), "macosx_11_0_arm64"),
-            *("7e1ab9b54b5a189b6a4b14dce54961a12dc47716607bfb35fe53e2c6c7a73aae", 28_023_102, 44_573_264),
+            *("7e1ab9b54b5a189b6a4b14dce54961a12dc47716607bfb35fe53e2c6c7a73aae", 28_023_102, 44_582_738),
         ),
         _ik(
             *("win32", "x86_64", (), "win_amd64"),
-            *("bc4eed49e8819fa4406f6ea94d66b848e93d4d1333f2666958d20e2b6e7aee65", 10_365_317, 36_628_021),
+            *("bc4eed49e8819fa4406f6ea94d66b848e93d4d1333f2666958d20e2b6e7aee65", 10_365_317, 36_637_495),
         ),
     ),
 }
@@ -106,7 +106,7 @@ WHEELS = {
 _NEEDED = (
     *("xllamacpp/*.py", "xllamacpp/xllamacpp.*"),
     *("ik_llama_cpp/lib/*", "ik_llama_cpp/bin/*", "ik_llama_cpp_python.libs/*"),
-    "*.dist-info/licenses/*",
+    *("*.dist-info/METADATA", "*.dist-info/licenses/*"),
 )
 _NOT_NEEDED = ("ik_llama_cpp/lib/libggml.so",)
 """On Linux the library that is loaded is the one in ``ik_llama_cpp_python.libs``: 27 MB twice."""

@@ -61,7 +61,9 @@ class Child:
             self._send(Failed(error.id, "usage", str(error)))
             return
         if problem := checks.problem(request):
-            self._send(Failed(request.id if checks.is_id(request.id) else None, "usage", problem))
+            if not checks.is_id(request.id):
+                raise ProtocolError(problem)
+            self._send(Failed(request.id, "usage", problem))
         elif isinstance(request, Stop):
             self._stop(request.id)
         elif isinstance(request, Tokenize | Detokenize):

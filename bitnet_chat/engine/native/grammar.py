@@ -70,7 +70,7 @@ class _Grammar:
         if schema is True:
             return "value"
         if not isinstance(schema, Mapping):
-            raise SchemaError(f"this is no schema that allows a value: {json.dumps(schema)[:80]}")
+            raise SchemaError(f"not a schema that allows a value: {json.dumps(schema)[:80]}")
         wanted = {key: value for key, value in schema.items() if key not in self._ignored}
         if not wanted:
             return "value"
@@ -95,7 +95,7 @@ class _Grammar:
 
     def _typed(self, kind: Any, schema: Mapping[str, Any]) -> str:
         if kind not in _TYPES:
-            raise SchemaError(f"there is no type {json.dumps(kind)[:80]}")
+            raise SchemaError(f"unknown type in a schema: {json.dumps(kind)[:80]}")
         self._refuse(schema, _KEYWORDS[kind])
         match kind:
             case "object" if schema:

@@ -70,6 +70,8 @@ class IkLlamaCpp:
 
         def work(context: Context, sequences: Sequences) -> int:
             tokens = sequences.evaluated(sequences.last)
+            if not tokens:
+                raise RequestError("failed", "nothing has been evaluated that could be saved")
             if not context.save(path, sequences.last, tokens):
                 raise RequestError("failed", f"the state cannot be written to {path}; the engine's log says why")
             return len(tokens)

@@ -83,6 +83,7 @@ class LlamaCpp:
         self._server, self._key = server, key
         self._address = server.listening_address.removeprefix("http://")
         self._slots, self._lock = Sequences(settings.sequences), threading.Lock()
+        self._restored: int | None = None
         self.version = f"xllamacpp {library.__version__}"
         self.context_size = int(self._http("GET", "/props")["default_generation_settings"]["n_ctx"])
         self._vocabulary = int(self._http("GET", "/v1/models")["data"][0]["meta"]["n_vocab"])
@@ -102,8 +103,9 @@ class LlamaCpp:
         return content.encode("utf-8", "surrogateescape")
 
     def complete(self, generation: Generation, sink: Sink) -> Outcome:
-        with self._lock:
-            slot = self._slots.take(generation.tokens)
+        with self._lock:  # what was restored is for the reply that follows: the server does not tell its tokens
+            slot = self._slots.take(generation.tokens, self._restored)
+            self._restored = None
         reading = _Stream(sink, len(generation.tokens))
         try:
             self._server.handle_completions(json.dumps(_request(generation, slot)), reading.take)
@@ -118,14 +120,26 @@ class LlamaCpp:
         return mean(rows)
 
     def save(self, file: str) -> int:
-        return int(self._state("save", file)["n_saved"])
-
-    def restore(self, file: str) -> int:
-        return int(self._state("restore", file)["n_restored"])
-
-    def _state(self, action: str, file: str) -> Any:
         with self._lock:
             slot = self._slots.last
+        saved = int(self._state("save", slot, file)["n_saved"])
+        if not saved:
+            raise RequestError("failed", "nothing has been evaluated that could be saved")
+        return saved
+
+    def restore(self, file: str) -> int:
+        with self._lock:
+            slot = self._slots.take(())
+        try:
+            restored = int(self._state("restore", slot, file)["n_restored"])
+        finally:
+            with self._lock:
+                self._slots.put(slot, ())
+                self._slots.release(slot)
+        self._restored = slot
+        return restored
+
+    def _state(self, action: str, slot: int, file: str) -> Any:
         return self._http("POST", f"/slots/{slot}?action={action}", {"filename": file})
 
     def _http(self, method: str, path: str, body: Any = None) -> Any:

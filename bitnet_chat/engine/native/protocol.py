@@ -118,7 +118,9 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Write what the last sequence that was used has evaluated into ``file``, a name in the folder of states."""
+    """Write what the last sequence that was used has evaluated into ``file``, a name in the folder of states.
+
+    It is for a child with the same model, library and number of sequences."""
 
     kind: ClassVar[str] = "save"
     id: int

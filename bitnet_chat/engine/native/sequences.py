@@ -22,11 +22,11 @@ class Sequences:
     def evaluated(self, number: int) -> tuple[int, ...]:
         return self._evaluated[number]
 
-    def take(self, prompt: Sequence[int]) -> int:
-        """A sequence for a prompt, busy from now on: the one that has most of it; else the one used longest ago. One
-        has to be free."""
+    def take(self, prompt: Sequence[int], wanted: int | None = None) -> int:
+        """A sequence for a prompt, busy from now on: ``wanted``, the one that has most of it, or the one used longest
+        ago, in that order. One has to be free."""
         free = [number for number in self._order if number not in self._busy]
-        chosen = max(free, key=lambda number: common(self._evaluated[number], prompt))
+        chosen = max(free, key=lambda number: (number == wanted, common(self._evaluated[number], prompt)))
         self._busy.add(chosen)
         self._order.remove(chosen)
         self._order.append(chosen)
