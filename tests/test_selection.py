@@ -271,3 +271,16 @@ def test_probe_tells_known_answers(bitnet: EngineBinary, capsys: pytest.CaptureF
     assert cli.run(["probe", str(bitnet.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["known answers"].startswith("right with IQ2_BN")
     assert packages.at(bitnet.path) is not None
+
+
+def test_a_llama_server_gets_the_sampling_of_the_registry_too(
+    monkeypatch: pytest.MonkeyPatch, classic: EngineBinary
+) -> None:
+    from bitnet_chat.backends import llama_server
+
+    monkeypatch.setattr(llama_server, "advised_sampling", lambda model: Sampling(temperature=0.6, top_k=20))
+    settings = Settings(engine=str(classic.path), backend="llama-server", temperature=0.1, journal=False)
+    backend = llama_server.LlamaServer(settings).backend()
+    assert backend._with_defaults(ReplyOptions()).sampling == Sampling(temperature=0.1, top_k=20)
+    asked = ReplyOptions(sampling=Sampling(top_k=5))
+    assert backend._with_defaults(asked).sampling == Sampling(temperature=0.1, top_k=5)

@@ -13,7 +13,7 @@ from bitnet_chat.backends.remote.chat import ChatWire
 from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, require_aiohttp
 from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.service import Target
-from bitnet_chat.backends.resident import model_path, with_magic
+from bitnet_chat.backends.resident import advised_sampling, model_path, with_magic
 from bitnet_chat.config import Settings
 from bitnet_chat.engine import processors, rpc, spread
 from bitnet_chat.engine.binary import EngineBinary
@@ -138,7 +138,7 @@ class LlamaServer:
         """One more conversation with it. The process ends when the last of them is closed."""
         settings = self._settings
         fit = Fit(settings.overflow, lambda text: self.count(text) or by_length(text))
-        sampling = own_sampling(settings)
+        sampling = own_sampling(settings).over(advised_sampling(self.model))
         return RemoteBackend(
             _Slot(self),
             ChatWire(llama=True),

@@ -152,17 +152,7 @@ class RemoteBackend:
             self._rest(line)
 
     def _with_defaults(self, options: ReplyOptions) -> ReplyOptions:
-        own, wanted = self._sampling, options.sampling
-        if own == Sampling():
-            return options
-        return replace(
-            options,
-            sampling=replace(
-                wanted,
-                temperature=own.temperature if wanted.temperature is None else wanted.temperature,
-                seed=own.seed if wanted.seed is None else wanted.seed,
-            ),
-        )
+        return replace(options, sampling=options.sampling.over(self._sampling))
 
     def _rest(self, line: Line) -> None:
         if self._line is not line:
