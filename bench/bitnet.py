@@ -4,8 +4,8 @@
     python bench/bitnet.py BITNET/build/bin/llama-cli [--runs N]
 
 The prebuilt engine ``bitnet`` runs what the file is converted to. The two are measured in turn, with one thread and
-with two. The goals are 1.7 times the prefill and 1.35 times the decode of BitNet 2024. The weights are random;
-make_bitnet.py makes them once, in the folder that ``--folder`` names.
+with two unless told otherwise. The goals are 1.7 times the prefill and 1.35 times the decode of BitNet 2024. The
+weights are random; make_bitnet.py makes them once, in the folder that ``--folder`` names.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=Path, help="llama-cli of a BitNet build")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="rounds (default: 3)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
     parser.add_argument("--folder", type=Path, default=paths.cache_dir() / "bench", metavar="DIR")
     flags = parser.parse_args()
     package = packages.by_name("bitnet")
@@ -52,7 +53,7 @@ def main() -> int:
         "prebuilt, IQ2_BN": (Contender(prebuilt, "", converts=True), new),
     }
     print(f"{os.cpu_count()} processors, load before: {os.getloadavg()[0]:.1f}, {flags.runs} rounds in turn")
-    for threads in (1, 2):
+    for threads in flags.threads:
         samples: dict[str, list[Speed]] = {name: [] for name in subjects}
         for _ in range(flags.runs):
             for name, (contender, model) in subjects.items():
