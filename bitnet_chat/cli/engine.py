@@ -61,7 +61,7 @@ def _list(flags: argparse.Namespace) -> int:
         for each in found:
             print(one_line(_described(each, each is winner)))
         if winner is not None:
-            print(f"* is used: {_why(winner)}")
+            print(f"* is used, for a model that it can run: {_why(winner)}")
     if winner is None:
         raise EngineNotFound("no engine was found", remedy=INSTALL)
     return 0

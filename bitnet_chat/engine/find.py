@@ -104,7 +104,8 @@ def _prebuilt(package: packages.Package) -> Path:
     if packages.at(folder) is None:
         state = "is damaged" if folder.is_dir() else "is not installed"
         raise EngineNotFound(
-            f"the prebuilt engine {package.name} {state}", remedy=f"bitnet-chat engine install {package.name}"
+            f"the prebuilt engine {package.name} {state}",
+            remedy=f"`bitnet-chat engine install {package.name}` fetches it",
         )
     return folder
 

@@ -61,18 +61,19 @@ class _Rule:
     loads: bool = False
 
 
+_INSTALL = "`bitnet-chat engine install bitnet` fetches an engine for which I2_S weights are converted once"
 _GET_BITNET = (
-    "it takes a BitNet build: build the BitNet repository of Microsoft and give --engine BitNet/build/bin;"
-    " or take the model as TQ1_0, TQ2_0 or another type that llama.cpp knows"
+    f"{_INSTALL}; or build the BitNet repository of Microsoft (the only one that knows TL1 and TL2) and give"
+    " --engine BitNet/build/bin"
 )
-_TO_IK = "convert it: llama-quantize of ik_llama.cpp --allow-requantize MODEL NEW.gguf iq2_bn; or take a BitNet build"
+_TO_IK = f"leave out --engine: {_INSTALL}; or take a BitNet build"
 _TERNARY, _TABLES = frozenset(("TQ1_0", "TQ2_0")), frozenset(("TL1", "TL2"))
 # Measured with BitNet of October 2024, llama.cpp 0.5.0-dev and ik_llama.cpp 0.1.5, but for what is said otherwise.
 _RULES = (
     _Rule(
         "{types} weights need a BitNet build as engine",
         "{types} is a type of BitNet's own, and {engine} is an ik_llama.cpp build, which cannot load it",
-        "take a BitNet build, or the model as I2_S and convert that with llama-quantize of ik_llama.cpp to IQ2_BN",
+        f"take a BitNet build, or the model as I2_S: {_INSTALL}",
         BITNET_TYPES,
         knows=IK_WORD,
     ),
@@ -85,14 +86,14 @@ _RULES = (
     _Rule(
         "{types} weights need an ik_llama.cpp build as engine",
         "{types} is a type of ik_llama.cpp's own, and {engine} is a BitNet build, which cannot load it",
-        "it takes an ik_llama.cpp build; or take the model as I2_S",
+        "`bitnet-chat engine install bitnet` fetches one; or take the model as I2_S",
         IK_TYPES,
         knows=BITNET_WORD,
     ),
     _Rule(
         "{types} weights need an ik_llama.cpp build as engine",
         "{types} is a type of ik_llama.cpp's own, and {engine} is a llama.cpp build, which cannot load it",
-        "it takes an ik_llama.cpp build; or take the model as TQ1_0, TQ2_0 or another type that llama.cpp knows",
+        "`bitnet-chat engine install bitnet` fetches one; or take the model as TQ2_0 or another type of llama.cpp's",
         IK_TYPES,
     ),
     _Rule(  # ends with SIGFPE
@@ -129,8 +130,8 @@ _RULES = (
     ),
 )
 _SINCE = {
-    "bitnet-b1.58": "a BitNet build since April 2025 or ik_llama.cpp knows it",
-    "bitnet-25": "ik_llama.cpp knows it",
+    "bitnet-b1.58": "a BitNet build since April 2025 or ik_llama.cpp (bitnet-chat engine install bitnet) knows it",
+    "bitnet-25": "ik_llama.cpp (bitnet-chat engine install bitnet) knows it",
 }
 """What knows an architecture that many engines do not."""
 
