@@ -89,7 +89,11 @@ def test_what_an_engine_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     got = environment()
     assert not HARMFUL.keys() & got.keys()
     assert got["LLAMA_ARG_N_GPU_LAYERS"] == "7" and got["GGML_NO_BACKTRACE"] == "1" and "PATH" in got
-    assert passed({"llama_arg_model": "x", "A": "b"}) == {"A": "b", "GGML_NO_BACKTRACE": "1"}
+    assert passed({"llama_arg_model": "x", "A": "b"}) == {
+        "A": "b",
+        "GGML_NO_BACKTRACE": "1",
+        "GOMP_SPINCOUNT": "1000",
+    }
 
 
 @pytest.mark.engine
@@ -146,3 +150,9 @@ def test_doctor_and_report_say_names_and_no_values(classic: EngineBinary, tmp_pa
     (line,) = [each for each in map(json.loads, reported.splitlines()) if each.get("name") == "variables"]
     assert line["facts"]["taken_out"] == ["LLAMA_ARG_LOG_JSONL"]
     assert "verysecret" not in told + reported
+
+
+def test_threads_of_an_engine_sleep_where_others_need_the_processor() -> None:
+    assert passed({})["GOMP_SPINCOUNT"] == "1000"
+    assert passed({"GOMP_SPINCOUNT": "5"})["GOMP_SPINCOUNT"] == "5"
+    assert "GOMP_SPINCOUNT" not in passed({"OMP_WAIT_POLICY": "active"}), "the user has decided"
