@@ -82,7 +82,7 @@ def test_a_folder_of_that_name_in_the_working_directory_wins(tmp_path: Path, pre
 def test_a_named_one_that_is_not_installed() -> None:
     with pytest.raises(EngineNotFound, match="the prebuilt engine bitnet is not installed") as caught:
         find("bitnet")
-    assert caught.value.remedy == "bitnet-chat engine install bitnet"
+    assert caught.value.remedy == "bitnet-chat engine install bitnet fetches it"
 
 
 def test_a_damaged_one_is_passed_over_unless_it_was_named(prebuilt_engines: dict[str, Path]) -> None:

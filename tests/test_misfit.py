@@ -136,7 +136,7 @@ def test_i2_s_on_ik_is_said_before_a_word_of_it_is_shown(tmp_path: Path) -> None
     engine = engine_file(tmp_path / "llama-cli", *WORDS["ik"])
     info = read_info(model_file(tmp_path / "m.gguf", 36, "bitnet-b1.58"))
     found = misfit(info, support.known(engine, [info]), "llama-cli")
-    assert found is not None and found.loads and "computes them wrongly" in found.what and "iq2_bn" in found.remedy
+    assert found is not None and found.loads and "computes them wrongly" in found.what and "IQ2_BN" in found.remedy
     assert not support.is_bitnet(engine)
     # An engine that did not even take it has failed for another reason.
     assert misfit(info, support.known(engine, [info]), "llama-cli", Ending(1, ("main: error",))) is None
@@ -198,7 +198,7 @@ def test_a_pair_that_dies_at_its_first_word_is_explained(tmp_path: Path) -> None
     engine = engine_file(tmp_path / "llama-cli", *WORDS["ik"])
     model = model_file(tmp_path / "m.gguf", 36, "llama")
     error = death.too_often(Ended([str(engine), "--model", str(model)], -6, log_of("GGML_ASSERT(x) failed")), 3, 60)
-    assert isinstance(error, EngineDied) and "computes them wrongly" in error.what and "iq2_bn" in error.remedy
+    assert isinstance(error, EngineDied) and "computes them wrongly" in error.what and "IQ2_BN" in error.remedy
 
 
 def test_a_pre_tokenizer_that_is_unknown(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def _prebuilt(package: packages.Package) -> Path:
         state = "is damaged" if folder.is_dir() else "is not installed"
         raise EngineNotFound(
             f"the prebuilt engine {package.name} {state}",
-            remedy=f"`bitnet-chat engine install {package.name}` fetches it",
+            remedy=f"bitnet-chat engine install {package.name} fetches it",
         )
     return folder
 

@@ -104,7 +104,7 @@ def missing(package: packages.Package, model: str) -> EngineMissing:
     return EngineMissing(
         f"{model} needs the engine {package.name}, which is not installed",
         package=package.name,
-        remedy=f"`bitnet-chat engine install {package.name}` fetches it{_size(package)}",
+        remedy=f"bitnet-chat engine install {package.name} fetches it{_size(package)}",
     )
 
 

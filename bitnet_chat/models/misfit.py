@@ -61,10 +61,10 @@ class _Rule:
     loads: bool = False
 
 
-_INSTALL = "`bitnet-chat engine install bitnet` fetches an engine for which I2_S weights are converted once"
+_INSTALL = "bitnet-chat engine install bitnet fetches an engine for which I2_S weights are converted once, to IQ2_BN"
 _GET_BITNET = (
     f"{_INSTALL}; or build the BitNet repository of Microsoft (the only one that knows TL1 and TL2) and give"
-    " --engine BitNet/build/bin"
+    " --engine BitNet/build/bin; or take the model as TQ1_0 or TQ2_0, which llama.cpp knows"
 )
 _TO_IK = f"leave out --engine: {_INSTALL}; or take a BitNet build"
 _TERNARY, _TABLES = frozenset(("TQ1_0", "TQ2_0")), frozenset(("TL1", "TL2"))
@@ -86,14 +86,14 @@ _RULES = (
     _Rule(
         "{types} weights need an ik_llama.cpp build as engine",
         "{types} is a type of ik_llama.cpp's own, and {engine} is a BitNet build, which cannot load it",
-        "`bitnet-chat engine install bitnet` fetches one; or take the model as I2_S",
+        "bitnet-chat engine install bitnet fetches one; or take the model as I2_S",
         IK_TYPES,
         knows=BITNET_WORD,
     ),
     _Rule(
         "{types} weights need an ik_llama.cpp build as engine",
         "{types} is a type of ik_llama.cpp's own, and {engine} is a llama.cpp build, which cannot load it",
-        "`bitnet-chat engine install bitnet` fetches one; or take the model as TQ2_0 or another type of llama.cpp's",
+        "bitnet-chat engine install bitnet fetches one; or take the model as TQ2_0 or another type of llama.cpp's",
         IK_TYPES,
     ),
     _Rule(  # ends with SIGFPE
