@@ -23,9 +23,12 @@ HOUR = 3600.0
 
 
 def screenshot(data: Path) -> Picture:
-    """A conversation with the bundled model; the bar tells what is used."""
-    with closing(Terminal(data=data, rows=19)) as terminal:
-        terminal.say("Hello! How do I stop a reply?", "and how do I use another model?", "tell me a joke", "你好")
+    """The first use on a computer without engine and model: one question, and then a conversation."""
+    (data / "engine").unlink()
+    with closing(Terminal(data=data, rows=28, install="ask")) as terminal:
+        terminal.until(lambda: any("[Y/n" in line for line in terminal.lines))
+        terminal.type("y\r")
+        terminal.say("Hello! Name three rivers.")
         return Picture(terminal.rest(), "bitnet-chat")
 
 

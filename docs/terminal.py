@@ -15,7 +15,8 @@ import psutil
 import pyte
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PATIENCE = 30.0
+_PATIENCE = 90.0
+_DATA = "~/.local/share/bitnet-chat"
 _FIGURES = re.compile(r"\x1b\[2m~?\d+ tokens?\b")
 """How the line behind each reply begins."""
 
@@ -31,10 +32,17 @@ class DimScreen(pyte.Screen):
 
 
 class Terminal:
-    """``bitnet-chat ARGUMENTS``, or ``script``, on a terminal of its own. ``data``: its data directory and home."""
+    """``bitnet-chat ARGUMENTS``, or ``script``, on a terminal of its own. ``data``: its data directory and home.
+    ``install``: its setting of that name."""
 
     def __init__(
-        self, *arguments: str, data: Path, columns: int = 84, rows: int = 20, script: Path | None = None
+        self,
+        *arguments: str,
+        data: Path,
+        columns: int = 84,
+        rows: int = 20,
+        script: Path | None = None,
+        install: str = "no",
     ) -> None:
         self.screen = DimScreen(columns, rows)
         self._stream = pyte.Stream(self.screen)
@@ -53,6 +61,7 @@ class Terminal:
                 "LANG": "C.UTF-8",
                 "TERM": "xterm-256color",
                 "BITNET_CHAT_DATA": str(data),
+                "BITNET_CHAT_INSTALL": install,
                 "BITNET_CHAT_CONFIG": str(data / "config.toml"),
             },
         )
@@ -80,7 +89,7 @@ class Terminal:
         except pexpect.EOF:
             raise TimeoutError("the program ended on:\n" + "\n".join(self.lines)) from None
         self._written += text
-        self._stream.feed(text)
+        self._stream.feed(text.replace(str(self._data), _DATA))
 
     def type(self, keys: str) -> None:
         self._child.send(keys)
@@ -114,7 +123,7 @@ class Terminal:
         """The screen when the program has ended by itself, with nothing on it of where it ran: the checkout and the
         data directory are called what they might be called on another computer."""
         text = self._child.read()
-        for path, name in ((self._data, "~/.local/share/bitnet-chat"), (_ROOT, "~/bitnet-chat")):
+        for path, name in ((self._data, _DATA), (_ROOT, "~/bitnet-chat")):
             text = text.replace(str(path), name)
         self._stream.feed(text)
         return self.screen
