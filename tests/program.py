@@ -189,6 +189,7 @@ class Terminal:
 
     def leave(self) -> None:
         """Ctrl-D: the program and its engine end."""
+        self.until(lambda: bool(self.engines))  # the prompt is there before the engine, also when one is replaced
         engines = self.engines
         self.send(CTRL_D)
         assert self.end() == 0, self.text

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from bare_server import BareServer, compiled, prebuilt
-from program import CTRL_D, Start, run, start
+from program import Start, run, start
 from serving import served_process
 
 from bitnet_chat.backends import ReplyOptions
@@ -111,8 +111,7 @@ def test_golden_transcripts(
     terminal.until(lambda: terminal.prompt == "")
     terminal.send(prompt, "\r")
     terminal.until("first token after")
-    terminal.send(CTRL_D)
-    assert terminal.end() == 0
+    terminal.leave()
     kept = Journal().latest()
     assert kept is not None and kept.conversation.messages[-1].content == text
 
