@@ -37,6 +37,13 @@ class BareServer:
     def __init__(self, url: str) -> None:
         self._client = httpx.Client(base_url=url, timeout=60)
 
+    def until_ready(self) -> None:
+        """It says where it listens before it does, and may load then."""
+        status = 0
+        while status != 200:
+            with contextlib.suppress(httpx.ConnectError):
+                status = self._client.get("/health").status_code
+
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = self._client.post(path, json=body).raise_for_status().json()
         return answer
@@ -84,8 +91,7 @@ def _running(argv: Sequence[str]) -> Iterator[BareServer]:
         drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
         server = BareServer(url)
         try:
-            while server._client.get("/health").status_code != 200:
-                pass
+            server.until_ready()
             yield server
         finally:
             server.close()

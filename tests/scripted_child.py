@@ -73,9 +73,10 @@ class Reply(threading.Thread):
             while (reason := self.say(" ".join(f"word{number}" for number in range(50)))) == "stop":
                 time.sleep(0.001)
             return reason
-        if verb == "read":  # read DONE: and then nothing, until it is stopped
-            tell("prefill", id=self.id, done=0, total=int(rest) * 2, cached=0)
-            tell("prefill", id=self.id, done=int(rest), total=int(rest) * 2, cached=0)
+        if verb == "read":  # read DONE …: and then nothing, until it is stopped
+            done = int(rest.partition(" ")[0])
+            tell("prefill", id=self.id, done=0, total=done * 2, cached=0)
+            tell("prefill", id=self.id, done=done, total=done * 2, cached=0)
             self.stopped.wait()
             return "interrupted"
         if verb == "kill":

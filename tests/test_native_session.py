@@ -338,6 +338,29 @@ def test_a_full_window(rig: Rig) -> None:
     assert len(rig.starts) == 1
 
 
+def test_a_long_message_that_was_stopped_leaves_the_window_as_it_was(rig: Rig) -> None:
+    """What left made room for a message that is no part of the conversation."""
+    rig.environment.setenv("SCRIPTED_CHILD_SIZE", "600")
+    told = Conversation().with_user("say early").with_assistant("early")
+
+    async def body(backend: ResidentBackend) -> None:
+        def stop(event: Event) -> None:
+            if isinstance(event, PromptProgress) and event.done:
+                backend.interrupt()
+
+        assert (await whole(backend, Conversation().with_user("say early"))).text == "early"
+        events = await ask(backend, told.with_user("read 600 " + "word " * 95), on_event=stop)
+        assert any(isinstance(event, Notice) and "left it" in event.text for event in events)
+        assert isinstance(events[-1], Completed) and (events[-1].reason, events[-1].text) == ("interrupted", "")
+        assert "early" not in plain(rig.requests[-2])
+        used = backend.status().context_used
+        assert used is not None and used < 100, "what is not told again is not counted"
+        assert (await whole(backend, told.with_user("say on"))).text == "on"
+        assert "early" in plain(rig.requests[-1])
+
+    run(rig, body)
+
+
 @pytest.mark.parametrize("overflow", ["drop-oldest", "summarize"])
 def test_many_turns_in_a_small_window(rig: Rig, overflow: str) -> None:
     """The oldest turns leave, some by the count made here, some since the child says that it is too much."""

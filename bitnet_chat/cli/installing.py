@@ -57,8 +57,8 @@ def run(flags: argparse.Namespace) -> int:
         return FinishReason.INTERRUPTED.exit_code
     finally:
         line.close()
-    print(f"engine installed in {folder}")
     _ask(folder)
+    print(f"engine installed in {folder}")
     return 0
 
 

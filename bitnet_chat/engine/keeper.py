@@ -133,6 +133,8 @@ class Keeper:
         whose reply was cut at its limit is kept as long as it may have to go on with it."""
         self.busy = False
         loaded = self._loaded
+        if loaded is not None and loaded.has_strayed and self._talk is not None and self._talk.carries_all:
+            loaded.turn_to(self.room.window.kept(self._history))  # its figures are of what is not told again
         if loaded is not None and loaded.is_alive and not loaded.is_at_limit and not self._is_ready(loaded):
             # Not at once: a program that asks one question ends now, and a client may have its next one ready.
             self._replacing = asyncio.get_running_loop().call_later(_PAUSE, self.prepare, self._history)

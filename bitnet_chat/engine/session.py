@@ -103,13 +103,19 @@ class Session:
         if options.timeout is not None:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(options.timeout, self.interrupt, FinishReason.TIMEOUT)
-        finished = False
+        finished = sent = False
+        window = keeper.room.window
+        left, summary = window.left, window.summary
         try:
             if cleaned.note and cut is None:
                 yield Notice(cleaned.note)
             for notice in keeper.take_notices(of_launch=False):  # of what was done while nobody asked
                 yield Notice(notice)
             async for event in self._attempts(conversation, cut, options):
+                sent = sent or isinstance(event, Started)
+                if isinstance(event, Completed | Failed) and not event.text and (sent or _is_overflow(event)):
+                    # What left made room for a message that may be no part of the conversation, or was too long alone.
+                    window.restore(left, summary)
                 for notice in keeper.take_notices(of_launch=isinstance(event, Started)):
                     yield Notice(notice)
                 if isinstance(event, Completed | Failed):
@@ -164,8 +170,6 @@ class Session:
         announced = False
         told = ""
         question: Question | None = None
-        window = self.keeper.room.window
-        left, summary = window.left, window.summary
         while True:
             try:
                 question = question or await self._question(conversation, cut, options)
@@ -208,8 +212,6 @@ class Session:
             except BitnetChatError as error:
                 if self.state is State.DEAD:  # a message that was not even sent is no fault of the child
                     self.keeper.discard()
-                if isinstance(error, ContextOverflow):  # the message alone is too long, whatever stands before it
-                    window.restore(left, summary)
                 yield Failed(error)
                 return
 
@@ -373,6 +375,10 @@ class Session:
                     count = keeper.room.more_to_drop(memory)
                 keeper.let_go(memory, count)
         keeper.try_spawn(memory)
+
+
+def _is_overflow(event: Completed | Failed) -> bool:
+    return isinstance(event, Failed) and isinstance(event.error, ContextOverflow)
 
 
 def _keeps_to(talk: Talk, limit: int | None) -> bool:
