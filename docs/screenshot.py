@@ -85,7 +85,7 @@ def guard(data: Path) -> Picture:
     """A model that may not end its reply repeats itself, until the guard stops it."""
     with closing(Terminal("--", "--ignore-eos", data=data, rows=16)) as terminal:
         terminal.say("hi")
-        return Picture(terminal.rest(), "bitnet-chat -- --ignore-eos")
+        return Picture(terminal.rest(), "bitnet-chat -- --ignore-eos", first="> hi")
 
 
 def doctor(data: Path) -> Picture:
