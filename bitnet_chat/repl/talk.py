@@ -14,7 +14,7 @@ from bitnet_chat.events import Failed
 from bitnet_chat.journal import Recorder
 from bitnet_chat.repl import errands, recap
 from bitnet_chat.repl.clerk import Clerk
-from bitnet_chat.repl.commands import Say, Situation, Unknown, apply, explain, read
+from bitnet_chat.repl.commands import Say, Situation, Unknown, apply, explain, read, retyped
 from bitnet_chat.repl.console import Console
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.reply import Reply
@@ -177,7 +177,7 @@ class Talk:
             return await self._say(meaning.text, line)
         if isinstance(meaning, Unknown):
             self._display.lines(explain(meaning))
-            return line
+            return ""  # what is typed next would run into it
         allowed = frozenset(self._caller.allowed if self._caller is not None else ())
         tools = self._settings.options.tools
         outcome = apply(meaning, Situation(self.conversation, self.status(), self.tally, tools, allowed))
@@ -189,11 +189,13 @@ class Talk:
             return ""
         if outcome.conversation != self.conversation:
             self._become(outcome.conversation, anew=outcome.anew)
-        return await self._run(outcome.errand) if outcome.errand is not None else ""
+        self.unanswered = outcome.back
+        return await self._run(outcome.errand) if outcome.errand is not None else outcome.back
 
     async def _say(self, text: str, line: str) -> str:
         message = await self._clerk.with_files(text, self._backend)
         if message is None:
+            self.unanswered = line
             return line
         dropped = "Nothing had been said yet: the message is not part of the conversation."
         if await self._ask(self.conversation.with_user(message), dropped):
@@ -296,7 +298,7 @@ class Talk:
         self._display.lines(*recap.quoted(edited))
         asked = self.conversation.without_last_turn().with_user(edited)
         if await self._ask(asked, "Nothing had been said yet: the conversation is as it was."):
-            self.unanswered = edited
+            self.unanswered = retyped(edited)
         return self.unanswered
 
     def _fork(self) -> None:
@@ -338,7 +340,7 @@ class Talk:
         self._recorder.resume(stored)
         self.conversation = stored.conversation
         recap.show(self._display, stored)
-        self.unanswered = stored.unanswered
+        self.unanswered = retyped(stored.unanswered)
         return self.unanswered
 
     def _show_thoughts(self, text: str, mode: errands.ThinkingMode | None) -> None:
