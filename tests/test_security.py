@@ -223,18 +223,19 @@ def test_no_text_is_a_session_or_a_key_by_chance(text: str) -> None:
     key_in(text, text)
 
 
-def test_who_guesses_has_to_wait_and_others_need_not() -> None:
+def test_wrong_keys_have_to_wait_and_the_right_one_never_does() -> None:
     now = [0.0]
     keys = Keys(KEY, lambda: now[0])
     for _ in range(20):
         assert not keys.is_right("guess", "10.0.0.9")
         now[0] += 1
     with pytest.raises(TooManyGuesses) as refused:
-        keys.is_right(KEY, "10.0.0.9")
+        keys.is_right("guess", "10.0.0.9")
     assert refused.value.retry_after == 40.0
-    assert keys.is_right(KEY, "10.0.0.1")
+    assert keys.is_right(KEY, "10.0.0.9"), "others may share the address"
+    assert not keys.is_right("guess", "10.0.0.1")
     now[0] += 40
-    assert keys.is_right(KEY, "10.0.0.9")
+    assert not keys.is_right("guess", "10.0.0.9")
     for number in range(10_000):
         keys.is_right("guess", f"address {number}")
     assert len(keys._wrong) <= 4096
@@ -358,10 +359,15 @@ def test_logging_in(app_of: Callable[..., httpx.AsyncClient]) -> None:
         async with app_of(api_key=KEY) as client:
             client.base_url = httpx.URL("https://127.0.0.1")
             assert "Secure" in (await client.post("/login", json={"key": KEY})).headers["set-cookie"]
+            await client.post("/logout")
             for _ in range(20):
                 await client.post("/login", json={"key": "wrong"})
-            tired = await client.post("/login", json={"key": KEY})
+            tired = await client.post("/login", json={"key": "wrong"})
             assert tired.status_code == 429 and int(tired.headers["retry-after"]) > 0
+            assert (await client.get("/metrics", headers={"x-api-key": "wrong"})).status_code == 429
+            for mine in ({"x-api-key": KEY}, {"authorization": f"Bearer {KEY}"}):
+                assert (await client.get("/metrics", headers=mine)).status_code == 200
+            assert (await client.post("/login", json={"key": KEY})).status_code == 204
 
     run(main)
 
@@ -513,6 +519,50 @@ def test_who_never_comes_to_the_point_is_not_waited_for(monkeypatch: pytest.Monk
         async with serving(lambda _: say("hi")) as served:
             for begun in (b"", b"GET /health HTTP/1.1\r\nHost: loc", head("/login", 9), head("/chats", 9) + b"{"):
                 assert (await spoken(served.url, begun)).startswith(b"HTTP/1.1 408 ")
+
+    run(main)
+
+
+def test_requests_that_never_get_whole_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those with half a head, nor with half a body, nor connections that were used once: a newcomer takes the
+    place of the one that has waited longest for its client. A reply that is under way is never cut for another one."""
+    monkeypatch.setattr(listening, "_CONNECTIONS", 8)
+    begun = (b"", b"GET /health HTTP/1.1\r\nHost: loc", head("/login", 9), head("/chats", 9, "X-Api-Key: no") + b"{")
+    asked = b'{"messages": [{"role": "user", "content": "x"}], "stream": true}'
+    health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+
+    async def main() -> None:
+        script = lambda _: [TextDelta("half"), Pause(), Completed(FinishReason.STOP, "half")]  # noqa: E731
+        async with serving(script, parallel=8) as served:
+            where = served.url.removeprefix("http://").split(":")
+            open_ones: list[asyncio.StreamWriter] = []
+
+            async def opened(data: bytes) -> asyncio.StreamReader:
+                reader, writer = await asyncio.open_connection(*where)
+                open_ones.append(writer)
+                writer.write(data)
+                await writer.drain()
+                return reader
+
+            async with asyncio.timeout(60):
+                streams = [await opened(head("/v1/chat/completions", len(asked)) + asked)]
+                await streams[0].readuntil(b"half")
+                for data in begun * 4:
+                    await opened(data)
+                used = await opened(health + b"\r\n")
+                assert (await used.readuntil(b"}")).startswith(b"HTTP/1.1 ")
+                for _ in range(12):
+                    await opened(begun[1])
+                last = await spoken(served.url, health + b"Connection: close\r\n\r\n")
+                assert last.startswith(b"HTTP/1.1 200 ")
+                while len(streams) < 8:
+                    streams.append(await opened(head("/v1/chat/completions", len(asked)) + asked))
+                    await streams[-1].readuntil(b"half")
+                full = await spoken(served.url, health + b"Connection: close\r\n\r\n")
+                assert full.startswith(b"HTTP/1.1 503 ")
+                assert len(served.desk._tasks) == 8 and not any(stream.at_eof() for stream in streams)
+            for writer in open_ones:
+                writer.close()
 
     run(main)
 
