@@ -186,6 +186,7 @@ def outgrown(size: int | None, need: TokenCount | None = None, reserve: int = 0)
         f"the conversation has outgrown the context window{window}{length}{beside}; nothing was sent or dropped",
         remedy="/clear starts over, --overflow drop-oldest or summarize lets the oldest turns leave the window,"
         " and a larger --ctx makes room where the model allows it",
-        needed=None if need is None else need.count + reserve,
+        needed=None if need is None else need.count,
+        reserve=reserve,
         size=size,
     )

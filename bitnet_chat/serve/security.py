@@ -200,7 +200,7 @@ def preflight_headers(origin: str, wanted: str) -> dict[str, str]:
 def cors_headers(origin: str) -> dict[str, str]:
     return {
         "access-control-allow-origin": origin,
-        "access-control-expose-headers": "retry-after, x-request-id, x-cache",
+        "access-control-expose-headers": "retry-after, x-request-id, x-cache, x-messages-dropped",
     }
 
 

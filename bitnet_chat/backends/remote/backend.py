@@ -203,8 +203,6 @@ class RemoteBackend:
                 await clearing.make_room(question, wanted, target)
                 for note in self._service.take_notices():
                     yield Notice(note)
-                if (left := window.take_note())[0]:
-                    yield Notice(*left)
                 async with aclosing(exchange.events(question, wanted, target)) as events:
                     async for event in events:
                         if isinstance(event, Completed):
