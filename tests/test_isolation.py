@@ -111,6 +111,60 @@ def test_what_a_request_costs_belongs_to_it(classic: EngineBinary, native: Engin
     run(scene)
 
 
+@pytest.mark.engine
+@pytest.mark.parametrize("backend", ["llama-server", "native", "classic"])
+def test_every_reply_without_a_part_of_its_history_says_so(
+    classic: EngineBinary, native: EngineBinary, backend: str
+) -> None:
+    """Whole and streamed, to the second request and the second client too; asked not to cut, nothing is cut."""
+    named = {"backend": "llama-server"} if backend == "llama-server" else {}
+    engine = native if backend == "native" else classic
+    settings = Settings(engine=str(engine.path), temperature=0.0, ctx=512, **named)  # type: ignore[arg-type]
+    chat = {"model": "m", "messages": said(60, "one two three"), "options": {"num_predict": 2}}
+    longer = {**chat, "messages": [*chat["messages"], {"role": "assistant", "content": "Hi."}, *said(0, "")]}  # type: ignore[misc]
+
+    async def streamed(served: Served, path: str, body: Body) -> tuple[str | None, list[str]]:
+        async with aiohttp.ClientSession() as session, session.post(served.url + path, json=body) as response:
+            assert response.status == 200
+            ends = [json.loads(line.removeprefix(b"data:")) for line in (await response.read()).split(b"\n")
+                    if b'"notices"' in line]  # fmt: skip
+            return response.headers.get("x-messages-dropped"), ends[-1]["bitnet_chat"]["notices"]
+
+    async def scene() -> None:
+        sources = {"m": open_source(settings, "", parallel=1)}
+        async with serving(sources) as served:
+            status, dropped, notices, size = await told(served, "/api/chat", {**chat, "stream": False})
+            assert status == 200 and int(dropped) % 2 == 0 and len(notices) == 1
+            assert f"the oldest {dropped} of 120 messages left it" in notices[0]
+            assert 256 <= size <= 512 - 2, "half of the window at least, and room for the reply"
+            assert await streamed(served, "/api/chat", chat) == (dropped, notices)
+            again = await told(served, "/api/chat", {**longer, "stream": False})
+            assert again[0] == 200 and again[1] == dropped, "what has left stays out"
+            assert await told(served, "/api/chat", {**chat, "stream": False}) == (200, dropped, notices, size)
+            whole = {"messages": chat["messages"], "max_tokens": 2}
+            for path, body in (
+                ("/api/chat", {**chat, "truncate": False}),
+                (CHAT, whole),
+                (CHAT, {**whole, "stream": True}),
+            ):
+                status, error = await told(served, path, body)
+                message = error if isinstance(error, str) else error["message"]
+                assert status == 400 and "maximum context length is 512 tokens, and the request has " in message
+
+    async def told_otherwise() -> None:
+        """``--overflow`` decides for both."""
+        for policy, statuses in (("stop", {400}), ("drop-oldest", {200})):
+            given = ServeSettings(port=0, grace=0.0, overflow=policy)  # type: ignore[arg-type]
+            async with serving({"m": open_source(settings, "", parallel=1)}, settings=given) as served:
+                whole = {"messages": chat["messages"], "max_tokens": 2}
+                asked = ((CHAT, whole), ("/api/chat", {**chat, "stream": False}))
+                assert {(await told(served, path, body))[0] for path, body in asked} == statuses
+
+    run(scene)
+    if backend == "native":
+        run(told_otherwise)
+
+
 def test_orders() -> None:
     order = in_all_orders(["a", "b", "c"])
     assert set(itertools.pairwise(order)) == set(itertools.product("abc", "abc"))
