@@ -19,6 +19,7 @@ from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.backends.source import Source
 from bitnet_chat.cli.backend import open_source
 from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.serve.settings import ServeSettings
 
@@ -163,6 +164,39 @@ def test_every_reply_without_a_part_of_its_history_says_so(
     run(scene)
     if backend == "native":
         run(told_otherwise)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("backend", ["llama-server", "native", "classic"])
+def test_what_no_engine_need_refuse_is_refused_while_all_are_busy(
+    classic: EngineBinary, native: EngineBinary, backend: str
+) -> None:
+    named = {"backend": "llama-server"} if backend == "llama-server" else {}
+    engine = native if backend == "native" else classic
+    settings = Settings(engine=str(engine.path), temperature=0.0, ctx=512, **named)  # type: ignore[arg-type]
+    wrong: list[tuple[str, Body]] = [
+        (CHAT, {"messages": said(60, "one two three")}),
+        ("/api/chat", {"model": "m", "messages": said(60, "one two three"), "truncate": False, "stream": False}),
+        ("/api/chat", {"model": "m", "messages": said(0, "", "word " * 900), "stream": False}),
+        (CHAT, {"messages": said(0, ""), "tools": tools(1, 1), "tool_choice": "required"}),
+    ]
+    if backend == "classic":
+        wrong.append((CHAT, {"messages": said(0, ""), "response_format": {"type": "json_object"}}))
+
+    async def scene() -> None:
+        async with serving({"m": open_source(settings, "", parallel=1)}) as served:
+            assert (await told(served, CHAT, {"messages": said(0, ""), "max_tokens": 1}))[0] == 200
+            async with served.desk.catalogue.held("m") as pool, pool.lease(Conversation()):
+                for path, body in wrong:
+                    status, error = await told(served, path, body)
+                    assert status == 400, error
+                assert served.desk.running == 0
+                waiting = asyncio.ensure_future(told(served, "/api/chat", {**wrong[1][1], "truncate": True}))
+                while not pool.waiting:  # noqa: ASYNC110  # there is no event for it
+                    await asyncio.sleep(0.01)
+            assert (await waiting)[0] == 200
+
+    run(scene)
 
 
 def test_orders() -> None:

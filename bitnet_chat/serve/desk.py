@@ -159,6 +159,11 @@ class Desk:
             if place is not None and place.replay is not None:
                 await _give_again(place.replay, order, generation)
                 return
+            if not generation.stopped_by(task.cancel):
+                raise asyncio.CancelledError
+            refusal = await self.catalogue.refusal(generation.model, order.conversation, order.options)
+            if refusal is not None:
+                raise refusal
             async with self.catalogue.held(generation.model) as pool:
                 for tries in range(_YIELDS + 1):
                     if not generation.stopped_by(task.cancel):

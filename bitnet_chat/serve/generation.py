@@ -84,7 +84,7 @@ class Generation:
     @property
     def dropped(self) -> int:
         """Messages of the conversation that the reply is made without, as far as is told by now."""
-        return sum(block.event.dropped for block in self._blocks if isinstance(block.event, Notice))
+        return max((each.event.dropped for each in self._blocks if isinstance(each.event, Notice)), default=0)
 
     @property
     def headers(self) -> dict[str, str]:
