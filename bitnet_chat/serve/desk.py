@@ -161,7 +161,7 @@ class Desk:
                 return
             if not generation.stopped_by(task.cancel):
                 raise asyncio.CancelledError
-            refusal = await self.catalogue.refusal(generation.model, order.conversation, order.options)
+            refusal = await self.catalogue.pools[generation.model].refusal(order.conversation, order.options)
             if refusal is not None:
                 raise refusal
             async with self.catalogue.held(generation.model) as pool:
