@@ -62,6 +62,7 @@ class Defaults:
             options = replace(options, max_tokens=self.max_tokens)
         if options.timeout is None and self.timeout is not None:
             options = replace(options, timeout=self.timeout)
+        options = replace(options, alone=True)  # backends are shared by all who ask
         if self.system and not conversation.system and order.recorder is None:
             conversation = conversation.with_system(self.system)
         return replace(order, options=options, conversation=conversation)
@@ -158,6 +159,11 @@ class Desk:
             if place is not None and place.replay is not None:
                 await _give_again(place.replay, order, generation)
                 return
+            if not generation.stopped_by(task.cancel):
+                raise asyncio.CancelledError
+            refusal = await self.catalogue.refusal(generation.model, order.conversation, order.options)
+            if refusal is not None:
+                raise refusal
             async with self.catalogue.held(generation.model) as pool:
                 for tries in range(_YIELDS + 1):
                     if not generation.stopped_by(task.cancel):

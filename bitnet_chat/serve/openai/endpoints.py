@@ -94,7 +94,9 @@ class _Api:
     ) -> Response:
         asked = parse(await read_object(request, self._settings.body_limit))
         urgent = is_urgent(request.headers.get("priority"))
-        generation = self._desk.begin(Order(asked.conversation, asked.options, asked.model, urgent=urgent))
+        # As OpenAI and llama-server do: what is too long is refused, unless this server was told otherwise.
+        options = replace(asked.options, overflow=self._settings.overflow or "stop")
+        generation = self._desk.begin(Order(asked.conversation, options, asked.model, urgent=urgent))
         try:
             if asked.stream:
                 await while_connected(request, generation.started.wait())
@@ -103,7 +105,7 @@ class _Api:
         except BaseException:
             generation.stop()
             raise
-        headers = {"x-request-id": generation.id, **({"x-cache": "hit"} if generation.cached else {})}
+        headers = generation.headers
         head = Head(f"{prefix}-{generation.id}", int(generation.created), generation.model)
         writer = writer_of(head, usage=asked.usage)
         if asked.stream and not _failed_at_once(generation):
