@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bitnet_chat.conversation.fields import Refused
 from bitnet_chat.errors import (
     BitnetChatError,
     Busy,
@@ -23,13 +24,7 @@ from bitnet_chat.serve.catalogue import UnknownModel
 from bitnet_chat.serve.desk import Ending
 from bitnet_chat.stream.decoder import well_formed
 
-
-class Refused(UsageError):
-    """A request that cannot be used. ``param``: the name of what is wrong in it, such as ``messages[2].role``."""
-
-    def __init__(self, what: str, *, param: str = "", code: str = "", status: int = 400, remedy: str = "") -> None:
-        super().__init__(what, remedy=remedy)
-        self.param, self.code, self.status = param, code, status
+__all__ = ["Ended", "Problem", "Refused", "TooSlow", "failure_of", "openai_form", "problem_of"]
 
 
 class TooSlow(BitnetChatError):

@@ -152,10 +152,10 @@ class Gate:
         kind = facts.headers.get("content-type", "")
         if _JSON.fullmatch(kind.strip()):
             return None
-        # A form, or nothing at all, is what curl and some of Ollama's clients say of their JSON. A page can send
+        # A form, or nothing at all, is what curl and some clients say of their JSON. A page can send
         # such a thing, too, and does not get here without leave: but it cannot send JSON without being asked first.
         from_browser = "origin" in facts.headers or "sec-fetch-site" in facts.headers
-        if not from_browser and (not kind or facts.path.startswith("/api/")):
+        if not from_browser and (not kind or facts.path.startswith(("/api/", "/v1/"))):
             return None
         return Refusal(
             415,

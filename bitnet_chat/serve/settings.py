@@ -39,6 +39,8 @@ class ServeSettings:
     """So long a server that is told to end waits for replies that are under way."""
     body_limit: int = 8_000_000
     """Of one request."""
+    strict: bool = False
+    """Whether a field that has no effect is refused by name, and not ignored with a notice."""
     log_prompts: bool = False
     """Whether what is said stands in the log."""
 

@@ -47,6 +47,11 @@ def visible(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_SHOWN)
 
 
+def escaped(json: str) -> str:
+    """JSON text that says the same, with everything a terminal could act on as ``\\u....``."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", json)
+
+
 def one_line(text: str) -> str:
     """``visible`` text on one line, for names and notices: runs of white space become one space."""
     return visible(" ".join(text.split()))

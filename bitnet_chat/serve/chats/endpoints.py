@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed
-from bitnet_chat.serve.body import read_object
+from bitnet_chat.serve.body import read
 from bitnet_chat.serve.chats.desk import ChatDesk, NoSuchChat
 from bitnet_chat.serve.chats.events import RETRY, LastSeen, Opening, Teller, chat_event
 from bitnet_chat.serve.chats.form import chat_form, entry_form, error_form, to_json
@@ -101,7 +101,7 @@ class _Api:
         return _json({"chats": forms})
 
     async def create(self, request: Request) -> Response:
-        stored = await self._chats.create(new_chat(await read_object(request, self._settings.body_limit)))
+        stored = await self._chats.create(await read(request, self._settings.body_limit, new_chat))
         return _json(chat_form(stored, None), 201, {"Location": f"/chats/{stored.id}"})
 
     async def show(self, request: Request) -> Response:
@@ -110,7 +110,7 @@ class _Api:
 
     async def rename(self, request: Request) -> Response:
         id = _id(request)
-        title = new_title(await read_object(request, self._settings.body_limit))
+        title = await read(request, self._settings.body_limit, new_title)
         return _json(await self._form(await self._chats.rename(id, title), False))
 
     async def remove(self, request: Request) -> Response:
@@ -134,7 +134,7 @@ class _Api:
 
     async def answer(self, request: Request) -> Response:
         id = _id(request)
-        asked = ask(await read_object(request, self._settings.body_limit))
+        asked = await read(request, self._settings.body_limit, ask)
         live = await self._chats.begin(id, asked, urgent=_is_urgent(request))
         if not asked.stream:
             user = None if live.opening.user is None else live.opening.user[0]
@@ -153,7 +153,7 @@ class _Api:
         return EventStream(_kept(live, _renders(request)), gone=live.leave)
 
     async def reply(self, request: Request) -> Response:
-        asked: Ask = lone_ask(await read_object(request, self._settings.body_limit))
+        asked: Ask = await read(request, self._settings.body_limit, lone_ask)
         opening, generation = self._chats.begin_alone(asked, urgent=_is_urgent(request))
         try:
             await while_connected(request, generation.started.wait())

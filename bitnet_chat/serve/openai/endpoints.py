@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -11,9 +11,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from bitnet_chat.conversation.fields import Fields, Notes
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed, Notice
-from bitnet_chat.serve.body import Fields, read_object
+from bitnet_chat.serve.body import read
 from bitnet_chat.serve.catalogue import UnknownModel
 from bitnet_chat.serve.connection import respond, while_connected
 from bitnet_chat.serve.desk import Desk, Order
@@ -92,9 +93,18 @@ class _Api:
         prefix: str,
         writer_of: type[ChatWriter] | type[CompletionWriter],
     ) -> Response:
-        asked = parse(await read_object(request, self._settings.body_limit))
-        urgent = is_urgent(request.headers.get("priority"))
-        generation = self._desk.begin(Order(asked.conversation, asked.options, asked.model, urgent=urgent))
+        notes = None if self._settings.strict else Notes()
+        asked = await read(request, self._settings.body_limit, parse, notes)
+        notices = notes.lines if notes is not None else []
+        order = Order(
+            asked.conversation,
+            asked.options,
+            asked.model,
+            tools_optional=notes is not None and asked.options.tool_choice == "auto",
+            one_call=asked.one_call,
+            urgent=is_urgent(request.headers.get("priority")),
+        )
+        generation = self._desk.begin(order)
         try:
             if asked.stream:
                 await while_connected(request, generation.started.wait())
@@ -107,14 +117,13 @@ class _Api:
         head = Head(f"{prefix}-{generation.id}", int(generation.created), generation.model)
         writer = writer_of(head, usage=asked.usage)
         if asked.stream and not _failed_at_once(generation):
-            return EventStream(_chunks(generation, writer), gone=generation.stop, headers=headers)
+            return EventStream(_chunks(generation, writer, notices), gone=generation.stop, headers=headers)
         assert generation.end is not None
         if (error := failure_of(generation.end)) is not None:
             return _refusal(error, headers)
         assert isinstance(generation.end, Completed)
-        whole = writer.whole(
-            generation.end, generation.thinking, generation.calls, [text async for text in _notices(generation)]
-        )
+        notices += [text async for text in _notices(generation)]
+        whole = writer.whole(generation.end, generation.thinking, generation.calls, notices)
         return _json(whole, headers=headers)
 
 
@@ -125,10 +134,10 @@ def _failed_at_once(generation: Generation) -> bool:
     return not (generation.text or generation.thinking or generation.calls)
 
 
-async def _chunks(generation: Generation, writer: Writer) -> AsyncIterator[bytes]:
+async def _chunks(generation: Generation, writer: Writer, before: Sequence[str]) -> AsyncIterator[bytes]:
     for chunk in writer.first():
         yield chunk
-    notices: list[str] = []
+    notices = [*before]
     async with aclosing(generation.watch()) as watched:  # type: ignore[type-var]  # it is a generator
         async for seen in watched:
             match seen.event:
