@@ -149,4 +149,13 @@ class EngineStalled(EngineDied):
 
 
 class ContextOverflow(BitnetChatError):
+    """``needed``: tokens of all that would have been sent, with the room that is kept for the reply; ``size``: those of
+    the window. None where they are not known."""
+
     reason = FinishReason.CONTEXT_OVERFLOW
+
+    def __init__(
+        self, what: str, *, remedy: str = "", detail: str = "", needed: int | None = None, size: int | None = None
+    ) -> None:
+        super().__init__(what, remedy=remedy, detail=detail)
+        self.needed, self.size = needed, size

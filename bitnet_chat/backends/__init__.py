@@ -9,8 +9,9 @@ from typing import Protocol
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.events import Event
 from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.prompt.window import Policy
 
-__all__ = ["Backend", "BackendStatus", "ReplyOptions", "ResponseFormat", "Sampling", "TokenCount"]
+__all__ = ["Backend", "BackendStatus", "Policy", "ReplyOptions", "ResponseFormat", "Sampling", "TokenCount"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,11 @@ class ReplyOptions:
     format: ResponseFormat | None = None
     template: Mapping[str, object] = field(default_factory=dict, hash=False)
     """Arguments of the chat template beside the messages, such as ``enable_thinking``."""
+    overflow: Policy | None = None
+    """What happens to a conversation that has outgrown the window; None: as the backend was set up."""
+    alone: bool = False
+    """Whether the request stands for itself, as each of a stateless API does: what other requests said or cost changes
+    nothing in what it gets, and what its reply is made without is told with that reply, however often it is asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,6 +214,7 @@ class LlamaServer:
             _window(props),
             knows_tools=_caps(props).get("supports_tools") is not False,
             specials=SpecialTokens(header.control_tokens if header is not None else ()),
+            count=lambda body: _counted(connection, body),
         )
 
     async def leave(self) -> None:
@@ -296,6 +297,17 @@ class _Slot:
 
     async def close(self) -> None:
         await self._shared.leave()
+
+
+async def _counted(connection: Connection, body: dict[str, Any]) -> int | None:
+    """Tokens of the prompt that the server makes of a request. Raises Refused where it is too old to tell."""
+    made = await connection.ask("/apply-template", body)
+    prompt = made.get("prompt") if isinstance(made, dict) else None
+    if not isinstance(prompt, str):
+        return None
+    found = await connection.ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
+    tokens = found.get("tokens") if isinstance(found, dict) else None
+    return len(tokens) if isinstance(tokens, list) else None
 
 
 def own_sampling(settings: Settings) -> Sampling:

@@ -26,7 +26,8 @@ class OfferingBackend:
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
         self._without = False
-        """The model has no place for tools, and the user knows it."""
+        """The model has no place for tools, and the user knows it. Not so for requests that stand for themselves: each
+        is told."""
         self._was_interrupted = False
         if (follow := getattr(inner, "follow", None)) is not None:
             self.follow: Any = follow
@@ -37,7 +38,7 @@ class OfferingBackend:
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         wanted = options or ReplyOptions()
         without = replace(wanted, tools=(), tool_choice="auto")
-        asked = without if self._without else wanted
+        asked = without if self._without and not wanted.alone else wanted
         self._was_interrupted = False
         has_started, has_spoken = False, False
         while True:
@@ -52,7 +53,7 @@ class OfferingBackend:
                         if has_started:
                             continue
                         has_started = True
-                    elif isinstance(event, Completed):
+                    elif isinstance(event, Completed) and not wanted.alone:
                         self._without = asked.tools != wanted.tools  # it was the tools, then
                     has_spoken = has_spoken or not isinstance(event, Started | Notice | PromptProgress)
                     yield event

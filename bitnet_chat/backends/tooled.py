@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
@@ -34,8 +35,9 @@ class Interpreter:
     """Speaks of tools with a front end, and plain messages with an engine.
 
     The engine's own words of each reply with calls are remembered, so that an engine that has them in its memory need
-    not read them again in the words of the template. A call that cannot be read is told to the model once, within the
-    same reply; the front end hears of it only if the model fails again.
+    not read them again in the words of the template. For a request that stands for itself they are known by the ids of
+    the calls, which nobody has who did not get that reply. A call that cannot be read is told to the model once, within
+    the same reply; the front end hears of it only if the model fails again.
     """
 
     def __init__(self, template: Callable[[], ChatTemplate], replies: Replies, interrupt: Callable[[], None]) -> None:
@@ -48,6 +50,8 @@ class Interpreter:
         self._spoken: OrderedDict[tuple[object, ...], Spoken] = OrderedDict()
         self._preparing: asyncio.Task[None] | None = None
         self._was_interrupted = False
+        self._alone = False
+        """Whether the request stands for itself."""
         self.tools: tuple[Tool, ...] = ()
         """Those of the last reply, and most likely of the next one."""
 
@@ -80,7 +84,7 @@ class Interpreter:
     async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncIterator[Event]:
         """See :meth:`bitnet_chat.backends.Backend.reply`."""
         self.cancel()
-        self._was_interrupted = False
+        self._was_interrupted, self._alone = False, options.alone
         tools = options.tools if options.tool_choice != "none" else ()
         if tools and options.tool_choice != "auto":
             why = "an engine on a pseudo-terminal decides by itself whether it calls a tool"
@@ -93,7 +97,7 @@ class Interpreter:
             format = await self._known()
             if tools and isinstance(format, BitnetChatError):
                 raise format
-            plain = self._plain(conversation)
+            plain = await beside(conversation, self._plain, conversation)
         except BitnetChatError as error:
             yield Failed(error)
             return
@@ -177,11 +181,14 @@ class Interpreter:
 
     def _plain(self, conversation: Conversation) -> Conversation:
         format = self._format if isinstance(self._format, ToolFormat) else None
-        return lowered(conversation, self.tools, format, lambda message: self._spoken.get(_key(message)))
+        return lowered(conversation, self.tools, format, lambda message: self._spoken.get(_key(message, self._alone)))
 
     def _remember(self, message: Message, spoken: Spoken) -> None:
-        self._spoken[_key(message)] = spoken
-        self._spoken.move_to_end(_key(message))
+        if self._alone and not message.tool_calls:
+            return
+        key = _key(message, self._alone)
+        self._spoken[key] = spoken
+        self._spoken.move_to_end(key)
         if len(self._spoken) > _REMEMBERED:
             self._spoken.popitem(last=False)
 
@@ -303,9 +310,11 @@ def _sum(first: Stats, second: Stats) -> Stats:
     )
 
 
-def _key(message: Message) -> tuple[object, ...]:
-    """What a front end gives back of a reply. White space around the text and in the arguments may be another."""
-    return message.content.strip(), *((call.name, _canonical(call.arguments)) for call in message.tool_calls)
+def _key(message: Message, alone: bool) -> tuple[object, ...]:
+    """What a front end gives back of a reply. White space around the text and in the arguments may be another; so may
+    be the ids of calls, but for a request that stands ``alone``."""
+    calls = ((call.id if alone else "", call.name, _canonical(call.arguments)) for call in message.tool_calls)
+    return alone, message.content.strip(), *calls
 
 
 def _canonical(arguments: str) -> str:

@@ -37,20 +37,21 @@ class ChatWire:
 
     streamed = "text/event-stream"
 
-    def __init__(self, *, llama: bool = False) -> None:
+    def __init__(self, *, llama: bool = False, left_out: frozenset[str] = frozenset()) -> None:
         self.path = "/v1/chat/completions" if llama else "/chat/completions"
         self._llama = llama
-        self._left_out: set[str] = set()
+        self._left_out = left_out
 
     @property
     def optional(self) -> tuple[str, ...]:
         return tuple(each for each in ("stream_options", "max_tokens") if each not in self._left_out)
 
-    def without(self, field: str) -> bool:
-        if field not in self.optional:
-            return False
-        self._left_out.add(field)
-        return True
+    def without(self, field: str) -> ChatWire:
+        return ChatWire(llama=self._llama, left_out=self._left_out | {field})
+
+    @property
+    def depends_on_request(self) -> bool:
+        return "max_tokens" in self._left_out
 
     def refusal(self, options: ReplyOptions) -> tuple[str, str] | None:
         return unknown_choice(options)

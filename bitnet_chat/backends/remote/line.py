@@ -76,6 +76,11 @@ class Line:
         self._request.add_done_callback(lambda task: sent.set())
         await self.within(sent.wait())
 
+    async def heard(self, patience: float) -> None:
+        """Until the server begins to answer or refuses, ``patience`` seconds at most. Raises Stopped."""
+        if self._request is not None:
+            await self.within(asyncio.wait([self._request], timeout=patience))
+
     async def answer(self) -> aiohttp.ClientResponse:
         """The response to what was asked, which is heard from now on. Raises Stopped, and what the request does."""
         if self._request is None:

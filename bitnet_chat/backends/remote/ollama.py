@@ -30,8 +30,10 @@ class OllamaWire:
     def __init__(self, *, context_size: int = 0) -> None:
         self._context_size = context_size
 
-    def without(self, field: str) -> bool:
-        return False
+    depends_on_request = False
+
+    def without(self, field: str) -> OllamaWire:
+        return self
 
     def refusal(self, options: ReplyOptions) -> tuple[str, str] | None:
         if unknown := unknown_choice(options):

@@ -1,7 +1,7 @@
 """``/api``: Ollama's API, so that its clients work unchanged: chat, generate, and what models there are.
 
 A reply belongs to its connection, and ends with it. Models are neither fetched, made nor removed here, and nothing is
-embedded: these are refused. ``GET /`` is the web page's.
+embedded: these are refused. ``GET /`` is in :mod:`bitnet_chat.serve.page.files`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bitnet_chat.serve.routing import AUTO
 from bitnet_chat.serve.settings import ServeSettings
 from bitnet_chat.version import __version__
 
-API_VERSION = "0.12.6"
+API_VERSION = "0.40.12"
 """The Ollama whose API is spoken here. Clients ask, and keep to themselves what an older one would not understand."""
 _Handler = Callable[[Request], Awaitable[Response]]
 _REFUSED = {
