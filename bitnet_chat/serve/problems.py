@@ -5,9 +5,10 @@ The log of an engine (``detail``) stays on this side: it names files of this com
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
-from bitnet_chat.conversation.fields import Refused
+from bitnet_chat.conversation.fields import Refused as Refused  # for all who know it from here
 from bitnet_chat.errors import (
     BitnetChatError,
     Busy,
@@ -23,8 +24,7 @@ from bitnet_chat.events import Completed, Failed
 from bitnet_chat.serve.catalogue import UnknownModel
 from bitnet_chat.serve.desk import Ending
 from bitnet_chat.stream.decoder import well_formed
-
-__all__ = ["Ended", "Problem", "Refused", "TooSlow", "failure_of", "openai_form", "problem_of"]
+from bitnet_chat.stream.sanitize import escaped
 
 
 class TooSlow(BitnetChatError):
@@ -153,3 +153,13 @@ def openai_form(problem: Problem) -> dict[str, object]:
             "code": problem.code,
         }
     }
+
+
+def without_tools(message: str) -> str:
+    """In the words of Ollama, which clients of both APIs look for."""
+    return message.replace("tools is not supported here", "the model does not support tools", 1)
+
+
+def error_json(form: object) -> bytes:
+    """The form of an error as JSON. It may quote what a stranger sent, and is often read in a terminal as it is."""
+    return escaped(json.dumps(form, ensure_ascii=False, separators=(",", ":"))).encode()

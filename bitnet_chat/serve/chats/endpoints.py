@@ -28,7 +28,7 @@ from bitnet_chat.serve.connection import respond, while_connected
 from bitnet_chat.serve.eventstream import EventStream
 from bitnet_chat.serve.generation import Generation
 from bitnet_chat.serve.priority import is_urgent
-from bitnet_chat.serve.problems import Refused, problem_of
+from bitnet_chat.serve.problems import Refused, error_json, problem_of
 from bitnet_chat.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -294,7 +294,8 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
 def _refusal(error: BitnetChatError) -> Response:
     problem = problem_of(error)
     allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
-    return _json(error_form(error), problem.status, {**problem.headers, **allow})
+    told = {**problem.headers, **allow}
+    return Response(error_json(error_form(error)), problem.status, told, media_type="application/json")
 
 
 def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -33,9 +33,7 @@ _OPTIONS = open_to(
     {},
     {
         "num_predict": told(between(-2, _MOST, WHOLE), "Tokens of the reply; what is not above 0 is no limit."),
-        "num_ctx": told(
-            between(0, _MOST, WHOLE), "Where the window is smaller it is used, and a notice says so."
-        ),
+        "num_ctx": told(between(0, _MOST, WHOLE), "Where the window is smaller it is used, and a notice says so."),
         "temperature": between(0, 100),
         "top_p": between(0, 1),
         "top_k": between(-1, _MOST, WHOLE),

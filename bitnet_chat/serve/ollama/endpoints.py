@@ -29,7 +29,7 @@ from bitnet_chat.serve.generation import Generation
 from bitnet_chat.serve.ollama import reply
 from bitnet_chat.serve.ollama.request import ReplyRequest, chat_request, generate_request, model_request
 from bitnet_chat.serve.priority import is_urgent
-from bitnet_chat.serve.problems import Problem, Refused, failure_of, problem_of
+from bitnet_chat.serve.problems import Problem, Refused, error_json, failure_of, problem_of, without_tools
 from bitnet_chat.serve.routing import AUTO
 from bitnet_chat.serve.settings import ServeSettings
 from bitnet_chat.version import __version__
@@ -229,7 +229,7 @@ async def _lines(generation: Generation, writer: reply.Writer, before: Sequence[
                     notices.append(text)
                 case Completed() | Failed() as end:
                     if (error := failure_of(end)) is not None:
-                        yield reply.line(reply.error(_message(problem_of(error))))
+                        yield error_json(reply.error(_message(problem_of(error)))) + b"\n"
                         return
                     assert isinstance(end, Completed)
                     now = time.time()
@@ -269,11 +269,14 @@ class _WrongMethod(Refused):
 def _refusal(error: BitnetChatError, headers: Mapping[str, str] | None = None) -> Response:
     problem = problem_of(error)
     allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
-    return _json(reply.error(_message(problem)), problem.status, {**problem.headers, **allow, **(headers or {})})
+    told = {**problem.headers, **allow, **(headers or {})}
+    return Response(error_json(reply.error(_message(problem))), problem.status, told, media_type="application/json")
 
 
 def _message(problem: Problem) -> str:
     """In words of this API, where a backend has refused what OpenAI's calls otherwise."""
+    if problem.param == "tools":
+        return without_tools(problem.message)
     name = _NAMES.get(problem.param, "")
     return problem.message.replace(problem.param, name, 1) if name else problem.message
 

@@ -20,10 +20,10 @@ from bitnet_chat.serve.connection import respond, while_connected
 from bitnet_chat.serve.desk import Desk, Order
 from bitnet_chat.serve.eventstream import EventStream
 from bitnet_chat.serve.generation import Generation
-from bitnet_chat.serve.openai.reply import DONE, ChatWriter, CompletionWriter, Head, event, to_json
+from bitnet_chat.serve.openai.reply import DONE, ChatWriter, CompletionWriter, Head, to_json
 from bitnet_chat.serve.openai.request import ReplyRequest, chat_request, completion_request
 from bitnet_chat.serve.priority import is_urgent
-from bitnet_chat.serve.problems import Problem, Refused, failure_of, openai_form, problem_of
+from bitnet_chat.serve.problems import Problem, Refused, error_json, failure_of, openai_form, problem_of, without_tools
 from bitnet_chat.serve.settings import ServeSettings
 
 Writer = ChatWriter | CompletionWriter
@@ -145,7 +145,8 @@ async def _chunks(generation: Generation, writer: Writer, before: Sequence[str])
                     notices.append(text)
                 case Completed() | Failed() as end:
                     if (error := failure_of(end)) is not None:
-                        yield event(openai_form(_in_words_of_the_api(problem_of(error))))
+                        form = openai_form(_in_words_of_the_api(problem_of(error)))
+                        yield b"data: %b\n\n" % error_json(form)
                         return
                     assert isinstance(end, Completed)
                     for chunk in writer.last(end, notices):
@@ -174,10 +175,13 @@ class _WrongMethod(Refused):
 def _refusal(error: BitnetChatError, headers: Mapping[str, str] | None = None) -> Response:
     problem = _in_words_of_the_api(problem_of(error))
     allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
-    return _json(openai_form(problem), problem.status, {**problem.headers, **allow, **(headers or {})})
+    told = {**problem.headers, **allow, **(headers or {})}
+    return Response(error_json(openai_form(problem)), problem.status, told, media_type="application/json")
 
 
 def _in_words_of_the_api(problem: Problem) -> Problem:
+    if problem.param == "tools":
+        return replace(problem, message=without_tools(problem.message))
     if problem.param not in _NAMES:
         return problem
     name = _NAMES[problem.param]
