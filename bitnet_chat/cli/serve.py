@@ -79,6 +79,7 @@ def parser(unlisted: Collection[str] = REFUSED.keys()) -> Parser:
         metavar="SECONDS",
         help="that the reply of a chat goes on while nobody watches (default: 30)",
     )
+    server.add_argument("--strict", action="store_true", help="refuse by name what a request asks for without effect")
     server.add_argument("--log-prompts", action="store_true", help="what is said goes into the log")
     add_settings(parser, unlisted)
     parser.add_argument(

@@ -41,6 +41,8 @@ class ServeSettings:
     """Of one request."""
     overflow: Policy | None = None
     """What happens to a conversation that is larger than the window. None: what each API's own servers do."""
+    strict: bool = False
+    """Whether a field that has no effect is refused by name, and not ignored with a notice."""
     log_prompts: bool = False
     """Whether what is said stands in the log."""
 
