@@ -76,6 +76,8 @@ class ReplyOptions:
     tool_choice: str = "auto"
     """``auto``, ``none``, ``required`` or the name of a tool."""
     format: ResponseFormat | None = None
+    template: Mapping[str, object] = field(default_factory=dict, hash=False)
+    """Arguments of the chat template beside the messages, such as ``enable_thinking``."""
     overflow: Policy | None = None
     """What happens to a conversation that has outgrown the window; None: as the backend was set up."""
     alone: bool = False

@@ -26,7 +26,7 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
-from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.stream.gathering import Gathering
 
 if TYPE_CHECKING:
@@ -174,7 +174,10 @@ class GuardedBackend:
         last = conversation.last
         before = last.content if last is not None and last.role == "assistant" else ""
         markers = relevant(self._markers(), conversation) if self._limits.markers else ()
-        return Guard(markers, self._limits.repeat_limit, before, options.stop)
+        return Guard(markers, self._limits.repeat_limit, before, options.stop, self._tokens)
+
+    def _tokens(self, text: str) -> int:
+        return (self.inner.count(text) or by_length(text)).count
 
     def _line(self, end: Completed, options: ReplyOptions, repetitions: int, silence: float) -> str:
         """What happened, and how to go on; empty where nobody need be told."""

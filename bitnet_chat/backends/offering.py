@@ -1,7 +1,5 @@
-"""A backend that is offered tools, and goes without them where its model has no place for them.
-
-For front ends whose tools are there for as long as they run, whichever model answers. One that was asked for tools with
-this very reply, such as a server by its client, refuses instead.
+"""Backends that do with tools as a front end wishes: without them where the model has no place for them, or with one
+call in a reply.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started
 from bitnet_chat.prompt.tokens import TokenCount
@@ -22,7 +20,8 @@ _TOOLS = re.compile(r"\btools?\b|\btool_choice\b", re.IGNORECASE)
 
 
 class OfferingBackend:
-    """See :class:`bitnet_chat.backends.Backend`. All but the replies is that of ``inner``."""
+    """See :class:`bitnet_chat.backends.Backend`. All but the replies is that of ``inner``, which is offered tools, and
+    asked again without them where its model has no place for them."""
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
@@ -100,3 +99,28 @@ def refuses_tools(error: BitnetChatError) -> bool:
     if isinstance(error, Unsupported):
         return error.option == "tools"
     return isinstance(error, UsageError) and bool(_TOOLS.search(error.what))
+
+
+class SingleCallBackend:
+    """See :class:`bitnet_chat.backends.Backend`. Of the calls that a reply of ``inner`` asks for the first is kept."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.start, self.prepare, self.count = inner.start, inner.prepare, inner.count
+        self.interrupt, self.status, self.close = inner.interrupt, inner.status, inner.close
+
+    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
+        has_called = False
+        events = self.inner.reply(conversation, options or ReplyOptions())
+        try:
+            async for event in events:
+                if isinstance(event, ToolCall):
+                    if has_called:
+                        continue
+                    has_called = True
+                yield event
+        finally:
+            # An async generator has something to close; an iterator without aclose has nothing.
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                await close()

@@ -202,7 +202,8 @@ class Session:
                 talk = await self.keeper.talk()
                 estimate = self._estimate(talk, question)
                 message = self._input(process, question, options)
-                turn = Turn(process.meter, started, told, message.loose_end, allowance, estimate)
+                tags = process.thinking_tags
+                turn = Turn(process.meter, started, told, message.loose_end, allowance, estimate, tags)
                 process.send(message)
                 if not announced and (changed := talk.note_of(question.text)):
                     self.keeper.tell(changed)
@@ -313,6 +314,8 @@ class Session:
                 process.kill()
         turn.over(natural=turn.end is not None and turn.end.natural)
         await process.log_is_level()
+        for text, thinking in turn.within_after_all():
+            yield ThinkingDelta(text) if thinking else TextDelta(text)
 
     # The end of a turn
 

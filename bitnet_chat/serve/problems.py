@@ -5,8 +5,10 @@ The log of an engine (``detail``) stays on this side: it names files of this com
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
+from bitnet_chat.conversation.fields import Refused as Refused  # for all who know it from here
 from bitnet_chat.errors import (
     BitnetChatError,
     Busy,
@@ -22,14 +24,7 @@ from bitnet_chat.events import Completed, Failed
 from bitnet_chat.serve.catalogue import UnknownModel
 from bitnet_chat.serve.desk import Ending
 from bitnet_chat.stream.decoder import well_formed
-
-
-class Refused(UsageError):
-    """A request that cannot be used. ``param``: the name of what is wrong in it, such as ``messages[2].role``."""
-
-    def __init__(self, what: str, *, param: str = "", code: str = "", status: int = 400, remedy: str = "") -> None:
-        super().__init__(what, remedy=remedy)
-        self.param, self.code, self.status = param, code, status
+from bitnet_chat.stream.sanitize import escaped
 
 
 class TooSlow(BitnetChatError):
@@ -179,3 +174,13 @@ def openai_form(problem: Problem) -> dict[str, object]:
             **({} if problem.context_size is None else counts),
         }
     }
+
+
+def without_tools(message: str) -> str:
+    """In the words of Ollama, which clients of both APIs look for."""
+    return message.replace("tools is not supported here", "the model does not support tools", 1)
+
+
+def error_json(form: object) -> bytes:
+    """The form of an error as JSON. It may quote what a stranger sent, and is often read in a terminal as it is."""
+    return escaped(json.dumps(form, ensure_ascii=False, separators=(",", ":"))).encode()

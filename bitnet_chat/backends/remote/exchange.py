@@ -47,7 +47,7 @@ class Exchange:
 
     async def events(self, question: Question, options: ReplyOptions, target: Target) -> AsyncGenerator[Event, None]:
         """What the reply says, and how it ended. Raises Stopped, Refused, Lost, Misspoken."""
-        account, reader = self._account, self.wire.reader(options.max_tokens)
+        account, reader = self._account, self.wire.reader(options)
         account.prompt_estimate = lambda: self._fit.estimate(question)
         body = await self._line.within(beside(question.history, sent, self.wire, question, options, self._fit, target))
         prefix, _ = target.specials.as_text(question.prefix)
