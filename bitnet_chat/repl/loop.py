@@ -24,7 +24,7 @@ from prompt_toolkit.styles import Style
 
 from bitnet_chat.backends import Backend
 from bitnet_chat.editor import edit
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.markdown import prose
 from bitnet_chat.repl.completer import LineCompleter, typing_a_mention
 from bitnet_chat.repl.console import Verdict, clipboard_sequence
@@ -126,7 +126,7 @@ class TerminalLoop:
         finally:
             await self._talk.close()
             self._complain()
-        return 0
+        return FinishReason.JOURNAL.exit_code if self._talk.unkept else 0
 
     async def _converse(self, back: str) -> None:
         while not self._talk.leaving:

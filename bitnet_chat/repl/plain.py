@@ -124,7 +124,8 @@ class PlainLoop:
         self._code = 0
 
     async def run(self, notices: Sequence[str], resumed: Stored | None = None) -> int:
-        """Until the input ends or the user leaves; closes the backend. Returns 0, or 130 for Ctrl-C on piped input."""
+        """Until the input ends or the user leaves; closes the backend. Returns 9 where the end was not kept. On piped
+        input: 130 for Ctrl-C, else as a batch does, by the first question that got no whole reply."""
         try:
             for text in notices:
                 self._display.notice(text)
@@ -137,7 +138,10 @@ class PlainLoop:
                 await self._converse()
         finally:
             await self._talk.close()
-        return self._code
+        reason = FinishReason.JOURNAL if self._talk.unkept else None
+        if not self._typed:
+            reason = self._talk.failure or reason
+        return self._code or (reason.exit_code if reason is not None else 0)
 
     async def _converse(self) -> None:
         while not self._talk.leaving:
