@@ -245,6 +245,37 @@ def test_the_cost_does_not_grow_with_the_reply(kind: str) -> None:
     assert stream._first > settled > 0
 
 
+@pytest.mark.parametrize("kind", ["[word", "_word_ ", "![a](", "  b\n", "  b\n\n", "|b\n"])
+def test_markup_that_comes_to_nothing_costs_what_prose_costs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In characters that are parsed, markup counting more, and in steps of the parser; what is not parsed yet is there
+    as text at once."""
+    spent, steps = 0, 0
+    parse, skip = rendering._MARKDOWN.parse, rendering._MARKDOWN.inline.skipToken
+
+    def parsed(text: str) -> object:
+        nonlocal spent
+        spent += rendering._cost(text)
+        return parse(text)
+
+    def skipped(state: object) -> None:
+        nonlocal steps
+        steps += 1
+        skip(state)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rendering._MARKDOWN, "parse", parsed)
+    monkeypatch.setattr(rendering._MARKDOWN.inline, "skipToken", skipped)
+    before = {"  b\n": "- a\n", "  b\n\n": "- a\n\n", "|b\n": "|a|\n|-|\n"}.get(kind, "")
+    text = before + kind * (1_000 // len(kind))
+    stream, shown = HtmlStream(), dict[int, str]()
+    for at in range(0, len(text), 5):
+        shown.update(stream.feed(text[at : at + 5]))
+    said = "".join(words_in(html) for _, html in sorted(shown.items()))
+    assert said.count("b") >= 0.9 * text.count("b") and said.count("w") >= 0.9 * text.count("w")
+    shown.update(stream.finish())
+    assert spent < 450 * len(text) and steps < 100 * len(text)
+    assert "".join(html for _, html in sorted(shown.items())) == html_of(text)
+
+
 # No harm
 
 HOSTILE = (

@@ -16,7 +16,7 @@ that was shown. And a heading is two levels lower, because the page has headings
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -24,6 +24,7 @@ import nh3
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
 from markdown_it.renderer import RendererHTML
+from markdown_it.rules_inline import StateInline, image, link
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
@@ -35,8 +36,17 @@ _LIMIT, _TABLE = 1_000, 3_000
 """A block with more characters is cut, a table later than the others."""
 _MOST = 4_000
 """A block that cannot be cut anywhere is cut all the same."""
+_LOOKS = 8
+"""So often a text is looked through for the ends of links at most."""
 _LONGEST = 2_000
 """Characters of a line; what follows is taken for another line."""
+_SMALL = 256
+"""Characters of a block that is looked at with each of its lines; a larger one when it has grown by an eighth."""
+_RATE, _SAVED = 150, 15_000
+"""What the open block may cost for each character that comes, and what may be saved up, in characters of prose that are
+parsed. A paragraph of prose costs as much at each token, one with nothing but markup twenty times as much: it is
+rendered less often, and meanwhile what comes stands behind it as plain text."""
+_MARKS, _MARK = re.compile(r"[\[\]!*_`<&\\~|\n]"), 20
 _FENCE = re.compile(r" {0,3}(?P<mark>`{3,}|~{3,})(?P<info>.*)")
 _TELLING = re.compile(r" {0,3}(`{3}|~{3})|[ |:-]*-[ |:-]*$")
 """A line with which code or a table may begin."""
@@ -109,9 +119,33 @@ def _lower(tag: str) -> str:
     return f"h{min(6, int(tag[1]) + 2)}"
 
 
+_Rule = Callable[[StateInline, bool], bool]
+_SPENT = -1
+"""Where the cache of a state, which is by places, holds the characters that labels were looked for in."""
+
+
+def _bounded(rule: _Rule) -> _Rule:
+    """A rule for links or images whose cost is linear: each bracket that is never closed makes the original look
+    through all that follows. It gives up where there is no destination, and where it has looked through the text often
+    enough: then what follows is text."""
+
+    def bounded(state: StateInline, silent: bool) -> bool:
+        spent = state.cache.get(_SPENT, 0)
+        if spent > _LOOKS * len(state.src) + _MOST or state.src.find("](", state.pos) < 0:
+            return False
+        found = rule(state, silent)
+        if not found and state.src[state.pos] in "![":
+            state.cache[_SPENT] = state.cache.get(_SPENT, 0) + state.posMax - state.pos
+        return found
+
+    return bounded
+
+
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": 20}, renderer_cls=_Renderer)
     parser.enable(["table", "strikethrough"])
+    parser.inline.ruler.at("link", _bounded(link))
+    parser.inline.ruler.at("image", _bounded(image))
     parser.disable("reference")
     parser.validateLink = lambda url: _ADDRESS.match(url) is not None  # type: ignore[method-assign]
     return parser
@@ -158,9 +192,18 @@ class HtmlStream:
         self._told: list[str] = []
         """What was told of the open block, and of those that seemed to stand behind it."""
         self._changes: dict[int, str] = {}
+        self._next = 0
+        """The size from which on it is worth another look whether the open block can be divided."""
+        self._drawn: int | None = None
+        """Characters of the open block that were rendered last."""
+        self._drawn_html = ""
+        """What the last block of them became."""
+        self._credit = 0
+        """What rendering the open block may cost; see :data:`_RATE`."""
 
     def feed(self, text: str) -> list[tuple[int, str]]:
         """The next characters."""
+        self._credit = min(self._credit + _RATE * len(text), _SAVED)
         self._take(self._sanitizer.feed(well_formed(text)))
         self._show(self._open())
         return self._changed()
@@ -207,7 +250,10 @@ class HtmlStream:
         self._lines.append(line)
         self._size += len(line) + 1
         if self._size > _LIMIT or not line.strip() or self._table is not None or _TELLING.match(line):
-            self._divide()
+            if self._size >= self._next:
+                self._divide()
+            else:
+                self._table = None
 
     def _code(self, listing: Listing, line: str, end: str) -> None:
         if self._nested and line.strip() and len(line) - len(line.lstrip(" ")) < self._indent:
@@ -236,6 +282,7 @@ class HtmlStream:
     def _divide(self) -> None:
         """Blocks behind which another one has begun are settled; a long one is cut."""
         self._table = None
+        self._next = self._next_look()
         tokens = self._parsed("\n".join(self._lines))
         blocks = _blocks(tokens)
         if not blocks:
@@ -256,6 +303,13 @@ class HtmlStream:
             self._cut(tokens[first:behind], last.map[0] if len(blocks) > 1 else 0)
         elif is_table and self._lines[-1].strip():
             self._table = self._html(tokens[first:behind])
+
+    def _next_look(self) -> int:
+        """The size at which to divide again, where nothing comes of it now. What is cut at a limit is cut there."""
+        if self._size <= _SMALL:
+            return 0
+        later = self._size * 9 // 8
+        return min([later, *(limit + 1 for limit in (_LIMIT, _TABLE, _MOST) if limit >= self._size)])
 
     def _begin_code(self, token: Token) -> None:
         opened = next(number for number, line in enumerate(self._lines) if line.strip())
@@ -319,6 +373,8 @@ class HtmlStream:
         self._size = sum(len(line) + 1 for line in lines)
         self._number = None
         self._table = None
+        self._next = 0
+        self._drawn = None
 
     def _settle(self, html: str) -> None:
         """The open block reads like this for good; behind it begins the next."""
@@ -328,6 +384,7 @@ class HtmlStream:
             self._changes.pop(self._first, None)
         self._told = self._told[1:]
         self._first += 1
+        self._drawn = None
 
     # What is not settled
 
@@ -337,10 +394,19 @@ class HtmlStream:
             if partial.strip() and not partial.strip().strip(self._mark[0]):
                 partial = ""  # the end of the code, perhaps
             return [_clean(self._listing.html(partial))] if self._listing.needed or partial else []
+        raw = "\n".join([*self._lines, self._partial])
+        cost = _cost(self._partial if self._table is not None else raw)
+        if cost > self._credit and self._drawn is not None and self._told:
+            return [*self._told[:-1], _with_tail(self._drawn_html, raw[self._drawn :])]
+        self._credit -= cost
         partial = "" if _UNSAID.fullmatch(self._partial) else _closed(self._partial)
+        self._drawn = len(raw)
         if self._table is not None and partial:
-            return self._with_row(self._table, partial)
-        return self._rendered("\n".join([*self._lines, partial]))
+            blocks = self._with_row(self._table, partial)
+        else:
+            blocks = self._rendered("\n".join([*self._lines, partial]))
+        self._drawn_html = blocks[-1] if blocks else ""
+        return blocks
 
     def _with_row(self, table: str, row: str) -> list[str]:
         """The open table and a row that is not complete. Only that is parsed: a table has many characters."""
@@ -373,6 +439,19 @@ class HtmlStream:
 
     def _html(self, tokens: Sequence[Token]) -> str:
         return _clean(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+
+
+def _cost(text: str) -> int:
+    """Of parsing and rendering it, in characters of prose."""
+    return len(text) + _MARK * len(_MARKS.findall(text))
+
+
+def _with_tail(html: str, tail: str) -> str:
+    """A block with text behind it that was not parsed yet, inside of what its last tags close."""
+    at = len(html)
+    while at and html[at - 1] in ">\n" and (html[at - 1] == "\n" or html.startswith("</", html.rfind("<", 0, at))):
+        at = at - 1 if html[at - 1] == "\n" else html.rfind("<", 0, at)
+    return f"{html[:at]}{escapeHtml(tail)}{html[at:]}" if at < len(html) else f"{html}<p>{escapeHtml(tail)}</p>"
 
 
 def _clean(html: str) -> str:
