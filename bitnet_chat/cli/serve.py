@@ -80,6 +80,7 @@ def parser(unlisted: Collection[str] = REFUSED.keys()) -> Parser:
         metavar="SECONDS",
         help="that the reply of a chat goes on while nobody watches (default: 30)",
     )
+    server.add_argument("--strict", action="store_true", help="refuse by name what a request asks for without effect")
     server.add_argument("--log-prompts", action="store_true", help="what is said goes into the log")
     add_settings(parser, unlisted)
     parser.add_argument(
@@ -137,6 +138,8 @@ def read(
         if name in given:
             raise UsageError(f"{config.flag(name)} is not for a server: {why}")
     settings, configured = config.load(given, environment)
+    if config.sourced(given, environment)["overflow"].origin != "default":
+        values["overflow"] = settings.overflow
     settings = replace(settings, attach="", tools="")  # of the config file, where they are meant for the terminal
     return replace(ServeSettings(), **values).checked(), settings, configured, models
 

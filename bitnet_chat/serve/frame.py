@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
@@ -18,7 +17,7 @@ from bitnet_chat.serve.body import read_object
 from bitnet_chat.serve.connection import ClientGone
 from bitnet_chat.serve.keys import COOKIE, SESSION, Keys, TooManyGuesses
 from bitnet_chat.serve.metrics import Metrics
-from bitnet_chat.serve.problems import Refused
+from bitnet_chat.serve.problems import Refused, error_json
 from bitnet_chat.serve.security import (
     HEADERS,
     Facts,
@@ -243,4 +242,4 @@ def _api(path: str) -> str:
 
 
 def _json(value: object, status: int, headers: dict[str, str]) -> Response:
-    return Response(json.dumps(value, ensure_ascii=False), status, headers, media_type="application/json")
+    return Response(error_json(value), status, headers, media_type="application/json")
