@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bitnet_chat.serve.page import rendering
 from bitnet_chat.serve.page.code import Listing, language_of
+from bitnet_chat.serve.page.markup import MARKDOWN, TAGS, clean
 from bitnet_chat.serve.page.rendering import HtmlStream, html_of
 from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import visible
@@ -105,7 +106,7 @@ def squeezed(html: str) -> str:
 def test_it_is_what_the_parser_makes_of_the_whole(text: str) -> None:
     text = text.rstrip(" \t")  # in code that is open to the end the parser drops them, and they are kept here
     whole = visible(well_formed(text))
-    at_once = rendering._clean(rendering._MARKDOWN.render(whole))
+    at_once = clean(MARKDOWN.render(whole))
     assert squeezed(html_of(text)) == squeezed(at_once)
 
 
@@ -250,7 +251,7 @@ def test_markup_that_comes_to_nothing_costs_what_prose_costs(kind: str, monkeypa
     """In characters that are parsed, markup counting more, and in steps of the parser; what is not parsed yet is there
     as text at once."""
     spent, steps = 0, 0
-    parse, skip = rendering._MARKDOWN.parse, rendering._MARKDOWN.inline.skipToken
+    parse, skip = MARKDOWN.parse, MARKDOWN.inline.skipToken
 
     def parsed(text: str) -> object:
         nonlocal spent
@@ -262,8 +263,8 @@ def test_markup_that_comes_to_nothing_costs_what_prose_costs(kind: str, monkeypa
         steps += 1
         skip(state)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rendering._MARKDOWN, "parse", parsed)
-    monkeypatch.setattr(rendering._MARKDOWN.inline, "skipToken", skipped)
+    monkeypatch.setattr(MARKDOWN, "parse", parsed)
+    monkeypatch.setattr(MARKDOWN.inline, "skipToken", skipped)
     before = {"  b\n": "- a\n", "  b\n\n": "- a\n\n", "|b\n": "|a|\n|-|\n"}.get(kind, "")
     text = before + kind * (1_000 // len(kind))
     stream, shown = HtmlStream(), dict[int, str]()
@@ -309,7 +310,7 @@ HOSTILE = (
     "- " * 3_000,
     "|" * 5_000 + "\n" + "|-" * 2_500 + "\n" + "|" * 5_000,
 )
-ALLOWED = rendering._TAGS
+ALLOWED = TAGS
 SAFE = {"class", "href", "title", "target", "rel", "start", "tabindex", "data-language"}
 
 

@@ -16,19 +16,15 @@ that was shown. And a heading is two levels lower, because the page has headings
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
-import nh3
-from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
-from markdown_it.renderer import RendererHTML
-from markdown_it.rules_inline import StateInline, image, link
 from markdown_it.token import Token
-from markdown_it.utils import EnvType, OptionsDict
 
-from bitnet_chat.serve.page.code import Listing, language_of, whole
+from bitnet_chat.serve.page.code import Listing, language_of
+from bitnet_chat.serve.page.markup import MARKDOWN, clean
 from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import Sanitizer
 
@@ -36,8 +32,6 @@ _LIMIT, _TABLE = 1_000, 3_000
 """A block with more characters is cut, a table later than the others."""
 _MOST = 4_000
 """A block that cannot be cut anywhere is cut all the same."""
-_LOOKS = 8
-"""So often a text is looked through for the ends of links at most."""
 _LONGEST = 2_000
 """Characters of a line; what follows is taken for another line."""
 _SMALL = 256
@@ -53,105 +47,6 @@ _TELLING = re.compile(r" {0,3}(`{3}|~{3})|[ |:-]*-[ |:-]*$")
 _UNSAID = re.compile(r"[-=*+#>|_~`:\s]+")
 """A line that is only the beginning of markup: ``--`` may become an item, a heading, a table or a rule."""
 _LINKING = re.compile(r"!?\[([^\[\]\n]*)\](\([^()\s]*)?$")
-_ADDRESS = re.compile(r"(https?://|mailto:)[^\s]", re.IGNORECASE)
-
-_TAGS = {
-    *("p", "br", "hr", "blockquote", "ul", "ol", "li", "em", "strong", "s", "a", "code", "pre", "span", "div"),
-    *("h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"),
-}
-_CLEANER = nh3.Cleaner(
-    tags=_TAGS,
-    clean_content_tags={"script", "style"},
-    attributes={"a": {"href", "title"}, "pre": {"data-language"}, "ol": {"start"}},
-    tag_attribute_values={
-        "pre": {"class": {"code", "code more"}},
-        "ul": {"class": {"more"}},
-        "ol": {"class": {"more"}},
-        "a": {"class": {"image"}},
-        "div": {"class": {"table"}},
-        "th": {"class": {"left", "center", "right"}},
-        "td": {"class": {"left", "center", "right"}},
-        "span": {"class": set("pcesntkfabdi")},
-    },
-    set_tag_attribute_values={"a": {"target": "_blank"}, "div": {"tabindex": "0"}, "pre": {"tabindex": "0"}},
-    url_schemes={"http", "https", "mailto"},
-    url_relative="deny",
-    link_rel="noopener noreferrer nofollow",
-    strip_comments=True,
-)
-
-
-class _Renderer(RendererHTML):
-    """How each kind of token is written."""
-
-    def image(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        token = tokens[index]
-        words = self.renderInlineAsText(token.children or [], options, env) or "image"
-        return f'<a class="image" href="{escapeHtml(str(token.attrGet("src") or ""))}">{escapeHtml(words)}</a>'
-
-    def fence(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return whole(tokens[index].content, language_of(tokens[index].info))
-
-    def code_block(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return whole(tokens[index].content, "")
-
-    def table_open(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return '<div class="table"><table>'
-
-    def table_close(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return "</table></div>"
-
-    def heading_open(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return f"<{_lower(tokens[index].tag)}>"
-
-    def heading_close(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return f"</{_lower(tokens[index].tag)}>"
-
-    def cell_open(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        side = str(tokens[index].attrGet("style") or "").removeprefix("text-align:")
-        classed = f' class="{side}"' if side else ""
-        return f"<{tokens[index].tag}{classed}>"
-
-    th_open = td_open = cell_open
-
-
-def _lower(tag: str) -> str:
-    return f"h{min(6, int(tag[1]) + 2)}"
-
-
-_Rule = Callable[[StateInline, bool], bool]
-_SPENT = -1
-"""Where the cache of a state, which is by places, holds the characters that labels were looked for in."""
-
-
-def _bounded(rule: _Rule) -> _Rule:
-    """A rule for links or images whose cost is linear: each bracket that is never closed makes the original look
-    through all that follows. It gives up where there is no destination, and where it has looked through the text often
-    enough: then what follows is text."""
-
-    def bounded(state: StateInline, silent: bool) -> bool:
-        spent = state.cache.get(_SPENT, 0)
-        if spent > _LOOKS * len(state.src) + _MOST or state.src.find("](", state.pos) < 0:
-            return False
-        found = rule(state, silent)
-        if not found and state.src[state.pos] in "![":
-            state.cache[_SPENT] = state.cache.get(_SPENT, 0) + state.posMax - state.pos
-        return found
-
-    return bounded
-
-
-def _parser() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": 20}, renderer_cls=_Renderer)
-    parser.enable(["table", "strikethrough"])
-    parser.inline.ruler.at("link", _bounded(link))
-    parser.inline.ruler.at("image", _bounded(image))
-    parser.disable("reference")
-    parser.validateLink = lambda url: _ADDRESS.match(url) is not None  # type: ignore[method-assign]
-    return parser
-
-
-_MARKDOWN = _parser()
 
 
 def html_of(text: str) -> str:
@@ -215,7 +110,7 @@ class HtmlStream:
             self._line(self._partial, end="")
             self._partial = ""
         if self._listing is not None:
-            blocks = [_clean(self._listing.html())] if self._listing.needed else []
+            blocks = [clean(self._listing.html())] if self._listing.needed else []
         else:
             blocks = self._rendered("\n".join(self._lines))
         for html in blocks:
@@ -266,11 +161,11 @@ class HtmlStream:
             return
         listing.add(self._dedented(line) + end)
         if listing.full:
-            self._settle(_clean(listing.cut()))
+            self._settle(clean(listing.cut()))
 
     def _end_code(self, listing: Listing) -> None:
         if listing.needed:
-            self._settle(_clean(listing.cut()))
+            self._settle(clean(listing.cut()))
         self._listing = None
 
     def _dedented(self, line: str) -> str:
@@ -393,7 +288,7 @@ class HtmlStream:
             partial = self._dedented(self._partial)
             if partial.strip() and not partial.strip().strip(self._mark[0]):
                 partial = ""  # the end of the code, perhaps
-            return [_clean(self._listing.html(partial))] if self._listing.needed or partial else []
+            return [clean(self._listing.html(partial))] if self._listing.needed or partial else []
         raw = "\n".join([*self._lines, self._partial])
         cost = _cost(self._partial if self._table is not None else raw)
         if cost > self._credit and self._drawn is not None and self._told:
@@ -430,7 +325,7 @@ class HtmlStream:
         return [self._html(tokens[first:behind]) for first, behind in _blocks(tokens)]
 
     def _parsed(self, text: str) -> list[Token]:
-        tokens = _MARKDOWN.parse(text)
+        tokens = MARKDOWN.parse(text)
         if self._number is not None and tokens and tokens[0].type in ("bullet_list_open", "ordered_list_open"):
             tokens[0].attrSet("class", "more")
             if self._number and tokens[0].type == "ordered_list_open":
@@ -438,7 +333,7 @@ class HtmlStream:
         return tokens
 
     def _html(self, tokens: Sequence[Token]) -> str:
-        return _clean(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+        return clean(MARKDOWN.renderer.render(tokens, MARKDOWN.options, {}))
 
 
 def _cost(text: str) -> int:
@@ -452,11 +347,6 @@ def _with_tail(html: str, tail: str) -> str:
     while at and html[at - 1] in ">\n" and (html[at - 1] == "\n" or html.startswith("</", html.rfind("<", 0, at))):
         at = at - 1 if html[at - 1] == "\n" else html.rfind("<", 0, at)
     return f"{html[:at]}{escapeHtml(tail)}{html[at:]}" if at < len(html) else f"{html}<p>{escapeHtml(tail)}</p>"
-
-
-def _clean(html: str) -> str:
-    """Only what is made here passes; without the newlines at its ends."""
-    return _CLEANER.clean(html).strip()
 
 
 def _blocks(tokens: Sequence[Token]) -> list[tuple[int, int]]:
