@@ -149,6 +149,12 @@ class LlamaServer:
             sign_of_life=sign_of_life(settings),
         )
 
+    @property
+    def known(self) -> Target | None:
+        """Where to ask, if that is known and it lives."""
+        process = self.server.process
+        return self._known[1] if self._known is not None and self._known[0] is process else None
+
     async def target(self) -> Target:
         """Where to ask. Raises as :meth:`Server.running` does."""
         while True:
@@ -214,6 +220,7 @@ class LlamaServer:
             _window(props),
             knows_tools=_caps(props).get("supports_tools") is not False,
             specials=SpecialTokens(header.control_tokens if header is not None else ()),
+            count=lambda body: _counted(connection, body),
         )
 
     async def leave(self) -> None:
@@ -272,6 +279,10 @@ class _Slot:
     def restarts(self) -> int:
         return self._shared.server.restarts
 
+    @property
+    def target(self) -> Target | None:
+        return self._shared.known
+
     async def ready(self) -> Target:
         return await self._shared.target()
 
@@ -296,6 +307,17 @@ class _Slot:
 
     async def close(self) -> None:
         await self._shared.leave()
+
+
+async def _counted(connection: Connection, body: dict[str, Any]) -> int | None:
+    """Tokens of the prompt that the server makes of a request. Raises Refused where it is too old to tell."""
+    made = await connection.ask("/apply-template", body)
+    prompt = made.get("prompt") if isinstance(made, dict) else None
+    if not isinstance(prompt, str):
+        return None
+    found = await connection.ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
+    tokens = found.get("tokens") if isinstance(found, dict) else None
+    return len(tokens) if isinstance(tokens, list) else None
 
 
 def own_sampling(settings: Settings) -> Sampling:

@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from json import dumps
 
 _GLYPHLESS = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u2065\u206a-\u206f\u3164"
@@ -123,6 +124,11 @@ def visible_characters(text: str) -> list[str]:
         if stop == at + 1:
             characters[at] = shown
     return characters
+
+
+def escaped(json: str) -> str:
+    """JSON text that says the same, with everything a terminal could act on as ``\\u....``."""
+    return _UNSAFE.sub(lambda found: dumps(found[0])[1:-1], json)
 
 
 def one_line(text: str) -> str:

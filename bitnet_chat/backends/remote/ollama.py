@@ -30,8 +30,10 @@ class OllamaWire:
     def __init__(self, *, context_size: int = 0) -> None:
         self._context_size = context_size
 
-    def without(self, field: str) -> bool:
-        return False
+    depends_on_request = False
+
+    def without(self, field: str) -> OllamaWire:
+        return self
 
     def refusal(self, options: ReplyOptions) -> tuple[str, str] | None:
         if unknown := unknown_choice(options):
@@ -77,7 +79,7 @@ class OllamaWire:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
-    def reader(self, limit: int | None = None) -> OllamaReader:
+    def reader(self, options: ReplyOptions | None = None) -> OllamaReader:
         return OllamaReader()
 
 
