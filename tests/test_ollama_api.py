@@ -552,11 +552,6 @@ def test_a_window_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> 
                 told = f"options.num_ctx is 4096, and the window of {name} has {window} tokens"
                 lines = (await asker.post("/api/chat", json=body)).text.splitlines()
                 assert json.loads(lines[-1])["bitnet_chat"]["notices"] == [told]
-            for name, words in (("a", 500), ("b", 4000)):  # a character is a token of the scripted backend
-                body = {"model": name, "messages": [{"role": "user", "content": "word " * words}], "truncate": False}
-                response = await asker.post("/api/chat", json=body)
-                assert response.status_code == 400 and "tokens at least" in response.json()["error"]
-                assert (await asker.post("/api/chat", json={**body, "truncate": True})).status_code == 200
 
     play(scene())
 
@@ -679,8 +674,7 @@ def test_the_published_client_talks_to_the_real_thing(client: ollama.Client) -> 
     assert short.done_reason == "length" and short.message.content
     assert (whole.message.content or "").startswith(short.message.content)
     assert client.ps().models[0].context_length == 2048
-    with pytest.raises(ollama.ResponseError, match="num_ctx"):
-        client.chat(name, [HELLO], options={"num_ctx": 65536})
+    assert client.chat(name, [HELLO], options={"num_ctx": 65536}).done, "the window that there is, with a notice"
     assert client.generate(name, keep_alive=0).done_reason == "unload"
     assert client.ps().models == []
     assert client.generate(name).done_reason == "load"

@@ -323,7 +323,7 @@ def test_what_is_no_request() -> None:
             ):
                 got, reply, _ = await http.whole(CHAT, body, method="POST")
                 assert (got, reply["error"]["code"]) == (status, code)
-            for path in ("/v1/embeddings", "/v1/responses", "/v1/", "/v1/chat/completions/"):
+            for path in ("/v1/embeddings", "/v1/responses", "/v1/", "/v1/chat/completions/more"):
                 status, reply, _ = await http.whole(path, asking())
                 assert status == 404 and reply["error"]["code"] == "not_found"
             for method, path, allowed in (

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
+from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import (
     Completed,
     Event,
@@ -145,6 +145,9 @@ class GuardedBackend:
             close = getattr(events, "aclose", None)
             if close is not None:
                 await close()
+
+    async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
+        return await refusal_of(self.inner, conversation, options)
 
     def prepare(self, history: Conversation) -> None:
         self.inner.prepare(history)

@@ -149,6 +149,12 @@ class LlamaServer:
             sign_of_life=sign_of_life(settings),
         )
 
+    @property
+    def known(self) -> Target | None:
+        """Where to ask, if that is known and it lives."""
+        process = self.server.process
+        return self._known[1] if self._known is not None and self._known[0] is process else None
+
     async def target(self) -> Target:
         """Where to ask. Raises as :meth:`Server.running` does."""
         while True:
@@ -272,6 +278,10 @@ class _Slot:
     @property
     def restarts(self) -> int:
         return self._shared.server.restarts
+
+    @property
+    def target(self) -> Target | None:
+        return self._shared.known
 
     async def ready(self) -> Target:
         return await self._shared.target()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
+from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started
@@ -70,6 +70,12 @@ class OfferingBackend:
             if self._was_interrupted:  # while there was nothing to stop
                 yield Completed(FinishReason.INTERRUPTED, "")
                 return
+
+    async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
+        error = await refusal_of(self.inner, conversation, options)
+        if error is None or not options.tools or not refuses_tools(error):
+            return error
+        return await refusal_of(self.inner, conversation, replace(options, tools=(), tool_choice="auto"))
 
     def prepare(self, history: Conversation) -> None:
         self.inner.prepare(history)

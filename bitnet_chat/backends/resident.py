@@ -25,7 +25,7 @@ from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.selection import Wish, judge, select
 from bitnet_chat.engine.session import Session
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
-from bitnet_chat.errors import ModelError, Unsupported, UsageError
+from bitnet_chat.errors import BitnetChatError, ModelError, Unsupported, UsageError
 from bitnet_chat.events import Event
 from bitnet_chat.models import conversion
 from bitnet_chat.prompt.tokens import TokenCount, by_length
@@ -145,6 +145,16 @@ class ResidentBackend:
         if (interpreter := self._interpreter_for(conversation, options.tools)) is not None:
             return interpreter.reply(conversation, options)
         return self._session.reply(conversation, options)
+
+    async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
+        """See :func:`bitnet_chat.backends.refusal_of`."""
+        try:
+            if (interpreter := self._interpreter_for(conversation, options.tools)) is not None:
+                conversation, options = await interpreter.plain(conversation, options)
+            await self._session.check(conversation, options)
+        except BitnetChatError as error:
+            return error
+        return None
 
     def prepare(self, history: Conversation) -> None:
         if (interpreter := self._interpreter_for(history)) is not None:

@@ -69,7 +69,7 @@ class Interpreter:
 
     def _prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         with contextlib.suppress(BitnetChatError):  # the next reply will tell
-            prepare(self._plain(history))
+            prepare(self._plain(history, self.tools, self._alone))
 
     def cancel(self) -> None:
         """What was to be prepared and has not begun is not wanted any more."""
@@ -85,19 +85,9 @@ class Interpreter:
         """See :meth:`bitnet_chat.backends.Backend.reply`."""
         self.cancel()
         self._was_interrupted, self._alone = False, options.alone
-        tools = options.tools if options.tool_choice != "none" else ()
-        if tools and options.tool_choice != "auto":
-            why = "an engine on a pseudo-terminal decides by itself whether it calls a tool"
-            yield Failed(Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server"))
-            return
-        self.tools = tools
-        # A stop text ends what is said, and no call.
-        options = replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
+        tools = self.tools = _offered(options)
         try:
-            format = await self._known()
-            if tools and isinstance(format, BitnetChatError):
-                raise format
-            plain = await beside(conversation, self._plain, conversation)
+            plain, options = await self.plain(conversation, options)
         except BitnetChatError as error:
             yield Failed(error)
             return
@@ -136,6 +126,19 @@ class Interpreter:
                 self._remember(message, Spoken(turns, reading.told if calls else ()))
         if end is not None:
             yield end
+
+    async def plain(self, conversation: Conversation, options: ReplyOptions) -> tuple[Conversation, ReplyOptions]:
+        """What an engine is asked instead. Raises Unsupported for tools that it cannot be told of."""
+        tools = _offered(options)
+        if tools and options.tool_choice != "auto":
+            why = "an engine on a pseudo-terminal decides by itself whether it calls a tool"
+            raise Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server")
+        format = await self._known()
+        if tools and isinstance(format, BitnetChatError):
+            raise format
+        plain = await beside(conversation, self._plain, conversation, tools, options.alone)
+        # A stop text ends what is said, and no call.
+        return plain, replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
 
     async def _read(self, plain: Conversation, options: ReplyOptions, reading: _Reading) -> AsyncIterator[Event]:
         """All events but the last, which ``reading`` keeps."""
@@ -179,9 +182,9 @@ class Interpreter:
         except BitnetChatError as error:
             return error
 
-    def _plain(self, conversation: Conversation) -> Conversation:
+    def _plain(self, conversation: Conversation, tools: Sequence[Tool], alone: bool) -> Conversation:
         format = self._format if isinstance(self._format, ToolFormat) else None
-        return lowered(conversation, self.tools, format, lambda message: self._spoken.get(_key(message, self._alone)))
+        return lowered(conversation, tools, format, lambda message: self._spoken.get(_key(message, alone)))
 
     def _remember(self, message: Message, spoken: Spoken) -> None:
         if self._alone and not message.tool_calls:
@@ -277,6 +280,10 @@ class _Reading:
             else:
                 self.faults.append(_unknown(piece, self._names))
         return events
+
+
+def _offered(options: ReplyOptions) -> tuple[Tool, ...]:
+    return options.tools if options.tool_choice != "none" else ()
 
 
 def has_tools(conversation: Conversation) -> bool:

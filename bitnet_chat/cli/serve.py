@@ -137,6 +137,8 @@ def read(
         if name in given:
             raise UsageError(f"{config.flag(name)} is not for a server: {why}")
     settings, configured = config.load(given, environment)
+    if config.sourced(given, environment)["overflow"].origin != "default":
+        values["overflow"] = settings.overflow
     settings = replace(settings, attach="", tools="")  # of the config file, where they are meant for the terminal
     return replace(ServeSettings(), **values).checked(), settings, configured, models
 

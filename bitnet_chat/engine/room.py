@@ -75,11 +75,11 @@ class Room:
         the policy is to stop.
         """
         policy = alone or self.policy
-        left = self.window.count_left(history)
+        left = self.window.count_left(history) if alone is None else 0
         size = self.size or talk.context_size
         if not size:
             return left
-        kept = self.window.kept(history)
+        kept = self.window.kept(history) if alone is None else history
         message = talk.cost_of_message(text, self.count) if text else TokenCount(0)
         told = self._told(talk, kept, used, size)
         need = told.tokens + message
@@ -91,7 +91,7 @@ class Room:
             raise too_long(message, pinned, size)
         if not kept.turns:
             if need.at_least >= size:
-                if not self.window.summary:
+                if not self.window.summary or alone:
                     raise too_long(message, pinned, size)
                 self.window.summary = ""
             return left
@@ -186,6 +186,7 @@ def outgrown(size: int | None, need: TokenCount | None = None, reserve: int = 0)
         f"the conversation has outgrown the context window{window}{length}{beside}; nothing was sent or dropped",
         remedy="/clear starts over, --overflow drop-oldest or summarize lets the oldest turns leave the window,"
         " and a larger --ctx makes room where the model allows it",
-        needed=None if need is None else need.count + reserve,
+        needed=None if need is None else need.count,
+        reserve=reserve,
         size=size,
     )

@@ -96,7 +96,7 @@ class Session:
         cut, conversation = _cut_reply(conversation)
         cleaned = clean(conversation.messages[-1].content)
         if not cleaned.text:
-            yield Failed(UsageError("an empty message cannot be sent"))
+            yield Failed(_empty())
             return
         keeper.begin(alone=options.alone)
         keeper.sampling = options.sampling
@@ -136,24 +136,35 @@ class Session:
             timer.cancel()
         self.keeper.rest()
 
+    async def check(self, conversation: Conversation, options: ReplyOptions) -> None:
+        """Raises BitnetChatError for what would be refused whatever the engine says. A reply may be under way."""
+        cut, conversation = _cut_reply(conversation)
+        if not clean(conversation.messages[-1].content).text:
+            raise _empty()
+        question = await self._asked(conversation, cut, options)
+        if options.alone:
+            await self._trimmer.leaving(question.history, question.text, options)
+
     async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Question:
         """What is to be put to the engine. Raises BitnetChatError when nothing can be."""
-        if options.format is not None and not (await self.keeper.talk()).carries_all:
-            why = "an engine on a pseudo-terminal takes no grammar for one reply"
-            raise Unsupported("response_format", why, remedy=_WITH_GRAMMAR)
-        if cut is None:
-            *earlier, asked = (await beside(conversation, as_sent, conversation)).messages
-            question = Question(Conversation(tuple(earlier)), asked.content)
-        else:
-            talk = await self.keeper.talk()
-            if talk.go_on_message:
-                self.keeper.tell("this engine cannot go on with a reply by itself: it was asked to continue")
-            whole = Conversation((*conversation.messages, cut))
-            question = Question(await beside(whole, as_sent, whole), talk.go_on_message, goes_on=True)
+        question = await self._asked(conversation, cut, options)
+        if question.goes_on and question.text:
+            self.keeper.tell("this engine cannot go on with a reply by itself: it was asked to continue")
         if options.alone:
             history = await self._trimmer.cut(question.history, question.text, options)
             question = replace(question, history=history)
         return question
+
+    async def _asked(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Question:
+        talk = await self.keeper.talk()
+        if options.format is not None and not talk.carries_all:
+            why = "an engine on a pseudo-terminal takes no grammar for one reply"
+            raise Unsupported("response_format", why, remedy=_WITH_GRAMMAR)
+        if cut is None:
+            *earlier, asked = (await beside(conversation, as_sent, conversation)).messages
+            return Question(Conversation(tuple(earlier)), asked.content)
+        whole = Conversation((*conversation.messages, cut))
+        return Question(await beside(whole, as_sent, whole), talk.go_on_message, goes_on=True)
 
     async def _allowance(self, options: ReplyOptions) -> Allowance | None:
         """For an engine that does not keep to a limit by itself, and is a few tokens over before it has stopped."""
@@ -387,6 +398,10 @@ class Session:
                     count = keeper.room.more_to_drop(memory)
                 keeper.let_go(memory, count)
         keeper.try_spawn(memory)
+
+
+def _empty() -> UsageError:
+    return UsageError("an empty message cannot be sent")
 
 
 def _is_overflow(event: Completed | Failed) -> bool:

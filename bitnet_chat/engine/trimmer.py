@@ -29,20 +29,23 @@ class Trimmer:
     async def cut(self, history: Conversation, text: str, options: ReplyOptions) -> Conversation:
         """What a request that stands for itself is answered by: ``history``, or as much of it as has room before
         ``text``. That depends on the request alone. Raises ContextOverflow for what is not to be sent."""
-        keeper = self._keeper
-        room, talk = keeper.room, await keeper.talk()
-        most = options.max_tokens or talk.max_tokens
-        policy = options.overflow or room.policy
-        count = await beside(history, keeper.to_drop, talk, history, text, most, policy)
+        keeper, room = self._keeper, self._keeper.room
+        count = await self.leaving(history, text, options)
         if not count:
             return history
         leaving = history.turns[:count]
         summary = ""
-        if policy == "summarize":
+        if (options.overflow or room.policy) == "summarize":
             summary = await self._made_of(leaving, "")
         tokens = await beside(history, room.cost_of_oldest, history, count)
         keeper.tell(left_note(count, len(history.turns), tokens, summary), count)
         return summaries.with_summary(without_oldest(history, count), summary)
+
+    async def leaving(self, history: Conversation, text: str, options: ReplyOptions) -> int:
+        """How many of the oldest messages such a request is answered without. Raises as ``cut``."""
+        talk = await self._keeper.talk()
+        most, policy = options.max_tokens or talk.max_tokens, options.overflow or self._keeper.room.policy
+        return await beside(history, self._keeper.to_drop, talk, history, text, most, policy)
 
     async def make_room(self, history: Conversation, text: str, most: int | None) -> bool:
         """Let leave what has to, by what is known before ``text`` is sent; True where something did.

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from bitnet_chat.backends import Backend, ReplyOptions
-from bitnet_chat.backends.offering import OfferingBackend, SingleCallBackend
+from bitnet_chat.backends.offering import OfferingBackend, SingleCallBackend, refuses_tools
 from bitnet_chat.backends.pool import Seat, number
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation
@@ -67,6 +67,7 @@ class Defaults:
             options = replace(options, max_tokens=self.max_tokens)
         if options.timeout is None and self.timeout is not None:
             options = replace(options, timeout=self.timeout)
+        options = replace(options, alone=True)  # backends are shared by all who ask
         if self.system and not conversation.system and order.recorder is None:
             conversation = conversation.with_system(self.system)
         return replace(order, options=options, conversation=conversation)
@@ -163,6 +164,10 @@ class Desk:
             if place is not None and place.replay is not None:
                 await _give_again(place.replay, order, generation)
                 return
+            if not generation.stopped_by(task.cancel):
+                raise asyncio.CancelledError
+            if (refusal := await self._refusal(order, generation.model)) is not None:
+                raise refusal
             async with self.catalogue.held(generation.model) as pool:
                 for tries in range(_YIELDS + 1):
                     if not generation.stopped_by(task.cancel):
@@ -193,6 +198,15 @@ class Desk:
         finally:
             if generation.end is None:
                 generation.put(Failed(EngineDied("the reply ended without a word about why"), generation.text))
+
+    async def _refusal(self, order: Order, model: str) -> BitnetChatError | None:
+        """What the request is refused for without its turn."""
+        options = order.options
+        refusal = await self.catalogue.refusal(model, order.conversation, options)
+        if refusal is not None and options.tools and order.tools_optional and refuses_tools(refusal):
+            options = replace(options, tools=(), tool_choice="auto")
+            refusal = await self.catalogue.refusal(model, order.conversation, options)
+        return refusal
 
     async def _ask(
         self,

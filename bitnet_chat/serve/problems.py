@@ -55,6 +55,9 @@ class Problem:
     """Seconds after which it is worth another try."""
     passes: bool = True
     """Whether another try, unchanged, may fare better."""
+    prompt_tokens: int | None = None
+    context_size: int | None = None
+    """Of messages that are too long."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -71,6 +74,10 @@ def problem_of(error: BitnetChatError) -> Problem:
     """What a client is told of an error."""
     status, kind, code, param, passes = _place(error)
     what, remedy = well_formed(error.what), well_formed(error.remedy)
+    needed, window = None, None
+    if isinstance(error, ContextOverflow) and error.needed and error.size:
+        needed, window = error.needed, error.size
+        what, remedy = _too_long(needed, error.reserve, window)
     return Problem(
         status,
         kind,
@@ -81,6 +88,18 @@ def problem_of(error: BitnetChatError) -> Problem:
         param,
         error.retry_after if isinstance(error, Busy) else None,
         passes,
+        needed,
+        window,
+    )
+
+
+def _too_long(needed: int, reserve: int, window: int) -> tuple[str, str]:
+    """In words that clients of the OpenAI API, of llama-server and of Ollama look for."""
+    kept = f", and {reserve} are kept for the reply" if reserve else ""
+    return (
+        f"This model's maximum context length is {window} tokens, and the request has {needed} with the chat template"
+        f" and its tools{kept}: the input length exceeds the available context size",
+        "send less of the conversation; --overflow drop-oldest has the server leave out the oldest messages",
     )
 
 
@@ -145,12 +164,14 @@ def failure_of(end: Completed | Failed) -> BitnetChatError | None:
 
 def openai_form(problem: Problem) -> dict[str, object]:
     """``{"error": …}`` as the OpenAI API has it."""
+    counts = {"n_prompt_tokens": problem.prompt_tokens, "n_ctx": problem.context_size}  # as llama-server tells them
     return {
         "error": {
             "message": problem.message,
             "type": problem.type,
             "param": problem.param or None,
             "code": problem.code,
+            **({} if problem.context_size is None else counts),
         }
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from bitnet_chat.backends import Policy
 from bitnet_chat.errors import UsageError
 from bitnet_chat.serve.origins import Hosts, Origins
 
@@ -38,6 +39,8 @@ class ServeSettings:
     """So long a server that is told to end waits for replies that are under way."""
     body_limit: int = 8_000_000
     """Of one request."""
+    overflow: Policy | None = None
+    """What happens to a conversation that is larger than the window. None: what each API's own servers do."""
     strict: bool = False
     """Whether a field that has no effect is refused by name, and not ignored with a notice."""
     log_prompts: bool = False

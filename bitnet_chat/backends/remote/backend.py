@@ -142,8 +142,7 @@ class RemoteBackend:
                 return
             if question.note:
                 yield Notice(question.note)
-            fit = self._fit.alone(options.overflow) if options.alone else self._fit
-            fit.tools = options.tools if options.tool_choice != "none" else ()
+            fit = self._fit_for(options)
             async with aclosing(self._attempts(question, options, account, line, fit)) as events:
                 async for event in events:
                     if isinstance(event, Completed | Failed):
@@ -152,6 +151,32 @@ class RemoteBackend:
         finally:
             line.stop(FinishReason.INTERRUPTED)
             self._rest(line)
+
+    async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
+        """See :func:`bitnet_chat.backends.refusal_of`."""
+        line, target = Line(options.timeout), self._service.target
+        try:
+            question = await beside(conversation, self._question, conversation, options)
+            if target is not None and options.alone:
+                self._learn_size(target)
+                self._check_tools(options, target)
+                await Clearing(line, self._fit_for(options), self._wire).check(question, options, target)
+        except BitnetChatError as error:
+            return error
+        except Stopped:
+            pass
+        finally:
+            line.close()
+        return None
+
+    def _fit_for(self, options: ReplyOptions) -> Fit:
+        fit = self._fit.alone(options.overflow) if options.alone else self._fit
+        fit.tools = options.tools if options.tool_choice != "none" else ()
+        return fit
+
+    def _check_tools(self, options: ReplyOptions, target: Target) -> None:
+        if options.tools and options.tool_choice != "none" and not target.knows_tools:
+            raise Unsupported("tools", f"the chat template of {self._service.model} has no place for them")
 
     def _question(self, conversation: Conversation, options: ReplyOptions) -> Question:
         """Raises UsageError for what is wrong with it whatever the server says."""
@@ -198,13 +223,10 @@ class RemoteBackend:
                 target = await line.within(self._service.ready())
                 self._learn_size(target)
                 fit.size = fit.size or self._fit.size
-                if options.tools and options.tool_choice != "none" and not target.knows_tools:
-                    raise Unsupported("tools", f"the chat template of {self._service.model} has no place for them")
+                self._check_tools(options, target)
                 await clearing.make_room(question, wanted, target)
                 for note in self._service.take_notices():
                     yield Notice(note)
-                if (left := window.take_note())[0]:
-                    yield Notice(*left)
                 async with aclosing(exchange.events(question, wanted, target)) as events:
                     async for event in events:
                         if isinstance(event, Completed):

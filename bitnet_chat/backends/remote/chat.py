@@ -96,8 +96,10 @@ class ChatWire:
             body |= {"cache_prompt": True, "timings_per_token": stream}
         return body
 
-    def reader(self, limit: int | None = None) -> ChatReader:
-        return ChatReader(tells_thoughts=self._llama, limit=limit if self._llama else None)
+    def reader(self, options: ReplyOptions | None = None) -> ChatReader:
+        options = options or ReplyOptions()
+        limit = options.max_tokens if self._llama else None
+        return ChatReader(tells_thoughts=self._llama, limit=limit, has_stops=bool(options.stop))
 
 
 def unknown_choice(options: ReplyOptions) -> tuple[str, str] | None:
@@ -152,9 +154,9 @@ def _format(wanted: ResponseFormat) -> dict[str, Any]:
 class ChatReader:
     """See :class:`bitnet_chat.backends.remote.wire.Reader`. ``tells_thoughts``: the server tells thoughts apart by
     itself; where it does not they are found by their tags. ``limit``: tokens of the reply where the server was asked
-    for one more: where that is text it is left out."""
+    for one more: where that is text it is left out. ``has_stops``: a stop text may end the reply, and not a token."""
 
-    def __init__(self, *, tells_thoughts: bool = False, limit: int | None = None) -> None:
+    def __init__(self, *, tells_thoughts: bool = False, limit: int | None = None, has_stops: bool = False) -> None:
         self._decoder = SseDecoder()
         self._calls: dict[int, CallParts] = {}
         self.call_size = 0
@@ -163,7 +165,7 @@ class ChatReader:
         self.finish: FinishReason | None = None
         self.error = ""
         self.usage = Usage()
-        self._limit = limit
+        self._limit, self._has_stops = limit, has_stops
         self._is_estimate = False
         self._late: list[dict[str, Any]] = []
         """What came with the token beyond the limit: told if that has ended the reply, else left out."""
@@ -295,7 +297,9 @@ class ChatReader:
 
     def _of_text(self, made: int) -> tuple[int, int]:
         """Of the ``made`` tokens of a llama-server those within the limit, and how many of them are not text."""
-        if self.finish in (FinishReason.STOP, FinishReason.TOOL_CALLS):
+        if self.finish is FinishReason.TOOL_CALLS or (self.finish is FinishReason.STOP and not self._has_stops):
+            return made, min(made, 1)
+        if self.finish is FinishReason.STOP:
             return made, min(made, 1) if self._made is None else max(0, made - self._made)
         return made if self._limit is None else min(made, self._limit), 0
 

@@ -35,22 +35,29 @@ class Clearing:
 
     async def make_room(self, question: Question, options: ReplyOptions, target: Target) -> None:
         """Raises ContextOverflow where that cannot be, and Stopped."""
-        fit = self._fit
-        if fit.is_short(question):
-            return
-        exact: int | None = None
         for _ in range(_TRIES):
-            # A long history in a vocabulary that is not read yet takes its time.
-            if await self._in_thread(fit.is_countable, question):
-                exact = await self._counted(question, options, target)
-                if exact is not None:
-                    await self._in_thread(fit.learn, question, exact)
-            count = await self._in_thread(fit.to_drop, question, options.max_tokens, exact)
-            if count <= fit.window.count_left(question.history):
+            count, is_exact = await self._to_drop(question, options, target)
+            if count <= self._fit.window.count_left(question.history):
                 return
             await self._let_go(question.history, count, target)
-            if exact is None:
+            if not is_exact:
                 return
+
+    async def check(self, question: Question, options: ReplyOptions, target: Target) -> None:
+        """Raises as ``make_room`` would, and does nothing."""
+        await self._to_drop(question, options, target)
+
+    async def _to_drop(self, question: Question, options: ReplyOptions, target: Target) -> tuple[int, bool]:
+        """How many messages are to be out of the window, and whether the server itself has counted."""
+        fit, exact = self._fit, None
+        if fit.is_short(question):
+            return fit.window.count_left(question.history), False
+        # A long history in a vocabulary that is not read yet takes its time.
+        if target.count is not None and await self._in_thread(fit.is_countable, question):
+            exact = await self._counted(question, options, target)
+            if exact is not None:
+                await self._in_thread(fit.learn, question, exact)
+        return await self._in_thread(fit.to_drop, question, options.max_tokens, exact), exact is not None
 
     async def drop_more(self, question: Question, refusal: Refusal, target: Target) -> None:
         """The server said that it was too much. Raises as ``make_room`` does."""

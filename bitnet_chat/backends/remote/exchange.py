@@ -47,20 +47,25 @@ class Exchange:
 
     async def events(self, question: Question, options: ReplyOptions, target: Target) -> AsyncGenerator[Event, None]:
         """What the reply says, and how it ended. Raises Stopped, Refused, Lost, Misspoken."""
-        account, reader = self._account, self.wire.reader(options.max_tokens)
+        account, reader = self._account, self.wire.reader(options)
         account.prompt_estimate = lambda: self._fit.estimate(question)
         body = await self._line.within(beside(question.history, sent, self.wire, question, options, self._fit, target))
         prefix, _ = target.specials.as_text(question.prefix)
         account.begin(prefix, question.loose_end if prefix else "")
         await self._line.ask(lambda sent: target.connection.post(self.wire.path, body.content, sent))
+        response = None
         if options.alone and target.count is None and self._fit.may_be_refused(question):
-            await self._line.heard(_REFUSAL)  # a client gets it as a status, if it comes before anything is told
+            # A client gets a refusal as a status, if it comes before anything is told.
+            response = await self._line.heard(_REFUSAL)
+        text, dropped = self._fit.window.take_note()
+        if text:  # not before: what is refused may have to be cut again
+            yield Notice(text, dropped)
         if not self._has_started:
             self._has_started = True
             if body.changed:
                 yield Notice(note(body.changed, "conversation"))
             yield Started()  # not before: who hears it has work of its own to do, which should not hold up the request
-        response = await self._line.answer()
+        response = response or await self._line.answer()
         try:
             if response.content_type == "application/json" != self.wire.streamed:
                 content = await self._line.within(whole(response, target.connection.base))

@@ -79,7 +79,7 @@ class OllamaWire:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
-    def reader(self, limit: int | None = None) -> OllamaReader:
+    def reader(self, options: ReplyOptions | None = None) -> OllamaReader:
         return OllamaReader()
 
 

@@ -41,6 +41,10 @@ class Service(Protocol):
         """The model that answers, as far as it is known."""
 
     @property
+    def target(self) -> Target | None:
+        """What ``ready`` gives, where that is known by now."""
+
+    @property
     def engine(self) -> str:
         """For a status line."""
 

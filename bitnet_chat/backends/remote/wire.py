@@ -79,8 +79,8 @@ class Wire(Protocol):
     def depends_on_request(self) -> bool:
         """Whether a field is left out that holds what a client asked for: another value of it may be taken."""
 
-    def reader(self, limit: int | None = None) -> Reader:
-        """``limit``: tokens of the reply, as :meth:`body` was told."""
+    def reader(self, options: ReplyOptions | None = None) -> Reader:
+        """``options``: those that :meth:`body` was given."""
 
 
 @dataclass(frozen=True, slots=True)

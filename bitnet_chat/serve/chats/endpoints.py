@@ -160,7 +160,10 @@ class _Api:
         except BaseException:
             generation.stop()
             raise
-        return _refused(generation) or EventStream(_all_of(opening, generation, False), gone=generation.stop)
+        if (refusal := _refused(generation)) is not None:
+            return refusal
+        events = _all_of(opening, generation, False)
+        return EventStream(events, gone=generation.stop, headers=generation.headers)
 
     async def stop(self, request: Request) -> Response:
         id = _id(request)

@@ -9,18 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from bitnet_chat.backends import Backend
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.backends import Policy
 from bitnet_chat.conversation.fields import Fields, Notes
-from bitnet_chat.errors import BitnetChatError, ContextOverflow
+from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed, Notice
-from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.serve.body import read
 from bitnet_chat.serve.card import ModelCard
 from bitnet_chat.serve.connection import respond, while_connected
@@ -108,9 +107,10 @@ class _Api:
         writer = writer_of(model, thinking=asked.thinking)
         if asked.only_loads:
             return await self._load(request, asked, model, writer)
+        policy: Policy = "stop" if asked.whole else self._settings.overflow or "drop-oldest"
         order = Order(
             asked.conversation,
-            asked.options,
+            replace(asked.options, overflow=policy),
             model,
             tools_optional=notes is not None,
             urgent=is_urgent(request.headers.get("priority")),
@@ -126,20 +126,15 @@ class _Api:
         except BaseException:
             generation.stop()
             raise
-        headers = {"X-Request-Id": generation.id, **({"X-Cache": "hit"} if generation.cached else {})}
+        headers = generation.headers
         if not asked.stream or _failed_at_once(generation):
             return await _whole(generation, writer, notices, headers)
         return _Stream(_lines(generation, writer, notices), generation.stop, headers)
 
     async def _check_window(self, asked: ReplyRequest, model: str, notes: Notes | None) -> None:
-        if not asked.window and not asked.whole:
+        if not asked.window:
             return
         window = self._catalogue.window(model) or (await self._catalogue.card(model)).window
-        if asked.whole and window:
-            backends = self._catalogue.pools[model].backends
-            tokens = _tokens(asked.conversation, backends[0] if backends else None)
-            if tokens > window:
-                raise ContextOverflow(f"the messages are {tokens} tokens at least, and the window has {window}")
         if window and asked.window > window:
             why = f"is {asked.window}, and the window of {model} has {window} tokens"
             if notes is not None:
@@ -195,15 +190,6 @@ class _Api:
 
 
 _LINES = "application/x-ndjson"
-
-
-def _tokens(conversation: Conversation, backend: Backend | None) -> int:
-    """So many at least."""
-
-    def count(text: str) -> TokenCount:
-        return (backend.count(text) if backend is not None else None) or by_length(text)
-
-    return sum(count(message.content).at_least for message in conversation.messages)
 
 
 class _Stream(StreamingResponse):

@@ -98,7 +98,8 @@ class _Api:
         notices = notes.lines if notes is not None else []
         order = Order(
             asked.conversation,
-            asked.options,
+            # As OpenAI and llama-server do: what is too long is refused, unless this server was told otherwise.
+            replace(asked.options, overflow=self._settings.overflow or "stop"),
             asked.model,
             tools_optional=notes is not None and asked.options.tool_choice == "auto",
             one_call=asked.one_call,
@@ -113,7 +114,7 @@ class _Api:
         except BaseException:
             generation.stop()
             raise
-        headers = {"x-request-id": generation.id, **({"x-cache": "hit"} if generation.cached else {})}
+        headers = generation.headers
         head = Head(f"{prefix}-{generation.id}", int(generation.created), generation.model)
         writer = writer_of(head, usage=asked.usage)
         if asked.stream and not _failed_at_once(generation):
