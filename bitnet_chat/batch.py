@@ -15,6 +15,8 @@ from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
+from bitnet_chat.conversation.fields import Fields, Notes
+from bitnet_chat.conversation.reading import conversation_of
 from bitnet_chat.errors import (
     BitnetChatError,
     EngineDied,
@@ -201,6 +203,8 @@ class Job:
     fields: Mapping[str, Any]
     conversation: Conversation | None
     error: UsageError | None = None
+    notes: tuple[str, ...] = ()
+    """What of it was taken otherwise than it was given."""
 
 
 def read_jobs(lines: Iterator[bytes], system: str = "") -> Iterator[Job]:
@@ -211,7 +215,9 @@ def read_jobs(lines: Iterator[bytes], system: str = "") -> Iterator[Job]:
         fields: Mapping[str, Any] = {}
         try:
             fields = _object(raw)
-            yield Job(index, fields, _conversation(fields, system))
+            notes = Notes()
+            conversation = _conversation(fields, system, notes)
+            yield Job(index, fields, conversation, notes=tuple(notes.lines))
         except UsageError as error:
             yield Job(index, fields, None, UsageError(f"line {index}: {error.what}", remedy=error.remedy))
 
@@ -231,7 +237,7 @@ def is_blank(question: str) -> bool:
     return not question.strip()
 
 
-def _conversation(fields: Mapping[str, Any], system: str) -> Conversation:
+def _conversation(fields: Mapping[str, Any], system: str, notes: Notes) -> Conversation:
     prompt, messages = fields.get("prompt"), fields.get("messages")
     if (prompt is None) == (messages is None):
         raise UsageError("it needs either 'prompt' or 'messages'")
@@ -243,10 +249,7 @@ def _conversation(fields: Mapping[str, Any], system: str) -> Conversation:
         return Conversation().with_system(system).with_user(prompt)
     if not isinstance(messages, list):
         raise UsageError("'messages' is no list")
-    conversation = Conversation.from_dicts(messages)
-    last = conversation.last
-    if last is None or last.role not in ("user", "tool") or (last.role == "user" and is_blank(last.content)):
-        raise UsageError("the last of 'messages' is no user message")
+    conversation = conversation_of(Fields({"messages": messages}, notes=notes).needed_objects("messages"))
     return conversation if conversation.system else conversation.with_system(system)
 
 

@@ -154,7 +154,23 @@ class EngineStalled(EngineDied):
 
 
 class ContextOverflow(BitnetChatError):
+    """``needed``: tokens of all that would have been sent; ``reserve``: those that are kept for the reply; ``size``:
+    those of the window. None where they are not known."""
+
     reason = FinishReason.CONTEXT_OVERFLOW
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        remedy: str = "",
+        detail: str = "",
+        needed: int | None = None,
+        reserve: int = 0,
+        size: int | None = None,
+    ) -> None:
+        super().__init__(what, remedy=remedy, detail=detail)
+        self.needed, self.reserve, self.size = needed, reserve, size
 
 
 class JournalError(BitnetChatError):

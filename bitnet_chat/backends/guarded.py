@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
+from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import (
     Completed,
     Event,
@@ -26,7 +26,7 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
-from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.stream.gathering import Gathering
 
 if TYPE_CHECKING:
@@ -146,6 +146,9 @@ class GuardedBackend:
             if close is not None:
                 await close()
 
+    async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
+        return await refusal_of(self.inner, conversation, options)
+
     def prepare(self, history: Conversation) -> None:
         self.inner.prepare(history)
 
@@ -171,7 +174,10 @@ class GuardedBackend:
         last = conversation.last
         before = last.content if last is not None and last.role == "assistant" else ""
         markers = relevant(self._markers(), conversation) if self._limits.markers else ()
-        return Guard(markers, self._limits.repeat_limit, before, options.stop)
+        return Guard(markers, self._limits.repeat_limit, before, options.stop, self._tokens)
+
+    def _tokens(self, text: str) -> int:
+        return (self.inner.count(text) or by_length(text)).count
 
     def _line(self, end: Completed, options: ReplyOptions, repetitions: int, silence: float) -> str:
         """What happened, and how to go on; empty where nobody need be told."""

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from bitnet_chat.backends import Backend, Sampling
+from bitnet_chat.backends import Backend, ReplyOptions, Sampling, refusal_of
 from bitnet_chat.backends.source import Source
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import BitnetChatError, Busy
@@ -106,6 +106,15 @@ class Pool:
         statuses = [seat.backend.status() for seat in self._seats]
         sizes = [(status.memory or 0) + (status.spare_memory or 0) for status in statuses]
         return max(sizes, default=0) if self.source.shared else sum(sizes)
+
+    async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
+        """What a request that would have to wait here is refused for when its turn comes, as far as that can be said
+        without an engine: there is nothing to wait for, then. None where there is a seat for it."""
+        if self._closed or not self._seats:
+            return None
+        if not self._waiting and (self._free or len(self._seats) < self.source.parallel):
+            return None
+        return await refusal_of(self._seats[0].backend, conversation, options)
 
     def start(self) -> None:
         """Loads the first one in the background."""

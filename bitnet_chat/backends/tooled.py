@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
@@ -34,8 +35,9 @@ class Interpreter:
     """Speaks of tools with a front end, and plain messages with an engine.
 
     The engine's own words of each reply with calls are remembered, so that an engine that has them in its memory need
-    not read them again in the words of the template. A call that cannot be read is told to the model once, within the
-    same reply; the front end hears of it only if the model fails again.
+    not read them again in the words of the template. For a request that stands for itself they are known by the ids of
+    the calls, which nobody has who did not get that reply. A call that cannot be read is told to the model once, within
+    the same reply; the front end hears of it only if the model fails again.
     """
 
     def __init__(self, template: Callable[[], ChatTemplate], replies: Replies, interrupt: Callable[[], None]) -> None:
@@ -48,6 +50,8 @@ class Interpreter:
         self._spoken: OrderedDict[tuple[object, ...], Spoken] = OrderedDict()
         self._preparing: asyncio.Task[None] | None = None
         self._was_interrupted = False
+        self._alone = False
+        """Whether the request stands for itself."""
         self.tools: tuple[Tool, ...] = ()
         """Those of the last reply, and most likely of the next one."""
 
@@ -65,7 +69,7 @@ class Interpreter:
 
     def _prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         with contextlib.suppress(BitnetChatError):  # the next reply will tell
-            prepare(self._plain(history))
+            prepare(self._plain(history, self.tools, self._alone))
 
     def cancel(self) -> None:
         """What was to be prepared and has not begun is not wanted any more."""
@@ -80,20 +84,10 @@ class Interpreter:
     async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncIterator[Event]:
         """See :meth:`bitnet_chat.backends.Backend.reply`."""
         self.cancel()
-        self._was_interrupted = False
-        tools = options.tools if options.tool_choice != "none" else ()
-        if tools and options.tool_choice != "auto":
-            why = "an engine on a pseudo-terminal decides by itself whether it calls a tool"
-            yield Failed(Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server"))
-            return
-        self.tools = tools
-        # A stop text ends what is said, and no call.
-        options = replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
+        self._was_interrupted, self._alone = False, options.alone
+        tools = self.tools = _offered(options)
         try:
-            format = await self._known()
-            if tools and isinstance(format, BitnetChatError):
-                raise format
-            plain = self._plain(conversation)
+            plain, options = await self.plain(conversation, options)
         except BitnetChatError as error:
             yield Failed(error)
             return
@@ -132,6 +126,19 @@ class Interpreter:
                 self._remember(message, Spoken(turns, reading.told if calls else ()))
         if end is not None:
             yield end
+
+    async def plain(self, conversation: Conversation, options: ReplyOptions) -> tuple[Conversation, ReplyOptions]:
+        """What an engine is asked instead. Raises Unsupported for tools that it cannot be told of."""
+        tools = _offered(options)
+        if tools and options.tool_choice != "auto":
+            why = "an engine on a pseudo-terminal decides by itself whether it calls a tool"
+            raise Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server")
+        format = await self._known()
+        if tools and isinstance(format, BitnetChatError):
+            raise format
+        plain = await beside(conversation, self._plain, conversation, tools, options.alone)
+        # A stop text ends what is said, and no call.
+        return plain, replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
 
     async def _read(self, plain: Conversation, options: ReplyOptions, reading: _Reading) -> AsyncIterator[Event]:
         """All events but the last, which ``reading`` keeps."""
@@ -175,13 +182,16 @@ class Interpreter:
         except BitnetChatError as error:
             return error
 
-    def _plain(self, conversation: Conversation) -> Conversation:
+    def _plain(self, conversation: Conversation, tools: Sequence[Tool], alone: bool) -> Conversation:
         format = self._format if isinstance(self._format, ToolFormat) else None
-        return lowered(conversation, self.tools, format, lambda message: self._spoken.get(_key(message)))
+        return lowered(conversation, tools, format, lambda message: self._spoken.get(_key(message, alone)))
 
     def _remember(self, message: Message, spoken: Spoken) -> None:
-        self._spoken[_key(message)] = spoken
-        self._spoken.move_to_end(_key(message))
+        if self._alone and not message.tool_calls:
+            return
+        key = _key(message, self._alone)
+        self._spoken[key] = spoken
+        self._spoken.move_to_end(key)
         if len(self._spoken) > _REMEMBERED:
             self._spoken.popitem(last=False)
 
@@ -272,6 +282,10 @@ class _Reading:
         return events
 
 
+def _offered(options: ReplyOptions) -> tuple[Tool, ...]:
+    return options.tools if options.tool_choice != "none" else ()
+
+
 def has_tools(conversation: Conversation) -> bool:
     """Whether there is anything of tools in it."""
     return any(message.role == "tool" or message.tool_calls for message in conversation.messages)
@@ -303,9 +317,11 @@ def _sum(first: Stats, second: Stats) -> Stats:
     )
 
 
-def _key(message: Message) -> tuple[object, ...]:
-    """What a front end gives back of a reply. White space around the text and in the arguments may be another."""
-    return message.content.strip(), *((call.name, _canonical(call.arguments)) for call in message.tool_calls)
+def _key(message: Message, alone: bool) -> tuple[object, ...]:
+    """What a front end gives back of a reply. White space around the text and in the arguments may be another; so may
+    be the ids of calls, but for a request that stands ``alone``."""
+    calls = ((call.id if alone else "", call.name, _canonical(call.arguments)) for call in message.tool_calls)
+    return alone, message.content.strip(), *calls
 
 
 def _canonical(arguments: str) -> str:

@@ -167,6 +167,12 @@ async def _answer_file(
 ) -> int:
     done = {} if output_path is None else batch.finished(output_path, jobs)
     todo = [job for job in jobs if job.index not in done]
+    noted: set[str] = set()
+    for job in todo:
+        for note in job.notes:
+            if note not in noted:  # mostly the same for all lines
+                _say(f"line {job.index}: {note}")
+            noted.add(note)
     failed = [done[index] for index in sorted(done) if done[index].exit_code]
     if done:
         told = f"{output_path} has {len(done)} of {len(jobs)} replies already"

@@ -189,7 +189,7 @@ def text_in(content: object, number: int) -> str:
         if not isinstance(text, str):
             raise UsageError(f"message {number} has a part without a text")
         texts.append(text)
-    return "".join(texts)
+    return "\n".join(texts)
 
 
 def calls_in(value: object, number: int) -> tuple[ToolCall, ...]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import codecs
 import io
-import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
+from bitnet_chat import terminal
 from bitnet_chat.backends import Backend
 from bitnet_chat.editor import edit
 from bitnet_chat.errors import FinishReason, UsageError
@@ -113,8 +114,10 @@ class PlainLoop:
         attached: Sequence[Attachment] = (),
     ) -> None:
         self._typed = sys.stdin.isatty()
-        self._sink = StreamSink(sys.stdout, sys.stdout if sys.stdout.isatty() else sys.stderr)
-        self._display = Display(self._sink, colour=colour, spinner=False, thinking=settings.thinking)
+        remarks = sys.stdout if sys.stdout.isatty() else sys.stderr
+        self._sink = StreamSink(sys.stdout, remarks)
+        size = partial(terminal.size, remarks) if remarks.isatty() else None
+        self._display = Display(self._sink, colour=colour, spinner=False, thinking=settings.thinking, size=size)
         self._talk = Talk(backend, settings, self._display, self, switch_model, journal, attached)
         self._lines = Lines(sys.stdin)
         self._parts: list[str] = []
@@ -212,7 +215,7 @@ class PlainLoop:
         return next((word for word in words if line and word.startswith(line)), None)
 
     def copy(self, text: str) -> bool:
-        if not sys.stdout.isatty() or os.environ.get("TERM", "").lower() in ("", "dumb", "unknown"):
+        if not terminal.draws(sys.stdout):
             return False
         self._sink.words(clipboard_sequence(text))
         return True
