@@ -24,6 +24,7 @@ from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import UsageError
+from bitnet_chat.models.names import name_of
 from bitnet_chat.prompt.specials import SpecialTokens
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 
@@ -51,8 +52,10 @@ class LlamaServer:
         *,
         parallel: int = 1,
         sharing: Sharing | None = None,
+        name: str = "",
     ) -> None:
-        """Starts nothing. ``sharing``: of the processors with other engines.
+        """Starts nothing. ``sharing``: of the processors with other engines. ``name``: of the model, where it was given
+        one.
 
         Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
         require_aiohttp()
@@ -72,6 +75,8 @@ class LlamaServer:
 
         self.model = model_path(settings, by_engine(self.binary.path), self.notices.append)
         with_magic(self.model)
+        self.label = name or name_of(self.model)
+        """What the model is called."""
         self.header: ModelHeader | None = None
         self._counter: TokenCounter | None = None
         self._reading = threading.Lock()
@@ -129,10 +134,6 @@ class LlamaServer:
         argv += [word for each in prepared.overrides for word in option(OVERRIDE, each)]
         argv += option("--chat-template", prepared.replaces) if prepared.replaces else []
         return [*argv, *share.extra, *self._address()]
-
-    @property
-    def label(self) -> str:
-        return self.header.label if self.header is not None else self.model.stem
 
     def backend(self) -> RemoteBackend:
         """One more conversation with it. The process ends when the last of them is closed."""

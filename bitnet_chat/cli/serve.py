@@ -21,6 +21,7 @@ from bitnet_chat import config
 from bitnet_chat.cli.parser import Parser, add_settings, parse
 from bitnet_chat.cli.supply import provide
 from bitnet_chat.errors import UsageError
+from bitnet_chat.stream.sanitize import one_line
 
 if TYPE_CHECKING:
     from bitnet_chat.backends import Sampling
@@ -148,11 +149,20 @@ def _models(texts: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
         named = None if Path(text).is_file() else _NAMED.fullmatch(text)
-        name, file = (named[1].strip(), named[2]) if named else ("" if len(texts) == 1 else Path(text).stem, text)
+        name, file = (one_line(named[1]), named[2]) if named else ("" if len(texts) == 1 else _name(text), text)
         if name in found:
             raise UsageError(f"-m {text}: there is a model {name!r} already", remedy="-m NAME=FILE names each")
         found[name] = file
     return found
+
+
+def _name(text: str) -> str:
+    """Of the model that ``-m`` says, a file or a name."""
+    from bitnet_chat.models.names import name_of
+    from bitnet_chat.models.resolve import find
+
+    installed = None if Path(text).is_file() else find(text)
+    return installed.name if installed is not None else name_of(Path(text))
 
 
 def _size(text: str) -> int:
@@ -191,7 +201,7 @@ async def open_server(
     served = models or {"": ""}
     for name, file in served.items():
         of_this = replace(settings, model=file) if file else settings
-        source = open_source(of_this, configured, parallel=serving.parallel, models=len(served))
+        source = open_source(of_this, configured, parallel=serving.parallel, models=len(served), name=name)
         sources[name or source.name] = source
     if notice := _of_threads(settings, serving.parallel):  # requests have no place for it
         _say(notice)

@@ -18,11 +18,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_chat.backends import ReplyOptions, refusal_of
 from bitnet_chat.backends.pool import Pool
 from bitnet_chat.backends.source import Source
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, ModelError, UsageError
+from bitnet_chat.models.names import Names, key_of
 from bitnet_chat.progress import size
 from bitnet_chat.serve.card import ModelCard, read_card
 from bitnet_chat.serve.routing import AUTO, Candidate, route
@@ -65,9 +65,10 @@ class Catalogue:
 
         Raises UsageError for a name that means something else, ModelError for a file that is larger than the limit.
         """
-        if AUTO in sources:
+        if any(key_of(name) == AUTO for name in sources):
             raise UsageError(f"no model can be called {AUTO!r}: it is the name for whichever fits best")
         self._models = {name: _Model(name, source, Pool(source, queue=queue)) for name, source in sources.items()}
+        self._names = Names((name, source.path, source.origin) for name, source in sources.items())
         self._queue, self._limit = queue, memory_limit
         self._clock = itertools.count(1)
         self._line = asyncio.Lock()
@@ -105,6 +106,11 @@ class Catalogue:
         """Who waits for a model to be loaded, or for the room for it."""
         return self._waiting
 
+    def find(self, name: str) -> str | None:
+        """The name in :attr:`listed` that is meant, however it is written; None where none is."""
+        found = self._names.find(name)
+        return AUTO if found is None and key_of(name) == AUTO and AUTO in self.listed else found
+
     def choose(self, name: str, conversation: Conversation | None = None) -> str:
         """The name of the model that answers; empty: the default; ``auto``: by what is said in ``conversation``.
 
@@ -112,12 +118,13 @@ class Catalogue:
         """
         if not name:
             return self.names[0]
-        if name == AUTO:
+        found = self._names.find(name)
+        if found is None and key_of(name) == AUTO:
             candidates = [Candidate(each, self.window(each)) for each in self._models]
             return route(conversation or Conversation(), candidates).name
-        if name not in self._models:
+        if found is None:
             raise UnknownModel(f"there is no model {name!r} here", remedy=f"there are: {', '.join(self.listed)}")
-        return name
+        return found
 
     async def check(self) -> None:
         """Reads the files. Raises ModelError for a model that can never have the room that it needs."""
@@ -156,21 +163,6 @@ class Catalogue:
                 self._news.set()
                 if model.unwanted:
                     self._close(model)
-
-    async def refusal(self, name: str, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
-        """What a request is refused for that would have to wait for a seat, or for the room for its model; None where
-        it would not, or where only its turn can tell."""
-        model = self._models[name]
-        if model.loaded or not self._limit or self._fits(model):
-            return await model.pool.refusal(conversation, options)
-        try:
-            backend = await asyncio.to_thread(model.source.backend)
-        except BitnetChatError as error:
-            return error
-        try:
-            return await refusal_of(backend, conversation, options)
-        finally:
-            await backend.close()
 
     async def load(self, name: str) -> None:
         """Has it loaded in the background, if it is not; returns when there is the room for it. Raises as held does."""

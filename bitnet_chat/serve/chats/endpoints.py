@@ -33,11 +33,13 @@ from bitnet_chat.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Stored
-    from bitnet_chat.serve.page.rendering import HtmlStream
+    from bitnet_chat.serve.page.shared import SharedHtml
 
 
 _Handler = Callable[[Request], Awaitable[Response]]
 _LISTED, _MOST_LISTED = 100, 1000
+_AT_ONCE = 500
+"""Characters that are rendered without a pause."""
 _MOST_WORDS = 1000
 """Characters of a search."""
 
@@ -162,7 +164,7 @@ class _Api:
             raise
         if (refusal := _refused(generation)) is not None:
             return refusal
-        events = _all_of(opening, generation, False)
+        events = _all_of(opening, generation)
         return EventStream(events, gone=generation.stop, headers=generation.headers)
 
     async def stop(self, request: Request) -> Response:
@@ -218,36 +220,32 @@ def _to_watch(room: Room, seen: LastSeen | None) -> tuple[Live, int | None] | No
 
 def _kept(live: Live, renders: bool, place: int | None = None) -> AsyncIterator[bytes]:
     """The events of a reply of a chat."""
-    return _all_of(live.opening, live.generation, renders, place, live.settled)
+    return _all_of(live.opening, live.generation, live.html() if renders else None, place, live.settled)
 
 
 async def _all_of(
     opening: Opening,
     generation: Generation,
-    renders: bool,
+    html: SharedHtml | None = None,
     place: int | None = None,
     settled: asyncio.Event | None = None,
 ) -> AsyncIterator[bytes]:
     """The events of one reply, from behind ``place`` on. ``settled``: what its last event waits for, so that who has
     heard the end finds the reply in the journal, from another program too."""
-    teller = Teller(opening, place, _html_stream() if renders else None)
+    teller = Teller(opening, place, html)
     yield RETRY
     for part in teller.begin():
         yield part
-    # What was seen is rendered again, since what follows may belong to the same block.
-    async with aclosing(generation.watch(0 if renders else place or 0, progress=True)) as watched:  # type: ignore[type-var]
+    begin = place or 0 if html is None else min(html.place, place or 0)
+    async with aclosing(generation.watch(begin, progress=True)) as watched:  # type: ignore[type-var]
         async for seen in watched:
+            if html is not None and html.place + _AT_ONCE < seen.place:
+                await asyncio.sleep(0)  # of a long reply that is rendered late: others come in between
             if settled is not None and isinstance(seen.event, Completed | Failed):
                 await settled.wait()
             # What belongs together leaves together.
             if parts := b"".join(teller.tell(seen)):
                 yield parts
-
-
-def _html_stream() -> HtmlStream:
-    from bitnet_chat.serve.page.rendering import HtmlStream
-
-    return HtmlStream()
 
 
 def _changed(stored: Stored, title: str, *, deleted: bool = False) -> dict[str, object]:
