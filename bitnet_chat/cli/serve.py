@@ -138,8 +138,10 @@ def read(
         if name in given:
             raise UsageError(f"{config.flag(name)} is not for a server: {why}")
     settings, configured = config.load(given, environment)
-    if config.sourced(given, environment)["overflow"].origin != "default":
+    sources = config.sourced(given, environment)
+    if sources["overflow"].origin != "default":
         values["overflow"] = settings.overflow
+    values["any_backend"] = sources["backend"].origin == "default"
     settings = replace(settings, attach="", tools="")  # of the config file, where they are meant for the terminal
     return replace(ServeSettings(), **values).checked(), settings, configured, models
 
@@ -191,6 +193,7 @@ async def open_server(
     wrong before anything is loaded.
     """
     from bitnet_chat.cli.backend import open_source
+    from bitnet_chat.cli.server_engine import preferred
     from bitnet_chat.journal import Journal
     from bitnet_chat.serve.app import running
     from bitnet_chat.serve.cache import Cache
@@ -198,12 +201,26 @@ async def open_server(
     from bitnet_chat.serve.desk import Defaults, Desk
 
     sources: dict[str, Source] = {}
+    notices: list[str] = []
     served = models or {"": ""}
     for name, file in served.items():
-        of_this = replace(settings, model=file) if file else settings
-        source = open_source(of_this, configured, parallel=serving.parallel, models=len(served), name=name)
+        of_this = preferred(
+            replace(settings, model=file) if file else settings,
+            configured,
+            parallel=serving.parallel,
+            any_backend=serving.any_backend,
+        )
+        source = open_source(
+            of_this.settings,
+            configured,
+            parallel=serving.parallel,
+            models=len(served),
+            name=name,
+            dialect=of_this.dialect,
+        )
         sources[name or source.name] = source
-    if notice := _of_threads(settings, serving.parallel):  # requests have no place for it
+        notices += [of_this.notice, _of_threads(of_this.settings, serving.parallel)]
+    for notice in dict.fromkeys(filter(None, notices)):  # requests have no place for it
         _say(notice)
     catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit)
     if serving.memory_limit:
