@@ -13,6 +13,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,6 +195,7 @@ async def open_server(
     """
     from bitnet_chat.cli.backend import open_source
     from bitnet_chat.cli.server_engine import preferred
+    from bitnet_chat.cli.upstream import has_models, models_of
     from bitnet_chat.journal import Journal
     from bitnet_chat.serve.app import running
     from bitnet_chat.serve.cache import Cache
@@ -222,7 +224,10 @@ async def open_server(
         notices += [of_this.notice, _of_threads(of_this.settings, serving.parallel)]
     for notice in dict.fromkeys(filter(None, notices)):  # requests have no place for it
         _say(notice)
-    catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit)
+    more = partial(models_of, settings, configured, parallel=serving.parallel) if has_models(settings) else None
+    if more is not None and not models:
+        sources = dict(await more()) or sources
+    catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit, more=more)
     if serving.memory_limit:
         await catalogue.check()
     cache = Cache(_sampling(settings)) if serving.cache else None
