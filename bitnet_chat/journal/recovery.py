@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.file import transaction
 from bitnet_chat.journal.text import given, kept
 from bitnet_chat.journal.writers import is_alive
@@ -21,7 +22,7 @@ def settle(connection: Connection) -> None:
     """Replies whose writers are dead become what they are: cut off, with the text that had arrived."""
     writers = connection.execute("SELECT DISTINCT writer FROM messages WHERE writer IS NOT NULL").fetchall()
     for (writer,) in writers:
-        if is_alive(writer):
+        if is_alive(given(writer)):
             continue
         with transaction(connection):
             rows = connection.execute(
@@ -38,7 +39,7 @@ def settle(connection: Connection) -> None:
                 else:
                     connection.execute("DELETE FROM messages WHERE id = ?", (row,))
                 if not text:
-                    connection.execute("UPDATE conversations SET head = ? WHERE head = ?", (parent, row))
+                    connection.execute("UPDATE conversations SET head = ? WHERE head = ?", (number(parent), row))
 
 
 def joined_chunks(connection: Connection, row: int, content: str, thinking: str) -> tuple[str, str]:

@@ -18,7 +18,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_chat.backends import ReplyOptions, refusal_of
 from bitnet_chat.backends.pool import Pool
 from bitnet_chat.backends.source import Source
 from bitnet_chat.conversation import Conversation
@@ -192,21 +191,6 @@ class Catalogue:
                 self._news.set()
                 if model.unwanted:
                     self._close(model)
-
-    async def refusal(self, name: str, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
-        """What a request is refused for that would have to wait for a seat, or for the room for its model; None where
-        it would not, or where only its turn can tell."""
-        model = self._models[name]
-        if model.loaded or not self._limit or self._fits(model):
-            return await model.pool.refusal(conversation, options)
-        try:
-            backend = await asyncio.to_thread(model.source.backend)
-        except BitnetChatError as error:
-            return error
-        try:
-            return await refusal_of(backend, conversation, options)
-        finally:
-            await backend.close()
 
     async def load(self, name: str) -> None:
         """Has it loaded in the background, if it is not; returns when there is the room for it. Raises as held does."""

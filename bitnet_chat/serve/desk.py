@@ -201,11 +201,11 @@ class Desk:
 
     async def _refusal(self, order: Order, model: str) -> BitnetChatError | None:
         """What the request is refused for without its turn."""
-        options = order.options
-        refusal = await self.catalogue.refusal(model, order.conversation, options)
+        pool, options = self.catalogue.pools[model], order.options
+        refusal = await pool.refusal(order.conversation, options)
         if refusal is not None and options.tools and order.tools_optional and refuses_tools(refusal):
             options = replace(options, tools=(), tool_choice="auto")
-            refusal = await self.catalogue.refusal(model, order.conversation, options)
+            refusal = await pool.refusal(order.conversation, options)
         return refusal
 
     async def _ask(

@@ -122,10 +122,10 @@ class Wrapper:
     def look(self) -> str:
         return self._look
 
-    @property
-    def loose(self) -> bool:
-        """What comes next may leave the row of the cursor without a newline."""
-        return bool(self._fence) or self._loose or self._lost
+    def stays(self, text: str) -> bool:
+        """Whether ``text`` leaves the row of the cursor with a newline only, and not where the terminal wraps it."""
+        within = self._column + 2 * len(text) < self._width or not (self._fence or self._loose)
+        return within and not self._lost
 
     @property
     def settled(self) -> bool:
@@ -206,7 +206,8 @@ class Wrapper:
             self._occupied = self._occupied or self._unit_cells > 0
             self._begin_unit(0)
         if self._lost:
-            self._lost, self._column, self._slack, self._loose = False, self._limit, 0, False
+            self._lost = self._loose = False
+            self._column, self._slack, self._sent = self._limit, 0, 0
         for char in text:
             cells = 1 if char == " " else _TAB - self._column % _TAB
             if self._column + cells > self._limit - self._slack:
@@ -231,6 +232,7 @@ class Wrapper:
         self._column += cells
         if self._loose and self._column > self._width:
             self._column = (self._column - 1) % self._width + 1 if text.isascii() else cells
+            self._sent = 0
 
     def _break(self) -> None:
         """The unit begins a row."""
@@ -271,7 +273,8 @@ class Wrapper:
             if tail:  # what was placed already; it may have grown
                 grown = cluster[len(tail) :]
                 if grown:
-                    self._place(grown, max(0, cells - width(tail)))
+                    more = _more(cluster, cells) - _more(tail, width(tail))
+                    self._place(grown, max(0, cells - width(tail)), max(0, more))
                     self._doubt(cluster, cells)
                     self._tail = cluster
                 tail = ""
