@@ -113,11 +113,16 @@ MESSAGES = {
 }
 
 
+_HEARD = re.compile(rb"buffer: 'user\n(.*?)'\nD input tokens: ", re.DOTALL)
+"""A message in the log of a classic engine, as it was read."""
+
+
 class Ears:
-    """What engines say on their log, whole: one entry a process."""
+    """What engines say on their log, whole: one entry a process. On a pipe a log may be read later than the reply."""
 
     def __init__(self) -> None:
         self.logs: list[bytearray] = []
+        self._more = asyncio.Event()
 
     def listen(self, process: EngineProcess) -> None:
         log = bytearray()
@@ -126,9 +131,18 @@ class Ears:
 
         def tee(data: bytes) -> None:
             log.extend(data)
+            self._more.set()
             feed(data)
 
         process.log.feed = tee  # type: ignore[method-assign]
+
+    async def messages(self, count: int) -> list[str]:
+        """All messages that were read, as soon as there are ``count``."""
+        async with asyncio.timeout(30):
+            while len(found := [each for log in self.logs for each in _HEARD.findall(log)]) < count:
+                self._more.clear()
+                await self._more.wait()
+        return [each.decode("utf-8", "replace") for each in found]
 
 
 @pytest.mark.engine
@@ -164,10 +178,12 @@ def test_every_message_arrives_at_a_real_engine(
                 notes[name] = [event.text for event in events if isinstance(event, Notice)]
                 # What the engine got, in its own words: a line of its debug log, or its transcript of the chat.
                 if is_classic:
-                    log = next(log for log in reversed(ears.logs) if b"buffer: '" in log)
-                    got[name] = _between(log, "buffer: 'user\n", "'\nD input tokens: ")
-                else:
-                    got[name] = _between(transcript.read_bytes(), "User:\n", "\n\nAssistant:\n")
+                    heard = await ears.messages(len(notes))
+                    assert len(heard) == len(notes), name
+                    got[name] = heard[-1]
+                else:  # which is written before the reply and flushed
+                    said = transcript.read_bytes().decode("utf-8", "replace")
+                    got[name] = said.rpartition("User:\n")[2].partition("\n\nAssistant:\n")[0]
         finally:
             await backend.close()
 
@@ -179,11 +195,6 @@ def test_every_message_arrives_at_a_real_engine(
         special = not is_classic and "<|im_" in text  # a modern engine would obey it: kept as text
         assert got[name].replace("\u2060" * special, "") == "\n" * extra_front + expected, name
         assert bool(notes[name]) == (expected != text or special), name
-
-
-def _between(record: bytes, before: str, after: str) -> str:
-    """The newest such passage."""
-    return record.decode("utf-8", "replace").rpartition(before)[2].partition(after)[0]
 
 
 @pytest.mark.engine

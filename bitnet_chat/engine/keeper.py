@@ -19,9 +19,10 @@ from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.loaded import Loaded
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.restarts import RestartBudget
-from bitnet_chat.engine.room import Room
+from bitnet_chat.engine.room import Policy, Room
 from bitnet_chat.engine.spare import Spares
 from bitnet_chat.errors import BitnetChatError, EngineDied
+from bitnet_chat.events import Notice
 from bitnet_chat.prompt.tokens import TokenCount
 
 _PAUSE = 0.1  # seconds
@@ -58,7 +59,8 @@ class Keeper:
         self._on_spawn = on_spawn
         self._loaded: Loaded | None = None
         self._history = Conversation()  # what the child is in step with, whole
-        self._notices: list[str] = []
+        self._notices: list[Notice] = []
+        self._of_request: list[Notice] = []
         self._fallen: EngineProcess | None = None  # its death is not told yet: what follows from it may be open
         self._wanted: Conversation | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -79,17 +81,30 @@ class Keeper:
 
     def notify(self, line: str) -> None:
         """A line for the user, told with the next event. May be called from a thread."""
-        self._notices.append(line)
+        self._notices.append(Notice(line))
 
-    def take_notices(self, *, of_launch: bool) -> list[str]:
+    def tell(self, line: str, dropped: int = 0) -> None:
+        """The same of what concerns the request that is under way alone."""
+        self._of_request.append(Notice(line, dropped))
+
+    def begin(self, *, alone: bool) -> None:
+        """A request begins. ``alone``: what others were to hear and what left the window for them is none of its."""
+        self.busy = True
+        if alone:
+            self._of_request.clear()
+            self.room.window.restore(())
+
+    def take_notices(self, *, of_launch: bool) -> list[Notice]:
         """What has not been told yet. ``of_launch``: also what could not be kept when the child was started, which is
         of interest when that child is the one that replies."""
         self._account_for_the_fallen()
-        notices, self._notices = self._notices, []
-        if note := self.room.window.take_note():
-            notices.append(note)
+        notices = [*self._notices, *self._of_request]
+        self._notices, self._of_request = [], []
+        note, dropped = self.room.window.take_note()
+        if note:
+            notices.append(Notice(note, dropped))
         if of_launch and self._loaded is not None:
-            notices += self._loaded.notes
+            notices += map(Notice, self._loaded.notes)
             self._loaded.notes = ()
         return notices
 
@@ -368,11 +383,13 @@ class Keeper:
             return None
         return loaded.used(talk, self.room.count)
 
-    def to_drop(self, talk: Talk, history: Conversation, text: str, most: int | None) -> int:
+    def to_drop(
+        self, talk: Talk, history: Conversation, text: str, most: int | None, alone: Policy | None = None
+    ) -> int:
         """See :meth:`Room.to_drop`."""
         if self.process is not None:
             self.room.size = self.process.meter.context_size or self.room.size
-        return self.room.to_drop(talk, history, self.used(talk, history), text, most)
+        return self.room.to_drop(talk, history, self.used(talk, history), text, most, alone)
 
     def let_go(self, history: Conversation, count: int, summary: str = "") -> None:
         """Have the ``count`` oldest messages out of the window, from the next child on."""
