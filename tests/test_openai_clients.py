@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
+import published
 import pytest
 from conftest import _engine
 from openai.lib.streaming.chat import ContentDeltaEvent
@@ -23,16 +20,10 @@ from program import PATIENCE, environment
 from scripted_backend import STATS, by_message, say
 from serving import Served, ServedProcess, served_process, serving
 
-from bitnet_chat import paths
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import EngineDied, FinishReason, ModelError, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, ThinkingDelta
-
-CLIENTS = Path(__file__).with_name("clients")
-# Before any test changes the environment.
-_INSTALLED = paths.data_dir() / "test-clients"
-_NPM = shutil.which("npm")
 
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is bitnet-chat?"}]
 
@@ -238,43 +229,8 @@ def test_llm(served: ServedProcess, client: openai.OpenAI, reply: str, tmp_path:
         assert done.stdout.decode() == reply + "\n"
 
 
-@pytest.fixture(scope="module")
-def node_modules() -> Path:
-    """A folder with the npm client, made once for each ``package.json``."""
-    if _NPM is None:
-        if os.environ.get("CI"):
-            pytest.fail("there is no npm", pytrace=False)
-        pytest.skip("there is no npm")
-    wanted = (CLIENTS / "package.json").read_bytes()
-    folder = _INSTALLED / hashlib.sha256(wanted).hexdigest()[:16]
-    if not folder.exists():
-        _INSTALLED.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=_INSTALLED) as making:
-            made = Path(making) / "made"
-            made.mkdir()
-            (made / "package.json").write_bytes(wanted)
-            npm = [
-                _NPM,
-                "install",
-                "--no-package-lock",
-                "--no-audit",
-                "--no-fund",
-                "--ignore-scripts",
-                "--loglevel=error",
-            ]
-            done = subprocess.run(npm, cwd=made, capture_output=True, timeout=10 * PATIENCE, stdin=subprocess.DEVNULL)
-            assert done.returncode == 0, done.stderr.decode()
-            try:
-                made.rename(folder)
-            except OSError:  # another worker was faster
-                assert folder.exists()
-    return folder
-
-
-def test_npm(served: ServedProcess, reply: str, node_modules: Path) -> None:
-    script = node_modules / "openai.mjs"  # modules are looked for beside the script
-    if not script.exists() or script.read_bytes() != (CLIENTS / "openai.mjs").read_bytes():
-        shutil.copy(CLIENTS / "openai.mjs", script)
+def test_npm(served: ServedProcess, reply: str) -> None:
+    script = published.node_modules() / "openai.mjs"
     done = subprocess.run(["node", str(script), served.url], capture_output=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr.decode()
     got = json.loads(done.stdout)
