@@ -158,10 +158,8 @@ class Tokenizer:
                 for start in range(0, len(word), _LONGEST):
                     for piece in self._parts(word[start : start + _LONGEST]):
                         number = self._number(piece)
-                        spelled = () if number is not None else piece.encode("utf-8", "surrogateescape")
-                        found += (
-                            [number] if number is not None else (self._number(f"<0x{each:02X}>") for each in spelled)
-                        )
+                        spelled = piece.encode("utf-8", "surrogateescape") if number is None else b""
+                        found += [number, *(self._number(f"<0x{byte:02X}>") for byte in spelled)]
         return [number for number in found if number is not None]
 
     def named(self, piece: str) -> int | None:
