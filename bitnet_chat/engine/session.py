@@ -147,6 +147,8 @@ class Session:
 
     async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Question:
         """What is to be put to the engine. Raises BitnetChatError when nothing can be."""
+        if without_effect := (await self.keeper.talk()).use(options.template):
+            self.keeper.tell(without_effect)
         question = await self._asked(conversation, cut, options)
         if question.goes_on and question.text:
             self.keeper.tell("this engine cannot go on with a reply by itself: it was asked to continue")

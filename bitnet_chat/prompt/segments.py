@@ -12,7 +12,7 @@ Text of a message that spells a special token is guarded while it is rendered: i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bitnet_chat.conversation import Conversation
@@ -69,6 +69,11 @@ class PromptSegments:
         self._in_suffix = in_suffix[first.start() :] if first else ""
         self.around = in_prefix[len(self._in_prefix) :], in_suffix[: len(in_suffix) - len(self._in_suffix)]
         """What is typed in front of a message and behind it, but for the first one, which may have more."""
+
+    def use(self, arguments: Mapping[str, object]) -> None:
+        """The template is given these from now on."""
+        if self.template.arguments != arguments:
+            self.template.arguments = dict(arguments)
 
     def guarded(self, text: str) -> str:
         """``text`` in which nothing is a special token; see :func:`unguarded` and :func:`joined`."""

@@ -58,6 +58,8 @@ class ChatTemplate:
         self.name = name
         self.source = source
         self.bos, self.eos, self.adds_bos = bos, eos, adds_bos and bool(bos)
+        self.arguments: Mapping[str, object] = {}
+        """What it is given beside the messages, such as ``enable_thinking``."""
         # The environment that Hugging Face's apply_chat_template gives a template; templates are written against it.
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation_tag()]
@@ -79,15 +81,17 @@ class ChatTemplate:
         """The whole conversation as text, special tokens spelled out. ``tools``: as the OpenAI API has them.
 
         Raises ModelError where the template refuses."""
-        given = {"tools": list(tools)} if tools else {}  # some templates take None for a list
+        given = {**self.arguments}
+        if tools:  # some templates take None for a list
+            given["tools"] = list(tools)
         try:
-            return self._template.render(
-                **given,
-                messages=[_as_dict(each) for each in conversation.messages],
-                add_generation_prompt=reply_follows,
-                bos_token=self.bos,
-                eos_token=self.eos,
-            )
+            given |= {
+                "messages": [_as_dict(each) for each in conversation.messages],
+                "add_generation_prompt": reply_follows,
+                "bos_token": self.bos,
+                "eos_token": self.eos,
+            }
+            return self._template.render(given)
         except self._errors as error:
             raise ModelError(
                 f"the chat template {self.name} refused this conversation: {error}",
@@ -109,6 +113,12 @@ class ChatTemplate:
             if token and glue.startswith(token):
                 return TurnMarks(glue[len(token) :], suffix, token)
         return TurnMarks(glue, suffix)
+
+    def without_effect(self, arguments: Mapping[str, object]) -> str:
+        """A line for the user where it uses none of them; empty where it does."""
+        if not arguments or any(name in self.source for name in arguments):
+            return ""
+        return f"the chat template {self.name} does not use {' or '.join(arguments)}"
 
     def without_bos(self, text: str) -> str:
         """A rendered prompt without the BOS token that the engine puts in front of it."""
