@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.daemon import in_daemon
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.prompt.tools import Spoken, ToolFormat, lowered, responses
@@ -52,20 +53,17 @@ class Interpreter:
         """Those of the last reply, and most likely of the next one."""
 
     def prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
-        """``prepare`` is called with the plain form of ``history``: at once where the template is known."""
+        """``prepare`` is called with the plain form of ``history``: at once where there is nothing of tools in it."""
         self.cancel()
-        if self._format is None and (self.tools or has_tools(history)):
+        if self.tools or has_tools(history):
             self._preparing = asyncio.ensure_future(self._prepare_later(history, prepare))
         else:
-            self._prepare(history, prepare)
+            prepare(self._plain(history))
 
     async def _prepare_later(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         await self._known()
-        self._prepare(history, prepare)
-
-    def _prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         with contextlib.suppress(BitnetChatError):  # the next reply will tell
-            prepare(self._plain(history))
+            prepare(await in_daemon(lambda: self._plain(history)))
 
     def cancel(self) -> None:
         """What was to be prepared and has not begun is not wanted any more."""
@@ -93,7 +91,7 @@ class Interpreter:
             format = await self._known()
             if tools and isinstance(format, BitnetChatError):
                 raise format
-            plain = self._plain(conversation)
+            plain = await in_daemon(lambda: self._plain(conversation))
         except BitnetChatError as error:
             yield Failed(error)
             return
@@ -166,7 +164,7 @@ class Interpreter:
     async def _known(self) -> ToolFormat | BitnetChatError:
         """The format of the template, or why there is none."""
         if self._format is None:
-            self._format = await asyncio.to_thread(self._look)
+            self._format = await in_daemon(self._look)
         return self._format
 
     def _look(self) -> ToolFormat | BitnetChatError:

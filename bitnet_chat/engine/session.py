@@ -224,6 +224,8 @@ class Session:
             await self._or_stop(self.keeper.starting)
         while not self._stopped.is_set():
             await self._trimmer.make_room(history, text, options.max_tokens)
+            if self._stopped.is_set():
+                break
             if question.goes_on and not self.keeper.room.window.kept(history).turns:
                 raise death.no_room_to_go_on()
             process = await self.keeper.synchronise(history, message=text, unfinished=question.is_silent)

@@ -24,11 +24,16 @@ class Trimmer:
         self._or_stop = or_stop
 
     async def make_room(self, history: Conversation, text: str, most: int | None) -> bool:
-        """Let leave what has to, by what is known before ``text`` is sent; True where something did.
+        """Let leave what has to, by what is known before ``text`` is sent; True where something did. False, too, where
+        the user stops waiting.
 
         ``most``: tokens of the reply. Raises ContextOverflow for what is not to be sent.
         """
         window, talk = self._keeper.room.window, await self._keeper.talk()
+        rendering = asyncio.ensure_future(self._keeper.render_ahead(history, text))
+        await self._or_stop(rendering)
+        if not rendering.done():
+            return False
         before = window.kept(history)
         await self._let_go(history, self._keeper.to_drop(talk, history, text, most or talk.max_tokens))
         return window.kept(history) != before
