@@ -63,7 +63,7 @@ print(1000 * (time.perf_counter() - begun))
 
 
 def measure(runs: int) -> Section:
-    section = Section("The display: sanitizer, markdown, one write for each token")
+    section = Section("The display: sanitizer, markdown, words kept whole at the edge, one write for each token")
     section.notes.append(
         f"{_TOKENS:,} tokens to /dev/null, processor time; the first {_PART:,} against the last, best of {runs} rounds"
     )
@@ -108,7 +108,7 @@ class _Nowhere:
 
 def _parts(tokens: list[str], sink: _Nowhere, shown: Prose) -> list[float]:
     """µs a token, part by part."""
-    display = Display(sink, colour=True, spinner=True, prose=shown)
+    display = Display(sink, colour=True, spinner=True, prose=shown, size=lambda: (80, 24))
     display.begin()
     for token in tokens[:100]:  # what is loaded at the first word is not the cost of a token
         display.words(token)

@@ -14,7 +14,7 @@ from ptyprocess import PtyProcess
 PATIENCE = 120.0
 """Seconds after which something that does not come is an error and not slow."""
 
-_ESCAPE = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>])")
+_ESCAPE = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[=>78D])")
 _WHERE = b"\x1b[6n"  # prompt_toolkit asks the terminal where the cursor is
 _THERE = b"\x1b[1;1R"
 

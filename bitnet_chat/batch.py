@@ -15,6 +15,8 @@ from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
+from bitnet_chat.conversation.fields import Fields, Notes
+from bitnet_chat.conversation.reading import conversation_of
 from bitnet_chat.errors import (
     BitnetChatError,
     EngineDied,
@@ -24,7 +26,7 @@ from bitnet_chat.errors import (
     Unsupported,
     UsageError,
 )
-from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta
+from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import Sanitizer
 
@@ -38,6 +40,7 @@ Say = Callable[[str], None]
 
 # What special tokens begin with, in the templates of the common model families.
 _TOKEN_MARKS = ("<|", "<s>", "</s>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<｜")
+_ANSWERED = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.ROLE_MARKER)
 _HOPELESS = 3  # deaths in a row after which the rest is left for another time
 
 
@@ -55,6 +58,22 @@ class Answer:
     text: str
     stats: Stats = field(default_factory=Stats)
     error: BitnetChatError | None = None
+    thinking: str = ""
+
+    @classmethod
+    def of(cls, end: Completed | Failed, thoughts: Sequence[str]) -> Answer:
+        """Thoughts alone are no answer, however they ended."""
+        thinking = "".join(thoughts)
+        if isinstance(end, Failed):
+            return cls(end.error.reason, end.text, error=end.error, thinking=thinking)
+        if end.reason in _ANSWERED and not end.text.strip() and thinking.strip():
+            cut = "--max-tokens N allows more; " if end.reason is FinishReason.LENGTH else ""
+            error = BitnetChatError(
+                "the model thought and did not answer: its thoughts did not end",
+                remedy=f"{cut}--json prints them, and the journal keeps them",
+            )
+            return cls(FinishReason.EMPTY, end.text, end.stats, error, thinking)
+        return cls(end.reason, end.text, end.stats, thinking=thinking)
 
     def as_json(self, backend: Backend) -> dict[str, Any]:
         """The object that ``--json`` prints and ``--output`` holds. Times in seconds. ``prompt_size``: tokens of the
@@ -62,7 +81,7 @@ class Answer:
         stats, status = self.stats, backend.status()
         rate = stats.tokens_per_second
         result: dict[str, Any] = {
-            "reply": well_formed(self.text) if self.error is None or self.text else None,
+            "reply": well_formed(self.text) if self.error is None or self.text.strip() else None,
             "finish_reason": self.reason.value,
             "tokens": stats.tokens,
             "timings": {
@@ -76,6 +95,8 @@ class Answer:
             "model": status.model,
             "engine": status.engine,
         }
+        if self.thinking:
+            result["thinking"] = well_formed(self.thinking)
         if self.error is not None:
             result["error"] = well_formed(str(self.error))
         return result
@@ -100,14 +121,15 @@ async def ask(
 ) -> Answer:
     """The whole answer to a conversation, kept by ``recorder`` while it comes. ``toolbox``: what the model may call,
     without asking anybody."""
+    thoughts: list[str] = []
     async with _events(backend, conversation, options, recorder, toolbox) as events:
         async for event in events:
             if isinstance(event, Notice):
                 say(event.text)
-            elif isinstance(event, Completed):
-                return Answer(event.reason, event.text, event.stats)
-            elif isinstance(event, Failed):
-                return Answer(event.error.reason, event.text, error=event.error)
+            elif isinstance(event, ThinkingDelta):
+                thoughts.append(event.text)
+            elif isinstance(event, Completed | Failed):
+                return Answer.of(event, thoughts)
     raise AssertionError("a reply ended without Completed or Failed")
 
 
@@ -121,18 +143,18 @@ async def stream(
     toolbox: Toolbox | None = None,
 ) -> Answer:
     """Like :func:`ask`, and gives ``show`` each piece as it comes, safe for a terminal."""
-    sanitizer = Sanitizer()
+    sanitizer, thoughts = Sanitizer(), list[str]()
     async with _events(backend, conversation, options, recorder, toolbox) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 show(sanitizer.feed(event.text))
             elif isinstance(event, Notice):
                 say(event.text)
+            elif isinstance(event, ThinkingDelta):
+                thoughts.append(event.text)
             elif isinstance(event, Completed | Failed):
                 show(sanitizer.flush())
-                if isinstance(event, Completed):
-                    return Answer(event.reason, event.text, event.stats)
-                return Answer(event.error.reason, event.text, error=event.error)
+                return Answer.of(event, thoughts)
     raise AssertionError("a reply ended without Completed or Failed")
 
 
@@ -181,6 +203,8 @@ class Job:
     fields: Mapping[str, Any]
     conversation: Conversation | None
     error: UsageError | None = None
+    notes: tuple[str, ...] = ()
+    """What of it was taken otherwise than it was given."""
 
 
 def read_jobs(lines: Iterator[bytes], system: str = "") -> Iterator[Job]:
@@ -191,7 +215,9 @@ def read_jobs(lines: Iterator[bytes], system: str = "") -> Iterator[Job]:
         fields: Mapping[str, Any] = {}
         try:
             fields = _object(raw)
-            yield Job(index, fields, _conversation(fields, system))
+            notes = Notes()
+            conversation = _conversation(fields, system, notes)
+            yield Job(index, fields, conversation, notes=tuple(notes.lines))
         except UsageError as error:
             yield Job(index, fields, None, UsageError(f"line {index}: {error.what}", remedy=error.remedy))
 
@@ -211,7 +237,7 @@ def is_blank(question: str) -> bool:
     return not question.strip()
 
 
-def _conversation(fields: Mapping[str, Any], system: str) -> Conversation:
+def _conversation(fields: Mapping[str, Any], system: str, notes: Notes) -> Conversation:
     prompt, messages = fields.get("prompt"), fields.get("messages")
     if (prompt is None) == (messages is None):
         raise UsageError("it needs either 'prompt' or 'messages'")
@@ -223,10 +249,7 @@ def _conversation(fields: Mapping[str, Any], system: str) -> Conversation:
         return Conversation().with_system(system).with_user(prompt)
     if not isinstance(messages, list):
         raise UsageError("'messages' is no list")
-    conversation = Conversation.from_dicts(messages)
-    last = conversation.last
-    if last is None or last.role not in ("user", "tool") or (last.role == "user" and is_blank(last.content)):
-        raise UsageError("the last of 'messages' is no user message")
+    conversation = conversation_of(Fields({"messages": messages}, notes=notes).needed_objects("messages"))
     return conversation if conversation.system else conversation.with_system(system)
 
 
@@ -287,7 +310,9 @@ def _foreign(output: Path, number: int) -> UsageError:
     return UsageError(f"{output}, line {number}, is no reply to a line of this input", remedy="give another --output")
 
 
-_OURS = frozenset({"index", "given", "reply", "finish_reason", "tokens", "timings", "model", "engine", "error"})
+_OURS = frozenset(
+    {"index", "given", "reply", "finish_reason", "tokens", "timings", "model", "engine", "thinking", "error"}
+)
 
 
 def _head(job: Job) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class Notice:
     """One line for the user that is no part of the reply: a restart, something made visible in the message."""
 
     text: str
+    dropped: int = 0
+    """Messages of the conversation that the reply is made without, where this tells of them."""
 
 
 @dataclass(frozen=True, slots=True)

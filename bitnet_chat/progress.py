@@ -5,12 +5,12 @@ Standard library only: the scripts in ``bin/`` show the same line before anythin
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import time
 from dataclasses import dataclass
 from typing import TextIO
+
+from bitnet_chat import terminal as terminals
 
 # ninja's default status is "[%f/%t] "; the build sets NINJA_STATUS to it, whatever the user's environment says.
 NINJA_STATUS = "[%f/%t] "
@@ -102,7 +102,7 @@ class ProgressLine:
 
     def __init__(self, stream: TextIO, *, terminal: bool | None = None) -> None:
         if terminal is None:
-            terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+            terminal = terminals.draws(stream)
         self._stream = stream
         self._terminal = terminal
         self._drawn = 0  # characters on the line that is being redrawn
@@ -135,7 +135,7 @@ class ProgressLine:
             self._redrawn_at = now
 
     def _put(self, progress: Progress) -> None:
-        text = line(progress, shutil.get_terminal_size().columns)
+        text = line(progress, terminals.size(self._stream)[0])
         self._write("\r" + text + " " * (self._drawn - len(text)))
         self._drawn = len(text)
 

@@ -6,8 +6,12 @@ import re
 
 from bitnet_chat.markdown.block import Markdown
 from bitnet_chat.markdown.style import Palette
+from bitnet_chat.stream.cells import width
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
+_PIECE = re.compile(r"\x1b\[([0-9;]*)([DKm])|\n|.")
+BELOW = re.compile(r"(?:\x1bD)*(?:\x1b\[\d+A)?\x1b7.*?\x1b8|\x1b\[J", re.DOTALL)
+"""What is drawn below the words for the time being, and what erases it."""
 
 
 def markdown(columns: int = 80, colour: bool = True) -> Markdown:
@@ -18,6 +22,11 @@ def style(*parts: str, columns: int = 80, colour: bool = True) -> str:
     """What comes out for a reply in these parts."""
     shown = markdown(columns, colour)
     return "".join(map(shown.feed, parts)) + shown.finish()
+
+
+def words(written: str) -> str:
+    """What a terminal got for good."""
+    return BELOW.sub("", written)
 
 
 def plain(text: str) -> str:
@@ -38,3 +47,24 @@ def marked(text: str) -> str:
             at = match.end()
     assert not codes, f"{codes} at the end of {text!r}"
     return out
+
+
+def rows(text: str) -> list[str]:
+    """Rows without looks, what was taken back left out. Asserts that each of them ends in plain writing."""
+    out, row, look = [], "", ""
+    for match in _PIECE.finditer(text):
+        if match[2] == "D":
+            row = row[: len(row) - _characters(row, int(match[1]))]
+        elif match[2] == "m":
+            look = match[1] if match[1] != "0" else ""
+        elif match[0] == "\n":
+            assert not look, f"{row!r} ends in {look}"
+            out.append(row)
+            row = ""
+        elif match[2] is None:
+            row += match[0]
+    return [*out, row]
+
+
+def _characters(row: str, cells: int) -> int:
+    return next(count for count in range(len(row) + 1) if width(row[len(row) - count :]) >= cells)

@@ -25,7 +25,8 @@ if sys.platform == "win32":
 
 
 def fetched(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+    request = urllib.request.Request(url, headers={"Accept": "text/html, */*"})
+    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
         return str(response.read().decode())
 
 

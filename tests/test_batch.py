@@ -306,13 +306,11 @@ def test_stdin_and_stdout(batch: Batch, output: tuple[str, ...]) -> None:
 def test_a_blank_prompt_is_refused_wherever_it_is_given(tmp_path: Path, blank: str) -> None:
     (tmp_path / "question").write_text(blank, "utf-8")
     record, fake = str(tmp_path / "record"), str(fake_engine(tmp_path))
-    messages = {"messages": [{"role": "user", "content": blank}]}
     for arguments, stdin in (
         ((blank,), ""),
         ((), blank),
         (("-f", str(tmp_path / "question")), ""),
         (("--input", "-"), json.dumps({"prompt": blank}) + "\n"),
-        (("--input", "-"), json.dumps(messages) + "\n"),
     ):
         done = run("--engine", fake, *arguments, stdin=stdin, FAKE_ENGINE_RECORD=record)
         assert done.returncode == 2, (arguments, done.stderr)

@@ -41,11 +41,15 @@ def test_whole_turns_leave_and_the_newest_stay() -> None:
     turns = Conversation()
     for number in range(6):
         turns = turns.with_user(f"q{number}").with_assistant(f"a{number}")
-    costs = [10] * 12
-    assert [messages_to_drop(turns.turns, costs, room, 0) for room in (200, 120, 119, 100, 20)] == [0, 0, 2, 2, 10]
-    assert messages_to_drop(turns.turns, costs, 19, 20) == 10, "the newest turn may take more than its share"
-    assert messages_to_drop(turns.turns, costs, 19, 19) == 12
-    assert messages_to_drop((), (), 0, 0) == 0
+
+    def dropped(room: float, *more: int) -> int:
+        return messages_to_drop(turns.turns, lambda each: 10, room, *more)
+
+    assert [dropped(room) for room in (200, 120, 119, 100, 20, 19)] == [0, 0, 2, 2, 10, 12]
+    assert messages_to_drop((), lambda each: 10, 0) == 0
+    assert [dropped(room, 60) for room in (120, 119, 60, 59, 20)] == [0, 6, 6, 8, 10], "not less than half"
+    assert [dropped(room, 20, 80) for room in (119, 99, 79, 59)] == [4, 4, 8, 8], "each 80 bytes, of 44 a turn"
+    assert [dropped(room, 70, 100) for room in (119, 99, 79)] == [2, 4, 6], "else as much as has room"
     assert 0 < half_to_drop(turns.turns) < 12 and half_to_drop(turns.turns) % 2 == 0
     assert half_to_drop(turns.turns[:2]) == 2 and half_to_drop(()) == 0
 
@@ -60,9 +64,10 @@ def test_a_window_keeps_other_conversations_whole() -> None:
     assert window.kept(other) == other and window.count_left(other) == 0
     assert window.take_note() == (
         "the context window is full: the oldest 2 of 4 messages left it, about 1,200 tokens (±10 %);"
-        " the conversation still has them"
+        " the conversation still has them",
+        2,
     )
-    assert window.take_note() == ""
+    assert window.take_note() == ("", 0)
     window.follow(long)
     assert window.count_left(long) == 2
     window.follow(long.cleared())
@@ -71,7 +76,7 @@ def test_a_window_keeps_other_conversations_whole() -> None:
     assert window.kept(long).messages[0].content == f"S\n\n{MARK}\nthey said a and c"
     assert window.kept(long).turns == ()
     window.restore(())
-    assert window.kept(long) == long and window.take_note() == ""
+    assert window.kept(long) == long and window.take_note() == ("", 0)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_a_reply_from_order_to_end() -> None:
             assert end == await generation.ended()
             await until(lambda: not desk.running)
             assert ended == [generation.id]
-            assert backends[0].options == [ReplyOptions(max_tokens=3)]
+            assert backends[0].options == [ReplyOptions(max_tokens=3, alone=True)]
             assert backends[0].calls == ["start", "end of reply"]
 
     run(main)

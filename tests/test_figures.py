@@ -300,7 +300,7 @@ def chunk(text: str, made: int, finish: str | None = None) -> dict[str, object]:
     ],
 )
 def test_a_limit_of_two_tokens(last: list[dict[str, object]], text: str, tokens: int, finish: FinishReason) -> None:
-    reader = ChatWire(llama=True).reader(2)
+    reader = ChatWire(llama=True).reader(ReplyOptions(max_tokens=2, stop=("c",)))
     said = ""
     for each in [chunk("a", 1), chunk("b", 2), *last]:
         said += "".join(piece.text for piece in reader.feed(sse(each)))
@@ -310,7 +310,7 @@ def test_a_limit_of_two_tokens(last: list[dict[str, object]], text: str, tokens:
 
 
 def test_a_server_that_does_not_count_each_token_sends_a_piece_for_it() -> None:
-    reader = ChatWire(llama=True).reader(2)
+    reader = ChatWire(llama=True).reader(ReplyOptions(max_tokens=2, stop=("c",)))
     said = ""
     for text in ("a", "b", "c"):
         piece = {"choices": [{"index": 0, "delta": {"content": text}}]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from styled import SGR, markdown, marked, plain, style
 from wcwidth import iter_graphemes
@@ -50,18 +50,21 @@ texts = st.lists(MARKS).map("".join) | st.text().map(visible)
 untabled = texts.map(lambda text: text.replace("|", "/"))
 
 
+@settings(deadline=None)
 @given(texts)
 @example(SAMPLE)
 def test_what_comes_out_does_not_depend_on_the_parts(text: str) -> None:
     assert style(*text) == style(text)
 
 
+@settings(deadline=None)
 @given(untabled)
 @example(SAMPLE.replace("|", ""))
 def test_the_words_stay_what_they_are(text: str) -> None:
     assert plain(style(text)) == text
 
 
+@settings(deadline=None)
 @given(texts)
 @example(SAMPLE)
 def test_no_look_goes_past_its_line(text: str) -> None:
@@ -82,6 +85,7 @@ def test_a_pause_shows_all_and_changes_no_word(parts: list[str], pauses: list[bo
     assert plain(written + shown.finish()) == fed or "|" in fed
 
 
+@settings(deadline=None)
 @given(untabled)
 @example("**e\u0301**\u0301 `👩`\u200d👩 \u0600**a** *\u0301a*\u0301")
 def test_no_character_is_cut_by_a_look(text: str) -> None:

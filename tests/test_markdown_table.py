@@ -105,8 +105,27 @@ def test_an_interrupt_shows_what_was_held() -> None:
 def test_a_notice_in_the_middle_shows_the_rows_so_far() -> None:
     reply = markdown()
     reply.feed(HEAD + "| one | 2 |\n| thr")
-    assert plain(reply.flush()) == "| Name |   n |\n|------|----:|\n| one  |   2 |\n"
-    assert plain(reply.feed("ee | 4 |\nend")) == "| thre |   4 |\n| e    |     |\nend"
+    assert plain(reply.flush()) == "| Name |   n |\n|------|----:|\n| one  |   2 |\n| thr"
+    assert plain(reply.feed("ee | 4 |\n| five | 5 |\nend")) == "ee | 4 |\n| five |   5 |\nend"
+
+
+def test_a_notice_in_a_beginning_shows_it() -> None:
+    for text in ("| a", "| a |\n", "| a |\n|--"):
+        reply = markdown()
+        reply.feed(text)
+        assert plain(reply.flush()) == text
+        assert plain(reply.feed("-|\n| b |\n") + reply.finish()) == "-|\n| b |\n"
+
+
+def test_what_is_held_can_be_shown_for_the_time_being() -> None:
+    reply = markdown()
+    assert reply.held == []
+    reply.feed("| Name | n |\n|:--")
+    assert reply.held == ["| Name | n |", "|:--"]
+    reply.feed("---|--:|\n| one | 2 |\n| tw")
+    assert [plain(line) for line in reply.held] == ["| Name |   n |", "|------|----:|", "| one  |   2 |", "| tw"]
+    assert plain(reply.feed("o | 3 |\n") + reply.finish()).endswith("| one  |   2 |\n| two  |   3 |\n")
+    assert reply.held == []
 
 
 def test_a_table_without_end_is_not_held_for_ever() -> None:

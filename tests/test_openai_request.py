@@ -1,8 +1,10 @@
-"""Requests of the OpenAI API, taken apart: obeyed, or refused by name."""
+"""Requests of the OpenAI API, taken apart: obeyed, ignored with a notice, or refused by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -11,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.batch import read_jobs
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
-from bitnet_chat.serve.body import Fields
-from bitnet_chat.serve.openai.messages import conversation_of
-from bitnet_chat.serve.openai.request import chat_request, completion_request
-from bitnet_chat.serve.problems import Refused
+from bitnet_chat.conversation.fields import Fields, Notes, Refused
+from bitnet_chat.conversation.reading import MOST_MESSAGES, conversation_of
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.serve.ollama.request import chat_request as ollama_request
+from bitnet_chat.serve.openai.request import ReplyRequest, chat_request, completion_request
 
 HELLO = [{"role": "user", "content": "hello"}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
@@ -24,8 +28,15 @@ TEXT = [{"type": "text", "text": "x"}]
 
 
 def read(*messages: Mapping[str, object]) -> tuple[Message, ...]:
+    """As ``--strict`` does."""
     fields = Fields({"messages": list(messages)}).needed_objects("messages")
     return conversation_of(fields).messages
+
+
+def noted(**body: object) -> tuple[ReplyRequest, list[str]]:
+    """The request, and what its reply will tell of it."""
+    notes = Notes()
+    return chat_request(Fields({"messages": HELLO, **body}, notes=notes)), notes.lines
 
 
 def said(role: str, content: object = "x", **more: object) -> dict[str, object]:
@@ -37,12 +48,12 @@ def test_messages_become_a_conversation() -> None:
         said("system", "s"),
         said("developer", "d"),
         said("user", "one"),
-        said("user", [{"type": "text", "text": "tw"}, {"type": "text", "text": "o"}]),
+        said("user", [{"type": "text", "text": "two"}, {"type": "text", "text": "2"}]),
         said("assistant", "a", refusal=None, annotations=[], reasoning_content="hm", tool_calls=None, audio=None),
         said("user", "three"),
     ) == (
         Message("system", "s\n\nd"),
-        Message("user", "one\n\ntwo"),
+        Message("user", "one\n\ntwo\n2"),
         Message("assistant", "a"),
         Message("user", "three"),
     )
@@ -72,32 +83,25 @@ ASKED = [said("user"), said("assistant", None, tool_calls=[CALL])]
         ([], "messages"),
         ([{"content": "x"}], "messages[0].role"),
         ([said("robot")], "messages[0].role"),
-        ([said("function", name="f")], "messages[0].role"),
+        ([said("user", [1])], "messages[0].content[0]"),
+        ([said("user", "")], "messages[0].content"),
+        ([said("system")], "messages[0].role"),
+        ([said("assistant")], "messages[0].role"),
+        ([said("user", images=["x"])], "messages[0].images"),
         ([{"role": "user"}], "messages[0].content"),
         ([said("user", None)], "messages[0].content"),
-        ([said("user", "")], "messages[0].content"),
-        ([said("user", [])], "messages[0].content"),
         ([said("user", 5)], "messages[0].content"),
         ([said("user", [{"type": "image_url", "image_url": {"url": "x"}}])], "messages[0].content[0].type"),
         ([said("user", [{"type": "input_audio"}])], "messages[0].content[0].type"),
-        ([said("user", ["x"])], "messages[0].content[0]"),
         ([said("user", [{"type": "text", "text": "x", "cache": 1}])], "messages[0].content[0].cache"),
         ([said("user", name="Bob")], "messages[0].name"),
         ([said("user", weight=1)], "messages[0].weight"),
-        ([said("system")], "messages"),
         ([said("user"), said("system")], "messages[1].role"),
-        ([said("assistant"), said("user")], "messages[0].role"),
-        ([said("user"), said("assistant")], "messages[1].role"),
         ([said("user"), said("assistant", audio={"id": "a"}), said("user")], "messages[1].audio"),
-        ([said("user"), said("assistant", function_call={"name": "f"}), said("user")], "messages[1].function_call"),
-        ([said("user"), said("assistant", None), said("user")], "messages[1].content"),
-        ([said("user"), said("assistant", [{"type": "refusal", "refusal": "no"}])], "messages[1].content[0].type"),
         (ASKED, "messages"),
         ([*ASKED, said("user")], "messages[2].role"),
-        ([*ASKED, said("tool")], "messages[2].tool_call_id"),
         ([*ASKED, said("tool", tool_call_id="c9")], "messages[2].tool_call_id"),
         ([*ASKED, said("tool", tool_call_id="c1"), said("tool", tool_call_id="c1")], "messages[3].tool_call_id"),
-        ([said("user"), said("assistant", tool_calls=[CALL, CALL])], "messages[1].tool_calls"),
         ([said("user"), said("assistant", tool_calls=[{**CALL, "type": "custom"}])], "messages[1].tool_calls[0].type"),
         (
             [said("user"), said("assistant", tool_calls=[{"id": "x", "function": {"name": "f", "arguments": "{"}}])],
@@ -195,11 +199,7 @@ NAMED = {"type": "function", "function": {"name": "sub"}}
         ("logit_bias", {"50256": -100}, "logit_bias"),
         ("modalities", ["text", "audio"], "modalities"),
         ("audio", {"voice": "x"}, "audio"),
-        ("prediction", {"type": "content"}, "prediction"),
         ("web_search_options", {}, "web_search_options"),
-        ("functions", [], "functions"),
-        ("function_call", "auto", "function_call"),
-        ("reasoning_effort", "high", "reasoning_effort"),
         ("verbosity", "low", "verbosity"),
         ("service_tier", "flex", "service_tier"),
         ("store", True, "store"),
@@ -208,9 +208,7 @@ NAMED = {"type": "function", "function": {"name": "sub"}}
         ("top_p", -0.1, "top_p"),
         ("seed", 1.5, "seed"),
         ("max_tokens", 0, "max_tokens"),
-        ("max_completion_tokens", -1, "max_completion_tokens"),
         ("presence_penalty", 3, "presence_penalty"),
-        ("stop", ["1", "2", "3", "4", "5"], "stop"),
         ("stop", [""], "stop"),
         ("stop", [1], "stop[0]"),
         ("stop", 1, "stop"),
@@ -234,29 +232,211 @@ NAMED = {"type": "function", "function": {"name": "sub"}}
         ),
         ("tools", [{"type": "custom", "custom": {"name": "x"}}], "tools[0].type"),
         ("tools", [{"type": "function", "function": {"name": "a b"}}], "tools[0].function.name"),
-        ("tools", [{"type": "function", "function": {"name": "a", "strict": True}}], "tools[0].function.strict"),
         ("tools", [ADD, ADD], "tools"),
-        ("tools", [ADD] * 129, "tools"),
         ("tools", [{"type": "function", "function": {"name": "a", "parameters": []}}], "tools[0].function.parameters"),
         ("tool_choice", "required", "tool_choice"),
         ("tool_choice", "sometimes", "tool_choice"),
         ("tool_choice", {"type": "allowed_tools"}, "tool_choice.type"),
         ("tool_choice", NAMED, "tool_choice.function.name"),
-        ("cache_prompt", True, "cache_prompt"),
+        ("functions", [{"name": "f"}], "functions"),
+        ("grammar", "root ::= x", "grammar"),
+        ("guided_regex", "x", "guided_regex"),
+        ("chat_template_kwargs", {"messages": []}, "chat_template_kwargs.messages"),
+        ("think", "yes", "think"),
         ("Temperature", 1, "Temperature"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(parameter: str, value: object, param: str) -> None:
+def test_strictly_what_is_not_supported_is_refused_by_name(parameter: str, value: object, param: str) -> None:
     with pytest.raises(Refused) as refused:
         chat_request(Fields({"messages": HELLO, parameter: value}))
     assert refused.value.param == param
     assert refused.value.what.startswith(param)
 
 
-def test_calls_one_by_one_cannot_be_promised() -> None:
-    assert chat_request(Fields({"messages": HELLO, "parallel_tool_calls": False})).options.tools == ()
-    with pytest.raises(Refused, match="parallel_tool_calls"):
-        chat_request(Fields({"messages": HELLO, "parallel_tool_calls": False, "tools": [ADD]}))
+IGNORED: list[tuple[str, object, str]] = [
+    ("verbosity", "low", "verbosity"),
+    ("service_tier", "flex", "service_tier"),
+    ("store", True, "store"),
+    ("Temperature", 1, "Temperature"),
+    ("mirostat", 2, "mirostat"),
+    ("stream_options", {"include_usage": True}, "stream_options is of no use without stream: true"),
+    ("messages", [said("user", name="Bob", weight=1), said("user", name="Eve")], "messages[].name, messages[].weight"),
+    ("messages", [said("user", [{"type": "text", "text": "x", "colour": 1}])], "messages[].content[].colour"),
+    ("tools", [{**ADD, "defer": 1}], "tools[].defer"),
+    ("tools", [{"type": "function", "function": {"name": "a", "x": 1}}], "tools[].function.x"),
+    ("response_format", {"type": "json_object", "x": 1}, "response_format.x"),
+]
+
+
+@pytest.mark.parametrize(("parameter", "value", "told"), IGNORED, ids=lambda value: str(value)[:40])
+def test_what_can_be_ignored_without_lying_is_ignored_and_told(parameter: str, value: object, told: str) -> None:
+    _, lines = noted(**{parameter: value})
+    assert len(lines) == 1 and lines[0].removeprefix("without effect here: ") == told
+    with pytest.raises(Refused):
+        chat_request(Fields({"messages": HELLO, parameter: value}))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("n", 2),
+        ("logprobs", True),
+        ("logit_bias", {"1": 1}),
+        ("modalities", ["audio"]),
+        ("grammar", "x"),
+        ("functions", [{"name": "f"}]),
+        ("web_search_options", {}),
+        ("tool_choice", "required"),
+        ("tools", [{"type": "custom", "custom": {"name": "x"}}]),
+        ("messages", [said("user", [{"type": "image_url", "image_url": {"url": "x"}}])]),
+    ],
+    ids=str,
+)
+def test_another_kind_of_answer_than_the_one_asked_for_is_never_given(parameter: str, value: object) -> None:
+    with pytest.raises(Refused) as refused:
+        noted(**{parameter: value})
+    assert refused.value.param.startswith(parameter)
+
+
+def test_all_fields_of_the_published_clients_are_known() -> None:
+    """With what they send when nothing special is wanted: nothing is told, let alone refused."""
+    from ollama._types import ChatRequest, Options
+    from openai.types.chat import completion_create_params as chat
+    from openai.types.completion_create_params import CompletionCreateParamsBase as Plain
+
+    neutral: dict[str, object] = {"messages": HELLO, "prompt": "x", "model": "m", "n": 1, "stop": ["x"] * 5}
+    neutral |= {"user": "u", "prompt_cache_key": "k", "prediction": {"type": "content", "content": "x"}}
+    neutral |= {"reasoning_effort": "low", "max_tokens": -1, "parallel_tool_calls": False, "service_tier": "auto"}
+    parsers: list[tuple[Callable[[Fields], object], Iterable[str]]] = [
+        (chat_request, chat.CompletionCreateParamsBase.__annotations__),
+        (completion_request, Plain.__annotations__),
+        (ollama_request, ChatRequest.model_fields),
+    ]
+    for parse, names in parsers:
+        notes = Notes()
+        parse(Fields({name: neutral.get(name) for name in names}, notes=notes))
+        assert not notes.lines
+        needed = {name: neutral[name] for name in names if name in ("messages", "prompt", "model")}
+        parse(Fields(dict.fromkeys(names) | needed))  # strictly: a name that is not known is refused
+    ollama_request(Fields({"model": "m", "options": dict.fromkeys(Options.model_fields)}))
+
+
+def test_what_frameworks_send_is_obeyed() -> None:
+    call = {"type": "function", "function": {"name": "math.add:" + "x" * 119, "strict": True}, "cache_control": {}}
+    many = [{"type": "function", "function": {"name": f"t{number}"}} for number in range(200)]
+    asked, lines = noted(
+        tools=[call, *many],
+        parallel_tool_calls=False,
+        max_tokens=-1,
+        n_predict=7,
+        stop=[str(number) for number in range(20)],
+        repetition_penalty=1.2,
+        response_format={"type": "json_object", "schema": {"type": "array"}},
+        reasoning_effort="low",
+        chat_template_kwargs={"enable_thinking": False, "x": [1]},
+        think=True,
+        cache_prompt=True,
+    )
+    assert not lines and asked.one_call and len(asked.options.tools) == 201 and len(asked.options.stop) == 20
+    assert asked.options.tools[0].name.startswith("math.add:") and asked.options.max_tokens == 7
+    assert asked.options.sampling.repeat_penalty == 1.2
+    assert asked.options.format == ResponseFormat({"type": "array"})
+    wanted = {"reasoning_effort": "low", "enable_thinking": False, "thinking": True, "x": [1]}
+    assert asked.options.template == wanted
+    assert noted(reasoning_effort="none")[0].options.template == {"enable_thinking": False, "thinking": False}
+    for format in (
+        {"type": "json_schema", "schema": {"type": "array"}},
+        {"type": "json_schema", "json_schema": {"schema": {"type": "array"}}},
+    ):
+        assert noted(response_format=format)[0].options.format == ResponseFormat({"type": "array"})
+    for name in ("json_schema", "guided_json"):
+        assert noted(**{name: {"type": "array"}})[0].options.format == ResponseFormat({"type": "array"})
+    assert ollama_request(Fields({"model": "m", "messages": HELLO, "think": "high"})).options.template == {
+        "enable_thinking": True,
+        "thinking": True,
+        "reasoning_effort": "high",
+    }
+
+
+OLD_CALL = {"name": "add", "arguments": '{"a": 1}'}
+U, A = Message("user", "x"), Message("assistant", "x")
+
+
+@pytest.mark.parametrize(
+    ("messages", "read", "told"),
+    [
+        ([said("user"), said("system", "s"), said("system", "t")], (Message("system", "s\n\nt"), U), "in front"),
+        ([said("assistant"), said("user")], (A, U), ""),
+        ([said("user"), said("assistant", "So")], (U, Message("assistant", "So", FinishReason.LENGTH)), ""),
+        (
+            [said("user"), said("assistant", ""), said("user", "y")],
+            (U, Message("assistant", ""), Message("user", "y")),
+            "",
+        ),
+        ([said("user"), said("assistant", "")], (U,), ""),
+        ([said("user", ""), said("user"), said("user", "")], (U,), ""),
+        ([said("system", ""), said("user", "")], (Message("user", " "),), "is empty"),
+        ([said("system")], (U,), "the only one"),
+        (
+            [said("user"), said("assistant"), said("assistant", "y"), said("user")],
+            (U, Message("assistant", "x\n\ny"), U),
+            "",
+        ),
+        (
+            [said("user"), said("assistant"), said("assistant", None, tool_calls=[CALL]), said("user")],
+            (
+                U,
+                Message("assistant", "x", tool_calls=(ToolCall("c1", "add", '{"a": 1}'),)),
+                Message("tool", "error: the tool was not called", call_id="c1", tool_name="add"),
+                U,
+            ),
+            "without their results",
+        ),
+        (
+            [said("user"), said("assistant", None, function_call=OLD_CALL), said("function", "1", name="add")],
+            (
+                U,
+                Message("assistant", "", tool_calls=(ToolCall("call_1", "add", '{"a": 1}'),)),
+                Message("tool", "1", call_id="call_1", tool_name="add"),
+            ),
+            "",
+        ),
+        ([said("user", ["x", "y"])], (Message("user", "x\ny"),), ""),
+        (
+            [said("user"), said("assistant", [{"type": "thinking", "thinking": "t"}, *TEXT]), said("user")],
+            (U, A, U),
+            "",
+        ),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_messages_in_any_order_are_the_same_for_each_way_in(
+    messages: list[dict[str, object]], read: tuple[Message, ...], told: str
+) -> None:
+    asked, lines = noted(messages=messages)
+    assert asked.conversation.messages == read
+    assert len(lines) == bool(told) and all(told in line for line in lines)
+    given = Fields({"model": "m", "messages": messages}, notes=Notes())
+    assert ollama_request(given).conversation == asked.conversation
+    (job,) = read_jobs(iter([json.dumps({"messages": messages}).encode()]))
+    assert job.conversation == asked.conversation and list(job.notes) == lines
+
+
+def test_messages_are_read_in_time_that_grows_with_their_number() -> None:
+    """Ten times as many take no more than thirty times as long, whatever their order; the worst was a hundred."""
+
+    def seconds(number: int, *kinds: dict[str, object]) -> float:
+        given = Fields({"messages": [*kinds] * (number // len(kinds))}, notes=Notes())
+        began = time.process_time()
+        conversation_of(given.needed_objects("messages"))
+        return time.process_time() - began
+
+    kinds = [said("system"), said("user", "x" * 99), said("user"), said("assistant", None, tool_calls=[CALL])]
+    kinds.append(said("tool", tool_call_id="c1"))
+    few = min(seconds(MOST_MESSAGES // 10, *kinds) for _ in range(3))
+    assert seconds(MOST_MESSAGES, *kinds) < 30 * few
+    with pytest.raises(Refused, match="10,001 messages; 10,000 is the most"):
+        noted(messages=[said("user")] * (MOST_MESSAGES + 1))
 
 
 def test_a_prompt_becomes_a_message_of_a_user() -> None:
@@ -310,10 +490,9 @@ NAMES = ["model", "stream", "stream_options", "stop", "tools", "tool_choice", "r
 )
 def test_anything_is_a_request_or_a_refusal(messages: Any, more: dict[str, Any]) -> None:
     try:
-        conversation = chat_request(Fields({"messages": messages, **more})).conversation
+        conversation = chat_request(Fields({"messages": messages, **more}, notes=Notes())).conversation
     except Refused:
         return
     roles = [message.role for message in conversation.messages]
-    assert roles[-1] in ("user", "tool")
-    assert "system" not in roles[1:]
+    assert "user" in roles and "system" not in roles[1:]
     assert all(not (one == two == "user") for one, two in pairwise(roles))

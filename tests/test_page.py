@@ -10,7 +10,7 @@ import pexpect
 import pytest
 from program import command, environment, fake_engine
 
-from bitnet_chat import colours
+from bitnet_chat import terminal as terminals
 from bitnet_chat.cli.page import Page
 
 
@@ -51,11 +51,13 @@ def test_a_pipe() -> None:
     assert pipe.getvalue() == "a **b** *\n"
 
 
-@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "DUMB")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "DUMB"), ("TERM", "unknown"), ("TERM", "")]
+)
 def test_no_colours(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    assert colours.shown_on(Screen()) and not colours.shown_on(io.StringIO())
+    assert terminals.shows_colours(Screen()) and not terminals.shows_colours(io.StringIO())
     monkeypatch.setenv(name, value)
-    assert not colours.shown_on(Screen())
+    assert not terminals.shows_colours(Screen())
     screen = Screen()
     Page("auto", screen, print).show("**b**")
     assert screen.getvalue() == "**b**"

@@ -43,7 +43,7 @@ class Paper:
 async def shown(steps: Sequence[Event | Gate], paper: Paper, until: str) -> None:
     backend = ScriptedBackend(lambda _: steps)
     backend.start()
-    display = Display(paper, colour=False, spinner=True)
+    display = Display(paper, colour=False, spinner=True, size=lambda: (80, 24))
     running = asyncio.ensure_future(replies.Reply(backend, HELLO, ReplyOptions(), display).run())
     while until not in paper.all:
         paper.news.clear()

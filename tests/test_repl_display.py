@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from styled import plain
 
 from bitnet_chat.errors import EngineDied, FinishReason
 from bitnet_chat.events import Completed, Stats
@@ -33,12 +34,39 @@ class Paper:
 
 def display(colour: bool = False, spinner: bool = False, unicode: bool = True, **more: Any) -> tuple[Paper, Display]:
     paper = Paper()
-    return paper, Display(paper, colour=colour, spinner=spinner, unicode=unicode, **more)
+    size = (lambda: (60, 24)) if spinner else None
+    return paper, Display(paper, colour=colour, spinner=spinner, unicode=unicode, **{"size": size} | more)
+
+
+def below(*lines: str) -> str:
+    """What draws these where the cursor is, at the start of a line, and brings it back."""
+    down = len(lines) - 1
+    room = "\x1bD" * down + f"\x1b[{down}A" if down else ""
+    return f"{room}\x1b7" + "\r\x1b[B".join(lines) + "\x1b8"
+
+
+ERASED = "\x1b[J"
+HELD = [
+    "| a | b |\n",
+    "|---|---|\n",
+    "| c | d |\n",
+    "| thr",
+    "ee | `",
+    "**",
+    "*x",
+    "```python\n",
+    "for",
+    "'a",
+    "\n",
+    "> ",
+    "- [",
+    "1.",
+]
 
 
 def styled(columns: int = 40) -> tuple[Paper, Display]:
     shown = prose("on", terminal=True, colour=True, columns=lambda: columns)
-    return display(colour=True, spinner=True, prose=shown)
+    return display(colour=True, spinner=True, prose=shown, size=lambda: (columns + 1, 24))
 
 
 def test_a_reply() -> None:
@@ -62,7 +90,9 @@ def test_colours() -> None:
     paper, shown = display(colour=True)
     shown.notice("restarted")
     shown.error(EngineDied("It died", remedy="ask again", detail="a\x1b[2J"))
-    assert paper.all == "\x1b[2mrestarted\x1b[0m\n\x1b[31mIt died\n  ask again\n  | a␛[2J\x1b[0m\n\n"
+    assert paper.all == (
+        "\x1b[2mrestarted\x1b[0m\n\x1b[31mIt died\x1b[0m\n\x1b[31m  ask again\x1b[0m\n\x1b[31m  | a␛[2J\x1b[0m\n\n"
+    )
 
 
 def test_a_stopped_reply_is_marked() -> None:
@@ -82,9 +112,9 @@ def test_the_spinner_leaves_nothing() -> None:
     paper, shown = display(spinner=True)
     shown.spin(0.0, "loading the model")
     shown.spin(1.25)
-    assert paper.all == "\r\x1b[K⠋ 0.0 s loading the model\r\x1b[K⠙ 1.2 s"
+    assert paper.all == below(" ⠋ 0.0 s loading the model") + ERASED + below(" ⠙ 1.2 s")
     shown.words("Hello")
-    assert paper.all.endswith("⠙ 1.2 s\r\x1b[KHello")
+    assert paper.all.endswith(f"{below(' ⠙ 1.2 s')}{ERASED}Hello")
     before = paper.all
     shown.spin(2.0)
     assert paper.all == before
@@ -94,7 +124,7 @@ def test_a_notice_takes_the_spinners_line() -> None:
     paper, shown = display(spinner=True, unicode=False)
     shown.spin(0.0)
     shown.notice("two\nlines")
-    assert paper.all == "\r\x1b[K| 0.0 s\r\x1b[Ktwo lines\n"
+    assert paper.all == f"{below(' | 0.0 s')}{ERASED}two lines\n"
 
 
 def test_no_spinner_without_a_terminal() -> None:
@@ -179,11 +209,11 @@ def test_the_spinner_turns_while_thoughts_are_folded() -> None:
     shown.begin()
     shown.thoughts("secret")
     shown.spin(3.0, "thinking")
-    assert paper.all == "\r\x1b[K⠋ 3.0 s thinking"
+    assert paper.all == below(" ⠋ 3.0 s thinking")
     shown.thought(3.5, 2)
     shown.words("Yes")
     shown.spin(4.0, "thinking")
-    assert paper.all.endswith("thinking\r\x1b[Kthought for 3.5 s, ~2 tokens · /thinking shows it\nYes")
+    assert paper.all.endswith(f"thinking\x1b8{ERASED}thought for 3.5 s, ~2 tokens · /thinking shows it\nYes")
 
 
 def test_thoughts_to_be_read_later() -> None:
@@ -205,20 +235,63 @@ def test_words_are_styled() -> None:
     )
 
 
-def test_a_table_keeps_the_spinner_turning() -> None:
+def test_a_table_is_shown_while_it_is_held() -> None:
     paper, shown = styled()
     shown.begin()
     shown.words("Look:\n")
     shown.spin(1.0)
     assert paper.all == "Look:\n"
-    shown.words("| a |\n|---|\n| b |\n")
-    shown.spin(2.0)
-    assert paper.all == "Look:\n\r\x1b[K\x1b[2m⠋ 2.0 s table, 1 row\x1b[0m"
+    shown.words("| a |\n|---|\n| b |\n| c")
+    shown.spin(2.0, figures="~9 tokens")
+    drawn = paper.all
+    assert plain(drawn) == "Look:\n" + below(
+        "| a   |", "|-----|", "| b   |", "| c", " ⠋ 2.0 s table, 1 row · ~9 tokens"
+    )
+    shown.words(" |\n")
+    assert paper.all == drawn
     shown.words("\n")
-    assert "\x1b[0m\r\x1b[K\x1b[2m|" in paper.all
+    assert plain(paper.all[len(drawn) :]) == f"{ERASED}| a   |\n|-----|\n| b   |\n| c   |\n\n"
     before = paper.all
     shown.spin(3.0)
     assert paper.all == before
+
+
+def test_figures_stand_below_the_words_and_are_gone_before_the_next_row() -> None:
+    paper, shown = display(spinner=True, size=lambda: (20, 24))
+    shown.begin()
+    shown.words("The quick")
+    before = len(paper.all)
+    shown.spin(1.0, figures="~2 tokens")
+    drawn = "\x1bD\x1b[1A\x1b7\r\x1b[B ⠋ ~2 tokens\x1b8"
+    assert paper.all[before:] == drawn
+    shown.words(" brown")
+    assert paper.all.endswith(f"{drawn} brown")
+    shown.words(" foxes")
+    assert paper.all.endswith(f"{ERASED}\nfoxes{drawn}")
+    shown.completed(Completed(FinishReason.STOP, "…", STATS))
+    assert paper.all.endswith(f"foxes{drawn}{ERASED}\n42 tokens · 18.3\ntok/s · first token\nafter 0.35 s · stop\n\n")
+
+
+def test_lines_of_ours_are_broken_between_words() -> None:
+    paper, shown = display(size=lambda: (16, 24))
+    shown.notice("the engine was restarted")
+    shown.lines("/help   this list of commands")
+    shown.error(EngineDied("It died of hunger", remedy="ask it again, please", detail="a long line of a log"))
+    assert paper.all == (
+        "the engine was\nrestarted\n/help   this\n        list of\n        commands\n\n"
+        "It died of\nhunger\n  ask it again,\n  please\n  | a long line\n    of a log\n\n"
+    )
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(HELD), max_size=12).map("".join))
+def test_whatever_is_held_comes_before_a_notice(text: str) -> None:
+    paper, shown = styled(columns=200)
+    shown.words(text)
+    shown.notice("NOTICE")
+    said = plain(paper.all).partition("NOTICE")[0]
+    kept = [char for char in text if not char.isspace() and char not in "|-"]
+    assert [char for char in said if not char.isspace() and char not in "|-"] == kept
 
 
 def test_an_interrupt_shows_the_table_so_far() -> None:

@@ -35,10 +35,10 @@ class Program:
             env=environment,
         )
 
-    def all(self, text: str) -> tuple[str, str]:
-        """Sends ``text`` and the end; stdout and stderr to the end. The exit code must be 0."""
+    def all(self, text: str, code: int = 0) -> tuple[str, str]:
+        """Sends ``text`` and the end; stdout and stderr to the end."""
         out, err = self.process.communicate(text.encode(errors="surrogateescape"), timeout=20)
-        assert self.process.returncode == 0, err.decode()
+        assert self.process.returncode == code, err.decode()
         return out.decode(), err.decode()
 
 
@@ -76,7 +76,8 @@ def test_escape_sequences_stay_text() -> None:
 
 
 def test_a_failure_goes_to_stderr() -> None:
-    out, err = Program().all("fail\ncount\n")
+    """Which the exit code tells as well: the first one."""
+    out, err = Program().all("fail\ncount\n/nothing\n", code=5)
     assert "The engine died\n  try again\n  | ␛[31mlog tail\n" in err
     assert out.startswith("1 messages")
 

@@ -27,10 +27,12 @@ def test_all_of_it() -> None:
 
 
 def test_less_and_less_of_it() -> None:
+    """The name goes before the context, and is cut before it goes."""
     assert bar(STATUS, LAST, 50) == " demo.gguf · ctx 512/2048 (25 %) · 10.0 tok/s"
     assert bar(STATUS, LAST, 40) == " demo.gguf · ctx 512/2048 (25 %)"
-    assert bar(STATUS, LAST, 20) == " demo.gguf"
-    assert bar(STATUS, LAST, 6) == " demo…"
+    assert bar(STATUS, LAST, 31) == " demo.gg… · ctx 512/2048 (25 %)"
+    assert bar(STATUS, LAST, 30) == " ctx 512/2048 (25 %)"
+    assert bar(STATUS, LAST, 10) == " ctx 512/…"
 
 
 def test_little_is_known() -> None:
@@ -67,7 +69,8 @@ def test_a_context_that_is_nearly_full(overflow: str, shown: str) -> None:
 def test_what_is_left_of_a_warning() -> None:
     assert bar(FULL, None, 80) == " demo.gguf · ! ctx 820/1024 (80 %) · the oldest turns will leave it · 812 MB"
     assert bar(FULL, None, 70) == " demo.gguf · ! ctx 820/1024 (80 %) · the oldest turns will leave it"
-    assert bar(FULL, None, 40) == " demo.gguf · ! ctx 820/1024 (80 %)"
+    assert bar(FULL, None, 58) == " ! ctx 820/1024 (80 %) · the oldest turns will leave it"
+    assert bar(FULL, None, 40) == " ! ctx 820/1024 (80 %)"
 
 
 def test_a_spare_engine_costs_memory() -> None:

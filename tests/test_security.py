@@ -79,6 +79,13 @@ def test_this_computer_needs_none(host: str) -> None:
         {"allow_host": ("*",)},
         {"cors": ("localhost:3000",)},
         {"cors": ("http://localhost:3000/path",)},
+        {"cors": ("http://*",)},
+        {"cors": ("https://*:*",)},
+        {"cors": ("http://",)},
+        {"cors": ("http://a*b",)},
+        {"allow_host": ("http://chat.example",)},
+        {"allow_host": ("chat.example:80",)},
+        {"allow_host": (".",)},
     ],
     ids=str,
 )
@@ -91,7 +98,17 @@ def test_what_does_not_go_is_said_at_the_start(changes: dict[str, object]) -> No
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "localhost:8033", "LOCALHOST.:1", "127.0.0.1:8033", "[::1]:8033", "127.1.2.3"]
+    "host",
+    [
+        "localhost",
+        "localhost:8033",
+        "LOCALHOST.:1",
+        "127.0.0.1:8033",
+        "[::1]:8033",
+        "127.1.2.3",
+        "0.0.0.0:1",
+        "a.localhost",
+    ],
 )
 def test_names_of_this_computer(host: str) -> None:
     assert status(gate(), facts(host=host)) == 200
@@ -119,6 +136,13 @@ def test_more_names() -> None:
     proxied = gate(allow_host=("chat.example",))
     assert status(proxied, facts(host="Chat.Example")) == 200
     assert status(proxied, facts(host="evil.example")) == 403
+    below = gate(allow_host=(".chat.example", "*.internal"))
+    for host, expected in (
+        *(("chat.example", 200), ("a.b.chat.example:80", 200), ("host.docker.internal:8033", 200)),
+        *(("evilchat.example", 403), ("chat.example.evil.example", 403), ("chat.exampl", 403)),
+    ):
+        assert status(below, facts(host=host)) == expected
+    assert status(gate(allow_host=("[::2]",)), facts(host="[::2]:1")) == 200
     assert status(gate(allow_host=("*",), api_key=KEY), facts(path="/health", host="any.example")) == 200
     network = gate(host="0.0.0.0", api_key=KEY)
     assert status(network, facts(path="/health", host="192.168.1.7:8033")) == 200
@@ -127,9 +151,81 @@ def test_more_names() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-@pytest.mark.parametrize("origin", [STRANGER, "null", "http://127.0.0.1:3000", "http://localhost:8033", "", "file://"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *(
+            STRANGER,
+            "null",
+            "",
+            "http://localhost.evil.example:8033",
+            "http://127.0.0.1.nip.io",
+            "http://evil.example:80",
+        ),
+        *(
+            "http://localhost@evil.example",
+            "http://evil.example/http://localhost:1",
+            "http://xlocalhost",
+            "moz-extension://a",
+        ),
+        *("http://127.0.0.1:1/x", "http://192.168.1.7:8033", "http://[::2]:1", "apps://x", "http://localhost:123456"),
+    ],
+)
 def test_a_page_of_another_origin_is_refused(method: str, origin: str) -> None:
     assert status(gate(), facts(method, origin=origin)) == 403
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0", "[::1]", "tauri.localhost"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("port", ["", ":3000"])
+def test_pages_of_this_computer_may(scheme: str, host: str, port: str) -> None:
+    origin = f"{scheme}://{host}{port}"
+    assert status(gate(), facts("POST", origin=origin, sec_fetch_site="same-site")) == 200
+    assert status(gate(cors=("none",)), facts("POST", origin=origin)) == 403
+    assert status(gate(), facts("POST", origin=origin, host="evil.example")) == 403, "its name was made to point here"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["app://obsidian.md", "app://", "file://", "tauri://localhost", "vscode-webview://1ab2", "vscode-file://a"],
+)
+def test_pages_of_applications_may(origin: str) -> None:
+    assert status(gate(), facts("POST", origin=origin)) == 200
+    assert status(gate(cors=("none", "file://")), facts("POST", origin=origin)) == (200 if origin == "file://" else 403)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "may", "may_not"),
+    [
+        (
+            "http://box:*",
+            ("http://box", "http://box:80", "HTTP://BOX:3000"),
+            ("https://box", "http://abox", "http://box:x"),
+        ),
+        (
+            "https://*.a.example",
+            ("https://b.a.example", "https://c.b.a.example"),
+            ("https://a.example", "https://ba.example"),
+        ),
+        ("https://a.example/", ("https://a.example",), ("https://a.example:8443", "http://a.example")),
+        ("chrome-extension://", ("chrome-extension://abc",), ("moz-extension://abc",)),
+        ("moz-extension://*", ("moz-extension://0-1",), ("chrome-extension://abc",)),
+        ("http://[::2]:*", ("http://[::2]:9",), ("http://[::3]:9",)),
+    ],
+)
+def test_patterns_of_origins(pattern: str, may: tuple[str, ...], may_not: tuple[str, ...]) -> None:
+    named = gate(cors=(ServeSettings(cors=(pattern,)).checked().cors))
+    assert [status(named, facts("POST", origin=each)) for each in may] == [200] * len(may)
+    assert [status(named, facts("POST", origin=each)) for each in (*may_not, STRANGER)] == [403] * (len(may_not) + 1)
+
+
+def test_the_cookie_of_the_page_is_worth_nothing_to_another_page_of_this_computer() -> None:
+    settings = ServeSettings(api_key=KEY)
+    keys = Keys(KEY)
+    locked, cookies = Gate(settings, keys), {COOKIE: keys.session()}
+    for origin, expected in ((HERE, 200), ("http://localhost:3000", 401), ("app://x", 401)):
+        headers = {"host": "127.0.0.1:8033", "origin": origin}
+        assert status(locked, Facts("POST", "/chats/1/stop", "http", "", headers, cookies=cookies)) == expected
 
 
 def test_our_own_page_may() -> None:
@@ -223,18 +319,19 @@ def test_no_text_is_a_session_or_a_key_by_chance(text: str) -> None:
     key_in(text, text)
 
 
-def test_who_guesses_has_to_wait_and_others_need_not() -> None:
+def test_wrong_keys_have_to_wait_and_the_right_one_never_does() -> None:
     now = [0.0]
     keys = Keys(KEY, lambda: now[0])
     for _ in range(20):
         assert not keys.is_right("guess", "10.0.0.9")
         now[0] += 1
     with pytest.raises(TooManyGuesses) as refused:
-        keys.is_right(KEY, "10.0.0.9")
+        keys.is_right("guess", "10.0.0.9")
     assert refused.value.retry_after == 40.0
-    assert keys.is_right(KEY, "10.0.0.1")
+    assert keys.is_right(KEY, "10.0.0.9"), "others may share the address"
+    assert not keys.is_right("guess", "10.0.0.1")
     now[0] += 40
-    assert keys.is_right(KEY, "10.0.0.9")
+    assert not keys.is_right("guess", "10.0.0.9")
     for number in range(10_000):
         keys.is_right("guess", f"address {number}")
     assert len(keys._wrong) <= 4096
@@ -358,10 +455,15 @@ def test_logging_in(app_of: Callable[..., httpx.AsyncClient]) -> None:
         async with app_of(api_key=KEY) as client:
             client.base_url = httpx.URL("https://127.0.0.1")
             assert "Secure" in (await client.post("/login", json={"key": KEY})).headers["set-cookie"]
+            await client.post("/logout")
             for _ in range(20):
                 await client.post("/login", json={"key": "wrong"})
-            tired = await client.post("/login", json={"key": KEY})
+            tired = await client.post("/login", json={"key": "wrong"})
             assert tired.status_code == 429 and int(tired.headers["retry-after"]) > 0
+            assert (await client.get("/metrics", headers={"x-api-key": "wrong"})).status_code == 429
+            for mine in ({"x-api-key": KEY}, {"authorization": f"Bearer {KEY}"}):
+                assert (await client.get("/metrics", headers=mine)).status_code == 200
+            assert (await client.post("/login", json={"key": KEY})).status_code == 204
 
     run(main)
 
@@ -394,8 +496,8 @@ def test_too_large_a_body_is_not_read_to_its_end(app_of: Callable[..., httpx.Asy
         ("/echo", {"content-type": "application/json; charset=utf-8"}, 200),
         ("/echo", {"content-type": "application/vnd.api+json"}, 200),
         ("/echo", {}, 200),
-        ("/echo", {"content-type": "text/plain"}, 415),
-        ("/echo", {"content-type": "application/x-www-form-urlencoded"}, 415),
+        ("/echo", {"content-type": "text/plain"}, 200),
+        ("/echo", {"content-type": "application/x-www-form-urlencoded"}, 200),
         ("/api/echo", {"content-type": "application/x-www-form-urlencoded"}, 200),
         ("/api/echo", {"content-type": "text/plain", "origin": HERE}, 415),
         ("/api/echo", {"content-type": "text/plain", "sec-fetch-site": "same-origin"}, 415),
@@ -410,6 +512,55 @@ def test_what_kinds_of_body_are_read(
         async with app_of() as client:
             assert (await client.post(path, content=b"{}", headers=headers)).status_code == expected
             assert (await client.post(path, headers=headers)).status_code == 200, "there is no body to be anything"
+
+    run(main)
+
+
+def test_a_path_has_one_name_however_its_slashes_are_written(app_of: Callable[..., httpx.AsyncClient]) -> None:
+    """And none of them goes around the key."""
+
+    async def main() -> None:
+        async with app_of() as client:
+            for path in ("/v1/models", "//v1//models", "/v1/models/", "/v1/models//", "/models", "/models/"):
+                answer = await client.get(HERE + path)
+                assert answer.status_code == 200 and answer.json()["data"], path
+            for path in (
+                "//api/tags",
+                "/api//tags/",
+                "/chats/",
+                "//health",
+                "/v1/health/",
+                "/metrics/",
+                "/openapi.json/",
+            ):
+                assert (await client.get(HERE + path)).status_code in (200, 503), path
+            said = {"messages": [{"role": "user", "content": "hi"}]}
+            for path in ("//v1/chat/completions", "/v1/chat/completions/", "/chat/completions"):
+                answer = await client.post(HERE + path, json=said)
+                assert answer.json()["choices"][0]["message"]["content"] == "hi", path
+            assert (await client.get(HERE + "/v1//nothing/")).json()["error"][
+                "message"
+            ] == "/v1/nothing is not served here"
+        async with app_of(api_key=KEY) as client:
+            for path in ("//v1/models", "/models", "/page/../v1/models/", "//metrics/"):
+                assert (await client.get(HERE + path)).status_code == 401, path
+            assert (await client.get(HERE + "//health//")).status_code in (200, 503)
+
+    run(main)
+
+
+def test_the_root_is_a_page_for_browsers_and_a_greeting_for_programs(app_of: Callable[..., httpx.AsyncClient]) -> None:
+    async def main() -> None:
+        async with app_of() as client:
+            for headers in ({}, {"accept": "application/json"}):
+                answer = await client.get("/", headers=headers)
+                assert (answer.status_code, answer.text) == (200, "Ollama is running")
+                assert answer.headers["content-type"].startswith("text/plain")
+                assert (await client.head("/", headers=headers)).status_code == 200
+            page = await client.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+            assert "<title>bitnet-chat</title>" in page.text
+            version = (await client.get("/api/version")).json()["version"]
+            assert tuple(map(int, version.split("."))) >= (0, 35, 0)
 
     run(main)
 
@@ -513,6 +664,50 @@ def test_who_never_comes_to_the_point_is_not_waited_for(monkeypatch: pytest.Monk
         async with serving(lambda _: say("hi")) as served:
             for begun in (b"", b"GET /health HTTP/1.1\r\nHost: loc", head("/login", 9), head("/chats", 9) + b"{"):
                 assert (await spoken(served.url, begun)).startswith(b"HTTP/1.1 408 ")
+
+    run(main)
+
+
+def test_requests_that_never_get_whole_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those with half a head, nor with half a body, nor connections that were used once: a newcomer takes the
+    place of the one that has waited longest for its client. A reply that is under way is never cut for another one."""
+    monkeypatch.setattr(listening, "_CONNECTIONS", 8)
+    begun = (b"", b"GET /health HTTP/1.1\r\nHost: loc", head("/login", 9), head("/chats", 9, "X-Api-Key: no") + b"{")
+    asked = b'{"messages": [{"role": "user", "content": "x"}], "stream": true}'
+    health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+
+    async def main() -> None:
+        script = lambda _: [TextDelta("half"), Pause(), Completed(FinishReason.STOP, "half")]  # noqa: E731
+        async with serving(script, parallel=8) as served:
+            where = served.url.removeprefix("http://").split(":")
+            open_ones: list[asyncio.StreamWriter] = []
+
+            async def opened(data: bytes) -> asyncio.StreamReader:
+                reader, writer = await asyncio.open_connection(*where)
+                open_ones.append(writer)
+                writer.write(data)
+                await writer.drain()
+                return reader
+
+            async with asyncio.timeout(60):
+                streams = [await opened(head("/v1/chat/completions", len(asked)) + asked)]
+                await streams[0].readuntil(b"half")
+                for data in begun * 4:
+                    await opened(data)
+                used = await opened(health + b"\r\n")
+                assert (await used.readuntil(b"}")).startswith(b"HTTP/1.1 ")
+                for _ in range(12):
+                    await opened(begun[1])
+                last = await spoken(served.url, health + b"Connection: close\r\n\r\n")
+                assert last.startswith(b"HTTP/1.1 200 ")
+                while len(streams) < 8:
+                    streams.append(await opened(head("/v1/chat/completions", len(asked)) + asked))
+                    await streams[-1].readuntil(b"half")
+                full = await spoken(served.url, health + b"Connection: close\r\n\r\n")
+                assert full.startswith(b"HTTP/1.1 503 ")
+                assert len(served.desk._tasks) == 8 and not any(stream.at_eof() for stream in streams)
+            for writer in open_ones:
+                writer.close()
 
     run(main)
 

@@ -475,7 +475,7 @@ def test_messages_that_cannot_be_used(messages: object, why: str) -> None:
 
 def test_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert Conversation.from_dicts([{"role": "user", "content": parts}]).messages[0].content == "ab"
+    assert Conversation.from_dicts([{"role": "user", "content": parts}]).messages[0].content == "a\nb"
 
 
 def test_open_calls_are_answered_before_anything_else_is_said() -> None:

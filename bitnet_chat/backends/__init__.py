@@ -7,10 +7,21 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 from bitnet_chat.conversation import Conversation, Tool
+from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Event
 from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.prompt.window import Policy
 
-__all__ = ["Backend", "BackendStatus", "ReplyOptions", "ResponseFormat", "Sampling", "TokenCount"]
+__all__ = [
+    "Backend",
+    "BackendStatus",
+    "Policy",
+    "ReplyOptions",
+    "ResponseFormat",
+    "Sampling",
+    "TokenCount",
+    "refusal_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,13 @@ class ReplyOptions:
     tool_choice: str = "auto"
     """``auto``, ``none``, ``required`` or the name of a tool."""
     format: ResponseFormat | None = None
+    template: Mapping[str, object] = field(default_factory=dict, hash=False)
+    """Arguments of the chat template beside the messages, such as ``enable_thinking``."""
+    overflow: Policy | None = None
+    """What happens to a conversation that has outgrown the window; None: as the backend was set up."""
+    alone: bool = False
+    """Whether the request stands for itself, as each of a stateless API does: what other requests said or cost changes
+    nothing in what it gets, and what its reply is made without is told with that reply, however often it is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +138,10 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Leave no process behind."""
+
+
+async def refusal_of(backend: Backend, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
+    """What a request would be refused for whenever its turn came, as far as that can be said without an engine; another
+    reply may be under way. None where nothing is wrong with it, or where ``backend`` has no method ``refusal``."""
+    ask = getattr(backend, "refusal", None)
+    return None if ask is None else await ask(conversation, options)

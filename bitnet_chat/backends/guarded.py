@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
+from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import (
     Completed,
     Event,
@@ -26,7 +27,7 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
-from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.stream.gathering import Gathering
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class GuardedBackend:
                     yield event
                 elif isinstance(event, Started):
                     yield event
-                    guard = guard or self._guard(conversation, options)  # while the engine reads the message
+                    guard = guard or await self._guard(conversation, options)  # while the engine reads the message
                 elif isinstance(event, ToolCall):
                     is_empty = False
                     if watch.finding is None:
@@ -119,7 +120,7 @@ class GuardedBackend:
                         yield event
                 elif watch.finding is None:
                     is_empty = False
-                    guard = guard or self._guard(conversation, options)
+                    guard = guard or await self._guard(conversation, options)
                     passed = _passed(event, guard)
                     if guard.finding is not None:
                         watch.stop(guard.finding)
@@ -146,6 +147,9 @@ class GuardedBackend:
             if close is not None:
                 await close()
 
+    async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
+        return await refusal_of(self.inner, conversation, options)
+
     def prepare(self, history: Conversation) -> None:
         self.inner.prepare(history)
 
@@ -163,15 +167,20 @@ class GuardedBackend:
     async def close(self) -> None:
         await self.inner.close()
 
-    def _guard(self, conversation: Conversation, options: ReplyOptions) -> Guard:
+    async def _guard(self, conversation: Conversation, options: ReplyOptions) -> Guard:
         # Here and not above: a prompt is on the screen 5 ms earlier.
         from bitnet_chat.stream.guard import Guard
         from bitnet_chat.stream.markers import relevant
 
         last = conversation.last
         before = last.content if last is not None and last.role == "assistant" else ""
-        markers = relevant(self._markers(), conversation) if self._limits.markers else ()
-        return Guard(markers, self._limits.repeat_limit, before, options.stop)
+        markers: tuple[str, ...] = ()
+        if self._limits.markers:
+            markers = await beside(conversation, relevant, self._markers(), conversation)
+        return Guard(markers, self._limits.repeat_limit, before, options.stop, self._tokens)
+
+    def _tokens(self, text: str) -> int:
+        return (self.inner.count(text) or by_length(text)).count
 
     def _line(self, end: Completed, options: ReplyOptions, repetitions: int, silence: float) -> str:
         """What happened, and how to go on; empty where nobody need be told."""

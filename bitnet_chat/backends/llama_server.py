@@ -24,6 +24,7 @@ from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import UsageError
+from bitnet_chat.models.names import name_of
 from bitnet_chat.prompt.specials import SpecialTokens
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 
@@ -51,8 +52,10 @@ class LlamaServer:
         *,
         parallel: int = 1,
         sharing: Sharing | None = None,
+        name: str = "",
     ) -> None:
-        """Starts nothing. ``sharing``: of the processors with other engines.
+        """Starts nothing. ``sharing``: of the processors with other engines. ``name``: of the model, where it was given
+        one.
 
         Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
         require_aiohttp()
@@ -72,6 +75,8 @@ class LlamaServer:
 
         self.model = model_path(settings, by_engine(self.binary.path), self.notices.append)
         with_magic(self.model)
+        self.label = name or name_of(self.model)
+        """What the model is called."""
         self.header: ModelHeader | None = None
         self._counter: TokenCounter | None = None
         self._reading = threading.Lock()
@@ -130,10 +135,6 @@ class LlamaServer:
         argv += option("--chat-template", prepared.replaces) if prepared.replaces else []
         return [*argv, *share.extra, *self._address()]
 
-    @property
-    def label(self) -> str:
-        return self.header.label if self.header is not None else self.model.stem
-
     def backend(self) -> RemoteBackend:
         """One more conversation with it. The process ends when the last of them is closed."""
         settings = self._settings
@@ -148,6 +149,12 @@ class LlamaServer:
             goes_on=True,
             sign_of_life=sign_of_life(settings),
         )
+
+    @property
+    def known(self) -> Target | None:
+        """Where to ask, if that is known and it lives."""
+        process = self.server.process
+        return self._known[1] if self._known is not None and self._known[0] is process else None
 
     async def target(self) -> Target:
         """Where to ask. Raises as :meth:`Server.running` does."""
@@ -214,6 +221,7 @@ class LlamaServer:
             _window(props),
             knows_tools=_caps(props).get("supports_tools") is not False,
             specials=SpecialTokens(header.control_tokens if header is not None else ()),
+            count=lambda body: _counted(connection, body),
         )
 
     async def leave(self) -> None:
@@ -272,6 +280,10 @@ class _Slot:
     def restarts(self) -> int:
         return self._shared.server.restarts
 
+    @property
+    def target(self) -> Target | None:
+        return self._shared.known
+
     async def ready(self) -> Target:
         return await self._shared.target()
 
@@ -296,6 +308,17 @@ class _Slot:
 
     async def close(self) -> None:
         await self._shared.leave()
+
+
+async def _counted(connection: Connection, body: dict[str, Any]) -> int | None:
+    """Tokens of the prompt that the server makes of a request. Raises Refused where it is too old to tell."""
+    made = await connection.ask("/apply-template", body)
+    prompt = made.get("prompt") if isinstance(made, dict) else None
+    if not isinstance(prompt, str):
+        return None
+    found = await connection.ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
+    tokens = found.get("tokens") if isinstance(found, dict) else None
+    return len(tokens) if isinstance(tokens, list) else None
 
 
 def own_sampling(settings: Settings) -> Sampling:

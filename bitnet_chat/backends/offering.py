@@ -1,7 +1,5 @@
-"""A backend that is offered tools, and goes without them where its model has no place for them.
-
-For front ends whose tools are there for as long as they run, whichever model answers. One that was asked for tools with
-this very reply, such as a server by its client, refuses instead.
+"""Backends that do with tools as a front end wishes: without them where the model has no place for them, or with one
+call in a reply.
 """
 
 from __future__ import annotations
@@ -11,8 +9,8 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
+from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started
 from bitnet_chat.prompt.tokens import TokenCount
@@ -22,12 +20,14 @@ _TOOLS = re.compile(r"\btools?\b|\btool_choice\b", re.IGNORECASE)
 
 
 class OfferingBackend:
-    """See :class:`bitnet_chat.backends.Backend`. All but the replies is that of ``inner``."""
+    """See :class:`bitnet_chat.backends.Backend`. All but the replies is that of ``inner``, which is offered tools, and
+    asked again without them where its model has no place for them."""
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
         self._without = False
-        """The model has no place for tools, and the user knows it."""
+        """The model has no place for tools, and the user knows it. Not so for requests that stand for themselves: each
+        is told."""
         self._was_interrupted = False
         if (follow := getattr(inner, "follow", None)) is not None:
             self.follow: Any = follow
@@ -38,7 +38,7 @@ class OfferingBackend:
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         wanted = options or ReplyOptions()
         without = replace(wanted, tools=(), tool_choice="auto")
-        asked = without if self._without else wanted
+        asked = without if self._without and not wanted.alone else wanted
         self._was_interrupted = False
         has_started, has_spoken = False, False
         while True:
@@ -53,7 +53,7 @@ class OfferingBackend:
                         if has_started:
                             continue
                         has_started = True
-                    elif isinstance(event, Completed):
+                    elif isinstance(event, Completed) and not wanted.alone:
                         self._without = asked.tools != wanted.tools  # it was the tools, then
                     has_spoken = has_spoken or not isinstance(event, Started | Notice | PromptProgress)
                     yield event
@@ -70,6 +70,12 @@ class OfferingBackend:
             if self._was_interrupted:  # while there was nothing to stop
                 yield Completed(FinishReason.INTERRUPTED, "")
                 return
+
+    async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
+        error = await refusal_of(self.inner, conversation, options)
+        if error is None or not options.tools or not refuses_tools(error):
+            return error
+        return await refusal_of(self.inner, conversation, replace(options, tools=(), tool_choice="auto"))
 
     def prepare(self, history: Conversation) -> None:
         self.inner.prepare(history)
@@ -93,3 +99,28 @@ def refuses_tools(error: BitnetChatError) -> bool:
     if isinstance(error, Unsupported):
         return error.option == "tools"
     return isinstance(error, UsageError) and bool(_TOOLS.search(error.what))
+
+
+class SingleCallBackend:
+    """See :class:`bitnet_chat.backends.Backend`. Of the calls that a reply of ``inner`` asks for the first is kept."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.start, self.prepare, self.count = inner.start, inner.prepare, inner.count
+        self.interrupt, self.status, self.close = inner.interrupt, inner.status, inner.close
+
+    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
+        has_called = False
+        events = self.inner.reply(conversation, options or ReplyOptions())
+        try:
+            async for event in events:
+                if isinstance(event, ToolCall):
+                    if has_called:
+                        continue
+                    has_called = True
+                yield event
+        finally:
+            # An async generator has something to close; an iterator without aclose has nothing.
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                await close()

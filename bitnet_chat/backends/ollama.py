@@ -72,6 +72,10 @@ class OllamaService:
     def model(self) -> str:
         return self._model
 
+    @property
+    def target(self) -> Target | None:
+        return Target(self._connection, self._model, self._size) if self._model else None
+
     async def ready(self) -> Target:
         if not self._model:
             self._model = next(iter(await self.models()), "")

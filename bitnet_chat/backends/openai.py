@@ -69,6 +69,10 @@ class OpenAiService:
     def model(self) -> str:
         return self._found.model if self._found is not None else self._wanted
 
+    @property
+    def target(self) -> Target | None:
+        return self._found
+
     async def ready(self) -> Target:
         if self._found is None:
             try:

@@ -12,13 +12,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.daemon import in_daemon
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.prompt.tools import Spoken, ToolFormat, lowered, responses
 from bitnet_chat.stream.decoder import rejoined
-from bitnet_chat.stream.toolcalls import CALL_LIMIT, Call, CallSplitter, Malformed, Piece, Text
+from bitnet_chat.stream.toolcalls import CALL_LIMIT, OPENING, Call, CallSplitter, Malformed, Piece, Text
 
 if TYPE_CHECKING:
     from bitnet_chat.prompt.template import ChatTemplate
@@ -35,13 +36,22 @@ class Interpreter:
     """Speaks of tools with a front end, and plain messages with an engine.
 
     The engine's own words of each reply with calls are remembered, so that an engine that has them in its memory need
-    not read them again in the words of the template. A call that cannot be read is told to the model once, within the
-    same reply; the front end hears of it only if the model fails again.
+    not read them again in the words of the template. For a request that stands for itself they are known by the ids of
+    the calls, which nobody has who did not get that reply. A call that cannot be read is told to the model once, within
+    the same reply; the front end hears of it only if the model fails again.
     """
 
-    def __init__(self, template: Callable[[], ChatTemplate], replies: Replies, interrupt: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        template: Callable[[], ChatTemplate],
+        replies: Replies,
+        interrupt: Callable[[], None],
+        *,
+        continues: bool = True,
+    ) -> None:
         """``template``: reads the model's header, and may take time. ``replies`` and ``interrupt``: those of the
-        engine."""
+        engine. ``continues``: whether it goes on with a reply that was begun for it, so that it can be made to call."""
+        self._continues = continues
         self._template = template
         self._replies = replies
         self._interrupt = interrupt
@@ -49,6 +59,8 @@ class Interpreter:
         self._spoken: OrderedDict[tuple[object, ...], Spoken] = OrderedDict()
         self._preparing: asyncio.Task[None] | None = None
         self._was_interrupted = False
+        self._alone = False
+        """Whether the request stands for itself."""
         self.tools: tuple[Tool, ...] = ()
         """Those of the last reply, and most likely of the next one."""
 
@@ -58,12 +70,12 @@ class Interpreter:
         if self.tools or has_tools(history):
             self._preparing = asyncio.ensure_future(self._prepare_later(history, prepare))
         else:
-            prepare(self._plain(history))
+            prepare(self._plain(history, self.tools, self._alone))
 
     async def _prepare_later(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         await self._known()
         with contextlib.suppress(BitnetChatError):  # the next reply will tell
-            prepare(await in_daemon(lambda: self._plain(history)))
+            prepare(await in_daemon(lambda: self._plain(history, self.tools, self._alone)))
 
     def cancel(self) -> None:
         """What was to be prepared and has not begun is not wanted any more."""
@@ -78,28 +90,19 @@ class Interpreter:
     async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncIterator[Event]:
         """See :meth:`bitnet_chat.backends.Backend.reply`."""
         self.cancel()
-        self._was_interrupted = False
-        tools = options.tools if options.tool_choice != "none" else ()
-        if tools and options.tool_choice != "auto":
-            why = "an engine on a pseudo-terminal decides by itself whether it calls a tool"
-            yield Failed(Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server"))
-            return
-        self.tools = tools
-        # A stop text ends what is said, and no call.
-        options = replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
+        self._was_interrupted, self._alone = False, options.alone
+        tools = self.tools = _offered(options)
         try:
-            format = await self._known()
-            if tools and isinstance(format, BitnetChatError):
-                raise format
-            plain = await in_daemon(lambda: self._plain(conversation))
+            plain, asked = await self.plain(conversation, options)
         except BitnetChatError as error:
             yield Failed(error)
             return
         if self._was_interrupted:
             yield Completed(FinishReason.INTERRUPTED, "")
             return
-        reading = _Reading(tools)
-        async for event in self._read(plain, options, reading):
+        begun = _beginning(options)
+        reading = _Reading(tools, begun)
+        async for event in self._read(plain, asked, reading):
             yield event
         last = plain.last
         goes_on = last is not None and last.role == "assistant"
@@ -110,12 +113,12 @@ class Interpreter:
             # Once: the model is told what is wrong, and goes on in the same reply.
             turns = (*turns, Message("user", responses(reading.told)))
             earlier = plain.messages[:-1] if goes_on else plain.messages
-            options = _left(options, reading.stats)
+            asked = _left(asked, reading.stats)
             reading.begin_again()
-            async for event in self._read(Conversation((*earlier, *turns)), options, reading):
+            async for event in self._read(_begun(Conversation((*earlier, *turns)), begun), asked, reading):
                 if not isinstance(event, Started):
                     yield event
-            turns = (*turns, Message("assistant", reading.raw))
+            turns = (*turns, Message("assistant", begun + reading.raw))
             if reading.is_faulty:
                 why = reading.faults[-1].why
                 yield Notice(f"the model twice asked for a tool in a form that cannot be read: {why}")
@@ -124,12 +127,33 @@ class Interpreter:
             calls = tuple(reading.calls) if end.reason is FinishReason.STOP else ()
             if calls:
                 end = replace(end, reason=FinishReason.TOOL_CALLS)
-            if calls or len(turns) > 1:
-                before = conversation.messages[-1].content if goes_on else ""
+            if calls or (len(turns) > 1 and not begun):
+                cut = conversation.messages[-1]
+                before = cut.content if cut.role == "assistant" else ""
                 message = Message("assistant", rejoined(before + end.text), tool_calls=calls)
                 self._remember(message, Spoken(turns, reading.told if calls else ()))
+            elif begun and end.reason is FinishReason.STOP:
+                why = "the model was made to begin a call, and wrote none that can be read"
+                end = Failed(Unsupported("tool_choice", why, remedy="use auto"), end.text)
         if end is not None:
             yield end
+
+    async def plain(self, conversation: Conversation, options: ReplyOptions) -> tuple[Conversation, ReplyOptions]:
+        """What an engine is asked instead. Raises Unsupported for tools that it cannot be told of."""
+        tools = _offered(options)
+        format = await self._known()
+        if tools and isinstance(format, BitnetChatError):
+            raise format
+        begun = _beginning(options)
+        if begun and not self._continues:
+            why = "this engine cannot be made to begin its reply with a call"
+            raise Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server")
+        if tools or has_tools(conversation):  # written by the template, which takes what time it is given
+            plain = await in_daemon(lambda: self._plain(conversation, tools, options.alone))
+        else:
+            plain = await beside(conversation, self._plain, conversation, tools, options.alone)
+        # A stop text ends what is said, and no call.
+        return _begun(plain, begun), replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
 
     async def _read(self, plain: Conversation, options: ReplyOptions, reading: _Reading) -> AsyncIterator[Event]:
         """All events but the last, which ``reading`` keeps."""
@@ -173,13 +197,16 @@ class Interpreter:
         except BitnetChatError as error:
             return error
 
-    def _plain(self, conversation: Conversation) -> Conversation:
+    def _plain(self, conversation: Conversation, tools: Sequence[Tool], alone: bool) -> Conversation:
         format = self._format if isinstance(self._format, ToolFormat) else None
-        return lowered(conversation, self.tools, format, lambda message: self._spoken.get(_key(message)))
+        return lowered(conversation, tools, format, lambda message: self._spoken.get(_key(message, alone)))
 
     def _remember(self, message: Message, spoken: Spoken) -> None:
-        self._spoken[_key(message)] = spoken
-        self._spoken.move_to_end(_key(message))
+        if self._alone and not message.tool_calls:
+            return
+        key = _key(message, self._alone)
+        self._spoken[key] = spoken
+        self._spoken.move_to_end(key)
         if len(self._spoken) > _REMEMBERED:
             self._spoken.popitem(last=False)
 
@@ -187,9 +214,11 @@ class Interpreter:
 class _Reading:
     """What has come of a reply: text and calls told apart, and the engine's own words."""
 
-    def __init__(self, tools: Sequence[Tool]) -> None:
+    def __init__(self, tools: Sequence[Tool], begun: str = "") -> None:
+        """``begun``: what each answer of the engine begins with, and does not say again."""
         self._names = [tool.name for tool in tools]
-        self._splitter = CallSplitter() if tools else None
+        self._begun = begun
+        self._splitter = self._new_splitter() if tools else None
         self._raw: list[str] = []
         self._said: list[str] = []
         self._apart = False
@@ -205,9 +234,14 @@ class _Reading:
     def begin_again(self) -> None:
         """The same reply goes on with another answer of the engine."""
         self._earlier, self._began_again = self.stats, True
-        self._splitter = CallSplitter()
+        self._splitter = self._new_splitter()
         self._raw, self.faults, self.end = [], [], None
         self._apart = bool(self._said)
+
+    def _new_splitter(self) -> CallSplitter:
+        splitter = CallSplitter()
+        splitter.feed(self._begun)
+        return splitter
 
     @property
     def raw(self) -> str:
@@ -270,6 +304,31 @@ class _Reading:
         return events
 
 
+def _offered(options: ReplyOptions) -> tuple[Tool, ...]:
+    return options.tools if options.tool_choice != "none" else ()
+
+
+def _beginning(options: ReplyOptions) -> str:
+    """The beginning of a reply that can only be a call, where one is asked for: of one tool, or of any."""
+    tools = _offered(options)
+    if not tools or options.tool_choice == "auto":
+        return ""
+    name = tools[0].name if len(tools) == 1 else options.tool_choice
+    if len(tools) > 1 and options.tool_choice == "required":
+        return f'{OPENING}\n{{"name": "'
+    return f'{OPENING}\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments":'
+
+
+def _begun(conversation: Conversation, text: str) -> Conversation:
+    """The same where the reply begins with ``text``."""
+    if not text:
+        return conversation
+    *earlier, last = conversation.messages
+    if last.role != "assistant":
+        return Conversation((*conversation.messages, Message("assistant", text, FinishReason.LENGTH)))
+    return Conversation((*earlier, replace(last, content=f"{last.content}\n{text}")))
+
+
 def has_tools(conversation: Conversation) -> bool:
     """Whether there is anything of tools in it."""
     return any(message.role == "tool" or message.tool_calls for message in conversation.messages)
@@ -301,9 +360,11 @@ def _sum(first: Stats, second: Stats) -> Stats:
     )
 
 
-def _key(message: Message) -> tuple[object, ...]:
-    """What a front end gives back of a reply. White space around the text and in the arguments may be another."""
-    return message.content.strip(), *((call.name, _canonical(call.arguments)) for call in message.tool_calls)
+def _key(message: Message, alone: bool) -> tuple[object, ...]:
+    """What a front end gives back of a reply. White space around the text and in the arguments may be another; so may
+    be the ids of calls, but for a request that stands ``alone``."""
+    calls = ((call.id if alone else "", call.name, _canonical(call.arguments)) for call in message.tool_calls)
+    return alone, message.content.strip(), *calls
 
 
 def _canonical(arguments: str) -> str:

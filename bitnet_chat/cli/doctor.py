@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bitnet_chat import colours, config
+from bitnet_chat import config, terminal
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.doctor.finding import Finding, Status, count
@@ -84,8 +83,8 @@ class _Printed:
 
     def __init__(self) -> None:
         self._group = ""
-        self._colour = colours.shown_on(sys.stdout)
-        self._width = max(60, shutil.get_terminal_size().columns - 1) if sys.stdout.isatty() else 0
+        self._colour = terminal.shows_colours(sys.stdout)
+        self._width = max(60, terminal.size(sys.stdout)[0] - 1) if sys.stdout.isatty() else 0
 
     def show(self, finding: Finding) -> None:
         if finding.group != self._group:

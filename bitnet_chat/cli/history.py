@@ -28,11 +28,11 @@ def run(arguments: Sequence[str]) -> int:
         case "list":
             return _list(journal, flags)
         case "show":
-            return _show(journal.load(flags.id), flags)
+            return _show(_loaded(journal, flags.id), flags)
         case "search":
             return _search(journal, flags)
         case "export":
-            return _export(journal.load(flags.id), flags)
+            return _export(_loaded(journal, flags.id), flags)
         case _:
             return _remove(journal, flags)
 
@@ -74,22 +74,32 @@ def _list(journal: Journal, flags: argparse.Namespace) -> int:
     elif not entries:
         print("No conversation is kept.", file=sys.stderr)
     else:
-        _print_entries(entries)
+        widest = max(len(str(entry.id)) for entry in entries)
+        for entry in entries:
+            print(_line(entry, widest))
+    _tell_damage(entries)
     return 0
 
 
-def _print_entries(entries: Sequence[Entry]) -> None:
-    widest = max(len(str(entry.id)) for entry in entries)
+def _tell_damage(entries: Sequence[Entry]) -> None:
     for entry in entries:
-        print(_line(entry, widest))
+        if entry.damage:
+            _say(f"conversation {entry.id} is damaged: {entry.damage}")
 
 
 def _line(entry: Entry, widest: int = 0) -> str:
     turns = f"{entry.turns} turn{'' if entry.turns == 1 else 's'}"
     facts = [turns, entry.model, _STATES.get(entry.state, "")]
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.updated))
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.updated)) if entry.updated else f"{'(no time)':16}"
     title = one_line(entry.title) or "(no title)"
     return f"{entry.id:>{widest}}  {when}  {title}  [{', '.join(one_line(fact) for fact in facts if fact)}]"
+
+
+def _loaded(journal: Journal, id: int) -> Stored:
+    stored = journal.load(id)
+    for line in stored.damage:
+        _say(f"damaged: {line}")
+    return stored
 
 
 def _show(stored: Stored, flags: argparse.Namespace) -> int:
@@ -130,6 +140,7 @@ def _search(journal: Journal, flags: argparse.Namespace) -> int:
             print(_line(hit.entry, widest))
             if hit.snippet:
                 print(f"{'':{widest}}  {one_line(hit.snippet)}")
+    _tell_damage([hit.entry for hit in hits])
     return 0 if hits else 1
 
 

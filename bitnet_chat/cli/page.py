@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from bitnet_chat import colours
+from bitnet_chat import terminal
 from bitnet_chat.markdown import Mode, prose
+from bitnet_chat.stream.wrap import Wrapper
 
 
 class Page:
@@ -25,8 +25,10 @@ class Page:
         self._is_terminal = stream.isatty()
         self._begun = self._within_line = False
         # A Windows console obeys escape sequences only after it was told to, which here nobody does.
-        terminal = self._is_terminal and sys.platform != "win32"
-        self._prose = prose(mode, terminal=terminal, colour=colours.shown_on(stream), columns=_columns)
+        draws = terminal.draws(stream) and sys.platform != "win32"
+        self._wrapper = Wrapper(self._columns if draws else None)
+        colour = terminal.shows_colours(stream)
+        self._prose = prose(mode, terminal=draws, colour=colour, columns=lambda: self._columns() - 1)
 
     def show(self, text: str) -> None:
         self._write(self._prose.feed(text))
@@ -50,10 +52,9 @@ class Page:
 
     def _write(self, text: str) -> None:
         if text:
-            self._stream.write(text)
+            self._stream.write(self._wrapper.feed(text))
             self._stream.flush()
             self._begun, self._within_line = True, not text.endswith("\n")
 
-
-def _columns() -> int:
-    return shutil.get_terminal_size().columns
+    def _columns(self) -> int:
+        return terminal.size(self._stream)[0]

@@ -31,16 +31,20 @@ from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import BitnetChatError, EngineNotFound, FinishReason, UsageError
 from bitnet_chat.journal import Journal, Recorder, Stored
 from bitnet_chat.progress import Progress, ProgressLine
+from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import one_line, visible
 
 if TYPE_CHECKING:
     from bitnet_chat.tools import Toolbox
 
+_PRINTED = (FinishReason.TIMEOUT, FinishReason.STALLED, FinishReason.INTERRUPTED)
+"""Ends after which ``--no-stream`` prints what had arrived; after all others that are failures it prints nothing."""
+
 
 def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
     """Reads the question now, while signals do what they always do: a read would keep the loop from hearing them."""
     journal = open_journal(settings)
-    stored = wanted(flags, journal)  # first: whoever types a long question should not do so in vain
+    stored = wanted(flags, journal, _say)  # first: whoever types a long question should not do so in vain
     box = allowed_toolbox(flags, settings)
     question, files = _question(flags)
     before = stored.conversation if stored is not None else Conversation()
@@ -68,7 +72,7 @@ async def _answer_one(
         backend = open_talker(settings, configured, journal, model=getattr(flags, "model", ""))
     except BitnetChatError as error:
         if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
-            print(json_text(batch.failure(error, settings.model) | {"conversation": None}))
+            print(json_text(batch.failure(error, settings.model) | {"conversation": None, "kept": False}))
         raise
     _tell(settings)
     expect(backend, box)
@@ -94,21 +98,27 @@ async def _answer_one(
                 page.close()
         await recorder.close()
         if hasattr(flags, "json"):
-            print(json_text(answer.as_json(backend) | {"conversation": recorder.id}))
-        elif hasattr(flags, "no_stream"):
-            print(visible(answer.text))
-        else:
+            print(json_text(answer.as_json(backend) | _where_kept(recorder)))
+        elif not hasattr(flags, "no_stream"):
             page.end()
+        elif answer.text and (not answer.reason.exit_code or answer.reason in _PRINTED):
+            print(visible(answer.text))
         if answer.error is not None:
             print(f"bitnet-chat: {visible(str(answer.error))}", file=sys.stderr)
         elif answer.reason.exit_code and answer.reason not in TOLD:
             _say(f"the reply is not whole: {answer.reason.value.replace('_', ' ')}")
         sys.stdout.flush()
-        return answer.reason.exit_code
+        return answer.reason.exit_code or (FinishReason.JOURNAL.exit_code if recorder.unkept else 0)
     finally:
         await recorder.close()
         await backend.close()
         page.close()
+
+
+def _where_kept(recorder: Recorder) -> dict[str, object]:
+    """What ``--json`` says about the journal."""
+    kept: dict[str, object] = {"conversation": recorder.id, "kept": recorder.id is not None and not recorder.unkept}
+    return kept | ({"not_kept": well_formed(recorder.unkept)} if recorder.unkept else {})
 
 
 def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
@@ -129,8 +139,8 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
         if sys.stdin.isatty():
             _say("reading the question from the terminal; Ctrl-D ends it")
         text = _decoded(sys.stdin.buffer.read(), "stdin")
-    # What an editor or echo adds at the end is no part of the question.
-    text = text.removesuffix("\n").removesuffix("\r")
+    if not flags.question:  # what an editor or echo adds at the end is no part of the question
+        text = text.removesuffix("\n").removesuffix("\r")
     if batch.is_blank(text):
         raise UsageError("the question is empty")
     return text, attached(flags, _say, stdin_is_taken=from_stdin)
@@ -157,6 +167,12 @@ async def _answer_file(
 ) -> int:
     done = {} if output_path is None else batch.finished(output_path, jobs)
     todo = [job for job in jobs if job.index not in done]
+    noted: set[str] = set()
+    for job in todo:
+        for note in job.notes:
+            if note not in noted:  # mostly the same for all lines
+                _say(f"line {job.index}: {note}")
+            noted.add(note)
     failed = [done[index] for index in sorted(done) if done[index].exit_code]
     if done:
         told = f"{output_path} has {len(done)} of {len(jobs)} replies already"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import locale
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from bitnet_chat import terminal as terminals
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.child import pty_is_available
 
@@ -31,13 +31,13 @@ class Terminal:
 
 def here() -> Terminal:
     stdout = sys.stdout.isatty()
-    size = shutil.get_terminal_size() if stdout else os.terminal_size((0, 0))
+    columns, lines = terminals.size(sys.stdout) if stdout else (0, 0)
     names = ("TERM", "COLORTERM", "NO_COLOR", "LANG", "LC_ALL", "LC_CTYPE", "TMUX", "STY", "TERM_PROGRAM")
     return Terminal(
         stdin=sys.stdin.isatty(),
         stdout=stdout,
-        columns=size.columns,
-        lines=size.lines,
+        columns=columns,
+        lines=lines,
         encoding=locale.getencoding(),
         variables={name: os.environ[name] for name in names if name in os.environ},
         windows=sys.platform == "win32",
@@ -69,10 +69,9 @@ def _screen(terminal: Terminal) -> Finding:
         return ok(_GROUP, "screen", "stdout is no terminal: text goes there as it is", **facts)
     facts |= {"columns": terminal.columns, "lines": terminal.lines}
     seen = f"{term or 'a terminal without a name'}, {terminal.columns} columns and {terminal.lines} lines"
-    if term == "dumb":
-        return warn(_GROUP, "screen", f"{seen}: lines are read and written plainly", "unset TERM=dumb", **facts)
-    if not term and not terminal.windows:
-        return warn(_GROUP, "screen", seen, "set TERM, for example to xterm-256color", **facts)
+    if not terminals.is_capable(term, windows=terminal.windows):
+        remedy = "set TERM to what this terminal is, for example xterm-256color"
+        return warn(_GROUP, "screen", f"{seen}: lines are read and written plainly", remedy, **facts)
     if terminal.columns < _NARROW:
         return warn(_GROUP, "screen", f"{seen}: narrow", f"make the window {_NARROW} columns wide or more", **facts)
     return ok(_GROUP, "screen", seen, **facts)
@@ -82,7 +81,7 @@ def _colours(terminal: Terminal) -> Finding:
     variables = terminal.variables
     if variables.get("NO_COLOR"):
         return ok(_GROUP, "colours", "none, because NO_COLOR is set", colours=False)
-    if not terminal.stdout or variables.get("TERM") == "dumb":
+    if not (terminal.stdout and terminals.is_capable(variables.get("TERM"), windows=terminal.windows)):
         return ok(_GROUP, "colours", "none, because this is no terminal that has them", colours=False)
     more = " (it says that it has 16 million)" if variables.get("COLORTERM") in ("truecolor", "24bit") else ""
     return ok(_GROUP, "colours", f"the 16 of every terminal are used{more}", colours=True)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation, Message
@@ -20,9 +21,10 @@ from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.loaded import Loaded
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.restarts import RestartBudget
-from bitnet_chat.engine.room import Room
+from bitnet_chat.engine.room import Policy, Room
 from bitnet_chat.engine.spare import Spares
 from bitnet_chat.errors import BitnetChatError, EngineDied
+from bitnet_chat.events import Notice
 from bitnet_chat.prompt.tokens import TokenCount
 
 _PAUSE = 0.1  # seconds
@@ -59,7 +61,8 @@ class Keeper:
         self._on_spawn = on_spawn
         self._loaded: Loaded | None = None
         self._history = Conversation()  # what the child is in step with, whole
-        self._notices: list[str] = []
+        self._notices: list[Notice] = []
+        self._of_request: list[Notice] = []
         self._fallen: EngineProcess | None = None  # its death is not told yet: what follows from it may be open
         self._wanted: Conversation | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -80,17 +83,30 @@ class Keeper:
 
     def notify(self, line: str) -> None:
         """A line for the user, told with the next event. May be called from a thread."""
-        self._notices.append(line)
+        self._notices.append(Notice(line))
 
-    def take_notices(self, *, of_launch: bool) -> list[str]:
+    def tell(self, line: str, dropped: int = 0) -> None:
+        """The same of what concerns the request that is under way alone."""
+        self._of_request.append(Notice(line, dropped))
+
+    def begin(self, *, alone: bool) -> None:
+        """A request begins. ``alone``: what others were to hear and what left the window for them is none of its."""
+        self.busy = True
+        if alone:
+            self._of_request.clear()
+            self.room.window.restore(())
+
+    def take_notices(self, *, of_launch: bool) -> list[Notice]:
         """What has not been told yet. ``of_launch``: also what could not be kept when the child was started, which is
         of interest when that child is the one that replies."""
         self._account_for_the_fallen()
-        notices, self._notices = self._notices, []
-        if note := self.room.window.take_note():
-            notices.append(note)
+        notices = [*self._notices, *self._of_request]
+        self._notices, self._of_request = [], []
+        note, dropped = self.room.window.take_note()
+        if note:
+            notices.append(Notice(note, dropped))
         if of_launch and self._loaded is not None:
-            notices += self._loaded.notes
+            notices += map(Notice, self._loaded.notes)
             self._loaded.notes = ()
         return notices
 
@@ -117,8 +133,7 @@ class Keeper:
             talk = await self.talk()
             while self._wanted is not None and not self.busy and not self._closed:
                 history, self._wanted = self._wanted, None
-                await self.render_ahead(history, "")
-                count = self.to_drop(talk, history, "", None)
+                count = await in_daemon(partial(self.to_drop, talk, history, "", None))
                 if self.room.policy == "drop-oldest":
                     self.let_go(history, count)
                 elif count > self.room.window.count_left(history):
@@ -185,12 +200,9 @@ class Keeper:
             self._talk = await asyncio.shield(self._talk_in_making)  # somebody else may be waiting for it too
         return self._talk
 
-    async def render_ahead(self, history: Conversation, text: str) -> None:
-        """Have at hand what ``text`` after ``history`` needs rendered."""
-        await self._render_ahead(self.room.window.kept(history), text)
-
     async def _render_ahead(self, memory: Conversation, text: str = "") -> None:
-        # A chat template is foreign code, which takes what time it is given: never on the event loop.
+        """Have at hand what ``text`` after ``memory`` needs rendered. A chat template is foreign code, which takes what
+        time it is given: never on the event loop."""
         talk = await self.talk()
         await in_daemon(lambda: talk.render_ahead(memory, text))
 
@@ -397,11 +409,13 @@ class Keeper:
             return None
         return loaded.used(talk, self.room.count)
 
-    def to_drop(self, talk: Talk, history: Conversation, text: str, most: int | None) -> int:
+    def to_drop(
+        self, talk: Talk, history: Conversation, text: str, most: int | None, alone: Policy | None = None
+    ) -> int:
         """See :meth:`Room.to_drop`."""
         if self.process is not None:
             self.room.size = self.process.meter.context_size or self.room.size
-        return self.room.to_drop(talk, history, self.used(talk, history), text, most)
+        return self.room.to_drop(talk, history, self.used(talk, history), text, most, alone)
 
     def let_go(self, history: Conversation, count: int, summary: str = "") -> None:
         """Have the ``count`` oldest messages out of the window, from the next child on."""

@@ -164,6 +164,16 @@ class EngineProcess:
             facts["thinking"] = [*framer.tags, framer.is_open]
         return facts
 
+    @property
+    def thinking_tags(self) -> tuple[str, str]:
+        """What is written before thoughts and behind them, as far as it is told apart here: nothing before them where
+        the prompt opens them."""
+        framer = self._framer
+        if not isinstance(framer, ThinkingFramer):
+            return "", ""
+        opening, closing = framer.tags
+        return "" if framer.is_open else f"{opening}\n", f"\n{closing}\n\n"
+
     # What front code does
 
     def input_for(self, history: Conversation, text: str, options: ReplyOptions | None = None) -> Input | None:

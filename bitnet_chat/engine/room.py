@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.errors import ContextOverflow
 from bitnet_chat.prompt import summary as summaries
-from bitnet_chat.prompt.tokens import Counter, TokenCount
-from bitnet_chat.prompt.window import Window, about_tokens, half_to_drop, messages_to_drop
+from bitnet_chat.prompt.tokens import Counter, TokenCount, by_length
+from bitnet_chat.prompt.window import (
+    Policy,
+    Window,
+    about_tokens,
+    half_to_drop,
+    messages_to_drop,
+    places_apart,
+    without_oldest,
+)
 
-Policy = Literal["drop-oldest", "summarize", "stop"]
+__all__ = ["Policy", "Room", "outgrown", "too_long"]
 
 _FOR_A_REPLY = 8  # an eighth of the window is kept for it
 _SUMMARY_LIMIT = 256  # tokens
 _SMALLEST = 512  # tokens of a window whose size nobody told
 _AROUND = 6.0  # tokens that a template puts around a message
+_FAR = 2  # windows: what lies further back is not counted, but guessed by its length
+_GUESS = 0.3  # relative error of that
+_COUNTED = 1_000_000  # characters that leave; more are estimated
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a history costs. ``tokens``: all of it, with its system prompt. ``scale``: what a message costs, by what its
+    text alone does."""
+
+    tokens: TokenCount
+    scale: float
 
 
 class Room:
@@ -37,44 +57,74 @@ class Room:
     def summary_limit(self, size: int) -> int:
         return min(_SUMMARY_LIMIT, size // _FOR_A_REPLY)
 
-    def to_drop(self, talk: Talk, history: Conversation, used: TokenCount | None, text: str, most: int | None) -> int:
+    def to_drop(
+        self,
+        talk: Talk,
+        history: Conversation,
+        used: TokenCount | None,
+        text: str,
+        most: int | None,
+        alone: Policy | None = None,
+    ) -> int:
         """How many of the oldest messages of ``history`` are to be out of the window when ``text`` is sent.
 
         ``used``: tokens in the context of the child that has ``history``; None where none has. ``most``: tokens of the
-        reply. Raises ContextOverflow for a message that is too long by itself, and for a conversation that is too long
-        where the policy is to stop.
+        reply. ``alone``: the policy of a request that stands for itself. May take time for a long history.
+
+        Raises ContextOverflow for a message that is too long by itself, and for a conversation that is too long where
+        the policy is to stop.
         """
-        left = self.window.count_left(history)
+        policy = alone or self.policy
+        left = self.window.count_left(history) if alone is None else 0
         size = self.size or talk.context_size
         if not size:
             return left
-        kept = self.window.kept(history)
+        kept = self.window.kept(history) if alone is None else history
         message = talk.cost_of_message(text, self.count) if text else TokenCount(0)
-        before = used or talk.cost_of_history(kept, self.count)
-        need = before + message
+        told = self._told(talk, kept, used, size)
+        need = told.tokens + message
         reserve = self.reserve(size, most)
-        if need.at_least < size if self.policy == "stop" else need.count + reserve <= size:
+        if need.count + reserve <= size:
             return left
         pinned = talk.cost_of_history(Conversation().with_system(history.system), self.count)
-        alone = pinned + message
-        if alone.at_least >= size:
+        if (pinned + message).at_least >= size:
             raise too_long(message, pinned, size)
         if not kept.turns:
             if need.at_least >= size:
-                if not self.window.summary:
+                if not self.window.summary or alone:
                     raise too_long(message, pinned, size)
                 self.window.summary = ""
             return left
-        if self.policy == "stop":
-            raise outgrown(size, need)
-        costs = [self.count(each.content).count + _AROUND for each in kept.turns]
-        told = talk.cost_of_history(Conversation().with_system(kept.system), self.count)
-        scale = max(0, before.count - told.count) / sum(costs)
+        if policy == "stop":
+            raise outgrown(size, need, reserve)
         room = size - reserve - message.at_most - pinned.count
-        if self.policy == "summarize":
+        if policy == "summarize":
             room -= self.summary_limit(size)
-        half = max(size / 2 - message.count - pinned.count, room / 2)
-        return left + messages_to_drop(kept.turns, [cost * scale for cost in costs], half, room)
+        enough = size / 2 - message.count - pinned.count
+
+        def cost(each: Message) -> float:
+            return (self.count(each.content).count + _AROUND) * told.scale
+
+        return left + messages_to_drop(kept.turns, cost, room, enough, places_apart(size) if alone else 0)
+
+    def _told(self, talk: Talk, kept: Conversation, used: TokenCount | None, size: int) -> _Told:
+        """A history that is many times too long is looked at as far as it might stay."""
+        turns, near, start = kept.turns, 0.0, len(kept.turns)
+        while start and near <= _FAR * size:
+            start -= 1
+            near += self.count(turns[start].content).count + _AROUND
+        newest = without_oldest(kept, start)
+        if start and (first := next((i for i in range(start, len(turns)) if turns[i].role == "user"), None)):
+            newest, start = without_oldest(kept, first), first
+            near = sum(self.count(each.content).count + _AROUND for each in turns[start:])
+        tokens = used if used is not None and not start else talk.cost_of_history(newest, self.count)
+        system = talk.cost_of_history(Conversation().with_system(kept.system), self.count)
+        scale = max(0, tokens.count - system.count) / near if near else 1.0
+        if start:
+            length = sum(len(each.content) for each in newest.turns) or 1
+            more = sum(len(each.content) for each in turns[:start]) / length * (tokens.count - system.count)
+            tokens += TokenCount(max(start, round(more)), _GUESS)
+        return _Told(tokens, scale)
 
     def fits_alone(self, talk: Talk, history: Conversation, text: str) -> bool:
         """Whether ``text`` has nothing before it that could leave the window, and surely takes less than half of it."""
@@ -106,7 +156,10 @@ class Room:
 
     def cost_of_oldest(self, history: Conversation, count: int) -> TokenCount:
         """Tokens of the ``count`` oldest messages, without what a template puts around them."""
-        return sum((self.count(each.content) for each in history.turns[:count]), TokenCount(0))
+        leaving = history.turns[:count]
+        if sum(len(each.content) for each in leaving) > _COUNTED:
+            return by_length("".join(each.content for each in leaving))
+        return sum((self.count(each.content) for each in leaving), TokenCount(0))
 
 
 def too_long(message: TokenCount, pinned: TokenCount, size: int | None) -> ContextOverflow:
@@ -118,15 +171,22 @@ def too_long(message: TokenCount, pinned: TokenCount, size: int | None) -> Conte
         f"the message is {about_tokens(message)} long and does not fit into the context window{window}; it was not"
         " sent",
         remedy="shorten it, send it in parts, or give a larger --ctx where the model allows it",
+        needed=message.count + pinned.count,
+        size=size,
     )
 
 
-def outgrown(size: int | None, need: TokenCount | None = None) -> ContextOverflow:
-    """A conversation that would have to lose its oldest turns, which the user does not want."""
+def outgrown(size: int | None, need: TokenCount | None = None, reserve: int = 0) -> ContextOverflow:
+    """A conversation that would have to lose its oldest turns, which the user does not want. ``reserve``: tokens that
+    are kept for the reply."""
     window = f" of {size:,} tokens" if size else ""
     length = f": with this message it is {about_tokens(need)} long" if need is not None else ""
+    beside = f", and {reserve:,} are kept for the reply" if length and reserve else ""
     return ContextOverflow(
-        f"the conversation has outgrown the context window{window}{length}; nothing was sent or dropped",
+        f"the conversation has outgrown the context window{window}{length}{beside}; nothing was sent or dropped",
         remedy="/clear starts over, --overflow drop-oldest or summarize lets the oldest turns leave the window,"
         " and a larger --ctx makes room where the model allows it",
+        needed=None if need is None else need.count,
+        reserve=reserve,
+        size=size,
     )

@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.dialects import Input, Talk
@@ -94,9 +97,10 @@ class Session:
         cut, conversation = _cut_reply(conversation)
         cleaned = clean(conversation.messages[-1].content)
         if not cleaned.text:
-            yield Failed(UsageError("an empty message cannot be sent"))
+            yield Failed(_empty())
             return
-        keeper.busy, keeper.sampling = True, options.sampling
+        keeper.begin(alone=options.alone)
+        keeper.sampling = options.sampling
         self._stop_reason = None
         self._stopped.clear()
         timer = None
@@ -110,14 +114,14 @@ class Session:
             if cleaned.note and cut is None:
                 yield Notice(cleaned.note)
             for notice in keeper.take_notices(of_launch=False):  # of what was done while nobody asked
-                yield Notice(notice)
+                yield notice
             async for event in self._attempts(conversation, cut, options):
                 sent = sent or isinstance(event, Started)
                 if isinstance(event, Completed | Failed) and not event.text and (sent or _is_overflow(event)):
                     # What left made room for a message that may be no part of the conversation, or was too long alone.
                     window.restore(left, summary)
                 for notice in keeper.take_notices(of_launch=isinstance(event, Started)):
-                    yield Notice(notice)
+                    yield notice
                 if isinstance(event, Completed | Failed):
                     # Before it is told: who hears it may ask the next question at once.
                     finished = True
@@ -133,18 +137,39 @@ class Session:
             timer.cancel()
         self.keeper.rest()
 
+    async def check(self, conversation: Conversation, options: ReplyOptions) -> None:
+        """Raises BitnetChatError for what would be refused whatever the engine says. A reply may be under way."""
+        cut, conversation = _cut_reply(conversation)
+        if not clean(conversation.messages[-1].content).text:
+            raise _empty()
+        question = await self._asked(conversation, cut, options)
+        if options.alone:
+            await self._trimmer.leaving(question.history, question.text, options)
+
     async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Question:
         """What is to be put to the engine. Raises BitnetChatError when nothing can be."""
-        if options.format is not None and not (await self.keeper.talk()).carries_all:
+        talk = await self.keeper.talk()
+        # It renders the template, which takes what time it is given.
+        if without_effect := await in_daemon(lambda: talk.use(options.template)):
+            self.keeper.tell(without_effect)
+        question = await self._asked(conversation, cut, options)
+        if question.goes_on and question.text:
+            self.keeper.tell("this engine cannot go on with a reply by itself: it was asked to continue")
+        if options.alone:
+            history = await self._trimmer.cut(question.history, question.text, options)
+            question = replace(question, history=history)
+        return question
+
+    async def _asked(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Question:
+        talk = await self.keeper.talk()
+        if options.format is not None and not talk.carries_all:
             why = "an engine on a pseudo-terminal takes no grammar for one reply"
             raise Unsupported("response_format", why, remedy=_WITH_GRAMMAR)
         if cut is None:
-            *earlier, asked = as_sent(conversation).messages
+            *earlier, asked = (await beside(conversation, as_sent, conversation)).messages
             return Question(Conversation(tuple(earlier)), asked.content)
-        talk = await self.keeper.talk()
-        if talk.go_on_message:
-            self.keeper.notify("this engine cannot go on with a reply by itself: it was asked to continue")
-        return Question(as_sent(Conversation((*conversation.messages, cut))), talk.go_on_message, goes_on=True)
+        whole = Conversation((*conversation.messages, cut))
+        return Question(await beside(whole, as_sent, whole), talk.go_on_message, goes_on=True)
 
     async def _allowance(self, options: ReplyOptions) -> Allowance | None:
         """For an engine that does not keep to a limit by itself, and is a few tokens over before it has stopped."""
@@ -182,10 +207,11 @@ class Session:
                 talk = await self.keeper.talk()
                 estimate = self._estimate(talk, question)
                 message = self._input(process, question, options)
-                turn = Turn(process.meter, started, told, message.loose_end, allowance, estimate)
+                tags = process.thinking_tags
+                turn = Turn(process.meter, started, told, message.loose_end, allowance, estimate, tags)
                 process.send(message)
                 if not announced and (changed := talk.note_of(question.text)):
-                    self.keeper.notify(changed)
+                    self.keeper.tell(changed)
                 if not announced:
                     announced = True
                     yield Started()
@@ -295,6 +321,8 @@ class Session:
                 process.kill()
         turn.over(natural=turn.end is not None and turn.end.natural)
         await process.log_is_level()
+        for text, thinking in turn.within_after_all():
+            yield ThinkingDelta(text) if thinking else TextDelta(text)
 
     # The end of a turn
 
@@ -377,6 +405,10 @@ class Session:
                     count = keeper.room.more_to_drop(memory)
                 keeper.let_go(memory, count)
         keeper.try_spawn(memory)
+
+
+def _empty() -> UsageError:
+    return UsageError("an empty message cannot be sent")
 
 
 def _is_overflow(event: Completed | Failed) -> bool:

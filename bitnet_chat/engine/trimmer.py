@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.beside import beside
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.process import EngineProcess
@@ -14,6 +18,7 @@ from bitnet_chat.engine.summary import summarise
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.prompt import summary as summaries
 from bitnet_chat.prompt.verbatim import clean
+from bitnet_chat.prompt.window import left_note, without_oldest
 
 
 class Trimmer:
@@ -23,6 +28,27 @@ class Trimmer:
         self._keeper = keeper
         self._or_stop = or_stop
 
+    async def cut(self, history: Conversation, text: str, options: ReplyOptions) -> Conversation:
+        """What a request that stands for itself is answered by: ``history``, or as much of it as has room before
+        ``text``. That depends on the request alone. Raises ContextOverflow for what is not to be sent."""
+        keeper, room = self._keeper, self._keeper.room
+        count = await self.leaving(history, text, options)
+        if not count:
+            return history
+        leaving = history.turns[:count]
+        summary = ""
+        if (options.overflow or room.policy) == "summarize":
+            summary = await self._made_of(leaving, "")
+        tokens = await beside(history, room.cost_of_oldest, history, count)
+        keeper.tell(left_note(count, len(history.turns), tokens, summary), count)
+        return summaries.with_summary(without_oldest(history, count), summary)
+
+    async def leaving(self, history: Conversation, text: str, options: ReplyOptions) -> int:
+        """How many of the oldest messages such a request is answered without. Raises as ``cut``."""
+        talk = await self._keeper.talk()
+        most, policy = options.max_tokens or talk.max_tokens, options.overflow or self._keeper.room.policy
+        return await in_daemon(lambda: self._keeper.to_drop(talk, history, text, most, policy))
+
     async def make_room(self, history: Conversation, text: str, most: int | None) -> bool:
         """Let leave what has to, by what is known before ``text`` is sent; True where something did. False, too, where
         the user stops waiting.
@@ -30,12 +56,15 @@ class Trimmer:
         ``most``: tokens of the reply. Raises ContextOverflow for what is not to be sent.
         """
         window, talk = self._keeper.room.window, await self._keeper.talk()
-        rendering = asyncio.ensure_future(self._keeper.render_ahead(history, text))
-        await self._or_stop(rendering)
-        if not rendering.done():
-            return False
         before = window.kept(history)
-        await self._let_go(history, self._keeper.to_drop(talk, history, text, most or talk.max_tokens))
+        # It renders the chat template, which takes what time it is given.
+        work = partial(self._keeper.to_drop, talk, history, text, most or talk.max_tokens)
+        counting = asyncio.ensure_future(in_daemon(work))
+        counting.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be waiting any more
+        await self._or_stop(counting)
+        if not counting.done():
+            return False
+        await self._let_go(history, counting.result())
         return window.kept(history) != before
 
     async def drop_more(self, process: EngineProcess, history: Conversation) -> None:
@@ -54,16 +83,21 @@ class Trimmer:
             return
         summary = ""
         if room.policy == "summarize":
-            earlier = room.window.summary if left else ""
             leaving = room.window.sent(history).turns[left:count]
-            turns, limit = room.to_summarise(leaving, earlier, await self._keeper.talk())
-            if turns or earlier:
-                summary = await self._summary(summaries.request(turns, earlier, limit), limit)
-            if not summary:
-                self._keeper.notify("what left the context window was not summarised; it was dropped")
-            elif len(turns) < len(leaving):
-                self._keeper.notify(f"only the newest {len(turns)} of {len(leaving)} messages could be summarised")
+            summary = await self._made_of(leaving, room.window.summary if left else "")
         self._keeper.let_go(history, count, summary)
+
+    async def _made_of(self, leaving: Sequence[Message], earlier: str) -> str:
+        """A summary of the messages that leave; empty where there is none, which is told."""
+        turns, limit = self._keeper.room.to_summarise(leaving, earlier, await self._keeper.talk())
+        summary = ""
+        if turns or earlier:
+            summary = await self._summary(summaries.request(turns, earlier, limit), limit)
+        if not summary:
+            self._keeper.tell("what left the context window was not summarised; it was dropped")
+        elif len(turns) < len(leaving):
+            self._keeper.tell(f"only the newest {len(turns)} of {len(leaving)} messages could be summarised")
+        return summary
 
     async def _summary(self, request: str, limit: int) -> str:
         """What the model makes of the turns that leave; empty where it makes nothing, or is stopped."""

@@ -31,7 +31,8 @@ class Estimate:
 class Turn:
     """``sent``: the monotonic second at which the user's message was given to us. ``told``: the thoughts of an attempt
     that was broken off, which the user has seen. ``loose_end``: see :mod:`bitnet_chat.stream.seam`. ``allowance``: what
-    there may be of the reply, its thoughts included. ``estimate``: for an engine that tells no figures."""
+    there may be of the reply, its thoughts included. ``estimate``: for an engine that tells no figures. ``tags``: what
+    the engine writes before its thoughts and behind them, which is not told and is tokens all the same."""
 
     def __init__(
         self,
@@ -41,8 +42,14 @@ class Turn:
         loose_end: str = "",
         allowance: Allowance | None = None,
         estimate: Estimate | None = None,
+        tags: tuple[str, str] = ("", ""),
     ) -> None:
         self._parts: list[str] = []
+        self._beyond: list[tuple[str, bool]] = []
+        """What came beyond the allowance, and whether it is thoughts."""
+        self._tags = list(tags)
+        """Those that were not written yet."""
+        self._written_tags: list[str] = []
         self.has_thought = False
         self._told = [told]
         self._retelling = Retelling(told)
@@ -74,8 +81,13 @@ class Turn:
     def thought(self, text: str) -> str:
         """The next of what the model thinks came: what of it is to be told."""
         self._arrived()
-        self.has_thought = True
-        text = self._retelling.feed(self._within(text))
+        if not self.has_thought:
+            self.has_thought = True
+            self._write_tag()
+        return self._thought(self._within(text, thinking=True))
+
+    def _thought(self, text: str) -> str:
+        text = self._retelling.feed(text)
         self._told.append(text)
         return text
 
@@ -90,7 +102,7 @@ class Turn:
     def _counted(self) -> TokenCount:
         """Of what was said and thought, without the engine's help."""
         count = self._estimate.count if self._estimate is not None else by_length
-        return sum((count(each) for each in (self.told, self.text) if each), TokenCount(0))
+        return sum((count(each) for each in (*self._written_tags, self.told, self.text) if each), TokenCount(0))
 
     @property
     def at_least(self) -> int:
@@ -107,18 +119,46 @@ class Turn:
     def said(self, text: str) -> str:
         """The next of the reply came, no thoughts: what of it is to be told."""
         self._arrived()
+        if self.has_thought and len(self._tags) == 1:
+            self._write_tag()
         text = self._within(self._seam.feed(text))
         if text:
             self._parts.append(text)
         return text
+
+    def within_after_all(self) -> list[tuple[str, bool]]:
+        """What had come beyond the allowance, and whether it is thoughts, where the engine says that the whole reply is
+        within: it may have written a text in fewer tokens than it would read it in."""
+        made = self._meter.tokens
+        if self._allowance is None or made is None or made - self._is_natural > self._allowance.limit:
+            return []
+        self._allowance.lift()
+        beyond, self._beyond = self._beyond, []
+        for text, thinking in beyond:
+            if thinking:
+                self._thought(text)
+            else:
+                self._parts.append(text)
+        return beyond
+
+    def _write_tag(self) -> None:
+        tag = self._tags.pop(0)
+        self._written_tags.append(tag)
+        if self._allowance is not None:
+            self._allowance.take(tag)
 
     @property
     def is_trimmed(self) -> bool:
         """Whether more came than there may be of the reply."""
         return self._allowance is not None and self._allowance.is_exceeded
 
-    def _within(self, text: str) -> str:
-        return text if self._allowance is None else self._allowance.take(text)
+    def _within(self, text: str, *, thinking: bool = False) -> str:
+        if self._allowance is None:
+            return text
+        taken = self._allowance.take(text)
+        if len(taken) < len(text):
+            self._beyond.append((text[len(taken) :], thinking))
+        return taken
 
     def _arrived(self) -> None:
         self._arrivals += 1

@@ -37,6 +37,8 @@ class Entry:
     model: str
     """Of the last reply."""
     state: State = State.WHOLE
+    damage: str = ""
+    """What of it cannot be read; empty where all can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,10 @@ class Stored:
     head: int | None = None
     """The row that the line ended with, which may be a reply without a word. Whoever goes on with the conversation
     knows by it whether another program has done so since."""
+    misplaced: tuple[Record, ...] = ()
+    """Messages of a damaged file that no model can be given where they stand. They are shown."""
+    damage: tuple[str, ...] = ()
+    """A line for each thing of it that cannot be read."""
 
     @property
     def conversation(self) -> Conversation:
@@ -98,7 +104,8 @@ class Stored:
     def shown(self) -> tuple[Record, ...]:
         """All of the present line: with the messages that got no reply, wherever they stand."""
         pending = () if self.pending is None else (self.pending,)
-        return tuple(sorted((*self.records, *pending, *self.passed_over), key=lambda record: record.row))
+        every = (*self.records, *pending, *self.passed_over, *self.misplaced)
+        return tuple(sorted(every, key=lambda record: record.row))
 
     def about(self) -> dict[str, object]:
         """What an export says about the whole."""

@@ -3,7 +3,7 @@
 Nothing that the model wrote is taken away or altered: marks such as ``**``, ``#`` and backticks stay, dim, around the
 text that they style. So what is copied from the screen is what was written, and a mark that turns out to be none has
 cost nothing. The escape sequences apart, what comes out is what went in. Only tables are laid out anew, once they are
-complete.
+complete; until then their rows can be asked for, to be shown for the time being.
 
 A character comes out as soon as it is clear how it looks. What can still become two things is held, a few characters
 at most (a run of ``*``, the ``-`` at the start of a line, a word of code that may be a keyword), until the next
@@ -15,7 +15,7 @@ Pure; the time for a character does not depend on how much came before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 __all__ = ["Mode", "Prose", "Verbatim", "prose"]
@@ -42,11 +42,16 @@ class Prose(Protocol):
     def holding(self) -> str:
         """What is being held back for longer, for people: ``table, 12 rows``; empty when there is nothing."""
 
+    @property
+    def held(self) -> Sequence[str]:
+        """Its lines, the latest at least, as they would be written now."""
+
 
 class Verbatim:
     """Text as it is."""
 
     holding = ""
+    held = ()
 
     def feed(self, text: str) -> str:
         return text
@@ -86,6 +91,10 @@ class _Styled:
     @property
     def holding(self) -> str:
         return self._prose.holding if self._prose is not None else ""
+
+    @property
+    def held(self) -> Sequence[str]:
+        return self._prose.held if self._prose is not None else ()
 
 
 def prose(mode: Mode, *, terminal: bool, colour: bool, columns: Callable[[], int]) -> Prose:

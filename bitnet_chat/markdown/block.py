@@ -46,6 +46,9 @@ class Markdown:
         self._blank = True
         """The line before was empty."""
         self._in_list = False
+        self._table: Table | None = None
+        self._preview: tuple[tuple[int, int], str] = (0, 0), ""
+        """Its rows as they would be written now, and how many there are in how many columns."""
         self._begin_line()
 
     def _begin_line(self) -> None:
@@ -73,9 +76,9 @@ class Markdown:
         return self._painter.take()
 
     def flush(self) -> str:
+        if self._is_in_table:
+            self._let_go()
         text = self.pause()
-        if self._step in (self._row_start, self._in_row) and self._table is not None:
-            self._table.write(self._painter, self._columns())
         self._painter.plain()
         return text + self._painter.take()
 
@@ -91,8 +94,29 @@ class Markdown:
         return text if ended else text.removesuffix("\n")
 
     @property
+    def _is_in_table(self) -> bool:
+        return self._step in (self._row_start, self._in_row)
+
+    @property
+    def held(self) -> list[str]:
+        if not self._is_in_table:
+            return []
+        rows = ""
+        if self._table is not None:
+            state = self._table.rows, self._columns()
+            if self._preview[0] != state:
+                painter = Painter(self._palette)
+                self._table.latest().write(painter, state[1])
+                self._preview = state, painter.take()
+            rows = self._preview[1]
+        elif self._header is not None:
+            rows = f"{self._header}\n"
+        under_way = "".join(self._row) if self._step == self._in_row else self._head
+        return [line for line in f"{rows}{under_way}".split("\n") if line.strip()]
+
+    @property
     def holding(self) -> str:
-        if self._step not in (self._row_start, self._in_row):
+        if not self._is_in_table:
             return ""
         rows = self._table.rows if self._table is not None else 0
         return f"table, {rows} row{'' if rows == 1 else 's'}" if rows > 0 else "table"
@@ -190,6 +214,8 @@ class Markdown:
         self._inline.feed(text[at:end])
         self._inline.end()
         self._newline()
+        if self._table is not None:  # that was the end of a row which was cut
+            self._step = self._row_start
         return end + 1
 
     def _in_indented_code(self, text: str, at: int) -> int:
@@ -298,7 +324,7 @@ class Markdown:
     # Tables
 
     def _begin_table(self, head: str) -> None:
-        self._table: Table | None = None
+        self._table = None
         self._header: str | None = None
         self._row = [head]
         self._row_size = len(head)
@@ -354,6 +380,17 @@ class Markdown:
             for number in range(len(head)):
                 self._step(head, number)
         return at + 1
+
+    def _let_go(self) -> None:
+        """What is held is written. Where a row was cut, the rest of it is words; those behind it are rows again."""
+        row = "".join(self._row) if self._step == self._in_row else ""
+        if self._table is not None:
+            self._table.write(self._painter, self._columns())
+        else:
+            self._end_table()
+        if row:
+            self._row, self._row_size = [], 0
+            self._words("", row)
 
     def _leave_table(self) -> None:
         """There is none after all, or a row is too long: what was held is words, and so is the rest of the line."""

@@ -14,6 +14,8 @@ from bitnet_chat.stream.cells import width
 
 _BAR = re.compile(r"(?<!\\)\|")
 _RULE = re.compile(r":?-+:?")
+_LATEST = 30
+"""Rows of a table on its way that are shown."""
 _NARROWEST = 8
 """Cells that a column keeps when its table is too wide."""
 
@@ -178,6 +180,16 @@ class Table:
     def add(self, row: str) -> None:
         self._source.append(row)
         self.rows += 1
+
+    def latest(self) -> Table:
+        """A table of the header and the last rows, as far as they are not written; this one stays as it is."""
+        if self.written:
+            return self
+        header, rule, *rows = self._source
+        table = Table(header, rule)
+        for row in rows[-_LATEST:]:
+            table.add(row)
+        return table
 
     def write(self, painter: Painter, columns: int) -> None:
         """Writes all that was added since the last time, in columns that are settled at the first time."""

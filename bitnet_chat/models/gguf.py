@@ -58,8 +58,10 @@ class ModelHeader:
 
     @property
     def label(self) -> str:
-        """A short name for a status line."""
-        return self.name or self.path.stem
+        """What the model is called, see :mod:`bitnet_chat.models.names`. ``name`` is its title."""
+        from bitnet_chat.models.names import name_of
+
+        return name_of(self.path)
 
 
 def read_header(path: Path) -> ModelHeader:

@@ -10,12 +10,14 @@ from pathlib import Path
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models.faults import mended
 from bitnet_chat.models.gguf import header
-from bitnet_chat.models.reader import STRING, opened
+from bitnet_chat.models.reader import I32, STRING, Array, Cursor, opened
 from bitnet_chat.prompt.tokenizer import KINDS, Tokenizer, Vocabulary
 from bitnet_chat.prompt.tokens import TokenCount
 
 # The largest there are have 262,144 pieces and 3 MB.
 _MAX_PIECES, _MAX_BYTES = 1 << 20, 1 << 24
+_USER_DEFINED = 4  # LLAMA_TOKEN_TYPE_USER_DEFINED
+_MAX_DEFINED = 1 << 14  # Gemma 3 has 6,400 of them, most others a few dozen
 
 
 class TokenCounter:
@@ -51,7 +53,22 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
         pieces = contents.arrays.get("tokenizer.ggml.tokens")
         if kind not in KINDS or pieces is None or pieces.kind != STRING or not 0 < pieces.length <= _MAX_PIECES:
             return None
-        return Tokenizer(Vocabulary(_bounded(cursor.strings(pieces))), kind, pre)
+        vocabulary = Vocabulary(_bounded(cursor.strings(pieces)))
+        defined = _defined(cursor, pieces, contents.arrays.get("tokenizer.ggml.token_type"))
+        return Tokenizer(vocabulary, kind, pre, defined)
+
+
+def _defined(cursor: Cursor, pieces: Array, kinds: Array | None) -> list[str]:
+    """The texts of the user-defined tokens."""
+    numbers: list[int] = []
+    passed = 0
+    for part in cursor.numbers(kinds) if kinds is not None and kinds.kind == I32 else ():
+        if _USER_DEFINED in part:
+            numbers += [passed + index for index, kind in enumerate(part) if kind == _USER_DEFINED]
+        passed += len(part)
+        if len(numbers) > _MAX_DEFINED:
+            raise ValueError(f"more than {_MAX_DEFINED} user-defined tokens")
+    return [text.decode("utf-8", "replace") for _, text in cursor.strings_at(pieces, numbers)]
 
 
 def _bounded(pieces: Iterable[bytes]) -> Iterator[bytes]:

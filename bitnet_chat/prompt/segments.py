@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bitnet_chat.conversation import Conversation
@@ -73,7 +73,12 @@ class PromptSegments:
         self._in_suffix = in_suffix[first.start() :] if first else ""
         self.around = in_prefix[len(self._in_prefix) :], in_suffix[: len(in_suffix) - len(self._in_suffix)]
         """What is typed in front of a message and behind it, but for the first one, which may have more."""
-        self._rendered: tuple[tuple[Conversation, str | ModelError], ...] = ()
+        self._rendered: tuple[tuple[Mapping[str, object], Conversation, str | ModelError], ...] = ()
+
+    def use(self, arguments: Mapping[str, object]) -> None:
+        """The template is given these from now on."""
+        if self.template.arguments != arguments:
+            self.template.arguments = dict(arguments)
 
     def guarded(self, text: str) -> str:
         """``text`` in which nothing is a special token; see :func:`unguarded` and :func:`joined`."""
@@ -81,13 +86,14 @@ class PromptSegments:
 
     def render(self, conversation: Conversation) -> str:
         """The prompt for a reply to ``conversation``, guarded. Raises ModelError where the template refuses."""
-        found = next((result for each, result in self._rendered if each == conversation), None)
+        arguments = self.template.arguments
+        found = next((result for *key, result in self._rendered if key == [arguments, conversation]), None)
         if found is None:
             try:
                 found = self._render(conversation)
             except ModelError as error:  # which may have taken all the time that a template has
                 found = error
-            self._rendered = ((conversation, found), *self._rendered[: _REMEMBERED - 1])
+            self._rendered = ((arguments, conversation, found), *self._rendered[: _REMEMBERED - 1])
         if isinstance(found, ModelError):
             raise found
         return found

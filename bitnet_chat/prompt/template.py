@@ -78,6 +78,8 @@ class ChatTemplate:
         self.name = name
         self.source = source
         self.bos, self.eos, self.adds_bos = bos, eos, adds_bos and bool(bos)
+        self.arguments: Mapping[str, object] = {}
+        """What it is given beside the messages, such as ``enable_thinking``."""
         try:
             self._program = read(source)
         except TemplateFault as fault:
@@ -89,16 +91,17 @@ class ChatTemplate:
         """The whole conversation as text, special tokens spelled out. ``tools``: as the OpenAI API has them.
 
         Raises TemplateError."""
-        given = {"tools": list(tools)} if tools else {}  # some templates take None for a list
+        given = {**self.arguments}
+        if tools:  # some templates take None for a list
+            given["tools"] = list(tools)
         try:
-            variables = {
-                **given,
+            given |= {
                 "messages": [_as_dict(each) for each in conversation.messages],
                 "add_generation_prompt": reply_follows,
                 "bos_token": self.bos,
                 "eos_token": self.eos,
             }
-            return self._program.run(variables, datetime.now())
+            return self._program.run(given, datetime.now())
         except TemplateFault as fault:
             raise TemplateError(self.name, fault) from fault
         except (ValueError, RecursionError) as error:
@@ -120,6 +123,12 @@ class ChatTemplate:
             if token and glue.startswith(token):
                 return TurnMarks(glue[len(token) :], suffix, token)
         return TurnMarks(glue, suffix)
+
+    def without_effect(self, arguments: Mapping[str, object]) -> str:
+        """A line for the user where it uses none of them; empty where it does."""
+        if not arguments or any(name in self.source for name in arguments):
+            return ""
+        return f"the chat template {self.name} does not use {' or '.join(arguments)}"
 
     def without_bos(self, text: str) -> str:
         """A rendered prompt without the BOS token that the engine puts in front of it."""

@@ -6,6 +6,9 @@ SentencePiece BPE ("llama") everywhere. The number of a piece tells its age in e
 brings for its tests, so that neither the table of merges nor the scores are needed. What is left of an error comes
 from the words: Python's classes of characters are not quite those of llama.cpp, and some models have an expression of
 their own.
+
+The user-defined tokens of a vocabulary (``<tool_call>``, ``<think>``) are found before anything else, in any text, and
+are one token each, as in llama.cpp. Control tokens are none in a message, nor does an engine print one in a reply.
 """
 
 from __future__ import annotations
@@ -91,10 +94,13 @@ class Vocabulary:
 
 
 class Tokenizer:
-    """``kind``, one of ``KINDS``, and ``pre``: ``tokenizer.ggml.model`` and ``tokenizer.ggml.pre`` of a GGUF."""
+    """``kind``, one of ``KINDS``, and ``pre``: ``tokenizer.ggml.model`` and ``tokenizer.ggml.pre`` of a GGUF.
+    ``defined``: the texts of its user-defined tokens."""
 
-    def __init__(self, vocabulary: Vocabulary, kind: str, pre: str = "") -> None:
+    def __init__(self, vocabulary: Vocabulary, kind: str, pre: str = "", defined: Iterable[str] = ()) -> None:
         self._vocabulary = vocabulary
+        longest_first = sorted(filter(None, defined), key=len, reverse=True)
+        self._defined = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
         self._spells_bytes = kind == "gpt2"
         self._error = _ERROR
         if self._spells_bytes:
@@ -124,6 +130,21 @@ class Tokenizer:
     def front(self, text: str, limit: int) -> tuple[int, int]:
         """The characters of ``text`` that make at most ``limit`` tokens, and how many tokens those are. ``text`` may
         hold bytes as surrogates; a character of which only some bytes are within the limit is left out."""
+        total = at = 0
+        for index, part in enumerate(self._split(text)):
+            if index % 2:
+                if total == limit:
+                    return at, total
+                total += 1
+            else:
+                end, count = self._front_of_plain(part, limit - total)
+                total += count
+                if end < len(part):
+                    return at + end, total
+            at += len(part)
+        return at, total
+
+    def _front_of_plain(self, text: str, limit: int) -> tuple[int, int]:
         total = 0
         for match in self._words.finditer(self._spelled(text)):
             count = self._tokens_of_word(match.group())
@@ -145,8 +166,14 @@ class Tokenizer:
     def _spelled(self, text: str) -> str:
         return text if self._spells_bytes else text.replace(" ", "\u2581")
 
+    def _split(self, text: str) -> list[str]:
+        """Plain text and user-defined tokens in turn; plain text is first and last, and may be empty."""
+        return self._defined.split(text) if self._defined is not None else [text]
+
     def _tokens(self, text: str) -> int:
-        return sum(map(self._tokens_of_word, self._words.findall(self._spelled(text))))
+        parts = self._split(text)
+        words = (word for part in parts[::2] for word in self._words.findall(self._spelled(part)))
+        return len(parts) // 2 + sum(map(self._tokens_of_word, words))
 
     def _tokens_of_word(self, word: str) -> int:
         count = self._known.get(word)
@@ -209,7 +236,10 @@ _BYTE_SPELLING = _byte_spelling()
 
 
 class Allowance:
-    """The first ``limit`` tokens of a text that comes in parts: ``take`` what of the next part is within them."""
+    """The first ``limit`` tokens of a text that comes in parts: ``take`` what of the next part is within them.
+
+    Counted with a vocabulary, and so as an engine would read the text. It may have written it in fewer tokens: where it
+    says that all was within the limit, :meth:`lift` it."""
 
     def __init__(self, tokenizer: Tokenizer, limit: int) -> None:
         self._tokenizer = tokenizer
@@ -235,3 +265,7 @@ class Allowance:
             self._bytes_until_look = self.limit - tokens
         self._taken += len(text)
         return text
+
+    def lift(self) -> None:
+        """Nothing is beyond the limit."""
+        self.is_exceeded = False

@@ -1,17 +1,30 @@
 """What of a conversation stands in a context window that is too small for all of it. Pure.
 
 The system prompt is pinned, the newest turns stay, and what leaves leaves in whole turns. So that not every message
-costs a replay, more leaves than has to: about half of the window is free afterwards.
+costs a replay, more leaves than has to, but never so much that less than half of the window is used. Where nothing is
+known of earlier turns, it is up to the next of the places that lie some way apart in a conversation: those are the same
+for each longer form of it, so that what leaves stays the same for several turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.prompt import summary as summaries
 from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.prompt.verbatim import as_sent
+
+Policy = Literal["drop-oldest", "summarize", "stop"]
+"""What happens to a conversation that has outgrown the window."""
+_AROUND = 20  # bytes
+
+
+def places_apart(size: int) -> int:
+    """Bytes between two places that a conversation is cut at, for a window of ``size`` tokens: about a fifth of it."""
+    return size * 3 // 4
 
 
 class Window:
@@ -27,6 +40,7 @@ class Window:
         self.summary = ""
         """What stands in their place."""
         self._note = ""
+        self._noted = 0
         self._sent = Conversation(), Conversation()
 
     def count_left(self, history: Conversation) -> int:
@@ -50,12 +64,7 @@ class Window:
         """Let the ``count`` oldest messages leave, ``tokens`` of them. :meth:`take_note` then says so."""
         turns = self.sent(history).turns
         self.left, self.summary = turns[:count], summary
-        about = f", {about_tokens(tokens)}" if tokens.count else ""
-        instead = "a summary stands in their place, " if summary else ""
-        self._note = (
-            f"the context window is full: the oldest {count} of {len(turns)} messages left it{about}"
-            f"; {instead}the conversation still has them"
-        )
+        self._note, self._noted = left_note(count, len(turns), tokens, summary), count
 
     def sent(self, history: Conversation) -> Conversation:
         """:func:`as_sent`, which looks at every character; one turn asks for the same history several times."""
@@ -67,10 +76,10 @@ class Window:
         """Take back what :meth:`drop` did: it was not this history that was too long."""
         self.left, self.summary, self._note = left, summary, ""
 
-    def take_note(self) -> str:
-        """One line about what left the window and was not told yet; empty when nothing did."""
+    def take_note(self) -> tuple[str, int]:
+        """One line about what left the window and was not told yet, empty when nothing did; and how many messages."""
         note, self._note = self._note, ""
-        return note
+        return note, self._noted if note else 0
 
 
 def without_oldest(history: Conversation, dropped: int) -> Conversation:
@@ -78,25 +87,72 @@ def without_oldest(history: Conversation, dropped: int) -> Conversation:
     return Conversation(history.messages[: len(history.messages) - len(history.turns)] + history.turns[dropped:])
 
 
-def messages_to_drop(turns: Sequence[Message], costs: Sequence[float], room: float, limit: float) -> int:
-    """How many of the oldest messages to drop so that the rest costs at most ``room``.
+def messages_to_drop(
+    turns: Sequence[Message],
+    cost: Callable[[Message], float],
+    room: float,
+    enough: float = math.inf,
+    apart: int = 0,
+) -> int:
+    """How many of the oldest messages to drop so that the rest costs at most ``room``, of what ``cost`` tells of each.
 
-    Whole turns: what is left begins with a user message. The newest turn stays even where it costs more than ``room``
-    as long as it costs no more than ``limit``.
+    Whole turns: what is left begins with a user message. As few are dropped as that takes; where the rest costs
+    ``enough`` even then, as many as leave so much. ``apart``: bytes, about, between the places in the conversation that
+    may be dropped up to then. Looks at those messages only that may stay.
     """
-    starts = [index for index, message in enumerate(turns) if message.role == "user"]
-    rest = [sum(costs[start:]) for start in starts]
-    for start, cost in zip(starts, rest, strict=True):
-        if cost <= room:
+    total = 0.0
+    starts: list[tuple[int, float]] = []
+    for index in reversed(range(len(turns))):
+        total += cost(turns[index])
+        if total > room:
+            break
+        if turns[index].role == "user":
+            starts.append((index, total))
+    if not starts:
+        return len(turns)
+    more = [start for start, kept in reversed(starts) if kept >= enough]
+    if not more or not more[0]:
+        return starts[-1][0]
+    return more[-1] if not apart else _place(turns, more, apart)
+
+
+def _place(turns: Sequence[Message], starts: Sequence[int], apart: int) -> int:
+    """The first of ``starts`` that is the first turn behind a multiple of ``apart``; the first of all where none is."""
+    before = _turn_before(turns, starts[0])
+    at = sum(map(_weight, turns[:before]))
+    for start in starts:
+        block = at // apart
+        at += sum(map(_weight, turns[before:start]))
+        if at // apart != block:
             return start
-    return starts[-1] if starts and rest[-1] <= limit else len(turns)
+        before = start
+    return starts[0]
+
+
+def _turn_before(turns: Sequence[Message], start: int) -> int:
+    """Where the turn begins that ends at ``start``."""
+    return next((index for index in reversed(range(start)) if turns[index].role == "user"), 0)
+
+
+def _weight(message: Message) -> int:
+    """About 3.5 for each token, in any language, with those that a template puts around it."""
+    return len(message.content.encode("utf-8", "surrogatepass")) + _AROUND
 
 
 def half_to_drop(turns: Sequence[Message]) -> int:
     """The same where an engine only said that it was too much: half of the text, at least one turn."""
-    costs = [len(message.content) for message in turns]
-    half = sum(costs) // 2
-    return max(1, messages_to_drop(turns, costs, half, half)) if turns else 0
+    half = sum(len(message.content) for message in turns) // 2
+    return max(1, messages_to_drop(turns, lambda each: len(each.content), half)) if turns else 0
+
+
+def left_note(count: int, whole: int, tokens: TokenCount, summary: str = "") -> str:
+    """One line: the oldest ``count`` of ``whole`` messages, of ``tokens``, are out of the window."""
+    about = f", {about_tokens(tokens)}" if tokens.count else ""
+    instead = "a summary stands in their place, " if summary else ""
+    return (
+        f"the context window is full: the oldest {count} of {whole} messages left it{about}"
+        f"; {instead}the conversation still has them"
+    )
 
 
 def about_tokens(tokens: TokenCount) -> str:

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from bitnet_chat import colours
+from bitnet_chat import terminal
 from bitnet_chat.backends import Backend
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.version import __version__
@@ -42,7 +41,7 @@ async def run(
     """
     colour = settings.colour
     if colour is None:
-        colour = colours.shown_on(sys.stdout)
+        colour = terminal.shows_colours(sys.stdout)
     notices = (f"bitnet-chat {__version__}, {settings.model}. /help lists the commands.", *notices)
     if settings.toolbox is not None:
         from bitnet_chat.tools.surroundings import keep_the_keyboard
@@ -59,9 +58,7 @@ async def run(
 
 def _can_draw() -> bool:
     """True when stdin and stdout are a terminal that can move its cursor, and prompt_toolkit can drive it."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return False
-    if os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+    if not (sys.stdin.isatty() and terminal.draws(sys.stdout)):
         return False
     # prompt_toolkit itself can be imported where these are missing; it fails when it opens the keyboard.
     needed = () if sys.platform == "win32" else ("termios", "tty", "fcntl")

@@ -1,30 +1,22 @@
 """Events become what a terminal shows, append-only: nothing that was written is ever painted again.
 
-The one exception is the spinner, a line of its own that is erased before anything else is written. So a terminal may
-be resized or scrolled at any moment and nothing is duplicated.
+The exceptions are the word under way at the edge of the window (``stream/wrap.py``) and the lines below the text, which
+are erased before anything else is written (:mod:`bitnet_chat.repl.screen`). So a terminal may be resized or scrolled at
+any moment and nothing is duplicated.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Stats
 from bitnet_chat.markdown import Prose, Verbatim
+from bitnet_chat.repl.screen import Screen, Sink, Size
 from bitnet_chat.repl.toolbar import SEPARATOR, rate, seconds, tokens
 from bitnet_chat.stream.sanitize import Sanitizer, one_line, visible
-
-
-class Sink(Protocol):
-    """Where text goes, at once. All of it is safe for a terminal by now."""
-
-    def words(self, text: str) -> None:
-        """Words of a reply."""
-
-    def remarks(self, text: str) -> None:
-        """Everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +34,6 @@ class Paint:
 
 CALL_SHOWN = 2000
 """Characters of the arguments of a call."""
-_ERASE_LINE = "\r\x1b[K"
 _DOTS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BARS = "|/-\\"
 
@@ -59,21 +50,19 @@ class Display:
         unicode: bool = True,
         prose: Prose | None = None,
         thinking: Literal["show", "fold", "hide"] = "show",
+        size: Size | None = None,
     ) -> None:
-        """``spinner``: the sink is a terminal that can erase a line. ``unicode``: it can show more than ASCII.
-        ``prose``: what styles the words of replies; None leaves them as they are."""
-        self._sink = sink
+        """``size``: of the window that the text goes to; None where it goes to none. ``spinner``: that can erase what
+        it shows. ``unicode``: it can show more than ASCII. ``prose``: what styles the words of replies; None leaves
+        them as they are."""
+        self._screen = Screen(sink, size, draws=spinner)
         self._paint = Paint.of(colour)
-        self._spinner = spinner
         self._frames = _DOTS if unicode else _BARS
         self._frame = 0
-        self._spinning = False
         self._prose = prose or Verbatim()
         self._sanitizer = Sanitizer()
         self.thinking = thinking
         """How thoughts are shown from now on."""
-        self._fresh = True
-        """The cursor is at the start of a line."""
         self._waiting = True
         """Nothing of the reply is to be seen yet."""
         self._dim = False
@@ -83,31 +72,42 @@ class Display:
         """A reply comes. ``before``: what it goes on with, which has been shown and is part of what it means."""
         self._finish()
         self._waiting = True
+        before = visible(before)
+        self._screen.begin(before)
         if before:
-            self._prose.feed(visible(before))
+            self._prose.feed(before)
             self._prose.flush()
 
-    def spin(self, elapsed: float, what: str = "") -> None:
-        """The next picture of the spinner; ``elapsed`` in seconds. Ignored while there are words to read instead."""
+    def spin(self, elapsed: float, what: str = "", figures: str = "") -> None:
+        """The next picture of the spinner below the text, with the time while there is nothing to read (``elapsed`` in
+        seconds), else with the ``figures`` of the reply so far, and with the lines that are held back."""
+        held = self._prose.held
         what = self._prose.holding or what
-        if not self._spinner or not self._fresh or not (self._waiting or self._prose.holding):
+        if self._waiting or held:
+            text = SEPARATOR.join(part for part in (f"{elapsed:.1f} s{f' {what}' if what else ''}", figures) if part)
+        elif figures:
+            text = figures
+        else:
+            self._screen.clear()
             return
         picture = self._frames[self._frame % len(self._frames)]
         self._frame += 1
-        self._spinning = True
-        label = f" {what}" if what else ""
-        self._sink.remarks(f"{_ERASE_LINE}{self._paint.dim}{picture} {elapsed:.1f} s{label}{self._paint.off}")
+        self._screen.below(*held, f"{self._paint.dim} {picture} {text}{self._paint.off}")
 
     def words(self, text: str) -> None:
         """The next characters of the reply, as they came from the model."""
         self._leave_thinking()
+        replaces = self._waiting or self._prose.holding
         self._waiting = False
-        self._put(self._prose.feed(self._sanitizer.feed(text)))
+        shown = self._prose.feed(self._sanitizer.feed(text))
+        if shown and replaces:
+            self._screen.clear()
+        self._screen.words(shown)
 
     def pause(self) -> None:
         """Nothing has come for a moment: what waits for its successor is shown."""
         if not self._dim:
-            self._put(self._prose.pause())
+            self._screen.words(self._prose.pause())
 
     def thoughts(self, text: str, *, whole: bool = False) -> None:
         """The next characters of what the model thinks before it answers; ``whole``: all of them, to be read now."""
@@ -115,7 +115,7 @@ class Display:
             self._think(text)
         if whole:
             self._settle()
-            self._sink.remarks("\n")
+            self._screen.lines("\n")
 
     def thought(self, time: float, count: int) -> None:
         """The thinking is over, after so many seconds and about so many tokens."""
@@ -125,7 +125,7 @@ class Display:
     def notice(self, text: str) -> None:
         """One dim line."""
         self._settle()
-        self._sink.remarks(f"{self._paint.dim}{one_line(text)}{self._paint.off}\n")
+        self._screen.lines(f"{self._dimmed(one_line(text))}\n")
 
     def call(self, call: ToolCall) -> None:
         """What the model asks for: enough of it to decide on."""
@@ -140,73 +140,63 @@ class Display:
     def lines(self, *texts: str) -> None:
         """The answer of a command, safe for a terminal already, and an empty line."""
         self._finish()
-        self._sink.remarks("".join(f"{text}\n" for text in (*texts, "")))
+        self._screen.lines("".join(f"{text}\n" for text in (*texts, "")))
 
     def error(self, error: BitnetChatError) -> None:
         self._finish()
-        self._sink.remarks(f"{self._paint.error}{visible(str(error))}{self._paint.off}\n\n")
+        text = visible(str(error)).replace("\n", f"{self._paint.off}\n{self._paint.error}")
+        self._screen.lines(f"{self._paint.error}{text}{self._paint.off}\n\n")
 
     def completed(self, event: Completed) -> None:
         """Marks a stopped reply, then one dim line with the figures, and an empty one."""
         self._leave_thinking()
-        self._put(self._prose.feed(self._sanitizer.flush()) + self._prose.finish())
+        self._screen.words(self._prose.feed(self._sanitizer.flush()) + self._prose.finish())
         if event.reason is FinishReason.INTERRUPTED:
             self._mark("[stopped]")
         elif not event.text and event.reason is not FinishReason.TOOL_CALLS:
             self._mark("[nothing was said]")
         self._finish()
-        self._sink.remarks(f"{self._paint.dim}{summary(event.stats, event.reason)}{self._paint.off}\n\n")
+        self._screen.lines(f"{self._dimmed(summary(event.stats, event.reason))}\n\n")
+
+    def _dimmed(self, text: str) -> str:
+        return f"{self._paint.dim}{text}{self._paint.off}"
 
     def _mark(self, text: str) -> None:
-        self._stop_spinner()
-        self._sink.remarks(f"{'' if self._fresh else ' '}{self._paint.dim}{text}{self._paint.off}")
-        self._fresh = False
-
-    def _put(self, text: str) -> None:
-        if text:
-            self._stop_spinner()
-            self._sink.words(text)
-            self._fresh = text.endswith("\n")
+        self._screen.remark(f"{'' if self._screen.fresh else ' '}{self._dimmed(text)}")
 
     def _think(self, text: str) -> None:
         if not self._dim:
             self._settle()
-            self._stop_spinner()
-            self._sink.words(self._paint.dim)
+            self._screen.words(self._paint.dim)
             self._dim = True
             self._waiting = False
         # Plain at the end of each line, so that nothing inherits the look wherever it stops.
-        self._put(self._sanitizer.feed(text).replace("\n", f"{self._paint.off}\n{self._paint.dim}"))
+        self._screen.words(self._sanitizer.feed(text).replace("\n", f"{self._paint.off}\n{self._paint.dim}"))
 
     def _leave_thinking(self) -> None:
         if self._dim:
-            self._put(self._sanitizer.flush())
+            self._screen.words(self._sanitizer.flush())
             self._dim = False
-            self._sink.words(self._paint.off)
+            self._screen.words(self._paint.off)
             self._end_line()
 
     def _finish(self) -> None:
         """The reply is over, as far as it came."""
         self._settle()
-        self._put(self._prose.finish())
+        self._screen.words(self._prose.finish())
         self._end_line()
         self._waiting = True
 
     def _settle(self) -> None:
         """To the start of a line, in plain writing, with nothing held."""
         self._leave_thinking()
-        self._put(self._prose.feed(self._sanitizer.flush()) + self._prose.flush())
+        self._screen.words(self._prose.feed(self._sanitizer.flush()) + self._prose.flush())
         self._end_line()
-        self._stop_spinner()
 
     def _end_line(self) -> None:
-        if not self._fresh:
-            self._put("\n")
-
-    def _stop_spinner(self) -> None:
-        if self._spinning:
-            self._spinning = False
-            self._sink.remarks(_ERASE_LINE)
+        self._screen.clear()
+        if not self._screen.fresh:
+            self._screen.words("\n")
 
 
 _REASONS = {

@@ -8,6 +8,7 @@ painted again cannot flicker, and the terminal itself wraps and scrolls it.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -24,11 +25,12 @@ from prompt_toolkit.styles import Style
 
 from bitnet_chat.backends import Backend
 from bitnet_chat.editor import edit
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.markdown import prose
 from bitnet_chat.repl.completer import LineCompleter, typing_a_mention
 from bitnet_chat.repl.console import Verdict, clipboard_sequence
 from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.editing import ShownSafely, erase_all
 from bitnet_chat.repl.history import FileHistory
 from bitnet_chat.repl.keys import bindings, forget_escape
 from bitnet_chat.repl.settings import ReplSettings
@@ -78,8 +80,9 @@ class TerminalLoop:
             colour=colour,
             spinner=True,
             unicode=unicode,
-            prose=prose(settings.markdown, terminal=True, colour=colour, columns=self._columns),
+            prose=prose(settings.markdown, terminal=True, colour=colour, columns=lambda: self._columns() - 1),
             thinking=settings.thinking,
+            size=self._size,
         )
         self._talk = Talk(backend, settings, self._display, self, switch_model, journal, attached)
         self._overflow = settings.overflow
@@ -98,7 +101,7 @@ class TerminalLoop:
             completer=LineCompleter(),
             complete_while_typing=typing_a_mention,
             key_bindings=bindings(self._open_editor, self._set_hint),
-            input_processors=[TabsProcessor(char1=" ", char2=" ")],
+            input_processors=[ShownSafely(), TabsProcessor(char1=" ", char2=" ")],
             bottom_toolbar=self._bar,
             refresh_interval=REFRESH,
             enable_suspend=True,
@@ -110,6 +113,7 @@ class TerminalLoop:
         )
         app = self._session.app
         forget_escape(app)
+        erase_all(app, os.environ)
         if sys.platform != "win32":
             app.terminal_size_polling_interval = None  # SIGWINCH tells
         app.after_render += self._drawn
@@ -126,7 +130,7 @@ class TerminalLoop:
         finally:
             await self._talk.close()
             self._complain()
-        return 0
+        return FinishReason.JOURNAL.exit_code if self._talk.unkept else 0
 
     async def _converse(self, back: str) -> None:
         while not self._talk.leaving:
@@ -224,6 +228,10 @@ class TerminalLoop:
 
     def _columns(self) -> int:
         return self._output.get_size().columns
+
+    def _size(self) -> tuple[int, int]:
+        size = self._output.get_size()
+        return size.columns, size.rows
 
     def _bar(self) -> StyleAndTextTuples:
         columns = self._columns()

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import codecs
 import io
-import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
+from bitnet_chat import terminal
 from bitnet_chat.backends import Backend
 from bitnet_chat.editor import edit
 from bitnet_chat.errors import FinishReason, UsageError
@@ -113,8 +114,10 @@ class PlainLoop:
         attached: Sequence[Attachment] = (),
     ) -> None:
         self._typed = sys.stdin.isatty()
-        self._sink = StreamSink(sys.stdout, sys.stdout if sys.stdout.isatty() else sys.stderr)
-        self._display = Display(self._sink, colour=colour, spinner=False, thinking=settings.thinking)
+        remarks = sys.stdout if sys.stdout.isatty() else sys.stderr
+        self._sink = StreamSink(sys.stdout, remarks)
+        size = partial(terminal.size, remarks) if remarks.isatty() else None
+        self._display = Display(self._sink, colour=colour, spinner=False, thinking=settings.thinking, size=size)
         self._talk = Talk(backend, settings, self._display, self, switch_model, journal, attached)
         self._lines = Lines(sys.stdin)
         self._parts: list[str] = []
@@ -124,7 +127,8 @@ class PlainLoop:
         self._code = 0
 
     async def run(self, notices: Sequence[str], resumed: Stored | None = None) -> int:
-        """Until the input ends or the user leaves; closes the backend. Returns 0, or 130 for Ctrl-C on piped input."""
+        """Until the input ends or the user leaves; closes the backend. Returns 9 where the end was not kept. On piped
+        input: 130 for Ctrl-C, else as a batch does, by the first question that got no whole reply."""
         try:
             for text in notices:
                 self._display.notice(text)
@@ -137,7 +141,10 @@ class PlainLoop:
                 await self._converse()
         finally:
             await self._talk.close()
-        return self._code
+        reason = FinishReason.JOURNAL if self._talk.unkept else None
+        if not self._typed:
+            reason = self._talk.failure or reason
+        return self._code or (reason.exit_code if reason is not None else 0)
 
     async def _converse(self) -> None:
         while not self._talk.leaving:
@@ -208,7 +215,7 @@ class PlainLoop:
         return next((word for word in words if line and word.startswith(line)), None)
 
     def copy(self, text: str) -> bool:
-        if not sys.stdout.isatty() or os.environ.get("TERM", "").lower() in ("", "dumb", "unknown"):
+        if not terminal.draws(sys.stdout):
             return False
         self._sink.words(clipboard_sequence(text))
         return True

@@ -11,6 +11,7 @@ from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
 from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.gauge import Gauge
 from bitnet_chat.repl.typist import Typist
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Reply:
         """Since when it thinks, and how many pieces of thought there were before; None while it does not."""
         self._news = False
         """Words have been shown since the spinner's last turn."""
+        self._gauge = Gauge(backend.count)
 
     @property
     def thinking(self) -> str:
@@ -143,6 +145,7 @@ class Reply:
     def _said(self, text: str) -> None:
         self._end_thinking()
         self._text.append(text)
+        self._gauge.feed(text, self._loop.time())
         if self._typist is None:
             self._show(text)
         else:
@@ -157,6 +160,7 @@ class Reply:
         if self._thinking is None:
             self._thinking = self._loop.time(), len(self._thoughts)
         self._thoughts.append(text)
+        self._gauge.feed(text, self._loop.time())
         self._display.thoughts(text)
 
     def _end_thinking(self) -> None:
@@ -189,7 +193,7 @@ class Reply:
             what = "loading the model"
         elif progress is not None and not what and elapsed >= READING and progress.done < progress.total:
             what = f"reading {progress.done:,} of {progress.total:,} tokens"
-        self._display.spin(elapsed, what)
+        self._display.spin(elapsed, what, self._gauge.read(self._loop.time()))
         self._spinner = self._loop.call_later(SPIN, self._spin)
 
     def _stop_spinner(self) -> None:

@@ -79,8 +79,15 @@ class Talk:
         self.leaving = False
         self._error: FinishReason | None = None
         """Why the last reply failed that did."""
+        self.failure: FinishReason | None = None
+        """How the first reply ended that is not whole, or why the first line was refused; not what the user stopped."""
         self.unanswered = ""
         """The last message, where it failed to get a reply."""
+
+    @property
+    def unkept(self) -> bool:
+        """After :meth:`close`: whether something that was said is not in the journal."""
+        return bool(self._recorder.unkept)
 
     def start(self) -> None:
         """The model begins to load."""
@@ -177,6 +184,7 @@ class Talk:
             return await self._say(meaning.text, line)
         if isinstance(meaning, Unknown):
             self._display.lines(explain(meaning))
+            self.failure = self.failure or FinishReason.USAGE
             return line
         allowed = frozenset(self._caller.allowed if self._caller is not None else ())
         tools = self._settings.options.tools
@@ -194,6 +202,7 @@ class Talk:
     async def _say(self, text: str, line: str) -> str:
         message = await self._clerk.with_files(text, self._backend)
         if message is None:
+            self.failure = self.failure or FinishReason.USAGE
             return line
         dropped = "Nothing had been said yet: the message is not part of the conversation."
         if await self._ask(self.conversation.with_user(message), dropped):
@@ -262,6 +271,9 @@ class Talk:
             event = await self._reply.run()
         finally:
             thinking, calls, self._reply = self._reply.thinking, self._reply.calls, None
+        reason = event.error.reason if isinstance(event, Failed) else event.reason
+        if reason.exit_code and reason is not FinishReason.INTERRUPTED:
+            self.failure = self.failure or reason
         unsaid = not event.text and not isinstance(event, Failed) and event.reason in _UNSAID
         if isinstance(event, Failed) or unsaid:
             if not isinstance(event, Failed):

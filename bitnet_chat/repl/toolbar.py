@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bitnet_chat.backends import BackendStatus
 from bitnet_chat.events import Stats
 from bitnet_chat.progress import size
@@ -13,6 +15,10 @@ SEPARATOR = " · "
 FULL = 0.8
 """Share of the context from which on the bar warns."""
 WARNING = "class:warning"
+_NAME = 5
+"""How long the name of the model is kept in the bar, see there."""
+_NAME_CELLS = 8
+"""Less of it says nothing."""
 _OVERFLOW = {
     "drop-oldest": "the oldest turns will leave it",
     "summarize": "the oldest turns will be summed up",
@@ -58,6 +64,10 @@ def _too_much(draft: TokenCount | None, used: int | None, total: int | None) -> 
     return draft is not None and total is not None and (used or 0) + draft.at_least > total
 
 
+def _cells(parts: Iterable[str]) -> int:
+    return sum(width(SEPARATOR + part) for part in parts) - len(SEPARATOR) + 1
+
+
 def bar(
     status: BackendStatus,
     last: Stats | None,
@@ -66,8 +76,8 @@ def bar(
     draft: TokenCount | None = None,
 ) -> list[tuple[str, str]]:
     """One line for ``columns`` cells, in fragments of a style class and a text: what does not fit is left out, the
-    least important first, then the name cut. ``overflow``: what happens to a conversation that outgrows the context.
-    ``draft``: the cost of the message that is being written."""
+    least important first; the name is cut before it is left out. ``overflow``: what happens to a conversation that
+    outgrows the context. ``draft``: the cost of the message that is being written."""
     used = status.context_used  # not that of the last reply: it may have been one of another conversation
     total = status.context_size or (last.context_size if last else None)
     speed = last.tokens_per_second if last else None
@@ -77,18 +87,21 @@ def bar(
     full = bool(total and (used or 0) >= FULL * total)
     # In the order of display; the number says how long each is kept when the room gets short.
     parts = [
-        (9, "", one_line(status.model)),
+        (_NAME, "", one_line(status.model)),
         (8, "", state(status) if status.state != "idle" else ""),
         (7, WARNING if _too_much(draft, used, total) else "", f"message {draft}" if draft is not None else ""),
-        (7, WARNING if full else "", ("! " if full else "") + context(used, total, status.context_exact)),
+        (9, WARNING if full else "", ("! " if full else "") + context(used, total, status.context_exact)),
         (6, WARNING, _OVERFLOW.get(overflow, "") if full else ""),
-        (5, "", rate(speed) if speed is not None else ""),
-        (4, "", " ".join(engine)),
-        (3, "", f"spare {size(status.spare_memory)}" if status.spare_memory is not None else ""),
+        (4, "", rate(speed) if speed is not None else ""),
+        (3, "", " ".join(engine)),
+        (2, "", f"spare {size(status.spare_memory)}" if status.spare_memory is not None else ""),
     ]
     parts = [part for part in parts if part[2]]
-    while len(parts) > 1 and sum(width(SEPARATOR + text) for _, _, text in parts) - len(SEPARATOR) + 1 > columns:
-        parts.remove(min(parts))
+    while len(parts) > 1 and (over := _cells(part[2] for part in parts) - columns) > 0:
+        least = min(parts)
+        parts.remove(least)
+        if least[0] == _NAME and (room := width(least[2]) - over) >= _NAME_CELLS:
+            parts.insert(0, (_NAME, "", clip(least[2], room)))
     if len(parts) == 1:
         return [(parts[0][1], clip(f" {parts[0][2]}", columns))]
     pieces = [[("", SEPARATOR if number else " "), (look, text)] for number, (_, look, text) in enumerate(parts)]

@@ -47,9 +47,11 @@ def application(desk: Desk, settings: ServeSettings, journal: Journal | None) ->
     keys = Keys(settings.api_key)
     routes = [*health.routes(desk), *login_routes(keys), *_routes(desk, settings, chat_desk)]
     frame = Middleware(Frame, settings=settings, gate=Gate(settings, keys), metrics=desk.metrics)
-    return Starlette(
+    app = Starlette(
         routes=routes, middleware=[frame], lifespan=lifespan, exception_handlers={HTTPException: _no_such_route}
     )
+    app.router.redirect_slashes = False  # the frame has taken them away: what it redirects to would be the same path
+    return app
 
 
 def _no_such_route(request: Request, error: Exception) -> Response:

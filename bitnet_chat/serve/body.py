@@ -1,37 +1,58 @@
-"""The JSON body of a request: read within limits, and taken apart field by field.
+"""The JSON body of a request, read within limits. :class:`bitnet_chat.conversation.fields.Fields` takes it apart.
 
-What was never asked for by name is refused by name at the end: a parameter that would be ignored makes the answer one
-to another question.
+A body that takes more than a moment to read is read in a thread, and in steps of Python: while the parser in C reads
+7 MB of short messages no other thread of the program runs for a quarter of a second.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import json.decoder
+import json.scanner
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bitnet_chat.serve.problems import Refused
+from bitnet_chat.conversation.fields import Fields, Notes, Refused
 from bitnet_chat.stream.decoder import well_formed
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 T = TypeVar("T")
+__all__ = ["Fields", "object_of", "read", "read_object"]
+_CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-_SHOWN = 60
-"""Characters of a wrong value that are quoted."""
+_AT_ONCE = 32_000
+"""Bytes that are read on the event loop: about 8 ms for the shortest messages."""
+_MOST_VALUES = 100_000
+"""Values in a body that is read in steps: about half a second in its thread."""
 
 
-async def read_object(request: Request, limit: int) -> Fields:
-    """The object that a request brings; ``limit`` in bytes.
+async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes: Notes | None = None) -> T:
+    """What ``parse``, which is pure, makes of the object that a request brings; ``limit`` in bytes. A large one is
+    parsed beside the event loop. ``notes``: see :class:`Fields`.
 
     Raises Refused (400 or 413), or ClientGone when the client goes away before all of it is here.
     """
+    data = await _data(request, limit)
+    if len(data) <= _AT_ONCE:
+        return parse(object_of(data, notes))
+    return await asyncio.to_thread(lambda: parse(object_of(data, notes)))
+
+
+async def read_object(request: Request, limit: int) -> Fields:
+    """The object itself. Raises as ``read`` does."""
+    return await read(request, limit, lambda fields: fields)
+
+
+async def _data(request: Request, limit: int) -> bytes:
     from starlette.requests import ClientDisconnect
 
     from bitnet_chat.serve.connection import ClientGone
 
+    _check_encoding(request)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise _too_large(limit)
@@ -44,7 +65,27 @@ async def read_object(request: Request, limit: int) -> Fields:
             parts.append(part)
     except ClientDisconnect:
         raise ClientGone from None
-    return object_of(b"".join(parts))
+    return b"".join(parts)
+
+
+def _check_encoding(request: Request) -> None:
+    """Raises Refused for bytes that are not the JSON itself, in UTF-8."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Refused(
+            f"the body is in the encoding {encoding[:40]!r}, which is not read here",
+            status=415,
+            code="unsupported_encoding",
+            remedy="send it as it is, without Content-Encoding",
+        )
+    charset = _CHARSET.search(request.headers.get("content-type", ""))
+    if charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
+        raise Refused(
+            f"the body is in the character set {charset[1][:40]!r}, which is not read here",
+            status=415,
+            code="unsupported_encoding",
+            remedy="send it in UTF-8",
+        )
 
 
 def _too_large(limit: int) -> Refused:
@@ -56,13 +97,15 @@ def _too_large(limit: int) -> Refused:
     )
 
 
-def object_of(data: bytes) -> Fields:
+def object_of(data: bytes, notes: Notes | None = None) -> Fields:
     """The object in a body. Raises Refused."""
     try:
         text = data.decode("utf-8-sig")
-        value = json.loads(text, parse_constant=_no_number)
+        value: Any = _json(text, in_steps=len(data) > _AT_ONCE)
     except UnicodeDecodeError as error:
         raise Refused(f"the body is not UTF-8: byte {error.start} is wrong", code="invalid_json") from None
+    except Refused as error:
+        raise error.with_traceback(None) from None  # or all that was read would live on with it, to be freed elsewhere
     except RecursionError:
         raise Refused("the body is nested too deeply", code="invalid_json") from None
     except ValueError as error:
@@ -71,7 +114,39 @@ def object_of(data: bytes) -> Fields:
         raise Refused("the body is not a JSON object", code="invalid_json")
     if _HALF.search(text):  # as a program writes it that has cut a text between the two halves of a character
         value = _whole(value)
-    return Fields(value)
+    return Fields(value, notes=notes)
+
+
+def _json(text: str, *, in_steps: bool) -> Any:
+    """``in_steps``: lists and objects are read by Python and texts by C, so that others run in between."""
+    if not in_steps:
+        return json.loads(text, parse_constant=_no_number)
+    parts: Any = json.decoder  # what is in Python there has no types
+    scanner: Any = json.scanner
+    decoder: Any = json.JSONDecoder(parse_constant=_no_number)
+    left = _MOST_VALUES
+
+    def value(text: str, at: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Refused(
+                f"the body holds more than {_MOST_VALUES:,} values",
+                status=413,
+                code="request_too_large",
+                remedy="send fewer messages",
+            )
+        return scan(text, at)
+
+    def read_list(start: tuple[str, int], _: object) -> Any:
+        return parts.JSONArray(start, value)
+
+    def read_dict(start: tuple[str, int], strict: bool, _: object, *more: Any) -> Any:
+        return parts.JSONObject(start, strict, value, *more)
+
+    decoder.parse_array, decoder.parse_object = read_list, read_dict
+    scan = decoder.scan_once = scanner.py_make_scanner(decoder)
+    return decoder.decode(text)
 
 
 def _no_number(word: str) -> object:
@@ -86,139 +161,3 @@ def _whole(value: object) -> object:
     if isinstance(value, dict):
         return {well_formed(key): _whole(each) for key, each in value.items()}
     return value
-
-
-class Fields:
-    """An object of a request. ``null`` is the same as nothing. Every method raises Refused, which names the field."""
-
-    def __init__(self, values: Mapping[str, object], place: str = "") -> None:
-        """``place``: what the object is called in messages, such as ``messages[2]``; empty: the body."""
-        self.values = values
-        self.place = place
-        self._asked: set[str] = set()
-
-    def name(self, field: str) -> str:
-        return f"{self.place}.{field}" if self.place else field
-
-    def get(self, field: str) -> object:
-        """Whatever it is."""
-        self._asked.add(field)
-        return self.values.get(field)
-
-    def wrong(self, field: str, why: str, *, code: str = "invalid_value", remedy: str = "") -> Refused:
-        name = self.name(field)
-        return Refused(f"{name} {why}", param=name, code=code, remedy=remedy)
-
-    def _typed(self, field: str, kinds: type[T], wants: str) -> T | None:
-        value = self.get(field)
-        if value is None:
-            return None
-        if not isinstance(value, kinds):
-            raise self.wrong(field, f"has to be {wants}, not {_shown(value)}", code="invalid_type")
-        return value
-
-    def _needed(self, field: str, value: T | None) -> T:
-        if value is None:
-            raise self.wrong(field, "is missing", code="missing_required_parameter")
-        return value
-
-    def text(self, field: str) -> str | None:
-        return self._typed(field, str, "a text")
-
-    def needed_text(self, field: str) -> str:
-        return self._needed(field, self.text(field))
-
-    def flag(self, field: str) -> bool | None:
-        return self._typed(field, bool, "true or false")
-
-    def number(self, field: str, least: float, most: float) -> float | None:
-        value = self.get(field)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.wrong(field, f"has to be a number, not {_shown(value)}", code="invalid_type")
-        if not least <= value <= most:
-            raise self.wrong(field, f"has to be between {least} and {most}, not {_shown(value)}")
-        return float(value)
-
-    def whole(self, field: str, least: int, most: int) -> int | None:
-        value = self.get(field)
-        if value is None:
-            return None
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.wrong(field, f"has to be a whole number, not {_shown(value)}", code="invalid_type")
-        if not least <= value <= most:
-            raise self.wrong(field, f"has to be between {least} and {most}, not {_shown(value)}")
-        return value
-
-    def choice(self, field: str, words: Iterable[str]) -> str | None:
-        value, words = self.text(field), list(words)
-        if value is not None and value not in words:
-            raise self.wrong(field, f"is {_shown(value)}", remedy=f"use one of: {', '.join(words)}")
-        return value
-
-    def inner(self, field: str) -> Fields | None:
-        value: dict[str, object] | None = self._typed(field, dict, "an object")
-        return None if value is None else Fields(value, self.name(field))
-
-    def needed_inner(self, field: str) -> Fields:
-        return self._needed(field, self.inner(field))
-
-    def objects(self, field: str) -> list[Fields] | None:
-        return self._each(field, "object", lambda value, place: Fields(_as_object(value, place), place))
-
-    def needed_objects(self, field: str) -> list[Fields]:
-        return self._needed(field, self.objects(field))
-
-    def texts(self, field: str) -> list[str] | None:
-        return self._each(field, "text", _as_text)
-
-    def _each(self, field: str, noun: str, make: Callable[[object, str], T]) -> list[T] | None:
-        values: list[object] | None = self._typed(field, list, f"a list of {noun}s")
-        if values is None:
-            return None
-        return [make(value, f"{self.name(field)}[{index}]") for index, value in enumerate(values)]
-
-    def accept(self, *fields: str) -> None:
-        """Fields that change nothing in the answer, whatever they hold."""
-        self._asked.update(fields)
-
-    def refuse(self, field: str, *harmless: object, why: str = "is not supported here") -> None:
-        """A field of the API that nothing here can do, unless it asks for what is done anyway."""
-        value = self.get(field)
-        if value is None or any(value is each or (type(value) is type(each) and value == each) for each in harmless):
-            return
-        raise self.wrong(field, why, code="unsupported_parameter")
-
-    def finish(self) -> None:
-        """All that there is to ask was asked: refuses the first field that nobody knows."""
-        for field in self.values:
-            if field not in self._asked:
-                name = self.name(field if len(field) <= _SHOWN else field[:_SHOWN] + "…")
-                raise Refused(f"{name} is not known here", param=name, code="unknown_parameter")
-
-
-def _as_object(value: object, place: str) -> Mapping[str, object]:
-    if not isinstance(value, dict):
-        raise Refused(f"{place} has to be an object, not {_shown(value)}", param=place, code="invalid_type")
-    return value
-
-
-def _as_text(value: object, place: str) -> str:
-    if not isinstance(value, str):
-        raise Refused(f"{place} has to be a text, not {_shown(value)}", param=place, code="invalid_type")
-    return value
-
-
-def _shown(value: object) -> str:
-    """A wrong value, as short as it can be told."""
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
-        return "so large a number"  # too many digits may not even be written out
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

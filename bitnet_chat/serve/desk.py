@@ -10,6 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backends.beside import beside
+from bitnet_chat.backends.offering import OfferingBackend, SingleCallBackend, refuses_tools
 from bitnet_chat.backends.pool import Seat, number
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation
@@ -41,6 +43,10 @@ class Order:
     options: ReplyOptions = field(default_factory=ReplyOptions)
     model: str = ""
     recorder: Recorder | None = None
+    tools_optional: bool = False
+    """Whether a model that has no place for tools may answer without them."""
+    one_call: bool = False
+    """Whether the reply may ask for one call of a tool at the most."""
     urgent: bool = True
     """A person waits. Batch work is not urgent: as long as nobody has seen any of its reply, and it is not written
     down, it makes way for people and begins again behind them."""
@@ -62,6 +68,7 @@ class Defaults:
             options = replace(options, max_tokens=self.max_tokens)
         if options.timeout is None and self.timeout is not None:
             options = replace(options, timeout=self.timeout)
+        options = replace(options, alone=True)  # backends are shared by all who ask
         if self.system and not conversation.system and order.recorder is None:
             conversation = conversation.with_system(self.system)
         return replace(order, options=options, conversation=conversation)
@@ -107,9 +114,7 @@ class Desk:
         model = self.catalogue.choose(order.model, order.conversation)
         generation = Generation(secrets.token_hex(12), model)
         account = self.metrics.reply(model)
-        place = self._cache.place(model, order.conversation, order.options) if self._cache is not None else None
-        generation.cached = place is not None and place.replay is not None
-        task = asyncio.ensure_future(self._make(order, generation, account, place))
+        task = asyncio.ensure_future(self._make(order, generation, account))
         self._tasks[task] = generation
 
         def over(task: asyncio.Task[None]) -> None:
@@ -150,14 +155,20 @@ class Desk:
 
     # One reply
 
-    async def _make(self, order: Order, generation: Generation, account: Account, place: Place | None) -> None:
+    async def _make(self, order: Order, generation: Generation, account: Account) -> None:
         task = asyncio.current_task()
         assert task is not None
         turn = number()
         try:
+            place = await self._place(order, generation.model)
             if place is not None and place.replay is not None:
+                generation.cached = True
                 await _give_again(place.replay, order, generation)
                 return
+            if not generation.stopped_by(task.cancel):
+                raise asyncio.CancelledError
+            if (refusal := await self._refusal(order, generation.model)) is not None:
+                raise refusal
             async with self.catalogue.held(generation.model) as pool:
                 for tries in range(_YIELDS + 1):
                     if not generation.stopped_by(task.cancel):
@@ -189,6 +200,22 @@ class Desk:
             if generation.end is None:
                 generation.put(Failed(EngineDied("the reply ended without a word about why"), generation.text))
 
+    async def _place(self, order: Order, model: str) -> Place | None:
+        """Of the reply in the cache, where there is one."""
+        if self._cache is None:
+            return None
+        key = await beside(order.conversation, self._cache.key, model, order.conversation, order.options)
+        return self._cache.place(key)
+
+    async def _refusal(self, order: Order, model: str) -> BitnetChatError | None:
+        """What the request is refused for without its turn."""
+        pool, options = self.catalogue.pools[model], order.options
+        refusal = await pool.refusal(order.conversation, options)
+        if refusal is not None and options.tools and order.tools_optional and refuses_tools(refusal):
+            options = replace(options, tools=(), tool_choice="auto")
+            refusal = await pool.refusal(order.conversation, options)
+        return refusal
+
     async def _ask(
         self,
         seat: Seat,
@@ -198,12 +225,13 @@ class Desk:
         way: _Way | None,
         place: Place | None,
     ) -> None:
+        backend = _with_tools_as_wished(seat.backend, order)
         if way is not None:
-            way.backend = seat.backend
-        if not generation.stopped_by(seat.backend.interrupt):
+            way.backend = backend
+        if not generation.stopped_by(backend.interrupt):
             raise asyncio.CancelledError
         try:
-            async with aclosing(_events(seat.backend, order, place)) as events:
+            async with aclosing(_events(backend, order, place)) as events:
                 async for event in events:
                     if way is not None and way.made:
                         continue  # what comes now is the end of what nobody will hear
@@ -213,6 +241,12 @@ class Desk:
             self.metrics.restarted(generation.model, seat)
         if isinstance(generation.end, Completed):
             seat.memory = _remembered(order.conversation, generation)
+
+
+def _with_tools_as_wished(backend: Backend, order: Order) -> Backend:
+    if order.options.tools and order.tools_optional:
+        backend = OfferingBackend(backend)
+    return SingleCallBackend(backend) if order.options.tools and order.one_call else backend
 
 
 class _Way:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import time
 from email.utils import formatdate
 
@@ -17,7 +17,7 @@ from bitnet_chat.serve.body import read_object
 from bitnet_chat.serve.connection import ClientGone
 from bitnet_chat.serve.keys import COOKIE, SESSION, Keys, TooManyGuesses
 from bitnet_chat.serve.metrics import Metrics
-from bitnet_chat.serve.problems import Refused
+from bitnet_chat.serve.problems import Refused, error_json
 from bitnet_chat.serve.security import (
     HEADERS,
     Facts,
@@ -44,6 +44,14 @@ _LOGIN_LIMIT = 4096
 """Bytes: strangers may log in."""
 _GONE = 499
 """What is written down where the client went before it was told anything; others write it, too."""
+_SLASHES = re.compile(r"/{2,}")
+_ALIASES = {
+    "/models": "/v1/models",
+    "/chat/completions": "/v1/chat/completions",
+    "/completions": "/v1/completions",
+    "/v1/health": "/health",
+}
+"""What a llama-server answers under both names."""
 _APIS = {"v1": "openai", "api": "ollama", "chats": "chats", "replies": "chats", "page": "page", "": "page"}
 
 
@@ -57,6 +65,7 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = {**scope, "path": plain(scope["path"])}
         await _Exchange(self._app, self._settings, self._gate, self._metrics).run(scope, receive, send)
 
 
@@ -140,9 +149,16 @@ class _Exchange:
             headers.setdefault(name, value)
         for name, value in self._cors.items():
             headers[name] = value
-        if self._settings.cors:
-            headers.add_vary_header("Origin")
+        headers.add_vary_header("Origin")
         headers.setdefault("date", formatdate(usegmt=True))
+
+
+def plain(path: str) -> str:
+    """A path under the one name that the gate, the routes and the log know it by: clients join a base address that
+    ends in a slash with a path that begins with one."""
+    path = _SLASHES.sub("/", path)
+    path = path.rstrip("/") or "/"
+    return _ALIASES.get(path, path)
 
 
 def refused(refusal: Refusal, path: str) -> Response:
@@ -226,4 +242,4 @@ def _api(path: str) -> str:
 
 
 def _json(value: object, status: int, headers: dict[str, str]) -> Response:
-    return Response(json.dumps(value, ensure_ascii=False), status, headers, media_type="application/json")
+    return Response(error_json(value), status, headers, media_type="application/json")

@@ -26,6 +26,8 @@ from bitnet_chat.events import (
     ThinkingDelta,
 )
 
+DROPPED = "x-messages-dropped"
+"""The header that says how many of the oldest messages had no room in the window."""
 _BLOCK = 1024
 """Characters to which pieces are joined. Appending to a text copies it, so that it should not get longer."""
 
@@ -78,6 +80,17 @@ class Generation:
     @property
     def watchers(self) -> int:
         return len(self._watchers)
+
+    @property
+    def dropped(self) -> int:
+        """Messages of the conversation that the reply is made without, as far as is told by now."""
+        return max((each.event.dropped for each in self._blocks if isinstance(each.event, Notice)), default=0)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a client is told of it before it hears any of it."""
+        told = {"x-request-id": self.id, **({"x-cache": "hit"} if self.cached else {})}
+        return {**told, **({DROPPED: str(self.dropped)} if self.dropped else {})}
 
     @property
     def place(self) -> int:

@@ -16,7 +16,7 @@ COOKIE = "bitnet_chat_session"
 SESSION = 30 * 24 * 3600
 """Seconds that a browser stays logged in."""
 _GUESSES, _WINDOW = 20, 60.0
-"""So many wrong keys in so many seconds are looked at from one address."""
+"""So many wrong keys in so many seconds are answered as such from one address; more are told to wait."""
 _ADDRESSES = 4096
 
 
@@ -41,16 +41,17 @@ class Keys:
         return bool(self._key)
 
     def is_right(self, key: str, address: str) -> bool:
-        """Raises TooManyGuesses, without a look at the key, after too many wrong ones from ``address``."""
+        """Raises TooManyGuesses for a wrong one after too many of them from ``address``. The right one always passes:
+        many clients may share an address, behind a proxy for example, and one of them may have a wrong key."""
+        # Digests have the same length whatever was sent, so that the time tells nothing.
+        right = hmac.compare_digest(_digest(key.encode("utf-8", "surrogatepass")), _digest(self._key))
+        if right or not self._key:
+            return True
         now, times = self._clock(), self._wrong.get(address)
         while times and now - times[0] >= _WINDOW:
             times.popleft()
         if times and len(times) >= _GUESSES:
             raise TooManyGuesses(_WINDOW - (now - times[0]))
-        # Digests have the same length whatever was sent, so that the time tells nothing.
-        right = hmac.compare_digest(_digest(key.encode("utf-8", "surrogatepass")), _digest(self._key))
-        if right or not self._key:
-            return True
         if times is None:
             times = self._wrong[address] = deque(maxlen=_GUESSES)
         times.append(now)

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -29,7 +30,12 @@ _BODY_TIMEOUT = 120.0
 _UNWANTED = 32_000_000
 """Bytes of a body that are taken after the request was answered: one who still sends does not read the answer."""
 _CONNECTIONS = 1000
-"""So many at once; more get 503."""
+"""So many at once, see :class:`Places`."""
+_FILES = 384
+"""Of those that this process may have open, so many are for other things than connections: engines, the journal, and
+the newcomers that one turn of the loop lets in."""
+_BACKLOG = 256
+"""Newcomers that wait to be let in."""
 _LINGER = 5.0
 """Seconds that connections have to take the last of their replies when the server ends."""
 
@@ -43,10 +49,11 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
     """
     listeners = _bound(host, port)
     address = url(host, listeners[0].getsockname()[1])
+    places = Places(min(_CONNECTIONS, _affordable()))
     server = _Server(
         uvicorn.Config(
             app,
-            http=_Protocol,
+            http=partial(_Protocol, places=places),  # type: ignore[arg-type]  # it is called, whatever it is
             ws="none",
             loop="asyncio",
             lifespan="on",
@@ -55,7 +62,7 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
             server_header=False,
             date_header=False,  # it would be made by a clock that ticks; each reply has one of its own
             proxy_headers=False,
-            limit_concurrency=_CONNECTIONS,
+            backlog=_BACKLOG,
             timeout_graceful_shutdown=int(_LINGER),
         )
     )
@@ -79,6 +86,16 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
             for listener in listeners:
                 listener.close()
             server.abort()
+
+
+def _affordable() -> int:
+    """Connections that the limit of open files leaves room for."""
+    if sys.platform == "win32":
+        return _CONNECTIONS
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _CONNECTIONS if limit == resource.RLIM_INFINITY else max(16, limit - _FILES)
 
 
 def url(host: str, port: int) -> str:
@@ -116,7 +133,7 @@ def _listener(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        listener.listen(2048)
+        listener.listen(_BACKLOG)
         listener.setblocking(False)
     except BaseException:
         listener.close()
@@ -158,21 +175,76 @@ class _Server(uvicorn.Server):
         yield
 
 
+class Places:
+    """Which connections there may be: ``limit`` of them, and a newcomer instead of the one that has waited longest for
+    its own client. A client that is waiting for this server never loses its place for another; where all are waiting,
+    newcomers get 503."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._taken = 0
+        self._idle: dict[_Protocol, None] = {}
+        """Those that this server waits for, the longest first: no request yet, half of one, or none after a reply."""
+
+    def enter(self, newcomer: _Protocol) -> None:
+        self._taken += 1
+        self.idle(newcomer)
+        if self._taken > self.limit:
+            longest = next(iter(self._idle))
+            if longest is not newcomer:
+                self.leave(longest)
+                longest.give_way()
+
+    @property
+    def full(self) -> bool:
+        return self._taken > self.limit
+
+    def idle(self, connection: _Protocol) -> None:
+        if not connection.has_left:
+            self._idle.pop(connection, None)
+            self._idle[connection] = None
+
+    def busy(self, connection: _Protocol) -> None:
+        """It waits for this server."""
+        self._idle.pop(connection, None)
+
+    def leave(self, connection: _Protocol) -> None:
+        if not connection.has_left:
+            connection.has_left = True
+            self._taken -= 1
+            self._idle.pop(connection, None)
+
+
 class _Protocol(HttpToolsProtocol):
     """With limits for the head of a request, which the parser has none for, and for the time of its body."""
 
+    has_left = False
+    """Its place is another one's."""
     _head = 0
     _in_body = False
     _unwanted = 0
     _patience: asyncio.TimerHandle | None = None
 
+    def __init__(self, *args: Any, places: Places, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._places = places
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         self._expect(_HEAD_TIMEOUT)
+        self._places.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relax()
+        self._places.leave(self)
         super().connection_lost(exc)
+
+    def give_way(self) -> None:
+        if self._head or self._in_body:
+            self._refuse(b"408 Request Timeout")
+        else:
+            self._relax()
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._in_body:
@@ -191,6 +263,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._relax()
+        self.limit_concurrency = 0 if self._places.full else None  # 0: it is answered with 503
         super().on_headers_complete()
         self._in_body, self._head, self._unwanted = True, 0, 0
         self._expect(_BODY_TIMEOUT)
@@ -198,7 +271,14 @@ class _Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._relax()
         self._in_body = False
+        if not self.cycle.response_complete:
+            self._places.busy(self)
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete:  # and no other request has come behind it
+            self._places.idle(self)
 
     def _expect(self, seconds: float) -> None:
         self._patience = self.loop.call_later(seconds, self._refuse, b"408 Request Timeout")

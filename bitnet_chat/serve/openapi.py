@@ -36,7 +36,8 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "bitnet-chat",
             "version": __version__,
-            "description": "Conversations with a local model. Parameters that are not described are refused by name.",
+            "description": "Conversations with a local model. What is not described here is ignored with a notice, or,"
+            " where the server was started with --strict, refused by name.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],

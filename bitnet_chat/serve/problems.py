@@ -5,8 +5,10 @@ The log of an engine (``detail``) stays on this side: it names files of this com
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
+from bitnet_chat.conversation.fields import Refused as Refused  # for all who know it from here
 from bitnet_chat.errors import (
     BitnetChatError,
     Busy,
@@ -22,14 +24,7 @@ from bitnet_chat.events import Completed, Failed
 from bitnet_chat.serve.catalogue import UnknownModel
 from bitnet_chat.serve.desk import Ending
 from bitnet_chat.stream.decoder import well_formed
-
-
-class Refused(UsageError):
-    """A request that cannot be used. ``param``: the name of what is wrong in it, such as ``messages[2].role``."""
-
-    def __init__(self, what: str, *, param: str = "", code: str = "", status: int = 400, remedy: str = "") -> None:
-        super().__init__(what, remedy=remedy)
-        self.param, self.code, self.status = param, code, status
+from bitnet_chat.stream.sanitize import escaped
 
 
 class TooSlow(BitnetChatError):
@@ -60,6 +55,9 @@ class Problem:
     """Seconds after which it is worth another try."""
     passes: bool = True
     """Whether another try, unchanged, may fare better."""
+    prompt_tokens: int | None = None
+    context_size: int | None = None
+    """Of messages that are too long."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -76,6 +74,10 @@ def problem_of(error: BitnetChatError) -> Problem:
     """What a client is told of an error."""
     status, kind, code, param, passes = _place(error)
     what, remedy = well_formed(error.what), well_formed(error.remedy)
+    needed, window = None, None
+    if isinstance(error, ContextOverflow) and error.needed and error.size:
+        needed, window = error.needed, error.size
+        what, remedy = _too_long(needed, error.reserve, window)
     return Problem(
         status,
         kind,
@@ -86,6 +88,18 @@ def problem_of(error: BitnetChatError) -> Problem:
         param,
         error.retry_after if isinstance(error, Busy) else None,
         passes,
+        needed,
+        window,
+    )
+
+
+def _too_long(needed: int, reserve: int, window: int) -> tuple[str, str]:
+    """In words that clients of the OpenAI API, of llama-server and of Ollama look for."""
+    kept = f", and {reserve} are kept for the reply" if reserve else ""
+    return (
+        f"This model's maximum context length is {window} tokens, and the request has {needed} with the chat template"
+        f" and its tools{kept}: the input length exceeds the available context size",
+        "send less of the conversation; --overflow drop-oldest has the server leave out the oldest messages",
     )
 
 
@@ -150,11 +164,23 @@ def failure_of(end: Completed | Failed) -> BitnetChatError | None:
 
 def openai_form(problem: Problem) -> dict[str, object]:
     """``{"error": …}`` as the OpenAI API has it."""
+    counts = {"n_prompt_tokens": problem.prompt_tokens, "n_ctx": problem.context_size}  # as llama-server tells them
     return {
         "error": {
             "message": problem.message,
             "type": problem.type,
             "param": problem.param or None,
             "code": problem.code,
+            **({} if problem.context_size is None else counts),
         }
     }
+
+
+def without_tools(message: str) -> str:
+    """In the words of Ollama, which clients of both APIs look for."""
+    return message.replace("tools is not supported here", "the model does not support tools", 1)
+
+
+def error_json(form: object) -> bytes:
+    """The form of an error as JSON. It may quote what a stranger sent, and is often read in a terminal as it is."""
+    return escaped(json.dumps(form, ensure_ascii=False, separators=(",", ":"))).encode()

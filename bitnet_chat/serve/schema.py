@@ -55,11 +55,15 @@ def maybe(schema: Schema) -> Schema:
 
 def taken(needed: Mapping[str, Schema], more: Mapping[str, Schema]) -> Schema:
     """An object of a request: names that are not here are refused, and null is the same as nothing."""
+    return {**open_to(needed, more), "additionalProperties": False}
+
+
+def open_to(needed: Mapping[str, Schema], more: Mapping[str, Schema]) -> Schema:
+    """The same where names that are not here are ignored."""
     return {
         "type": "object",
         "properties": {**needed, **{name: maybe(schema) for name, schema in more.items()}},
         "required": list(needed),
-        "additionalProperties": False,
     }
 
 

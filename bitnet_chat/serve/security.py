@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bitnet_chat.serve.keys import COOKIE, Keys, TooManyGuesses, key_in
+from bitnet_chat.serve.origins import Hosts, Origins
 from bitnet_chat.serve.settings import ServeSettings, is_loopback
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d{1,5})?")
@@ -74,11 +75,13 @@ class Gate:
 
     def __init__(self, settings: ServeSettings, keys: Keys) -> None:
         self._settings, self._keys = settings, keys
-        self._names = {"localhost", settings.host.lower(), *(name.lower() for name in settings.allow_host)}
+        self._origins = Origins(settings.cors)
         self._is_open = settings.host in _ANY_ADDRESS
+        self._hosts = Hosts(("localhost", ".localhost", *settings.allow_host))
+        self._own = {settings.host.lower()}
         if self._is_open:
             name = socket.gethostname().lower()
-            self._names |= {name, name.partition(".")[0], f"{name.partition('.')[0]}.local"}
+            self._own = {name, name.partition(".")[0], f"{name.partition('.')[0]}.local"}
 
     def refusal(self, facts: Facts) -> Refusal | None:
         """Why it may not; None where it may."""
@@ -87,8 +90,7 @@ class Gate:
     def allowed_origin(self, facts: Facts) -> str:
         """The page elsewhere that may read the reply; empty where there is none."""
         origin = facts.headers.get("origin", "").lower()
-        cors = self._settings.cors
-        return origin if origin and (origin in cors or ("*" in cors and origin != "null")) else ""
+        return origin if origin in self._origins else ""
 
     def _of_host(self, facts: Facts) -> Refusal | None:
         host = facts.headers.get("host", "")
@@ -96,7 +98,10 @@ class Gate:
         if facts.hosts != 1 or match is None:
             return Refusal(400, "the request does not say in one Host header whom it is for", code="bad_host")
         name = match[1].lower().strip("[]").rstrip(".")
-        if name in self._names or "*" in self._names or is_loopback(name) or (self._is_open and _is_address(name)):
+        if name in self._own or name in self._hosts:
+            return None
+        # An address is no name that a stranger could have pointed here; 0.0.0.0 is this computer, too.
+        if is_loopback(name) or name in _ANY_ADDRESS or (self._is_open and _is_address(name)):
             return None
         return Refusal(
             403,
@@ -110,8 +115,7 @@ class Gate:
         if self.allowed_origin(facts):
             return None
         origin = facts.headers.get("origin")
-        here = facts.headers.get("host", "").lower()
-        if origin is not None and origin.lower() not in (f"http://{here}", f"https://{here}"):
+        if origin is not None and not _is_own(facts):
             return Refusal(
                 403,
                 f"a page of {origin[:100]} may not use this server",
@@ -129,7 +133,8 @@ class Gate:
             return None
         if facts.method == "OPTIONS" and "access-control-request-method" in facts.headers:
             return None
-        if self._keys.is_session(facts.cookies.get(COOKIE, "")):
+        # The cookie is the page's own. Browsers send it for other pages of this computer as well.
+        if _is_own(facts) and self._keys.is_session(facts.cookies.get(COOKIE, "")):
             return None
         key = key_in(facts.headers.get("authorization", ""), facts.headers.get("x-api-key", ""))
         remedy = "send Authorization: Bearer KEY"
@@ -152,16 +157,21 @@ class Gate:
         kind = facts.headers.get("content-type", "")
         if _JSON.fullmatch(kind.strip()):
             return None
-        # A form, or nothing at all, is what curl and some of Ollama's clients say of their JSON. A page can send
-        # such a thing, too, and does not get here without leave: but it cannot send JSON without being asked first.
-        from_browser = "origin" in facts.headers or "sec-fetch-site" in facts.headers
-        if not from_browser and (not kind or facts.path.startswith("/api/")):
+        # A form, or nothing at all, is what curl and some clients say of their JSON. A page can send such a thing, too,
+        # and does not get here without leave: but it cannot send JSON without being asked first.
+        if "origin" not in facts.headers and "sec-fetch-site" not in facts.headers:
             return None
         return Refusal(
             415,
             f"the body is said to be {kind[:100] or 'nothing in particular'}",
             "send Content-Type: application/json",
         )
+
+
+def _is_own(facts: Facts) -> bool:
+    """Whether no page elsewhere has sent it, as far as a browser tells."""
+    origin, here = facts.headers.get("origin"), facts.headers.get("host", "").lower()
+    return origin is None or origin.lower() in (f"http://{here}", f"https://{here}")
 
 
 def too_large(limit: int) -> Refusal:
@@ -200,7 +210,7 @@ def preflight_headers(origin: str, wanted: str) -> dict[str, str]:
 def cors_headers(origin: str) -> dict[str, str]:
     return {
         "access-control-allow-origin": origin,
-        "access-control-expose-headers": "retry-after, x-request-id, x-cache",
+        "access-control-expose-headers": "*",
     }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from dataclasses import dataclass
 
+from bitnet_chat.backends import Policy
 from bitnet_chat.errors import UsageError
+from bitnet_chat.serve.origins import Hosts, Origins
 
 PORT = 8033
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(:\d{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,13 @@ class ServeSettings:
     api_key: str = ""
     """What every request has to bring. Empty: none is wanted, and only this computer is listened to."""
     cors: tuple[str, ...] = ()
-    """Origins of pages elsewhere that may use the APIs; ``*``: any."""
+    """Patterns for origins of pages elsewhere that may use the APIs, see :mod:`bitnet_chat.serve.origins`."""
     allow_host: tuple[str, ...] = ()
-    """More names that this server has, such as that of a proxy before it; ``*``: any."""
+    """More names that this server has, such as that of a proxy before it; ``.example.com``: all below, ``*``: any."""
     parallel: int = 1
     """Conversations of one model that are answered at once."""
+    any_backend: bool = False
+    """Whether the backend was left to the server, see :mod:`bitnet_chat.cli.server_engine`."""
     queue: int = 64
     """Requests that may wait for a model; more are refused."""
     cache: bool = False
@@ -39,6 +41,10 @@ class ServeSettings:
     """So long a server that is told to end waits for replies that are under way."""
     body_limit: int = 8_000_000
     """Of one request."""
+    overflow: Policy | None = None
+    """What happens to a conversation that is larger than the window. None: what each API's own servers do."""
+    strict: bool = False
+    """Whether a field that has no effect is refused by name, and not ignored with a notice."""
     log_prompts: bool = False
     """Whether what is said stands in the log."""
 
@@ -57,22 +63,16 @@ class ServeSettings:
                 f"--host {self.host} lets other computers in, and there is no API key to tell who may",
                 remedy="set one: BITNET_CHAT_API_KEY=… or --api-key KEY",
             )
-        if "*" in self.allow_host and not self.api_key:
+        if Hosts(self.allow_host).all and not self.api_key:
             raise UsageError(
                 "--allow-host '*' lets a page whose name was made to point here use this server",
                 remedy="name the hosts, or set an API key too",
             )
-        for origin in self.cors:
-            if origin == "*":
-                if not self.api_key:
-                    raise UsageError(
-                        "--cors '*' lets every web page that is open in a browser here use this server",
-                        remedy="name the origins, or set an API key too",
-                    )
-            elif _ORIGIN.fullmatch(origin) is None:
-                raise UsageError(
-                    f"--cors {origin}: that is no origin", remedy="one looks like http://localhost:3000, without a path"
-                )
+        if Origins(self.cors).all and not self.api_key:
+            raise UsageError(
+                "--cors '*' lets every web page that is open in a browser here use this server",
+                remedy="name the origins, or set an API key too",
+            )
         return self
 
 

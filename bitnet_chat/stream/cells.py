@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_SGR = re.compile(r"(\x1b\[[0-9;]*m)")
+
 
 def width(text: str) -> int:
     """Cells of a terminal that one line of visible text takes."""
@@ -40,3 +44,15 @@ def tail(text: str, columns: int) -> str:
             break
         kept = cluster + kept
     return "…" + kept if columns > 0 else ""
+
+
+def clip_styled(text: str, columns: int) -> str:
+    """The same for a line with SGR sequences in it, which take no room."""
+    room, out = columns, []
+    for piece in _SGR.split(text):
+        if piece.startswith("\x1b"):
+            out.append(piece)
+        elif room > 0:
+            out.append(clip(piece, room))
+            room -= width(out[-1])
+    return "".join(out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.stream.markers import MarkerScanner
@@ -14,14 +14,21 @@ class Guard:
     """Feed it the reply; show what it gives back, and stop when ``finding`` is set. It does not matter in which
     pieces the reply comes."""
 
-    def __init__(self, markers: Iterable[str], repeat_limit: int, before: str = "", stops: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        markers: Iterable[str],
+        repeat_limit: int,
+        before: str = "",
+        stops: Iterable[str] = (),
+        count: Callable[[str], int] | None = None,
+    ) -> None:
         """``markers``: as :func:`~bitnet_chat.stream.markers.relevant` gives them. ``repeat_limit``: 0 is none.
         ``before``: the part of the reply that was there already, where it is continued. ``stops``: texts that end the
-        reply where they begin."""
+        reply where they begin. ``count``: tokens of a text."""
         self._stops = StopScanner(stops)
         self._scanner = MarkerScanner(markers, before)
-        self._text = RepetitionDetector(repeat_limit, before)
-        self._thoughts = RepetitionDetector(repeat_limit)
+        self._text = RepetitionDetector(repeat_limit, before, count)
+        self._thoughts = RepetitionDetector(repeat_limit, count=count)
         self.finding: FinishReason | None = None
         """ROLE_MARKER, REPETITION, or STOP for a stop text, once there is one."""
         self.repetitions = 0

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.backends.remote import ending
 from bitnet_chat.backends.remote.account import Account
 from bitnet_chat.backends.remote.clearing import Clearing
@@ -17,7 +18,7 @@ from bitnet_chat.backends.remote.connection import Lost, Refused
 from bitnet_chat.backends.remote.exchange import Exchange, Misspoken
 from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.line import Line, Stopped
-from bitnet_chat.backends.remote.mending import Untold, asked_again, left
+from bitnet_chat.backends.remote.mending import Untold, asked_again, limits_left
 from bitnet_chat.backends.remote.question import Question
 from bitnet_chat.backends.remote.service import Service, Target
 from bitnet_chat.backends.remote.wire import Fault, Wire
@@ -130,19 +131,19 @@ class RemoteBackend:
         options = self._with_defaults(options or ReplyOptions())
         if self._line is not None:
             raise UsageError("a reply is under way already")
-        try:
-            question = Question.of(self._untold.told_in(conversation))
-            if refused := self._wire.refusal(options):
-                raise Unsupported(*refused)
-        except UsageError as error:
-            yield Failed(error)
-            return
         line = self._line = Line(options.timeout)
         account = Account(time.monotonic())
         try:
+            try:
+                question = await line.within(beside(conversation, self._question, conversation, options))
+            except (UsageError, Stopped) as error:
+                self._rest(line)
+                yield Failed(error) if isinstance(error, UsageError) else self._stopped(account, line)
+                return
             if question.note:
                 yield Notice(question.note)
-            async with aclosing(self._attempts(question, options, account, line)) as events:
+            fit = self._fit_for(options)
+            async with aclosing(self._attempts(question, options, account, line, fit)) as events:
                 async for event in events:
                     if isinstance(event, Completed | Failed):
                         self._rest(line)  # before it is told: who hears it may ask the next question at once
@@ -150,6 +151,39 @@ class RemoteBackend:
         finally:
             line.stop(FinishReason.INTERRUPTED)
             self._rest(line)
+
+    async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
+        """See :func:`bitnet_chat.backends.refusal_of`."""
+        line, target = Line(options.timeout), self._service.target
+        try:
+            question = await beside(conversation, self._question, conversation, options)
+            if target is not None and options.alone:
+                self._learn_size(target)
+                self._check_tools(options, target)
+                await Clearing(line, self._fit_for(options), self._wire).check(question, options, target)
+        except BitnetChatError as error:
+            return error
+        except Stopped:
+            pass
+        finally:
+            line.close()
+        return None
+
+    def _fit_for(self, options: ReplyOptions) -> Fit:
+        fit = self._fit.alone(options.overflow) if options.alone else self._fit
+        fit.tools = options.tools if options.tool_choice != "none" else ()
+        return fit
+
+    def _check_tools(self, options: ReplyOptions, target: Target) -> None:
+        if options.tools and options.tool_choice != "none" and not target.knows_tools:
+            raise Unsupported("tools", f"the chat template of {self._service.model} has no place for them")
+
+    def _question(self, conversation: Conversation, options: ReplyOptions) -> Question:
+        """Raises UsageError for what is wrong with it whatever the server says."""
+        question = Question.of(self._untold.told_in(conversation))
+        if refused := self._wire.refusal(options):
+            raise Unsupported(*refused)
+        return question
 
     def _with_defaults(self, options: ReplyOptions) -> ReplyOptions:
         return replace(options, sampling=options.sampling.over(self._sampling))
@@ -163,18 +197,18 @@ class RemoteBackend:
         self._line, self._is_starting = None, False
 
     async def _attempts(
-        self, question: Question, options: ReplyOptions, account: Account, line: Line
+        self, question: Question, options: ReplyOptions, account: Account, line: Line, fit: Fit
     ) -> AsyncGenerator[Event, None]:
         """Tries until there is a reply or no hope."""
         cuts = refusals = 0
         told: list[Fault] = []
         wanted = options
-        window, clearing = self._fit.window, Clearing(line, self._fit, self._wire)
+        window, clearing, wire = fit.window, Clearing(line, fit, self._wire), self._wire
         exchange = Exchange(
             line,
             account,
             self._wire,
-            self._fit,
+            fit,
             self._untold,
             server=self._service.name,
             sign_of_life=self._sign_of_life,
@@ -188,18 +222,19 @@ class RemoteBackend:
             try:
                 target = await line.within(self._service.ready())
                 self._learn_size(target)
-                if options.tools and options.tool_choice != "none" and not target.knows_tools:
-                    raise Unsupported("tools", f"the chat template of {self._service.model} has no place for them")
+                fit.size = fit.size or self._fit.size
+                self._check_tools(options, target)
                 await clearing.make_room(question, wanted, target)
-                for note in (*self._service.take_notices(), window.take_note()):
-                    if note:
-                        yield Notice(note)
+                for note in self._service.take_notices():
+                    yield Notice(note)
                 async with aclosing(exchange.events(question, wanted, target)) as events:
                     async for event in events:
                         if isinstance(event, Completed):
+                            # Of what was refused for what one client had asked, nothing is known to be the server's.
+                            self._wire = self._wire if options.alone and wire.depends_on_request else wire
                             self._used = event.stats.context_used or self._used
                             self._is_exact = event.stats.exact
-                            event = ending.of_window(event, options, self._fit.size)
+                            event = ending.of_window(event, options, fit.size)
                         yield event
                 return
             except Misspoken as error:
@@ -211,7 +246,7 @@ class RemoteBackend:
                 # Once: the model is told what is wrong, and goes on in the same reply.
                 told = error.faults
                 question = asked_again(question, account.text, told)
-                wanted = left(options, account.stats(self._fit.size))
+                wanted = limits_left(options, account.stats(fit.size))
                 account.go_on()
                 cuts = refusals = 0
             except Stopped:
@@ -220,7 +255,8 @@ class RemoteBackend:
             except Refused as error:
                 refusals += 1
                 again = refusals <= _REFUSALS and account.is_fresh
-                if again and self._can_do_without(error):
+                if again and (less := _without(wire, error)) is not None:
+                    wire = exchange.wire = clearing.wire = less
                     continue
                 if again and question.prefix and error.refusal.status in (400, 422) and not error.refusal.is_overflow:
                     question = question.in_words()  # some templates take no reply that is not whole
@@ -237,7 +273,7 @@ class RemoteBackend:
                 except Stopped:
                     yield self._stopped(account, line)
                     return
-                for event in ending.refused(failure, account, told, self._fit.size):
+                for event in ending.refused(failure, account, told, fit.size):
                     yield event
                 return
             except Lost as error:
@@ -246,13 +282,13 @@ class RemoteBackend:
                 if account.is_fresh and cuts <= self._service.retries:
                     continue
                 account.over()
-                for event in ending.cut_off(self._service.name, account, why, self._fit.size):
+                for event in ending.cut_off(self._service.name, account, why, fit.size):
                     yield event
                 return
             except BitnetChatError as error:
                 for note in self._service.take_notices():
                     yield Notice(note)
-                for event in ending.refused(error, account, told, self._fit.size):
+                for event in ending.refused(error, account, told, fit.size):
                     yield event
                 return
             finally:
@@ -265,10 +301,11 @@ class RemoteBackend:
     def _completed(self, account: Account, reason: FinishReason) -> Completed:
         return ending.completed(account, reason, self._fit.size)
 
-    def _can_do_without(self, error: Refused) -> bool:
-        """A strict server knows fewer fields: whether the one that it named can be left out from now on."""
-        return any(error.refusal.names(field) and self._wire.without(field) for field in self._wire.optional)
-
     def _learn_size(self, target: Target) -> None:
         if target.context_size is not None:
             self._fit.size = target.context_size
+
+
+def _without(wire: Wire, error: Refused) -> Wire | None:
+    """A strict server knows fewer fields: the format without the one that it named, if that can be left out."""
+    return next((wire.without(field) for field in wire.optional if error.refusal.names(field)), None)

@@ -37,20 +37,21 @@ class ChatWire:
 
     streamed = "text/event-stream"
 
-    def __init__(self, *, llama: bool = False) -> None:
+    def __init__(self, *, llama: bool = False, left_out: frozenset[str] = frozenset()) -> None:
         self.path = "/v1/chat/completions" if llama else "/chat/completions"
         self._llama = llama
-        self._left_out: set[str] = set()
+        self._left_out = left_out
 
     @property
     def optional(self) -> tuple[str, ...]:
         return tuple(each for each in ("stream_options", "max_tokens") if each not in self._left_out)
 
-    def without(self, field: str) -> bool:
-        if field not in self.optional:
-            return False
-        self._left_out.add(field)
-        return True
+    def without(self, field: str) -> ChatWire:
+        return ChatWire(llama=self._llama, left_out=self._left_out | {field})
+
+    @property
+    def depends_on_request(self) -> bool:
+        return "max_tokens" in self._left_out
 
     def refusal(self, options: ReplyOptions) -> tuple[str, str] | None:
         return unknown_choice(options)
@@ -89,14 +90,21 @@ class ChatWire:
             body["stop"] = list(options.stop)
         if options.tools and options.tool_choice != "none":
             body |= tools_as_json(options, by_name=not self._llama)
+        arguments = dict(options.template)
+        if not self._llama and "reasoning_effort" in arguments:  # as OpenAI itself has it
+            body["reasoning_effort"] = arguments.pop("reasoning_effort")
+        if arguments:
+            body["chat_template_kwargs"] = arguments
         if options.format is not None:
             body["response_format"] = _format(options.format)
         if self._llama:
             body |= {"cache_prompt": True, "timings_per_token": stream}
         return body
 
-    def reader(self, limit: int | None = None) -> ChatReader:
-        return ChatReader(tells_thoughts=self._llama, limit=limit if self._llama else None)
+    def reader(self, options: ReplyOptions | None = None) -> ChatReader:
+        options = options or ReplyOptions()
+        limit = options.max_tokens if self._llama else None
+        return ChatReader(tells_thoughts=self._llama, limit=limit, has_stops=bool(options.stop))
 
 
 def unknown_choice(options: ReplyOptions) -> tuple[str, str] | None:
@@ -151,9 +159,9 @@ def _format(wanted: ResponseFormat) -> dict[str, Any]:
 class ChatReader:
     """See :class:`bitnet_chat.backends.remote.wire.Reader`. ``tells_thoughts``: the server tells thoughts apart by
     itself; where it does not they are found by their tags. ``limit``: tokens of the reply where the server was asked
-    for one more: where that is text it is left out."""
+    for one more: where that is text it is left out. ``has_stops``: a stop text may end the reply, and not a token."""
 
-    def __init__(self, *, tells_thoughts: bool = False, limit: int | None = None) -> None:
+    def __init__(self, *, tells_thoughts: bool = False, limit: int | None = None, has_stops: bool = False) -> None:
         self._decoder = SseDecoder()
         self._calls: dict[int, CallParts] = {}
         self.call_size = 0
@@ -162,7 +170,7 @@ class ChatReader:
         self.finish: FinishReason | None = None
         self.error = ""
         self.usage = Usage()
-        self._limit = limit
+        self._limit, self._has_stops = limit, has_stops
         self._is_estimate = False
         self._late: list[dict[str, Any]] = []
         """What came with the token beyond the limit: told if that has ended the reply, else left out."""
@@ -294,7 +302,9 @@ class ChatReader:
 
     def _of_text(self, made: int) -> tuple[int, int]:
         """Of the ``made`` tokens of a llama-server those within the limit, and how many of them are not text."""
-        if self.finish in (FinishReason.STOP, FinishReason.TOOL_CALLS):
+        if self.finish is FinishReason.TOOL_CALLS or (self.finish is FinishReason.STOP and not self._has_stops):
+            return made, min(made, 1)
+        if self.finish is FinishReason.STOP:
             return made, min(made, 1) if self._made is None else max(0, made - self._made)
         return made if self._limit is None else min(made, self._limit), 0
 

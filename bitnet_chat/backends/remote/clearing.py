@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.remote.connection import Lost, Refused
@@ -13,34 +14,69 @@ from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.line import Line
 from bitnet_chat.backends.remote.question import Question
 from bitnet_chat.backends.remote.refusal import Refusal
+from bitnet_chat.backends.remote.sending import sent
 from bitnet_chat.backends.remote.service import Target
 from bitnet_chat.backends.remote.wire import Wire
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.prompt import summary as summaries
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _SUMMARY_LIMIT = 256  # tokens
+_TRIES = 4  # until what a server counts has room
 
 
 class Clearing:
     """What is to go is decided by ``fit``; where a summary is to take its place the server is asked for one."""
 
     def __init__(self, line: Line, fit: Fit, wire: Wire) -> None:
-        self._line, self._fit, self._wire = line, fit, wire
+        self._line, self._fit, self.wire = line, fit, wire
 
     async def make_room(self, question: Question, options: ReplyOptions, target: Target) -> None:
         """Raises ContextOverflow where that cannot be, and Stopped."""
-        if self._fit.is_short(question):
-            return
-        loop = asyncio.get_running_loop()
+        for _ in range(_TRIES):
+            count, is_exact = await self._to_drop(question, options, target)
+            if count <= self._fit.window.count_left(question.history):
+                return
+            await self._let_go(question.history, count, target)
+            if not is_exact:
+                return
+
+    async def check(self, question: Question, options: ReplyOptions, target: Target) -> None:
+        """Raises as ``make_room`` would, and does nothing."""
+        await self._to_drop(question, options, target)
+
+    async def _to_drop(self, question: Question, options: ReplyOptions, target: Target) -> tuple[int, bool]:
+        """How many messages are to be out of the window, and whether the server itself has counted."""
+        fit, exact = self._fit, None
+        if fit.is_short(question):
+            return fit.window.count_left(question.history), False
         # A long history in a vocabulary that is not read yet takes its time.
-        count = await self._line.within(loop.run_in_executor(None, self._fit.to_drop, question, options.max_tokens))
-        await self._let_go(question.history, count, target)
+        if target.count is not None and await self._in_thread(fit.is_countable, question):
+            exact = await self._counted(question, options, target)
+            if exact is not None:
+                await self._in_thread(fit.learn, question, exact)
+        return await self._in_thread(fit.to_drop, question, options.max_tokens, exact), exact is not None
 
     async def drop_more(self, question: Question, refusal: Refusal, target: Target) -> None:
         """The server said that it was too much. Raises as ``make_room`` does."""
         self._fit.size = refusal.context_size or self._fit.size
-        await self._let_go(question.history, self._fit.refused(question, refusal.prompt_tokens), target)
+        count = await self._in_thread(self._fit.refused, question, refusal.prompt_tokens)
+        await self._let_go(question.history, count, target)
+
+    async def _counted(self, question: Question, options: ReplyOptions, target: Target) -> int | None:
+        """Tokens of what would be sent, as the server counts them; None where it does not."""
+        if target.count is None:
+            return None
+        with contextlib.suppress(BitnetChatError, Lost, Refused, ValueError):
+            body = await self._in_thread(sent, self.wire, question, options, self._fit, target)
+            return await self._line.within(target.count(body.content))
+        return None
+
+    async def _in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await self._line.within(loop.run_in_executor(None, partial(work, *arguments, **named)))
 
     async def _let_go(self, history: Conversation, count: int, target: Target) -> None:
         """Have the ``count`` oldest messages out of the window, and a summary in their place where that is wanted."""
@@ -52,7 +88,7 @@ class Clearing:
         if fit.policy == "summarize":
             earlier = window.summary if left else ""
             summary = await self._summary(history.turns[left:count], earlier, target)
-        window.drop(history, count, fit.cost_of_oldest(history, count), summary)
+        window.drop(history, count, await self._in_thread(fit.cost_of_oldest, history, count), summary)
 
     async def _summary(self, turns: Sequence[Message], earlier: str, target: Target) -> str:
         """What the model makes of the turns that leave; empty where it makes nothing."""
@@ -62,8 +98,8 @@ class Clearing:
             turns = turns[1:]
         asked: tuple[Message, ...] = (Message("user", summaries.request(turns, earlier, limit)),)
         asked, _ = target.specials.told(asked)
-        body = self._wire.body(target.model, asked, ReplyOptions(max_tokens=limit), stream=False)
+        body = self.wire.body(target.model, asked, ReplyOptions(max_tokens=limit), stream=False)
         with contextlib.suppress(BitnetChatError, Lost, Refused, ValueError):
-            answer: Any = await self._line.within(target.connection.ask(self._wire.path, body))
-            return "".join(each.text for each in self._wire.reader().whole(answer) if not each.thinking).strip()
+            answer: Any = await self._line.within(target.connection.ask(self.wire.path, body))
+            return "".join(each.text for each in self.wire.reader().whole(answer) if not each.thinking).strip()
         return ""

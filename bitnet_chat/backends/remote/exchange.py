@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 
 from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.backends.remote import ending
 from bitnet_chat.backends.remote.account import Account
 from bitnet_chat.backends.remote.connection import Lost, not_an_api, whole
@@ -15,12 +15,15 @@ from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.line import Line
 from bitnet_chat.backends.remote.mending import Untold, told_apart
 from bitnet_chat.backends.remote.question import Question
+from bitnet_chat.backends.remote.sending import sent
 from bitnet_chat.backends.remote.service import Target
 from bitnet_chat.backends.remote.wire import Fault, Reader, Said, Wire
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Event, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.prompt.specials import note
 from bitnet_chat.stream.toolcalls import CALL_LIMIT
+
+_REFUSAL = 5.0  # seconds that a server has to refuse what may be too long
 
 
 class Misspoken(Exception):
@@ -38,29 +41,33 @@ class Exchange:
     def __init__(
         self, line: Line, account: Account, wire: Wire, fit: Fit, untold: Untold, *, server: str, sign_of_life: float
     ) -> None:
-        self._line, self._account, self._wire, self._fit, self._untold = line, account, wire, fit, untold
+        self._line, self._account, self.wire, self._fit, self._untold = line, account, wire, fit, untold
         self._server, self._sign_of_life = server, sign_of_life
         self._has_started = False
 
     async def events(self, question: Question, options: ReplyOptions, target: Target) -> AsyncGenerator[Event, None]:
         """What the reply says, and how it ended. Raises Stopped, Refused, Lost, Misspoken."""
-        account, reader = self._account, self._wire.reader(options.max_tokens)
+        account, reader = self._account, self.wire.reader(options)
         account.prompt_estimate = lambda: self._fit.estimate(question)
-        messages, changed = target.specials.told(self._fit.messages(question))
-        tools, more = target.specials.offered(options.tools)
-        changed += more
-        body = self._wire.body(target.model, messages, replace(options, tools=tools), stream=True)
+        body = await self._line.within(beside(question.history, sent, self.wire, question, options, self._fit, target))
         prefix, _ = target.specials.as_text(question.prefix)
         account.begin(prefix, question.loose_end if prefix else "")
-        await self._line.ask(lambda sent: target.connection.post(self._wire.path, body, sent))
+        await self._line.ask(lambda sent: target.connection.post(self.wire.path, body.content, sent))
+        response = None
+        if options.alone and target.count is None and self._fit.may_be_refused(question):
+            # A client gets a refusal as a status, if it comes before anything is told.
+            response = await self._line.heard(_REFUSAL)
+        text, dropped = self._fit.window.take_note()
+        if text:  # not before: what is refused may have to be cut again
+            yield Notice(text, dropped)
         if not self._has_started:
             self._has_started = True
-            if changed:
-                yield Notice(note(changed, "conversation"))
+            if body.changed:
+                yield Notice(note(body.changed, "conversation"))
             yield Started()  # not before: who hears it has work of its own to do, which should not hold up the request
-        response = await self._line.answer()
+        response = response or await self._line.answer()
         try:
-            if response.content_type == "application/json" != self._wire.streamed:
+            if response.content_type == "application/json" != self.wire.streamed:
                 content = await self._line.within(whole(response, target.connection.base))
                 for event in _told(reader.whole(content), account):
                     yield event
@@ -117,14 +124,14 @@ class Exchange:
         """Of a reply that has come to an end of its own. Raises Misspoken."""
         account, usage, events = self._account, reader.usage, list[Event]()
         offered = options.tools if options.tool_choice != "none" else ()
-        if usage.prompt is not None:
-            self._fit.learn(question, usage.prompt, offered)
+        if usage.prompt is not None and not options.alone:
+            self._fit.learn(question, usage.prompt)
         calls, faults = told_apart(reader.calls(), offered)
         if faults and not offered:
             events.append(Notice("the model asked for a tool, and was offered none: nothing is called"))
         elif faults and not calls:
             raise Misspoken(faults)
-        self._untold.keep(calls, faults)
+        calls = self._untold.keep(calls, faults)
         asks = reader.finish is FinishReason.TOOL_CALLS
         reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP if asks else reader.finish
         assert reason is not None

@@ -1,25 +1,29 @@
 """What of a conversation is sent to a server whose window is too small for all of it. No I/O.
 
 Counted before it is sent, as far as tokens can be counted here, and corrected by what the server says: by its counts
-after each reply, and by its refusals.
+after each reply, and by its refusals. What is learned so holds for one conversation; a request that stands for itself
+has a Fit of its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bitnet_chat.backends.remote.question import Question
 from bitnet_chat.conversation import Conversation, Message, Tool
 from bitnet_chat.engine.room import Policy, outgrown, too_long
-from bitnet_chat.prompt.tokens import Counter, TokenCount
-from bitnet_chat.prompt.window import Window, half_to_drop, messages_to_drop
+from bitnet_chat.prompt.tokens import Counter, TokenCount, by_length
+from bitnet_chat.prompt.window import Window, half_to_drop, messages_to_drop, places_apart
 
 _FOR_A_REPLY = 8  # an eighth of the window is kept for it
 _AROUND = 6  # tokens that a template puts around a message
 _KNOWS = 0.2  # relative error of a count by the model's own vocabulary, at the most
 _MOST = 5.0  # times as many tokens as we guess
-_KNOWN = 4096  # counts that are kept: each message of a conversation is counted once
+_FAR = 2  # windows: what lies further back is not counted, but guessed by its length
+_SMALLEST = 512  # tokens that every window has
+_GUESS = 0.3  # relative error of that
+_KNOWN, _KNOWN_CHARACTERS = 4096, 4_000_000  # counts that are kept: each message of a conversation is counted once
 
 
 class _Sent(Window):
@@ -27,6 +31,25 @@ class _Sent(Window):
 
     def sent(self, history: Conversation) -> Conversation:
         return history
+
+
+class _Counts:
+    """Tokens of texts, each counted once. What a text is depends on nothing but the text."""
+
+    def __init__(self, count: Counter) -> None:
+        self._count = count
+        self._known: dict[str, TokenCount] = {}
+        self._characters = 0
+
+    def __call__(self, text: str) -> TokenCount:
+        known = self._known.get(text)
+        if known is None:
+            if len(self._known) >= _KNOWN or self._characters > _KNOWN_CHARACTERS:
+                self._known.clear()
+                self._characters = 0
+            known = self._known[text] = self._count(text)
+            self._characters += len(text)
+        return known
 
 
 class Fit:
@@ -37,12 +60,22 @@ class Fit:
         self.window: Window = _Sent()
         self.size: int | None = None
         """Tokens of the window, as far as anybody has told."""
-        self._count = count
-        self._counts: dict[str, TokenCount] = {}
+        self.tools: Sequence[Tool] = ()
+        """Those that are offered with the reply that is asked for."""
+        self._count = _Counts(count)
+        self._is_alone = False
         self._factor = 1.0
         """How much more tokens the server counts, as far as our own count may be wrong."""
         self._around = 0
-        """Tokens that it has counted beyond that: tools, and what its template puts around a conversation."""
+        """Tokens that it has counted beyond that: what its template puts around a conversation, and around tools."""
+        self._around_tools: tuple[Sequence[Tool], int] = (), 0
+        """The same with certain tools, whose own tokens are in it."""
+
+    def alone(self, policy: Policy | None) -> Fit:
+        """One for a request that stands for itself: it has learned nothing."""
+        fit = Fit(policy or self.policy, self._count)
+        fit._count, fit.size, fit._is_alone = self._count, self.size, True
+        return fit
 
     def messages(self, question: Question) -> tuple[Message, ...]:
         """What is sent."""
@@ -50,36 +83,77 @@ class Fit:
 
     def estimate(self, question: Question) -> int:
         """Tokens of the prompt, for a server that does not count them."""
-        return self.tokens(self.messages(question)).count + self._around
+        return self.tokens(self.messages(question)).count + self._beside.count
+
+    def reserve(self, most: int | None) -> int:
+        """Tokens that are kept free for a reply of ``most`` at most."""
+        return min(self.size // _FOR_A_REPLY, most or self.size) if self.size else 0
 
     def is_short(self, question: Question) -> bool:
         """Whether there is room without any counting: a token is a byte or more."""
-        most = self._at_most(self.messages(question)) * self._factor + self._around
-        return self.size is None or most < self.size // 2
+        if self.size is None:
+            return True
+        left = self.size / 2 - self._around - sum(4 * len(_described(each)) for each in self.tools)
+        for message in (*question.asked, *self.window.kept(question.history).messages):
+            left -= (4 * len(_text(message)) + 2 * _AROUND) * self._factor
+            if left < 0:
+                return False
+        return True
 
-    def to_drop(self, question: Question, most: int | None) -> int:
-        """How many of the oldest messages are to be out of the window. ``most``: tokens of the reply.
+    def may_be_refused(self, question: Question) -> bool:
+        """Whether a server might say that it is too long."""
+        if self.size is not None:
+            return not self.is_short(question)
+        left = _SMALLEST
+        for message in (*question.asked, *self.window.kept(question.history).messages):
+            left -= len(_text(message)) + _AROUND
+            if left < 0:
+                return True
+        return False
+
+    def is_countable(self, question: Question) -> bool:
+        """Whether it is not so much too long that a server need not be asked how many tokens it has."""
+        return self.size is not None and self.need(question).at_least <= _FAR * self.size
+
+    def need(self, question: Question) -> TokenCount:
+        """Tokens of what is sent; guessed, where it is much more than the window has."""
+        kept, asked = self.window.kept(question.history), self.tokens(question.asked) + self._beside
+        near, start, most = TokenCount(0), len(kept.turns), _FAR * (self.size or 0) / self._factor
+        while start and (not self.size or near.count <= most):
+            start -= 1
+            near += self._tokens(kept.turns[start])
+        total = self._corrected(near) + asked + self.tokens(kept.cleared().messages)
+        if start:
+            length = sum(len(_text(each)) for each in kept.turns[start:]) or 1
+            more = sum(len(_text(each)) for each in kept.turns[:start]) / length * near.count * self._factor
+            total += TokenCount(max(start, round(more)), _GUESS)
+        return total
+
+    def to_drop(self, question: Question, most: int | None, exact: int | None = None) -> int:
+        """How many of the oldest messages are to be out of the window. ``most``: tokens of the reply. ``exact``: those
+        of what is sent so far, where the server has counted.
 
         Raises ContextOverflow for what surely does not fit, and by the policy; what is not sure the server decides.
         """
         history, size = question.history, self.size
         left = self.window.count_left(history)
         kept = self.window.kept(history)
-        if size is None or self.is_short(question):
+        if size is None or (exact is None and self.is_short(question)):
             return left
-        need = self.tokens(kept.messages) + self.tokens(question.asked) + TokenCount(self._around)
-        reserve = min(size // _FOR_A_REPLY, most or size)
-        if need.count < size if self.policy == "stop" else need.count + reserve <= size:
+        need = self.need(question) if exact is None else TokenCount(exact)
+        reserve = self.reserve(most)
+        is_sure = need.error < _KNOWS or self.policy != "stop"
+        if (need.count if is_sure else need.at_least) + reserve <= size:
             return left
         asked, pinned = self.tokens(question.asked), self._pinned(history)
+        if not kept.turns:
+            if need.at_least >= size:
+                raise too_long(asked, pinned, size)
+            return left
         if (asked + pinned).at_least >= size:
             raise too_long(asked, pinned, size)
-        if not kept.turns:
-            return left
         if self.policy == "stop":
-            if need.at_least >= size:
-                raise outgrown(size, need)
-            return left
+            raise outgrown(size, need, reserve)
         return left + self._oldest(kept, asked, pinned, size, reserve)
 
     def refused(self, question: Question, tokens: int | None) -> int:
@@ -93,53 +167,69 @@ class Fit:
         if not kept.turns:
             raise too_long(asked, pinned, self.size)
         if self.policy == "stop":
-            raise outgrown(self.size)
+            raise outgrown(self.size, TokenCount(tokens) if tokens else None)
         if self.size and tokens:
             count = self._oldest(kept, asked, pinned, self.size, self.size // _FOR_A_REPLY)
         else:
             count = half_to_drop(kept.turns)
         return left + max(1, count)
 
-    def learn(self, question: Question, tokens: int, tools: Iterable[Tool] = ()) -> None:
-        """The server has counted what was sent, ``tools`` among it."""
+    def learn(self, question: Question, tokens: int) -> None:
+        """The server has counted what was sent, the tools among it."""
         counted = sum((self._tokens(each) for each in self.messages(question)), TokenCount(0))
-        offered = sum((self._count(_described(each)) for each in tools), TokenCount(0))
-        whole = counted + offered
+        whole = counted + self._offered
         if whole.count and tokens:
             # Who knows the vocabulary is wrong by a little, and what is more is something else. Who does not may be
             # wrong by much: some vocabularies have a token for each character.
             most = 1 + whole.error if whole.error < _KNOWS else _MOST
             self._factor = min(max(tokens / whole.count, 1 / most), most)
-            self._around = max(0, round(tokens - counted.count * self._factor))
+            around = max(0, round(tokens - counted.count * self._factor))
+            if self.tools:
+                self._around_tools = tuple(self.tools), around
+            else:
+                self._around = around
 
     def tokens(self, messages: Iterable[Message]) -> TokenCount:
-        total = sum((self._tokens(each) for each in messages), TokenCount(0))
+        return self._corrected(sum((self._tokens(each) for each in messages), TokenCount(0)))
+
+    def _corrected(self, total: TokenCount) -> TokenCount:
         # What was compared with the server's own count is no wild guess any more.
         return TokenCount(round(total.count * self._factor), min(total.error, 0.15 if self._factor != 1.0 else 1.0))
 
+    @property
+    def _offered(self) -> TokenCount:
+        return sum((self._count(_described(each)) for each in self.tools), TokenCount(0))
+
+    @property
+    def _beside(self) -> TokenCount:
+        """What this request costs beside its messages: what it costs another one says nothing about it."""
+        tools, around = self._around_tools
+        if self.tools and tuple(self.tools) == tools:
+            return TokenCount(around)
+        return TokenCount(self._around) + self._corrected(self._offered)
+
     def _pinned(self, history: Conversation) -> TokenCount:
         """What is sent whatever leaves."""
-        return self.tokens(history.cleared().messages) + TokenCount(self._around)
+        return self.tokens(history.cleared().messages) + self._beside
 
     def cost_of_oldest(self, history: Conversation, count: int) -> TokenCount:
-        return self.tokens(history.turns[:count])
+        leaving = history.turns[:count]
+        if len(leaving) > _KNOWN or sum(len(each.content) for each in leaving) > _KNOWN_CHARACTERS:
+            return by_length("".join(map(_text, leaving)))
+        return self.tokens(leaving)
 
     def _oldest(self, kept: Conversation, asked: TokenCount, pinned: TokenCount, size: int, reserve: int) -> int:
-        costs = [self._tokens(each).count * self._factor for each in kept.turns]
         room = size - reserve - asked.at_most - pinned.count
-        return messages_to_drop(kept.turns, costs, max(size / 2 - asked.count - pinned.count, room / 2), room)
+        enough = size / 2 - asked.count - pinned.count
+        apart = places_apart(size) if self._is_alone else 0
+
+        def cost(each: Message) -> float:
+            return self._tokens(each).count * self._factor
+
+        return messages_to_drop(kept.turns, cost, room, enough, apart)
 
     def _tokens(self, message: Message) -> TokenCount:
-        text = _text(message)
-        known = self._counts.get(text)
-        if known is None:
-            if len(self._counts) >= _KNOWN:
-                self._counts.clear()
-            known = self._counts[text] = self._count(text) + TokenCount(_AROUND)
-        return known
-
-    def _at_most(self, messages: Iterable[Message]) -> int:
-        return sum(4 * len(_text(each)) + 2 * _AROUND for each in messages)
+        return self._count(_text(message)) + TokenCount(_AROUND)
 
 
 def _described(tool: Tool) -> str:

@@ -76,6 +76,13 @@ class Line:
         self._request.add_done_callback(lambda task: sent.set())
         await self.within(sent.wait())
 
+    async def heard(self, patience: float) -> aiohttp.ClientResponse | None:
+        """As ``answer``; None where the server has said nothing within ``patience`` seconds."""
+        if self._request is not None:
+            await self.within(asyncio.wait([self._request], timeout=patience))
+            return await self.answer() if self._request.done() else None
+        return None
+
     async def answer(self) -> aiohttp.ClientResponse:
         """The response to what was asked, which is heard from now on. Raises Stopped, and what the request does."""
         if self._request is None:

@@ -6,6 +6,7 @@ it can, the faults are told with the results of those.
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,7 +48,7 @@ def asked_again(question: Question, text: str, faults: Sequence[Fault]) -> Quest
     return replace(question, asked=(*asked, said, *map(_result, faults)), prefix="", loose_end="")
 
 
-def left(options: ReplyOptions, used: Stats) -> ReplyOptions:
+def limits_left(options: ReplyOptions, used: Stats) -> ReplyOptions:
     """The limit that is left for another answer. That on time is kept elsewhere."""
     if options.max_tokens is None:
         return options
@@ -60,13 +61,16 @@ class Untold:
     def __init__(self) -> None:
         self._faults: OrderedDict[tuple[ToolCall, ...], tuple[Fault, ...]] = OrderedDict()
 
-    def keep(self, calls: Sequence[ToolCall], faults: Sequence[Fault]) -> None:
-        """``faults``: those of the reply that has asked for ``calls``."""
-        self._faults.pop(tuple(calls), None)
-        if faults:
-            self._faults[tuple(calls)] = tuple(faults)
+    def keep(self, calls: list[ToolCall], faults: Sequence[Fault]) -> list[ToolCall]:
+        """``faults``: those of the reply that has asked for ``calls``, which get ids here that are those of no other
+        reply: servers may count them, and then those of another client have the same."""
+        if not faults:
+            return calls
+        calls = [replace(call, id=f"call_{secrets.token_hex(8)}") for call in calls]
+        self._faults[tuple(calls)] = tuple(faults)
         if len(self._faults) > _REMEMBERED:
             self._faults.popitem(last=False)
+        return calls
 
     def told_in(self, conversation: Conversation) -> Conversation:
         """``conversation`` with the faults where they belong: behind the results of the other calls."""

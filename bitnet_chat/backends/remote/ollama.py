@@ -17,6 +17,7 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.stream.ndjson import NdjsonDecoder
 
 _MOST_CALLS = 128
+_EFFORTS = ("low", "medium", "high", "max")
 
 
 class OllamaWire:
@@ -30,8 +31,10 @@ class OllamaWire:
     def __init__(self, *, context_size: int = 0) -> None:
         self._context_size = context_size
 
-    def without(self, field: str) -> bool:
-        return False
+    depends_on_request = False
+
+    def without(self, field: str) -> OllamaWire:
+        return self
 
     def refusal(self, options: ReplyOptions) -> tuple[str, str] | None:
         if unknown := unknown_choice(options):
@@ -52,6 +55,9 @@ class OllamaWire:
         }
         if options.tools and options.tool_choice != "none":
             body["tools"] = tools_as_json(options, by_name=True)["tools"]
+        effort, thinks = options.template.get("reasoning_effort"), options.template.get("enable_thinking")
+        if effort in _EFFORTS or thinks is not None:
+            body["think"] = effort if effort in _EFFORTS else thinks
         if options.format is not None:
             body["format"] = "json" if options.format.schema is None else dict(options.format.schema)
         return body
@@ -77,7 +83,7 @@ class OllamaWire:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
-    def reader(self, limit: int | None = None) -> OllamaReader:
+    def reader(self, options: ReplyOptions | None = None) -> OllamaReader:
         return OllamaReader()
 
 

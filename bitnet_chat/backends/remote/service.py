@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from bitnet_chat.backends.remote.connection import Connection
 from bitnet_chat.prompt.specials import SpecialTokens
@@ -23,6 +24,8 @@ class Target:
     specials: SpecialTokens = field(default_factory=SpecialTokens)
     """Those of the model that are not to act in a message; none for a server of others, whose vocabulary is unknown:
     there ``<|im_start|>system`` in a message may begin a system prompt."""
+    count: Callable[[dict[str, Any]], Awaitable[int | None]] | None = None
+    """Tokens of the prompt that a request makes, as the server counts them; None where it does not tell."""
 
 
 class Service(Protocol):
@@ -36,6 +39,10 @@ class Service(Protocol):
     @property
     def model(self) -> str:
         """The model that answers, as far as it is known."""
+
+    @property
+    def target(self) -> Target | None:
+        """What ``ready`` gives, where that is known by now."""
 
     @property
     def engine(self) -> str:

@@ -68,15 +68,19 @@ class Wire(Protocol):
     def body(self, model: str, messages: Sequence[Message], options: ReplyOptions, *, stream: bool) -> dict[str, Any]:
         """The request."""
 
-    def without(self, field: str) -> bool:
-        """``field`` was refused: whether a request can be made without it from now on."""
+    def without(self, field: str) -> Wire:
+        """The same without ``field``, one of ``optional``, which was refused."""
 
     @property
     def optional(self) -> tuple[str, ...]:
         """Fields that :meth:`without` can do without, as they are called in a request."""
 
-    def reader(self, limit: int | None = None) -> Reader:
-        """``limit``: tokens of the reply, as :meth:`body` was told."""
+    @property
+    def depends_on_request(self) -> bool:
+        """Whether a field is left out that holds what a client asked for: another value of it may be taken."""
+
+    def reader(self, options: ReplyOptions | None = None) -> Reader:
+        """``options``: those that :meth:`body` was given."""
 
 
 @dataclass(frozen=True, slots=True)

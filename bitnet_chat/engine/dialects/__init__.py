@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -99,6 +99,11 @@ class Talk(Protocol):
     carries_all: bool
     """Whether each message carries the whole conversation and the options of its reply: a running engine then fits any
     history, draws tokens in any way, and keeps to limits and formats by itself."""
+
+    def use(self, arguments: Mapping[str, object]) -> str:
+        """The chat template is given these from now on. A line for the user about those without effect; mostly empty.
+
+        Raises ModelError as launch does."""
 
     def launch(
         self,

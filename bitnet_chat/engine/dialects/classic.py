@@ -11,6 +11,7 @@ replaced, so that the tokens that it evaluates are always those of the chat temp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from bitnet_chat.backends import ReplyOptions, Sampling
@@ -44,13 +45,20 @@ class ClassicTalk:
         self._marks = segments.marks
         self._thinking = thinking
         self._opens_thoughts = thinking is not None and leaves_open(self._marks.in_suffix, thinking)
-        # Thoughts that are not told again, before the answer.
-        self._closing = f"\n{thinking[1]}\n\n" if thinking is not None and self._opens_thoughts else ""
         self.context_size = options.context_size
         # A reply that ends with another token than the template has makes a context that no prompt begins with.
         end, eos = self._marks.end, segments.template.eos
         is_special = segments.special is not None and segments.special.fullmatch(end)
         self._end = end if is_special else eos or "\0"
+
+    def use(self, arguments: Mapping[str, object]) -> str:
+        segments, thinking = self._segments, self._thinking
+        if arguments != segments.template.arguments:
+            segments.use(arguments)
+            self._opens_thoughts = thinking is not None and leaves_open(segments.template.marks().in_suffix, thinking)
+        if thinking is None and not any(arguments.values()):
+            return ""  # nothing is what was asked for
+        return segments.template.without_effect(arguments)
 
     def launch(
         self,
@@ -98,6 +106,11 @@ class ClassicTalk:
             loose_end=loose_end,
         )
 
+    @property
+    def _closing(self) -> str:
+        """Of thoughts that are not told again, before the answer."""
+        return f"\n{self._thinking[1]}\n\n" if self._thinking is not None and self._opens_thoughts else ""
+
     def _framer(self, opening: Opening) -> Framer:
         ordered = self._binary.traits.ordered
         framer: Framer
@@ -112,6 +125,8 @@ class ClassicTalk:
     def input(
         self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
     ) -> Input | None:
+        if isinstance(launch.framer, ThinkingFramer):
+            launch.framer.is_open = self._opens_thoughts
         if not text:
             # What is not in the context is made again first, unless more of the reply has been made since.
             loose_end = launch.loose_end if context == launch.context else ""

@@ -6,6 +6,7 @@ history that it has not lived through is therefore told to it in that system pro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from bitnet_chat.backends import ReplyOptions, Sampling
@@ -40,6 +41,10 @@ class ModernTalk:
         self._binary, self._options, self._template = binary, options, overriding_template
         self.max_tokens = options.max_tokens
         self.context_size = options.context_size
+
+    def use(self, arguments: Mapping[str, object]) -> str:
+        names = " or ".join(arguments)
+        return f"this engine fills in the chat template by itself, and takes no {names} for one reply" if names else ""
 
     def launch(
         self,

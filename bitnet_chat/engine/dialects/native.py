@@ -9,7 +9,7 @@ is read as one. A tokenizer never joins text across a special token, so these ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import count
 
@@ -44,6 +44,15 @@ class NativeTalk:
         self.max_tokens = options.max_tokens
         self.context_size = options.context_size
 
+    def use(self, arguments: Mapping[str, object]) -> str:
+        segments, thinking = self._segments, self._thinking
+        if arguments != segments.template.arguments:
+            segments.use(arguments)
+            self._opens_thoughts = thinking is not None and leaves_open(segments.template.marks().in_suffix, thinking)
+        if thinking is None and not any(arguments.values()):
+            return ""  # nothing is what was asked for
+        return segments.template.without_effect(arguments)
+
     def launch(
         self,
         history: Conversation,
@@ -65,6 +74,8 @@ class NativeTalk:
         self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
     ) -> Input | None:
         options = options or ReplyOptions()
+        if isinstance(launch.framer, ThinkingFramer):
+            launch.framer.is_open = self._opens_thoughts
         closing = f"\n{self._thinking[1]}\n\n" if self._thinking is not None and self._opens_thoughts else ""
         loose_end = ""
         if text:

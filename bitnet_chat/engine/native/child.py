@@ -144,7 +144,9 @@ class Child:
         tokens = self._fitting(request.tokens or self._tokens(request.prompt))
         running = self._running[request.id]
         running.begin(tokens)
-        generation = Generation(tokens, request.max_tokens, request.sampling, grammar, schema)
+        # With one token more it is seen whether a reply of just so many is whole.
+        most = request.max_tokens + 1 if request.max_tokens else request.max_tokens
+        generation = Generation(tokens, most, request.sampling, grammar, schema)
         return running.ended("cut" if running.is_cut else self._library.complete(generation, running))
 
     def _grammar(self, schema: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:

@@ -74,7 +74,7 @@ class Complete:
     prompt: tuple[Piece, ...] = ()
     tokens: tuple[int, ...] = ()
     max_tokens: int | None = None
-    """None: up to the end of the window."""
+    """None: up to the end of the window. A reply of just so many is whole where the next token would end it."""
     sampling: dict[str, float] = field(default_factory=dict)
     """By the names of :class:`bitnet_chat.backends.Sampling`; what is absent is the library's default."""
     stop: tuple[str, ...] = ()

@@ -21,6 +21,8 @@ class Running:
         self._text = ReplyText(request.stop)
         self._lock = threading.Lock()
         self._is_stopped = False
+        self._is_beyond = False
+        """Whether there is a token beyond the limit: it may be the one that ends the reply, and is no part of it."""
         self._callback: Callable[[], None] | None = None
         self._size = self._done = self._cached = 0
         self._begun = self._first = time.perf_counter()
@@ -59,6 +61,9 @@ class Running:
             return True
         if not self._text.count:
             self._first = time.perf_counter()
+        if self._request.max_tokens is not None and self._text.count + count > self._request.max_tokens:
+            self._is_beyond = True
+            return self.is_cut
         text, tokens = self._text.add(token, piece, count)
         if text:
             self._send(Token(self._request.id, text, tokens))
@@ -66,7 +71,7 @@ class Running:
 
     def ended(self, outcome: Outcome) -> Ended:
         """Sends what was held back, before the message that is returned."""
-        text, tokens = self._text.end(by_token=outcome == "stop")
+        text, tokens = self._text.end(by_token=outcome == "stop" and not self._is_beyond)
         if text or tokens:
             self._send(Token(self._request.id, text, tokens))
         return Ended(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.fields import Fields
+from bitnet_chat.conversation.reading import conversation_of
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.serve.body import Fields
-from bitnet_chat.serve.openai.messages import conversation_of
 from bitnet_chat.serve.openai.request import options_of
 from bitnet_chat.serve.problems import Refused
 from bitnet_chat.stream.decoder import well_formed
@@ -175,12 +175,20 @@ def _messages(
     """OpenAI's form. Where it may end in a reply, ``reply`` is how that one ended."""
     last = objects[-1] if objects else None
     if not (may_end_in_it and last is not None and last.text("role") == "assistant" and len(objects) > 1):
-        return conversation_of(objects)
-    before = conversation_of(objects[:-1])
+        return _question(objects)
+    before = _question(objects[:-1])
     content = last.needed_text("content")
     last.accept("reasoning_content", "refusal", "annotations")
     last.finish()
     return before.with_assistant(content, reply)
+
+
+def _question(objects: list[Fields]) -> Conversation:
+    """Here ``continue`` says that a reply is to go on."""
+    conversation = conversation_of(objects)
+    if conversation.last is not None and conversation.last.role == "assistant":
+        raise objects[-1].wrong("role", "is assistant: a reply follows a message of a user, or the result of a tool")
+    return conversation
 
 
 def _known(given: Conversation, line: list[Message]) -> Conversation:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bitnet_chat.serve.openai.description import ALWAYS, URGENCY, WHAT_WENT_WRONG, WITH_BODY, WITH_REPLY
 from bitnet_chat.serve.schema import (
     AMOUNT,
-    ANYTHING,
     FLAG,
     NUMBER,
     OBJECT,
@@ -21,20 +20,20 @@ from bitnet_chat.serve.schema import (
     listed,
     maybe,
     one_of,
+    open_to,
     operation,
     ref,
-    taken,
     told,
 )
 
 _MOST = 2**31 - 1
 _NAME: Schema = {"type": "string", "minLength": 1}
 _NONE: Schema = {"type": "array", "maxItems": 0}
-_OPTIONS = taken(
+_OPTIONS = open_to(
     {},
     {
         "num_predict": told(between(-2, _MOST, WHOLE), "Tokens of the reply; what is not above 0 is no limit."),
-        "num_ctx": told(between(0, _MOST, WHOLE), "Refused where the window of the model is smaller."),
+        "num_ctx": told(between(0, _MOST, WHOLE), "Where the window is smaller it is used, and a notice says so."),
         "temperature": between(0, 100),
         "top_p": between(0, 1),
         "top_k": between(-1, _MOST, WHOLE),
@@ -43,34 +42,23 @@ _OPTIONS = taken(
         "repeat_penalty": between(0, 100),
         "presence_penalty": between(-100, 100),
         "frequency_penalty": between(-100, 100),
-        "stop": any_of({"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, maxItems=64)),
-        "mirostat": {"enum": [0]},
-        "repeat_last_n": {"enum": [64]},
-        "penalize_newline": one_of(True),
-        **{name: {"enum": [1]} for name in ("tfs_z", "typical_p")},
-        **{name: one_of(False) for name in ("logits_all", "vocab_only", "embedding_only")},
-        **dict.fromkeys(("num_thread", "num_batch", "num_gpu", "main_gpu", "low_vram", "use_mmap"), ANYTHING),
-        **dict.fromkeys(("use_mlock", "numa", "f16_kv", "num_keep", "mirostat_tau", "mirostat_eta"), ANYTHING),
+        "stop": any_of({"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, maxItems=256)),
+        **{name: one_of(False) for name in ("vocab_only", "embedding_only")},
     },
 )
 _ALL: dict[str, Schema] = {
     "stream": told(FLAG, "true where it is not given."),
     "options": _OPTIONS,
     "format": any_of(one_of("json", ""), OBJECT),
-    "think": FLAG,
+    "think": told(any_of(FLAG, one_of("low", "medium", "high", "max")), "For the chat template."),
     "keep_alive": told(any_of(NUMBER, TEXT), "0: the model is unloaded behind the reply. Seconds, or as 5m."),
     "logprobs": one_of(False),
     "top_logprobs": {"enum": [0]},
     "truncate": told(FLAG, "false: messages that are larger than the window are refused."),
-    "shift": ANYTHING,
 }
-_CALL = taken(
-    {"function": taken({"name": TEXT}, {"arguments": OBJECT, "index": ANYTHING, "description": ANYTHING})},
-    {"id": TEXT, "type": ANYTHING, "index": ANYTHING},
-)
-_TOOL = taken(
-    {"function": taken({"name": _NAME}, {"description": TEXT, "parameters": OBJECT, "strict": one_of(False)})},
-    {"type": one_of("function"), "items": ANYTHING},
+_TOOL = open_to(
+    {"function": open_to({"name": _NAME}, {"description": TEXT, "parameters": OBJECT})},
+    {"type": one_of("function")},
 )
 _SAID: dict[str, Schema] = {
     "model": TEXT,
@@ -90,22 +78,14 @@ _CARD: dict[str, Schema] = {"name": TEXT, "model": TEXT, "size": AMOUNT, "digest
 
 SCHEMAS: dict[str, Schema] = {
     "OllamaError": given({"error": TEXT}),
-    "OllamaMessage": taken(
-        {"role": one_of("system", "user", "assistant", "tool")},
-        {
-            "content": TEXT,
-            "images": _NONE,
-            "thinking": ANYTHING,
-            "tool_calls": listed(_CALL),
-            "tool_name": TEXT,
-            "tool_call_id": TEXT,
-        },
-    ),
     "OllamaChatRequest": told(
-        taken({"model": _NAME}, {"messages": listed(ref("OllamaMessage")), "tools": listed(_TOOL), **_ALL}),
+        open_to(
+            {"model": _NAME},
+            {"messages": listed(ref("Message"), maxItems=10_000), "tools": listed(_TOOL, maxItems=1000), **_ALL},
+        ),
         "Without messages the model is loaded, or with keep_alive 0 unloaded.",
     ),
-    "OllamaGenerateRequest": taken(
+    "OllamaGenerateRequest": open_to(
         {"model": _NAME},
         {
             "prompt": TEXT,
@@ -126,10 +106,7 @@ SCHEMAS: dict[str, Schema] = {
         {"models": listed(given({**_CARD, "modified_at": {"type": "string", "format": "date-time"}}))}
     ),
     "OllamaLoaded": given({"models": listed(given({**_CARD, "size_vram": AMOUNT, "context_length": AMOUNT}))}),
-    "OllamaShowRequest": taken(
-        {"model": _NAME},
-        dict.fromkeys(("name", "system", "template", "options", "verbose"), ANYTHING),
-    ),
+    "OllamaShowRequest": open_to({"model": _NAME}, {}),
     "OllamaModel": given(
         {
             "details": _DETAILS,

@@ -1,26 +1,26 @@
 """``/api``: Ollama's API, so that its clients work unchanged: chat, generate, and what models there are.
 
 A reply belongs to its connection, and ends with it. Models are neither fetched, made nor removed here, and nothing is
-embedded: these are refused. ``GET /`` is the web page's.
+embedded: these are refused. ``GET /`` is in :mod:`bitnet_chat.serve.page.files`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from bitnet_chat.backends import Backend
-from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, ContextOverflow
+from bitnet_chat.backends import Policy
+from bitnet_chat.conversation.fields import Fields, Notes
+from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed, Notice
-from bitnet_chat.prompt.tokens import TokenCount, by_length
-from bitnet_chat.serve.body import Fields, read_object
+from bitnet_chat.serve.body import read
 from bitnet_chat.serve.card import ModelCard
 from bitnet_chat.serve.connection import respond, while_connected
 from bitnet_chat.serve.desk import Desk, Order
@@ -28,12 +28,12 @@ from bitnet_chat.serve.generation import Generation
 from bitnet_chat.serve.ollama import reply
 from bitnet_chat.serve.ollama.request import ReplyRequest, chat_request, generate_request, model_request
 from bitnet_chat.serve.priority import is_urgent
-from bitnet_chat.serve.problems import Problem, Refused, failure_of, problem_of
+from bitnet_chat.serve.problems import Problem, Refused, error_json, failure_of, problem_of, without_tools
 from bitnet_chat.serve.routing import AUTO
 from bitnet_chat.serve.settings import ServeSettings
 from bitnet_chat.version import __version__
 
-API_VERSION = "0.12.6"
+API_VERSION = "0.40.12"
 """The Ollama whose API is spoken here. Clients ask, and keep to themselves what an older one would not understand."""
 _Handler = Callable[[Request], Awaitable[Response]]
 _REFUSED = {
@@ -99,13 +99,22 @@ class _Api:
     async def _reply(
         self, request: Request, parse: Callable[[Fields], ReplyRequest], writer_of: type[reply.Writer]
     ) -> Response:
-        asked = parse(await read_object(request, self._settings.body_limit))
+        notes = None if self._settings.strict else Notes()
+        asked = await read(request, self._settings.body_limit, parse, notes)
         model = self._catalogue.choose(self._known(asked.model), asked.conversation)
-        await self._check_window(asked, model)
+        await self._check_window(asked, model, notes)
+        notices = notes.lines if notes is not None else []
         writer = writer_of(model, thinking=asked.thinking)
         if asked.only_loads:
             return await self._load(request, asked, model, writer)
-        order = Order(asked.conversation, asked.options, model, urgent=is_urgent(request.headers.get("priority")))
+        policy: Policy = "stop" if asked.whole else self._settings.overflow or "drop-oldest"
+        order = Order(
+            asked.conversation,
+            replace(asked.options, overflow=policy),
+            model,
+            tools_optional=notes is not None,
+            urgent=is_urgent(request.headers.get("priority")),
+        )
 
         def over(generation: Generation) -> None:
             if asked.unloads:
@@ -117,26 +126,25 @@ class _Api:
         except BaseException:
             generation.stop()
             raise
-        headers = {"X-Request-Id": generation.id, **({"X-Cache": "hit"} if generation.cached else {})}
+        headers = generation.headers
         if not asked.stream or _failed_at_once(generation):
-            return await _whole(generation, writer, headers)
-        return _Stream(_lines(generation, writer), generation.stop, headers)
+            return await _whole(generation, writer, notices, headers)
+        return _Stream(_lines(generation, writer, notices), generation.stop, headers)
 
-    async def _check_window(self, asked: ReplyRequest, model: str) -> None:
-        if not asked.window and not asked.whole:
+    async def _check_window(self, asked: ReplyRequest, model: str, notes: Notes | None) -> None:
+        if not asked.window:
             return
         window = self._catalogue.window(model) or (await self._catalogue.card(model)).window
-        if asked.whole and window:
-            backends = self._catalogue.pools[model].backends
-            tokens = _tokens(asked.conversation, backends[0] if backends else None)
-            if tokens > window:
-                raise ContextOverflow(f"the messages are {tokens} tokens at least, and the window has {window}")
         if window and asked.window > window:
-            raise Refused(
-                f"options.num_ctx is {asked.window}, and the window of {model} has {window} tokens",
-                param="options.num_ctx",
-                remedy="leave it out, or start the server with a larger --ctx",
-            )
+            why = f"is {asked.window}, and the window of {model} has {window} tokens"
+            if notes is not None:
+                notes.changed("options.num_ctx", why)
+            else:
+                raise Refused(
+                    f"options.num_ctx {why}",
+                    param="options.num_ctx",
+                    remedy="leave it out, or start the server with a larger --ctx",
+                )
 
     async def _load(self, request: Request, asked: ReplyRequest, model: str, writer: reply.Writer) -> Response:
         """A request that asks nothing wants the model to be loaded, or not to be."""
@@ -151,9 +159,8 @@ class _Api:
     # Models
 
     def _known(self, name: str) -> str:
-        """The name here of a model that Ollama's clients may call ``name:latest``."""
-        short = name.removesuffix(reply.TAG)
-        return short if name not in self._catalogue.listed and short in self._catalogue.listed else name
+        """The name here of a model, however a client writes it."""
+        return self._catalogue.find(name) or name
 
     async def _card(self, name: str) -> ModelCard:
         return ModelCard(AUTO) if name == AUTO else await self._catalogue.card(name)
@@ -171,7 +178,7 @@ class _Api:
         return _json({"models": models})
 
     async def _show(self, request: Request) -> Response:
-        name = self._known(model_request(await read_object(request, self._settings.body_limit)))
+        name = self._known(await read(request, self._settings.body_limit, model_request))
         chosen = self._catalogue.choose(name)  # raises for one that is not there
         card = await self._card(name)
         here = self._catalogue.pools[chosen].source.path is not None
@@ -182,15 +189,6 @@ class _Api:
 
 
 _LINES = "application/x-ndjson"
-
-
-def _tokens(conversation: Conversation, backend: Backend | None) -> int:
-    """So many at least."""
-
-    def count(text: str) -> TokenCount:
-        return (backend.count(text) if backend is not None else None) or by_length(text)
-
-    return sum(count(message.content).at_least for message in conversation.messages)
 
 
 class _Stream(StreamingResponse):
@@ -207,8 +205,8 @@ class _Stream(StreamingResponse):
             self._gone()
 
 
-async def _lines(generation: Generation, writer: reply.Writer) -> AsyncIterator[bytes]:
-    notices: list[str] = []
+async def _lines(generation: Generation, writer: reply.Writer, before: Sequence[str]) -> AsyncIterator[bytes]:
+    notices = [*before]
     async with aclosing(generation.watch()) as watched:  # type: ignore[type-var]  # it is a generator
         async for seen in watched:
             match seen.event:
@@ -216,7 +214,7 @@ async def _lines(generation: Generation, writer: reply.Writer) -> AsyncIterator[
                     notices.append(text)
                 case Completed() | Failed() as end:
                     if (error := failure_of(end)) is not None:
-                        yield reply.line(reply.error(_message(problem_of(error))))
+                        yield error_json(reply.error(_message(problem_of(error)))) + b"\n"
                         return
                     assert isinstance(end, Completed)
                     now = time.time()
@@ -226,12 +224,15 @@ async def _lines(generation: Generation, writer: reply.Writer) -> AsyncIterator[
                         yield reply.line(piece)
 
 
-async def _whole(generation: Generation, writer: reply.Writer, headers: Mapping[str, str]) -> Response:
+async def _whole(
+    generation: Generation, writer: reply.Writer, before: Sequence[str], headers: Mapping[str, str]
+) -> Response:
     end = await generation.ended()
     if (error := failure_of(end)) is not None:
         return _refusal(error, headers)
     assert isinstance(end, Completed)
-    notices = [seen.event.text async for seen in generation.watch() if isinstance(seen.event, Notice)]
+    notices = [*before]
+    notices += [seen.event.text async for seen in generation.watch() if isinstance(seen.event, Notice)]
     now = time.time()
     total = now - generation.created
     return _json(writer.whole(end, generation.thinking, generation.calls, total, notices, now), headers=headers)
@@ -253,11 +254,14 @@ class _WrongMethod(Refused):
 def _refusal(error: BitnetChatError, headers: Mapping[str, str] | None = None) -> Response:
     problem = problem_of(error)
     allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
-    return _json(reply.error(_message(problem)), problem.status, {**problem.headers, **allow, **(headers or {})})
+    told = {**problem.headers, **allow, **(headers or {})}
+    return Response(error_json(reply.error(_message(problem))), problem.status, told, media_type="application/json")
 
 
 def _message(problem: Problem) -> str:
     """In words of this API, where a backend has refused what OpenAI's calls otherwise."""
+    if problem.param == "tools":
+        return without_tools(problem.message)
     name = _NAMES.get(problem.param, "")
     return problem.message.replace(problem.param, name, 1) if name else problem.message
 

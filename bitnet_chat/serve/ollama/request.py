@@ -1,27 +1,26 @@
 """Requests of Ollama's API, taken apart. Pure.
 
-What changes the answer is obeyed or refused by name. What says how a computer runs a model (``num_thread``,
-``num_gpu``, …) was decided when the server was started, and changes no answer: it is accepted.
+What is obeyed, ignored and refused is decided as in :mod:`bitnet_chat.serve.openai.request`. What says how a computer
+runs a model (``num_thread``, ``num_gpu``, …) was decided when the server was started, and changes no answer: it is
+accepted.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
-from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
-from bitnet_chat.errors import FinishReason
-from bitnet_chat.serve.body import Fields
+from bitnet_chat.conversation import Conversation, Tool
+from bitnet_chat.conversation.fields import Fields
+from bitnet_chat.conversation.reading import conversation_of
+from bitnet_chat.serve.openai.request import MOST_STOPS, MOST_TOOLS, thinking
 
 _MOST = 2**31 - 1
 _SEEDS = 2**32 - 1
 """An engine has so many; the one behind the last asks llama.cpp for a new seed each time."""
-_MOST_STOPS = 64
-_BETWEEN = "\n\n"
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
@@ -57,7 +56,9 @@ def chat_request(fields: Fields) -> ReplyRequest:
     """A body of ``/api/chat``. Raises Refused."""
     messages = fields.objects("messages") or []
     tools = tuple(_tool(each) for each in fields.objects("tools") or ())
-    return _request(fields, lambda: conversation_of(messages), tools)
+    if len(tools) > MOST_TOOLS:
+        raise fields.wrong("tools", f"has {len(tools)} tools; {MOST_TOOLS} is the most")
+    return _request(fields, lambda: conversation_of(messages) if messages else Conversation(), tools)
 
 
 def generate_request(fields: Fields) -> ReplyRequest:
@@ -94,12 +95,12 @@ def _needed(fields: Fields, name: str | None) -> str:
 def _request(fields: Fields, said: Callable[[], Conversation], tools: tuple[Tool, ...]) -> ReplyRequest:
     model = _needed(fields, fields.text("model"))
     stream = fields.flag("stream")
-    options, window = _options(fields.inner("options") or Fields({}, "options"))
+    options, window = _options(fields.inner("options") or Fields({}, "options", fields.notes))
     fields.refuse("logprobs", False)
     fields.refuse("top_logprobs", 0)
     truncate = fields.flag("truncate")
     fields.accept("shift")  # a reply never pushes out what was said before it
-    thinking, keep_alive = _thinking(fields), _keep_alive(fields)
+    template, keep_alive = _template(fields), _keep_alive(fields)
     format = _format(fields)
     fields.finish()
     return ReplyRequest(
@@ -111,99 +112,14 @@ def _request(fields: Fields, said: Callable[[], Conversation], tools: tuple[Tool
             stop=options.stop,
             tools=tools,
             format=format,
+            template=template,
         ),
         stream=stream is not False,
-        thinking=thinking,
+        thinking=template.get("enable_thinking") is not False,
         window=window,
         whole=truncate is False,
         keep_alive=keep_alive,
     )
-
-
-# Messages
-
-
-def conversation_of(messages: Sequence[Fields]) -> Conversation:
-    """System messages at the beginning become one, and messages of one role in a row too, with a blank line between
-    them. A reply at the end is gone on with. Raises Refused, naming what cannot be used."""
-    made: list[Message] = []
-    open_calls: list[ToolCall] = []
-    for fields in messages:
-        role = fields.needed_text("role")
-        content = fields.text("content") or ""
-        fields.refuse("images", [], why="is not supported here: only text can be read")
-        match role:
-            case "system":
-                if any(each.role != "system" for each in made):
-                    raise fields.wrong("role", "is system, which can only be at the beginning")
-                made = _joined(made, Message("system", content))
-            case "user":
-                made = _joined(made, Message("user", content))
-            case "assistant":
-                if not any(each.role == "user" for each in made):
-                    raise fields.wrong("role", "is assistant before any message of a user")
-                fields.accept("thinking")  # it never goes back to a model
-                calls = _calls(fields, len(made))
-                open_calls = list(calls)
-                made = _joined(made, Message("assistant", content, tool_calls=calls))
-            case "tool":
-                call = _called(fields, open_calls)
-                made.append(Message("tool", content, call_id=call.id, tool_name=call.name))
-            case _:
-                raise fields.wrong("role", f"is {role!r}", remedy="use system, user, assistant or tool")
-        fields.accept("tool_calls", "tool_name", "tool_call_id", "thinking")
-        fields.finish()
-    return Conversation(tuple(_with_cut_end(made, messages)))
-
-
-def _joined(made: list[Message], message: Message) -> list[Message]:
-    last = made[-1] if made else None
-    if last is None or last.role != message.role or last.tool_calls or message.tool_calls:
-        return [*made, message]
-    return [*made[:-1], Message(message.role, last.content + _BETWEEN + message.content)]
-
-
-def _with_cut_end(made: list[Message], messages: Sequence[Fields]) -> list[Message]:
-    last = made[-1] if made else None
-    if last is None or last.role == "tool":
-        return made
-    if last.role == "user" and not last.content:
-        raise messages[-1].wrong("content", "is empty")
-    if last.role == "assistant":
-        if last.tool_calls:
-            raise messages[-1].wrong("tool_calls", "have no results: a message with the role tool brings one")
-        return [*made[:-1], Message("assistant", last.content, FinishReason.LENGTH)]
-    return made
-
-
-def _calls(fields: Fields, number: int) -> tuple[ToolCall, ...]:
-    """The API needs no ids; those that are made here are the same for the same conversation."""
-    calls: list[ToolCall] = []
-    for each in fields.objects("tool_calls") or ():
-        function = each.needed_inner("function")
-        arguments = function.get("arguments")
-        if arguments is None:
-            arguments = {}
-        if not isinstance(arguments, dict):
-            raise function.wrong("arguments", "has to be an object", code="invalid_type")
-        function.accept("index", "description")
-        text = json.dumps(arguments, ensure_ascii=False)
-        id = each.text("id") or f"call_{number}_{len(calls)}"
-        calls.append(ToolCall(id, function.needed_text("name"), text))
-        function.finish()
-        each.accept("type", "index")
-        each.finish()
-    return tuple(calls)
-
-
-def _called(fields: Fields, open_calls: list[ToolCall]) -> ToolCall:
-    """The call that this is the result of: by its id, by its name, or else the next one; it is answered now."""
-    id, name = fields.text("tool_call_id"), fields.text("tool_name") or fields.text("name")
-    for call in open_calls:
-        if (call.id == id) if id else (not name or call.name == name):
-            open_calls.remove(call)
-            return call
-    raise fields.wrong("role", "is tool, and there is no call before it that has no result yet")
 
 
 def _tool(fields: Fields) -> Tool:
@@ -214,7 +130,7 @@ def _tool(fields: Fields) -> Tool:
     if not name:
         raise function.wrong("name", "is empty")
     parameters = function.inner("parameters")
-    function.refuse("strict", False)
+    function.accept("strict", "cache_control")
     tool = Tool(name, function.text("description") or "", {} if parameters is None else parameters.values)
     function.finish()
     fields.finish()
@@ -254,12 +170,13 @@ def _options(fields: Fields) -> tuple[_Options, int]:
     for field in ("num_thread", "num_batch", "num_gpu", "main_gpu", "low_vram", "use_mmap", "use_mlock", "numa"):
         fields.accept(field)
     fields.accept("f16_kv", "num_keep", "mirostat_tau", "mirostat_eta")
-    fields.refuse("mirostat", 0)
+    fields.ignore("mirostat", 0)
     for field in ("tfs_z", "typical_p"):
-        fields.refuse(field, 1, 1.0)
-    fields.refuse("repeat_last_n", 64)  # what llama.cpp does anyway
-    fields.refuse("penalize_newline", True)
-    for field in ("logits_all", "vocab_only", "embedding_only"):
+        fields.ignore(field, 1, 1.0)
+    fields.ignore("repeat_last_n", 64)  # what llama.cpp does anyway
+    fields.ignore("penalize_newline", True)
+    fields.ignore("logits_all", False)
+    for field in ("vocab_only", "embedding_only"):
         fields.refuse(field, False)
     fields.finish()
     return options, window
@@ -268,8 +185,8 @@ def _options(fields: Fields) -> tuple[_Options, int]:
 def _stop(fields: Fields) -> tuple[str, ...]:
     value = fields.get("stop")
     stops = (fields.texts("stop") or []) if isinstance(value, list | None) else [fields.text("stop") or ""]
-    if len(stops) > _MOST_STOPS:
-        raise fields.wrong("stop", f"has {len(stops)} texts; {_MOST_STOPS} is the most")
+    if len(stops) > MOST_STOPS:
+        raise fields.wrong("stop", f"has {len(stops)} texts; {MOST_STOPS} is the most")
     if "" in stops:
         raise fields.wrong("stop", "has an empty text")
     return tuple(stops)
@@ -287,13 +204,13 @@ def _format(fields: Fields) -> ResponseFormat | None:
     return ResponseFormat(schema)
 
 
-def _thinking(fields: Fields) -> bool:
+def _template(fields: Fields) -> Mapping[str, object]:
+    """Arguments of the chat template, as far as ``think`` says something."""
     value = fields.get("think")
     if value is None or isinstance(value, bool):
-        return value is not False
-    if value in ("low", "medium", "high", "max"):
-        raise fields.wrong("think", f"can only be true or false here, not {value!r}", code="unsupported_parameter")
-    raise fields.wrong("think", "has to be true or false", code="invalid_type")
+        return {} if value is None else thinking(on=value)
+    level = fields.choice("think", ("low", "medium", "high", "max"))
+    return thinking(on=True) | {"reasoning_effort": level}
 
 
 def _keep_alive(fields: Fields) -> float | None:

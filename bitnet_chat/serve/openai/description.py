@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bitnet_chat.serve.schema import (
     AMOUNT,
-    ANYTHING,
     FLAG,
     NULL,
     NUMBER,
@@ -23,10 +22,10 @@ from bitnet_chat.serve.schema import (
     maybe,
     names,
     one_of,
+    open_to,
     operation,
     parameter,
     ref,
-    taken,
     told,
 )
 
@@ -37,7 +36,7 @@ WHAT_WENT_WRONG = {
     404: "There is no such thing here: a model, a chat, a path.",
     409: "The chat is being answered already.",
     413: "The request is too large.",
-    415: "The body is not said to be JSON.",
+    415: "The body is not said to be JSON, or is in an encoding that is not spoken.",
     429: "Too many wait already; Retry-After says for how long to stay away.",
     500: "A fault of the server.",
     501: "Not a thing that this server does.",
@@ -50,7 +49,7 @@ WITH_REPLY = (404, 429, 503, 504)
 URGENCY = parameter(
     "header", "Priority", TEXT, "RFC 9218: with u=6 or u=7 this is batch work, which makes way for people."
 )
-NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
+NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 128}
 MOST = 2**31 - 1
 SAMPLING: dict[str, Schema] = {
     "temperature": between(0, 2),
@@ -58,41 +57,70 @@ SAMPLING: dict[str, Schema] = {
     "top_k": told(between(0, MOST, WHOLE), "Beyond OpenAI's API, as llama-server has it."),
     "min_p": told(between(0, 1), "Beyond OpenAI's API, as llama-server has it."),
     "repeat_penalty": told(between(0.01, 2), "Beyond OpenAI's API, as llama-server has it."),
+    "repetition_penalty": told(between(0.01, 2), "The same, as vLLM has it."),
     "seed": told(between(-(2**63), 2**63 - 1, WHOLE), "The same seed, the same reply."),
     "presence_penalty": between(-2, 2),
     "frequency_penalty": between(-2, 2),
-    "stop": any_of({"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, maxItems=4)),
+    "stop": any_of({"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, maxItems=256)),
 }
 TOOLING: dict[str, Schema] = {
-    "tools": listed(ref("Tool"), maxItems=128),
+    "tools": told(
+        listed(ref("Tool"), maxItems=1000),
+        "With tool_choice auto a model that has no place for them answers without, and says so.",
+    ),
     "tool_choice": any_of(
         one_of("auto", "none", "required"),
-        taken({"type": {"const": "function"}, "function": taken({"name": NAME}, {})}, {}),
+        open_to({"type": {"const": "function"}, "function": open_to({"name": NAME}, {})}, {}),
     ),
     "response_format": any_of(
-        taken({"type": one_of("text", "json_object")}, {}),
-        taken(
+        open_to({"type": {"const": "text"}}, {}),
+        open_to({"type": {"const": "json_object"}}, {"schema": OBJECT}),
+        open_to({"type": {"const": "json_schema"}, "schema": OBJECT}, {}),
+        open_to(
             {
                 "type": {"const": "json_schema"},
-                "json_schema": taken({"name": NAME, "schema": OBJECT}, {"description": TEXT, "strict": FLAG}),
+                "json_schema": open_to({"schema": OBJECT}, {"name": NAME, "description": TEXT, "strict": FLAG}),
             },
             {},
         ),
     ),
+    **{
+        name: told(OBJECT, "A schema, in place of response_format, as llama-server and vLLM have it.")
+        for name in ("json_schema", "guided_json")
+    },
+    "reasoning_effort": told(
+        one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+        "For the chat template. none: without thoughts, where the template can say that.",
+    ),
+    **dict.fromkeys(("think", "enable_thinking"), told(FLAG, "Whether the chat template asks for thoughts.")),
+    "chat_template_kwargs": {
+        "type": "object",
+        "properties": dict.fromkeys(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"), NULL),
+        "description": "More arguments of the chat template.",
+    },
 }
-TOKENS: Schema = between(1, MOST, WHOLE)
+TOKENS: Schema = told(between(-1, MOST, WHOLE), "-1: no limit.")
 _STREAM: dict[str, Schema] = {
     "stream": FLAG,
-    "stream_options": told(
-        taken({}, {"include_usage": FLAG, "include_obfuscation": one_of(False)}), "Only with stream: true."
-    ),
+    "stream_options": told(open_to({}, {"include_usage": FLAG}), "Of use with stream: true."),
 }
 _ONLY: dict[str, Schema] = {
     "n": {"enum": [1]},
-    "logit_bias": {"type": "object", "maxProperties": 0},
-    "service_tier": one_of("auto", "default"),
+    "n_probs": {"enum": [0]},
+    "logit_bias": any_of({"type": "object", "maxProperties": 0}, {"type": "array", "maxItems": 0}),
+    **{
+        name: {"enum": [""]}
+        for name in ("grammar", "guided_grammar", "guided_regex", "guided_choice", "structured_outputs")
+    },
 }
-_CONTENT = any_of(TEXT, listed(taken({"type": {"const": "text"}, "text": TEXT}, {}), minItems=1))
+_PART = any_of(
+    open_to({"type": one_of("text", "input_text", "output_text"), "text": TEXT}, {}),
+    open_to({"type": {"const": "refusal"}, "refusal": TEXT}, {}),
+    told(open_to({"type": one_of("thinking", "redacted_thinking", "reasoning")}, {}), "Passed over."),
+)
+_CONTENT = told(any_of(TEXT, listed(any_of(TEXT, _PART))), "Parts are joined, a line each.")
+_NAMED_CALL = open_to({"name": TEXT}, {"arguments": told(any_of(TEXT, OBJECT), "A JSON object.")})
+_NONE: Schema = {"type": "array", "maxItems": 0}
 
 _USAGE = given(
     {"prompt_tokens": AMOUNT, "completion_tokens": AMOUNT, "total_tokens": AMOUNT},
@@ -108,7 +136,7 @@ _DETAILS = told(
             "seconds": NUMBER,
             "context_used": maybe(WHOLE),
             "context_size": maybe(WHOLE),
-            "notices": listed(TEXT),
+            "notices": told(listed(TEXT), "What was ignored, changed or left out for this reply."),
         }
     ),
     "Beyond OpenAI's API: why the reply really ended, whether the engine itself counted its tokens, how fast it was.",
@@ -136,67 +164,59 @@ SCHEMAS: dict[str, Schema] = {
     "Error": given({"error": given({"message": TEXT, "type": TEXT, "param": maybe(TEXT), "code": maybe(TEXT)})}),
     "Usage": _USAGE,
     "ReplyDetails": _DETAILS,
-    "Tool": taken(
+    "Tool": open_to(
         {
             "type": {"const": "function"},
-            "function": taken(
+            "function": open_to(
                 {"name": NAME},
-                {
-                    "description": TEXT,
-                    "parameters": {"type": "object", "properties": {"type": one_of("object")}},
-                    "strict": one_of(False),
-                },
+                {"description": TEXT, "parameters": {"type": "object", "properties": {"type": one_of("object")}}},
             ),
         },
         {},
     ),
-    "ToolCall": taken(
-        {
-            "id": TEXT,
-            "function": taken(
-                {"name": TEXT}, {"arguments": told(TEXT, "A JSON object."), "parsed_arguments": ANYTHING}
-            ),
-        },
-        {"type": one_of("function"), "index": ANYTHING},
+    "ToolCall": open_to({"function": _NAMED_CALL}, {"id": TEXT, "type": one_of("function")}),
+    "SystemMessage": told(
+        open_to({"role": one_of("system", "developer"), "content": _CONTENT}, {"images": _NONE}),
+        "All of them are given in front of the conversation.",
     ),
-    "SystemMessage": taken({"role": one_of("system", "developer"), "content": _CONTENT}, {}),
-    "UserMessage": taken({"role": {"const": "user"}, "content": _CONTENT}, {}),
-    "AssistantMessage": taken(
-        {"role": {"const": "assistant"}},
-        {
-            "content": _CONTENT,
-            "tool_calls": listed(ref("ToolCall")),
-            "reasoning_content": ANYTHING,
-            "refusal": ANYTHING,
-            "annotations": ANYTHING,
-            "parsed": ANYTHING,
-            "audio": NULL,
-            "function_call": NULL,
-        },
+    "UserMessage": open_to({"role": {"const": "user"}, "content": _CONTENT}, {"images": _NONE}),
+    "AssistantMessage": told(
+        open_to(
+            {"role": {"const": "assistant"}},
+            {
+                "content": _CONTENT,
+                "tool_calls": listed(ref("ToolCall"), maxItems=256),
+                "function_call": _NAMED_CALL,
+                "images": _NONE,
+            },
+        ),
+        "At the end: the beginning of the reply, which is gone on with.",
     ),
-    "ToolMessage": taken({"role": {"const": "tool"}, "content": _CONTENT, "tool_call_id": TEXT}, {"name": ANYTHING}),
+    "ToolMessage": open_to(
+        {"role": one_of("tool", "function")},
+        {"content": _CONTENT, "tool_call_id": TEXT, "tool_name": TEXT, "name": TEXT, "images": _NONE},
+    ),
     "Message": names(["SystemMessage", "UserMessage", "AssistantMessage", "ToolMessage"]),
-    "ChatRequest": taken(
-        {"messages": listed(ref("Message"), minItems=1)},
-        {
-            "model": told(TEXT, "Empty: the default model. auto: whichever suits."),
-            "max_completion_tokens": TOKENS,
-            "max_tokens": TOKENS,
-            **SAMPLING,
-            **TOOLING,
-            **_STREAM,
-            **_ONLY,
-            "parallel_tool_calls": told(FLAG, "false only without tools."),
-            "logprobs": one_of(False),
-            "top_logprobs": {"enum": [0]},
-            "modalities": {"enum": [["text"]]},
-            "store": one_of(False),
-            "verbosity": one_of("medium"),
-            **dict.fromkeys(("user", "metadata", "safety_identifier"), ANYTHING),
-            **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention"), ANYTHING),
-            **dict.fromkeys(("audio", "function_call", "functions", "moderation", "prediction"), NULL),
-            **dict.fromkeys(("prompt_cache_options", "reasoning_effort", "web_search_options"), NULL),
-        },
+    "ChatRequest": told(
+        open_to(
+            {"messages": listed(ref("Message"), minItems=1, maxItems=10_000)},
+            {
+                "model": told(TEXT, "Empty: the default model. auto: whichever suits."),
+                **dict.fromkeys(("max_completion_tokens", "max_tokens", "n_predict"), TOKENS),
+                **SAMPLING,
+                **TOOLING,
+                **_STREAM,
+                **_ONLY,
+                "parallel_tool_calls": told(FLAG, "false: of several calls the first is kept."),
+                "logprobs": one_of(False),
+                "top_logprobs": {"enum": [0]},
+                "modalities": {"enum": [["text"]]},
+                "functions": _NONE,
+                "function_call": one_of("none", "auto"),
+                **dict.fromkeys(("audio", "web_search_options"), NULL),
+            },
+        ),
+        "Names that are not here are ignored, which bitnet_chat.notices of the reply tells.",
     ),
     "ChatCompletion": _whole(
         "chat.completion",
@@ -212,7 +232,7 @@ SCHEMAS: dict[str, Schema] = {
             }
         ),
     ),
-    "CompletionRequest": taken(
+    "CompletionRequest": open_to(
         {
             "prompt": any_of(
                 {"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, minItems=1, maxItems=1)
@@ -228,7 +248,6 @@ SCHEMAS: dict[str, Schema] = {
             "echo": one_of(False),
             "logprobs": NULL,
             "suffix": {"enum": [""]},
-            "user": ANYTHING,
         },
     ),
     "Completion": _whole(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -11,18 +11,18 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from bitnet_chat.conversation.fields import Fields, Notes
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed, Notice
-from bitnet_chat.serve.body import Fields, read_object
-from bitnet_chat.serve.catalogue import UnknownModel
+from bitnet_chat.serve.body import read
 from bitnet_chat.serve.connection import respond, while_connected
 from bitnet_chat.serve.desk import Desk, Order
 from bitnet_chat.serve.eventstream import EventStream
 from bitnet_chat.serve.generation import Generation
-from bitnet_chat.serve.openai.reply import DONE, ChatWriter, CompletionWriter, Head, event, to_json
+from bitnet_chat.serve.openai.reply import DONE, ChatWriter, CompletionWriter, Head, to_json
 from bitnet_chat.serve.openai.request import ReplyRequest, chat_request, completion_request
 from bitnet_chat.serve.priority import is_urgent
-from bitnet_chat.serve.problems import Problem, Refused, failure_of, openai_form, problem_of
+from bitnet_chat.serve.problems import Problem, Refused, error_json, failure_of, openai_form, problem_of, without_tools
 from bitnet_chat.serve.settings import ServeSettings
 
 Writer = ChatWriter | CompletionWriter
@@ -70,10 +70,8 @@ class _Api:
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["path"].removeprefix("models/")
-        if name not in self._desk.catalogue.listed:
-            there = f"there are: {', '.join(self._desk.catalogue.listed)}"
-            raise UnknownModel(f"there is no model {name!r} here", remedy=there)
-        return _json(self._described(name))
+        found = self._desk.catalogue.find(name)
+        return _json(self._described(found or self._desk.catalogue.choose(name)))  # which raises
 
     def _described(self, name: str) -> dict[str, object]:
         created = int(self._desk.catalogue.created)
@@ -92,9 +90,19 @@ class _Api:
         prefix: str,
         writer_of: type[ChatWriter] | type[CompletionWriter],
     ) -> Response:
-        asked = parse(await read_object(request, self._settings.body_limit))
-        urgent = is_urgent(request.headers.get("priority"))
-        generation = self._desk.begin(Order(asked.conversation, asked.options, asked.model, urgent=urgent))
+        notes = None if self._settings.strict else Notes()
+        asked = await read(request, self._settings.body_limit, parse, notes)
+        notices = notes.lines if notes is not None else []
+        order = Order(
+            asked.conversation,
+            # As OpenAI and llama-server do: what is too long is refused, unless this server was told otherwise.
+            replace(asked.options, overflow=self._settings.overflow or "stop"),
+            asked.model,
+            tools_optional=notes is not None and asked.options.tool_choice == "auto",
+            one_call=asked.one_call,
+            urgent=is_urgent(request.headers.get("priority")),
+        )
+        generation = self._desk.begin(order)
         try:
             if asked.stream:
                 await while_connected(request, generation.started.wait())
@@ -103,18 +111,17 @@ class _Api:
         except BaseException:
             generation.stop()
             raise
-        headers = {"x-request-id": generation.id, **({"x-cache": "hit"} if generation.cached else {})}
+        headers = generation.headers
         head = Head(f"{prefix}-{generation.id}", int(generation.created), generation.model)
         writer = writer_of(head, usage=asked.usage)
         if asked.stream and not _failed_at_once(generation):
-            return EventStream(_chunks(generation, writer), gone=generation.stop, headers=headers)
+            return EventStream(_chunks(generation, writer, notices), gone=generation.stop, headers=headers)
         assert generation.end is not None
         if (error := failure_of(generation.end)) is not None:
             return _refusal(error, headers)
         assert isinstance(generation.end, Completed)
-        whole = writer.whole(
-            generation.end, generation.thinking, generation.calls, [text async for text in _notices(generation)]
-        )
+        notices += [text async for text in _notices(generation)]
+        whole = writer.whole(generation.end, generation.thinking, generation.calls, notices)
         return _json(whole, headers=headers)
 
 
@@ -125,10 +132,10 @@ def _failed_at_once(generation: Generation) -> bool:
     return not (generation.text or generation.thinking or generation.calls)
 
 
-async def _chunks(generation: Generation, writer: Writer) -> AsyncIterator[bytes]:
+async def _chunks(generation: Generation, writer: Writer, before: Sequence[str]) -> AsyncIterator[bytes]:
     for chunk in writer.first():
         yield chunk
-    notices: list[str] = []
+    notices = [*before]
     async with aclosing(generation.watch()) as watched:  # type: ignore[type-var]  # it is a generator
         async for seen in watched:
             match seen.event:
@@ -136,7 +143,8 @@ async def _chunks(generation: Generation, writer: Writer) -> AsyncIterator[bytes
                     notices.append(text)
                 case Completed() | Failed() as end:
                     if (error := failure_of(end)) is not None:
-                        yield event(openai_form(_in_words_of_the_api(problem_of(error))))
+                        form = openai_form(_in_words_of_the_api(problem_of(error)))
+                        yield b"data: %b\n\n" % error_json(form)
                         return
                     assert isinstance(end, Completed)
                     for chunk in writer.last(end, notices):
@@ -165,10 +173,13 @@ class _WrongMethod(Refused):
 def _refusal(error: BitnetChatError, headers: Mapping[str, str] | None = None) -> Response:
     problem = _in_words_of_the_api(problem_of(error))
     allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
-    return _json(openai_form(problem), problem.status, {**problem.headers, **allow, **(headers or {})})
+    told = {**problem.headers, **allow, **(headers or {})}
+    return Response(error_json(openai_form(problem)), problem.status, told, media_type="application/json")
 
 
 def _in_words_of_the_api(problem: Problem) -> Problem:
+    if problem.param == "tools":
+        return replace(problem, message=without_tools(problem.message))
     if problem.param not in _NAMES:
         return problem
     name = _NAMES[problem.param]

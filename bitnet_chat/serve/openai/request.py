@@ -1,6 +1,8 @@
-"""Requests of the OpenAI API, taken apart. Pure.
+"""Requests of the OpenAI API, taken apart, with what llama-server and others have beside it. Pure.
 
-What changes the answer is obeyed or refused by name; what does not (``user``, ``metadata``, …) is accepted.
+What changes the answer is obeyed where that can be. Where it cannot: a field without which the answer is still the one
+that was asked for (``verbosity``, a sampler that there is not) is ignored, and the reply says so; one that asks for
+another kind of answer (``n``, ``logprobs``, ``grammar``, audio) is refused by name. ``serve --strict`` refuses both.
 """
 
 from __future__ import annotations
@@ -11,16 +13,27 @@ from dataclasses import dataclass
 
 from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.serve.body import Fields
-from bitnet_chat.serve.openai.messages import conversation_of
+from bitnet_chat.conversation.fields import Fields
+from bitnet_chat.conversation.reading import conversation_of
 
 _MOST_TOKENS = 2**31 - 1
 _SEEDS = 2**32 - 1
 """An engine has so many; the API has more. The one behind the last asks llama.cpp for a new seed each time."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""Of a function at OpenAI. Others have dots, slashes and more in theirs."""
+_NAME_LIMIT = 128
 _CHOICES = ("auto", "none", "required")
-_MOST_TOOLS = 128
-_MOST_STOPS = 4
+MOST_TOOLS = 1000
+MOST_STOPS = 256
+_HARMLESS = (
+    *("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
+    *("prediction", "cache_prompt", "id_slot", "n_keep", "add_generation_prompt", "continue_final_message"),
+    *("timings_per_token", "return_progress", "keep_alive"),
+)
+"""They change nothing in the answer, whatever they hold."""
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_ITS_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
+"""Arguments of a chat template that are made from the rest of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,8 @@ class ReplyRequest:
     model: str
     stream: bool
     usage: bool
+    one_call: bool = False
+    """Whether the reply may ask for one call of a tool at the most."""
 
 
 def chat_request(fields: Fields) -> ReplyRequest:
@@ -40,32 +55,33 @@ def chat_request(fields: Fields) -> ReplyRequest:
     messages = fields.needed_objects("messages")
     options = options_of(fields)
     stream, usage = _stream(fields)
-    fields.accept("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
-    for field in ("audio", "function_call", "functions", "moderation", "prediction", "prompt_cache_options"):
-        fields.refuse(field)
-    for field in ("reasoning_effort", "web_search_options"):
-        fields.refuse(field)
-    fields.refuse("logprobs", False)
+    fields.refuse("audio")
+    fields.refuse("functions", [], why="is not supported here: tools takes its place")
+    fields.refuse("function_call", "none", "auto", why="is not supported here: tool_choice takes its place")
+    fields.refuse("web_search_options")
     fields.refuse("modalities", ["text"])
-    fields.refuse("store", False, why="is not possible here: nothing is stored for this API")
+    fields.refuse("logprobs", False)
     fields.refuse("top_logprobs", 0)
-    fields.refuse("verbosity", "medium")
-    fields.refuse("parallel_tool_calls", True, *(() if options.tools else (False,)))
-    _refuse_for_all(fields)
+    fields.ignore("store", False, why="is not possible here: nothing is stored for this API")
+    fields.ignore("verbosity", "medium")
+    fields.ignore("moderation")
+    one_call = fields.flag("parallel_tool_calls") is False
+    _deal_with_the_rest(fields)
     fields.finish()
-    return ReplyRequest(conversation_of(messages), options, model, stream, usage)
+    return ReplyRequest(conversation_of(messages), options, model, stream, usage, one_call)
 
 
 def options_of(fields: Fields) -> ReplyOptions:
     """What the reply is to be like, in any API that has this one's words for it. Raises Refused."""
     tools = _tools(fields)
     return ReplyOptions(
-        max_tokens=_max_tokens(fields, "max_completion_tokens", "max_tokens"),
+        max_tokens=_max_tokens(fields, "max_completion_tokens", "max_tokens", "n_predict"),
         sampling=_sampling(fields),
         stop=_stop(fields),
         tools=tools,
         tool_choice=_tool_choice(fields, tools),
         format=_format(fields),
+        template=template_of(fields),
     )
 
 
@@ -86,20 +102,24 @@ def completion_request(fields: Fields) -> ReplyRequest:
         raise fields.wrong("prompt", "is empty")
     options = ReplyOptions(max_tokens=_max_tokens(fields, "max_tokens"), sampling=_sampling(fields), stop=_stop(fields))
     stream, usage = _stream(fields)
-    fields.accept("user")
     fields.refuse("best_of", 1)
     fields.refuse("echo", False)
     fields.refuse("logprobs")
     fields.refuse("suffix", "")
-    _refuse_for_all(fields)
+    _deal_with_the_rest(fields)
     fields.finish()
     return ReplyRequest(Conversation().with_user(prompt), options, model, stream, usage)
 
 
-def _refuse_for_all(fields: Fields) -> None:
+def _deal_with_the_rest(fields: Fields) -> None:
+    """What all requests have in common."""
+    fields.accept(*_HARMLESS)
     fields.refuse("n", 1, why="can only be 1 here")
-    fields.refuse("logit_bias", {})
-    fields.refuse("service_tier", "auto", "default")
+    fields.refuse("n_probs", 0)
+    fields.refuse("logit_bias", {}, [])
+    fields.ignore("service_tier", "auto", "default")
+    for field in ("grammar", "guided_grammar", "guided_regex", "guided_choice", "structured_outputs"):
+        fields.refuse(field, "", why="is not supported here: response_format takes a JSON schema")
 
 
 def _stream(fields: Fields) -> tuple[bool, bool]:
@@ -109,16 +129,44 @@ def _stream(fields: Fields) -> tuple[bool, bool]:
     if options is None:
         return stream, False
     if not stream:
-        raise fields.wrong("stream_options", "is of no use without stream: true")
+        fields.change("stream_options", "is of no use without stream: true")
     usage = bool(options.flag("include_usage"))
-    options.refuse("include_obfuscation", False)
+    options.ignore("include_obfuscation", False)
     options.finish()
     return stream, usage
 
 
 def _max_tokens(fields: Fields, *names: str) -> int | None:
-    given = [value for name in names if (value := fields.whole(name, 1, _MOST_TOKENS)) is not None]
-    return min(given, default=None)
+    """The smallest of these limits; -1, as at llama-server, is none."""
+    given = [value for name in names if (value := fields.whole(name, -1, _MOST_TOKENS)) is not None]
+    for name in names:
+        if fields.values.get(name) == 0:
+            raise fields.wrong(name, "is 0: a reply has a token at least", remedy="-1 is no limit")
+    return min((value for value in given if value > 0), default=None)
+
+
+def template_of(fields: Fields) -> Mapping[str, object]:
+    """Arguments of the chat template. ``think`` and ``enable_thinking`` are what other servers call the same."""
+    found: dict[str, object] = {}
+    effort = fields.choice("reasoning_effort", _EFFORTS)
+    if effort == "none":
+        found |= thinking(on=False)
+    elif effort is not None:
+        found["reasoning_effort"] = effort
+    for name in ("think", "enable_thinking"):
+        if (on := fields.flag(name)) is not None:
+            found |= thinking(on=on)
+    given = fields.inner("chat_template_kwargs")
+    if given is not None:
+        for name in _ITS_OWN:
+            given.refuse(name, why="is made from the rest of the request")
+        found |= given.values
+    return found
+
+
+def thinking(*, on: bool) -> dict[str, object]:
+    """Templates have two names for it."""
+    return {"enable_thinking": on, "thinking": on}
 
 
 def _sampling(fields: Fields) -> Sampling:
@@ -129,17 +177,21 @@ def _sampling(fields: Fields) -> Sampling:
         top_k=fields.whole("top_k", 0, _MOST_TOKENS),  # these two and repeat_penalty: as llama-server calls them
         min_p=fields.number("min_p", 0, 1),
         seed=None if seed is None else seed % _SEEDS,
-        repeat_penalty=fields.number("repeat_penalty", 0.01, 2),
+        repeat_penalty=_first(fields.number(name, 0.01, 2) for name in ("repeat_penalty", "repetition_penalty")),
         presence_penalty=fields.number("presence_penalty", -2, 2),
         frequency_penalty=fields.number("frequency_penalty", -2, 2),
     )
 
 
+def _first(values: Iterable[float | None]) -> float | None:
+    return next((value for value in list(values) if value is not None), None)
+
+
 def _stop(fields: Fields) -> tuple[str, ...]:
     value = fields.get("stop")
     stops = (fields.texts("stop") or []) if isinstance(value, list | None) else [fields.needed_text("stop")]
-    if len(stops) > _MOST_STOPS:
-        raise fields.wrong("stop", f"has {len(stops)} texts; {_MOST_STOPS} is the most")
+    if len(stops) > MOST_STOPS:
+        raise fields.wrong("stop", f"has {len(stops)} texts; {MOST_STOPS} is the most")
     if "" in stops:
         raise fields.wrong("stop", "has an empty text")
     return tuple(stops)
@@ -147,8 +199,8 @@ def _stop(fields: Fields) -> tuple[str, ...]:
 
 def _tools(fields: Fields) -> tuple[Tool, ...]:
     tools = [_tool(each) for each in fields.objects("tools") or ()]
-    if len(tools) > _MOST_TOOLS:
-        raise fields.wrong("tools", f"has {len(tools)} tools; {_MOST_TOOLS} is the most")
+    if len(tools) > MOST_TOOLS:
+        raise fields.wrong("tools", f"has {len(tools)} tools; {MOST_TOOLS} is the most")
     if twice := _twice(tool.name for tool in tools):
         raise fields.wrong("tools", f"has the name {twice} twice")
     return tuple(tools)
@@ -172,7 +224,8 @@ def _tool(fields: Fields) -> Tool:
     parameters = function.inner("parameters")
     if parameters is not None and parameters.values.get("type", "object") != "object":
         raise parameters.wrong("type", "has to be object")
-    function.refuse("strict", False)
+    function.accept("strict", "cache_control")  # calls are read and checked here in any case
+    fields.accept("cache_control")
     tool = Tool(name, function.text("description") or "", {} if parameters is None else parameters.values)
     function.finish()
     fields.finish()
@@ -181,8 +234,10 @@ def _tool(fields: Fields) -> Tool:
 
 def _named(fields: Fields) -> str:
     name = fields.needed_text("name")
-    if not _NAME.fullmatch(name):
+    if fields.notes is None and not _NAME.fullmatch(name):
         raise fields.wrong("name", "has to be 1 to 64 letters, digits, _ or -")
+    if not 0 < len(name) <= _NAME_LIMIT or not name.isprintable():
+        raise fields.wrong("name", f"has to be 1 to {_NAME_LIMIT} characters")
     return name
 
 
@@ -210,18 +265,23 @@ def _tool_choice(fields: Fields, tools: tuple[Tool, ...]) -> str:
 def _format(fields: Fields) -> ResponseFormat | None:
     given = fields.inner("response_format")
     if given is None:
-        return None
+        return next((ResponseFormat(at.values) for at in map(fields.inner, ("json_schema", "guided_json")) if at), None)
+    fields.refuse("json_schema", why="does not go together with response_format")
+    fields.refuse("guided_json", why="does not go together with response_format")
     kind = given.needed_text("type")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise given.wrong("type", f"is {kind!r}", remedy="use one of: text, json_object, json_schema")
     schema: Mapping[str, object] | None = None
-    if kind == "json_schema":
+    if kind != "text" and (bare := given.inner("schema")) is not None:  # as llama.cpp has it
+        schema = bare.values
+    elif kind == "json_schema":
         described = given.needed_inner("json_schema")
-        _named(described)
+        if described.get("name") is not None or described.notes is None:
+            _named(described)
         schema = described.needed_inner("schema").values
         if (description := described.text("description")) is not None:
             schema = {"description": description, **schema}
         described.flag("strict")  # a grammar is strict
         described.finish()
-    elif kind not in ("text", "json_object"):
-        raise given.wrong("type", f"is {kind!r}", remedy="use one of: text, json_object, json_schema")
     given.finish()
     return None if kind == "text" else ResponseFormat(schema)

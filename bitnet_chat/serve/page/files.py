@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from bitnet_chat.serve.security import CSP
@@ -26,6 +26,8 @@ _AT_ROOT = {"index.html": "/", "sw.js": "/sw.js", "manifest.webmanifest": "/mani
 """A service worker and a manifest speak for the folder that they lie in; all others are in ``/page/``."""
 PAGE_CSP = f"{CSP}; require-trusted-types-for 'script'; trusted-types bitnet-chat"
 """HTML may become part of the page in one place only (``html.js``)."""
+_GREETING = "Ollama is running"
+"""Ollama's clients ask ``/`` whether there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,18 @@ def routes() -> list[BaseRoute]:
     found = dict(_files())
     at = {_AT_ROOT.get(name, f"/page/{name}"): file for name, file in found.items()}
     at["/favicon.ico"] = found["icon-192.png"]
-    return [Route(path, file.__call__, methods=["GET"]) for path, file in at.items()]
+    page = at.pop("/")
+
+    async def root(request: Request) -> Response:
+        # No cache mixes them up: the page is asked for anew each time, and the greeting is not kept.
+        return await page(request) if _wants_html(request) else PlainTextResponse(_GREETING)
+
+    return [Route("/", root), *(Route(path, file.__call__, methods=["GET"]) for path, file in at.items())]
+
+
+def _wants_html(request: Request) -> bool:
+    """Browsers say so, and so does the worker of the page."""
+    return "text/html" in request.headers.get("accept", "")
 
 
 def _files() -> Iterator[tuple[str, _File]]:

@@ -3,7 +3,7 @@
 
 const CACHE = "bitnet-chat-page"
 const SHELL = [
-  "/", "/manifest.webmanifest",
+  new Request("/", { headers: { Accept: "text/html" } }), "/manifest.webmanifest",
   ...["page.css", "reply.css", "theme.js", "page.js", "composer.js", "clipboard.js", "html.js", "kept.js", "listing.js",
     "message.js", "server.js", "sidebar.js", "thread.js", "icon.svg", "icon-192.png", "icon-512.png", "icon-maskable.png"].map(name => `/page/${name}`),
 ]
@@ -18,6 +18,7 @@ addEventListener("activate", event => event.waitUntil(clients.claim()))
 addEventListener("fetch", event => {
   const { request } = event, url = new URL(request.url)
   if (request.method !== "GET" || url.origin !== location.origin) return
+  if (url.pathname === "/" && request.mode !== "navigate") return
   if (url.pathname !== "/" && url.pathname !== "/manifest.webmanifest" && !url.pathname.startsWith("/page/")) return
   event.respondWith(fresh(request, url.pathname))
 })

@@ -1,0 +1,215 @@
+"""The messages of a request as a conversation, in the forms of OpenAI's and of Ollama's API. Pure.
+
+One function for batches and servers, so that the same messages get the same reply. What chat templates and engines are
+given is one system message and then turns: so all system messages become one in front, several of a role in a row
+become one, with a blank line between them, and a reply at the end is gone on with. Linear in the number of messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bitnet_chat.conversation.fields import Fields, Refused
+from bitnet_chat.conversation.message import NOT_CALLED, Conversation, Message, Role, ToolCall
+from bitnet_chat.errors import FinishReason
+
+MOST_MESSAGES = 10_000
+"""Of one request: what is done to each of them adds up, and no window holds as many."""
+_MOST_CALLS = 256
+_BETWEEN = "\n\n"
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
+"""What a client gives back of what a model thought. It never goes back to a model."""
+_OTHER_THINGS = ("refusal", "annotations", "parsed", "prefix", "partial")
+_TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Kinds of parts that are texts, and the field in which the text is."""
+_PASSED_OVER = ("thinking", "redacted_thinking", "reasoning")
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A message as long as more may be joined to it."""
+
+    role: Role
+    texts: list[str]
+    calls: tuple[ToolCall, ...] = ()
+    call: ToolCall | None = None
+    """The one that this is the result of."""
+
+    def message(self, finish: FinishReason | None = None) -> Message:
+        text = _BETWEEN.join(filter(None, self.texts))
+        if self.call is not None:
+            return Message("tool", text, call_id=self.call.id, tool_name=self.call.name)
+        return Message(self.role, text, finish, tool_calls=self.calls)
+
+
+@dataclass(slots=True)
+class _Reading:
+    systems: list[str] = field(default_factory=list)
+    drafts: list[_Draft] = field(default_factory=list)
+    open_calls: list[ToolCall] = field(default_factory=list)
+    """Those that have no result yet."""
+
+    def add(self, draft: _Draft) -> None:
+        last = self.drafts[-1] if self.drafts else None
+        if last is not None and last.role == draft.role != "tool" and not last.calls:
+            last.texts += draft.texts
+            last.calls = draft.calls
+        else:
+            self.drafts.append(draft)
+
+    def answered(self, fields: Fields) -> ToolCall:
+        """The call that this is the result of: by its id, by its name, or else the next one."""
+        id = fields.text("tool_call_id")
+        name = fields.text("tool_name") or fields.text("name")
+        for place, call in enumerate(self.open_calls):
+            if (call.id == id) if id else (not name or call.name == name):
+                return self.open_calls.pop(place)
+        if id:
+            raise fields.wrong("tool_call_id", f"is {id!r}, which no call before it has that is not answered yet")
+        raise fields.wrong("role", "is tool, and there is no call before it that has no result yet")
+
+    def settle(self, fields: Fields) -> None:
+        """Something else than a result follows: what is missing will not come any more."""
+        if not self.open_calls:
+            return
+        fields.change("role", "follows calls of tools without their results: these are told that they were not made")
+        self.drafts += [_Draft("tool", [NOT_CALLED], call=call) for call in self.open_calls]
+        self.open_calls.clear()
+
+
+def conversation_of(messages: Sequence[Fields]) -> Conversation:
+    """The conversation that is to be replied to. Raises Refused, naming what cannot be used, such as
+    ``messages[2].content[0].type``."""
+    if not messages:
+        raise Refused("messages is empty", param="messages")
+    if len(messages) > MOST_MESSAGES:
+        raise Refused(
+            f"messages has {len(messages):,} messages; {MOST_MESSAGES:,} is the most",
+            param="messages",
+            code="array_above_max_length",
+        )
+    reading = _Reading()
+    for fields in messages:
+        _read(fields, reading)
+    return _whole(reading, messages[-1])
+
+
+def _read(fields: Fields, reading: _Reading) -> None:
+    role = fields.needed_text("role")
+    match role:
+        case "system" | "developer":
+            if reading.drafts:
+                fields.change("role", f"is {role} behind other messages: it is given in front of them")
+            reading.systems.append(_content(fields))
+        case "user":
+            reading.settle(fields)
+            fields.refuse("images", [], why="is not supported here: only text can be read")
+            reading.add(_Draft("user", [_content(fields)]))
+        case "assistant":
+            reading.settle(fields)
+            reading.add(_assistant(fields, len(reading.drafts), reading))
+        case "tool" | "function":
+            call = reading.answered(fields)
+            reading.drafts.append(_Draft("tool", [_content(fields, needed=False)], call=call))
+        case _:
+            raise fields.wrong("role", f"is {role!r}", remedy="use system, developer, user, assistant or tool")
+    if role not in ("tool", "function"):
+        fields.ignore("name", "")  # a chat template has no place for it
+        fields.accept("tool_call_id", "tool_name")
+    fields.accept("cache_control", *_THOUGHTS, *_OTHER_THINGS)
+    fields.refuse("images", [], why="is not supported here: only text can be read")
+    fields.finish()
+
+
+def _whole(reading: _Reading, last: Fields) -> Conversation:
+    """The conversation, if there is something in it to reply to."""
+    drafts, systems = reading.drafts, [each for each in reading.systems if each]
+    if reading.open_calls:
+        call = reading.open_calls[0]
+        raise Refused(f"the result of the call {call.id} of {call.name} is missing", param="messages")
+    finish: FinishReason | None = None
+    if drafts and drafts[-1].role == "assistant":
+        if any(drafts[-1].texts):
+            finish = FinishReason.LENGTH  # it is gone on with
+        else:
+            drafts.pop()
+    if not drafts and systems:
+        last.change("role", "is the only one: a user's message is needed, and the system message is given as such")
+        drafts, systems = [_Draft("user", systems)], []
+    if not any(draft.role == "user" for draft in drafts):
+        raise last.wrong("role", "ends messages that hold no message of a user")
+    messages = [draft.message() for draft in drafts[:-1]]
+    messages.append(drafts[-1].message(finish))
+    if messages[-1].role == "user" and not messages[-1].content:
+        last.change("content", "is empty, which no engine can be told: a space is sent")
+        messages[-1] = Message("user", " ")
+    system = [Message("system", _BETWEEN.join(systems))] if systems else []
+    return Conversation((*system, *messages))
+
+
+def _content(fields: Fields, *, needed: bool = True) -> str:
+    """A text, or the texts of its parts, a line each."""
+    content = fields.get("content")
+    if not isinstance(content, list):
+        return fields.needed_text("content") if needed else fields.text("content") or ""
+    if content and all(isinstance(part, str) for part in content):
+        return "\n".join(content)
+    texts = []
+    for part in fields.needed_objects("content"):
+        kind = part.needed_text("type")
+        if kind in _PASSED_OVER:
+            continue
+        if kind not in _TEXTS:
+            raise part.wrong("type", f"is {kind!r}: only text can be read here", code="unsupported_content")
+        texts.append(part.needed_text(_TEXTS[kind]))
+        part.accept("cache_control", "prompt_cache_breakpoint", "annotations", "id", "index")
+        part.finish()
+    return "\n".join(texts)
+
+
+def _assistant(fields: Fields, number: int, reading: _Reading) -> _Draft:
+    calls = tuple(
+        _call(each, f"call_{number}_{place}") for place, each in enumerate(fields.objects("tool_calls") or ())
+    )
+    if len(calls) > _MOST_CALLS:
+        raise fields.wrong("tool_calls", f"has {len(calls)} calls; {_MOST_CALLS} is the most")
+    if not calls and (old := fields.inner("function_call")) is not None:
+        calls = (_function(old, f"call_{number}"),)
+    fields.accept("function_call")
+    fields.ignore("audio")
+    reading.open_calls = list(calls)
+    return _Draft("assistant", [_content(fields, needed=False)], calls)
+
+
+def _call(fields: Fields, id: str) -> ToolCall:
+    kind = fields.text("type") or "function"
+    if kind != "function":
+        raise fields.wrong("type", f"is {kind!r}: only functions can be called here", code="unsupported_parameter")
+    call = _function(fields.needed_inner("function"), fields.text("id") or id)
+    fields.accept("index", "cache_control", "extra_content")
+    fields.finish()
+    return call
+
+
+def _function(fields: Fields, id: str) -> ToolCall:
+    """``id``: of the call. Arguments are a text at OpenAI, and an object at Ollama."""
+    arguments = fields.get("arguments")
+    if isinstance(arguments, dict):
+        text = json.dumps(arguments, ensure_ascii=False)
+    else:
+        text = fields.text("arguments") or "{}"
+        if not _is_object(text):
+            raise fields.wrong("arguments", "is no JSON object")
+    fields.accept("index", "description", "parsed_arguments")
+    call = ToolCall(id, fields.needed_text("name"), text)
+    fields.finish()
+    return call
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,105 @@
+"""What is written to a terminal, words kept whole at its edge, and a few lines below it that are never left behind.
+
+What is written stays as it is. The lines below it (a spinner, figures, a table that is not whole yet) are drawn behind
+the cursor, which goes back to where it was; before anything else is written, all behind the cursor is erased. So
+nothing has to be known of how a terminal treats those lines when its window changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from bitnet_chat.stream.cells import clip_styled
+from bitnet_chat.stream.wrap import OFF, Wrapper, wrapped
+
+Size = Callable[[], tuple[int, int]]
+"""Columns and rows of the window, now."""
+
+_ERASE_BELOW = "\x1b[J"
+_SAVE, _RESTORE = "\x1b7", "\x1b8"
+_DOWN, _NEXT_ROW = "\x1bD", "\r\x1b[B"
+"""The first of them scrolls where there is no row below; both keep to what is there."""
+
+
+class Sink(Protocol):
+    """Where text goes, at once. All of it is safe for a terminal by now."""
+
+    def words(self, text: str) -> None:
+        """Words of a reply."""
+
+    def remarks(self, text: str) -> None:
+        """Everything else."""
+
+
+class Screen:
+    """``words`` of a reply, ``remark`` on the same line, ``lines`` of our own, and what is ``below`` them for now."""
+
+    def __init__(self, sink: Sink, size: Size | None, *, draws: bool) -> None:
+        """``size``: None where no terminal is. ``draws``: it can erase what it shows."""
+        self._sink = sink
+        self._size = size
+        self._draws = draws and size is not None
+        self._wrapper = Wrapper(self._columns if self._draws else None)
+        self._below: tuple[str, ...] = ()
+
+    def _columns(self) -> int:
+        return self._size()[0] if self._size is not None else 0
+
+    @property
+    def fresh(self) -> bool:
+        """The cursor is at the start of a line."""
+        return self._wrapper.fresh
+
+    def begin(self, before: str = "") -> None:
+        """Another text begins, as one that goes on after ``before``."""
+        self.clear()
+        self._wrapper.begin(before)
+
+    def words(self, text: str) -> None:
+        self._write(self._sink.words, text)
+
+    def remark(self, text: str) -> None:
+        self._write(self._sink.remarks, text)
+
+    def lines(self, text: str) -> None:
+        """Whole lines. The cursor is at the start of one."""
+        self.clear()
+        self._sink.remarks(wrapped(text, self._columns()) if self._size is not None else text)
+
+    def below(self, *lines: str) -> None:
+        """Shows these, until the next are shown or words begin another row; anything else erases them."""
+        if not self._draws or lines == self._below or not (self._wrapper.settled or not lines):
+            return
+        erased = _ERASE_BELOW if self._below else ""
+        self._below = lines
+        self._sink.remarks(erased + self._drawn())
+
+    def clear(self) -> None:
+        self.below()
+
+    def _write(self, write: Callable[[str], None], text: str) -> None:
+        if not text:
+            return
+        within = not self.fresh and self._wrapper.stays(text)
+        shown = self._wrapper.feed(text)
+        if self._below and not (within and "\n" not in shown):
+            shown = f"{_ERASE_BELOW}{shown}{self._drawn()}" if self._wrapper.settled else self._forgotten(shown)
+        write(shown)
+
+    def _forgotten(self, shown: str) -> str:
+        self._below = ()
+        return _ERASE_BELOW + shown
+
+    def _drawn(self) -> str:
+        """Draws them and goes back. The row of the cursor is the first of them where it is empty."""
+        if not self._below or self._size is None:
+            return ""
+        columns, rows = self._size()
+        lines = [clip_styled(line, columns - 1) for line in self._below[-max(1, rows // 2) :]]
+        fresh = self.fresh
+        down = len(lines) - 1 if fresh else len(lines)
+        look = self._wrapper.look
+        room = f"{_DOWN * down}\x1b[{down}A" if down else ""
+        first = "" if fresh else _NEXT_ROW
+        return f"{room}{_SAVE}{OFF if look else ''}{first}{_NEXT_ROW.join(lines)}{_RESTORE}{look}"

@@ -1,0 +1,50 @@
+"""What a terminal is and what it can. The one rule, for everything that draws, colours, wraps or copies.
+
+A stream is a terminal where it says so (``isatty``). What that can do is in its name, ``TERM``: without one, or with
+``dumb`` or ``unknown``, it gets lines of plain text, as git and ncurses do it. A Windows console has no name and can do
+all of it. Standard library only: the scripts in ``bin/`` need it before anything is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+_PLAIN = ("", "dumb", "unknown")
+_SIZE = 80, 24
+_WINDOWS = sys.platform == "win32"
+
+
+def is_capable(term: str | None, *, windows: bool = _WINDOWS) -> bool:
+    """Whether a terminal of this name can move its cursor, erase and show looks. None: it has no name."""
+    return (windows and not term) or (term or "").strip().lower() not in _PLAIN
+
+
+def draws(stream: TextIO) -> bool:
+    """Whether ``stream`` is a terminal that can move its cursor."""
+    return stream.isatty() and is_capable(os.environ.get("TERM"))
+
+
+def shows_colours(stream: TextIO) -> bool:
+    """Whether it can, and colours are wanted: ``NO_COLOR`` is not set."""
+    return draws(stream) and not os.environ.get("NO_COLOR")
+
+
+def size(stream: TextIO) -> tuple[int, int]:
+    """Columns and rows of the terminal behind ``stream``; 80 and 24 where it does not tell."""
+    try:
+        columns, rows = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):  # io.UnsupportedOperation is both
+        columns, rows = 0, 0
+    return columns or _SIZE[0], rows or _SIZE[1]
+
+
+def wraps_anew(variables: Mapping[str, str]) -> bool:
+    """Whether a terminal with these environment variables wraps again what it shows when its window gets narrower. Most
+    do; those that cut it instead are known by name."""
+    if "TMUX" in variables:
+        return True
+    term = variables.get("TERM", "")
+    return not ("XTERM_VERSION" in variables or "STY" in variables or term.startswith(("linux", "screen", "st-", "vt")))

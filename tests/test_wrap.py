@@ -1,0 +1,135 @@
+"""Words stay whole at the edge, each character is there at once and only once, whatever the window does."""
+
+from __future__ import annotations
+
+import re
+
+import pyte
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from styled import rows
+
+from bitnet_chat.stream.cells import width
+from bitnet_chat.stream.wrap import Wrapper, wrapped
+
+TEXT = """\
+The quick brown fox jumped over the surrounded lazy dog, see https://example.org/a/very/long/address?x=1&y=2 and so on.
+数据模型，是一种“抽象”。模型组织了数据元素并标准化它们 and mixed 文字abc文字. 한국어 단어는 나누지 않습니다 정말로.
+  \x1b[1mbold words that go\x1b[0m on   and on\tand on
+- item
+> quotation — 👍🏽👍🏽👍🏽👍🏽👍🏽 สวัสดีครับผมชื่อจอห์นและนี่
+"""
+CODE = "```python\ndef answer(x): return 'a string that is long'  # and a comment\n```\nthe last words of it all\n"
+SHORT = (
+    "a",
+    "word",
+    "surrounded",
+    "\x1b[1mbold 数 words\x1b[0m",
+    "数据。",
+    "“数”",
+    "👩\u200d💻",
+    "e\u0301",
+    "❤\ufe0f",
+    "한국어",
+    "กข",
+)
+WORDS = st.sampled_from((*SHORT, "x" * 50, " ", "  ", "\n", "```\n", "- ", "> ", "—"))
+texts = st.lists(WORDS, max_size=60).map("".join)
+
+
+def screen(*parts: str, columns: int) -> str:
+    """What a terminal shows that has got these parts."""
+    wrapper, shown = Wrapper(lambda: columns), pyte.Screen(columns, 60)
+    shown.set_mode(pyte.modes.LNM)
+    stream = pyte.Stream(shown)
+    for part in parts:
+        stream.feed(wrapper.feed(part))
+    return "\n".join(line.rstrip() for line in shown.display).rstrip()
+
+
+def pieces(text: str) -> list[str]:
+    return [match[0] for match in re.finditer(r"\x1b\[[0-9;]*m|[\s\S]", text)]
+
+
+@pytest.mark.parametrize("columns", [100, 80, 40, 23])
+def test_words_stay_whole_whatever_the_parts(columns: int) -> None:
+    text = TEXT.rpartition("\n>")[0]  # pyte knows nothing of characters of several code points
+    whole = screen(text, columns=columns)
+    assert screen(*pieces(text), columns=columns) == whole
+    shown = whole.split("\n")
+    for word in re.findall(r"[a-zA-Z가-힣,.]{2,}", re.sub(r"https\S+|\x1b\[\dm", "", text)):
+        assert any(word in line for line in shown), f"{word} was broken"
+    assert not any(line[0] in "，。”" or line[-1] == "“" for line in shown if line)
+    assert "文字abc文" in whole.replace("\n", "")
+    if columns == 40:
+        assert "https://example.org/a/very/long/address?" in shown and "x=1&y=2 and so on." in shown
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_code_is_left_to_the_terminal(columns: int) -> None:
+    """What is copied from the screen is the line as it is."""
+    for parts in ([CODE], pieces(CODE)):
+        wrapper = Wrapper(lambda: columns)
+        assert "".join(map(wrapper.feed, parts)).startswith(CODE.partition("the last")[0])
+    assert rows(Wrapper(lambda: 20).feed(CODE))[-3:] == ["the last words of", "it all", ""]
+
+
+def test_the_word_under_way_is_written_again_and_nothing_else() -> None:
+    wrapper = Wrapper(lambda: 20)
+    assert wrapper.feed("The quick brown fo") == "The quick brown fo"
+    assert wrapper.feed("x") == "x"
+    assert wrapper.feed("es") == "\x1b[4D\x1b[K\nfoxes"
+    assert wrapper.feed(" jump over") == " jump over"
+    assert wrapper.feed(" surrounded") == "\nsurrounded"
+
+
+def test_a_look_does_not_reach_into_the_next_row() -> None:
+    wrapper = Wrapper(lambda: 20)
+    assert wrapper.feed("\x1b[1mThe quick brown fo") == "\x1b[1mThe quick brown fo"
+    assert wrapper.feed("xes\x1b[0m") == "\x1b[3D\x1b[K\x1b[0m\n\x1b[1mfoxes\x1b[0m"
+
+
+@settings(deadline=None, max_examples=50)
+@given(texts, st.lists(st.tuples(st.integers(1, 12), st.integers(2, 60)), min_size=1))
+@example("x" * 45 + " and surrounded words of it", [(44, 60), (99, 30)])
+@example("word数据。", [(3, 3)])
+def test_no_character_is_lost_or_written_twice(text: str, parts: list[tuple[int, int]]) -> None:
+    """In any parts, and with a window that changes between them."""
+    size = 30
+    wrapper, shown, left, number = Wrapper(lambda: size), "", pieces(text), 0
+    while left:
+        count, size = parts[number % len(parts)]
+        number += 1
+        shown += wrapper.feed("".join(left[:count]))
+        del left[:count]
+    assert "".join("".join(rows(shown)).split()) == "".join(re.sub(r"\x1b\[\d*m", "", text).split())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.sampled_from(SHORT), max_size=60).map(" ".join), st.integers(13, 60))
+def test_no_row_is_too_long(text: str, columns: int) -> None:
+    whole, wrapper = Wrapper(lambda: columns).feed(text), Wrapper(lambda: columns)
+    for row in rows(whole):
+        assert width(row) < columns and row == row.strip()
+    assert "".join(map(wrapper.feed, pieces(text))).count("\n") == whole.count("\n")
+
+
+def test_nothing_is_broken_where_no_terminal_is() -> None:
+    wrapper = Wrapper(None)
+    assert wrapper.feed("word " * 100) == "word " * 100
+    assert not wrapper.fresh
+    wrapper.feed("\n")
+    assert wrapper.fresh
+
+
+def test_lines_of_our_own() -> None:
+    assert wrapped("a notice that is long", 10) == "a notice\nthat is\nlong"
+    assert wrapped("It died\n  do this and that\n  | the log of it", 12) == (
+        "It died\n  do this\n  and that\n  | the log\n    of it"
+    )
+    assert wrapped("/help   this list of it", 20) == "/help   this list\n        of it"
+    assert wrapped("/export FORMAT [FILE]  the same of it", 20) == "/export FORMAT\n    [FILE]  the\n    same of it"
+    assert wrapped("> quoted words", 10) == "> quoted\n  words"
+    assert wrapped("\x1b[2mdim words that go on\x1b[0m", 12) == "\x1b[2mdim words\x1b[0m\n\x1b[2mthat go on\x1b[0m"
+    assert wrapped("", 10) == "" and wrapped("word", 1) == "word"
