@@ -131,6 +131,10 @@ class Talk(Protocol):
         ``context``; None where nothing that can be written gives the tokens of the chat template. Without ``text`` the
         engine goes on with the reply that ``history`` ends with."""
 
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        """Render what a turn of ``text`` after ``history`` needs, so that it is at hand: a template may take seconds,
+        and this is called in a thread. What goes wrong is raised where it is needed."""
+
     def preparation(self, history: Conversation) -> Input | None:
         """What makes a running engine read ``history`` before a message is known; None where nothing does."""
 

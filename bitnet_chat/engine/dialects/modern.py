@@ -84,6 +84,9 @@ class ModernTalk:
         named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
         return Input(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
 
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        pass  # it renders by itself
+
     def preparation(self, history: Conversation) -> Input | None:
         return None
 
