@@ -145,9 +145,9 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
     if batch.is_blank(text):
         raise UsageError("the question is empty")
     files = attached(flags, _say, stdin_is_taken=from_stdin)
-    for path in meant(text):
-        if path not in {each.name for each in files}:
-            _say(f"@{path} is sent as text, without a file: -a {path} attaches one")
+    for mention in meant(text):
+        if mention not in {each.name for each in files}:
+            _say(f"@{mention} is sent as text, without a file: -a {mention} attaches one")
     return text, files
 
 
