@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
@@ -111,7 +112,7 @@ class GuardedBackend:
                     yield event
                 elif isinstance(event, Started):
                     yield event
-                    guard = guard or self._guard(conversation, options)  # while the engine reads the message
+                    guard = guard or await self._guard(conversation, options)  # while the engine reads the message
                 elif isinstance(event, ToolCall):
                     is_empty = False
                     if watch.finding is None:
@@ -121,7 +122,7 @@ class GuardedBackend:
                         yield event
                 elif watch.finding is None:
                     is_empty = False
-                    guard = guard or self._guard(conversation, options)
+                    guard = guard or await self._guard(conversation, options)
                     passed = _passed(event, guard)
                     if guard.finding is not None:
                         watch.stop(guard.finding)
@@ -168,14 +169,16 @@ class GuardedBackend:
     async def close(self) -> None:
         await self.inner.close()
 
-    def _guard(self, conversation: Conversation, options: ReplyOptions) -> Guard:
+    async def _guard(self, conversation: Conversation, options: ReplyOptions) -> Guard:
         # Here and not above: a prompt is on the screen 5 ms earlier.
         from bitnet_chat.stream.guard import Guard, LengthLimit
         from bitnet_chat.stream.markers import relevant
 
         last = conversation.last
         before = last.content if last is not None and last.role == "assistant" else ""
-        markers = relevant(self._markers(), conversation) if self._limits.markers else ()
+        markers: tuple[str, ...] = ()
+        if self._limits.markers:
+            markers = await beside(conversation, relevant, self._markers(), conversation)
         length = LengthLimit(self._window, lambda text: self._tokens(text).at_least)
         count = self._tokens
         return Guard(markers, self._limits.repeat_limit, before, options.stop, lambda text: count(text).count, length)

@@ -176,7 +176,12 @@ class ResidentBackend:
         ):
             from bitnet_chat.backends.tooled import Interpreter
 
-            self._interpreter = Interpreter(self._template, self._session.reply, self._session.interrupt)
+            self._interpreter = Interpreter(
+                self._template,
+                self._session.reply,
+                self._session.interrupt,
+                continues=self.binary.dialect is not Dialect.MODERN,
+            )
         return self._interpreter
 
     def count(self, text: str) -> TokenCount | None:

@@ -42,12 +42,12 @@ def stored(connection: Connection, id: int) -> Stored | None:
     if not rows:
         return None
     values = Columns(rows[0])
-    line = _read(connection, id, values.row("head"))
+    turns = values.count("turns")
+    line = _read(connection, id, values.row("head"), is_empty=rows[0]["head"] is None and not turns)
     title, model, engine, options = (
         values.text("title"), values.text("model"), values.text("engine"), values.facts("options"),
     )  # fmt: skip
     created, updated, forked_from = values.seconds("created"), values.seconds("updated"), values.row("forked_from")
-    values.count("turns")
     records, pending, state = line.records, None, State.WHOLE
     if records and records[-1].message.role == "user":
         pending = records.pop()
@@ -66,8 +66,10 @@ def stored(connection: Connection, id: int) -> Stored | None:
     )  # fmt: skip
 
 
-def _read(connection: Connection, id: int, head: int | None) -> _Line:
+def _read(connection: Connection, id: int, head: int | None, *, is_empty: bool) -> _Line:
     line = _Line()
+    if is_empty:  # all was taken back
+        return line
     found = connection.execute("SELECT id, parent, role FROM messages WHERE conversation = ? ORDER BY id", (id,))
     rows, damage = _followed({row: (parent, given(role)) for row, parent, role in found}, head)
     line.damage += [f"conversation {id}: {each}" for each in damage]
@@ -95,12 +97,12 @@ def _read(connection: Connection, id: int, head: int | None) -> _Line:
 
 def _followed(parents: Mapping[int, tuple[object, str]], head: int | None) -> tuple[list[int], list[str]]:
     """The rows from the first message to the head. Where the way is lost, it goes on with what stands before."""
+    known = sorted(parents)
     rows: list[int] = []
     damage: list[str] = []
-    known = sorted(parents)
     at = head
-    if head is not None and head not in parents:
-        damage.append(f"its last message ({head}) cannot be found")
+    if at is None or at not in parents:
+        damage.append("its last message cannot be found")
         at = known[-1] if known else None
     while at is not None:
         rows.append(at)

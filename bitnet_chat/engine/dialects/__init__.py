@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -104,6 +104,11 @@ class Talk(Protocol):
     """Whether each message carries the whole conversation and the options of its reply: a running engine then fits any
     history, draws tokens in any way, and keeps to limits and formats by itself."""
 
+    def use(self, arguments: Mapping[str, object]) -> str:
+        """The chat template is given these from now on. A line for the user about those without effect; mostly empty.
+
+        Raises ModelError as launch does."""
+
     def launch(
         self,
         history: Conversation,
@@ -125,6 +130,10 @@ class Talk(Protocol):
         """How ``text``, clean, is put to an engine that was started with ``launch``, has ``history`` and has evaluated
         ``context``; None where nothing that can be written gives the tokens of the chat template. Without ``text`` the
         engine goes on with the reply that ``history`` ends with."""
+
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        """Render what a turn of ``text`` after ``history`` needs, so that it is at hand: a template may take seconds,
+        and this is called in a thread. What goes wrong is raised where it is needed."""
 
     def preparation(self, history: Conversation) -> Input | None:
         """What makes a running engine read ``history`` before a message is known; None where nothing does."""

@@ -6,6 +6,7 @@ history that it has not lived through is therefore told to it in that system pro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from bitnet_chat.backends import ReplyOptions, Sampling
@@ -41,6 +42,10 @@ class ModernTalk:
         self._binary, self._options, self._template = binary, options, overriding_template
         self.max_tokens = options.max_tokens
         self.context_size = options.context_size
+
+    def use(self, arguments: Mapping[str, object]) -> str:
+        names = " or ".join(arguments)
+        return f"this engine fills in the chat template by itself, and takes no {names} for one reply" if names else ""
 
     def launch(
         self,
@@ -78,6 +83,9 @@ class ModernTalk:
     ) -> Input | None:
         named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
         return Input(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
+
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        pass  # it renders by itself
 
     def preparation(self, history: Conversation) -> Input | None:
         return None
