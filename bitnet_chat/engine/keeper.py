@@ -419,9 +419,10 @@ class Keeper:
 
     def let_go(self, history: Conversation, count: int, summary: str = "") -> None:
         """Have the ``count`` oldest messages out of the window, from the next child on."""
-        window = self.room.window
+        window, talk = self.room.window, self._talk
         if count > window.count_left(history):
-            window.drop(history, count, self.room.cost_of_oldest(history, count), summary)
+            assert talk is not None, "it was counted with it"
+            window.drop(history, count, self.room.cost_of_oldest(talk, history, count), summary)
 
     @property
     def dropped(self) -> tuple[Message, ...]:
