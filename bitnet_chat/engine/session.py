@@ -368,7 +368,7 @@ class Session:
             option = "response_format" if options.format is not None else "this request"
             return Failed(Unsupported(option, error.text, remedy=_WITH_GRAMMAR), turn.text)
         if not (error.why == "context_full" or tells_overflow(error.text) or process.meter.overflowed):
-            remedy = "ask again, or /clear to start over"
+            remedy = "ask again, or begin another conversation"
             return Failed(EngineDied(f"the engine reported: {error.text}", remedy=remedy), turn.text)
         if turn.text:
             return Completed(FinishReason.CONTEXT_OVERFLOW, turn.text, turn.stats())
