@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import os
 import statistics
 import sys
@@ -33,7 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from replies import COUNTERS, LOOPS, NORMAL, prose, sentence, stammer
 
+_TESTS = Path(__file__).resolve().parent.parent / "tests"
 _LIMIT = 12
+_TOKENS = 400
 _PIECE = 16_000
 _FOLDERS = ("/usr/share", "/usr/lib", "/usr/include", "/etc", str(Path(os.__file__).parent))
 _KINDS = frozenset(
@@ -52,6 +55,7 @@ def main() -> int:
     for section in (
         _false_alarms(known, flags.texts, flags.seed),
         _found(known, flags.texts, flags.seed),
+        _real_loops(),
         _roles(flags.seed),
         _cost(known),
     ):
@@ -141,6 +145,25 @@ def _found(known: tuple[str, ...], count: int, seed: int) -> Section:
         section.figures.append(Figure.of(name, "chars", delays))
     section.notes.append(f"{total} runaways, {missed} missed")
     section.goals.append(Goal("runaways missed", 100 * missed / total, "%", 0.0))
+    return section
+
+
+def _real_loops() -> Section:
+    """Of SmolLM2-135M, as ``tests/loops.json`` has them, in tokens of its own vocabulary."""
+    section = Section("Tokens of a real model's loop until it is stopped")
+    delays: list[float] = []
+    loops = json.loads((_TESTS / "loops.json").read_text("utf-8"))["loops"]
+    for each in loops:
+        before, loop, tokens = each["before"], each.get("rest") or each["unit"], each["tokens"][1]
+        density = tokens / len(loop)
+        guard = Guard((), _LIMIT, count=lambda text, density=density: round(len(text) * density))
+        shown = len(guard.feed(before + (loop if "rest" in each else loop * (20_000 // len(loop)))))
+        delays.append((shown - len(before)) * density)
+        if delays[-1] > _TOKENS:
+            section.notes.append(f"{delays[-1]:,.0f} tokens: {each['prompt']}")
+    section.figures.append(Figure.of(f"{len(loops)} loops", "tokens", delays))
+    late = sum(delay > _TOKENS for delay in delays)
+    section.goals.append(Goal(f"loops stopped after more than {_TOKENS} tokens", late, f"of {len(loops)}", 1))
     return section
 
 

@@ -26,7 +26,7 @@ from bitnet_chat.errors import (
     Unsupported,
     UsageError,
 )
-from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta
+from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import Sanitizer
 
@@ -40,6 +40,7 @@ Say = Callable[[str], None]
 
 # What special tokens begin with, in the templates of the common model families.
 _TOKEN_MARKS = ("<|", "<s>", "</s>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<｜")
+_ANSWERED = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.ROLE_MARKER)
 _HOPELESS = 3  # deaths in a row after which the rest is left for another time
 
 
@@ -57,6 +58,22 @@ class Answer:
     text: str
     stats: Stats = field(default_factory=Stats)
     error: BitnetChatError | None = None
+    thinking: str = ""
+
+    @classmethod
+    def of(cls, end: Completed | Failed, thoughts: Sequence[str]) -> Answer:
+        """Thoughts alone are no answer, however they ended."""
+        thinking = "".join(thoughts)
+        if isinstance(end, Failed):
+            return cls(end.error.reason, end.text, error=end.error, thinking=thinking)
+        if end.reason in _ANSWERED and not end.text.strip() and thinking.strip():
+            cut = "--max-tokens N allows more; " if end.reason is FinishReason.LENGTH else ""
+            error = BitnetChatError(
+                "the model thought and did not answer: its thoughts did not end",
+                remedy=f"{cut}--json prints them, and the journal keeps them",
+            )
+            return cls(FinishReason.EMPTY, end.text, end.stats, error, thinking)
+        return cls(end.reason, end.text, end.stats, thinking=thinking)
 
     def as_json(self, backend: Backend) -> dict[str, Any]:
         """The object that ``--json`` prints and ``--output`` holds. Times in seconds. ``prompt_size``: tokens of the
@@ -64,7 +81,7 @@ class Answer:
         stats, status = self.stats, backend.status()
         rate = stats.tokens_per_second
         result: dict[str, Any] = {
-            "reply": well_formed(self.text) if self.error is None or self.text else None,
+            "reply": well_formed(self.text) if self.error is None or self.text.strip() else None,
             "finish_reason": self.reason.value,
             "tokens": stats.tokens,
             "timings": {
@@ -78,6 +95,8 @@ class Answer:
             "model": status.model,
             "engine": status.engine,
         }
+        if self.thinking:
+            result["thinking"] = well_formed(self.thinking)
         if self.error is not None:
             result["error"] = well_formed(str(self.error))
         return result
@@ -102,14 +121,15 @@ async def ask(
 ) -> Answer:
     """The whole answer to a conversation, kept by ``recorder`` while it comes. ``toolbox``: what the model may call,
     without asking anybody."""
+    thoughts: list[str] = []
     async with _events(backend, conversation, options, recorder, toolbox) as events:
         async for event in events:
             if isinstance(event, Notice):
                 say(event.text)
-            elif isinstance(event, Completed):
-                return Answer(event.reason, event.text, event.stats)
-            elif isinstance(event, Failed):
-                return Answer(event.error.reason, event.text, error=event.error)
+            elif isinstance(event, ThinkingDelta):
+                thoughts.append(event.text)
+            elif isinstance(event, Completed | Failed):
+                return Answer.of(event, thoughts)
     raise AssertionError("a reply ended without Completed or Failed")
 
 
@@ -123,18 +143,18 @@ async def stream(
     toolbox: Toolbox | None = None,
 ) -> Answer:
     """Like :func:`ask`, and gives ``show`` each piece as it comes, safe for a terminal."""
-    sanitizer = Sanitizer()
+    sanitizer, thoughts = Sanitizer(), list[str]()
     async with _events(backend, conversation, options, recorder, toolbox) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 show(sanitizer.feed(event.text))
             elif isinstance(event, Notice):
                 say(event.text)
+            elif isinstance(event, ThinkingDelta):
+                thoughts.append(event.text)
             elif isinstance(event, Completed | Failed):
                 show(sanitizer.flush())
-                if isinstance(event, Completed):
-                    return Answer(event.reason, event.text, event.stats)
-                return Answer(event.error.reason, event.text, error=event.error)
+                return Answer.of(event, thoughts)
     raise AssertionError("a reply ended without Completed or Failed")
 
 
@@ -290,7 +310,9 @@ def _foreign(output: Path, number: int) -> UsageError:
     return UsageError(f"{output}, line {number}, is no reply to a line of this input", remedy="give another --output")
 
 
-_OURS = frozenset({"index", "given", "reply", "finish_reason", "tokens", "timings", "model", "engine", "error"})
+_OURS = frozenset(
+    {"index", "given", "reply", "finish_reason", "tokens", "timings", "model", "engine", "thinking", "error"}
+)
 
 
 def _head(job: Job) -> dict[str, Any]:

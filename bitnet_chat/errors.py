@@ -12,6 +12,7 @@
     ├── EngineDied        (5)  the engine process ended without being asked to
     │   └── EngineStalled (124) the engine does nothing more, and was ended for it
     ├── ContextOverflow   (6)  a prompt that is larger than the context window
+    ├── JournalError      (9)  a journal that cannot be read or written
     └── Busy            (124)  more at once than a server or a pool lets wait
 
 The numbers are exit codes. A reply that ends carries a :class:`FinishReason`; both come from the same table, so
@@ -40,7 +41,10 @@ class FinishReason(StrEnum):
     ENGINE_DIED = "engine_died"
     CONTEXT_OVERFLOW = "context_overflow"
     EMPTY = "empty"
-    """The model ended its reply before it said, thought or called anything; mostly its chat template is wrong."""
+    """The model ended its reply before it said, thought or called anything, mostly since its chat template is wrong; or
+    a script asked, and got thoughts alone."""
+    JOURNAL = "journal"
+    """The journal could not be read, or did not keep what was said; no reply ends for this."""
     REPETITION = "repetition"
     """The reply had begun to repeat itself without end."""
     STALLED = "stalled"
@@ -67,6 +71,7 @@ _EXIT_CODES = {
     FinishReason.CONTEXT_OVERFLOW: 6,
     FinishReason.REPETITION: 7,
     FinishReason.EMPTY: 8,
+    FinishReason.JOURNAL: 9,
     FinishReason.STALLED: 124,
     FinishReason.TIMEOUT: 124,
     FinishReason.INTERRUPTED: 130,
@@ -166,3 +171,7 @@ class ContextOverflow(BitnetChatError):
     ) -> None:
         super().__init__(what, remedy=remedy, detail=detail)
         self.needed, self.reserve, self.size = needed, reserve, size
+
+
+class JournalError(BitnetChatError):
+    reason = FinishReason.JOURNAL

@@ -18,6 +18,7 @@ from bitnet_chat.cli import VERBS, main, serve
 from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.journal import Journal
 
 __all__ = ["ear"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
@@ -68,11 +69,43 @@ def test_where_the_question_comes_from(fake: str, tmp_path: Path, flags: tuple[s
 def test_json(fake: str) -> None:
     done = run("--engine", fake, "--json", "say it")
     answer = json.loads(done.stdout)
-    assert list(answer) == ["reply", "finish_reason", "tokens", "timings", "model", "engine", "conversation"]
+    assert list(answer) == ["reply", "finish_reason", "tokens", "timings", "model", "engine", "conversation", "kept"]
     assert (answer["reply"], answer["finish_reason"]) == ("it", "stop")
     assert answer["tokens"] > 0 and answer["timings"]["seconds"] > 0
     assert answer["model"] == "bitnet-demo" and answer["engine"] == "fake-engine (classic)"
     assert done.stdout.count(b"\n") == 1
+
+
+def test_thoughts_that_never_close(fake: str, tmp_path: Path) -> None:
+    """A script does not take them for an empty answer."""
+    told = "the model thought and did not answer: its thoughts did not end"
+    question, template = "say <think>on and on", tmp_path / "thinking.jinja"
+    template.write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    fake_thinker = ("--engine", fake, "--chat-template", str(template))
+    done = run(*fake_thinker, "--json", question)
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["reply"], answer["finish_reason"]) == (8, None, "empty")
+    assert answer["thinking"] == "on and on" and told in answer["error"] and told in done.stderr.decode()
+    done = run(*fake_thinker, question)
+    assert (done.returncode, done.stdout) == (8, b"") and told in done.stderr.decode()
+    done = run(*fake_thinker, "--input", "-", stdin=json.dumps({"prompt": question}))
+    assert done.returncode == 8 and json.loads(done.stdout)["thinking"] == "on and on"
+
+
+def test_no_stream_prints_nothing_where_it_fails(fake: str) -> None:
+    for question, code in (("kill", 5), ("kill half a", 5), ("huge" + " a" * 1200, 6)):
+        done = run("--engine", fake, "--no-stream", question)
+        assert (done.returncode, done.stdout) == (code, b"") and done.stderr
+
+
+def test_a_newline_at_the_end_of_an_argument_is_asked(fake: str) -> None:
+    """As in a message of the APIs; behind what comes from a file or a pipe an editor has put it."""
+    run("--engine", fake, "say a\n")
+    run("--engine", fake, stdin="say a\n")
+    assert [Journal().load(number).conversation.messages[0].content for number in (1, 2)] == ["say a\n", "say a"]
 
 
 def test_control_bytes_of_a_model_are_made_visible(fake: str) -> None:

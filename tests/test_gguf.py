@@ -72,7 +72,7 @@ def test_what_a_header_says(tmp_path: Path) -> None:
     path = tmp_path / "tiny.gguf"
     path.write_bytes(WHOLE)
     header = read_header(path)
-    assert (header.architecture, header.name, header.label) == ("llama", "Tiny", "Tiny")
+    assert (header.architecture, header.name, header.label) == ("llama", "Tiny", "tiny")
     assert (header.context_length, header.bos, header.eos, header.adds_bos) == (4096, "<s>", "</s>", True)
     assert header.control_tokens == {"<s>", "</s>"}
     assert header.chat_template == "{{ messages }}"

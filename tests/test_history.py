@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,15 @@ def test_show_messages_that_got_no_reply(journal: Journal, capsys: pytest.Captur
     asyncio.run(talk())
     shown = history(capsys, "show", "2")[1]
     assert shown.endswith("plain answer\n[interrupted]\n\n> lost?\n[not answered]\n\n> last?\n[not answered]\n")
+    marked = [("user", "lost?", "not answered"), ("user", "last?", "not answered")]
+    for verb in ("show 2 --json", "export 2 --format json", "export 2 --format jsonl"):
+        text = history(capsys, *verb.split())[1]
+        messages = json.loads(text)["messages"] if "jsonl" not in verb else list(map(json.loads, text.splitlines()))
+        assert [(each["role"], each["content"], each.get("left_out")) for each in messages][2:] == marked
+        assert restore(text) == journal.load(2).conversation
+    text = history(capsys, "export", "2", "--format", "md")[1]
+    assert text.endswith("## You\n\nlost?\n\n*[not answered]*\n\n## You\n\nlast?\n\n*[not answered]*\n")
+    assert history(capsys, "export", "2", "--format", "html")[1].count("[not answered]") == 2
 
 
 def test_search(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,13 +199,11 @@ def test_rm_on_a_terminal(start: Start, journal: Journal, answer: str) -> None:
 
 
 def test_a_newer_journal(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
-    import sqlite3
-
     connection = sqlite3.connect(journal.path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     code, output, errors = history(capsys, "list")
-    assert (code, output) == (2, "") and "version 99" in errors
+    assert (code, output) == (9, "") and "version 99" in errors
 
 
 # Questions
@@ -291,10 +299,21 @@ def test_a_question_that_was_stopped(fake: str, number: signal.Signals) -> None:
 
 
 @posix
-def test_a_journal_that_cannot_be_used_costs_a_line(fake: str, home: Path) -> None:
-    (home / "data" / "journal.db").mkdir(parents=True)
-    done = run("--engine", fake, "--json", "say it")
+def test_an_answer_that_is_not_kept(fake: str, home: Path) -> None:
+    """One line, JSON and the exit code say so, and what goes on with the last conversation says which one that is."""
+    run("--engine", fake, "say one")
+    path = home / "data" / "journal.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    done = run("--engine", fake, "--json", "say two")
+    other.close()
     answer = json.loads(done.stdout)
-    assert (done.returncode, answer["reply"], answer["conversation"]) == (0, "it", None)
+    assert (done.returncode, answer["reply"], answer["finish_reason"]) == (9, "two", "stop")
     [line] = done.stderr.decode().splitlines()
-    assert "journal" in line
+    assert line == f"bitnet-chat: {answer['not_kept']}" and (answer["kept"], answer["conversation"]) == (False, None)
+    assert "this conversation is not kept: the journal cannot be written: database is locked: " in line
+    done = run("--engine", fake, "-C", "say three")
+    [line] = done.stderr.decode().splitlines()
+    assert done.returncode == 0 and "was not kept: this goes on with conversation 1, “say one”, of 2" in line
+    done = run("--engine", fake, "--json", "-C", "say four")
+    assert (done.returncode, done.stderr, json.loads(done.stdout)["kept"]) == (0, b"", True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import FinishReason
-from bitnet_chat.journal import Journal, Recorder, State, file, recorder, writer
+from bitnet_chat.errors import BitnetChatError, FinishReason
+from bitnet_chat.journal import Journal, Recorder, State, recorder, unkept, writer
 from bitnet_chat.journal.file import open_file
 from bitnet_chat.journal.scribe import Origin, Scribe
 from bitnet_chat.journal.writer import DELAY, Pieces, Writer
@@ -35,6 +37,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures are tried again soon."""
     monkeypatch.setattr(writer, "RETRY", 0.01)
     monkeypatch.setattr(writer, "RETRY_MOST", 0.05)
+    monkeypatch.setattr(writer, "LAST_RETRY", 0.01)
+    monkeypatch.setattr(writer, "BUSY", 0.05)
+    monkeypatch.setattr(writer, "TROUBLE", 0.0)
+    monkeypatch.setattr(recorder, "PATIENCE", 5.0)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -154,27 +160,79 @@ def test_a_lock_of_another_program_stops_nobody(journal: Journal) -> None:
     assert journal.load(1).conversation.messages[-1].content == "said while it was locked"
 
 
-def test_a_lock_that_is_never_let_go_of(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file.open_file, "__kwdefaults__", {"busy": 0.05})
-    monkeypatch.setattr(recorder, "PATIENCE", 5.0)
+@pytest.mark.parametrize("lets_go", [True, False])
+def test_a_lock_that_is_held_at_the_end(journal: Journal, lets_go: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried until the patience is over, and only then it is said what is not kept: that, and nothing else."""
+    monkeypatch.setattr(recorder, "PATIENCE", PATIENCE if lets_go else 0.2)
+    monkeypatch.setattr(writer, "TROUBLE", PATIENCE)
     open_file(journal.path)[0].close()
     other = sqlite3.connect(journal.path, isolation_level=None)
     complaints: list[str] = []
 
-    async def talk() -> None:
+    async def talk() -> Recorder:
         keeper = Recorder(journal, complaints.append)
         other.execute("BEGIN IMMEDIATE")
         keeper.begin_reply(QUESTION)
-        for _ in range(50):
-            keeper.text("word ")
+        keeper.text("word ")
         keeper.end_reply(FinishReason.STOP)
-        await until(lambda: complaints)
-        await keeper.close()
-        await asyncio.sleep(0)
+        closing = asyncio.create_task(keeper.close())
+        if lets_go:
+            await asyncio.sleep(10 * writer.BUSY)
+            other.execute("COMMIT")
+        await closing
+        return keeper
 
-    asyncio.run(talk())
+    keeper = asyncio.run(talk())
     other.close()
-    assert len(complaints) == 1 and "locked" in complaints[0] and str(journal.path) in complaints[0]
+    mark = unkept.since(journal.path)
+    if lets_go:
+        assert (complaints, keeper.unkept, mark) == ([], "", None)
+        assert journal.load(1).conversation.messages[-1].content == "word "
+    else:
+        why = f"this conversation is not kept: the journal cannot be written: database is locked: {journal.path}"
+        assert complaints == [keeper.unkept] == [why] and mark is not None and journal.list() == []
+        asyncio.run(_say(journal, "next"))
+        assert unkept.since(journal.path) is None
+
+
+async def _say(journal: Journal, text: str) -> None:
+    keeper = Recorder(journal, pytest.fail)
+    keeper.begin_reply(Conversation().with_user(text))
+    keeper.end_reply(FinishReason.STOP, text="reply")
+    await keeper.close()
+
+
+def test_what_is_not_kept_of_a_longer_conversation(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it goes on the user hears that it is tried again, and at the end what is missing."""
+    monkeypatch.setattr(recorder, "PATIENCE", 0.1)
+    complaints: list[str] = []
+
+    async def talk(asked: int) -> None:
+        keeper = Recorder(journal, complaints.append)
+        keeper.begin_reply(QUESTION)
+        keeper.end_reply(FinishReason.STOP, text="reply")
+        await until(lambda: keeper.id)
+        other = sqlite3.connect(journal.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        conversation = QUESTION.with_assistant("reply", FinishReason.STOP)
+        for number in range(asked):
+            conversation = conversation.with_user(f"question {number}")
+            keeper.begin_reply(conversation)
+            keeper.end_reply(FinishReason.STOP, text="reply")
+            conversation = conversation.with_assistant("reply", FinishReason.STOP)
+        if not asked:
+            keeper.rename("a title")
+        await until(lambda: len(complaints) == 1)
+        await keeper.close()
+        other.close()
+
+    for asked, what in ((0, "the end of this conversation is"), (1, "the last message and its reply are"),
+                        (3, "the last 3 messages and their replies are")):  # fmt: skip
+        asyncio.run(talk(asked))
+        first, last = complaints
+        assert "cannot be written, and is tried again: database is locked" in first
+        assert last.startswith(f"{what} not kept: ")
+        complaints.clear()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limits")
@@ -224,6 +282,85 @@ def test_a_folder_that_vanishes(journal: Journal) -> None:
 
     asyncio.run(talk())
     assert journal.load(1).conversation.messages[-1].content == "before after"
+
+
+def _emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def _halved(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _garbled(path: Path) -> None:
+    path.write_bytes(b"\xe5" * path.stat().st_size)
+
+
+def _beheaded(path: Path) -> None:
+    with path.open("r+b") as opened:
+        opened.write(b"\0" * 4096)
+
+
+def _written_over(path: Path) -> None:
+    """By a sound journal, in which a conversation has the same number."""
+    other = Journal(path.with_name("other.db"))
+    asyncio.run(_say(other, "in the other"))
+    path.write_bytes(other.path.read_bytes())
+
+
+def _without_log(path: Path) -> None:
+    path.with_name("journal.db-wal").unlink()
+
+
+def _with_a_cut_log(path: Path) -> None:
+    os.truncate(path.with_name("journal.db-wal"), 0)
+
+
+def _without_tables(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE chunks")
+        connection.execute("DROP TABLE messages")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file in use stays as it is there")
+@pytest.mark.parametrize("again", [True, False], ids=["goes on", "ends"])
+@pytest.mark.parametrize(
+    "damage",
+    [_emptied, _halved, _garbled, _beheaded, _written_over, _without_log, _with_a_cut_log, _without_tables],
+    ids=lambda each: each.__name__,
+)
+def test_a_file_that_is_damaged_in_its_place(journal: Journal, damage: Callable[[Path], None], again: bool) -> None:
+    """While a conversation goes on, which is in the file at its end as a whole: what is known of it is written anew.
+    Where it has ended before, it is looked at once more."""
+    if not again and damage is _without_tables:
+        return  # what is taken out in good order is nobody's damage
+    asyncio.run(_say(journal, "many words " * 3000))
+    conversation = QUESTION.with_assistant("a reply", FinishReason.STOP).with_user("another")
+
+    async def talk() -> None:
+        keeper = Recorder(journal, lambda text: None)
+        keeper.begin_reply(QUESTION)
+        keeper.end_reply(FinishReason.STOP, text="a reply")
+        keeper.begin_reply(conversation)
+        keeper.text("before ")
+        assert await keeper.settled()
+        if not again:
+            keeper.end_reply(FinishReason.STOP)
+            assert await keeper.settled()
+        await asyncio.sleep(0.02)  # a file system tells times in steps
+        await asyncio.to_thread(damage, journal.path)
+        if again:
+            keeper.text("after")
+        await keeper.close()
+        assert keeper.unkept == ""
+
+    asyncio.run(talk())
+    for _ in range(3):  # what is left of the others may be damaged, which is found when it is read
+        with suppress(BitnetChatError):
+            kept = [[said.content for said in journal.load(each.id).conversation.messages] for each in journal.list()]
+            break
+    expected = [*(message.content for message in conversation.messages), "before after" if again else "before "]
+    assert expected in kept
 
 
 def test_a_place_that_comes_back(journal: Journal) -> None:

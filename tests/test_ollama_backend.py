@@ -100,8 +100,10 @@ def test_what_is_asked() -> None:
             stop=("END",),
             tools=(ADD,),
             format=ResponseFormat({"type": "object"}),
+            template={"enable_thinking": False, "thinking": False},
         )
         asked = server.asked("/api/chat")[-1].json
+        assert asked["think"] is False
         assert asked["model"] == "words:latest" and asked["stream"] is True
         assert asked["truncate"] is False and asked["shift"] is False
         wanted = {
@@ -119,9 +121,11 @@ def test_what_is_asked() -> None:
             {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]},
             {"role": "tool", "tool_name": "add", "content": "2"},
         ]
-        await ask(backend, format=ResponseFormat(), tools=(ADD,), tool_choice="none")
+        await ask(
+            backend, format=ResponseFormat(), tools=(ADD,), tool_choice="none", template={"reasoning_effort": "low"}
+        )
         asked = server.asked("/api/chat")[-1].json
-        assert asked["format"] == "json" and "tools" not in asked
+        assert asked["think"] == "low" and asked["format"] == "json" and "tools" not in asked
 
     run(ollama, body, ctx=512)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -20,10 +23,13 @@ from bitnet_chat.backends.source import Source
 from bitnet_chat.cli.backend import open_backend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
+from bitnet_chat.conversation.fields import Notes
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.serve import body as bodies
 from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.stream.sanitize import visible
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 Body = dict[str, Any]
@@ -50,7 +56,8 @@ class Client:
         self, path: str, body: object = None, method: str = "", **headers: str
     ) -> tuple[int, Any, Mapping[str, str]]:
         """Status, JSON, headers."""
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        written = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        data = None if written is None else io.BytesIO(written)
         method = method or ("GET" if data is None else "POST")
         headers = {"Content-Type": "application/json", **headers}
         async with self._session.request(method, self.served.url + path, data=data, headers=headers) as response:
@@ -327,6 +334,150 @@ def test_what_is_no_request() -> None:
                 status, reply, headers = await http.whole(path, method=method)
                 assert (status, reply["error"]["code"], headers["allow"]) == (405, "method_not_allowed", allowed)
             assert http.served.backends[0].asked == []
+
+    run(test)
+
+
+def test_a_large_body_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[bool] = []
+    here, real = threading.get_ident(), bodies.object_of
+
+    def object_of(data: bytes, notes: Notes | None) -> bodies.Fields:
+        threads.append(threading.get_ident() == here)
+        return real(data, notes)
+
+    monkeypatch.setattr(bodies, "object_of", object_of)
+
+    def many(number: int, text: str = "x") -> bytes:
+        messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "y"}] * (number // 2)
+        return json.dumps({"messages": [*messages, messages[0]]}).encode()
+
+    async def test() -> None:
+        async with client() as http:
+            _, small, _ = await http.whole(CHAT, many(10))
+            status, reply, _ = await http.whole(CHAT, many(34_000))
+            assert status == 413 and "more than 100,000 values" in json.dumps(reply), small
+            status, reply, _ = await http.whole(CHAT, many(10_000))
+            assert status == 400 and "10,001 messages" in json.dumps(reply)
+            assert threads == [True, False, False]
+            status, reply, _ = await http.whole(CHAT, many(8, 'é\n"x\\ud800' * 1_000))
+            assert status == 200 and http.served.backend.asked[-1].last.content == 'é\n"x\\ud800' * 1_000
+            for broken in (b"[" * 40_000, b'{"a": ' + b"[" * 40_000, b'{"a": NaN}' + b" " * 40_000, b"x" * 40_000):
+                status, reply, _ = await http.whole(CHAT, broken)
+                assert (status, reply["error"]["code"]) == (400, "invalid_json")
+
+    run(test)
+
+
+def test_what_was_not_done_as_asked_is_told() -> None:
+    request = asking(verbosity="low", foo=1, messages=[{"role": "user", "name": "Bob", "content": "hello"}])
+    told = "without effect here: verbosity, foo, messages[].name"
+
+    async def test() -> None:
+        async with client(lambda _: [Notice("odd"), *say("Hello.")]) as http:
+            _, reply, _ = await http.whole(CHAT, request)
+            *_, last, _ = await http.streamed(CHAT, request)
+            assert sorted(reply["bitnet_chat"]["notices"]) == sorted(last["bitnet_chat"]["notices"])
+            assert set(reply["bitnet_chat"]["notices"]) == {told, "odd"}
+            _, reply, _ = await http.whole(CHAT, asking())
+            assert reply["bitnet_chat"]["notices"] == ["odd"], "nothing of one request is told with another"
+        async with client(settings=ServeSettings(port=0, strict=True)) as http:
+            for path in (CHAT, "/api/chat"):
+                status, reply, _ = await http.whole(path, {**request, "model": "scripted"})
+                assert status == 400 and "is not " in json.dumps(reply)
+
+    run(test)
+
+
+def test_tools_that_a_model_has_no_place_for() -> None:
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    refusal = Failed(Unsupported("tools", "the chat template x has no place for tools"))
+
+    async def test() -> None:
+        async with client() as http:
+            backend = http.served.backend
+            backend.script = lambda _: [refusal] if backend.options[-1].tools else say("Without.")
+            for choice in ({}, {"tool_choice": "auto"}):
+                status, reply, _ = await http.whole(CHAT, asking(tools=tools, **choice))
+                assert status == 200, reply
+                assert reply["choices"][0]["message"]["content"] == "Without."
+                (notice,) = reply["bitnet_chat"]["notices"]
+                assert "the model is not offered the tools" in notice
+            _, reply, _ = await http.whole("/api/chat", asking(model="scripted", stream=False, tools=tools))
+            assert reply["message"]["content"] == "Without." and reply["bitnet_chat"]["notices"] == [notice]
+            for choice in ("required", {"type": "function", "function": {"name": "add"}}):
+                status, reply, _ = await http.whole(CHAT, asking(tools=tools, tool_choice=choice))
+                assert status == 400 and "does not support tools" in reply["error"]["message"]
+        async with client(lambda _: [refusal], settings=ServeSettings(port=0, strict=True)) as http:
+            for path in (CHAT, "/api/chat"):
+                status, reply, _ = await http.whole(path, asking(model="scripted", tools=tools))
+                assert status == 400 and "does not support tools" in json.dumps(reply)
+
+    run(test)
+
+
+def test_one_call_at_a_time() -> None:
+    calls = (ToolCall("c1", "add", "{}"), ToolCall("c2", "add", "{}"))
+    tools = [{"type": "function", "function": {"name": "add"}}]
+
+    async def test() -> None:
+        async with client(lambda _: [Started(), *calls, Completed(FinishReason.TOOL_CALLS, "", STATS)]) as http:
+            for parallel, number in ((True, 2), (False, 1)):
+                request = asking(tools=tools, parallel_tool_calls=parallel)
+                _, reply, _ = await http.whole(CHAT, request)
+                assert len(reply["choices"][0]["message"]["tool_calls"]) == number
+                *chunks, _ = await http.streamed(CHAT, request)
+                assert len(deltas(chunks, "tool_calls")) == number
+
+    run(test)
+
+
+def test_a_reply_that_was_begun_goes_on() -> None:
+    async def test() -> None:
+        async with client(lambda _: say(" it is.")) as http:
+            messages = [*asking()["messages"], {"role": "assistant", "content": "So"}]
+            _, reply, _ = await http.whole(CHAT, asking(messages=messages))
+            assert reply["choices"][0]["message"]["content"] == " it is."
+            last = http.served.backend.asked[-1].last
+            assert last is not None and (last.content, last.was_cut) == ("So", True)
+
+    run(test)
+
+
+def test_encodings() -> None:
+    data = json.dumps(asking()).encode()
+
+    async def test() -> None:
+        async with client() as http:
+            for path in (CHAT, "/api/chat"):
+                for headers, name in (
+                    ({"Content-Encoding": "gzip"}, "gzip"),
+                    ({"Content-Type": "application/json; charset=utf-16"}, "utf-16"),
+                ):
+                    status, reply, _ = await http.whole(path, data, **headers)
+                    assert status == 415 and repr(name) in json.dumps(reply)
+            for kind in ("application/json; charset=utf-8", "application/x-www-form-urlencoded", ""):
+                status, *_ = await http.whole(CHAT, data, **{"Content-Type": kind, "Content-Encoding": "identity"})
+                assert status == 200
+
+    run(test)
+
+
+def test_errors_are_safe_to_read_as_they_are() -> None:
+    bad = "\x9b\u202e\x7f\U000e0041 é"
+
+    async def test() -> None:
+        async with client() as http, aiohttp.ClientSession() as session:
+            for path, request in (
+                (CHAT, asking(model=bad)),
+                ("/api/chat", asking(model=bad)),
+                ("/replies", asking(model=bad)),
+                ("/v1/" + quote(bad), {}),
+                ("/" + quote(bad), {}),
+            ):
+                async with session.post(http.served.url + path, json=request) as response:
+                    text = (await response.read()).decode()
+                    assert response.status >= 400 and visible(text) == text
 
     run(test)
 

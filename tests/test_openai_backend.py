@@ -117,6 +117,7 @@ def test_what_is_asked() -> None:
             tools=(tool,),
             tool_choice="add",
             format=ResponseFormat({"type": "object"}),
+            template={"reasoning_effort": "low", "enable_thinking": False},
         )
         asked = server.asked(CHAT)[0]
         assert asked.headers["authorization"] == "Bearer geheim"
@@ -131,6 +132,7 @@ def test_what_is_asked() -> None:
         assert body["tool_choice"] == {"type": "function", "function": {"name": "add"}}
         assert body["tools"][0]["function"]["name"] == "add"
         assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+        assert body["reasoning_effort"] == "low" and body["chat_template_kwargs"] == {"enable_thinking": False}
 
     run(script(GOOD), body, backend_key="geheim")
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, TextDelta
+from bitnet_chat.serve.chats.events import Opening, Teller
+from bitnet_chat.serve.generation import Seen
 from bitnet_chat.serve.page import rendering
 from bitnet_chat.serve.page.code import Listing, language_of
+from bitnet_chat.serve.page.markup import MARKDOWN, TAGS, clean
 from bitnet_chat.serve.page.rendering import HtmlStream, html_of
+from bitnet_chat.serve.page.shared import SharedHtml
 from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import visible
 
@@ -105,7 +113,7 @@ def squeezed(html: str) -> str:
 def test_it_is_what_the_parser_makes_of_the_whole(text: str) -> None:
     text = text.rstrip(" \t")  # in code that is open to the end the parser drops them, and they are kept here
     whole = visible(well_formed(text))
-    at_once = rendering._clean(rendering._MARKDOWN.render(whole))
+    at_once = clean(MARKDOWN.render(whole))
     assert squeezed(html_of(text)) == squeezed(at_once)
 
 
@@ -245,6 +253,37 @@ def test_the_cost_does_not_grow_with_the_reply(kind: str) -> None:
     assert stream._first > settled > 0
 
 
+@pytest.mark.parametrize("kind", ["[word", "_word_ ", "![a](", "  b\n", "  b\n\n", "|b\n"])
+def test_markup_that_comes_to_nothing_costs_what_prose_costs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In characters that are parsed, markup counting more, and in steps of the parser; what is not parsed yet is there
+    as text at once."""
+    spent, steps = 0, 0
+    parse, skip = MARKDOWN.parse, MARKDOWN.inline.skipToken
+
+    def parsed(text: str) -> object:
+        nonlocal spent
+        spent += rendering._cost(text)
+        return parse(text)
+
+    def skipped(state: object) -> None:
+        nonlocal steps
+        steps += 1
+        skip(state)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MARKDOWN, "parse", parsed)
+    monkeypatch.setattr(MARKDOWN.inline, "skipToken", skipped)
+    before = {"  b\n": "- a\n", "  b\n\n": "- a\n\n", "|b\n": "|a|\n|-|\n"}.get(kind, "")
+    text = before + kind * (1_000 // len(kind))
+    stream, shown = HtmlStream(), dict[int, str]()
+    for at in range(0, len(text), 5):
+        shown.update(stream.feed(text[at : at + 5]))
+    said = "".join(words_in(html) for _, html in sorted(shown.items()))
+    assert said.count("b") >= 0.9 * text.count("b") and said.count("w") >= 0.9 * text.count("w")
+    shown.update(stream.finish())
+    assert spent < 450 * len(text) and steps < 100 * len(text)
+    assert "".join(html for _, html in sorted(shown.items())) == html_of(text)
+
+
 # No harm
 
 HOSTILE = (
@@ -278,7 +317,7 @@ HOSTILE = (
     "- " * 3_000,
     "|" * 5_000 + "\n" + "|-" * 2_500 + "\n" + "|" * 5_000,
 )
-ALLOWED = rendering._TAGS
+ALLOWED = TAGS
 SAFE = {"class", "href", "title", "target", "rel", "start", "tabindex", "data-language"}
 
 
@@ -321,3 +360,41 @@ def test_what_looks_like_markup_is_shown_as_it_was_said() -> None:
 
 def test_bytes_that_are_no_utf8_are_a_replacement_character() -> None:
     assert html_of("a\udcffb") == "<p>a\ufffdb</p>"
+
+
+def test_a_reply_is_rendered_once_for_all_that_watch_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes late, comes back or is slow gets the blocks that it does not know, in their newest state."""
+    fed: list[str] = []
+    feed = HtmlStream.feed
+    monkeypatch.setattr(HtmlStream, "feed", lambda stream, text: fed.append(text) or feed(stream, text))
+    text, size = SAMPLE * 2, 7
+    places = [*range(size, len(text), size), len(text)]
+    html = SharedHtml()
+    opening = Opening("g", "m", 1, 2)
+
+    def told(parts: Iterable[bytes]) -> dict[int, str]:
+        events = [json.loads(part.partition(b"data: ")[2]) for part in parts if b"event: html" in part]
+        return {event["block"]: event["html"] for event in events}
+
+    def seen(start: int, place: int) -> Seen:
+        return Seen(TextDelta(text[start:place]), place)
+
+    first, back = Teller(opening, html=html), Teller(opening, html=html)
+    shown, again = told(first.begin()), told(back.begin())
+    known = places[len(places) // 2]
+    for place in places:
+        shown.update(told(first.tell(seen(place - size if place < len(text) else places[-2], place))))
+        if place <= known:
+            again.update(told(back.tell(seen(place - size, place))))
+    late = Teller(opening, html=html)
+    everything = told(late.begin())
+    back = Teller(opening, known, html)
+    again.update(told(back.begin()))
+    end = Seen(Completed(FinishReason.STOP, text), len(text))
+    for teller, blocks in ((first, shown), (late, everything), (back, again)):
+        blocks.update(told(teller.tell(seen(0, len(text)))))
+        blocks.update(told(teller.tell(end)))
+    assert "".join(fed) == text, "each character once, whoever watches"
+    whole = html_of(text)
+    for blocks in (shown, everything, again):
+        assert "".join(part for _, part in sorted(blocks.items())) == whole

@@ -19,11 +19,13 @@ from bitnet_chat.engine import processors, rpc, spread
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import log_flags
 from bitnet_chat.engine.find import find_server
+from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import UsageError
+from bitnet_chat.models.names import name_of
 from bitnet_chat.prompt.specials import SpecialTokens
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 
@@ -51,8 +53,10 @@ class LlamaServer:
         *,
         parallel: int = 1,
         sharing: Sharing | None = None,
+        name: str = "",
     ) -> None:
-        """Starts nothing. ``sharing``: of the processors with other engines.
+        """Starts nothing. ``sharing``: of the processors with other engines. ``name``: of the model, where it was given
+        one.
 
         Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
         require_aiohttp()
@@ -72,6 +76,8 @@ class LlamaServer:
 
         self.model = model_path(settings, by_engine(self.binary.path), self.notices.append)
         with_magic(self.model)
+        self.label = name or name_of(self.model)
+        """What the model is called."""
         self.header: ModelHeader | None = None
         self._counter: TokenCounter | None = None
         self._reading = threading.Lock()
@@ -123,16 +129,15 @@ class LlamaServer:
         self.notices += [share.notice] if share.notice else []
         self._extra = share.extra
         argv += option("--threads", share.number)
+        # A client that has gone is noticed between two batches. Each slot has a token in one.
+        size = batch_size("", header.size, share.number or processors.usable())
+        argv += option("--batch-size", max(size, 2 * self.parallel))
         argv += [*option("--jinja"), *option("--context-shift", "off"), *option("--slots"), *option("--ui", "off")]
         argv += [*option("--cache-ram", _CACHE), *log_flags(self.binary)]
         argv += option("--rpc", ",".join(self._rpc)) if self._rpc else []
         argv += [word for each in prepared.overrides for word in option(OVERRIDE, each)]
         argv += option("--chat-template", prepared.replaces) if prepared.replaces else []
         return [*argv, *share.extra, *self._address()]
-
-    @property
-    def label(self) -> str:
-        return self.header.label if self.header is not None else self.model.stem
 
     def backend(self) -> RemoteBackend:
         """One more conversation with it. The process ends when the last of them is closed."""

@@ -18,6 +18,7 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
 from bitnet_chat.engine.load import Load
+from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.refusal import Refit
@@ -28,6 +29,7 @@ from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import BitnetChatError, ModelError, Unsupported, UsageError
 from bitnet_chat.events import Event
 from bitnet_chat.models import conversion
+from bitnet_chat.models.names import name_of
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.recording.recorder import Recorder
 from bitnet_chat.recording.store import folder as recordings
@@ -35,7 +37,6 @@ from bitnet_chat.recording.store import folder as recordings
 if TYPE_CHECKING:
     from bitnet_chat.backends.tooled import Interpreter
     from bitnet_chat.models.chat_template import Prepared
-    from bitnet_chat.models.gguf import ModelHeader
     from bitnet_chat.models.resolve import Judge
     from bitnet_chat.models.vocabulary import TokenCounter
     from bitnet_chat.progress import Progress
@@ -71,8 +72,9 @@ class ResidentBackend:
         dialect: Dialect | None = None,
         on_spawn: Callable[[EngineProcess], None] | None = None,
         sharing: Sharing | None = None,
+        name: str = "",
     ) -> None:
-        """``sharing``: of the processors with other engines.
+        """``sharing``: of the processors with other engines. ``name``: of the model, where it was given one.
 
         Raises EngineNotFound or ModelError for what can be seen to be missing without loading anything."""
         wish = wish_of(settings, configured_engine, dialect)
@@ -93,7 +95,7 @@ class ResidentBackend:
         useless = _why_no_spares(self.binary, self._rpc) if settings.spare else ""
         if useless:
             reasons.append(useless)
-        self._header: ModelHeader | None = None
+        self._name = name or name_of(self._model)
         self._role_markers: tuple[str, ...] = ()
         self.notices: list[str] = []
         self._recorder = Recorder(recordings()) if settings.journal else None
@@ -174,7 +176,12 @@ class ResidentBackend:
         ):
             from bitnet_chat.backends.tooled import Interpreter
 
-            self._interpreter = Interpreter(self._template, self._session.reply, self._session.interrupt)
+            self._interpreter = Interpreter(
+                self._template,
+                self._session.reply,
+                self._session.interrupt,
+                continues=self.binary.dialect is not Dialect.MODERN,
+            )
         return self._interpreter
 
     def count(self, text: str) -> TokenCount | None:
@@ -204,7 +211,7 @@ class ResidentBackend:
         spares = [size for pid in self._session.keeper.spare_pids if (size := self._load.memory_of(pid)) is not None]
         used = self._session.keeper.context_used
         return BackendStatus(
-            model=self._header.label if self._header else self._model.stem,
+            model=self._name,
             engine=f"{packages.name_of(self.binary)} ({self.binary.dialect.value})",
             state=self._session.state.value,
             context_used=used.count if used is not None else None,
@@ -258,7 +265,6 @@ class ResidentBackend:
             self._session.keeper.notify(conversion.announcement(self._model))
         prepared = self._prepared(self._session.keeper.notify)
         header, template = prepared.header, prepared.template
-        self._header = header
         tiny = header.size < TINY_MODEL
         advised = advised_sampling(self._model)
         share = threads(settings.threads, settings.engine_args, processors.allowed(), tiny=tiny, sharing=self._sharing)
@@ -273,6 +279,7 @@ class ResidentBackend:
             seed=None if settings.seed < 0 else settings.seed,
             sampling=replace(advised, temperature=None),
             max_tokens=settings.max_tokens or None,
+            batch_size=batch_size("", header.size, share.number or processors.usable()),
             rpc=self._rpc,
             overrides=prepared.overrides,
             extra=share.extra,

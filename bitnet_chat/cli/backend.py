@@ -23,31 +23,42 @@ def open_backend(
     dialect: Dialect | None = None,
     advice: Advice = "flags",
     sharing: Sharing | None = None,
+    name: str = "",
 ) -> GuardedBackend:
     """Starts no engine; converts the model first where it must be. ``advice``: see :class:`GuardedBackend`.
     ``dialect`` and ``sharing`` of the processors: of an
-    engine; others have none.
+    engine; others have none. ``name``: of the model, where it was given one.
 
     Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
     if settings.backend == "engine":
         from bitnet_chat.backends.resident import ResidentBackend
 
-        resident = ResidentBackend(settings, configured, dialect=dialect, sharing=sharing)
+        resident = ResidentBackend(settings, configured, dialect=dialect, sharing=sharing, name=name)
         if resident.awaits_conversion:
             from bitnet_chat.cli.converting import convert
 
             convert(resident.model, resident.binary)
         return GuardedBackend(resident, GuardLimits.of(settings), resident.role_markers, advice=advice)
     if settings.backend == "llama-server":
-        return _guarded(_llama_server(settings, configured, 1, Sharing()).backend(), settings, advice)
+        return _guarded(_llama_server(settings, configured, 1, Sharing(), name).backend(), settings, advice)
     return _guarded(_elsewhere(settings), settings, advice)
 
 
-def open_source(settings: Settings, configured: str, *, parallel: int, models: int = 1) -> Source:
+def open_source(
+    settings: Settings,
+    configured: str,
+    *,
+    parallel: int,
+    models: int = 1,
+    name: str = "",
+    dialect: Dialect | None = None,
+) -> Source:
     """Backends for a server: ``parallel`` of them answer side by side, and those of ``models`` models in all. Starts
-    nothing; raises as open_backend does."""
+    nothing; raises as open_backend does. ``name``, ``dialect``: as there."""
+    from bitnet_chat.models.store import origin_of
+
     if settings.backend == "llama-server":
-        server = _llama_server(settings, configured, parallel, Sharing(models=models))
+        server = _llama_server(settings, configured, parallel, Sharing(models=models), name)
         make = server.backend
         return Source(
             server.label,
@@ -56,6 +67,8 @@ def open_source(settings: Settings, configured: str, *, parallel: int, models: i
             server.model,
             settings.ctx,
             shared=True,
+            chat_template=settings.chat_template,
+            origin=origin_of(server.model),
         )
     if settings.backend == "engine" and settings.rpc and parallel > 1:
         raise UsageError(
@@ -63,7 +76,7 @@ def open_source(settings: Settings, configured: str, *, parallel: int, models: i
             remedy="add --backend llama-server, one process of which answers them all",
         )
     sharing = Sharing(engines=parallel, models=models)
-    first = open_backend(settings, configured, advice="nothing", sharing=sharing)
+    first = open_backend(settings, configured, dialect=dialect, advice="nothing", sharing=sharing, name=name)
     if settings.backend == "engine":
         from bitnet_chat.backends.resident import ResidentBackend
 
@@ -71,12 +84,20 @@ def open_source(settings: Settings, configured: str, *, parallel: int, models: i
         path = first.inner.model
     else:
         path = None
-    name = first.status().model or settings.backend
 
     def another() -> Backend:
-        return open_backend(settings, configured, advice="nothing", sharing=sharing)
+        return open_backend(settings, configured, dialect=dialect, advice="nothing", sharing=sharing, name=name)
 
-    return Source(name, parallel, another, path, settings.ctx)
+    origin = origin_of(path) if path is not None else ""
+    return Source(
+        first.status().model or settings.backend,
+        parallel,
+        another,
+        path,
+        settings.ctx,
+        chat_template=settings.chat_template,
+        origin=origin,
+    )
 
 
 def _guarded(backend: Backend, settings: Settings, advice: Advice) -> GuardedBackend:
@@ -84,10 +105,10 @@ def _guarded(backend: Backend, settings: Settings, advice: Advice) -> GuardedBac
     return GuardedBackend(backend, GuardLimits.of(settings), advice=advice)
 
 
-def _llama_server(settings: Settings, configured: str, parallel: int, sharing: Sharing) -> LlamaServer:
+def _llama_server(settings: Settings, configured: str, parallel: int, sharing: Sharing, name: str) -> LlamaServer:
     from bitnet_chat.backends.llama_server import LlamaServer
 
-    return LlamaServer(settings, configured, parallel=parallel, sharing=sharing)
+    return LlamaServer(settings, configured, parallel=parallel, sharing=sharing, name=name)
 
 
 def _elsewhere(settings: Settings) -> Backend:

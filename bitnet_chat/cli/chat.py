@@ -74,8 +74,8 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     journal = open_journal(settings)
     if not await _picked(flags, journal):
         return 0
-    resumed = wanted(flags, journal)
     lines: list[str] = []
+    resumed = wanted(flags, journal, lines.append)
     files = attached(flags, lines.append, stdin_is_taken=True)
     box, allowed = toolbox(flags, settings)
     backend = offered(

@@ -12,6 +12,7 @@ from functools import partial
 from bitnet_chat import paths
 from bitnet_chat.cli.consent import may_remove
 from bitnet_chat.cli.parser import Parser
+from bitnet_chat.conversation.aside import LEFT_OUT, NOT_ANSWERED
 from bitnet_chat.conversation.export import FORMATS, export, json_text
 from bitnet_chat.journal import Entry, Hit, Journal, State, Stored
 from bitnet_chat.newfile import write_new
@@ -28,11 +29,11 @@ def run(arguments: Sequence[str]) -> int:
         case "list":
             return _list(journal, flags)
         case "show":
-            return _show(journal.load(flags.id), flags)
+            return _show(_loaded(journal, flags.id), flags)
         case "search":
             return _search(journal, flags)
         case "export":
-            return _export(journal.load(flags.id), flags)
+            return _export(_loaded(journal, flags.id), flags)
         case _:
             return _remove(journal, flags)
 
@@ -74,32 +75,42 @@ def _list(journal: Journal, flags: argparse.Namespace) -> int:
     elif not entries:
         print("No conversation is kept.", file=sys.stderr)
     else:
-        _print_entries(entries)
+        widest = max(len(str(entry.id)) for entry in entries)
+        for entry in entries:
+            print(_line(entry, widest))
+    _tell_damage(entries)
     return 0
 
 
-def _print_entries(entries: Sequence[Entry]) -> None:
-    widest = max(len(str(entry.id)) for entry in entries)
+def _tell_damage(entries: Sequence[Entry]) -> None:
     for entry in entries:
-        print(_line(entry, widest))
+        if entry.damage:
+            _say(f"conversation {entry.id} is damaged: {entry.damage}")
 
 
 def _line(entry: Entry, widest: int = 0) -> str:
     turns = f"{entry.turns} turn{'' if entry.turns == 1 else 's'}"
     facts = [turns, entry.model, _STATES.get(entry.state, "")]
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.updated))
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.updated)) if entry.updated else f"{'(no time)':16}"
     title = one_line(entry.title) or "(no title)"
     return f"{entry.id:>{widest}}  {when}  {title}  [{', '.join(one_line(fact) for fact in facts if fact)}]"
 
 
+def _loaded(journal: Journal, id: int) -> Stored:
+    stored = journal.load(id)
+    for line in stored.damage:
+        _say(f"damaged: {line}")
+    return stored
+
+
 def _show(stored: Stored, flags: argparse.Namespace) -> int:
     if flags.json:
-        _print(export(stored.conversation, "json", about=stored.about(), details=stored.details()))
+        _print(_exported(stored, "json"))
         return 0
     about = [f"conversation {stored.id}", stored.model, stored.engine, _STATES.get(stored.state, "")]
     print(one_line(stored.title) or "(no title)")
     print(" · ".join(one_line(each) for each in about if each))
-    unanswered = {record.row for record in stored.shown} - {record.row for record in stored.records}
+    rows = {record.row for record in stored.records}
     for record in stored.shown:
         message = record.message
         tool = f"{one_line(message.tool_name)}: "
@@ -112,9 +123,14 @@ def _show(stored: Stored, flags: argparse.Namespace) -> int:
             print(one_line(f"calls {call.name} {call.arguments}"))
         if message.was_cut and message.finish is not None:
             print(f"[{message.finish.value.replace('_', ' ')}]")
-        if record.row in unanswered:
-            print("[not answered]")
+        if record.row not in rows:
+            print(f"[{LEFT_OUT if record in stored.misplaced else NOT_ANSWERED}]")
     return 0
+
+
+def _exported(stored: Stored, format: str) -> str:
+    about, details, asides = stored.about(), stored.details(), stored.asides
+    return export(stored.conversation, format, about=about, details=details, asides=asides)
 
 
 def _search(journal: Journal, flags: argparse.Namespace) -> int:
@@ -130,6 +146,7 @@ def _search(journal: Journal, flags: argparse.Namespace) -> int:
             print(_line(hit.entry, widest))
             if hit.snippet:
                 print(f"{'':{widest}}  {one_line(hit.snippet)}")
+    _tell_damage([hit.entry for hit in hits])
     return 0 if hits else 1
 
 
@@ -139,7 +156,7 @@ def _export(stored: Stored, flags: argparse.Namespace) -> int:
     target = None if flags.output == "-" else paths.meant(flags.output)
     ending = target.suffix.lstrip(".").lower() if target is not None else ""
     format = flags.format or (ending if ending in FORMATS else "json" if flags.json else "md")
-    text = export(stored.conversation, format, about=stored.about(), details=stored.details())
+    text = _exported(stored, format)
     if target is None:
         _print(text)
         return 0

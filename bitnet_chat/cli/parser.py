@@ -23,8 +23,8 @@ flags behind -- go to the engine. With a question, what a pipe or a file gives o
 Settings also come from config.toml, personas and BITNET_CHAT_* variables: bitnet-chat config show.
 
 exit codes: 0 answered, 1 doctor found something broken, 2 usage, 3 no engine, 4 no or bad model,
-            5 engine died, 6 context overflow, 7 endless repetition, 8 empty reply, 124 timeout or stall,
-            130 interrupted
+            5 engine died, 6 context overflow, 7 endless repetition, 8 empty reply, 9 journal, 124 timeout
+            or stall, 130 interrupted
 """
 
 _HERE = "http://127.0.0.1:8033"

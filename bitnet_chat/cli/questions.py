@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, TextIO
 
 from bitnet_chat import batch, paths
 from bitnet_chat.attachments import Attachment, with_attachments
+from bitnet_chat.attachments.reading import meant
 from bitnet_chat.backends import Backend
 from bitnet_chat.backends.guarded import TOLD
 from bitnet_chat.cli.attached import attached
@@ -31,16 +32,20 @@ from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import BitnetChatError, EngineNotFound, FinishReason, UsageError
 from bitnet_chat.journal import Journal, Recorder, Stored
 from bitnet_chat.progress import Progress, ProgressLine
+from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import one_line, visible
 
 if TYPE_CHECKING:
     from bitnet_chat.tools import Toolbox
 
+_PRINTED = (FinishReason.TIMEOUT, FinishReason.STALLED, FinishReason.INTERRUPTED)
+"""Ends after which ``--no-stream`` prints what had arrived; after all others that are failures it prints nothing."""
+
 
 def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
     """Reads the question now, while signals do what they always do: a read would keep the loop from hearing them."""
     journal = open_journal(settings)
-    stored = wanted(flags, journal)  # first: whoever types a long question should not do so in vain
+    stored = wanted(flags, journal, _say)  # first: whoever types a long question should not do so in vain
     box = allowed_toolbox(flags, settings)
     question, files = _question(flags)
     before = stored.conversation if stored is not None else Conversation()
@@ -68,7 +73,7 @@ async def _answer_one(
         backend = open_talker(settings, configured, journal, model=getattr(flags, "model", ""))
     except BitnetChatError as error:
         if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
-            print(json_text(batch.failure(error, settings.model) | {"conversation": None}))
+            print(json_text(batch.failure(error, settings.model) | {"conversation": None, "kept": False}))
         raise
     _tell(settings)
     expect(backend, box)
@@ -94,21 +99,27 @@ async def _answer_one(
                 page.close()
         await recorder.close()
         if hasattr(flags, "json"):
-            print(json_text(answer.as_json(backend) | {"conversation": recorder.id}))
-        elif hasattr(flags, "no_stream"):
-            print(visible(answer.text))
-        else:
+            print(json_text(answer.as_json(backend) | _where_kept(recorder)))
+        elif not hasattr(flags, "no_stream"):
             page.end()
+        elif answer.text and (not answer.reason.exit_code or answer.reason in _PRINTED):
+            print(visible(answer.text))
         if answer.error is not None:
             print(f"bitnet-chat: {visible(str(answer.error))}", file=sys.stderr)
         elif answer.reason.exit_code and answer.reason not in TOLD:
             _say(f"the reply is not whole: {answer.reason.value.replace('_', ' ')}")
         sys.stdout.flush()
-        return answer.reason.exit_code
+        return answer.reason.exit_code or (FinishReason.JOURNAL.exit_code if recorder.unkept else 0)
     finally:
         await recorder.close()
         await backend.close()
         page.close()
+
+
+def _where_kept(recorder: Recorder) -> dict[str, object]:
+    """What ``--json`` says about the journal."""
+    kept: dict[str, object] = {"conversation": recorder.id, "kept": recorder.id is not None and not recorder.unkept}
+    return kept | ({"not_kept": well_formed(recorder.unkept)} if recorder.unkept else {})
 
 
 def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
@@ -129,11 +140,15 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
         if sys.stdin.isatty():
             _say("reading the question from the terminal; Ctrl-D ends it")
         text = _decoded(sys.stdin.buffer.read(), "stdin")
-    # What an editor or echo adds at the end is no part of the question.
-    text = text.removesuffix("\n").removesuffix("\r")
+    if not flags.question:  # what an editor or echo adds at the end is no part of the question
+        text = text.removesuffix("\n").removesuffix("\r")
     if batch.is_blank(text):
         raise UsageError("the question is empty")
-    return text, attached(flags, _say, stdin_is_taken=from_stdin)
+    files = attached(flags, _say, stdin_is_taken=from_stdin)
+    for path in meant(text):
+        if path not in {each.name for each in files}:
+            _say(f"@{path} is sent as text, without a file: -a {path} attaches one")
+    return text, files
 
 
 def _decoded(data: bytes, source: str) -> str:
@@ -149,7 +164,18 @@ def _decoded(data: bytes, source: str) -> str:
 def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
     """Reads the input now; see :func:`answer_one`."""
     jobs = list(batch.read_jobs(iter(_input_lines(flags.input)), settings.system))
+    _tell_mentions(jobs)
     return _answer_file(_output_path(flags), settings, configured, jobs, allowed_toolbox(flags, settings))
+
+
+def _tell_mentions(jobs: Sequence[batch.Job]) -> None:
+    """One line, about all of them: a prompt may be anybody's text, and reads no file."""
+    asked = [(job.index, job.conversation.last) for job in jobs if job.conversation is not None]
+    lines = [(index, path) for index, last in asked if last is not None for path in meant(last.content)[:1]]
+    if lines:
+        (index, path), more = lines[0], len(lines) - 1
+        others = f", and so are those in {more} more line{'s' * (more > 1)}" if more else ""
+        _say(f"line {index}: @{path} is sent as text, without a file{others}: prompts of --input attach none")
 
 
 async def _answer_file(

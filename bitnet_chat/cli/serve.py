@@ -13,6 +13,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from bitnet_chat import config
 from bitnet_chat.cli.parser import Parser, add_settings, parse
 from bitnet_chat.cli.supply import provide
 from bitnet_chat.errors import UsageError
+from bitnet_chat.stream.sanitize import one_line
 
 if TYPE_CHECKING:
     from bitnet_chat.backends import Sampling
@@ -124,11 +126,12 @@ def read(
 ) -> tuple[ServeSettings, config.Settings, str, Mapping[str, str]]:
     """What the flags of :func:`parser` say: how to serve, what to answer with, the configured engine, and the files of
     the models by name, if there are several. Raises UsageError."""
+    from bitnet_chat.serve.origins import tidy
     from bitnet_chat.serve.settings import ServeSettings
 
     values = {each.name: getattr(flags, each.name) for each in fields(ServeSettings) if hasattr(flags, each.name)}
     values.setdefault("api_key", environment.get("BITNET_CHAT_API_KEY", ""))
-    values["cors"] = tuple(values.get("cors", ()))
+    values["cors"] = tuple(map(tidy, values.get("cors", ())))
     values["allow_host"] = tuple(values.get("allow_host", ()))
     models = _models(getattr(flags, "models", []))
     if list(models) == [""]:
@@ -137,8 +140,10 @@ def read(
         if name in given:
             raise UsageError(f"{config.flag(name)} is not for a server: {why}")
     settings, configured = config.load(given, environment)
-    if config.sourced(given, environment)["overflow"].origin != "default":
+    sources = config.sourced(given, environment)
+    if sources["overflow"].origin != "default":
         values["overflow"] = settings.overflow
+    values["any_backend"] = sources["backend"].origin == "default"
     settings = replace(settings, attach="", tools="")  # of the config file, where they are meant for the terminal
     return replace(ServeSettings(), **values).checked(), settings, configured, models
 
@@ -148,11 +153,20 @@ def _models(texts: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
         named = None if Path(text).is_file() else _NAMED.fullmatch(text)
-        name, file = (named[1].strip(), named[2]) if named else ("" if len(texts) == 1 else Path(text).stem, text)
+        name, file = (one_line(named[1]), named[2]) if named else ("" if len(texts) == 1 else _name(text), text)
         if name in found:
             raise UsageError(f"-m {text}: there is a model {name!r} already", remedy="-m NAME=FILE names each")
         found[name] = file
     return found
+
+
+def _name(text: str) -> str:
+    """Of the model that ``-m`` says, a file or a name."""
+    from bitnet_chat.models.names import name_of
+    from bitnet_chat.models.resolve import find
+
+    installed = None if Path(text).is_file() else find(text)
+    return installed.name if installed is not None else name_of(Path(text))
 
 
 def _size(text: str) -> int:
@@ -181,6 +195,8 @@ async def open_server(
     wrong before anything is loaded.
     """
     from bitnet_chat.cli.backend import open_source
+    from bitnet_chat.cli.server_engine import preferred
+    from bitnet_chat.cli.upstream import has_models, models_of
     from bitnet_chat.journal import Journal
     from bitnet_chat.serve.app import running
     from bitnet_chat.serve.cache import Cache
@@ -188,14 +204,31 @@ async def open_server(
     from bitnet_chat.serve.desk import Defaults, Desk
 
     sources: dict[str, Source] = {}
+    notices: list[str] = []
     served = models or {"": ""}
     for name, file in served.items():
-        of_this = replace(settings, model=file) if file else settings
-        source = open_source(of_this, configured, parallel=serving.parallel, models=len(served))
+        of_this = preferred(
+            replace(settings, model=file) if file else settings,
+            configured,
+            parallel=serving.parallel,
+            any_backend=serving.any_backend,
+        )
+        source = open_source(
+            of_this.settings,
+            configured,
+            parallel=serving.parallel,
+            models=len(served),
+            name=name,
+            dialect=of_this.dialect,
+        )
         sources[name or source.name] = source
-    if notice := _of_threads(settings, serving.parallel):  # requests have no place for it
+        notices += [of_this.notice, _of_threads(of_this.settings, serving.parallel)]
+    for notice in dict.fromkeys(filter(None, notices)):  # requests have no place for it
         _say(notice)
-    catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit)
+    more = partial(models_of, settings, configured, parallel=serving.parallel) if has_models(settings) else None
+    if more is not None and not models:
+        sources = dict(await more()) or sources
+    catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit, more=more)
     if serving.memory_limit:
         await catalogue.check()
     cache = Cache(_sampling(settings)) if serving.cache else None

@@ -109,6 +109,8 @@ def _check(path: Path) -> tuple[str, int]:
         try:
             connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
             version = schema.version(connection)
+            if not (schema.is_newer(version) or schema.fits(connection)):
+                return f"its tables are not those of version {version}", 0
             told = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
         finally:
             connection.close()
@@ -117,4 +119,4 @@ def _check(path: Path) -> tuple[str, int]:
         return ("" if "interrupted" in str(error) else str(error)), 0
     except sqlite3.Error as error:
         return str(error), 0
-    return ("" if told == ["ok"] else "; ".join(told)), version if version > schema.VERSION else 0
+    return ("" if told == ["ok"] else "; ".join(told)), version if schema.is_newer(version) else 0

@@ -8,14 +8,16 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import JournalError
 from bitnet_chat.journal import schema
+from bitnet_chat.journal.text import decoded
 
 if TYPE_CHECKING:
-    from sqlite3 import Connection
+    from sqlite3 import Connection, Cursor
 
 BUSY = 2.0
 """Seconds that a statement waits for the lock of another program. Each holds it for some milliseconds."""
@@ -28,14 +30,14 @@ _LOOKING = threading.Lock()
 _LOOKED_AT: set[tuple[int, int] | None] = set()
 
 
-class Newer(BitnetChatError):
+class Newer(JournalError):
     """The file was made by a later release: it is left alone."""
 
 
 def open_file(path: Path, *, busy: float = BUSY) -> tuple[Connection, str]:
     """A connection to a present, sound file, and a line to tell where a damaged one went; empty when there was none.
 
-    The file and its folder are made where they are missing, for the eyes of the owner only. Raises BitnetChatError
+    The file and its folder are made where they are missing, for the eyes of the owner only. Raises JournalError
     (:class:`Newer` among them), sqlite3.Error or OSError.
     """
     import sqlite3
@@ -62,7 +64,9 @@ def open_to_read(path: Path, *, busy: float = BUSY) -> Connection:
     log = path.with_name(path.name + "-wal")
     still = not log.is_file() or log.stat().st_size == 0
     address = f"file:{pathname2url(str(path))}?mode=ro{'&immutable=1' * still}"
-    return sqlite3.connect(address, uri=True, timeout=busy, isolation_level=None)
+    connection = sqlite3.connect(address, uri=True, timeout=busy, isolation_level=None)
+    connection.text_factory = decoded
+    return connection
 
 
 def _opened(path: Path, busy: float) -> Connection:
@@ -74,9 +78,9 @@ def _opened(path: Path, busy: float) -> Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     _look_at(path)
     connection = sqlite3.connect(path, timeout=busy, isolation_level=None)
+    connection.text_factory = decoded
     try:
-        refuse_newer(connection, path)
-        _check(connection)
+        require_ours(connection, path)
         _in_wal(connection, busy)
         # NORMAL loses nothing when a program is killed, and the last commits, never the file, when the power goes.
         for pragma in ("synchronous = NORMAL", "foreign_keys = ON", "secure_delete = ON"):
@@ -88,14 +92,24 @@ def _opened(path: Path, busy: float) -> Connection:
     return connection
 
 
-def refuse_newer(connection: Connection, path: Path) -> None:
-    """Raises :class:`Newer`."""
+def require_ours(connection: Connection, path: Path) -> None:
+    """Looks at what can be seen at no cost: SQLite has compared the sizes by now, and reads its table of contents here.
+
+    Raises :class:`Newer`, and the error of SQLite for a database that this program can neither read nor bring up to
+    date: the same for one of another program and for one of ours that has lost a table or names a wrong version.
+    """
     found = schema.version(connection)
-    if found > schema.VERSION:
+    if schema.is_newer(found):
         raise Newer(
             f"the journal {path} is of version {found}, and this program knows {schema.VERSION}",
             remedy="it is left alone; use the newer bitnet-chat, or --no-journal",
         )
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application != schema.APPLICATION and (tables or application):
+        raise _no_database("a database of another program")
+    if not schema.fits(connection):
+        raise _no_database(f"its tables are not those of version {found}")
 
 
 def _look_at(path: Path) -> None:
@@ -116,14 +130,6 @@ def _look_at(path: Path) -> None:
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
                 raise _no_database("no SQLite file")
         _LOOKED_AT.add(identity)
-
-
-def _check(connection: Connection) -> None:
-    """What can be seen at no cost: SQLite has compared the sizes by now, and reads its table of contents here."""
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    if application != schema.APPLICATION and (tables or application):
-        raise _no_database("a database of another program")
 
 
 def _no_database(what: str) -> Exception:
@@ -159,6 +165,8 @@ def is_damage(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", 0)
     if code == sqlite3.SQLITE_CORRUPT_VTAB:  # the index of words, which can be made again
         return False
+    if str(error).startswith(("no such table: ", "no such column: ")) and not str(error).endswith("words"):
+        return True  # another program has taken it out of an open file
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -171,10 +179,42 @@ def identity_of(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a file was like, as cheap as it can be seen. Other programs write as well: a change is a reason to look."""
+
+    identity: tuple[int, int] | None
+    """See :func:`identity_of`."""
+    file: tuple[int, int] | None
+    """Size and time of the last change."""
+    log: tuple[int, int] | None
+    """The same of the log: which file, and its size."""
+
+    def has_only_grown(self, before: State) -> bool:
+        """Whether nothing has happened since but that somebody has written into the log, as all do."""
+        if (self.identity, self.file) != (before.identity, before.file):
+            return False
+        if self.log is None or before.log is None:
+            return self.log == before.log
+        return self.log[0] == before.log[0] and self.log[1] >= before.log[1]
+
+
+def state_of(path: Path) -> State:
+    try:
+        found = path.stat()
+    except OSError:
+        return State(None, None, None)
+    try:
+        log = path.with_name(path.name + "-wal").stat()
+    except OSError:
+        return State((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), None)
+    return State((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), (log.st_ino, log.st_size))
+
+
 def set_aside(path: Path, identity: tuple[int, int] | None) -> str:
     """Gives a damaged file and its -wal and -shm another name, and puts a new file in its place where something can be
     read back (see :mod:`bitnet_chat.journal.rescue`); the line that says so. Does nothing when another program was
-    faster. Raises BitnetChatError where it cannot."""
+    faster. Raises JournalError where it cannot."""
     if identity is None or identity_of(path) != identity:
         return ""
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -192,7 +232,7 @@ def set_aside(path: Path, identity: tuple[int, int] | None) -> str:
                 if not ending or source.exists():
                     source.rename(target.with_name(target.name + ending))
         except OSError as error:
-            raise BitnetChatError(
+            raise JournalError(
                 f"the journal {path} is damaged and cannot be set aside: {error.strerror}",
                 remedy="move it away, or use --no-journal",
             ) from None
@@ -255,6 +295,12 @@ def _put(new: Path, path: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def named(found: Cursor) -> list[dict[str, Any]]:
+    """Its rows, the values by the names of their columns."""
+    names = [each[0] for each in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found]
 
 
 @contextlib.contextmanager

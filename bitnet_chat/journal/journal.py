@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
-from bitnet_chat.errors import BitnetChatError, UsageError
+from bitnet_chat.errors import JournalError, UsageError
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Journal:
     """The conversations in one file. A file that is not there holds none.
 
-    Every method raises BitnetChatError where the file cannot be used: one that is damaged is set aside first, one of
+    Every method raises JournalError where the file cannot be used: one that is damaged is set aside first, one of
     a later release is left alone.
     """
 
@@ -46,10 +46,10 @@ class Journal:
 
     def load(self, id: int) -> Stored:
         """A conversation with its present line. Raises UsageError for a number that none has."""
-        from bitnet_chat.journal import reading
+        from bitnet_chat.journal import line, reading
 
         with self._opened() as connection:
-            stored = None if connection is None else reading.stored(connection, id)
+            stored = None if connection is None else line.stored(connection, id)
         if stored is None:
             raise reading.missing([id])
         return stored
@@ -118,20 +118,20 @@ class Journal:
                 connection, note = self._open_as_it_is(), ""
             with closing(connection):
                 if note:
-                    raise BitnetChatError(note)
+                    raise JournalError(note)
                 yield connection if _has_tables(connection) else None
         except (sqlite3.Error, OSError) as error:
             if is_damage(error) and (note := set_aside(self.path, identity)):
-                raise BitnetChatError(note) from None
-            raise BitnetChatError(f"the journal cannot be used: {problem(error, self.path)}") from None
+                raise JournalError(note) from None
+            raise JournalError(f"the journal cannot be used: {problem(error, self.path)}") from None
 
     def _open_as_it_is(self) -> Connection:
         """What was kept can be read where nothing can be kept."""
-        from bitnet_chat.journal.file import open_to_read, refuse_newer
+        from bitnet_chat.journal.file import open_to_read, require_ours
 
         connection = open_to_read(self.path)
         try:
-            refuse_newer(connection, self.path)
+            require_ours(connection, self.path)
         except BaseException:
             connection.close()
             raise

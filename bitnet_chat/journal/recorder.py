@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from bitnet_chat.journal.writer import Job, Pieces, Writer
 
 PATIENCE = 3.0
-"""Seconds that :meth:`Recorder.close` waits for a disk."""
+"""Seconds for which :meth:`Recorder.close` has it tried to write what waits."""
+_LAST_TRY = 0.5
+"""Seconds that the try takes with which they end; after them the disk hangs."""
 
 
 class _Slot:
@@ -52,11 +54,16 @@ class Recorder:
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
+        self._closed = False
         self._writer: Writer | None = None
         self._slot = _Slot()
         self._pieces: Pieces | None = None
         self._calls: list[ToolCall] = []
         self._named = False
+        self._asked = self._answered = 0
+        """Replies that were begun, here and in the file."""
+        self.unkept = ""
+        """After :meth:`close`: the line that said what is not kept; empty where all is."""
         self.title = ""
         """Of the present conversation; empty before its first message."""
 
@@ -99,7 +106,13 @@ class Recorder:
 
         origin = Origin(model, engine, json.dumps(dict(options or {}), default=str))
         self._pieces, self._calls = Pieces(), []
-        self._put(lambda scribe: scribe.begin_reply(conversation, origin))
+        self._asked += 1
+
+        def begin(scribe: Scribe) -> None:
+            scribe.begin_reply(conversation, origin)
+            self._answered += 1
+
+        self._put(begin)
 
     def text(self, piece: str) -> None:
         """The next characters of the reply."""
@@ -186,16 +199,35 @@ class Recorder:
         return True
 
     async def close(self) -> None:
-        """Waits until all is written, 3 seconds at most. A reply that is still open ends here, interrupted."""
-        if self._writer is None:
+        """Waits until all is written, and has it tried for 3 seconds where it fails; then it is told what is not kept.
+        A reply that is still open ends here, interrupted."""
+        writer = self._writer
+        if writer is None or self._closed:
             return
+        self._closed = True
         self.end_reply(FinishReason.INTERRUPTED)
-        self._writer.stop()
+        writer.stop(PATIENCE)
         try:
-            await asyncio.wait_for(self._ended.wait(), PATIENCE)
+            await asyncio.wait_for(self._ended.wait(), PATIENCE + _LAST_TRY)
         except TimeoutError:
             assert self._journal is not None
-            self._complain(f"the end of this conversation may be missing: {self._journal.path} does not answer")
+            writer.off = True
+            why = f"{self._journal.path} does not answer"
+        else:
+            why = writer.trouble and f"the journal cannot be written: {writer.trouble}"
+        self.unkept = f"{self._missing()}: {why}" if why else writer.lost
+        if why:
+            self._complain(self.unkept)
+
+    def _missing(self) -> str:
+        count = self._asked - self._answered
+        if not count:
+            return "the end of this conversation is not kept"
+        if self.id is None and count == self._asked:
+            return "this conversation is not kept"
+        if count == 1:
+            return "the last message and its reply are not kept"
+        return f"the last {count} messages and their replies are not kept"
 
     def _piece(self, thinking: bool, text: str) -> None:
         if (

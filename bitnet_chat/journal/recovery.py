@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.file import transaction
 from bitnet_chat.journal.text import given, kept
 from bitnet_chat.journal.writers import is_alive
@@ -19,26 +20,34 @@ Piece = tuple[bool, str]
 
 def settle(connection: Connection) -> None:
     """Replies whose writers are dead become what they are: cut off, with the text that had arrived."""
-    writers = connection.execute("SELECT DISTINCT writer FROM messages WHERE writer IS NOT NULL").fetchall()
-    for (writer,) in writers:
-        if is_alive(writer):
-            continue
-        with transaction(connection):
-            rows = connection.execute(
-                "SELECT id, parent, content, thinking FROM messages WHERE writer = ?", (writer,)
-            ).fetchall()
-            for row, parent, content, thinking in rows:
-                text, thoughts = joined_chunks(connection, row, given(content), given(thinking))
-                if text or thoughts:
-                    connection.execute(
-                        "UPDATE messages SET content = ?, thinking = ?, finish = ?, writer = NULL WHERE id = ?",
-                        (kept(text), kept(thoughts), FinishReason.CUT_OFF.value, row),
-                    )
-                    connection.execute("DELETE FROM chunks WHERE message = ?", (row,))
-                else:
-                    connection.execute("DELETE FROM messages WHERE id = ?", (row,))
-                if not text:
-                    connection.execute("UPDATE conversations SET head = ? WHERE head = ?", (parent, row))
+    dead: dict[str, bool] = {}
+    for row, writer in connection.execute("SELECT id, writer FROM messages WHERE writer IS NOT NULL").fetchall():
+        name = given(writer)
+        if name not in dead:
+            dead[name] = not is_alive(name)
+        if dead[name]:
+            with transaction(connection):
+                _settle(connection, row)
+
+
+def _settle(connection: Connection, row: int) -> None:
+    found = connection.execute(
+        "SELECT parent, content, thinking FROM messages WHERE id = ? AND writer IS NOT NULL", (row,)
+    ).fetchone()
+    if found is None:  # another program was faster
+        return
+    parent, content, thinking = found
+    text, thoughts = joined_chunks(connection, row, given(content), given(thinking))
+    if text or thoughts:
+        connection.execute(
+            "UPDATE messages SET content = ?, thinking = ?, finish = ?, writer = NULL WHERE id = ?",
+            (kept(text), kept(thoughts), FinishReason.CUT_OFF.value, row),
+        )
+        connection.execute("DELETE FROM chunks WHERE message = ?", (row,))
+    else:
+        connection.execute("DELETE FROM messages WHERE id = ?", (row,))
+    if not text:
+        connection.execute("UPDATE conversations SET head = ? WHERE head = ?", (number(parent), row))
 
 
 def joined_chunks(connection: Connection, row: int, content: str, thinking: str) -> tuple[str, str]:

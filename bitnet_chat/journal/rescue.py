@@ -77,6 +77,8 @@ def _copy(old: Connection, new: Connection, table: str) -> None:
     # The index of words is made again by whoever searches; a file of an earlier release has fewer columns.
     has = {name for _, name, *_ in old.execute(f"PRAGMA table_info({table})")} - {"indexed"}
     columns = [name for _, name, *_ in new.execute(f"PRAGMA table_info({table})") if name in has]
+    if "id" not in columns:  # the table is gone
+        return
     new.executemany(
         f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
         _rows(old, table, columns),
@@ -93,7 +95,7 @@ def _rows(old: Connection, table: str, columns: list[str]) -> Iterator[tuple[Any
             for row in old.execute(
                 f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED WHERE id > ? ORDER BY id", (at,)
             ):
-                if at < row[0] <= at + _JUMP:
+                if isinstance(row[0], int) and at < row[0] <= at + _JUMP:
                     at, lost = row[0], 0
                     yield row
             return

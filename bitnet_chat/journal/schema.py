@@ -9,6 +9,8 @@ began with (empty, or the reply that it goes on with), and the rest is in ``chun
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -72,6 +74,9 @@ MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 VERSION = len(MIGRATIONS)
 """``PRAGMA user_version`` of a present file."""
+_PLAUSIBLE = VERSION + 100
+"""A number beyond it is garbage, and not that of a later release."""
+_Layout = frozenset[tuple[str, str, str, int]]
 
 
 def version(connection: Connection) -> int:
@@ -88,3 +93,47 @@ def migrate(connection: Connection, target: int = VERSION) -> None:
             for statement in MIGRATIONS[number]:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number + 1}")
+
+
+def is_newer(found: int) -> bool:
+    """Whether a later release has made a file of this version."""
+    return VERSION < found <= _PLAUSIBLE
+
+
+def fits(connection: Connection) -> bool:
+    """Whether the tables are those of the version that the file names. Nothing of it may act by itself: a trigger or a
+    view is none of ours."""
+    found = version(connection)
+    others = connection.execute("SELECT 1 FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()
+    return (
+        0 <= found <= VERSION
+        and others is None
+        and _layout(connection) == _expected(found)
+        and (found == 0 or _has_numbers_left(connection))
+    )
+
+
+def _has_numbers_left(connection: Connection) -> bool:
+    """Whether rows can be added: SQLite says that the disk is full where the largest number is taken."""
+    taken = (
+        "SELECT seq FROM sqlite_sequence UNION ALL SELECT max(id) FROM conversations"
+        " UNION ALL SELECT max(id) FROM messages UNION ALL SELECT max(id) FROM chunks"
+    )
+    return all(row is None or (isinstance(row, int) and row < 1 << 62) for (row,) in connection.execute(taken))
+
+
+def _layout(connection: Connection) -> _Layout:
+    columns = connection.execute(
+        "SELECT t.name, c.name, c.type, c.pk FROM sqlite_master t, pragma_table_info(t.name) c"
+        " WHERE t.type = 'table' AND t.name IN ('conversations', 'messages', 'chunks')"
+    )
+    return frozenset(columns.fetchall())
+
+
+@cache
+def _expected(found: int) -> _Layout:
+    import sqlite3
+
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection, found)
+        return _layout(connection)

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.copying import copy, rows_to
 from bitnet_chat.journal.entry import State, Stored, title_of
 from bitnet_chat.journal.file import transaction
+from bitnet_chat.journal.known import Line, common_to, end_of, holds, is_asked, key
 from bitnet_chat.journal.recovery import Piece, joined
 from bitnet_chat.journal.text import kept
 from bitnet_chat.journal.toolwork import packed
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 T = TypeVar("T")
-_Line = tuple[tuple[Message, int], ...]
-"""Messages and the numbers of their rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class _Reply:
     origin: Origin
     start: Message
     """What it goes on with; empty for a new one."""
-    before: _Line
+    before: Line
     """The line as it was, with the reply that it goes on with."""
     said: list[Piece] = field(default_factory=list)
 
@@ -77,7 +77,7 @@ class Scribe:
         self._now = now
         self._writer = ""
         self._named = ""
-        self._line: _Line = ()
+        self._line: Line = ()
         self._reply: _Reply | None = None
         self._lost = False
         self._behind: int | None = None  # a message behind the end of the line that got no reply
@@ -107,7 +107,7 @@ class Scribe:
         it leaves behind becomes another branch. A conversation is made when there is a message of the user."""
         if self._lost or (self.id is None and all(message.role != "user" for message in conversation.messages)):
             return
-        if tuple(map(_key, conversation.messages)) == tuple(_key(message) for message, _ in self._line):
+        if tuple(map(key, conversation.messages)) == tuple(key(message) for message, _ in self._line):
             return
         id, line, head = self._undisturbed(lambda: self._synced(self.id, self._line, conversation.messages))
         self._is_at(id, line, head)
@@ -123,11 +123,11 @@ class Scribe:
         goes_on = conversation.last is not None and conversation.last.role == "assistant"
         self._who_writes()  # takes some milliseconds, in which no lock should be held
 
-        def begin() -> tuple[int, _Line, _Reply]:
+        def begin() -> tuple[int, Line, _Reply]:
             id, line, _ = self._synced(self.id, self._line, conversation.messages)
             base = line[:-1] if goes_on else line
             start = line[-1][0] if goes_on else Message("assistant", "")
-            row = self._insert(id, _end(base), start, origin, writer=self._writer)
+            row = self._insert(id, end_of(base), start, origin, writer=self._writer)
             self._point(id, row, base, origin)
             return id, base, _Reply(row, origin, start, line)
 
@@ -170,7 +170,7 @@ class Scribe:
         thinking = joined(reply.said, True) if thinking is None else thinking
         start, line = reply.start, reply.before
         message = Message("assistant", start.content + text, reason, start.thinking + thinking, calls)
-        away: tuple[int, _Line, int | None] | None = None
+        away: tuple[int, Line, int | None] | None = None
         with transaction(self._connection):
             if text or thinking or not reason.exit_code:
                 row = self._close(self.id, reply, message, json.dumps(dict(stats)))
@@ -180,8 +180,8 @@ class Scribe:
                 self._connection.execute("DELETE FROM messages WHERE id = ?", (reply.row,))
             head = self._unseen_head()
             if head is None:
-                self._point(self.id, _end(line), line)
-            elif _end(line) not in rows_to(self._connection, head):  # else: the other one goes on behind this reply
+                self._point(self.id, end_of(line), line)
+            elif end_of(line) not in rows_to(self._connection, head):  # else: the other one goes on behind this reply
                 away = self._copied(self.id, line, None)
         self._line, self._reply = line, None
         self._seen |= {row for _, row in line}
@@ -231,11 +231,19 @@ class Scribe:
         self.id, self._reply, self._line, self._lost = None, None, (), True
         self._behind, self._place, self._seen = None, None, set()
 
+    def go_on(self, connection: Connection, *, same_file: bool) -> None:
+        """With this connection. ``same_file``: to the file of the one before, which another program may have written
+        over: what is not in it as it is known here is written into it anew."""
+        if self.id is None or (same_file and holds(connection, self.id, self._line)):
+            self._connection = connection
+        else:
+            self.move(connection)
+
     def move(self, connection: Connection) -> None:
         """To another file: all that is known of the conversation is written there, an open reply included."""
         reply, row = self._reply, 0
         id: int | None = None
-        line: _Line = ()
+        line: Line = ()
         before = line
         old, self._connection = self._connection, connection
         try:
@@ -245,7 +253,7 @@ class Scribe:
                     id, line, _ = self._synced(None, (), [message for message, _ in whole])
                     if reply is not None:
                         before, line = line, line[: len(self._line)]
-                        row = self._insert(id, _end(line), reply.start, reply.origin, writer=self._writer)
+                        row = self._insert(id, end_of(line), reply.start, reply.origin, writer=self._writer)
                         self._point(id, row, line, reply.origin)
                         self._add(row, reply.said)
         except BaseException:
@@ -258,7 +266,7 @@ class Scribe:
             reply.row, reply.before = row, before
             self._seen.add(row)
 
-    def _is_at(self, id: int, line: _Line, head: int | None = None) -> None:
+    def _is_at(self, id: int, line: Line, head: int | None = None) -> None:
         """What is written now. ``head``: a message behind the end of the line, or that end."""
         self._seen = (self._seen if id == self.id else set()) | {row for _, row in line}
         if head is not None:
@@ -280,21 +288,22 @@ class Scribe:
     def _unseen_head(self) -> int | None:
         """The head, where it is a message of which nothing is known here."""
         found = self._connection.execute("SELECT head FROM conversations WHERE id = ?", (self.id,)).fetchone()
-        return None if found is None or found[0] is None or found[0] in self._seen else int(found[0])
+        head = None if found is None else number(found[0])
+        return None if head in self._seen else head
 
     def _copied(
-        self, id: int, line: _Line, behind: int | None, title: str | None = None
-    ) -> tuple[int, _Line, int | None]:
+        self, id: int, line: Line, behind: int | None, title: str | None = None
+    ) -> tuple[int, Line, int | None]:
         """A copy of the conversation up to the end of the line or what is behind that."""
         known = {row: message for message, row in line}
-        if title is None and not self._named and not _asked(line):
+        if title is None and not self._named and not is_asked(line):
             title = ""  # that of its first message, which is yet to come
-        id, rows = copy(self._connection, id, behind or _end(line), known, title, self._now())
+        id, rows = copy(self._connection, id, behind or end_of(line), known, title, self._now())
         line, behind = tuple((message, rows[row]) for message, row in line), rows.get(behind or 0)
-        self._point(id, behind or _end(line), line)
+        self._point(id, behind or end_of(line), line)
         return id, line, behind
 
-    def _is_away(self, id: int, line: _Line, behind: int | None) -> None:
+    def _is_away(self, id: int, line: Line, behind: int | None) -> None:
         """From now on in this copy, since another program has gone on with the conversation."""
         self.notes.append(
             f"another program has gone on with conversation {self.id}: from here on this one is kept as {id}"
@@ -302,21 +311,21 @@ class Scribe:
         )
         self._is_at(id, line, behind)
 
-    def _synced(self, id: int | None, line: _Line, messages: Sequence[Message]) -> tuple[int, _Line, int | None]:
+    def _synced(self, id: int | None, line: Line, messages: Sequence[Message]) -> tuple[int, Line, int | None]:
         """The number of the conversation, its line, and its head: the end of the line, or behind that a message that
         got no reply."""
         if id is None:
             id = self._make(messages)
-        elif not self._named and not _asked(line):  # made before anything was said
+        elif not self._named and not is_asked(line):  # made before anything was said
             title = kept(title_of(Conversation(tuple(messages))))
             self._connection.execute("UPDATE conversations SET title = ? WHERE id = ? AND title = ''", (title, id))
-        common = _common(line, messages)
+        common = common_to(line, messages)
         if self._place is not None and common == len(messages) - 1:
             (head,) = self._place
         elif common < len(line):  # what takes the place of a message stands where that stood
             head = self._parent(line[common][1])
         else:
-            head = self._behind or _end(line)
+            head = self._behind or end_of(line)
         line = line[:common]
         for message in messages[common:]:
             head = self._insert(id, head, message, Origin())
@@ -372,7 +381,7 @@ class Scribe:
         if cursor.rowcount:
             return reply.row
         # Someone took this program for dead, and the row for a reply that was cut off: it stays as another branch.
-        return self._insert(id, _end(self._line), message, reply.origin, stats=stats)
+        return self._insert(id, end_of(self._line), message, reply.origin, stats=stats)
 
     def _add(self, row: int, pieces: Sequence[Piece]) -> None:
         for thinking, run in groupby(pieces, key=lambda piece: piece[0]):
@@ -383,9 +392,9 @@ class Scribe:
 
     def _parent(self, row: int) -> int | None:
         found = self._connection.execute("SELECT parent FROM messages WHERE id = ?", (row,)).fetchone()
-        return None if found is None or found[0] is None else int(found[0])
+        return None if found is None else number(found[0])
 
-    def _point(self, id: int, head: int | None, line: _Line, origin: Origin | None = None) -> None:
+    def _point(self, id: int, head: int | None, line: Line, origin: Origin | None = None) -> None:
         turns = sum(message.role == "user" for message, _ in line)
         self._connection.execute(
             "UPDATE conversations SET head = ?, turns = ?, updated = ? WHERE id = ?", (head, turns, self._now(), id)
@@ -400,7 +409,7 @@ class Scribe:
         reply = self._reply
         if reply is None or reply.said or self.id is None:
             return False
-        if tuple(map(_key, conversation.messages)) != tuple(_key(message) for message, _ in reply.before):
+        if tuple(map(key, conversation.messages)) != tuple(key(message) for message, _ in reply.before):
             return False
         # The name by which it was asked for says more than what a backend calls itself.
         origin = replace(origin, model=reply.origin.model or origin.model)
@@ -424,25 +433,3 @@ class Scribe:
 
     def _who_writes(self) -> None:
         self._writer = self._writer or this_writer()
-
-
-def _key(message: Message) -> tuple[str, str, str]:
-    """What makes a message the same one: how a reply ended, and what was thought, a front end may tell otherwise."""
-    return message.role, message.content, packed(message)
-
-
-def _common(line: _Line, messages: Sequence[Message]) -> int:
-    count = 0
-    for (mine, _), message in zip(line, messages, strict=False):
-        if _key(mine) != _key(message):
-            break
-        count += 1
-    return count
-
-
-def _asked(line: _Line) -> bool:
-    return any(message.role == "user" for message, _ in line)
-
-
-def _end(line: _Line) -> int | None:
-    return line[-1][1] if line else None

@@ -53,7 +53,9 @@ def is_broken(error: Exception) -> bool:
 
     # A constraint of its own tables fails where it does not hold what is taken out of it.
     codes = (sqlite3.SQLITE_CORRUPT_VTAB, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_CONSTRAINT_VTAB)
-    return isinstance(error, sqlite3.DatabaseError) and error.sqlite_errorcode in codes
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    return error.sqlite_errorcode in codes or "words" in str(error)  # a table of that name that is none of ours
 
 
 def drop(connection: Connection) -> None:

@@ -33,11 +33,32 @@ def kept(text: str) -> str | bytes:
     return text
 
 
-def given(value: str | bytes | None) -> str:
-    """What :func:`kept` was given; empty for NULL."""
+def given(value: object) -> str:
+    """What :func:`kept` was given; empty for NULL and for what is no text. A byte of another program that is no UTF-8
+    becomes the surrogate that stands for it."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogatepass")
-    return value or ""
+        try:
+            return value.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return value.decode("utf-8", "surrogateescape")
+    return value if isinstance(value, str) else ""
+
+
+def is_whole(value: object) -> bool:
+    """Whether :func:`kept` may have made it."""
+    try:
+        if isinstance(value, bytes):
+            value.decode("utf-8", "surrogatepass")
+        elif isinstance(value, str):
+            value.encode()
+    except UnicodeError:
+        return False
+    return isinstance(value, bytes | str)
+
+
+def decoded(data: bytes) -> str:
+    """For SQLite: a column of the kind TEXT, whatever another program has put there."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 @cache

@@ -20,16 +20,20 @@ def packed(message: Message) -> str:
     return json.dumps(fields) if fields else ""
 
 
-def unpacked(text: str) -> tuple[tuple[ToolCall, ...], str, str]:
-    """``tool_calls``, ``call_id`` and ``tool_name`` of the message; as much of them as can be read."""
+Work = tuple[tuple[ToolCall, ...], str, str]
+"""``tool_calls``, ``call_id`` and ``tool_name`` of a message."""
+
+
+def unpacked(text: str) -> tuple[Work, bool]:
+    """What :func:`packed` was given, and whether it can be read."""
     if not text:
-        return (), "", ""
+        return ((), "", ""), True
     try:
         fields = json.loads(text)
         calls = tuple(
             ToolCall(str(call["id"]), str(call["name"]), str(call["arguments"]))
             for call in fields.get("tool_calls", ())
         )
-        return calls, str(fields.get("call_id", "")), str(fields.get("tool_name", ""))
+        return (calls, str(fields.get("call_id", "")), str(fields.get("tool_name", ""))), True
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # written by another release
-        return (), "", ""
+        return ((), "", ""), False

@@ -1,8 +1,8 @@
 """The one thread that writes to the journal, so that nobody waits for a disk or for another program.
 
-Jobs are done in the order they came. One that fails is tried again, at first after a second and then less and less
-often, so that a disk that is full for an hour costs nothing but a line of complaint; meanwhile the jobs wait, and
-what they hold are the texts that the conversation holds anyway.
+Jobs are done in the order they came. One that fails is tried again, at first soon and then less and less often, so that
+a disk that is full for an hour costs nothing but a line of complaint; meanwhile the jobs wait, and what they hold are
+the texts that the conversation holds anyway. At the end they are tried for as long as their front end waits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.journal.file import identity_of, is_damage, open_file, problem, set_aside
+from bitnet_chat.journal import unkept
+from bitnet_chat.journal.file import State, is_damage, open_file, problem, set_aside, state_of
 from bitnet_chat.journal.recovery import Piece, settle
 from bitnet_chat.journal.scribe import Scribe
 
@@ -25,11 +26,18 @@ if TYPE_CHECKING:
 
 DELAY = 0.1
 """Seconds that a piece of a reply waits for more at most, before all are written in one transaction."""
-RETRY, RETRY_MOST = 1.0, 60.0
+RETRY, RETRY_MOST = 0.1, 60.0
 """Seconds to the next try after a failure; twice as long each time."""
+LAST_RETRY = 0.05
+"""The same when the front end waits for the end."""
+BUSY = 0.2
+"""Seconds that one try waits for the lock of another program, which holds it for some milliseconds."""
+TROUBLE = 2.0
+"""Seconds for which a job fails before the user is told: until then it may be kept without a word."""
 JOBS_MOST = 10_000
 """Jobs that may wait for a file that cannot be written; with more the journal is given up."""
 _DAMAGES_MOST = 3
+_NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 
 Job = Callable[[Scribe], None]
 
@@ -80,13 +88,22 @@ class Writer:
         self._clock = clock
         self._jobs: SimpleQueue[Job | Pieces | None] = SimpleQueue()
         self._stopping = threading.Event()
+        self._deadline = 0.0
         self._connection: Connection | None = None
-        self._identity: tuple[int, int] | None = None
+        self._state: State | None = None
+        self._written = 0
+        """Rows that were changed over the present connection, when ``_state`` was."""
         self._scribe: Scribe | None = None
         self._told: set[str] = set()
         self._damages = 0
+        self._marks = True
+        """Whether there may be a mark of an earlier loss, which the first job that is done clears."""
         self.off = False
         """The journal was given up: nothing more is written."""
+        self.trouble = ""
+        """Why it was given up, where that was not told."""
+        self.lost = ""
+        """What was told about something that is not kept."""
         # A daemon: a disk that hangs does not keep the program from ending.
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
@@ -102,8 +119,9 @@ class Writer:
         if not self.off:
             self._jobs.put(pieces)
 
-    def stop(self) -> None:
-        """Ends the thread when all jobs are done, each tried once more where they fail."""
+    def stop(self, patience: float = 0.0) -> None:
+        """Ends the thread when all jobs are done; those that fail are tried for so many seconds."""
+        self._deadline = time.monotonic() + patience
         self._stopping.set()
         self._jobs.put(None)
 
@@ -124,27 +142,31 @@ class Writer:
                 else:
                     self._do(job)
         finally:
-            if self._connection is not None:
-                # Only now: the first message has no time to lose. Whoever comes next does again what fails here.
-                with contextlib.suppress(Exception):
-                    settle(self._connection)
-                with contextlib.suppress(Exception):
-                    self._connection.close()
+            self._end()
             self._on_end()
+
+    def _end(self) -> None:
+        if self._state is not None and state_of(self._path).identity == self._state.identity:
+            self._do(lambda scribe: None)  # the file may have been written over since the last job
+        if self._connection is not None:
+            # Only now: the first message has no time to lose. The next program does again what fails here.
+            with contextlib.suppress(Exception):
+                settle(self._connection)
+        self._close()
 
     def _do(self, job: Job) -> None:
         import sqlite3
 
-        wait = RETRY
+        wait, since = RETRY, time.monotonic()
         while not self.off:
             try:
                 scribe = self._open()
                 job(scribe)
-                while scribe.notes:
-                    self._tell(scribe.notes.pop(0))
+                self._done(scribe)
                 return
             except sqlite3.IntegrityError:
-                self._tell("another program has removed this conversation: what comes now is not kept")
+                self.lost = "another program has removed this conversation: what comes now is not kept"
+                self._tell(self.lost)
                 assert self._scribe is not None
                 self._scribe.lose()
                 return
@@ -152,40 +174,72 @@ class Writer:
                 if is_damage(error):
                     self._aside()
                     continue
-                self._tell(f"the journal cannot be written, and is tried again: {problem(error, self._path)}")
+                self._fail(problem(error, self._path), time.monotonic() - since)
             except BitnetChatError as error:
                 self._give_up(f"nothing is kept of this conversation: {error}")
             except Exception as error:  # a fault of ours must not end a chat
                 self._give_up(f"nothing more is kept of this conversation: {error!r}")
             if self._stopping.is_set():
-                self.off = True
-            self._stopping.wait(wait)
+                time.sleep(LAST_RETRY)
+            else:
+                self._stopping.wait(wait)
             wait = min(2 * wait, RETRY_MOST)
 
+    def _done(self, scribe: Scribe) -> None:
+        while scribe.notes:
+            self._tell(scribe.notes.pop(0))
+        written = 0 if self._connection is None else self._connection.total_changes
+        if written != self._written and self._state is not None:
+            # What has changed in this file until now was changed by this job.
+            self._written, state = written, state_of(self._path)
+            self._state = state if state.identity == self._state.identity else self._state
+        if self._marks:
+            self._marks = False
+            self._mark(unkept.clear)
+
+    def _fail(self, why: str, seconds: float) -> None:
+        """One try has failed, ``seconds`` after the first one of its job."""
+        if not self._stopping.is_set():
+            if seconds >= TROUBLE:
+                self._tell(f"the journal cannot be written, and is tried again: {why}")
+        elif time.monotonic() >= self._deadline:
+            self.off, self.trouble = True, why
+            self._mark(unkept.mark)
+
     def _open(self) -> Scribe:
-        """The scribe, with the file that is at its place now: one that was removed or replaced is written anew."""
-        identity = identity_of(self._path)
-        if self._scribe is not None and self._connection is not None and identity == self._identity:
+        """The scribe, with the file that is at its place now.
+
+        One that was removed or replaced, and one that was cut or written over in its place, gets all that is known of
+        the conversation, unless that is in it."""
+        state = state_of(self._path)
+        before = self._state
+        if self._scribe and self._connection and before and state.has_only_grown(before):
             return self._scribe
-        # The old one stays open until there is another: a disk that comes back is then gone on with.
-        connection, note = open_file(self._path)
+        same_file = before is not None and state.identity == before.identity
+        if same_file:
+            # SQLite shares what it knows of a file among the connections of a process, and writes what is in its log
+            # into the file when the last one is closed: into whatever it has become.
+            self._close(leave_log=True)
+        # Else the old one stays open until there is another: a disk that comes back is then gone on with.
+        connection, note = open_file(self._path, busy=BUSY)
         try:
             if note:
                 self._tell(note)
             if self._scribe is None:
                 self._scribe = Scribe(connection)
             else:
-                self._scribe.move(connection)
+                self._scribe.go_on(connection, same_file=same_file)
         except BaseException:
             connection.close()
             raise
         self._close()
-        self._connection, self._identity = connection, identity_of(self._path)
+        self._connection, self._state = connection, state_of(self._path)
+        self._written = connection.total_changes
         return self._scribe
 
     def _aside(self) -> None:
-        identity = identity_of(self._path)
-        self._close()
+        identity = state_of(self._path).identity
+        self._close(leave_log=True)
         self._damages += 1
         if self._damages > _DAMAGES_MOST:
             self._give_up(f"the journal {self._path} is damaged again and again: nothing more is kept")
@@ -198,15 +252,21 @@ class Writer:
         if note:
             self._tell(note)
 
-    def _close(self) -> None:
+    def _close(self, *, leave_log: bool = False) -> None:
         if self._connection is not None:
             with contextlib.suppress(Exception):
+                if leave_log and (configure := getattr(self._connection, "setconfig", None)):  # Python 3.12
+                    configure(_NO_CHECKPOINT_ON_CLOSE, True)
                 self._connection.close()
             self._connection = None
 
     def _give_up(self, why: str) -> None:
-        self.off = True
+        self.off, self.lost = True, why
+        self._mark(unkept.mark)
         self._tell(why)
+
+    def _mark(self, mark: Callable[[Path], None]) -> None:
+        mark(self._path)
 
     def _tell(self, text: str) -> None:
         if text not in self._told:

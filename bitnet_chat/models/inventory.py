@@ -83,7 +83,7 @@ def _installed(examined: Examined, entry: Entry | None, obstacle: str, free: int
     return Item(
         name=model.name,
         installed=True,
-        title=entry.title if entry else info.header.label if info else "",
+        title=entry.title if entry else info.header.name if info else "",
         size=model.size,
         size_is_exact=True,
         quantization=info.quantization if info else "",

@@ -78,6 +78,11 @@ def find(name: str) -> Other | None:
     return plain[0] if len(plain) == 1 else None
 
 
+def may_have(path: Path) -> bool:
+    """Whether a file lies in a folder of another program."""
+    return any(path.is_relative_to(folder) for program in _PROGRAMS for folder in program.folders())
+
+
 def may_be(text: str) -> bool:
     """Whether a text has the form of such a name, and not that of a path alone."""
     return ":" in text and "\\" not in text and not text.startswith((".", "/", "~"))

@@ -11,6 +11,7 @@ from bitnet_chat import paths
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import others, store
 from bitnet_chat.models.choice import Option, choose
+from bitnet_chat.models.names import key_of, keys_of
 from bitnet_chat.models.registry import AUTO, entries, is_name
 from bitnet_chat.progress import size
 
@@ -56,11 +57,13 @@ def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Reso
     if model in ("", AUTO):
         return _auto(judge or stock, context, named=bool(model))
     path = paths.meant(model)
-    if path.exists() or not (is_name(model) or others.may_be(model)):
+    if path.exists():
         return Resolved(path)
     found = find(model)
     if found is not None:
         return Resolved(found.path)
+    if not (is_name(model) or others.may_be(model)):
+        return Resolved(path)
     known = entries()
     if model in known:
         cost = f" ({size(known[model].download)})" if known[model].download else ""
@@ -74,7 +77,8 @@ def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Reso
 
 
 def find(name: str) -> store.Installed | None:
-    """The model of this name: an installed one, the bundled one, or one of another program."""
+    """The model of this name, however it is written (:mod:`bitnet_chat.models.names`): an installed one, the bundled
+    one, or one of another program."""
     found = store.find(name)
     if found is not None:
         return found
@@ -82,7 +86,12 @@ def find(name: str) -> store.Installed | None:
     if ours is not None and ours.name == name:
         return ours
     other = others.find(name)
-    return _as_installed(other) if other is not None else None
+    if other is not None:
+        return _as_installed(other)
+    models = [*present(), *([ours] if ours is not None else ())]
+    key = key_of(name)
+    meant = [each for each in models if key in keys_of(each.name, each.path, each.record.origin if each.record else "")]
+    return meant[0] if len(meant) == 1 else None
 
 
 def present() -> list[store.Installed]:

@@ -108,6 +108,14 @@ def find(name: str) -> Installed | None:
         return None
 
 
+def origin_of(path: Path) -> str:
+    """Where the model in a file of this folder came from; empty where nothing is known of that."""
+    if path.parent != paths.models_dir():
+        return ""
+    record = _record(path.with_name(f"{stem_of(path.name)}.json"))
+    return record.origin if record is not None else ""
+
+
 def _in_parts(path: Path, count: int, record: Record | None) -> Installed:
     """Raises OSError."""
     files = _parts_of(path, count)

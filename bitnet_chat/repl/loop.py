@@ -25,7 +25,7 @@ from prompt_toolkit.styles import Style
 
 from bitnet_chat.backends import Backend
 from bitnet_chat.editor import edit
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.markdown import prose
 from bitnet_chat.repl.completer import LineCompleter, typing_a_mention
 from bitnet_chat.repl.console import Verdict, clipboard_sequence
@@ -130,7 +130,7 @@ class TerminalLoop:
         finally:
             await self._talk.close()
             self._complain()
-        return 0
+        return FinishReason.JOURNAL.exit_code if self._talk.unkept else 0
 
     async def _converse(self, back: str) -> None:
         while not self._talk.leaving:
@@ -162,6 +162,11 @@ class TerminalLoop:
         from bitnet_chat.repl.question import decide
 
         return await decide(question, self._input, self._output)
+
+    async def confirm(self, question: str) -> bool:
+        from bitnet_chat.repl.question import confirm
+
+        return await confirm(question, self._input, self._output)
 
     def copy(self, text: str) -> bool:
         self._output.write_raw(clipboard_sequence(text))

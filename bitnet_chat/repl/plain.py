@@ -127,7 +127,8 @@ class PlainLoop:
         self._code = 0
 
     async def run(self, notices: Sequence[str], resumed: Stored | None = None) -> int:
-        """Until the input ends or the user leaves; closes the backend. Returns 0, or 130 for Ctrl-C on piped input."""
+        """Until the input ends or the user leaves; closes the backend. Returns 9 where the end was not kept. On piped
+        input: 130 for Ctrl-C, else as a batch does, by the first question that got no whole reply."""
         try:
             for text in notices:
                 self._display.notice(text)
@@ -140,7 +141,10 @@ class PlainLoop:
                 await self._converse()
         finally:
             await self._talk.close()
-        return self._code
+        reason = FinishReason.JOURNAL if self._talk.unkept else None
+        if not self._typed:
+            reason = self._talk.failure or reason
+        return self._code or (reason.exit_code if reason is not None else 0)
 
     async def _converse(self) -> None:
         while not self._talk.leaving:
@@ -201,14 +205,24 @@ class PlainLoop:
         if not self._typed:
             self._display.notice(f"{question} No: nobody can be asked. --allow-tools NAME allows a tool beforehand.")
             return "no"
-        self._sink.remarks(f"{question} yes, no or always: ")
-        self._picking = True
-        try:
-            line = (await self._lines.next() or "").strip().lower()
-        finally:
-            self._picking = False
+        line = await self._answer(f"{question} yes, no or always: ")
         words: tuple[Verdict, ...] = ("yes", "no", "always")
         return next((word for word in words if line and word.startswith(line)), None)
+
+    async def confirm(self, question: str) -> bool:
+        if not self._typed:
+            self._display.notice(f"{question} Yes: nobody can be asked.")
+            return True
+        line = await self._answer(f"{question} yes or no: ")
+        return bool(line) and "yes".startswith(line)
+
+    async def _answer(self, question: str) -> str:
+        self._sink.remarks(question)
+        self._picking = True
+        try:
+            return (await self._lines.next() or "").strip().lower()
+        finally:
+            self._picking = False
 
     def copy(self, text: str) -> bool:
         if not terminal.draws(sys.stdout):

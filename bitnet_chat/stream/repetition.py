@@ -1,20 +1,23 @@
 """Text that has begun to repeat itself without end. Pure, at the same cost for each character of any long text.
 
-The end of the text is looked at every 127 characters, or every 31 where they are not ASCII and so may be several tokens
-each. Once it is some unit twice over, each further step only has to compare the new characters with those one unit
-before. What a repetition may be is limited in characters and in tokens, whichever is reached first: a token of prose
-has four characters, an emoji may be three tokens. With a limit of N (12 unless told otherwise) the text has run away
-when its end is
+The end of the text is looked at every 127 characters, or every 31 where they are no English words and so may be a token
+each or several. Once it is some unit twice over, each further step only has to compare the new characters with those
+one unit before. What a repetition may be is limited in characters and in tokens, whichever is reached first: a token of
+prose has four characters, an emoji may be three tokens. With a limit of N (12 unless told otherwise) the text has run
+away when its end is
 
 - N repetitions of one unit that make 40·N characters (480) or 10·N tokens (120), or
-- N/3 repetitions, at least 3, of a longer unit that make 160·N characters (1,920) or 24·N tokens (288), or
+- N/4 repetitions, at least 3, of a longer unit that make 160·N characters (1,920) or 24·N tokens (288), or
 - 3·N repetitions that differ in a number which counts upwards (``1. the same 2. the same``), that make 80·N
   characters (960), or N/2 of them that make 24·N tokens (288), in a unit of at least four words, or
-- 20·N words in one line that are only three to N different ones: the stammer of a model that has lost its thread.
+- 25·N words in one line that are only three to N different ones: the stammer of a model that has lost its thread.
 
-Drawings, rules, tables without words, laughter and rows of zeros repeat themselves as well: where the unit has fewer
-than three different letters, all has to be 4 times as long, in tokens 3 times. In a fenced code block all has to be 8
-times as long, and nothing is a stammer.
+Drawings, rules, tables without words, rows of zeros and laughter repeat themselves as well: where the unit has no
+letters, all has to be 4 times as long, in tokens 3 times; with one or two different letters, twice as long. In a fenced
+code block all has to be 8 times as long, but for N/3 repetitions of a unit that code has no use for: of at least 8
+different words, or of 12 tokens without a line break. Tokens of fewer than three letters count for nothing there, nor
+where there are line breaks between them: arrays of zeros and drawings; 80·N repetitions of at most 8 characters are too
+many even so. Nothing is a stammer in a code block.
 
 A unit has at most 4,096 characters; repetitions with a number are followed over the last 8,000 characters.
 """
@@ -34,14 +37,17 @@ _WINDOW = 2 * _LONGEST_UNIT + _STEP
 _TRIES = 4
 _LENGTH, _LENGTH_OF_LONG = 40, 160
 _TOKENS, _TOKENS_OF_LONG = 10, 24
-_DRAWING, _TOKENS_OF_DRAWING, _CODE = 4, 3, 8
+_DRAWING, _LAUGHTER, _CODE = (4, 3), (2, 2), 8
+_WORDS_OF_CODE, _TOKENS_IN_LINE = 8, 12
+_SIGNS, _FEW_SIGNS = 80, 8
 _COUNTED = 256  # characters of repetitions whose tokens are counted: where one ends the next may begin within a token
-_STAMMER_WORDS, _STAMMER_SIGNS = 20, 20
-_RARE_STEP = 3  # counters and stammer are looked for at each 3rd step; for a counter in so much of the end:
+_STAMMER_WORDS, _STAMMER_SIGNS = 25, 20
+_RARE_STEP = 2  # counters and stammer are looked for at each 2nd step; for a counter in so much of the end:
 _COUNTER_REACH = 256
 _COUNTER_REPETITIONS, _COUNTER_LENGTH, _COUNTER_WORDS = 3, 80, 4
 _NUMBERS_IN_UNIT = 6
 _NUMBER = re.compile(r"([0-9]{1,9})")
+_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 class RepetitionDetector:
@@ -87,8 +93,8 @@ class RepetitionDetector:
             if self._step(data, end):
                 return at
             # The same wherever the text is cut into pieces.
-            before, is_ascii = end, data[max(0, end - _KEY) : end].isascii()
-            self._step_size = _STEP if is_ascii else _STEP_OF_OTHERS
+            before, key = end, data[max(0, end - _KEY) : end]
+            self._step_size = _STEP if key.isascii() and key.lower() != key.upper() else _STEP_OF_OTHERS
             at += self._step_size
             end += self._step_size
         end = before
@@ -118,18 +124,28 @@ class RepetitionDetector:
         count = run // self._period
         if count >= max(2, limit):
             characters, tokens = _LENGTH * limit, _TOKENS * limit
-        elif count >= max(3, -(-limit // 3)):
+        elif count >= max(3, -(-limit // 4)):
             characters, tokens = _LENGTH_OF_LONG * limit, _TOKENS_OF_LONG * limit
         else:
             return False
+        if count >= _SIGNS * limit and self._period <= _FEW_SIGNS:
+            return True
         made = run * self._density
         if run < characters and made < tokens:
             return False
-        if self._in_code(data, end):
+        unit = data[end - self._period : end]
+        in_code, letters = self._in_code(data, end), sum(map(str.isalpha, set(unit)))
+        is_drawing = letters < 3
+        if in_code and (3 * count < limit or not self._is_no_code(unit)):
             characters, tokens = characters * _CODE, tokens * _CODE
-        if sum(map(str.isalpha, set(data[end - self._period : end]))) < 3:
-            characters, tokens = characters * _DRAWING, tokens * _TOKENS_OF_DRAWING
-        return run >= characters or made >= tokens
+        if is_drawing:
+            more, more_tokens = _LAUGHTER if letters else _DRAWING
+            characters, tokens = characters * more, tokens * more_tokens
+        return run >= characters or (made >= tokens and not (is_drawing and (in_code or "\n" in unit)))
+
+    def _is_no_code(self, unit: str) -> bool:
+        is_long = "\n" not in unit and len(unit) * self._density >= _TOKENS_IN_LINE
+        return is_long or len(set(_WORD.findall(unit))) >= _WORDS_OF_CODE
 
     def _density_of(self, text: str) -> float:
         return self._count(text) / len(text)
@@ -160,7 +176,7 @@ class RepetitionDetector:
             count = 1 + _same(texts, numbers[:-1], size) // size
             if count < wanted:
                 continue
-            length = count * (sum(map(len, unit)) + size)
+            length = sum(map(len, parts[-2 * size * count :]))
             factor = self._limit * (_CODE if self._in_code(data, end) else 1)
             is_often = count >= _COUNTER_REPETITIONS * self._limit
             if (is_often and length >= _COUNTER_LENGTH * factor) or (

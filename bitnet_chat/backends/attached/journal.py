@@ -17,6 +17,7 @@ from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Stats
 from bitnet_chat.journal import Entry, Hit, Journal, Record, Recorder, State, Stored
+from bitnet_chat.models.names import Names
 
 
 class Place:
@@ -55,9 +56,10 @@ class ServerJournal(Journal):
 
         Raises UsageError for one that it has not."""
         models = [str(each) for each in self.facts.get("models") or ()]
-        if asked and asked not in (*models, "auto"):
+        names = Names((each, None, "") for each in (*models, "auto"))
+        if asked and names.find(asked) is None:
             raise UsageError(f"{self.server.url} has no model {asked}", remedy=f"it has: {', '.join(models)}")
-        return asked or (usual if usual in models else "")
+        return names.find(asked or usual) or ""
 
     def list(self, limit: int | None = None) -> list[Entry]:
         answer = self.server.call("GET", f"/chats?limit={min(limit or 1000, 1000)}")
@@ -192,6 +194,7 @@ def _stored(form: Mapping[str, Any]) -> Stored:
         if records and records[-1].message.role == "user":
             records.pop()
         state = State.WHOLE
+    passed = tuple(_record(each) for each in form.get("passed_over") or ())
     pending = records.pop() if records and records[-1].message.role == "user" else None
     return Stored(
         int(form["id"]),
@@ -206,6 +209,7 @@ def _stored(form: Mapping[str, Any]) -> Stored:
         tuple(records),
         pending.message.content if pending is not None else "",
         pending,
+        passed,
     )
 
 

@@ -90,10 +90,16 @@ class ChatWire:
             body["stop"] = list(options.stop)
         if options.tools and options.tool_choice != "none":
             body |= tools_as_json(options, by_name=not self._llama)
+        arguments = dict(options.template)
+        if not self._llama and "reasoning_effort" in arguments:  # as OpenAI itself has it
+            body["reasoning_effort"] = arguments.pop("reasoning_effort")
+        if arguments:
+            body["chat_template_kwargs"] = arguments
         if options.format is not None:
             body["response_format"] = _format(options.format)
         if self._llama:
-            body |= {"cache_prompt": True, "timings_per_token": stream}
+            # What is told while a prompt is read shows the server that its client has gone.
+            body |= {"cache_prompt": True, "timings_per_token": stream, "return_progress": stream}
         return body
 
     def reader(self, options: ReplyOptions | None = None) -> ChatReader:

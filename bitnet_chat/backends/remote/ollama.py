@@ -17,6 +17,7 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.stream.ndjson import NdjsonDecoder
 
 _MOST_CALLS = 128
+_EFFORTS = ("low", "medium", "high", "max")
 
 
 class OllamaWire:
@@ -54,6 +55,9 @@ class OllamaWire:
         }
         if options.tools and options.tool_choice != "none":
             body["tools"] = tools_as_json(options, by_name=True)["tools"]
+        effort, thinks = options.template.get("reasoning_effort"), options.template.get("enable_thinking")
+        if effort in _EFFORTS or thinks is not None:
+            body["think"] = effort if effort in _EFFORTS else thinks
         if options.format is not None:
             body["format"] = "json" if options.format.schema is None else dict(options.format.schema)
         return body

@@ -21,7 +21,7 @@ from bitnet_chat.events import Completed, Failed
 from bitnet_chat.serve.body import read
 from bitnet_chat.serve.chats.desk import ChatDesk, NoSuchChat
 from bitnet_chat.serve.chats.events import RETRY, LastSeen, Opening, Teller, chat_event
-from bitnet_chat.serve.chats.form import chat_form, entry_form, error_form, to_json
+from bitnet_chat.serve.chats.form import chat_json, entry_form, error_form, to_json
 from bitnet_chat.serve.chats.live import Changed, Live, Room
 from bitnet_chat.serve.chats.request import MOST_ROWS, Ask, ask, lone_ask, new_chat, new_title
 from bitnet_chat.serve.connection import respond, while_connected
@@ -33,11 +33,13 @@ from bitnet_chat.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Stored
-    from bitnet_chat.serve.page.rendering import HtmlStream
+    from bitnet_chat.serve.page.shared import SharedHtml
 
 
 _Handler = Callable[[Request], Awaitable[Response]]
 _LISTED, _MOST_LISTED = 100, 1000
+_AT_ONCE = 500
+"""Characters that are rendered without a pause."""
 _MOST_WORDS = 1000
 """Characters of a search."""
 
@@ -102,16 +104,16 @@ class _Api:
 
     async def create(self, request: Request) -> Response:
         stored = await self._chats.create(await read(request, self._settings.body_limit, new_chat))
-        return _json(chat_form(stored, None), 201, {"Location": f"/chats/{stored.id}"})
+        return await self._chat(stored, status=201, headers={"Location": f"/chats/{stored.id}"})
 
     async def show(self, request: Request) -> Response:
         stored = await self._chats.load(_id(request))
-        return _json(await self._form(stored, _renders(request)))
+        return await self._chat(stored, _renders(request))
 
     async def rename(self, request: Request) -> Response:
         id = _id(request)
         title = await read(request, self._settings.body_limit, new_title)
-        return _json(await self._form(await self._chats.rename(id, title), False))
+        return await self._chat(await self._chats.rename(id, title))
 
     async def remove(self, request: Request) -> Response:
         await self._chats.remove(_id(request))
@@ -121,14 +123,18 @@ class _Api:
         room = self._chats.rooms.get(id)
         return room is not None and room.answering is not None
 
-    async def _form(self, stored: Stored, renders: bool) -> dict[str, object]:
+    async def _chat(
+        self, stored: Stored, renders: bool = False, *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> Response:
         room = self._chats.rooms.get(stored.id)
         live = None if room is None or room.answering is None else room.answering.as_it_is()
-        if not renders:
-            return chat_form(stored, live)
-        from bitnet_chat.serve.page.rendering import html_of
+        render = None
+        if renders:
+            from bitnet_chat.serve.page.rendering import html_of
 
-        return await asyncio.to_thread(chat_form, stored, live, html_of)
+            render = html_of
+        body = await asyncio.to_thread(chat_json, stored, live, render)
+        return Response(body, status, headers, media_type="application/json")
 
     # Replies
 
@@ -162,7 +168,7 @@ class _Api:
             raise
         if (refusal := _refused(generation)) is not None:
             return refusal
-        events = _all_of(opening, generation, False)
+        events = _all_of(opening, generation)
         return EventStream(events, gone=generation.stop, headers=generation.headers)
 
     async def stop(self, request: Request) -> Response:
@@ -218,36 +224,32 @@ def _to_watch(room: Room, seen: LastSeen | None) -> tuple[Live, int | None] | No
 
 def _kept(live: Live, renders: bool, place: int | None = None) -> AsyncIterator[bytes]:
     """The events of a reply of a chat."""
-    return _all_of(live.opening, live.generation, renders, place, live.settled)
+    return _all_of(live.opening, live.generation, live.html() if renders else None, place, live.settled)
 
 
 async def _all_of(
     opening: Opening,
     generation: Generation,
-    renders: bool,
+    html: SharedHtml | None = None,
     place: int | None = None,
     settled: asyncio.Event | None = None,
 ) -> AsyncIterator[bytes]:
     """The events of one reply, from behind ``place`` on. ``settled``: what its last event waits for, so that who has
     heard the end finds the reply in the journal, from another program too."""
-    teller = Teller(opening, place, _html_stream() if renders else None)
+    teller = Teller(opening, place, html)
     yield RETRY
     for part in teller.begin():
         yield part
-    # What was seen is rendered again, since what follows may belong to the same block.
-    async with aclosing(generation.watch(0 if renders else place or 0, progress=True)) as watched:  # type: ignore[type-var]
+    begin = place or 0 if html is None else min(html.place, place or 0)
+    async with aclosing(generation.watch(begin, progress=True)) as watched:  # type: ignore[type-var]
         async for seen in watched:
+            if html is not None and html.place + _AT_ONCE < seen.place:
+                await asyncio.sleep(0)  # of a long reply that is rendered late: others come in between
             if settled is not None and isinstance(seen.event, Completed | Failed):
                 await settled.wait()
             # What belongs together leaves together.
             if parts := b"".join(teller.tell(seen)):
                 yield parts
-
-
-def _html_stream() -> HtmlStream:
-    from bitnet_chat.serve.page.rendering import HtmlStream
-
-    return HtmlStream()
 
 
 def _changed(stored: Stored, title: str, *, deleted: bool = False) -> dict[str, object]:

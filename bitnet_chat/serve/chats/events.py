@@ -17,7 +17,7 @@ from bitnet_chat.serve.usage import detailed_usage
 
 if TYPE_CHECKING:
     from bitnet_chat.serve.generation import Seen
-    from bitnet_chat.serve.page.rendering import HtmlStream
+    from bitnet_chat.serve.page.shared import SharedHtml
 
 _NOT_KEPT = "the journal cannot be written: what is said now may not be kept"
 RETRY = b"retry: 1000\n\n"
@@ -60,16 +60,17 @@ class LastSeen:
 class Teller:
     """The events of one reply, for one reader: from its beginning, or from behind the place that was seen last.
 
-    With ``html`` the whole reply has to be told, from its first character on: what was seen is rendered again, and not
-    sent again.
+    With ``html`` the reply has to be told from the place up to which that was rendered, if not from an earlier one.
     """
 
-    def __init__(self, opening: Opening, seen: int | None = None, html: HtmlStream | None = None) -> None:
+    def __init__(self, opening: Opening, seen: int | None = None, html: SharedHtml | None = None) -> None:
         """``seen``: None for all of it, ``start`` included."""
         self._opening = opening
         self._seen = seen or 0
         self._fresh = seen is None
         self._html = html
+        self._shown = -1 if seen is None else seen
+        """The place up to which the reader knows the HTML."""
 
     def begin(self) -> Iterator[bytes]:
         opening = self._opening
@@ -87,8 +88,7 @@ class Teller:
             yield _event("start", start, self._id(0))
             if opening.chat is not None and opening.message is None:
                 yield _event("notice", {"text": _NOT_KEPT})
-        if self._html is not None and opening.before:
-            yield from self._blocks(opening.before, self._fresh)
+        yield from self._blocks()
 
     def tell(self, seen: Seen) -> Iterator[bytes]:
         """What to send for the next that was said."""
@@ -98,16 +98,16 @@ class Teller:
             return
         if isinstance(event, TextDelta | ThinkingDelta):
             known = min(len(event.text), max(0, self._seen - (place - len(event.text))))
-            old, new = event.text[:known], event.text[known:]
+            new = event.text[known:]
             if isinstance(event, ThinkingDelta):
                 if new:
                     yield _event("thinking", {"text": new}, self._id(place))
                 return
-            if old:
-                yield from self._blocks(old, False)
+            if self._html is not None:
+                self._html.advance(event.text, place)
             if new:
                 # Before the text: who has got its id has seen all that belongs to it.
-                yield from self._blocks(new, True)
+                yield from self._blocks()
                 yield _event("chunk", {"text": new}, self._id(place))
         elif isinstance(event, PromptProgress):
             yield _event("progress", {"done": event.done, "total": event.total}, self._id(place))
@@ -121,7 +121,8 @@ class Teller:
     def _end(self, end: Completed | Failed, place: int) -> Iterator[bytes]:
         opening = self._opening
         if self._html is not None:
-            yield from self._told(self._html.finish(), True)
+            self._html.finish(place)
+            yield from self._blocks()
         user = None if opening.user is None else opening.user[0]
         if isinstance(end, Failed):
             told = error_form(end.error) | {
@@ -148,14 +149,12 @@ class Teller:
         }
         yield _event("complete", complete, self._id(place))
 
-    def _blocks(self, text: str, told: bool) -> Iterator[bytes]:
+    def _blocks(self) -> Iterator[bytes]:
+        """What has changed in the HTML since the reader was told of it."""
         if self._html is not None:
-            yield from self._told(self._html.feed(text), told)
-
-    def _told(self, blocks: list[tuple[int, str]], told: bool) -> Iterator[bytes]:
-        if told:
-            for number, html in blocks:
+            for number, html in self._html.changed(self._shown):
                 yield _event("html", {"message": self._opening.message, "block": number, "html": html})
+            self._shown = max(self._shown, self._html.place)
 
     def _id(self, place: int) -> str:
         return f"{self._opening.generation}.{place}"

@@ -11,11 +11,15 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bitnet_chat.serve.chats.events import LastSeen, Opening
 from bitnet_chat.serve.chats.form import LiveReply
 from bitnet_chat.serve.generation import Generation
 from bitnet_chat.serve.problems import Refused
+
+if TYPE_CHECKING:
+    from bitnet_chat.serve.page.shared import SharedHtml
 
 FIRST = 10.0
 """Seconds that the first watcher has to come, where the lingering is shorter."""
@@ -36,6 +40,7 @@ class Live:
         self.generation = generation
         self.settled = asyncio.Event()
         """Set when all of it is in the journal."""
+        self._html: SharedHtml | None = None
         self._linger = linger
         self._watchers = 0
         self._loop = asyncio.get_running_loop()
@@ -44,6 +49,14 @@ class Live:
     @property
     def running(self) -> bool:
         return self.generation.end is None
+
+    def html(self) -> SharedHtml:
+        """Its HTML, for all that watch it as such."""
+        if self._html is None:
+            from bitnet_chat.serve.page.shared import SharedHtml
+
+            self._html = SharedHtml(self.opening.before or "")
+        return self._html
 
     def join(self) -> None:
         """One more watches."""

@@ -159,9 +159,8 @@ class _Api:
     # Models
 
     def _known(self, name: str) -> str:
-        """The name here of a model that Ollama's clients may call ``name:latest``."""
-        short = name.removesuffix(reply.TAG)
-        return short if name not in self._catalogue.listed and short in self._catalogue.listed else name
+        """The name here of a model, however a client writes it."""
+        return self._catalogue.find(name) or name
 
     async def _card(self, name: str) -> ModelCard:
         return ModelCard(AUTO) if name == AUTO else await self._catalogue.card(name)

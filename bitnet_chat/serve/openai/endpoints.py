@@ -15,7 +15,6 @@ from bitnet_chat.conversation.fields import Fields, Notes
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed, Notice
 from bitnet_chat.serve.body import read
-from bitnet_chat.serve.catalogue import UnknownModel
 from bitnet_chat.serve.connection import respond, while_connected
 from bitnet_chat.serve.desk import Desk, Order
 from bitnet_chat.serve.eventstream import EventStream
@@ -71,10 +70,8 @@ class _Api:
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["path"].removeprefix("models/")
-        if name not in self._desk.catalogue.listed:
-            there = f"there are: {', '.join(self._desk.catalogue.listed)}"
-            raise UnknownModel(f"there is no model {name!r} here", remedy=there)
-        return _json(self._described(name))
+        found = self._desk.catalogue.find(name)
+        return _json(self._described(found or self._desk.catalogue.choose(name)))  # which raises
 
     def _described(self, name: str) -> dict[str, object]:
         created = int(self._desk.catalogue.created)

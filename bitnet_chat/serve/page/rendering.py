@@ -20,14 +20,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
-import nh3
-from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
-from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
-from markdown_it.utils import EnvType, OptionsDict
 
-from bitnet_chat.serve.page.code import Listing, language_of, whole
+from bitnet_chat.serve.page.code import Listing, language_of
+from bitnet_chat.serve.page.markup import MARKDOWN, clean
 from bitnet_chat.stream.decoder import well_formed
 from bitnet_chat.stream.sanitize import Sanitizer
 
@@ -37,87 +34,19 @@ _MOST = 4_000
 """A block that cannot be cut anywhere is cut all the same."""
 _LONGEST = 2_000
 """Characters of a line; what follows is taken for another line."""
+_SMALL = 256
+"""Characters of a block that is looked at with each of its lines; a larger one when it has grown by an eighth."""
+_RATE, _SAVED = 150, 15_000
+"""What the open block may cost for each character that comes, and what may be saved up, in characters of prose that are
+parsed. A paragraph of prose costs as much at each token, one with nothing but markup twenty times as much: it is
+rendered less often, and meanwhile what comes stands behind it as plain text."""
+_MARKS, _MARK = re.compile(r"[\[\]!*_`<&\\~|\n]"), 20
 _FENCE = re.compile(r" {0,3}(?P<mark>`{3,}|~{3,})(?P<info>.*)")
 _TELLING = re.compile(r" {0,3}(`{3}|~{3})|[ |:-]*-[ |:-]*$")
 """A line with which code or a table may begin."""
 _UNSAID = re.compile(r"[-=*+#>|_~`:\s]+")
 """A line that is only the beginning of markup: ``--`` may become an item, a heading, a table or a rule."""
 _LINKING = re.compile(r"!?\[([^\[\]\n]*)\](\([^()\s]*)?$")
-_ADDRESS = re.compile(r"(https?://|mailto:)[^\s]", re.IGNORECASE)
-
-_TAGS = {
-    *("p", "br", "hr", "blockquote", "ul", "ol", "li", "em", "strong", "s", "a", "code", "pre", "span", "div"),
-    *("h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"),
-}
-_CLEANER = nh3.Cleaner(
-    tags=_TAGS,
-    clean_content_tags={"script", "style"},
-    attributes={"a": {"href", "title"}, "pre": {"data-language"}, "ol": {"start"}},
-    tag_attribute_values={
-        "pre": {"class": {"code", "code more"}},
-        "ul": {"class": {"more"}},
-        "ol": {"class": {"more"}},
-        "a": {"class": {"image"}},
-        "div": {"class": {"table"}},
-        "th": {"class": {"left", "center", "right"}},
-        "td": {"class": {"left", "center", "right"}},
-        "span": {"class": set("pcesntkfabdi")},
-    },
-    set_tag_attribute_values={"a": {"target": "_blank"}, "div": {"tabindex": "0"}, "pre": {"tabindex": "0"}},
-    url_schemes={"http", "https", "mailto"},
-    url_relative="deny",
-    link_rel="noopener noreferrer nofollow",
-    strip_comments=True,
-)
-
-
-class _Renderer(RendererHTML):
-    """How each kind of token is written."""
-
-    def image(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        token = tokens[index]
-        words = self.renderInlineAsText(token.children or [], options, env) or "image"
-        return f'<a class="image" href="{escapeHtml(str(token.attrGet("src") or ""))}">{escapeHtml(words)}</a>'
-
-    def fence(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return whole(tokens[index].content, language_of(tokens[index].info))
-
-    def code_block(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return whole(tokens[index].content, "")
-
-    def table_open(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return '<div class="table"><table>'
-
-    def table_close(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return "</table></div>"
-
-    def heading_open(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return f"<{_lower(tokens[index].tag)}>"
-
-    def heading_close(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        return f"</{_lower(tokens[index].tag)}>"
-
-    def cell_open(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-        side = str(tokens[index].attrGet("style") or "").removeprefix("text-align:")
-        classed = f' class="{side}"' if side else ""
-        return f"<{tokens[index].tag}{classed}>"
-
-    th_open = td_open = cell_open
-
-
-def _lower(tag: str) -> str:
-    return f"h{min(6, int(tag[1]) + 2)}"
-
-
-def _parser() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": 20}, renderer_cls=_Renderer)
-    parser.enable(["table", "strikethrough"])
-    parser.disable("reference")
-    parser.validateLink = lambda url: _ADDRESS.match(url) is not None  # type: ignore[method-assign]
-    return parser
-
-
-_MARKDOWN = _parser()
 
 
 def html_of(text: str) -> str:
@@ -158,9 +87,18 @@ class HtmlStream:
         self._told: list[str] = []
         """What was told of the open block, and of those that seemed to stand behind it."""
         self._changes: dict[int, str] = {}
+        self._next = 0
+        """The size from which on it is worth another look whether the open block can be divided."""
+        self._drawn: int | None = None
+        """Characters of the open block that were rendered last."""
+        self._drawn_html = ""
+        """What the last block of them became."""
+        self._credit = 0
+        """What rendering the open block may cost; see :data:`_RATE`."""
 
     def feed(self, text: str) -> list[tuple[int, str]]:
         """The next characters."""
+        self._credit = min(self._credit + _RATE * len(text), _SAVED)
         self._take(self._sanitizer.feed(well_formed(text)))
         self._show(self._open())
         return self._changed()
@@ -172,7 +110,7 @@ class HtmlStream:
             self._line(self._partial, end="")
             self._partial = ""
         if self._listing is not None:
-            blocks = [_clean(self._listing.html())] if self._listing.needed else []
+            blocks = [clean(self._listing.html())] if self._listing.needed else []
         else:
             blocks = self._rendered("\n".join(self._lines))
         for html in blocks:
@@ -207,7 +145,10 @@ class HtmlStream:
         self._lines.append(line)
         self._size += len(line) + 1
         if self._size > _LIMIT or not line.strip() or self._table is not None or _TELLING.match(line):
-            self._divide()
+            if self._size >= self._next:
+                self._divide()
+            else:
+                self._table = None
 
     def _code(self, listing: Listing, line: str, end: str) -> None:
         if self._nested and line.strip() and len(line) - len(line.lstrip(" ")) < self._indent:
@@ -220,11 +161,11 @@ class HtmlStream:
             return
         listing.add(self._dedented(line) + end)
         if listing.full:
-            self._settle(_clean(listing.cut()))
+            self._settle(clean(listing.cut()))
 
     def _end_code(self, listing: Listing) -> None:
         if listing.needed:
-            self._settle(_clean(listing.cut()))
+            self._settle(clean(listing.cut()))
         self._listing = None
 
     def _dedented(self, line: str) -> str:
@@ -236,6 +177,7 @@ class HtmlStream:
     def _divide(self) -> None:
         """Blocks behind which another one has begun are settled; a long one is cut."""
         self._table = None
+        self._next = self._next_look()
         tokens = self._parsed("\n".join(self._lines))
         blocks = _blocks(tokens)
         if not blocks:
@@ -256,6 +198,13 @@ class HtmlStream:
             self._cut(tokens[first:behind], last.map[0] if len(blocks) > 1 else 0)
         elif is_table and self._lines[-1].strip():
             self._table = self._html(tokens[first:behind])
+
+    def _next_look(self) -> int:
+        """The size at which to divide again, where nothing comes of it now. What is cut at a limit is cut there."""
+        if self._size <= _SMALL:
+            return 0
+        later = self._size * 9 // 8
+        return min([later, *(limit + 1 for limit in (_LIMIT, _TABLE, _MOST) if limit >= self._size)])
 
     def _begin_code(self, token: Token) -> None:
         opened = next(number for number, line in enumerate(self._lines) if line.strip())
@@ -319,6 +268,8 @@ class HtmlStream:
         self._size = sum(len(line) + 1 for line in lines)
         self._number = None
         self._table = None
+        self._next = 0
+        self._drawn = None
 
     def _settle(self, html: str) -> None:
         """The open block reads like this for good; behind it begins the next."""
@@ -328,6 +279,7 @@ class HtmlStream:
             self._changes.pop(self._first, None)
         self._told = self._told[1:]
         self._first += 1
+        self._drawn = None
 
     # What is not settled
 
@@ -336,11 +288,20 @@ class HtmlStream:
             partial = self._dedented(self._partial)
             if partial.strip() and not partial.strip().strip(self._mark[0]):
                 partial = ""  # the end of the code, perhaps
-            return [_clean(self._listing.html(partial))] if self._listing.needed or partial else []
+            return [clean(self._listing.html(partial))] if self._listing.needed or partial else []
+        raw = "\n".join([*self._lines, self._partial])
+        cost = _cost(self._partial if self._table is not None else raw)
+        if cost > self._credit and self._drawn is not None and self._told:
+            return [*self._told[:-1], _with_tail(self._drawn_html, raw[self._drawn :])]
+        self._credit -= cost
         partial = "" if _UNSAID.fullmatch(self._partial) else _closed(self._partial)
+        self._drawn = len(raw)
         if self._table is not None and partial:
-            return self._with_row(self._table, partial)
-        return self._rendered("\n".join([*self._lines, partial]))
+            blocks = self._with_row(self._table, partial)
+        else:
+            blocks = self._rendered("\n".join([*self._lines, partial]))
+        self._drawn_html = blocks[-1] if blocks else ""
+        return blocks
 
     def _with_row(self, table: str, row: str) -> list[str]:
         """The open table and a row that is not complete. Only that is parsed: a table has many characters."""
@@ -364,7 +325,7 @@ class HtmlStream:
         return [self._html(tokens[first:behind]) for first, behind in _blocks(tokens)]
 
     def _parsed(self, text: str) -> list[Token]:
-        tokens = _MARKDOWN.parse(text)
+        tokens = MARKDOWN.parse(text)
         if self._number is not None and tokens and tokens[0].type in ("bullet_list_open", "ordered_list_open"):
             tokens[0].attrSet("class", "more")
             if self._number and tokens[0].type == "ordered_list_open":
@@ -372,12 +333,20 @@ class HtmlStream:
         return tokens
 
     def _html(self, tokens: Sequence[Token]) -> str:
-        return _clean(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+        return clean(MARKDOWN.renderer.render(tokens, MARKDOWN.options, {}))
 
 
-def _clean(html: str) -> str:
-    """Only what is made here passes; without the newlines at its ends."""
-    return _CLEANER.clean(html).strip()
+def _cost(text: str) -> int:
+    """Of parsing and rendering it, in characters of prose."""
+    return len(text) + _MARK * len(_MARKS.findall(text))
+
+
+def _with_tail(html: str, tail: str) -> str:
+    """A block with text behind it that was not parsed yet, inside of what its last tags close."""
+    at = len(html)
+    while at and html[at - 1] in ">\n" and (html[at - 1] == "\n" or html.startswith("</", html.rfind("<", 0, at))):
+        at = at - 1 if html[at - 1] == "\n" else html.rfind("<", 0, at)
+    return f"{html[:at]}{escapeHtml(tail)}{html[at:]}" if at < len(html) else f"{html}<p>{escapeHtml(tail)}</p>"
 
 
 def _blocks(tokens: Sequence[Token]) -> list[tuple[int, int]]:

@@ -1,0 +1,86 @@
+"""What the columns of a row hold, each checked where it is read. Pure.
+
+A journal is foreign data: SQLite keeps a value of any kind in any column, and a file may have been written by anything.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from bitnet_chat.journal.text import given, is_whole
+
+LATEST = 253_402_041_600.0
+"""Seconds since the epoch. The last time but some days that a calendar of four digits can show."""
+
+
+class Columns:
+    """The values of one row by name. ``damage`` names those that were asked for and cannot be used."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = values
+        self.damage: list[str] = []
+
+    def text(self, name: str) -> str:
+        """As much of it as can be read; empty for what is no text."""
+        value = self._values[name]
+        if not is_whole(value):
+            self.damage.append(f"its {name} is no {'UTF-8' if isinstance(value, bytes | str) else 'text'}")
+        return given(value)
+
+    def optional(self, name: str) -> str | None:
+        """A text, or None for NULL."""
+        return None if self._values[name] is None else self.text(name)
+
+    def seconds(self, name: str) -> float:
+        """A time; 0 for what is none."""
+        value = self._values[name]
+        if isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= LATEST:
+            return float(value)
+        self.damage.append(f"{name!r} is no time")
+        return 0.0
+
+    def count(self, name: str) -> int:
+        """A number that is not negative; 0 for what is none."""
+        value = number(self._values[name])
+        if value is None or value < 0:
+            self.damage.append(f"its number of {name} is no number")
+            return 0
+        return value
+
+    def row(self, name: str) -> int | None:
+        """The number of a row; None for NULL, and for what is none."""
+        value = self._values[name]
+        if value is not None and number(value) is None:
+            self.damage.append(f"{name!r} is no number of a row")
+        return number(value)
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """A JSON object; empty for what is none."""
+        text = self.text(name)
+        try:
+            value = json.loads(text, parse_constant=_refused, parse_float=_finite)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            return value
+        self.damage.append(f"its {name} are no JSON object")
+        return {}
+
+
+def number(value: object) -> int | None:
+    """A whole number; None for all else."""
+    return value if isinstance(value, int) else None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _refused(name: str) -> float:
+    raise ValueError(name)  # NaN and infinity, which JSON does not have

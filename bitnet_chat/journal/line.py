@@ -1,0 +1,169 @@
+"""The present line of a conversation, as it is read: from the first message to the last reply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, cast, get_args
+
+from bitnet_chat.conversation import Conversation, Message, Role, ToolCall
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.journal.columns import Columns, number
+from bitnet_chat.journal.entry import Record, State, Stored
+from bitnet_chat.journal.file import named
+from bitnet_chat.journal.recovery import joined_chunks
+from bitnet_chat.journal.text import given
+from bitnet_chat.journal.toolwork import unpacked
+from bitnet_chat.journal.writers import is_alive
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+_ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(slots=True)
+class _Line:
+    """What has been read of it."""
+
+    records: list[Record] = field(default_factory=list)
+    passed_over: list[Record] = field(default_factory=list)
+    misplaced: list[Record] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+    writing: bool = False
+    """A running program is writing the last reply."""
+
+
+def stored(connection: Connection, id: int) -> Stored | None:
+    """None: there is no such conversation."""
+    connection.execute("BEGIN")  # one moment of the file, though another program writes
+    rows = named(connection.execute("SELECT * FROM conversations WHERE id = ?", (id,)))
+    if not rows:
+        return None
+    values = Columns(rows[0])
+    turns = values.count("turns")
+    line = _read(connection, id, values.row("head"), is_empty=rows[0]["head"] is None and not turns)
+    title, model, engine, options = (
+        values.text("title"), values.text("model"), values.text("engine"), values.facts("options"),
+    )  # fmt: skip
+    created, updated, forked_from = values.seconds("created"), values.seconds("updated"), values.row("forked_from")
+    records, pending, state = line.records, None, State.WHOLE
+    if records and records[-1].message.role == "user":
+        pending = records.pop()
+        state = State.UNANSWERED
+    elif records and records[-1].message.role == "tool":
+        state = State.UNANSWERED
+    elif records and records[-1].message.finish is FinishReason.CUT_OFF:
+        state = State.CUT_OFF
+    if line.writing:
+        state = State.ANSWERING
+    damage = (*(f"conversation {id}: {each}" for each in values.damage), *line.damage)
+    return Stored(
+        id, title, created, updated, model, engine, options, forked_from, state,
+        tuple(records), "" if pending is None else pending.message.content, pending,
+        tuple(line.passed_over), number(rows[0]["head"]), tuple(line.misplaced), damage,
+    )  # fmt: skip
+
+
+def _read(connection: Connection, id: int, head: int | None, *, is_empty: bool) -> _Line:
+    line = _Line()
+    if is_empty:  # all was taken back
+        return line
+    found = connection.execute("SELECT id, parent, role FROM messages WHERE conversation = ? ORDER BY id", (id,))
+    rows, damage = _followed({row: (parent, given(role)) for row, parent, role in found}, head)
+    line.damage += [f"conversation {id}: {each}" for each in damage]
+    records: list[Record] = []
+    for row in rows:
+        [values] = named(connection.execute("SELECT * FROM messages WHERE id = ?", (row,)))
+        record, damage = _record(connection, values)
+        line.writing = values["writer"] is not None and is_alive(given(values["writer"]))
+        line.damage += [f"conversation {id}, message {row}: {each}" for each in damage]
+        if record is not None:
+            records.append(record)
+    for record in records:
+        if not _fits(record.message, line.records):
+            why = f"the role {record.message.role!r} cannot stand there"
+            line.damage.append(f"conversation {id}, message {record.row}: {why}")
+            line.misplaced.append(record)
+        else:
+            line.records.append(record)
+    records, line.records = line.records, []
+    for record, following in zip_longest(records, records[1:]):
+        both = following is not None and record.message.role == following.message.role == "user"
+        (line.passed_over if both else line.records).append(record)
+    return line
+
+
+def _followed(parents: Mapping[int, tuple[object, str]], head: int | None) -> tuple[list[int], list[str]]:
+    """The rows from the first message to the head. Where the way is lost, it goes on with what stands before."""
+    known = sorted(parents)
+    rows: list[int] = []
+    damage: list[str] = []
+    at = head
+    if at is None or at not in parents:
+        damage.append("its last message cannot be found")
+        at = known[-1] if known else None
+    while at is not None:
+        rows.append(at)
+        parent, role = parents[at]
+        before = number(parent)
+        if parent is None and role not in ("assistant", "tool"):
+            break
+        if before is None or before >= at or before not in parents:
+            damage.append(f"message {at}: what it follows cannot be found")
+            before = max((row for row in known if row < at), default=None)
+        at = before
+    return rows[::-1], damage
+
+
+def _record(connection: Connection, row: Mapping[str, object]) -> tuple[Record | None, list[str]]:
+    """A message and what of it cannot be read. None: a reply in which nothing was said, or what has no role."""
+    values = Columns(row)
+    role, text, thoughts = values.text("role"), values.text("content"), values.text("thinking")
+    reason, writer = _reason(values.optional("finish")), values.optional("writer")
+    id = number(row["id"]) or 0
+    if writer is not None:
+        text, thoughts = joined_chunks(connection, id, text, thoughts)
+        reason = FinishReason.CUT_OFF
+        if not text:
+            return None, values.damage
+    if role not in _ROLES:
+        values.damage.append(f"its role is {role[:20]!r}" if role else "it has no role")
+        return None, values.damage
+    work, is_readable = unpacked(values.text("tools"))
+    if not is_readable:
+        values.damage.append("its calls of tools cannot be read")
+    record = Record(
+        id, Message(cast(Role, role), text, reason, thoughts, *work), values.seconds("created"),
+        values.text("model"), values.text("engine"), values.facts("options"), values.facts("stats"),
+    )  # fmt: skip
+    return record, values.damage
+
+
+def _fits(message: Message, records: Sequence[Record]) -> bool:
+    """Whether a model can be given the message behind these."""
+    match message.role:
+        case "system":
+            return not records
+        case "assistant":
+            return not records or records[-1].message.role != "assistant"
+        case "tool":
+            return any(call.id == message.call_id for call in _open_calls(records))
+        case _:
+            return True
+
+
+def _open_calls(records: Sequence[Record]) -> tuple[ToolCall, ...]:
+    """Of the last reply, without all that stands before it."""
+    start = len(records)
+    while start and records[start - 1].message.role == "tool":
+        start -= 1
+    return Conversation(tuple(record.message for record in records[max(0, start - 1) :])).open_calls
+
+
+def _reason(name: str | None) -> FinishReason | None:
+    try:
+        return None if name is None else FinishReason(name)
+    except ValueError:  # one that this release does not know
+        return FinishReason.INTERRUPTED
