@@ -33,6 +33,7 @@ from bitnet_chat.stream.thinking import ThinkingFramer
 
 _SETTLE_AFTER = 2.0  # seconds of silence after which a likely end is taken for one
 _STOP_WITHIN = 2.0  # seconds that an engine has to react to an interrupt before it is replaced
+_STOP_READING_WITHIN = 0.3  # the same for one that reads a prompt and would read all of it first
 _MISSED = "showed no prompt"
 _END_WITHIN = 0.5  # seconds between the end of its output and that of the process, which usually go together
 
@@ -229,7 +230,8 @@ class EngineProcess:
             else:
                 self._signal("SIGINT")
                 self._child.interrupt()
-            self._deadline = self._loop.call_later(_STOP_WITHIN, self._end)
+            is_deaf = not (self._talk.hears_while_reading or self._framer.reply)
+            self._deadline = self._loop.call_later(_STOP_READING_WITHIN if is_deaf else _STOP_WITHIN, self._end)
         else:
             self._end()
 

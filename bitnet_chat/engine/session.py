@@ -262,6 +262,8 @@ class Session:
             if process.state is not State.IDLE:
                 await self._or_stop(asyncio.ensure_future(process.settled()))
             if self._stopped.is_set():
+                if process.state is State.STARTING and process.launch.answers:
+                    self.keeper.discard()  # it reads a message that is not to be answered
                 break
             if self.state is State.IDLE:
                 # Now it has told how much it holds.

@@ -33,6 +33,8 @@ class EngineOptions:
     sampling: Sampling = field(default_factory=Sampling)
     """What one reply wants otherwise, and what there are no settings for."""
     max_tokens: int | None = None
+    batch_size: int | None = None
+    """Tokens of a prompt that are evaluated at once: a stop is heard only between two batches."""
     rpc: tuple[str, ...] = ()
     """Addresses of rpc-servers that hold layers of the model."""
     overrides: tuple[str, ...] = ()
@@ -87,6 +89,8 @@ class Talk(Protocol):
 
     closes_interrupted: bool
     """Whether an interrupted reply is well-formed in the engine's own history."""
+    hears_while_reading: bool
+    """Whether an interrupt ends the reading of a prompt, between two batches; where not, all of it is read first."""
     no_message: bytes | None
     """Input that makes the engine show its prompt again and do nothing else; None where there is none."""
     max_tokens: int | None

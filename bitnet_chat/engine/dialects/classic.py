@@ -33,6 +33,7 @@ class ClassicTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
 
     closes_interrupted = False
+    hears_while_reading = False
     no_message: bytes | None = None  # an empty line makes it go on with its own reply
     go_on_message = ""
     max_tokens: int | None = None

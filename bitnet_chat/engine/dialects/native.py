@@ -27,6 +27,7 @@ class NativeTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
 
     closes_interrupted = True
+    hears_while_reading = True
     no_message: bytes | None = None
     go_on_message = ""
     carries_all = True
