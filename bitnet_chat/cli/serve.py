@@ -126,11 +126,12 @@ def read(
 ) -> tuple[ServeSettings, config.Settings, str, Mapping[str, str]]:
     """What the flags of :func:`parser` say: how to serve, what to answer with, the configured engine, and the files of
     the models by name, if there are several. Raises UsageError."""
+    from bitnet_chat.serve.origins import tidy
     from bitnet_chat.serve.settings import ServeSettings
 
     values = {each.name: getattr(flags, each.name) for each in fields(ServeSettings) if hasattr(flags, each.name)}
     values.setdefault("api_key", environment.get("BITNET_CHAT_API_KEY", ""))
-    values["cors"] = tuple(values.get("cors", ()))
+    values["cors"] = tuple(map(tidy, values.get("cors", ())))
     values["allow_host"] = tuple(values.get("allow_host", ()))
     models = _models(getattr(flags, "models", []))
     if list(models) == [""]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.aside import LEFT_OUT, NOT_ANSWERED, Aside
 
 TITLE_LENGTH = 60
 """Characters of a title that nobody gave."""
@@ -107,6 +108,19 @@ class Stored:
         every = (*self.records, *pending, *self.passed_over, *self.misplaced)
         return tuple(sorted(every, key=lambda record: record.row))
 
+    @property
+    def asides(self) -> tuple[Aside, ...]:
+        """What is shown and is no part of the conversation, each with the number of records before it."""
+        rows = {record.row for record in self.records}
+        found, place = list[Aside](), 0
+        for record in self.shown:
+            if record.row in rows:
+                place += 1
+            else:
+                why = LEFT_OUT if record in self.misplaced else NOT_ANSWERED
+                found.append(Aside(place, record.message, why, _details(record)))
+        return tuple(found)
+
     def about(self) -> dict[str, object]:
         """What an export says about the whole."""
         facts: dict[str, object] = {"id": self.id, "title": self.title, "created": self.created}
@@ -117,17 +131,13 @@ class Stored:
 
     def details(self) -> list[dict[str, object]]:
         """What an export says about each message beside the message itself."""
-        facts: list[dict[str, object]] = [
-            {
-                "created": record.created,
-                "model": record.model,
-                "engine": record.engine,
-                "options": dict(record.options),
-                "stats": dict(record.stats),
-            }
-            for record in self.records
-        ]
-        return [{name: value for name, value in each.items() if value} for each in facts]
+        return [_details(record) for record in self.records]
+
+
+def _details(record: Record) -> dict[str, object]:
+    facts: dict[str, object] = {"created": record.created, "model": record.model, "engine": record.engine}
+    facts |= {"options": dict(record.options), "stats": dict(record.stats)}
+    return {name: value for name, value in facts.items() if value}
 
 
 def title_of(conversation: Conversation) -> str:
