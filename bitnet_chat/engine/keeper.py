@@ -34,8 +34,7 @@ _PAUSE = 0.1  # seconds
 class Keeper:
     """At most one living child, and its spares. ``talk`` may be expensive: it is called in a thread, when first needed.
     ``affordable``: whether there is memory for a spare beside the process of the given id; None for no spares.
-    ``refit``: whether a process that ended before it was ready is to be started anew with another ``talk``; may take
-    time, too.
+    ``refit``: whether a process that ended before it was ready is started anew with another ``talk``; may take time.
     """
 
     def __init__(
@@ -407,7 +406,7 @@ class Keeper:
 
     def let_go(self, history: Conversation, count: int, summary: str = "") -> None:
         """Have the ``count`` oldest messages out of the window, from the next child on."""
-        window, talk = self.room.window, self._talk
+        window, talk = self.room.window, self._talks.made
         if count > window.count_left(history):
             assert talk is not None, "it was counted with it"
             window.drop(history, count, self.room.cost_of_oldest(talk, history, count), summary)
@@ -446,6 +445,5 @@ class Keeper:
 
     @property
     def _has_restarted(self) -> bool:
-        """Whether a child has loaded after the one that fell."""
         process = self.process
         return process is not None and process is not self._fallen and process.ready_after is not None
