@@ -229,9 +229,9 @@ class Engine:
         elif verb == "silence":  # a long prefill
             while True:
                 time.sleep(10)
-        elif verb == "deaf":
+        elif verb in ("deaf", "reading"):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            self.write("I cannot hear you")
+            self.write("I cannot hear you" if verb == "deaf" else "")
             while True:
                 time.sleep(10)
         elif verb == "race":  # finishes just when the signal is on its way, and dies of it

@@ -319,6 +319,14 @@ def test_a_blank_prompt_is_refused_wherever_it_is_given(tmp_path: Path, blank: s
     assert not Path(record).exists()  # no engine was started for any of them
 
 
+def test_what_was_taken_otherwise_is_told_once(batch: Batch) -> None:
+    messages = [{"role": "user", "content": "say one", "name": "Bob"}]
+    batch.write([{"messages": messages}, {"messages": messages}])
+    done = batch.run()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(b"line 1: without effect here: messages[].name") == 1 and b"line 2" not in done.stderr
+
+
 def test_an_empty_input(batch: Batch) -> None:
     batch.write([])
     assert batch.run().returncode == 0 and batch.output.read_bytes() == b""

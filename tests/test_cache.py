@@ -38,14 +38,14 @@ async def fill(cache: Cache, events: Iterable[Event | Gate], options: ReplyOptio
         for event in events:
             yield event
 
-    place = cache.place("model", Conversation().with_user(text), options)
+    place = cache.place(cache.key("model", Conversation().with_user(text), options))
     assert place is not None and place.replay is None
     assert [event async for event in place.filled(STATUS, said())] == list(events)
 
 
 async def again(cache: Cache, options: ReplyOptions = COLD, text: str = "hello") -> list[Event] | None:
     conversation = Conversation().with_user(text)
-    place = cache.place("model", conversation, options)
+    place = cache.place(cache.key("model", conversation, options))
     if place is None or place.replay is None:
         return None
     assert place.replay.status() == STATUS
@@ -97,7 +97,7 @@ def test_what_may_be_otherwise_next_time_is_not_kept(events: list[Event]) -> Non
 
 def test_what_repeats() -> None:
     def repeats(cache: Cache, **sampling: Any) -> bool:
-        return cache.place("model", HELLO, ReplyOptions(sampling=Sampling(**sampling))) is not None
+        return cache.place(cache.key("model", HELLO, ReplyOptions(sampling=Sampling(**sampling)))) is not None
 
     cache = Cache()
     assert not repeats(cache) and not repeats(cache, temperature=0.1) and not repeats(cache, top_p=0.1)
@@ -131,10 +131,12 @@ def test_another_request_is_another_reply() -> None:
         HELLO.with_assistant("", tool_calls=(ToolCall("1", "f", "{}"),)).with_tool_result(ToolCall("1", "f", ""), "x"),
         HELLO.with_assistant("", tool_calls=(ToolCall("1", "f", "{}"),)).with_tool_result(ToolCall("1", "f", ""), "y"),
     ]
-    places = [cache.place("model", HELLO, each) for each in options] + [cache.place("m", each, COLD) for each in said]
+    keys = [cache.key("model", HELLO, each) for each in options] + [cache.key("m", each, COLD) for each in said]
+    places = [cache.place(key) for key in keys]
     keys = [place.key for place in places if place is not None]
     assert len(set(keys)) == len(options) + len(said)
-    one, other = cache.place("m", HELLO, COLD), cache.place("m", HELLO, replace(COLD, timeout=5.0))
+    one = cache.place(cache.key("m", HELLO, COLD))
+    other = cache.place(cache.key("m", HELLO, replace(COLD, timeout=5.0)))
     assert one and other and one.key == other.key
 
 
@@ -163,7 +165,7 @@ def test_the_least_recently_used_leave_when_there_are_too_many() -> None:
 def test_the_same_reply_twice_at_once_is_kept_once() -> None:
     async def scene() -> None:
         cache = Cache()
-        places = [cache.place("model", HELLO, COLD) for _ in range(2)]
+        places = [cache.place(cache.key("model", HELLO, COLD)) for _ in range(2)]
 
         async def said() -> Any:
             for event in say("a"):
@@ -202,8 +204,8 @@ def test_the_desk_gives_again_what_it_has() -> None:
         first = desk.begin(Order(HELLO, COLD))
         end = await first.ended()
         second = desk.begin(Order(HELLO, COLD))
-        assert not first.cached and second.cached and second.id != first.id
         assert await second.ended() == end and second.text == first.text == "You said 'hello'."
+        assert not first.cached and second.cached and second.id != first.id
         over = asyncio.Event()
         warm = desk.begin(Order(HELLO), on_end=lambda generation: over.set())
         await over.wait()
@@ -236,9 +238,8 @@ def test_what_was_stopped_is_asked_again() -> None:
         stopped = await third.ended()
         assert third.cached and isinstance(stopped, Completed) and stopped.reason is FinishReason.INTERRUPTED
         fourth = desk.begin(order)
-        assert fourth.cached and await fourth.ended() == await other.ended(), (
-            "a replay that was stopped changes nothing"
-        )
+        assert await fourth.ended() == await other.ended(), "a replay that was stopped changes nothing"
+        assert fourth.cached
         await desk.close()
 
     play(scene())

@@ -88,6 +88,36 @@ def test_limits(client: openai.OpenAI, reply: str) -> None:
     assert "".join(chunk.choices[0].text for chunk in plain) == reply
 
 
+def test_messages_in_any_order_and_what_frameworks_send(client: openai.OpenAI, reply: str) -> None:
+    def ask(*messages: object, **more: Any) -> Any:
+        given: Any = list(messages)
+        return client.chat.completions.create(model="", messages=given, temperature=0, max_tokens=40, **more)
+
+    user, answer = dict(QUESTION[0]), {"role": "assistant", "content": "Hello."}
+    cut = reply[: reply.index(" ", len(reply) // 3)]
+    begun = cut + ask(user, {"role": "assistant", "content": cut}).choices[0].message.content
+    assert len(begun) > len(cut) and reply.startswith(begun)
+    for messages in (
+        (answer, user),
+        (user, {"role": "system", "content": "Be brief."}),
+        ({"role": "system", "content": "Be brief."},),
+        (
+            user,
+            answer,
+            user,
+            {"role": "user", "content": ""},
+            {"role": "user", "content": [{"type": "text", "text": "b"}]},
+        ),
+        (user, answer, {"role": "user", "content": ""}),
+    ):
+        assert ask(*messages).choices[0].finish_reason in ("stop", "length")
+    tools = [{"type": "function", "function": {"name": f"a.{number}", "strict": True}} for number in range(36)]
+    many = ask(user, tools=tools, parallel_tool_calls=False, store=True, reasoning_effort="low", extra_body={"x": 1})
+    assert many.choices[0].message.content == ask(user).choices[0].message.content
+    told = " ".join(many.bitnet_chat["notices"])
+    assert "store, x" in told and "not offered the tools" in told and "reasoning_effort" in told
+
+
 def test_events_of_the_stream_reader(client: openai.OpenAI, reply: str) -> None:
     with client.chat.completions.stream(model="", messages=QUESTION, temperature=0) as stream:
         assert "".join(event.delta for event in stream if isinstance(event, ContentDeltaEvent)) == reply

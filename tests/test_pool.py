@@ -97,6 +97,22 @@ def test_a_new_conversation_takes_the_seat_that_was_not_used_for_longest() -> No
     run(main)
 
 
+def test_a_request_that_stands_for_itself_takes_the_seat_whose_loss_costs_least() -> None:
+    """A conversation of several turns is kept, though others were used later; not for ever."""
+
+    async def main() -> None:
+        seats = pool(2)
+        long = await lived(seats, "a" * 50, "A", "a2", "A2", "a3", "A3")
+        other = await lived(seats, "b" * 50, "B")
+        for at in range(3):
+            assert await lived(seats, f"once {at}" * 10, "C") is other
+        assert await lived(seats, "a" * 50, "A", "a2", "A2", "a3", "A3", "a4", "A4") is long
+        taken = [await lived(seats, f"again {at}" * 10, "C") for at in range(40)]
+        assert taken[0] is other and long in taken
+
+    run(main)
+
+
 def test_a_seat_that_draws_otherwise_does_not_know_the_conversation() -> None:
     async def main() -> None:
         seats = pool(2)

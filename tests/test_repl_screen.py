@@ -263,6 +263,25 @@ def test_a_sigint_from_elsewhere_stops_a_reply(start: Start) -> None:
     terminal.say("count", "3 messages")
 
 
+def test_what_comes_back_to_the_prompt(start: Start) -> None:
+    terminal = start()
+    terminal.ready()
+    line = "read @gone.md"
+    for answer in ("n", ESC, "y"):
+        terminal.ready()
+        terminal.send(line if answer == "n" else "", ENTER)
+        terminal.until("@gone.md is not a file: send the message as it is?  y yes · n no")
+        terminal.send(answer)
+        terminal.until(lambda: "y yes" not in terminal.text)
+    terminal.until(f"You said '{line}'.")
+    terminal.ready()
+    terminal.send("/undo", ENTER)
+    terminal.until(lambda: terminal.prompt == line)
+    terminal.send(CTRL_C, "/undoo", ENTER)
+    terminal.until("did you mean /undo?")
+    terminal.until(lambda: terminal.prompt == "")
+
+
 def test_keys_typed_ahead_are_kept(start: Start) -> None:
     terminal = start()
     terminal.ready()

@@ -222,6 +222,25 @@ def test_an_engine_that_ignores_the_interrupt_is_replaced(rig: Rig, monkeypatch:
     run(rig, body)
 
 
+def test_an_engine_that_would_read_a_prompt_to_its_end_is_replaced_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A classic engine looks at an interrupt only when all of a message is read."""
+    monkeypatch.setattr("bitnet_chat.engine.process._STOP_WITHIN", 1000.0)
+
+    async def body(backend: ResidentBackend) -> None:
+        def stop(event: object) -> None:
+            if isinstance(event, Started):
+                backend.interrupt()
+
+        last = (await ask(backend, said("reading"), stop))[-1]
+        assert isinstance(last, Completed) and (last.reason, last.text) == (FinishReason.INTERRUPTED, "")
+        assert (await ask(backend, said("say next")))[-1].text == "next"  # type: ignore[union-attr]
+        assert len(rig.launches) == 2
+
+    run(rig, body)
+
+
 def test_without_a_signal_the_child_is_replaced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitnet_chat.engine.child.pipe.PipeChild.can_interrupt", False)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from program import fake_engine
 
+from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.events import Completed, Event, TextDelta, ThinkingDelta
+from bitnet_chat.events import Completed, Event, Notice, TextDelta, ThinkingDelta
 from bitnet_chat.prompt.builtin import TEMPLATES
 from bitnet_chat.stream.framer import Frame, ReplyText, ThinkingText
 from bitnet_chat.stream.thinking import Retelling, ThinkingSplitter, leaves_open, thinking_tags
@@ -157,10 +159,13 @@ def run(settings: Settings, body: Callable[[ResidentBackend], Awaitable[None]]) 
 
 
 async def ask(
-    backend: ResidentBackend, conversation: Conversation, on_event: Callable[[Event], None] = lambda event: None
+    backend: ResidentBackend,
+    conversation: Conversation,
+    on_event: Callable[[Event], None] = lambda event: None,
+    options: ReplyOptions | None = None,
 ) -> tuple[str, Completed]:
     thoughts, text = "", ""
-    async for event in backend.reply(conversation):
+    async for event in backend.reply(conversation, options):
         on_event(event)
         if isinstance(event, ThinkingDelta):
             thoughts += event.text
@@ -187,6 +192,65 @@ def test_thoughts_are_no_part_of_the_reply_and_of_what_follows(rig: Rig, opened:
         assert len(rig.prompts) == 2 and rig.prompts[1].endswith("assistant\n42<|im_end|>"), rig.prompts
 
     run(rig.settings(opened=opened), body)
+
+
+def switched(rig: Rig) -> Settings:
+    """A template that begins thoughts, unless it is told not to."""
+    off = "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}"
+    settings = rig.settings(opened=True)
+    return replace(settings, chat_template=settings.chat_template.replace("<think>\\n' }}", "' }}" + off))
+
+
+OFF = ReplyOptions(template={"enable_thinking": False, "thinking": False})
+
+
+@posix
+def test_thoughts_are_switched_off_for_one_reply(rig: Rig) -> None:
+    """By the template, so that they are not even made, and for nobody else."""
+
+    async def body(backend: ResidentBackend) -> None:
+        asked = Conversation().with_user("say hm\n</think>\n\n42")
+        assert [(await ask(backend, asked))[0], (await ask(backend, asked))[1].text] == ["hm", "42"]
+        without = Conversation().with_user("say 42")
+        thoughts, reply = await ask(backend, without, options=OFF)
+        assert (thoughts, reply.text) == ("", " and more"), "the message is in the prompt: it is told to go on"
+        assert rig.prompts[-1].rstrip().endswith("say 42<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>")
+        cut = without.with_assistant("4", FinishReason.LENGTH)
+        assert not (await ask(backend, cut, options=OFF))[0] and rig.prompts[-1].endswith("</think>\n\n4")
+        assert (await ask(backend, asked))[0] == "hm"
+        assert "</think>" not in rig.prompts[-1]
+
+    run(switched(rig), body)
+
+
+@posix
+@pytest.mark.parametrize("on", [True, False])
+def test_a_template_that_has_no_switch_is_told_of(rig: Rig, on: bool) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        told: list[str] = []
+        options = ReplyOptions(template={"enable_thinking": on, "thinking": on})
+        for _ in range(2):  # each request stands for itself
+            await ask(
+                backend,
+                Conversation().with_user("say 42"),
+                lambda event: told.append(event.text) if isinstance(event, Notice) else None,
+                options,
+            )
+        assert len(told) == 2 and all("does not use enable_thinking or thinking" in line for line in told)
+
+    run(rig.settings(), body)
+
+
+@pytest.mark.engine
+def test_a_real_engine_reads_the_other_prompt(rig: Rig, native: EngineBinary) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        asked = Conversation().with_user("What is bitnet-chat?")
+        sizes = []
+        for options in (ReplyOptions(max_tokens=3), replace(OFF, max_tokens=3), ReplyOptions(max_tokens=3)):
+            sizes.append((await ask(backend, asked, options=options))[1].stats.prompt_size)
+        assert sizes[0] == sizes[2] < sizes[1], sizes  # type: ignore[operator]  # a native engine tells them
+
+    run(replace(switched(rig), engine=str(native.path)), body)
 
 
 @posix

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,8 +137,6 @@ def test_a_real_model_mends_its_call(engine: EngineBinary) -> None:
 def test_limits_choices_and_refusals(classic: EngineBinary, model: Path) -> None:
     async def body(backend: Backend) -> None:
         asked = Conversation().with_user("Weather in Rome?")
-        *_, end = await heard(backend, asked, ReplyOptions(tools=OPTIONS.tools, tool_choice="required"))
-        assert isinstance(end, Failed) and isinstance(end.error, Unsupported) and end.error.option == "tool_choice"
         events = await heard(backend, asked, ReplyOptions(tools=OPTIONS.tools, max_tokens=12))
         assert isinstance(events[-1], Completed) and events[-1].reason is FinishReason.LENGTH
         assert events[-1].text == "Let me look." and not any(isinstance(each, ToolCall) for each in events)
@@ -151,6 +150,39 @@ def test_limits_choices_and_refusals(classic: EngineBinary, model: Path) -> None
         assert isinstance(end, Failed) and isinstance(end.error, Unsupported) and end.error.option == "tools"
 
     talking(lambda: ResidentBackend(settings(classic, model)), refused)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", ["classic", "modern", "native"])
+def test_a_call_that_is_asked_for_is_made_or_refused(name: str, request: pytest.FixtureRequest) -> None:
+    """The reply is begun for the model: nothing but a call can follow."""
+    engine: EngineBinary = request.getfixturevalue(name)
+
+    async def body(backend: Backend) -> None:
+        asked = Conversation().with_user("Weather in Rome?")
+        # The toy knows calls behind a few words only.
+        begun = asked.with_assistant("Let me look.", FinishReason.LENGTH)
+        for choice in ("required", "get_weather", "add"):
+            options = ReplyOptions(tools=OPTIONS.tools, tool_choice=choice)
+            *events, end = await heard(backend, asked if choice == "add" else begun, options)
+            calls = [(each.name, each.arguments) for each in events if isinstance(each, ToolCall)]
+            if name == "modern":
+                assert isinstance(end, Failed) and isinstance(end.error, Unsupported) and not calls
+                assert end.error.option == "tool_choice"
+                continue
+            if choice == "add":  # what the toy makes of that is nonsense, but a call of it
+                assert [each for each, _ in calls] == ["add"]
+                continue
+            assert isinstance(end, Completed) and end.reason is FinishReason.TOOL_CALLS and end.text == ""
+            assert calls == [("get_weather", '{"city": "Rome"}')]
+            done = asked.with_assistant(
+                "Let me look.", end.reason, "", tuple(e for e in events if isinstance(e, ToolCall))
+            )
+            done = done.with_tool_result(done.open_calls[0], "wind")
+            done = kept(done, await heard(backend, done, OPTIONS))
+            assert done.last is not None and "wind" in done.last.content
+
+    talking(lambda: ResidentBackend(settings(engine)), body)
 
 
 @pytest.mark.engine
@@ -320,6 +352,26 @@ def test_a_malformed_call_beside_a_good_one_is_told_with_its_result() -> None:
         await heard(middle, conversation.with_tool_result(conversation.open_calls[0], "3"), OPTIONS)
         last = engine.asked[1].messages[-1].content
         assert last.startswith("<tool_response>\n3\n</tool_response>\n<tool_response>\nerror: this call cannot be read")
+
+    asyncio.run(body())
+
+
+def test_what_one_client_was_told_another_is_not() -> None:
+    """Whose request stands for itself gets the words of the template, unless it has the ids of that very reply."""
+    engine = Engine(f"So:\n{GOOD}\n{BAD}", "Three.", "Three.", f"So:\n{BAD}", "Sorry.", "Hello.")
+    middle, options = interpreter(engine), replace(OPTIONS, alone=True)
+
+    async def body() -> None:
+        one = kept(ASKED, await heard(middle, ASKED, options))
+        (call,) = one.open_calls
+        other = ASKED.with_assistant(one.messages[-1].content, tool_calls=(replace(call, id="call_1"),))
+        await heard(middle, other.with_tool_result(other.open_calls[0], "3"), options)
+        assert "cannot be read" not in "".join(each.content for each in engine.asked[1].messages)
+        await heard(middle, one.with_tool_result(call, "3"), options)
+        assert "cannot be read" in engine.asked[2].messages[-1].content, "its own faults it hears"
+        mended = kept(ASKED, await heard(middle, ASKED, options))
+        await heard(middle, mended.with_user("hello"), options)
+        assert "cannot be read" not in "".join(each.content for each in engine.asked[5].messages)
 
     asyncio.run(body())
 

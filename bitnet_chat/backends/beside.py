@@ -11,7 +11,7 @@ from bitnet_chat.conversation import Conversation
 P = ParamSpec("P")
 T = TypeVar("T")
 _MESSAGES = 256
-_CHARACTERS = 1 << 16
+_CHARACTERS = 1 << 14
 """More than these may take longer than 20 ms to look through."""
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
@@ -49,6 +50,8 @@ TOLD = frozenset(
 _WITH_TEMPLATE = ("engine", "llama-server")
 _FIRST_TOKEN = 10
 """So many times the stall timeout may pass before the first token: a long message takes its time to be read."""
+_LARGEST = 1 << 18
+"""Tokens of a reply from a server that does not tell its window."""
 _EMPTY = "the model ended its reply at once, before the first word: its chat template may be wrong"
 
 
@@ -109,7 +112,7 @@ class GuardedBackend:
                     yield event
                 elif isinstance(event, Started):
                     yield event
-                    guard = guard or self._guard(conversation, options)  # while the engine reads the message
+                    guard = guard or await self._guard(conversation, options)  # while the engine reads the message
                 elif isinstance(event, ToolCall):
                     is_empty = False
                     if watch.finding is None:
@@ -119,7 +122,7 @@ class GuardedBackend:
                         yield event
                 elif watch.finding is None:
                     is_empty = False
-                    guard = guard or self._guard(conversation, options)
+                    guard = guard or await self._guard(conversation, options)
                     passed = _passed(event, guard)
                     if guard.finding is not None:
                         watch.stop(guard.finding)
@@ -134,7 +137,7 @@ class GuardedBackend:
             if isinstance(end, Completed):
                 if is_empty and end.reason is FinishReason.STOP and not end.text:
                     end = replace(end, reason=FinishReason.EMPTY)
-                line = self._line(end, options, guard.repetitions if guard is not None else 0, watch.limit)
+                line = self._line(end, options, guard, watch.limit)
                 if line:
                     yield Notice(line)
             if end is not None:
@@ -166,20 +169,27 @@ class GuardedBackend:
     async def close(self) -> None:
         await self.inner.close()
 
-    def _guard(self, conversation: Conversation, options: ReplyOptions) -> Guard:
+    async def _guard(self, conversation: Conversation, options: ReplyOptions) -> Guard:
         # Here and not above: a prompt is on the screen 5 ms earlier.
-        from bitnet_chat.stream.guard import Guard
+        from bitnet_chat.stream.guard import Guard, LengthLimit
         from bitnet_chat.stream.markers import relevant
 
         last = conversation.last
         before = last.content if last is not None and last.role == "assistant" else ""
-        markers = relevant(self._markers(), conversation) if self._limits.markers else ()
-        return Guard(markers, self._limits.repeat_limit, before, options.stop, self._tokens)
+        markers: tuple[str, ...] = ()
+        if self._limits.markers:
+            markers = await beside(conversation, relevant, self._markers(), conversation)
+        length = LengthLimit(self._window, lambda text: self._tokens(text).at_least)
+        count = self._tokens
+        return Guard(markers, self._limits.repeat_limit, before, options.stop, lambda text: count(text).count, length)
 
-    def _tokens(self, text: str) -> int:
-        return (self.inner.count(text) or by_length(text)).count
+    def _tokens(self, text: str) -> TokenCount:
+        return self.inner.count(text) or by_length(text)
 
-    def _line(self, end: Completed, options: ReplyOptions, repetitions: int, silence: float) -> str:
+    def _window(self) -> int:
+        return self.inner.status().context_size or _LARGEST
+
+    def _line(self, end: Completed, options: ReplyOptions, guard: Guard | None, silence: float) -> str:
         """What happened, and how to go on; empty where nobody need be told."""
         if self._advice == "nothing":
             return _EMPTY if end.reason is FinishReason.EMPTY else ""
@@ -193,9 +203,13 @@ class GuardedBackend:
                 another = "--chat-template NAME takes another" if limits.own_template else ""
                 what, ways = _EMPTY, [again, another, "bitnet-chat doctor looks at the model"]
             case FinishReason.REPETITION:
+                repetitions = guard.repetitions if guard is not None else 0
                 what = f"the reply was stopped: it had said the same {repetitions} times in a row"
                 fewer = ", fewer for what is long" if repetitions < limits.repeat_limit else ""
                 ways = [again, go_on, f"--repeat-limit N (now {limits.repeat_limit}{fewer}) allows more"]
+            case FinishReason.CONTEXT_OVERFLOW if guard is not None and guard.finding is end.reason:
+                size = self._window()
+                what, ways = f"the reply was stopped: the context window of {size:,} tokens holds no more", [again]
             case FinishReason.STALLED:
                 what = f"the reply was stopped: nothing had come from the engine for {silence:g} s"
                 longer = f", {_FIRST_TOKEN} times that for the first token" if silence != limits.stall_timeout else ""

@@ -18,6 +18,7 @@ from bitnet_chat.engine import processors, rpc, spread
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import log_flags
 from bitnet_chat.engine.find import find_server
+from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
@@ -127,6 +128,9 @@ class LlamaServer:
         self.notices += [share.notice] if share.notice else []
         self._extra = share.extra
         argv += option("--threads", share.number)
+        # A client that has gone is noticed between two batches. Each slot has a token in one.
+        size = batch_size("", header.size, share.number or processors.usable())
+        argv += option("--batch-size", max(size, 2 * self.parallel))
         argv += [*option("--jinja"), *option("--context-shift", "off"), *option("--slots"), *option("--ui", "off")]
         argv += [*option("--cache-ram", _CACHE), *log_flags(self.binary)]
         argv += option("--rpc", ",".join(self._rpc)) if self._rpc else []

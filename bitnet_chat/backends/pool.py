@@ -242,8 +242,13 @@ class Pool:
     def _pick(self, wish: _Wish) -> Seat | None:
         """The best seat there is for it, no longer free; None where there is none. Raises what ``source.backend``
         raises, if not even one could be made."""
-        best = max(self._free, key=lambda seat: _fit(seat, wish.conversation, wish.sampling), default=None)
-        if best is None or _fit(best, wish.conversation, wish.sampling) < _FRESH:
+        now = max((seat.used for seat in self._seats), default=0)
+
+        def fit(seat: Seat) -> tuple[int, float]:
+            return _fit(seat, wish.conversation, wish.sampling, now)
+
+        best = max(self._free, key=fit, default=None)
+        if best is None or fit(best) < _FRESH:
             if len(self._seats) < self.source.parallel:
                 try:
                     return self._make()
@@ -262,14 +267,14 @@ class Pool:
         return seat
 
 
-_FRESH = (2, 0)
+_FRESH = (2, 0.0)
 """The fit of a seat that was never used. Anything that is worse gives way to a new seat, where there may be one."""
 
 
-def _fit(seat: Seat, conversation: Conversation, sampling: Sampling) -> tuple[int, int]:
+def _fit(seat: Seat, conversation: Conversation, sampling: Sampling, now: int) -> tuple[int, float]:
     """How well a seat suits, the best highest: one that knows the conversation so far, and the more of it the better;
     one that was never used; one whose memory is another branch of this conversation, and so of no use to any other;
-    then the one that was not used for longest."""
+    then the one whose loss costs least. ``now``: the last lease of all."""
     if not seat.used:
         return _FRESH
     known, asked = seat.memory.messages, conversation.messages
@@ -278,7 +283,15 @@ def _fit(seat: Seat, conversation: Conversation, sampling: Sampling) -> tuple[in
         return 3, same
     if any(message.role == "user" for message in known[:same]):
         return 1, -seat.used
-    return 0, -seat.used
+    return 0, -_loss(seat, now)
+
+
+def _loss(seat: Seat, now: int) -> float:
+    """What it would cost, as far as one can guess, that a seat forgets: the characters to read again, more the more
+    often the conversation has been gone on with, and less the longer that is ago."""
+    characters = sum(len(message.content) for message in seat.memory.messages)
+    turns = sum(message.role == "user" for message in seat.memory.messages)
+    return characters * turns**2 / (now - seat.used + 1)
 
 
 def _same(one: Message, other: Message) -> bool:

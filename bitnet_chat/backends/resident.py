@@ -18,6 +18,7 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
 from bitnet_chat.engine.load import Load
+from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.refusal import Refit
@@ -176,7 +177,12 @@ class ResidentBackend:
         ):
             from bitnet_chat.backends.tooled import Interpreter
 
-            self._interpreter = Interpreter(self._template, self._session.reply, self._session.interrupt)
+            self._interpreter = Interpreter(
+                self._template,
+                self._session.reply,
+                self._session.interrupt,
+                continues=self.binary.dialect is not Dialect.MODERN,
+            )
         return self._interpreter
 
     def count(self, text: str) -> TokenCount | None:
@@ -277,6 +283,7 @@ class ResidentBackend:
             seed=None if settings.seed < 0 else settings.seed,
             sampling=replace(advised, temperature=None),
             max_tokens=settings.max_tokens or None,
+            batch_size=batch_size("", header.size, share.number or processors.usable()),
             rpc=self._rpc,
             overrides=prepared.overrides,
             extra=share.extra,

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.daemon import in_daemon
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.prompt.tools import Spoken, ToolFormat, lowered, responses
 from bitnet_chat.stream.decoder import rejoined
-from bitnet_chat.stream.toolcalls import CALL_LIMIT, Call, CallSplitter, Malformed, Piece, Text
+from bitnet_chat.stream.toolcalls import CALL_LIMIT, OPENING, Call, CallSplitter, Malformed, Piece, Text
 
 if TYPE_CHECKING:
     from bitnet_chat.prompt.template import ChatTemplate
@@ -40,9 +41,17 @@ class Interpreter:
     the same reply; the front end hears of it only if the model fails again.
     """
 
-    def __init__(self, template: Callable[[], ChatTemplate], replies: Replies, interrupt: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        template: Callable[[], ChatTemplate],
+        replies: Replies,
+        interrupt: Callable[[], None],
+        *,
+        continues: bool = True,
+    ) -> None:
         """``template``: reads the model's header, and may take time. ``replies`` and ``interrupt``: those of the
-        engine."""
+        engine. ``continues``: whether it goes on with a reply that was begun for it, so that it can be made to call."""
+        self._continues = continues
         self._template = template
         self._replies = replies
         self._interrupt = interrupt
@@ -56,20 +65,17 @@ class Interpreter:
         """Those of the last reply, and most likely of the next one."""
 
     def prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
-        """``prepare`` is called with the plain form of ``history``: at once where the template is known."""
+        """``prepare`` is called with the plain form of ``history``: at once where there is nothing of tools in it."""
         self.cancel()
-        if self._format is None and (self.tools or has_tools(history)):
+        if self.tools or has_tools(history):
             self._preparing = asyncio.ensure_future(self._prepare_later(history, prepare))
         else:
-            self._prepare(history, prepare)
+            prepare(self._plain(history, self.tools, self._alone))
 
     async def _prepare_later(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         await self._known()
-        self._prepare(history, prepare)
-
-    def _prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         with contextlib.suppress(BitnetChatError):  # the next reply will tell
-            prepare(self._plain(history, self.tools, self._alone))
+            prepare(await in_daemon(lambda: self._plain(history, self.tools, self._alone)))
 
     def cancel(self) -> None:
         """What was to be prepared and has not begun is not wanted any more."""
@@ -87,15 +93,16 @@ class Interpreter:
         self._was_interrupted, self._alone = False, options.alone
         tools = self.tools = _offered(options)
         try:
-            plain, options = await self.plain(conversation, options)
+            plain, asked = await self.plain(conversation, options)
         except BitnetChatError as error:
             yield Failed(error)
             return
         if self._was_interrupted:
             yield Completed(FinishReason.INTERRUPTED, "")
             return
-        reading = _Reading(tools)
-        async for event in self._read(plain, options, reading):
+        begun = _beginning(options)
+        reading = _Reading(tools, begun)
+        async for event in self._read(plain, asked, reading):
             yield event
         last = plain.last
         goes_on = last is not None and last.role == "assistant"
@@ -106,12 +113,12 @@ class Interpreter:
             # Once: the model is told what is wrong, and goes on in the same reply.
             turns = (*turns, Message("user", responses(reading.told)))
             earlier = plain.messages[:-1] if goes_on else plain.messages
-            options = _left(options, reading.stats)
+            asked = _left(asked, reading.stats)
             reading.begin_again()
-            async for event in self._read(Conversation((*earlier, *turns)), options, reading):
+            async for event in self._read(_begun(Conversation((*earlier, *turns)), begun), asked, reading):
                 if not isinstance(event, Started):
                     yield event
-            turns = (*turns, Message("assistant", reading.raw))
+            turns = (*turns, Message("assistant", begun + reading.raw))
             if reading.is_faulty:
                 why = reading.faults[-1].why
                 yield Notice(f"the model twice asked for a tool in a form that cannot be read: {why}")
@@ -120,25 +127,33 @@ class Interpreter:
             calls = tuple(reading.calls) if end.reason is FinishReason.STOP else ()
             if calls:
                 end = replace(end, reason=FinishReason.TOOL_CALLS)
-            if calls or len(turns) > 1:
-                before = conversation.messages[-1].content if goes_on else ""
+            if calls or (len(turns) > 1 and not begun):
+                cut = conversation.messages[-1]
+                before = cut.content if cut.role == "assistant" else ""
                 message = Message("assistant", rejoined(before + end.text), tool_calls=calls)
                 self._remember(message, Spoken(turns, reading.told if calls else ()))
+            elif begun and end.reason is FinishReason.STOP:
+                why = "the model was made to begin a call, and wrote none that can be read"
+                end = Failed(Unsupported("tool_choice", why, remedy="use auto"), end.text)
         if end is not None:
             yield end
 
     async def plain(self, conversation: Conversation, options: ReplyOptions) -> tuple[Conversation, ReplyOptions]:
         """What an engine is asked instead. Raises Unsupported for tools that it cannot be told of."""
         tools = _offered(options)
-        if tools and options.tool_choice != "auto":
-            why = "an engine on a pseudo-terminal decides by itself whether it calls a tool"
-            raise Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server")
         format = await self._known()
         if tools and isinstance(format, BitnetChatError):
             raise format
-        plain = await beside(conversation, self._plain, conversation, tools, options.alone)
+        begun = _beginning(options)
+        if begun and not self._continues:
+            why = "this engine cannot be made to begin its reply with a call"
+            raise Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server")
+        if tools or has_tools(conversation):  # written by the template, which takes what time it is given
+            plain = await in_daemon(lambda: self._plain(conversation, tools, options.alone))
+        else:
+            plain = await beside(conversation, self._plain, conversation, tools, options.alone)
         # A stop text ends what is said, and no call.
-        return plain, replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
+        return _begun(plain, begun), replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
 
     async def _read(self, plain: Conversation, options: ReplyOptions, reading: _Reading) -> AsyncIterator[Event]:
         """All events but the last, which ``reading`` keeps."""
@@ -173,7 +188,7 @@ class Interpreter:
     async def _known(self) -> ToolFormat | BitnetChatError:
         """The format of the template, or why there is none."""
         if self._format is None:
-            self._format = await asyncio.to_thread(self._look)
+            self._format = await in_daemon(self._look)
         return self._format
 
     def _look(self) -> ToolFormat | BitnetChatError:
@@ -199,9 +214,11 @@ class Interpreter:
 class _Reading:
     """What has come of a reply: text and calls told apart, and the engine's own words."""
 
-    def __init__(self, tools: Sequence[Tool]) -> None:
+    def __init__(self, tools: Sequence[Tool], begun: str = "") -> None:
+        """``begun``: what each answer of the engine begins with, and does not say again."""
         self._names = [tool.name for tool in tools]
-        self._splitter = CallSplitter() if tools else None
+        self._begun = begun
+        self._splitter = self._new_splitter() if tools else None
         self._raw: list[str] = []
         self._said: list[str] = []
         self._apart = False
@@ -217,9 +234,14 @@ class _Reading:
     def begin_again(self) -> None:
         """The same reply goes on with another answer of the engine."""
         self._earlier, self._began_again = self.stats, True
-        self._splitter = CallSplitter()
+        self._splitter = self._new_splitter()
         self._raw, self.faults, self.end = [], [], None
         self._apart = bool(self._said)
+
+    def _new_splitter(self) -> CallSplitter:
+        splitter = CallSplitter()
+        splitter.feed(self._begun)
+        return splitter
 
     @property
     def raw(self) -> str:
@@ -284,6 +306,27 @@ class _Reading:
 
 def _offered(options: ReplyOptions) -> tuple[Tool, ...]:
     return options.tools if options.tool_choice != "none" else ()
+
+
+def _beginning(options: ReplyOptions) -> str:
+    """The beginning of a reply that can only be a call, where one is asked for: of one tool, or of any."""
+    tools = _offered(options)
+    if not tools or options.tool_choice == "auto":
+        return ""
+    name = tools[0].name if len(tools) == 1 else options.tool_choice
+    if len(tools) > 1 and options.tool_choice == "required":
+        return f'{OPENING}\n{{"name": "'
+    return f'{OPENING}\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments":'
+
+
+def _begun(conversation: Conversation, text: str) -> Conversation:
+    """The same where the reply begins with ``text``."""
+    if not text:
+        return conversation
+    *earlier, last = conversation.messages
+    if last.role != "assistant":
+        return Conversation((*conversation.messages, Message("assistant", text, FinishReason.LENGTH)))
+    return Conversation((*earlier, replace(last, content=f"{last.content}\n{text}")))
 
 
 def has_tools(conversation: Conversation) -> bool:

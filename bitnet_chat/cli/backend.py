@@ -44,9 +44,17 @@ def open_backend(
     return _guarded(_elsewhere(settings), settings, advice)
 
 
-def open_source(settings: Settings, configured: str, *, parallel: int, models: int = 1, name: str = "") -> Source:
+def open_source(
+    settings: Settings,
+    configured: str,
+    *,
+    parallel: int,
+    models: int = 1,
+    name: str = "",
+    dialect: Dialect | None = None,
+) -> Source:
     """Backends for a server: ``parallel`` of them answer side by side, and those of ``models`` models in all. Starts
-    nothing; raises as open_backend does. ``name``: as there."""
+    nothing; raises as open_backend does. ``name``, ``dialect``: as there."""
     from bitnet_chat.models.store import origin_of
 
     if settings.backend == "llama-server":
@@ -59,6 +67,7 @@ def open_source(settings: Settings, configured: str, *, parallel: int, models: i
             server.model,
             settings.ctx,
             shared=True,
+            chat_template=settings.chat_template,
             origin=origin_of(server.model),
         )
     if settings.backend == "engine" and settings.rpc and parallel > 1:
@@ -67,7 +76,7 @@ def open_source(settings: Settings, configured: str, *, parallel: int, models: i
             remedy="add --backend llama-server, one process of which answers them all",
         )
     sharing = Sharing(engines=parallel, models=models)
-    first = open_backend(settings, configured, advice="nothing", sharing=sharing, name=name)
+    first = open_backend(settings, configured, dialect=dialect, advice="nothing", sharing=sharing, name=name)
     if settings.backend == "engine":
         from bitnet_chat.backends.resident import ResidentBackend
 
@@ -77,10 +86,18 @@ def open_source(settings: Settings, configured: str, *, parallel: int, models: i
         path = None
 
     def another() -> Backend:
-        return open_backend(settings, configured, advice="nothing", sharing=sharing, name=name)
+        return open_backend(settings, configured, dialect=dialect, advice="nothing", sharing=sharing, name=name)
 
     origin = origin_of(path) if path is not None else ""
-    return Source(first.status().model or settings.backend, parallel, another, path, settings.ctx, origin=origin)
+    return Source(
+        first.status().model or settings.backend,
+        parallel,
+        another,
+        path,
+        settings.ctx,
+        chat_template=settings.chat_template,
+        origin=origin,
+    )
 
 
 def _guarded(backend: Backend, settings: Settings, advice: Advice) -> GuardedBackend:

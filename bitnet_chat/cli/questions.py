@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, TextIO
 
 from bitnet_chat import batch, paths
 from bitnet_chat.attachments import Attachment, with_attachments
+from bitnet_chat.attachments.reading import meant
 from bitnet_chat.backends import Backend
 from bitnet_chat.backends.guarded import TOLD
 from bitnet_chat.cli.attached import attached
@@ -146,7 +147,11 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
         text = text.removesuffix("\n").removesuffix("\r")
     if batch.is_blank(text):
         raise UsageError("the question is empty")
-    return text, attached(flags, _say, stdin_is_taken=from_stdin)
+    files = attached(flags, _say, stdin_is_taken=from_stdin)
+    for mention in meant(text):
+        if mention not in {each.name for each in files}:
+            _say(f"@{mention} is sent as text, without a file: -a {mention} attaches one")
+    return text, files
 
 
 def _decoded(data: bytes, source: str) -> str:
@@ -162,7 +167,18 @@ def _decoded(data: bytes, source: str) -> str:
 def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
     """Reads the input now; see :func:`answer_one`."""
     jobs = list(batch.read_jobs(iter(_input_lines(flags.input)), settings.system))
+    _tell_mentions(jobs)
     return _answer_file(_output_path(flags), settings, configured, jobs, allowed_toolbox(flags, settings))
+
+
+def _tell_mentions(jobs: Sequence[batch.Job]) -> None:
+    """One line, about all of them: a prompt may be anybody's text, and reads no file."""
+    asked = [(job.index, job.conversation.last) for job in jobs if job.conversation is not None]
+    lines = [(index, path) for index, last in asked if last is not None for path in meant(last.content)[:1]]
+    if lines:
+        (index, path), more = lines[0], len(lines) - 1
+        others = f", and so are those in {more} more line{'s' * (more > 1)}" if more else ""
+        _say(f"line {index}: @{path} is sent as text, without a file{others}: prompts of --input attach none")
 
 
 async def _answer_file(

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,11 +126,12 @@ def read(
 ) -> tuple[ServeSettings, config.Settings, str, Mapping[str, str]]:
     """What the flags of :func:`parser` say: how to serve, what to answer with, the configured engine, and the files of
     the models by name, if there are several. Raises UsageError."""
+    from bitnet_chat.serve.origins import tidy
     from bitnet_chat.serve.settings import ServeSettings
 
     values = {each.name: getattr(flags, each.name) for each in fields(ServeSettings) if hasattr(flags, each.name)}
     values.setdefault("api_key", environment.get("BITNET_CHAT_API_KEY", ""))
-    values["cors"] = tuple(values.get("cors", ()))
+    values["cors"] = tuple(map(tidy, values.get("cors", ())))
     values["allow_host"] = tuple(values.get("allow_host", ()))
     models = _models(getattr(flags, "models", []))
     if list(models) == [""]:
@@ -138,8 +140,10 @@ def read(
         if name in given:
             raise UsageError(f"{config.flag(name)} is not for a server: {why}")
     settings, configured = config.load(given, environment)
-    if config.sourced(given, environment)["overflow"].origin != "default":
+    sources = config.sourced(given, environment)
+    if sources["overflow"].origin != "default":
         values["overflow"] = settings.overflow
+    values["any_backend"] = sources["backend"].origin == "default"
     settings = replace(settings, attach="", tools="")  # of the config file, where they are meant for the terminal
     return replace(ServeSettings(), **values).checked(), settings, configured, models
 
@@ -192,20 +196,39 @@ async def open_server(
     """
     from bitnet_chat.cli.attaching import own_journal
     from bitnet_chat.cli.backend import open_source
+    from bitnet_chat.cli.server_engine import preferred
+    from bitnet_chat.cli.upstream import has_models, models_of
     from bitnet_chat.serve.app import running
     from bitnet_chat.serve.cache import Cache
     from bitnet_chat.serve.catalogue import Catalogue
     from bitnet_chat.serve.desk import Defaults, Desk
 
     sources: dict[str, Source] = {}
+    notices: list[str] = []
     served = models or {"": ""}
     for name, file in served.items():
-        of_this = replace(settings, model=file) if file else settings
-        source = open_source(of_this, configured, parallel=serving.parallel, models=len(served), name=name)
+        of_this = preferred(
+            replace(settings, model=file) if file else settings,
+            configured,
+            parallel=serving.parallel,
+            any_backend=serving.any_backend,
+        )
+        source = open_source(
+            of_this.settings,
+            configured,
+            parallel=serving.parallel,
+            models=len(served),
+            name=name,
+            dialect=of_this.dialect,
+        )
         sources[name or source.name] = source
-    if notice := _of_threads(settings, serving.parallel):  # requests have no place for it
+        notices += [of_this.notice, _of_threads(of_this.settings, serving.parallel)]
+    for notice in dict.fromkeys(filter(None, notices)):  # requests have no place for it
         _say(notice)
-    catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit)
+    more = partial(models_of, settings, configured, parallel=serving.parallel) if has_models(settings) else None
+    if more is not None and not models:
+        sources = dict(await more()) or sources
+    catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit, more=more)
     if serving.memory_limit:
         await catalogue.check()
     cache = Cache(_sampling(settings)) if serving.cache else None

@@ -7,6 +7,7 @@ Text may hold lone surrogates (U+DC80..U+DCFF): they stand for bytes of a reply 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -135,15 +136,15 @@ class Conversation:
     @property
     def open_calls(self) -> tuple[ToolCall, ...]:
         """Those of the last reply that have got no result yet."""
-        answered: list[str] = []
+        answered: Counter[str] = Counter()
         for message in reversed(self.messages):
             if message.role == "tool":
-                answered.append(message.call_id)
+                answered[message.call_id] += 1
                 continue
             left: list[ToolCall] = []
             for call in message.tool_calls:  # one result each: not every server gives each call an id of its own
-                if call.id in answered:
-                    answered.remove(call.id)
+                if answered[call.id]:
+                    answered[call.id] -= 1
                 else:
                     left.append(call)
             return tuple(left)
@@ -151,10 +152,8 @@ class Conversation:
 
     def with_all_answered(self, result: str = NOT_CALLED) -> Conversation:
         """Each open call has ``result``."""
-        conversation = self
-        for call in self.open_calls:
-            conversation = conversation.with_tool_result(call, result)
-        return conversation
+        results = (Message("tool", result, call_id=call.id, tool_name=call.name) for call in self.open_calls)
+        return Conversation((*self.messages, *results))
 
     def without_last_reply(self) -> Conversation:
         """Drops the last assistant message, if it is the last one: what ``/regen`` asks again."""

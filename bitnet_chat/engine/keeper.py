@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.dialects import Talk
@@ -64,9 +66,9 @@ class Keeper:
         self._fallen: EngineProcess | None = None  # its death is not told yet: what follows from it may be open
         self._wanted: Conversation | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._replacing: asyncio.TimerHandle | None = None
+        self._replacing: asyncio.Task[None] | None = None
         self._watchers: set[asyncio.Task[None]] = set()
-        self._spares = Spares(self._load, affordable) if affordable is not None else None
+        self._spares = Spares(self._load_spare, affordable) if affordable is not None else None
         self._closed = False
 
     @property
@@ -131,7 +133,7 @@ class Keeper:
             talk = await self.talk()
             while self._wanted is not None and not self.busy and not self._closed:
                 history, self._wanted = self._wanted, None
-                count = self.to_drop(talk, history, "", None)
+                count = await in_daemon(partial(self.to_drop, talk, history, "", None))
                 if self.room.policy == "drop-oldest":
                     self.let_go(history, count)
                 elif count > self.room.window.count_left(history):
@@ -150,11 +152,22 @@ class Keeper:
         loaded = self._loaded
         if loaded is not None and loaded.has_strayed and self._talk is not None and self._talk.carries_all:
             loaded.turn_to(self.room.window.kept(self._history))  # its figures are of what is not told again
-        if loaded is not None and loaded.is_alive and not loaded.is_at_limit and not self._is_ready(loaded):
-            # Not at once: a program that asks one question ends now, and a client may have its next one ready.
-            self._replacing = asyncio.get_running_loop().call_later(_PAUSE, self.prepare, self._history)
+        if loaded is not None and loaded.is_alive and not loaded.is_at_limit:
+            self._replacing = asyncio.ensure_future(self._replace_unless_ready(loaded))
         else:
             self._fill_spares()
+
+    async def _replace_unless_ready(self, loaded: Loaded) -> None:
+        await self._render_ahead(self.room.window.kept(self._history))
+        if self.busy or self._closed or loaded is not self._loaded or not loaded.is_alive:
+            return
+        if self._is_ready(loaded):
+            self._fill_spares()
+            return
+        # Not at once: a program that asks one question ends now, and a client may have its next one ready.
+        await asyncio.sleep(_PAUSE)
+        self._replacing = None
+        self.prepare(self._history)
 
     def _is_ready(self, loaded: Loaded, message: str = "") -> bool:
         """Whether a message after the history can be typed to a child, as far as can be said before there is one."""
@@ -183,9 +196,15 @@ class Keeper:
         if self._talk is None:
             # Reads the model's header and compiles its template: tens of milliseconds that no front end should feel.
             if self._talk_in_making is None or self._talk_in_making.done():
-                self._talk_in_making = asyncio.get_running_loop().run_in_executor(None, self._make_talk)
+                self._talk_in_making = asyncio.ensure_future(in_daemon(self._make_talk))
             self._talk = await asyncio.shield(self._talk_in_making)  # somebody else may be waiting for it too
         return self._talk
+
+    async def _render_ahead(self, memory: Conversation, text: str = "") -> None:
+        """Have at hand what ``text`` after ``memory`` needs rendered. A chat template is foreign code, which takes what
+        time it is given: never on the event loop."""
+        talk = await self.talk()
+        await in_daemon(lambda: talk.render_ahead(memory, text))
 
     async def refitted(self, process: EngineProcess) -> bool:
         """Whether a start that ended at an option is worth another one, which is then addressed anew. Raises as the
@@ -202,6 +221,7 @@ class Keeper:
         talk = await self.talk()
         self.room.window.follow(history)
         self._history, memory = history, self.room.window.kept(history)
+        await self._render_ahead(memory, message)
         if self._spares is not None and self.busy:
             self._spares.pause(memory)
         loaded = self._loaded
@@ -263,6 +283,10 @@ class Keeper:
         self._watch_over(self._watch(loaded))
         return loaded
 
+    async def _load_spare(self, memory: Conversation) -> Loaded:
+        await self._render_ahead(memory)
+        return self._load(memory)
+
     def _watch_over(self, work: Coroutine[object, object, None]) -> None:
         watcher = asyncio.ensure_future(work)
         self._watchers.add(watcher)
@@ -284,6 +308,8 @@ class Keeper:
         """A child that dies while nobody waits for it is replaced at once, so that the next message finds one."""
         process = loaded.process
         await process.gone()
+        if loaded is self._loaded and not self.busy and not self._closed:
+            await self._render_ahead(loaded.memory)
         if loaded is not self._loaded or self.busy or self._closed or process.ready_after is None:
             return
         if not process.was_stopped:

@@ -12,6 +12,7 @@ from typing import Any
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.dialects import Input, Talk
@@ -147,6 +148,10 @@ class Session:
 
     async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Question:
         """What is to be put to the engine. Raises BitnetChatError when nothing can be."""
+        talk = await self.keeper.talk()
+        # It renders the template, which takes what time it is given.
+        if without_effect := await in_daemon(lambda: talk.use(options.template)):
+            self.keeper.tell(without_effect)
         question = await self._asked(conversation, cut, options)
         if question.goes_on and question.text:
             self.keeper.tell("this engine cannot go on with a reply by itself: it was asked to continue")
@@ -245,12 +250,16 @@ class Session:
             await self._or_stop(self.keeper.starting)
         while not self._stopped.is_set():
             await self._trimmer.make_room(history, text, options.max_tokens)
+            if self._stopped.is_set():
+                break
             if question.goes_on and not self.keeper.room.window.kept(history).turns:
                 raise death.no_room_to_go_on()
             process = await self.keeper.synchronise(history, message=text, unfinished=question.is_silent)
             if process.state is not State.IDLE:
                 await self._or_stop(asyncio.ensure_future(process.settled()))
             if self._stopped.is_set():
+                if process.state is State.STARTING and process.launch.answers:
+                    self.keeper.discard()  # it reads a message that is not to be answered
                 break
             if self.state is State.IDLE:
                 # Now it has told how much it holds.

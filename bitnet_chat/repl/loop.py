@@ -163,6 +163,11 @@ class TerminalLoop:
 
         return await decide(question, self._input, self._output)
 
+    async def confirm(self, question: str) -> bool:
+        from bitnet_chat.repl.question import confirm
+
+        return await confirm(question, self._input, self._output)
+
     def copy(self, text: str) -> bool:
         self._output.write_raw(clipboard_sequence(text))
         self._output.flush()

@@ -15,7 +15,7 @@ from bitnet_chat.events import Failed
 from bitnet_chat.journal import Recorder
 from bitnet_chat.repl import errands, recap
 from bitnet_chat.repl.clerk import Clerk
-from bitnet_chat.repl.commands import Say, Situation, Unknown, apply, explain, read
+from bitnet_chat.repl.commands import Say, Situation, Unknown, apply, explain, read, retyped
 from bitnet_chat.repl.console import Console
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.reply import Reply
@@ -188,7 +188,7 @@ class Talk:
         if isinstance(meaning, Unknown):
             self._display.lines(explain(meaning))
             self.failure = self.failure or FinishReason.USAGE
-            return line
+            return ""  # what is typed next would run into it
         allowed = frozenset(self._caller.allowed if self._caller is not None else ())
         tools = self._settings.options.tools
         situation = Situation(self.conversation, self.status(), self.tally, tools, allowed, bool(self._asides))
@@ -201,11 +201,13 @@ class Talk:
             return ""
         if outcome.conversation != self.conversation:
             self._become(outcome.conversation, anew=outcome.anew)
-        return await self._run(outcome.errand) if outcome.errand is not None else ""
+        self.unanswered = outcome.back
+        return await self._run(outcome.errand) if outcome.errand is not None else outcome.back
 
     async def _say(self, text: str, line: str) -> str:
         message = await self._clerk.with_files(text, self._backend)
         if message is None:
+            self.unanswered = line
             self.failure = self.failure or FinishReason.USAGE
             return line
         dropped = "Nothing had been said yet: the message is not part of the conversation."
@@ -318,7 +320,7 @@ class Talk:
         self._display.lines(*recap.quoted(edited))
         asked = self.conversation.without_last_turn().with_user(edited)
         if await self._ask(asked, "Nothing had been said yet: the conversation is as it was."):
-            self.unanswered = edited
+            self.unanswered = retyped(edited)
         return self.unanswered
 
     def _fork(self) -> None:
@@ -360,7 +362,7 @@ class Talk:
         self._recorder.resume(stored)
         self.conversation, self._asides = stored.conversation, stored.asides
         recap.show(self._display, stored)
-        self.unanswered = stored.unanswered
+        self.unanswered = retyped(stored.unanswered)
         return self.unanswered
 
     def _show_thoughts(self, text: str, mode: errands.ThinkingMode | None) -> None:

@@ -53,9 +53,8 @@ class Cache:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def place(self, model: str, conversation: Conversation, options: ReplyOptions) -> Place | None:
-        """Where the reply to this is, or will be; None for what may get another reply each time."""
-        key = self._key(model, conversation, options)
+    def place(self, key: bytes | None) -> Place | None:
+        """Where the reply to a request is, or will be; None where its ``key`` is."""
         if key is None:
             return None
         kept = self._kept.get(key)
@@ -66,7 +65,9 @@ class Cache:
         self.hits += 1
         return Place(self, key, Replay(kept))
 
-    def _key(self, model: str, conversation: Conversation, options: ReplyOptions) -> bytes | None:
+    def key(self, model: str, conversation: Conversation, options: ReplyOptions) -> bytes | None:
+        """That of a request, which takes as long as it is: may be called in a thread. None for one that may get another
+        reply each time."""
         sampling, defaults = options.sampling, self._defaults
         temperature = sampling.temperature if sampling.temperature is not None else defaults.temperature
         seed = sampling.seed if sampling.seed is not None else defaults.seed
@@ -75,7 +76,14 @@ class Cache:
         asked = asdict(options)
         del asked["timeout"]  # a reply that it cut short is not kept
         said = [
-            (each.role, each.content, each.finish, [asdict(call) for call in each.tool_calls], each.call_id)
+            (
+                each.role,
+                each.content,
+                each.finish,
+                [asdict(call) for call in each.tool_calls],
+                each.call_id,
+                each.tool_name,
+            )
             for each in conversation.messages
         ]
         return hashlib.sha256(json.dumps([model, said, asked], sort_keys=True).encode("ascii")).digest()

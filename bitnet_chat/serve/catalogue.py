@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +22,16 @@ from bitnet_chat.backends.pool import Pool
 from bitnet_chat.backends.source import Source
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, ModelError, UsageError
+from bitnet_chat.models.gguf import size_of
 from bitnet_chat.models.names import Names, key_of
 from bitnet_chat.progress import size
 from bitnet_chat.serve.card import ModelCard, read_card
 from bitnet_chat.serve.routing import AUTO, Candidate, route
 
 log = logging.getLogger("bitnet_chat.serve")
+
+_OFTEN = 5.0
+"""Seconds between two looks at another server's list of models."""
 
 
 class UnknownModel(UsageError):
@@ -59,17 +63,25 @@ class _Model:
 class Catalogue:
     """By name; the first one is the default. All methods belong to the event loop."""
 
-    def __init__(self, sources: Mapping[str, Source], *, queue: int = 64, memory_limit: int = 0) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        *,
+        queue: int = 64,
+        memory_limit: int = 0,
+        more: Callable[[], Awaitable[Mapping[str, Source]]] | None = None,
+    ) -> None:
         """``sources``: at least one. ``queue``: how many may wait for a model; more are refused. ``memory_limit``:
-        bytes of all loaded models, 0: no limit.
+        bytes of all loaded models, 0: no limit. ``more``: what there is by now, where that is for another server to
+        say; new ones are offered too, a moment after the list was asked for, or a name that is not in it.
 
         Raises UsageError for a name that means something else, ModelError for a file that is larger than the limit.
         """
         if any(key_of(name) == AUTO for name in sources):
             raise UsageError(f"no model can be called {AUTO!r}: it is the name for whichever fits best")
         self._models = {name: _Model(name, source, Pool(source, queue=queue)) for name, source in sources.items()}
-        self._names = Names((name, source.path, source.origin) for name, source in sources.items())
-        self._queue, self._limit = queue, memory_limit
+        self._queue, self._limit, self._more = queue, memory_limit, more
+        self._looked = time.monotonic()
         self._clock = itertools.count(1)
         self._line = asyncio.Lock()
         """Who loads a model stands in it."""
@@ -78,10 +90,11 @@ class Catalogue:
         """Somebody has let go of a model."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.created = time.time()
-        for model in self._models.values():
+        self._names = self._all_names()
+        for model in list(self._models.values()):
             file = model.source.path
-            if memory_limit and file is not None and file.is_file() and file.stat().st_size > memory_limit:
-                raise _too_large(model.name, file.stat().st_size, memory_limit)
+            if memory_limit and file is not None and size_of(file) > memory_limit:
+                raise _too_large(model.name, size_of(file), memory_limit)
 
     @property
     def names(self) -> list[str]:
@@ -90,6 +103,7 @@ class Catalogue:
     @property
     def listed(self) -> list[str]:
         """The names that a client may choose from: ``auto`` too, where there is a choice."""
+        self._look_for_more()
         return [*self._models, AUTO] if len(self._models) > 1 else self.names
 
     @property
@@ -123,12 +137,27 @@ class Catalogue:
             candidates = [Candidate(each, self.window(each)) for each in self._models]
             return route(conversation or Conversation(), candidates).name
         if found is None:
+            self._look_for_more()
             raise UnknownModel(f"there is no model {name!r} here", remedy=f"there are: {', '.join(self.listed)}")
         return found
 
+    def _all_names(self) -> Names:
+        return Names((name, each.source.path, each.source.origin) for name, each in self._models.items())
+
+    def _look_for_more(self) -> None:
+        if self._more is not None and time.monotonic() - self._looked >= _OFTEN:
+            self._looked = time.monotonic()
+            self._spawn(self._add_more(self._more))
+
+    async def _add_more(self, more: Callable[[], Awaitable[Mapping[str, Source]]]) -> None:
+        for name, source in (await more()).items():
+            if name not in self._models:
+                self._models[name] = _Model(name, source, Pool(source, queue=self._queue))
+        self._names = self._all_names()
+
     async def check(self) -> None:
         """Reads the files. Raises ModelError for a model that can never have the room that it needs."""
-        for name in self._models:
+        for name in list(self._models):
             need = (await self.card(name)).memory
             if need > self._limit > 0:
                 raise _too_large(name, need, self._limit)
@@ -144,7 +173,7 @@ class Catalogue:
         if self._limit:
             async with self.held(first.name) as pool:
                 pool.start()
-        for name in self._models:
+        for name in list(self._models):
             await self.card(name)
 
     @asynccontextmanager
@@ -203,7 +232,7 @@ class Catalogue:
         for task in list(self._tasks):
             if not any(task is model.closing for model in self._models.values()):
                 task.cancel()
-        for model in self._models.values():
+        for model in list(self._models.values()):
             if model.closing is not None:
                 await model.closing
             await model.pool.close()
@@ -244,7 +273,7 @@ class Catalogue:
         if model.closing is not None:
             await asyncio.shield(model.closing)
             return
-        for each in self._models.values():
+        for each in list(self._models.values()):
             await self.card(each.name)
         need = (await self.card(model.name)).memory
         if need > self._limit > 0:

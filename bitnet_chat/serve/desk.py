@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.backends.offering import OfferingBackend, SingleCallBackend, refuses_tools
 from bitnet_chat.backends.pool import Seat, number
 from bitnet_chat.backends.recorded import recorded
@@ -113,9 +114,7 @@ class Desk:
         model = self.catalogue.choose(order.model, order.conversation)
         generation = Generation(secrets.token_hex(12), model)
         account = self.metrics.reply(model)
-        place = self._cache.place(model, order.conversation, order.options) if self._cache is not None else None
-        generation.cached = place is not None and place.replay is not None
-        task = asyncio.ensure_future(self._make(order, generation, account, place))
+        task = asyncio.ensure_future(self._make(order, generation, account))
         self._tasks[task] = generation
 
         def over(task: asyncio.Task[None]) -> None:
@@ -156,12 +155,14 @@ class Desk:
 
     # One reply
 
-    async def _make(self, order: Order, generation: Generation, account: Account, place: Place | None) -> None:
+    async def _make(self, order: Order, generation: Generation, account: Account) -> None:
         task = asyncio.current_task()
         assert task is not None
         turn = number()
         try:
+            place = await self._place(order, generation.model)
             if place is not None and place.replay is not None:
+                generation.cached = True
                 await _give_again(place.replay, order, generation)
                 return
             if not generation.stopped_by(task.cancel):
@@ -198,6 +199,13 @@ class Desk:
         finally:
             if generation.end is None:
                 generation.put(Failed(EngineDied("the reply ended without a word about why"), generation.text))
+
+    async def _place(self, order: Order, model: str) -> Place | None:
+        """Of the reply in the cache, where there is one."""
+        if self._cache is None:
+            return None
+        key = await beside(order.conversation, self._cache.key, model, order.conversation, order.options)
+        return self._cache.place(key)
 
     async def _refusal(self, order: Order, model: str) -> BitnetChatError | None:
         """What the request is refused for without its turn."""

@@ -36,6 +36,9 @@ _FILES = 384
 the newcomers that one turn of the loop lets in."""
 _BACKLOG = 256
 """Newcomers that wait to be let in."""
+_KEEP_ALIVE = 120
+"""Seconds: longer than clients keep an idle connection (httpx 5, aiohttp 15, Go 90). A server that closes one first
+does so, at times, while the next request is on its way."""
 _LINGER = 5.0
 """Seconds that connections have to take the last of their replies when the server ends."""
 
@@ -63,6 +66,7 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
             date_header=False,  # it would be made by a clock that ticks; each reply has one of its own
             proxy_headers=False,
             backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=int(_LINGER),
         )
     )

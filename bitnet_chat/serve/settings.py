@@ -27,6 +27,8 @@ class ServeSettings:
     """More names that this server has, such as that of a proxy before it; ``.example.com``: all below, ``*``: any."""
     parallel: int = 1
     """Conversations of one model that are answered at once."""
+    any_backend: bool = False
+    """Whether the backend was left to the server, see :mod:`bitnet_chat.cli.server_engine`."""
     queue: int = 64
     """Requests that may wait for a model; more are refused."""
     cache: bool = False

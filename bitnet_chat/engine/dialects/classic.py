@@ -11,13 +11,14 @@ replaced, so that the tokens that it evaluates are always those of the chat temp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import GO_ON, EngineOptions, Input, Launch, common_flags, left_out
-from bitnet_chat.prompt.segments import Opening, PromptSegments, joined
+from bitnet_chat.prompt.segments import PLACEHOLDER, Opening, PromptSegments, joined
 from bitnet_chat.prompt.specials import note
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.prompt.verbatim import encode_lines
@@ -27,13 +28,12 @@ from bitnet_chat.stream.decoder import encode
 from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.thinking import Tags, ThinkingFramer, leaves_open
 
-_ANY_MESSAGE = "What else?"
-
 
 class ClassicTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
 
     closes_interrupted = False
+    hears_while_reading = False
     no_message: bytes | None = None  # an empty line makes it go on with its own reply
     go_on_message = ""
     max_tokens: int | None = None
@@ -46,13 +46,20 @@ class ClassicTalk:
         self._marks = segments.marks
         self._thinking = thinking
         self._opens_thoughts = thinking is not None and leaves_open(self._marks.in_suffix, thinking)
-        # Thoughts that are not told again, before the answer.
-        self._closing = f"\n{thinking[1]}\n\n" if thinking is not None and self._opens_thoughts else ""
         self.context_size = options.context_size
         # A reply that ends with another token than the template has makes a context that no prompt begins with.
         end, eos = self._marks.end, segments.template.eos
         is_special = segments.special is not None and segments.special.fullmatch(end)
         self._end = end if is_special else eos or "\0"
+
+    def use(self, arguments: Mapping[str, object]) -> str:
+        segments, thinking = self._segments, self._thinking
+        if arguments != segments.template.arguments:
+            segments.use(arguments)
+            self._opens_thoughts = thinking is not None and leaves_open(segments.template.marks().in_suffix, thinking)
+        if thinking is None and not any(arguments.values()):
+            return ""  # nothing is what was asked for
+        return segments.template.without_effect(arguments)
 
     def launch(
         self,
@@ -100,6 +107,11 @@ class ClassicTalk:
             loose_end=loose_end,
         )
 
+    @property
+    def _closing(self) -> str:
+        """Of thoughts that are not told again, before the answer."""
+        return f"\n{self._thinking[1]}\n\n" if self._thinking is not None and self._opens_thoughts else ""
+
     def _framer(self, opening: Opening) -> Framer:
         ordered = self._binary.traits.ordered
         framer: Framer
@@ -114,6 +126,8 @@ class ClassicTalk:
     def input(
         self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
     ) -> Input | None:
+        if isinstance(launch.framer, ThinkingFramer):
+            launch.framer.is_open = self._opens_thoughts
         if not text:
             # What is not in the context is made again first, unless more of the reply has been made since.
             loose_end = launch.loose_end if context == launch.context else ""
@@ -124,11 +138,14 @@ class ClassicTalk:
         typed = self._segments.typed(context, launch.in_prefix, prompt)
         return Input(encode_lines(_valid(typed)), prompt) if typed is not None else None
 
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        self._segments.render_ahead(history, text)
+
     def preparation(self, history: Conversation) -> Input | None:
         return None
 
     def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
-        if self.input(launch, context, history, _ANY_MESSAGE) is not None:
+        if self.input(launch, context, history, PLACEHOLDER) is not None:
             return True
         return not self._segments.opening(history).is_open
 

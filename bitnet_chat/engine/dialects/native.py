@@ -9,7 +9,7 @@ is read as one. A tokenizer never joins text across a special token, so these ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import count
 
@@ -27,6 +27,7 @@ class NativeTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
 
     closes_interrupted = True
+    hears_while_reading = True
     no_message: bytes | None = None
     go_on_message = ""
     carries_all = True
@@ -44,6 +45,15 @@ class NativeTalk:
         self.max_tokens = options.max_tokens
         self.context_size = options.context_size
 
+    def use(self, arguments: Mapping[str, object]) -> str:
+        segments, thinking = self._segments, self._thinking
+        if arguments != segments.template.arguments:
+            segments.use(arguments)
+            self._opens_thoughts = thinking is not None and leaves_open(segments.template.marks().in_suffix, thinking)
+        if thinking is None and not any(arguments.values()):
+            return ""  # nothing is what was asked for
+        return segments.template.without_effect(arguments)
+
     def launch(
         self,
         history: Conversation,
@@ -52,7 +62,7 @@ class NativeTalk:
         unfinished: bool = False,
         sampling: Sampling | None = None,
     ) -> Launch:
-        self._segments.render(history.with_user("?"))  # a template that refuses is told before a model is loaded
+        self._segments.before_message(history)  # a template that refuses is told before a model is loaded
         framer = NativeFramer()
         thinking = self._thinking
         return Launch(
@@ -65,6 +75,8 @@ class NativeTalk:
         self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
     ) -> Input | None:
         options = options or ReplyOptions()
+        if isinstance(launch.framer, ThinkingFramer):
+            launch.framer.is_open = self._opens_thoughts
         closing = f"\n{self._thinking[1]}\n\n" if self._thinking is not None and self._opens_thoughts else ""
         loose_end = ""
         if text:
@@ -88,6 +100,9 @@ class NativeTalk:
             loose_end=loose_end,
             stop=encode(Stop(number)),
         )
+
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        self._segments.render_ahead(history, text)
 
     def preparation(self, history: Conversation) -> Input | None:
         if not history.messages:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, UsageError
 from bitnet_chat.journal import Journal, Recorder
@@ -109,7 +110,8 @@ class ChatDesk:
             line, before = line_of(stored), before_asked(ask, stored)
             # With the message that got no reply: where it is asked again it keeps its row.
             stored = replace(stored, records=line)
-            conversation = asked_of(ask, replace(stored, records=line if stored.pending is None else line[:-1]))
+            before_it = replace(stored, records=line if stored.pending is None else line[:-1])
+            conversation = await beside(stored.conversation, asked_of, ask, before_it)
             model = ask.model or (stored.model if stored.model in self.desk.catalogue.names else "")
             recorder = self._journal.recorder(log.warning)
             recorder.resume(stored)

@@ -21,7 +21,7 @@ from bitnet_chat.events import Completed, Failed
 from bitnet_chat.serve.body import read
 from bitnet_chat.serve.chats.desk import ChatDesk, NoSuchChat
 from bitnet_chat.serve.chats.events import RETRY, LastSeen, Opening, Teller, chat_event
-from bitnet_chat.serve.chats.form import chat_form, entry_form, error_form, to_json
+from bitnet_chat.serve.chats.form import chat_json, entry_form, error_form, to_json
 from bitnet_chat.serve.chats.live import Changed, Live, Room
 from bitnet_chat.serve.chats.request import MOST_ROWS, Ask, ask, lone_ask, new_chat, new_title
 from bitnet_chat.serve.connection import respond, while_connected
@@ -104,16 +104,16 @@ class _Api:
 
     async def create(self, request: Request) -> Response:
         stored = await self._chats.create(await read(request, self._settings.body_limit, new_chat))
-        return _json(chat_form(stored, None), 201, {"Location": f"/chats/{stored.id}"})
+        return await self._chat(stored, status=201, headers={"Location": f"/chats/{stored.id}"})
 
     async def show(self, request: Request) -> Response:
         stored = await self._chats.load(_id(request))
-        return _json(await self._form(stored, _renders(request)))
+        return await self._chat(stored, _renders(request))
 
     async def rename(self, request: Request) -> Response:
         id = _id(request)
         title = await read(request, self._settings.body_limit, new_title)
-        return _json(await self._form(await self._chats.rename(id, title), False))
+        return await self._chat(await self._chats.rename(id, title))
 
     async def remove(self, request: Request) -> Response:
         await self._chats.remove(_id(request))
@@ -123,14 +123,18 @@ class _Api:
         room = self._chats.rooms.get(id)
         return room is not None and room.answering is not None
 
-    async def _form(self, stored: Stored, renders: bool) -> dict[str, object]:
+    async def _chat(
+        self, stored: Stored, renders: bool = False, *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> Response:
         room = self._chats.rooms.get(stored.id)
         live = None if room is None or room.answering is None else room.answering.as_it_is()
-        if not renders:
-            return chat_form(stored, live)
-        from bitnet_chat.serve.page.rendering import html_of
+        render = None
+        if renders:
+            from bitnet_chat.serve.page.rendering import html_of
 
-        return await asyncio.to_thread(chat_form, stored, live, html_of)
+            render = html_of
+        body = await asyncio.to_thread(chat_json, stored, live, render)
+        return Response(body, status, headers, media_type="application/json")
 
     # Replies
 

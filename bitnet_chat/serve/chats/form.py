@@ -84,6 +84,17 @@ def chat_form(stored: Stored, live: LiveReply | None, render: Render | None = No
     }
 
 
+def chat_json(stored: Stored, live: LiveReply | None, render: Render | None = None) -> bytes:
+    """The same, message by message: one call for a long chat would hold up all other threads."""
+    form = chat_form(stored, live, render)
+    lists = {name: form.pop(name) for name in ("messages", "passed_over")}
+    parts = [to_json(form)[:-1]]
+    for name, messages in lists.items():
+        assert isinstance(messages, list)
+        parts.append(b',"%b":[%b]' % (name.encode(), b",".join(map(to_json, messages))))
+    return b"".join(parts) + b"}"
+
+
 def _message(record: Record, render: Render | None) -> dict[str, object]:
     message = record.message
     form: dict[str, object] = {

@@ -1,0 +1,77 @@
+"""The engine of a server that was not told which one to take.
+
+Most requests of a server have nothing in common with the one before. A program for a terminal is started again for each
+of them; the prebuilt library and a llama-server read any conversation in the process that runs. So one of these goes
+before such a program, where it can run the model as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bitnet_chat.backends.resident import model_path, wish_of
+from bitnet_chat.config import Settings
+from bitnet_chat.engine import packages
+from bitnet_chat.engine.binary import Dialect
+from bitnet_chat.engine.find import find_server
+from bitnet_chat.engine.selection import judge, select
+from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.models import conversion
+
+
+@dataclass(frozen=True, slots=True)
+class Preferred:
+    settings: Settings
+    dialect: Dialect | None = None
+    """Of the engine, where only one will do."""
+    notice: str = ""
+    """One line: what answers, and why; empty where it is what would answer anyway."""
+
+
+def preferred(settings: Settings, configured: str, *, parallel: int, any_backend: bool) -> Preferred:
+    """``parallel``: conversations that are answered at once: several have one llama-server, and each a process of its
+    own with the library. ``any_backend``: whether the backend was left to the server. What is wrong is told when the
+    backend is opened."""
+    usual = Preferred(settings)
+    if settings.backend != "engine" or settings.engine_args or settings.rpc:
+        return usual
+    try:
+        wish = wish_of(settings, configured)
+        if wish.is_named:
+            return usual
+        model = model_path(settings, lambda infos: judge(wish)(infos))
+        if select(wish, model).contender.engine.dialect is Dialect.NATIVE and parallel == 1:
+            return usual
+    except BitnetChatError:
+        return usual
+    ways = [_library(settings, configured, model), _server(settings, configured, model) if any_backend else None]
+    return next((each for each in (ways if parallel == 1 else reversed(ways)) if each is not None), usual)
+
+
+def _library(settings: Settings, configured: str, model: Path) -> Preferred | None:
+    try:
+        taken = select(wish_of(settings, configured, Dialect.NATIVE), model).contender
+    except BitnetChatError:
+        return None
+    if taken.obstacle or (taken.converts and conversion.present(model) is None):
+        return None
+    name = packages.name_of(taken.engine)
+    why = "needs no new process for another conversation; --engine PATH takes another"
+    return Preferred(settings, Dialect.NATIVE, f"the prebuilt engine {name} answers: it {why}")
+
+
+def _server(settings: Settings, configured: str, model: Path) -> Preferred | None:
+    from bitnet_chat.backends.remote.connection import require_aiohttp
+    from bitnet_chat.models.info import read_info
+    from bitnet_chat.models.resolve import by_engine
+
+    try:
+        require_aiohttp()
+        server = find_server(None, configured or None, limit=settings.probe_timeout)
+        if any(by_engine(server.path)([read_info(model)])):
+            return None
+    except BitnetChatError:
+        return None
+    why = "one process reads all conversations; --backend engine takes an engine for each"
+    return Preferred(replace(settings, backend="llama-server"), None, f"llama-server answers: {why}")
