@@ -13,12 +13,13 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 
 from bitnet_chat.backends import Sampling
-from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation import Conversation
 from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.loaded import Loaded
+from bitnet_chat.engine.notices import Notices
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.restarts import RestartBudget
 from bitnet_chat.engine.room import Policy, Room
@@ -59,8 +60,8 @@ class Keeper:
         self._on_spawn = on_spawn
         self._loaded: Loaded | None = None
         self._history = Conversation()  # what the child is in step with, whole
-        self._notices: list[Notice] = []
-        self._of_request: list[Notice] = []
+        self._notices = Notices()
+        self.notify, self.tell = self._notices.notify, self._notices.tell
         self._fallen: EngineProcess | None = None  # its death is not told yet: what follows from it may be open
         self._wanted: Conversation | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -77,32 +78,20 @@ class Keeper:
     def spare_pids(self) -> list[int]:
         return self._spares.pids if self._spares is not None else []
 
-    # Notices
-
-    def notify(self, line: str) -> None:
-        """A line for the user, told with the next event. May be called from a thread."""
-        self._notices.append(Notice(line))
-
-    def tell(self, line: str, dropped: int = 0) -> None:
-        """The same of what concerns the request that is under way alone."""
-        self._of_request.append(Notice(line, dropped))
-
     def begin(self, *, alone: bool) -> None:
         """A request begins. ``alone``: what others were to hear and what left the window for them is none of its."""
         self.busy = True
         if alone:
-            self._of_request.clear()
+            self._notices.forget_request()
             self.room.window.restore(())
 
     def take_notices(self, *, of_launch: bool) -> list[Notice]:
         """What has not been told yet. ``of_launch``: also what could not be kept when the child was started, which is
         of interest when that child is the one that replies."""
         self._account_for_the_fallen()
-        notices = [*self._notices, *self._of_request]
-        self._notices, self._of_request = [], []
-        note, dropped = self.room.window.take_note()
-        if note:
-            notices.append(Notice(note, dropped))
+        notices = self._notices.take()
+        if (note := self.room.window.take_note())[0]:
+            notices.append(Notice(*note))
         if of_launch and self._loaded is not None:
             notices += map(Notice, self._loaded.notes)
             self._loaded.notes = ()
@@ -410,11 +399,6 @@ class Keeper:
         if count > window.count_left(history):
             assert talk is not None, "it was counted with it"
             window.drop(history, count, self.room.cost_of_oldest(talk, history, count), summary)
-
-    @property
-    def dropped(self) -> tuple[Message, ...]:
-        """The oldest messages of the conversation, which the child does not have."""
-        return self.room.window.left
 
     # Mending
 
