@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 from bitnet_chat.attachments import Attachment, mentions, reading, rough_count, typed, with_attachments
 from bitnet_chat.attachments import pdf as pdf_module
 from bitnet_chat.attachments.mentions import unfinished
-from bitnet_chat.attachments.reading import attach, attach_all, mentioned
+from bitnet_chat.attachments.reading import attach, attach_all, mentioned, missing
 from bitnet_chat.errors import UsageError
 from bitnet_chat.prompt.tokens import TokenCount
 
@@ -371,6 +372,9 @@ def test_only_what_is_a_file_is_attached(tmp_path: Path, monkeypatch: pytest.Mon
     Path("folder").mkdir()
     text = 'Compare @a.py, @a.py and @b.py, with @"my file.txt"; ask @folder @nobody me@a.py \\@a.py'
     assert mentioned(text) == ["a.py", "b.py,", "my file.txt"]
+    text = 'In @a.py, @c.py: @"no file" @./d, @~/e and (@folder.d) @folder, @folder.d @notes.md.'
+    assert missing(text) == ["c.py", "no file", "./d", "~/e", "folder.d", "notes.md"]
+    assert missing('@app.route("/") @app.get("/") @jack.bsky.social @x.com @2.5 @a@b.de @types/node @nobody.') == []
 
 
 # The command line
@@ -399,6 +403,19 @@ def test_what_is_said_of_them(fake: str, tmp_path: Path) -> None:
     done = run("--engine", fake, "-a", name, "what is this?", stdin="from the pipe\n")
     first, second = done.stderr.decode().splitlines()
     assert first.startswith(f"bitnet-chat: {name}: 9 bytes, ~") and second.startswith("bitnet-chat: stdin: 14 bytes, ~")
+
+
+def test_a_mention_in_a_question_or_a_batch_is_said_to_be_text(fake: str, tmp_path: Path) -> None:
+    name, gone = str(tmp_path / "a.py"), str(tmp_path / "gone.md")
+    Path(name).write_text("print(1)\n")
+    done = run("--engine", fake, "-a", name, f"compare @{name} with @{gone}")
+    assert f"bitnet-chat: @{gone} is sent as text, without a file: -a {gone} attaches one\n" in done.stderr.decode()
+    assert done.returncode == 0 and f"@{name} is sent" not in done.stderr.decode()
+    prompts = ("hi", f"@{name}", f"@{gone}")
+    (tmp_path / "in").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts))
+    done = run("--engine", fake, "--input", str(tmp_path / "in"))
+    told = f"line 2: @{name} is sent as text, without a file, and so are those in 1 more line: prompts"
+    assert told in done.stderr.decode() and done.returncode == 0
 
 
 def test_stdin_that_is_a_file(fake: str, tmp_path: Path) -> None:

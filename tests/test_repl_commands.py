@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -23,6 +25,7 @@ from bitnet_chat.repl.commands import (
     complete,
     explain,
     read,
+    retyped,
 )
 from bitnet_chat.repl.errands import (
     Attach,
@@ -91,6 +94,7 @@ def test_read(line: str, meaning: object) -> None:
 def test_two_slashes_say_anything(text: str) -> None:
     assert read("//" + text) == Say("/" + text)
     assert read(" " + text) == Say(" " + text)
+    assert read(retyped(text)) == Say(text)
 
 
 def test_unknown_commands_are_explained() -> None:
@@ -108,6 +112,19 @@ def test_help_names_every_command_and_the_escape() -> None:
     text = "\n".join(do("/help").lines)
     assert all(f"/{name}" in text for name in COMMANDS)
     assert "//" in text and "Ctrl-R" in text
+
+
+def test_a_command_has_one_spelling_in_help_readme_and_messages() -> None:
+    root = Path(__file__).parents[1]
+    readme = (root / "README.md").read_text("utf-8")
+    usages = {name: entry.usage for name, entry in COMMANDS.items()}
+    rows = "".join(line.split(" | ")[0] for line in readme.splitlines() if line.startswith("| `/"))
+    assert {*re.findall(r"`(/[^`]*)`", rows)} >= {*usages.values()}
+    written = re.compile(rf"(?<![\w./~-])/({'|'.join(COMMANDS)})\b((?: \[?[A-Z]{{2,}}…?\]?)*)")
+    sources = [source.read_text("utf-8") for source in sorted((root / "bitnet_chat").rglob("*.py"))]
+    for text in (readme, *sources):
+        for name, arguments in written.findall(text):
+            assert arguments == "" or f"/{name}{arguments}" == usages[name], f"/{name}{arguments}"
 
 
 def test_exit() -> None:

@@ -77,7 +77,8 @@ def test_escape_sequences_stay_text() -> None:
 
 def test_a_failure_goes_to_stderr() -> None:
     """Which the exit code tells as well: the first one."""
-    out, err = Program().all("fail\ncount\n/nothing\n", code=5)
+    out, err = Program().all("fail\ncount\n@gone.md\n/nothing\n", code=5)
+    assert "\n@gone.md is not a file: send the message as it is? Yes: nobody can be asked.\n" in err
     assert "The engine died\n  try again\n  | ␛[31mlog tail\n" in err
     assert out.startswith("1 messages")
 
@@ -158,6 +159,18 @@ def test_a_conversation_on_a_terminal(without: str) -> None:
         child.send("\x03")
         child.expect("\n> ")
         child.send("fail\n")
+        child.expect("An empty line sends the message again.")
+        child.expect("\n> ")
+        child.send("read @gone.md\n")
+        child.expect_exact("send the message as it is? yes or no: ")
+        child.send("\n")
+        child.expect("An empty line sends the message again.")
+        child.send("\n")
+        child.expect_exact("yes or no: ")
+        child.send("y\n")
+        child.expect_exact("You said 'read @gone.md'.")
+        child.expect("\n> ")
+        child.send("/undo\n")
         child.expect("An empty line sends the message again.")
         child.expect("\n> ")
         child.send("count\n")

@@ -263,6 +263,25 @@ def test_a_sigint_from_elsewhere_stops_a_reply(start: Start) -> None:
     terminal.say("count", "3 messages")
 
 
+def test_what_comes_back_to_the_prompt(start: Start) -> None:
+    terminal = start()
+    terminal.ready()
+    line = "read @gone.md"
+    for answer in ("n", ESC, "y"):
+        terminal.ready()
+        terminal.send(line if answer == "n" else "", ENTER)
+        terminal.until("@gone.md is not a file: send the message as it is?  y yes · n no")
+        terminal.send(answer)
+        terminal.until(lambda: "y yes" not in terminal.text)
+    terminal.until(f"You said '{line}'.")
+    terminal.ready()
+    terminal.send("/undo", ENTER)
+    terminal.until(lambda: terminal.prompt == line)
+    terminal.send(CTRL_C, "/undoo", ENTER)
+    terminal.until("did you mean /undo?")
+    terminal.until(lambda: terminal.prompt == "")
+
+
 def test_keys_typed_ahead_are_kept(start: Start) -> None:
     terminal = start()
     terminal.ready()
@@ -349,6 +368,34 @@ def test_resizing_at_the_prompt(start: Start) -> None:
     terminal.until(lambda: terminal.prompt == "some words")
     terminal.resize(20, 60)
     terminal.say("", "You said 'some words'.")
+
+
+def test_a_terminal_that_cuts_its_rows_loses_none_of_those_above(start: Start) -> None:
+    """Nothing is erased there that the prompt has not drawn."""
+    terminal = start(XTERM_VERSION="XTerm(390)")
+    terminal.ready()
+    terminal.say("hello", "You said 'hello'.")
+    terminal.send("a line that is being typed and is longer than the window is going to be")
+    terminal.until("going to be")
+    terminal.resize(24, 40)
+    terminal.until(
+        "\n> a line that is being typed and is long\n  er than the window is going to be\n scripted.gguf · ctx"
+    )
+    assert "\nYou said 'hello'.\n11 tokens" in terminal.text and terminal.text.count("being typed") == 1
+
+
+def test_what_is_typed_is_shown_like_the_words_of_a_model(start: Start, tmp_path: Path) -> None:
+    terminal = start("--history", str(tmp_path / "history"))
+    terminal.ready()
+    terminal.paste("a\u202eb\u2066 c\U000e0041\u200fd")
+    terminal.until(lambda: terminal.prompt == "a<U+202E>b<U+2066> c<U+E0041><U+200F>d")
+    terminal.send(ESC + "[D", ESC + "[D", "\x7f", "!")  # over d and the mark, the tag is taken out
+    terminal.until(lambda: terminal.prompt == "a<U+202E>b<U+2066> c!<U+200F>d")
+    terminal.say("", "You said 'a\\u202eb\\u2066 c!\\u200fd'.")
+    assert "> a<U+202E>b<U+2066> c!<U+200F>d\n" in terminal.text
+    terminal.send(UP)
+    terminal.until(lambda: terminal.prompt == "a<U+202E>b<U+2066> c!<U+200F>d")
+    assert not set("\u202e\u2066\u200f\U000e0041") & set(terminal.written)
 
 
 def test_escape_sequences_of_a_reply_stay_text(start: Start) -> None:
@@ -565,7 +612,7 @@ def test_a_reply_without_styles(start: Start, arguments: tuple[str, ...], variab
     terminal = start(*arguments, lines=50, **variables)
     terminal.ready()
     terminal.say("page markdown", "The end.")
-    assert PAGES["markdown"].replace("\n", "\r\n") in terminal.written
+    assert PAGES["markdown"].replace("\n", "\r\n") in plain(words(terminal.written))
 
 
 def test_what_waits_for_its_successor_is_shown_when_none_comes(start: Start) -> None:

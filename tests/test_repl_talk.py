@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -49,6 +50,8 @@ class Desk:
         self.offered: list[Entry] = []
         self.clipboard: str | None = None
         self.has_clipboard = True
+        self.agrees = True
+        self.questions: list[str] = []
         self.complaints: list[str] = []
 
     async def edit(self, text: str) -> str:
@@ -59,6 +62,10 @@ class Desk:
     async def pick(self, entries: Sequence[Entry]) -> int | None:
         self.offered = list(entries)
         return self.picked
+
+    async def confirm(self, question: str) -> bool:
+        self.questions.append(question)
+        return self.agrees
 
     def complain(self, text: str) -> None:
         self.complaints.append(text)
@@ -245,9 +252,9 @@ def test_regen_keeps_the_reply_before_when_it_fails() -> None:
     in_room(work)
 
 
-def test_unknown_commands_come_back() -> None:
+def test_unknown_commands_are_explained_and_leave_the_prompt_empty() -> None:
     async def work(room: Room) -> None:
-        assert await room.talk.submit("/rgen") == "/rgen"
+        assert await room.talk.submit("/rgen") == ""
         assert room.backend.asked == [] and "/regen" in room.paper.all
         assert await room.talk.submit("//rgen") == ""
         assert room.backend.asked[0].last == Message("user", "/rgen")
@@ -490,6 +497,30 @@ def test_nothing_is_kept_without_a_journal() -> None:
     assert Journal().list() == []
 
 
+def test_what_got_no_answer_is_written_and_marked(tmp_path: Path) -> None:
+    """Where it stands, as long as it stands there; what is answered in the end is an answer."""
+
+    async def body(room: Room) -> None:
+        await room.talk.submit("hello")
+        for line in ("fail", "fail", "fail again", "one"):
+            await room.talk.submit(line)
+        await room.talk.submit(f"/save {tmp_path}/talk.json")
+        await room.talk.submit("/undo")
+        await room.talk.submit("/undo")
+        await room.talk.submit(f"/save {tmp_path}/less.md")
+        await room.talk.submit("/clear")
+        await room.talk.submit("fail")
+        await room.talk.submit(f"/save {tmp_path}/alone.md")
+
+    in_room(body)
+    messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
+    said = [(each["content"], each.get("left_out", "")) for each in messages if each["role"] == "user"]
+    mark = "not answered"
+    assert said == [("hello", ""), ("fail", mark), ("fail again", mark), ("one", "")]
+    assert not (tmp_path / "less.md").exists()
+    assert (tmp_path / "alone.md").read_text().endswith(f"## You\n\nfail\n\n*[{mark}]*\n")
+
+
 def test_save_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -540,6 +571,33 @@ def test_a_mentioned_file_that_cannot_be_read_brings_the_message_back(tmp_path: 
         line = f"what is @{tmp_path}/blob"
         assert await room.talk.submit(line) == line
         assert room.backend.asked == [] and "blob" in room.paper.all
+
+    in_room(work)
+
+
+def test_a_mention_that_is_not_a_file_is_asked_about(tmp_path: Path) -> None:
+    async def work(room: Room) -> None:
+        room.desk.agrees = False
+        line = f"what is in @{tmp_path}/notse.md, @pytest.fixture?"
+        assert await room.talk.submit(line) == room.talk.unanswered == line
+        assert room.backend.asked == [] and room.talk.conversation == Conversation()
+        assert room.desk.questions == [f"@{tmp_path}/notse.md is not a file: send the message as it is?"]
+        room.desk.agrees = True
+        assert await room.talk.submit(line) == ""
+        assert room.backend.asked[-1].last == Message("user", line)
+
+    in_room(work)
+
+
+def test_what_is_undone_is_on_the_prompt_again(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("alpha")
+
+    async def work(room: Room) -> None:
+        for line in ("hello", "//stats is a command", f"read @{tmp_path}/a.txt"):
+            await room.talk.submit(line)
+            assert await room.talk.submit("/undo") == room.talk.unanswered == line
+        assert "Its files are off" in room.paper.all and room.talk.conversation == Conversation()
+        assert await room.talk.submit("/undo") == ""
 
     in_room(work)
 

@@ -15,6 +15,8 @@ _INSIDE = r'((?:[^"\\\n]|\\.)*)'
 _MENTION = re.compile(rf'(?:(?<=\s)|\A)@(?:"{_INSIDE}"|([^\s"]\S*))')
 _UNFINISHED = {sign: re.compile(rf'(?:(?<=\s)|\A){sign}(?:"{_INSIDE}|((?!")\S*))\Z') for sign in ("@", "")}
 _ESCAPE = re.compile(r'\\(["\\])')
+# A way to a file, or an ending; "@app.route" and "@user.bsky.social" are others' names, "@2.5" and "@example.com" too.
+_FILE_LIKE = re.compile(r"(?:/|\.{1,2}/|~/)[^\s]+|[^\s()@]*[\w-]\.(?!(?:com|org|net)\Z)(?=\w*[A-Za-z])\w{1,4}")
 _TAIL = ".,;:!?)]}>'\"…。、，"
 
 
@@ -39,6 +41,11 @@ def mentions(text: str) -> list[Mention]:
         if paths:
             found.append(Mention(match.start(), match.end(), paths))
     return found
+
+
+def looks_like_file(mention: Mention, text: str) -> bool:
+    """Whether the user must have meant a file: quotes, a path that begins as such, or an ending."""
+    return text[mention.start + 1] == '"' or _FILE_LIKE.fullmatch(mention.paths[-1]) is not None
 
 
 def unquoted(inside: str) -> str:

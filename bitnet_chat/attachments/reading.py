@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from bitnet_chat.attachments.attachment import Attachment
 from bitnet_chat.attachments.decoding import NotText, decoded
-from bitnet_chat.attachments.mentions import mentions
+from bitnet_chat.attachments.mentions import looks_like_file, mentions
 from bitnet_chat.errors import UsageError
 
 TEXT_LIMIT = 4_000_000
@@ -52,12 +52,19 @@ def attach_all(paths: Sequence[str]) -> list[Attachment]:
 
 def mentioned(text: str) -> list[str]:
     """The paths of the files that a typed message mentions, each once; a mention that is no file is a word."""
-    found: dict[str, None] = {}
-    for mention in mentions(text):
-        path = next((path for path in mention.paths if _is_file(path)), None)
-        if path is not None:
-            found[path] = None
-    return list(found)
+    found = (next(filter(_is_file, mention.paths), None) for mention in mentions(text))
+    return [*dict.fromkeys(path for path in found if path is not None)]
+
+
+def missing(text: str) -> list[str]:
+    """The paths of what a typed message mentions as a file and is none, each once."""
+    found = [each for each in mentions(text) if looks_like_file(each, text) and not any(map(_is_file, each.paths))]
+    return [*dict.fromkeys(each.paths[-1] for each in found)]
+
+
+def meant(text: str) -> list[str]:
+    """The paths of the files that somebody must have meant who wrote this where mentions are words, each once."""
+    return [*dict.fromkeys([*mentioned(text), *missing(text)])]
 
 
 def attach_stdin(say: Callable[[str], None]) -> Attachment:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -14,6 +16,7 @@ from typing import IO, TYPE_CHECKING, TextIO
 
 from bitnet_chat import batch, paths
 from bitnet_chat.attachments import Attachment, with_attachments
+from bitnet_chat.attachments.reading import meant
 from bitnet_chat.backends import Backend
 from bitnet_chat.backends.guarded import TOLD
 from bitnet_chat.cli.attached import attached
@@ -28,6 +31,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect
+from bitnet_chat.engine.lock import try_lock
 from bitnet_chat.errors import BitnetChatError, EngineNotFound, FinishReason, UsageError
 from bitnet_chat.journal import Journal, Recorder, Stored
 from bitnet_chat.progress import Progress, ProgressLine
@@ -143,7 +147,11 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
         text = text.removesuffix("\n").removesuffix("\r")
     if batch.is_blank(text):
         raise UsageError("the question is empty")
-    return text, attached(flags, _say, stdin_is_taken=from_stdin)
+    files = attached(flags, _say, stdin_is_taken=from_stdin)
+    for mention in meant(text):
+        if mention not in {each.name for each in files}:
+            _say(f"@{mention} is sent as text, without a file: -a {mention} attaches one")
+    return text, files
 
 
 def _decoded(data: bytes, source: str) -> str:
@@ -159,13 +167,37 @@ def _decoded(data: bytes, source: str) -> str:
 def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
     """Reads the input now; see :func:`answer_one`."""
     jobs = list(batch.read_jobs(iter(_input_lines(flags.input)), settings.system))
+    _tell_mentions(jobs)
     return _answer_file(_output_path(flags), settings, configured, jobs, allowed_toolbox(flags, settings))
+
+
+def _tell_mentions(jobs: Sequence[batch.Job]) -> None:
+    """One line, about all of them: a prompt may be anybody's text, and reads no file."""
+    asked = [(job.index, job.conversation.last) for job in jobs if job.conversation is not None]
+    lines = [(index, path) for index, last in asked if last is not None for path in meant(last.content)[:1]]
+    if lines:
+        (index, path), more = lines[0], len(lines) - 1
+        others = f", and so are those in {more} more line{'s' * (more > 1)}" if more else ""
+        _say(f"line {index}: @{path} is sent as text, without a file{others}: prompts of --input attach none")
 
 
 async def _answer_file(
     output_path: Path | None, settings: Settings, configured: str, jobs: list[batch.Job], box: Toolbox | None
 ) -> int:
-    done = {} if output_path is None else batch.finished(output_path, jobs)
+    with _opened(output_path) as output:  # first: what another run has written may be half a line
+        done = {} if output_path is None else batch.finished(output_path, jobs)
+        return await _answer_rest(output, output_path, settings, configured, jobs, done, box)
+
+
+async def _answer_rest(
+    output: IO[bytes],
+    output_path: Path | None,
+    settings: Settings,
+    configured: str,
+    jobs: list[batch.Job],
+    done: dict[int, FinishReason],
+    box: Toolbox | None,
+) -> int:
     todo = [job for job in jobs if job.index not in done]
     noted: set[str] = set()
     for job in todo:
@@ -184,7 +216,7 @@ async def _answer_file(
     engines = _Engines(settings, configured, box)
     bar = _Bar(sys.stderr)
     try:
-        with _opened(output_path) as output, _interrupting(engines.interrupt):
+        with _interrupting(engines.interrupt):
             reason = await batch.run(
                 iter(todo),
                 len(todo),
@@ -306,6 +338,7 @@ def _input_lines(name: str) -> list[bytes]:
 
 @contextlib.contextmanager
 def _opened(path: Path | None) -> Iterator[IO[bytes]]:
+    """For this run alone. Raises UsageError where that cannot be."""
     if path is None:
         yield sys.stdout.buffer
         return
@@ -314,10 +347,24 @@ def _opened(path: Path | None) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     try:
+        if not _claimed(file):
+            raise UsageError(
+                f"{path} is being written by another run", remedy="wait for its end, or give another --output"
+            )
         yield file
     finally:
         with contextlib.suppress(OSError):  # what could not be written was told when it was written
             file.close()
+
+
+def _claimed(file: IO[bytes]) -> bool:
+    """Whether no other run has it. A device or a pipe is for all of them."""
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return True
+    try:
+        return try_lock(file.fileno())
+    except OSError:  # a file system without locks
+        return True
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from bitnet_chat.stream.sanitize import one_line
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
+    from bitnet_chat.conversation.aside import Aside
     from bitnet_chat.journal import Recorder
 
 
@@ -39,7 +40,7 @@ class Clerk:
         elif self.attached:
             self._tell(self.attached, backend)
         else:
-            self._display.lines("No file goes with the next message: /file PATH adds one.")
+            self._display.lines("No file goes with the next message: /file [PATH…] adds some.")
 
     async def _read(self, paths: Sequence[str], backend: Backend) -> None:
         """Adds files; none of them where one cannot be read."""
@@ -61,12 +62,16 @@ class Clerk:
 
     async def with_files(self, message: str, backend: Backend) -> str | None:
         """The message with the files that go with it, those included that it mentions. None where one of those cannot
-        be read, which was told; the files stay for the next try until :meth:`sent`."""
+        be read, which was told, or where the user does not want to do without one that is missing; the files stay for
+        the next try until :meth:`sent`."""
         from bitnet_chat.attachments import with_attachments
 
         if "@" in message:
-            from bitnet_chat.attachments.reading import attach_all, mentioned
+            from bitnet_chat.attachments.reading import attach_all, mentioned, missing
 
+            gone = await in_daemon(lambda: missing(message))
+            if gone and not await self._console.confirm(f"{not_files(gone)}: send the message as it is?"):
+                return None
             try:
                 named = {file.name for file in self.attached}
                 files = await in_daemon(lambda: attach_all([each for each in mentioned(message) if each not in named]))
@@ -83,19 +88,19 @@ class Clerk:
         """The files have gone out."""
         self.attached.clear()
 
-    async def write(self, errand: Write, conversation: Conversation) -> None:
+    async def write(self, errand: Write, conversation: Conversation, asides: Sequence[Aside] = ()) -> None:
         from bitnet_chat.conversation.export import export
         from bitnet_chat.newfile import write_new
 
         title = self._recorder.title if self._recorder is not None else ""
         path = Path(errand.path or f"{_file_name(title)}.{errand.format}")
         try:
-            text = export(conversation, errand.format, about={"title": title})
+            text = export(conversation, errand.format, about={"title": title}, asides=asides)
             await in_daemon(lambda: write_new(path, text))
         except BitnetChatError as error:
             self._display.error(error)
             return
-        count = len(conversation.turns)
+        count = len(conversation.turns) + len(asides)
         self._display.lines(f"{count} message{'' if count == 1 else 's'} written to {one_line(str(path))}")
 
     def copy(self, errand: Copy) -> None:
@@ -114,6 +119,12 @@ class Clerk:
             return
         self._recorder.rename(title)
         self._display.lines(f"The conversation is now called {one_line(title)}.")
+
+
+def not_files(paths: Sequence[str]) -> str:
+    """``@notse.md is not a file``; safe for a terminal."""
+    names = [one_line(f"@{path}") for path in paths]
+    return f"{names[0]} is not a file" if len(names) == 1 else f"{', '.join(names)} are not files"
 
 
 def _file_name(title: str) -> str:

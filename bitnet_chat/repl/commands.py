@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import get_args
 
+from bitnet_chat.attachments import typed
 from bitnet_chat.backends import BackendStatus
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.progress import size
@@ -49,6 +50,8 @@ class Situation:
     tools: tuple[Tool, ...] = ()
     allowed: frozenset[str] = frozenset()
     """Tools that are called without a question."""
+    unanswered: bool = False
+    """Whether a message was sent that got no reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Outcome:
     anew: bool = False
     """What follows is another conversation: the journal keeps the one before."""
     errand: Errand | None = None
+    back: str = ""
+    """What to put on the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,11 @@ def read(line: str) -> Say | Command | Unknown:
 
     close = get_close_matches(name, COMMANDS, n=1) or [known for known in COMMANDS if known.startswith(name)]
     return Unknown(name, close[0] if close else "")
+
+
+def retyped(text: str) -> str:
+    """The line that says ``text`` to the model: the inverse of :func:`read`."""
+    return text if read(text) == Say(text) else f"/{text}"
 
 
 def explain(unknown: Unknown) -> str:
@@ -151,8 +161,12 @@ def _undo(situation: Situation, argument: str) -> Outcome:
     before = situation.conversation.without_last_turn()
     if before == situation.conversation:
         return Outcome(before, ("There is nothing to take back.",))
-    gone = situation.conversation.messages[len(before.messages)]
-    return Outcome(before, (f"Taken back: {_short(gone.content)}",))
+    gone = situation.conversation.messages[len(before.messages)].content
+    back = typed(gone)
+    lines = [f"Taken back: {_short(back)}"]
+    if back != gone:
+        lines.append("Its files are off: an @path in it attaches that file again, /file the others.")
+    return Outcome(before, tuple(lines), back=retyped(back))
 
 
 def _system(situation: Situation, argument: str) -> Outcome:
@@ -258,11 +272,12 @@ def _export(situation: Situation, argument: str) -> Outcome:
     for format in FORMATS:
         if name.lower() == format:
             return _write(situation, format, path.strip())
-    return Outcome(situation.conversation, (f"Say which form: /export {'|'.join(FORMATS)} [FILE]",))
+    forms = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    return Outcome(situation.conversation, (f"Say which form: /export FORMAT [FILE], where FORMAT is {forms}.",))
 
 
 def _write(situation: Situation, format: ExportFormat, path: str) -> Outcome:
-    if not situation.conversation.turns:
+    if not situation.conversation.turns and not situation.unanswered:
         return Outcome(situation.conversation, ("Nothing has been said yet: there is nothing to write.",))
     return Outcome(situation.conversation, errand=errands.Write(format, path))
 
@@ -293,7 +308,7 @@ def _thinking(situation: Situation, argument: str) -> Outcome:
             return Outcome(situation.conversation, errand=errands.ShowThoughts("", mode))
     if argument:
         return Outcome(
-            situation.conversation, ("Say which: /thinking show, fold or hide; or nothing, to read the last.",)
+            situation.conversation, ("Say which: /thinking [MODE], where MODE is show, fold, hide or left out.",)
         )
     thoughts = next((each.thinking for each in reversed(situation.conversation.turns) if each.thinking), "")
     if not thoughts:
@@ -335,5 +350,5 @@ COMMANDS = {
     "stats": _Entry("/stats", "figures of this session and the engine", _stats),
     "thinking": _Entry("/thinking [MODE]", "the last thoughts; or show, fold, hide those to come", _thinking),
     "tools": _Entry("/tools", "what the model may ask to have called", _tools),
-    "model": _Entry("/model [PATH]", "switch to another model, or show this one", _model),
+    "model": _Entry("/model [NAME]", "switch to another model, or show this one", _model),
 }

@@ -28,6 +28,9 @@ class Console(Protocol):
         """What the user says to a question. Keys that were typed before it was asked are no answer. None: he wants to
         stop. Where nobody can be asked: no."""
 
+    async def confirm(self, question: str) -> bool:
+        """Whether the user says yes. Where nobody can be asked the question is told: yes."""
+
     def complain(self, text: str) -> None:
         """A line about something that has gone wrong in the background."""
 

@@ -205,14 +205,24 @@ class PlainLoop:
         if not self._typed:
             self._display.notice(f"{question} No: nobody can be asked. --allow-tools NAME allows a tool beforehand.")
             return "no"
-        self._sink.remarks(f"{question} yes, no or always: ")
-        self._picking = True
-        try:
-            line = (await self._lines.next() or "").strip().lower()
-        finally:
-            self._picking = False
+        line = await self._answer(f"{question} yes, no or always: ")
         words: tuple[Verdict, ...] = ("yes", "no", "always")
         return next((word for word in words if line and word.startswith(line)), None)
+
+    async def confirm(self, question: str) -> bool:
+        if not self._typed:
+            self._display.notice(f"{question} Yes: nobody can be asked.")
+            return True
+        line = await self._answer(f"{question} yes or no: ")
+        return bool(line) and "yes".startswith(line)
+
+    async def _answer(self, question: str) -> str:
+        self._sink.remarks(question)
+        self._picking = True
+        try:
+            return (await self._lines.next() or "").strip().lower()
+        finally:
+            self._picking = False
 
     def copy(self, text: str) -> bool:
         if not terminal.draws(sys.stdout):

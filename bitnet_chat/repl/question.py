@@ -16,20 +16,31 @@ from prompt_toolkit.utils import suspend_to_background_supported
 from bitnet_chat.repl.console import Verdict
 from bitnet_chat.stream.cells import clip, width
 
-_ANSWERS = "  y yes · n no · a always · Esc stops"
-_KEYS: dict[str, Verdict] = {"y": "yes", "n": "no", "a": "always"}
+_VERDICTS: dict[str, Verdict] = {"y": "yes", "n": "no", "a": "always"}
 _ESCAPE_TIME = 0.05  # seconds after which Esc is the key and not the beginning of another one's bytes
 
 
 async def decide(question: str, input: Input | None = None, output: Output | None = None) -> Verdict | None:
     """What the user says; None for Esc, Ctrl-C and Ctrl-D. Other keys are no answer, and neither is Enter: it may have
     been meant for something else."""
+    return await _ask(question, _VERDICTS, " · Esc stops", input, output)
+
+
+async def confirm(question: str, input: Input | None = None, output: Output | None = None) -> bool:
+    """Whether the user says yes; Esc, Ctrl-C and Ctrl-D say no. Other keys are no answer."""
+    return await _ask(question, {"y": "yes", "n": "no"}, "", input, output) == "yes"
+
+
+async def _ask(
+    question: str, keys: dict[str, Verdict], more: str, input: Input | None, output: Output | None
+) -> Verdict | None:
+    hint = "  " + " · ".join(f"{key} {verdict}" for key, verdict in keys.items()) + more
     bindings = KeyBindings()
 
     def text() -> StyleAndTextTuples:
         columns = get_app().output.get_size().columns - 1
-        room = columns - width(_ANSWERS)
-        return [("bold", clip(question, room if room > 20 else columns)), ("", _ANSWERS if room > 20 else "")]
+        room = columns - width(hint)
+        return [("bold", clip(question, room if room > 20 else columns)), ("", hint if room > 20 else "")]
 
     def answers(key: str, verdict: Verdict) -> None:
         @bindings.add(key)
@@ -37,7 +48,7 @@ async def decide(question: str, input: Input | None = None, output: Output | Non
         def _(event: KeyPressEvent) -> None:
             event.app.exit(result=verdict)
 
-    for key, verdict in _KEYS.items():
+    for key, verdict in keys.items():
         answers(key, verdict)
 
     @bindings.add(Keys.Any)
