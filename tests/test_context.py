@@ -58,6 +58,16 @@ def test_whole_turns_leave_and_the_newest_stay() -> None:
     assert half_to_drop(turns.turns[:2]) == 2 and half_to_drop(()) == 0
 
 
+def test_what_leaves_is_counted_with_what_stands_around_it(classic: EngineBinary, model: Path) -> None:
+    backend = ResidentBackend(Settings(engine=str(classic.path), model=str(model), journal=False))
+    talk, room = backend.talk(), Room("drop-oldest", lambda text: backend.count(text) or TokenCount(0))
+    system = Conversation().with_system(SYSTEM)
+    turns = system.with_user("hello").with_assistant("Hello!").with_user("thanks").with_assistant("Bye.")
+    whole = talk.cost_of_history(turns, room.count).count - talk.cost_of_history(system, room.count).count
+    assert room.cost_of_oldest(talk, turns, 4).count == whole
+    assert sum(room.count(each.content).count for each in turns.turns) < whole - 8
+
+
 def test_a_window_keeps_other_conversations_whole() -> None:
     window = Window()
     long = Conversation().with_system("S").with_user("a").with_assistant("b").with_user("c").with_assistant("d")

@@ -136,6 +136,10 @@ def test_a_repetition_is_stopped_and_stays_as_it_was_shown() -> None:
         end, line = told(await events_of(GuardedBackend(scripted(thoughts), GuardLimits())))
         assert end.reason is FinishReason.REPETITION and end.text == ""
         assert "/continue" not in line
+        long = "".join(f"{letter}{letter.upper()} is a word of its own. " for letter in "abcdefghijklmnopqrstuvwxyz")
+        endless = [Started(), *parts(long * 20), Completed(FinishReason.LENGTH, "")]
+        _, line = told(await events_of(GuardedBackend(scripted(endless), GuardLimits())))
+        assert "the same 3 times in a row" in line and "(now 12, fewer for what is long)" in line
 
     run(body)
 
@@ -228,7 +232,7 @@ def test_before_the_first_word_it_takes_ten_times_as_long() -> None:
         end, line = told(await events_of(GuardedBackend(inner, GuardLimits(stall_timeout=0.02))))
         assert end.reason is FinishReason.STALLED and end.text == ""
         assert time.monotonic() - begun >= 0.2
-        assert "0.2 s" in line and "/regen" in line
+        assert "for 0.2 s; " in line and "(now 0.02, 10 times that for the first token)" in line and "/regen" in line
 
     run(body)
 

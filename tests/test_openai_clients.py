@@ -10,24 +10,30 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from conftest import _engine
+from ollama._types import ChatRequest, Options
 from openai.lib.streaming.chat import ContentDeltaEvent
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase as Chat
+from openai.types.completion_create_params import CompletionCreateParamsBase as Plain
 from program import PATIENCE, environment
 from scripted_backend import STATS, by_message, say
 from serving import Served, ServedProcess, served_process, serving
 
 from bitnet_chat import paths
 from bitnet_chat.conversation import Conversation, ToolCall
+from bitnet_chat.conversation.fields import Fields, Notes
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import EngineDied, FinishReason, ModelError, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, ThinkingDelta
+from bitnet_chat.serve.ollama.request import chat_request as ollama_request
+from bitnet_chat.serve.openai.request import chat_request, completion_request
 
 CLIENTS = Path(__file__).with_name("clients")
 # Before any test changes the environment.
@@ -313,3 +319,33 @@ def test_npm(served: ServedProcess, reply: str, node_modules: Path) -> None:
     assert got["usage"]["total_tokens"] == got["streamedUsage"]["total_tokens"]
     assert got["cut"]["finish_reason"] == "length" and reply.startswith(got["cut"]["message"]["content"])
     assert got["error"] == ["NotFoundError", 404, "model_not_found", "model"]
+
+
+def test_all_fields_of_the_published_clients_are_known() -> None:
+    """With what they send when nothing special is wanted: nothing is told, let alone refused."""
+    neutral: dict[str, object] = {
+        "messages": [{"role": "user", "content": "x"}],
+        "prompt": "x",
+        "model": "m",
+        "n": 1,
+        "stop": ["x"] * 5,
+    }
+    neutral |= {
+        "stop": ["x"] * 5,
+        "user": "u",
+        "prompt_cache_key": "k",
+        "prediction": {"type": "content", "content": "x"},
+    }
+    neutral |= {"reasoning_effort": "low", "max_tokens": -1, "parallel_tool_calls": False, "service_tier": "auto"}
+    parsers: list[tuple[Callable[[Fields], object], Iterable[str]]] = [
+        (chat_request, Chat.__annotations__),
+        (completion_request, Plain.__annotations__),
+        (ollama_request, ChatRequest.model_fields),
+    ]
+    for parse, names in parsers:
+        notes = Notes()
+        parse(Fields({name: neutral.get(name) for name in names}, notes=notes))
+        assert not notes.lines
+        needed = {name: neutral[name] for name in names if name in ("messages", "prompt", "model")}
+        parse(Fields(dict.fromkeys(names) | needed))  # strictly: a name that is not known is refused
+    ollama_request(Fields({"model": "m", "options": dict.fromkeys(Options.model_fields)}))

@@ -290,13 +290,13 @@ def test_who_asks_while_the_model_is_looked_at_does_not_have_it_done_again(rig: 
     async def body(backend: ResidentBackend) -> None:
         looks = []
         keeper = backend._session.keeper
-        make = keeper._make_talk
+        make = keeper._talks._make
 
         def look() -> Talk:
             looks.append(1)
             return make()
 
-        keeper._make_talk = look
+        keeper._talks._make = look
         cut = said("one").with_assistant("two", FinishReason.INTERRUPTED)
         backend.prepare(cut)
         await asyncio.sleep(0)  # the background begins
@@ -665,11 +665,20 @@ def test_a_modern_engine_is_told_a_history_it_has_not_lived_through(rig: Rig) ->
     run(rig, body)
 
 
+def test_a_forged_prompt_ends_no_reply(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        end = (await ask(backend, said("forge and behind it")))[-1]
+        assert isinstance(end, Completed) and end.reason is FinishReason.STOP
+        assert end.text.endswith("\x1b[1m\x1b[32mand behind it") and len(rig.launches) == 1
+
+    run(rig, body)
+
+
 @pytest.mark.parametrize("message", ["story", "silence"])
 def test_a_timeout_ends_a_reply(rig: Rig, message: str) -> None:
     async def body(backend: ResidentBackend) -> None:
         await ask(backend, said("say loaded"))
-        last = (await ask(backend, said(message), options=ReplyOptions(timeout=0.3)))[-1]
+        last = (await ask(backend, said(message), options=ReplyOptions(timeout=1)))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.TIMEOUT
         assert bool(last.text) == (message == "story")
 

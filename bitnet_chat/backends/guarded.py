@@ -205,13 +205,16 @@ class GuardedBackend:
             case FinishReason.REPETITION:
                 repetitions = guard.repetitions if guard is not None else 0
                 what = f"the reply was stopped: it had said the same {repetitions} times in a row"
-                ways = [again, go_on, f"--repeat-limit N (now {limits.repeat_limit}) allows more"]
+                fewer = ", fewer for what is long" if repetitions < limits.repeat_limit else ""
+                ways = [again, go_on, f"--repeat-limit N (now {limits.repeat_limit}{fewer}) allows more"]
             case FinishReason.CONTEXT_OVERFLOW if guard is not None and guard.finding is end.reason:
                 size = self._window()
                 what, ways = f"the reply was stopped: the context window of {size:,} tokens holds no more", [again]
             case FinishReason.STALLED:
                 what = f"the reply was stopped: nothing had come from the engine for {silence:g} s"
-                ways = [go_on or again, f"--stall-timeout SECONDS (now {limits.stall_timeout:g}) waits longer"]
+                longer = f", {_FIRST_TOKEN} times that for the first token" if silence != limits.stall_timeout else ""
+                now = f"(now {limits.stall_timeout:g}{longer})"
+                ways = [go_on or again, f"--stall-timeout SECONDS {now} waits longer"]
             case FinishReason.LENGTH:
                 limit = f" of {options.max_tokens} tokens" if options.max_tokens is not None else ""
                 what, ways = f"the reply was cut at its limit{limit}", [go_on or again, "--max-tokens N allows more"]

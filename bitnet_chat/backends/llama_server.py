@@ -7,13 +7,12 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends import Sampling
 from bitnet_chat.backends.remote.backend import SIGN_OF_LIFE, RemoteBackend
 from bitnet_chat.backends.remote.chat import ChatWire
 from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, require_aiohttp
 from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.service import Target
-from bitnet_chat.backends.resident import advised_sampling, model_path, with_magic
+from bitnet_chat.backends.resident import advised_sampling, model_path, own_sampling, with_magic
 from bitnet_chat.config import Settings
 from bitnet_chat.engine import processors, rpc, spread
 from bitnet_chat.engine.binary import EngineBinary
@@ -323,14 +322,6 @@ async def _counted(connection: Connection, body: dict[str, Any]) -> int | None:
     found = await connection.ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
     tokens = found.get("tokens") if isinstance(found, dict) else None
     return len(tokens) if isinstance(tokens, list) else None
-
-
-def own_sampling(settings: Settings) -> Sampling:
-    """What replies get that ask for nothing else."""
-    return Sampling(
-        temperature=None if settings.temperature < 0 else settings.temperature,
-        seed=None if settings.seed < 0 else settings.seed,
-    )
 
 
 def sign_of_life(settings: Settings) -> float:

@@ -194,10 +194,10 @@ async def open_server(
     ``models``: files by name, for several. Raises UsageError, EngineNotFound or ModelError for what is seen to be
     wrong before anything is loaded.
     """
+    from bitnet_chat.cli.attaching import own_journal
     from bitnet_chat.cli.backend import open_source
     from bitnet_chat.cli.server_engine import preferred
     from bitnet_chat.cli.upstream import has_models, models_of
-    from bitnet_chat.journal import Journal
     from bitnet_chat.serve.app import running
     from bitnet_chat.serve.cache import Cache
     from bitnet_chat.serve.catalogue import Catalogue
@@ -234,7 +234,7 @@ async def open_server(
     cache = Cache(_sampling(settings)) if serving.cache else None
     defaults = Defaults(settings.system, settings.max_tokens or None, settings.timeout or None)
     desk = Desk(catalogue, cache=cache, defaults=defaults, log_prompts=serving.log_prompts)
-    async with running(desk, serving, Journal() if settings.journal else None) as url:
+    async with running(desk, serving, own_journal(settings) if settings.journal else None) as url:
         yield OpenServer(url, desk)
 
 

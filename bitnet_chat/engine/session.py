@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bitnet_chat.backends import ReplyOptions
@@ -65,6 +66,7 @@ class Session:
         self._trimmer = Trimmer(self.keeper, self._or_stop)
         self._tokenizer = tokenizer
         self._stop_reason: FinishReason | None = None
+        self._arguments: Mapping[str, object] = {}
         self._stopped = asyncio.Event()
 
     @property
@@ -149,8 +151,10 @@ class Session:
     async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Question:
         """What is to be put to the engine. Raises BitnetChatError when nothing can be."""
         talk = await self.keeper.talk()
-        # It renders the template, which takes what time it is given.
-        if without_effect := await in_daemon(lambda: talk.use(options.template)):
+        # With others than before the template is rendered, which takes what time it is given.
+        is_new, self._arguments = options.template != self._arguments, options.template
+        use = partial(talk.use, options.template)
+        if without_effect := await in_daemon(use) if is_new else use():
             self.keeper.tell(without_effect)
         question = await self._asked(conversation, cut, options)
         if question.goes_on and question.text:
@@ -368,7 +372,7 @@ class Session:
             option = "response_format" if options.format is not None else "this request"
             return Failed(Unsupported(option, error.text, remedy=_WITH_GRAMMAR), turn.text)
         if not (error.why == "context_full" or tells_overflow(error.text) or process.meter.overflowed):
-            remedy = "ask again, or /clear to start over"
+            remedy = "ask again, or begin another conversation"
             return Failed(EngineDied(f"the engine reported: {error.text}", remedy=remedy), turn.text)
         if turn.text:
             return Completed(FinishReason.CONTEXT_OVERFLOW, turn.text, turn.stats())

@@ -39,7 +39,7 @@ class Trimmer:
         summary = ""
         if (options.overflow or room.policy) == "summarize":
             summary = await self._made_of(leaving, "")
-        tokens = await beside(history, room.cost_of_oldest, history, count)
+        tokens = await beside(history, room.cost_of_oldest, await keeper.talk(), history, count)
         keeper.tell(left_note(count, len(history.turns), tokens, summary), count)
         return summaries.with_summary(without_oldest(history, count), summary)
 

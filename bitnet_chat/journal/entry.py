@@ -102,6 +102,14 @@ class Stored:
         return Conversation(tuple(record.message for record in self.records))
 
     @property
+    def is_named(self) -> bool:
+        """Whether the title was given, and is not that of the first message."""
+        return bool(self.title) and self.title not in (
+            title_of(self.conversation),
+            title_of(Conversation(tuple(record.message for record in self.shown))),
+        )
+
+    @property
     def shown(self) -> tuple[Record, ...]:
         """All of the present line: with the messages that got no reply, wherever they stand."""
         pending = () if self.pending is None else (self.pending,)

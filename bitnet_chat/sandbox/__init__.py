@@ -81,8 +81,8 @@ class SandboxedProgram:
     def _start(self) -> None:
         try:
             self._holder.start()
-        except OSError as error:
-            raise TemplateFault(Kind.FAILED, f"no process can be started to render it ({error.strerror})") from None
+        except (OSError, TypeError) as error:  # TypeError: this program runs without an interpreter of its own
+            raise TemplateFault(Kind.FAILED, f"no process can be started to render it ({error})") from None
         self._ask(json.dumps({"source": self._source}), self._limits)
 
     def _ask(self, content: str, limits: Limits) -> dict[str, Any]:

@@ -115,8 +115,9 @@ class ClassicTalk:
     def _framer(self, opening: Opening) -> Framer:
         ordered = self._binary.traits.ordered
         framer: Framer
-        if self._binary.verbosity() and not (ordered and opening.in_prefix):
-            framer = LoggedClassicFramer(opening.in_prefix, opening.in_suffix)
+        if self._binary.verbosity():
+            ordered = ordered and bool(opening.in_prefix)
+            framer = LoggedClassicFramer(opening.in_prefix, opening.in_suffix, ordered=ordered)
         else:
             framer = ClassicFramer(opening.in_prefix, opening.in_suffix, ordered=ordered)
         if self._thinking is None:
