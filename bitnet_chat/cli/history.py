@@ -11,6 +11,7 @@ from functools import partial
 
 from bitnet_chat import paths
 from bitnet_chat.cli.consent import may_remove
+from bitnet_chat.cli.lines import tell
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.aside import LEFT_OUT, NOT_ANSWERED
 from bitnet_chat.conversation.export import FORMATS, export, json_text
@@ -108,19 +109,19 @@ def _show(stored: Stored, flags: argparse.Namespace) -> int:
         _print(_exported(stored, "json"))
         return 0
     about = [f"conversation {stored.id}", stored.model, stored.engine, _STATES.get(stored.state, "")]
-    print(one_line(stored.title) or "(no title)")
-    print(" · ".join(one_line(each) for each in about if each))
+    tell(one_line(stored.title) or "(no title)", sys.stdout)
+    tell(" · ".join(one_line(each) for each in about if each), sys.stdout)
     rows = {record.row for record in stored.records}
     for record in stored.shown:
         message = record.message
         tool = f"{one_line(message.tool_name)}: "
         name = {"system": "system: ", "user": "> ", "assistant": "", "tool": tool}[message.role]
         if message.thinking:
-            print(f"\n(thinks) {visible(message.thinking)}")
+            tell(f"\n(thinks) {visible(message.thinking)}", sys.stdout)
         if message.content or not message.tool_calls:
-            print(f"\n{name}{visible(message.content)}")
+            tell(f"\n{name}{visible(message.content)}", sys.stdout, said=True)
         for call in message.tool_calls:
-            print(one_line(f"calls {call.name} {call.arguments}"))
+            tell(one_line(f"calls {call.name} {call.arguments}"), sys.stdout)
         if message.was_cut and message.finish is not None:
             print(f"[{message.finish.value.replace('_', ' ')}]")
         if record.row not in rows:
@@ -189,7 +190,7 @@ def _remove(journal: Journal, flags: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"bitnet-chat: {one_line(text)}", file=sys.stderr)
+    tell(f"bitnet-chat: {one_line(text)}")
 
 
 def _hit_as_json(hit: Hit) -> dict[str, object]:

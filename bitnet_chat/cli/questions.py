@@ -24,6 +24,7 @@ from bitnet_chat.cli.attaching import open_journal, open_talker, open_worker
 from bitnet_chat.cli.backend import open_backend
 from bitnet_chat.cli.greeting import alone
 from bitnet_chat.cli.limits import reply_options
+from bitnet_chat.cli.lines import tell
 from bitnet_chat.cli.page import Page
 from bitnet_chat.cli.past import wanted
 from bitnet_chat.cli.tools import allowed_toolbox, expect
@@ -108,7 +109,7 @@ async def _answer_one(
         elif answer.text and (not answer.reason.exit_code or answer.reason in _PRINTED):
             print(visible(answer.text))
         if answer.error is not None:
-            print(f"bitnet-chat: {visible(str(answer.error))}", file=sys.stderr)
+            tell(f"bitnet-chat: {visible(str(answer.error))}")
         elif answer.reason.exit_code and answer.reason not in TOLD:
             _say(f"the reply is not whole: {answer.reason.value.replace('_', ' ')}")
         sys.stdout.flush()
@@ -393,4 +394,4 @@ def _tell(settings: Settings) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"bitnet-chat: {one_line(text)}", file=sys.stderr)
+    tell(f"bitnet-chat: {one_line(text)}")
