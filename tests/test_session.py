@@ -290,13 +290,13 @@ def test_who_asks_while_the_model_is_looked_at_does_not_have_it_done_again(rig: 
     async def body(backend: ResidentBackend) -> None:
         looks = []
         keeper = backend._session.keeper
-        make = keeper._talks._make
+        make = keeper.talks._make
 
         def look() -> Talk:
             looks.append(1)
             return make()
 
-        keeper._talks._make = look
+        keeper.talks._make = look
         cut = said("one").with_assistant("two", FinishReason.INTERRUPTED)
         backend.prepare(cut)
         await asyncio.sleep(0)  # the background begins

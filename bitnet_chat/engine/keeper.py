@@ -54,7 +54,7 @@ class Keeper:
         """True while somebody deals with the child: its death is then theirs to notice."""
         self.sampling = Sampling()
         """How the reply that is asked for is to be drawn, and then the next one, as far as one can guess."""
-        self._talks = TalkOnDemand(talk)
+        self.talks = TalkOnDemand(talk)
         self._refit = refit
         self._transport = transport
         self._on_spawn = on_spawn
@@ -137,7 +137,7 @@ class Keeper:
         whose reply was cut at its limit is kept as long as it may have to go on with it."""
         self.busy = False
         loaded = self._loaded
-        if loaded is not None and loaded.has_strayed and self._talks.made is not None and self._talks.made.carries_all:
+        if loaded is not None and loaded.has_strayed and self.talks.made is not None and self.talks.made.carries_all:
             loaded.turn_to(self.room.window.kept(self._history))  # its figures are of what is not told again
         if loaded is not None and loaded.is_alive and not loaded.is_at_limit:
             self._replacing = asyncio.ensure_future(self._replace_unless_ready(loaded))
@@ -145,7 +145,7 @@ class Keeper:
             self._fill_spares()
 
     async def _replace_unless_ready(self, loaded: Loaded) -> None:
-        await self._talks.render_ahead(self.room.window.kept(self._history))
+        await self.talks.render_ahead(self.room.window.kept(self._history))
         if self.busy or self._closed or loaded is not self._loaded or not loaded.is_alive:
             return
         if self._is_ready(loaded):
@@ -158,7 +158,7 @@ class Keeper:
 
     def _is_ready(self, loaded: Loaded, message: str = "") -> bool:
         """Whether a message after the history can be typed to a child, as far as can be said before there is one."""
-        if self._talks.made is not None and self._talks.made.carries_all:
+        if self.talks.made is not None and self.talks.made.carries_all:
             return True
         memory = self.room.window.kept(self._history)
         if loaded.has_strayed or loaded.memory != memory:
@@ -168,7 +168,7 @@ class Keeper:
 
     def _fill_spares(self) -> None:
         """Load the spares, now that no reply is under way."""
-        loaded, talk = self._loaded, self._talks.made
+        loaded, talk = self._loaded, self.talks.made
         if self._spares is None or loaded is None or talk is None or talk.carries_all or self._closed:
             return
         kept, history = self.room.window.kept, self._history
@@ -180,14 +180,14 @@ class Keeper:
     # Children
 
     async def talk(self) -> Talk:
-        return await self._talks.get()
+        return await self.talks.get()
 
     async def refitted(self, process: EngineProcess) -> bool:
         """Whether a start that ended at an option is worth another one, which is then addressed anew. Raises as the
         ``refit`` that was given."""
         if not await asyncio.get_running_loop().run_in_executor(None, self._refit, process):
             return False
-        self._talks.forget()
+        self.talks.forget()
         self.discard()
         return True
 
@@ -197,7 +197,7 @@ class Keeper:
         talk = await self.talk()
         self.room.window.follow(history)
         self._history, memory = history, self.room.window.kept(history)
-        await self._talks.render_ahead(memory, message)
+        await self.talks.render_ahead(memory, message)
         if self._spares is not None and self.busy:
             self._spares.pause(memory)
         loaded = self._loaded
@@ -238,9 +238,9 @@ class Keeper:
 
     def _load(self, memory: Conversation, *, message: str = "", unfinished: bool = False) -> Loaded:
         """A child that is started with ``memory``, the one that answers or a spare. ``message``: what is put to it."""
-        if self._closed or self._talks.made is None:
+        if self._closed or self.talks.made is None:
             raise EngineDied("the engine was closed", remedy="open another one")
-        talk = self._talks.made
+        talk = self.talks.made
         launch = talk.launch(memory, unfinished=unfinished, sampling=self.sampling)
         if message and talk.input(launch, launch.context, memory, message) is None:
             launch = talk.launch(memory, message=message, sampling=self.sampling)
@@ -260,7 +260,7 @@ class Keeper:
         return loaded
 
     async def _load_spare(self, memory: Conversation) -> Loaded:
-        await self._talks.render_ahead(memory)
+        await self.talks.render_ahead(memory)
         return self._load(memory)
 
     def _watch_over(self, work: Coroutine[object, object, None]) -> None:
@@ -285,7 +285,7 @@ class Keeper:
         process = loaded.process
         await process.gone()
         if loaded is self._loaded and not self.busy and not self._closed:
-            await self._talks.render_ahead(loaded.memory)
+            await self.talks.render_ahead(loaded.memory)
         if loaded is not self._loaded or self.busy or self._closed or process.ready_after is None:
             return
         if not process.was_stopped:
@@ -330,7 +330,7 @@ class Keeper:
 
     def abandon(self) -> None:
         """Nobody hears the rest of the reply that is under way."""
-        if self._loaded is not None and self._talks.made is not None and self._talks.made.carries_all:
+        if self._loaded is not None and self.talks.made is not None and self.talks.made.carries_all:
             self._loaded.process.stop()
             self._loaded.has_strayed = True
         else:
@@ -340,8 +340,8 @@ class Keeper:
         """The child has lived through this by now; ``is_within``: and can go on with the last reply; ``is_at_limit``:
         which was cut at its limit of tokens."""
         self._history = conversation
-        if self._loaded is not None and self._talks.made is not None:
-            self._loaded.lived_through(self.room.window.kept(conversation), self._talks.made, self.room.count)
+        if self._loaded is not None and self.talks.made is not None:
+            self._loaded.lived_through(self.room.window.kept(conversation), self.talks.made, self.room.count)
             self._loaded.has_answered = True
             self._loaded.is_within, self._loaded.is_at_limit = is_within, is_at_limit
 
@@ -372,11 +372,11 @@ class Keeper:
         """Tokens in the context of the child, with an error where they are an estimate; None where none is alive, and
         while the first one loads: the vocabulary that estimates need may not be read yet."""
         loaded = self._loaded
-        if loaded is None or self._talks.made is None or not loaded.is_alive:
+        if loaded is None or self.talks.made is None or not loaded.is_alive:
             return None
         if loaded.process.state is State.STARTING and self.room.size is None:
             return None
-        return loaded.used(self._talks.made, self.room.count)
+        return loaded.used(self.talks.made, self.room.count)
 
     def used(self, talk: Talk, history: Conversation) -> TokenCount | None:
         """Tokens in the context of a child that has loaded and is in step with ``history``; None where none is."""

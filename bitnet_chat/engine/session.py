@@ -254,6 +254,8 @@ class Session:
             await self._or_stop(self.keeper.starting)
         while not self._stopped.is_set():
             await self._trimmer.make_room(history, text, options.max_tokens)
+            memory = self.keeper.room.window.kept(history)
+            await self._or_stop(asyncio.ensure_future(self.keeper.talks.render_ahead(memory, text)))
             if self._stopped.is_set():
                 break
             if question.goes_on and not self.keeper.room.window.kept(history).turns:

@@ -135,13 +135,16 @@ def _read(source: Source) -> _Text:
     from bitnet_chat.models.gguf import read_header
     from bitnet_chat.models.vocabulary import read_tokenizer
     from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.sandbox import program_of
 
     assert source.path is not None
     header = mended(read_header(source.path)).header
     template: ChatTemplate | None = None
     try:
         written, name = template_source(source.chat_template, header, lambda line: None)
-        template = ChatTemplate(written, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos)
+        template = ChatTemplate(
+            written, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos, read=program_of
+        )
     except ModelError:
         pass
     return _Text(header, template, read_tokenizer(source.path))
