@@ -67,6 +67,9 @@ class _Flood:
     def input(self, launch: Launch, context: str, history: Conversation, text: str) -> Input | None:
         return Input(text.encode() + b"\n")
 
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        pass
+
     def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
         return True
 

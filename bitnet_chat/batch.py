@@ -23,6 +23,7 @@ from bitnet_chat.errors import (
     EngineNotFound,
     FinishReason,
     ModelError,
+    RefusedFlag,
     Unsupported,
     UsageError,
 )
@@ -343,8 +344,8 @@ async def run(
 
     ``at_once``: so many are asked at the same time, of a backend that can do that; they are written in order.
 
-    Raises EngineNotFound, ModelError, Unsupported or EngineDied where the rest would fail as well; what was written
-    stays.
+    Raises EngineNotFound, ModelError, Unsupported, RefusedFlag or EngineDied where the rest would fail as well; what
+    was written stays.
     """
     worst, failed, deaths = FinishReason.STOP, 0, 0
 
@@ -374,7 +375,7 @@ async def run(
                 backend, answer = await answering
                 if answer.reason is FinishReason.INTERRUPTED:
                     return FinishReason.INTERRUPTED  # not written: the next run asks it again
-                if isinstance(answer.error, EngineNotFound | ModelError | Unsupported):
+                if isinstance(answer.error, EngineNotFound | ModelError | Unsupported | RefusedFlag):
                     raise answer.error
                 deaths = deaths + 1 if answer.reason is FinishReason.ENGINE_DIED else 0
                 if deaths == _HOPELESS:

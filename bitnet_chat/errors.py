@@ -4,7 +4,8 @@
 
     BitnetChatError            what happened, to what, what to do next
     ├── UsageError        (2)  a flag, a file, a JSON line or a setting that cannot be used
-    │   └── Unsupported   (2)  something that a backend cannot do
+    │   ├── Unsupported   (2)  something that a backend cannot do
+    │   └── RefusedFlag   (2)  a flag behind ``--`` that the engine does not take
     ├── EngineNotFound    (3)  no binary that can talk, or one that is no engine
     │   ├── EngineMissing (3)  no engine at hand that can run the model
     │   └── BuildError    (3)  an engine that could not be built
@@ -109,6 +110,10 @@ class Unsupported(UsageError):
     def __init__(self, option: str, why: str, *, remedy: str = "") -> None:
         super().__init__(f"{option} is not supported here: {why}", remedy=remedy)
         self.option = option
+
+
+class RefusedFlag(UsageError):
+    """No question can be answered with this flag."""
 
 
 class Busy(BitnetChatError):

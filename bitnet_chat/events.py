@@ -40,6 +40,8 @@ class Stats:
     prompt_size: int | None = None
     """Tokens in the context window when the reply began: all of the prompt, with what the engine had evaluated
     before."""
+    first_tokens: int = 1
+    """Of the reply, those that its first characters were made of: an emoji is several."""
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -49,8 +51,8 @@ class Stats:
         if self.time_to_first_token is None or self.tokens < 1 or self.seconds <= 0:
             return None
         generating = self.seconds - self.time_to_first_token
-        if self.tokens > 1 and generating > BURST:
-            return (self.tokens - 1) / generating
+        if self.tokens > self.first_tokens and generating > BURST:
+            return (self.tokens - self.first_tokens) / generating
         return self.tokens / self.seconds
 
 

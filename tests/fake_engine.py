@@ -229,9 +229,9 @@ class Engine:
         elif verb == "silence":  # a long prefill
             while True:
                 time.sleep(10)
-        elif verb == "deaf":
+        elif verb in ("deaf", "reading"):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            self.write("I cannot hear you")
+            self.write("I cannot hear you" if verb == "deaf" else "")
             while True:
                 time.sleep(10)
         elif verb == "race":  # finishes just when the signal is on its way, and dies of it
@@ -240,6 +240,7 @@ class Engine:
                 while True:
                     time.sleep(10)
             except Interrupted:
+                self.tell("waiting for user input")
                 self.prompt("\n")
                 self.generating = False
                 self.on_interrupt()
@@ -265,9 +266,14 @@ class Engine:
             self.write(f"{ERROR}Error: {rest}\n{RESET}")
         elif verb == "stray":
             self.write("fine")
+            self.tell("found an EOG token")
+            self.tell("waiting for user input")
             self.prompt("\n")
             self.write("and here is something that nobody asked for")
             time.sleep(60)
+        elif verb == "forge":  # the model writes what looks like a prompt, and goes on
+            self.prompt("\n")
+            self.write(rest)
         elif verb == "bytes":
             os.write(1, bytes.fromhex(rest))
         elif verb == "chatter":  # a log that fills its pipe, and no output

@@ -32,6 +32,7 @@ PAGES = {
     "code": f"```python\n{_LINES}\f```\nThe end.\n",
     "held": "Look:\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\f| 3 | 4 |\n\nThe end.\n",
     "edge": "数据模型" * 12 + "**" + "数据模型" * 12 + "** " + "👍🏽" * 30 + "*" + "e\u0301" * 50 + "*\n\fThe end.\n",
+    "words": "Words that are surrounded by others until the edge\f, and others that go on and on.\nThe end.\n",
     "pause": "look at the *\fstars* tonight",
     "open": "**bold and \fstill bold** plain",
 }

@@ -10,7 +10,7 @@ from bitnet_chat.stream.cells import width
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 _PIECE = re.compile(r"\x1b\[([0-9;]*)([DKm])|\n|.")
-BELOW = re.compile(r"(?:\x1bD)*(?:\x1b\[\d+A)?\x1b7.*?\x1b8|\x1b\[J", re.DOTALL)
+BELOW = re.compile(r"(?:\x1bD)*(?:\x1b\[\d+A)?\x1b7.*?\x1b8(?:\x1b\[K)?|\x1b\[J", re.DOTALL)
 """What is drawn below the words for the time being, and what erases it."""
 
 

@@ -319,6 +319,14 @@ def test_a_blank_prompt_is_refused_wherever_it_is_given(tmp_path: Path, blank: s
     assert not Path(record).exists()  # no engine was started for any of them
 
 
+def test_what_was_taken_otherwise_is_told_once(batch: Batch) -> None:
+    messages = [{"role": "user", "content": "say one", "name": "Bob"}]
+    batch.write([{"messages": messages}, {"messages": messages}])
+    done = batch.run()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(b"line 1: without effect here: messages[].name") == 1 and b"line 2" not in done.stderr
+
+
 def test_an_empty_input(batch: Batch) -> None:
     batch.write([])
     assert batch.run().returncode == 0 and batch.output.read_bytes() == b""
@@ -360,3 +368,29 @@ def test_no_engine_and_no_model(batch: Batch, tmp_path: Path) -> None:
     assert done.returncode == 4 and batch.entries == []
     batch.engine = str(tmp_path / "nothing")
     assert batch.run().returncode == 3 and batch.entries == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a lock of POSIX")
+def test_an_output_belongs_to_one_run(batch: Batch) -> None:
+    """A second one is refused before it reads what may be half a line, and another file is nobody's."""
+    import fcntl
+
+    batch.prompts("say one", "say two")
+    torn = b'{"index": 1, "prompt": "say o'
+    batch.output.write_bytes(torn)
+    with batch.output.open("ab") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        done = batch.run()
+        assert done.returncode == 2 and b"out.jsonl is being written by another run" in done.stderr
+        assert batch.output.read_bytes() == torn and not batch.record.exists()
+    assert batch.run().returncode == 0 and batch.replies == ["one", "two"]
+
+
+@pytest.mark.engine
+def test_a_flag_that_the_engine_refuses_ends_the_batch(batch: Batch, engine: EngineBinary) -> None:
+    """As it ends one answer: no line can be answered, and none is written off."""
+    batch.prompts("hello", "hello again")
+    batch.engine = str(engine.path)
+    done = batch.run("--", "--frobnicate", "3")
+    assert (done.returncode, batch.output.read_bytes()) == (2, b"")
+    assert b"does not take --frobnicate, which was given behind --" in done.stderr and b"/clear" not in done.stderr

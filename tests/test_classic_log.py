@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bitnet_chat.stream.classic_log import LoggedClassicFramer
 from bitnet_chat.stream.decoder import Utf8Decoder, encode
-from bitnet_chat.stream.framer import RESET, USER_INPUT, Frame, Ready, ReplyText, TurnEnd
+from bitnet_chat.stream.framer import RESET, USER_INPUT, Frame, Ready, ReplyText, Stray, TurnEnd
 
 SUFFIX = "<|eot_id|>Assistant: "
 PREFIXES = ["", "<|im_start|>"]
@@ -83,3 +83,29 @@ def test_a_message_that_holds_the_line_of_the_log_ends_nothing() -> None:
     assert not any(isinstance(frame, TurnEnd) for frame in frames)
     frames += waits(framer)
     assert said(frames) == b"first" and frames[-1] == TurnEnd(natural=False)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_what_stands_behind_a_forged_prompt_is_a_part_of_the_reply(size: int) -> None:
+    """Of a build that flushes what it printed, whose prompt alone ended a reply; its log tells from the start."""
+    prefix = "<|im_start|>user\n"
+    framer = LoggedClassicFramer(prefix, SUFFIX, ordered=True)
+    framer.logged("waiting for user input")
+    assert framer.waiting() + fed(framer, prefix.encode() + COLOUR, size) == [Ready()]
+    for reply in (b"so", b"so\n" + prefix.encode() + COLOUR + b" and more", b"so\n" + prefix.encode() + COLOUR):
+        framer.sent()
+        framer.logged("n_past = 12")
+        frames = fed(framer, (RESET + SUFFIX).encode() + reply + b"\n" + prefix.encode() + COLOUR, size)
+        assert not any(isinstance(frame, TurnEnd) for frame in frames)
+        framer.logged("found an EOG token")
+        frames += waits(framer)
+        assert frames[-1] == TurnEnd(natural=True) and said(frames) == reply
+    assert framer.feed("x") == [Stray("x")]
+
+
+def test_an_ordered_build_whose_log_is_silent_is_understood() -> None:
+    framer = LoggedClassicFramer("user:", SUFFIX, ordered=True)
+    assert fed(framer, b"user:" + COLOUR, 1) == [Ready()]
+    framer.sent()
+    frames = fed(framer, (RESET + SUFFIX).encode() + b"so\nuser:" + COLOUR, 3)
+    assert frames[-1] == TurnEnd(natural=True) and said(frames) == b"so"

@@ -101,6 +101,12 @@ def test_no_stream_prints_nothing_where_it_fails(fake: str) -> None:
         assert (done.returncode, done.stdout) == (code, b"") and done.stderr
 
 
+def test_a_pipe_of_questions_ends_as_the_first_that_was_refused(fake: str) -> None:
+    lines = "say one\nhuge" + " a" * 1200 + "\nsay two\n"
+    done = run("--engine", fake, "-i", "--overflow", "stop", stdin=lines)
+    assert (done.returncode, done.stdout) == (6, b"one\ntwo\n")
+
+
 def test_a_newline_at_the_end_of_an_argument_is_asked(fake: str) -> None:
     """As in a message of the APIs; behind what comes from a file or a pipe an editor has put it."""
     run("--engine", fake, "say a\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +15,22 @@ import pytest
 from program import fake_engine
 
 from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends.beside import beside
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
-from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.engine.room import Room
 from bitnet_chat.errors import ContextOverflow, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.prompt.builtin import TEMPLATES
 from bitnet_chat.prompt.summary import MARK
-from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.prompt.window import Window, about_tokens, half_to_drop, messages_to_drop
 
 TURNS = 200
@@ -52,6 +56,16 @@ def test_whole_turns_leave_and_the_newest_stay() -> None:
     assert [dropped(room, 70, 100) for room in (119, 99, 79)] == [2, 4, 6], "else as much as has room"
     assert 0 < half_to_drop(turns.turns) < 12 and half_to_drop(turns.turns) % 2 == 0
     assert half_to_drop(turns.turns[:2]) == 2 and half_to_drop(()) == 0
+
+
+def test_what_leaves_is_counted_with_what_stands_around_it(classic: EngineBinary, model: Path) -> None:
+    backend = ResidentBackend(Settings(engine=str(classic.path), model=str(model), journal=False))
+    talk, room = backend.talk(), Room("drop-oldest", lambda text: backend.count(text) or TokenCount(0))
+    system = Conversation().with_system(SYSTEM)
+    turns = system.with_user("hello").with_assistant("Hello!").with_user("thanks").with_assistant("Bye.")
+    whole = talk.cost_of_history(turns, room.count).count - talk.cost_of_history(system, room.count).count
+    assert room.cost_of_oldest(talk, turns, 4).count == whole
+    assert sum(room.count(each.content).count for each in turns.turns) < whole - 8
 
 
 def test_a_window_keeps_other_conversations_whole() -> None:
@@ -90,6 +104,64 @@ def test_a_window_keeps_other_conversations_whole() -> None:
 )
 def test_a_number_of_tokens_has_the_digits_that_are_known(tokens: TokenCount, words: str) -> None:
     assert about_tokens(tokens) == words
+
+
+class Plain:
+    """Tokens of a talk whose template is nothing. ``rendered``: characters that were looked at."""
+
+    context_size = 1000
+    max_tokens = None
+
+    def __init__(self) -> None:
+        self.rendered = 0
+
+    def cost_of_history(self, history: Conversation, count: Callable[[str], TokenCount]) -> TokenCount:
+        text = "".join(each.content for each in history.messages)
+        self.rendered += len(text)
+        return count(text)
+
+    def cost_of_message(self, text: str, count: Callable[[str], TokenCount]) -> TokenCount:
+        return count(text)
+
+
+def test_of_a_long_history_only_what_may_stay_is_counted() -> None:
+    counted: list[int] = []
+
+    def count(text: str) -> TokenCount:
+        counted.append(len(text))
+        return TokenCount(len(text))
+
+    room, talk, history = Room("drop-oldest", count), Plain(), Conversation().with_system("S")
+    turn = (Message("user", "q" * 20), Message("assistant", "a" * 20))
+    history = Conversation((*history.messages, *(turn * 50_000)))
+    dropped = room.to_drop(talk, history, None, "q" * 50, None, "drop-oldest")  # type: ignore[arg-type]
+    kept = 20 * (100_000 - dropped)
+    assert 500 - 51 <= kept <= 1000 - 125 - 51 and dropped % 2 == 0
+    longer = Conversation((*history.messages, *turn))
+    assert room.to_drop(talk, longer, None, "q" * 50, None, "drop-oldest") in (dropped, dropped + 2 * 12)  # type: ignore[arg-type]
+    assert sum(counted) + talk.rendered < 30_000, "of two million characters"
+    with pytest.raises(ContextOverflow, match="outgrown") as raised:
+        room.to_drop(talk, history, None, "q", None, "stop")  # type: ignore[arg-type]
+    assert raised.value.size == 1000 and 1_900_000 < (raised.value.needed or 0) < 2_100_000
+
+
+def test_what_is_as_long_as_a_conversation_runs_beside_the_loop() -> None:
+    async def scene() -> list[bool]:
+        short = Conversation().with_user("hello")
+        long = [Conversation(short.messages * 1000), short.with_assistant("word " * 10_000)]
+        loop = threading.get_ident()
+        return [await beside(each, threading.get_ident) == loop for each in (short, *long)]
+
+    assert asyncio.run(scene()) == [True, False, False]
+
+
+def test_what_one_request_was_to_be_told_another_is_not() -> None:
+    keeper = Keeper(lambda: None, Room("drop-oldest", by_length))  # type: ignore[arg-type, return-value]
+    keeper.notify("the engine was restarted")
+    keeper.tell("a special token of yours was kept as text")
+    keeper.room.window.drop(Conversation().with_user("a").with_assistant("b"), 2, TokenCount(2))
+    keeper.begin(alone=True)
+    assert keeper.take_notices(of_launch=False) == [Notice("the engine was restarted")]
 
 
 # On engines

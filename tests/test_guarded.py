@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -136,6 +136,37 @@ def test_a_repetition_is_stopped_and_stays_as_it_was_shown() -> None:
         end, line = told(await events_of(GuardedBackend(scripted(thoughts), GuardLimits())))
         assert end.reason is FinishReason.REPETITION and end.text == ""
         assert "/continue" not in line
+        long = "".join(f"{letter}{letter.upper()} is a word of its own. " for letter in "abcdefghijklmnopqrstuvwxyz")
+        endless = [Started(), *parts(long * 20), Completed(FinishReason.LENGTH, "")]
+        _, line = told(await events_of(GuardedBackend(scripted(endless), GuardLimits())))
+        assert "the same 3 times in a row" in line and "(now 12, fewer for what is long)" in line
+
+    run(body)
+
+
+@pytest.mark.parametrize("kind", [TextDelta, ThinkingDelta])
+@pytest.mark.parametrize("guard", [True, False])
+def test_a_reply_ends_where_its_window_does(kind: type[TextDelta] | type[ThinkingDelta], guard: bool) -> None:
+    """Whatever sends it: no model has a reply of many windows, and a program that floods is none."""
+    sent = 0
+
+    async def body() -> None:
+        nonlocal sent
+        random = Random(1)
+
+        def flood() -> Iterator[Event]:
+            nonlocal sent
+            yield Started()
+            while True:
+                text = "".join(random.choices("abcdefghij klmnop qrstuvw xyz ", k=1000))
+                sent += len(text)
+                yield kind(text)
+
+        backend = GuardedBackend(scripted(flood()), GuardLimits.of(Settings(guard=guard)))
+        end, line = told(await events_of(backend))
+        assert end.reason is FinishReason.CONTEXT_OVERFLOW
+        assert "the context window of 2,048 tokens holds no more" in line and "/regen" in line
+        assert sent <= 2048 + 4096 + 2 * 1000, "a token is a character here"
 
     run(body)
 
@@ -143,7 +174,7 @@ def test_a_repetition_is_stopped_and_stays_as_it_was_shown() -> None:
 def test_without_guard_everything_passes() -> None:
     async def body() -> None:
         limits = GuardLimits.of(Settings(guard=False))
-        text = LOOP * 200 + "\n\nUser: <|im_end|>\n"
+        text = LOOP * 40 + "\n\nUser: <|im_end|>\n"
         events = await events_of(GuardedBackend(scripted(say(text)), limits, lambda: ("User:",)))
         assert events[-1] == Completed(FinishReason.STOP, text, STATS)
         assert limits.stall_timeout == Settings().stall_timeout
@@ -201,7 +232,7 @@ def test_before_the_first_word_it_takes_ten_times_as_long() -> None:
         end, line = told(await events_of(GuardedBackend(inner, GuardLimits(stall_timeout=0.02))))
         assert end.reason is FinishReason.STALLED and end.text == ""
         assert time.monotonic() - begun >= 0.2
-        assert "0.2 s" in line and "/regen" in line
+        assert "for 0.2 s; " in line and "(now 0.02, 10 times that for the first token)" in line and "/regen" in line
 
     run(body)
 

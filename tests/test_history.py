@@ -98,6 +98,15 @@ def test_show_messages_that_got_no_reply(journal: Journal, capsys: pytest.Captur
     asyncio.run(talk())
     shown = history(capsys, "show", "2")[1]
     assert shown.endswith("plain answer\n[interrupted]\n\n> lost?\n[not answered]\n\n> last?\n[not answered]\n")
+    marked = [("user", "lost?", "not answered"), ("user", "last?", "not answered")]
+    for verb in ("show 2 --json", "export 2 --format json", "export 2 --format jsonl"):
+        text = history(capsys, *verb.split())[1]
+        messages = json.loads(text)["messages"] if "jsonl" not in verb else list(map(json.loads, text.splitlines()))
+        assert [(each["role"], each["content"], each.get("left_out")) for each in messages][2:] == marked
+        assert restore(text) == journal.load(2).conversation
+    text = history(capsys, "export", "2", "--format", "md")[1]
+    assert text.endswith("## You\n\nlost?\n\n*[not answered]*\n\n## You\n\nlast?\n\n*[not answered]*\n")
+    assert history(capsys, "export", "2", "--format", "html")[1].count("[not answered]") == 2
 
 
 def test_search(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:

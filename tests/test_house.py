@@ -105,6 +105,17 @@ def test_no_text_is_ever_run(path: Path) -> None:
             assert all(isinstance(value, ast.Constant) and not value.value for value in shell), called
 
 
+def test_a_chat_template_is_never_read_in_this_process() -> None:
+    """But for those of our own, which :func:`bitnet_chat.sandbox.program_of` knows."""
+    calls = [
+        node
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ChatTemplate")
+    ]
+    assert calls and all("read=program_of" in ast.unparse(call) for call in calls)
+
+
 def test_imports_of_the_public_names() -> None:
     for name in bitnet_chat.__all__:
         assert getattr(bitnet_chat, name) is not None

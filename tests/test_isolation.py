@@ -17,7 +17,9 @@ from serving import Served, serving
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.backends.source import Source
+from bitnet_chat.cli import serve
 from bitnet_chat.cli.backend import open_source
+from bitnet_chat.cli.parser import parse
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
@@ -197,6 +199,17 @@ def test_what_no_engine_need_refuse_is_refused_while_all_are_busy(
             assert (await waiting)[0] == 200
 
     run(scene)
+
+
+def test_overflow_decides_for_both_apis_where_it_is_given() -> None:
+    given: list[tuple[list[str], dict[str, str], str | None]] = [
+        ([], {}, None),
+        (["--overflow", "drop-oldest"], {}, "drop-oldest"),
+        ([], {"BITNET_CHAT_OVERFLOW": "stop"}, "stop"),
+    ]
+    for arguments, environment, policy in given:
+        served_with, settings, *_ = serve.read(*parse(arguments, serve.parser()), environment)
+        assert (served_with.overflow, settings.overflow) == (policy, policy or "drop-oldest")
 
 
 def test_orders() -> None:

@@ -7,14 +7,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scripted_backend import ScriptedBackend, by_message
 
-from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.backends import ReplyOptions, Sampling
+from bitnet_chat.backends.recorded import recorded as written_down
+from bitnet_chat.cli.limits import made_with
+from bitnet_chat.config import Settings
+from bitnet_chat.conversation import Conversation, Message, Tool
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Stats
 from bitnet_chat.journal import Journal, Recorder, State
@@ -22,6 +28,7 @@ from bitnet_chat.journal.entry import TITLE_LENGTH, title_of
 from bitnet_chat.journal.file import open_file
 from bitnet_chat.journal.scribe import Origin, Scribe
 from bitnet_chat.journal.writers import is_alive, this_writer
+from bitnet_chat.version import __version__
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None))
 STOP, CUT_OFF, INTERRUPTED = FinishReason.STOP, FinishReason.CUT_OFF, FinishReason.INTERRUPTED
@@ -759,3 +766,61 @@ def test_a_file_that_is_removed_while_it_is_used_is_written_anew(journal: Journa
 
     stored = journal.load(recorded(journal, talk).id or 0)
     assert [message.content for message in stored.conversation.messages] == ["q", "a", "q2", "before and after"]
+
+
+def test_a_title_follows_its_message(journal: Journal) -> None:
+    """Here, in the file, and in a copy; one that was given stays."""
+
+    async def talk() -> None:
+        recorder = Recorder(journal, pytest.fail)
+        recorder.begin_reply(Conversation().with_user("frist"))
+        recorder.end_reply(FinishReason.STOP, text="reply")
+        recorder.begin_reply(Conversation().with_user("first"))
+        recorder.end_reply(FinishReason.STOP, text="reply")
+        assert await recorder.settled()
+        assert recorder.title == journal.load(1).title == "first"
+        recorder.resume(journal.load(1))
+        recorder.fork()
+        recorder.sync(Conversation())
+        assert await recorder.settled()
+        assert [entry.title for entry in journal.list()] == ["", "first"]
+        recorder.sync(Conversation().with_user("of the copy"))
+        assert await recorder.settled()
+        assert [entry.title for entry in journal.list()] == ["of the copy", "first"]
+        recorder.rename("given")
+        recorder.begin_reply(Conversation().with_user("another"))
+        recorder.end_reply(FinishReason.STOP, text="reply")
+        assert await recorder.settled()
+        recorder.resume(journal.load(2))
+        recorder.sync(Conversation().with_user("one more"))
+        await recorder.close()
+        assert recorder.title == journal.load(2).title == "given"
+
+    asyncio.run(talk())
+
+
+def test_all_that_a_reply_was_made_with(journal: Journal) -> None:
+    """What the settings, the request and the backend say, in the order of who decides."""
+    backend = ScriptedBackend(by_message)
+    status = backend.status
+    sampling = Sampling(temperature=0.5, top_k=7)
+    backend.status = lambda: replace(status(), sampling=sampling, engine_version="b1")  # type: ignore[method-assign]
+    journal.made_with = made_with(
+        Settings(ctx=512, seed=4, overflow="stop", chat_template="chatml", engine_args=("--x",))
+    )
+    asked = ReplyOptions(max_tokens=9, sampling=Sampling(temperature=0.0, seed=3), stop=("x",), tools=(Tool("look"),))
+
+    async def talk() -> None:
+        recorder = Recorder(journal, pytest.fail)
+        backend.start()
+        async for _ in written_down(backend, recorder, Conversation().with_user("hello"), asked):
+            pass
+        await recorder.close()
+
+    asyncio.run(talk())
+    assert journal.load(1).records[-1].options == {
+        "bitnet_chat": __version__, "overflow": "stop", "ctx": 512, "chat_template": "chatml", "engine_args": ["--x"],
+        "max_tokens": 9, "temperature": 0.0, "seed": 3, "top_k": 7, "stop": ["x"], "tools": ["look"],
+        "window": 2048, "engine_version": "b1",
+    }  # fmt: skip
+    assert journal.load(1).options == journal.load(1).records[-1].options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import recordings
@@ -14,6 +15,7 @@ from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.engine.turn import Estimate, Turn
 from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.repl.tally import Tally
 from bitnet_chat.stream.decoder import Utf8Decoder
 from bitnet_chat.stream.framer import Frame, Ready, ReplyText, TurnEnd
 
@@ -70,18 +72,18 @@ D n_past = 2277
 D n_remain: -6"""
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_a_history_of_several_batches_is_no_part_of_the_message(late: bool) -> None:
-    """The last batch of it is evaluated with the message: 228 tokens then, of which 16 are new."""
-    meter = Meter()
-    if not late:
-        feed(meter, LOADED)
-        assert meter.context_used == 2260, "what is taken is in the window"
+@pytest.mark.parametrize("read", range(4))
+@pytest.mark.parametrize("begun", [LOADED, LOADED.replace("2048", "212").replace("2260", "212")])
+def test_a_history_is_no_part_of_the_message(begun: str, read: int) -> None:
+    """The last of several batches is evaluated with the message: 228 tokens then, of which 16 are new. Whatever part of
+    the log was ``read`` when the message was sent."""
+    meter, lines = Meter(), begun.splitlines()
+    feed(meter, "\n".join(lines[:read]))
+    assert read < 3 or meter.context_used in (212, 2260), "what is taken is in the window"
     meter.sent()
-    if late:
-        feed(meter, LOADED)
-    feed(meter, ASKED)
-    assert (meter.prompt_tokens, meter.prompt_size, meter.tokens) == (16, 2276, 2)
+    feed(meter, "\n".join(lines[read:]))
+    feed(meter, ASKED if begun == LOADED else ASKED.replace("22", "2", 4).replace("260", "212").replace("276", "228"))
+    assert (meter.prompt_tokens, meter.tokens) == (16, 2)
 
 
 def test_a_message_of_several_batches_and_the_next_turn() -> None:
@@ -187,6 +189,19 @@ def words(text: str) -> TokenCount:
 
 def turn(meter: Meter) -> Turn:
     return Turn(meter, 0.0, estimate=Estimate(TokenCount(20), lambda: TokenCount(13, 0.1), words))
+
+
+def test_a_rate_leaves_out_the_tokens_of_the_first_characters() -> None:
+    """An emoji is three tokens, of which the first two tell nothing: their time is that until the first character."""
+    meter = Meter()
+    meter.sent()
+    emoji = Turn(meter, 0.0, estimate=Estimate(None, lambda: TokenCount(9), lambda text: TokenCount(3 * len(text))))
+    for _ in range(4):
+        emoji.said("🙂")
+    stats = replace(emoji.stats(), time_to_first_token=1.0, seconds=1.0 + 9 / 75)
+    assert (stats.tokens, stats.first_tokens) == (12, 3)
+    assert stats.tokens_per_second == pytest.approx(75)
+    assert Tally().plus(stats).tokens_per_second == pytest.approx(75)
 
 
 def test_what_an_engine_does_not_tell_is_estimated_and_said_to_be() -> None:

@@ -28,6 +28,7 @@ from bitnet_chat.events import Failed
 from bitnet_chat.models import support
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.misfit import Ending, misfit
+from bitnet_chat.stream.framer import EngineError
 
 
 @pytest.fixture
@@ -105,9 +106,24 @@ def test_what_is_said_where_loading_fails(name: str, words: str, telling: str, t
     error = death.while_loading(recorded(name, model, engine))
     assert isinstance(error, ModelError) and words in error.what
     assert error.remedy and "memory" not in str(error).replace("free device memory", "")
-    lines = error.detail.splitlines()
+    lines = error.detail.splitlines() or [""]  # what is said of any model, such as the free memory, is left out
     assert telling in lines[0] and "REMOVED" not in lines[0] and len(lines) <= 3
     assert not any("is not marked as EOG" in line for line in lines)
+
+
+def test_a_wrong_computation_is_no_lack_of_memory(tmp_path: Path) -> None:
+    """-8 is SIGFPE."""
+    said = "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 12\n"
+    argv = [str(engine_file(tmp_path / "llama-cli")), "--model", str(tmp_path / "model.gguf")]
+    (tmp_path / "model.gguf").touch()
+    for code, words in ((-8, "doctor looks"), (-6, "needs less memory"), (1, "needs less memory")):
+        assert words in death.while_loading(Ended(argv, code, log_of(said))).remedy
+        assert death.while_loading(Ended(argv, code, log_of(said))).detail == said.strip()
+    said = "ggml_aligned_malloc: failed to allocate 390625.00 MB"
+    for kind in ("model", "failed"):
+        refused = EngineError(f"srv: exiting; {said}; srv: failed to load model", kind)
+        error = death.while_loading(Ended(argv, 1, log_of(said)), refused)
+        assert error.what.endswith(f": {said}") and "less memory" in error.remedy
 
 
 @pytest.mark.parametrize("name", [case[0] for case in CASES])

@@ -229,6 +229,21 @@ def test_beside_good_calls_it_is_told_with_their_results(api: Api) -> None:
     run(api, [api.says("Both.", ("add", {"a": 1}), ("sub", {})), api.says("Done.")], body)
 
 
+def test_another_client_hears_nothing_of_them(api: Api) -> None:
+    """Servers may count the ids of their calls."""
+
+    async def body(room: Room) -> None:
+        found = await room.ask()
+        (call,) = [each for each in found if isinstance(each, ToolCall)]
+        for id in ("call_0", "call_1", "c0", "call-0"):
+            theirs = ToolCall(id, call.name, call.arguments)
+            told = ASKED.with_assistant("Both.", FinishReason.TOOL_CALLS, tool_calls=(theirs,))
+            await room.ask(told.with_tool_result(theirs, "3"))
+            assert told_in(room.asked[-1]) == ["3"]
+
+    run(api, [api.says("Both.", ("add", {"a": 1}), ("sub", {})), *([api.says("Done.")] * 4)], body)
+
+
 @pytest.mark.parametrize("options", [{"tools": ()}, {"tool_choice": "none"}], ids=["no tools", "none"])
 def test_who_offers_no_tools_gets_no_calls(api: Api, options: dict[str, Any]) -> None:
     async def body(room: Room) -> None:

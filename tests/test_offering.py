@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from scripted_backend import ScriptedBackend, say
@@ -19,8 +20,8 @@ NO_PLACE = Unsupported("tools", "the template has no place for them")
 TOLD = Notice("the model is not offered the tools: the template has no place for them")
 
 
-def asked(refusal: list[Event], then: list[Event] | None = None, *, times: int = 1,
-          interrupt: bool = False) -> tuple[list[list[Event]], list[bool]]:  # fmt: skip
+def asked(refusal: list[Event], then: list[Event] | None = None, *, times: int = 1, interrupt: bool = False,
+          options: ReplyOptions = OPTIONS) -> tuple[list[list[Event]], list[bool]]:  # fmt: skip
     """The events of each reply, and whether each request had tools. ``refusal``: what comes of one with them."""
 
     async def body() -> tuple[list[list[Event]], list[bool]]:
@@ -30,7 +31,7 @@ def asked(refusal: list[Event], then: list[Event] | None = None, *, times: int =
         replies: list[list[Event]] = []
         for _ in range(times):
             replies.append([])
-            async for event in backend.reply(HELLO, OPTIONS):
+            async for event in backend.reply(HELLO, options):
                 replies[-1].append(event)
                 if interrupt and isinstance(event, Notice):
                     backend.interrupt()
@@ -45,6 +46,11 @@ def test_it_is_told_once_and_then_asked_without() -> None:
     replies, with_tools = asked([Failed(NO_PLACE)], times=3)
     assert replies == [[TOLD, *say("Hello.")], say("Hello."), say("Hello.")]
     assert with_tools == [True, False, False, False]
+
+
+def test_each_request_that_stands_for_itself_is_told() -> None:
+    replies, with_tools = asked([Failed(NO_PLACE)], times=2, options=replace(OPTIONS, alone=True))
+    assert replies == [[TOLD, *say("Hello.")]] * 2 and with_tools == [True, False, True, False]
 
 
 @pytest.mark.parametrize("words", ["small does not support tools", '"auto" tool choice requires a flag'])

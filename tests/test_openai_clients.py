@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,22 @@ import openai
 import published
 import pytest
 from conftest import _engine
+from ollama._types import ChatRequest, Options
 from openai.lib.streaming.chat import ContentDeltaEvent
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase as Chat
+from openai.types.completion_create_params import CompletionCreateParamsBase as Plain
 from program import PATIENCE, environment
 from scripted_backend import STATS, by_message, say
 from serving import Served, ServedProcess, served_process, serving
 
 from bitnet_chat.conversation import Conversation, ToolCall
+from bitnet_chat.conversation.fields import Fields, Notes
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import EngineDied, FinishReason, ModelError, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, ThinkingDelta
+from bitnet_chat.serve.ollama.request import chat_request as ollama_request
+from bitnet_chat.serve.openai.request import chat_request, completion_request
 
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is bitnet-chat?"}]
 
@@ -77,6 +83,36 @@ def test_limits(client: openai.OpenAI, reply: str) -> None:
     assert stopped.choices[0].message.content == reply[: reply.index(stop)]
     plain = client.completions.create(model="", prompt="What is bitnet-chat?", temperature=0, stream=True)
     assert "".join(chunk.choices[0].text for chunk in plain) == reply
+
+
+def test_messages_in_any_order_and_what_frameworks_send(client: openai.OpenAI, reply: str) -> None:
+    def ask(*messages: object, **more: Any) -> Any:
+        given: Any = list(messages)
+        return client.chat.completions.create(model="", messages=given, temperature=0, max_tokens=40, **more)
+
+    user, answer = dict(QUESTION[0]), {"role": "assistant", "content": "Hello."}
+    cut = reply[: reply.index(" ", len(reply) // 3)]
+    begun = cut + ask(user, {"role": "assistant", "content": cut}).choices[0].message.content
+    assert len(begun) > len(cut) and reply.startswith(begun)
+    for messages in (
+        (answer, user),
+        (user, {"role": "system", "content": "Be brief."}),
+        ({"role": "system", "content": "Be brief."},),
+        (
+            user,
+            answer,
+            user,
+            {"role": "user", "content": ""},
+            {"role": "user", "content": [{"type": "text", "text": "b"}]},
+        ),
+        (user, answer, {"role": "user", "content": ""}),
+    ):
+        assert ask(*messages).choices[0].finish_reason in ("stop", "length")
+    tools = [{"type": "function", "function": {"name": f"a.{number}", "strict": True}} for number in range(36)]
+    many = ask(user, tools=tools, parallel_tool_calls=False, store=True, reasoning_effort="low", extra_body={"x": 1})
+    assert many.choices[0].message.content == ask(user).choices[0].message.content
+    told = " ".join(many.bitnet_chat["notices"])
+    assert "store, x" in told and "not offered the tools" in told and "reasoning_effort" in told
 
 
 def test_events_of_the_stream_reader(client: openai.OpenAI, reply: str) -> None:
@@ -239,3 +275,33 @@ def test_npm(served: ServedProcess, reply: str) -> None:
     assert got["usage"]["total_tokens"] == got["streamedUsage"]["total_tokens"]
     assert got["cut"]["finish_reason"] == "length" and reply.startswith(got["cut"]["message"]["content"])
     assert got["error"] == ["NotFoundError", 404, "model_not_found", "model"]
+
+
+def test_all_fields_of_the_published_clients_are_known() -> None:
+    """With what they send when nothing special is wanted: nothing is told, let alone refused."""
+    neutral: dict[str, object] = {
+        "messages": [{"role": "user", "content": "x"}],
+        "prompt": "x",
+        "model": "m",
+        "n": 1,
+        "stop": ["x"] * 5,
+    }
+    neutral |= {
+        "stop": ["x"] * 5,
+        "user": "u",
+        "prompt_cache_key": "k",
+        "prediction": {"type": "content", "content": "x"},
+    }
+    neutral |= {"reasoning_effort": "low", "max_tokens": -1, "parallel_tool_calls": False, "service_tier": "auto"}
+    parsers: list[tuple[Callable[[Fields], object], Iterable[str]]] = [
+        (chat_request, Chat.__annotations__),
+        (completion_request, Plain.__annotations__),
+        (ollama_request, ChatRequest.model_fields),
+    ]
+    for parse, names in parsers:
+        notes = Notes()
+        parse(Fields({name: neutral.get(name) for name in names}, notes=notes))
+        assert not notes.lines
+        needed = {name: neutral[name] for name in names if name in ("messages", "prompt", "model")}
+        parse(Fields(dict.fromkeys(names) | needed))  # strictly: a name that is not known is refused
+    ollama_request(Fields({"model": "m", "options": dict.fromkeys(Options.model_fields)}))

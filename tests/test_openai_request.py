@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -296,29 +296,6 @@ def test_another_kind_of_answer_than_the_one_asked_for_is_never_given(parameter:
     with pytest.raises(Refused) as refused:
         noted(**{parameter: value})
     assert refused.value.param.startswith(parameter)
-
-
-def test_all_fields_of_the_published_clients_are_known() -> None:
-    """With what they send when nothing special is wanted: nothing is told, let alone refused."""
-    from ollama._types import ChatRequest, Options
-    from openai.types.chat import completion_create_params as chat
-    from openai.types.completion_create_params import CompletionCreateParamsBase as Plain
-
-    neutral: dict[str, object] = {"messages": HELLO, "prompt": "x", "model": "m", "n": 1, "stop": ["x"] * 5}
-    neutral |= {"user": "u", "prompt_cache_key": "k", "prediction": {"type": "content", "content": "x"}}
-    neutral |= {"reasoning_effort": "low", "max_tokens": -1, "parallel_tool_calls": False, "service_tier": "auto"}
-    parsers: list[tuple[Callable[[Fields], object], Iterable[str]]] = [
-        (chat_request, chat.CompletionCreateParamsBase.__annotations__),
-        (completion_request, Plain.__annotations__),
-        (ollama_request, ChatRequest.model_fields),
-    ]
-    for parse, names in parsers:
-        notes = Notes()
-        parse(Fields({name: neutral.get(name) for name in names}, notes=notes))
-        assert not notes.lines
-        needed = {name: neutral[name] for name in names if name in ("messages", "prompt", "model")}
-        parse(Fields(dict.fromkeys(names) | needed))  # strictly: a name that is not known is refused
-    ollama_request(Fields({"model": "m", "options": dict.fromkeys(Options.model_fields)}))
 
 
 def test_what_frameworks_send_is_obeyed() -> None:

@@ -16,18 +16,21 @@ from model_server import ModelServer, serving
 from split_model import split, written
 
 from bitnet_chat import paths
+from bitnet_chat.backends.source import Source as BackendSource
 from bitnet_chat.cli import main
 from bitnet_chat.doctor import model as doctor
 from bitnet_chat.doctor.finding import Status
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.models import download, offer, store, support
+from bitnet_chat.models.chat_template import prepare
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.offer import File
 from bitnet_chat.models.parts import part, stem_of
 from bitnet_chat.models.pull import Pulled, pull
 from bitnet_chat.models.source import Source, parse
+from bitnet_chat.serve.catalogue import Catalogue
 
 NAMES = [f"demo-Q4_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
 
@@ -244,18 +247,24 @@ def test_files_that_are_parts_of_different_models(server: ModelServer, pieces: l
     assert folder() == set()
 
 
-def test_parts_that_lie_beside_each_other(model: Path, tmp_path: Path) -> None:
+def test_parts_that_lie_beside_each_other(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = written(model, 3, tmp_path, "demo")
     one, parts = read_info(model), read_info(files[0])
     assert (parts.parameters, parts.tensor_types, parts.split) == (one.parameters, one.tensor_types, None)
     assert parts.header.size == sum(each.stat().st_size for each in files) and not parts.is_cut_off
     assert read_header(files[0]).size == parts.header.size  # by which threads are chosen
     assert support.obstacle(read_info(files[1]), None) == "it is part 2 of 3"
+    told = json.loads(run(capsys, "info", "--json", str(files[1]))[1])
+    assert (told["part"], told["whole"], told["memory"]) == ("2 of 3", False, None)
+    assert told["lacks"] == f"it is part 2 of 3; give part 1: {files[0]}"
     with files[1].open("r+b") as file:
         file.truncate(files[1].stat().st_size - 1000)
-    assert read_info(files[0]).is_cut_off
+    cut = read_info(files[0])
+    assert cut.is_cut_off and cut.shortness.startswith(f"{files[1].name} ends too early")
     files[1].unlink()
-    assert support.obstacle(read_info(files[0]), None) == "it is part 1 of 3, and the others are not all beside it"
+    missing = f"it is part 1 of 3, and 1 of the others is missing: {files[1].name}"
+    assert support.obstacle(read_info(files[0]), None) == missing
+    assert json.loads(run(capsys, "info", "--json", str(files[0]))[1])["lacks"].startswith(missing)
 
 
 def test_a_part_of_one_is_a_model(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,10 +278,23 @@ def test_a_part_of_one_is_a_model(model: Path, capsys: pytest.CaptureFixture[str
 def test_doctor_knows_parts(model: Path, tmp_path: Path) -> None:
     files = written(model, 3, tmp_path, "demo")
     assert doctor._whole(read_info(files[0])).status is Status.OK
-    assert "is part 2 of 3" in doctor._whole(read_info(files[1])).seen
+    second = list(doctor.judge(read_info(files[1]), context=0, names=None, engine="an engine"))
+    assert [each.name for each in second] == ["file", "whole"]  # and nothing of an architecture that it does not name
+    assert "is part 2 of 3" in second[1].seen and second[1].remedy == f"give part 1: {files[0]}"
     files[2].unlink()
     found = doctor._whole(read_info(files[0]))
-    assert found.status is Status.BROKEN and "the others are not all beside it" in found.seen
+    assert found.status is Status.BROKEN and f"is missing: {files[2].name}" in found.seen
+    for path, said in ((files[1], "is part 2 of 3"), (files[0], "1 of the others is missing")):
+        with pytest.raises(ModelError, match=said):  # before an engine is started
+            prepare(path, "", pytest.fail, engine=tmp_path, takes_overrides=False)
+
+
+def test_the_limit_of_memory_counts_all_parts(model: Path, tmp_path: Path) -> None:
+    files = written(model, 3, tmp_path, "demo")
+    source = BackendSource("demo", 1, lambda: pytest.fail("it was loaded"), path=files[0])
+    with pytest.raises(ModelError, match="demo"):
+        Catalogue({"demo": source}, memory_limit=files[0].stat().st_size + 1)
+    assert Catalogue({"demo": source}, memory_limit=model.stat().st_size * 2).names == ["demo"]
 
 
 def test_a_model_in_parts_answers(model: Path, classic: EngineBinary) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from program import assert_gone, command, engines_of, environment, fake_engine, run
 
@@ -215,9 +217,10 @@ def test_while_it_loads(tmp_path: Path, transport: str) -> None:
 
 
 @posix
-def test_in_a_reply(tmp_path: Path, transport: str) -> None:
+@pytest.mark.parametrize("closed", [_CLOSE, _CLOSE.replace(" os.dup2(n, 0);", "")], ids=["both", "output"])
+def test_in_a_reply(tmp_path: Path, transport: str, closed: str) -> None:
     half = "def close(self, message):\n    self.write('half a ')\n    "
-    path = closing(tmp_path, half + _CLOSE + "fake_engine.Engine.answer = close\n")
+    path = closing(tmp_path, half + closed + "fake_engine.Engine.answer = close\n")
     done = run("--engine", str(path), "--io", transport, "hello")
     assert (done.returncode, done.stdout) == (5, b"half a \n")
     assert b"went on running: nothing more can be read from it" in done.stderr
@@ -228,3 +231,21 @@ def test_in_a_reply(tmp_path: Path, transport: str) -> None:
 def test_the_end_of_an_engine_is_none(tmp_path: Path, transport: str) -> None:
     done = run("--engine", str(fake_engine(tmp_path)), "--io", transport, "exit 3 some words")
     assert b"ended by itself (exit code 3)" in done.stderr and b"closed" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells what a process has started")
+def test_nothing_that_an_engine_has_started_outlives_it(tmp_path: Path, transport: str) -> None:
+    """A process in a session of its own whose parent is gone: in no group and below no process of ours."""
+    record = tmp_path / "pid"
+    starter = tmp_path / "starter.py"
+    starter.write_text(
+        "import pathlib, subprocess, sys\n"
+        "sleeper = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        f"pathlib.Path({str(record)!r}).write_text(str(subprocess.Popen(sleeper, start_new_session=True).pid))\n"
+    )
+    patch = f"import subprocess; subprocess.run([sys.executable, {str(starter)!r}], stdout=2, check=True)\n"
+    path = closing(tmp_path, patch)
+    done = run("--engine", str(path), "--io", transport, "say hello")
+    assert (done.returncode, done.stdout) == (0, b"hello\n")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert_gone([psutil.Process(int(record.read_text()))])

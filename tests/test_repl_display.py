@@ -46,6 +46,7 @@ def below(*lines: str) -> str:
 
 
 ERASED = "\x1b[J"
+ERASED_ROW = "\x1b7\x1b[B\x1b[J\x1b8\x1b[K"
 HELD = [
     "| a | b |\n",
     "|---|---|\n",
@@ -112,9 +113,9 @@ def test_the_spinner_leaves_nothing() -> None:
     paper, shown = display(spinner=True)
     shown.spin(0.0, "loading the model")
     shown.spin(1.25)
-    assert paper.all == below(" ⠋ 0.0 s loading the model") + ERASED + below(" ⠙ 1.2 s")
+    assert paper.all == below(" ⠋ 0.0 s loading the model") + ERASED_ROW + below(" ⠙ 1.2 s")
     shown.words("Hello")
-    assert paper.all.endswith(f"{below(' ⠙ 1.2 s')}{ERASED}Hello")
+    assert paper.all.endswith(f"{below(' ⠙ 1.2 s')}{ERASED_ROW}Hello")
     before = paper.all
     shown.spin(2.0)
     assert paper.all == before
@@ -124,7 +125,7 @@ def test_a_notice_takes_the_spinners_line() -> None:
     paper, shown = display(spinner=True, unicode=False)
     shown.spin(0.0)
     shown.notice("two\nlines")
-    assert paper.all == f"{below(' | 0.0 s')}{ERASED}two lines\n"
+    assert paper.all == f"{below(' | 0.0 s')}{ERASED_ROW}two lines\n"
 
 
 def test_no_spinner_without_a_terminal() -> None:
@@ -213,7 +214,7 @@ def test_the_spinner_turns_while_thoughts_are_folded() -> None:
     shown.thought(3.5, 2)
     shown.words("Yes")
     shown.spin(4.0, "thinking")
-    assert paper.all.endswith(f"thinking\x1b8{ERASED}thought for 3.5 s, ~2 tokens · /thinking shows it\nYes")
+    assert paper.all.endswith(f"thinking\x1b8{ERASED_ROW}thought for 3.5 s, ~2 tokens · /thinking shows it\nYes")
 
 
 def test_thoughts_to_be_read_later() -> None:
@@ -250,7 +251,7 @@ def test_a_table_is_shown_while_it_is_held() -> None:
     shown.words(" |\n")
     assert paper.all == drawn
     shown.words("\n")
-    assert plain(paper.all[len(drawn) :]) == f"{ERASED}| a   |\n|-----|\n| b   |\n| c   |\n\n"
+    assert plain(paper.all[len(drawn) :]) == f"{ERASED_ROW}| a   |\n|-----|\n| b   |\n| c   |\n\n"
     before = paper.all
     shown.spin(3.0)
     assert paper.all == before

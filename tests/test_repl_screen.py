@@ -370,6 +370,34 @@ def test_resizing_at_the_prompt(start: Start) -> None:
     terminal.say("", "You said 'some words'.")
 
 
+def test_a_terminal_that_cuts_its_rows_loses_none_of_those_above(start: Start) -> None:
+    """Nothing is erased there that the prompt has not drawn."""
+    terminal = start(XTERM_VERSION="XTerm(390)")
+    terminal.ready()
+    terminal.say("hello", "You said 'hello'.")
+    terminal.send("a line that is being typed and is longer than the window is going to be")
+    terminal.until("going to be")
+    terminal.resize(24, 40)
+    terminal.until(
+        "\n> a line that is being typed and is long\n  er than the window is going to be\n scripted.gguf · ctx"
+    )
+    assert "\nYou said 'hello'.\n11 tokens" in terminal.text and terminal.text.count("being typed") == 1
+
+
+def test_what_is_typed_is_shown_like_the_words_of_a_model(start: Start, tmp_path: Path) -> None:
+    terminal = start("--history", str(tmp_path / "history"))
+    terminal.ready()
+    terminal.paste("a\u202eb\u2066 c\U000e0041\u200fd")
+    terminal.until(lambda: terminal.prompt == "a<U+202E>b<U+2066> c<U+E0041><U+200F>d")
+    terminal.send(ESC + "[D", ESC + "[D", "\x7f", "!")  # over d and the mark, the tag is taken out
+    terminal.until(lambda: terminal.prompt == "a<U+202E>b<U+2066> c!<U+200F>d")
+    terminal.say("", "You said 'a\\u202eb\\u2066 c!\\u200fd'.")
+    assert "> a<U+202E>b<U+2066> c!<U+200F>d\n" in terminal.text
+    terminal.send(UP)
+    terminal.until(lambda: terminal.prompt == "a<U+202E>b<U+2066> c!<U+200F>d")
+    assert not set("\u202e\u2066\u200f\U000e0041") & set(terminal.written)
+
+
 def test_escape_sequences_of_a_reply_stay_text(start: Start) -> None:
     terminal = start(columns=120)
     terminal.ready()
@@ -584,7 +612,7 @@ def test_a_reply_without_styles(start: Start, arguments: tuple[str, ...], variab
     terminal = start(*arguments, lines=50, **variables)
     terminal.ready()
     terminal.say("page markdown", "The end.")
-    assert PAGES["markdown"].replace("\n", "\r\n") in terminal.written
+    assert PAGES["markdown"].replace("\n", "\r\n") in plain(words(terminal.written))
 
 
 def test_what_waits_for_its_successor_is_shown_when_none_comes(start: Start) -> None:

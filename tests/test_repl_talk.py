@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -494,6 +495,30 @@ def test_nothing_is_kept_without_a_journal() -> None:
 
     in_room(work)
     assert Journal().list() == []
+
+
+def test_what_got_no_answer_is_written_and_marked(tmp_path: Path) -> None:
+    """Where it stands, as long as it stands there; what is answered in the end is an answer."""
+
+    async def body(room: Room) -> None:
+        await room.talk.submit("hello")
+        for line in ("fail", "fail", "fail again", "one"):
+            await room.talk.submit(line)
+        await room.talk.submit(f"/save {tmp_path}/talk.json")
+        await room.talk.submit("/undo")
+        await room.talk.submit("/undo")
+        await room.talk.submit(f"/save {tmp_path}/less.md")
+        await room.talk.submit("/clear")
+        await room.talk.submit("fail")
+        await room.talk.submit(f"/save {tmp_path}/alone.md")
+
+    in_room(body)
+    messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
+    said = [(each["content"], each.get("left_out", "")) for each in messages if each["role"] == "user"]
+    mark = "not answered"
+    assert said == [("hello", ""), ("fail", mark), ("fail again", mark), ("one", "")]
+    assert not (tmp_path / "less.md").exists()
+    assert (tmp_path / "alone.md").read_text().endswith(f"## You\n\nfail\n\n*[{mark}]*\n")
 
 
 def test_save_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

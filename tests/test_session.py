@@ -222,6 +222,25 @@ def test_an_engine_that_ignores_the_interrupt_is_replaced(rig: Rig, monkeypatch:
     run(rig, body)
 
 
+def test_an_engine_that_would_read_a_prompt_to_its_end_is_replaced_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A classic engine looks at an interrupt only when all of a message is read."""
+    monkeypatch.setattr("bitnet_chat.engine.process._STOP_WITHIN", 1000.0)
+
+    async def body(backend: ResidentBackend) -> None:
+        def stop(event: object) -> None:
+            if isinstance(event, Started):
+                backend.interrupt()
+
+        last = (await ask(backend, said("reading"), stop))[-1]
+        assert isinstance(last, Completed) and (last.reason, last.text) == (FinishReason.INTERRUPTED, "")
+        assert (await ask(backend, said("say next")))[-1].text == "next"  # type: ignore[union-attr]
+        assert len(rig.launches) == 2
+
+    run(rig, body)
+
+
 def test_without_a_signal_the_child_is_replaced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitnet_chat.engine.child.pipe.PipeChild.can_interrupt", False)
 
@@ -271,13 +290,13 @@ def test_who_asks_while_the_model_is_looked_at_does_not_have_it_done_again(rig: 
     async def body(backend: ResidentBackend) -> None:
         looks = []
         keeper = backend._session.keeper
-        make = keeper._make_talk
+        make = keeper.talks._make
 
         def look() -> Talk:
             looks.append(1)
             return make()
 
-        keeper._make_talk = look
+        keeper.talks._make = look
         cut = said("one").with_assistant("two", FinishReason.INTERRUPTED)
         backend.prepare(cut)
         await asyncio.sleep(0)  # the background begins
@@ -646,11 +665,20 @@ def test_a_modern_engine_is_told_a_history_it_has_not_lived_through(rig: Rig) ->
     run(rig, body)
 
 
+def test_a_forged_prompt_ends_no_reply(rig: Rig) -> None:
+    async def body(backend: ResidentBackend) -> None:
+        end = (await ask(backend, said("forge and behind it")))[-1]
+        assert isinstance(end, Completed) and end.reason is FinishReason.STOP
+        assert end.text.endswith("\x1b[1m\x1b[32mand behind it") and len(rig.launches) == 1
+
+    run(rig, body)
+
+
 @pytest.mark.parametrize("message", ["story", "silence"])
 def test_a_timeout_ends_a_reply(rig: Rig, message: str) -> None:
     async def body(backend: ResidentBackend) -> None:
         await ask(backend, said("say loaded"))
-        last = (await ask(backend, said(message), options=ReplyOptions(timeout=0.3)))[-1]
+        last = (await ask(backend, said(message), options=ReplyOptions(timeout=1)))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.TIMEOUT
         assert bool(last.text) == (message == "story")
 

@@ -20,12 +20,14 @@ from bare_server import BareServer, compiled, prebuilt
 from program import Start, run, start
 from serving import served_process
 
-from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.events import Completed, Failed, Notice, TextDelta
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, Failed, Notice, Started, TextDelta
 from bitnet_chat.journal import Journal
 
 __all__ = ["start"]
@@ -130,6 +132,44 @@ def test_golden_transcripts_through_a_server(real_engine: EngineBinary, smollm2:
             with httpx.stream("POST", f"{served.url}/api/chat", json=asked, timeout=60) as response:
                 pieces = [json.loads(line)["message"]["content"] for line in response.iter_lines()]
             assert "".join(pieces) == text
+
+
+@pytest.mark.parametrize("kind", ["native", "llama-server"])
+def test_a_client_that_leaves_while_a_long_prompt_is_read(
+    kind: str, smollm2: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine stops reading between two slices, and lives on."""
+    engine: EngineBinary = request.getfixturevalue("native" if kind == "native" else "classic")
+    monkeypatch.setattr("bitnet_chat.engine.process._STOP_WITHIN", 120.0)
+    long = " ".join(f"Sentence {number} speaks of {number * 7919 % 1000} rivers." for number in range(600))
+    spawned: list[int] = []
+
+    async def main() -> None:
+        made = settings(engine, smollm2, ctx=8192, backend="llama-server" if kind == "llama-server" else "engine")
+        server = LlamaServer(made) if kind == "llama-server" else None
+        backend: Backend = (
+            server.backend()
+            if server is not None
+            else ResidentBackend(made, on_spawn=lambda process: spawned.append(process.pid))
+        )
+        hello = Conversation().with_user("hello")
+        *_, first = [event async for event in backend.reply(hello, ReplyOptions(max_tokens=2))]
+        assert isinstance(first, Completed)
+        asked = hello.with_assistant(first.text, first.reason).with_user(long)
+        end: Completed | Failed | None = None
+        async for event in backend.reply(asked, ReplyOptions(max_tokens=2)):
+            if isinstance(event, Started):
+                asyncio.get_running_loop().call_later(0.2, backend.interrupt)
+            elif isinstance(event, Completed | Failed):
+                end = event
+        assert isinstance(end, Completed) and (end.reason, end.text) == (FinishReason.INTERRUPTED, "")
+        *_, end = [event async for event in backend.reply(hello, ReplyOptions(max_tokens=2))]
+        assert isinstance(end, Completed) and end.text == first.text
+        assert len(spawned) <= 1
+        assert server is None or server.server.restarts == 0
+        await backend.close()
+
+    asyncio.run(asyncio.wait_for(main(), 100))
 
 
 @pytest.mark.parametrize("real_engine", ["native"], indirect=True)

@@ -83,6 +83,8 @@ async def ask(backend: ResidentBackend, conversation: Conversation, text: str) -
 async def prepared(backend: ResidentBackend) -> None:
     """Until nothing more is done in the background."""
     keeper = backend._session.keeper
+    if keeper._replacing is not None:
+        await asyncio.wait([keeper._replacing])
     if keeper.starting is not None:
         await keeper.starting
     if keeper.process is not None:

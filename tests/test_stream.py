@@ -306,6 +306,26 @@ def test_an_interrupt_while_it_thinks(size: int, reset: str) -> None:
     assert joined(feed(framer, data, [size] * len(data))) == [ThinkingText("hmm"), TurnEnd(False)]
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_what_stands_behind_a_forged_prompt_is_a_part_of_a_modern_reply(size: int) -> None:
+    timings = f"{INFO}\n[ Prompt: 1.0 t/s | Generation: 2.0 t/s ]\n{RESET}"
+    framer = ModernFramer()
+    framer.logged("srv  update_slots: all slots are idle")
+    framer.feed(PROMPT)
+    long = f"so\n{PROMPT}" + "and on " * 1000
+    for reply in ("so", f"so\n{timings}{PROMPT}/read x", f"{PROMPT}", long):
+        framer.sent()
+        data = f"{RESET}{reply}\n{timings}{PROMPT}".encode()
+        frames = feed(framer, data, [size] * len(data))
+        assert not any(isinstance(frame, TurnEnd) for frame in frames)
+        assert framer.logged("slot      release: id  0 | task 0 | stop processing: n_tokens = 25, truncated = 0")
+        frames = joined([*frames, *framer.waiting()])
+        assert frames == [ReplyText(reply), TurnEnd(True)]
+    framer.sent()
+    frames = framer.feed(f"{RESET}late{PROMPT}")  # a log that was switched off behind our back
+    assert joined([*frames, *framer.settle()]) == [ReplyText("late"), TurnEnd(True)]
+
+
 def test_an_error_in_the_middle_of_a_modern_reply() -> None:
     framer = ModernFramer()
     framer.feed(PROMPT)

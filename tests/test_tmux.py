@@ -193,10 +193,48 @@ def test_resizing_in_the_middle(start: Start) -> None:
     assert tmux.look("None") == "cyan"
 
 
+TYPED = "a line that is being typed, longer than the window is going to be, and in the end longer than two rows of it"
+
+
+def test_a_narrower_window_leaves_no_copy_of_what_is_typed(start: Start) -> None:
+    tmux = start(columns=100)
+    tmux.say("lines 30")
+    tmux.until("line 30 of 30")
+    tmux.ready()
+    tmux.send(TYPED)
+    tmux.key("C-j")
+    tmux.send("and a second one")
+    tmux.until("and a second one")
+    for columns in (60, 40, 80):
+        tmux.resize(columns, 24)
+        tmux.until(lambda columns=columns: f"> {TYPED[: columns - 2].rstrip()}\n" in tmux.screen)  # type: ignore[misc]
+        tmux.until("ctx 64/2048")
+        shown = tmux.text
+        assert shown.count("> a line that") == shown.count("second one") == shown.count("ctx 64/2048") == 1
+        assert shown.count("line 30 of 30") == shown.count("first token") == 1
+
+
+def test_words_stay_whole_and_figures_stand_below_them(start: Start) -> None:
+    tmux = start(columns=40)
+    tmux.say("page words")
+    tmux.until("tokens")
+    during = tmux.screen
+    assert re.search(r"until the edge\n . ~\d+ tokens", during), during
+    tmux.resize(30, 24)
+    tmux.gate()
+    tmux.until("The end.")
+    tmux.ready()
+    shown = tmux.text
+    reply = shown.partition("page words\n")[2].partition("\n11 tokens")[0]
+    assert reply.split() == PAGES["words"].replace("\f", "").split()
+    assert not re.search(r"~\d+ tokens", shown)
+
+
 def test_resizing_while_a_table_is_held(start: Start) -> None:
     tmux = start()
     tmux.say("page held")
     tmux.until("s table, 1 row")
+    assert "| a   | b   |\n|-----|-----|\n| 1   | 2   |\n" in tmux.screen
     tmux.resize(40, 20)
     tmux.gate()
     tmux.until("The end.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -351,6 +352,26 @@ def test_a_malformed_call_beside_a_good_one_is_told_with_its_result() -> None:
         await heard(middle, conversation.with_tool_result(conversation.open_calls[0], "3"), OPTIONS)
         last = engine.asked[1].messages[-1].content
         assert last.startswith("<tool_response>\n3\n</tool_response>\n<tool_response>\nerror: this call cannot be read")
+
+    asyncio.run(body())
+
+
+def test_what_one_client_was_told_another_is_not() -> None:
+    """Whose request stands for itself gets the words of the template, unless it has the ids of that very reply."""
+    engine = Engine(f"So:\n{GOOD}\n{BAD}", "Three.", "Three.", f"So:\n{BAD}", "Sorry.", "Hello.")
+    middle, options = interpreter(engine), replace(OPTIONS, alone=True)
+
+    async def body() -> None:
+        one = kept(ASKED, await heard(middle, ASKED, options))
+        (call,) = one.open_calls
+        other = ASKED.with_assistant(one.messages[-1].content, tool_calls=(replace(call, id="call_1"),))
+        await heard(middle, other.with_tool_result(other.open_calls[0], "3"), options)
+        assert "cannot be read" not in "".join(each.content for each in engine.asked[1].messages)
+        await heard(middle, one.with_tool_result(call, "3"), options)
+        assert "cannot be read" in engine.asked[2].messages[-1].content, "its own faults it hears"
+        mended = kept(ASKED, await heard(middle, ASKED, options))
+        await heard(middle, mended.with_user("hello"), options)
+        assert "cannot be read" not in "".join(each.content for each in engine.asked[5].messages)
 
     asyncio.run(body())
 

@@ -105,6 +105,10 @@ class BackendStatus:
     """How often the engine died without being asked to, and was started again."""
     context_exact: bool = True
     """False where ``context_used`` is an estimate."""
+    engine_version: str = ""
+    """What the engine says of itself; empty where it is not known."""
+    sampling: Sampling = Sampling()
+    """What a reply gets that asks for nothing else, once it is known."""
     in_bursts: bool = False
     """Whether the words of a reply come in bursts, since a program on the way to here buffers its output."""
 

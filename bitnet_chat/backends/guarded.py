@@ -50,6 +50,8 @@ TOLD = frozenset(
 _WITH_TEMPLATE = ("engine", "llama-server")
 _FIRST_TOKEN = 10
 """So many times the stall timeout may pass before the first token: a long message takes its time to be read."""
+_LARGEST = 1 << 18
+"""Tokens of a reply from a server that does not tell its window."""
 _EMPTY = "the model ended its reply at once, before the first word: its chat template may be wrong"
 
 
@@ -135,7 +137,7 @@ class GuardedBackend:
             if isinstance(end, Completed):
                 if is_empty and end.reason is FinishReason.STOP and not end.text:
                     end = replace(end, reason=FinishReason.EMPTY)
-                line = self._line(end, options, guard.repetitions if guard is not None else 0, watch.limit)
+                line = self._line(end, options, guard, watch.limit)
                 if line:
                     yield Notice(line)
             if end is not None:
@@ -169,7 +171,7 @@ class GuardedBackend:
 
     async def _guard(self, conversation: Conversation, options: ReplyOptions) -> Guard:
         # Here and not above: a prompt is on the screen 5 ms earlier.
-        from bitnet_chat.stream.guard import Guard
+        from bitnet_chat.stream.guard import Guard, LengthLimit
         from bitnet_chat.stream.markers import relevant
 
         last = conversation.last
@@ -177,12 +179,17 @@ class GuardedBackend:
         markers: tuple[str, ...] = ()
         if self._limits.markers:
             markers = await beside(conversation, relevant, self._markers(), conversation)
-        return Guard(markers, self._limits.repeat_limit, before, options.stop, self._tokens)
+        length = LengthLimit(self._window, lambda text: self._tokens(text).at_least)
+        count = self._tokens
+        return Guard(markers, self._limits.repeat_limit, before, options.stop, lambda text: count(text).count, length)
 
-    def _tokens(self, text: str) -> int:
-        return (self.inner.count(text) or by_length(text)).count
+    def _tokens(self, text: str) -> TokenCount:
+        return self.inner.count(text) or by_length(text)
 
-    def _line(self, end: Completed, options: ReplyOptions, repetitions: int, silence: float) -> str:
+    def _window(self) -> int:
+        return self.inner.status().context_size or _LARGEST
+
+    def _line(self, end: Completed, options: ReplyOptions, guard: Guard | None, silence: float) -> str:
         """What happened, and how to go on; empty where nobody need be told."""
         if self._advice == "nothing":
             return _EMPTY if end.reason is FinishReason.EMPTY else ""
@@ -196,11 +203,18 @@ class GuardedBackend:
                 another = "--chat-template NAME takes another" if limits.own_template else ""
                 what, ways = _EMPTY, [again, another, "bitnet-chat doctor looks at the model"]
             case FinishReason.REPETITION:
+                repetitions = guard.repetitions if guard is not None else 0
                 what = f"the reply was stopped: it had said the same {repetitions} times in a row"
-                ways = [again, go_on, f"--repeat-limit N (now {limits.repeat_limit}) allows more"]
+                fewer = ", fewer for what is long" if repetitions < limits.repeat_limit else ""
+                ways = [again, go_on, f"--repeat-limit N (now {limits.repeat_limit}{fewer}) allows more"]
+            case FinishReason.CONTEXT_OVERFLOW if guard is not None and guard.finding is end.reason:
+                size = self._window()
+                what, ways = f"the reply was stopped: the context window of {size:,} tokens holds no more", [again]
             case FinishReason.STALLED:
                 what = f"the reply was stopped: nothing had come from the engine for {silence:g} s"
-                ways = [go_on or again, f"--stall-timeout SECONDS (now {limits.stall_timeout:g}) waits longer"]
+                longer = f", {_FIRST_TOKEN} times that for the first token" if silence != limits.stall_timeout else ""
+                now = f"(now {limits.stall_timeout:g}{longer})"
+                ways = [go_on or again, f"--stall-timeout SECONDS {now} waits longer"]
             case FinishReason.LENGTH:
                 limit = f" of {options.max_tokens} tokens" if options.max_tokens is not None else ""
                 what, ways = f"the reply was cut at its limit{limit}", [go_on or again, "--max-tokens N allows more"]

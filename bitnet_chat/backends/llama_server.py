@@ -7,18 +7,18 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends import Sampling
 from bitnet_chat.backends.remote.backend import SIGN_OF_LIFE, RemoteBackend
 from bitnet_chat.backends.remote.chat import ChatWire
 from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, require_aiohttp
 from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.service import Target
-from bitnet_chat.backends.resident import advised_sampling, model_path, with_magic
+from bitnet_chat.backends.resident import advised_sampling, model_path, own_sampling, with_magic
 from bitnet_chat.config import Settings
 from bitnet_chat.engine import processors, rpc, spread
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import log_flags
 from bitnet_chat.engine.find import find_server
+from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
@@ -128,6 +128,9 @@ class LlamaServer:
         self.notices += [share.notice] if share.notice else []
         self._extra = share.extra
         argv += option("--threads", share.number)
+        # A client that has gone is noticed between two batches. Each slot has a token in one.
+        size = batch_size("", header.size, share.number or processors.usable())
+        argv += option("--batch-size", max(size, 2 * self.parallel))
         argv += [*option("--jinja"), *option("--context-shift", "off"), *option("--slots"), *option("--ui", "off")]
         argv += [*option("--cache-ram", _CACHE), *log_flags(self.binary)]
         argv += option("--rpc", ",".join(self._rpc)) if self._rpc else []
@@ -319,14 +322,6 @@ async def _counted(connection: Connection, body: dict[str, Any]) -> int | None:
     found = await connection.ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
     tokens = found.get("tokens") if isinstance(found, dict) else None
     return len(tokens) if isinstance(tokens, list) else None
-
-
-def own_sampling(settings: Settings) -> Sampling:
-    """What replies get that ask for nothing else."""
-    return Sampling(
-        temperature=None if settings.temperature < 0 else settings.temperature,
-        seed=None if settings.seed < 0 else settings.seed,
-    )
 
 
 def sign_of_life(settings: Settings) -> float:

@@ -11,13 +11,14 @@ import contextlib
 from typing import Any
 from urllib.parse import urlsplit
 
-from bitnet_chat.backends.llama_server import own_sampling, sign_of_life
+from bitnet_chat.backends.llama_server import sign_of_life
 from bitnet_chat.backends.openai import without_effect
 from bitnet_chat.backends.remote.backend import RemoteBackend
 from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, checked_url, require_aiohttp
 from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.ollama import OllamaWire
 from bitnet_chat.backends.remote.service import Target
+from bitnet_chat.backends.resident import own_sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError, ModelError
 from bitnet_chat.prompt.tokens import by_length

@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from bitnet_chat.backends.llama_server import own_sampling, sign_of_life
+from bitnet_chat.backends.llama_server import sign_of_life
 from bitnet_chat.backends.remote.backend import RemoteBackend
 from bitnet_chat.backends.remote.chat import ChatWire
 from bitnet_chat.backends.remote.connection import Connection, Refused, checked_url, require_aiohttp
 from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.service import Target
+from bitnet_chat.backends.resident import own_sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.prompt.tokens import by_length

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, TextDelta, ThinkingDelta
@@ -20,13 +21,7 @@ async def recorded(
 ) -> AsyncIterator[Event]:
     """``backend.reply``, as it is; ``recorder`` hears of each event before the caller does."""
     status = backend.status()
-    limits = {"max_tokens": options.max_tokens, "timeout": options.timeout}
-    recorder.begin_reply(
-        conversation,
-        model=status.model,
-        engine=status.engine,
-        options={name: value for name, value in limits.items() if value is not None},
-    )
+    recorder.begin_reply(conversation, model=status.model, engine=status.engine, options=made_with(options, status))
     ended = False
     try:
         async with aclosing(_generator(backend.reply(conversation, options))) as events:
@@ -39,7 +34,8 @@ async def recorded(
                     recorder.tool_call(event)
                 elif isinstance(event, Completed):
                     ended = True
-                    recorder.end_reply(event.reason, event.stats, text=event.text)
+                    made = made_with(options, backend.status())  # more of it is known than before it had loaded
+                    recorder.end_reply(event.reason, event.stats, text=event.text, options=made)
                 elif isinstance(event, Failed):
                     ended = True
                     recorder.end_reply(event.error.reason, text=event.text)
@@ -47,6 +43,19 @@ async def recorded(
     finally:
         if not ended:  # the caller walked away, or the backend broke
             recorder.end_reply(FinishReason.INTERRUPTED)
+
+
+def made_with(options: ReplyOptions, status: BackendStatus) -> dict[str, object]:
+    """What this reply is asked for with; nothing of what is left to the engine."""
+    facts: dict[str, object] = {"max_tokens": options.max_tokens, "timeout": options.timeout}
+    facts |= asdict(options.sampling.over(status.sampling))
+    facts |= {"engine_version": status.engine_version or None, "window": status.context_size}
+    facts |= {"stop": list(options.stop) or None, "tools": [tool.name for tool in options.tools] or None}
+    if options.tools and options.tool_choice != "auto":
+        facts["tool_choice"] = options.tool_choice
+    if options.format is not None:
+        facts["response_format"] = options.format.schema or "json"
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 async def _generator(events: AsyncIterator[Event]) -> AsyncGenerator[Event]:

@@ -18,6 +18,7 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
 from bitnet_chat.engine.load import Load
+from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.refusal import Refit
@@ -112,6 +113,7 @@ class ResidentBackend:
         # Programs in C and C++ buffer what they write to a pipe; the native one does not.
         has_terminal = settings.io != "pipe" and pty_is_available()
         self._is_buffered = self.binary.dialect is not Dialect.NATIVE and not has_terminal
+        self._sampling = own_sampling(settings)
         self._extra = settings.engine_args
         self._refit = Refit(
             lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout),
@@ -212,6 +214,8 @@ class ResidentBackend:
         return BackendStatus(
             model=self._name,
             engine=f"{packages.name_of(self.binary)} ({self.binary.dialect.value})",
+            engine_version=self.binary.version,
+            sampling=self._sampling,
             state=self._session.state.value,
             context_used=used.count if used is not None else None,
             context_exact=used is None or not used.error,
@@ -267,6 +271,7 @@ class ResidentBackend:
         tiny = header.size < TINY_MODEL
         advised = advised_sampling(self._model)
         share = threads(settings.threads, settings.engine_args, processors.allowed(), tiny=tiny, sharing=self._sharing)
+        self._sampling = own_sampling(settings).over(advised)
         self._extra = share.extra
         if share.notice:
             self._session.keeper.notify(share.notice)
@@ -278,6 +283,7 @@ class ResidentBackend:
             seed=None if settings.seed < 0 else settings.seed,
             sampling=replace(advised, temperature=None),
             max_tokens=settings.max_tokens or None,
+            batch_size=batch_size("", header.size, share.number or processors.usable()),
             rpc=self._rpc,
             overrides=prepared.overrides,
             extra=share.extra,
@@ -375,3 +381,11 @@ def with_magic(path: Path) -> None:
         from bitnet_chat.models.gguf import read_header
 
         read_header(path)  # which says what is wrong
+
+
+def own_sampling(settings: Settings) -> Sampling:
+    """What replies get that ask for nothing else."""
+    return Sampling(
+        temperature=None if settings.temperature < 0 else settings.temperature,
+        seed=None if settings.seed < 0 else settings.seed,
+    )

@@ -27,6 +27,8 @@ class Source:
     """Tokens of the window that was asked for; 0: what the model was trained for, at most 8192."""
     shared: bool = False
     """Whether one process answers for all of them: each tells of the memory and the restarts of that one."""
+    chat_template: str = ""
+    """What was asked for in place of the model's own: a name, a file, or a text."""
     origin: str = ""
     """Where the file came from, ``hf:user/repo/file``; empty where that is not known."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
+from bitnet_chat.daemon import in_daemon
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.prompt.tools import Spoken, ToolFormat, lowered, responses
@@ -64,20 +65,17 @@ class Interpreter:
         """Those of the last reply, and most likely of the next one."""
 
     def prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
-        """``prepare`` is called with the plain form of ``history``: at once where the template is known."""
+        """``prepare`` is called with the plain form of ``history``: at once where there is nothing of tools in it."""
         self.cancel()
-        if self._format is None and (self.tools or has_tools(history)):
+        if self.tools or has_tools(history):
             self._preparing = asyncio.ensure_future(self._prepare_later(history, prepare))
         else:
-            self._prepare(history, prepare)
+            prepare(self._plain(history, self.tools, self._alone))
 
     async def _prepare_later(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         await self._known()
-        self._prepare(history, prepare)
-
-    def _prepare(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         with contextlib.suppress(BitnetChatError):  # the next reply will tell
-            prepare(self._plain(history, self.tools, self._alone))
+            prepare(await in_daemon(lambda: self._plain(history, self.tools, self._alone)))
 
     def cancel(self) -> None:
         """What was to be prepared and has not begun is not wanted any more."""
@@ -150,7 +148,10 @@ class Interpreter:
         if begun and not self._continues:
             why = "this engine cannot be made to begin its reply with a call"
             raise Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server")
-        plain = await beside(conversation, self._plain, conversation, tools, options.alone)
+        if tools or has_tools(conversation):  # written by the template, which takes what time it is given
+            plain = await in_daemon(lambda: self._plain(conversation, tools, options.alone))
+        else:
+            plain = await beside(conversation, self._plain, conversation, tools, options.alone)
         # A stop text ends what is said, and no call.
         return _begun(plain, begun), replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
 
@@ -187,7 +188,7 @@ class Interpreter:
     async def _known(self) -> ToolFormat | BitnetChatError:
         """The format of the template, or why there is none."""
         if self._format is None:
-            self._format = await asyncio.to_thread(self._look)
+            self._format = await in_daemon(self._look)
         return self._format
 
     def _look(self) -> ToolFormat | BitnetChatError:
@@ -354,6 +355,7 @@ def _sum(first: Stats, second: Stats) -> Stats:
         prompt_size=first.prompt_size,
         tokens=first.tokens + second.tokens,
         time_to_first_token=first.time_to_first_token,
+        first_tokens=first.first_tokens,
         seconds=first.seconds + second.seconds,
         exact=first.exact and second.exact,
     )

@@ -78,10 +78,11 @@ def _run(arguments: list[str]) -> int:
 
 
 def _complain(text: str) -> None:
+    from bitnet_chat.cli.lines import tell
     from bitnet_chat.stream.sanitize import visible
 
     with contextlib.suppress(OSError):
-        print(f"bitnet-chat: {visible(text)}", file=sys.stderr)
+        tell(f"bitnet-chat: {visible(text)}")
 
 
 def _open_streams() -> None:

@@ -173,7 +173,8 @@ def _has_display() -> bool:
 
 
 def _say(line: str) -> None:
+    from bitnet_chat.cli.lines import tell
     from bitnet_chat.stream.sanitize import visible
 
     with suppress(OSError):
-        print(f"bitnet-chat: {visible(line)}", file=sys.stderr, flush=True)
+        tell(f"bitnet-chat: {visible(line)}")

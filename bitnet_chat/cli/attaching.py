@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bitnet_chat.cli.limits import made_with
 from bitnet_chat.config import Settings, flag
 from bitnet_chat.errors import UsageError
 from bitnet_chat.journal import Journal
@@ -36,7 +37,7 @@ def refuse_for_an_engine(given: Mapping[str, object], settings: Settings) -> Non
 def open_journal(settings: Settings) -> Journal:
     """Where conversations are kept. Raises NoServer where ``--attach`` finds none, UsageError for a wrong key."""
     if not settings.attach:
-        return Journal()
+        return own_journal(settings)
     from bitnet_chat.backends.attached.journal import ServerJournal
     from bitnet_chat.backends.attached.server import Server
     from bitnet_chat.backends.remote.connection import require_aiohttp
@@ -44,6 +45,12 @@ def open_journal(settings: Settings) -> Journal:
     require_aiohttp()
     key = settings.backend_key or os.environ.get("BITNET_CHAT_API_KEY", "")
     return ServerJournal.at(Server(settings.attach, key))
+
+
+def own_journal(settings: Settings) -> Journal:
+    journal = Journal()
+    journal.made_with = made_with(settings)
+    return journal
 
 
 def open_talker(

@@ -67,6 +67,7 @@ def open_source(
             server.model,
             settings.ctx,
             shared=True,
+            chat_template=settings.chat_template,
             origin=origin_of(server.model),
         )
     if settings.backend == "engine" and settings.rpc and parallel > 1:
@@ -88,7 +89,15 @@ def open_source(
         return open_backend(settings, configured, dialect=dialect, advice="nothing", sharing=sharing, name=name)
 
     origin = origin_of(path) if path is not None else ""
-    return Source(first.status().model or settings.backend, parallel, another, path, settings.ctx, origin=origin)
+    return Source(
+        first.status().model or settings.backend,
+        parallel,
+        another,
+        path,
+        settings.ctx,
+        chat_template=settings.chat_template,
+        origin=origin,
+    )
 
 
 def _guarded(backend: Backend, settings: Settings, advice: Advice) -> GuardedBackend:

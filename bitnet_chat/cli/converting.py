@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bitnet_chat.cli.lines import tell
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import EngineMissing, EngineNotFound
 from bitnet_chat.models import conversion
@@ -54,4 +55,4 @@ def after_pull(model: Path, wish: Wish, *, alone: bool) -> None:
 
 
 def _say(line: str) -> None:
-    print(f"bitnet-chat: {visible(line)}", file=sys.stderr)
+    tell(f"bitnet-chat: {visible(line)}")

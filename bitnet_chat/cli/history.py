@@ -11,7 +11,9 @@ from functools import partial
 
 from bitnet_chat import paths
 from bitnet_chat.cli.consent import may_remove
+from bitnet_chat.cli.lines import tell
 from bitnet_chat.cli.parser import Parser
+from bitnet_chat.conversation.aside import LEFT_OUT, NOT_ANSWERED
 from bitnet_chat.conversation.export import FORMATS, export, json_text
 from bitnet_chat.journal import Entry, Hit, Journal, State, Stored
 from bitnet_chat.newfile import write_new
@@ -104,27 +106,32 @@ def _loaded(journal: Journal, id: int) -> Stored:
 
 def _show(stored: Stored, flags: argparse.Namespace) -> int:
     if flags.json:
-        _print(export(stored.conversation, "json", about=stored.about(), details=stored.details()))
+        _print(_exported(stored, "json"))
         return 0
     about = [f"conversation {stored.id}", stored.model, stored.engine, _STATES.get(stored.state, "")]
-    print(one_line(stored.title) or "(no title)")
-    print(" · ".join(one_line(each) for each in about if each))
-    unanswered = {record.row for record in stored.shown} - {record.row for record in stored.records}
+    tell(one_line(stored.title) or "(no title)", sys.stdout)
+    tell(" · ".join(one_line(each) for each in about if each), sys.stdout)
+    rows = {record.row for record in stored.records}
     for record in stored.shown:
         message = record.message
         tool = f"{one_line(message.tool_name)}: "
         name = {"system": "system: ", "user": "> ", "assistant": "", "tool": tool}[message.role]
         if message.thinking:
-            print(f"\n(thinks) {visible(message.thinking)}")
+            tell(f"\n(thinks) {visible(message.thinking)}", sys.stdout)
         if message.content or not message.tool_calls:
-            print(f"\n{name}{visible(message.content)}")
+            tell(f"\n{name}{visible(message.content)}", sys.stdout, said=True)
         for call in message.tool_calls:
-            print(one_line(f"calls {call.name} {call.arguments}"))
+            tell(one_line(f"calls {call.name} {call.arguments}"), sys.stdout)
         if message.was_cut and message.finish is not None:
             print(f"[{message.finish.value.replace('_', ' ')}]")
-        if record.row in unanswered:
-            print("[not answered]")
+        if record.row not in rows:
+            print(f"[{LEFT_OUT if record in stored.misplaced else NOT_ANSWERED}]")
     return 0
+
+
+def _exported(stored: Stored, format: str) -> str:
+    about, details, asides = stored.about(), stored.details(), stored.asides
+    return export(stored.conversation, format, about=about, details=details, asides=asides)
 
 
 def _search(journal: Journal, flags: argparse.Namespace) -> int:
@@ -150,7 +157,7 @@ def _export(stored: Stored, flags: argparse.Namespace) -> int:
     target = None if flags.output == "-" else paths.meant(flags.output)
     ending = target.suffix.lstrip(".").lower() if target is not None else ""
     format = flags.format or (ending if ending in FORMATS else "json" if flags.json else "md")
-    text = export(stored.conversation, format, about=stored.about(), details=stored.details())
+    text = _exported(stored, format)
     if target is None:
         _print(text)
         return 0
@@ -183,7 +190,7 @@ def _remove(journal: Journal, flags: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"bitnet-chat: {one_line(text)}", file=sys.stderr)
+    tell(f"bitnet-chat: {one_line(text)}")
 
 
 def _hit_as_json(hit: Hit) -> dict[str, object]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -22,6 +24,7 @@ from bitnet_chat.cli.attaching import open_journal, open_talker, open_worker
 from bitnet_chat.cli.backend import open_backend
 from bitnet_chat.cli.greeting import alone
 from bitnet_chat.cli.limits import reply_options
+from bitnet_chat.cli.lines import tell
 from bitnet_chat.cli.page import Page
 from bitnet_chat.cli.past import wanted
 from bitnet_chat.cli.tools import allowed_toolbox, expect
@@ -29,6 +32,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect
+from bitnet_chat.engine.lock import try_lock
 from bitnet_chat.errors import BitnetChatError, EngineNotFound, FinishReason, UsageError
 from bitnet_chat.journal import Journal, Recorder, Stored
 from bitnet_chat.progress import Progress, ProgressLine
@@ -105,7 +109,7 @@ async def _answer_one(
         elif answer.text and (not answer.reason.exit_code or answer.reason in _PRINTED):
             print(visible(answer.text))
         if answer.error is not None:
-            print(f"bitnet-chat: {visible(str(answer.error))}", file=sys.stderr)
+            tell(f"bitnet-chat: {visible(str(answer.error))}")
         elif answer.reason.exit_code and answer.reason not in TOLD:
             _say(f"the reply is not whole: {answer.reason.value.replace('_', ' ')}")
         sys.stdout.flush()
@@ -145,9 +149,9 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
     if batch.is_blank(text):
         raise UsageError("the question is empty")
     files = attached(flags, _say, stdin_is_taken=from_stdin)
-    for name in meant(text):
-        if name not in {each.name for each in files}:
-            _say(f"@{name} is sent as text, without a file: -a {name} attaches one")
+    for mention in meant(text):
+        if mention not in {each.name for each in files}:
+            _say(f"@{mention} is sent as text, without a file: -a {mention} attaches one")
     return text, files
 
 
@@ -181,7 +185,20 @@ def _tell_mentions(jobs: Sequence[batch.Job]) -> None:
 async def _answer_file(
     output_path: Path | None, settings: Settings, configured: str, jobs: list[batch.Job], box: Toolbox | None
 ) -> int:
-    done = {} if output_path is None else batch.finished(output_path, jobs)
+    with _opened(output_path) as output:  # first: what another run has written may be half a line
+        done = {} if output_path is None else batch.finished(output_path, jobs)
+        return await _answer_rest(output, output_path, settings, configured, jobs, done, box)
+
+
+async def _answer_rest(
+    output: IO[bytes],
+    output_path: Path | None,
+    settings: Settings,
+    configured: str,
+    jobs: list[batch.Job],
+    done: dict[int, FinishReason],
+    box: Toolbox | None,
+) -> int:
     todo = [job for job in jobs if job.index not in done]
     noted: set[str] = set()
     for job in todo:
@@ -200,7 +217,7 @@ async def _answer_file(
     engines = _Engines(settings, configured, box)
     bar = _Bar(sys.stderr)
     try:
-        with _opened(output_path) as output, _interrupting(engines.interrupt):
+        with _interrupting(engines.interrupt):
             reason = await batch.run(
                 iter(todo),
                 len(todo),
@@ -322,6 +339,7 @@ def _input_lines(name: str) -> list[bytes]:
 
 @contextlib.contextmanager
 def _opened(path: Path | None) -> Iterator[IO[bytes]]:
+    """For this run alone. Raises UsageError where that cannot be."""
     if path is None:
         yield sys.stdout.buffer
         return
@@ -330,10 +348,24 @@ def _opened(path: Path | None) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     try:
+        if not _claimed(file):
+            raise UsageError(
+                f"{path} is being written by another run", remedy="wait for its end, or give another --output"
+            )
         yield file
     finally:
         with contextlib.suppress(OSError):  # what could not be written was told when it was written
             file.close()
+
+
+def _claimed(file: IO[bytes]) -> bool:
+    """Whether no other run has it. A device or a pipe is for all of them."""
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return True
+    try:
+        return try_lock(file.fileno())
+    except OSError:  # a file system without locks
+        return True
 
 
 @contextlib.contextmanager
@@ -362,4 +394,4 @@ def _tell(settings: Settings) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"bitnet-chat: {one_line(text)}", file=sys.stderr)
+    tell(f"bitnet-chat: {one_line(text)}")

@@ -126,11 +126,12 @@ def read(
 ) -> tuple[ServeSettings, config.Settings, str, Mapping[str, str]]:
     """What the flags of :func:`parser` say: how to serve, what to answer with, the configured engine, and the files of
     the models by name, if there are several. Raises UsageError."""
+    from bitnet_chat.serve.origins import tidy
     from bitnet_chat.serve.settings import ServeSettings
 
     values = {each.name: getattr(flags, each.name) for each in fields(ServeSettings) if hasattr(flags, each.name)}
     values.setdefault("api_key", environment.get("BITNET_CHAT_API_KEY", ""))
-    values["cors"] = tuple(values.get("cors", ()))
+    values["cors"] = tuple(map(tidy, values.get("cors", ())))
     values["allow_host"] = tuple(values.get("allow_host", ()))
     models = _models(getattr(flags, "models", []))
     if list(models) == [""]:
@@ -193,10 +194,10 @@ async def open_server(
     ``models``: files by name, for several. Raises UsageError, EngineNotFound or ModelError for what is seen to be
     wrong before anything is loaded.
     """
+    from bitnet_chat.cli.attaching import own_journal
     from bitnet_chat.cli.backend import open_source
     from bitnet_chat.cli.server_engine import preferred
     from bitnet_chat.cli.upstream import has_models, models_of
-    from bitnet_chat.journal import Journal
     from bitnet_chat.serve.app import running
     from bitnet_chat.serve.cache import Cache
     from bitnet_chat.serve.catalogue import Catalogue
@@ -233,7 +234,7 @@ async def open_server(
     cache = Cache(_sampling(settings)) if serving.cache else None
     defaults = Defaults(settings.system, settings.max_tokens or None, settings.timeout or None)
     desk = Desk(catalogue, cache=cache, defaults=defaults, log_prompts=serving.log_prompts)
-    async with running(desk, serving, Journal() if settings.journal else None) as url:
+    async with running(desk, serving, own_journal(settings) if settings.journal else None) as url:
         yield OpenServer(url, desk)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
 from bitnet_chat.cli.consent import agrees, can_be_asked, chosen
+from bitnet_chat.cli.lines import tell
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError, EngineNotFound
 from bitnet_chat.progress import size
@@ -94,7 +95,7 @@ def _install(supply: Supply) -> int:
     except BitnetChatError as error:
         if not supply.optional:
             raise
-        print(f"bitnet-chat: {visible(str(error))}", file=sys.stderr)
+        tell(f"bitnet-chat: {visible(str(error))}")
         return 0
 
 

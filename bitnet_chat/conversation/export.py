@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from bitnet_chat.conversation.aside import Aside
 from bitnet_chat.conversation.message import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.stream.decoder import well_formed
-from bitnet_chat.stream.sanitize import one_line, visible
+from bitnet_chat.stream.sanitize import escaped, one_line, visible
 
 Format = Literal["md", "json", "jsonl", "html"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 _NAMES = {"system": "System", "user": "You", "assistant": "Model", "tool": "Tool"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    message: Message
+    details: Mapping[str, object]
+    why: str = ""
+    """Why it is no part of the conversation; empty where it is."""
 
 
 def export(
@@ -29,24 +39,42 @@ def export(
     *,
     about: Mapping[str, object] | None = None,
     details: Sequence[Mapping[str, object]] = (),
+    asides: Sequence[Aside] = (),
 ) -> str:
     """The whole file. ``about``: facts about the conversation, such as ``title`` and ``model``. ``details``: for each
-    message what is known beside its text; what the message says itself comes first. Raises UsageError for a format
-    that there is not."""
+    message what is known beside its text; what the message says itself comes first. ``asides``: what stands between the
+    messages, in order. Raises UsageError for a format that there is not."""
     facts = dict(about or {})
+    shown = _shown(conversation, details, asides)
     if format == "json":
-        return json_text(facts | {"messages": _objects(conversation, details)}, indent=2) + "\n"
+        return json_text(facts | {"messages": [_object(each) for each in shown]}, indent=2) + "\n"
     if format == "jsonl":
-        return "".join(f"{json_text(each)}\n" for each in _objects(conversation, details))
+        return "".join(f"{json_text(_object(each))}\n" for each in shown)
     if format == "md":
-        return _markdown(conversation, facts)
+        return _markdown(shown, facts)
     if format == "html":
-        return _html(conversation, facts)
+        return _html(shown, facts)
     raise UsageError(f"there is no format {one_line(format)!r}", remedy=f"use one of: {', '.join(FORMATS)}")
 
 
+def _shown(
+    conversation: Conversation, details: Sequence[Mapping[str, object]], asides: Sequence[Aside]
+) -> list[_Shown]:
+    left, shown = deque(asides), list[_Shown]()
+    for number, message in enumerate(conversation.messages):
+        while left and left[0].place <= number:
+            shown.append(_beside(left.popleft()))
+        shown.append(_Shown(message, details[number] if number < len(details) else {}))
+    return [*shown, *map(_beside, left)]
+
+
+def _beside(aside: Aside) -> _Shown:
+    return _Shown(aside.message, aside.details, aside.why)
+
+
 def restore(text: str) -> Conversation:
-    """The conversation in a JSON or JSON lines export. Raises UsageError for a text that is none."""
+    """The conversation in a JSON or JSON lines export, without what is no part of it. Raises UsageError for a text that
+    is none."""
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
@@ -58,6 +86,7 @@ def restore(text: str) -> Conversation:
         raise UsageError(f"this is no exported conversation ({error})") from None
     if not isinstance(dicts, list):
         raise UsageError("this is no exported conversation: 'messages' is no list")
+    dicts = [each for each in dicts if not (isinstance(each, dict) and each.get("left_out"))]
     messages = Conversation.from_dicts(dicts).messages
     return Conversation(tuple(_restored(*pair) for pair in zip(messages, dicts, strict=True)))
 
@@ -73,36 +102,30 @@ def _restored(message: Message, fields: Mapping[str, Any]) -> Message:
     return replace(message, finish=finish, thinking=thinking if isinstance(thinking, str) else "")
 
 
-def _objects(conversation: Conversation, details: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    objects = []
-    for number, message in enumerate(conversation.messages):
-        fields: dict[str, object] = {"role": message.role, "content": message.content}
-        if message.tool_calls:
-            fields["content"] = message.content or None
-            fields["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in message.tool_calls
-            ]
-        if message.role == "tool":
-            fields |= {"tool_call_id": message.call_id, "name": message.tool_name}
-        if message.finish is not None:
-            fields["finish_reason"] = message.finish.value
-        if message.thinking:
-            fields["thinking"] = message.thinking
-        more = details[number] if number < len(details) else {}
-        objects.append(fields | {key: value for key, value in more.items() if key not in fields})
-    return objects
-
-
-# All that JSON would let through to a terminal that obeys it, and what JavaScript takes for the end of a line.
-_UNSAFE = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+def _object(shown: _Shown) -> dict[str, object]:
+    message = shown.message
+    fields: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        fields["content"] = message.content or None
+        fields["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.role == "tool":
+        fields |= {"tool_call_id": message.call_id, "name": message.tool_name}
+    if message.finish is not None:
+        fields["finish_reason"] = message.finish.value
+    if message.thinking:
+        fields["thinking"] = message.thinking
+    if shown.why:
+        fields["left_out"] = shown.why
+    return fields | {key: value for key, value in shown.details.items() if key not in fields}
 
 
 def json_text(value: object, indent: int | None = None) -> str:
     """``value`` as JSON that may go to a terminal or a UTF-8 file: what could not is an escape, and nothing is lost."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    # Outside of strings JSON has none of these.
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    # Outside of strings JSON has nothing that is escaped.
+    return escaped(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def _heading(facts: Mapping[str, object]) -> tuple[str, str]:
@@ -139,10 +162,11 @@ def _code(text: str) -> str:
     return f"{'`' * (longest + 1)}{pad}{text}{pad}{'`' * (longest + 1)}"
 
 
-def _markdown(conversation: Conversation, facts: Mapping[str, object]) -> str:
+def _markdown(shown: Iterable[_Shown], facts: Mapping[str, object]) -> str:
     title, known = _heading(facts)
     parts = [f"# {title}", *([known] if known else [])]
-    for message in conversation.messages:
+    for each in shown:
+        message = each.message
         parts.append(f"## {_name(message)}")
         if message.thinking:
             parts.append("\n".join(f"> {line}".rstrip() for line in _plain(message.thinking).split("\n")))
@@ -151,6 +175,8 @@ def _markdown(conversation: Conversation, facts: Mapping[str, object]) -> str:
         parts += [f"*called* {_code(_called(call))}" for call in message.tool_calls]
         if _cut(message):
             parts.append(f"*[{_cut(message)}]*")
+        if each.why:
+            parts.append(f"*[{each.why}]*")
     return "\n\n".join(parts) + "\n"
 
 
@@ -198,13 +224,14 @@ p.end, details, header p {{ opacity: .7; font-size: .9rem; }}
 """
 
 
-def _html(conversation: Conversation, facts: Mapping[str, object]) -> str:
+def _html(shown: Iterable[_Shown], facts: Mapping[str, object]) -> str:
     title, known = map(_escaped, _heading(facts))
-    return _PAGE.format(title=title, known=known, sections="".join(_sections(conversation.messages)))
+    return _PAGE.format(title=title, known=known, sections="".join(_sections(shown)))
 
 
-def _sections(messages: Iterable[Message]) -> Iterable[str]:
-    for message in messages:
+def _sections(shown: Iterable[_Shown]) -> Iterable[str]:
+    for each in shown:
+        message = each.message
         yield f'<section class="{message.role}"><h2>{_escaped(_name(message))}</h2>\n'
         if message.thinking:
             yield f"<details><summary>Thoughts</summary><div>{_escaped(_plain(message.thinking))}</div></details>\n"
@@ -214,6 +241,8 @@ def _sections(messages: Iterable[Message]) -> Iterable[str]:
             yield f'<p class="end">called <code>{_escaped(_called(call))}</code></p>\n'
         if _cut(message):
             yield f'<p class="end">[{_escaped(_cut(message))}]</p>\n'
+        if each.why:
+            yield f'<p class="end">[{_escaped(each.why)}]</p>\n'
         yield "</section>\n"
 
 

@@ -1,7 +1,7 @@
 """An object of JSON that was given to this program, taken apart field by field. Pure.
 
 What was never asked for by name is dealt with at the end: noted, so that the reply can say that it was ignored, or
-refused by name where nobody would hear of it.
+refused by name where no reply would tell of it.
 """
 
 from __future__ import annotations

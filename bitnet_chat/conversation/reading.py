@@ -68,7 +68,7 @@ class _Reading:
                 return self.open_calls.pop(place)
         if id:
             raise fields.wrong("tool_call_id", f"is {id!r}, which no call before it has that is not answered yet")
-        raise fields.wrong("role", "is tool, and there is no call before it that has no result yet")
+        raise fields.wrong("role", "is tool, and each call before it has its result already")
 
     def settle(self, fields: Fields) -> None:
         """Something else than a result follows: what is missing will not come any more."""
@@ -201,7 +201,7 @@ def _function(fields: Fields, id: str) -> ToolCall:
     else:
         text = fields.text("arguments") or "{}"
         if not _is_object(text):
-            raise fields.wrong("arguments", "is no JSON object")
+            raise fields.wrong("arguments", "is not a JSON object")
     fields.accept("index", "description", "parsed_arguments")
     call = ToolCall(id, fields.needed_text("name"), text)
     fields.finish()

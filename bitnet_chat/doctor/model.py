@@ -10,7 +10,8 @@ from bitnet_chat.models.chat_template import flaws_of
 from bitnet_chat.models.faults import faults_in, mended
 from bitnet_chat.models.info import ModelInfo
 from bitnet_chat.models.misfit import misfit
-from bitnet_chat.models.support import obstacle
+from bitnet_chat.models.support import PULL, obstacle
+from bitnet_chat.models.wholeness import lack
 from bitnet_chat.progress import size
 from bitnet_chat.prompt.template_checks import OTHER
 
@@ -33,6 +34,8 @@ def judge(info: ModelInfo, *, context: int, names: frozenset[str] | None, engine
         bytes=header.size,
     )
     yield _whole(info)
+    if info.split is not None and info.split[0] != 1:
+        return  # all that is to be said of a model stands in its first part
     if engine:
         yield _fit(info, names, engine)
     yield from _faults(info, names)
@@ -50,19 +53,13 @@ def _whole(info: ModelInfo) -> Finding:
         return broken(
             _GROUP,
             "whole",
-            f"the file ends too early: it has {present:,} bytes, its tensors need {whole:,}",
-            "download it again: bitnet-chat models pull goes on where it stopped",
+            info.shortness,
+            f"download it again: {PULL}",
             bytes=present,
             needed=whole,
         )
-    if info.split is not None:
-        number, parts = info.split
-        return broken(
-            _GROUP,
-            "whole",
-            f"the file is part {number} of {parts}" + (", and the others are not all beside it" if number == 1 else ""),
-            "give the first part with -m, with all others in the same folder under their own names",
-        )
+    if (lacking := lack(info.header.path, info.split)) is not None:
+        return broken(_GROUP, "whole", f"the file {lacking.what}", lacking.remedy)
     told = "no tensor is cut off" if whole is not None else "its tensor types are not known here, so nothing tells"
     return ok(_GROUP, "whole", told)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from bitnet_chat.engine.fault import Fault
-from bitnet_chat.engine.log import EngineLog
+from bitnet_chat.engine.log import EngineLog, most_telling
 from bitnet_chat.engine.probe import why_it_ended
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, ModelError
@@ -34,6 +34,7 @@ _MEMORY = re.compile(
     r"failed to (?:m?alloc|allocate|reserve)|[Uu]nable to allocate|[Cc]annot allocate|[Oo]ut of (?:\w+ )?memory"
     r"|bad_alloc|[Nn]ot enough (?:\w+ )?memory|insufficient memory|OutOf(?:Host|Device)?Memory|mmap failed|ENOMEM"
 )
+_NO_MEMORY = tuple(-getattr(signal, name) for name in ("SIGFPE", "SIGILL") if hasattr(signal, name))
 _LESS = "a smaller model or --ctx needs less memory"
 _LOOK = "bitnet-chat doctor looks at engine and model; bitnet-chat engine list shows other engines"
 _OTHERS = "bitnet-chat engine list shows other engines, -m FILE takes another model"
@@ -96,7 +97,8 @@ def while_loading(process: Dead, refusal: EngineError | None = None) -> BitnetCh
         return gone
     tail = process.log.tail()
     if refusal is not None and refusal.why != "model":
-        return EngineDied(f"the engine could not start: {refusal.text}", remedy=_LOOK, detail=tail)
+        remedy = _LESS if _lacks_memory(process) else _LOOK
+        return EngineDied(f"the engine could not start: {most_telling(refusal.text)}", remedy=remedy, detail=tail)
     engine = _engine_of(process)
     if engine.is_file() and (broken := why_it_ended(engine, process.exit_code, tail)) is not None:
         return broken
@@ -107,7 +109,9 @@ def while_loading(process: Dead, refusal: EngineError | None = None) -> BitnetCh
         ended = f"the engine {describe(process)} while it loaded the model" if _by_signal(process) else _NOT_LOADED
         return ModelError(f"{ended}: {reason.what}", remedy=reason.remedy, detail=process.log.tail(_SHOWN))
     if refusal is not None:
-        return ModelError(f"{_NOT_LOADED}: {refusal.text}", remedy=_OTHERS, detail=process.log.tail(_SHOWN))
+        remedy = f"{_LESS}; {_OTHERS}" if _lacks_memory(process) else _OTHERS
+        why = most_telling(refusal.text)
+        return ModelError(f"{_NOT_LOADED}: {why}", remedy=remedy, detail=process.log.tail(_SHOWN))
     if _by_signal(process):
         return EngineDied(f"the engine {describe(process)} while it loaded", remedy=_advice(process), detail=tail)
     why = "its log says why" if tail else f"it ended with exit code {process.exit_code} and its log does not say why"
@@ -142,7 +146,10 @@ def _by_signal(process: Dead) -> bool:
 
 
 def _lacks_memory(process: Dead) -> bool:
-    """SIGKILL is the kernel's way when memory runs out; one that is out of step was ended from here."""
+    """SIGKILL is the kernel's way when memory runs out; one that is out of step was ended from here. Wrong arithmetic
+    and instructions that the processor does not have are none."""
+    if process.exit_code in _NO_MEMORY:
+        return False
     killed = process.exit_code == -9 and not process.out_of_step  # signal.SIGKILL, which Windows does not have
     return killed or any(_MEMORY.search(line) for line in process.log.lines())
 

@@ -10,17 +10,21 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 from bitnet_chat.backends import Sampling
-from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.loaded import Loaded
+from bitnet_chat.engine.notices import Notices
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.restarts import RestartBudget
 from bitnet_chat.engine.room import Policy, Room
 from bitnet_chat.engine.spare import Spares
+from bitnet_chat.engine.talks import TalkOnDemand
 from bitnet_chat.errors import BitnetChatError, EngineDied
 from bitnet_chat.events import Notice
 from bitnet_chat.prompt.tokens import TokenCount
@@ -31,8 +35,7 @@ _PAUSE = 0.1  # seconds
 class Keeper:
     """At most one living child, and its spares. ``talk`` may be expensive: it is called in a thread, when first needed.
     ``affordable``: whether there is memory for a spare beside the process of the given id; None for no spares.
-    ``refit``: whether a process that ended before it was ready is to be started anew with another ``talk``; may take
-    time, too.
+    ``refit``: whether a process that ended before it was ready is started anew with another ``talk``; may take time.
     """
 
     def __init__(
@@ -51,22 +54,20 @@ class Keeper:
         """True while somebody deals with the child: its death is then theirs to notice."""
         self.sampling = Sampling()
         """How the reply that is asked for is to be drawn, and then the next one, as far as one can guess."""
-        self._make_talk = talk
+        self.talks = TalkOnDemand(talk)
         self._refit = refit
-        self._talk: Talk | None = None
-        self._talk_in_making: asyncio.Future[Talk] | None = None
         self._transport = transport
         self._on_spawn = on_spawn
         self._loaded: Loaded | None = None
         self._history = Conversation()  # what the child is in step with, whole
-        self._notices: list[Notice] = []
-        self._of_request: list[Notice] = []
+        self._notices = Notices()
+        self.notify, self.tell = self._notices.notify, self._notices.tell
         self._fallen: EngineProcess | None = None  # its death is not told yet: what follows from it may be open
         self._wanted: Conversation | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._replacing: asyncio.TimerHandle | None = None
+        self._replacing: asyncio.Task[None] | None = None
         self._watchers: set[asyncio.Task[None]] = set()
-        self._spares = Spares(self._load, affordable) if affordable is not None else None
+        self._spares = Spares(self._load_spare, affordable) if affordable is not None else None
         self._closed = False
 
     @property
@@ -77,32 +78,20 @@ class Keeper:
     def spare_pids(self) -> list[int]:
         return self._spares.pids if self._spares is not None else []
 
-    # Notices
-
-    def notify(self, line: str) -> None:
-        """A line for the user, told with the next event. May be called from a thread."""
-        self._notices.append(Notice(line))
-
-    def tell(self, line: str, dropped: int = 0) -> None:
-        """The same of what concerns the request that is under way alone."""
-        self._of_request.append(Notice(line, dropped))
-
     def begin(self, *, alone: bool) -> None:
         """A request begins. ``alone``: what others were to hear and what left the window for them is none of its."""
         self.busy = True
         if alone:
-            self._of_request.clear()
+            self._notices.forget_request()
             self.room.window.restore(())
 
     def take_notices(self, *, of_launch: bool) -> list[Notice]:
         """What has not been told yet. ``of_launch``: also what could not be kept when the child was started, which is
         of interest when that child is the one that replies."""
         self._account_for_the_fallen()
-        notices = [*self._notices, *self._of_request]
-        self._notices, self._of_request = [], []
-        note, dropped = self.room.window.take_note()
-        if note:
-            notices.append(Notice(note, dropped))
+        notices = self._notices.take()
+        if (note := self.room.window.take_note())[0]:
+            notices.append(Notice(*note))
         if of_launch and self._loaded is not None:
             notices += map(Notice, self._loaded.notes)
             self._loaded.notes = ()
@@ -131,7 +120,7 @@ class Keeper:
             talk = await self.talk()
             while self._wanted is not None and not self.busy and not self._closed:
                 history, self._wanted = self._wanted, None
-                count = self.to_drop(talk, history, "", None)
+                count = await in_daemon(partial(self.to_drop, talk, history, "", None))
                 if self.room.policy == "drop-oldest":
                     self.let_go(history, count)
                 elif count > self.room.window.count_left(history):
@@ -148,17 +137,28 @@ class Keeper:
         whose reply was cut at its limit is kept as long as it may have to go on with it."""
         self.busy = False
         loaded = self._loaded
-        if loaded is not None and loaded.has_strayed and self._talk is not None and self._talk.carries_all:
+        if loaded is not None and loaded.has_strayed and self.talks.made is not None and self.talks.made.carries_all:
             loaded.turn_to(self.room.window.kept(self._history))  # its figures are of what is not told again
-        if loaded is not None and loaded.is_alive and not loaded.is_at_limit and not self._is_ready(loaded):
-            # Not at once: a program that asks one question ends now, and a client may have its next one ready.
-            self._replacing = asyncio.get_running_loop().call_later(_PAUSE, self.prepare, self._history)
+        if loaded is not None and loaded.is_alive and not loaded.is_at_limit:
+            self._replacing = asyncio.ensure_future(self._replace_unless_ready(loaded))
         else:
             self._fill_spares()
 
+    async def _replace_unless_ready(self, loaded: Loaded) -> None:
+        await self.talks.render_ahead(self.room.window.kept(self._history))
+        if self.busy or self._closed or loaded is not self._loaded or not loaded.is_alive:
+            return
+        if self._is_ready(loaded):
+            self._fill_spares()
+            return
+        # Not at once: a program that asks one question ends now, and a client may have its next one ready.
+        await asyncio.sleep(_PAUSE)
+        self._replacing = None
+        self.prepare(self._history)
+
     def _is_ready(self, loaded: Loaded, message: str = "") -> bool:
         """Whether a message after the history can be typed to a child, as far as can be said before there is one."""
-        if self._talk is not None and self._talk.carries_all:
+        if self.talks.made is not None and self.talks.made.carries_all:
             return True
         memory = self.room.window.kept(self._history)
         if loaded.has_strayed or loaded.memory != memory:
@@ -168,7 +168,7 @@ class Keeper:
 
     def _fill_spares(self) -> None:
         """Load the spares, now that no reply is under way."""
-        loaded, talk = self._loaded, self._talk
+        loaded, talk = self._loaded, self.talks.made
         if self._spares is None or loaded is None or talk is None or talk.carries_all or self._closed:
             return
         kept, history = self.room.window.kept, self._history
@@ -180,19 +180,14 @@ class Keeper:
     # Children
 
     async def talk(self) -> Talk:
-        if self._talk is None:
-            # Reads the model's header and compiles its template: tens of milliseconds that no front end should feel.
-            if self._talk_in_making is None or self._talk_in_making.done():
-                self._talk_in_making = asyncio.get_running_loop().run_in_executor(None, self._make_talk)
-            self._talk = await asyncio.shield(self._talk_in_making)  # somebody else may be waiting for it too
-        return self._talk
+        return await self.talks.get()
 
     async def refitted(self, process: EngineProcess) -> bool:
         """Whether a start that ended at an option is worth another one, which is then addressed anew. Raises as the
         ``refit`` that was given."""
         if not await asyncio.get_running_loop().run_in_executor(None, self._refit, process):
             return False
-        self._talk = self._talk_in_making = None
+        self.talks.forget()
         self.discard()
         return True
 
@@ -202,6 +197,7 @@ class Keeper:
         talk = await self.talk()
         self.room.window.follow(history)
         self._history, memory = history, self.room.window.kept(history)
+        await self.talks.render_ahead(memory, message)
         if self._spares is not None and self.busy:
             self._spares.pause(memory)
         loaded = self._loaded
@@ -242,9 +238,9 @@ class Keeper:
 
     def _load(self, memory: Conversation, *, message: str = "", unfinished: bool = False) -> Loaded:
         """A child that is started with ``memory``, the one that answers or a spare. ``message``: what is put to it."""
-        if self._closed or self._talk is None:
+        if self._closed or self.talks.made is None:
             raise EngineDied("the engine was closed", remedy="open another one")
-        talk = self._talk
+        talk = self.talks.made
         launch = talk.launch(memory, unfinished=unfinished, sampling=self.sampling)
         if message and talk.input(launch, launch.context, memory, message) is None:
             launch = talk.launch(memory, message=message, sampling=self.sampling)
@@ -262,6 +258,10 @@ class Keeper:
             self._on_spawn(process)
         self._watch_over(self._watch(loaded))
         return loaded
+
+    async def _load_spare(self, memory: Conversation) -> Loaded:
+        await self.talks.render_ahead(memory)
+        return self._load(memory)
 
     def _watch_over(self, work: Coroutine[object, object, None]) -> None:
         watcher = asyncio.ensure_future(work)
@@ -284,6 +284,8 @@ class Keeper:
         """A child that dies while nobody waits for it is replaced at once, so that the next message finds one."""
         process = loaded.process
         await process.gone()
+        if loaded is self._loaded and not self.busy and not self._closed:
+            await self.talks.render_ahead(loaded.memory)
         if loaded is not self._loaded or self.busy or self._closed or process.ready_after is None:
             return
         if not process.was_stopped:
@@ -328,7 +330,7 @@ class Keeper:
 
     def abandon(self) -> None:
         """Nobody hears the rest of the reply that is under way."""
-        if self._loaded is not None and self._talk is not None and self._talk.carries_all:
+        if self._loaded is not None and self.talks.made is not None and self.talks.made.carries_all:
             self._loaded.process.stop()
             self._loaded.has_strayed = True
         else:
@@ -338,8 +340,8 @@ class Keeper:
         """The child has lived through this by now; ``is_within``: and can go on with the last reply; ``is_at_limit``:
         which was cut at its limit of tokens."""
         self._history = conversation
-        if self._loaded is not None and self._talk is not None:
-            self._loaded.lived_through(self.room.window.kept(conversation), self._talk, self.room.count)
+        if self._loaded is not None and self.talks.made is not None:
+            self._loaded.lived_through(self.room.window.kept(conversation), self.talks.made, self.room.count)
             self._loaded.has_answered = True
             self._loaded.is_within, self._loaded.is_at_limit = is_within, is_at_limit
 
@@ -370,11 +372,11 @@ class Keeper:
         """Tokens in the context of the child, with an error where they are an estimate; None where none is alive, and
         while the first one loads: the vocabulary that estimates need may not be read yet."""
         loaded = self._loaded
-        if loaded is None or self._talk is None or not loaded.is_alive:
+        if loaded is None or self.talks.made is None or not loaded.is_alive:
             return None
         if loaded.process.state is State.STARTING and self.room.size is None:
             return None
-        return loaded.used(self._talk, self.room.count)
+        return loaded.used(self.talks.made, self.room.count)
 
     def used(self, talk: Talk, history: Conversation) -> TokenCount | None:
         """Tokens in the context of a child that has loaded and is in step with ``history``; None where none is."""
@@ -393,14 +395,10 @@ class Keeper:
 
     def let_go(self, history: Conversation, count: int, summary: str = "") -> None:
         """Have the ``count`` oldest messages out of the window, from the next child on."""
-        window = self.room.window
+        window, talk = self.room.window, self._talks.made
         if count > window.count_left(history):
-            window.drop(history, count, self.room.cost_of_oldest(history, count), summary)
-
-    @property
-    def dropped(self) -> tuple[Message, ...]:
-        """The oldest messages of the conversation, which the child does not have."""
-        return self.room.window.left
+            assert talk is not None, "it was counted with it"
+            window.drop(history, count, self.room.cost_of_oldest(talk, history, count), summary)
 
     # Mending
 
@@ -431,6 +429,5 @@ class Keeper:
 
     @property
     def _has_restarted(self) -> bool:
-        """Whether a child has loaded after the one that fell."""
         process = self.process
         return process is not None and process is not self._fallen and process.ready_after is not None

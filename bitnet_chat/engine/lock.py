@@ -40,7 +40,7 @@ def _acquire(path: Path, on_wait: Callable[[str], None]) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            while not _try_lock(descriptor):
+            while not try_lock(descriptor):
                 on_wait(_holder(path))
                 time.sleep(_RETRY_SECONDS)
             if _is_at(descriptor, path):
@@ -68,7 +68,9 @@ def _holder(path: Path) -> str:
     return text if text.isdigit() else ""
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Whether this process has the lock on the open file from now on, until it is closed. Raises OSError where the file
+    system has none."""
     if sys.platform == "win32":
         import msvcrt
 

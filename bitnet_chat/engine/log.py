@@ -87,6 +87,11 @@ class EngineLog:
         return any(text in line for line in self._lines)
 
 
+def most_telling(text: str) -> str:
+    """Of messages that stand behind one another (``; ``), the first of those that tell most."""
+    return min(text.split("; "), key=_rank)
+
+
 def _rank(line: str) -> int:
     """0: a cause; 1: anything; 2: what follows from a cause; 3: what points to another one."""
     return next((rank for rank, pattern in _RANKS if pattern.search(line)), 1)
@@ -100,7 +105,8 @@ _CHATTER = re.compile(
     # Said of models that load, too; ik_llama.cpp tells of the memory of a GPU that it does not use.
     # "30\t../sysdeps/…": a debugger that an abort has started.
     r"|.*is not marked as EOG|.*not in special_eog_ids|.*was not control-type|.*pre-tokenizer type, using"
-    r"|main: buil[dt] |build: |.*on device \d+ is less |Memory (?:required|available) "
+    r"|main: buil[dt] |build: |main: seed|Log start|.*- kv +\d+:|.*- type +\w+:|\w+: using device "
+    r"|.*: graph (?:nodes|splits) |.*buffer size = |.*on device \d+ is less |Memory (?:required|available) "
     r"|.*GENERATION QUALITY|.*CONSIDER REGENERATING|.*: \*+\s*$|.*Using metadata override|\d+\t\.\./"
     r"|.*warming up the model|Failed to open logfile "  # for the latter see log_flags() of the dialects
 )

@@ -33,6 +33,7 @@ from bitnet_chat.stream.thinking import ThinkingFramer
 
 _SETTLE_AFTER = 2.0  # seconds of silence after which a likely end is taken for one
 _STOP_WITHIN = 2.0  # seconds that an engine has to react to an interrupt before it is replaced
+_STOP_READING_WITHIN = 0.3  # the same for one that reads a prompt and would read all of it first
 _MISSED = "showed no prompt"
 _END_WITHIN = 0.5  # seconds between the end of its output and that of the process, which usually go together
 
@@ -129,6 +130,7 @@ class EngineProcess:
         self._silence: asyncio.TimerHandle | None = None
         self._survival: asyncio.TimerHandle | None = None
         self._hung_up: asyncio.TimerHandle | None = None
+        """Runs from the end of its output to the end of the process."""
         self._log_form = LogDetector()
         self._heard_at = self.started_at
         self._prompt_file: Path | None = None
@@ -144,6 +146,7 @@ class EngineProcess:
             ) from None
         self.pid = self._child.pid
         self._loading = LoadingWatch(self.pid, 0, _MISSED, self._blame)
+        self._listen()
 
     def wait_at_most(self, seconds: float) -> None:
         """The limit of the wait for a prompt, now and after each command: see :mod:`bitnet_chat.engine.patience`. 0:
@@ -203,6 +206,7 @@ class EngineProcess:
         self._move(Signal.COMMAND)
         self._framer.commanded(data)
         self._stop_line = stop
+        self._listen()
         self._loading.begin()
         if forgets:
             self.meter.forgot()
@@ -226,7 +230,8 @@ class EngineProcess:
             else:
                 self._signal("SIGINT")
                 self._child.interrupt()
-            self._deadline = self._loop.call_later(_STOP_WITHIN, self._end)
+            is_deaf = not (self._talk.hears_while_reading or self._framer.reply)
+            self._deadline = self._loop.call_later(_STOP_READING_WITHIN if is_deaf else _STOP_WITHIN, self._end)
         else:
             self._end()
 
@@ -285,7 +290,8 @@ class EngineProcess:
         self.log.feed(data)
 
     def closed(self) -> None:
-        self._hung_up = self._loop.call_later(_END_WITHIN, self._blame, closed_output(terminal=self._child.is_terminal))
+        fault = closed_output(terminal=self._child.is_terminal)
+        self._hung_up = self._hung_up or self._loop.call_later(_END_WITHIN, self._blame, fault)
 
     def exited(self, code: int) -> None:
         if self.tape is not None:
@@ -318,6 +324,8 @@ class EngineProcess:
 
     def _listen(self) -> None:
         self._heard_at = self._loop.time()
+        if self._silence is not None:
+            self._silence.cancel()
         self._silence = self._loop.call_later(_SETTLE_AFTER, self._settle)
 
     def _write(self, data: bytes, *, command: bool) -> None:
@@ -380,12 +388,15 @@ class EngineProcess:
         self._changed.set()
 
     def _settle(self) -> None:
-        """Runs every two seconds of a turn: where there was silence, a likely end is taken for one."""
+        """Runs every two seconds of a start and of a turn: where there was silence, a likely end is taken for one."""
         silent = self._loop.time() - self._heard_at
         if silent >= _SETTLE_AFTER:
-            self._take(self._framer.settle())
+            if self.state is not State.STARTING:
+                self._take(self._framer.settle())
+            if not self._child.has_output():
+                self.closed()
             silent = 0.0
-        if self.state in (State.GENERATING, State.INTERRUPTING):
+        if self.state in (State.STARTING, State.GENERATING, State.INTERRUPTING):
             self._silence = self._loop.call_later(_SETTLE_AFTER - silent, self._settle)
 
     def _cancel_timers(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from bitnet_chat.engine.binary import NEEDED, EngineBinary
-from bitnet_chat.errors import EngineNotFound, UsageError
+from bitnet_chat.errors import EngineNotFound, RefusedFlag
 
 _MARK = "[\"'`\u2018\u2019]?"
 # llama.cpp since September 2024, before (and ik_llama.cpp), and what getopt and other parsers print.
@@ -74,14 +74,14 @@ class Refit:
     ) -> EngineBinary | None:
         """The engine to try now; None where its end has another reason. May take time: it asks the engine.
 
-        Raises UsageError for an option given behind ``--``, EngineNotFound for one that is needed, and where the
+        Raises RefusedFlag for an option given behind ``--``, EngineNotFound for one that is needed, and where the
         engine cannot be examined any more.
         """
         refusal = refused(binary, ours, extra, log)
         if refusal is None or (refusal.option and refusal.option in self._refused):
             return None
         if refusal.is_users:
-            raise UsageError(
+            raise RefusedFlag(
                 f"the engine {binary.path} does not take {refusal.word}, which was given behind --",
                 remedy=f"leave it out; {binary.path} --help lists its options",
             )

@@ -154,12 +154,14 @@ class Room:
                 return turns[start:], limit
         return (), limit
 
-    def cost_of_oldest(self, history: Conversation, count: int) -> TokenCount:
-        """Tokens of the ``count`` oldest messages, without what a template puts around them."""
+    def cost_of_oldest(self, talk: Talk, history: Conversation, count: int) -> TokenCount:
+        """Tokens of the ``count`` oldest messages, with what the template puts around them."""
         leaving = history.turns[:count]
+        around = talk.cost_of_message("", self.count) + TokenCount(1)  # of a message and its reply, which has an end
+        around = TokenCount(around.count * sum(each.role == "user" for each in leaving), around.error)
         if sum(len(each.content) for each in leaving) > _COUNTED:
-            return by_length("".join(each.content for each in leaving))
-        return sum((self.count(each.content) for each in leaving), TokenCount(0))
+            return by_length("".join(each.content for each in leaving)) + around
+        return sum((self.count(each.content) for each in leaving), around)
 
 
 def too_long(message: TokenCount, pinned: TokenCount, size: int | None) -> ContextOverflow:

@@ -15,8 +15,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import environment
+from bitnet_chat.engine.child.descendants import end_marked, new_mark
 from bitnet_chat.engine.fault import Fault
 from bitnet_chat.engine.loading import LoadingWatch
 from bitnet_chat.engine.log import EngineLog
@@ -35,9 +37,16 @@ class ServerProcess:
     """One process from its start to its end."""
 
     def __init__(
-        self, argv: Sequence[str], process: asyncio.subprocess.Process, key: str, *, patience: float = 0.0
+        self,
+        argv: Sequence[str],
+        process: asyncio.subprocess.Process,
+        key: str,
+        mark: dict[str, str],
+        *,
+        patience: float = 0.0,
     ) -> None:
-        """``patience``: seconds, the limit of :mod:`bitnet_chat.engine.patience`; 0: none."""
+        """``mark``: in its environment. ``patience``: seconds, the limit of :mod:`bitnet_chat.engine.patience`; 0:
+        none."""
         self.argv = list(argv)
         self.key = key
         self.pid = process.pid
@@ -52,14 +61,16 @@ class ServerProcess:
         self._process = process
         self._port: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._watchman = Watchman(process.pid) if sys.platform != "linux" else None
+        self._mark = mark
         self._reading = asyncio.ensure_future(self._read())
+        self._ending = asyncio.ensure_future(self._end_rest())
         self._loading = LoadingWatch(process.pid, patience, "did not get ready to answer", self._blame)
         self._loading.begin()
 
     @classmethod
     async def spawn(cls, argv: Sequence[str], *, patience: float = 0.0) -> ServerProcess:
         """Raises EngineNotFound where it cannot be started."""
-        key = secrets.token_urlsafe(32)
+        key, mark = secrets.token_urlsafe(32), new_mark()
         prepare: Callable[[], None] | None = None
         command: Sequence[str | bytes] = argv
         if sys.platform != "win32":
@@ -72,7 +83,7 @@ class ServerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env=environment() | {"LLAMA_API_KEY": key},
+                env=environment() | mark | {"LLAMA_API_KEY": key},
                 start_new_session=True,
                 preexec_fn=prepare,
             )
@@ -81,7 +92,7 @@ class ServerProcess:
                 f"the engine {argv[0]} cannot be started: {error.strerror or error}",
                 remedy="bitnet-chat engine list shows what was found",
             ) from None
-        return cls(argv, process, key, patience=patience)
+        return cls(argv, process, key, mark, patience=patience)
 
     @property
     def is_alive(self) -> bool:
@@ -125,6 +136,11 @@ class ServerProcess:
                 else:
                     os.killpg(self.pid, signal.SIGKILL)
 
+    async def _end_rest(self) -> None:
+        """What it has left behind would keep its log open."""
+        await self._process.wait()
+        await in_daemon(lambda: end_marked(self._mark))
+
     async def _read(self) -> None:
         """Its log, and then how it ended."""
         stream = self._process.stdout
@@ -134,6 +150,7 @@ class ServerProcess:
             self.log.feed(data)
         self.log.close()
         self.exit_code = await self._process.wait()
+        await self._ending
         self._loading.end()
         if self._watchman is not None:
             self._watchman.dismiss()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.dialects import Input, Talk
@@ -64,6 +66,7 @@ class Session:
         self._trimmer = Trimmer(self.keeper, self._or_stop)
         self._tokenizer = tokenizer
         self._stop_reason: FinishReason | None = None
+        self._arguments: Mapping[str, object] = {}
         self._stopped = asyncio.Event()
 
     @property
@@ -147,7 +150,11 @@ class Session:
 
     async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Question:
         """What is to be put to the engine. Raises BitnetChatError when nothing can be."""
-        if without_effect := (await self.keeper.talk()).use(options.template):
+        talk = await self.keeper.talk()
+        # With others than before the template is rendered, which takes what time it is given.
+        is_new, self._arguments = options.template != self._arguments, options.template
+        use = partial(talk.use, options.template)
+        if without_effect := await in_daemon(use) if is_new else use():
             self.keeper.tell(without_effect)
         question = await self._asked(conversation, cut, options)
         if question.goes_on and question.text:
@@ -247,12 +254,18 @@ class Session:
             await self._or_stop(self.keeper.starting)
         while not self._stopped.is_set():
             await self._trimmer.make_room(history, text, options.max_tokens)
+            memory = self.keeper.room.window.kept(history)
+            await self._or_stop(asyncio.ensure_future(self.keeper.talks.render_ahead(memory, text)))
+            if self._stopped.is_set():
+                break
             if question.goes_on and not self.keeper.room.window.kept(history).turns:
                 raise death.no_room_to_go_on()
             process = await self.keeper.synchronise(history, message=text, unfinished=question.is_silent)
             if process.state is not State.IDLE:
                 await self._or_stop(asyncio.ensure_future(process.settled()))
             if self._stopped.is_set():
+                if process.state is State.STARTING and process.launch.answers:
+                    self.keeper.discard()  # it reads a message that is not to be answered
                 break
             if self.state is State.IDLE:
                 # Now it has told how much it holds.
@@ -361,7 +374,7 @@ class Session:
             option = "response_format" if options.format is not None else "this request"
             return Failed(Unsupported(option, error.text, remedy=_WITH_GRAMMAR), turn.text)
         if not (error.why == "context_full" or tells_overflow(error.text) or process.meter.overflowed):
-            remedy = "ask again, or /clear to start over"
+            remedy = "ask again, or begin another conversation"
             return Failed(EngineDied(f"the engine reported: {error.text}", remedy=remedy), turn.text)
         if turn.text:
             return Completed(FinishReason.CONTEXT_OVERFLOW, turn.text, turn.stats())

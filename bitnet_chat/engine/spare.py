@@ -7,7 +7,7 @@ after another and only while nobody waits for a reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
@@ -22,7 +22,7 @@ LIMIT = 2
 class Spares:
     """At most :data:`LIMIT` children, each for another conversation."""
 
-    def __init__(self, launch: Callable[[Conversation], Loaded], affordable: Callable[[int], bool]) -> None:
+    def __init__(self, launch: Callable[[Conversation], Awaitable[Loaded]], affordable: Callable[[int], bool]) -> None:
         """``launch`` may raise BitnetChatError. ``affordable``: whether there is memory for another process like that
         of the given id."""
         self._launch = launch
@@ -66,7 +66,7 @@ class Spares:
             if not self._affordable(first.pid):
                 return
             try:
-                loaded = self._launch(memory)
+                loaded = await self._launch(memory)
             except BitnetChatError:
                 return  # the child that answers will be told why, when it is its turn
             self._ready.append(loaded)

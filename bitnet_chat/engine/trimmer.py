@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.process import EngineProcess
@@ -37,7 +39,7 @@ class Trimmer:
         summary = ""
         if (options.overflow or room.policy) == "summarize":
             summary = await self._made_of(leaving, "")
-        tokens = await beside(history, room.cost_of_oldest, history, count)
+        tokens = await beside(history, room.cost_of_oldest, await keeper.talk(), history, count)
         keeper.tell(left_note(count, len(history.turns), tokens, summary), count)
         return summaries.with_summary(without_oldest(history, count), summary)
 
@@ -45,17 +47,24 @@ class Trimmer:
         """How many of the oldest messages such a request is answered without. Raises as ``cut``."""
         talk = await self._keeper.talk()
         most, policy = options.max_tokens or talk.max_tokens, options.overflow or self._keeper.room.policy
-        return await beside(history, self._keeper.to_drop, talk, history, text, most, policy)
+        return await in_daemon(lambda: self._keeper.to_drop(talk, history, text, most, policy))
 
     async def make_room(self, history: Conversation, text: str, most: int | None) -> bool:
-        """Let leave what has to, by what is known before ``text`` is sent; True where something did.
+        """Let leave what has to, by what is known before ``text`` is sent; True where something did. False, too, where
+        the user stops waiting.
 
         ``most``: tokens of the reply. Raises ContextOverflow for what is not to be sent.
         """
         window, talk = self._keeper.room.window, await self._keeper.talk()
         before = window.kept(history)
-        count = await beside(history, self._keeper.to_drop, talk, history, text, most or talk.max_tokens)
-        await self._let_go(history, count)
+        # It renders the chat template, which takes what time it is given.
+        work = partial(self._keeper.to_drop, talk, history, text, most or talk.max_tokens)
+        counting = asyncio.ensure_future(in_daemon(work))
+        counting.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be waiting any more
+        await self._or_stop(counting)
+        if not counting.done():
+            return False
+        await self._let_go(history, counting.result())
         return window.kept(history) != before
 
     async def drop_more(self, process: EngineProcess, history: Conversation) -> None:

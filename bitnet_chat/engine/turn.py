@@ -60,6 +60,7 @@ class Turn:
         self.sent = sent
         self.first: float | None = None
         """When the first character arrived."""
+        self._first_text = ""
         self._ended: float | None = None
         self._arrivals = 0
         self._meter = meter
@@ -80,7 +81,7 @@ class Turn:
 
     def thought(self, text: str) -> str:
         """The next of what the model thinks came: what of it is to be told."""
-        self._arrived()
+        self._arrived(text)
         if not self.has_thought:
             self.has_thought = True
             self._write_tag()
@@ -118,7 +119,7 @@ class Turn:
 
     def said(self, text: str) -> str:
         """The next of the reply came, no thoughts: what of it is to be told."""
-        self._arrived()
+        self._arrived(text)
         if self.has_thought and len(self._tags) == 1:
             self._write_tag()
         text = self._within(self._seam.feed(text))
@@ -160,10 +161,10 @@ class Turn:
             self._beyond.append((text[len(taken) :], thinking))
         return taken
 
-    def _arrived(self) -> None:
+    def _arrived(self, text: str) -> None:
         self._arrivals += 1
         if self.first is None:
-            self.first = time.monotonic()
+            self.first, self._first_text = time.monotonic(), text
 
     def over(self, *, natural: bool = False) -> None:
         """``natural``: the model itself has ended it."""
@@ -193,4 +194,11 @@ class Turn:
             context_size=meter.context_size,
             exact=exact,
             prompt_size=size,
+            first_tokens=self._first_tokens,
         )
+
+    @property
+    def _first_tokens(self) -> int:
+        if self._estimate is None or not self._first_text:
+            return 1
+        return max(1, min(self._estimate.count(self._first_text).count, self.tokens))

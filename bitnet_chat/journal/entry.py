@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.aside import LEFT_OUT, NOT_ANSWERED, Aside
 
 TITLE_LENGTH = 60
 """Characters of a title that nobody gave."""
@@ -101,11 +102,32 @@ class Stored:
         return Conversation(tuple(record.message for record in self.records))
 
     @property
+    def is_named(self) -> bool:
+        """Whether the title was given, and is not that of the first message."""
+        return bool(self.title) and self.title not in (
+            title_of(self.conversation),
+            title_of(Conversation(tuple(record.message for record in self.shown))),
+        )
+
+    @property
     def shown(self) -> tuple[Record, ...]:
         """All of the present line: with the messages that got no reply, wherever they stand."""
         pending = () if self.pending is None else (self.pending,)
         every = (*self.records, *pending, *self.passed_over, *self.misplaced)
         return tuple(sorted(every, key=lambda record: record.row))
+
+    @property
+    def asides(self) -> tuple[Aside, ...]:
+        """What is shown and is no part of the conversation, each with the number of records before it."""
+        rows = {record.row for record in self.records}
+        found, place = list[Aside](), 0
+        for record in self.shown:
+            if record.row in rows:
+                place += 1
+            else:
+                why = LEFT_OUT if record in self.misplaced else NOT_ANSWERED
+                found.append(Aside(place, record.message, why, _details(record)))
+        return tuple(found)
 
     def about(self) -> dict[str, object]:
         """What an export says about the whole."""
@@ -117,17 +139,13 @@ class Stored:
 
     def details(self) -> list[dict[str, object]]:
         """What an export says about each message beside the message itself."""
-        facts: list[dict[str, object]] = [
-            {
-                "created": record.created,
-                "model": record.model,
-                "engine": record.engine,
-                "options": dict(record.options),
-                "stats": dict(record.stats),
-            }
-            for record in self.records
-        ]
-        return [{name: value for name, value in each.items() if value} for each in facts]
+        return [_details(record) for record in self.records]
+
+
+def _details(record: Record) -> dict[str, object]:
+    facts: dict[str, object] = {"created": record.created, "model": record.model, "engine": record.engine}
+    facts |= {"options": dict(record.options), "stats": dict(record.stats)}
+    return {name: value for name, value in facts.items() if value}
 
 
 def title_of(conversation: Conversation) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,8 @@ class Journal:
     def __init__(self, path: Path | None = None) -> None:
         """None: ``journal.db`` in the data directory. Nothing is opened yet."""
         self.path = path if path is not None else paths.data_dir() / "journal.db"
+        self.made_with: Mapping[str, object] = {}
+        """Settings of this program with which every reply is made, to be kept with each."""
 
     def list(self, limit: int | None = None) -> list[Entry]:
         """The conversations, the one that was used last first."""

@@ -82,9 +82,9 @@ class Recorder:
         """A conversation of its own from now on, though nobody may have said anything in it yet. Empty ``title``: that
         of the first message."""
         self._leave(_Slot(), title)
+        self._named = bool(title)
         self._title(conversation)
-        given = self.title
-        self._put(lambda scribe: scribe.create(conversation, given, model))
+        self._put(lambda scribe: scribe.create(conversation, title, model))
 
     def begin_reply(
         self,
@@ -96,7 +96,8 @@ class Recorder:
     ) -> None:
         """A reply to ``conversation`` is asked for. Where its last message is a reply, it is the one that goes on.
 
-        ``options``: anything that JSON can hold, or that has a text.
+        ``options``: what this reply is made with, beside the settings of the program: anything that JSON can hold, or
+        that has a text.
         """
         self._title(conversation)
         if self._journal is None:
@@ -104,7 +105,7 @@ class Recorder:
         from bitnet_chat.journal.scribe import Origin
         from bitnet_chat.journal.writer import Pieces
 
-        origin = Origin(model, engine, json.dumps(dict(options or {}), default=str))
+        origin = Origin(model, engine, self._made_with(options or {}))
         self._pieces, self._calls = Pieces(), []
         self._asked += 1
 
@@ -113,6 +114,10 @@ class Recorder:
             self._answered += 1
 
         self._put(begin)
+
+    def _made_with(self, options: Mapping[str, object]) -> str:
+        settings = {} if self._journal is None else dict(self._journal.made_with)
+        return json.dumps(settings | dict(options), default=str)
 
     def text(self, piece: str) -> None:
         """The next characters of the reply."""
@@ -127,9 +132,16 @@ class Recorder:
         self._calls.append(call)
 
     def end_reply(
-        self, reason: FinishReason, stats: Stats | None = None, *, text: str | None = None, thinking: str | None = None
+        self,
+        reason: FinishReason,
+        stats: Stats | None = None,
+        *,
+        text: str | None = None,
+        thinking: str | None = None,
+        options: Mapping[str, object] | None = None,
     ) -> None:
         """The reply is over. ``text``: what was new in it as a whole, where that is not what came by :meth:`text`.
+        ``options``: see :meth:`begin_reply`; None: as they were told there.
 
         A reply without a word, which was stopped or failed, is no part of the conversation; its message stays the
         last one until :meth:`sync` tells otherwise.
@@ -139,12 +151,13 @@ class Recorder:
         self._pieces = None
         figures = {} if stats is None else {key: value for key, value in asdict(stats).items() if value is not None}
         calls = tuple(self._calls) if reason is FinishReason.TOOL_CALLS else ()
-        self._put(lambda scribe: scribe.end_reply(reason, figures, text, thinking, calls))
+        made_with = None if options is None else self._made_with(options)
+        self._put(lambda scribe: scribe.end_reply(reason, figures, text, thinking, calls, made_with))
 
     def resume(self, stored: Stored) -> None:
         """Goes on with a conversation that was read from the journal."""
         self._leave(_Slot(stored.id), stored.title)
-        self._named = bool(stored.title)
+        self._named = stored.is_named
         self._put(lambda scribe: scribe.resume(stored))
 
     def follow(self, row: int | None) -> None:
@@ -165,8 +178,9 @@ class Recorder:
 
     def fork(self, title: str = "") -> None:
         """What follows goes into a copy of the conversation; the one so far stays as it is."""
+        named = self._named or bool(title)
         self._leave(_Slot(), title or self.title)
-        self._named = True
+        self._named = named
         self._put(lambda scribe: scribe.fork(title))
 
     async def rows(self) -> Rows | None:
@@ -256,7 +270,8 @@ class Recorder:
         self._slot, self.title, self._named = slot, title, False
 
     def _title(self, conversation: Conversation) -> None:
-        if not self._named and not self.title:
+        """A title that was not given follows the first message."""
+        if not self._named:
             from bitnet_chat.journal.entry import title_of
 
             self.title = title_of(conversation)

@@ -157,15 +157,17 @@ class Scribe:
         text: str | None = None,
         thinking: str | None = None,
         calls: tuple[ToolCall, ...] = (),
+        options: str | None = None,
     ) -> None:
         """The reply is over. ``text`` is the whole of what was new in it, ``thinking`` too; None: what was added.
-        ``calls``: what it asks for.
+        ``calls``: what it asks for. ``options``: what it was made with, where more of that is known now.
 
         A reply in which nothing was said is no part of the line, unless that was the model's own decision.
         """
         reply = self._reply
         if reply is None or self.id is None:
             return
+        reply.origin = replace(reply.origin, options=options or reply.origin.options)
         text = joined(reply.said, False) if text is None else text
         thinking = joined(reply.said, True) if thinking is None else thinking
         start, line = reply.start, reply.before
@@ -180,7 +182,7 @@ class Scribe:
                 self._connection.execute("DELETE FROM messages WHERE id = ?", (reply.row,))
             head = self._unseen_head()
             if head is None:
-                self._point(self.id, end_of(line), line)
+                self._point(self.id, end_of(line), line, reply.origin)
             elif end_of(line) not in rows_to(self._connection, head):  # else: the other one goes on behind this reply
                 away = self._copied(self.id, line, None)
         self._line, self._reply = line, None
@@ -214,7 +216,7 @@ class Scribe:
     def resume(self, stored: Stored) -> None:
         """Goes on with a conversation as it was when it was read."""
         self.anew()
-        self.id, self._named = stored.id, stored.title
+        self.id, self._named = stored.id, stored.title if stored.is_named else ""
         self._line = tuple((record.message, record.row) for record in stored.records)
         self._seen = {record.row for record in (*stored.records, *stored.shown)}
         # A message that another program is just answering is none of ours, and what it gets has not been read.
@@ -316,9 +318,11 @@ class Scribe:
         got no reply."""
         if id is None:
             id = self._make(messages)
-        elif not self._named and not is_asked(line):  # made before anything was said
-            title = kept(title_of(Conversation(tuple(messages))))
-            self._connection.execute("UPDATE conversations SET title = ? WHERE id = ? AND title = ''", (title, id))
+        elif not self._named:  # a title that was not given follows the message that it was made of
+            before = title_of(Conversation(tuple(message for message, _ in line)))
+            titles = kept(title_of(Conversation(tuple(messages)))), id, kept(before)
+            if titles[0] != titles[2]:
+                self._connection.execute("UPDATE conversations SET title = ? WHERE id = ? AND title = ?", titles)
         common = common_to(line, messages)
         if self._place is not None and common == len(messages) - 1:
             (head,) = self._place
@@ -373,9 +377,17 @@ class Scribe:
         """The row of the whole reply."""
         assert message.finish is not None
         cursor = self._connection.execute(
-            "UPDATE messages SET content = ?, thinking = ?, tools = ?, finish = ?, stats = ?, writer = NULL"
-            " WHERE id = ? AND writer IS NOT NULL",
-            (kept(message.content), kept(message.thinking), packed(message), message.finish.value, stats, reply.row),
+            "UPDATE messages SET content = ?, thinking = ?, tools = ?, finish = ?, stats = ?, options = ?,"
+            " writer = NULL WHERE id = ? AND writer IS NOT NULL",
+            (
+                kept(message.content),
+                kept(message.thinking),
+                packed(message),
+                message.finish.value,
+                stats,
+                reply.origin.options,
+                reply.row,
+            ),
         )
         self._connection.execute("DELETE FROM chunks WHERE message = ?", (reply.row,))
         if cursor.rowcount:

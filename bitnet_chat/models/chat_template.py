@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bitnet_chat.models.gguf import ModelHeader
-    from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.prompt.template import ChatTemplate, TemplateError
     from bitnet_chat.prompt.template_checks import Flaw
 
 
@@ -23,7 +23,7 @@ class Prepared:
     """What an engine is started with. ``header``: what the model says about itself, mended where it is wrong."""
 
     header: ModelHeader
-    read: ChatTemplate | ModelError
+    read: ChatTemplate | TemplateError
     """What became of the template here. A server reads some that cannot be read here."""
     replaces: str
     """Source of the template where it is not the one in the file."""
@@ -33,7 +33,7 @@ class Prepared:
     @property
     def template(self) -> ChatTemplate:
         """Raises ModelError for one that cannot be read."""
-        if isinstance(self.read, ModelError):
+        if isinstance(self.read, Exception):
             raise self.read
         return self.read
 
@@ -49,9 +49,12 @@ def prepare(
     from bitnet_chat.models.faults import mended
     from bitnet_chat.models.gguf import read_header
     from bitnet_chat.models.support import mentioned, require_right_results
+    from bitnet_chat.models.wholeness import lack
     from bitnet_chat.prompt.template_checks import OTHER, flaws
 
     said = read_header(model)
+    if (lacking := lack(model, said.split)) is not None:
+        raise ModelError(f"the file {model} {lacking.what}", remedy=lacking.remedy)
     require_right_results(engine, said)
     result = mended(
         said,
@@ -62,7 +65,9 @@ def prepare(
     header, notes = result.header, [result.note] if result.note else []
     source, name = template_source(wanted, header, notes.append)
     template = _read(source, name, header)
-    for flaw in flaws(template, header.eos) if not isinstance(template, ModelError) else ():
+    for flaw in flaws(template, header.eos):
+        if isinstance(template, Exception) and not flaw.is_fatal:
+            continue
         if flaw.is_fatal:
             raise ModelError(f"the chat template {name} {flaw.what}", remedy=OTHER)
         notes.append(f"the chat template {name} {flaw.what}; {OTHER}")
@@ -72,21 +77,21 @@ def prepare(
 
 
 def flaws_of(header: ModelHeader) -> tuple[Flaw, ...]:
-    """What is wrong with the template that a model brings, by rendering it. Pure."""
-    from bitnet_chat.prompt.template_checks import Flaw, flaws
+    """What is wrong with the template that a model brings, by rendering it."""
+    from bitnet_chat.prompt.template_checks import flaws
 
-    template = _read(header.chat_template, f"of {header.label}", header)
-    if isinstance(template, ModelError):
-        return (Flaw(f"cannot be used with an engine, but perhaps with a server ({template.what})"),)
-    return flaws(template, header.eos)
+    return flaws(_read(header.chat_template, f"of {header.label}", header), header.eos)
 
 
-def _read(source: str, name: str, header: ModelHeader) -> ChatTemplate | ModelError:
-    from bitnet_chat.prompt.template import ChatTemplate
+def _read(source: str, name: str, header: ModelHeader) -> ChatTemplate | TemplateError:
+    from bitnet_chat.prompt.template import ChatTemplate, TemplateError
+    from bitnet_chat.sandbox import program_of
 
     try:
-        return ChatTemplate(source, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos)
-    except ModelError as error:
+        return ChatTemplate(
+            source, name=name, bos=header.bos, eos=header.eos, adds_bos=header.adds_bos, read=program_of
+        )
+    except TemplateError as error:
         return error
 
 

@@ -7,6 +7,7 @@ from bitnet_chat.models.chat_template import flaws_of
 from bitnet_chat.models.faults import faults_in, mended
 from bitnet_chat.models.info import ModelInfo, template_family
 from bitnet_chat.models.inventory import BITNET_ENGINE
+from bitnet_chat.models.wholeness import lack
 
 
 def _faults(info: ModelInfo) -> list[str]:
@@ -21,13 +22,15 @@ def described(info: ModelInfo) -> dict[str, object]:
     """JSON-ready; None or empty where the file is silent."""
     header = info.header
     window = memory.context_for(header.context_length)
+    has_memory = info.shape.heads_kv and info.split is None  # the size of parts that are missing is not known
+    lacking = lack(header.path, info.split)
     return {
         "file": str(header.path),
         "name": header.name,
         "kind": info.kind,
         "gguf_version": info.version,
         "architecture": header.architecture,
-        "parameters": info.parameters or None,
+        "parameters": (info.parameters or None) if info.split is None else None,
         "size_label": info.size_label,
         "quantization": info.quantization,
         "tensor_types": dict(info.tensor_types),
@@ -42,8 +45,9 @@ def described(info: ModelInfo) -> dict[str, object]:
         "eos": header.eos,
         "license": info.license,
         "size": header.size,
-        "whole": None if info.whole_size is None else not info.is_cut_off,
+        "whole": None if info.whole_size is None else not info.is_cut_off and info.split is None,
         "part": "{} of {}".format(*info.split) if info.split else None,
-        "memory": memory.need(header.size, info.shape, window) if info.shape.heads_kv else None,
-        "memory_is_for_context": window if info.shape.heads_kv else None,
+        "lacks": f"it {lacking.what}; {lacking.remedy}" if lacking is not None else None,
+        "memory": memory.need(header.size, info.shape, window) if has_memory else None,
+        "memory_is_for_context": window if has_memory else None,
     }

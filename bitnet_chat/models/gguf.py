@@ -48,6 +48,9 @@ class ModelHeader:
     file_type: int | None = None
     """``general.file_type``: the mixture of its weights, numbered as the program that made the file does."""
 
+    split: tuple[int, int] | None = None
+    """The how-manieth of how many files this is; None for a whole model."""
+
     @property
     def strips_after_special(self) -> bool:
         """Whether llama.cpp drops white space behind the special tokens of this model (llama-vocab.cpp)."""
@@ -67,9 +70,13 @@ def read_header(path: Path) -> ModelHeader:
     Raises ModelError for a file that is missing, no GGUF, cut off or too strange to be true."""
     with opened(path) as cursor:
         found = header(cursor, cursor.contents())
+    return replace(found, size=max(found.size, size_of(path)))
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a model: of all parts that are beside a part. 0 where there is no file."""
     piece = parts.part(path.name)
-    sizes = [_size(path.with_name(name)) for name in piece.all()] if piece is not None else []
-    return replace(found, size=max(found.size, sum(sizes)))
+    return sum(_size(path.with_name(name)) for name in piece.all()) if piece is not None else _size(path)
 
 
 def _size(path: Path) -> int:
@@ -105,7 +112,16 @@ def header(cursor: Cursor, contents: Contents) -> ModelHeader:
         pre_tokenizer=pre,
         file_type=kind if type(kind := values.get("general.file_type")) is int else None,
         vocabulary_size=tokens.length if tokens is not None and tokens.kind == STRING else 0,
+        split=_split(values.get("split.no"), values.get("split.count"), cursor.path.name),
     )
+
+
+def _split(number: object, count: object, name: str) -> tuple[int, int] | None:
+    """By the header, whose count starts at 0; else by the name that ``llama-gguf-split`` gives."""
+    if type(count) is int and count > 1 and type(number) is int:
+        return number + 1, count
+    named = parts.part(name.removesuffix(".part"))
+    return (named.number, named.count) if named is not None and named.count > 1 else None
 
 
 def text(value: object) -> str:

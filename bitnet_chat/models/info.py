@@ -37,6 +37,8 @@ class ModelInfo:
     """Bytes that the file must have for its last tensor to be whole; None where a tensor type is unknown."""
     split: tuple[int, int] | None
     """The how-manieth of how many files this is; None for a whole model, in one file or in several that were read."""
+    cut: tuple[Path, ...] = ()
+    """Those of the files of a model in parts that end too early."""
     embeds: bool = False
     """It makes embeddings, or ranks texts, and replies to nothing."""
 
@@ -48,6 +50,13 @@ class ModelInfo:
     @property
     def is_cut_off(self) -> bool:
         return self.whole_size is not None and self.header.size < self.whole_size
+
+    @property
+    def shortness(self) -> str:
+        """What is missing of one that is cut off, in words."""
+        names = ", ".join(path.name for path in self.cut or (self.header.path,))
+        of = " of the model" if self.cut else ""
+        return f"{names} ends too early: {self.header.size:,} bytes{of} are there, its tensors need {self.whole_size:,}"
 
 
 def read_info(path: Path) -> ModelInfo:
@@ -83,12 +92,13 @@ def read_parts(paths: Sequence[Path]) -> ModelInfo:
     tensors = sum(each.header.tensor_count for each in infos)
     return replace(
         first,
-        header=replace(first.header, size=size, tensor_count=tensors),
+        header=replace(first.header, size=size, tensor_count=tensors, split=None),
         quantization=first.quantization or next((each.quantization for each in infos if each.quantization), ""),
         tensor_types=tuple(sorted(types.items(), key=lambda item: (-item[1], item[0]))),
         parameters=sum(each.parameters for each in infos),
         whole_size=sum(sizes) if len(sizes) == count else None,
         split=None,
+        cut=tuple(each.header.path for each in infos if each.is_cut_off),
     )
 
 
@@ -127,7 +137,7 @@ def _info(cursor: Cursor, contents: Contents, found: ModelHeader) -> ModelInfo:
         license=text(values.get("general.license")) or text(values.get("general.license.name")),
         shape=_shape(cursor, contents, found),
         whole_size=None if whole is None else data + whole if counts else cursor.position,
-        split=_split(values.get("split.no"), values.get("split.count"), found.path.name),
+        split=found.split,
         # llama.cpp pools the output of such models, and of no other.
         embeds=type(pooled := values.get(f"{found.architecture}.pooling_type")) is int and pooled > 0,
     )
@@ -155,14 +165,6 @@ def _shape(cursor: Cursor, contents: Contents, found: ModelHeader) -> Shape:
         width=width,
         vocabulary=found.vocabulary_size,
     )
-
-
-def _split(number: object, count: object, name: str) -> tuple[int, int] | None:
-    """By the header, whose count starts at 0; else by the name that ``llama-gguf-split`` gives."""
-    if type(count) is int and count > 1 and type(number) is int:
-        return number + 1, count
-    named = part(name.removesuffix(".part"))
-    return (named.number, named.count) if named is not None and named.count > 1 else None
 
 
 # The first that matches; a marker that only one family writes stands before those that several do.

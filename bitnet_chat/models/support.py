@@ -16,8 +16,10 @@ from bitnet_chat.models.gguf import ModelHeader
 from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.misfit import BITNET_WORD, IK_WORD, MARKERS, Ending, Misfit, misfit, spelled
 from bitnet_chat.models.quantization import I2_S_FILE
+from bitnet_chat.models.wholeness import lack
 from bitnet_chat.native import is_native
 
+PULL = "bitnet-chat models pull goes on where it stopped"
 _PART = 1 << 22
 _KNOWN_EVERYWHERE = "q6_K"  # of ggml alone: names such as q4_0 are among the options of every program
 _LIBRARIES = ("libggml*", "libllama*", "ggml*.dll", "llama*.dll")
@@ -60,15 +62,14 @@ def libraries(binary: Path) -> list[Path]:
 
 
 def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
-    """Why an engine that knows ``names`` cannot run a model; empty when it can. Pure.
+    """Why an engine that knows ``names`` cannot run a model; empty when it can.
 
     An engine of which nothing is known counts as a stock one: it runs all but BitNet's own types.
     """
     if info.kind not in ("", "model"):
         return f"it is no model but {info.kind}"
-    if info.split is not None:
-        alone = ", and the others are not all beside it" if info.split[0] == 1 else ""
-        return f"it is part {info.split[0]} of {info.split[1]}{alone}"
+    if (lacking := lack(info.header.path, info.split)) is not None:
+        return f"it {lacking.what}"
     if not info.tensor_types:
         return "it holds no weights"
     unknown = [kind for kind, _ in info.tensor_types if kind.startswith("type ")]
@@ -99,6 +100,8 @@ def explanation(binary: Path, model: Path, ending: Ending | None = None) -> Misf
         info = read_info(model)
     except ModelError:
         return None
+    if info.is_cut_off:
+        return Misfit(info.shortness, f"download it again: {PULL}", "it is cut off")
     return misfit(info, known(binary, [info]), binary.name, ending)
 
 

@@ -33,3 +33,11 @@ TEMPLATES = {
         "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
     ),
 }
+
+_OF_THE_DEMO = (
+    "{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+OWN = frozenset((*TEMPLATES.values(), _OF_THE_DEMO))
+"""Those that are known to be harmless, the one in the bundled model among them."""

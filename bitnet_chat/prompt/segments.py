@@ -11,6 +11,7 @@ Text of a message that spells a special token is guarded while it is rendered: i
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +27,10 @@ from bitnet_chat.stream.seam import without_loose_end
 _GUARD = "\ufdd0"
 """A noncharacter behind the first character of a guarded text. One of the message's own is doubled."""
 _GUARDS = re.compile(f"{_GUARD}({_GUARD}?)")
-_PLACEHOLDER = "\ue0004\ue000"
+PLACEHOLDER = "\ue0004\ue000"
+"""Stands for a message that is not known yet."""
+_REMEMBERED = 6
+"""Conversations that a turn needs rendered, some of them several times."""
 _NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")
 
 
@@ -69,6 +73,7 @@ class PromptSegments:
         self._in_suffix = in_suffix[first.start() :] if first else ""
         self.around = in_prefix[len(self._in_prefix) :], in_suffix[: len(in_suffix) - len(self._in_suffix)]
         """What is typed in front of a message and behind it, but for the first one, which may have more."""
+        self._rendered: tuple[tuple[Mapping[str, object], Conversation, str | ModelError], ...] = ()
 
     def use(self, arguments: Mapping[str, object]) -> None:
         """The template is given these from now on."""
@@ -81,6 +86,31 @@ class PromptSegments:
 
     def render(self, conversation: Conversation) -> str:
         """The prompt for a reply to ``conversation``, guarded. Raises ModelError where the template refuses."""
+        arguments = self.template.arguments
+        found = next((result for *key, result in self._rendered if key == [arguments, conversation]), None)
+        if found is None:
+            try:
+                found = self._render(conversation)
+            except ModelError as error:  # which may have taken all the time that a template has
+                found = error
+            self._rendered = ((arguments, conversation, found), *self._rendered[: _REMEMBERED - 1])
+        if isinstance(found, ModelError):
+            raise found
+        return found
+
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        """See :meth:`bitnet_chat.engine.dialects.Talk.render_ahead`."""
+        ahead = [Conversation().with_system(history.system), history]
+        ahead = [each.with_user(PLACEHOLDER) for each in ahead]
+        if text:
+            ahead.append(history.with_user(text))
+        elif history.turns:
+            ahead.append(Conversation(history.messages[:-1]))
+        for each in ahead:
+            with contextlib.suppress(ModelError):
+                self.render(each)
+
+    def _render(self, conversation: Conversation) -> str:
         messages = tuple(replace(each, content=self.guarded(each.content)) for each in conversation.messages)
         guarded = Conversation(messages)
         try:
@@ -124,7 +154,7 @@ class PromptSegments:
 
     def before_message(self, history: Conversation) -> str:
         """What stands in front of the next message, guarded."""
-        before, found, _ = self.render(history.with_user(_PLACEHOLDER)).rpartition(_PLACEHOLDER)
+        before, found, _ = self.render(history.with_user(PLACEHOLDER)).rpartition(PLACEHOLDER)
         if not found:
             raise ModelError(
                 f"the chat template {self.template.name} leaves out the last message",

@@ -6,17 +6,14 @@ Between two turns stands ``reply`` + end-of-turn token + in-prefix + ``message``
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import ModelError
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from jinja2.ext import Extension
+from bitnet_chat.prompt.jinja import JinjaProgram, Kind, Program, TemplateFault
 
 # What llama.cpp itself takes for an end of generation, by text (llama-vocab.cpp).
 END_TOKENS = (
@@ -47,40 +44,53 @@ class TurnMarks:
     end: str = ""
 
 
+_SAID = {
+    Kind.UNREADABLE: "cannot be read",
+    Kind.REFUSED: "refused this conversation",
+    Kind.FAILED: "fails",
+    Kind.LIMIT: "fails",
+}
+
+
+class TemplateError(ModelError):
+    """A template that cannot be used, or not for a conversation."""
+
+    def __init__(self, name: str, fault: TemplateFault) -> None:
+        self.kind, self.fault = fault.kind, f"{_SAID[fault.kind]}: {fault.text}"
+        super().__init__(f"the chat template {name} {self.fault}", remedy="choose another with --chat-template NAME")
+
+
 class ChatTemplate:
-    """A Jinja chat template, run in a sandbox. Raises ModelError for one that cannot be used."""
+    """A chat template that was read. Raises ModelError for one that cannot be used."""
 
-    def __init__(self, source: str, *, name: str, bos: str = "", eos: str = "", adds_bos: bool = True) -> None:
-        """``adds_bos``: the engine puts ``bos`` in front of the prompt by itself."""
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+    def __init__(
+        self,
+        source: str,
+        *,
+        name: str,
+        bos: str = "",
+        eos: str = "",
+        adds_bos: bool = True,
+        read: Callable[[str], Program] = JinjaProgram,
+    ) -> None:
+        """``adds_bos``: the engine puts ``bos`` in front of the prompt by itself. ``read``: for a template of others,
+        :func:`bitnet_chat.sandbox.program_of`."""
         self.name = name
         self.source = source
         self.bos, self.eos, self.adds_bos = bos, eos, adds_bos and bool(bos)
         self.arguments: Mapping[str, object] = {}
         """What it is given beside the messages, such as ``enable_thinking``."""
-        # The environment that Hugging Face's apply_chat_template gives a template; templates are written against it.
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation_tag()]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        self._errors = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError)
         try:
-            self._template = environment.from_string(source)
-        except self._errors as error:
-            raise ModelError(
-                f"the chat template {name} cannot be read: {error}", remedy="choose another with --chat-template NAME"
-            ) from error
+            self._program = read(source)
+        except TemplateFault as fault:
+            raise TemplateError(name, fault) from fault
 
     def render(
         self, conversation: Conversation, *, reply_follows: bool, tools: Sequence[Mapping[str, object]] = ()
     ) -> str:
         """The whole conversation as text, special tokens spelled out. ``tools``: as the OpenAI API has them.
 
-        Raises ModelError where the template refuses."""
+        Raises TemplateError."""
         given = {**self.arguments}
         if tools:  # some templates take None for a list
             given["tools"] = list(tools)
@@ -91,12 +101,12 @@ class ChatTemplate:
                 "bos_token": self.bos,
                 "eos_token": self.eos,
             }
-            return self._template.render(given)
-        except self._errors as error:
-            raise ModelError(
-                f"the chat template {self.name} refused this conversation: {error}",
-                remedy="choose another with --chat-template NAME",
-            ) from error
+            return self._program.run(given, datetime.now())
+        except TemplateFault as fault:
+            raise TemplateError(self.name, fault) from fault
+        except (ValueError, RecursionError) as error:
+            no_json = TemplateFault(Kind.REFUSED, f"the arguments of a call are no JSON ({error})")
+            raise TemplateError(self.name, no_json) from error
 
     def marks(self) -> TurnMarks:
         """Raises ModelError for a template that drops or changes messages."""
@@ -136,39 +146,3 @@ def _as_dict(message: Message) -> dict[str, Any]:
     if message.role == "tool":
         fields |= {"tool_call_id": message.call_id, "name": message.tool_name}
     return fields
-
-
-def _generation_tag() -> type[Extension]:
-    """The tag ``{% generation %} … {% endgeneration %}``, which marks what a model is trained to write and renders as
-    its content. Made here, as Jinja is imported late."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-    from jinja2.parser import Parser
-
-    class GenerationTag(Extension):
-        def __init__(self, environment: Environment) -> None:
-            super().__init__(environment)
-            self.tags = {"generation"}
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    return GenerationTag
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """As ``transformers`` defines the filter, which differs from Jinja's own: nothing is escaped for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> None:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)

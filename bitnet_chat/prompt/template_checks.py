@@ -1,12 +1,12 @@
-"""What is wrong with a chat template, found by rendering it. Pure."""
+"""What is wrong with a chat template, found by rendering it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.errors import ModelError
-from bitnet_chat.prompt.template import END_TOKENS, ChatTemplate
+from bitnet_chat.prompt.jinja import Kind
+from bitnet_chat.prompt.template import END_TOKENS, ChatTemplate, TemplateError
 
 # Private-use characters: no template strips, folds or escapes them.
 _SYSTEM, _FIRST, _REPLY, _LAST = (f"\ue001{number}\ue001" for number in range(4))
@@ -22,8 +22,20 @@ class Flaw:
     """No reply can be had with it."""
 
 
-def flaws(template: ChatTemplate, eos: str) -> tuple[Flaw, ...]:
-    """``eos``: the model's own end token. None for a template that refuses to be rendered."""
+def flaws(template: ChatTemplate | TemplateError, eos: str) -> tuple[Flaw, ...]:
+    """``template``: or why it could not be read. ``eos``: the model's own end token. None for a template that refuses
+    to be rendered."""
+    try:
+        if isinstance(template, TemplateError):
+            raise template
+        return _flaws(template, eos)
+    except TemplateError as error:
+        # A server may read it, or compute what it fails at here; none limits what it takes.
+        is_fatal = error.kind is Kind.LIMIT
+        return (Flaw(error.fault if is_fatal else f"{error.fault}; a server may read it", is_fatal),)
+
+
+def _flaws(template: ChatTemplate, eos: str) -> tuple[Flaw, ...]:
     asked = Conversation((Message("user", _FIRST),))
     dialogue = Conversation((*asked.messages, Message("assistant", _REPLY), Message("user", _LAST)))
     once, often = _rendered(template, asked), _rendered(template, dialogue)
@@ -53,8 +65,10 @@ def _does_not_begin(template: ChatTemplate, asked: Conversation, once: str, ofte
 
 
 def _rendered(template: ChatTemplate, conversation: Conversation, *, reply_follows: bool = True) -> str:
-    """Empty where the template refuses the conversation."""
+    """Empty where the template refuses the conversation. Raises TemplateError where it fails."""
     try:
         return template.render(conversation, reply_follows=reply_follows)
-    except ModelError:
+    except TemplateError as error:
+        if error.kind is not Kind.REFUSED:
+            raise
         return ""

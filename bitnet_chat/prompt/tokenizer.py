@@ -83,6 +83,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    def piece(self, number: int) -> bytes:
+        return self._letters[self._ends[number] : self._ends[number + 1]]
+
     def number(self, piece: bytes) -> int | None:
         """None for what is no piece."""
         slot = hash(piece) & self._mask
@@ -143,6 +146,40 @@ class Tokenizer:
                     return at + end, total
             at += len(part)
         return at, total
+
+    def numbers(self, text: str) -> list[int]:
+        """The tokens themselves. A character that is no piece is spelled in bytes, where those are pieces."""
+        found: list[int | None] = []
+        for index, part in enumerate(self._split(text)):
+            if index % 2:
+                found.append(self._number(part))
+                continue
+            for word in self._words.findall(self._spelled(part)):
+                for start in range(0, len(word), _LONGEST):
+                    for piece in self._parts(word[start : start + _LONGEST]):
+                        number = self._number(piece)
+                        spelled = piece.encode("utf-8", "surrogateescape") if number is None else b""
+                        found += [number, *(self._number(f"<0x{byte:02X}>") for byte in spelled)]
+        return [number for number in found if number is not None]
+
+    def named(self, piece: str) -> int | None:
+        """The number of a special token."""
+        return self._number(piece)
+
+    def written(self, numbers: Iterable[int]) -> str:
+        """The text of tokens; bytes that are no UTF-8 are U+FFFD. Raises IndexError for what is no token."""
+        letters = bytearray()
+        for number in numbers:
+            if not 0 <= number < len(self._vocabulary):
+                raise IndexError(number)
+            piece = self._vocabulary.piece(number)
+            if self._spells_bytes:
+                letters += b"".join(_SPELLED.get(each, each.encode()) for each in piece.decode("utf-8", "replace"))
+            elif (byte := _BYTE_PIECE.fullmatch(piece)) is not None:
+                letters.append(int(byte[1], 16))
+            else:
+                letters += piece.replace("\u2581".encode(), b" ")
+        return letters.decode("utf-8", "replace")
 
     def _front_of_plain(self, text: str, limit: int) -> tuple[int, int]:
         total = 0
@@ -233,6 +270,8 @@ def _byte_spelling() -> dict[int, str]:
 
 
 _BYTE_SPELLING = _byte_spelling()
+_SPELLED = {_BYTE_SPELLING.get(byte, chr(byte)): bytes((byte,)) for byte in range(256)}
+_BYTE_PIECE = re.compile(rb"<0x([0-9A-F]{2})>")
 
 
 class Allowance:

@@ -66,12 +66,14 @@ class ToolFormat:
     def calls(self, text: str, calls: tuple[ToolCall, ...]) -> str:
         """A reply with calls behind its text."""
         key = text, calls
-        if key not in self._written:
+        known = self._written.get(key)
+        if known is None:
             if len(self._written) >= _REMEMBERED:
                 self._written.clear()
             content = _REPLY if text else ""
-            self._written[key] = (self._calls(content, calls) or written(content, calls)).replace(_REPLY, text)
-        return self._written[key]
+            known = (self._calls(content, calls) or written(content, calls)).replace(_REPLY, text)
+            self._written[key] = known
+        return known
 
     def _calls(self, content: str, calls: tuple[ToolCall, ...]) -> str | None:
         """None where the template has another form than the one of Hermes."""

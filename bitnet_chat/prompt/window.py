@@ -67,10 +67,12 @@ class Window:
         self._note, self._noted = left_note(count, len(turns), tokens, summary), count
 
     def sent(self, history: Conversation) -> Conversation:
-        """:func:`as_sent`, which looks at every character; one turn asks for the same history several times."""
-        if self._sent[0] is not history:
-            self._sent = history, as_sent(history)
-        return self._sent[1]
+        """:func:`as_sent`, which looks at every character; one turn asks for the same history several times. May be
+        called from several threads."""
+        known = self._sent
+        if known[0] is not history:
+            known = self._sent = history, as_sent(history)
+        return known[1]
 
     def restore(self, left: tuple[Message, ...], summary: str = "") -> None:
         """Take back what :meth:`drop` did: it was not this history that was too long."""

@@ -131,8 +131,8 @@ def _framer(spawn: Entry, *, in_reply: bool) -> Framer:
     else:
         prefix, suffix = option(argv, "--in-prefix"), option(argv, "--in-suffix")
         kind = spawn.facts.get("framer") or _kind(argv)
-        if kind == "logged":
-            framer = LoggedClassicFramer(prefix, suffix)
+        if str(kind).startswith("logged"):
+            framer = LoggedClassicFramer(prefix, suffix, ordered=kind == "logged, ordered")
         else:
             framer = ClassicFramer(prefix, suffix, ordered=kind == "ordered")
         opening, echo = prefix + USER_INPUT, RESET + suffix

@@ -18,6 +18,7 @@ from bitnet_chat.stream.sanitize import one_line
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
+    from bitnet_chat.conversation.aside import Aside
     from bitnet_chat.journal import Recorder
 
 
@@ -87,19 +88,19 @@ class Clerk:
         """The files have gone out."""
         self.attached.clear()
 
-    async def write(self, errand: Write, conversation: Conversation) -> None:
+    async def write(self, errand: Write, conversation: Conversation, asides: Sequence[Aside] = ()) -> None:
         from bitnet_chat.conversation.export import export
         from bitnet_chat.newfile import write_new
 
         title = self._recorder.title if self._recorder is not None else ""
         path = Path(errand.path or f"{_file_name(title)}.{errand.format}")
         try:
-            text = export(conversation, errand.format, about={"title": title})
+            text = export(conversation, errand.format, about={"title": title}, asides=asides)
             await in_daemon(lambda: write_new(path, text))
         except BitnetChatError as error:
             self._display.error(error)
             return
-        count = len(conversation.turns)
+        count = len(conversation.turns) + len(asides)
         self._display.lines(f"{count} message{'' if count == 1 else 's'} written to {one_line(str(path))}")
 
     def copy(self, errand: Copy) -> None:

@@ -50,6 +50,8 @@ class Situation:
     tools: tuple[Tool, ...] = ()
     allowed: frozenset[str] = frozenset()
     """Tools that are called without a question."""
+    unanswered: bool = False
+    """Whether a message was sent that got no reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +277,7 @@ def _export(situation: Situation, argument: str) -> Outcome:
 
 
 def _write(situation: Situation, format: ExportFormat, path: str) -> Outcome:
-    if not situation.conversation.turns:
+    if not situation.conversation.turns and not situation.unanswered:
         return Outcome(situation.conversation, ("Nothing has been said yet: there is nothing to write.",))
     return Outcome(situation.conversation, errand=errands.Write(format, path))
 

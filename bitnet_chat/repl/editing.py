@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from itertools import accumulate
 
@@ -13,6 +14,7 @@ from prompt_toolkit.layout.screen import Char
 from prompt_toolkit.layout.screen import Screen as Drawn
 from prompt_toolkit.layout.utils import explode_text_fragments
 
+from bitnet_chat.repl.screen import ERASE_BELOW
 from bitnet_chat.stream.sanitize import visible, visible_characters
 from bitnet_chat.terminal import wraps_anew
 
@@ -40,22 +42,47 @@ class ShownSafely(Processor):
         return Transformation(fragments, to_display, to_source)
 
 
-def erase_all(app: Application[str], variables: Mapping[str, str]) -> None:
-    """``app`` erases all that it has drawn when its window has become narrower: most terminals wrap the rows anew, and
-    there are more of them above the cursor than prompt_toolkit has drawn."""
-    if not wraps_anew(variables):
-        return
+def leave_nothing_behind(app: Application[str], variables: Mapping[str, str]) -> None:
+    """What ``app`` has drawn is gone when its window has become narrower. Most terminals wrap the rows anew: there are
+    more of them above the cursor than prompt_toolkit has drawn, and what no longer fits goes out at the top. So the bar
+    is kept just below what is typed, not in the last row of the window, and all rows are erased."""
     renderer, output = app.renderer, app.output
-    erase = renderer.erase
+    report, anew = renderer.report_absolute_cursor_row, wraps_anew(variables)
 
-    def erase_wrapped(leave_alternate_screen: bool = True) -> None:
+    def report_last_row(row: int) -> None:
+        report(output.get_size().rows)  # as if there was no room below
+
+    def erase(leave_alternate_screen: bool = True) -> None:
         drawn = renderer.last_rendered_screen
         if drawn is not None:
             at = drawn.get_cursor_position(app.layout.current_window)
-            output.cursor_up(rows_more(drawn, at.x, at.y, output.get_size().columns))
-        erase(leave_alternate_screen)
+            more = rows_more(drawn, at.x, at.y, output.get_size().columns) if anew else 0
+            output.cursor_backward(at.x)
+            output.cursor_up(at.y + more)
+        output.reset_attributes()
+        output.write_raw(ERASE_BELOW)
+        output.enable_autowrap()
+        output.flush()
+        renderer.reset(leave_alternate_screen=leave_alternate_screen)
 
-    setattr(renderer, "erase", erase_wrapped)  # noqa: B010 -- a method is assigned, which a type checker forbids
+    height = 0
+
+    def drawn(_: object) -> None:
+        """Where the bar has moved, its old row is a row of text now. tmux goes on to count the cells that were erased
+        there, so all is drawn on rows that are wholly empty."""
+        nonlocal height
+        screen = renderer.last_rendered_screen
+        before, height = height, screen.height if screen is not None else 0
+        if anew and before and height and before != height and renderer.height_is_known:
+            erase()
+            report_last_row(0)  # it is known still
+            renderer.render(app, app.layout)
+
+    if sys.platform != "win32":
+        app.after_render += drawn
+        # Methods are assigned, which a type checker forbids.
+        setattr(renderer, "report_absolute_cursor_row", report_last_row)  # noqa: B010
+        setattr(renderer, "erase", erase)  # noqa: B010
 
 
 def rows_more(drawn: Drawn, x: int, y: int, columns: int) -> int:

@@ -30,7 +30,7 @@ from bitnet_chat.markdown import prose
 from bitnet_chat.repl.completer import LineCompleter, typing_a_mention
 from bitnet_chat.repl.console import Verdict, clipboard_sequence
 from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.editing import ShownSafely, erase_all
+from bitnet_chat.repl.editing import ShownSafely, leave_nothing_behind
 from bitnet_chat.repl.history import FileHistory
 from bitnet_chat.repl.keys import bindings, forget_escape
 from bitnet_chat.repl.settings import ReplSettings
@@ -113,7 +113,7 @@ class TerminalLoop:
         )
         app = self._session.app
         forget_escape(app)
-        erase_all(app, os.environ)
+        leave_nothing_behind(app, os.environ)
         if sys.platform != "win32":
             app.terminal_size_polling_interval = None  # SIGWINCH tells
         app.after_render += self._drawn

@@ -10,6 +10,7 @@ from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
+from bitnet_chat.prompt.tokens import by_length
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.gauge import Gauge
 from bitnet_chat.repl.typist import Typist
@@ -166,7 +167,9 @@ class Reply:
     def _end_thinking(self) -> None:
         if self._thinking is not None:
             (since, before), self._thinking = self._thinking, None
-            self._display.thought(self._loop.time() - since, len(self._thoughts) - before)
+            thoughts = "".join(self._thoughts[before:])
+            count = self._backend.count(thoughts) or by_length(thoughts)
+            self._display.thought(self._loop.time() - since, count.count)
 
     def _end(self, event: Completed | Failed) -> Completed | Failed:
         self._stop_spinner()

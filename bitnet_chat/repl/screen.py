@@ -16,8 +16,10 @@ from bitnet_chat.stream.wrap import OFF, Wrapper, wrapped
 Size = Callable[[], tuple[int, int]]
 """Columns and rows of the window, now."""
 
-_ERASE_BELOW = "\x1b[J"
 _SAVE, _RESTORE = "\x1b7", "\x1b8"
+_ERASE_BEHIND = "\x1b[J"
+ERASE_BELOW = f"{_SAVE}\x1b[B{_ERASE_BEHIND}{_RESTORE}\x1b[K"
+"""From the start of a row: tmux takes the other one, in the first row, for a wish to keep all of it in its history."""
 _DOWN, _NEXT_ROW = "\x1bD", "\r\x1b[B"
 """The first of them scrolls where there is no row below; both keep to what is there."""
 
@@ -71,7 +73,7 @@ class Screen:
         """Shows these, until the next are shown or words begin another row; anything else erases them."""
         if not self._draws or lines == self._below or not (self._wrapper.settled or not lines):
             return
-        erased = _ERASE_BELOW if self._below else ""
+        erased = self._erased if self._below else ""
         self._below = lines
         self._sink.remarks(erased + self._drawn())
 
@@ -81,15 +83,17 @@ class Screen:
     def _write(self, write: Callable[[str], None], text: str) -> None:
         if not text:
             return
-        within = not self.fresh and self._wrapper.stays(text)
+        within, erased = not self.fresh and self._wrapper.stays(text), self._erased
         shown = self._wrapper.feed(text)
         if self._below and not (within and "\n" not in shown):
-            shown = f"{_ERASE_BELOW}{shown}{self._drawn()}" if self._wrapper.settled else self._forgotten(shown)
+            if not self._wrapper.settled:
+                self._below = ()
+            shown = f"{erased}{shown}{self._drawn()}"
         write(shown)
 
-    def _forgotten(self, shown: str) -> str:
-        self._below = ()
-        return _ERASE_BELOW + shown
+    @property
+    def _erased(self) -> str:
+        return ERASE_BELOW if self.fresh else _ERASE_BEHIND
 
     def _drawn(self) -> str:
         """Draws them and goes back. The row of the cursor is the first of them where it is empty."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import Backend, BackendStatus, TokenCount
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation.aside import Aside
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Failed
 from bitnet_chat.journal import Recorder
@@ -83,6 +84,8 @@ class Talk:
         """How the first reply ended that is not whole, or why the first line was refused; not what the user stopped."""
         self.unanswered = ""
         """The last message, where it failed to get a reply."""
+        self._asides: tuple[Aside, ...] = ()
+        """Messages that got no reply. They are written into files, and no model sees them."""
 
     @property
     def unkept(self) -> bool:
@@ -149,7 +152,7 @@ class Talk:
         except BitnetChatError as error:
             self._display.error(error)
             return
-        self.conversation = stored.conversation
+        self.conversation, self._asides = stored.conversation, stored.asides
 
     def renamed(self, title: str) -> None:
         """Somebody else has given the conversation another title."""
@@ -188,7 +191,8 @@ class Talk:
             return ""  # what is typed next would run into it
         allowed = frozenset(self._caller.allowed if self._caller is not None else ())
         tools = self._settings.options.tools
-        outcome = apply(meaning, Situation(self.conversation, self.status(), self.tally, tools, allowed))
+        situation = Situation(self.conversation, self.status(), self.tally, tools, allowed, bool(self._asides))
+        outcome = apply(meaning, situation)
         if outcome.lines:
             self._display.lines(*outcome.lines)
         self.leaving = outcome.leave
@@ -216,6 +220,7 @@ class Talk:
     def _become(self, conversation: Conversation, *, anew: bool = False) -> None:
         """The conversation is now this one; journal and backend follow."""
         self.conversation = conversation
+        self._asides = () if anew else _still(self._asides, conversation)
         if anew:
             self._recorder.anew()
         else:
@@ -236,7 +241,7 @@ class Talk:
             case errands.Edit(text):
                 return await self._edit(text)
             case errands.Write():
-                await self._clerk.write(errand, self.conversation)
+                await self._clerk.write(errand, self.conversation, self._asides)
             case errands.Copy():
                 self._clerk.copy(errand)
             case errands.Attach():
@@ -285,6 +290,9 @@ class Talk:
                 self._error = event.error.reason
             if conversation.messages[:-1] != self.conversation.messages:
                 self._recorder.sync(self.conversation)  # what was to be replaced stays; a new message is unanswered
+            elif last is not None and last.role == "user":
+                aside = Aside(len(self.conversation.messages), last)
+                self._asides = (*(each for each in self._asides if each != aside), aside)
             return isinstance(event, Failed)
         self.tally = self.tally.plus(event.stats)
         if goes_on:
@@ -293,7 +301,9 @@ class Talk:
             event = replace(event, text=rejoined(last.content + event.text))
             thinking = last.thinking + thinking
         calls = calls if event.reason is FinishReason.TOOL_CALLS else ()
+        answered = Aside(len(conversation.messages) - 1, last) if last is not None else None
         self.conversation = conversation.with_assistant(event.text, event.reason, thinking, calls)
+        self._asides = _still([each for each in self._asides if each != answered], self.conversation)
         self._backend.prepare(self.conversation)  # while the user reads
         return False
 
@@ -350,7 +360,7 @@ class Talk:
     def resume(self, stored: Stored) -> str:
         """Goes on with a conversation of the journal, and shows where it stands. Returns what to put on the prompt."""
         self._recorder.resume(stored)
-        self.conversation = stored.conversation
+        self.conversation, self._asides = stored.conversation, stored.asides
         recap.show(self._display, stored)
         self.unanswered = retyped(stored.unanswered)
         return self.unanswered
@@ -387,3 +397,8 @@ class Talk:
             self.follow(self._stage)
         other.prepare(self.conversation)
         self._display.lines(f"The next reply comes from {one_line(other.status().model)}.")
+
+
+def _still(asides: Sequence[Aside], conversation: Conversation) -> tuple[Aside, ...]:
+    """Those that stand in what the conversation has become."""
+    return tuple(each for each in asides if each.place <= len(conversation.messages))

@@ -14,7 +14,7 @@ class Tally:
     replies: int = 0
     tokens: int = 0
     generated: int = 0
-    """Tokens that ``generating`` is the time of: all but the first of each reply whose rate is known."""
+    """Tokens that ``generating`` is the time of: all but the first ones of each reply whose rate is known."""
     generating: float = 0.0
     first_tokens: int = 0
     """Replies whose time to first token is known, and ``waited`` is the sum of."""
@@ -32,10 +32,11 @@ class Tally:
             last=stats,
         )
         if rate is not None:
+            counted = stats.tokens - stats.first_tokens or stats.tokens  # all came in one burst
             tally = replace(
                 tally,
-                generated=self.generated + stats.tokens - 1,
-                generating=self.generating + (stats.tokens - 1) / rate,
+                generated=self.generated + counted,
+                generating=self.generating + counted / rate,
             )
         if first is not None:
             tally = replace(tally, first_tokens=self.first_tokens + 1, waited=self.waited + first)

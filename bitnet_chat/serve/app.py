@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from bitnet_chat.journal.memory import MemoryJournal
-from bitnet_chat.serve import health, openapi
+from bitnet_chat.serve import health, llama, openapi
 from bitnet_chat.serve.chats import endpoints as chats
 from bitnet_chat.serve.chats.desk import ChatDesk
 from bitnet_chat.serve.desk import Desk
@@ -90,6 +90,7 @@ def _routes(desk: Desk, settings: ServeSettings, chat_desk: ChatDesk) -> Sequenc
     return [
         *openai.routes(desk, settings),
         *ollama.routes(desk, settings),
+        *llama.routes(desk, settings),
         *chats.routes(chat_desk, settings),
         *openapi.routes(),
         *page.routes(),

@@ -150,7 +150,7 @@ def _json(text: str, *, in_steps: bool) -> Any:
 
 
 def _no_number(word: str) -> object:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"{word} is not a number of JSON")
 
 
 def _whole(value: object) -> object:

@@ -22,6 +22,7 @@ from bitnet_chat.backends.pool import Pool
 from bitnet_chat.backends.source import Source
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, ModelError, UsageError
+from bitnet_chat.models.gguf import size_of
 from bitnet_chat.models.names import Names, key_of
 from bitnet_chat.progress import size
 from bitnet_chat.serve.card import ModelCard, read_card
@@ -92,8 +93,8 @@ class Catalogue:
         self._names = self._all_names()
         for model in list(self._models.values()):
             file = model.source.path
-            if memory_limit and file is not None and file.is_file() and file.stat().st_size > memory_limit:
-                raise _too_large(model.name, file.stat().st_size, memory_limit)
+            if memory_limit and file is not None and size_of(file) > memory_limit:
+                raise _too_large(model.name, size_of(file), memory_limit)
 
     @property
     def names(self) -> list[str]:

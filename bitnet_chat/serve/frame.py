@@ -52,7 +52,14 @@ _ALIASES = {
     "/v1/health": "/health",
 }
 """What a llama-server answers under both names."""
-_APIS = {"v1": "openai", "api": "ollama", "chats": "chats", "replies": "chats", "page": "page", "": "page"}
+_APIS = {
+    "v1": "openai",
+    "api": "ollama",
+    "chats": "chats",
+    "replies": "chats",
+    "page": "page",
+    "": "page",
+} | dict.fromkeys(("props", "slots", "tokenize", "detokenize", "apply-template"), "llama")
 
 
 class Frame:

@@ -94,12 +94,14 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
 
 def _affordable() -> int:
     """Connections that the limit of open files leaves room for."""
-    if sys.platform == "win32":
-        return _CONNECTIONS
-    import resource
+    affordable = _CONNECTIONS
+    if sys.platform != "win32":
+        import resource
 
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _CONNECTIONS if limit == resource.RLIM_INFINITY else max(16, limit - _FILES)
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit != resource.RLIM_INFINITY:
+            affordable = max(16, limit - _FILES)
+    return affordable
 
 
 def url(host: str, port: int) -> str:

@@ -77,7 +77,9 @@ def problem_of(error: BitnetChatError) -> Problem:
     needed, window = None, None
     if isinstance(error, ContextOverflow) and error.needed and error.size:
         needed, window = error.needed, error.size
-        what, remedy = _too_long(needed, error.reserve, window)
+        what = _too_long(needed, error.reserve, window)
+    if isinstance(error, ContextOverflow) and remedy:  # which is for one at a terminal
+        remedy = "send less of the conversation; --overflow drop-oldest has the server leave out the oldest messages"
     return Problem(
         status,
         kind,
@@ -93,13 +95,12 @@ def problem_of(error: BitnetChatError) -> Problem:
     )
 
 
-def _too_long(needed: int, reserve: int, window: int) -> tuple[str, str]:
+def _too_long(needed: int, reserve: int, window: int) -> str:
     """In words that clients of the OpenAI API, of llama-server and of Ollama look for."""
     kept = f", and {reserve} are kept for the reply" if reserve else ""
     return (
         f"This model's maximum context length is {window} tokens, and the request has {needed} with the chat template"
-        f" and its tools{kept}: the input length exceeds the available context size",
-        "send less of the conversation; --overflow drop-oldest has the server leave out the oldest messages",
+        f" and its tools{kept}: the input length exceeds the available context size"
     )
 
 

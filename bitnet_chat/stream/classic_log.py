@@ -1,14 +1,17 @@
 """The classic console of a build whose log tells when it waits for input.
 
-For two kinds of engine the console alone does not tell the end of a turn: builds that do not flush what they printed
-before they change colour (BitNet 2024, llama.cpp from September 2024 to 2025), where the user-input colour can come
-before the last tokens, and templates with nothing in front of a message that an in-prefix could be (BitNet 2B4T), where
-the colour is all there is, and a model can write it.
+The console alone does not tell the end of a turn for certain: builds that do not flush what they printed before they
+change colour (BitNet 2024, llama.cpp from September 2024 to 2025) can write the user-input colour before the last
+tokens; with a template that has nothing in front of a message (BitNet 2B4T) the colour is all there is; and a model can
+write both, in-prefix and colour. What stands behind such a forged prompt would be lost.
 
 The log has ``found an EOG token`` where a model has ended its reply and ``waiting for user input`` before each prompt,
 written by the thread that prints the reply, after all of the reply and before the in-prefix. So a turn has ended when
 that line was logged, the colour has come and the text ends with the in-prefix. A message that holds such a line is
 logged too, but before its tokens are evaluated, which is logged as ``n_past = …``.
+
+An ``ordered`` build (see :mod:`bitnet_chat.stream.classic`) is understood without a log as well, for flags of a user's
+own can switch it off: the log counts there from the first such line on.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ _LATE = 4096
 class LoggedClassicFramer(ClassicFramer):
     """Frames of one classic engine process whose log is fed to :meth:`logged`."""
 
-    def __init__(self, in_prefix: str, in_suffix: str) -> None:
-        super().__init__(in_prefix, in_suffix, ordered=False)
+    def __init__(self, in_prefix: str, in_suffix: str, *, ordered: bool = False) -> None:
+        super().__init__(in_prefix, in_suffix, ordered=ordered)
+        self._is_told = not ordered
         self._waits = False
         self._has_ended = False
         self._endings = [newline + part + USER_INPUT for newline in ("", "\n") for part in {in_prefix, ""}] + ["\n\n\0"]
@@ -34,14 +38,16 @@ class LoggedClassicFramer(ClassicFramer):
 
     @property
     def kind(self) -> str:
-        return "logged"
+        return "logged, ordered" if self._ordered else "logged"
 
     def logged(self, line: str) -> bool:
         if line.startswith("n_past = "):
             self._waits = self._has_ended = False
         elif line == "found an EOG token":
             self._has_ended = True
-        return line == "waiting for user input"
+        waits = line == "waiting for user input"
+        self._is_told = self._is_told or waits
+        return waits
 
     def waiting(self) -> list[Frame]:
         self._waits = True
@@ -65,10 +71,10 @@ class LoggedClassicFramer(ClassicFramer):
         frames: list[Frame] = []
         if self._state is ClassicState.REPLY and (body := self._body(self._held)) is not None:
             self._finish(body, "", frames)
-        return frames
+        return frames or super().settle()
 
     def eof(self, *, clean: bool) -> list[Frame]:
-        if self._state is ClassicState.REPLY:
+        if self._state is ClassicState.REPLY and self._is_told:
             self._held = _without_last(self._held, USER_INPUT)
         return super().eof(clean=clean)
 
@@ -77,23 +83,31 @@ class LoggedClassicFramer(ClassicFramer):
         self._waits = self._has_ended = False
 
     def _await_prompt(self, text: str, frames: list[Frame]) -> None:
-        if self._waits and self._body(text) is not None:
+        if self._ordered:
+            super()._await_prompt(text, frames)
+        elif self._waits and self._body(text) is not None:
             self._state, self._held = ClassicState.IDLE, ""
             frames.append(Ready())
         else:
             self._held = text[-START_LIMIT:]
 
     def _shown_until_end(self, text: str, frames: list[Frame]) -> None:
-        if self._waits:
-            body = self._body(text)
-            if body is None:
+        if not self._is_told:
+            super()._shown_until_end(text, frames)
+        elif self._waits:
+            body, found, rest = text.rpartition(self._end) if self._ordered else (self._body(text), True, "")
+            if body is None or not found:
                 self._held = text
                 return
             natural = self._has_ended
             self._say(body.removesuffix("\n") if natural else body, frames)
             frames.append(TurnEnd(natural))
             self._held, self._state = "", ClassicState.IDLE
-            return
+            self._idle(rest, frames)
+        else:
+            self._shown_until_colour(text, frames)
+
+    def _shown_until_colour(self, text: str, frames: list[Frame]) -> None:
         colour = text.find(USER_INPUT)
         if colour >= 0 and len(text) - colour > _LATE:
             self._say(text[: colour + len(USER_INPUT)], frames)

@@ -86,8 +86,8 @@ Frame = Ready | ReplyText | ThinkingText | EngineError | TurnEnd | Progress | Fi
 class Framer(Protocol):
     @property
     def kind(self) -> str:
-        """By which a recording is read in the same way: ``modern``, ``ordered``, ``unordered``, ``logged`` or
-        ``native``."""
+        """By which a recording is read in the same way: ``modern``, ``ordered``, ``unordered``, ``logged``,
+        ``logged, ordered`` or ``native``."""
 
     @property
     def reply(self) -> str:

@@ -9,6 +9,32 @@ from bitnet_chat.stream.markers import MarkerScanner
 from bitnet_chat.stream.repetition import RepetitionDetector
 from bitnet_chat.stream.stops import StopScanner
 
+_CHUNK = 4096
+
+
+class LengthLimit:
+    """Of a reply, its thoughts included: no window holds more tokens than ``most`` says, so what goes on behind them is
+    no reply of a model. Counted in pieces of 4,096 characters; ``most`` is asked for when the first of them is full."""
+
+    def __init__(self, most: Callable[[], int], count: Callable[[str], int]) -> None:
+        """``count``: tokens of a text, at the least."""
+        self._most, self._count = most, count
+        self._pending: list[str] = []
+        self._left, self._tokens = _CHUNK, 0
+
+    def feed(self, text: str) -> int | None:
+        """None, or how many characters of ``text`` there were when it had become too long."""
+        at = 0
+        while len(text) - at >= self._left:
+            end = at + self._left
+            self._tokens += self._count("".join((*self._pending, text[at:end])))
+            self._pending, self._left, at = [], _CHUNK, end
+            if self._tokens > self._most():
+                return at
+        self._pending.append(text[at:])
+        self._left -= len(text) - at
+        return None
+
 
 class Guard:
     """Feed it the reply; show what it gives back, and stop when ``finding`` is set. It does not matter in which
@@ -21,16 +47,19 @@ class Guard:
         before: str = "",
         stops: Iterable[str] = (),
         count: Callable[[str], int] | None = None,
+        length: LengthLimit | None = None,
     ) -> None:
         """``markers``: as :func:`~bitnet_chat.stream.markers.relevant` gives them. ``repeat_limit``: 0 is none.
         ``before``: the part of the reply that was there already, where it is continued. ``stops``: texts that end the
-        reply where they begin. ``count``: tokens of a text."""
+        reply where they begin. ``count``: tokens of a text. ``length``: None is no
+        limit."""
         self._stops = StopScanner(stops)
         self._scanner = MarkerScanner(markers, before)
         self._text = RepetitionDetector(repeat_limit, before, count)
         self._thoughts = RepetitionDetector(repeat_limit, count=count)
+        self._length = length
         self.finding: FinishReason | None = None
-        """ROLE_MARKER, REPETITION, or STOP for a stop text, once there is one."""
+        """ROLE_MARKER, REPETITION, CONTEXT_OVERFLOW, or STOP for a stop text, once there is one."""
         self.repetitions = 0
         """How often the text had repeated itself by then."""
 
@@ -59,9 +88,11 @@ class Guard:
     def _until_repetition(self, detector: RepetitionDetector, text: str) -> str:
         if self.finding is not None:
             return ""
-        end = detector.feed(text)
-        if end is None:
-            return text
-        self.finding = FinishReason.REPETITION
-        self.repetitions = detector.repetitions
-        return text[:end]
+        if (end := detector.feed(text)) is not None:
+            self.finding = FinishReason.REPETITION
+            self.repetitions = detector.repetitions
+            text = text[:end]
+        if self._length is not None and (end := self._length.feed(text)) is not None:
+            self.finding = FinishReason.CONTEXT_OVERFLOW
+            text = text[:end]
+        return text

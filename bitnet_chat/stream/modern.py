@@ -10,6 +10,10 @@ As measured on llama-cli 0.5.0 with ``--simple-io`` and colours on:
 - interrupted before it has read the message: reset, ``_FAREWELL``, and exit with 0;
 - thinking: grey, ``[Start thinking]`` … ``[End thinking]``, each with blank lines around, reset.
 
+A model can write such a prompt, too. The server inside logs ``all slots are idle`` when it has loaded and ``stop
+processing`` behind the last token of each reply: where the log tells that, no prompt before it ends a reply. After an
+interrupt or an error it may come late, or not at all.
+
 The console adds a newline only where the reply has none at its end, so whether a reply ended in one cannot be known;
 one is taken away.
 """
@@ -44,6 +48,9 @@ _FAREWELL = "\n\nExiting...\n"
 _COMMAND = re.compile(r"^ +(/[a-z]+)", re.MULTILINE)
 _TIMINGS = re.compile(re.escape(INFO) + r"\n\[ Prompt: [^\]\n]{1,40}\]\n" + re.escape(RESET) + r"\Z")
 _TIMINGS_LIMIT = 80
+_IDLE, _STOPPED = "all slots are idle", "stop processing: n_tokens = "
+_LATE = 4096
+"""Characters behind a prompt without a sign of the end: it was the model's own."""
 _TIMINGS_START = INFO + "\n[ Prompt: "
 # The text between the colours is free but short; while it may still become a timings line it is held back.
 _TIMINGS_OPEN = re.compile(re.escape(INFO) + r"\n\[ Prompt: [^\]\n]{0,40}(?:\](?:\n(?:\x1b(?:\[(?:0m?)?)?)?)?)?\Z")
@@ -66,6 +73,9 @@ class ModernFramer:
         self._state = _State.LOADING
         self._held = ""
         self._interrupted = False
+        self._is_told = False
+        """The log tells of each end."""
+        self._has_stopped = True
         self.commands: frozenset[str] = frozenset()
         """The commands that this engine's banner names."""
 
@@ -78,10 +88,13 @@ class ModernFramer:
         return ""
 
     def logged(self, line: str) -> bool:
-        return False
+        has_stopped = line.startswith("slot ") and _STOPPED in line
+        self._is_told = self._is_told or has_stopped or (line.startswith("srv ") and line.endswith(_IDLE))
+        return has_stopped
 
     def waiting(self) -> list[Frame]:
-        return []
+        self._has_stopped = True
+        return self.feed("") if self._state is _State.REPLY else []
 
     def feed(self, text: str) -> list[Frame]:
         frames: list[Frame] = []
@@ -95,6 +108,7 @@ class ModernFramer:
         self._state = _State.SENT
         self._held = ""
         self._interrupted = False
+        self._has_stopped = not self._is_told
 
     def continued(self, data: bytes = b"") -> None:
         raise NotImplementedError("this console never goes on with a reply by itself")
@@ -104,10 +118,10 @@ class ModernFramer:
         self._held = ""
 
     def interrupted(self) -> None:
-        self._interrupted = True
+        self._interrupted = self._has_stopped = True
 
     def settle(self) -> list[Frame]:
-        return []
+        return self.waiting() if self._held.endswith(PROMPT) else []
 
     def eof(self, *, clean: bool) -> list[Frame]:
         held, self._held = self._held, ""
@@ -156,7 +170,7 @@ class ModernFramer:
                 self._held = text
                 return ""
             frames.append(EngineError(text[:at].strip()))
-            self._state = _State.REPLY
+            self._state, self._has_stopped = _State.REPLY, True
             return text[at + len(RESET) :]
         return self._reply(text, frames)
 
@@ -171,12 +185,27 @@ class ModernFramer:
                     frames.append(ReplyText(body[:found]))
                 self._state = state
                 return text[found + len(mark) :]
+        if at >= 0 and not self._has_stopped:
+            return self._not_the_end(text, at, frames)
         if at >= 0:
-            self._finish(body, frames)
+            if self._is_told:  # the last one: others were the model's own
+                at = text.rfind(PROMPT)
+            self._finish(text[:at], frames)
             return text[at + len(PROMPT) :]
         cut = len(text) - self._held_length(text)
         if cut:
             frames.append(ReplyText(text[:cut]))
+        self._held = text[cut:]
+        return ""
+
+    def _not_the_end(self, text: str, at: int, frames: list[Frame]) -> str:
+        """A prompt before the log has told of an end: what stands before it is shown, the rest waits for that."""
+        behind = at + len(PROMPT)
+        cut = behind if len(text) - at > _LATE else at - self._held_length(text[:at])
+        if cut > 0:
+            frames.append(ReplyText(text[:cut]))
+        if cut == behind:
+            return text[cut:]
         self._held = text[cut:]
         return ""
 

@@ -225,7 +225,8 @@ class Wrapper:
             if cells and self._column + cells > self._limit:
                 self._loose = True
         self._out.append(text)
-        self._unit.append(text)
+        if self._occupied or not self._loose:  # else it stays where it is, however long it gets
+            self._unit.append(text)
         self._unit_cells += cells
         self._unit_slack += slack
         self._slack += slack

@@ -105,6 +105,7 @@ def together(first: Stats, second: Stats) -> Stats:
         prompt_size=first.prompt_size,
         tokens=first.tokens + second.tokens,
         time_to_first_token=first.time_to_first_token,
+        first_tokens=first.first_tokens,
         seconds=first.seconds + second.seconds,
         exact=first.exact and second.exact,
     )

@@ -194,6 +194,7 @@ def _stored(form: Mapping[str, Any]) -> Stored:
         if records and records[-1].message.role == "user":
             records.pop()
         state = State.WHOLE
+    passed = tuple(_record(each) for each in form.get("passed_over") or ())
     pending = records.pop() if records and records[-1].message.role == "user" else None
     return Stored(
         int(form["id"]),
@@ -208,6 +209,7 @@ def _stored(form: Mapping[str, Any]) -> Stored:
         tuple(records),
         pending.message.content if pending is not None else "",
         pending,
+        passed,
     )
 
 

@@ -114,6 +114,7 @@ class RemoteBackend:
             cpu=cpu,
             restarts=service.restarts,
             context_exact=self._is_exact,
+            sampling=self._sampling,
         )
 
     async def close(self) -> None:

@@ -98,7 +98,8 @@ class ChatWire:
         if options.format is not None:
             body["response_format"] = _format(options.format)
         if self._llama:
-            body |= {"cache_prompt": True, "timings_per_token": stream}
+            # What is told while a prompt is read shows the server that its client has gone.
+            body |= {"cache_prompt": True, "timings_per_token": stream, "return_progress": stream}
         return body
 
     def reader(self, options: ReplyOptions | None = None) -> ChatReader:

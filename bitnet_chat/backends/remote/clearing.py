@@ -24,6 +24,7 @@ from bitnet_chat.prompt import summary as summaries
 P = ParamSpec("P")
 T = TypeVar("T")
 _SUMMARY_LIMIT = 256  # tokens
+_PATIENCE = 10.0  # seconds for a server to count
 _TRIES = 4  # until what a server counts has room
 
 
@@ -69,9 +70,10 @@ class Clearing:
         """Tokens of what would be sent, as the server counts them; None where it does not."""
         if target.count is None:
             return None
-        with contextlib.suppress(BitnetChatError, Lost, Refused, ValueError):
+        with contextlib.suppress(BitnetChatError, Lost, Refused, ValueError, TimeoutError):
             body = await self._in_thread(sent, self.wire, question, options, self._fit, target)
-            return await self._line.within(target.count(body.content))
+            async with asyncio.timeout(_PATIENCE):
+                return await self._line.within(target.count(body.content))
         return None
 
     async def _in_thread(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:

@@ -55,6 +55,9 @@ class Child(Protocol):
     def interrupt(self) -> None:
         """SIGINT, as Ctrl-C on a terminal of its own would send."""
 
+    def has_output(self) -> bool:
+        """False where it has closed its output and lives on, which no read tells while its input is open."""
+
     def drain_log(self) -> None:
         """Deliver what the log holds by now, so that it is not behind the output."""
 
@@ -62,7 +65,7 @@ class Child(Protocol):
         """Call back, on the event loop, when all that it has written to its output until now was delivered."""
 
     def kill(self) -> None:
-        """SIGKILL to the process and all it started. ``exited`` follows."""
+        """SIGKILL to the process and its group. ``exited`` follows, when all it started is ended as well."""
 
 
 def pty_is_available() -> bool:

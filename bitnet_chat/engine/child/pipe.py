@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bitnet_chat.engine.child import Sink, environment
+from bitnet_chat.engine.child.descendants import end_marked, new_mark
 
 _CHUNK = 1 << 16
 _LAG, _LONG_LAG = 0.001, 0.05
@@ -31,6 +32,7 @@ class PipeChild:
 
     def __init__(self, argv: Sequence[str], sink: Sink, loop: asyncio.AbstractEventLoop, cwd: Path | None) -> None:
         self._sink, self._loop = sink, loop
+        self._mark = new_mark()
         flags, prepare, command = 0, None, list[str | bytes](argv)
         if sys.platform == "win32":
             flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
@@ -42,7 +44,7 @@ class PipeChild:
             command,
             bufsize=0,
             cwd=cwd,
-            env=environment(),
+            env=environment() | self._mark,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -75,6 +77,9 @@ class PipeChild:
         if sys.platform != "win32" and self._open:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGINT)
+
+    def has_output(self) -> bool:
+        return True  # the end of a pipe is told
 
     def drain_log(self) -> None:
         """Nothing to do: the thread reads at once, and what it read is on its way."""
@@ -153,6 +158,7 @@ class PipeChild:
 
     def _wait(self, readers: list[threading.Thread]) -> None:
         code = self._process.wait()
+        end_marked(self._mark)
         for reader in readers:
             reader.join(1.0)  # a process it left behind may hold the pipe open for ever
         self._input.put(None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bitnet_chat.engine.child import Sink, environment
+from bitnet_chat.engine.child.descendants import end_marked, has_terminal, new_mark
 from bitnet_chat.engine.child.lifeline import as_bytes, preparer
 
 assert sys.platform != "win32"
@@ -23,6 +25,7 @@ assert sys.platform != "win32"
 from ptyprocess import PtyProcess  # noqa: E402
 
 _CHUNK = 1 << 16
+_TIOCGPTN = 0x80045430  # asm-generic/ioctls.h: the number of the terminal
 _ONE_TURN = 1 << 18  # bytes taken in one go, so that a flood does not keep the loop from anything else
 _READ_ERRORS = (BlockingIOError, InterruptedError)
 # Seconds without output after which the log is watched again. An engine that tells its loading in 500 kB while it draws
@@ -40,6 +43,7 @@ class PtyChild:
     def __init__(self, argv: Sequence[str], sink: Sink, loop: asyncio.AbstractEventLoop, cwd: Path | None) -> None:
         self._sink, self._loop = sink, loop
         self._log, log_end = os.pipe()
+        self._mark = new_mark()
         prepare = preparer(raw_terminal=True)
 
         def in_child() -> None:
@@ -51,7 +55,7 @@ class PtyChild:
             self._process = PtyProcess.spawn(
                 as_bytes(argv),
                 cwd=cwd,
-                env=environment(),
+                env=environment() | self._mark,
                 preexec_fn=in_child,
                 dimensions=(1000, 1000),
                 pass_fds=(log_end,),
@@ -82,6 +86,13 @@ class PtyChild:
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
+
+    def has_output(self) -> bool:
+        if sys.platform != "linux" or not self._open:
+            return True
+        else:  # noqa: RET505  # without it the checker takes the rest for dead code on other platforms
+            number = fcntl.ioctl(self._terminal, _TIOCGPTN, bytes(4))
+            return has_terminal(self.pid, f"/dev/pts/{int.from_bytes(number, sys.byteorder)}")
 
     def drain_log(self) -> None:
         if not self._open:
@@ -176,6 +187,7 @@ class PtyChild:
             code = os.waitstatus_to_exitcode(status)
         except ChildProcessError:  # reaped elsewhere
             code = 0
+        end_marked(self._mark)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self._ended, code)
 

@@ -33,6 +33,8 @@ class EngineOptions:
     sampling: Sampling = field(default_factory=Sampling)
     """What one reply wants otherwise, and what there are no settings for."""
     max_tokens: int | None = None
+    batch_size: int | None = None
+    """Tokens of a prompt that are evaluated at once: a stop is heard only between two batches."""
     rpc: tuple[str, ...] = ()
     """Addresses of rpc-servers that hold layers of the model."""
     overrides: tuple[str, ...] = ()
@@ -87,6 +89,8 @@ class Talk(Protocol):
 
     closes_interrupted: bool
     """Whether an interrupted reply is well-formed in the engine's own history."""
+    hears_while_reading: bool
+    """Whether an interrupt ends the reading of a prompt, between two batches; where not, all of it is read first."""
     no_message: bytes | None
     """Input that makes the engine show its prompt again and do nothing else; None where there is none."""
     max_tokens: int | None
@@ -126,6 +130,10 @@ class Talk(Protocol):
         """How ``text``, clean, is put to an engine that was started with ``launch``, has ``history`` and has evaluated
         ``context``; None where nothing that can be written gives the tokens of the chat template. Without ``text`` the
         engine goes on with the reply that ``history`` ends with."""
+
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        """Render what a turn of ``text`` after ``history`` needs, so that it is at hand: a template may take seconds,
+        and this is called in a thread. What goes wrong is raised where it is needed."""
 
     def preparation(self, history: Conversation) -> Input | None:
         """What makes a running engine read ``history`` before a message is known; None where nothing does."""

@@ -18,7 +18,7 @@ from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import GO_ON, EngineOptions, Input, Launch, common_flags, left_out
-from bitnet_chat.prompt.segments import Opening, PromptSegments, joined
+from bitnet_chat.prompt.segments import PLACEHOLDER, Opening, PromptSegments, joined
 from bitnet_chat.prompt.specials import note
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.prompt.verbatim import encode_lines
@@ -28,13 +28,12 @@ from bitnet_chat.stream.decoder import encode
 from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.thinking import Tags, ThinkingFramer, leaves_open
 
-_ANY_MESSAGE = "What else?"
-
 
 class ClassicTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
 
     closes_interrupted = False
+    hears_while_reading = False
     no_message: bytes | None = None  # an empty line makes it go on with its own reply
     go_on_message = ""
     max_tokens: int | None = None
@@ -116,8 +115,9 @@ class ClassicTalk:
     def _framer(self, opening: Opening) -> Framer:
         ordered = self._binary.traits.ordered
         framer: Framer
-        if self._binary.verbosity() and not (ordered and opening.in_prefix):
-            framer = LoggedClassicFramer(opening.in_prefix, opening.in_suffix)
+        if self._binary.verbosity():
+            ordered = ordered and bool(opening.in_prefix)
+            framer = LoggedClassicFramer(opening.in_prefix, opening.in_suffix, ordered=ordered)
         else:
             framer = ClassicFramer(opening.in_prefix, opening.in_suffix, ordered=ordered)
         if self._thinking is None:
@@ -139,11 +139,14 @@ class ClassicTalk:
         typed = self._segments.typed(context, launch.in_prefix, prompt)
         return Input(encode_lines(_valid(typed)), prompt) if typed is not None else None
 
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        self._segments.render_ahead(history, text)
+
     def preparation(self, history: Conversation) -> Input | None:
         return None
 
     def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
-        if self.input(launch, context, history, _ANY_MESSAGE) is not None:
+        if self.input(launch, context, history, PLACEHOLDER) is not None:
             return True
         return not self._segments.opening(history).is_open
 

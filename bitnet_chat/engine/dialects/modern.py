@@ -26,6 +26,7 @@ class ModernTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
 
     closes_interrupted = True
+    hears_while_reading = True
     no_message: bytes | None = b"\n"
     go_on_message = "Continue your last reply exactly where it stops. Repeat nothing of it, and add nothing before."
     carries_all = False
@@ -58,6 +59,7 @@ class ModernTalk:
         options = replace(self._options, sampling=(sampling or Sampling()).over(advised))
         argv = [str(binary.path), *common_flags(binary, options)]
         argv += binary.option("--n-predict", options.max_tokens or -1)
+        argv += binary.option("--batch-size", options.batch_size) if options.batch_size else []
         # "trace" tells the tokens of each turn, "debug" also whether a reply that has reached its limit is whole.
         if verbosity := binary.verbosity("debug" if options.max_tokens else "trace"):
             argv += binary.option("--log-verbosity", verbosity)
@@ -81,6 +83,9 @@ class ModernTalk:
     ) -> Input | None:
         named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
         return Input(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
+
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        pass  # it renders by itself
 
     def preparation(self, history: Conversation) -> Input | None:
         return None

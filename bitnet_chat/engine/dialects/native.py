@@ -27,6 +27,7 @@ class NativeTalk:
     """See :class:`bitnet_chat.engine.dialects.Talk`."""
 
     closes_interrupted = True
+    hears_while_reading = True
     no_message: bytes | None = None
     go_on_message = ""
     carries_all = True
@@ -61,7 +62,7 @@ class NativeTalk:
         unfinished: bool = False,
         sampling: Sampling | None = None,
     ) -> Launch:
-        self._segments.render(history.with_user("?"))  # a template that refuses is told before a model is loaded
+        self._segments.before_message(history)  # a template that refuses is told before a model is loaded
         framer = NativeFramer()
         thinking = self._thinking
         return Launch(
@@ -99,6 +100,9 @@ class NativeTalk:
             loose_end=loose_end,
             stop=encode(Stop(number)),
         )
+
+    def render_ahead(self, history: Conversation, text: str) -> None:
+        self._segments.render_ahead(history, text)
 
     def preparation(self, history: Conversation) -> Input | None:
         if not history.messages:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
+from bitnet_chat.engine.native.batch_size import LEAST
 from bitnet_chat.engine.native.embedding import mean
 from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, RequestError, Settings, Sink
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
@@ -29,7 +30,6 @@ _WHY: dict[str, FailureKind] = {
     "exceed_context_size_error": "context_full",
     "not_supported_error": "unsupported",
 }
-_LEAST_BATCH = 16
 _EMBEDDED = 8192
 _LAST = "exiting due to"
 _WAITS, _WAIT = 100, 0.01
@@ -61,7 +61,7 @@ def _parameters(library: Any, settings: Settings, key: str) -> Any:
     given.n_parallel = settings.sequences
     # A text is embedded in one batch.
     whole = (settings.context_size or _EMBEDDED) if settings.embeddings else 0
-    given.n_batch = given.n_ubatch = whole or settings.batch(_LEAST_BATCH)
+    given.n_batch = given.n_ubatch = whole or settings.batch(LEAST)
     if settings.threads:
         given.cpuparams.n_threads = given.cpuparams_batch.n_threads = settings.threads
     given.api_keys = [key]

@@ -126,7 +126,7 @@ class ChatDesk:
                 opening = await self._opening(id, conversation, generation, recorder)
                 live = Live(opening, generation, self._linger)
                 room.begin(live)
-                if not stored.title and recorder.title:
+                if recorder.title not in ("", stored.title):
                     room.tell(Changed(recorder.title))
             finally:
                 if live is None:

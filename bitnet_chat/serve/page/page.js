@@ -195,7 +195,7 @@ function listChanged() {
 
 thread.addEventListener("start", () => { setBusy(); $("rate").textContent = ""; sidebar.refresh() })
 thread.addEventListener("end", () => { setBusy(); $("rate").textContent = ""; listChanged() })
-thread.addEventListener("rate", ({ detail }) => { $("rate").textContent = `${detail.toFixed(1)} tok/s` })
+thread.addEventListener("rate", ({ detail }) => { $("rate").textContent = `~${detail.toFixed(1)} tok/s` })
 thread.addEventListener("usage", ({ detail }) => usage(detail))
 thread.addEventListener("titled", ({ detail }) => setTitle(detail))
 thread.addEventListener("deleted", ({ detail }) => leave(detail))

@@ -198,7 +198,7 @@ export class Thread extends EventTarget {
     this.stick()
   }
 
-  // Pieces a second, from the second one on: the first may be all that was said before this page came.
+  // Pieces a second, which are not always tokens, from the second one on: the first may be all that was said before this page came.
   count() {
     const now = performance.now()
     this.times ??= []

@@ -1,0 +1,138 @@
+"""A chat template as a Jinja program, in the environment that ``transformers`` gives it. Pure.
+
+Jinja's sandbox keeps a template from files and processes, but not from taking all the time and memory that there is.
+Templates that come with a model therefore run in a process with limits: :mod:`bitnet_chat.sandbox`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from jinja2.ext import Extension
+
+_TOLD = 300
+"""Characters of an error that are told: a template may raise a text of any length."""
+
+
+class Kind(StrEnum):
+    UNREADABLE = "unreadable"
+    """It is no Jinja text. Other programs read some that are none here."""
+    REFUSED = "refused"
+    """It says itself that it has no form for this conversation."""
+    FAILED = "failed"
+    LIMIT = "limit"
+    """It takes more time, memory or output than a template may."""
+
+
+class TemplateFault(Exception):
+    """``text``: one line."""
+
+    def __init__(self, kind: Kind, text: str) -> None:
+        super().__init__(text)
+        self.kind, self.text = kind, text
+
+
+class Program(Protocol):
+    """A template that was read."""
+
+    def run(self, variables: Mapping[str, object], now: datetime) -> str:
+        """What it writes. ``variables``: as JSON can hold them. Raises TemplateFault."""
+
+
+class JinjaProgram:
+    """Runs in this process. ``most``: characters of output, None: without limit."""
+
+    def __init__(self, source: str) -> None:
+        """Raises TemplateFault."""
+        from jinja2 import TemplateSyntaxError
+
+        try:
+            self._template = _environment().from_string(source)
+        except TemplateSyntaxError as error:
+            raise TemplateFault(Kind.UNREADABLE, _told(error)) from None
+        except Exception as error:  # constants are computed while it is read
+            raise _fault(error) from None
+
+    def run(self, variables: Mapping[str, object], now: datetime, most: int | None = None) -> str:
+        pieces: list[str] = []
+        length = 0
+        try:
+            for piece in self._template.generate(**variables, strftime_now=now.strftime):
+                length += len(piece)
+                if most is not None and length > most:
+                    raise TemplateFault(Kind.LIMIT, f"it writes more than {most:,} characters")
+                pieces.append(piece)
+            return "".join(pieces)
+        except (_Refusal, TemplateFault) as error:
+            raise error if isinstance(error, TemplateFault) else TemplateFault(Kind.REFUSED, _told(error)) from None
+        except Exception as error:  # a template can make Jinja and Python raise anything
+            raise _fault(error) from None
+
+
+class _Refusal(Exception):
+    """Raised by a template with ``raise_exception``."""
+
+
+def _fault(error: Exception) -> TemplateFault:
+    if isinstance(error, MemoryError):
+        return TemplateFault(Kind.LIMIT, "it takes more memory than a template may")
+    return TemplateFault(Kind.FAILED, _told(error))
+
+
+def _told(error: Exception) -> str:
+    from jinja2 import TemplateError
+
+    text = " ".join(str(error)[:_TOLD].split())
+    return text if text and isinstance(error, (TemplateError, _Refusal)) else f"{type(error).__name__}: {text}"
+
+
+def _environment() -> Environment:
+    """The one that Hugging Face's apply_chat_template gives a template; templates are written against it."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation_tag()]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    return environment
+
+
+def _generation_tag() -> type[Extension]:
+    """The tag ``{% generation %} … {% endgeneration %}``, which marks what a model is trained to write and renders as
+    its content. Made here, as Jinja is imported late."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+
+    class GenerationTag(Extension):
+        def __init__(self, environment: Environment) -> None:
+            super().__init__(environment)
+            self.tags = {"generation"}
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return GenerationTag
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As ``transformers`` defines the filter, which differs from Jinja's own: nothing is escaped for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise(message: str) -> None:
+    raise _Refusal(message)

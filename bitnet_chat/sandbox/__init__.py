@@ -1,0 +1,199 @@
+"""Chat templates of others, each in a process of its own with limits of time, memory and output.
+
+A template is a program that comes inside a model file. Three loops in one another or ``'a' * 3000000000`` would stop
+this program for good: a thread cannot be ended from outside, a process can. It is started when a template is read, and
+answers one request after another until the template is not used any more. Templates of our own run in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import bitnet_chat
+from bitnet_chat.progress import size as in_words
+from bitnet_chat.prompt.builtin import OWN
+from bitnet_chat.prompt.jinja import JinjaProgram, Kind, Program, TemplateFault
+from bitnet_chat.sandbox.form import Limits, read_answer, write_request
+
+_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from bitnet_chat.sandbox.child import run; run()"
+_LOOK = 0.05
+"""Seconds between two looks at the memory of a process that computes."""
+_END_WITHIN = 1.0  # seconds between the end of its output and that of the process
+_LOCK = threading.Lock()
+_WINDOWLESS = 0
+if sys.platform == "win32":
+    _TOOK_TOO_LONG = 1
+    _WINDOWLESS = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
+else:
+    _TOOK_TOO_LONG = -signal.SIGPROF
+
+
+def program_of(source: str) -> Program:
+    """A template that was read; the same for the same text, as long as it is used. May take 0.2 s. Raises
+    TemplateFault."""
+    if source in OWN:
+        return JinjaProgram(source)
+    with _LOCK:
+        found = _PROGRAMS.get(source)
+        if found is None:
+            found = _PROGRAMS[source] = SandboxedProgram(source)
+    return found
+
+
+class SandboxedProgram:
+    """See :class:`bitnet_chat.prompt.jinja.Program`. ``run`` blocks, at most for the time of its limits. Any thread may
+    call it; the process answers one of them after the other."""
+
+    def __init__(self, source: str, limits: Limits | None = None) -> None:
+        """``limits``: of the smallest request. Raises TemplateFault."""
+        self._source, self._limits = source, limits or Limits()
+        self._lock = threading.Lock()
+        self._holder = _Holder()
+        weakref.finalize(self, self._holder.end)
+        with self._lock:
+            self._start()
+
+    @property
+    def pid(self) -> int | None:
+        process = self._holder.process
+        return process.pid if process is not None else None
+
+    def run(self, variables: Mapping[str, object], now: datetime) -> str:
+        try:
+            content = json.dumps({"variables": variables, "now": now.isoformat()})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise TemplateFault(Kind.FAILED, f"the conversation cannot be given to it ({error})") from None
+        with self._lock:
+            if self._holder.process is None or self._holder.process.poll() is not None:
+                self._start()
+            return str(self._ask(content, self._limits.for_input(len(content), _length(variables)))["text"])
+
+    def _start(self) -> None:
+        try:
+            self._holder.start()
+        except (OSError, TypeError) as error:  # TypeError: this program runs without an interpreter of its own
+            raise TemplateFault(Kind.FAILED, f"no process can be started to render it ({error})") from None
+        self._ask(json.dumps({"source": self._source}), self._limits)
+
+    def _ask(self, content: str, limits: Limits) -> dict[str, Any]:
+        process = self._holder.process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        watch, answer = _Watch(process, limits), b""
+        with watch, contextlib.suppress(OSError):
+            write_request(process.stdin, limits, content.encode("ascii"))
+            answer = read_answer(process.stdout)
+        try:
+            found: dict[str, Any] = json.loads(answer)
+        except ValueError:
+            self._holder.end(within=_END_WITHIN)
+            raise _of_end(process.returncode, limits, watch.reason) from None
+        if "fault" in found:
+            raise TemplateFault(Kind(found["fault"]), found["text"])
+        return found
+
+
+_PROGRAMS: weakref.WeakValueDictionary[str, SandboxedProgram] = weakref.WeakValueDictionary()
+
+
+class _Holder:
+    """The process of a program, apart from it, so that it can be ended when the program is gone."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.end()
+        root = Path(bitnet_chat.__file__).parent.parent
+        path = [str(root), *(each for each in sys.path if each and Path(each).is_absolute())]
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, json.dumps(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=root.anchor,  # it holds no folder
+            start_new_session=True,  # Ctrl-C is for us
+            creationflags=_WINDOWLESS,
+        )
+
+    def end(self, within: float = 0.0) -> None:
+        """``within``: seconds that it has to end by itself."""
+        process, self.process = self.process, None
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(within)
+            with contextlib.suppress(OSError):
+                process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    if stream is not None:
+                        stream.close()
+
+
+class _Watch:
+    """Ends a process that is over its limits where it does not end by itself: macOS and Windows limit no memory."""
+
+    def __init__(self, process: subprocess.Popen[bytes], limits: Limits) -> None:
+        self.reason = ""
+        self._process, self._limits = process, limits
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name=f"template-{process.pid}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *of_error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        looks = int(self._limits.wall / _LOOK)
+        for _ in range(looks):
+            if self._over.wait(_LOOK):
+                return
+            if _resident(self._process.pid) > self._limits.memory:
+                self.reason = _too_large(self._limits)
+                break
+        else:
+            self.reason = f"it gives no answer within {self._limits.wall:.0f} s"
+        self._process.kill()
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory; 0 where nothing tells."""
+    try:
+        import psutil
+
+        return int(psutil.Process(pid).memory_info().rss)
+    except Exception:  # it is not there, or has ended
+        return 0
+
+
+def _of_end(code: int | None, limits: Limits, reason: str) -> TemplateFault:
+    if reason:
+        return TemplateFault(Kind.LIMIT, reason)
+    if code == _TOOK_TOO_LONG:
+        return TemplateFault(Kind.LIMIT, f"it takes longer than {limits.seconds:.0f} s")
+    if code == -getattr(signal, "SIGKILL", 0):
+        return TemplateFault(Kind.LIMIT, _too_large(limits))
+    return TemplateFault(Kind.FAILED, f"the process that renders it has crashed (exit code {code})")
+
+
+def _too_large(limits: Limits) -> str:
+    return f"it takes more than {in_words(limits.memory)} of memory"
+
+
+def _length(variables: Mapping[str, object]) -> int:
+    messages = variables.get("messages")
+    return len(messages) if isinstance(messages, list) else 0

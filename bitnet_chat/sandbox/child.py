@@ -1,0 +1,72 @@
+"""The process of one chat template: reads its source, then renders one conversation after another until its input ends.
+
+It limits itself. The clock of the processor ends it in the middle of whatever it computes, also when this program has
+been killed meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from bitnet_chat.prompt.jinja import JinjaProgram, TemplateFault
+from bitnet_chat.sandbox.form import Limits, read_request, write_answer
+
+
+def run() -> None:
+    source, to = sys.stdin.buffer, sys.stdout.buffer
+    import jinja2.ext
+    import jinja2.sandbox  # noqa: F401  # before the first limit: on a slow computer this takes a second
+
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    program: JinjaProgram | None = None
+    while (request := read_request(source)) is not None:
+        limits, content = request
+        given = json.loads(content)
+        answer: dict[str, Any] = {}
+        try:
+            with _limited(limits):
+                if program is None:
+                    program = JinjaProgram(given["source"])
+                else:
+                    now = datetime.fromisoformat(given["now"])
+                    answer["text"] = program.run(given["variables"], now, limits.output)
+        except TemplateFault as fault:
+            answer = {"fault": fault.kind, "text": fault.text}
+        write_answer(to, json.dumps(answer).encode("ascii"))
+
+
+@contextlib.contextmanager
+def _limited(limits: Limits) -> Iterator[None]:
+    if sys.platform == "win32":
+        # Ends the process with exit code 1, whatever it does; counts the time on the wall.
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+            faulthandler.dump_traceback_later(3 * limits.seconds, exit=True, file=nowhere)
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+    else:  # without it the checker takes the rest for dead code on other platforms
+        import resource
+
+        former = resource.getrlimit(resource.RLIMIT_AS)
+        with contextlib.suppress(OSError, ValueError):  # macOS has it by name only
+            resource.setrlimit(resource.RLIMIT_AS, (limits.memory, former[1]))
+        signal.setitimer(signal.ITIMER_PROF, limits.seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_AS, former)

@@ -1,0 +1,56 @@
+"""What passes between this program and the process of a template: bytes behind a head of numbers. Pure."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import IO, Self
+
+_REQUEST, _ANSWER = struct.Struct(">dQQQ"), struct.Struct(">Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a template may take for one answer. An ordinary one takes some milliseconds and a few megabytes."""
+
+    seconds: float = 2.0
+    """Of the processor."""
+    memory: int = 512 << 20
+    """Bytes, those of the process itself included."""
+    output: int = 1_000_000
+    """Characters."""
+
+    @property
+    def wall(self) -> float:
+        """Seconds after which the process is stopped or has not been given the processor."""
+        return 10 + 10 * self.seconds
+
+    def for_input(self, size: int, messages: int) -> Self:
+        """``size``: characters of a conversation as JSON."""
+        seconds = self.seconds + messages / 10_000 + size / 5_000_000
+        return type(self)(seconds, self.memory + 32 * size, self.output + 8 * size)
+
+
+def write_request(to: IO[bytes], limits: Limits, content: bytes) -> None:
+    to.write(_REQUEST.pack(limits.seconds, limits.memory, limits.output, len(content)) + content)
+    to.flush()
+
+
+def read_request(source: IO[bytes]) -> tuple[Limits, bytes] | None:
+    """None at the end."""
+    head = source.read(_REQUEST.size)
+    if len(head) < _REQUEST.size:
+        return None
+    seconds, memory, output, size = _REQUEST.unpack(head)
+    return Limits(seconds, memory, output), source.read(size)
+
+
+def write_answer(to: IO[bytes], content: bytes) -> None:
+    to.write(_ANSWER.pack(len(content)) + content)
+    to.flush()
+
+
+def read_answer(source: IO[bytes]) -> bytes:
+    """Empty or cut off where the process has ended."""
+    head = source.read(_ANSWER.size)
+    return source.read(_ANSWER.unpack(head)[0]) if len(head) == _ANSWER.size else b""
