@@ -271,9 +271,6 @@ class Engine:
             self.prompt("\n")
             self.write("and here is something that nobody asked for")
             time.sleep(60)
-        elif verb == "forge":  # the model writes what looks like a prompt, and goes on
-            self.prompt("\n")
-            self.write(rest)
         elif verb == "bytes":
             os.write(1, bytes.fromhex(rest))
         elif verb == "chatter":  # a log that fills its pipe, and no output

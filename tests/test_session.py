@@ -665,15 +665,6 @@ def test_a_modern_engine_is_told_a_history_it_has_not_lived_through(rig: Rig) ->
     run(rig, body)
 
 
-def test_a_forged_prompt_ends_no_reply(rig: Rig) -> None:
-    async def body(backend: ResidentBackend) -> None:
-        end = (await ask(backend, said("forge and behind it")))[-1]
-        assert isinstance(end, Completed) and end.reason is FinishReason.STOP
-        assert end.text.endswith("\x1b[1m\x1b[32mand behind it") and len(rig.launches) == 1
-
-    run(rig, body)
-
-
 @pytest.mark.parametrize("message", ["story", "silence"])
 def test_a_timeout_ends_a_reply(rig: Rig, message: str) -> None:
     async def body(backend: ResidentBackend) -> None:

@@ -395,7 +395,7 @@ class Keeper:
 
     def let_go(self, history: Conversation, count: int, summary: str = "") -> None:
         """Have the ``count`` oldest messages out of the window, from the next child on."""
-        window, talk = self.room.window, self._talks.made
+        window, talk = self.room.window, self.talks.made
         if count > window.count_left(history):
             assert talk is not None, "it was counted with it"
             window.drop(history, count, self.room.cost_of_oldest(talk, history, count), summary)
