@@ -47,7 +47,7 @@ def asked(chat: BaseChatModel, tools: BaseChatModel, missing: BaseChatModel, met
     got["told"] = tools.bind_tools([get_weather]).invoke(history).content
     got["structured"] = chat.with_structured_output(Answer, method=method).invoke("Is it?").model_dump()
     got["unknown"] = error(missing, "hello")
-    got["long"] = error(chat, "word " * 20_000)
+    got["long"] = error(chat, "word " * 2_500)
     return got
 
 

@@ -59,7 +59,7 @@ def asked(prefix: str, base: str) -> dict[str, Any]:
     got["told"] = ask("tool-demo", "", messages, tools=[WEATHER]).choices[0].message.content
     got["structured"] = ask("bitnet-demo", "Is it?", response_format=Answer).choices[0].message.content
     got["unknown"] = error("missing", "hello")
-    got["long"] = error("bitnet-demo", "word " * 20_000)
+    got["long"] = error("bitnet-demo", "word " * 2_500)
     return got
 
 

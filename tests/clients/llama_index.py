@@ -31,7 +31,7 @@ def asked(demo: Any, tools: Any, missing: Any) -> dict[str, Any]:
     calls = tools.get_tool_calls_from_response(reply, error_on_no_tool_call=False)
     got["call"] = [[call.tool_name, call.tool_kwargs] for call in calls]
     got["unknown"] = error(missing, "hello")
-    got["long"] = error(demo, "word " * 20_000)
+    got["long"] = error(demo, "word " * 2_500)
     return got
 
 

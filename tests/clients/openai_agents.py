@@ -47,6 +47,6 @@ async def main(url: str) -> dict[str, Any]:
     structured = await Runner.run(agent("bitnet-demo", output_type=Answer), "Is it?")
     got["structured"] = structured.final_output.model_dump()
     got["unknown"] = await error("missing", "hello")
-    got["long"] = await error("bitnet-demo", "word " * 20_000)
+    got["long"] = await error("bitnet-demo", "word " * 2_500)
     await client.close()
     return got

@@ -46,5 +46,5 @@ async def main(url: str) -> dict[str, Any]:
     structured = await agent("bitnet-demo", output_type=NativeOutput(Answer)).run("Is it?")
     got["structured"] = structured.output.model_dump()
     got["unknown"] = await error("missing", "hello")
-    got["long"] = await error("bitnet-demo", "word " * 20_000)
+    got["long"] = await error("bitnet-demo", "word " * 2_500)
     return got
