@@ -81,3 +81,8 @@ def _missing(why: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(why, pytrace=False)
     pytest.skip(why)
+
+
+if __name__ == "__main__":  # ahead of the tests, which then need no network
+    python()
+    node_modules()
