@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parent.parent
 # All that the scripts may need before anything is installed.
 FIRST_MODULES = [
     *("__init__.py", "version.py", "errors.py"),
-    *("engine/__init__.py", "engine/diagnosis.py", "engine/job.py", "engine/lock.py", "progress.py"),
+    *("engine/__init__.py", "engine/diagnosis.py", "engine/job.py", "engine/lock.py", "progress.py", "terminal.py"),
 ]
 
 # Writes down its arguments. As ``-m venv`` it makes an environment with itself as python, as ``-m pip`` it "installs" a

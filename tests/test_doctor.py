@@ -257,7 +257,7 @@ def test_journals_that_others_may_read_or_that_are_newer() -> None:
         assert found.status is Status.WARN and found.remedy.startswith("chmod 600")
         path.chmod(0o600)
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 9999")
+    connection.execute("PRAGMA user_version = 99")
     connection.close()
     assert "later version" in files.journal(wanted=True).seen
 

@@ -59,7 +59,9 @@ def test_those_that_a_flag_of_ours_stands_for_are_taken_out() -> None:
     assert all(TAKEN.values())
 
 
-def test_the_flags_that_we_give_have_no_variable_that_passes(engine: EngineBinary) -> None:
+def test_the_flags_that_we_give_have_no_variable_that_passes(
+    engine: EngineBinary, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Held against what the engine itself says about its variables."""
     import subprocess
 
@@ -79,7 +81,9 @@ def test_the_flags_that_we_give_have_no_variable_that_passes(engine: EngineBinar
     argv = talk.launch(Conversation().with_system("a").with_user("b").with_assistant("c")).argv
     given = [variables[flag] for flag in argv if flag in variables]
     assert len(given) >= 5
-    assert [name for name in given if not reason(name)] == []
+    assert [name for name in given if not reason(name)] == ["LLAMA_ARG_BATCH"] * ("--batch-size" in argv)
+    monkeypatch.setenv("LLAMA_ARG_BATCH", "64")  # the user's own: then there is no flag
+    assert "--batch-size" not in ResidentBackend(settings).talk().launch(Conversation().with_user("b")).argv
 
 
 def test_what_an_engine_gets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
+from bitnet_chat.engine.variables import chooses_batch_size
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models.names import name_of
 from bitnet_chat.prompt.specials import SpecialTokens
@@ -129,8 +131,9 @@ class LlamaServer:
         self._extra = share.extra
         argv += option("--threads", share.number)
         # A client that has gone is noticed between two batches. Each slot has a token in one.
-        size = batch_size("", header.size, share.number or processors.usable())
-        argv += option("--batch-size", max(size, 2 * self.parallel))
+        if not chooses_batch_size(os.environ):
+            size = batch_size("", header.size, share.number or processors.usable())
+            argv += option("--batch-size", max(size, 2 * self.parallel))
         argv += [*option("--jinja"), *option("--context-shift", "off"), *option("--slots"), *option("--ui", "off")]
         argv += [*option("--cache-ram", _CACHE), *log_flags(self.binary)]
         argv += option("--rpc", ",".join(self._rpc)) if self._rpc else []

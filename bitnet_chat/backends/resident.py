@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.selection import Wish, judge, select
 from bitnet_chat.engine.session import Session
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
+from bitnet_chat.engine.variables import chooses_batch_size
 from bitnet_chat.errors import BitnetChatError, ModelError, Unsupported, UsageError
 from bitnet_chat.events import Event
 from bitnet_chat.models import conversion
@@ -283,7 +285,9 @@ class ResidentBackend:
             seed=None if settings.seed < 0 else settings.seed,
             sampling=replace(advised, temperature=None),
             max_tokens=settings.max_tokens or None,
-            batch_size=batch_size("", header.size, share.number or processors.usable()),
+            batch_size=None
+            if chooses_batch_size(os.environ)
+            else batch_size("", header.size, share.number or processors.usable()),
             rpc=self._rpc,
             overrides=prepared.overrides,
             extra=share.extra,

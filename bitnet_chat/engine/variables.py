@@ -66,6 +66,11 @@ two threads beside two busy programs took 37 to 74 s for 100 tokens of SmolLM2; 
 either (measured on two cores)."""
 
 
+def chooses_batch_size(environment: Mapping[str, str]) -> bool:
+    """Whether the user has chosen how many tokens of a prompt are evaluated at once; a flag of ours would undo it."""
+    return any(name.upper() == _ARG + "BATCH" for name in environment)
+
+
 def passed(environment: Mapping[str, str]) -> dict[str, str]:
     """What an engine gets of ``environment``."""
     kept = {name: value for name, value in environment.items() if not reason(name)}
