@@ -38,6 +38,8 @@ def test_three_requests_that_have_nothing_in_common_take_one_process(
         *parse(["--port", "0", "-m", str(model), "--max-tokens", "8"], parser()), {"BITNET_CHAT_JOURNAL": "no"}
     )
 
+    before = {each.pid for each in psutil.Process().children()}
+
     async def main() -> set[int]:
         pids: set[int] = set()
         async with (
@@ -49,7 +51,7 @@ def test_three_requests_that_have_nothing_in_common_take_one_process(
                 answer = await client.post("/v1/chat/completions", json=said)
                 assert answer.status_code == 200, answer.text
                 pids |= {each.pid for each in psutil.Process().children()}
-        return pids
+        return pids - before
 
     assert len(asyncio.run(main())) == 1
     assert "the prebuilt engine llama.cpp answers" in capsys.readouterr().err
