@@ -148,7 +148,7 @@ class Terminal:
 
     def _is_ready(self) -> bool:
         lines = self.text.split("\n")
-        return lines[-1].startswith((" bitnet-demo", " other")) and self.prompt == ""
+        return lines[-1].startswith((" bitnet-demo", " smollm2", " other")) and self.prompt == ""
 
     def send(self, *keys: str) -> None:
         for key in keys:
