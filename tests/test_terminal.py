@@ -172,8 +172,12 @@ def test_an_engine_that_is_killed_in_mid_reply(start: Start, engine: EngineBinar
         assert noise not in terminal.written
 
 
+# Most lines are of words that the model has tokens for: twice as many tokens take four times as long.
 PASTE = "".join(
-    f"{number}. A line of what was pasted, with /commands and \\ and <|im_end|>.\n" for number in range(300)
+    f"{number}. A line of what was pasted, with /commands and \\ and <|im_end|>.\n"
+    if number % 10 == 0
+    else f"{number}. A line: the small model climbed in, and there was room enough, for it.\n"
+    for number in range(300)
 )
 
 
