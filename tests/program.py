@@ -23,7 +23,7 @@ if sys.platform != "win32":
     import pyte
 
 PATIENCE = 60.0  # seconds; nothing takes a tenth of it on an idle machine
-ENTER, CTRL_C, CTRL_D, CTRL_J, ESC, ARROW_UP = "\r", "\x03", "\x04", "\n", "\x1b", "\x1b[A"
+ENTER, CTRL_C, CTRL_D, CTRL_J, CTRL_U, ESC, ARROW_UP = "\r", "\x03", "\x04", "\n", "\x15", "\x1b", "\x1b[A"
 FIGURES = "first token after"
 _WARM = WarmProgram()
 _ROOT = Path(__file__).resolve().parent.parent
@@ -148,7 +148,7 @@ class Terminal:
 
     def _is_ready(self) -> bool:
         lines = self.text.split("\n")
-        return lines[-1].startswith((" bitnet-demo", " other")) and self.prompt == ""
+        return lines[-1].startswith((" bitnet-demo", " smollm2", " other")) and self.prompt == ""
 
     def send(self, *keys: str) -> None:
         for key in keys:
@@ -160,6 +160,17 @@ class Terminal:
         self.send(text, ENTER)
         self.until(lambda: self.times(text) > before and self._is_ready() and "\n>" in self.after(text))
         return self.after(text).rpartition("\n>")[0].rstrip()
+
+    def undo(self, message: str) -> None:
+        """Takes a short message back, which is on the prompt again, and clears the line."""
+        self.send("/undo", ENTER)
+        self.until(lambda: self.prompt == message and f"Taken back: {message}\n" in self.after("/undo"))
+        self.send(CTRL_U)
+        self.ready()
+
+    def told(self, text: str) -> int:
+        """How often it was shown, on one line or on several."""
+        return " ".join(self.scroll.split()).count(text)
 
     def times(self, text: str) -> int:
         """How often a short line was sent."""

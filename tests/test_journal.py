@@ -91,7 +91,7 @@ def test_a_conversation_comes_back(journal: Journal) -> None:
     assert (stored.model, stored.engine, stored.options) == ("a model", "an engine", {"max_tokens": 9})
     last = stored.records[-1]
     assert (last.model, last.engine, last.options) == ("a model", "an engine", {"max_tokens": 9})
-    assert last.stats == {"tokens": 3, "seconds": 1.5, "exact": False}
+    assert last.stats == {"tokens": 3, "seconds": 1.5, "exact": False, "first_tokens": 1}
     assert stored.created <= last.created <= stored.updated
     [entry] = journal.list()
     assert (entry.id, entry.title, entry.turns, entry.model, entry.state) == (id, "first", 2, "a model", State.WHOLE)

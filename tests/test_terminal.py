@@ -70,9 +70,9 @@ def test_a_conversation(start: Start, engine: EngineBinary, transport: str) -> N
     if engine.dialect.value == "classic":
         # The same history and no chance: the same words.
         assert terminal.say("/regen").rsplit("\n", 1)[0] == story.rsplit("\n", 1)[0]
-        terminal.say("/undo")
+        terminal.undo("tell me a long story")
         assert "2 turns in the conversation" in terminal.say("/stats")
-    assert "Taken back: " in terminal.say("/undo")
+    terminal.undo("thank you" if engine.dialect.value == "classic" else "tell me a long story")
     assert "The conversation starts anew." in terminal.say("/clear")
     assert "0 turns in the conversation" in terminal.say("/stats")
     assert "The system prompt is set." in terminal.say("/system You are brief.")
@@ -126,7 +126,7 @@ def test_stopping_a_story(start: Start, engine: EngineBinary, transport: str) ->
         assert marked.replace("\n", "").endswith("[stopped]")
         assert figures.endswith("· interrupted")
     assert "3 turns in the conversation" in terminal.say("/stats")
-    assert "Taken back: tell me a long story, number 3" in terminal.say("/undo")
+    terminal.undo("tell me a long story, number 3")
     terminal.leave()
     for noise in NOISE:
         assert noise not in terminal.written
@@ -142,9 +142,9 @@ def test_an_engine_that_is_killed_while_idle(start: Start, engine: EngineBinary,
         each.kill()
     assert_gone(idle)
     assert FIGURES in terminal.say("thank you")
-    assert terminal.written.count("restarted with the conversation") == 1
+    assert terminal.told("restarted with the conversation") == 1
     assert FIGURES in terminal.say("how do I leave?")
-    assert terminal.written.count("restarted with the conversation") == 1
+    assert terminal.told("restarted with the conversation") == 1
     assert "3 turns in the conversation" in terminal.say("/stats")
     terminal.leave()
 
@@ -160,20 +160,24 @@ def test_an_engine_that_is_killed_in_mid_reply(start: Start, engine: EngineBinar
     assert_gone(busy)
     terminal.until(lambda: "· the engine died" in terminal.after("tell me a story"))
     terminal.ready()
-    assert terminal.written.count("restarted with the conversation") == 1
+    assert terminal.told("restarted with the conversation") == 1
     generating(terminal, "and another one")
     terminal.send(ESC)
     terminal.ready()
     assert "[stopped]" in terminal.after("and another one").replace("\n", "")
     assert "2 turns in the conversation" in terminal.say("/stats")
-    assert terminal.written.count("restarted with the conversation") == 1
+    assert terminal.told("restarted with the conversation") == 1
     terminal.leave()
     for noise in NOISE:
         assert noise not in terminal.written
 
 
+# Most lines are of words that the model has tokens for: twice as many tokens take four times as long.
 PASTE = "".join(
-    f"{number}. A line of what was pasted, with /commands and \\ and <|im_end|>.\n" for number in range(300)
+    f"{number}. A line of what was pasted, with /commands and \\ and <|im_end|>.\n"
+    if number % 10 == 0
+    else f"{number}. A line: the small model climbed in, and there was room enough, for it.\n"
+    for number in range(300)
 )
 
 
@@ -246,7 +250,7 @@ def test_turns_after_faults(start: Start, transport: str, kind: str, tmp_path: P
     terminal.say("kill so far")
     assert "so far" in terminal.after("kill so far") and "engine died" in terminal.after("kill so far")
     assert "\nafter the death\n" in f"\n{terminal.say('say after the death')}"
-    assert terminal.written.count("restarted with the conversation") == 1
+    assert terminal.told("restarted with the conversation") == 1
     assert "4 turns" in terminal.say("/stats")
     terminal.leave()
 

@@ -298,7 +298,7 @@ def test_thinking(start: Start, mode: str, during: str, after: str) -> None:
     if mode == "show":
         assert tmux.look("Oh.") == "dim" and tmux.look("So it is.") == ""
     if mode == "fold":
-        assert re.search(r"> ponder\nthought for [0-9.]+ s, ~3 tokens · /thinking shows it\n", tmux.text)
+        assert re.search(r"> ponder\nthought for [0-9.]+ s, ~15 tokens · /thinking shows it\n", tmux.text)
 
 
 @pytest.mark.parametrize(("arguments", "variables"), [((), {"NO_COLOR": "1"}), (("--markdown", "off"), {})])
