@@ -11,7 +11,7 @@ As measured on llama-cli 0.5.0 with ``--simple-io`` and colours on:
 - thinking: grey, ``[Start thinking]`` … ``[End thinking]``, each with blank lines around, reset.
 
 A model can write such a prompt, too. The server inside logs ``all slots are idle`` when it has loaded, and behind the
-last token of each reply its timings and ``stop processing``: where the log tells that, no prompt before it ends a reply.
+last token of each reply its timings and ``stop processing``: where the log tells that, no prompt before it ends one.
 The last line may wait in the engine's queue until another follows (seen in 10 of 200 replies), so the timings count
 alone. After an interrupt or an error they may come late, or not at all.
 
