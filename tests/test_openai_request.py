@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Mapping
@@ -404,14 +405,18 @@ def test_messages_are_read_in_time_that_grows_with_their_number() -> None:
 
     def seconds(number: int, *kinds: dict[str, object]) -> float:
         given = Fields({"messages": [*kinds] * (number // len(kinds))}, notes=Notes())
-        began = time.process_time()
-        conversation_of(given.needed_objects("messages"))
-        return time.process_time() - began
+        gc.disable()  # what it takes depends on all that other tests have left
+        try:
+            began = time.process_time()
+            conversation_of(given.needed_objects("messages"))
+            return time.process_time() - began
+        finally:
+            gc.enable()
 
     kinds = [said("system"), said("user", "x" * 99), said("user"), said("assistant", None, tool_calls=[CALL])]
     kinds.append(said("tool", tool_call_id="c1"))
     few = min(seconds(MOST_MESSAGES // 10, *kinds) for _ in range(3))
-    assert seconds(MOST_MESSAGES, *kinds) < 30 * few
+    assert min(seconds(MOST_MESSAGES, *kinds) for _ in range(3)) < 30 * few
     with pytest.raises(Refused, match="10,001 messages; 10,000 is the most"):
         noted(messages=[said("user")] * (MOST_MESSAGES + 1))
 

@@ -103,6 +103,10 @@ def test_what_comes_out_does_not_depend_on_the_parts(limits: None) -> None:
     check()
 
 
+def blanks(html: str) -> str:
+    return re.sub(r"[ \t]+", " ", html)
+
+
 def squeezed(html: str) -> str:
     return re.sub(r"\s*\n\s*(?=<)|(?<=>)\s*\n\s*", "", html)
 
@@ -114,7 +118,8 @@ def test_it_is_what_the_parser_makes_of_the_whole(text: str) -> None:
     text = text.rstrip(" \t")  # in code that is open to the end the parser drops them, and they are kept here
     whole = visible(well_formed(text))
     at_once = clean(MARKDOWN.render(whole))
-    assert squeezed(html_of(text)) == squeezed(at_once)
+    # A tab that a list or a quotation has a part of may stand where the parser has blanks.
+    assert blanks(squeezed(html_of(text))) == blanks(squeezed(at_once))
 
 
 @settings(max_examples=60, deadline=None)

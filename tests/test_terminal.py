@@ -142,7 +142,7 @@ def test_an_engine_that_is_killed_while_idle(start: Start, engine: EngineBinary,
         each.kill()
     assert_gone(idle)
     assert FIGURES in terminal.say("thank you")
-    assert terminal.told("restarted with the conversation") == 1
+    assert terminal.told("restarted with the conversation") == 1, terminal.scroll
     assert FIGURES in terminal.say("how do I leave?")
     assert terminal.told("restarted with the conversation") == 1
     assert "3 turns in the conversation" in terminal.say("/stats")
