@@ -141,6 +141,7 @@ def test_an_engine_that_is_killed_while_idle(start: Start, engine: EngineBinary,
     for each in idle:
         each.kill()
     assert_gone(idle)
+    terminal.until(lambda: any(each not in idle for each in terminal.engines))  # it has noticed
     assert FIGURES in terminal.say("thank you")
     assert terminal.told("restarted with the conversation") == 1, terminal.scroll
     assert FIGURES in terminal.say("how do I leave?")
