@@ -136,7 +136,7 @@ def test_a_line_that_cannot_be_read_names_its_request_if_it_can() -> None:
     [
         ("toy.gguf", 2_000_000, 1, 512),
         ("smol.gguf", 98_362_432, 1, 16),
-        ("smol.gguf", 98_362_432, 4, 64),
+        ("smol.gguf", 98_362_432, 4, 32),
         ("2b.gguf", 1_200_000_000, 2, 16),
         ("70b.gguf", 40_000_000_000, 4, 16),
         ("70b-00001-of-00050.gguf", 90_000_000, 1, 16),

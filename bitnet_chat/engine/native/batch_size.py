@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 
 MOST = 512
-_RATE = 3e9
-"""Bytes of a model times tokens that a thread reads in 0.2 s, at the least of those that were measured."""
+_RATE = 1.5e9
+"""Bytes of a model times tokens that a thread reads in 0.1 s, at the least of those that were measured."""
 LEAST = 16
 """Less makes llama.cpp slower."""
 _PARTS = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
