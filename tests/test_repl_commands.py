@@ -52,7 +52,7 @@ def test_the_list_of_commands_fits_a_terminal() -> None:
 def test_no_number_of_a_conversation(id: str) -> None:
     outcome = do(f"/resume {id}")
     assert outcome.errand is None
-    assert outcome.lines == (f"{id} is no number of a conversation: /resume lists them.",)
+    assert outcome.lines == (f"{id} is not the number of a conversation: /resume lists them.",)
 
 
 def do(line: str, conversation: Conversation = TALK, tally: Tally | None = None) -> Outcome:

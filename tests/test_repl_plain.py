@@ -78,7 +78,7 @@ def test_escape_sequences_stay_text() -> None:
 def test_a_failure_goes_to_stderr() -> None:
     """Which the exit code tells as well: the first one."""
     out, err = Program().all("fail\ncount\n@gone.md\n/nothing\n", code=5)
-    assert "\n@gone.md is not a file: send the message as it is? Yes: nobody can be asked.\n" in err
+    assert "\n@gone.md is not a file: send the message as it is? Yes: stdin is not a terminal.\n" in err
     assert "The engine died\n  try again\n  | ␛[31mlog tail\n" in err
     assert out.startswith("1 messages")
 

@@ -63,7 +63,7 @@ def missing(text: str) -> list[str]:
 
 
 def meant(text: str) -> list[str]:
-    """The paths of the files that somebody must have meant who wrote this where mentions are words, each once."""
+    """The paths in mentions that look like files, each once, for texts in which a mention attaches nothing."""
     return [*dict.fromkeys([*mentioned(text), *missing(text)])]
 
 

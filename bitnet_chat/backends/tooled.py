@@ -37,8 +37,8 @@ class Interpreter:
 
     The engine's own words of each reply with calls are remembered, so that an engine that has them in its memory need
     not read them again in the words of the template. For a request that stands for itself they are known by the ids of
-    the calls, which nobody has who did not get that reply. A call that cannot be read is told to the model once, within
-    the same reply; the front end hears of it only if the model fails again.
+    the calls, which cannot be guessed: only a client that got that reply has them. A call that cannot be read is told
+    to the model once, within the same reply; the front end hears of it only if the model fails again.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ def _edit(path: Path) -> int:
 
 
 def _again(error: UsageError) -> bool:
-    """Asks whether to edit once more; no where nobody can be asked."""
+    """Asks whether to edit once more; no without a terminal to ask on."""
     if not can_be_asked():
         return False
     print(f"bitnet-chat: {visible(str(error))}", file=sys.stderr)

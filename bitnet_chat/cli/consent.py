@@ -39,10 +39,10 @@ def _answer(question: str, answers: str) -> str:
 def may_remove(things: Sequence[str]) -> bool:
     """Shows ``things``, a line each that is safe for a terminal, and asks whether they may go.
 
-    Raises UsageError where nobody can be asked.
+    Raises UsageError without a terminal to ask on.
     """
     if not can_be_asked():
-        raise UsageError("nobody can be asked whether to remove them", remedy="add --yes")
+        raise UsageError("stdin is not a terminal, so removal cannot be confirmed", remedy="add --yes")
     for thing in things:
         print(thing, file=sys.stderr)
     agreed = agrees(f"Remove {'it' if len(things) == 1 else 'them'} for good?", usually=False)

@@ -49,7 +49,7 @@ _PRINTED = (FinishReason.TIMEOUT, FinishReason.STALLED, FinishReason.INTERRUPTED
 def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
     """Reads the question now, while signals do what they always do: a read would keep the loop from hearing them."""
     journal = open_journal(settings)
-    stored = wanted(flags, journal, _say)  # first: whoever types a long question should not do so in vain
+    stored = wanted(flags, journal, _say)  # first: a long question is not to be typed in vain
     box = allowed_toolbox(flags, settings)
     question, files = _question(flags)
     before = stored.conversation if stored is not None else Conversation()
@@ -144,7 +144,7 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
         if sys.stdin.isatty():
             _say("reading the question from the terminal; Ctrl-D ends it")
         text = _decoded(sys.stdin.buffer.read(), "stdin")
-    if not flags.question:  # what an editor or echo adds at the end is no part of the question
+    if not flags.question:  # the newline that an editor or echo adds does not belong to the question
         text = text.removesuffix("\n").removesuffix("\r")
     if batch.is_blank(text):
         raise UsageError("the question is empty")
@@ -173,7 +173,7 @@ def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) 
 
 
 def _tell_mentions(jobs: Sequence[batch.Job]) -> None:
-    """One line, about all of them: a prompt may be anybody's text, and reads no file."""
+    """One line about all of them: a prompt may be foreign text, so it reads no file."""
     asked = [(job.index, job.conversation.last) for job in jobs if job.conversation is not None]
     lines = [(index, path) for index, last in asked if last is not None for path in meant(last.content)[:1]]
     if lines:

@@ -1,4 +1,4 @@
-"""What is shown with a conversation and is no part of it. Pure data."""
+"""What is shown beside a conversation and does not belong to it. Pure data."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class _Shown:
     message: Message
     details: Mapping[str, object]
     why: str = ""
-    """Why it is no part of the conversation; empty where it is."""
+    """Why it does not belong to the conversation; empty where it does."""
 
 
 def export(
@@ -73,8 +73,8 @@ def _beside(aside: Aside) -> _Shown:
 
 
 def restore(text: str) -> Conversation:
-    """The conversation in a JSON or JSON lines export, without what is no part of it. Raises UsageError for a text that
-    is none."""
+    """The conversation in a JSON or JSON lines export, without what is shown beside it. Raises UsageError for
+    another text."""
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):

@@ -22,7 +22,7 @@ class TalkOnDemand:
         if self.made is None:
             if self._making is None or self._making.done():
                 self._making = asyncio.ensure_future(in_daemon(self._make))
-            self.made = await asyncio.shield(self._making)  # somebody else may be waiting for it too
+            self.made = await asyncio.shield(self._making)  # another task may be waiting for it too
         return self.made
 
     def forget(self) -> None:

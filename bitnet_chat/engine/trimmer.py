@@ -60,7 +60,7 @@ class Trimmer:
         # It renders the chat template, which takes what time it is given.
         work = partial(self._keeper.to_drop, talk, history, text, most or talk.max_tokens)
         counting = asyncio.ensure_future(in_daemon(work))
-        counting.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be waiting any more
+        counting.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may have no waiter any more
         await self._or_stop(counting)
         if not counting.done():
             return False

@@ -24,10 +24,10 @@ class Columns:
         self.damage: list[str] = []
 
     def text(self, name: str) -> str:
-        """As much of it as can be read; empty for what is no text."""
+        """As much of it as can be read; empty for a value that is not text."""
         value = self._values[name]
         if not is_whole(value):
-            self.damage.append(f"its {name} is no {'UTF-8' if isinstance(value, bytes | str) else 'text'}")
+            self.damage.append(f"its {name} is not {'UTF-8' if isinstance(value, bytes | str) else 'text'}")
         return given(value)
 
     def optional(self, name: str) -> str | None:
@@ -39,14 +39,14 @@ class Columns:
         value = self._values[name]
         if isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= LATEST:
             return float(value)
-        self.damage.append(f"{name!r} is no time")
+        self.damage.append(f"{name!r} is not a time")
         return 0.0
 
     def count(self, name: str) -> int:
         """A number that is not negative; 0 for what is none."""
         value = number(self._values[name])
         if value is None or value < 0:
-            self.damage.append(f"its number of {name} is no number")
+            self.damage.append(f"its count of {name} is not a number")
             return 0
         return value
 
@@ -54,7 +54,7 @@ class Columns:
         """The number of a row; None for NULL, and for what is none."""
         value = self._values[name]
         if value is not None and number(value) is None:
-            self.damage.append(f"{name!r} is no number of a row")
+            self.damage.append(f"{name!r} is not a row number")
         return number(value)
 
     def facts(self, name: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Columns:
             value = None
         if isinstance(value, dict):
             return value
-        self.damage.append(f"its {name} are no JSON object")
+        self.damage.append(f"its {name} are not a JSON object")
         return {}
 
 

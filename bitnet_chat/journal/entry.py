@@ -118,7 +118,7 @@ class Stored:
 
     @property
     def asides(self) -> tuple[Aside, ...]:
-        """What is shown and is no part of the conversation, each with the number of records before it."""
+        """What is shown beside the conversation, each with the number of records before it."""
         rows = {record.row for record in self.records}
         found, place = list[Aside](), 0
         for record in self.shown:

@@ -191,7 +191,7 @@ class State:
     """The same of the log: which file, and its size."""
 
     def has_only_grown(self, before: State) -> bool:
-        """Whether nothing has happened since but that somebody has written into the log, as all do."""
+        """Whether nothing has happened since but an append to the log, by any program."""
         if (self.identity, self.file) != (before.identity, before.file):
             return False
         if self.log is None or before.log is None:

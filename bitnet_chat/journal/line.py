@@ -36,7 +36,7 @@ class _Line:
 
 
 def stored(connection: Connection, id: int) -> Stored | None:
-    """None: there is no such conversation."""
+    """None: the conversation does not exist."""
     connection.execute("BEGIN")  # one moment of the file, though another program writes
     rows = named(connection.execute("SELECT * FROM conversations WHERE id = ?", (id,)))
     if not rows:

@@ -34,8 +34,8 @@ def kept(text: str) -> str | bytes:
 
 
 def given(value: object) -> str:
-    """What :func:`kept` was given; empty for NULL and for what is no text. A byte of another program that is no UTF-8
-    becomes the surrogate that stands for it."""
+    """What :func:`kept` was given; empty for NULL and for a value that is not text. A byte of another program
+    that is not UTF-8 becomes the surrogate that stands for it."""
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8", "surrogatepass")

@@ -22,7 +22,7 @@ _TOLD = 300
 
 class Kind(StrEnum):
     UNREADABLE = "unreadable"
-    """It is no Jinja text. Other programs read some that are none here."""
+    """The text is not Jinja. Other programs accept some that are refused here."""
     REFUSED = "refused"
     """It says itself that it has no form for this conversation."""
     FAILED = "failed"

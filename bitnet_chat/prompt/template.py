@@ -105,7 +105,7 @@ class ChatTemplate:
         except TemplateFault as fault:
             raise TemplateError(self.name, fault) from fault
         except (ValueError, RecursionError) as error:
-            no_json = TemplateFault(Kind.REFUSED, f"the arguments of a call are no JSON ({error})")
+            no_json = TemplateFault(Kind.REFUSED, f"the arguments of a call are not JSON ({error})")
             raise TemplateError(self.name, no_json) from error
 
     def marks(self) -> TurnMarks:

@@ -148,7 +148,7 @@ class Tokenizer:
         return at, total
 
     def numbers(self, text: str) -> list[int]:
-        """The tokens themselves. A character that is no piece is spelled in bytes, where those are pieces."""
+        """The tokens themselves. A character without a piece is spelled in bytes, where those are pieces."""
         found: list[int | None] = []
         for index, part in enumerate(self._split(text)):
             if index % 2:
@@ -167,7 +167,7 @@ class Tokenizer:
         return self._number(piece)
 
     def written(self, numbers: Iterable[int]) -> str:
-        """The text of tokens; bytes that are no UTF-8 are U+FFFD. Raises IndexError for what is no token."""
+        """The text of tokens; bytes that are not UTF-8 are U+FFFD. Raises IndexError for an unknown token."""
         letters = bytearray()
         for number in numbers:
             if not 0 <= number < len(self._vocabulary):

@@ -241,7 +241,7 @@ def _edit(situation: Situation, argument: str) -> Outcome:
 def _resume(situation: Situation, argument: str) -> Outcome:
     if argument and not (argument.isascii() and argument.isdigit() and len(argument) < 19):
         return Outcome(
-            situation.conversation, (f"{_short(argument)} is no number of a conversation: /resume lists them.",)
+            situation.conversation, (f"{_short(argument)} is not the number of a conversation: /resume lists them.",)
         )
     return Outcome(situation.conversation, errand=errands.Resume(int(argument) if argument else None))
 

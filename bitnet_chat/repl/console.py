@@ -26,10 +26,10 @@ class Console(Protocol):
 
     async def decide(self, question: str) -> Verdict | None:
         """What the user says to a question. Keys that were typed before it was asked are no answer. None: he wants to
-        stop. Where nobody can be asked: no."""
+        stop. Without a terminal to ask on: no."""
 
     async def confirm(self, question: str) -> bool:
-        """Whether the user says yes. Where nobody can be asked the question is told: yes."""
+        """Whether the user says yes. Without a terminal to ask on, the question is shown and taken as yes."""
 
     def complain(self, text: str) -> None:
         """A line about something that has gone wrong in the background."""

@@ -198,12 +198,14 @@ class PlainLoop:
         if line.isdecimal() and any(each.id == int(line) for each in entries):
             return int(line)
         if line:
-            self._display.lines(f"{one_line(line)} is no number of a conversation.")
+            self._display.lines(f"{one_line(line)} is not the number of a conversation.")
         return None
 
     async def decide(self, question: str) -> Verdict | None:
         if not self._typed:
-            self._display.notice(f"{question} No: nobody can be asked. --allow-tools NAME allows a tool beforehand.")
+            self._display.notice(
+                f"{question} No: stdin is not a terminal. --allow-tools NAME allows a tool beforehand."
+            )
             return "no"
         line = await self._answer(f"{question} yes, no or always: ")
         words: tuple[Verdict, ...] = ("yes", "no", "always")
@@ -211,7 +213,7 @@ class PlainLoop:
 
     async def confirm(self, question: str) -> bool:
         if not self._typed:
-            self._display.notice(f"{question} Yes: nobody can be asked.")
+            self._display.notice(f"{question} Yes: stdin is not a terminal.")
             return True
         line = await self._answer(f"{question} yes or no: ")
         return bool(line) and "yes".startswith(line)

@@ -27,7 +27,7 @@ async def decide(question: str, input: Input | None = None, output: Output | Non
 
 
 async def confirm(question: str, input: Input | None = None, output: Output | None = None) -> bool:
-    """Whether the user says yes; Esc, Ctrl-C and Ctrl-D say no. Other keys are no answer."""
+    """Whether the user says yes; Esc, Ctrl-C and Ctrl-D say no. Other keys are ignored."""
     return await _ask(question, {"y": "yes", "n": "no"}, "", input, output) == "yes"
 
 

@@ -68,7 +68,7 @@ class Defaults:
             options = replace(options, max_tokens=self.max_tokens)
         if options.timeout is None and self.timeout is not None:
             options = replace(options, timeout=self.timeout)
-        options = replace(options, alone=True)  # backends are shared by all who ask
+        options = replace(options, alone=True)  # backends are shared by all clients
         if self.system and not conversation.system and order.recorder is None:
             conversation = conversation.with_system(self.system)
         return replace(order, options=options, conversation=conversation)

@@ -182,7 +182,7 @@ def _detokenized(text: _Text, fields: Fields) -> dict[str, object]:
     try:
         return {"content": tokenizer.written(tokens)}
     except IndexError as error:
-        raise fields.wrong("tokens", f"has {error}, which is no token of this model") from None
+        raise fields.wrong("tokens", f"has {error}, which is not a token of this model") from None
 
 
 def _templated(text: _Text, fields: Fields) -> dict[str, object]:

@@ -41,7 +41,7 @@ class Origins:
     ``*``: all; ``none``: not even the usual ones."""
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
-        """Raises UsageError for what is no pattern."""
+        """Raises UsageError for a value that is not a pattern."""
         given = [tidy(each) for each in patterns]
         self.all = False
         """Whether every page of the network is let in."""
@@ -65,7 +65,7 @@ def _regex_of(pattern: str) -> str:
     match = _PATTERN.fullmatch(pattern)
     if match is None or (match["scheme"] in _WEB and match["host"] is None):
         raise UsageError(
-            f"--cors {pattern}: that is no origin",
+            f"--cors {pattern}: this is not an origin",
             remedy="one looks like http://box:3000, http://box:*, https://*.example.com or app://, without a path",
         )
     scheme, host, port = match["scheme"], match["host"] or ANY, match["port"]
@@ -82,7 +82,7 @@ class Hosts:
     """Names, and with a dot before them all names below: ``.example.com`` is ``example.com`` and ``a.example.com``."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Raises UsageError for what is no name."""
+        """Raises UsageError for a value that is not a host name."""
         self.all = False
         self._names: set[str] = set()
         self._suffixes: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ class Hosts:
                 self.all = True
             elif _HOST_PATTERN.fullmatch(name) is None:
                 raise UsageError(
-                    f"--allow-host {given}: that is no name of a host",
+                    f"--allow-host {given}: this is not a host name",
                     remedy="one looks like chat.example.com, or .example.com for all below it, without scheme and port",
                 )
             elif name.startswith((".", "*.")):

@@ -100,7 +100,7 @@ class Gate:
         name = match[1].lower().strip("[]").rstrip(".")
         if name in self._own or name in self._hosts:
             return None
-        # An address is no name that a stranger could have pointed here; 0.0.0.0 is this computer, too.
+        # DNS rebinding needs a name: an address cannot be pointed here. 0.0.0.0 is this computer, too.
         if is_loopback(name) or name in _ANY_ADDRESS or (self._is_open and _is_address(name)):
             return None
         return Refusal(

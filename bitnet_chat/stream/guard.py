@@ -51,7 +51,7 @@ class Guard:
     ) -> None:
         """``markers``: as :func:`~bitnet_chat.stream.markers.relevant` gives them. ``repeat_limit``: 0 is none.
         ``before``: the part of the reply that was there already, where it is continued. ``stops``: texts that end the
-        reply where they begin. ``count``: tokens of a text. ``length``: None is no
+        reply where they begin. ``count``: tokens of a text. ``length``: None means no
         limit."""
         self._stops = StopScanner(stops)
         self._scanner = MarkerScanner(markers, before)

@@ -18,8 +18,8 @@ U+DC80..U+DCFF: a byte, no UTF-8      ``<XX>``, the byte in hex   <F0>, as less(
 any other lone surrogate              U+FFFD                      cannot be encoded, comes from no byte
 ====================================  ==========================  =======================================
 
-Raw bytes are not shown as U+FFFD because a model may write that character itself, and because the byte tells
-whoever looks what arrived.
+Raw bytes are not shown as U+FFFD because a model may write that character itself, and because the byte shows
+what arrived.
 
 Characters without a glyph (Default_Ignorable_Code_Point of Unicode, and U+FFF9..U+FFFB) can carry a whole message past
 a reader: tag characters spell ASCII, 256 variation selectors are the 256 bytes. No terminal acts on them, but some are

@@ -12,7 +12,7 @@ it needs nothing but the row of the cursor.
 - The last cell of a row stays empty: a cursor behind it is in one place for one terminal and in another for the next.
 - Terminals disagree on the width of emoji of several code points. Where they may, a row ends early, and no word with
   one is moved.
-- After a change of the window in the middle of a line nobody knows where the cursor is; the next blank ends that line.
+- After a change of the window in the middle of a line the place of the cursor is unknown: the next blank ends it.
 
 The only escape sequences in the text are SGR, all of them ours (``stream/sanitize.py`` lets none of a model through).
 """

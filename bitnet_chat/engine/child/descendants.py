@@ -44,7 +44,7 @@ def _end(pid: int, words: list[bytes]) -> bool:
             if not _is_marked(pid, words):
                 return False
             descriptor = os.pidfd_open(pid)
-        except OSError:  # it belongs to somebody else, or has ended
+        except OSError:  # it belongs to another user, or has ended
             return False
         try:
             if _is_marked(pid, words):

@@ -18,6 +18,7 @@ from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import GO_ON, EngineOptions, Input, Launch, common_flags, left_out
+from bitnet_chat.engine.dialects.template_thinking import TemplateThinking
 from bitnet_chat.prompt.segments import PLACEHOLDER, Opening, PromptSegments, joined
 from bitnet_chat.prompt.specials import note
 from bitnet_chat.prompt.tokens import Counter, TokenCount
@@ -26,7 +27,7 @@ from bitnet_chat.stream.classic import ClassicFramer
 from bitnet_chat.stream.classic_log import LoggedClassicFramer
 from bitnet_chat.stream.decoder import encode
 from bitnet_chat.stream.framer import Framer
-from bitnet_chat.stream.thinking import Tags, ThinkingFramer, leaves_open
+from bitnet_chat.stream.thinking import Tags, ThinkingFramer
 
 
 class ClassicTalk:
@@ -44,8 +45,7 @@ class ClassicTalk:
     ) -> None:
         self._binary, self._options, self._segments = binary, options, segments
         self._marks = segments.marks
-        self._thinking = thinking
-        self._opens_thoughts = thinking is not None and leaves_open(self._marks.in_suffix, thinking)
+        self._thinking = TemplateThinking(segments, thinking)
         self.context_size = options.context_size
         # A reply that ends with another token than the template has makes a context that no prompt begins with.
         end, eos = self._marks.end, segments.template.eos
@@ -53,13 +53,7 @@ class ClassicTalk:
         self._end = end if is_special else eos or "\0"
 
     def use(self, arguments: Mapping[str, object]) -> str:
-        segments, thinking = self._segments, self._thinking
-        if arguments != segments.template.arguments:
-            segments.use(arguments)
-            self._opens_thoughts = thinking is not None and leaves_open(segments.template.marks().in_suffix, thinking)
-        if thinking is None and not any(arguments.values()):
-            return ""  # nothing is what was asked for
-        return segments.template.without_effect(arguments)
+        return self._thinking.use(arguments)
 
     def launch(
         self,
@@ -75,7 +69,7 @@ class ClassicTalk:
         if message:
             opening = self._segments.behind_reply(self._segments.render(history.with_user(message)))
         elif unfinished:
-            prompt, loose_end = self._segments.within_reply(history, self._closing)
+            prompt, loose_end = self._segments.within_reply(history, self._thinking.closing)
             opening = self._segments.behind_reply(prompt)
         else:
             opening = self._segments.opening(history)
@@ -107,11 +101,6 @@ class ClassicTalk:
             loose_end=loose_end,
         )
 
-    @property
-    def _closing(self) -> str:
-        """Of thoughts that are not told again, before the answer."""
-        return f"\n{self._thinking[1]}\n\n" if self._thinking is not None and self._opens_thoughts else ""
-
     def _framer(self, opening: Opening) -> Framer:
         ordered = self._binary.traits.ordered
         framer: Framer
@@ -120,15 +109,15 @@ class ClassicTalk:
             framer = LoggedClassicFramer(opening.in_prefix, opening.in_suffix, ordered=ordered)
         else:
             framer = ClassicFramer(opening.in_prefix, opening.in_suffix, ordered=ordered)
-        if self._thinking is None:
+        if self._thinking.tags is None:
             return framer
-        return ThinkingFramer(framer, self._thinking, is_open=self._opens_thoughts)
+        return ThinkingFramer(framer, self._thinking.tags, is_open=self._thinking.is_open)
 
     def input(
         self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
     ) -> Input | None:
         if isinstance(launch.framer, ThinkingFramer):
-            launch.framer.is_open = self._opens_thoughts
+            launch.framer.is_open = self._thinking.is_open
         if not text:
             # What is not in the context is made again first, unless more of the reply has been made since.
             loose_end = launch.loose_end if context == launch.context else ""

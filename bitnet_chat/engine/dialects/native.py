@@ -16,11 +16,12 @@ from itertools import count
 from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.dialects import EngineOptions, Input, Launch
+from bitnet_chat.engine.dialects.template_thinking import TemplateThinking
 from bitnet_chat.engine.native.framer import NativeFramer
 from bitnet_chat.engine.native.protocol import Complete, Piece, Stop, encode
 from bitnet_chat.prompt.segments import PromptSegments, unguarded
 from bitnet_chat.prompt.tokens import Counter, TokenCount
-from bitnet_chat.stream.thinking import Tags, ThinkingFramer, leaves_open
+from bitnet_chat.stream.thinking import Tags, ThinkingFramer
 
 
 class NativeTalk:
@@ -39,20 +40,14 @@ class NativeTalk:
         segments: PromptSegments,
         thinking: Tags | None = None,
     ) -> None:
-        self._argv, self._options, self._segments, self._thinking = argv, options, segments, thinking
-        self._opens_thoughts = thinking is not None and leaves_open(segments.marks.in_suffix, thinking)
+        self._argv, self._options, self._segments = argv, options, segments
+        self._thinking = TemplateThinking(segments, thinking)
         self._numbers = count(1)
         self.max_tokens = options.max_tokens
         self.context_size = options.context_size
 
     def use(self, arguments: Mapping[str, object]) -> str:
-        segments, thinking = self._segments, self._thinking
-        if arguments != segments.template.arguments:
-            segments.use(arguments)
-            self._opens_thoughts = thinking is not None and leaves_open(segments.template.marks().in_suffix, thinking)
-        if thinking is None and not any(arguments.values()):
-            return ""  # nothing is what was asked for
-        return segments.template.without_effect(arguments)
+        return self._thinking.use(arguments)
 
     def launch(
         self,
@@ -67,7 +62,7 @@ class NativeTalk:
         thinking = self._thinking
         return Launch(
             argv=tuple(self._argv),
-            framer=framer if thinking is None else ThinkingFramer(framer, thinking, is_open=self._opens_thoughts),
+            framer=framer if thinking.tags is None else ThinkingFramer(framer, thinking.tags, is_open=thinking.is_open),
             around=(self._segments.marks.in_prefix, self._segments.marks.in_suffix),
         )
 
@@ -76,8 +71,8 @@ class NativeTalk:
     ) -> Input | None:
         options = options or ReplyOptions()
         if isinstance(launch.framer, ThinkingFramer):
-            launch.framer.is_open = self._opens_thoughts
-        closing = f"\n{self._thinking[1]}\n\n" if self._thinking is not None and self._opens_thoughts else ""
+            launch.framer.is_open = self._thinking.is_open
+        closing = self._thinking.closing
         loose_end = ""
         if text:
             # A grammar holds for all that the model writes: it is not to think in it.
@@ -91,7 +86,7 @@ class NativeTalk:
             max_tokens=options.max_tokens or self.max_tokens,
             sampling=self._drawn(options.sampling),
             # In thoughts, of which only the guard can tell the end, a stop text ends nothing.
-            stop=options.stop if self._thinking is None else (),
+            stop=options.stop if self._thinking.tags is None else (),
             schema=dict(options.format.schema or {}) if options.format is not None else None,
         )
         return Input(

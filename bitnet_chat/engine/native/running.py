@@ -22,7 +22,7 @@ class Running:
         self._lock = threading.Lock()
         self._is_stopped = False
         self._is_beyond = False
-        """Whether there is a token beyond the limit: it may be the one that ends the reply, and is no part of it."""
+        """Whether there is a token beyond the limit: it may be the one that ends the reply, and is left out."""
         self._callback: Callable[[], None] | None = None
         self._size = self._done = self._cached = 0
         self._begun = self._first = time.perf_counter()

@@ -141,7 +141,7 @@ def _max_tokens(fields: Fields, *names: str) -> int | None:
     given = [value for name in names if (value := fields.whole(name, -1, _MOST_TOKENS)) is not None]
     for name in names:
         if fields.values.get(name) == 0:
-            raise fields.wrong(name, "is 0: a reply has a token at least", remedy="-1 is no limit")
+            raise fields.wrong(name, "is 0: a reply has a token at least", remedy="-1 stands for no limit")
     return min((value for value in given if value > 0), default=None)
 
 

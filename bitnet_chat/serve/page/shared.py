@@ -1,6 +1,6 @@
 """The HTML of one reply, rendered once for all that watch it. Pure.
 
-Whoever watches tells what was said, as far as it has come; only what is new is rendered. Each block knows the place in
+Each watcher passes on the text, as far as it has come; only what is new is rendered. Each block knows the place in
 the reply at which it was changed last, so that a watcher gets what has changed since the place that it knows.
 """
 

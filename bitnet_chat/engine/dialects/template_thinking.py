@@ -1,0 +1,36 @@
+"""Thoughts of a model as its chat template has them, with the arguments that a request gives to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bitnet_chat.prompt.segments import PromptSegments
+from bitnet_chat.stream.thinking import Tags, leaves_open
+
+
+class TemplateThinking:
+    """``tags``: the marks around thoughts; None for a model without thoughts."""
+
+    def __init__(self, segments: PromptSegments, tags: Tags | None) -> None:
+        self.tags = tags
+        self._segments = segments
+        self.is_open = self._leaves_open(segments.marks.in_suffix)
+        """Whether the prompt ends with the opening mark, so that the reply begins within thoughts."""
+
+    @property
+    def closing(self) -> str:
+        """The end of thoughts that are not told again, before the answer."""
+        return f"\n{self.tags[1]}\n\n" if self.tags is not None and self.is_open else ""
+
+    def use(self, arguments: Mapping[str, object]) -> str:
+        """See :meth:`bitnet_chat.engine.dialects.Talk.use`."""
+        template = self._segments.template
+        if arguments != template.arguments:
+            self._segments.use(arguments)
+            self.is_open = self._leaves_open(template.marks().in_suffix)
+        if self.tags is None and not any(arguments.values()):
+            return ""  # a model without thoughts was asked for none
+        return template.without_effect(arguments)
+
+    def _leaves_open(self, in_suffix: str) -> bool:
+        return self.tags is not None and leaves_open(in_suffix, self.tags)
