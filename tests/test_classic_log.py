@@ -109,3 +109,31 @@ def test_an_ordered_build_whose_log_is_silent_is_understood() -> None:
     framer.sent()
     frames = fed(framer, (RESET + SUFFIX).encode() + b"so\nuser:" + COLOUR, 3)
     assert frames[-1] == TurnEnd(natural=True) and said(frames) == b"so"
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("natural", [True, False])
+@pytest.mark.parametrize("late", ["the echo", "the reply", "its end"])
+def test_a_log_line_of_an_earlier_prompt_that_is_read_late_ends_nothing(turns: int, late: str, natural: bool) -> None:
+    """On pipes the log is read apart from the console: a message may be sent before the line of its prompt is read."""
+    prefix = "user:"
+    framer = LoggedClassicFramer(prefix, SUFFIX, ordered=True)
+    assert fed(framer, prefix.encode() + COLOUR, 1) == [Ready()]
+    for _ in range(turns):
+        framer.sent()
+        frames = fed(framer, (RESET + SUFFIX).encode() + b"so\nuser:" + COLOUR, 3)
+        assert frames[-1] == TurnEnd(natural=True) and said(frames) == b"so"
+    framer.sent()
+    frames = []
+    for part, data in (("the echo", (RESET + SUFFIX).encode()), ("the reply", b"hel"), ("its end", b"lo\n")):
+        frames += fed(framer, data, 2)
+        if part == late:
+            for _ in range(turns + 1):
+                framer.logged("found an EOG token")
+                assert not framer.logged("waiting for user input")
+    frames += fed(framer, prefix.encode() + COLOUR, 2)
+    assert not any(isinstance(frame, TurnEnd) for frame in frames)
+    if natural:
+        framer.logged("found an EOG token")
+    frames += waits(framer)
+    assert frames[-1] == TurnEnd(natural) and said(frames) == (b"hello" if natural else b"hello\n")

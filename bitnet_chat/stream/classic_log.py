@@ -11,7 +11,9 @@ that line was logged, the colour has come and the text ends with the in-prefix. 
 logged too, but before its tokens are evaluated, which is logged as ``n_past = …``.
 
 An ``ordered`` build (see :mod:`bitnet_chat.stream.classic`) is understood without a log as well, for flags of a user's
-own can switch it off: the log counts there from the first such line on.
+own can switch it off: the log counts there from the first such line on. As its prompt is understood without the log,
+and log and console are two streams, the line of a prompt may be read when that prompt has been answered already: each
+line belongs to one prompt, and a late one ends nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ class LoggedClassicFramer(ClassicFramer):
         self._is_told = not ordered
         self._waits = False
         self._has_ended = False
+        self._ahead = 0
+        """Lines of the log for prompts, less the prompts that were answered: above 0 an engine waits now."""
         self._endings = [newline + part + USER_INPUT for newline in ("", "\n") for part in {in_prefix, ""}] + ["\n\n\0"]
         self._before_colour = [f"\n{in_prefix}\0", *([f"{in_prefix}\0"] if in_prefix else [])]
 
@@ -44,10 +48,12 @@ class LoggedClassicFramer(ClassicFramer):
         if line.startswith("n_past = "):
             self._waits = self._has_ended = False
         elif line == "found an EOG token":
-            self._has_ended = True
-        waits = line == "waiting for user input"
-        self._is_told = self._is_told or waits
-        return waits
+            self._has_ended = self._ahead >= 0
+        elif line == "waiting for user input":
+            self._is_told = True
+            self._ahead += 1
+            return self._ahead > 0
+        return False
 
     def waiting(self) -> list[Frame]:
         self._waits = True
@@ -81,6 +87,7 @@ class LoggedClassicFramer(ClassicFramer):
     def _expect(self, echo: str) -> None:
         super()._expect(echo)
         self._waits = self._has_ended = False
+        self._ahead -= 1
 
     def _await_prompt(self, text: str, frames: list[Frame]) -> None:
         if self._ordered:
