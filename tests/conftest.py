@@ -98,6 +98,12 @@ def any_native(
     return found
 
 
+@pytest.fixture
+def natives() -> list[EngineBinary]:
+    """All prebuilt libraries."""
+    return [_prebuilt(name) for name in _ANY_NATIVE]
+
+
 @pytest.fixture(params=["classic", *_ANY_NATIVE])
 def exact_engine(request: pytest.FixtureRequest) -> EngineBinary:
     """Each engine that takes a conversation exactly as it was."""

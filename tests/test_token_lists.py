@@ -196,10 +196,9 @@ def test_what_is_evaluated_is_the_rendered_conversation(
         assert process is not None
         tokens = Tokens(process.url, process.key)
         try:
-            for system in SYSTEMS:
+            for system, start in ((SYSTEMS[0], 0), (SYSTEMS[1], 2), (SYSTEMS[0], 4)):
                 if not (system and family == "gemma"):  # which has no place for one
-                    for start in (0, 2, 4):
-                        await talk(classic_engine, tokens, system, start)
+                    await talk(classic_engine, tokens, system, start)
         finally:
             await backend.close()
 
@@ -207,10 +206,10 @@ def test_what_is_evaluated_is_the_rendered_conversation(
 
 
 @pytest.mark.parametrize(("family", "kind", "name"), list(cases()))
-def test_a_native_engine_evaluates_the_rendered_conversation(
-    any_native: EngineBinary, classic: EngineBinary, tmp_path: Path, family: str, kind: str, name: str
+def test_native_engines_evaluate_the_rendered_conversation(
+    natives: list[EngineBinary], classic: EngineBinary, tmp_path: Path, family: str, kind: str, name: str
 ) -> None:
-    """In one process, whatever the conversation. The pieces of its prompts are put to another one for their tokens."""
+    """Each in one process, whatever the conversation. The pieces of its prompts are put to another for their tokens."""
     model = model_of(tmp_path, family, kind, name)
     settings = Settings(model=str(model), temperature=0.0, journal=False, threads=1)
     _, bos, _, adds_bos = FAMILIES[family]
@@ -228,9 +227,11 @@ def test_a_native_engine_evaluates_the_rendered_conversation(
         process = server.server.process
         assert process is not None
         tokens = Tokens(process.url, process.key)
-        backend = ResidentBackend(replace(settings, engine=str(any_native.path)), on_spawn=spawned)
-        await read(backend, tokens)
-        await backend.close()
+        for native in natives:
+            tapes.clear()
+            backend = ResidentBackend(replace(settings, engine=str(native.path)), on_spawn=spawned)
+            await read(backend, tokens)
+            await backend.close()
         await serving.close()
 
     async def read(backend: ResidentBackend, tokens: Tokens) -> None:
