@@ -14,7 +14,8 @@ import pytest
 from program import ENTER, Terminal, run
 
 from bitnet_chat import config
-from bitnet_chat.cli import main, settings_file
+from bitnet_chat.cli import main
+from bitnet_chat.cli import settings_file as config_verb
 from bitnet_chat.config import Settings
 
 
@@ -100,7 +101,7 @@ def test_a_new_file_lists_every_setting_and_changes_none(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert config.load({}, {}) == (Settings(), "")
     text = file.read_text("utf-8")
-    for name, words in settings_file.documentation().items():
+    for name, words in config_verb.documentation().items():
         assert words and f"# {words}\n#{name} = " in text
     uncommented = "\n".join(line[1:] if line[:1] == "#" and line[:2] != "# " else line for line in text.splitlines())
     file.write_text(uncommented, "utf-8")

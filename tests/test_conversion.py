@@ -12,7 +12,7 @@ import llama3_file
 import pytest
 
 from bitnet_chat import paths
-from bitnet_chat.cli import converting
+from bitnet_chat.cli import converting as shown
 from bitnet_chat.engine import find
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
 from bitnet_chat.engine.expected import ANSWERS
@@ -217,14 +217,14 @@ def test_a_pull_ends_with_the_conversion(
     bitnet: EngineBinary, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(find, "candidates", lambda *_, **__: iter([Candidate("here", bitnet.path, bitnet)]))
-    converting.after_pull(installed, Wish(), alone=False)
+    shown.after_pull(installed, Wish(), alone=False)
     told = capsys.readouterr().err
     assert "small is converted for this engine" in told and "Converting small" in told and "stays" in told
-    converting.after_pull(installed, Wish(), alone=True)
+    shown.after_pull(installed, Wish(), alone=True)
     told = capsys.readouterr().err
     assert "was removed" in told and "Converting" not in told
     assert read_info(installed).quantization == "IQ2_BN"
-    converting.after_pull(installed, Wish(), alone=True)
+    shown.after_pull(installed, Wish(), alone=True)
     assert not capsys.readouterr().err
 
 
@@ -232,7 +232,7 @@ def test_after_a_pull_the_missing_engine_is_named(
     native: EngineBinary, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(find, "candidates", lambda *_, **__: iter([Candidate("here", native.path, native)]))
-    converting.after_pull(installed, Wish(), alone=False)
+    shown.after_pull(installed, Wish(), alone=False)
     assert (
         "small needs the engine bitnet, which is not installed: bitnet-chat engine install" in capsys.readouterr().err
     )

@@ -44,7 +44,7 @@ def session(*messages: Any, facts: dict[str, Any] | None = None) -> list[Entry]:
     return entries
 
 
-def frames(entries: Sequence[Entry]) -> list[Frame]:
+def played(entries: Sequence[Entry]) -> list[Frame]:
     return [frame for happening in play(entries) for frame in happening.frames]
 
 
@@ -66,7 +66,7 @@ LIVED = (
 
 
 def test_a_recording_is_played_as_it_was_lived() -> None:
-    assert frames(session(*LIVED)) == [
+    assert played(session(*LIVED)) == [
         Figures(context_size=512),
         framer.Ready(),
         framer.Ready(),
@@ -77,7 +77,7 @@ def test_a_recording_is_played_as_it_was_lived() -> None:
         TurnEnd(False, FinishReason.INTERRUPTED),
     ]
     written = list(transcript.to_lines(session(*LIVED)))
-    assert frames(list(transcript.of_lines(written, "it"))) == frames(session(*LIVED))
+    assert played(list(transcript.of_lines(written, "it"))) == played(session(*LIVED))
 
 
 @pytest.mark.parametrize("with_text", [False, True])
@@ -87,8 +87,8 @@ def test_nobody_learns_what_was_said(with_text: bool) -> None:
     data = b"".join(entry.data for entry in hidden)
     assert b"Zebu" not in data and b"11234" not in data and (b"Who" in data) is with_text
     assert [len(entry.data) for entry in hidden[1:]] == [len(entry.data) for entry in entries[1:]]
-    played = frames(hidden)
-    assert [type(frame) for frame in played] == [type(frame) for frame in frames(entries)]
+    shown = played(hidden)
+    assert [type(frame) for frame in shown] == [type(frame) for frame in played(entries)]
     said = "".join(frame.text for frame in played if isinstance(frame, ReplyText))
     assert said == ("xxxxxxx \udcff 世🙂 Quag" if with_text else "Xxxxxxx \udcff 字🙂 Xxxx")
     shown = "".join(text for _, text in _Shown().all(hidden))
@@ -102,7 +102,7 @@ def test_thoughts_in_a_recording() -> None:
     asked = Complete(1, prompt("hello", end="assistant\n<think>\n"))
     more = Complete(2, prompt("hello", end="assistant\n<think>\n\n</think>\n\nSo"))
     lived = [Ready(), asked, Token(1, "hm</think>So", ()), Ended(1), more, Token(2, " be it", ()), Ended(2)]
-    said = [frame for frame in frames(session(*lived, facts=facts)) if isinstance(frame, ReplyText | ThinkingText)]
+    said = [frame for frame in played(session(*lived, facts=facts)) if isinstance(frame, ReplyText | ThinkingText)]
     assert said == [ThinkingText("hm"), ReplyText("So"), ReplyText(" be it")]
 
 
@@ -110,7 +110,7 @@ def test_a_recording_that_begins_within_a_reply() -> None:
     spawn = of_facts(0.0, Kind.SPAWN, 1, FACTS | {"again": True})
     rest = b"".join(map(encode, (Token(7, " words", ()), Ended(7, "stop", 1, 2, 3, 4))))
     entries = [spawn, Entry(0.1, Kind.OUT, 1, b'xt":"cut"}\n' + rest)]
-    assert frames(entries) == [
+    assert played(entries) == [
         ReplyText(" words"),
         Figures(context_used=6, prompt_tokens=1, prompt_size=2, tokens=3),
         TurnEnd(True, FinishReason.STOP),

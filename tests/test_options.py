@@ -85,8 +85,8 @@ def command(name: str, mode: str, folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert model is not None
     monkeypatch.setattr(spread, "knock", lambda servers: None)
     if name in SERVERS:
-        rpc = "127.0.0.1:50052" if "rpc" in mode else ""
-        settings = Settings(**{**ALL, "engine": str(path), "model": str(model), "rpc": rpc})  # type: ignore[arg-type]
+        servers = "127.0.0.1:50052" if "rpc" in mode else ""
+        settings = Settings(**{**ALL, "engine": str(path), "model": str(model), "rpc": servers})  # type: ignore[arg-type]
         words = LlamaServer(settings, parallel=2).command()
     else:
         from dataclasses import replace
