@@ -9,7 +9,8 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary
 
 _CLEARLY = 1.05
 """An engine that is faster by less stays behind one that was found before it."""
-_PROMPT, _REPLY = 200, 100
+_PROMPT = 200
+_REPLY = 100
 """Tokens of the exchange for which engines are compared."""
 
 

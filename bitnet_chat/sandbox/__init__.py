@@ -25,7 +25,7 @@ from bitnet_chat.prompt.builtin import OWN
 from bitnet_chat.prompt.jinja import JinjaProgram, Kind, Program, TemplateFault
 from bitnet_chat.sandbox.form import Limits, read_answer, write_request
 
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from bitnet_chat.sandbox.child import run; run()"
+_BOOT = f"import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from {__name__}.child import run; run()"
 _LOOK = 0.05
 """Seconds between two looks at the memory of a process that computes."""
 _END_WITHIN = 1.0  # seconds between the end of its output and that of the process
