@@ -80,11 +80,10 @@ def test_code_that_decides_does_no_io(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_says_what_it_is_and_stays_readable(path: Path) -> None:
+def test_a_module_says_what_it_is(path: Path) -> None:
     text = path.read_text("utf-8")
     assert ast.get_docstring(ast.parse(text)), "a module begins with what it is for"
-    assert len(text.splitlines()) <= 450
-    assert path.stem not in ("utils", "util", "helpers", "misc", "common")
+    assert path.stem not in ("utils", "helpers", "misc", "common")
 
 
 def test_nothing_says_a_host_or_a_place_of_one_computer() -> None:
