@@ -24,7 +24,7 @@ from bitnet_chat.serve.app import running
 from bitnet_chat.serve.catalogue import Catalogue
 from bitnet_chat.serve.desk import Desk
 from bitnet_chat.serve.settings import ServeSettings
-from bitnet_chat.stream.gathering import Gathering
+from bitnet_chat.text.utf8 import Gathering
 
 TICK = 0.0002
 """Seconds: the unit of the moments."""

@@ -17,11 +17,11 @@ from bitnet_chat.engine.dialects import Input, Launch
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.session import Session
 from bitnet_chat.events import Completed, TextDelta
+from bitnet_chat.frames import RESET, USER_INPUT, Framer, ReplyText, TurnEnd
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.stream.classic import ClassicFramer
-from bitnet_chat.stream.decoder import Utf8Decoder
-from bitnet_chat.stream.framer import RESET, USER_INPUT, Framer, ReplyText, TurnEnd
 from bitnet_chat.stream.modern import ModernFramer
+from bitnet_chat.text.utf8 import Utf8Decoder
 
 _MB = 1e6
 _GOAL = 50.0

@@ -20,8 +20,8 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.dialects import Launch
 from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.engine.meter import Meter
-from bitnet_chat.stream.decoder import Utf8Decoder
-from bitnet_chat.stream.framer import USER_INPUT, ReplyText
+from bitnet_chat.frames import USER_INPUT, ReplyText
+from bitnet_chat.text.utf8 import Utf8Decoder
 
 _GOAL = 95.0
 _SUMMARY = b"first token after"

@@ -28,8 +28,8 @@ from bitnet_chat.errors import (
     UsageError,
 )
 from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta, ThinkingDelta
-from bitnet_chat.stream.decoder import well_formed
-from bitnet_chat.stream.sanitize import Sanitizer
+from bitnet_chat.text.sanitize import Sanitizer
+from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Recorder

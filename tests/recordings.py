@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitnet_chat.frames import Framer
 from bitnet_chat.stream.classic import ClassicFramer
-from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.modern import ModernFramer
 
 FOLDER = Path(__file__).parent / "recordings"

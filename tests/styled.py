@@ -6,7 +6,7 @@ import re
 
 from bitnet_chat.markdown.block import Markdown
 from bitnet_chat.markdown.style import Palette
-from bitnet_chat.stream.cells import width
+from bitnet_chat.text.cell_width import width
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 _PIECE = re.compile(r"\x1b\[([0-9;]*)([DKm])|\n|.")

@@ -17,12 +17,12 @@ from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation.stdin_encoding import as_sent
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ContextOverflow, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
-from bitnet_chat.prompt.verbatim import as_sent
-from bitnet_chat.stream.decoder import encode, rejoined
 from bitnet_chat.stream.seam import Seam, without_loose_end
+from bitnet_chat.text.utf8 import encode, rejoined
 
 STORY = "tell me a long story"
 CUT = FinishReason.INTERRUPTED

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.export import FORMATS, export, json_text, restore
 from bitnet_chat.errors import FinishReason, UsageError
-from bitnet_chat.stream.sanitize import visible
+from bitnet_chat.text.sanitize import visible
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None))
 HOSTILE = "\x1b[31m <script>alert(1)</script> & \"'` \x9b2J \u202e \u2028 \udcf0 \0 </div></body> # **md**\r\n```\nopen"

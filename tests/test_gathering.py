@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.stream.gathering import Gathering
+from bitnet_chat.text.utf8 import Gathering
 
 
 @given(st.lists(st.text(max_size=9), max_size=200))

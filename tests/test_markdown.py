@@ -9,7 +9,7 @@ from styled import SGR, markdown, marked, plain, style
 from wcwidth import iter_graphemes
 
 from bitnet_chat.markdown import Mode, Verbatim, prose
-from bitnet_chat.stream.sanitize import visible
+from bitnet_chat.text.sanitize import visible
 
 SAMPLE = """\
 # A `heading`

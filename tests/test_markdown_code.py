@@ -79,7 +79,7 @@ def test_what_comes_out_does_not_depend_on_the_parts(language: str) -> None:
     st.lists(st.sampled_from(sorted("".join(SNIPPETS.values()))) | st.text(max_size=3)),
 )
 def test_any_text_in_any_language(language: str, parts: list[str]) -> None:
-    from bitnet_chat.stream.sanitize import visible
+    from bitnet_chat.text.sanitize import visible
 
     source = f"````{language}\n{visible(''.join(parts))}"
     assert plain(style(source)) == source

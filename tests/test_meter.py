@@ -14,10 +14,10 @@ from recordings import FOLDER
 from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.engine.turn import Estimate, Turn
+from bitnet_chat.frames import Frame, Ready, ReplyText, TurnEnd
 from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.repl.tally import Tally
-from bitnet_chat.stream.decoder import Utf8Decoder
-from bitnet_chat.stream.framer import Frame, Ready, ReplyText, TurnEnd
+from bitnet_chat.text.utf8 import Utf8Decoder
 
 
 def entries(name: str) -> Iterator[tuple[str, bytes]]:

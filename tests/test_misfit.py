@@ -25,10 +25,10 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.errors import BitnetChatError, EngineDied, ModelError
 from bitnet_chat.events import Failed
+from bitnet_chat.frames import EngineError
 from bitnet_chat.models import support
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.misfit import Ending, misfit
-from bitnet_chat.stream.framer import EngineError
 
 
 @pytest.fixture

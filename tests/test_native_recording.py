@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
+from bitnet_chat import frames
 from bitnet_chat.cli.replay import _Shown
 from bitnet_chat.engine.native.framer import NativeFramer
 from bitnet_chat.engine.native.protocol import Complete, Ended, Failed, Loading, Prefill, Ready, Stop, Token, encode
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.frames import EngineError, Figures, Frame, Progress, ReplyText, Stray, ThinkingText, TurnEnd
 from bitnet_chat.recording import transcript
 from bitnet_chat.recording.entry import Entry, Kind, of_facts
 from bitnet_chat.recording.playback import play
 from bitnet_chat.recording.privacy import conceal
 from bitnet_chat.recording.redaction import Redactor
-from bitnet_chat.stream import framer
-from bitnet_chat.stream.framer import EngineError, Figures, Frame, Progress, ReplyText, Stray, ThinkingText, TurnEnd
 
 AROUND = ["<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"]
 FACTS: dict[str, Any] = {"argv": ["python", "-c", "…"], "framer": "native", "around": AROUND}
@@ -68,8 +68,8 @@ LIVED = (
 def test_a_recording_is_played_as_it_was_lived() -> None:
     assert played(session(*LIVED)) == [
         Figures(context_size=512),
-        framer.Ready(),
-        framer.Ready(),
+        frames.Ready(),
+        frames.Ready(),
         Progress(0, 12),
         Progress(12, 12),
         *(ReplyText(text) for text in ("Zebu", "lon \udcff 世🙂", " Quag")),

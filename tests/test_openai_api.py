@@ -29,7 +29,7 @@ from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelE
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.serve import body as bodies
 from bitnet_chat.serve.settings import ServeSettings
-from bitnet_chat.stream.sanitize import visible
+from bitnet_chat.text.sanitize import visible
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 Body = dict[str, Any]

@@ -20,8 +20,8 @@ from bitnet_chat.serve.page.code import Listing, language_of
 from bitnet_chat.serve.page.markup import MARKDOWN, TAGS, clean
 from bitnet_chat.serve.page.rendering import HtmlStream, html_of
 from bitnet_chat.serve.page.shared import SharedHtml
-from bitnet_chat.stream.decoder import well_formed
-from bitnet_chat.stream.sanitize import visible
+from bitnet_chat.text.sanitize import visible
+from bitnet_chat.text.utf8 import well_formed
 
 SAMPLE = """\
 # A `heading`

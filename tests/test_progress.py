@@ -20,7 +20,7 @@ from bitnet_chat.repl import reply as replies
 from bitnet_chat.repl.display import Display
 from bitnet_chat.serve.chats.events import Opening, Teller
 from bitnet_chat.serve.generation import Generation
-from bitnet_chat.stream.sse import SseDecoder
+from bitnet_chat.text.sse import SseDecoder
 
 HELLO = Conversation().with_user("hello")
 HALF, MORE = PromptProgress(600, 1200), PromptProgress(1200, 1200)

@@ -12,7 +12,7 @@ from bitnet_chat.progress import size
 from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.repl.toolbar import WARNING, context, rate, seconds, tokens
 from bitnet_chat.repl.toolbar import bar as fragments
-from bitnet_chat.stream.cells import clip, width
+from bitnet_chat.text.cell_width import clip, width
 
 STATUS = BackendStatus("demo.gguf", "llama", "idle", 512, 2048, 812_400_000, 199.7)
 LAST = Stats(tokens=11, time_to_first_token=0.5, seconds=1.5)

@@ -12,15 +12,15 @@ import recordings
 from program import run
 
 from bitnet_chat.cli import replay
+from bitnet_chat.conversation.stdin_encoding import decode_lines
 from bitnet_chat.errors import UsageError
-from bitnet_chat.prompt.verbatim import decode_lines
+from bitnet_chat.frames import Frame, ReplyText, Stray, ThinkingText, TurnEnd
 from bitnet_chat.recording import transcript
 from bitnet_chat.recording.entry import Entry, Kind, of_facts
 from bitnet_chat.recording.playback import play
 from bitnet_chat.recording.privacy import conceal
 from bitnet_chat.recording.redaction import Redactor
-from bitnet_chat.stream.decoder import Utf8Decoder
-from bitnet_chat.stream.framer import Frame, ReplyText, Stray, ThinkingText, TurnEnd
+from bitnet_chat.text.utf8 import Utf8Decoder
 
 ARGV = ["llama-completion", "--simple-io", "--color", "on", "--in-prefix", "USER:", "--in-suffix", "BOT:"]
 ORDERED = of_facts(0.0, Kind.SPAWN, 1, {"argv": ARGV})

@@ -16,14 +16,14 @@ from program import fake_engine, run
 from bitnet_chat.cli import replay
 from bitnet_chat.cli.report import of_session
 from bitnet_chat.config import Settings
+from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.prompt.verbatim import encode_lines
+from bitnet_chat.frames import Frame, ReplyText, TurnEnd
 from bitnet_chat.recording import store, transcript
 from bitnet_chat.recording.entry import Entry, Kind, of_facts
 from bitnet_chat.recording.playback import play
 from bitnet_chat.recording.privacy import conceal, our_arguments
 from bitnet_chat.recording.redaction import Redactor
-from bitnet_chat.stream.framer import Frame, ReplyText, TurnEnd
 
 FLAGS = ("--temp", "0", "--threads", "1")
 QUESTION = "I am Zebulon Quagmire, zebulon@quagmire.org; my key_token=abcdefgh1, how do I leave?"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bitnet_chat.stream.sanitize import Sanitizer, one_line, visible, visible_characters
+from bitnet_chat.text.sanitize import Sanitizer, one_line, visible, visible_characters
 
 ODD = "\r\n\t\x1b\x9b\u202e\udcf0\u200d\u200c\ufe0f\u200f\U0001f3f4\U000e0067\U000e007f\u05d0a\U0001f469\u0e01\u200b"
 any_text = st.text(st.characters(codec=None, categories=None) | st.sampled_from(ODD))

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_chat.stream.ndjson import NdjsonDecoder
-from bitnet_chat.stream.sse import ServerSentEvent, SseDecoder
+from bitnet_chat.text.sse import NdjsonDecoder, ServerSentEvent, SseDecoder
 
 
 def decoded(*chunks: bytes) -> list[ServerSentEvent]:

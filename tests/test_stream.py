@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recordings import Recording, Step
 
-from bitnet_chat.stream.classic import ClassicFramer
-from bitnet_chat.stream.decoder import Utf8Decoder, encode
-from bitnet_chat.stream.framer import (
+from bitnet_chat.frames import (
     ERROR,
     INFO,
     REASONING,
@@ -30,7 +28,9 @@ from bitnet_chat.stream.framer import (
     TurnEnd,
     held_length,
 )
+from bitnet_chat.stream.classic import ClassicFramer
 from bitnet_chat.stream.modern import PROMPT, ModernFramer
+from bitnet_chat.text.utf8 import Utf8Decoder, encode
 
 Cutter = Callable[[bytes], Iterator[bytes]]
 

@@ -14,10 +14,10 @@ from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation.stdin_encoding import MODERN_COMMANDS, clean, decode_lines, encode_lines
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.events import Completed, Notice
-from bitnet_chat.prompt.verbatim import MODERN_COMMANDS, clean, decode_lines, encode_lines
 
 _HARD = st.sampled_from(["/", "\\", "\n", "/exit", "/read x", "\\n", "\t", "é", "👍🏽", "<|im_end|>", "\r\n", "\x1b"])
 messages = st.lists(st.one_of(_HARD, st.text(max_size=6)), min_size=1, max_size=12).map("".join).filter(bool)

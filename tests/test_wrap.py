@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from styled import rows
 
-from bitnet_chat.stream.cells import width
-from bitnet_chat.stream.wrap import Wrapper, wrapped
+from bitnet_chat.text.cell_width import width
+from bitnet_chat.text.wrap import Wrapper, wrapped
 
 TEXT = """\
 The quick brown fox jumped over the surrounded lazy dog, see https://example.org/a/very/long/address?x=1&y=2 and so on.

@@ -22,7 +22,7 @@ from typing import Literal
 
 from bitnet_chat.progress import size
 from bitnet_chat.prompt.tokens import TokenCount
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 _BACKTICKS = re.compile("`+")
 _TAG = re.compile(r"\.([A-Za-z0-9+]{1,10})\Z")

@@ -28,7 +28,7 @@ from bitnet_chat.events import (
     ThinkingDelta,
 )
 from bitnet_chat.prompt.tokens import TokenCount, by_length
-from bitnet_chat.stream.gathering import Gathering
+from bitnet_chat.text.utf8 import Gathering
 
 if TYPE_CHECKING:
     from bitnet_chat.stream.guard import Guard

@@ -22,7 +22,7 @@ from bitnet_chat.backends.resident import own_sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError, ModelError
 from bitnet_chat.prompt.tokens import by_length
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 _LOOKS = 4  # replies before which somebody looks for the size of the window; older versions do not tell it
 DEFAULT_URL = "http://127.0.0.1:11434"

@@ -20,7 +20,7 @@ from bitnet_chat.backends.resident import own_sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.prompt.tokens import by_length
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 _WINDOW = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
 """How servers call the size of a model's window in their list of models: vLLM, others, and llama-server in ``meta``."""

@@ -18,8 +18,8 @@ from bitnet_chat.daemon import in_daemon
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.prompt.tools import Spoken, ToolFormat, lowered, responses
-from bitnet_chat.stream.decoder import rejoined
 from bitnet_chat.stream.toolcalls import CALL_LIMIT, OPENING, Call, CallSplitter, Malformed, Piece, Text
+from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
     from bitnet_chat.prompt.template import ChatTemplate

@@ -79,7 +79,7 @@ def _run(arguments: list[str]) -> int:
 
 def _complain(text: str) -> None:
     from bitnet_chat.cli.lines import tell
-    from bitnet_chat.stream.sanitize import visible
+    from bitnet_chat.text.sanitize import visible
 
     with contextlib.suppress(OSError):
         tell(f"bitnet-chat: {visible(text)}")

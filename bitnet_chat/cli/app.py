@@ -174,7 +174,7 @@ def _has_display() -> bool:
 
 def _say(line: str) -> None:
     from bitnet_chat.cli.lines import tell
-    from bitnet_chat.stream.sanitize import visible
+    from bitnet_chat.text.sanitize import visible
 
     with suppress(OSError):
         tell(f"bitnet-chat: {visible(line)}")

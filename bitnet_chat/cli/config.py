@@ -14,7 +14,7 @@ from bitnet_chat.cli.consent import agrees, can_be_asked
 from bitnet_chat.cli.parser import Parser, add_settings, parse
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import UsageError
-from bitnet_chat.stream.sanitize import one_line, visible
+from bitnet_chat.text.sanitize import one_line, visible
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import EngineMissing, EngineNotFound
 from bitnet_chat.models import conversion
 from bitnet_chat.progress import ProgressLine, size
-from bitnet_chat.stream.sanitize import visible
+from bitnet_chat.text.sanitize import visible
 
 if TYPE_CHECKING:
     from bitnet_chat.engine.selection import Wish

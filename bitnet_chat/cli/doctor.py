@@ -11,7 +11,7 @@ from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.doctor.finding import Finding, Status, count
 from bitnet_chat.errors import UsageError
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 BROKEN = 1
 """The exit code when something is."""

@@ -14,7 +14,7 @@ from bitnet_chat.engine import manifest, packages
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
 from bitnet_chat.engine.find import INSTALL, Candidate, candidates, named, servers
 from bitnet_chat.errors import EngineNotFound
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 _SILENCE = 30.0
 """Seconds without any work of an engine that loads; ten times as long before its first word."""

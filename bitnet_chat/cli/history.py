@@ -18,7 +18,7 @@ from bitnet_chat.conversation.export import FORMATS, export, json_text
 from bitnet_chat.journal import Entry, Hit, Journal, State, Stored
 from bitnet_chat.newfile import write_new
 from bitnet_chat.recording.store import folder, forget
-from bitnet_chat.stream.sanitize import one_line, visible
+from bitnet_chat.text.sanitize import one_line, visible
 
 _STATES = {State.CUT_OFF: "cut off", State.ANSWERING: "being answered", State.UNANSWERED: "not answered"}
 

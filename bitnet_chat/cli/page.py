@@ -8,7 +8,7 @@ from typing import TextIO
 
 from bitnet_chat import terminal
 from bitnet_chat.markdown import Mode, prose
-from bitnet_chat.stream.wrap import Wrapper
+from bitnet_chat.text.wrap import Wrapper
 
 
 class Page:

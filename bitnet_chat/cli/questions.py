@@ -36,8 +36,8 @@ from bitnet_chat.engine.lock import try_lock
 from bitnet_chat.errors import BitnetChatError, EngineNotFound, FinishReason, UsageError
 from bitnet_chat.journal import Journal, Recorder, Stored
 from bitnet_chat.progress import Progress, ProgressLine
-from bitnet_chat.stream.decoder import well_formed
-from bitnet_chat.stream.sanitize import one_line, visible
+from bitnet_chat.text.sanitize import one_line, visible
+from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
     from bitnet_chat.tools import Toolbox

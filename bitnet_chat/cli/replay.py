@@ -13,24 +13,14 @@ from pathlib import Path
 from bitnet_chat import paths
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
+from bitnet_chat.conversation.stdin_encoding import decode_lines
 from bitnet_chat.engine.native.framer import is_stop, prompt_of
 from bitnet_chat.errors import UsageError
-from bitnet_chat.prompt.verbatim import decode_lines
+from bitnet_chat.frames import EngineError, Figures, Frame, Progress, Ready, ReplyText, Stray, ThinkingText, TurnEnd
 from bitnet_chat.recording import store, transcript
 from bitnet_chat.recording.entry import Entry, Kind
 from bitnet_chat.recording.playback import Happening, is_native, play
-from bitnet_chat.stream.framer import (
-    EngineError,
-    Figures,
-    Frame,
-    Progress,
-    Ready,
-    ReplyText,
-    Stray,
-    ThinkingText,
-    TurnEnd,
-)
-from bitnet_chat.stream.sanitize import Sanitizer, one_line, visible
+from bitnet_chat.text.sanitize import Sanitizer, one_line, visible
 
 _LARGEST = 200_000_000  # bytes of a file; a session on the disk is at most 4 MB
 _LONGEST_PAUSE = 3.0

@@ -25,7 +25,7 @@ from bitnet_chat.recording.masking import mask
 from bitnet_chat.recording.playback import option
 from bitnet_chat.recording.privacy import conceal, engine_arguments
 from bitnet_chat.recording.redaction import Redactor
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 FORMAT = 1
 _SECRET_VARIABLES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")

@@ -22,7 +22,7 @@ from bitnet_chat import config
 from bitnet_chat.cli.parser import Parser, add_settings, parse
 from bitnet_chat.cli.supply import provide
 from bitnet_chat.errors import UsageError
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 if TYPE_CHECKING:
     from bitnet_chat.backends import Sampling
@@ -330,7 +330,7 @@ class LogLine(logging.Formatter):
         self._prompts = prompts
 
     def format(self, record: logging.LogRecord) -> str:
-        from bitnet_chat.stream.sanitize import visible
+        from bitnet_chat.text.sanitize import visible
 
         record.exc_text = None  # what another formatter made of it
         return visible(f"bitnet-chat: {super().format(record)}")

@@ -16,7 +16,7 @@ from bitnet_chat.cli.lines import tell
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError, EngineNotFound
 from bitnet_chat.progress import size
-from bitnet_chat.stream.sanitize import visible
+from bitnet_chat.text.sanitize import visible
 
 if TYPE_CHECKING:
     from bitnet_chat.models.first import FirstModel

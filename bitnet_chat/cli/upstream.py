@@ -14,7 +14,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.models.names import key_of
 from bitnet_chat.models.registry import AUTO
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 _PATIENCE = 10.0
 """Seconds for its list."""

@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 from bitnet_chat.conversation.aside import Aside
 from bitnet_chat.conversation.message import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason, UsageError
-from bitnet_chat.stream.decoder import well_formed
-from bitnet_chat.stream.sanitize import escaped, one_line, visible
+from bitnet_chat.text.sanitize import escaped, one_line, visible
+from bitnet_chat.text.utf8 import well_formed
 
 Format = Literal["md", "json", "jsonl", "html"]
 FORMATS: tuple[str, ...] = get_args(Format)

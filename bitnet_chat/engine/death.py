@@ -13,7 +13,7 @@ from bitnet_chat.engine.log import EngineLog, most_telling
 from bitnet_chat.engine.probe import why_it_ended
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, ModelError
-from bitnet_chat.stream.framer import EngineError
+from bitnet_chat.frames import EngineError
 
 if TYPE_CHECKING:
     from bitnet_chat.models.misfit import Misfit

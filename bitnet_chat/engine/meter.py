@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 
-from bitnet_chat.stream.framer import Figures
+from bitnet_chat.frames import Figures
 
 _PREFIX = r"^(?:[\d.]+ )?(?:[A-Z] )?"  # a time and a level
 _CONTEXT = re.compile(r"\bn_ctx(?:_slot)?\s*[:=]\s*(\d+)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.prompt.verbatim import as_sent
+from bitnet_chat.conversation.stdin_encoding import as_sent
 
 
 @dataclass(frozen=True, slots=True)

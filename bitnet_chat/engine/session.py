@@ -13,6 +13,7 @@ from typing import Any
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.stdin_encoding import as_sent, clean
 from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
@@ -36,10 +37,9 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
+from bitnet_chat.frames import EngineError, Progress, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.prompt.tokenizer import Allowance, Tokenizer
 from bitnet_chat.prompt.tokens import TokenCount, by_length
-from bitnet_chat.prompt.verbatim import as_sent, clean
-from bitnet_chat.stream.framer import EngineError, Progress, ReplyText, ThinkingText, TurnEnd
 
 _TRIES = 9  # loads again of a model that failed to load without a word
 _WITH_GRAMMAR = "use --backend llama-server"

@@ -6,11 +6,11 @@ import time
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation.stdin_encoding import clean
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.turn import Turn
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.prompt.verbatim import clean
-from bitnet_chat.stream.framer import EngineError, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.frames import EngineError, ReplyText, ThinkingText, TurnEnd
 
 
 async def summarise(process: EngineProcess, request: str, limit: int) -> str:

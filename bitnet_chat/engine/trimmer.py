@@ -10,6 +10,7 @@ from typing import Any
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.stdin_encoding import clean
 from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.keeper import Keeper
@@ -17,7 +18,6 @@ from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.summary import summarise
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.prompt import summary as summaries
-from bitnet_chat.prompt.verbatim import clean
 from bitnet_chat.prompt.window import left_note, without_oldest
 
 

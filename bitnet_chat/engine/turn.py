@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.events import Stats
+from bitnet_chat.frames import EngineError, TurnEnd
 from bitnet_chat.prompt.tokenizer import Allowance
 from bitnet_chat.prompt.tokens import Counter, TokenCount, by_length
-from bitnet_chat.stream.framer import EngineError, TurnEnd
 from bitnet_chat.stream.seam import Seam
 from bitnet_chat.stream.thinking import Retelling
 

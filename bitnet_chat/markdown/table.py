@@ -10,7 +10,7 @@ from typing import Literal
 from bitnet_chat.markdown.inline import Inline
 from bitnet_chat.markdown.painter import Painter
 from bitnet_chat.markdown.style import BOLD, MARK, PLAIN
-from bitnet_chat.stream.cells import width
+from bitnet_chat.text.cell_width import width
 
 _BAR = re.compile(r"(?<!\\)\|")
 _RULE = re.compile(r":?-+:?")

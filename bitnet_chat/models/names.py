@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bitnet_chat.models.parts import stem_of
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 _HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/|hf:")
 _QUANTIZATION = re.compile(r"[._-]((?:IQ|Q|TQ)\d\w*|I2_S|BF16|F16|F32)$", re.IGNORECASE)

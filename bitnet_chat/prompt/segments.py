@@ -21,8 +21,8 @@ from bitnet_chat.errors import ModelError
 from bitnet_chat.prompt.specials import WORD_JOINER, SpecialTokens
 from bitnet_chat.prompt.template import ChatTemplate
 from bitnet_chat.prompt.tokens import Counter, TokenCount
-from bitnet_chat.stream.decoder import encode
 from bitnet_chat.stream.seam import without_loose_end
+from bitnet_chat.text.utf8 import encode
 
 _GUARD = "\ufdd0"
 """A noncharacter behind the first character of a guarded text. One of the message's own is doubled."""

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.stdin_encoding import as_sent
 from bitnet_chat.prompt import summary as summaries
 from bitnet_chat.prompt.tokens import TokenCount
-from bitnet_chat.prompt.verbatim import as_sent
 
 Policy = Literal["drop-oldest", "summarize", "stop"]
 """What happens to a conversation that has outgrown the window."""

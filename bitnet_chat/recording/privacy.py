@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
-from bitnet_chat.prompt.verbatim import encode_lines
+from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.recording import native
 from bitnet_chat.recording.entry import Entry, Kind, of_facts
 from bitnet_chat.recording.masking import behind_marks, is_role, marks, mask

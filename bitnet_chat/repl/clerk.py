@@ -14,7 +14,7 @@ from bitnet_chat.progress import size
 from bitnet_chat.repl.console import CLIPBOARD_LIMIT, Console
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.errands import Attach, Copy, Write
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment

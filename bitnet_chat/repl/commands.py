@@ -16,7 +16,7 @@ from bitnet_chat.repl import errands
 from bitnet_chat.repl.errands import FORMATS, Errand, ExportFormat, ThinkingMode
 from bitnet_chat.repl.tally import Tally
 from bitnet_chat.repl.toolbar import SEPARATOR, context, rate, seconds, state, tokens
-from bitnet_chat.stream.sanitize import one_line, visible
+from bitnet_chat.text.sanitize import one_line, visible
 
 
 @dataclass(frozen=True, slots=True)

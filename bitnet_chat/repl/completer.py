@@ -26,7 +26,7 @@ from bitnet_chat.attachments.mentions import quoted, unfinished
 from bitnet_chat.daemon import in_daemon
 from bitnet_chat.repl import commands
 from bitnet_chat.repl.errands import FORMATS, ThinkingMode
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 PATIENCE = 2.0
 """Seconds that a folder may take to be read."""

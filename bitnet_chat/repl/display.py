@@ -16,7 +16,7 @@ from bitnet_chat.events import Completed, Stats
 from bitnet_chat.markdown import Prose, Verbatim
 from bitnet_chat.repl.screen import Screen, Sink, Size
 from bitnet_chat.repl.toolbar import SEPARATOR, rate, seconds, tokens
-from bitnet_chat.stream.sanitize import Sanitizer, one_line, visible
+from bitnet_chat.text.sanitize import Sanitizer, one_line, visible
 
 
 @dataclass(frozen=True, slots=True)

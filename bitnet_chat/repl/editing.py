@@ -15,8 +15,8 @@ from prompt_toolkit.layout.screen import Screen as Drawn
 from prompt_toolkit.layout.utils import explode_text_fragments
 
 from bitnet_chat.repl.screen import ERASE_BELOW
-from bitnet_chat.stream.sanitize import visible, visible_characters
 from bitnet_chat.terminal import wraps_anew
+from bitnet_chat.text.sanitize import visible, visible_characters
 
 
 class ShownSafely(Processor):

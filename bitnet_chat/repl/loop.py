@@ -38,8 +38,8 @@ from bitnet_chat.repl.signals import on_continue, on_interrupt
 from bitnet_chat.repl.talk import SwitchModel, Talk
 from bitnet_chat.repl.terminal import TerminalSink, between_prompts, is_raw, lent
 from bitnet_chat.repl.toolbar import bar
-from bitnet_chat.stream.cells import clip, tail, width
-from bitnet_chat.stream.sanitize import one_line, visible
+from bitnet_chat.text.cell_width import clip, tail, width
+from bitnet_chat.text.sanitize import one_line, visible
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment

@@ -19,8 +19,8 @@ from prompt_toolkit.utils import suspend_to_background_supported
 from bitnet_chat.journal import Entry, State
 from bitnet_chat.journal.text import holder
 from bitnet_chat.repl.toolbar import SEPARATOR
-from bitnet_chat.stream.cells import clip, width
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.cell_width import clip, width
+from bitnet_chat.text.sanitize import one_line
 
 ROWS = 10
 """Conversations that are shown at once, on a terminal that has the lines."""

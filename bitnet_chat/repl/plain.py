@@ -24,7 +24,7 @@ from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.repl.signals import on_interrupt
 from bitnet_chat.repl.talk import SwitchModel, Talk
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment

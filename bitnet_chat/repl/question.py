@@ -14,7 +14,7 @@ from prompt_toolkit.output import Output
 from prompt_toolkit.utils import suspend_to_background_supported
 
 from bitnet_chat.repl.console import Verdict
-from bitnet_chat.stream.cells import clip, width
+from bitnet_chat.text.cell_width import clip, width
 
 _VERDICTS: dict[str, Verdict] = {"y": "yes", "n": "no", "a": "always"}
 _ESCAPE_TIME = 0.05  # seconds after which Esc is the key and not the beginning of another one's bytes

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.repl.display import Display
-from bitnet_chat.stream.cells import clip
-from bitnet_chat.stream.sanitize import one_line, visible
+from bitnet_chat.text.cell_width import clip
+from bitnet_chat.text.sanitize import one_line, visible
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Stored

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from bitnet_chat.stream.cells import clip_styled
-from bitnet_chat.stream.wrap import OFF, Wrapper, wrapped
+from bitnet_chat.text.cell_width import clip_styled
+from bitnet_chat.text.wrap import OFF, Wrapper, wrapped
 
 Size = Callable[[], tuple[int, int]]
 """Columns and rows of the window, now."""

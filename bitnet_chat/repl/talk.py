@@ -21,8 +21,8 @@ from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.reply import Reply
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.repl.tally import Tally
-from bitnet_chat.stream.decoder import rejoined
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment

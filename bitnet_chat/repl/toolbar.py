@@ -8,8 +8,8 @@ from bitnet_chat.backends import BackendStatus
 from bitnet_chat.events import Stats
 from bitnet_chat.progress import size
 from bitnet_chat.prompt.tokens import TokenCount
-from bitnet_chat.stream.cells import clip, width
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.cell_width import clip, width
+from bitnet_chat.text.sanitize import one_line
 
 SEPARATOR = " · "
 FULL = 0.8

@@ -10,7 +10,7 @@ from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.conversation.message import NOT_CALLED
 from bitnet_chat.repl.console import Console
 from bitnet_chat.repl.display import Display
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.tools import Toolbox
 from bitnet_chat.tools.rounds import ROUNDS, clipped, loss
 from bitnet_chat.tools.space import Space

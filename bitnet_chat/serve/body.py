@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitnet_chat.conversation.fields import Fields, Notes, Refused
-from bitnet_chat.stream.decoder import well_formed
+from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
     from starlette.requests import Request

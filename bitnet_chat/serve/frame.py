@@ -29,8 +29,8 @@ from bitnet_chat.serve.security import (
     too_many_guesses,
 )
 from bitnet_chat.serve.settings import ServeSettings
-from bitnet_chat.stream.decoder import well_formed
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.text.utf8 import well_formed
 
 log = logging.getLogger("bitnet_chat.serve")
 requests = logging.getLogger("bitnet_chat.serve.requests")

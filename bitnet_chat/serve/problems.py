@@ -23,8 +23,8 @@ from bitnet_chat.errors import (
 from bitnet_chat.events import Completed, Failed
 from bitnet_chat.serve.catalogue import UnknownModel
 from bitnet_chat.serve.desk import Ending
-from bitnet_chat.stream.decoder import well_formed
-from bitnet_chat.stream.sanitize import escaped
+from bitnet_chat.text.sanitize import escaped
+from bitnet_chat.text.utf8 import well_formed
 
 
 class TooSlow(BitnetChatError):

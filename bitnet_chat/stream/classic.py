@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from bitnet_chat.stream.framer import ERROR, RESET, USER_INPUT, Frame, Ready, ReplyText, Stray, TurnEnd, held_length
+from bitnet_chat.frames import ERROR, RESET, USER_INPUT, Frame, Ready, ReplyText, Stray, TurnEnd, held_length
 
 START_LIMIT = 1 << 16
 _FAREWELL = "\nInterrupted by user\n"

@@ -18,9 +18,9 @@ line belongs to one prompt, and a late one ends nothing.
 
 from __future__ import annotations
 
+from bitnet_chat.frames import USER_INPUT, Frame, Ready, TurnEnd, held_length
 from bitnet_chat.stream.classic import START_LIMIT, ClassicFramer, ClassicState
-from bitnet_chat.stream.decoder import rejoined
-from bitnet_chat.stream.framer import USER_INPUT, Frame, Ready, TurnEnd, held_length
+from bitnet_chat.text.utf8 import rejoined
 
 _BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
 _LATE = 4096

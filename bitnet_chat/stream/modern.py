@@ -24,7 +24,7 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 
-from bitnet_chat.stream.framer import (
+from bitnet_chat.frames import (
     ERROR,
     INFO,
     REASONING,

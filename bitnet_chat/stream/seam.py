@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from bitnet_chat.stream.decoder import encode
+from bitnet_chat.text.utf8 import encode
 
 _FIRST_BYTES = re.compile(r"(?:[\udcc2-\udcf4][\udc80-\udcbf]{0,2})?\Z")
 

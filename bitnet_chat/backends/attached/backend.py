@@ -21,8 +21,8 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.prompt.tokens import TokenCount
-from bitnet_chat.stream.decoder import well_formed
-from bitnet_chat.stream.sse import ServerSentEvent
+from bitnet_chat.text.sse import ServerSentEvent
+from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
     import aiohttp

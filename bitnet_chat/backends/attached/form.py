@@ -12,7 +12,7 @@ from bitnet_chat.backends.attached.server import error_of
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Stats, TextDelta, ThinkingDelta
-from bitnet_chat.stream.sse import ServerSentEvent
+from bitnet_chat.text.sse import ServerSentEvent
 
 LOST = "the connection to the server was lost in the middle of the reply"
 

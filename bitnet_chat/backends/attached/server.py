@@ -21,7 +21,7 @@ from bitnet_chat.errors import (
     Unsupported,
     UsageError,
 )
-from bitnet_chat.stream.decoder import well_formed
+from bitnet_chat.text.utf8 import well_formed
 
 TIMEOUT = 30.0
 """Seconds for an answer that takes no reply of a model."""

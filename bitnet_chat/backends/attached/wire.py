@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bitnet_chat.backends.attached.server import Server, encoded, error_of
 from bitnet_chat.backends.remote.connection import Lost, chunk, whole
 from bitnet_chat.errors import UsageError
-from bitnet_chat.stream.sse import ServerSentEvent, SseDecoder
+from bitnet_chat.text.sse import ServerSentEvent, SseDecoder
 
 if TYPE_CHECKING:
     import aiohttp

@@ -17,7 +17,7 @@ from bitnet_chat.backends.remote.refusal import in_words
 from bitnet_chat.backends.remote.wire import CallParts, Fault, Said, Speech
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.stream.sse import SseDecoder
+from bitnet_chat.text.sse import SseDecoder
 
 _SPEECH = "content", "reasoning_content", "reasoning", "tool_calls"
 _STOPS = 4  # OpenAI takes no more; the guard of ours takes any number

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from bitnet_chat.backends.remote import refusal
 from bitnet_chat.errors import EngineNotFound, UsageError
-from bitnet_chat.stream.decoder import well_formed
+from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
     import aiohttp

@@ -14,7 +14,7 @@ from bitnet_chat.backends.remote.refusal import in_words
 from bitnet_chat.backends.remote.wire import CallParts, Fault, Said, Speech
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.stream.ndjson import NdjsonDecoder
+from bitnet_chat.text.sse import NdjsonDecoder
 
 _MOST_CALLS = 128
 _EFFORTS = ("low", "medium", "high", "max")

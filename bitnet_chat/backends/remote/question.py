@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.stdin_encoding import clean
 from bitnet_chat.errors import UsageError
-from bitnet_chat.prompt.verbatim import clean
-from bitnet_chat.stream.decoder import rejoined, well_formed
 from bitnet_chat.stream.seam import without_loose_end
+from bitnet_chat.text.utf8 import rejoined, well_formed
 
 GO_ON = "Continue your last reply exactly where it stops. Repeat nothing of it, and add nothing before."
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.frames import Framer
 from bitnet_chat.models.faults import OVERRIDE
 from bitnet_chat.prompt.tokens import Counter, TokenCount
-from bitnet_chat.stream.framer import Framer
 from bitnet_chat.stream.thinking import Tags
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from bitnet_chat.engine.native.protocol import (
     decode_request,
 )
 from bitnet_chat.engine.native.running import Running, never_begun
-from bitnet_chat.stream.decoder import Utf8Decoder
+from bitnet_chat.text.utf8 import Utf8Decoder
 
 _Job = Complete | Embed | Save | Restore
 """What waits for a sequence."""

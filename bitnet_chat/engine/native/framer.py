@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from bitnet_chat import frames
 from bitnet_chat.engine.native.protocol import (
     Complete,
     Ended,
@@ -20,8 +21,7 @@ from bitnet_chat.engine.native.protocol import (
     decode_request,
 )
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.stream import framer
-from bitnet_chat.stream.framer import EngineError, Figures, Frame, Progress, ReplyText, Stray, TurnEnd
+from bitnet_chat.frames import EngineError, Figures, Frame, Progress, ReplyText, Stray, TurnEnd
 
 KIND = "native"
 _ID = re.compile(rb'\{"kind":"[a-z]+","id":(\d+)')
@@ -37,7 +37,7 @@ _REASONS: dict[EndReason, FinishReason] = {
 
 
 class NativeFramer:
-    """Frames of one native engine process. See :class:`bitnet_chat.stream.framer.Framer`."""
+    """Frames of one native engine process. See :class:`bitnet_chat.frames.Framer`."""
 
     kind = KIND
 
@@ -75,14 +75,14 @@ class NativeFramer:
             case Loading():
                 return []
             case Ready():
-                return [Figures(context_size=message.context_size or None), framer.Ready()]
+                return [Figures(context_size=message.context_size or None), frames.Ready()]
             case Failed(id=None):
                 return [EngineError(message.what, message.why)]
             case Prefill() | Token() if message.id == self._id and self._is_command:
                 return []
             case Ended() | Failed() if message.id == self._id and self._is_command:
                 self._id = None
-                return [framer.Ready()]
+                return [frames.Ready()]
             case Prefill() if message.id == self._id:
                 return [Progress(message.done, message.total)]
             case Token() if message.id == self._id:

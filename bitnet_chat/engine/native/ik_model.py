@@ -9,7 +9,7 @@ from typing import Any
 
 from bitnet_chat.engine.native import ik_api
 from bitnet_chat.engine.native.library import LoadError, RequestError, Settings
-from bitnet_chat.stream.decoder import well_formed
+from bitnet_chat.text.utf8 import well_formed
 
 _STEP = 0.05
 """Of the file, between two reports of how far it is loaded."""

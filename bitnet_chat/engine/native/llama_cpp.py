@@ -23,7 +23,7 @@ from bitnet_chat.engine.native.embedding import mean
 from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, RequestError, Settings, Sink
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 from bitnet_chat.engine.native.sequences import Sequences
-from bitnet_chat.stream.decoder import well_formed
+from bitnet_chat.text.utf8 import well_formed
 
 _WHY: dict[str, FailureKind] = {
     "invalid_request_error": "usage",

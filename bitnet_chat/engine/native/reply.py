@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bitnet_chat.stream.decoder import Utf8Decoder
 from bitnet_chat.stream.stops import StopScanner
+from bitnet_chat.text.utf8 import Utf8Decoder
 
 
 class ReplyText:

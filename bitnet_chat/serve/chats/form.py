@@ -11,7 +11,7 @@ from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.journal.entry import State
 from bitnet_chat.serve.chats.request import line_of
 from bitnet_chat.serve.problems import problem_of
-from bitnet_chat.stream.decoder import well_formed
+from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
     from bitnet_chat.errors import BitnetChatError

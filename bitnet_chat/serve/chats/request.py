@@ -12,8 +12,8 @@ from bitnet_chat.conversation.reading import conversation_of
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.serve.openai.request import options_of
 from bitnet_chat.serve.problems import Refused
-from bitnet_chat.stream.decoder import well_formed
-from bitnet_chat.stream.sanitize import one_line
+from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Record, Stored

@@ -15,7 +15,7 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.serve.card import ModelCard
 from bitnet_chat.serve.usage import usage_of
-from bitnet_chat.stream.decoder import well_formed
+from bitnet_chat.text.utf8 import well_formed
 
 TAG = ":latest"
 """Behind every name in listings: Ollama's clients look for it, with and without."""

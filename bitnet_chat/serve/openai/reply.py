@@ -10,7 +10,7 @@ from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, TextDelta, ThinkingDelta
 from bitnet_chat.serve.usage import detailed_usage
-from bitnet_chat.stream.decoder import well_formed
+from bitnet_chat.text.utf8 import well_formed
 from bitnet_chat.version import __version__
 
 DONE = b"data: [DONE]\n\n"

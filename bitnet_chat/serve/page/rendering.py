@@ -25,8 +25,8 @@ from markdown_it.token import Token
 
 from bitnet_chat.serve.page.code import Listing, language_of
 from bitnet_chat.serve.page.markup import MARKDOWN, clean
-from bitnet_chat.stream.decoder import well_formed
-from bitnet_chat.stream.sanitize import Sanitizer
+from bitnet_chat.text.sanitize import Sanitizer
+from bitnet_chat.text.utf8 import well_formed
 
 _LIMIT, _TABLE = 1_000, 3_000
 """A block with more characters is cut, a table later than the others."""

@@ -2,7 +2,7 @@
 
 A model may emit any byte, cut anywhere. What is not UTF-8 becomes lone surrogates (U+DC80..U+DCFF, Python's
 ``surrogateescape``), so that ``text.encode("utf-8", "surrogateescape")`` gives back exactly what came in. Making
-them fit to be shown is the work of :mod:`bitnet_chat.stream.sanitize`.
+them fit to be shown is the work of :mod:`bitnet_chat.text.sanitize`.
 """
 
 from __future__ import annotations
@@ -43,3 +43,31 @@ def rejoined(text: str) -> str:
 def well_formed(text: str) -> str:
     """``text`` as it can be written to a file or a network: each byte that was not UTF-8 is U+FFFD."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+# A long text that comes in pieces. Pure.
+
+_JOINED = 32
+"""Pieces. Joined they are a text of some hundred bytes, which is copied once and lies where small objects lie."""
+
+
+class Gathering:
+    """Costs little more than its characters: each piece by itself would cost ten times that, and one text that grows
+    would be copied again and again."""
+
+    __slots__ = ("_joined", "_pieces")
+
+    def __init__(self) -> None:
+        self._joined: list[str] = []
+        self._pieces: list[str] = []
+
+    def add(self, piece: str) -> None:
+        self._pieces.append(piece)
+        if len(self._pieces) == _JOINED:
+            self._joined.append("".join(self._pieces))
+            self._pieces.clear()
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join((*self._joined, *self._pieces))

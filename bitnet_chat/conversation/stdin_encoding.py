@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.stream.decoder import rejoined
+from bitnet_chat.text.utf8 import rejoined
 
 # All of C0 but tab and newline, and DEL. C1 controls are ordinary two-byte characters to an engine.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")

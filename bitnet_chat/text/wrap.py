@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from bitnet_chat.stream.cells import width
+from bitnet_chat.text.cell_width import width
 
 __all__ = ["OFF", "Wrapper", "wrapped"]
 

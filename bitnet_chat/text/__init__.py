@@ -1,0 +1,1 @@
+"""Text between bytes and screens: decoded, made safe, measured and wrapped. Pure."""
