@@ -21,7 +21,7 @@ from bitnet_chat.conversation.stdin_encoding import as_sent
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ContextOverflow, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
-from bitnet_chat.stream.seam import Seam, without_loose_end
+from bitnet_chat.filters.continuation import Seam, without_loose_end
 from bitnet_chat.text.utf8 import encode, rejoined
 
 STORY = "tell me a long story"

@@ -11,10 +11,10 @@ from replies import NORMAL, installed_python, prose
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.filters.guard import Guard
+from bitnet_chat.filters.role_markers import WELL_KNOWN, markers_of, relevant
 from bitnet_chat.prompt.builtin import TEMPLATES
 from bitnet_chat.prompt.template import ChatTemplate
-from bitnet_chat.stream.guard import Guard
-from bitnet_chat.stream.markers import WELL_KNOWN, markers_of, relevant
 
 ASKED = Conversation().with_user("What is the capital of France?")
 

@@ -448,6 +448,6 @@ def test_the_child_imports_little() -> None:
     code = f"import sys; sys.path.insert(0, sys.argv.pop(1)); import {names}; print(*sys.modules)"
     done = subprocess.run([*words[:6], code, words[7]], capture_output=True, text=True, check=True)
     ours = {name for name in done.stdout.split() if name.startswith("bitnet_chat.")}
-    pure = {"bitnet_chat.engine", "bitnet_chat.stream", "bitnet_chat.text.utf8", "bitnet_chat.stream.stops"}
+    pure = {"bitnet_chat.engine", "bitnet_chat.stream", "bitnet_chat.text.utf8", "bitnet_chat.filters.stop_texts"}
     assert {name for name in ours if not name.startswith("bitnet_chat.engine.native")} <= pure | {"bitnet_chat.version"}
     assert not {"asyncio", "pathlib._local", "subprocess", "platformdirs", "psutil", "numpy"} & set(done.stdout.split())

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replies import COUNTERS, LOOPS, NORMAL, installed_python, prose, sentence, stammer
 
-from bitnet_chat.stream.repetition import RepetitionDetector
+from bitnet_chat.filters.repetition import RepetitionDetector
 
 LIMIT = 12
 STEP = 127

@@ -14,7 +14,7 @@ from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Started, TextDelta, ThinkingDelta
-from bitnet_chat.stream.stops import StopScanner
+from bitnet_chat.filters.stop_texts import StopScanner
 
 LETTERS = st.text("ab\n", max_size=30)
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=4)

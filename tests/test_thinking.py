@@ -21,9 +21,9 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, TextDelta, ThinkingDelta
+from bitnet_chat.filters.thinking import Retelling, ThinkingSplitter, leaves_open, thinking_tags
 from bitnet_chat.frames import Frame, ReplyText, ThinkingText
 from bitnet_chat.prompt.builtin import TEMPLATES
-from bitnet_chat.stream.thinking import Retelling, ThinkingSplitter, leaves_open, thinking_tags
 
 TAGS = ("<think>", "</think>")
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import Unsupported
+from bitnet_chat.filters.tool_calls import CALL_LIMIT, Call, CallSplitter, Malformed, Piece, Text, parse
 from bitnet_chat.prompt.builtin import TEMPLATES
 from bitnet_chat.prompt.template import ChatTemplate
 from bitnet_chat.prompt.tools import Spoken, ToolFormat, lowered
-from bitnet_chat.stream.toolcalls import CALL_LIMIT, Call, CallSplitter, Malformed, Piece, Text, parse
 
 TEMPLATE = (Path(__file__).parent / "models" / "tool-demo.jinja").read_text("utf-8")
 ADD = Tool("add", "The sum.", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})

@@ -31,7 +31,7 @@ from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.text.utf8 import Gathering
 
 if TYPE_CHECKING:
-    from bitnet_chat.stream.guard import Guard
+    from bitnet_chat.filters.guard import Guard
 
 GRACE = 6.0
 """Seconds that a backend has to end a reply it was told to stop. A session replaces a deaf engine after two."""
@@ -84,9 +84,11 @@ class GuardedBackend:
         advice: Advice = "commands",
         grace: float = GRACE,
     ) -> None:
-        """``markers``: the role markers of the chat template in use (:func:`~bitnet_chat.stream.markers.markers_of`).
-        They are asked for when a reply begins: before the model is loaded its template may not be known.
-        ``advice``: what the user is told that helps: commands and flags, flags alone, or nothing at all."""
+        """``markers``: the role markers of the chat template in use
+        (:func:`~bitnet_chat.filters.role_markers.markers_of`). They are asked for when a reply begins: before the
+        model is loaded its template may not be known. ``advice``: what the user is told that helps: commands and
+        flags, flags alone, or nothing at all.
+        """
         self.inner = inner
         self._limits, self._markers, self._grace = limits, markers, grace
         self._advice = advice
@@ -171,8 +173,8 @@ class GuardedBackend:
 
     async def _guard(self, conversation: Conversation, options: ReplyOptions) -> Guard:
         # Here and not above: a prompt is on the screen 5 ms earlier.
-        from bitnet_chat.stream.guard import Guard, LengthLimit
-        from bitnet_chat.stream.markers import relevant
+        from bitnet_chat.filters.guard import Guard, LengthLimit
+        from bitnet_chat.filters.role_markers import relevant
 
         last = conversation.last
         before = last.content if last is not None and last.role == "assistant" else ""

@@ -257,9 +257,9 @@ class ResidentBackend:
         """How this engine is started and addressed for this model. Reads the header and knocks at rpc-servers: may
         run in a thread."""
         # Here and not above: a prompt is on the screen 12 ms earlier.
+        from bitnet_chat.filters.role_markers import markers_of
+        from bitnet_chat.filters.thinking import thinking_tags
         from bitnet_chat.models.memory import context_for
-        from bitnet_chat.stream.markers import markers_of
-        from bitnet_chat.stream.thinking import thinking_tags
 
         settings = self._settings
         if self._rpc:

@@ -17,8 +17,8 @@ from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.daemon import in_daemon
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
+from bitnet_chat.filters.tool_calls import CALL_LIMIT, OPENING, Call, CallSplitter, Malformed, Piece, Text
 from bitnet_chat.prompt.tools import Spoken, ToolFormat, lowered, responses
-from bitnet_chat.stream.toolcalls import CALL_LIMIT, OPENING, Call, CallSplitter, Malformed, Piece, Text
 from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from bitnet_chat.engine.loading import LoadingWatch
 from bitnet_chat.engine.log import EngineLog, without_level
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.errors import EngineDied
+from bitnet_chat.filters.thinking import ThinkingFramer
 from bitnet_chat.frames import EngineError, Figures, Frame, Ready, Stray, TurnEnd
 from bitnet_chat.stream.logform import LogDetector, log_line
-from bitnet_chat.stream.thinking import ThinkingFramer
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _SETTLE_AFTER = 2.0  # seconds of silence after which a likely end is taken for one

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.events import Stats
+from bitnet_chat.filters.continuation import Seam
+from bitnet_chat.filters.thinking import Retelling
 from bitnet_chat.frames import EngineError, TurnEnd
 from bitnet_chat.prompt.tokenizer import Allowance
 from bitnet_chat.prompt.tokens import Counter, TokenCount, by_length
-from bitnet_chat.stream.seam import Seam
-from bitnet_chat.stream.thinking import Retelling
 
 _TURNING = 2
 """Tokens beyond a limit of which one is text for certain: the other may be the one that ends the reply."""
@@ -30,9 +30,11 @@ class Estimate:
 
 class Turn:
     """``sent``: the monotonic second at which the user's message was given to us. ``told``: the thoughts of an attempt
-    that was broken off, which the user has seen. ``loose_end``: see :mod:`bitnet_chat.stream.seam`. ``allowance``: what
-    there may be of the reply, its thoughts included. ``estimate``: for an engine that tells no figures. ``tags``: what
-    the engine writes before its thoughts and behind them, which is not told and is tokens all the same."""
+    that was broken off, which the user has seen. ``loose_end``: see :mod:`bitnet_chat.filters.continuation`.
+    ``allowance``: what there may be of the reply, its thoughts included. ``estimate``: for an engine that tells no
+    figures. ``tags``: what the engine writes before its thoughts and behind them, which is not told and is tokens all
+    the same.
+    """
 
     def __init__(
         self,

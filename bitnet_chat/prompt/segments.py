@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import ModelError
+from bitnet_chat.filters.continuation import without_loose_end
 from bitnet_chat.prompt.specials import WORD_JOINER, SpecialTokens
 from bitnet_chat.prompt.template import ChatTemplate
 from bitnet_chat.prompt.tokens import Counter, TokenCount
-from bitnet_chat.stream.seam import without_loose_end
 from bitnet_chat.text.utf8 import encode
 
 _GUARD = "\ufdd0"
@@ -146,8 +146,8 @@ class PromptSegments:
 
     def within_reply(self, history: Conversation, closing: str = "") -> tuple[str, str]:
         """A prompt, guarded, that ends in the middle of the last reply of ``history``, and the end of that reply that
-        is not in it; see :mod:`bitnet_chat.stream.seam`. ``closing``: what ends the thoughts that the prompt begins,
-        which are not told again."""
+        is not in it; see :mod:`bitnet_chat.filters.continuation`. ``closing``: what ends the thoughts that the prompt
+        begins, which are not told again."""
         *earlier, reply = history.messages
         said, loose_end = without_loose_end(reply.content)
         return self.render(Conversation(tuple(earlier))) + closing + self.guarded(said), loose_end

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bitnet_chat.events import Stats
-from bitnet_chat.stream.seam import Seam
-from bitnet_chat.stream.thinking import Retelling
+from bitnet_chat.filters.continuation import Seam
+from bitnet_chat.filters.thinking import Retelling
 from bitnet_chat.text.utf8 import Gathering
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import clean
 from bitnet_chat.errors import UsageError
-from bitnet_chat.stream.seam import without_loose_end
+from bitnet_chat.filters.continuation import without_loose_end
 from bitnet_chat.text.utf8 import rejoined, well_formed
 
 GO_ON = "Continue your last reply exactly where it stops. Repeat nothing of it, and add nothing before."
@@ -25,7 +25,7 @@ class Question:
     prefix: str = ""
     """The reply that is to go on, as the server gets it; empty for a new one."""
     loose_end: str = ""
-    """The end of that reply which the server does not get; see :mod:`bitnet_chat.stream.seam`."""
+    """The end of that reply which the server does not get; see :mod:`bitnet_chat.filters.continuation`."""
 
     @classmethod
     def of(cls, conversation: Conversation) -> Question:

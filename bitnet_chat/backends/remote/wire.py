@@ -12,8 +12,8 @@ from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.remote.account import Usage
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.filters.thinking import ThinkingSplitter
 from bitnet_chat.frames import Frame, ReplyText, ThinkingText
-from bitnet_chat.stream.thinking import ThinkingSplitter
 
 _TAGS = "<think>", "</think>"
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]")

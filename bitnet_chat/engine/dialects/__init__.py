@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.filters.thinking import Tags
 from bitnet_chat.frames import Framer
 from bitnet_chat.models.faults import OVERRIDE
 from bitnet_chat.prompt.tokens import Counter, TokenCount
-from bitnet_chat.stream.thinking import Tags
 
 if TYPE_CHECKING:
     from bitnet_chat.prompt.template import ChatTemplate
@@ -51,7 +51,8 @@ class Launch:
     empty for a dialect that keeps its history itself. ``in_prefix``: what it puts in front of a message. ``around``:
     what is typed in front of each message and behind it. ``answers``: the prompt ends with a message, which is answered
     as soon as it is told to go on. ``notes``: lines for the user about what could not be kept.
-    ``loose_end``: the end of a reply that is to go on which is not in the prompt; see :mod:`bitnet_chat.stream.seam`.
+    ``loose_end``: the end of a reply that is to go on which is not in the prompt; see
+    :mod:`bitnet_chat.filters.continuation`.
     """
 
     argv: tuple[str, ...]
@@ -70,8 +71,8 @@ class Launch:
 class Input:
     """What is written to an engine for a message: ``data``. ``context``: what it has evaluated then. ``goes_on``: the
     reply begins with an answer, as more of an earlier one does, and not with thoughts. ``loose_end``: the end of a
-    reply that is to go on which the engine does not have; see :mod:`bitnet_chat.stream.seam`. ``stop``: what is written
-    to end the reply; empty: a signal does."""
+    reply that is to go on which the engine does not have; see :mod:`bitnet_chat.filters.continuation`. ``stop``: what
+    is written to end the reply; empty: a signal does."""
 
     data: bytes
     context: str = ""

@@ -20,13 +20,13 @@ from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import GO_ON, EngineOptions, Input, Launch, common_flags, left_out
 from bitnet_chat.engine.dialects.template_thinking import TemplateThinking
+from bitnet_chat.filters.thinking import Tags, ThinkingFramer
 from bitnet_chat.frames import Framer
 from bitnet_chat.prompt.segments import PLACEHOLDER, Opening, PromptSegments, joined
 from bitnet_chat.prompt.specials import note
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.stream.classic import ClassicFramer
 from bitnet_chat.stream.classic_log import LoggedClassicFramer
-from bitnet_chat.stream.thinking import Tags, ThinkingFramer
 from bitnet_chat.text.utf8 import encode
 
 

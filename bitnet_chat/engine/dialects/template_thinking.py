@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bitnet_chat.filters.thinking import Tags, leaves_open
 from bitnet_chat.prompt.segments import PromptSegments
-from bitnet_chat.stream.thinking import Tags, leaves_open
 
 
 class TemplateThinking:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bitnet_chat.stream.stops import StopScanner
+from bitnet_chat.filters.stop_texts import StopScanner
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.stream.markers import MarkerScanner
-from bitnet_chat.stream.repetition import RepetitionDetector
-from bitnet_chat.stream.stops import StopScanner
+from bitnet_chat.filters.repetition import RepetitionDetector
+from bitnet_chat.filters.role_markers import MarkerScanner
+from bitnet_chat.filters.stop_texts import StopScanner
 
 _CHUNK = 4096
 
@@ -49,7 +49,7 @@ class Guard:
         count: Callable[[str], int] | None = None,
         length: LengthLimit | None = None,
     ) -> None:
-        """``markers``: as :func:`~bitnet_chat.stream.markers.relevant` gives them. ``repeat_limit``: 0 is none.
+        """``markers``: as :func:`~bitnet_chat.filters.role_markers.relevant` gives them. ``repeat_limit``: 0 is none.
         ``before``: the part of the reply that was there already, where it is continued. ``stops``: texts that end the
         reply where they begin. ``count``: tokens of a text. ``length``: None means no
         limit."""

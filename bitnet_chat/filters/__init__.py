@@ -1,0 +1,1 @@
+"""Filters of a reply while it streams: thoughts, tool calls, stop texts, role markers, repetition. Pure."""
