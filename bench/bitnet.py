@@ -25,7 +25,7 @@ from bitnet_chat.engine.choice import Contender, Speed
 from bitnet_chat.engine.clock import Clock
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.models import conversion
-from bitnet_chat.progress import ProgressLine
+from bitnet_chat.util.progress import ProgressLine
 
 _HERE = Path(__file__).resolve().parent
 _GOALS = {"prefill": 1.7, "decode": 1.35}

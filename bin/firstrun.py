@@ -22,9 +22,9 @@ from pathlib import Path
 
 import launcher
 
-from bitnet_chat.engine import diagnosis, job, lock
 from bitnet_chat.errors import BitnetChatError, BuildError
-from bitnet_chat.progress import Progress, ProgressLine
+from bitnet_chat.util import file_lock, subprocess_errors, subprocess_log
+from bitnet_chat.util.progress import Progress, ProgressLine
 
 VENV = Path(launcher.VENV)
 LOG = VENV / "setup.log"
@@ -90,7 +90,7 @@ def run(needed: Sequence[str], anew: bool) -> int:
     setup = _Setup(needed, anew)
     try:
         VENV.mkdir(exist_ok=True)
-        with job.signals_end_us(), lock.held(LOCK, setup.waiting):
+        with subprocess_log.signals_end_us(), file_lock.held(LOCK, setup.waiting):
             setup.run()
         return 0
     except KeyboardInterrupt:
@@ -166,9 +166,9 @@ class _Setup:
                 leftover.unlink()
         # Inside the very environment that is made anew, its own python is about to go.
         python = getattr(sys, "_base_executable", None) or sys.executable
-        offset = job.size(LOG)
+        offset = subprocess_log.size(LOG)
         status = self._job([python, "-m", "venv", str(VENV)])
-        output = job.text_since(LOG, offset)
+        output = subprocess_log.text_since(LOG, offset)
         if status != 0 and ("ensurepip" in output or "No module named venv" in output):
             raise BuildError(
                 f"{python} has no venv, or one without pip.",
@@ -176,7 +176,9 @@ class _Setup:
                 "Elsewhere: install a complete Python.",
             )
         if status != 0:
-            raise BuildError(f"{python} -m venv ended with status {status}.", detail=diagnosis.pip_excerpt(output))
+            raise BuildError(
+                f"{python} -m venv ended with status {status}.", detail=subprocess_errors.pip_excerpt(output)
+            )
 
     def _install_packages(self, step: str) -> None:
         name = _NAMES[step]
@@ -189,15 +191,15 @@ class _Setup:
                 self._at(name, count, total)
 
         self._at(name, 0, total)
-        offset = job.size(LOG)
+        offset = subprocess_log.size(LOG)
         pip = [launcher.PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input"]
         # What somebody has installed by hand is enough, and needs no network.
         by_hand = [*pip, "install", "--no-index", f"bitnet-chat{_EXTRAS[step]}"]
         if step not in ("package", "tests") and self._job(by_hand) == 0:
             return
         if self._job([*pip, "install", "--editable", launcher.ROOT + _EXTRAS[step]], read) != 0:
-            raise diagnosis.of_pip(
-                job.text_since(LOG, offset),
+            raise subprocess_errors.of_pip(
+                subprocess_log.text_since(LOG, offset),
                 purpose="install the packages",
                 log=LOG,
                 python=launcher.PYTHON,
@@ -216,7 +218,7 @@ class _Setup:
 
     def _job(self, argv: list[str], on_line: Callable[[str], None] = lambda line: None) -> int:
         env = launcher.without_python(os.environ) | {"PIP_USER": "0"}
-        return job.run(argv, log=LOG, cwd=VENV, env=env, on_line=on_line, on_tick=self._tick)
+        return subprocess_log.run(argv, log=LOG, cwd=VENV, env=env, on_line=on_line, on_tick=self._tick)
 
     def _run_verbs(self, step: _Verbs) -> bool:
         """False: some of it could not be had, and the set-up goes on without it."""

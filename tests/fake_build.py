@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bitnet_chat.engine import build, job, pip, source, toolchain
+from bitnet_chat.engine import build, source, toolchain
 from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.util import pip, subprocess_log
 
 STEPS = 6
 _PINNED = source.SOURCES[source.DEFAULT]
@@ -86,7 +87,7 @@ def script(path: Path, code: str) -> None:
 
 
 def fake_pip(sdist: Path) -> Callable[..., None]:
-    """A stand-in for :func:`bitnet_chat.engine.pip.run` that "downloads" this archive and installs the fake tools."""
+    """A stand-in for :func:`bitnet_chat.util.pip.run` that "downloads" this archive and installs the fake tools."""
 
     def run(arguments: Sequence[str], **options: object) -> None:
         if arguments[0] == "download":
@@ -121,5 +122,5 @@ def main(home: Path) -> int:
 
 
 if __name__ == "__main__":
-    job._PATIENCE_SECONDS = float(os.environ.get("FAKE_PATIENCE", "10"))
+    subprocess_log._PATIENCE_SECONDS = float(os.environ.get("FAKE_PATIENCE", "10"))
     sys.exit(main(Path(sys.argv[1])))

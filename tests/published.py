@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat import paths
-from bitnet_chat.engine import lock
+from bitnet_chat.util import file_lock
 
 CLIENTS = Path(__file__).with_name("clients")
 PATIENCE = 900.0  # seconds, for a slow index
@@ -63,7 +63,7 @@ def _installed(wanted: Path, install: Callable[[Path, Path], list[list[str]]]) -
     of = f"{wanted.read_text('utf-8')}{sys.version_info[:2]}"
     folder = _INSTALLED / hashlib.sha256(of.encode()).hexdigest()[:16]
     _INSTALLED.mkdir(parents=True, exist_ok=True)
-    with lock.held(folder.with_suffix(".lock")):
+    with file_lock.held(folder.with_suffix(".lock")):
         done = folder / "done"
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)

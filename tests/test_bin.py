@@ -24,7 +24,8 @@ REPOSITORY = Path(__file__).parent.parent
 # All that the scripts may need before anything is installed.
 FIRST_MODULES = [
     *("__init__.py", "version.py", "errors.py"),
-    *("engine/__init__.py", "engine/diagnosis.py", "engine/job.py", "engine/lock.py", "progress.py", "terminal.py"),
+    *(f"util/{name}.py" for name in ("__init__", "subprocess_errors", "subprocess_log", "file_lock", "progress")),
+    "terminal.py",
 ]
 
 # Writes down its arguments. As ``-m venv`` it makes an environment with itself as python, as ``-m pip`` it "installs" a

@@ -19,9 +19,10 @@ import fake_build
 import psutil
 import pytest
 
-from bitnet_chat.engine import build, manifest, pip, source, toolchain
+from bitnet_chat.engine import build, manifest, source, toolchain
 from bitnet_chat.errors import BuildError
-from bitnet_chat.progress import Progress
+from bitnet_chat.util import pip
+from bitnet_chat.util.progress import Progress
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with a #! line")
 

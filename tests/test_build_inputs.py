@@ -13,8 +13,9 @@ from typing import Any
 import fake_build
 import pytest
 
-from bitnet_chat.engine import diagnosis, manifest, pip, processors, source, toolchain
+from bitnet_chat.engine import manifest, processors, source, toolchain
 from bitnet_chat.errors import BuildError
+from bitnet_chat.util import pip, subprocess_errors
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with a #! line")
 
@@ -109,7 +110,7 @@ def test_a_file_that_the_archive_lacks_is_written(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_failed_pip_means(output: str, what: str, remedy: str) -> None:
-    error = diagnosis.of_pip(output, purpose="get cmake", log=Path("build.log"), python="python3")
+    error = subprocess_errors.of_pip(output, purpose="get cmake", log=Path("build.log"), python="python3")
     assert what in error.what
     assert remedy in error.remedy
 
@@ -267,8 +268,8 @@ def test_where_errors_begin_is_shown() -> None:
     output = (
         f"{noise}\nFAILED: [code=1] x.o\n{'c++ ' * 300}\nx.cpp:1: error: no\n[51/216] Building\nninja: build stopped"
     )
-    shown = diagnosis.build_excerpt(output).splitlines()
+    shown = subprocess_errors.build_excerpt(output).splitlines()
     assert shown[0] == "FAILED: [code=1] x.o"
     assert len(shown[1]) <= 240
     assert shown[2] == "x.cpp:1: error: no"
-    assert diagnosis.build_excerpt("one\ntwo") == "one\ntwo"
+    assert subprocess_errors.build_excerpt("one\ntwo") == "one\ntwo"

@@ -18,6 +18,7 @@ from bitnet_chat.models.choice import Option, choose
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.memory import Shape
 from bitnet_chat.models.resolve import by_engine
+from bitnet_chat.util import resources
 
 
 @pytest.fixture
@@ -66,18 +67,18 @@ def test_memory_by_the_formula() -> None:
     )
     assert (memory.context_for(131_072), memory.context_for(2048), memory.context_for(None)) == (8192, 2048, 8192)
     assert memory.context_for(2048, 16_384) == 16_384
-    free = memory.available()
+    free = resources.available()
     assert free is not None and free > 0
 
 
 def test_a_container_has_what_its_limit_leaves(tmp_path: Path) -> None:
-    assert memory._container_room(tmp_path) is None
+    assert resources._container_room(tmp_path) is None
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._container_room(tmp_path) is None
+    assert resources._container_room(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("900\n")
     (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 300\nactive_file 50\n")
-    assert memory._container_room(tmp_path) == 450
+    assert resources._container_room(tmp_path) == 450
 
 
 # Engines.

@@ -15,7 +15,6 @@ import pytest
 from program import fake_engine
 
 from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.beside import beside
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
@@ -32,6 +31,7 @@ from bitnet_chat.prompt.builtin import TEMPLATES
 from bitnet_chat.prompt.summary import MARK
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.prompt.window import Window, about_tokens, half_to_drop, messages_to_drop
+from bitnet_chat.util.threads import beside
 
 TURNS = 200
 SYSTEM = "You are a helpful guide."

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_chat.editor import edit
 from bitnet_chat.errors import UsageError
+from bitnet_chat.util.editor import edit
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import pytest
 
 from bitnet_chat import paths
 from bitnet_chat.cli import main
-from bitnet_chat.engine.pip import Pin
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import first, hub, memory, store
+from bitnet_chat.models import first, hub, store
 from bitnet_chat.models.choice import Option
 from bitnet_chat.models.first import FirstModel, choose_first
 from bitnet_chat.models.pull import pull
 from bitnet_chat.models.registry import Entry, entries, own_file
 from bitnet_chat.models.source import parse
+from bitnet_chat.util import resources
+from bitnet_chat.util.pip import Pin
 
 GB = 1_000_000_000
 KNOWN = entries()
@@ -96,7 +97,7 @@ def test_with_nothing_at_all_the_toy() -> None:
 def test_the_hub_is_asked_only_where_it_matters(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(hub, "answers", lambda: asked.append(True) or True)
-    monkeypatch.setattr(memory, "available", lambda: 64 * GB)
+    monkeypatch.setattr(resources, "available", lambda: 64 * GB)
     monkeypatch.setattr(first, "disk_free", lambda: 500 * GB)
     monkeypatch.delenv("PIP_NO_INDEX", raising=False)
     found = first.first_model(ask=False)

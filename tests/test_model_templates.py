@@ -17,10 +17,10 @@ import pytest
 
 from bitnet_chat import paths
 from bitnet_chat.conversation import Conversation, Message, ToolCall
-from bitnet_chat.engine import pip
 from bitnet_chat.errors import BuildError, ModelError
 from bitnet_chat.prompt import template
 from bitnet_chat.prompt.template import ChatTemplate
+from bitnet_chat.util import pip
 
 RECORDED = json.loads((Path(__file__).parent / "model_templates.json").read_text("utf-8"))
 NOW = datetime(2026, 11, 29, 12)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat.errors import UsageError
-from bitnet_chat.newfile import write_new
+from bitnet_chat.util.files import write_new
 
 
 def test_a_new_file(tmp_path: Path) -> None:

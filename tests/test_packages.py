@@ -19,11 +19,12 @@ from pathlib import Path
 import pytest
 import wheelhouse
 
-from bitnet_chat.engine import installation, packages, pip, smoke, wheels
+from bitnet_chat.engine import installation, packages, smoke, wheels
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.packages import PACKAGES, Package
 from bitnet_chat.errors import BuildError
-from bitnet_chat.progress import Progress
+from bitnet_chat.util import pip
+from bitnet_chat.util.progress import Progress
 
 LLAMA, BITNET = wheelhouse.package("llama.cpp"), wheelhouse.package("bitnet")
 _DOWNLOAD = pip.download

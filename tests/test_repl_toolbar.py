@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from bitnet_chat.backends import BackendStatus
 from bitnet_chat.events import Stats
-from bitnet_chat.progress import size
 from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.repl.toolbar import WARNING, context, rate, seconds, tokens
 from bitnet_chat.repl.toolbar import bar as fragments
 from bitnet_chat.text.cell_width import clip, width
+from bitnet_chat.util.progress import size
 
 STATUS = BackendStatus("demo.gguf", "llama", "idle", 512, 2048, 812_400_000, 199.7)
 LAST = Stats(tokens=11, time_to_first_token=0.5, seconds=1.5)

@@ -326,7 +326,7 @@ def test_spares_that_die_are_no_trouble(rig: Rig) -> None:
 
 @needs_scripts
 def test_no_spare_without_memory_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_chat.models.memory.available", lambda: 1000)
+    monkeypatch.setattr("bitnet_chat.util.resources.available", lambda: 1000)
 
     async def body(backend: ResidentBackend) -> None:
         await ask(backend, Conversation().with_system("be kind"), "say one")

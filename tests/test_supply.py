@@ -18,8 +18,9 @@ from bitnet_chat.cli.supply import Supply, missing, question
 from bitnet_chat.config import Settings
 from bitnet_chat.engine import packages, wheels
 from bitnet_chat.errors import BuildError
-from bitnet_chat.models import hub, memory
+from bitnet_chat.models import hub
 from bitnet_chat.models.first import SMALL
+from bitnet_chat.util import resources
 
 __all__ = ["start"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
@@ -38,7 +39,7 @@ def bare(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("BITNET_CHAT_INSTALL", "CI", "OLLAMA_MODELS", "HF_HOME", "HF_HUB_CACHE", "LLAMA_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(memory, "available", lambda: 16_000_000_000)
+    monkeypatch.setattr(resources, "available", lambda: 16_000_000_000)
     return tmp_path / "path"
 
 

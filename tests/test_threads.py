@@ -16,7 +16,7 @@ from program import command, environment, fake_engine, run
 from bitnet_chat.cli.backend import open_source
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor.threads import given
-from bitnet_chat.engine import cgroup, processors
+from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.threads import Processors, Sharing, threads
 
@@ -84,7 +84,7 @@ _OTHER = "24 1 8:1 / / rw - ext4 /dev/root rw\n33 31 0:30 / /sys/fs/cgroup/memor
 
 
 def folders(memberships: str, mounts: str) -> list[str]:
-    return [f"{group.version} {group.folder}" for group in cgroup.groups(memberships, mounts)]
+    return [f"{group.version} {group.folder}" for group in processors.groups(memberships, mounts)]
 
 
 def test_the_groups_of_a_process_and_those_above() -> None:
@@ -121,7 +121,7 @@ def test_the_folder_that_a_container_has_is_its_own_group() -> None:
     ],
 )
 def test_a_quota(version: int, texts: dict[str, str], expected: float | None) -> None:
-    assert cgroup.quota(cgroup.Group(PurePosixPath("/"), version), texts) == expected
+    assert processors.quota(processors.Group(PurePosixPath("/"), version), texts) == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups are those of Linux")

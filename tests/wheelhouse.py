@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_chat.engine import pip, wheels
+from bitnet_chat.engine import wheels
 from bitnet_chat.engine.packages import Package, by_name
+from bitnet_chat.util import pip
 
 _CONTENT = {
     "llama.cpp": {

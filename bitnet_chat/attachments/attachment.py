@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bitnet_chat.progress import size
 from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.util.progress import size
 
 _BACKTICKS = re.compile("`+")
 _TAG = re.compile(r"\.([A-Za-z0-9+]{1,10})\Z")

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
-from bitnet_chat.backends.beside import beside
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
@@ -29,6 +28,7 @@ from bitnet_chat.events import (
 )
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.text.utf8 import Gathering
+from bitnet_chat.util.threads import beside
 
 if TYPE_CHECKING:
     from bitnet_chat.filters.guard import Guard

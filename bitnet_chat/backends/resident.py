@@ -18,7 +18,6 @@ from bitnet_chat.engine import packages, processors
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
-from bitnet_chat.engine.load import Load
 from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, State
@@ -35,14 +34,15 @@ from bitnet_chat.models.names import name_of
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.recording.recorder import Recorder
 from bitnet_chat.recording.store import folder as recordings
+from bitnet_chat.util.resources import Load
 
 if TYPE_CHECKING:
     from bitnet_chat.backends.tooled import Interpreter
     from bitnet_chat.models.chat_template import Prepared
     from bitnet_chat.models.resolve import Judge
     from bitnet_chat.models.vocabulary import TokenCounter
-    from bitnet_chat.progress import Progress
     from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.util.progress import Progress
 
 
 def model_path(

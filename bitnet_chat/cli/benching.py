@@ -14,8 +14,8 @@ from bitnet_chat.engine.choice import Contender, Speed
 from bitnet_chat.engine.clock import Clock
 from bitnet_chat.engine.selection import Wish, contenders, judge
 from bitnet_chat.errors import BitnetChatError, FinishReason
-from bitnet_chat.progress import ProgressLine
 from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.util.progress import ProgressLine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,7 @@ def _variables() -> list[str]:
 
 
 def _edit(path: Path) -> int:
-    from bitnet_chat.editor import edit_file
+    from bitnet_chat.util.editor import edit_file
 
     settings_file.create(path)
     while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bitnet_chat import paths
 from bitnet_chat.config import Settings
-from bitnet_chat.progress import size
+from bitnet_chat.util.progress import size
 
 _SMALL = 300_000_000
 """Bytes of a file below which a model is worth a word about better ones."""
@@ -12,8 +12,9 @@ _SMALL = 300_000_000
 
 def about(settings: Settings, model: str) -> list[str]:
     """Lines for the user, at most one. ``model``: its name, which is that of its file."""
-    from bitnet_chat.models import first, memory
+    from bitnet_chat.models import first
     from bitnet_chat.models.registry import entries
+    from bitnet_chat.util import resources
 
     if settings.attach or settings.backend not in ("engine", "llama-server"):
         return []
@@ -23,7 +24,7 @@ def about(settings: Settings, model: str) -> list[str]:
     if model not in known or not 0 < known[model].bytes < _SMALL or not _is_first_time(model):
         return []
     said = f"{known[model].title or model} is a real model, but a small one ({size(known[model].bytes)})."
-    instead = first.better(known, memory.available(), first.disk_free())
+    instead = first.better(known, resources.available(), first.disk_free())
     return [
         said if instead is None else f"{said} {instead.name} ({size(instead.size)}) answers better: {instead.command}"
     ]

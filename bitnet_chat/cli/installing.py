@@ -13,7 +13,7 @@ from bitnet_chat.engine import manifest, packages
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.find import candidates, find_server
 from bitnet_chat.errors import BuildError, EngineNotFound, FinishReason
-from bitnet_chat.progress import ProgressLine
+from bitnet_chat.util.progress import ProgressLine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

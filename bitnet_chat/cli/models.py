@@ -19,8 +19,8 @@ from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.models import store
 from bitnet_chat.models.inventory import BITNET_ENGINE, Inventory, Item
 from bitnet_chat.models.registry import is_name
-from bitnet_chat.progress import Progress, ProgressLine, size
 from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.util.progress import Progress, ProgressLine, size
 
 if TYPE_CHECKING:
     from bitnet_chat.engine.selection import Wish

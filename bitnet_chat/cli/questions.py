@@ -32,12 +32,12 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.engine.lock import try_lock
 from bitnet_chat.errors import BitnetChatError, EngineNotFound, FinishReason, UsageError
 from bitnet_chat.journal import Journal, Recorder, Stored
-from bitnet_chat.progress import Progress, ProgressLine
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.text.utf8 import well_formed
+from bitnet_chat.util.file_lock import try_lock
+from bitnet_chat.util.progress import Progress, ProgressLine
 
 if TYPE_CHECKING:
     from bitnet_chat.tools import Toolbox

@@ -18,7 +18,6 @@ from bitnet_chat import config, paths
 from bitnet_chat.cli.doctor import effective
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.newfile import write_new
 from bitnet_chat.recording import store, transcript
 from bitnet_chat.recording.entry import Entry, Kind
 from bitnet_chat.recording.masking import mask
@@ -26,6 +25,7 @@ from bitnet_chat.recording.playback import option
 from bitnet_chat.recording.privacy import conceal, engine_arguments
 from bitnet_chat.recording.redaction import Redactor
 from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.util.files import write_new
 
 FORMAT = 1
 _SECRET_VARIABLES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")

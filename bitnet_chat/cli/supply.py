@@ -15,8 +15,8 @@ from bitnet_chat.cli.consent import agrees, can_be_asked, chosen
 from bitnet_chat.cli.lines import tell
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError, EngineNotFound
-from bitnet_chat.progress import size
 from bitnet_chat.text.sanitize import visible
+from bitnet_chat.util.progress import size
 
 if TYPE_CHECKING:
     from bitnet_chat.models.first import FirstModel

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bitnet_chat import config, paths
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.progress import size as in_words
 from bitnet_chat.recording import store
+from bitnet_chat.util.progress import size as in_words
 
 _GROUP = "files"
 _CHECK_SECONDS = 10.0

@@ -11,7 +11,8 @@ from bitnet_chat import paths
 from bitnet_chat.doctor.finding import Finding, ok, warn
 from bitnet_chat.models import memory as need_of
 from bitnet_chat.models.info import ModelInfo
-from bitnet_chat.progress import size
+from bitnet_chat.util import resources
+from bitnet_chat.util.progress import size
 
 _LITTLE_ROOM = 100_000_000  # bytes: a journal of years, or a fifth of an engine that is being built
 
@@ -36,7 +37,7 @@ def memory() -> Memory | None:
         whole, swap = psutil.virtual_memory(), psutil.swap_memory()
     except (psutil.Error, OSError, RuntimeError):
         return None
-    available = need_of.available()
+    available = resources.available()
     return Memory(int(whole.total), int(whole.available) if available is None else available, swap.total, swap.used)
 
 

@@ -12,8 +12,8 @@ from bitnet_chat.models.info import ModelInfo
 from bitnet_chat.models.misfit import misfit
 from bitnet_chat.models.support import PULL, obstacle
 from bitnet_chat.models.wholeness import lack
-from bitnet_chat.progress import size
 from bitnet_chat.prompt.template_checks import OTHER
+from bitnet_chat.util.progress import size
 
 _GROUP = "model"
 

@@ -8,7 +8,7 @@ from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine import packages, smoke, wheels
 from bitnet_chat.engine.packages import PACKAGES, Package
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.progress import size
+from bitnet_chat.util.progress import size
 
 _GROUP = "engine"
 

@@ -23,12 +23,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.engine import diagnosis, job, lock, manifest, pip, processors, publication, source, toolchain
+from bitnet_chat.engine import manifest, processors, publication, source, toolchain
 from bitnet_chat.engine.clock import Clock
 from bitnet_chat.engine.installation import explained
 from bitnet_chat.engine.source import DEFAULT
 from bitnet_chat.errors import BuildError
-from bitnet_chat.progress import Progress, ninja_counter, size
+from bitnet_chat.util import file_lock, pip, subprocess_errors, subprocess_log
+from bitnet_chat.util.progress import Progress, ninja_counter, size
 
 __all__ = ["DEFAULT", "Progress", "install", "installed"]
 
@@ -102,7 +103,10 @@ class _Build:
         self.clock.step("Checking the compiler")
         compilers = toolchain.check_compilers(os.environ)
         self.home.mkdir(parents=True, exist_ok=True)
-        with job.signals_end_us(), lock.held(self.work.with_name(f"{self.work.name}.lock"), self._waiting):
+        with (
+            subprocess_log.signals_end_us(),
+            file_lock.held(self.work.with_name(f"{self.work.name}.lock"), self._waiting),
+        ):
             if self._ready():  # another process has built it meanwhile
                 return self.target
             self._prepare(compilers)
@@ -138,7 +142,7 @@ class _Build:
                 remedy="Free some space, or choose another place with BITNET_CHAT_DATA=FOLDER.",
             )
         publication.sweep(self.target)
-        job.end_orphans(toolchain.MARK, str(self.work))
+        subprocess_log.end_orphans(toolchain.MARK, str(self.work))
         self.work.mkdir(exist_ok=True)
         with self.log.open("a" if resumed else "w", encoding="utf-8") as log:
             log.write(
@@ -205,10 +209,12 @@ class _Build:
                 self.clock.at(*counter)
 
         self.clock.step(step)
-        offset = job.size(self.log)
-        status = job.run(argv, log=self.log, cwd=cwd, env=env, on_line=read, on_tick=self.clock.tick)
+        offset = subprocess_log.size(self.log)
+        status = subprocess_log.run(argv, log=self.log, cwd=cwd, env=env, on_line=read, on_tick=self.clock.tick)
         if status != 0:
-            raise diagnosis.of_build(job.text_since(self.log, offset), step=step, status=status, log=self.log)
+            raise subprocess_errors.of_build(
+                subprocess_log.text_since(self.log, offset), step=step, status=status, log=self.log
+            )
 
     def _publish(self, tree: Path, folder: Path, compilers: toolchain.Compilers, flags: list[str]) -> None:
         programs = {name: tree / "bin" / built for name, built in self.programs.items()}

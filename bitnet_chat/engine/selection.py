@@ -25,7 +25,7 @@ from bitnet_chat.models.quantization import BITNET_TYPES, IK_TYPES
 from bitnet_chat.models.resolve import Judge
 from bitnet_chat.models.store import write_json
 from bitnet_chat.models.support import known, obstacle
-from bitnet_chat.progress import size
+from bitnet_chat.util.progress import size
 
 _FILE, _FORMAT, _REMEMBERED = "fits.json", 1, 256
 _CONVERTED_TYPES = ("IQ2_BN", "Q6_K", "F32")

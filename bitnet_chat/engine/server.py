@@ -15,7 +15,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import environment
 from bitnet_chat.engine.child.descendants import end_marked, new_mark
@@ -25,6 +24,7 @@ from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.engine.restarts import RestartBudget
 from bitnet_chat.engine.watchman import Watchman
 from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.util.threads import in_daemon
 
 HOST = "127.0.0.1"
 # "listening on http://127.0.0.1:40123" since 2024, "hostname: 127.0.0.1, port: 40123" before; with --log-prefix or not.

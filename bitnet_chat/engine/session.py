@@ -11,10 +11,8 @@ from functools import partial
 from typing import Any
 
 from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import as_sent, clean
-from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.dialects import Input, Talk
@@ -40,6 +38,7 @@ from bitnet_chat.events import (
 from bitnet_chat.frames import EngineError, Progress, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.prompt.tokenizer import Allowance, Tokenizer
 from bitnet_chat.prompt.tokens import TokenCount, by_length
+from bitnet_chat.util.threads import beside, in_daemon
 
 _TRIES = 9  # loads again of a model that failed to load without a word
 _WITH_GRAMMAR = "use --backend llama-server"

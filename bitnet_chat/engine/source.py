@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from bitnet_chat.engine import diagnosis
 from bitnet_chat.engine.manifest import DEFAULT_NAME
-from bitnet_chat.engine.pip import Pin
 from bitnet_chat.errors import BuildError
+from bitnet_chat.util import subprocess_errors
+from bitnet_chat.util.pip import Pin
 
 DEFAULT = DEFAULT_NAME
 
@@ -155,7 +155,7 @@ def wanted(member: tarfile.TarInfo, source: Source) -> PurePosixPath | None:
     """
     parts = member.name.split("/")
     if member.name.startswith("/") or ".." in parts or "\\" in member.name or ":" in member.name or "\0" in member.name:
-        raise diagnosis.unsafe_archive(source.pin.file, f"holds an unsafe file name, {member.name!r}")
+        raise subprocess_errors.unsafe_archive(source.pin.file, f"holds an unsafe file name, {member.name!r}")
     path = PurePosixPath(member.name)
     if not path.is_relative_to(source.prefix):
         return None
@@ -163,7 +163,9 @@ def wanted(member: tarfile.TarInfo, source: Source) -> PurePosixPath | None:
     if not inside.parts or inside.parts[0] not in _NEEDED:
         return None
     if not (member.isfile() or member.isdir()):
-        raise diagnosis.unsafe_archive(source.pin.file, f"holds something that is no plain file, {member.name!r}")
+        raise subprocess_errors.unsafe_archive(
+            source.pin.file, f"holds something that is no plain file, {member.name!r}"
+        )
     return inside
 
 
@@ -196,7 +198,7 @@ def unpack(archive: Path, folder: Path, source: Source, on_bytes: Callable[[int,
             target.chmod(0o755 if member.mode & 0o100 else 0o644)
             os.utime(target, (member.mtime, member.mtime))  # older than any object, also when unpacked once more
     if not (part / "CMakeLists.txt").is_file():
-        raise diagnosis.unsafe_archive(source.pin.file, f"holds no source under {source.prefix}")
+        raise subprocess_errors.unsafe_archive(source.pin.file, f"holds no source under {source.prefix}")
     for name, text in source.added.items():
         (part / name).parent.mkdir(parents=True, exist_ok=True)
         (part / name).write_text(text, encoding="utf-8")

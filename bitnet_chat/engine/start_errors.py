@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_chat.errors import EngineNotFound
-from bitnet_chat.native import is_native
+from bitnet_chat.util.files import is_native
 
 _LIBRARY = re.compile(
     r"error while loading shared libraries: (?P<glibc>[^:\n]+): cannot open shared object"

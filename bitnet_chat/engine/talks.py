@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.daemon import in_daemon
 from bitnet_chat.engine.dialects import Talk
+from bitnet_chat.util.threads import in_daemon
 
 
 class TalkOnDemand:

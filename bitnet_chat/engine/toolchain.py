@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_chat.engine import pip
 from bitnet_chat.engine.source import Source
 from bitnet_chat.errors import BuildError
-from bitnet_chat.progress import NINJA_STATUS
+from bitnet_chat.util import pip
+from bitnet_chat.util.progress import NINJA_STATUS
 
 # Ranges, not pins: llama.cpp asks for cmake 3.14 and declares itself tested up to 3.28's policies; cmake 4 and
 # ninja 1.11 to 1.13 build it. Wheels only: cmake from source takes longer than the engine.

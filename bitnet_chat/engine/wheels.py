@@ -8,8 +8,8 @@ import sysconfig
 from dataclasses import dataclass
 
 from bitnet_chat.engine.packages import Package
-from bitnet_chat.engine.pip import Pin
 from bitnet_chat.errors import BuildError
+from bitnet_chat.util.pip import Pin
 
 _MACHINES = {"amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}

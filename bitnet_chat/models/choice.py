@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitnet_chat.progress import size
+from bitnet_chat.util.progress import size
 
 
 @dataclass(frozen=True, slots=True)

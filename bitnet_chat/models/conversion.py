@@ -25,7 +25,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.engine import lock, pip, processors
+from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary, Make
 from bitnet_chat.engine.clock import Clock
 from bitnet_chat.engine.packages import SITE
@@ -37,7 +37,8 @@ from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.reader import opened
 from bitnet_chat.models.registry import CONVERTED
 from bitnet_chat.models.store import write_json
-from bitnet_chat.progress import Progress, duration, size
+from bitnet_chat.util import file_lock, pip
+from bitnet_chat.util.progress import Progress, duration, size
 
 ARCHITECTURES = frozenset(("bitnet-b1.58", "bitnet", "llama"))
 """Those for which the converted file was compared with a reference."""
@@ -123,7 +124,7 @@ def obtain(
         def wait(holder: str) -> None:
             clock.step("Waiting for another conversion" + (f" (process {holder})" if holder else ""))
 
-        with lock.held(target.with_suffix(".lock"), wait):
+        with file_lock.held(target.with_suffix(".lock"), wait):
             if (found := present(source)) is not None:  # another process has made it meanwhile
                 return found
             return _convert(source, target, engine, clock, check)

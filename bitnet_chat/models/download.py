@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models.store import state_path, write_json
-from bitnet_chat.progress import size as shown
+from bitnet_chat.util.progress import size as shown
 from bitnet_chat.version import __version__
 
 _CHUNK = 1 << 18

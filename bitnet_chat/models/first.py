@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bitnet_chat.models.choice import Option, choose
 from bitnet_chat.models.registry import Entry, Needs
-from bitnet_chat.progress import size
+from bitnet_chat.util.progress import size
 
 SMALL = "smollm2-135m"
 """The model that the package index has."""
@@ -112,11 +112,12 @@ def first_model(*, ask: bool = True, limit: int = 0) -> FirstModel | None:
     """:func:`choose_first` for this computer. Reads the headers of the models that are here, and only where none of
     them will do, asks the hub whether it is there: one request, which takes a few seconds at most. ``ask``: False for a
     start that must not wait; the hub then counts as out of reach. Raises UsageError for a broken registry."""
-    from bitnet_chat.models import hub, memory
+    from bitnet_chat.models import hub
     from bitnet_chat.models.registry import entries
     from bitnet_chat.models.resolve import bundled, options, present
+    from bitnet_chat.util import resources
 
-    known, free, disk = entries(), memory.available(), disk_free()
+    known, free, disk = entries(), resources.available(), disk_free()
     here = options(present(), free=free)
     toy = bundled()
     needed = ask and not choose(here, free).name and better(known, free, disk, limit) is not None

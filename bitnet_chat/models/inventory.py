@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from bitnet_chat.models import memory, store
+from bitnet_chat.models import store
 from bitnet_chat.models.choice import Choice, choose
 from bitnet_chat.models.info import template_family
 from bitnet_chat.models.registry import Entry, entries
 from bitnet_chat.models.resolve import Examined, Judge, bundled, examine, judged, present, stock
+from bitnet_chat.util import resources
 
 BITNET_ENGINE = "bitnet"
 """The prebuilt engine; or a BitNet build by hand."""
@@ -64,7 +65,7 @@ class Inventory:
 
 def take(judge: Judge = stock, context: int = 0, *, missing: str = "") -> Inventory:
     """``missing``: what a model of BitNet's needs and is not here. Raises UsageError for a broken registry."""
-    known, free = entries(), memory.available()
+    known, free = entries(), resources.available()
     models = [examine(model, context) for model in present()]
     options = judged(models, judge)
     choice = choose(options, free)

@@ -15,9 +15,7 @@ and models whose layers look back over a short window only need less for keys an
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 
 DEFAULT_CONTEXT = 8192  # what a conversation gets unless --ctx says otherwise, or the model was trained for less
 _PAGE = 256
@@ -54,31 +52,3 @@ def context_for(trained: int | None, wanted: int = 0) -> int:
     whole pages, a batch of what was asked for, and aborts at a message between the two.
     """
     return -(-(wanted or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)) // _PAGE) * _PAGE
-
-
-def available() -> int | None:
-    """Bytes that a new program can have without swapping; None where nothing tells.
-
-    In a container the limit of its cgroup counts too, which the figures of the whole computer do not show.
-    """
-    try:
-        import psutil
-    except ImportError:  # it wants modules that some platforms do not have
-        return None
-    try:
-        free = int(psutil.virtual_memory().available)
-    except (psutil.Error, OSError):
-        return None
-    limit = _container_room(Path("/sys/fs/cgroup"))
-    return free if limit is None else min(free, limit)
-
-
-def _container_room(folder: Path) -> int | None:
-    """cgroup v2: what is left of the limit, with what the kernel could drop from its file cache counted as free."""
-    with contextlib.suppress(OSError, ValueError):
-        limit = int((folder / "memory.max").read_text("ascii"))
-        used = int((folder / "memory.current").read_text("ascii"))
-        pairs = (line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
-        cached = sum(int(value) for key, value in pairs if key in ("inactive_file", "active_file"))
-        return max(0, limit - used + cached)
-    return None

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.engine import pip
-from bitnet_chat.engine.lock import held
 from bitnet_chat.errors import BuildError, ModelError, UsageError
 from bitnet_chat.models import hub, store
 from bitnet_chat.models.download import Download, Remote, require_room
 from bitnet_chat.models.info import ModelInfo, read_parts
 from bitnet_chat.models.source import Source
 from bitnet_chat.models.store import Installed, Record
+from bitnet_chat.util import pip
+from bitnet_chat.util.file_lock import held
 
 OnBytes = Callable[[int, int], None]
 _CHUNK = 1 << 20

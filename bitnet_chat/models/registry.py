@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bitnet_chat import config, paths
-from bitnet_chat.engine.pip import Pin
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models import memory
 from bitnet_chat.models.memory import Shape
 from bitnet_chat.models.parts import part
+from bitnet_chat.util.pip import Pin
 
 Needs = Literal["any", "bitnet"]
 Kind = Literal["chat", "embedding"]

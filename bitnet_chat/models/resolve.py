@@ -13,7 +13,7 @@ from bitnet_chat.models import others, store
 from bitnet_chat.models.choice import Option, choose
 from bitnet_chat.models.names import key_of, keys_of
 from bitnet_chat.models.registry import AUTO, entries, is_name
-from bitnet_chat.progress import size
+from bitnet_chat.util.progress import size
 
 if TYPE_CHECKING:
     from bitnet_chat.models.info import ModelInfo
@@ -129,7 +129,7 @@ def _auto(judge: Judge, context: int, *, named: bool) -> Resolved:
 
     ``named``: ``auto`` was asked for, and the notice says why this one even where there was nothing to choose.
     """
-    from bitnet_chat.models.memory import available
+    from bitnet_chat.util.resources import available
 
     found, free = present(), available()
     looked_at = options(found, judge, context, free)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from bitnet_chat.engine.pip import Pin
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models.parts import part, stem_of
 from bitnet_chat.models.registry import Entry, is_name
+from bitnet_chat.util.pip import Pin
 
 _FORMS = "a name of `models list`, hf:user/repo:QUANT, hf:user/repo/file.gguf, or an https address of a .gguf file"
 _HUB_FORMS = "the forms are hf:user/repo, hf:user/repo:QUANT and hf:user/repo/file.gguf, each with @revision at will"

@@ -17,7 +17,7 @@ from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.misfit import BITNET_WORD, IK_WORD, MARKERS, Ending, Misfit, misfit, spelled
 from bitnet_chat.models.quantization import I2_S_FILE
 from bitnet_chat.models.wholeness import lack
-from bitnet_chat.native import is_native
+from bitnet_chat.util.files import is_native
 
 PULL = "bitnet-chat models pull goes on where it stopped"
 _PART = 1 << 22

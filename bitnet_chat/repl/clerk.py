@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import Backend
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.daemon import in_daemon
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.progress import size
 from bitnet_chat.repl.console import CLIPBOARD_LIMIT, Console
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.errands import Attach, Copy, Write
 from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.util.progress import size
+from bitnet_chat.util.threads import in_daemon
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
@@ -90,7 +90,7 @@ class Clerk:
 
     async def write(self, errand: Write, conversation: Conversation, asides: Sequence[Aside] = ()) -> None:
         from bitnet_chat.conversation.export import export
-        from bitnet_chat.newfile import write_new
+        from bitnet_chat.util.files import write_new
 
         title = self._recorder.title if self._recorder is not None else ""
         path = Path(errand.path or f"{_file_name(title)}.{errand.format}")

@@ -11,12 +11,12 @@ from typing import get_args
 from bitnet_chat.attachments import typed
 from bitnet_chat.backends import BackendStatus
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.progress import size
 from bitnet_chat.repl import errands
 from bitnet_chat.repl.errands import FORMATS, Errand, ExportFormat, ThinkingMode
 from bitnet_chat.repl.tally import Tally
 from bitnet_chat.repl.toolbar import SEPARATOR, context, rate, seconds, state, tokens
 from bitnet_chat.text.sanitize import one_line, visible
+from bitnet_chat.util.progress import size
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 
 from bitnet_chat.attachments.mentions import quoted, unfinished
-from bitnet_chat.daemon import in_daemon
 from bitnet_chat.repl import commands
 from bitnet_chat.repl.errands import FORMATS, ThinkingMode
 from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.util.threads import in_daemon
 
 PATIENCE = 2.0
 """Seconds that a folder may take to be read."""

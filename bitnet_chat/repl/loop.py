@@ -24,7 +24,6 @@ from prompt_toolkit.shortcuts.prompt import PromptSession
 from prompt_toolkit.styles import Style
 
 from bitnet_chat.backends import Backend
-from bitnet_chat.editor import edit
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.markdown import prose
 from bitnet_chat.repl.completer import LineCompleter, typing_a_mention
@@ -40,6 +39,7 @@ from bitnet_chat.repl.terminal import TerminalSink, between_prompts, is_raw, len
 from bitnet_chat.repl.toolbar import bar
 from bitnet_chat.text.cell_width import clip, tail, width
 from bitnet_chat.text.sanitize import one_line, visible
+from bitnet_chat.util.editor import edit
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment

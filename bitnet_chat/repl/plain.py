@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TextIO
 
 from bitnet_chat import terminal
 from bitnet_chat.backends import Backend
-from bitnet_chat.editor import edit
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.repl.console import Verdict, clipboard_sequence
 from bitnet_chat.repl.display import Display
@@ -25,6 +24,7 @@ from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.repl.signals import on_interrupt
 from bitnet_chat.repl.talk import SwitchModel, Talk
 from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.util.editor import edit
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from bitnet_chat.backends import BackendStatus
 from bitnet_chat.events import Stats
-from bitnet_chat.progress import size
 from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.text.cell_width import clip, width
 from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.util.progress import size
 
 SEPARATOR = " · "
 FULL = 0.8

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import bitnet_chat
-from bitnet_chat.progress import size as in_words
 from bitnet_chat.prompt.builtin import OWN
 from bitnet_chat.prompt.jinja import JinjaProgram, Kind, Program, TemplateFault
 from bitnet_chat.sandbox.form import Limits, read_answer, write_request
+from bitnet_chat.util.progress import size as in_words
 
 _BOOT = f"import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from {__name__}.child import run; run()"
 _LOOK = 0.05

@@ -24,9 +24,9 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, ModelError, UsageError
 from bitnet_chat.models.gguf import size_of
 from bitnet_chat.models.names import Names, key_of
-from bitnet_chat.progress import size
 from bitnet_chat.serve.card import ModelCard, read_card
 from bitnet_chat.serve.routing import AUTO, Candidate, route
+from bitnet_chat.util.progress import size
 
 log = logging.getLogger("bitnet_chat.serve")
 

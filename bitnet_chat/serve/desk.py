@@ -10,7 +10,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from bitnet_chat.backends import Backend, ReplyOptions
-from bitnet_chat.backends.beside import beside
 from bitnet_chat.backends.offering import OfferingBackend, SingleCallBackend, refuses_tools
 from bitnet_chat.backends.pool import Seat, number
 from bitnet_chat.backends.recorded import recorded
@@ -22,6 +21,7 @@ from bitnet_chat.serve.cache import Cache, Place, Replay
 from bitnet_chat.serve.catalogue import Catalogue
 from bitnet_chat.serve.generation import Generation
 from bitnet_chat.serve.metrics import Account, Metrics
+from bitnet_chat.util.threads import beside
 
 log = logging.getLogger("bitnet_chat.serve")
 

@@ -10,7 +10,6 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
-from bitnet_chat.backends.beside import beside
 from bitnet_chat.backends.remote import ending
 from bitnet_chat.backends.remote.account import Account
 from bitnet_chat.backends.remote.clearing import Clearing
@@ -23,10 +22,11 @@ from bitnet_chat.backends.remote.question import Question
 from bitnet_chat.backends.remote.service import Service, Target
 from bitnet_chat.backends.remote.wire import Fault, Wire
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.load import Load
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice
 from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.util.resources import Load
+from bitnet_chat.util.threads import beside
 
 _REFUSALS = 8  # of one message that lead to another try
 SIGN_OF_LIFE = 20.0

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.beside import beside
 from bitnet_chat.backends.remote import ending
 from bitnet_chat.backends.remote.account import Account
 from bitnet_chat.backends.remote.connection import Lost, not_an_api, whole
@@ -22,6 +21,7 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Event, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.filters.tool_calls import CALL_LIMIT
 from bitnet_chat.prompt.specials import note
+from bitnet_chat.util.threads import beside
 
 _REFUSAL = 5.0  # seconds that a server has to refuse what may be too long
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from bitnet_chat.backends.beside import beside
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, UsageError
 from bitnet_chat.journal import Journal, Recorder
@@ -22,6 +21,7 @@ from bitnet_chat.serve.chats.request import MOST_ROWS, Ask, NewChat, asked_of, b
 from bitnet_chat.serve.desk import Desk, Order
 from bitnet_chat.serve.generation import Generation
 from bitnet_chat.serve.problems import Refused
+from bitnet_chat.util.threads import beside
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Entry, Hit, Stored

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 
 class Load:
     """Of one process at a time."""
@@ -34,7 +37,34 @@ class Load:
 
     def leaves_room_for_another(self, pid: int) -> bool:
         """Whether as much memory as a process has is free once more. It needs less: the weights are shared."""
-        from bitnet_chat.models.memory import available
 
         free, taken = available(), self.memory_of(pid)
         return free is not None and taken is not None and free > taken
+
+
+def available() -> int | None:
+    """Bytes that a new program can have without swapping; None where nothing tells.
+
+    In a container the limit of its cgroup counts too, which the figures of the whole computer do not show.
+    """
+    try:
+        import psutil
+    except ImportError:  # it wants modules that some platforms do not have
+        return None
+    try:
+        free = int(psutil.virtual_memory().available)
+    except (psutil.Error, OSError):
+        return None
+    limit = _container_room(Path("/sys/fs/cgroup"))
+    return free if limit is None else min(free, limit)
+
+
+def _container_room(folder: Path) -> int | None:
+    """cgroup v2: what is left of the limit, with what the kernel could drop from its file cache counted as free."""
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((folder / "memory.max").read_text("ascii"))
+        used = int((folder / "memory.current").read_text("ascii"))
+        pairs = (line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
+        cached = sum(int(value) for key, value in pairs if key in ("inactive_file", "active_file"))
+        return max(0, limit - used + cached)
+    return None

@@ -50,3 +50,18 @@ def _take_name(new: Path, path: Path) -> None:
         if path.exists():
             raise FileExistsError from None
         new.rename(path)
+
+
+# How the files of programs begin. Pure.
+
+MAGIC = (
+    b"\x7fELF",
+    b"MZ",
+    *(number.to_bytes(4, order) for number in (0xFEEDFACE, 0xFEEDFACF, 0xCAFEBABE) for order in ("big", "little")),
+)
+"""ELF, PE, and Mach-O for one processor or several. What begins otherwise is a script, or no program."""
+
+
+def is_native(head: bytes) -> bool:
+    """``head``: the first bytes of a file."""
+    return head.startswith(MAGIC)

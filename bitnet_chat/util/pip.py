@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_chat.engine import diagnosis, job, lock
 from bitnet_chat.errors import BuildError
+from bitnet_chat.util import file_lock, subprocess_errors, subprocess_log
 
 _CHUNK = 1 << 20
 
@@ -40,7 +40,7 @@ def run(
     folder: Path,
     on_tick: Callable[[], None] = lambda: None,
     variables: Mapping[str, str] | None = None,
-    offline: str = diagnosis.OFFLINE,
+    offline: str = subprocess_errors.OFFLINE,
 ) -> None:
     """``pip ARGUMENTS`` with ``folder`` as its working and temporary directory; ``purpose`` completes "cannot …".
 
@@ -55,10 +55,10 @@ def run(
     # A user's rules for installing packages, with which pip refuses --target; and what hides why it failed.
     env |= {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_QUIET": "0"}
     argv = [*command(), "--disable-pip-version-check", "--no-input", *arguments]
-    offset = job.size(log)
-    if job.run(argv, log=log, cwd=folder, env=env | dict(variables or {}), on_tick=on_tick) != 0:
-        raise diagnosis.of_pip(
-            job.text_since(log, offset), purpose=purpose, log=log, python=sys.executable, offline=offline
+    offset = subprocess_log.size(log)
+    if subprocess_log.run(argv, log=log, cwd=folder, env=env | dict(variables or {}), on_tick=on_tick) != 0:
+        raise subprocess_errors.of_pip(
+            subprocess_log.text_since(log, offset), purpose=purpose, log=log, python=sys.executable, offline=offline
         )
 
 
@@ -79,7 +79,7 @@ def fetch(
     purpose: str,
     log: Path,
     on_bytes: Callable[[int], None] = lambda count: None,
-    offline: str = diagnosis.OFFLINE,
+    offline: str = subprocess_errors.OFFLINE,
 ) -> Path:
     """The checked file in ``folder``: the one that is there, or a new download. It may be for another computer.
 
@@ -91,7 +91,7 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / pin.file
     scratch = folder / f".{pin.file}.part"
-    with lock.held(folder / f".{pin.file}.lock", lambda holder: on_bytes(0)):
+    with file_lock.held(folder / f".{pin.file}.lock", lambda holder: on_bytes(0)):
         if target.is_file() and sha256(target) == pin.sha256:
             return target
         shutil.rmtree(scratch, ignore_errors=True)  # of a download that was killed: pip does not go on with it
@@ -187,7 +187,7 @@ def verify(path: Path, pin: Pin) -> None:
         )
     found = sha256(path)
     if found != pin.sha256:
-        raise diagnosis.wrong_archive(pin.file, found, pin.sha256)
+        raise subprocess_errors.wrong_archive(pin.file, found, pin.sha256)
 
 
 def sha256(path: Path) -> str:
