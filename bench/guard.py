@@ -27,8 +27,8 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.filters.guard import Guard
 from bitnet_chat.filters.role_markers import markers_of, relevant
-from bitnet_chat.prompt.builtin import TEMPLATES
-from bitnet_chat.prompt.template import ChatTemplate
+from bitnet_chat.templates.builtin import TEMPLATES
+from bitnet_chat.templates.chat_template import ChatTemplate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bitnet_chat.prompt.builtin import TEMPLATES
+from bitnet_chat.templates.builtin import TEMPLATES
 
 # name: source, BOS token, end-of-sequence token, whether the engine adds the BOS token
 FAMILIES = {

@@ -27,10 +27,10 @@ from bitnet_chat.errors import ContextOverflow, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.models.gguf import read_header
-from bitnet_chat.prompt.builtin import TEMPLATES
 from bitnet_chat.prompt.summary import MARK
 from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.prompt.window import Window, about_tokens, half_to_drop, messages_to_drop
+from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.util.threads import beside
 
 TURNS = 200

@@ -26,7 +26,7 @@ from bitnet_chat.models.faults import mended
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.verify import verify
-from bitnet_chat.prompt.builtin import TEMPLATES
+from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.util.progress import Progress
 
 SMALL = SmallModel("I2_S", "bitnet-b1.58")

@@ -23,7 +23,7 @@ from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, Started, TextDelta, ThinkingDelta
-from bitnet_chat.prompt.builtin import TEMPLATES
+from bitnet_chat.templates.builtin import TEMPLATES
 
 ASKED = Conversation().with_user("tell me")
 EMPTY = [Started(), Completed(FinishReason.STOP, "", STATS)]

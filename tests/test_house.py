@@ -105,7 +105,7 @@ def test_no_text_is_ever_run(path: Path) -> None:
 
 
 def test_a_chat_template_is_never_read_in_this_process() -> None:
-    """But for those of our own, which :func:`bitnet_chat.sandbox.program_of` knows."""
+    """But for those of our own, which :func:`bitnet_chat.templates.sandbox.program_of` knows."""
     calls = [
         node
         for path in MODULES

@@ -18,8 +18,8 @@ import pytest
 from bitnet_chat import paths
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import BuildError, ModelError
-from bitnet_chat.prompt import template
-from bitnet_chat.prompt.template import ChatTemplate
+from bitnet_chat.templates import chat_template
+from bitnet_chat.templates.chat_template import ChatTemplate
 from bitnet_chat.util import pip
 
 RECORDED = json.loads((Path(__file__).parent / "model_templates.json").read_text("utf-8"))
@@ -90,7 +90,7 @@ def digest(text: str) -> str:
 
 
 def test_templates_render_as_in_transformers(templates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template, "datetime", _Clock)
+    monkeypatch.setattr(chat_template, "datetime", _Clock)
     assert {f"{name}.jinja" for name in WANTED} <= RECORDED["templates"].keys()
     compared = 0
     for name, recorded in RECORDED["templates"].items():

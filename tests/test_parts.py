@@ -23,13 +23,13 @@ from bitnet_chat.doctor.finding import Status
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.models import download, offer, store, support
-from bitnet_chat.models.chat_template import prepare
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.offer import File
 from bitnet_chat.models.parts import part, stem_of
 from bitnet_chat.models.pull import Pulled, pull
 from bitnet_chat.models.source import Source, parse
+from bitnet_chat.models.template_selection import prepare
 from bitnet_chat.serve.catalogue import Catalogue
 
 NAMES = [f"demo-Q4_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)]

@@ -17,7 +17,6 @@ import pytest
 import token_model
 from program import fake_engine, run
 
-from bitnet_chat import sandbox
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
@@ -27,11 +26,12 @@ from bitnet_chat.doctor.model import judge
 from bitnet_chat.errors import FinishReason, ModelError
 from bitnet_chat.events import Completed, Event
 from bitnet_chat.models.info import read_info
-from bitnet_chat.prompt.builtin import OWN
-from bitnet_chat.prompt.jinja import JinjaProgram
-from bitnet_chat.prompt.template import ChatTemplate
-from bitnet_chat.sandbox import SandboxedProgram, program_of
-from bitnet_chat.sandbox.form import Limits
+from bitnet_chat.templates import sandbox
+from bitnet_chat.templates.builtin import OWN
+from bitnet_chat.templates.chat_template import ChatTemplate
+from bitnet_chat.templates.jinja import JinjaProgram
+from bitnet_chat.templates.sandbox import SandboxedProgram, program_of
+from bitnet_chat.templates.sandbox.protocol import Limits
 
 LOOPS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
 NESTED = "{% set n = namespace(x=[]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | tojson }}"

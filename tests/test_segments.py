@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.prompt.segments import PromptSegments, joined, unguarded
-from bitnet_chat.prompt.template import ChatTemplate
+from bitnet_chat.templates.chat_template import ChatTemplate
+from bitnet_chat.templates.segments import PromptSegments, joined, unguarded
 
 ODD = [
     "What is it?",

@@ -6,8 +6,8 @@ import pytest
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import ModelError
-from bitnet_chat.prompt.builtin import TEMPLATES
-from bitnet_chat.prompt.template import ChatTemplate
+from bitnet_chat.templates.builtin import TEMPLATES
+from bitnet_chat.templates.chat_template import ChatTemplate
 
 
 def template(name: str) -> ChatTemplate:

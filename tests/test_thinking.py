@@ -23,7 +23,7 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, TextDelta, ThinkingDelta
 from bitnet_chat.filters.thinking import Retelling, ThinkingSplitter, leaves_open, thinking_tags
 from bitnet_chat.frames import Frame, ReplyText, ThinkingText
-from bitnet_chat.prompt.builtin import TEMPLATES
+from bitnet_chat.templates.builtin import TEMPLATES
 
 TAGS = ("<think>", "</think>")
 

@@ -20,7 +20,7 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import EngineDied, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
-from bitnet_chat.prompt.template import ChatTemplate
+from bitnet_chat.templates.chat_template import ChatTemplate
 
 
 @pytest.fixture(params=["classic", "modern", "native"])

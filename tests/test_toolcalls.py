@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import Unsupported
 from bitnet_chat.filters.tool_calls import CALL_LIMIT, Call, CallSplitter, Malformed, Piece, Text, parse
-from bitnet_chat.prompt.builtin import TEMPLATES
-from bitnet_chat.prompt.template import ChatTemplate
-from bitnet_chat.prompt.tools import Spoken, ToolFormat, lowered
+from bitnet_chat.templates.builtin import TEMPLATES
+from bitnet_chat.templates.chat_template import ChatTemplate
+from bitnet_chat.templates.tool_format import Spoken, ToolFormat, lowered
 
 TEMPLATE = (Path(__file__).parent / "models" / "tool-demo.jinja").read_text("utf-8")
 ADD = Tool("add", "The sum.", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
@@ -180,7 +180,7 @@ def asked(system: str = "Be kind.") -> Conversation:
 
 @pytest.mark.parametrize("system", ["Be kind.", ""])
 def test_the_plain_conversation_renders_as_the_template_itself_would(system: str) -> None:
-    from bitnet_chat.prompt.tools import described
+    from bitnet_chat.templates.tool_format import described
 
     ours = lowered(asked(system), [ADD], ToolFormat(template()))
     assert [each.role for each in ours.turns] == ["user", "assistant", "user"]

@@ -27,8 +27,8 @@ from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.engine.variables import chooses_batch_size
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models.names import name_of
-from bitnet_chat.prompt.specials import SpecialTokens
 from bitnet_chat.prompt.tokens import TokenCount, by_length
+from bitnet_chat.templates.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     from bitnet_chat.models.gguf import ModelHeader
@@ -109,9 +109,9 @@ class LlamaServer:
 
     def command(self) -> list[str]:
         """How it is started. Reads the header and knocks at rpc-servers: may run in a thread."""
-        from bitnet_chat.models.chat_template import prepare
         from bitnet_chat.models.faults import OVERRIDE, overridden
         from bitnet_chat.models.memory import context_for
+        from bitnet_chat.models.template_selection import prepare
 
         settings = self._settings
         spread.knock(self._rpc)

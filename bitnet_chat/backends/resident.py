@@ -38,10 +38,10 @@ from bitnet_chat.util.resources import Load
 
 if TYPE_CHECKING:
     from bitnet_chat.backends.tooled import Interpreter
-    from bitnet_chat.models.chat_template import Prepared
     from bitnet_chat.models.resolve import Judge
+    from bitnet_chat.models.template_selection import Prepared
     from bitnet_chat.models.vocabulary import TokenCounter
-    from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.templates.chat_template import ChatTemplate
     from bitnet_chat.util.progress import Progress
 
 
@@ -310,8 +310,8 @@ class ResidentBackend:
         return self._prepared(lambda line: None).template
 
     def _prepared(self, notify: Callable[[str], None]) -> Prepared:
-        from bitnet_chat.models.chat_template import prepare
         from bitnet_chat.models.faults import overridden
+        from bitnet_chat.models.template_selection import prepare
 
         takes = self.binary.takes_overrides and not overridden(self._settings.engine_args)
         wanted = self._settings.chat_template

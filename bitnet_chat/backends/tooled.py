@@ -16,12 +16,12 @@ from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.filters.tool_calls import CALL_LIMIT, OPENING, Call, CallSplitter, Malformed, Piece, Text
-from bitnet_chat.prompt.tools import Spoken, ToolFormat, lowered, responses
+from bitnet_chat.templates.tool_format import Spoken, ToolFormat, lowered, responses
 from bitnet_chat.text.utf8 import rejoined
 from bitnet_chat.util.threads import beside, in_daemon
 
 if TYPE_CHECKING:
-    from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.templates.chat_template import ChatTemplate
 
 _REMEMBERED = 256
 """Replies whose very words are known."""

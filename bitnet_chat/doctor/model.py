@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.models.chat_template import flaws_of
 from bitnet_chat.models.faults import faults_in, mended
 from bitnet_chat.models.info import ModelInfo
 from bitnet_chat.models.misfit import misfit
 from bitnet_chat.models.support import PULL, obstacle
+from bitnet_chat.models.template_selection import flaws_of
 from bitnet_chat.models.wholeness import lack
-from bitnet_chat.prompt.template_checks import OTHER
+from bitnet_chat.templates.checks import OTHER
 from bitnet_chat.util.progress import size
 
 _GROUP = "model"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bitnet_chat.models import memory
-from bitnet_chat.models.chat_template import flaws_of
 from bitnet_chat.models.faults import faults_in, mended
 from bitnet_chat.models.info import ModelInfo, template_family
 from bitnet_chat.models.inventory import BITNET_ENGINE
+from bitnet_chat.models.template_selection import flaws_of
 from bitnet_chat.models.wholeness import lack
 
 

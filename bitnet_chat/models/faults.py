@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bitnet_chat.prompt.builtin import TEMPLATES
+from bitnet_chat.templates.builtin import TEMPLATES
 
 if TYPE_CHECKING:
     from bitnet_chat.models.gguf import ModelHeader

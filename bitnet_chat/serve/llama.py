@@ -31,8 +31,8 @@ from bitnet_chat.version import __version__
 if TYPE_CHECKING:
     from bitnet_chat.backends.source import Source
     from bitnet_chat.models.gguf import ModelHeader
-    from bitnet_chat.prompt.template import ChatTemplate
     from bitnet_chat.prompt.tokenizer import Tokenizer
+    from bitnet_chat.templates.chat_template import ChatTemplate
 
 _MOST = 400_000
 """Characters, and tokens, of one request: some seconds of work, beside the event loop."""
@@ -130,12 +130,12 @@ class _Paths:
 
 def _read(source: Source) -> _Text:
     """Raises ModelError for a file that cannot be read."""
-    from bitnet_chat.models.chat_template import template_source
     from bitnet_chat.models.faults import mended
     from bitnet_chat.models.gguf import read_header
+    from bitnet_chat.models.template_selection import template_source
     from bitnet_chat.models.vocabulary import read_tokenizer
-    from bitnet_chat.prompt.template import ChatTemplate
-    from bitnet_chat.sandbox import program_of
+    from bitnet_chat.templates.chat_template import ChatTemplate
+    from bitnet_chat.templates.sandbox import program_of
 
     assert source.path is not None
     header = mended(read_header(source.path)).header

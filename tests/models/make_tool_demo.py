@@ -190,7 +190,7 @@ def conversation(rng: random.Random) -> list[Piece]:
 def _tools_section() -> tuple[str, str]:
     """What the template writes before and after the tools."""
     from bitnet_chat.conversation import Conversation, Message
-    from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.templates.chat_template import ChatTemplate
 
     template = ChatTemplate(CHAT_TEMPLATE, name="of the tool demo")
     tool = {"type": "function", "function": {"name": "NAME"}}

@@ -20,7 +20,7 @@ from bitnet_chat.backends.remote.wire import Fault, Reader, Said, Wire
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Event, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.filters.tool_calls import CALL_LIMIT
-from bitnet_chat.prompt.specials import note
+from bitnet_chat.templates.special_tokens import note
 from bitnet_chat.util.threads import beside
 
 _REFUSAL = 5.0  # seconds that a server has to refuse what may be too long

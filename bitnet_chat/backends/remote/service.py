@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bitnet_chat.backends.remote.connection import Connection
-from bitnet_chat.prompt.specials import SpecialTokens
+from bitnet_chat.templates.special_tokens import SpecialTokens
 
 
 @dataclass(frozen=True, slots=True)

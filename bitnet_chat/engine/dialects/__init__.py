@@ -16,7 +16,7 @@ from bitnet_chat.models.faults import OVERRIDE
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 
 if TYPE_CHECKING:
-    from bitnet_chat.prompt.template import ChatTemplate
+    from bitnet_chat.templates.chat_template import ChatTemplate
 
 __all__ = ["GO_ON", "EngineOptions", "Input", "Launch", "Talk", "talk_for"]
 
@@ -47,10 +47,10 @@ class EngineOptions:
 class Launch:
     """A command line in two parts: ``prompt_flag`` wants the name of a file that holds ``prompt``.
 
-    ``context``: what the engine has evaluated then, as :class:`bitnet_chat.prompt.segments.PromptSegments` writes it;
-    empty for a dialect that keeps its history itself. ``in_prefix``: what it puts in front of a message. ``around``:
-    what is typed in front of each message and behind it. ``answers``: the prompt ends with a message, which is answered
-    as soon as it is told to go on. ``notes``: lines for the user about what could not be kept.
+    ``context``: what the engine has evaluated then, as :class:`bitnet_chat.templates.segments.PromptSegments` writes
+    it; empty for a dialect that keeps its history itself. ``in_prefix``: what it puts in front of a message.
+    ``around``: what is typed in front of each message and behind it. ``answers``: the prompt ends with a message,
+    which is answered as soon as it is told to go on. ``notes``: lines for the user about what could not be kept.
     ``loose_end``: the end of a reply that is to go on which is not in the prompt; see
     :mod:`bitnet_chat.filters.continuation`.
     """
@@ -173,14 +173,14 @@ def talk_for(
     ``thinking``: the tags around what the model thinks, which a modern engine knows by itself."""
     if binary.dialect is Dialect.CLASSIC:
         from bitnet_chat.engine.dialects.classic import ClassicTalk
-        from bitnet_chat.prompt.segments import PromptSegments
+        from bitnet_chat.templates.segments import PromptSegments
 
         segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
         return ClassicTalk(binary, options, segments, thinking)
     if binary.dialect is Dialect.NATIVE:
         from bitnet_chat.engine.dialects.native import NativeTalk
         from bitnet_chat.engine.native import command
-        from bitnet_chat.prompt.segments import PromptSegments
+        from bitnet_chat.templates.segments import PromptSegments
 
         segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
         argv = command.command(

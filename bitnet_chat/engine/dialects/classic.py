@@ -1,7 +1,7 @@
 """The classic dialect: BitNet before July 2026, llama-completion, llama-cli before December 2025.
 
 Its history is ours. The rendered conversation goes in as the initial prompt, and what stands around each user message
-is given once, as ``--in-prefix`` and ``--in-suffix``, as far as :mod:`bitnet_chat.prompt.segments` says. It has no
+is given once, as ``--in-prefix`` and ``--in-suffix``, as far as :mod:`bitnet_chat.templates.segments` says. It has no
 commands, and reads a typed message as plain text. An empty line makes it go on with what its context ends with.
 
 At each message the whole prompt is rendered anew. A child whose context is not the beginning of it (the template leaves
@@ -19,14 +19,14 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import GO_ON, EngineOptions, Input, Launch, common_flags, left_out
-from bitnet_chat.engine.dialects.template_thinking import TemplateThinking
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
 from bitnet_chat.frames import Framer
-from bitnet_chat.prompt.segments import PLACEHOLDER, Opening, PromptSegments, joined
-from bitnet_chat.prompt.specials import note
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.stream.classic import ClassicFramer
 from bitnet_chat.stream.classic_log import LoggedClassicFramer
+from bitnet_chat.templates.segments import PLACEHOLDER, Opening, PromptSegments, joined
+from bitnet_chat.templates.special_tokens import note
+from bitnet_chat.templates.thinking import TemplateThinking
 from bitnet_chat.text.utf8 import encode
 
 

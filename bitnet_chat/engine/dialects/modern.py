@@ -14,9 +14,9 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import MODERN_COMMANDS, encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Input, Launch, common_flags, left_out
-from bitnet_chat.prompt.specials import SpecialTokens, note
 from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.stream.modern import ModernFramer
+from bitnet_chat.templates.special_tokens import SpecialTokens, note
 
 _MARKS = TokenCount(5, 0.4)  # around a message: 3 in the templates of Llama 2 and Mistral, 5 in ChatML, 7 elsewhere
 _RETOLD = "this engine keeps its own history: the earlier turns were told to it in the system prompt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bitnet_chat.filters.thinking import Tags, leaves_open
-from bitnet_chat.prompt.segments import PromptSegments
+from bitnet_chat.templates.segments import PromptSegments
 
 
 class TemplateThinking:

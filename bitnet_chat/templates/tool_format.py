@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import ModelError, Unsupported
 from bitnet_chat.filters.tool_calls import CLOSING, OPENING, Call, CallSplitter, Text
-from bitnet_chat.prompt.template import END_TOKENS, ChatTemplate
+from bitnet_chat.templates.chat_template import END_TOKENS, ChatTemplate
 
 # Private-use characters: no template strips, folds or escapes them.
 _SYSTEM, _USER, _REPLY, _AFTER = "\ue000s\ue000", "\ue000u\ue000", "\ue000r\ue000", "\ue000a\ue000"

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import bitnet_chat
-from bitnet_chat.prompt.builtin import OWN
-from bitnet_chat.prompt.jinja import JinjaProgram, Kind, Program, TemplateFault
-from bitnet_chat.sandbox.form import Limits, read_answer, write_request
+from bitnet_chat.templates.builtin import OWN
+from bitnet_chat.templates.jinja import JinjaProgram, Kind, Program, TemplateFault
+from bitnet_chat.templates.sandbox.protocol import Limits, read_answer, write_request
 from bitnet_chat.util.progress import size as in_words
 
 _BOOT = f"import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from {__name__}.child import run; run()"
@@ -51,8 +51,8 @@ def program_of(source: str) -> Program:
 
 
 class SandboxedProgram:
-    """See :class:`bitnet_chat.prompt.jinja.Program`. ``run`` blocks, at most for the time of its limits. Any thread may
-    call it; the process answers one of them after the other."""
+    """See :class:`bitnet_chat.templates.jinja.Program`. ``run`` blocks, at most for the time of its limits. Any
+    thread may call it; the process answers one of them after the other."""
 
     def __init__(self, source: str, limits: Limits | None = None) -> None:
         """``limits``: of the smallest request. Raises TemplateFault."""

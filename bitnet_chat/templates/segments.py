@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import ModelError
 from bitnet_chat.filters.continuation import without_loose_end
-from bitnet_chat.prompt.specials import WORD_JOINER, SpecialTokens
-from bitnet_chat.prompt.template import ChatTemplate
 from bitnet_chat.prompt.tokens import Counter, TokenCount
+from bitnet_chat.templates.chat_template import ChatTemplate
+from bitnet_chat.templates.special_tokens import WORD_JOINER, SpecialTokens
 from bitnet_chat.text.utf8 import encode
 
 _GUARD = "\ufdd0"
@@ -225,7 +225,7 @@ def unguarded(text: str) -> str:
 def joined(text: str) -> tuple[str, int]:
     """The same for an engine that reads it with special tokens on, and the number of places that were changed.
 
-    A word joiner keeps the spelling of a special token text; see :mod:`bitnet_chat.prompt.specials`.
+    A word joiner keeps the spelling of a special token text; see :mod:`bitnet_chat.templates.special_tokens`.
     """
     places = 0
 

@@ -1,7 +1,7 @@
 """A chat template as a Jinja program, in the environment that ``transformers`` gives it. Pure.
 
 Jinja's sandbox keeps a template from files and processes, but not from taking all the time and memory that there is.
-Templates that come with a model therefore run in a process with limits: :mod:`bitnet_chat.sandbox`.
+Templates that come with a model therefore run in a process with limits: :mod:`bitnet_chat.templates.sandbox`.
 """
 
 from __future__ import annotations

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError
-from bitnet_chat.prompt.builtin import DEFAULT, TEMPLATES
+from bitnet_chat.templates.builtin import DEFAULT, TEMPLATES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bitnet_chat.models.gguf import ModelHeader
-    from bitnet_chat.prompt.template import ChatTemplate, TemplateError
-    from bitnet_chat.prompt.template_checks import Flaw
+    from bitnet_chat.templates.chat_template import ChatTemplate, TemplateError
+    from bitnet_chat.templates.checks import Flaw
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def prepare(
     from bitnet_chat.models.gguf import read_header
     from bitnet_chat.models.support import mentioned, require_right_results
     from bitnet_chat.models.wholeness import lack
-    from bitnet_chat.prompt.template_checks import OTHER, flaws
+    from bitnet_chat.templates.checks import OTHER, flaws
 
     said = read_header(model)
     if (lacking := lack(model, said.split)) is not None:
@@ -78,14 +78,14 @@ def prepare(
 
 def flaws_of(header: ModelHeader) -> tuple[Flaw, ...]:
     """What is wrong with the template that a model brings, by rendering it."""
-    from bitnet_chat.prompt.template_checks import flaws
+    from bitnet_chat.templates.checks import flaws
 
     return flaws(_read(header.chat_template, f"of {header.label}", header), header.eos)
 
 
 def _read(source: str, name: str, header: ModelHeader) -> ChatTemplate | TemplateError:
-    from bitnet_chat.prompt.template import ChatTemplate, TemplateError
-    from bitnet_chat.sandbox import program_of
+    from bitnet_chat.templates.chat_template import ChatTemplate, TemplateError
+    from bitnet_chat.templates.sandbox import program_of
 
     try:
         return ChatTemplate(

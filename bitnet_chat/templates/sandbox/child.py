@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from bitnet_chat.prompt.jinja import JinjaProgram, TemplateFault
-from bitnet_chat.sandbox.form import Limits, read_request, write_answer
+from bitnet_chat.templates.jinja import JinjaProgram, TemplateFault
+from bitnet_chat.templates.sandbox.protocol import Limits, read_request, write_answer
 
 
 def run() -> None:

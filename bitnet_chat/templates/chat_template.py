@@ -13,7 +13,7 @@ from typing import Any
 
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import ModelError
-from bitnet_chat.prompt.jinja import JinjaProgram, Kind, Program, TemplateFault
+from bitnet_chat.templates.jinja import JinjaProgram, Kind, Program, TemplateFault
 
 # What llama.cpp itself takes for an end of generation, by text (llama-vocab.cpp).
 END_TOKENS = (
@@ -74,7 +74,7 @@ class ChatTemplate:
         read: Callable[[str], Program] = JinjaProgram,
     ) -> None:
         """``adds_bos``: the engine puts ``bos`` in front of the prompt by itself. ``read``: for a template of others,
-        :func:`bitnet_chat.sandbox.program_of`."""
+        :func:`bitnet_chat.templates.sandbox.program_of`."""
         self.name = name
         self.source = source
         self.bos, self.eos, self.adds_bos = bos, eos, adds_bos and bool(bos)
