@@ -16,10 +16,10 @@ from collections.abc import AsyncIterator
 from bitnet_chat.backends import BackendStatus, ReplyOptions
 from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
 from bitnet_chat.backends.source import Source
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Started, Stats, TextDelta
-from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.serve.app import running
 from bitnet_chat.serve.catalogue import Catalogue
 from bitnet_chat.serve.desk import Desk

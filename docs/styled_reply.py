@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 
 from bitnet_chat import repl
 from bitnet_chat.backends import BackendStatus, ReplyOptions
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Started, Stats, TextDelta
-from bitnet_chat.prompt.tokens import TokenCount
 
 NAME = "a fixed reply"
 REPLY = """\

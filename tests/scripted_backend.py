@@ -18,10 +18,10 @@ from pathlib import Path
 from pages import PAGES
 
 from bitnet_chat.backends import BackendStatus, ReplyOptions
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
-from bitnet_chat.prompt.tokens import TokenCount
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from bitnet_chat.attachments import Attachment, mentions, reading, rough_count, 
 from bitnet_chat.attachments import pdf as pdf_module
 from bitnet_chat.attachments.mentions import unfinished
 from bitnet_chat.attachments.reading import attach, attach_all, mentioned, missing
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.errors import UsageError
-from bitnet_chat.prompt.tokens import TokenCount
 
 NAMES = st.text(min_size=1, max_size=20)
 TEXTS = st.text(alphabet=st.sampled_from("ab`~\n []:File.\x1b数"), max_size=60)

@@ -18,18 +18,17 @@ from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
+from bitnet_chat.context.token_count import TokenCount, by_length
+from bitnet_chat.context.window import MARK, Window, about_tokens, half_to_drop, messages_to_drop
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.context_policy import Room
 from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.process import EngineProcess
-from bitnet_chat.engine.room import Room
 from bitnet_chat.errors import ContextOverflow, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.models.gguf import read_header
-from bitnet_chat.prompt.summary import MARK
-from bitnet_chat.prompt.tokens import TokenCount, by_length
-from bitnet_chat.prompt.window import Window, about_tokens, half_to_drop, messages_to_drop
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.util.threads import beside
 

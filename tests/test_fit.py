@@ -6,9 +6,9 @@ import pytest
 
 from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.question import Question
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, Message, Tool
 from bitnet_chat.errors import ContextOverflow
-from bitnet_chat.prompt.tokens import TokenCount
 
 TOOL = Tool("weather", "word " * 100, {"type": "object"})
 

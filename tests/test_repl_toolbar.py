@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_chat.backends import BackendStatus
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.events import Stats
-from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.repl.toolbar import WARNING, context, rate, seconds, tokens
 from bitnet_chat.repl.toolbar import bar as fragments
 from bitnet_chat.text.cell_width import clip, width

@@ -24,6 +24,7 @@ from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.service import Target
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
+from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions
@@ -31,7 +32,6 @@ from bitnet_chat.engine.dialects.modern import ModernTalk
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice
 from bitnet_chat.models.gguf import read_header
-from bitnet_chat.prompt.tokens import by_length
 from bitnet_chat.templates.special_tokens import SpecialTokens, note
 
 TOKENS = frozenset({"<|im_start|>", "<|im_end|>", "<s>"})

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
+from bitnet_chat.context.token_count import TokenCount
+from bitnet_chat.context.tokenizer import Allowance, Tokenizer, Vocabulary
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Stats
 from bitnet_chat.models.vocabulary import TokenCounter, read_tokenizer
-from bitnet_chat.prompt.tokenizer import Allowance, Tokenizer, Vocabulary
-from bitnet_chat.prompt.tokens import TokenCount
 
 
 def byte_level(*pieces: str, pre: str = "gpt-2") -> Tokenizer:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.progress import size
 

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
+from bitnet_chat.context.token_count import TokenCount
+from bitnet_chat.context.window import Policy
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Event
-from bitnet_chat.prompt.tokens import TokenCount
-from bitnet_chat.prompt.window import Policy
 
 __all__ = [
     "Backend",

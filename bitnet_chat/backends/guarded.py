@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
 from bitnet_chat.config import Settings
+from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import (
@@ -26,7 +27,6 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
-from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.text.utf8 import Gathering
 from bitnet_chat.util.threads import beside
 

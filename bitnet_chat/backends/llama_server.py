@@ -15,6 +15,7 @@ from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.service import Target
 from bitnet_chat.backends.resident import advised_sampling, model_path, own_sampling, with_magic
 from bitnet_chat.config import Settings
+from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.engine import processors, rpc, spread
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import log_flags
@@ -27,7 +28,6 @@ from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.engine.variables import chooses_batch_size
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models.names import name_of
-from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.templates.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:

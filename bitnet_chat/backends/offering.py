@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started
-from bitnet_chat.prompt.tokens import TokenCount
 
 _TOOLS = re.compile(r"\btools?\b|\btool_choice\b", re.IGNORECASE)
 """In a refusal of somebody else's server: Ollama says "does not support tools", vLLM that "auto" tool choice is off."""

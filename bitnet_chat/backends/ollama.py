@@ -20,8 +20,8 @@ from bitnet_chat.backends.remote.ollama import OllamaWire
 from bitnet_chat.backends.remote.service import Target
 from bitnet_chat.backends.resident import own_sampling
 from bitnet_chat.config import Settings
+from bitnet_chat.context.token_count import by_length
 from bitnet_chat.errors import BitnetChatError, ModelError
-from bitnet_chat.prompt.tokens import by_length
 from bitnet_chat.text.sanitize import one_line
 
 _LOOKS = 4  # replies before which somebody looks for the size of the window; older versions do not tell it

@@ -18,8 +18,8 @@ from bitnet_chat.backends.remote.fit import Fit
 from bitnet_chat.backends.remote.service import Target
 from bitnet_chat.backends.resident import own_sampling
 from bitnet_chat.config import Settings
+from bitnet_chat.context.token_count import by_length
 from bitnet_chat.errors import ModelError, UsageError
-from bitnet_chat.prompt.tokens import by_length
 from bitnet_chat.text.sanitize import one_line
 
 _WINDOW = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")

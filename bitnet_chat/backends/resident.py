@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from bitnet_chat import paths
 from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.config import Settings
+from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine import packages, processors
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.child import pty_is_available
+from bitnet_chat.engine.context_policy import Room
 from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
 from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.refusal import Refit
-from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.selection import Wish, judge, select
 from bitnet_chat.engine.session import Session
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
@@ -31,7 +32,6 @@ from bitnet_chat.errors import BitnetChatError, ModelError, Unsupported, UsageEr
 from bitnet_chat.events import Event
 from bitnet_chat.models import conversion
 from bitnet_chat.models.names import name_of
-from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.recording.recorder import Recorder
 from bitnet_chat.recording.store import folder as recordings
 from bitnet_chat.util.resources import Load

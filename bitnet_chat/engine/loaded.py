@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bitnet_chat.backends import Sampling
+from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.process import EngineProcess, State
-from bitnet_chat.prompt.tokens import Counter, TokenCount
 
 
 class Loaded:

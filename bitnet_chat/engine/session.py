@@ -11,16 +11,18 @@ from functools import partial
 from typing import Any
 
 from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.context.token_count import TokenCount, by_length
+from bitnet_chat.context.tokenizer import Allowance, Tokenizer
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import as_sent, clean
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
+from bitnet_chat.engine.context_policy import Room
 from bitnet_chat.engine.dialects import Input, Talk
 from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.meter import tells_overflow
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.question import Question
-from bitnet_chat.engine.room import Room
 from bitnet_chat.engine.trimmer import Trimmer
 from bitnet_chat.engine.turn import Estimate, Turn
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, Unsupported, UsageError
@@ -36,8 +38,6 @@ from bitnet_chat.events import (
     ThinkingDelta,
 )
 from bitnet_chat.frames import EngineError, Progress, ReplyText, ThinkingText, TurnEnd
-from bitnet_chat.prompt.tokenizer import Allowance, Tokenizer
-from bitnet_chat.prompt.tokens import TokenCount, by_length
 from bitnet_chat.util.threads import beside, in_daemon
 
 _TRIES = 9  # loads again of a model that failed to load without a word

@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.context import window as summaries
+from bitnet_chat.context.window import left_note, without_oldest
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import clean
 from bitnet_chat.engine import death
@@ -15,8 +17,6 @@ from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.summary import summarise
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.prompt import summary as summaries
-from bitnet_chat.prompt.window import left_note, without_oldest
 from bitnet_chat.util.threads import beside, in_daemon
 
 

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bitnet_chat.context.token_count import Counter, TokenCount, by_length
+from bitnet_chat.context.tokenizer import Allowance
 from bitnet_chat.engine.meter import Meter
 from bitnet_chat.events import Stats
 from bitnet_chat.filters.continuation import Seam
 from bitnet_chat.filters.thinking import Retelling
 from bitnet_chat.frames import EngineError, TurnEnd
-from bitnet_chat.prompt.tokenizer import Allowance
-from bitnet_chat.prompt.tokens import Counter, TokenCount, by_length
 
 _TURNING = 2
 """Tokens beyond a limit of which one is text for certain: the other may be the one that ends the reply."""

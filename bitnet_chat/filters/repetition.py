@@ -27,8 +27,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from bitnet_chat.context.token_count import by_length
 from bitnet_chat.filters.role_markers import Lines
-from bitnet_chat.prompt.tokens import by_length
 
 _STEP, _STEP_OF_OTHERS = 127, 31  # prime numbers: a unit of nearly any length is met in each of its phases
 _KEY = 32

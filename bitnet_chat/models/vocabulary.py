@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from bitnet_chat.context.token_count import TokenCount
+from bitnet_chat.context.tokenizer import KINDS, Tokenizer, Vocabulary
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models.faults import mended
 from bitnet_chat.models.gguf import header
 from bitnet_chat.models.reader import I32, STRING, Array, Cursor, opened
-from bitnet_chat.prompt.tokenizer import KINDS, Tokenizer, Vocabulary
-from bitnet_chat.prompt.tokens import TokenCount
 
 # The largest there are have 262,144 pieces and 3 MB.
 _MAX_PIECES, _MAX_BYTES = 1 << 20, 1 << 24

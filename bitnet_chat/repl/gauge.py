@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.repl.toolbar import SEPARATOR, rate, tokens
 
 MEASURABLE = 1.0

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.backends.recorded import recorded
+from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
-from bitnet_chat.prompt.tokens import by_length
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.gauge import Gauge
 from bitnet_chat.repl.typist import Typist

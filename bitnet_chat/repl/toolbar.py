@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bitnet_chat.backends import BackendStatus
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.events import Stats
-from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.text.cell_width import clip, width
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.progress import size

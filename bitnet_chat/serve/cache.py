@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
-from bitnet_chat.prompt.tokens import TokenCount
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -30,8 +30,8 @@ from bitnet_chat.version import __version__
 
 if TYPE_CHECKING:
     from bitnet_chat.backends.source import Source
+    from bitnet_chat.context.tokenizer import Tokenizer
     from bitnet_chat.models.gguf import ModelHeader
-    from bitnet_chat.prompt.tokenizer import Tokenizer
     from bitnet_chat.templates.chat_template import ChatTemplate
 
 _MOST = 400_000

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.prompt.tokens import by_length
 
 AUTO = "auto"
 """The name of no model: whichever fits best."""

@@ -16,10 +16,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import ModelError
 from bitnet_chat.filters.continuation import without_loose_end
-from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.templates.chat_template import ChatTemplate
 from bitnet_chat.templates.special_tokens import WORD_JOINER, SpecialTokens
 from bitnet_chat.text.utf8 import encode

@@ -6,7 +6,7 @@ import json
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from bitnet_chat.prompt.tokens import TokenCount, by_length
+from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.tools.toolbox import MARK, RESULT_LIMIT
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from bitnet_chat.backends.attached.form import LOST, Heard, Listening, body_of, 
 from bitnet_chat.backends.attached.server import Gone, NoServer, Server
 from bitnet_chat.backends.attached.wire import Wire, told_by, wait
 from bitnet_chat.backends.remote.connection import Lost, whole
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
-from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.text.sse import ServerSentEvent
 from bitnet_chat.text.utf8 import well_formed
 

@@ -21,10 +21,10 @@ from bitnet_chat.backends.remote.mending import Untold, asked_again, limits_left
 from bitnet_chat.backends.remote.question import Question
 from bitnet_chat.backends.remote.service import Service, Target
 from bitnet_chat.backends.remote.wire import Fault, Wire
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice
-from bitnet_chat.prompt.tokens import TokenCount
 from bitnet_chat.util.resources import Load
 from bitnet_chat.util.threads import beside
 

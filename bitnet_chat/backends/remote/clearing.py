@@ -17,9 +17,9 @@ from bitnet_chat.backends.remote.refusal import Refusal
 from bitnet_chat.backends.remote.sending import sent
 from bitnet_chat.backends.remote.service import Target
 from bitnet_chat.backends.remote.wire import Wire
+from bitnet_chat.context import window as summaries
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.prompt import summary as summaries
 
 P = ParamSpec("P")
 T = TypeVar("T")

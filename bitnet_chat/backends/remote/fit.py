@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterable, Sequence
 
 from bitnet_chat.backends.remote.question import Question
+from bitnet_chat.context.token_count import Counter, TokenCount, by_length
+from bitnet_chat.context.window import Window, half_to_drop, messages_to_drop, outgrown, places_apart, too_long
 from bitnet_chat.conversation import Conversation, Message, Tool
-from bitnet_chat.engine.room import Policy, outgrown, too_long
-from bitnet_chat.prompt.tokens import Counter, TokenCount, by_length
-from bitnet_chat.prompt.window import Window, half_to_drop, messages_to_drop, places_apart
+from bitnet_chat.engine.context_policy import Policy
 
 _FOR_A_REPLY = 8  # an eighth of the window is kept for it
 _AROUND = 6  # tokens that a template puts around a message

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from bitnet_chat.backends import ReplyOptions, Sampling
+from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.filters.thinking import Tags
 from bitnet_chat.frames import Framer
 from bitnet_chat.models.faults import OVERRIDE
-from bitnet_chat.prompt.tokens import Counter, TokenCount
 
 if TYPE_CHECKING:
     from bitnet_chat.templates.chat_template import ChatTemplate

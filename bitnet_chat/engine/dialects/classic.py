@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bitnet_chat.backends import ReplyOptions, Sampling
+from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import GO_ON, EngineOptions, Input, Launch, common_flags, left_out
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
 from bitnet_chat.frames import Framer
-from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.stream.classic import ClassicFramer
 from bitnet_chat.stream.classic_log import LoggedClassicFramer
 from bitnet_chat.templates.segments import PLACEHOLDER, Opening, PromptSegments, joined

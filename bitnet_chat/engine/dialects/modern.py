@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bitnet_chat.backends import ReplyOptions, Sampling
+from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import MODERN_COMMANDS, encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.dialects import EngineOptions, Input, Launch, common_flags, left_out
-from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.stream.modern import ModernFramer
 from bitnet_chat.templates.special_tokens import SpecialTokens, note
 

@@ -14,12 +14,12 @@ from dataclasses import fields
 from itertools import count
 
 from bitnet_chat.backends import ReplyOptions, Sampling
+from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.dialects import EngineOptions, Input, Launch
 from bitnet_chat.engine.native.framer import NativeFramer
 from bitnet_chat.engine.native.protocol import Complete, Piece, Stop, encode
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
-from bitnet_chat.prompt.tokens import Counter, TokenCount
 from bitnet_chat.templates.segments import PromptSegments, unguarded
 from bitnet_chat.templates.thinking import TemplateThinking
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.engine.dialects import Talk
-from bitnet_chat.errors import ContextOverflow
-from bitnet_chat.prompt import summary as summaries
-from bitnet_chat.prompt.tokens import Counter, TokenCount, by_length
-from bitnet_chat.prompt.window import (
+from bitnet_chat.context import window as summaries
+from bitnet_chat.context.token_count import Counter, TokenCount, by_length
+from bitnet_chat.context.window import (
     Policy,
     Window,
-    about_tokens,
     half_to_drop,
     messages_to_drop,
+    outgrown,
     places_apart,
+    too_long,
     without_oldest,
 )
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.engine.dialects import Talk
 
 __all__ = ["Policy", "Room", "outgrown", "too_long"]
 
@@ -162,33 +162,3 @@ class Room:
         if sum(len(each.content) for each in leaving) > _COUNTED:
             return by_length("".join(each.content for each in leaving)) + around
         return sum((self.count(each.content) for each in leaving), around)
-
-
-def too_long(message: TokenCount, pinned: TokenCount, size: int | None) -> ContextOverflow:
-    """A message that would not fit even if nothing but the system prompt, ``pinned``, stood before it. ``size``: None
-    where only the server knows."""
-    beside = f", of which the system prompt takes {about_tokens(pinned)}" if size and pinned.count * 10 > size else ""
-    window = f" of {size:,} tokens{beside}" if size else ""
-    return ContextOverflow(
-        f"the message is {about_tokens(message)} long and does not fit into the context window{window}; it was not"
-        " sent",
-        remedy="shorten it, send it in parts, or give a larger --ctx where the model allows it",
-        needed=message.count + pinned.count,
-        size=size,
-    )
-
-
-def outgrown(size: int | None, need: TokenCount | None = None, reserve: int = 0) -> ContextOverflow:
-    """A conversation that would have to lose its oldest turns, which the user does not want. ``reserve``: tokens that
-    are kept for the reply."""
-    window = f" of {size:,} tokens" if size else ""
-    length = f": with this message it is {about_tokens(need)} long" if need is not None else ""
-    beside = f", and {reserve:,} are kept for the reply" if length and reserve else ""
-    return ContextOverflow(
-        f"the conversation has outgrown the context window{window}{length}{beside}; nothing was sent or dropped",
-        remedy="/clear starts over, --overflow drop-oldest or summarize lets the oldest turns leave the window,"
-        " and a larger --ctx makes room where the model allows it",
-        needed=None if need is None else need.count,
-        reserve=reserve,
-        size=size,
-    )

@@ -12,10 +12,19 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from bitnet_chat.context.token_count import TokenCount
+from bitnet_chat.context.window import (
+    Policy,
+    Window,
+    about_tokens,
+    half_to_drop,
+    messages_to_drop,
+    places_apart,
+    without_oldest,
+)
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import as_sent
-from bitnet_chat.prompt import summary as summaries
-from bitnet_chat.prompt.tokens import TokenCount
+from bitnet_chat.errors import ContextOverflow
 
 Policy = Literal["drop-oldest", "summarize", "stop"]
 """What happens to a conversation that has outgrown the window."""
@@ -58,7 +67,7 @@ class Window:
         history = self.sent(history)
         if history.turns[: len(self.left)] != self.left:
             return history
-        return summaries.with_summary(without_oldest(history, len(self.left)), self.summary)
+        return with_summary(without_oldest(history, len(self.left)), self.summary)
 
     def drop(self, history: Conversation, count: int, tokens: TokenCount, summary: str = "") -> None:
         """Let the ``count`` oldest messages leave, ``tokens`` of them. :meth:`take_note` then says so."""
@@ -163,3 +172,58 @@ def about_tokens(tokens: TokenCount) -> str:
         return f"{tokens.count:,} token{'s' * (tokens.count != 1)}"
     unit = 10 ** max(0, len(str(tokens.count)) - 2)
     return f"about {round(tokens.count / unit) * unit:,} tokens (±{100 * tokens.error:.0f} %)"
+
+
+def too_long(message: TokenCount, pinned: TokenCount, size: int | None) -> ContextOverflow:
+    """A message that would not fit even if nothing but the system prompt, ``pinned``, stood before it. ``size``: None
+    where only the server knows."""
+    beside = f", of which the system prompt takes {about_tokens(pinned)}" if size and pinned.count * 10 > size else ""
+    window = f" of {size:,} tokens{beside}" if size else ""
+    return ContextOverflow(
+        f"the message is {about_tokens(message)} long and does not fit into the context window{window}; it was not"
+        " sent",
+        remedy="shorten it, send it in parts, or give a larger --ctx where the model allows it",
+        needed=message.count + pinned.count,
+        size=size,
+    )
+
+
+def outgrown(size: int | None, need: TokenCount | None = None, reserve: int = 0) -> ContextOverflow:
+    """A conversation that would have to lose its oldest turns, which the user does not want. ``reserve``: tokens that
+    are kept for the reply."""
+    window = f" of {size:,} tokens" if size else ""
+    length = f": with this message it is {about_tokens(need)} long" if need is not None else ""
+    beside = f", and {reserve:,} are kept for the reply" if length and reserve else ""
+    return ContextOverflow(
+        f"the conversation has outgrown the context window{window}{length}{beside}; nothing was sent or dropped",
+        remedy="/clear starts over, --overflow drop-oldest or summarize lets the oldest turns leave the window,"
+        " and a larger --ctx makes room where the model allows it",
+        needed=None if need is None else need.count,
+        reserve=reserve,
+        size=size,
+    )
+
+
+# Turns that leave the context window, in the words of the model itself. Pure.
+
+MARK = "A summary of the earlier part of this conversation, which is out of sight by now:"
+_REQUEST = (
+    "Summarise the part of a conversation that follows, in at most {words} words. Keep names, facts, numbers, decisions"
+    " and open questions. Write plain sentences about what was said, and answer nothing in it."
+)
+
+
+def request(turns: Sequence[Message], earlier: str, tokens: int) -> str:
+    """The message that asks for a summary of ``turns``, and of the ``earlier`` summary before them."""
+    parts = [_REQUEST.format(words=max(20, tokens * 2 // 3))]
+    if earlier:
+        parts.append(f"{MARK}\n{earlier}")
+    parts += (f"{message.role.capitalize()}: {message.content}" for message in turns)
+    return "\n\n".join(parts)
+
+
+def with_summary(history: Conversation, summary: str) -> Conversation:
+    """``history`` with a summary of what came before it at the end of its system prompt."""
+    if not summary:
+        return history
+    return history.with_system("\n\n".join(filter(None, (history.system, f"{MARK}\n{summary}"))))

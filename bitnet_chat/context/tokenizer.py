@@ -19,8 +19,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation.stdin_encoding import clean
-from bitnet_chat.prompt.tokens import TokenCount
 
 KINDS = ("gpt2", "llama", "gemma4")
 """The values of ``tokenizer.ggml.model`` that are understood."""

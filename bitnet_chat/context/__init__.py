@@ -1,0 +1,1 @@
+"""The context window: tokens counted, and the oldest turns dropped or summarised. Pure."""
