@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from bitnet_chat import paths
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
-from bitnet_chat.engine.dialects import Talk
+from bitnet_chat.engine.protocols import Talk
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALLED = Path(sys.executable).with_name("bitnet-chat")

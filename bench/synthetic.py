@@ -14,13 +14,13 @@ from report import Figure, Goal, Section, ratios
 from bitnet_chat.backends import Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.dialects import Input, Launch
 from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.engine.protocols import Input, Launch
+from bitnet_chat.engine.protocols.classic import ClassicFramer
+from bitnet_chat.engine.protocols.modern import ModernFramer
 from bitnet_chat.engine.session import Session
 from bitnet_chat.events import Completed, TextDelta
 from bitnet_chat.frames import RESET, USER_INPUT, Framer, ReplyText, TurnEnd
-from bitnet_chat.stream.classic import ClassicFramer
-from bitnet_chat.stream.modern import ModernFramer
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _MB = 1e6

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitnet_chat.engine.protocols.classic import ClassicFramer
+from bitnet_chat.engine.protocols.modern import ModernFramer
 from bitnet_chat.frames import Framer
-from bitnet_chat.stream.classic import ClassicFramer
-from bitnet_chat.stream.modern import ModernFramer
 
 FOLDER = Path(__file__).parent / "recordings"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.jsonl"))

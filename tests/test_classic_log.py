@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet_chat.engine.protocols.classic import LoggedClassicFramer
 from bitnet_chat.frames import RESET, USER_INPUT, Frame, Ready, ReplyText, Stray, TurnEnd
-from bitnet_chat.stream.classic_log import LoggedClassicFramer
 from bitnet_chat.text.utf8 import Utf8Decoder, encode
 
 SUFFIX = "<|eot_id|>Assistant: "

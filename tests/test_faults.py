@@ -19,7 +19,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor import model as doctor
 from bitnet_chat.doctor.finding import Status
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.dialects import EngineOptions, common_flags
+from bitnet_chat.engine.protocols import EngineOptions, common_flags
 from bitnet_chat.errors import FinishReason, ModelError
 from bitnet_chat.events import Completed, Event, Failed, Notice
 from bitnet_chat.models.faults import FAULTS, OVERRIDE, faults_in, mended

@@ -10,7 +10,7 @@ import recordings
 from program import fake_engine, run
 
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.stream.logform import LogDetector, log_line
+from bitnet_chat.engine.protocols.log_format import LogDetector, log_line
 
 # Of each generation: the first lines of a log, as it came.
 LOGS = {

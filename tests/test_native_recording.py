@@ -10,8 +10,8 @@ import pytest
 
 from bitnet_chat import frames
 from bitnet_chat.cli.replay import _Shown
-from bitnet_chat.engine.native.framer import NativeFramer
 from bitnet_chat.engine.native.protocol import Complete, Ended, Failed, Loading, Prefill, Ready, Stop, Token, encode
+from bitnet_chat.engine.protocols.native import NativeFramer
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.frames import EngineError, Figures, Frame, Progress, ReplyText, Stray, ThinkingText, TurnEnd
 from bitnet_chat.recording import transcript

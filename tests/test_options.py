@@ -23,8 +23,8 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import spread
 from bitnet_chat.engine.binary import Dialect, EngineBinary, recognise
-from bitnet_chat.engine.dialects import EngineOptions, common_flags, left_out
 from bitnet_chat.engine.options import Option, read_options
+from bitnet_chat.engine.protocols import EngineOptions, common_flags, left_out
 
 HERE = Path(__file__).parent / "options"
 LISTS = {path.stem: path.read_text("utf-8") for path in sorted(HERE.glob("*-*.txt"))}

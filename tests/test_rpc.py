@@ -26,9 +26,9 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import build, manifest, rpc, spread
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.engine.dialects import EngineOptions, common_flags
 from bitnet_chat.engine.options import read_options
 from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.engine.protocols import EngineOptions, common_flags
 from bitnet_chat.errors import EngineDied, EngineNotFound, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
 

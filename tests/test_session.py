@@ -20,8 +20,8 @@ from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import session
-from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.process import TRANSITIONS, Signal, State
+from bitnet_chat.engine.protocols import Talk
 from bitnet_chat.engine.restarts import RestartBudget
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta

@@ -27,8 +27,8 @@ from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.dialects import EngineOptions
-from bitnet_chat.engine.dialects.modern import ModernTalk
+from bitnet_chat.engine.protocols import EngineOptions
+from bitnet_chat.engine.protocols.modern import ModernTalk
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice
 from bitnet_chat.models.gguf import read_header

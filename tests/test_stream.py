@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recordings import Recording, Step
 
+from bitnet_chat.engine.protocols.classic import ClassicFramer
+from bitnet_chat.engine.protocols.modern import PROMPT, ModernFramer
 from bitnet_chat.frames import (
     ERROR,
     INFO,
@@ -28,8 +30,6 @@ from bitnet_chat.frames import (
     TurnEnd,
     held_length,
 )
-from bitnet_chat.stream.classic import ClassicFramer
-from bitnet_chat.stream.modern import PROMPT, ModernFramer
 from bitnet_chat.text.utf8 import Utf8Decoder, encode
 
 Cutter = Callable[[bytes], Iterator[bytes]]

@@ -25,10 +25,10 @@ from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.dialects import GO_ON
 from bitnet_chat.engine.native.client import Client
 from bitnet_chat.engine.native.protocol import Complete, decode_request
 from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.engine.protocols import GO_ON
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed
 

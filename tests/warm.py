@@ -27,7 +27,7 @@ _MODULES = (
     *("bitnet_chat.models.gguf", "bitnet_chat.models.memory", "bitnet_chat.models.vocabulary"),
     *("bitnet_chat.templates.chat_template", "bitnet_chat.filters.role_markers", "bitnet_chat.filters.thinking"),
     *("bitnet_chat.engine.child.pty", "bitnet_chat.engine.child.pipe", "bitnet_chat.engine.child.lifeline"),
-    *("bitnet_chat.engine.dialects.classic", "bitnet_chat.engine.dialects.modern", "bitnet_chat.engine.probe"),
+    *("bitnet_chat.engine.protocols.classic", "bitnet_chat.engine.protocols.modern", "bitnet_chat.engine.probe"),
     *("bitnet_chat.journal", "bitnet_chat.journal.scribe", "bitnet_chat.attachments.reading"),
 )
 

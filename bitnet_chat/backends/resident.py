@@ -19,10 +19,11 @@ from bitnet_chat.engine import packages, processors
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.context_policy import Room
-from bitnet_chat.engine.dialects import EngineOptions, Talk, talk_for
 from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.engine.protocols import EngineOptions, Talk
+from bitnet_chat.engine.protocols.on_demand import talk_for
 from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.selection import Wish, judge, select
 from bitnet_chat.engine.session import Session

@@ -14,7 +14,7 @@ from bitnet_chat import paths
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.conversation.stdin_encoding import decode_lines
-from bitnet_chat.engine.native.framer import is_stop, prompt_of
+from bitnet_chat.engine.protocols.native import is_stop, prompt_of
 from bitnet_chat.errors import UsageError
 from bitnet_chat.frames import EngineError, Figures, Frame, Progress, Ready, ReplyText, Stray, ThinkingText, TurnEnd
 from bitnet_chat.recording import store, transcript

@@ -13,15 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from bitnet_chat.context.token_count import TokenCount
-from bitnet_chat.context.window import (
-    Policy,
-    Window,
-    about_tokens,
-    half_to_drop,
-    messages_to_drop,
-    places_apart,
-    without_oldest,
-)
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import as_sent
 from bitnet_chat.errors import ContextOverflow

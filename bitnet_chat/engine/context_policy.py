@@ -18,7 +18,7 @@ from bitnet_chat.context.window import (
     without_oldest,
 )
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.engine.dialects import Talk
+from bitnet_chat.engine.protocols import Talk
 
 __all__ = ["Policy", "Room", "outgrown", "too_long"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bitnet_chat.engine.protocols.log_format import is_json
 from bitnet_chat.errors import EngineDied, EngineStalled
-from bitnet_chat.stream.logform import is_json
 
 _WRAPPER = "a wrapper script must leave standard error alone (no 2>&1), and flags must not send the log to stdout"
 _JSON_LOG = "leave out --log-jsonl, and LLAMA_ARG_LOG_JSONL in a wrapper script: the log is then on standard error"

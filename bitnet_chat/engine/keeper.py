@@ -18,13 +18,13 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.context_policy import Policy, Room
-from bitnet_chat.engine.dialects import Talk
 from bitnet_chat.engine.loaded import Loaded
 from bitnet_chat.engine.notices import Notices
 from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.engine.protocols import Talk
+from bitnet_chat.engine.protocols.on_demand import TalkOnDemand
 from bitnet_chat.engine.restarts import RestartBudget
 from bitnet_chat.engine.spare import Spares
-from bitnet_chat.engine.talks import TalkOnDemand
 from bitnet_chat.errors import BitnetChatError, EngineDied
 from bitnet_chat.events import Notice
 from bitnet_chat.util.threads import in_daemon

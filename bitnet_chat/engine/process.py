@@ -20,15 +20,15 @@ from typing import Protocol
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.child import Child, Transport, spawn
-from bitnet_chat.engine.dialects import GO_ON, Input, Launch, Talk
 from bitnet_chat.engine.fault import Fault, closed_output, log_in_output
 from bitnet_chat.engine.loading import LoadingWatch
 from bitnet_chat.engine.log import EngineLog, without_level
 from bitnet_chat.engine.meter import Meter
+from bitnet_chat.engine.protocols import GO_ON, Input, Launch, Talk
+from bitnet_chat.engine.protocols.log_format import LogDetector, log_line
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.filters.thinking import ThinkingFramer
 from bitnet_chat.frames import EngineError, Figures, Frame, Ready, Stray, TurnEnd
-from bitnet_chat.stream.logform import LogDetector, log_line
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _SETTLE_AFTER = 2.0  # seconds of silence after which a likely end is taken for one
@@ -105,7 +105,7 @@ class EngineProcess:
         self.log.quotes("prompt", told.removesuffix("\n").count("\n"))
         self.launch = replace(launch, prompt="")  # which may be long, and is written once
         self.context = launch.context
-        """What the engine has evaluated; see :class:`bitnet_chat.engine.dialects.Launch`."""
+        """What the engine has evaluated; see :class:`bitnet_chat.engine.protocols.Launch`."""
         self.exit_code: int | None = None
         self.was_stopped = False
         """True from an interrupt until the engine has survived it: its death is then no surprise."""
@@ -178,11 +178,11 @@ class EngineProcess:
     # What front code does
 
     def input_for(self, history: Conversation, text: str, options: ReplyOptions | None = None) -> Input | None:
-        """How a message, clean, is put to it; see :meth:`bitnet_chat.engine.dialects.Talk.input`."""
+        """How a message, clean, is put to it; see :meth:`bitnet_chat.engine.protocols.Talk.input`."""
         return self._talk.input(self.launch, self.context, history, text, options)
 
     def is_prepared_for(self, history: Conversation) -> bool:
-        """See :meth:`bitnet_chat.engine.dialects.Talk.is_prepared`."""
+        """See :meth:`bitnet_chat.engine.protocols.Talk.is_prepared`."""
         return self._talk.is_prepared(self.launch, self.context, history)
 
     def send(self, message: Input, *, watched: bool = False) -> None:

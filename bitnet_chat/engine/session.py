@@ -18,10 +18,10 @@ from bitnet_chat.conversation.stdin_encoding import as_sent, clean
 from bitnet_chat.engine import death
 from bitnet_chat.engine.child import Transport
 from bitnet_chat.engine.context_policy import Room
-from bitnet_chat.engine.dialects import Input, Talk
 from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.meter import tells_overflow
 from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.engine.protocols import Input, Talk
 from bitnet_chat.engine.question import Question
 from bitnet_chat.engine.trimmer import Trimmer
 from bitnet_chat.engine.turn import Estimate, Turn

@@ -6,15 +6,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from bitnet_chat.engine.log import EngineLog, without_level
-from bitnet_chat.engine.native import framer as native
-from bitnet_chat.engine.native.framer import NativeFramer
+from bitnet_chat.engine.protocols import native
+from bitnet_chat.engine.protocols.classic import ClassicFramer, LoggedClassicFramer
+from bitnet_chat.engine.protocols.modern import PROMPT, ModernFramer
+from bitnet_chat.engine.protocols.native import NativeFramer
 from bitnet_chat.errors import UsageError
 from bitnet_chat.filters.thinking import ThinkingFramer, leaves_open
 from bitnet_chat.frames import RESET, USER_INPUT, Frame, Framer
 from bitnet_chat.recording.entry import Entry, Kind
-from bitnet_chat.stream.classic import ClassicFramer
-from bitnet_chat.stream.classic_log import LoggedClassicFramer
-from bitnet_chat.stream.modern import PROMPT, ModernFramer
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _SETTLE_AFTER = 2.0  # as in engine/process.py: seconds of silence after which a likely end is taken for one

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import replace
 
 from bitnet_chat.conversation.stdin_encoding import encode_lines
+from bitnet_chat.engine.protocols.modern import PROMPT
 from bitnet_chat.recording import native
 from bitnet_chat.recording.entry import Entry, Kind, of_facts
 from bitnet_chat.recording.masking import behind_marks, is_role, marks, mask
 from bitnet_chat.recording.playback import is_modern, is_native, option
 from bitnet_chat.recording.redaction import Redactor
-from bitnet_chat.stream.modern import PROMPT
 
 _STREAMS = (Kind.OUT, Kind.ERR)
 _WORD = re.compile(r"[^\W_]{3,}")

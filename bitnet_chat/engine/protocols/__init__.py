@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.filters.thinking import Tags
+from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.frames import Framer
 from bitnet_chat.models.faults import OVERRIDE
 
-if TYPE_CHECKING:
-    from bitnet_chat.templates.chat_template import ChatTemplate
-
-__all__ = ["GO_ON", "EngineOptions", "Input", "Launch", "Talk", "talk_for"]
+__all__ = ["GO_ON", "EngineOptions", "Input", "Launch", "Talk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,43 +153,6 @@ class Talk(Protocol):
 
     def cost_of_message(self, text: str, count: Counter) -> TokenCount:
         """Tokens that a message adds, with what stands around it up to the first token of the reply."""
-
-
-def talk_for(
-    binary: EngineBinary,
-    options: EngineOptions,
-    template: Callable[[], ChatTemplate],
-    *,
-    control_tokens: frozenset[str] = frozenset(),
-    strips_after_special: bool = False,
-    overriding_template: str = "",
-    thinking: Tags | None = None,
-) -> Talk:
-    """``template`` is asked for only where it is needed. ``overriding_template``: Jinja source for a modern engine.
-    ``thinking``: the tags around what the model thinks, which a modern engine knows by itself."""
-    if binary.dialect is Dialect.CLASSIC:
-        from bitnet_chat.engine.dialects.classic import ClassicTalk
-        from bitnet_chat.templates.segments import PromptSegments
-
-        segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
-        return ClassicTalk(binary, options, segments, thinking)
-    if binary.dialect is Dialect.NATIVE:
-        from bitnet_chat.engine.dialects.native import NativeTalk
-        from bitnet_chat.engine.native import command
-        from bitnet_chat.templates.segments import PromptSegments
-
-        segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
-        argv = command.command(
-            binary,
-            options.model,
-            context_size=options.context_size or None,
-            threads=options.threads,
-            overrides=options.overrides,
-        )
-        return NativeTalk(argv, options, segments, thinking)
-    from bitnet_chat.engine.dialects.modern import ModernTalk
-
-    return ModernTalk(binary, options, overriding_template, control_tokens)
 
 
 def _drawn(options: EngineOptions) -> dict[str, float | None]:
