@@ -20,9 +20,10 @@ from report import Figure, Goal, Section, ratios
 
 from bitnet_chat import paths
 from bitnet_chat.config import Settings
-from bitnet_chat.engine import bench, packages
+from bitnet_chat.engine import bench
 from bitnet_chat.engine.choice import Contender, Speed
 from bitnet_chat.engine.clock import Clock
+from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.models import conversion
 from bitnet_chat.util.progress import ProgressLine

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat import paths
-from bitnet_chat.engine import packages
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
 from bitnet_chat.engine.find import find
+from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.errors import EngineNotFound
 

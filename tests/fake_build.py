@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bitnet_chat.engine import build, source, toolchain
+from bitnet_chat.engine.install import build, source, toolchain
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.util import pip, subprocess_log
 

@@ -19,7 +19,7 @@ import fake_build
 import psutil
 import pytest
 
-from bitnet_chat.engine import build, manifest, source, toolchain
+from bitnet_chat.engine.install import build, manifest, source, toolchain
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import pip
 from bitnet_chat.util.progress import Progress

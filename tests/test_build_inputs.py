@@ -13,7 +13,8 @@ from typing import Any
 import fake_build
 import pytest
 
-from bitnet_chat.engine import manifest, processors, source, toolchain
+from bitnet_chat.engine import processors
+from bitnet_chat.engine.install import manifest, source, toolchain
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import pip, subprocess_errors
 

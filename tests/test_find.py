@@ -81,7 +81,7 @@ def test_the_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PATH", str(on_path.parent), prepend=os.pathsep)
     assert winner() == on_path
     built = program(paths.engine_home() / "0.3.36" / "llama-completion", CLASSIC)
-    monkeypatch.setattr("bitnet_chat.engine.manifest.installed", lambda folder: folder == built.parent)
+    monkeypatch.setattr("bitnet_chat.engine.install.manifest.installed", lambda folder: folder == built.parent)
     assert winner() == built
     in_checkout = program(tmp_path / "checkout" / "bin" / "llama-completion", CLASSIC)
     monkeypatch.setattr(paths, "checkout", lambda: tmp_path / "checkout")

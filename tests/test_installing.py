@@ -15,9 +15,9 @@ from bitnet_chat import paths
 from bitnet_chat.cli import installing, main
 from bitnet_chat.doctor import prebuilt as prebuilt_check
 from bitnet_chat.doctor.finding import Status
-from bitnet_chat.engine import build, installation, packages, smoke, wheels
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.find import candidates, find, find_server
+from bitnet_chat.engine.install import build, import_check, packages, prebuilt, wheels
 from bitnet_chat.errors import BuildError, EngineNotFound
 
 __all__ = ["nowhere"]
@@ -35,7 +35,7 @@ def prebuilt_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
     for package in packages.PACKAGES:
         folders[package.name] = folder = packages.folder_of(package)
         pin = wheels.WHEELS[package.name][0].pin
-        files = installation.unpack(tmp_path / "index" / pin.file, folder)
+        files = prebuilt.unpack(tmp_path / "index" / pin.file, folder)
         packages.Record(package.name, package.version, pin.file, pin.sha256, "", files).write(folder)
     return folders
 
@@ -112,8 +112,8 @@ def test_the_newest_engine_that_was_compiled_wins(monkeypatch: pytest.MonkeyPatc
         def __init__(self, name: str, version: str) -> None:
             self.name, self.version = name, version
 
-    monkeypatch.setattr("bitnet_chat.engine.manifest.installed", lambda folder: folder.name in records)
-    monkeypatch.setattr("bitnet_chat.engine.manifest.read", lambda folder: Record(*records[folder.name]))
+    monkeypatch.setattr("bitnet_chat.engine.install.manifest.installed", lambda folder: folder.name in records)
+    monkeypatch.setattr("bitnet_chat.engine.install.manifest.read", lambda folder: Record(*records[folder.name]))
     assert [each.path.parent.name for each in candidates()] == ["a", "0.3.36", "b"]
 
 
@@ -157,7 +157,7 @@ def test_the_prebuilt_one_is_installed_unless_it_is_to_be_compiled(
         asked.append(package.name)
         return Path("/prebuilt")
 
-    monkeypatch.setattr(installation, "install", install)
+    monkeypatch.setattr(prebuilt, "install", install)
     assert main(["engine", "install", *words]) == 0
     assert asked == [name]
     assert capsys.readouterr().out == "engine installed in /prebuilt\n"
@@ -202,7 +202,7 @@ def test_a_prebuilt_engine_that_is_there_is_enough_on_any_computer(
 ) -> None:
     """Copied from another one, say."""
     monkeypatch.setattr(wheels, "here", lambda: MUSL)
-    monkeypatch.setattr(installation, "install", lambda package, on_progress: Path("/prebuilt"))
+    monkeypatch.setattr(prebuilt, "install", lambda package, on_progress: Path("/prebuilt"))
     assert main(["engine", "install", "--yes"]) == 0
     assert compiled == []
 
@@ -228,7 +228,7 @@ def test_an_interrupted_installation(monkeypatch: pytest.MonkeyPatch, capsys: py
     def install(package: packages.Package, *, on_progress: object) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(installation, "install", install)
+    monkeypatch.setattr(prebuilt, "install", install)
     assert main(["engine", "install"]) == 130
     assert "the same command goes on where it was" in capsys.readouterr().err
 
@@ -237,7 +237,7 @@ def test_an_interrupted_installation(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_the_doctor_knows_prebuilt_engines(monkeypatch: pytest.MonkeyPatch, prebuilt_engines: dict[str, Path]) -> None:
-    monkeypatch.setattr(smoke, "check", lambda package, folder: None)
+    monkeypatch.setattr(import_check, "check", lambda package, folder: None)
     llama, bitnet = prebuilt_check.look(needed=False)
     assert (llama.status, bitnet.status) == (Status.OK, Status.OK)
     assert "xllamacpp 2026.10.11549, whole and can be loaded" in llama.seen
@@ -253,7 +253,7 @@ def test_the_doctor_tells_a_library_that_does_not_load(
     def check(package: packages.Package, folder: Path) -> None:
         raise BuildError("it does not load", remedy="compile it")
 
-    monkeypatch.setattr(smoke, "check", check)
+    monkeypatch.setattr(import_check, "check", check)
     llama, _ = prebuilt_check.look(needed=False)
     assert (llama.status, llama.seen, llama.remedy) == (Status.BROKEN, "it does not load", "compile it")
 

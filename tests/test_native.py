@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from bitnet_chat import paths
-from bitnet_chat.engine import packages
 from bitnet_chat.engine.binary import EngineBinary, Make
+from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.native.client import Client, ClientError, Reply
 from bitnet_chat.engine.native.command import LIBRARIES, command
 from bitnet_chat.engine.native.protocol import Ended, Failed, Message, Piece, Prefill, Token

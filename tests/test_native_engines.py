@@ -17,8 +17,8 @@ from bitnet_chat.backends import ReplyOptions, ResponseFormat
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import packages
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, PromptProgress, TextDelta

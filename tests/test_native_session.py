@@ -17,7 +17,7 @@ from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import packages
+from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.native import command
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, Unsupported, UsageError

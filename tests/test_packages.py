@@ -19,16 +19,16 @@ from pathlib import Path
 import pytest
 import wheelhouse
 
-from bitnet_chat.engine import installation, packages, smoke, wheels
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.engine.packages import PACKAGES, Package
+from bitnet_chat.engine.install import import_check, packages, prebuilt, wheels
+from bitnet_chat.engine.install.packages import PACKAGES, Package
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import pip
 from bitnet_chat.util.progress import Progress
 
 LLAMA, BITNET = wheelhouse.package("llama.cpp"), wheelhouse.package("bitnet")
 _DOWNLOAD = pip.download
-_REAL = {package.name: installation.installed(package) for package in PACKAGES}
+_REAL = {package.name: prebuilt.installed(package) for package in PACKAGES}
 """Those of the user, found before each test gets a home of its own."""
 LINUX = wheels.Computer("linux", "x86_64", libc=(2, 36))
 WINDOWS = wheels.Computer("win32", "x86_64")
@@ -59,7 +59,7 @@ def real_pip(monkeypatch: pytest.MonkeyPatch, engines: Path) -> None:
 
 def install(engines: Path, package: Package = BITNET, computer: wheels.Computer = LINUX) -> list[Progress]:
     seen: list[Progress] = []
-    folder = installation.install(package, home=engines, on_progress=seen.append, computer=computer, try_it=untried)
+    folder = prebuilt.install(package, home=engines, on_progress=seen.append, computer=computer, try_it=untried)
     assert folder == engines / package.folder_name
     return seen
 
@@ -67,7 +67,7 @@ def install(engines: Path, package: Package = BITNET, computer: wheels.Computer 
 def failure(engines: Path, package: Package = BITNET) -> BuildError:
     with pytest.raises(BuildError) as caught:
         install(engines, package)
-    assert installation.installed(package, engines) is None
+    assert prebuilt.installed(package, engines) is None
     assert not (engines / package.folder_name).exists()
     return caught.value
 
@@ -204,7 +204,7 @@ def test_what_was_downloaded_is_used_when_an_interrupted_installation_goes_on(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        installation.install(BITNET, home=engines, computer=LINUX, try_it=interrupt)
+        prebuilt.install(BITNET, home=engines, computer=LINUX, try_it=interrupt)
     assert not (engines / "bitnet-0.1.5").exists() and not list(engines.glob(".new-*"))
     monkeypatch.setattr(pip, "download", without_pip)
     install(engines)
@@ -214,7 +214,7 @@ def test_what_was_downloaded_is_used_when_an_interrupted_installation_goes_on(
 _INSTALLER = """
 import sys, time
 from pathlib import Path
-from bitnet_chat.engine import installation, packages, wheels
+from bitnet_chat.engine.install import prebuilt, packages, wheels
 pinned = wheels.WHEELS["bitnet"][0]
 def hang(package, folder):
     print(folder, flush=True)
@@ -222,7 +222,7 @@ def hang(package, folder):
 from dataclasses import replace
 pin = replace(pinned.pin, sha256=sys.argv[2])
 wheels.WHEELS["bitnet"] = (replace(pinned, pin=pin),)
-installation.install(
+prebuilt.install(
     packages.by_name("bitnet"), home=Path(sys.argv[1]), computer=wheels.Computer("linux", "x86_64", libc=(2, 36)),
     try_it=hang,
 )
@@ -237,7 +237,7 @@ def test_an_installation_that_was_killed_is_cleaned_up_by_the_next(engines: Path
         assert process.stdout.readline().startswith(str(engines / ".new-bitnet-0.1.5-"))
         process.kill()
         process.wait()
-    assert list(engines.glob(".new-*")) and installation.installed(BITNET, engines) is None
+    assert list(engines.glob(".new-*")) and prebuilt.installed(BITNET, engines) is None
     install(engines)
     assert not list(engines.glob(".*"))
 
@@ -251,7 +251,7 @@ def test_a_second_installation_waits_for_the_first(engines: Path, monkeypatch: p
         assert waits.wait(60)
 
     first = threading.Thread(
-        target=lambda: done.append(installation.install(BITNET, home=engines, computer=LINUX, try_it=slow))
+        target=lambda: done.append(prebuilt.install(BITNET, home=engines, computer=LINUX, try_it=slow))
     )
     first.start()
     assert begun.wait(60)
@@ -262,7 +262,7 @@ def test_a_second_installation_waits_for_the_first(engines: Path, monkeypatch: p
         waits.set()
 
     monkeypatch.setattr(pip, "download", without_pip)
-    assert installation.install(BITNET, home=engines, on_progress=told, computer=LINUX) == engines / "bitnet-0.1.5"
+    assert prebuilt.install(BITNET, home=engines, on_progress=told, computer=LINUX) == engines / "bitnet-0.1.5"
     first.join(60)
     assert done == [engines / "bitnet-0.1.5"]
     assert steps[0] == f"Waiting for another installation (process {os.getpid()})"
@@ -290,7 +290,7 @@ def test_a_place_that_cannot_be_written(
     def refused(archive: Path, folder: Path, on_bytes: Callable[[int], None]) -> dict[str, int]:
         raise OSError(number, os.strerror(number), str(folder))
 
-    monkeypatch.setattr(installation, "unpack", refused)
+    monkeypatch.setattr(prebuilt, "unpack", refused)
     error = failure(engines)
     assert words in error.what and "BITNET_CHAT_DATA" in error.remedy
     assert not list(engines.glob(".new-*"))
@@ -307,7 +307,7 @@ def test_a_hostile_wheel_is_refused(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "x.whl", "w") as wheel:
         wheel.writestr(name, "evil")
     with pytest.raises(BuildError, match="unsafe file name"):
-        installation.unpack(tmp_path / "x.whl", tmp_path / "out" / "site")
+        prebuilt.unpack(tmp_path / "x.whl", tmp_path / "out" / "site")
     assert not list(tmp_path.rglob("evil*"))
 
 
@@ -317,7 +317,7 @@ def test_a_link_in_a_wheel_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.whl", "w") as wheel:
         wheel.writestr(link, "/etc/passwd")
     with pytest.raises(BuildError, match="no plain file"):
-        installation.unpack(tmp_path / "x.whl", tmp_path / "out")
+        prebuilt.unpack(tmp_path / "x.whl", tmp_path / "out")
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "of something else"])
@@ -329,7 +329,7 @@ def test_a_damaged_wheel_is_refused(tmp_path: Path, damage: str) -> None:
     data[100] ^= damage == "flipped"
     path.write_bytes(data[: 400 if damage == "cut" else None])
     with pytest.raises(BuildError, match=r"is damaged|holds no library"):
-        installation.unpack(path, tmp_path / "out")
+        prebuilt.unpack(path, tmp_path / "out")
 
 
 def test_a_library_that_does_not_load_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,18 +337,18 @@ def test_a_library_that_does_not_load_is_not_installed(tmp_path: Path, monkeypat
     wheelhouse.fill(tmp_path / "index", monkeypatch, content)
     engines = tmp_path / "engine"
     with pytest.raises(BuildError, match=r"does not load on this computer: ImportError: GLIBC_9\.9") as caught:
-        installation.install(LLAMA, home=engines, computer=LINUX)
+        prebuilt.install(LLAMA, home=engines, computer=LINUX)
     assert "engine install llama.cpp --build" in caught.value.remedy
     assert not (engines / LLAMA.folder_name).exists() and not list(engines.glob(".new-*"))
 
 
 def test_a_library_that_loads_is_installed(engines: Path) -> None:
-    assert installation.install(LLAMA, home=engines, computer=LINUX) == engines / LLAMA.folder_name
+    assert prebuilt.install(LLAMA, home=engines, computer=LINUX) == engines / LLAMA.folder_name
 
 
 def test_instructions_that_a_processor_lacks() -> None:
-    assert "instructions that this processor does not have" in smoke.ended(-4)
-    assert smoke.ended(-11) == "signal 11" and smoke.ended(3) == "status 3"
+    assert "instructions that this processor does not have" in import_check.ended(-4)
+    assert import_check.ended(-11) == "signal 11" and import_check.ended(3) == "status 3"
 
 
 # Afterwards.
@@ -359,7 +359,7 @@ def test_an_engine_that_was_damaged_counts_as_missing_and_is_replaced(engines: P
     library = engines / "bitnet-0.1.5" / "site" / "ik_llama_cpp" / "lib" / "libllama.so"
     for damage in (lambda: library.write_bytes(b"libr"), library.unlink):
         damage()
-        assert list(packages.installed(engines)) == [] and installation.installed(BITNET, engines) is None
+        assert list(packages.installed(engines)) == [] and prebuilt.installed(BITNET, engines) is None
         assert packages.is_package(engines / "bitnet-0.1.5")
         install(engines)
         assert library.read_bytes() == b"library"
@@ -397,7 +397,7 @@ def test_the_real_one_loads(package: Package) -> None:
     folder = _REAL[package.name]
     if folder is None:
         pytest.skip(f"the prebuilt engine is not here: bitnet-chat engine install {package.name}")
-    smoke.check(package, folder)
+    import_check.check(package, folder)
 
 
 # pip itself.

@@ -24,8 +24,9 @@ from bitnet_chat.cli import main
 from bitnet_chat.cli.backend import open_source
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import build, manifest, rpc, spread
+from bitnet_chat.engine import rpc, spread
 from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.install import build, manifest
 from bitnet_chat.engine.options import read_options
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.protocols import EngineOptions, common_flags

@@ -16,11 +16,12 @@ from bitnet_chat.backends.resident import ResidentBackend, advised_sampling
 from bitnet_chat.cli import engine as cli
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import find, known_answers, packages, speeds
+from bitnet_chat.engine import find, known_answers, speeds
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
 from bitnet_chat.engine.choice import Contender, Speed, choose
 from bitnet_chat.engine.expected import ANSWERS
 from bitnet_chat.engine.find import Candidate
+from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.options import Options
 from bitnet_chat.engine.selection import Wish, judge, missing_for_bitnet, missing_package, select
 from bitnet_chat.engine.small_model import SmallModel, question

@@ -16,7 +16,7 @@ from test_choice import model_file
 from bitnet_chat import paths
 from bitnet_chat.cli.supply import Supply, missing, question
 from bitnet_chat.config import Settings
-from bitnet_chat.engine import packages, wheels
+from bitnet_chat.engine.install import packages, wheels
 from bitnet_chat.errors import BuildError
 from bitnet_chat.models import hub
 from bitnet_chat.models.first import SMALL

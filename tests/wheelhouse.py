@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_chat.engine import wheels
-from bitnet_chat.engine.packages import Package, by_name
+from bitnet_chat.engine.install import wheels
+from bitnet_chat.engine.install.packages import Package, by_name
 from bitnet_chat.util import pip
 
 _CONTENT = {

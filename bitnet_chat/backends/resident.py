@@ -15,10 +15,11 @@ from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.engine import packages, processors
+from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.context_policy import Room
+from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, State

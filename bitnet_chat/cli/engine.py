@@ -10,9 +10,9 @@ from bitnet_chat import config
 from bitnet_chat.cli import benching, installing
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.engine import manifest, packages
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
 from bitnet_chat.engine.find import INSTALL, Candidate, candidates, named, servers
+from bitnet_chat.engine.install import manifest, packages
 from bitnet_chat.errors import EngineNotFound
 from bitnet_chat.text.sanitize import one_line
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from bitnet_chat import config
 from bitnet_chat.cli.consent import agrees, can_be_asked
-from bitnet_chat.engine import manifest, packages
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.find import candidates, find_server
+from bitnet_chat.engine.install import manifest, packages
 from bitnet_chat.errors import BuildError, EngineNotFound, FinishReason
 from bitnet_chat.util.progress import ProgressLine
 
@@ -80,27 +80,27 @@ def _ask(folder: Path) -> None:
 
 
 def _compile(name: str, features: Sequence[str], line: ProgressLine) -> Path:
-    from bitnet_chat.engine import build
+    from bitnet_chat.engine.install import build
 
     return build.install(name, features=features, on_progress=line)
 
 
 def _install(name: str, line: ProgressLine) -> Path:
-    from bitnet_chat.engine import installation
+    from bitnet_chat.engine.install import prebuilt
 
     package = packages.by_name(name)
     assert package is not None
-    return installation.install(package, on_progress=line)
+    return prebuilt.install(package, on_progress=line)
 
 
 def _why_not_prebuilt(name: str) -> BuildError | None:
     """Why this computer or this Python has no prebuilt engine of that name; None where it has."""
-    from bitnet_chat.engine import installation, wheels
+    from bitnet_chat.engine.install import prebuilt, wheels
 
     package = packages.by_name(name)
     assert package is not None
     try:
-        if installation.installed(package) is None:
+        if prebuilt.installed(package) is None:
             wheels.choose(package, wheels.here())
     except BuildError as error:
         return error

@@ -115,7 +115,7 @@ def missing(settings: Settings, configured: str, *, largest: int) -> tuple[Suppl
 
 def _engine(name: str) -> Supply:
     """Raises BuildError where this computer or this Python has no such prebuilt engine."""
-    from bitnet_chat.engine import packages, wheels
+    from bitnet_chat.engine.install import packages, wheels
 
     package = packages.by_name(name)
     assert package is not None
@@ -128,8 +128,8 @@ def _package(settings: Settings, configured: str, pulled: str) -> str:
     fetched first, if one is.
 
     An engine that is named is there, or is a prebuilt one of that name, or is missing for good."""
-    from bitnet_chat.engine import packages
     from bitnet_chat.engine.find import named
+    from bitnet_chat.engine.install import packages
     from bitnet_chat.engine.selection import Wish, missing_package
     from bitnet_chat.models.registry import AUTO
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.engine import known_answers, packages
+from bitnet_chat.engine import known_answers
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
+from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.known_answers import Verdict
 
 _GROUP = "answer"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.engine import packages, smoke, wheels
-from bitnet_chat.engine.packages import PACKAGES, Package
+from bitnet_chat.engine.install import import_check, packages, wheels
+from bitnet_chat.engine.install.packages import PACKAGES, Package
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.util.progress import size
 
@@ -36,7 +36,7 @@ def _of(package: Package, *, needed: bool) -> Finding:
                 f"{install} installs it anew",
             )
         try:
-            smoke.check(package, folder)
+            import_check.check(package, folder)
         except BitnetChatError as error:
             return broken(_GROUP, name, error.what, error.remedy, path=str(folder))
         seen = f"prebuilt {package.project} {package.version}, whole and can be loaded ({folder})"

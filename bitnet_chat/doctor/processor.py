@@ -95,6 +95,6 @@ def _sysctl() -> str:
 
 def name() -> str:
     """What people call it."""
-    from bitnet_chat.engine.manifest import cpu_name
+    from bitnet_chat.engine.install.manifest import cpu_name
 
     return cpu_name() or platform.machine()

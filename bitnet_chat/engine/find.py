@@ -12,8 +12,8 @@ from itertools import groupby
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.engine import manifest, packages
 from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine.install import manifest, packages
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.errors import EngineNotFound
 

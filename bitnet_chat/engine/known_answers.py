@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
-from bitnet_chat.engine import manifest
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.expected import ANSWERS, LENGTH
+from bitnet_chat.engine.install import manifest
 from bitnet_chat.engine.small_model import CONTEXT, SmallModel, question, tokens
 from bitnet_chat.errors import BitnetChatError, BuildError
 from bitnet_chat.models.store import write_json

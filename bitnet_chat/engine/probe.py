@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_chat import paths
-from bitnet_chat.engine import packages, start_errors
+from bitnet_chat.engine import start_errors
 from bitnet_chat.engine.binary import MARKS, Dialect, EngineBinary, Make, recognise
 from bitnet_chat.engine.child import environment
+from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.options import Option, Options
 from bitnet_chat.errors import EngineNotFound
 from bitnet_chat.paths import bundled_model

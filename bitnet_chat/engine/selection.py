@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_chat import paths
-from bitnet_chat.engine import find, known_answers, packages, speeds
+from bitnet_chat.engine import find, known_answers, speeds
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
 from bitnet_chat.engine.choice import Choice, Contender, choose
 from bitnet_chat.engine.find import Candidate
+from bitnet_chat.engine.install import packages
 from bitnet_chat.errors import EngineMissing, EngineNotFound, ModelError
 from bitnet_chat.models import conversion
 from bitnet_chat.models.info import ModelInfo, read_info
@@ -301,7 +302,7 @@ def _remembered() -> dict[str, dict[str, Any]]:
 
 def _size(package: packages.Package) -> str:
     """Of its download, where there is one for this computer."""
-    from bitnet_chat.engine import wheels
+    from bitnet_chat.engine.install import wheels
 
     with contextlib.suppress(EngineNotFound):
         return f" ({size(wheels.choose(package, wheels.here()).pin.size)})"

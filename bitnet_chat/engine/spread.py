@@ -6,8 +6,9 @@ import socket
 import time
 from collections.abc import Sequence
 
-from bitnet_chat.engine import manifest, rpc
+from bitnet_chat.engine import rpc
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine.install import manifest
 from bitnet_chat.errors import EngineDied
 
 PATIENCE: float = 5.0

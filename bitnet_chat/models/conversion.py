@@ -28,7 +28,7 @@ from bitnet_chat import paths
 from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary, Make
 from bitnet_chat.engine.clock import Clock
-from bitnet_chat.engine.packages import SITE
+from bitnet_chat.engine.install.packages import SITE
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import store
 from bitnet_chat.models.faults import mended

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bitnet_chat
 from bitnet_chat.engine.binary import EngineBinary, Make
-from bitnet_chat.engine.packages import SITE
+from bitnet_chat.engine.install.packages import SITE
 
 LIBRARIES = {Make.LLAMA: "llama.cpp", Make.IK: "ik_llama.cpp"}
 """The name of ``--library`` for what a package was built from."""

@@ -1,4 +1,5 @@
-"""Declarations of ik_llama.cpp's library, of exactly the version that is pinned in :mod:`bitnet_chat.engine.packages`.
+"""Declarations of ik_llama.cpp's library, of exactly the version that is pinned in
+:mod:`bitnet_chat.engine.install.packages`.
 
 The structures have no version in them, so what the library says of its own defaults is checked before anything else.
 """

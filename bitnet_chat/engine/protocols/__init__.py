@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount

@@ -23,10 +23,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.engine import manifest, processors, publication, source, toolchain
+from bitnet_chat.engine import processors
 from bitnet_chat.engine.clock import Clock
-from bitnet_chat.engine.installation import explained
-from bitnet_chat.engine.source import DEFAULT
+from bitnet_chat.engine.install import manifest, publish, source, toolchain
+from bitnet_chat.engine.install.prebuilt import explained
+from bitnet_chat.engine.install.source import DEFAULT
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import file_lock, pip, subprocess_errors, subprocess_log
 from bitnet_chat.util.progress import Progress, ninja_counter, size
@@ -141,7 +142,7 @@ class _Build:
                 f"{size(free)} are free.",
                 remedy="Free some space, or choose another place with BITNET_CHAT_DATA=FOLDER.",
             )
-        publication.sweep(self.target)
+        publish.sweep(self.target)
         subprocess_log.end_orphans(toolchain.MARK, str(self.work))
         self.work.mkdir(exist_ok=True)
         with self.log.open("a" if resumed else "w", encoding="utf-8") as log:
@@ -233,7 +234,7 @@ class _Build:
             seconds=round(self.clock.seconds, 1),
             files={name: program.stat().st_size for name, program in programs.items()},
         )
-        publication.publish(programs | {"LICENSE": folder / "LICENSE"}, record, self.target)
+        publish.publish(programs | {"LICENSE": folder / "LICENSE"}, record, self.target)
 
     def _sweep_old(self) -> None:
         """Removes other versions of the engine: this one has taken their place."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_chat.engine.source import Source
+from bitnet_chat.engine.install.source import Source
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import pip
 from bitnet_chat.util.progress import NINJA_STATUS
@@ -173,7 +173,7 @@ def cmake_flags(
 ) -> list[str]:
     """A release build of static programs that load nothing, fetch nothing and show no web page.
 
-    ``cpu``: what :func:`bitnet_chat.engine.manifest.cpu_fingerprint` gives, the names of its features among it.
+    ``cpu``: what :func:`bitnet_chat.engine.install.manifest.cpu_fingerprint` gives, the names of its features among it.
     ``unity``: a file that holds :func:`unity_script`."""
     switches = {
         "CMAKE_BUILD_TYPE": "Release",

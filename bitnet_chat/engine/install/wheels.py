@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 
-from bitnet_chat.engine.packages import Package
+from bitnet_chat.engine.install.packages import Package
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util.pip import Pin
 

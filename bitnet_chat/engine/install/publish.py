@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from bitnet_chat.engine.manifest import Manifest
+from bitnet_chat.engine.install.manifest import Manifest
 
 
 def publish(files: Mapping[str, Path], manifest: Manifest, target: Path) -> None:

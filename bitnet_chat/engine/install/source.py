@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from bitnet_chat.engine.manifest import DEFAULT_NAME
+from bitnet_chat.engine.install.manifest import DEFAULT_NAME
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import subprocess_errors
 from bitnet_chat.util.pip import Pin

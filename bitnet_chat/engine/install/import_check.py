@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bitnet_chat.engine.packages import SITE, Package
+from bitnet_chat.engine.install.packages import SITE, Package
 from bitnet_chat.errors import BuildError
 
 _SECONDS = 120.0
