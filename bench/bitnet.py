@@ -20,13 +20,13 @@ from report import Figure, Goal, Section, ratios
 
 from bitnet_chat import paths
 from bitnet_chat.config import Settings
-from bitnet_chat.engine import bench
-from bitnet_chat.engine.choice import Contender, Speed
-from bitnet_chat.engine.clock import Clock
+from bitnet_chat.engine import conversion
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.probe import probe
-from bitnet_chat.models import conversion
-from bitnet_chat.util.progress import ProgressLine
+from bitnet_chat.engine.selection import Contender
+from bitnet_chat.engine.speeds import Speed
+from bitnet_chat.engine_checks import benchmark
+from bitnet_chat.util.progress import Clock, ProgressLine
 
 _HERE = Path(__file__).resolve().parent
 _GOALS = {"prefill": 1.7, "decode": 1.35}
@@ -58,7 +58,7 @@ def main() -> int:
         samples: dict[str, list[Speed]] = {name: [] for name in subjects}
         for _ in range(flags.runs):
             for name, (contender, model) in subjects.items():
-                samples[name].append(bench.measure(contender, model, Settings(threads=threads), clock))
+                samples[name].append(benchmark.measure(contender, model, Settings(threads=threads), clock))
         line.close()
         print(_section(threads, samples), flush=True)
     return 0

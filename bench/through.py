@@ -31,7 +31,7 @@ from report import Figure, Goal, Section, ratios
 from subject import INSTALLED, QUESTION, home
 
 from bitnet_chat import paths
-from bitnet_chat.engine.find import find
+from bitnet_chat.engine.discovery import find
 
 _PATIENCE = 120.0
 _STARTS = 8

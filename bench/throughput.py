@@ -17,8 +17,7 @@ from subject import INSTALLED, QUESTION, endless, endless_flags, talk_of
 from terminal import Terminal, plain
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.log import EngineLog
-from bitnet_chat.engine.meter import Meter
+from bitnet_chat.engine.log import EngineLog, Meter
 from bitnet_chat.engine.protocols import Launch
 from bitnet_chat.frames import USER_INPUT, ReplyText
 from bitnet_chat.text.utf8 import Utf8Decoder

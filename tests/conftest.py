@@ -12,7 +12,7 @@ import pytest
 
 from bitnet_chat import paths
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
-from bitnet_chat.engine.find import find
+from bitnet_chat.engine.discovery import find
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.errors import EngineNotFound

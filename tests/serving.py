@@ -29,7 +29,7 @@ from starlette.applications import Starlette
 
 from bitnet_chat.backends.source import Source
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.engine.find import find
+from bitnet_chat.engine.discovery import find
 from bitnet_chat.errors import EngineNotFound
 from bitnet_chat.journal import Journal
 from bitnet_chat.serve.app import application, running

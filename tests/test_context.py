@@ -23,8 +23,8 @@ from bitnet_chat.context.window import MARK, Window, about_tokens, half_to_drop,
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.context_policy import Room
-from bitnet_chat.engine.keeper import Keeper
 from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.engine.supervisor import Keeper
 from bitnet_chat.errors import ContextOverflow, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.journal import Journal, Recorder

@@ -13,15 +13,14 @@ import pytest
 
 from bitnet_chat import paths
 from bitnet_chat.cli import converting as shown
-from bitnet_chat.engine import find
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
-from bitnet_chat.engine.expected import ANSWERS
-from bitnet_chat.engine.find import Candidate
-from bitnet_chat.engine.options import Options
+from bitnet_chat.engine import conversion, discovery
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, Options
+from bitnet_chat.engine.discovery import Candidate
 from bitnet_chat.engine.selection import Wish
 from bitnet_chat.engine.small_model import SmallModel, question, tokens
+from bitnet_chat.engine.verdicts import ANSWERS
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import conversion, converted_check, store, ternary
+from bitnet_chat.models import store, ternary
 from bitnet_chat.models.faults import mended
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import read_info
@@ -145,13 +144,13 @@ def test_a_full_disk_is_told_before(installed: Path, tmp_path: Path, monkeypatch
 
 def test_weights_that_changed_are_found(bitnet: EngineBinary, installed: Path) -> None:
     converted = conversion.obtain(installed, bitnet)
-    converted_check.require(installed, converted, bitnet)
+    conversion.require(installed, converted, bitnet)
     data = bytearray(converted.read_bytes())
-    _, at = converted_check._matrices(converted)["blk.1.ffn_up.weight"]
+    _, at = conversion._matrices(converted)["blk.1.ffn_up.weight"]
     data[at + 4] ^= 0b01
     converted.write_bytes(data)
     with pytest.raises(ModelError, match=r"blk\.1\.ffn_up\.weight changed"):
-        converted_check.require(installed, converted, bitnet)
+        conversion.require(installed, converted, bitnet)
 
 
 def test_a_model_whose_matrices_count_for_nothing_is_found(
@@ -161,7 +160,7 @@ def test_a_model_whose_matrices_count_for_nothing_is_found(
     converted = tmp_path / "m.gguf"
     SmallModel("IQ2_BN", "bitnet-b1.58").write(converted)
     data = bytearray(converted.read_bytes())
-    for name, (tensor, at) in converted_check._matrices(converted).items():
+    for name, (tensor, at) in conversion._matrices(converted).items():
         if tensor.kind == ternary.IQ2_BN:
             rows, size = tensor.shape[1], ternary.row_size(ternary.IQ2_BN, tensor.shape[0])
             for row in range(rows):
@@ -169,7 +168,7 @@ def test_a_model_whose_matrices_count_for_nothing_is_found(
         assert name
     converted.write_bytes(data)
     with pytest.raises(ModelError, match="does not count"):
-        converted_check.require(tmp_path / "m.gguf", converted, bitnet)
+        conversion.require(tmp_path / "m.gguf", converted, bitnet)
 
 
 def test_what_is_wrong_with_2b4t_is_mended_in_the_converted_file(tmp_path: Path) -> None:
@@ -216,7 +215,7 @@ def test_the_original_may_go_after_the_check(installed: Path, tmp_path: Path) ->
 def test_a_pull_ends_with_the_conversion(
     bitnet: EngineBinary, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(find, "candidates", lambda *_, **__: iter([Candidate("here", bitnet.path, bitnet)]))
+    monkeypatch.setattr(discovery, "candidates", lambda *_, **__: iter([Candidate("here", bitnet.path, bitnet)]))
     shown.after_pull(installed, Wish(), alone=False)
     told = capsys.readouterr().err
     assert "small is converted for this engine" in told and "Converting small" in told and "stays" in told
@@ -231,7 +230,7 @@ def test_a_pull_ends_with_the_conversion(
 def test_after_a_pull_the_missing_engine_is_named(
     native: EngineBinary, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(find, "candidates", lambda *_, **__: iter([Candidate("here", native.path, native)]))
+    monkeypatch.setattr(discovery, "candidates", lambda *_, **__: iter([Candidate("here", native.path, native)]))
     shown.after_pull(installed, Wish(), alone=False)
     assert (
         "small needs the engine bitnet, which is not installed: bitnet-chat engine install" in capsys.readouterr().err

@@ -16,10 +16,10 @@ from bitnet_chat import paths
 from bitnet_chat.cli import engine as cli_engine
 from bitnet_chat.cli import main
 from bitnet_chat.engine import probe as probing
-from bitnet_chat.engine import rehearsal
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, recognise
-from bitnet_chat.engine.find import candidates, find
+from bitnet_chat.engine.discovery import candidates, find
 from bitnet_chat.engine.probe import probe
+from bitnet_chat.engine_checks import first_turn
 from bitnet_chat.errors import EngineNotFound
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="programs are shell scripts here")
@@ -187,7 +187,7 @@ def test_a_rehearsal_is_a_first_turn_by_the_usual_way(
 def test_a_rehearsal_with_a_model_that_never_ends(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], story: str
 ) -> None:
-    monkeypatch.setattr(rehearsal, "QUESTION", story)
+    monkeypatch.setattr(first_turn, "QUESTION", story)
     assert rehearsed(fake_engine(tmp_path), model) == 0
     assert "yes: a prompt after" in capsys.readouterr().out
 
@@ -209,7 +209,7 @@ def test_a_rehearsal_that_fails(
     words: str,
     code: int,
 ) -> None:
-    monkeypatch.setattr(rehearsal, "QUESTION", question)
+    monkeypatch.setattr(first_turn, "QUESTION", question)
     monkeypatch.setattr(cli_engine, "_SILENCE", 0.1)
     assert rehearsed(fake_engine(tmp_path), model) == code
     assert words in capsys.readouterr().err

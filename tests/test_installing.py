@@ -16,7 +16,7 @@ from bitnet_chat.cli import installing, main
 from bitnet_chat.doctor import prebuilt as prebuilt_check
 from bitnet_chat.doctor.finding import Status
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.engine.find import candidates, find, find_server
+from bitnet_chat.engine.discovery import candidates, find, find_server
 from bitnet_chat.engine.install import build, import_check, packages, prebuilt, wheels
 from bitnet_chat.errors import BuildError, EngineNotFound
 

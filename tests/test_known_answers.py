@@ -11,13 +11,13 @@ from bitnet_reference import Model
 
 from bitnet_chat.doctor import answers
 from bitnet_chat.doctor.finding import Status
-from bitnet_chat.engine import known_answers, small_model
-from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.engine.expected import ANSWERS
-from bitnet_chat.engine.known_answers import Verdict, check, kept, offered
-from bitnet_chat.engine.options import Options
+from bitnet_chat.engine import small_model, verdicts
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Options
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.small_model import SmallModel
+from bitnet_chat.engine.verdicts import ANSWERS, Verdict, kept, offered
+from bitnet_chat.engine_checks import known_answers
+from bitnet_chat.engine_checks.known_answers import check
 from bitnet_chat.errors import BuildError
 
 Q4_1, Q8_0, TQ2_0 = SmallModel("Q4_1"), SmallModel("Q8_0"), SmallModel("TQ2_0", "bitnet")
@@ -103,7 +103,7 @@ def test_what_was_asked_is_kept_for_a_build(tmp_path: Path, monkeypatch: pytest.
     assert not kept(engine)
     check(engine, [Q4_1])
     assert asked == ["Q4_1", "Q8_0", "Q4_1", "Q4_1"]
-    monkeypatch.setattr(known_answers, "_TABLE", "answers of a later version")
+    monkeypatch.setattr(verdicts, "_TABLE", "answers of a later version")
     assert not kept(engine)
 
 

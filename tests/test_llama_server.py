@@ -25,8 +25,8 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.server import ServerProcess
-from bitnet_chat.engine.watchman import Watchman
+from bitnet_chat.engine.server_process import ServerProcess
+from bitnet_chat.engine.transport.parent_death import Watchman
 from bitnet_chat.errors import (
     ContextOverflow,
     EngineDied,
@@ -404,7 +404,7 @@ def test_it_is_gone_when_we_are_killed(classic: EngineBinary) -> None:
 
 _WATCHED = """
 import subprocess, sys
-from bitnet_chat.engine.watchman import Watchman
+from bitnet_chat.engine.transport.parent_death import Watchman
 child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
 man = Watchman(child.pid)
 print(child.pid, flush=True)

@@ -12,9 +12,8 @@ import recordings
 from recordings import FOLDER
 
 from bitnet_chat.context.token_count import TokenCount
-from bitnet_chat.engine.log import EngineLog
-from bitnet_chat.engine.meter import Meter
-from bitnet_chat.engine.turn import Estimate, Turn
+from bitnet_chat.engine.log import EngineLog, Meter
+from bitnet_chat.engine.reply import Estimate, Turn
 from bitnet_chat.frames import Frame, Ready, ReplyText, TurnEnd
 from bitnet_chat.repl.tally import Tally
 from bitnet_chat.text.utf8 import Utf8Decoder

@@ -17,21 +17,19 @@ import pytest
 
 import bitnet_chat
 from bitnet_chat.backends import Sampling
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, Options
 from bitnet_chat.engine.native import __main__ as program
-from bitnet_chat.engine.native import checks, ik_api, protocol
+from bitnet_chat.engine.native import ik_api, protocol
 from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.native.command import command
-from bitnet_chat.engine.native.embedding import mean
 from bitnet_chat.engine.native.grammar import SchemaError, of_schema
+from bitnet_chat.engine.native.ik_context import mean
 from bitnet_chat.engine.native.library import LoadError
 from bitnet_chat.engine.native.output import Output
 from bitnet_chat.engine.native.piece_cache import PieceCache
 from bitnet_chat.engine.native.protocol import Complete, Failed, Piece, ProtocolError, Token
-from bitnet_chat.engine.native.reply import ReplyText
-from bitnet_chat.engine.native.running import Running
+from bitnet_chat.engine.native.running import ReplyText, Running
 from bitnet_chat.engine.native.sequences import Sequences, common
-from bitnet_chat.engine.options import Options
 
 
 def texts(pieces: list[bytes], *stops: str, by_token: bool = False) -> list[tuple[str, tuple[int, ...]]]:
@@ -109,9 +107,9 @@ def test_pieces_are_tokenized_once() -> None:
 
 
 def test_the_sampling_settings_of_the_program_are_those_of_the_child() -> None:
-    assert {each.name for each in fields(Sampling)} == set(checks.SAMPLING)
-    every: dict[str, float] = dict.fromkeys(checks.SAMPLING, 1)
-    assert not checks.problem(Complete(id=1, tokens=(1,), sampling=every))
+    assert {each.name for each in fields(Sampling)} == set(protocol.SAMPLING)
+    every: dict[str, float] = dict.fromkeys(protocol.SAMPLING, 1)
+    assert not protocol.problem(Complete(id=1, tokens=(1,), sampling=every))
 
 
 def test_a_line_that_cannot_be_read_names_its_request_if_it_can() -> None:
@@ -123,7 +121,7 @@ def test_a_line_that_cannot_be_read_names_its_request_if_it_can() -> None:
     ):
         try:
             request = protocol.decode_request(line)
-            assert checks.problem(request)
+            assert protocol.problem(request)
         except ProtocolError as error:
             assert error.id == id
     lone = Token(id=1, text="\udc80\ud800 é\n", tokens=(1,))

@@ -21,9 +21,8 @@ from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import spread
-from bitnet_chat.engine.binary import Dialect, EngineBinary, recognise
-from bitnet_chat.engine.options import Option, read_options
+from bitnet_chat.engine import rpc
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Option, read_options, recognise
 from bitnet_chat.engine.protocols import EngineOptions, common_flags, left_out
 
 HERE = Path(__file__).parent / "options"
@@ -83,7 +82,7 @@ def command(name: str, mode: str, folder: Path, monkeypatch: pytest.MonkeyPatch)
     path.chmod(0o755)
     model = paths.bundled_model()
     assert model is not None
-    monkeypatch.setattr(spread, "knock", lambda servers: None)
+    monkeypatch.setattr(rpc, "knock", lambda servers: None)
     if name in SERVERS:
         servers = "127.0.0.1:50052" if "rpc" in mode else ""
         settings = Settings(**{**ALL, "engine": str(path), "model": str(model), "rpc": servers})  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ import pytest
 from program import assert_gone, command, engines_of, environment, fake_engine, run
 
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.fault import closed_output, log_in_output, not_ready
+from bitnet_chat.engine.faults import closed_output, log_in_output, not_ready
 from bitnet_chat.engine.loading import work_of
-from bitnet_chat.engine.patience import BUSY, Patience, Work
+from bitnet_chat.engine.timeouts import BUSY, Patience, Work
 from bitnet_chat.errors import EngineDied, EngineStalled
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="engines are shell scripts here")

@@ -18,7 +18,7 @@ from bitnet_chat.config import Settings, load
 from bitnet_chat.engine import probe as probing
 from bitnet_chat.engine import start_errors
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, recognise
-from bitnet_chat.engine.find import candidates, find, find_server, named
+from bitnet_chat.engine.discovery import candidates, find, find_server, named
 from bitnet_chat.engine.probe import probe, why_it_ended
 from bitnet_chat.errors import EngineNotFound
 

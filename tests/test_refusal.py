@@ -15,7 +15,7 @@ from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary, recognise
-from bitnet_chat.engine.refusal import Refit, Refusal, refused
+from bitnet_chat.engine.start_errors import Refit, Refusal, refused
 from bitnet_chat.errors import EngineNotFound, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice
 

@@ -24,10 +24,9 @@ from bitnet_chat.cli import main
 from bitnet_chat.cli.backend import open_source
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import rpc, spread
-from bitnet_chat.engine.binary import Dialect, EngineBinary
+from bitnet_chat.engine import rpc
+from bitnet_chat.engine.binary import Dialect, EngineBinary, read_options
 from bitnet_chat.engine.install import build, manifest
-from bitnet_chat.engine.options import read_options
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.protocols import EngineOptions, common_flags
 from bitnet_chat.errors import EngineDied, EngineNotFound, FinishReason, UsageError
@@ -117,7 +116,7 @@ def test_old_engines_are_told_to_put_layers_there(model: Path) -> None:
 def test_an_engine_that_was_built_without_it(tmp_path: Path, engine: EngineBinary, model: Path) -> None:
     """Seen in the manifest of an engine of ours, in the help of an old one, and else in the log."""
     with pytest.raises(EngineNotFound, match="without RPC") as caught:
-        spread.require(replace(engine, options=engine.options.without(["--rpc"])))
+        rpc.require(replace(engine, options=engine.options.without(["--rpc"])))
     assert "engine install --with rpc" in caught.value.remedy
     record = manifest.read(engine.path.parent)
     assert record is not None
@@ -163,7 +162,7 @@ def test_what_cannot_be_used_is_said_at_once(classic: EngineBinary, capsys: pyte
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spread, "PATIENCE", 0.2)
+    monkeypatch.setattr(rpc, "PATIENCE", 0.2)
 
 
 @pytest.fixture
@@ -184,7 +183,7 @@ def test_a_server_that_lets_go_is_there(listener: socket.socket) -> None:
 
         listener.setblocking(False)
         async with await asyncio.start_server(serve, sock=listener):
-            await asyncio.to_thread(spread.knock, [address(listener)])
+            await asyncio.to_thread(rpc.knock, [address(listener)])
 
     asyncio.run(main())
 
@@ -192,17 +191,17 @@ def test_a_server_that_lets_go_is_there(listener: socket.socket) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_server_that_does_not_take_us_is_busy(listener: socket.socket) -> None:
     with pytest.raises(EngineDied, match="is busy: it serves one engine at a time"):
-        spread.knock([address(listener)])
+        rpc.knock([address(listener)])
 
 
 def test_nobody_there() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and never listens
         with pytest.raises(EngineDied, match="cannot be reached: ") as caught:
-            spread.knock([address(unused)])
+            rpc.knock([address(unused)])
     assert "rpc-server --host" in caught.value.remedy
     with pytest.raises(EngineDied, match="cannot be reached: "):
-        spread.knock(["no-such-host.invalid:1"])
+        rpc.knock(["no-such-host.invalid:1"])
 
 
 # Real servers.
@@ -400,7 +399,7 @@ def test_a_second_engine_is_told_that_the_first_is_there(
             assert isinstance(failed, Failed) and "is busy" in str(failed.error)
             assert text(await said(first, "what can you do?")) == text(events)
             await first.close()
-            spread.PATIENCE = PATIENCE  # the fixture puts back what was there before it
+            rpc.PATIENCE = PATIENCE  # the fixture puts back what was there before it
             assert text(await said(second, "what can you do?")) == text(events)
         finally:
             await first.close()
@@ -414,7 +413,7 @@ def test_the_engines_own_words_will_do(
     engine: EngineBinary, model: Path, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that is gone between our look at it and the engine's."""
-    monkeypatch.setattr(spread, "knock", lambda servers: None)
+    monkeypatch.setattr(rpc, "knock", lambda servers: None)
 
     async def main(address: str) -> None:
         backend = ResidentBackend(settings(engine, model, rpc=address))

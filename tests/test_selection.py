@@ -16,18 +16,18 @@ from bitnet_chat.backends.resident import ResidentBackend, advised_sampling
 from bitnet_chat.cli import engine as cli
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import find, known_answers, speeds
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
-from bitnet_chat.engine.choice import Contender, Speed, choose
-from bitnet_chat.engine.expected import ANSWERS
-from bitnet_chat.engine.find import Candidate
+from bitnet_chat.engine import conversion, discovery, speeds, verdicts
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, Options
+from bitnet_chat.engine.discovery import Candidate
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.options import Options
-from bitnet_chat.engine.selection import Wish, judge, missing_for_bitnet, missing_package, select
+from bitnet_chat.engine.selection import Contender, Wish, choose, judge, missing_for_bitnet, missing_package, select
 from bitnet_chat.engine.small_model import SmallModel, question
+from bitnet_chat.engine.speeds import Speed
+from bitnet_chat.engine.verdicts import ANSWERS
+from bitnet_chat.engine_checks import known_answers
 from bitnet_chat.errors import EngineMissing, EngineNotFound
 from bitnet_chat.events import Completed
-from bitnet_chat.models import conversion, store
+from bitnet_chat.models import store
 from bitnet_chat.models.info import read_info
 
 Offer = Callable[..., None]
@@ -46,9 +46,9 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> Offer:
             else:
                 yield from (Candidate("here", each.path, each) for each in engines)
 
-        monkeypatch.setattr(find, "candidates", candidates)
+        monkeypatch.setattr(discovery, "candidates", candidates)
 
-    real = find.candidates
+    real = discovery.candidates
     return offer
 
 
@@ -136,7 +136,7 @@ def test_a_bitnet_build_gets_the_file_as_it_is(
     at_hand(native, build, bitnet)
     chosen = select(Wish(), i2_s)
     assert chosen.contender.engine is build and not chosen.contender.converts
-    known_answers._keep(build, {"I2_S (bitnet-b1.58)": "it says something else"})
+    verdicts._keep(build, {"I2_S (bitnet-b1.58)": "it says something else"})
     assert select(Wish(), i2_s).contender.engine is bitnet
 
 
@@ -242,10 +242,10 @@ def test_bench_measures_each_engine_and_is_used(
     assert rows[0]["prefill"] > 0 and rows[0]["decode"] > 0 and not rows[0]["problem"]
     assert rows[1]["problem"] == "it computes Q4_1 weights wrongly"
     assert "Measuring llama.cpp" in err
-    assert speeds.known().keys() == {(known_answers.key(native), "Q4_1")}
+    assert speeds.known().keys() == {(verdicts.key(native), "Q4_1")}
     known_answers.check(bitnet, [SmallModel("Q8_0"), SmallModel("F16"), SmallModel("F32")])
     rates = {native: Speed(10, 10), bitnet: Speed(20, 20)}
-    speeds.keep({(known_answers.key(each), "Q8_0"): speed for each, speed in rates.items()})
+    speeds.keep({(verdicts.key(each), "Q8_0"): speed for each, speed in rates.items()})
     assert select(Wish(), small(tmp_path, "Q8_0")).contender.engine is bitnet
 
 
@@ -265,7 +265,7 @@ def test_what_is_kept_may_be_broken() -> None:
         for name in ("speeds.json", "known-answers.json"):
             (paths.data_dir() / name).write_text(content)
         assert speeds.known() == {}
-        assert known_answers.kept(EngineBinary(Path(__file__), Dialect.CLASSIC, "1", Options())) == {}
+        assert verdicts.kept(EngineBinary(Path(__file__), Dialect.CLASSIC, "1", Options())) == {}
 
 
 def test_probe_tells_known_answers(bitnet: EngineBinary, capsys: pytest.CaptureFixture[str]) -> None:

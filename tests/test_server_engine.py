@@ -16,7 +16,7 @@ from bitnet_chat.cli.serve import open_server, parser, read
 from bitnet_chat.cli.server_engine import preferred
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.engine.find import find_server
+from bitnet_chat.engine.discovery import find_server
 from bitnet_chat.errors import EngineNotFound
 
 

@@ -22,7 +22,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import session
 from bitnet_chat.engine.process import TRANSITIONS, Signal, State
 from bitnet_chat.engine.protocols import Talk
-from bitnet_chat.engine.restarts import RestartBudget
+from bitnet_chat.engine.supervisor import RestartBudget
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 
@@ -242,7 +242,7 @@ def test_an_engine_that_would_read_a_prompt_to_its_end_is_replaced_at_once(
 
 
 def test_without_a_signal_the_child_is_replaced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_chat.engine.child.pipe.PipeChild.can_interrupt", False)
+    monkeypatch.setattr("bitnet_chat.engine.transport.pipe.PipeChild.can_interrupt", False)
 
     async def body(backend: ResidentBackend) -> None:
         conversation = said("story")

@@ -19,7 +19,7 @@ from program import fake_engine
 from bitnet_chat.backends.resident import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import spare
+from bitnet_chat.engine import standby
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ContextOverflow, FinishReason, ModelError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
@@ -241,7 +241,7 @@ def test_a_spare_makes_a_command_wait_for_no_load(rig: Rig, command: str) -> Non
         for number in range(3):
             conversation = await ask(backend, conversation, f"say {number}")
         await prepared(backend)
-        assert len(backend._session.keeper.spare_pids) == spare.LIMIT
+        assert len(backend._session.keeper.spare_pids) == standby.LIMIT
         rig.close_gate()
         before = {launch["pid"]: launch["prompt"] for launch in rig.launches}
         if command == "regen":
@@ -274,12 +274,12 @@ def test_there_are_never_more_than_the_limit_and_none_of_them_is_wasted(rig: Rig
             await prepared(backend)
             pids = backend._session.keeper.spare_pids
             # Before the second turn the conversation without its last one is the empty one.
-            assert len(pids) == (1 if number == 0 else spare.LIMIT)
+            assert len(pids) == (1 if number == 0 else standby.LIMIT)
             status = backend.status()
             assert status.spare_memory is not None and status.spare_memory > len(pids) * 1_000_000
             alive = [launch["pid"] for launch in rig.launches if psutil.pid_exists(launch["pid"])]
             living = [pid for pid in alive if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
-            assert len(living) <= 1 + spare.LIMIT
+            assert len(living) <= 1 + standby.LIMIT
         assert len(rig.launches) == 1 + 1 + 5, "the empty one stays, the other one moves with the conversation"
 
     run(rig, body, spare=True)
@@ -370,7 +370,7 @@ def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, sp
             context = f"{launch.prompt}{prefix}user\nrecite{suffix}"
             assert after.turns[-1].content == hashlib.sha1(context.encode()).hexdigest(), f"step {step}"
             conversation = after
-            assert len(backend._session.keeper.spare_pids) <= spare.LIMIT
+            assert len(backend._session.keeper.spare_pids) <= standby.LIMIT
 
     run(rig, body, spare=spares, ctx=size)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from program import PATIENCE, command, environment, fake_engine
 
-from bitnet_chat.engine.child.lifeline import as_bytes
+from bitnet_chat.engine.transport.preexec import as_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="arguments are Unicode there")
 LOCALES = (

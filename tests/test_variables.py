@@ -12,8 +12,8 @@ from program import fake_engine, run
 from bitnet_chat.doctor.trial import KNOWN_ANSWERS
 from bitnet_chat.doctor.variables import judge
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.child import environment
-from bitnet_chat.engine.variables import TAKEN, of_engines, passed, reason
+from bitnet_chat.engine.environment_variables import TAKEN, of_engines, passed, reason
+from bitnet_chat.engine.transport import environment
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ _MODULES = (
     *("bitnet_chat.cli.engine", "bitnet_chat.cli.history", "bitnet_chat.cli.replay", "bitnet_chat.cli.config"),
     *("bitnet_chat.models.gguf", "bitnet_chat.models.memory", "bitnet_chat.models.vocabulary"),
     *("bitnet_chat.templates.chat_template", "bitnet_chat.filters.role_markers", "bitnet_chat.filters.thinking"),
-    *("bitnet_chat.engine.child.pty", "bitnet_chat.engine.child.pipe", "bitnet_chat.engine.child.lifeline"),
+    *("bitnet_chat.engine.transport.pty", "bitnet_chat.engine.transport.pipe", "bitnet_chat.engine.transport.preexec"),
     *("bitnet_chat.engine.protocols.classic", "bitnet_chat.engine.protocols.modern", "bitnet_chat.engine.probe"),
     *("bitnet_chat.journal", "bitnet_chat.journal.scribe", "bitnet_chat.attachments.reading"),
 )

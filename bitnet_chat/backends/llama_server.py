@@ -16,16 +16,16 @@ from bitnet_chat.backends.remote.service import Target
 from bitnet_chat.backends.resident import advised_sampling, model_path, own_sampling, with_magic
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
-from bitnet_chat.engine import processors, rpc, spread
+from bitnet_chat.engine import processors, rpc
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.find import find_server
+from bitnet_chat.engine.discovery import find_server
+from bitnet_chat.engine.environment_variables import chooses_batch_size
 from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.protocols import log_flags
-from bitnet_chat.engine.refusal import Refit
-from bitnet_chat.engine.server import HOST, Server, ServerProcess, described
+from bitnet_chat.engine.server_process import HOST, Server, ServerProcess, described
+from bitnet_chat.engine.start_errors import Refit
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
-from bitnet_chat.engine.variables import chooses_batch_size
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models.names import name_of
 from bitnet_chat.templates.special_tokens import SpecialTokens
@@ -67,7 +67,7 @@ class LlamaServer:
         self.parallel = parallel
         self._rpc = rpc.servers(settings.rpc)
         if self._rpc:
-            spread.require(self.binary)
+            rpc.require(self.binary)
         for flag in settings.engine_args:
             if flag.partition("=")[0] in _OUR_FLAGS:
                 raise UsageError(f"{flag} behind -- does not go with --backend llama-server, which sets it itself")
@@ -114,7 +114,7 @@ class LlamaServer:
         from bitnet_chat.models.template_selection import prepare
 
         settings = self._settings
-        spread.knock(self._rpc)
+        rpc.knock(self._rpc)
         takes = self.binary.has(OVERRIDE) and not overridden(settings.engine_args)
         prepared = prepare(
             self.model, settings.chat_template, self.notices.append, engine=self.binary.path, takes_overrides=takes

@@ -15,24 +15,23 @@ from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.engine import processors
+from bitnet_chat.engine import conversion, processors
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.engine.child import pty_is_available
 from bitnet_chat.engine.context_policy import Room
+from bitnet_chat.engine.environment_variables import chooses_batch_size
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.protocols import EngineOptions, Talk
 from bitnet_chat.engine.protocols.on_demand import talk_for
-from bitnet_chat.engine.refusal import Refit
 from bitnet_chat.engine.selection import Wish, judge, select
 from bitnet_chat.engine.session import Session
+from bitnet_chat.engine.start_errors import Refit
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
-from bitnet_chat.engine.variables import chooses_batch_size
+from bitnet_chat.engine.transport import pty_is_available
 from bitnet_chat.errors import BitnetChatError, ModelError, Unsupported, UsageError
 from bitnet_chat.events import Event
-from bitnet_chat.models import conversion
 from bitnet_chat.models.names import name_of
 from bitnet_chat.recording.recorder import Recorder
 from bitnet_chat.recording.store import folder as recordings
@@ -265,7 +264,7 @@ class ResidentBackend:
 
         settings = self._settings
         if self._rpc:
-            from bitnet_chat.engine.spread import knock
+            from bitnet_chat.engine.rpc import knock
 
             knock(self._rpc)
         if self.awaits_conversion:
@@ -368,11 +367,11 @@ def _rpc_servers(text: str, binary: EngineBinary) -> tuple[str, ...]:
     """Raises UsageError for what is no list of addresses, EngineNotFound for an engine without RPC."""
     if not text:
         return ()
-    from bitnet_chat.engine import rpc, spread
+    from bitnet_chat.engine import rpc
 
     servers = rpc.servers(text)
     if servers:
-        spread.require(binary)
+        rpc.require(binary)
     return servers
 
 

@@ -8,14 +8,14 @@ from collections.abc import Collection
 
 from bitnet_chat import config
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.engine import bench, known_answers, speeds
+from bitnet_chat.engine import speeds, verdicts
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.engine.choice import Contender, Speed
-from bitnet_chat.engine.clock import Clock
-from bitnet_chat.engine.selection import Wish, contenders, judge
+from bitnet_chat.engine.selection import Contender, Wish, contenders, judge
+from bitnet_chat.engine.speeds import Speed
+from bitnet_chat.engine_checks import benchmark, known_answers
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.text.sanitize import one_line
-from bitnet_chat.util.progress import ProgressLine
+from bitnet_chat.util.progress import Clock, ProgressLine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def run(flags: argparse.Namespace) -> int:
         problems = {each: each.obstacle for each in found if each.obstacle}
         for each in (each for each in found if not each.obstacle):
             try:
-                measured[each] = bench.measure(each, model, settings, clock)
+                measured[each] = benchmark.measure(each, model, settings, clock)
             except BitnetChatError as error:
                 problems[each] = error.what
     except KeyboardInterrupt:
@@ -56,7 +56,7 @@ def run(flags: argparse.Namespace) -> int:
     finally:
         line.close()
     kind = {each: "IQ2_BN" if each.converts else info.quantization for each in found}
-    speeds.keep({(known_answers.key(each.engine), kind[each]): speed for each, speed in measured.items()})
+    speeds.keep({(verdicts.key(each.engine), kind[each]): speed for each, speed in measured.items()})
     rows = [_row(each, kind[each], measured.get(each), problems.get(each, "")) for each in found]
     if flags.json:
         print(json_text({"model": str(model), "engines": rows}, indent=2))
@@ -74,9 +74,7 @@ def _ask(wish: Wish, types: Collection[str]) -> None:
     """An engine is measured only where its answers are right."""
     for each in wish.candidates():
         if each.binary is not None and each.binary.dialect is Dialect.NATIVE:
-            known_answers.check(
-                each.binary, [one for one in known_answers.offered(each.binary) if one.weights in types]
-            )
+            known_answers.check(each.binary, [one for one in verdicts.offered(each.binary) if one.weights in types])
 
 
 def _row(contender: Contender, kind: str, speed: Speed | None, problem: str) -> dict[str, object]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat.cli.lines import tell
+from bitnet_chat.engine import conversion
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import EngineMissing, EngineNotFound
-from bitnet_chat.models import conversion
 from bitnet_chat.text.sanitize import visible
 from bitnet_chat.util.progress import ProgressLine, size
 

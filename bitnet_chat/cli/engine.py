@@ -11,7 +11,7 @@ from bitnet_chat.cli import benching, installing
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
-from bitnet_chat.engine.find import INSTALL, Candidate, candidates, named, servers
+from bitnet_chat.engine.discovery import INSTALL, Candidate, candidates, named, servers
 from bitnet_chat.engine.install import manifest, packages
 from bitnet_chat.errors import EngineNotFound
 from bitnet_chat.text.sanitize import one_line
@@ -141,7 +141,7 @@ def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
 
     from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
     from bitnet_chat.backends.resident import ResidentBackend
-    from bitnet_chat.engine.rehearsal import Rehearsal, rehearse
+    from bitnet_chat.engine_checks.first_turn import Rehearsal, rehearse
 
     settings = config.Settings(
         engine=str(binary.path),
@@ -181,11 +181,12 @@ def _asked(written: str, limit: float) -> list[EngineBinary]:
 
 def _answers(binary: EngineBinary) -> str:
     """How it computes small models with ternary weights of the types that it knows."""
-    from bitnet_chat.engine import known_answers
+    from bitnet_chat.engine import verdicts
+    from bitnet_chat.engine_checks import known_answers
 
     if not binary.can_chat:
         return ""
-    models = [each for each in known_answers.offered(binary) if each.weights in _TERNARY]
+    models = [each for each in verdicts.offered(binary) if each.weights in _TERNARY]
     wrong = [each for each in known_answers.check(binary, models) if each.wrong]
     if wrong:
         return "; ".join(f"WRONG with {each.model.name}: {each.wrong}" for each in wrong)

@@ -10,7 +10,7 @@ from pathlib import Path
 from bitnet_chat import config
 from bitnet_chat.cli.consent import agrees, can_be_asked
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.engine.find import candidates, find_server
+from bitnet_chat.engine.discovery import candidates, find_server
 from bitnet_chat.engine.install import manifest, packages
 from bitnet_chat.errors import BuildError, EngineNotFound, FinishReason
 from bitnet_chat.util.progress import ProgressLine
@@ -64,11 +64,12 @@ def run(flags: argparse.Namespace) -> int:
 
 def _ask(folder: Path) -> None:
     """Its known answers, once. An engine that was compiled is asked by ``doctor``, which has time."""
-    from bitnet_chat.engine import known_answers
-    from bitnet_chat.engine.clock import Clock
+    from bitnet_chat.engine import verdicts
+    from bitnet_chat.engine_checks import known_answers
+    from bitnet_chat.util.progress import Clock
 
     engine = packages.at(folder)
-    if engine is None or known_answers.kept(engine):
+    if engine is None or verdicts.kept(engine):
         return
     line = ProgressLine(sys.stderr)
     clock = Clock(line)

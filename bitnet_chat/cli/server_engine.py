@@ -12,12 +12,12 @@ from pathlib import Path
 
 from bitnet_chat.backends.resident import model_path, wish_of
 from bitnet_chat.config import Settings
+from bitnet_chat.engine import conversion
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.engine.find import find_server
+from bitnet_chat.engine.discovery import find_server
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.selection import judge, select
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.models import conversion
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def _package(settings: Settings, configured: str, pulled: str) -> str:
     fetched first, if one is.
 
     An engine that is named is there, or is a prebuilt one of that name, or is missing for good."""
-    from bitnet_chat.engine.find import named
+    from bitnet_chat.engine.discovery import named
     from bitnet_chat.engine.install import packages
     from bitnet_chat.engine.selection import Wish, missing_package
     from bitnet_chat.models.registry import AUTO

@@ -9,7 +9,7 @@ from bitnet_chat import paths
 from bitnet_chat.doctor import prebuilt
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.engine.find import INSTALL, candidates
+from bitnet_chat.engine.discovery import INSTALL, candidates
 from bitnet_chat.engine.install import manifest, packages
 from bitnet_chat.errors import BitnetChatError
 

@@ -10,7 +10,7 @@ from bitnet_chat.backends.remote.connection import Lost, Refused, require_aiohtt
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.find import INSTALL_SERVER, find_server
+from bitnet_chat.engine.discovery import INSTALL_SERVER, find_server
 from bitnet_chat.errors import BitnetChatError
 
 _GROUP = "server"

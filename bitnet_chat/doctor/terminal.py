@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bitnet_chat import terminal as terminals
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.engine.child import pty_is_available
+from bitnet_chat.engine.transport import pty_is_available
 
 _GROUP = "terminal"
 _NARROW = 40  # columns: below this every line of ours wraps

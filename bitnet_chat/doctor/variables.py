@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bitnet_chat.doctor.finding import Finding, ok, warn
-from bitnet_chat.engine.variables import of_engines, reason
+from bitnet_chat.engine.environment_variables import of_engines, reason
 
 _GROUP, _NAME = "engine", "variables"
 

@@ -1,12 +1,12 @@
-"""Watches a process that was started and has not shown a prompt yet; :mod:`bitnet_chat.engine.patience` decides."""
+"""Watches a process that was started and has not shown a prompt yet; :mod:`bitnet_chat.engine.timeouts` decides."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from bitnet_chat.engine.fault import Fault, not_ready
-from bitnet_chat.engine.patience import BUSY, Patience, Work
+from bitnet_chat.engine.faults import Fault, not_ready
+from bitnet_chat.engine.timeouts import BUSY, Patience, Work
 
 _LOOKS = 8
 """Looks at the process within the limit."""
@@ -15,7 +15,7 @@ _BETWEEN = 0.05, 5.0
 
 
 class LoadingWatch:
-    """Between :meth:`begin` and :meth:`end`. ``limit``: seconds, see :mod:`bitnet_chat.engine.patience`; 0: none.
+    """Between :meth:`begin` and :meth:`end`. ``limit``: seconds, see :mod:`bitnet_chat.engine.timeouts`; 0: none.
     ``missed``: what the process did not do, for words."""
 
     def __init__(self, pid: int, limit: float, missed: str, on_fault: Callable[[Fault], None]) -> None:

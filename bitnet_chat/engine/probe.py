@@ -16,10 +16,9 @@ from typing import Any
 
 from bitnet_chat import paths
 from bitnet_chat.engine import start_errors
-from bitnet_chat.engine.binary import MARKS, Dialect, EngineBinary, Make, recognise
-from bitnet_chat.engine.child import environment
+from bitnet_chat.engine.binary import MARKS, Dialect, EngineBinary, Make, Option, Options, recognise
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.options import Option, Options
+from bitnet_chat.engine.transport import environment
 from bitnet_chat.errors import EngineNotFound
 from bitnet_chat.paths import bundled_model
 
@@ -136,7 +135,7 @@ def _lifeline() -> Callable[[], None] | None:
     if sys.platform == "win32":
         return None
     else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
-        from bitnet_chat.engine.child.lifeline import preparer
+        from bitnet_chat.engine.transport.preexec import preparer
 
         return preparer()
 

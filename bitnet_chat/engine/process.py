@@ -19,13 +19,13 @@ from typing import Protocol
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.child import Child, Transport, spawn
-from bitnet_chat.engine.fault import Fault, closed_output, log_in_output
+from bitnet_chat.engine.faults import Fault, closed_output, log_in_output
 from bitnet_chat.engine.loading import LoadingWatch
-from bitnet_chat.engine.log import EngineLog, without_level
-from bitnet_chat.engine.meter import Meter
+from bitnet_chat.engine.log import EngineLog, Meter, without_level
 from bitnet_chat.engine.protocols import GO_ON, Input, Launch, Talk
 from bitnet_chat.engine.protocols.log_format import LogDetector, log_line
+from bitnet_chat.engine.transport import Child, Transport
+from bitnet_chat.engine.transport.spawn import spawn
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.filters.thinking import ThinkingFramer
 from bitnet_chat.frames import EngineError, Figures, Frame, Ready, Stray, TurnEnd
@@ -149,7 +149,7 @@ class EngineProcess:
         self._listen()
 
     def wait_at_most(self, seconds: float) -> None:
-        """The limit of the wait for a prompt, now and after each command: see :mod:`bitnet_chat.engine.patience`. 0:
+        """The limit of the wait for a prompt, now and after each command: see :mod:`bitnet_chat.engine.timeouts`. 0:
         none."""
         self._loading.end()
         self._loading = LoadingWatch(self.pid, seconds, _MISSED, self._blame)

@@ -1,4 +1,4 @@
-"""What is known of the engines at hand and of a model, for :mod:`bitnet_chat.engine.choice`: reads and remembers it.
+"""What is known of the engines at hand and of a model, for :mod:`bitnet_chat.engine.selection`: reads and remembers it.
 
 Which tensor types stand in an engine's files and in a model's header is remembered by their size and time: reading both
 takes a fifth of a second.
@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_chat import paths
-from bitnet_chat.engine import find, known_answers, speeds
+from bitnet_chat.engine import conversion, discovery, speeds, verdicts
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
-from bitnet_chat.engine.choice import Choice, Contender, choose
-from bitnet_chat.engine.find import Candidate
+from bitnet_chat.engine.discovery import Candidate
 from bitnet_chat.engine.install import packages
+from bitnet_chat.engine.speeds import Speed
 from bitnet_chat.errors import EngineMissing, EngineNotFound, ModelError
-from bitnet_chat.models import conversion
 from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.quantization import BITNET_TYPES, IK_TYPES
 from bitnet_chat.models.resolve import Judge
@@ -46,15 +45,15 @@ class Wish:
 
     @property
     def is_named(self) -> bool:
-        return any(place.named for place in find.places(self.engine or None, self.configured or None))
+        return any(place.named for place in discovery.places(self.engine or None, self.configured or None))
 
     def require(self) -> EngineBinary:
         """The first engine. Raises EngineNotFound where there is none."""
-        return find.find(self.engine or None, self.configured or None, dialect=self.dialect, limit=self.limit)
+        return discovery.find(self.engine or None, self.configured or None, dialect=self.dialect, limit=self.limit)
 
     def candidates(self) -> Iterable[Candidate]:
-        """Those that can chat, in search order. Raises as :func:`bitnet_chat.engine.find.candidates` does."""
-        for each in find.candidates(self.engine or None, self.configured or None, limit=self.limit):
+        """Those that can chat, in search order. Raises as :func:`bitnet_chat.engine.discovery.candidates` does."""
+        for each in discovery.candidates(self.engine or None, self.configured or None, limit=self.limit):
             binary = each.binary
             if binary is not None and binary.can_chat and self.dialect in (None, binary.dialect):
                 yield each
@@ -227,7 +226,7 @@ def _named(wish: Wish, model: Path) -> Contender:
 
 def _contender(candidate: Candidate, engine: EngineBinary, fit: _Fit, wish: Wish, measured: speeds.Speeds) -> Contender:
     quantization = "IQ2_BN" if fit.converts else fit.quantization
-    speed = measured.get((known_answers.key(engine), quantization))
+    speed = measured.get((verdicts.key(engine), quantization))
     return Contender(engine, candidate.source, _obstacle(engine, fit, wish), fit.converts, speed)
 
 
@@ -237,7 +236,7 @@ def _obstacle(engine: EngineBinary, fit: _Fit, wish: Wish) -> str:
         return "a prebuilt engine takes no flags of llama.cpp's"
     if fit.obstacle:
         return fit.obstacle
-    kept = known_answers.kept(engine)
+    kept = verdicts.kept(engine)
     for kind in _CONVERTED_TYPES if fit.converts else fit.types:
         for name in (kind, f"{kind} ({fit.architecture})"):
             if kept.get(name):
@@ -273,7 +272,7 @@ class _Fits:
 
     def of(self, engine: EngineBinary) -> _Fit:
         """Raises ModelError."""
-        key = f"{known_answers.key(engine)}||{self._key}"
+        key = f"{verdicts.key(engine)}||{self._key}"
         with contextlib.suppress(KeyError, TypeError):
             content = self._all[key]
             return replace(_Fit(**content), types=tuple(map(str, content["types"])))
@@ -307,3 +306,56 @@ def _size(package: packages.Package) -> str:
     with contextlib.suppress(EngineNotFound):
         return f" ({size(wheels.choose(package, wheels.here()).pin.size)})"
     return ""
+
+
+# Which engine runs a model, of those at hand. Pure.
+
+_CLEARLY = 1.05
+"""An engine that is faster by less stays behind one that was found before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """An engine and what is known of it and one model."""
+
+    engine: EngineBinary
+    source: str
+    """Where it was found."""
+    obstacle: str = ""
+    """Why it cannot run the model."""
+    converts: bool = False
+    """It runs the model after a conversion."""
+    speed: Speed | None = None
+    """With weights of this type, measured on this computer."""
+
+    @property
+    def name(self) -> str:
+        name = self.engine.path.name
+        return name.rpartition("-")[0] or name if self.engine.dialect is Dialect.NATIVE else name
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    contender: Contender
+    reason: str = ""
+    """One line; empty where it is the first that was found."""
+
+
+def choose(contenders: Sequence[Contender]) -> Choice | None:
+    """``contenders``: in the order in which they were found. The first that can run the model, or one that was measured
+    to be faster than it; None where none can."""
+    able = [each for each in contenders if not each.obstacle]
+    if not able:
+        return None
+    first = taken = able[0]
+    for other in able[1:]:
+        if other.speed and taken.speed and other.speed.seconds * _CLEARLY < taken.speed.seconds:
+            taken = other
+    if taken is not first:
+        assert taken.speed and first.speed
+        factor = first.speed.seconds / taken.speed.seconds
+        return Choice(taken, f"{taken.name} answers: with this model it is {factor:.1f} times as fast as {first.name}")
+    if taken is not contenders[0]:
+        return Choice(taken, f"{taken.name} answers: {contenders[0].name} cannot run this model"
+                             f" ({contenders[0].obstacle})")  # fmt: skip
+    return Choice(taken)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,16 +15,15 @@ from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.context.tokenizer import Allowance, Tokenizer
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import as_sent, clean
-from bitnet_chat.engine import death
-from bitnet_chat.engine.child import Transport
+from bitnet_chat.engine import failures
 from bitnet_chat.engine.context_policy import Room
-from bitnet_chat.engine.keeper import Keeper
-from bitnet_chat.engine.meter import tells_overflow
+from bitnet_chat.engine.log import tells_overflow
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.protocols import Input, Talk
-from bitnet_chat.engine.question import Question
-from bitnet_chat.engine.trimmer import Trimmer
-from bitnet_chat.engine.turn import Estimate, Turn
+from bitnet_chat.engine.reply import Estimate, Turn
+from bitnet_chat.engine.supervisor import Keeper
+from bitnet_chat.engine.transport import Transport
+from bitnet_chat.engine.trimming import Trimmer
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import (
     Completed,
@@ -258,7 +257,7 @@ class Session:
             if self._stopped.is_set():
                 break
             if question.goes_on and not self.keeper.room.window.kept(history).turns:
-                raise death.no_room_to_go_on()
+                raise failures.no_room_to_go_on()
             process = await self.keeper.synchronise(history, message=text, unfinished=question.is_silent)
             if process.state is not State.IDLE:
                 await self._or_stop(asyncio.ensure_future(process.settled()))
@@ -276,12 +275,12 @@ class Session:
                 if await self.keeper.refitted(process):
                     continue
                 # A large model is not loaded that often for it.
-                if process.fault is None and process.refusal is None and death.is_silent(process):
+                if process.fault is None and process.refusal is None and failures.is_silent(process):
                     silent_deaths += 1
                     if silent_deaths <= (_TRIES if time.monotonic() - began < _PATIENCE else 2):
                         continue
                 if not process.meter.overflowed:
-                    raise death.while_loading(process, process.refusal)
+                    raise failures.while_loading(process, process.refusal)
                 await self._trimmer.drop_more(process, history)
             elif not process.was_stopped:
                 self.keeper.spend_restart(process)
@@ -440,3 +439,27 @@ def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation
     if not last.was_cut:
         raise UsageError("the last reply is whole: there is nothing to continue")
     return (last if last.content else None), before
+
+
+# What is put to an engine: a message, or the wish for more of a reply that was cut. No I/O.
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """``history``: what the engine has before. ``text``: what it is told, clean; empty where it goes on unasked with
+    the reply that ``history`` ends with. ``goes_on``: whether more of that reply is wanted at all."""
+
+    history: Conversation
+    text: str
+    goes_on: bool = False
+
+    @property
+    def is_silent(self) -> bool:
+        return self.goes_on and not self.text
+
+    def answered(self, reply: str) -> Conversation:
+        """The conversation with the reply in it, as it is sent."""
+        if not self.goes_on:
+            return self.history.with_user(self.text).with_assistant(reply)
+        *earlier, cut = self.history.messages
+        return as_sent(Conversation((*earlier, Message("assistant", cut.content + reply))))

@@ -5,14 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from bitnet_chat import paths
-from bitnet_chat.engine.choice import Speed
 from bitnet_chat.models.store import write_json
 
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens a second."""
+
+    prefill: float
+    decode: float
+
+    @property
+    def seconds(self) -> float:
+        """For a usual exchange."""
+        return _PROMPT / self.prefill + _REPLY / self.decode
+
+
 Speeds = Mapping[tuple[str, str], Speed]
-"""By the key of an engine (:func:`bitnet_chat.engine.known_answers.key`) and the quantization of the model."""
+"""By the key of an engine (:func:`bitnet_chat.engine.verdicts.key`) and the quantization of the model."""
 
 _FILE, _FORMAT = "speeds.json", 1
 
@@ -41,3 +54,10 @@ def keep(found: Speeds) -> None:
     with contextlib.suppress(OSError):
         paths.data_dir().mkdir(parents=True, exist_ok=True)
         write_json(paths.data_dir() / _FILE, {"format": _FORMAT, "engines": engines})
+
+
+_PROMPT = 200
+
+
+_REPLY = 100
+"""Tokens of the exchange for which engines are compared."""

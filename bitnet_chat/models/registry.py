@@ -23,7 +23,7 @@ AUTO = "auto"
 """Not a name of a model: the choice is ours."""
 
 CONVERTED = ".iq2_bn"
-"""Ends the name of a file that was converted; see :mod:`bitnet_chat.models.conversion`."""
+"""Ends the name of a file that was converted; see :mod:`bitnet_chat.engine.conversion`."""
 _TAKEN_ENDS = (".gguf", ".part", ".json", ".lock", CONVERTED)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

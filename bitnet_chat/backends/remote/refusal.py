@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_chat.engine.meter import tells_overflow
+from bitnet_chat.engine.log import tells_overflow
 from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, ModelError, Unsupported, UsageError
 
 BODY_LIMIT = 1 << 16

@@ -24,13 +24,12 @@ from pathlib import Path
 
 from bitnet_chat import paths
 from bitnet_chat.engine import processors
-from bitnet_chat.engine.clock import Clock
 from bitnet_chat.engine.install import manifest, publish, source, toolchain
 from bitnet_chat.engine.install.prebuilt import explained
 from bitnet_chat.engine.install.source import DEFAULT
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import file_lock, pip, subprocess_errors, subprocess_log
-from bitnet_chat.util.progress import Progress, ninja_counter, size
+from bitnet_chat.util.progress import Clock, Progress, ninja_counter, size
 
 __all__ = ["DEFAULT", "Progress", "install", "installed"]
 

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
-from bitnet_chat.engine.options import Options
+from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, Options
 
 RECORD = "package.json"
 SITE = "site"

@@ -19,13 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from bitnet_chat import paths
-from bitnet_chat.engine.clock import Clock
 from bitnet_chat.engine.install import packages, publish, wheels
 from bitnet_chat.engine.install.import_check import check
 from bitnet_chat.engine.install.packages import Package
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import file_lock, pip, subprocess_errors, subprocess_log
-from bitnet_chat.util.progress import Progress, size
+from bitnet_chat.util.progress import Clock, Progress, size
 
 _CHUNK = 1 << 20
 _MARGIN = 20_000_000

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from bitnet_chat.engine.native import checks
+from bitnet_chat.engine.native import protocol
 from bitnet_chat.engine.native.grammar import SchemaError, of_schema
 from bitnet_chat.engine.native.library import Generation, Library, RequestError
 from bitnet_chat.engine.native.piece_cache import PieceCache
@@ -60,8 +60,8 @@ class Child:
                 raise
             self._send(Failed(error.id, "usage", str(error)))
             return
-        if problem := checks.problem(request):
-            if not checks.is_id(request.id):
+        if problem := protocol.problem(request):
+            if not protocol.is_id(request.id):
                 raise ProtocolError(problem)
             self._send(Failed(request.id, "usage", problem))
         elif isinstance(request, Stop):

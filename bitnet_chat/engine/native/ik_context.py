@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Sequence
 from ctypes import POINTER, c_int8, c_int32
@@ -149,3 +150,13 @@ class Context:
 
 class NoRoom(Exception):
     """No free place of the cache is long enough for a batch."""
+
+
+# One vector for a text from those of its tokens. Pure.
+
+
+def mean(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Of length 1. A library that pools the tokens itself, as a model of embeddings asks for, gives a single row."""
+    sums = [math.fsum(column) for column in zip(*rows, strict=True)]
+    length = math.sqrt(math.fsum(value * value for value in sums)) or 1.0
+    return tuple(value / length for value in sums)

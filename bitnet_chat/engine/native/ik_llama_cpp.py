@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bitnet_chat.engine.native import ik_api
-from bitnet_chat.engine.native.embedding import mean
-from bitnet_chat.engine.native.ik_context import Context
+from bitnet_chat.engine.native.ik_context import Context, mean
 from bitnet_chat.engine.native.ik_model import Model
 from bitnet_chat.engine.native.ik_scheduler import Scheduler
 from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, RequestError, Settings, Sink

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from bitnet_chat.engine.native.batch_size import LEAST
-from bitnet_chat.engine.native.embedding import mean
+from bitnet_chat.engine.native.ik_context import mean
 from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, RequestError, Settings, Sink
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 from bitnet_chat.engine.native.sequences import Sequences

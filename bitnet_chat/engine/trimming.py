@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,11 +13,12 @@ from bitnet_chat.context import window as summaries
 from bitnet_chat.context.window import left_note, without_oldest
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import clean
-from bitnet_chat.engine import death
-from bitnet_chat.engine.keeper import Keeper
-from bitnet_chat.engine.process import EngineProcess
-from bitnet_chat.engine.summary import summarise
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.engine import failures
+from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.engine.reply import Turn
+from bitnet_chat.engine.supervisor import Keeper
+from bitnet_chat.errors import BitnetChatError, FinishReason
+from bitnet_chat.frames import EngineError, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.util.threads import beside, in_daemon
 
 
@@ -71,7 +73,7 @@ class Trimmer:
         room = self._keeper.room
         count = room.more_to_drop(history)
         if count == room.window.count_left(history):
-            raise death.too_long(process)
+            raise failures.too_long(process)
         await self._let_go(history, count)
 
     async def _let_go(self, history: Conversation, count: int) -> None:
@@ -110,3 +112,32 @@ class Trimmer:
         finally:
             self._keeper.end_errand(process)
         return await task
+
+
+# The turns that leave the window, summarised by the model itself.
+
+
+async def summarise(process: EngineProcess, request: str, limit: int) -> str:
+    """The answer of a fresh child to ``request``, of about ``limit`` tokens at most; empty where there is none."""
+    await process.settled()
+    if process.state is not State.IDLE:
+        return ""
+    message = process.input_for(Conversation(), clean(request).text, ReplyOptions(max_tokens=limit))
+    assert message is not None, "it was started for this message"
+    process.send(message, watched=True)
+    turn = Turn(process.meter, time.monotonic())
+    while turn.end is None and (frames := await process.frames()):
+        for frame in frames:
+            if isinstance(frame, ReplyText):
+                turn.said(frame.text)
+            elif isinstance(frame, ThinkingText):  # which is within the limit too
+                turn.thought(frame.text)
+            elif isinstance(frame, EngineError):
+                return ""
+            elif isinstance(frame, TurnEnd):
+                turn.end = frame
+        if turn.at_least >= limit:
+            process.stop()
+    if turn.end is None or turn.end.reason is FinishReason.INTERRUPTED:
+        return ""
+    return turn.text.strip()

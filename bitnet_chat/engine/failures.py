@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bitnet_chat.engine.fault import Fault
+from bitnet_chat.engine.faults import Fault
 from bitnet_chat.engine.log import EngineLog, most_telling
 from bitnet_chat.engine.probe import why_it_ended
 from bitnet_chat.engine.process import EngineProcess

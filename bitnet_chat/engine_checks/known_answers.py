@@ -1,74 +1,22 @@
-"""Whether an engine computes what it should: its first tokens for small models, against those that are known.
-
-A model of each type of weights that the engine is offered for is evaluated in one batch of 100 tokens and one by one.
-What came of it is kept in the data directory for this build on this processor, so that it is asked once. Measured with
-the prebuilt libraries: a quarter of a second for a type.
-"""
+"""TODO"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitnet_chat import paths
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.engine.expected import ANSWERS, LENGTH
-from bitnet_chat.engine.install import manifest
 from bitnet_chat.engine.small_model import CONTEXT, SmallModel, question, tokens
+from bitnet_chat.engine.verdicts import ANSWERS, LENGTH, Verdict, _keep, kept, offered
 from bitnet_chat.errors import BitnetChatError, BuildError
-from bitnet_chat.models.store import write_json
 
 if TYPE_CHECKING:
-    from bitnet_chat.models.info import ModelInfo
-
-_AT_ONCE = 2
-_FILE = "known-answers.json"
-_SECONDS = 60.0
-"""For one model, loading included."""
-_TABLE = sha256(repr(ANSWERS).encode()).hexdigest()[:16]
-"""Which answers were known when a result was kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """``wrong``: what the engine says instead, or why it says nothing; empty where it is right."""
-
-    model: SmallModel
-    wrong: str = ""
-
-
-def offered(engine: EngineBinary) -> list[SmallModel]:
-    """The models whose types and architectures an engine knows and is not known to compute wrongly. Reads its files."""
-    from bitnet_chat.models.misfit import misfit
-    from bitnet_chat.models.support import known
-
-    names = known(engine.path, _infos().values())
-    if names is None:
-        return []
-    return [model for model, info in _infos().items() if misfit(info, names, engine.path.name) is None]
-
-
-@cache
-def _infos() -> dict[SmallModel, ModelInfo]:
-    from bitnet_chat.models.info import read_info
-
-    infos = {}
-    with tempfile.TemporaryDirectory(prefix="bitnet-chat-") as folder:
-        for model in ANSWERS:
-            path = Path(folder) / "model.gguf"
-            model.write(path)
-            infos[model] = read_info(path)
-    return infos
+    pass
 
 
 def check(
@@ -104,38 +52,6 @@ def require(engine: EngineBinary, on_model: Callable[[int, int], None] = lambda 
             f"The engine in {engine.path} computes wrongly on this computer: {verdicts[0].wrong}",
             remedy="Install another: bitnet-chat engine install --build",
         )
-
-
-def kept(engine: EngineBinary) -> Mapping[str, str]:
-    """What was wrong, by the names of models, where it was asked before. Raises nothing."""
-    return _read().get(key(engine), {})
-
-
-def key(engine: EngineBinary) -> str:
-    """Changes with the build and the processor."""
-    file = engine.path / "package.json" if engine.dialect is Dialect.NATIVE else engine.path
-    try:
-        status = file.stat()
-    except OSError:
-        return ""
-    processor = sha256(manifest.cpu_fingerprint().encode()).hexdigest()[:8]
-    return f"{engine.path}|{status.st_size}|{status.st_mtime_ns}|{processor}"
-
-
-def _read() -> dict[str, dict[str, str]]:
-    try:
-        content = json.loads((paths.data_dir() / _FILE).read_text("utf-8"))
-        engines = content["engines"] if content["table"] == _TABLE else {}
-        return {str(key): {str(name): str(wrong) for name, wrong in each.items()} for key, each in engines.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def _keep(engine: EngineBinary, found: dict[str, str]) -> None:
-    if own := key(engine):
-        with contextlib.suppress(OSError):  # it is asked again next time
-            paths.data_dir().mkdir(parents=True, exist_ok=True)
-            write_json(paths.data_dir() / _FILE, {"table": _TABLE, "engines": _read() | {own: found}})
 
 
 def _ask(engine: EngineBinary, model: SmallModel, path: Path) -> str:
@@ -203,3 +119,10 @@ async def _of_program(engine: EngineBinary, model: Path, questions: list[str]) -
     finally:
         await backend.close()
     return said
+
+
+_AT_ONCE = 2
+
+
+_SECONDS = 60.0
+"""For one model, loading included."""

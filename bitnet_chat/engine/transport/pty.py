@@ -16,9 +16,9 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bitnet_chat.engine.child import Sink, environment
-from bitnet_chat.engine.child.descendants import end_marked, has_terminal, new_mark
-from bitnet_chat.engine.child.lifeline import as_bytes, preparer
+from bitnet_chat.engine.transport import Sink, environment
+from bitnet_chat.engine.transport.descendants import end_marked, has_terminal, new_mark
+from bitnet_chat.engine.transport.preexec import as_bytes, preparer
 
 assert sys.platform != "win32"
 
@@ -34,7 +34,7 @@ _SILENCE = 0.05
 
 
 class PtyChild:
-    """See :class:`bitnet_chat.engine.child.Child`."""
+    """See :class:`bitnet_chat.engine.transport.Child`."""
 
     is_terminal = True
     can_interrupt = True

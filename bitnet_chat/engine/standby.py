@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from bitnet_chat.backends import Sampling
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.loaded import Loaded
+from bitnet_chat.engine.instance import Loaded
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.errors import BitnetChatError
 

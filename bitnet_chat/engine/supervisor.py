@@ -9,22 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 
 from bitnet_chat.backends import Sampling
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import death
-from bitnet_chat.engine.child import Transport
+from bitnet_chat.engine import failures
 from bitnet_chat.engine.context_policy import Policy, Room
-from bitnet_chat.engine.loaded import Loaded
+from bitnet_chat.engine.instance import Loaded
 from bitnet_chat.engine.notices import Notices
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.protocols import Talk
 from bitnet_chat.engine.protocols.on_demand import TalkOnDemand
-from bitnet_chat.engine.restarts import RestartBudget
-from bitnet_chat.engine.spare import Spares
+from bitnet_chat.engine.standby import Spares
+from bitnet_chat.engine.transport import Transport
 from bitnet_chat.errors import BitnetChatError, EngineDied
 from bitnet_chat.events import Notice
 from bitnet_chat.util.threads import in_daemon
@@ -405,10 +405,10 @@ class Keeper:
     def spend_restart(self, process: EngineProcess) -> None:
         """Account for an unexpected death. Raises EngineDied when there were too many, or the next would die
         of the same."""
-        if (lasting := death.of_fault(process)) is not None:
+        if (lasting := failures.of_fault(process)) is not None:
             raise lasting
         if not self.budget.spend(time.monotonic()):
-            raise death.too_often(process, self.budget.limit, self.budget.window)
+            raise failures.too_often(process, self.budget.limit, self.budget.window)
         self._tell_of_restart(process)
 
     def _tell_of_restart(self, process: EngineProcess) -> None:
@@ -419,7 +419,7 @@ class Keeper:
         """A line about a death, with as much about the restart as is true by now: the next child may not load."""
         if self._fallen is None:
             return
-        line = f"the engine {death.describe(self._fallen)}"
+        line = f"the engine {failures.describe(self._fallen)}"
         if self._has_restarted:
             line += "; it was restarted with the conversation"
         elif self.process is not None and self.process.state is State.STARTING:
@@ -431,3 +431,26 @@ class Keeper:
     def _has_restarted(self) -> bool:
         process = self.process
         return process is not None and process is not self._fallen and process.ready_after is not None
+
+
+# How often an engine may be restarted before it is given up. Pure; the clock is the caller's.
+
+
+class RestartBudget:
+    """At most ``limit`` restarts in any ``window`` seconds."""
+
+    def __init__(self, limit: int = 3, window: float = 60.0) -> None:
+        self.limit, self.window = limit, window
+        self.spent = 0
+        """All that were ever taken."""
+        self._times: deque[float] = deque()
+
+    def spend(self, now: float) -> bool:
+        """Take one restart; False when there is none left."""
+        while self._times and now - self._times[0] >= self.window:
+            self._times.popleft()
+        if len(self._times) >= self.limit:
+            return False
+        self._times.append(now)
+        self.spent += 1
+        return True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bitnet_chat.context.token_count import Counter, TokenCount, by_length
 from bitnet_chat.context.tokenizer import Allowance
-from bitnet_chat.engine.meter import Meter
+from bitnet_chat.engine.log import Meter
 from bitnet_chat.events import Stats
 from bitnet_chat.filters.continuation import Seam
 from bitnet_chat.filters.thinking import Retelling

@@ -17,15 +17,15 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bitnet_chat.engine.child import Sink, environment
-from bitnet_chat.engine.child.descendants import end_marked, new_mark
+from bitnet_chat.engine.transport import Sink, environment
+from bitnet_chat.engine.transport.descendants import end_marked, new_mark
 
 _CHUNK = 1 << 16
 _LAG, _LONG_LAG = 0.001, 0.05
 
 
 class PipeChild:
-    """See :class:`bitnet_chat.engine.child.Child`."""
+    """See :class:`bitnet_chat.engine.transport.Child`."""
 
     is_terminal = False
     log_lag = 0.01  # two threads read; what the engine wrote first may be delivered second
@@ -37,7 +37,7 @@ class PipeChild:
         if sys.platform == "win32":
             flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
         else:
-            from bitnet_chat.engine.child.lifeline import as_bytes, preparer
+            from bitnet_chat.engine.transport.preexec import as_bytes, preparer
 
             prepare, command = preparer(), as_bytes(argv)
         self._process = subprocess.Popen(

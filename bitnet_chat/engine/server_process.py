@@ -15,14 +15,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from bitnet_chat.engine import death
-from bitnet_chat.engine.child import environment
-from bitnet_chat.engine.child.descendants import end_marked, new_mark
-from bitnet_chat.engine.fault import Fault
+from bitnet_chat.engine import failures
+from bitnet_chat.engine.faults import Fault
 from bitnet_chat.engine.loading import LoadingWatch
 from bitnet_chat.engine.log import EngineLog
-from bitnet_chat.engine.restarts import RestartBudget
-from bitnet_chat.engine.watchman import Watchman
+from bitnet_chat.engine.supervisor import RestartBudget
+from bitnet_chat.engine.transport import environment
+from bitnet_chat.engine.transport.descendants import end_marked, new_mark
+from bitnet_chat.engine.transport.parent_death import Watchman
 from bitnet_chat.errors import EngineNotFound
 from bitnet_chat.util.threads import in_daemon
 
@@ -45,7 +45,7 @@ class ServerProcess:
         *,
         patience: float = 0.0,
     ) -> None:
-        """``mark``: in its environment. ``patience``: seconds, the limit of :mod:`bitnet_chat.engine.patience`; 0:
+        """``mark``: in its environment. ``patience``: seconds, the limit of :mod:`bitnet_chat.engine.timeouts`; 0:
         none."""
         self.argv = list(argv)
         self.key = key
@@ -74,7 +74,7 @@ class ServerProcess:
         prepare: Callable[[], None] | None = None
         command: Sequence[str | bytes] = argv
         if sys.platform != "win32":
-            from bitnet_chat.engine.child.lifeline import as_bytes, preparer
+            from bitnet_chat.engine.transport.preexec import as_bytes, preparer
 
             prepare, command = preparer(), as_bytes(argv)
         try:
@@ -245,9 +245,9 @@ class Server:
                 if not before.is_loaded and await loop.run_in_executor(None, self._refit, before):
                     self._argv = await loop.run_in_executor(None, self._command)
                 elif not before.is_loaded and not before.had_no_port:
-                    raise death.while_loading(before)
+                    raise failures.while_loading(before)
                 elif not self._budget.spend(loop.time()):
-                    raise death.too_often(before, self._budget.limit, self._budget.window)
+                    raise failures.too_often(before, self._budget.limit, self._budget.window)
             process = self._process = await ServerProcess.spawn(self._argv, patience=self._patience)
             if self._on_spawn is not None:
                 self._on_spawn(process.pid)
@@ -271,4 +271,4 @@ class Server:
 
 def described(process: ServerProcess) -> str:
     """What became of a process that has ended, in words for a line."""
-    return f"it {death.describe(process)}"
+    return f"it {failures.describe(process)}"

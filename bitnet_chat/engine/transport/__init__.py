@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Literal, Protocol
 
-from bitnet_chat.engine import variables
+from bitnet_chat.engine import environment_variables
 
-__all__ = ["Child", "Sink", "Transport", "pty_is_available", "spawn"]
+__all__ = ["Child", "Sink", "Transport", "pty_is_available"]
 
 Transport = Literal["auto", "pty", "pipe"]
 
@@ -80,17 +77,5 @@ def pty_is_available() -> bool:
 
 def environment() -> dict[str, str]:
     """That of an engine or a server: ours, without what would change its flags; see
-    :mod:`bitnet_chat.engine.variables`."""
-    return variables.passed(os.environ)
-
-
-def spawn(argv: Sequence[str], sink: Sink, *, transport: Transport, cwd: Path | None = None) -> Child:
-    """Start ``argv``; needs a running event loop. Raises OSError when it cannot be started."""
-    loop = asyncio.get_running_loop()
-    if sys.platform != "win32" and transport != "pipe" and pty_is_available():
-        from bitnet_chat.engine.child.pty import PtyChild
-
-        return PtyChild(argv, sink, loop, cwd)
-    from bitnet_chat.engine.child.pipe import PipeChild
-
-    return PipeChild(argv, sink, loop, cwd)
+    :mod:`bitnet_chat.engine.environment_variables`."""
+    return environment_variables.passed(os.environ)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from bitnet_chat.backends import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.choice import Contender, Speed
-from bitnet_chat.engine.clock import Clock
+from bitnet_chat.engine.selection import Contender
+from bitnet_chat.engine.speeds import Speed
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.events import Completed, Failed, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.util.progress import Clock
 
 if TYPE_CHECKING:
     from bitnet_chat.backends.resident import ResidentBackend

@@ -1,0 +1,1 @@
+"""Engines tried by real replies: known answers, a first turn, speed."""
