@@ -20,7 +20,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import restore
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.journal import Journal, Recorder, State
-from bitnet_chat.recording import store
+from bitnet_chat.trace import recorder
 
 __all__ = ["start"]
 HOSTILE = "title \x1b]0;x\x07 \x9b2J \u202e \udcf0 数据"
@@ -141,14 +141,14 @@ def test_json_everywhere_and_nothing_else(journal: Journal, capsys: pytest.Captu
 def test_rm_tells_what_it_could_not_remove(
     journal: Journal, capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recording = store.folder() / "20261120-1"
+    recording = recorder.folder() / "20261120-1"
     recording.mkdir(parents=True)
     (recording / "000000").write_bytes(b"words")
     (paths.data_dir() / "history").write_text('"plain question"')
     monkeypatch.setattr("shutil.rmtree", lambda folder, ignore_errors: None)
     code, output, errors = history(capsys, "rm", "2", "--yes")
     assert (code, output) == (0, "removed: 2\n")
-    assert f"the recordings in {store.folder()} cannot be removed" in errors
+    assert f"the recordings in {recorder.folder()} cannot be removed" in errors
     assert f"what was typed at the prompt is still in {paths.data_dir() / 'history'}" in errors
 
 
@@ -177,7 +177,7 @@ def test_export(journal: Journal, capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_rm_asks_and_refuses_where_it_cannot(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, errors = history(capsys, "rm", "1")
     assert code == 2 and "--yes" in errors and len(journal.list()) == 2
-    recording = store.folder() / "20261120-1"
+    recording = recorder.folder() / "20261120-1"
     recording.mkdir(parents=True)
     (recording / "000000").write_bytes(b"words")
     code, output, errors = history(capsys, "rm", "1", "1", "--yes")

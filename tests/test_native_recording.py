@@ -14,11 +14,11 @@ from bitnet_chat.engine.native.protocol import Complete, Ended, Failed, Loading,
 from bitnet_chat.engine.protocols.native import NativeFramer
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.frames import EngineError, Figures, Frame, Progress, ReplyText, Stray, ThinkingText, TurnEnd
-from bitnet_chat.recording import transcript
-from bitnet_chat.recording.entry import Entry, Kind, of_facts
-from bitnet_chat.recording.playback import play
-from bitnet_chat.recording.privacy import conceal
-from bitnet_chat.recording.redaction import Redactor
+from bitnet_chat.trace import format
+from bitnet_chat.trace.format import Entry, Kind, of_facts
+from bitnet_chat.trace.masking import conceal
+from bitnet_chat.trace.playback import play
+from bitnet_chat.trace.redaction import Redactor
 
 AROUND = ["<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"]
 FACTS: dict[str, Any] = {"argv": ["python", "-c", "…"], "framer": "native", "around": AROUND}
@@ -76,8 +76,8 @@ def test_a_recording_is_played_as_it_was_lived() -> None:
         Figures(context_used=16, prompt_tokens=12, prompt_size=12, tokens=4),
         TurnEnd(False, FinishReason.INTERRUPTED),
     ]
-    written = list(transcript.to_lines(session(*LIVED)))
-    assert played(list(transcript.of_lines(written, "it"))) == played(session(*LIVED))
+    written = list(format.to_lines(session(*LIVED)))
+    assert played(list(format.of_lines(written, "it"))) == played(session(*LIVED))
 
 
 @pytest.mark.parametrize("with_text", [False, True])

@@ -20,12 +20,11 @@ from hypothesis import strategies as st
 from program import PATIENCE, command, environment, fake_engine, run
 
 from bitnet_chat.errors import UsageError
-from bitnet_chat.recording import recorder, store, transcript
-from bitnet_chat.recording.entry import MAGIC, Entry, Kind, of_facts, pack, unpack
-from bitnet_chat.recording.masking import marks, mask
-from bitnet_chat.recording.privacy import conceal, conceal_log, our_arguments
-from bitnet_chat.recording.recorder import Recorder
-from bitnet_chat.recording.redaction import Redactor
+from bitnet_chat.trace import format, recorder
+from bitnet_chat.trace.format import MAGIC, Entry, Kind, of_facts, pack, unpack
+from bitnet_chat.trace.masking import conceal, conceal_log, marks, mask, our_arguments
+from bitnet_chat.trace.recorder import Recorder
+from bitnet_chat.trace.redaction import Redactor
 
 NOBODY = Redactor()
 SURROGATES = "".join(map(chr, range(0xDC80, 0xDD00)))
@@ -68,7 +67,7 @@ def test_other_bytes_are_told_as_such(noise: bytes) -> None:
 
 def read_back(made: Recorder) -> list[Entry]:
     made.close()
-    return store.read(made.folder)
+    return recorder.read(made.folder)
 
 
 def test_a_session_is_kept_for_its_owner_only(tmp_path: Path) -> None:
@@ -165,7 +164,7 @@ def test_a_damaged_or_missing_part_is_a_gap(tmp_path: Path) -> None:
     (tmp_path / "000000").write_bytes(head)
     (tmp_path / "000001").write_bytes(MAGIC + b"\xff" * 100)
     (tmp_path / "000004").write_bytes(MAGIC + pack(Entry(9, Kind.OUT, 1, b"bye")))
-    assert [entry.kind.name for entry in store.read(tmp_path)] == ["ABOUT", "OUT", "GAP", "GAP", "OUT"]
+    assert [entry.kind.name for entry in recorder.read(tmp_path)] == ["ABOUT", "OUT", "GAP", "GAP", "OUT"]
 
 
 # A session of the program
@@ -178,13 +177,13 @@ def engine(tmp_path: Path) -> Path:
 
 def test_one_question_leaves_its_bytes_and_no_journal_leaves_nothing(engine: Path) -> None:
     assert run("--engine", str(engine), "say something else").returncode == 0
-    entries = store.read(store.session(1))
+    entries = recorder.read(recorder.session(1))
     assert any(entry.kind is Kind.IN and entry.data == b"user\\\nsay something else/\n" for entry in entries)
     assert b"something else" in b"".join(entry.data for entry in entries if entry.kind is Kind.OUT)
     assert entries[-1].kind is Kind.EXIT
     assert run("--engine", str(engine), "--no-journal", "say a secret").returncode == 0
     assert run("--engine", str(engine), "say another", BITNET_CHAT_JOURNAL="off").returncode == 0
-    assert len(store.sessions()) == 1
+    assert len(recorder.sessions()) == 1
 
 
 def test_a_program_that_is_killed_leaves_what_was_written(engine: Path) -> None:
@@ -197,18 +196,18 @@ def test_a_program_that_is_killed_leaves_what_was_written(engine: Path) -> None:
     assert child.stdout is not None
     try:
         words = 0
-        while not any(_words_of(folder) for folder in store.sessions()):  # they are written once a second
+        while not any(_words_of(folder) for folder in recorder.sessions()):  # they are written once a second
             words += len(child.stdout.read1(1 << 16).split())
             assert words < 1_000_000
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait(PATIENCE)
         child.stdout.close()
-    assert _words_of(store.session(1)).startswith(b"word0 word1 ")
+    assert _words_of(recorder.session(1)).startswith(b"word0 word1 ")
 
 
 def _words_of(folder: Path) -> bytes:
-    out = b"".join(entry.data for entry in store.read(folder) if entry.kind is Kind.OUT)
+    out = b"".join(entry.data for entry in recorder.read(folder) if entry.kind is Kind.OUT)
     return out[out.find(b"word0") :] if b"word0" in out else b""
 
 
@@ -244,7 +243,7 @@ def test_what_a_framer_looks_for_stays() -> None:
 @pytest.mark.parametrize("name", recordings.NAMES)
 def test_a_masked_recording_has_as_many_bytes_at_each_moment(name: str) -> None:
     lines = (recordings.FOLDER / f"{name}.jsonl").read_text("utf-8").split("\n")
-    entries = list(transcript.of_lines(lines, name))
+    entries = list(format.of_lines(lines, name))
     for with_text in (False, True):
         concealed = list(conceal(entries, NOBODY, with_text=with_text))
         assert [(e.at, e.kind, e.process) for e in concealed] == [(e.at, e.kind, e.process) for e in entries]
@@ -349,7 +348,7 @@ def test_a_transcript_gives_the_same_streams(entries: list[Entry]) -> None:
             result[each.process, each.kind] = result.get((each.process, each.kind), b"") + each.data
         return {key: value for key, value in result.items() if value}
 
-    assert streams(list(transcript.of_lines(transcript.to_lines(entries), "here"))) == streams(entries)
+    assert streams(list(format.of_lines(format.to_lines(entries), "here"))) == streams(entries)
 
 
 BROKEN_LINES = [
@@ -363,4 +362,4 @@ BROKEN_LINES = [
 @pytest.mark.parametrize("line", BROKEN_LINES, ids=range(len(BROKEN_LINES)))
 def test_a_line_that_cannot_be_used_is_named(line: str) -> None:
     with pytest.raises(UsageError, match="line 2 of here"):
-        list(transcript.of_lines(['{"kind": "later", "t": 0}', line], "here"))
+        list(format.of_lines(['{"kind": "later", "t": 0}', line], "here"))

@@ -15,12 +15,12 @@ from bitnet_chat.cli import replay
 from bitnet_chat.conversation.stdin_encoding import decode_lines
 from bitnet_chat.errors import UsageError
 from bitnet_chat.frames import Frame, ReplyText, Stray, ThinkingText, TurnEnd
-from bitnet_chat.recording import transcript
-from bitnet_chat.recording.entry import Entry, Kind, of_facts
-from bitnet_chat.recording.playback import play
-from bitnet_chat.recording.privacy import conceal
-from bitnet_chat.recording.redaction import Redactor
 from bitnet_chat.text.utf8 import Utf8Decoder
+from bitnet_chat.trace import format
+from bitnet_chat.trace.format import Entry, Kind, of_facts
+from bitnet_chat.trace.masking import conceal
+from bitnet_chat.trace.playback import play
+from bitnet_chat.trace.redaction import Redactor
 
 ARGV = ["llama-completion", "--simple-io", "--color", "on", "--in-prefix", "USER:", "--in-suffix", "BOT:"]
 ORDERED = of_facts(0.0, Kind.SPAWN, 1, {"argv": ARGV})
@@ -31,7 +31,7 @@ def file_of(name: str) -> Path:
 
 
 def entries_of(name: str) -> list[Entry]:
-    return list(transcript.of_lines(file_of(name).read_text("utf-8").split("\n"), name))
+    return list(format.of_lines(file_of(name).read_text("utf-8").split("\n"), name))
 
 
 def joined(frames: list[Frame]) -> list[Frame]:
@@ -142,7 +142,7 @@ def test_thoughts_and_a_reply_that_was_continued(capsys: pytest.CaptureFixture[s
         kinds = [type(frame).__name__ for frame in frames_of(each)]
         assert kinds == ["Ready", "ThinkingText", "ReplyText", "TurnEnd", "ReplyText", "TurnEnd"]
     file = tmp_path / "file.jsonl"
-    file.write_text("\n".join(transcript.to_lines(entries)))
+    file.write_text("\n".join(format.to_lines(entries)))
     replay.run([str(file), "--speed", "0"])
     assert "[told to go on]" in capsys.readouterr().out
 

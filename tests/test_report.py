@@ -19,11 +19,11 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.frames import Frame, ReplyText, TurnEnd
-from bitnet_chat.recording import store, transcript
-from bitnet_chat.recording.entry import Entry, Kind, of_facts
-from bitnet_chat.recording.playback import play
-from bitnet_chat.recording.privacy import conceal, our_arguments
-from bitnet_chat.recording.redaction import Redactor
+from bitnet_chat.trace import format, recorder
+from bitnet_chat.trace.format import Entry, Kind, of_facts
+from bitnet_chat.trace.masking import conceal, our_arguments
+from bitnet_chat.trace.playback import play
+from bitnet_chat.trace.redaction import Redactor
 
 FLAGS = ("--temp", "0", "--threads", "1")
 QUESTION = "I am Zebulon Quagmire, zebulon@quagmire.org; my key_token=abcdefgh1, how do I leave?"
@@ -38,7 +38,7 @@ def bytes_in(text: str) -> bytes:
 
 
 def shape(text: str) -> list[Frame]:
-    return [frame for each in play(transcript.of_lines(text.split("\n"), "report")) for frame in each.frames]
+    return [frame for each in play(format.of_lines(text.split("\n"), "report")) for frame in each.frames]
 
 
 @pytest.mark.engine
@@ -122,7 +122,7 @@ def test_without_a_session_and_with_settings_that_cannot_be_used(tmp_path: Path)
 
 def test_the_one_before_the_last(session: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--engine", str(session), "say the second").returncode == 0
-    assert len(store.sessions()) == 2
+    assert len(recorder.sessions()) == 2
     for number, words in ((1, "say the second"), (2, "say something")):
         done = run("report", "--with-text", "--session", str(number), "-o", "-", BITNET_CHAT_ENGINE=str(session))
         assert words.encode() in bytes_in(done.stdout.decode())
@@ -249,7 +249,7 @@ def test_what_a_template_types_around_a_message_is_no_part_of_it(front: str, wit
         Entry(0.1, Kind.IN, 1, encode_lines(f"{front}Hello you (Acme)")),
     ]
     redacted = conceal(session, Redactor(), with_text=with_text)
-    text = "\n".join(transcript.to_lines(redacted))
+    text = "\n".join(format.to_lines(redacted))
     assert ("Acme" in text or b"Acme" in bytes_in(text)) == with_text
-    shown = "".join(part for _, part in replay._Shown().all(list(transcript.of_lines(text.split("\n"), "report"))))
+    shown = "".join(part for _, part in replay._Shown().all(list(format.of_lines(text.split("\n"), "report"))))
     assert shown == f"[engine 1: llama-cli]\n> {'Hello you' if with_text else 'Xxxxx xxx'}\n"

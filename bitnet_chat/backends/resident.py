@@ -33,8 +33,8 @@ from bitnet_chat.engine.transport import pty_is_available
 from bitnet_chat.errors import BitnetChatError, ModelError, Unsupported, UsageError
 from bitnet_chat.events import Event
 from bitnet_chat.models.names import name_of
-from bitnet_chat.recording.recorder import Recorder
-from bitnet_chat.recording.store import folder as recordings
+from bitnet_chat.trace.recorder import Recorder
+from bitnet_chat.trace.recorder import folder as recordings
 from bitnet_chat.util.resources import Load
 
 if TYPE_CHECKING:

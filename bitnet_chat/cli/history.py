@@ -16,8 +16,8 @@ from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.aside import LEFT_OUT, NOT_ANSWERED
 from bitnet_chat.conversation.export import FORMATS, export, json_text
 from bitnet_chat.journal import Entry, Hit, Journal, State, Stored
-from bitnet_chat.recording.store import folder, forget
 from bitnet_chat.text.sanitize import one_line, visible
+from bitnet_chat.trace.recorder import folder, forget
 from bitnet_chat.util.files import write_new
 
 _STATES = {State.CUT_OFF: "cut off", State.ANSWERING: "being answered", State.UNANSWERED: "not answered"}

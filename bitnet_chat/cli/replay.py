@@ -17,10 +17,10 @@ from bitnet_chat.conversation.stdin_encoding import decode_lines
 from bitnet_chat.engine.protocols.native import is_stop, prompt_of
 from bitnet_chat.errors import UsageError
 from bitnet_chat.frames import EngineError, Figures, Frame, Progress, Ready, ReplyText, Stray, ThinkingText, TurnEnd
-from bitnet_chat.recording import store, transcript
-from bitnet_chat.recording.entry import Entry, Kind
-from bitnet_chat.recording.playback import Happening, is_native, play
 from bitnet_chat.text.sanitize import Sanitizer, one_line, visible
+from bitnet_chat.trace import format, recorder
+from bitnet_chat.trace.format import Entry, Kind
+from bitnet_chat.trace.playback import Happening, is_native, play
 
 _LARGEST = 200_000_000  # bytes of a file; a session on the disk is at most 4 MB
 _LONGEST_PAUSE = 3.0
@@ -60,10 +60,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def _entries(flags: argparse.Namespace) -> list[Entry]:
     if flags.file is None:
-        return store.read(store.session(1))
+        return recorder.read(recorder.session(1))
     path = paths.meant(flags.file)
     if path.is_dir():
-        return store.read(path)
+        return recorder.read(path)
     try:
         if not path.is_file():
             raise UsageError(f"{path} is no file that could be played back" if path.exists() else f"there is no {path}")
@@ -74,7 +74,7 @@ def _entries(flags: argparse.Namespace) -> list[Entry]:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is no text", remedy="give a file that bitnet-chat report wrote") from None
-    return list(transcript.of_lines(text.split("\n"), str(path)))
+    return list(format.of_lines(text.split("\n"), str(path)))
 
 
 def _show(lines: Iterator[tuple[float, str]], speed: float, sleep: Callable[[float], None]) -> None:

@@ -18,13 +18,12 @@ from bitnet_chat import config, paths
 from bitnet_chat.cli.doctor import effective
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.recording import store, transcript
-from bitnet_chat.recording.entry import Entry, Kind
-from bitnet_chat.recording.masking import mask
-from bitnet_chat.recording.playback import option
-from bitnet_chat.recording.privacy import conceal, engine_arguments
-from bitnet_chat.recording.redaction import Redactor
 from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.trace import format, recorder
+from bitnet_chat.trace.format import Entry, Kind
+from bitnet_chat.trace.masking import conceal, engine_arguments, mask
+from bitnet_chat.trace.playback import option
+from bitnet_chat.trace.redaction import Redactor
 from bitnet_chat.util.files import write_new
 
 FORMAT = 1
@@ -53,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
         json.dumps(line)
         for line in _about(redactor, entries, with_text=flags.with_text, session=flags.session if entries else None)
     ]
-    lines += transcript.to_lines(conceal(entries, redactor, with_text=flags.with_text))
+    lines += format.to_lines(conceal(entries, redactor, with_text=flags.with_text))
     text = "\n".join([*lines, ""])
     if flags.output == "-":
         sys.stdout.write(text)
@@ -67,9 +66,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _recorded(number: int) -> list[Entry]:
     """Of a session; none where nothing was recorded yet, as the rest of a report is worth something too."""
-    if number == 1 and not store.sessions():
+    if number == 1 and not recorder.sessions():
         return []
-    return store.read(store.session(number))
+    return recorder.read(recorder.session(number))
 
 
 def of_this_user() -> Redactor:

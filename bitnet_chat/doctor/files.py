@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bitnet_chat import config, paths
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.recording import store
+from bitnet_chat.trace import recorder
 from bitnet_chat.util.progress import size as in_words
 
 _GROUP = "files"
@@ -45,7 +45,7 @@ def data_folder() -> Finding:
             f"{above} cannot be written: no conversation is kept",
             "mend its permissions, or set BITNET_CHAT_DATA",
         )
-    recorded = len(store.sessions())
+    recorded = len(recorder.sessions())
     kept = f", with {recorded} recorded session{'s' * (recorded != 1)}" if recorded else ""
     return ok(_GROUP, "data", f"{folder}{kept}" if folder.is_dir() else f"{folder} is made when it is needed")
 

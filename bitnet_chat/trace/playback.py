@@ -13,8 +13,8 @@ from bitnet_chat.engine.protocols.native import NativeFramer
 from bitnet_chat.errors import UsageError
 from bitnet_chat.filters.thinking import ThinkingFramer, leaves_open
 from bitnet_chat.frames import RESET, USER_INPUT, Frame, Framer
-from bitnet_chat.recording.entry import Entry, Kind
 from bitnet_chat.text.utf8 import Utf8Decoder
+from bitnet_chat.trace.format import Entry, Kind
 
 _SETTLE_AFTER = 2.0  # as in engine/process.py: seconds of silence after which a likely end is taken for one
 

@@ -6,17 +6,18 @@ direction, wherever it shows (:mod:`.masking`), the debug log of the engine incl
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from typing import Any
 
 from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.protocols.modern import PROMPT
-from bitnet_chat.recording import native
-from bitnet_chat.recording.entry import Entry, Kind, of_facts
-from bitnet_chat.recording.masking import behind_marks, is_role, marks, mask
-from bitnet_chat.recording.playback import is_modern, is_native, option
-from bitnet_chat.recording.redaction import Redactor
+from bitnet_chat.trace.format import Entry, Kind, of_facts
+from bitnet_chat.trace.playback import is_modern, is_native, option
+from bitnet_chat.trace.redaction import Redactor
 
 _STREAMS = (Kind.OUT, Kind.ERR)
 _WORD = re.compile(r"[^\W_]{3,}")
@@ -60,7 +61,7 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
         process, kind = key
         text = data.decode("utf-8", "surrogateescape")
         if process in natives and kind is Kind.OUT:
-            streams[key] = native.output(text, change, told).encode("utf-8", "surrogateescape")
+            streams[key] = native_output(text, change, told).encode("utf-8", "surrogateescape")
             continue
         if not with_text:
             argv = argvs.get(process, ())
@@ -92,7 +93,7 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
         elif entry.kind in (Kind.IN, Kind.COMMAND) and entry.process in natives:
             yield replace(
                 entry,
-                data=native.request(entry.text, change, natives[entry.process]).encode("utf-8", "surrogateescape"),
+                data=native_request(entry.text, change, natives[entry.process]).encode("utf-8", "surrogateescape"),
             )
         elif entry.kind is Kind.IN:
             front, text = _message(entry, fronts)
@@ -168,12 +169,12 @@ def _vocabulary(
     words: set[str] = set()
     for entry in entries:
         if entry.kind is Kind.IN or (entry.kind is Kind.COMMAND and entry.process in natives):
-            text = native.said(entry.text) if entry.process in natives else _message(entry, fronts)[1]
+            text = native_text(entry.text) if entry.process in natives else _message(entry, fronts)[1]
             words.update(_WORD.findall(text.casefold()))
     for (process, kind), data in _joined(entries).items():
         if kind is Kind.OUT:
             output = data.decode("utf-8", "surrogateescape")
-            said = native.said(output) if process in natives else _parted(output, argvs.get(process, ()))[1]
+            said = native_text(output) if process in natives else _parted(output, argvs.get(process, ()))[1]
             words.update(_WORD.findall(said.casefold()))
     return frozenset(words)
 
@@ -252,3 +253,181 @@ def _conceal_record(record: str, words: Set[str]) -> str:
     if opening := _QUOTES.search(record):
         return record[: opening.end()] + mask(record[opening.end() :])
     return _without(_QUOTED.sub(lambda match: mask(match.group()), record), words)
+
+
+# Words made unreadable and nothing else: what a framer, a decoder or a terminal could trip over stays. Pure.
+#
+# Each letter, digit and mark becomes another of its class, which takes as many bytes: the mask of a text does not
+# depend on what stands around it, so that what was sent and what came back still agree. White space, punctuation,
+# control bytes and escape sequences stay, and so do those special tokens and names of roles that chat templates are
+# made of.
+
+# What chat templates write around messages. Not words of a conversation, and framers look for them.
+_TOKENS = (
+    r"im_start|im_end|bos|eos|pad|begin_of_text|end_of_text|start_header_id|end_header_id|eot_id|eom_id|endoftext"
+    r"|user|assistant|system|end"
+)
+_THOUGHTS = r"</?(?:think|thinking|thought|reasoning|seed:think|mm:think)>|\[/?THINK\]|<\|(?:START|END)_THINKING\|>"
+_ROLES = r"(?:user|assistant|system|human|model|bot|gpt|instruction|response|input)"
+_MARKS = re.compile(
+    rf"<\|(?:{_TOKENS})\|>|<(?:start_of_turn|end_of_turn)>|</?s>|\[/?INST\]|<</?SYS>>|<unk>|{_THOUGHTS}"
+)
+_CSI = r"\x1b\[[0-9;]*[A-Za-z]"
+_MARK = re.compile(rf"{_CSI}|{_MARKS.pattern}")
+_ROLE_LINES = re.compile(rf"(?i)\A(?:{_MARKS.pattern}|{_ROLES}|[\W_])*\Z")
+
+
+def mask(text: str, keep: re.Pattern[str] = _MARK) -> str:
+    """``text`` with as many bytes of UTF-8 (surrogates are one byte each); what ``keep`` matches stays."""
+    parts, at = [], 0
+    for match in keep.finditer(text):
+        parts += [text[at : match.start()].translate(_TABLE), match.group()]
+        at = match.end()
+    return "".join([*parts, text[at:].translate(_TABLE)])
+
+
+def marks(*templates: str) -> re.Pattern[str]:
+    """What to keep where a template writes ``templates`` around messages: they too, if they are made of known words.
+
+    Others are masked like all the rest, alike in the command line and in what the engine echoes.
+    """
+    known = sorted((each for each in set(templates) if each and is_role(each)), key=len, reverse=True)
+    return re.compile("|".join([*map(re.escape, known), _MARK.pattern]))
+
+
+def is_role(text: str) -> bool:
+    """Whether a text is made of nothing but special tokens, names of roles and punctuation."""
+    return _ROLE_LINES.match(text) is not None
+
+
+def behind_marks(text: str) -> str:
+    """The end of ``text`` in which no special token is."""
+    return _MARKS.split(text)[-1]
+
+
+def _masked(code: int) -> str:
+    if code < 0x80:
+        character = chr(code)
+        return "0" if character.isdigit() else "X" if character.isupper() else "x" if character.isalpha() else character
+    if 0xD800 <= code <= 0xDFFF:
+        # A byte that is no UTF-8: it may be a letter of another encoding. Continuations and others stay such.
+        return "\udcbf" if 0xDC80 <= code < 0xDCC0 else "\udcff" if code >= 0xDCC0 else chr(code)
+    size = 2 if code < 0x800 else 3 if code < 0x10000 else 4
+    character = chr(code)
+    category = unicodedata.category(character)
+    if category[0] in "PZC" or category in ("Sm", "Sc", "Sk"):
+        return character  # joiners among them: they say nothing without their letters
+    if category[0] == "M":
+        # Variation selectors choose a picture, no letter.
+        return (
+            character
+            if 0xFE00 <= code <= 0xFE0F or code >= 0xE0100
+            else ("", "", "\u0301", "\u20d7", "\U0001d167")[size]
+        )
+    if category[0] == "N":
+        return ("", "", "\u0660", "\u0966", "\U0001d7ce")[size]
+    if category == "So":
+        return ("", "", "\u00a9", "\u2605", "\U0001f642")[size]
+    if size == 3:
+        return "\u5b57" if unicodedata.east_asian_width(character) in "WF" else "\u1e8d"
+    upper = category == "Lu"
+    return ("\u00c4" if upper else "\u00e4") if size == 2 else "\U0001d4d0" if upper else "\U0001d4ea"
+
+
+class _Table(dict[int, str]):
+    def __missing__(self, code: int) -> str:
+        self[code] = _masked(code)
+        return self[code]
+
+
+_TABLE = _Table()
+
+
+# The lines of a native engine, with the texts in them changed. Pure.
+#
+# A text that is changed takes as many bytes of UTF-8 as before, and a line as many characters: what is missing of one
+# is white space at its end.
+
+Change = Callable[[str], str]
+"""A text to one of as many bytes of UTF-8."""
+
+
+def native_output(text: str, change: Change, told: Change) -> str:
+    """What an engine wrote. ``change``: for the reply, all of it at once, as a word may come in several lines;
+    ``told``: for what the engine says of its own, and for lines that cannot be read."""
+    lines = text.split("\n")
+    contents = [_content(line) for line in lines]
+    pieces = [str(content["text"]) if _is_token(content) else "" for content in contents]
+    changed = _apart(change("".join(pieces)), pieces)
+    return "\n".join(
+        _line(content | _concealed(content, new, told), line) if content else told(line)
+        for line, content, new in zip(lines, contents, changed, strict=True)
+    )
+
+
+def native_request(text: str, change: Change, heads: Sequence[str] = ()) -> str:
+    """What was written to an engine. The special tokens of a prompt stay, and names of roles behind them, ``heads`` of
+    the chat template among them."""
+
+    def changed(piece: str) -> str:
+        first = "".join(piece.partition("\n")[:2])
+        kept = next((each for each in (*heads, first) if piece.startswith(each) and is_role(each)), "")
+        return kept + change(piece[len(kept) :])
+
+    content = _content(text)
+    if not content:
+        return change(text)
+    if isinstance(prompt := content.get("prompt"), list):
+        content["prompt"] = [[piece if special else changed(piece), special] for piece, special in prompt]
+    content |= {"stop": [change(each) for each in content["stop"]]} if content.get("stop") else {}
+    content |= {"grammar": change(content["grammar"])} if content.get("grammar") else {}
+    content |= {"schema": {}} if content.get("schema") else {}
+    return _line(content | _numbers(content), text.removesuffix("\n")) + "\n" * text.endswith("\n")
+
+
+def native_text(text: str) -> str:
+    """The texts in lines of either direction, for the words in them."""
+    parts: list[str] = []
+    for line in text.split("\n"):
+        content = _content(line)
+        parts += [piece for piece, special in content.get("prompt") or () if not special]
+        parts.append(str(content.get("text", "")))
+    return "".join(parts)
+
+
+def _content(line: str) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_token(content: dict[str, Any]) -> bool:
+    return content.get("kind") == "token" and isinstance(content.get("text"), str)
+
+
+def _concealed(content: dict[str, Any], text: str, told: Change) -> dict[str, Any]:
+    if _is_token(content):
+        return {"text": text} | _numbers(content)
+    own = {name: told(value) for name in ("what", "text") if isinstance(value := content.get(name), str)}
+    return own | _numbers(content)
+
+
+def _numbers(content: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of tokens tell their texts."""
+    tokens = content.get("tokens")
+    return {"tokens": [int("1" * len(str(each))) for each in tokens]} if isinstance(tokens, list) else {}
+
+
+def _line(content: dict[str, Any], before: str) -> str:
+    return json.dumps(content, separators=(",", ":")).ljust(len(before))
+
+
+def _apart(text: str, pieces: Sequence[str]) -> Iterator[str]:
+    """``text`` in parts of as many bytes as ``pieces`` have."""
+    data, at = text.encode("utf-8", "surrogateescape"), 0
+    for piece in pieces:
+        size = len(piece.encode("utf-8", "surrogateescape"))
+        yield data[at : at + size].decode("utf-8", "surrogateescape")
+        at += size

@@ -22,8 +22,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bitnet_chat.recording import entry
-from bitnet_chat.recording.entry import Entry, Kind, of_facts
+from bitnet_chat import paths
+from bitnet_chat.errors import UsageError
+from bitnet_chat.trace import format
+from bitnet_chat.trace.format import Entry, Kind, of_facts, unpack
 from bitnet_chat.version import __version__
 
 KEPT = 5
@@ -140,7 +142,7 @@ class Recorder:
         try:
             block = bytearray()
             for each in entries:
-                frames = b"".join(map(entry.pack, _in_parts(each)))
+                frames = b"".join(map(format.pack, _in_parts(each)))
                 limit = _HEAD_BYTES if self._number == 0 else _SEGMENT_BYTES
                 if self._file is None or self._written + len(block) + len(frames) > limit:
                     self._append(block)
@@ -175,10 +177,10 @@ class Recorder:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         self._file = os.open(self.folder / f"{self._number:06}", flags, 0o600)
         self._written = 0
-        block = bytearray(entry.MAGIC)
-        block += entry.pack(of_facts(at, Kind.ABOUT, 0, self._about))
+        block = bytearray(format.MAGIC)
+        block += format.pack(of_facts(at, Kind.ABOUT, 0, self._about))
         for each in self._living.values():
-            block += entry.pack(of_facts(at, Kind.SPAWN, each.process, each.facts | {"again": True}))
+            block += format.pack(of_facts(at, Kind.SPAWN, each.process, each.facts | {"again": True}))
         self._append(block)
         if self._number > 2:
             (self.folder / f"{self._number - 2:06}").unlink(missing_ok=True)
@@ -208,14 +210,14 @@ class Track:
 
 def _in_parts(long: Entry) -> Iterator[Entry]:
     """An entry as frames that are not too large. Of input, which is one message in one frame, the beginning does."""
-    if len(long.data) <= entry.LARGEST:
+    if len(long.data) <= format.LARGEST:
         yield long
     elif long.kind in _BYTES:
-        for at in range(0, len(long.data), entry.LARGEST):
-            yield replace(long, data=long.data[at : at + entry.LARGEST])
+        for at in range(0, len(long.data), format.LARGEST):
+            yield replace(long, data=long.data[at : at + format.LARGEST])
     else:
-        yield replace(long, data=long.data[: entry.LARGEST])
-        yield Entry(long.at, Kind.GAP, long.process, str(len(long.data) - entry.LARGEST).encode())
+        yield replace(long, data=long.data[: format.LARGEST])
+        yield Entry(long.at, Kind.GAP, long.process, str(len(long.data) - format.LARGEST).encode())
 
 
 def _prune(folder: Path) -> None:
@@ -223,3 +225,69 @@ def _prune(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for old in sorted(each for each in folder.iterdir() if each.is_dir())[: 1 - KEPT]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+# Finds the recordings on the disk and reads them.
+
+
+def folder() -> Path:
+    """Where all the recordings are, one folder a session."""
+    return paths.data_dir() / "sessions"
+
+
+def sessions() -> list[Path]:
+    """Those that were kept, the last one first."""
+    try:
+        return sorted((each for each in folder().iterdir() if (each / "000000").is_file()), reverse=True)
+    except OSError:
+        return []
+
+
+def forget() -> bool:
+    """Removes all the recordings; False where some are still there.
+
+    A program that is running goes on without its own.
+    """
+    shutil.rmtree(folder(), ignore_errors=True)
+    return not sessions()
+
+
+def session(number: int) -> Path:
+    """1: the last one, 2: the one before it. Raises UsageError where there is none."""
+    found = sessions()
+    if not found:
+        raise UsageError(
+            "no session was recorded yet",
+            remedy="talk to a model first; with --no-journal or journal = false nothing is recorded",
+        )
+    if not 1 <= number <= len(found):
+        raise UsageError(f"there is no session {number}", remedy=f"there are {len(found)}; 1 is the last one")
+    return found[number - 1]
+
+
+def read(path: Path) -> list[Entry]:
+    """The entries of a session. Raises UsageError for a folder that is none or cannot be read.
+
+    Where a segment is missing or damaged stands a GAP; it may be that of a session that is still being written.
+    """
+    try:
+        files = sorted(each for each in path.iterdir() if each.name.isdecimal())
+        segments = [(int(file.name), file.read_bytes()) for file in files]
+    except OSError as error:
+        raise UsageError(f"the recording {path} cannot be read: {error.strerror}") from None
+    if not segments:
+        raise UsageError(f"{path} holds no recording", remedy="give a file that bitnet-chat report wrote")
+    entries: list[Entry] = []
+    expected = 0
+    for number, data in segments:
+        if number != expected:
+            size = (number - expected) * max(len(data) for _, data in segments)
+            entries.append(Entry(entries[-1].at if entries else 0.0, Kind.GAP, 0, str(size).encode()))
+        try:
+            for each in unpack(data):
+                if each.kind is not Kind.ABOUT or not entries:
+                    entries.append(each)
+        except ValueError:
+            entries.append(Entry(entries[-1].at if entries else 0.0, Kind.GAP, 0, str(len(data)).encode()))
+        expected = number + 1
+    return entries
