@@ -24,10 +24,10 @@ from bitnet_chat.conversation import Conversation, Message, Tool
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Stats
 from bitnet_chat.journal import Journal, Recorder, State
-from bitnet_chat.journal.entry import TITLE_LENGTH, title_of
-from bitnet_chat.journal.file import open_file
-from bitnet_chat.journal.scribe import Origin, Scribe
-from bitnet_chat.journal.writers import is_alive, this_writer
+from bitnet_chat.journal.records import TITLE_LENGTH, title_of
+from bitnet_chat.journal.recovery import is_alive, this_writer
+from bitnet_chat.journal.salvage import open_file
+from bitnet_chat.journal.store import Origin, Scribe
 from bitnet_chat.version import __version__
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.journal import Journal, Recorder, search
-from bitnet_chat.journal.file import open_file
-from bitnet_chat.journal.text import holder, searchable, snippet
+from bitnet_chat.journal.codec import holder, searchable, snippet
+from bitnet_chat.journal.salvage import open_file
 
 TEXTS = {
     1: "The quick brown fox doesn't jump over C++ code at 3.14 km/h; see utf-8 and foo_bar.",

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
-from bitnet_chat.journal import Journal, Recorder, State, recorder, unkept, writer
-from bitnet_chat.journal.file import open_file
-from bitnet_chat.journal.scribe import Origin, Scribe
-from bitnet_chat.journal.writer import DELAY, Pieces, Writer
+from bitnet_chat.journal import Journal, Recorder, State, recorder, unsaved_marker, writer_thread
+from bitnet_chat.journal.salvage import open_file
+from bitnet_chat.journal.store import Origin, Scribe
+from bitnet_chat.journal.writer_thread import DELAY, Pieces, Writer
 
 QUESTION = Conversation().with_user("a question")
 PATIENCE = 30.0
@@ -35,11 +35,11 @@ def journal(tmp_path: Path) -> Journal:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures are tried again soon."""
-    monkeypatch.setattr(writer, "RETRY", 0.01)
-    monkeypatch.setattr(writer, "RETRY_MOST", 0.05)
-    monkeypatch.setattr(writer, "LAST_RETRY", 0.01)
-    monkeypatch.setattr(writer, "BUSY", 0.05)
-    monkeypatch.setattr(writer, "TROUBLE", 0.0)
+    monkeypatch.setattr(writer_thread, "RETRY", 0.01)
+    monkeypatch.setattr(writer_thread, "RETRY_MOST", 0.05)
+    monkeypatch.setattr(writer_thread, "LAST_RETRY", 0.01)
+    monkeypatch.setattr(writer_thread, "BUSY", 0.05)
+    monkeypatch.setattr(writer_thread, "TROUBLE", 0.0)
     monkeypatch.setattr(recorder, "PATIENCE", 5.0)
 
 
@@ -164,7 +164,7 @@ def test_a_lock_of_another_program_stops_nobody(journal: Journal) -> None:
 def test_a_lock_that_is_held_at_the_end(journal: Journal, lets_go: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried until the patience is over, and only then it is said what is not kept: that, and nothing else."""
     monkeypatch.setattr(recorder, "PATIENCE", PATIENCE if lets_go else 0.2)
-    monkeypatch.setattr(writer, "TROUBLE", PATIENCE)
+    monkeypatch.setattr(writer_thread, "TROUBLE", PATIENCE)
     open_file(journal.path)[0].close()
     other = sqlite3.connect(journal.path, isolation_level=None)
     complaints: list[str] = []
@@ -177,14 +177,14 @@ def test_a_lock_that_is_held_at_the_end(journal: Journal, lets_go: bool, monkeyp
         keeper.end_reply(FinishReason.STOP)
         closing = asyncio.create_task(keeper.close())
         if lets_go:
-            await asyncio.sleep(10 * writer.BUSY)
+            await asyncio.sleep(10 * writer_thread.BUSY)
             other.execute("COMMIT")
         await closing
         return keeper
 
     keeper = asyncio.run(talk())
     other.close()
-    mark = unkept.since(journal.path)
+    mark = unsaved_marker.since(journal.path)
     if lets_go:
         assert (complaints, keeper.unkept, mark) == ([], "", None)
         assert journal.load(1).conversation.messages[-1].content == "word "
@@ -192,7 +192,7 @@ def test_a_lock_that_is_held_at_the_end(journal: Journal, lets_go: bool, monkeyp
         why = f"this conversation is not kept: the journal cannot be written: database is locked: {journal.path}"
         assert complaints == [keeper.unkept] == [why] and mark is not None and journal.list() == []
         asyncio.run(_say(journal, "next"))
-        assert unkept.since(journal.path) is None
+        assert unsaved_marker.since(journal.path) is None
 
 
 async def _say(journal: Journal, text: str) -> None:
@@ -384,7 +384,7 @@ def test_a_place_that_comes_back(journal: Journal) -> None:
 
 
 def test_too_much_that_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "JOBS_MOST", 20)
+    monkeypatch.setattr(writer_thread, "JOBS_MOST", 20)
     complaints: list[str] = []
     journal.path.mkdir(parents=True)
 

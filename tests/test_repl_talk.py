@@ -16,7 +16,7 @@ from bitnet_chat.conversation.export import restore
 from bitnet_chat.errors import EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.journal import Entry, Journal
-from bitnet_chat.journal.entry import State
+from bitnet_chat.journal.records import State
 from bitnet_chat.repl import ReplSettings
 from bitnet_chat.repl import reply as reply_module
 from bitnet_chat.repl.display import Display

@@ -20,7 +20,7 @@ from bitnet_chat.conversation.export import export, restore
 from bitnet_chat.errors import EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.journal import Journal, Recorder
-from bitnet_chat.journal.entry import State
+from bitnet_chat.journal.records import State
 from bitnet_chat.tools import Toolbox
 from bitnet_chat.tools.docstring import described
 from bitnet_chat.tools.loading import load

@@ -43,9 +43,9 @@ def wanted(flags: argparse.Namespace, journal: Journal, say: Callable[[str], Non
 
 def _not_the_last(journal: Journal, stored: Stored) -> str:
     """Why something may have been said after this conversation; empty where that was kept."""
-    from bitnet_chat.journal import unkept
+    from bitnet_chat.journal import unsaved_marker
 
-    lost = unkept.since(journal.path)
+    lost = unsaved_marker.since(journal.path)
     if lost is not None and lost >= stored.updated:
         return f"what was said on {_clock(lost)} was not kept"
     places = (journal.path, journal.path.parent)

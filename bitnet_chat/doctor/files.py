@@ -83,7 +83,8 @@ def journal(*, wanted: bool) -> Finding:
 
 def set_aside() -> Iterator[Finding]:
     """Journals that were damaged."""
-    from bitnet_chat.journal.file import SET_ASIDE, rest_of
+    from bitnet_chat.journal.database import SET_ASIDE
+    from bitnet_chat.journal.salvage import rest_of
 
     found = sorted(paths.data_dir().glob(f"journal.db{SET_ASIDE}*"))
     for path in found:
@@ -101,7 +102,7 @@ def _check(path: Path) -> tuple[str, int]:
     import sqlite3
 
     from bitnet_chat.journal import schema
-    from bitnet_chat.journal.file import open_to_read
+    from bitnet_chat.journal.database import open_to_read
 
     deadline = time.monotonic() + _CHECK_SECONDS
     try:

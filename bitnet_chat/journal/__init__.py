@@ -11,13 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal.entry import Entry, Hit, Record, State, Stored
     from bitnet_chat.journal.journal import Journal
     from bitnet_chat.journal.recorder import Recorder
+    from bitnet_chat.journal.records import Entry, Hit, Record, State, Stored
 
 __all__ = ["Entry", "Hit", "Journal", "Record", "Recorder", "State", "Stored"]
 
-_HOMES = dict.fromkeys(("Entry", "Hit", "Record", "State", "Stored"), "entry")
+_HOMES = dict.fromkeys(("Entry", "Hit", "Record", "State", "Stored"), "records")
 _HOMES |= {"Journal": "journal", "Recorder": "recorder"}
 
 

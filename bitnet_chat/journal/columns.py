@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bitnet_chat.journal.text import given, is_whole
+from bitnet_chat.journal.codec import given, is_whole
 
 LATEST = 253_402_041_600.0
 """Seconds since the epoch. The last time but some days that a calendar of four digits can show."""

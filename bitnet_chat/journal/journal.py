@@ -14,9 +14,9 @@ from bitnet_chat.errors import JournalError, UsageError
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-    from bitnet_chat.journal.entry import Entry, Hit, Stored
     from bitnet_chat.journal.recorder import Recorder
-    from bitnet_chat.journal.writer import Writer
+    from bitnet_chat.journal.records import Entry, Hit, Stored
+    from bitnet_chat.journal.writer_thread import Writer
 
 
 class Journal:
@@ -36,10 +36,10 @@ class Journal:
 
     def list(self, limit: int | None = None) -> list[Entry]:
         """The conversations, the one that was used last first."""
-        from bitnet_chat.journal import reading
+        from bitnet_chat.journal import queries
 
         with self._opened() as connection:
-            return [] if connection is None else reading.entries(connection, limit)
+            return [] if connection is None else queries.entries(connection, limit)
 
     def latest(self) -> Stored | None:
         """The conversation that was used last; None where there is none."""
@@ -48,35 +48,35 @@ class Journal:
 
     def load(self, id: int) -> Stored:
         """A conversation with its present line. Raises UsageError for a number that none has."""
-        from bitnet_chat.journal import line, reading
+        from bitnet_chat.journal import branch, queries
 
         with self._opened() as connection:
-            stored = None if connection is None else line.stored(connection, id)
+            stored = None if connection is None else branch.stored(connection, id)
         if stored is None:
-            raise reading.missing([id])
+            raise queries.missing([id])
         return stored
 
     def search(self, words: str) -> builtins.list[Hit]:
         """The conversations in which all of ``words`` stand in one message or in the title, the one that was used
         last first. Words are plain: nothing in them is an operator."""
-        from bitnet_chat.journal import reading
+        from bitnet_chat.journal import queries
 
         terms = words.split()
         if not terms:
             raise UsageError("there is nothing to search for", remedy="give one word or more")
         with self._opened() as connection:
-            return [] if connection is None else reading.hits(connection, terms)
+            return [] if connection is None else queries.hits(connection, terms)
 
     def remove(self, ids: Sequence[int]) -> bool:
         """Removes conversations for good: from the file, its index and its log. False: another program has the file
         open, and traces stay in the log until it has ended. Raises UsageError, and removes nothing, where one of the
         numbers is none."""
-        from bitnet_chat.journal import reading
+        from bitnet_chat.journal import queries
 
         with self._opened(to_write=True) as connection:
             if connection is None:
-                raise reading.missing(ids)
-            return reading.remove(connection, ids)
+                raise queries.missing(ids)
+            return queries.remove(connection, ids)
 
     def check(self) -> str:
         """Reads the whole file; what is wrong with it, or empty. Seconds for a gigabyte."""
@@ -95,7 +95,7 @@ class Journal:
 
     def writer(self, complain: Callable[[str], None], on_end: Callable[[], None], clock: Callable[[], float]) -> Writer:
         """The thread of a recorder."""
-        from bitnet_chat.journal.writer import Writer
+        from bitnet_chat.journal.writer_thread import Writer
 
         return Writer(self.path, complain, on_end, clock)
 
@@ -104,7 +104,8 @@ class Journal:
         """A connection for the block; None where there is no file."""
         import sqlite3
 
-        from bitnet_chat.journal.file import identity_of, is_damage, open_file, problem, set_aside
+        from bitnet_chat.journal.database import identity_of, is_damage, problem
+        from bitnet_chat.journal.salvage import open_file, set_aside
 
         identity = None
         try:
@@ -129,7 +130,7 @@ class Journal:
 
     def _open_as_it_is(self) -> Connection:
         """What was kept can be read where nothing can be kept."""
-        from bitnet_chat.journal.file import open_to_read, require_ours
+        from bitnet_chat.journal.database import open_to_read, require_ours
 
         connection = open_to_read(self.path)
         try:

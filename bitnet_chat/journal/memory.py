@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.journal import schema
 from bitnet_chat.journal.journal import Journal
-from bitnet_chat.journal.scribe import Scribe
-from bitnet_chat.journal.writer import Job, Writer
+from bitnet_chat.journal.store import Scribe
+from bitnet_chat.journal.writer_thread import Job, Writer
 
 if TYPE_CHECKING:
     from sqlite3 import Connection

@@ -15,10 +15,10 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal.entry import Stored
     from bitnet_chat.journal.journal import Journal
-    from bitnet_chat.journal.scribe import Rows, Scribe
-    from bitnet_chat.journal.writer import Job, Pieces, Writer
+    from bitnet_chat.journal.records import Stored
+    from bitnet_chat.journal.store import Rows, Scribe
+    from bitnet_chat.journal.writer_thread import Job, Pieces, Writer
 
 PATIENCE = 3.0
 """Seconds for which :meth:`Recorder.close` has it tried to write what waits."""
@@ -102,8 +102,8 @@ class Recorder:
         self._title(conversation)
         if self._journal is None:
             return
-        from bitnet_chat.journal.scribe import Origin
-        from bitnet_chat.journal.writer import Pieces
+        from bitnet_chat.journal.store import Origin
+        from bitnet_chat.journal.writer_thread import Pieces
 
         origin = Origin(model, engine, self._made_with(options or {}))
         self._pieces, self._calls = Pieces(), []
@@ -272,7 +272,7 @@ class Recorder:
     def _title(self, conversation: Conversation) -> None:
         """A title that was not given follows the first message."""
         if not self._named:
-            from bitnet_chat.journal.entry import title_of
+            from bitnet_chat.journal.records import title_of
 
             self.title = title_of(conversation)
 

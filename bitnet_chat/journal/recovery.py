@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.journal.codec import given, kept
 from bitnet_chat.journal.columns import number
-from bitnet_chat.journal.file import transaction
-from bitnet_chat.journal.text import given, kept
-from bitnet_chat.journal.writers import is_alive
+from bitnet_chat.journal.database import transaction
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
+
 
 Piece = tuple[bool, str]
 """True for a thought, and its text."""
@@ -63,3 +64,41 @@ def joined_chunks(connection: Connection, row: int, content: str, thinking: str)
 
 def joined(pieces: Iterable[Piece], thinking: bool) -> str:
     return "".join(text for thought, text in pieces if thought is thinking)
+
+
+# Who writes a reply, and whether that program still runs.
+#
+# A writer is ``pid:start``, the start in seconds since the epoch as psutil tells it: a process number alone is soon
+# somebody else's.
+
+_TOLERANCE = 5.0  # seconds; a start is computed from the time of boot, which moves when the clock is set
+
+
+def this_writer() -> str:
+    """This process."""
+    start = _start(os.getpid())
+    return f"{os.getpid()}:{start or 0:.2f}"
+
+
+def is_alive(writer: str) -> bool:
+    """Whether the program that ``writer`` names still runs."""
+    pid, _, start = writer.partition(":")
+    try:
+        number, began = int(pid), float(start)
+    except ValueError:
+        return False
+    now = _start(number)
+    return now is not None and abs(now - began) <= _TOLERANCE
+
+
+def _start(pid: int) -> float | None:
+    try:
+        import psutil
+    except ImportError:  # it wants modules that some platforms do not have; then every other writer is dead
+        return 0.0 if pid == os.getpid() else None
+    try:
+        process = psutil.Process(pid)
+        # A zombie has written its last word.
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except (psutil.Error, ValueError, OverflowError):
+        return None

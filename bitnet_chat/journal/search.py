@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bitnet_chat.journal.file import is_damage, transaction
-from bitnet_chat.journal.text import given, has_signs, holder, query, searchable
+from bitnet_chat.journal.codec import given, has_signs, holder, query, searchable
+from bitnet_chat.journal.database import is_damage, transaction
 
 if TYPE_CHECKING:
     from sqlite3 import Connection

@@ -17,7 +17,7 @@ from prompt_toolkit.output import Output
 from prompt_toolkit.utils import suspend_to_background_supported
 
 from bitnet_chat.journal import Entry, State
-from bitnet_chat.journal.text import holder
+from bitnet_chat.journal.codec import holder
 from bitnet_chat.repl.toolbar import SEPARATOR
 from bitnet_chat.text.cell_width import clip, width
 from bitnet_chat.text.sanitize import one_line

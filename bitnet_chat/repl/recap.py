@@ -23,7 +23,7 @@ _CUT = {
 
 def show(display: Display, stored: Stored) -> None:
     from bitnet_chat.attachments import typed
-    from bitnet_chat.journal.entry import State
+    from bitnet_chat.journal.records import State
 
     turns = stored.conversation.turns
     count = f"{len(turns)} message{'' if len(turns) == 1 else 's'}"

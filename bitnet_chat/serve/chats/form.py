@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bitnet_chat.conversation import Message, ToolCall
-from bitnet_chat.journal.entry import State
+from bitnet_chat.journal.records import State
 from bitnet_chat.serve.chats.request import line_of
 from bitnet_chat.serve.problems import problem_of
 from bitnet_chat.text.utf8 import well_formed

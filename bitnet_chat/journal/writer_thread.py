@@ -16,10 +16,11 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.journal import unkept
-from bitnet_chat.journal.file import State, is_damage, open_file, problem, set_aside, state_of
+from bitnet_chat.journal import unsaved_marker
+from bitnet_chat.journal.database import State, is_damage, problem, state_of
 from bitnet_chat.journal.recovery import Piece, settle
-from bitnet_chat.journal.scribe import Scribe
+from bitnet_chat.journal.salvage import open_file, set_aside
+from bitnet_chat.journal.store import Scribe
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -195,7 +196,7 @@ class Writer:
             self._state = state if state.identity == self._state.identity else self._state
         if self._marks:
             self._marks = False
-            self._mark(unkept.clear)
+            self._mark(unsaved_marker.clear)
 
     def _fail(self, why: str, seconds: float) -> None:
         """One try has failed, ``seconds`` after the first one of its job."""
@@ -204,7 +205,7 @@ class Writer:
                 self._tell(f"the journal cannot be written, and is tried again: {why}")
         elif time.monotonic() >= self._deadline:
             self.off, self.trouble = True, why
-            self._mark(unkept.mark)
+            self._mark(unsaved_marker.mark)
 
     def _open(self) -> Scribe:
         """The scribe, with the file that is at its place now.
@@ -262,7 +263,7 @@ class Writer:
 
     def _give_up(self, why: str) -> None:
         self.off, self.lost = True, why
-        self._mark(unkept.mark)
+        self._mark(unsaved_marker.mark)
         self._tell(why)
 
     def _mark(self, mark: Callable[[Path], None]) -> None:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.errors import JournalError
 from bitnet_chat.journal import schema
-from bitnet_chat.journal.text import decoded
+from bitnet_chat.journal.codec import decoded
 
 if TYPE_CHECKING:
     from sqlite3 import Connection, Cursor
+
 
 BUSY = 2.0
 """Seconds that a statement waits for the lock of another program. Each holds it for some milliseconds."""
@@ -32,24 +33,6 @@ _LOOKED_AT: set[tuple[int, int] | None] = set()
 
 class Newer(JournalError):
     """The file was made by a later release: it is left alone."""
-
-
-def open_file(path: Path, *, busy: float = BUSY) -> tuple[Connection, str]:
-    """A connection to a present, sound file, and a line to tell where a damaged one went; empty when there was none.
-
-    The file and its folder are made where they are missing, for the eyes of the owner only. Raises JournalError
-    (:class:`Newer` among them), sqlite3.Error or OSError.
-    """
-    import sqlite3
-
-    try:
-        return _opened(path, busy), ""
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error):
-            raise
-        identity = identity_of(path)
-    note = set_aside(path, identity)
-    return _opened(path, busy), note
 
 
 def open_to_read(path: Path, *, busy: float = BUSY) -> Connection:
@@ -209,92 +192,6 @@ def state_of(path: Path) -> State:
     except OSError:
         return State((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), None)
     return State((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), (log.st_ino, log.st_size))
-
-
-def set_aside(path: Path, identity: tuple[int, int] | None) -> str:
-    """Gives a damaged file and its -wal and -shm another name, and puts a new file in its place where something can be
-    read back (see :mod:`bitnet_chat.journal.rescue`); the line that says so. Does nothing when another program was
-    faster. Raises JournalError where it cannot."""
-    if identity is None or identity_of(path) != identity:
-        return ""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    target = path.with_name(f"{path.name}{SET_ASIDE}{stamp}")
-    number = 1
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{path.name}{SET_ASIDE}{stamp}-{number}")
-    with _rescued(path) as (new, count):
-        if identity_of(path) != identity:  # reading it back may take seconds
-            return ""
-        try:
-            for ending in ("", "-wal", "-shm"):
-                source = path.with_name(path.name + ending)
-                if not ending or source.exists():
-                    source.rename(target.with_name(target.name + ending))
-        except OSError as error:
-            raise JournalError(
-                f"the journal {path} is damaged and cannot be set aside: {error.strerror}",
-                remedy="move it away, or use --no-journal",
-            ) from None
-        if count and not _put(new, path):
-            count = 0
-    told = f"the journal was damaged; it is set aside as {target}, and a new one begins"
-    if count:
-        told += f" with what could be read of {count} conversation{'s' * (count > 1)}"
-    return f"{told}; {_rest_of(target, count is not None)}"
-
-
-def rest_of(aside: Path) -> str:
-    """What can be done about a file that was set aside. Raises OSError."""
-    with aside.open("rb") as file:
-        return _rest_of(aside, file.read(len(_MAGIC)) == _MAGIC)
-
-
-def _rest_of(aside: Path, is_database: bool) -> str:
-    import shlex
-
-    if not is_database:
-        return "nothing in it can be read: a backup of yours can take the place of the new one"
-    return f"all that is left in it, as SQL: sqlite3 {shlex.quote(str(aside))} .recover"
-
-
-@contextlib.contextmanager
-def _rescued(path: Path) -> Iterator[tuple[Path, int | None]]:
-    """In the block, a file with what can be read of a damaged one, and the number of its conversations, where there
-    is one. None: the damaged one is no database at all."""
-    import tempfile
-
-    from bitnet_chat.journal.rescue import read_back
-
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # for the eyes of the owner only
-    except OSError:
-        yield path, 0
-        return
-    os.close(handle)
-    new = Path(name)
-    try:
-        yield new, read_back(path, new)
-    finally:
-        for ending in ("", "-journal"):
-            with contextlib.suppress(OSError):
-                new.with_name(new.name + ending).unlink(missing_ok=True)
-
-
-def _put(new: Path, path: Path) -> bool:
-    """Whether it has that name now. Not where another program has begun a file there."""
-    try:
-        path.hardlink_to(new)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links
-        if path.exists():
-            return False
-        try:
-            new.rename(path)
-        except OSError:
-            return False
-    return True
 
 
 def named(found: Cursor) -> list[dict[str, Any]]:

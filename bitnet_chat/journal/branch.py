@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from bitnet_chat.conversation import Conversation, Message, Role, ToolCall
 from bitnet_chat.errors import FinishReason
+from bitnet_chat.journal.codec import given, packed, unpacked
 from bitnet_chat.journal.columns import Columns, number
-from bitnet_chat.journal.entry import Record, State, Stored
-from bitnet_chat.journal.file import named
-from bitnet_chat.journal.recovery import joined_chunks
-from bitnet_chat.journal.text import given
-from bitnet_chat.journal.toolwork import unpacked
-from bitnet_chat.journal.writers import is_alive
+from bitnet_chat.journal.database import named
+from bitnet_chat.journal.records import Record, State, Stored
+from bitnet_chat.journal.recovery import is_alive, joined_chunks
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
+
 
 _ROLES: tuple[str, ...] = get_args(Role)
 
@@ -167,3 +166,44 @@ def _reason(name: str | None) -> FinishReason | None:
         return None if name is None else FinishReason(name)
     except ValueError:  # one that this release does not know
         return FinishReason.INTERRUPTED
+
+
+# A line of messages as a writer knows it: what it has in common with another, and with a file.
+
+Line = tuple[tuple[Message, int], ...]
+"""Messages and the numbers of their rows."""
+
+
+def key(message: Message) -> tuple[str, str, str]:
+    """What makes a message the same one: how a reply ended, and what was thought, a front end may tell otherwise."""
+    return message.role, message.content, packed(message)
+
+
+def common_to(line: Line, messages: Sequence[Message]) -> int:
+    """So many messages at the beginning are the same."""
+    count = 0
+    for (mine, _), message in zip(line, messages, strict=False):
+        if key(mine) != key(message):
+            break
+        count += 1
+    return count
+
+
+def is_asked(line: Line) -> bool:
+    return any(message.role == "user" for message, _ in line)
+
+
+def end_of(line: Line) -> int | None:
+    return line[-1][1] if line else None
+
+
+def holds(connection: Connection, id: int, line: Line) -> bool:
+    """Whether the file has this line of conversation ``id``, or had it until another program removed it."""
+    if not connection.execute("SELECT 1 FROM conversations WHERE id = ?", (id,)).fetchone():
+        last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'conversations'").fetchone()
+        return last is not None and (number(last[0]) or 0) >= id
+    for message, row in line:
+        found = connection.execute("SELECT conversation, role, content FROM messages WHERE id = ?", (row,)).fetchone()
+        if found is None or (found[0], given(found[1]), given(found[2])) != (id, message.role, message.content):
+            return False
+    return True

@@ -7,13 +7,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import FinishReason, UsageError
+from bitnet_chat.journal.codec import given, holder, snippet
 from bitnet_chat.journal.columns import LATEST, Columns, number
-from bitnet_chat.journal.entry import Entry, Hit, State
-from bitnet_chat.journal.file import named, transaction
-from bitnet_chat.journal.recovery import settle
+from bitnet_chat.journal.database import named, transaction
+from bitnet_chat.journal.records import Entry, Hit, State
+from bitnet_chat.journal.recovery import is_alive, settle
 from bitnet_chat.journal.search import drop, find, forget, is_broken
-from bitnet_chat.journal.text import given, holder, snippet
-from bitnet_chat.journal.writers import is_alive
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
