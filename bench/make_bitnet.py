@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_chat.engine.small_model import spelled
-from bitnet_chat.models.writer import NewTensor, Value, write
+from bitnet_chat.models.gguf_writer import NewTensor, Value, write
 from bitnet_chat.templates.builtin import TEMPLATES
 
 VOCABULARY, BOS, EOS, EOT = 128_256, 128_000, 128_001, 128_009

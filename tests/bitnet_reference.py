@@ -40,7 +40,7 @@ class Model:
     """A file of such a model, of which everything is read."""
 
     def __init__(self, path: Path) -> None:
-        from bitnet_chat.models.reader import opened
+        from bitnet_chat.models.gguf import opened
 
         self.weights: dict[str, Array] = {}
         with opened(path) as cursor:

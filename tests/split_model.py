@@ -6,8 +6,8 @@ import struct
 from itertools import pairwise
 from pathlib import Path
 
+from bitnet_chat.models.gguf import opened
 from bitnet_chat.models.parts import suffix
-from bitnet_chat.models.reader import opened
 
 _ALIGNMENT = 32
 

@@ -15,7 +15,7 @@ import pytest
 from fake_build import script
 
 from bitnet_chat import paths
-from bitnet_chat.models.first import SMALL
+from bitnet_chat.models.default_model import SMALL
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with a #! line")
 

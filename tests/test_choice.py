@@ -13,11 +13,10 @@ from bitnet_chat.backends.resident import model_path
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import memory, resolve, support
-from bitnet_chat.models.choice import Option, choose
+from bitnet_chat.models import engine_support, memory, resolve
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.memory import Shape
-from bitnet_chat.models.resolve import by_engine
+from bitnet_chat.models.resolve import Option, by_engine, choose
 from bitnet_chat.util import resources
 
 
@@ -105,25 +104,25 @@ def engine_file(path: Path, *words: str) -> Path:
 
 def test_the_real_engine_knows_the_bundled_model(engine: EngineBinary, model: Path) -> None:
     info = read_info(model)
-    known = support.known(engine.path, [info])
+    known = engine_support.known(engine.path, [info])
     assert known is not None and {"tq2_0", "bitnet"} <= known
-    assert support.obstacle(info, known) == ""
-    assert not support.is_bitnet(engine.path)
+    assert engine_support.obstacle(info, known) == ""
+    assert not engine_support.is_bitnet(engine.path)
 
 
 def test_what_an_engine_cannot_run(tmp_path: Path) -> None:
     bitnet, ternary = model_file(tmp_path / "a.gguf", 36), model_file(tmp_path / "b.gguf", 35)
     unknown, strange = model_file(tmp_path / "c.gguf", 99), model_file(tmp_path / "d.gguf", 0, "qwen9")
     infos = [read_info(path) for path in (bitnet, ternary, unknown, strange)]
-    stock = support.known(engine_file(tmp_path / "bin" / "llama-cli", "q6_K", "tq2_0", "llama", "f32"), infos)
-    assert [bool(support.obstacle(info, stock)) for info in infos] == [True, False, True, True]
-    assert "I2_S weights need a BitNet build" in support.obstacle(infos[0], stock)
-    assert "does not know the architecture qwen9" in support.obstacle(infos[3], stock)
-    old = support.known(engine_file(tmp_path / "old" / "llama-cli", "q6_K", "llama", "f32"), infos)
-    assert "does not know TQ2_0 weights" in support.obstacle(infos[1], old)
-    script = support.known(engine_file(tmp_path / "script", "exec llama-cli"), infos)
+    stock = engine_support.known(engine_file(tmp_path / "bin" / "llama-cli", "q6_K", "tq2_0", "llama", "f32"), infos)
+    assert [bool(engine_support.obstacle(info, stock)) for info in infos] == [True, False, True, True]
+    assert "I2_S weights need a BitNet build" in engine_support.obstacle(infos[0], stock)
+    assert "does not know the architecture qwen9" in engine_support.obstacle(infos[3], stock)
+    old = engine_support.known(engine_file(tmp_path / "old" / "llama-cli", "q6_K", "llama", "f32"), infos)
+    assert "does not know TQ2_0 weights" in engine_support.obstacle(infos[1], old)
+    script = engine_support.known(engine_file(tmp_path / "script", "exec llama-cli"), infos)
     assert script is None
-    assert [bool(support.obstacle(info, script)) for info in infos] == [True, False, True, False]
+    assert [bool(engine_support.obstacle(info, script)) for info in infos] == [True, False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -138,23 +137,23 @@ def test_what_is_no_model_to_talk_to(tmp_path: Path, name: str, kind: str, tenso
     pair = text("general.type") + struct.pack("<I", 8) + text(kind)
     table = (text("a") + struct.pack("<IQIQ", 1, 256, 0, 0)) * tensors
     (tmp_path / name).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, tensors, 1) + pair + table + bytes(2048))
-    assert support.obstacle(read_info(tmp_path / name), None) == words
+    assert engine_support.obstacle(read_info(tmp_path / name), None) == words
 
 
 def test_names_in_libraries_count(tmp_path: Path) -> None:
     info = read_info(model_file(tmp_path / "a.gguf", 36))
     binary = engine_file(tmp_path / "build" / "bin" / "llama-cli", "nothing")
-    assert support.known(binary, [info]) is None
+    assert engine_support.known(binary, [info]) is None
     inside = tmp_path / "build" / "3rdparty" / "llama.cpp"
     engine_file(inside / "ggml" / "src" / "libggml.so", "q6_K", "i2_s")
     engine_file(inside / "src" / "libllama.so", "llama")
-    assert support.obstacle(info, support.known(binary, [info])) == ""
-    assert support.is_bitnet(binary)
+    assert engine_support.obstacle(info, engine_support.known(binary, [info])) == ""
+    assert engine_support.is_bitnet(binary)
 
 
 def test_a_name_across_two_parts_of_a_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(support, "_PART", 7)
-    assert support.is_bitnet(engine_file(tmp_path / "e", "somewhere", "i2_s"))
+    monkeypatch.setattr(engine_support, "_PART", 7)
+    assert engine_support.is_bitnet(engine_file(tmp_path / "e", "somewhere", "i2_s"))
 
 
 # What -m means.

@@ -20,10 +20,10 @@ from bitnet_chat.engine.selection import Wish
 from bitnet_chat.engine.small_model import SmallModel, question, tokens
 from bitnet_chat.engine.verdicts import ANSWERS
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import store, ternary
-from bitnet_chat.models.faults import mended
+from bitnet_chat.models import store, tensor_types
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.models.info import read_info
+from bitnet_chat.models.known_faults import mended
 from bitnet_chat.models.verify import verify
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.util.progress import Progress
@@ -161,8 +161,8 @@ def test_a_model_whose_matrices_count_for_nothing_is_found(
     SmallModel("IQ2_BN", "bitnet-b1.58").write(converted)
     data = bytearray(converted.read_bytes())
     for name, (tensor, at) in conversion._matrices(converted).items():
-        if tensor.kind == ternary.IQ2_BN:
-            rows, size = tensor.shape[1], ternary.row_size(ternary.IQ2_BN, tensor.shape[0])
+        if tensor.kind == tensor_types.IQ2_BN:
+            rows, size = tensor.shape[1], tensor_types.row_size(tensor_types.IQ2_BN, tensor.shape[0])
             for row in range(rows):
                 data[at + row * size : at + row * size + 4] = bytes(4)
         assert name
@@ -194,7 +194,7 @@ def test_rows_are_read_as_they_are_packed() -> None:
               for j in range(32))
         for at in range(0, 512, 128)
     )  # fmt: skip
-    assert ternary.codes(ternary.I2_S, packed) == weights
+    assert tensor_types.codes(tensor_types.I2_S, packed) == weights
 
 
 def test_the_original_may_go_after_the_check(installed: Path, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.protocols import EngineOptions, common_flags
 from bitnet_chat.errors import FinishReason, ModelError
 from bitnet_chat.events import Completed, Event, Failed, Notice
-from bitnet_chat.models.faults import FAULTS, OVERRIDE, faults_in, mended
 from bitnet_chat.models.gguf import ModelHeader, read_header
 from bitnet_chat.models.info import read_info
+from bitnet_chat.models.known_faults import FAULTS, OVERRIDE, faults_in, mended
 from bitnet_chat.models.template_selection import prepare
 from bitnet_chat.models.vocabulary import read_tokenizer
 from bitnet_chat.templates.builtin import TEMPLATES

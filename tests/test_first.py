@@ -12,12 +12,11 @@ import pytest
 from bitnet_chat import paths
 from bitnet_chat.cli import main
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import first, hub, store
-from bitnet_chat.models.choice import Option
-from bitnet_chat.models.first import FirstModel, choose_first
+from bitnet_chat.models import default_model, hub, store
+from bitnet_chat.models.default_model import FirstModel, choose_first
 from bitnet_chat.models.pull import pull
-from bitnet_chat.models.registry import Entry, entries, own_file
-from bitnet_chat.models.source import parse
+from bitnet_chat.models.registry import Entry, entries, own_file, parse
+from bitnet_chat.models.resolve import Option
 from bitnet_chat.util import resources
 from bitnet_chat.util.pip import Pin
 
@@ -42,11 +41,11 @@ def chosen(
 
 def test_the_first_ones_are_of_several_sizes_and_known_for_certain() -> None:
     offered = [entry for entry in KNOWN.values() if entry.first]
-    assert first.SMALL in {entry.name for entry in offered} and len(offered) >= 4
+    assert default_model.SMALL in {entry.name for entry in offered} and len(offered) >= 4
     for entry in offered:
         assert entry.checked and entry.memory() and entry.kind == "chat"
         assert entry.revision or not entry.repo
-    assert KNOWN[first.SMALL].download == 92_871_040
+    assert KNOWN[default_model.SMALL].download == 92_871_040
 
 
 @pytest.mark.parametrize("free", [1 * GB, 2 * GB, 4 * GB, 6 * GB, 10 * GB, 64 * GB])
@@ -58,24 +57,24 @@ def test_with_the_hub_the_largest_that_fits_the_memory_well(free: int) -> None:
         assert (found.name, found.size, found.better) == (largest.name, largest.size, None)
         assert "the largest of the hub that fits well into" in found.why and found.engine == largest.engine
     else:
-        assert found.name == first.SMALL
+        assert found.name == default_model.SMALL
 
 
 def test_without_the_hub_the_one_of_the_package_index() -> None:
     found = chosen(hub=False)
-    assert (found.name, found.size) == (first.SMALL, 92_871_040)
+    assert (found.name, found.size) == (default_model.SMALL, 92_871_040)
     assert found.why == "smollm2-135m, from the package index: the hub was not reached"
     assert found.better is not None
     name, size, command = found.better
     assert (size, command) == (KNOWN[name].size, f"bitnet-chat models pull {name}")
-    assert chosen(limit=200_000_000).name == first.SMALL  # as a set-up that asks nothing wants it
+    assert chosen(limit=200_000_000).name == default_model.SMALL  # as a set-up that asks nothing wants it
     assert chosen(limit=200_000_000).better == found.better
-    assert chosen(free=None).name == first.SMALL
+    assert chosen(free=None).name == default_model.SMALL
     assert chosen(free=GB, hub=False).better is None
 
 
 def test_the_disk_has_a_say() -> None:
-    assert chosen(disk=3 * GB // 2).name == first.SMALL
+    assert chosen(disk=3 * GB // 2).name == default_model.SMALL
     assert chosen(disk=GB).name == TOY
     assert choose_first(KNOWN, (), hub=True, index=True, free=64 * GB, disk=GB) is None
 
@@ -84,7 +83,7 @@ def test_what_is_here_costs_nothing() -> None:
     large, small = Option("qwen", 3 * GB, 4 * GB), Option("smollm2-135m", 98_362_432, 500_000_000)
     assert chosen(large).name == "qwen" and chosen(large).size == 0 and chosen(large).better is None
     assert chosen(small).name == "smollm2-135m" and chosen(small).better is not None
-    assert chosen(Option("strange", GB, GB, "it is damaged"), hub=False).name == first.SMALL
+    assert chosen(Option("strange", GB, GB, "it is damaged"), hub=False).name == default_model.SMALL
     assert chosen(Option("huge", 60 * GB, 64 * GB)).size > 0
 
 
@@ -98,25 +97,25 @@ def test_the_hub_is_asked_only_where_it_matters(home: Path, monkeypatch: pytest.
     asked: list[bool] = []
     monkeypatch.setattr(hub, "answers", lambda: asked.append(True) or True)
     monkeypatch.setattr(resources, "available", lambda: 64 * GB)
-    monkeypatch.setattr(first, "disk_free", lambda: 500 * GB)
+    monkeypatch.setattr(default_model, "disk_free", lambda: 500 * GB)
     monkeypatch.delenv("PIP_NO_INDEX", raising=False)
-    found = first.first_model(ask=False)
-    assert found is not None and found.name == first.SMALL and not asked
-    found = first.first_model()
+    found = default_model.first_model(ask=False)
+    assert found is not None and found.name == default_model.SMALL and not asked
+    found = default_model.first_model()
     assert found is not None and found.size > GB and asked == [True]
-    assert first.first_model(limit=200_000_000) is not None and asked == [True]
+    assert default_model.first_model(limit=200_000_000) is not None and asked == [True]
     paths.models_dir().mkdir(parents=True)
     (paths.models_dir() / "mine.gguf").symlink_to(paths.bundled_model() or "")
-    found = first.first_model()
+    found = default_model.first_model()
     assert found is not None and (found.name, found.size) == ("mine", 0) and asked == [True]
     (paths.models_dir() / "mine.gguf").unlink()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    found = first.first_model(ask=False)
+    found = default_model.first_model(ask=False)
     assert found is not None and found.name == TOY
 
 
 def test_free_disk_is_that_of_the_models(home: Path) -> None:
-    assert (first.disk_free() or 0) > 0
+    assert (default_model.disk_free() or 0) > 0
 
 
 # A wheel of the package index.

@@ -18,10 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import quantization
-from bitnet_chat.models.gguf import read_header
+from bitnet_chat.models import tensor_types
+from bitnet_chat.models.gguf import opened, read_header
 from bitnet_chat.models.info import ModelInfo, read_info, template_family
-from bitnet_chat.models.reader import opened
 
 MEMORY = 10_000_000
 """Bytes that the worst file may cost."""
@@ -205,13 +204,13 @@ def test_the_bundled_model_is_read_as_the_package_reads_it(model: Path) -> None:
 
 def test_tensor_types_are_those_of_the_package() -> None:
     for kind in gguf.GGMLQuantizationType:
-        ours = quantization.tensor_type(kind.value, "llama")
+        ours = tensor_types.tensor_type(kind.value, "llama")
         assert ours is not None
         assert (ours.name, (ours.block, ours.size)) == (kind.name, gguf.GGML_QUANT_SIZES[kind])
     for mixture in gguf.LlamaFileType:
         if mixture is not gguf.LlamaFileType.GUESSED:
             name = mixture.name.partition("_")[2].removesuffix("_MOE")
-            assert quantization.quantization(mixture.value, [("F32", 1)]) == name
+            assert tensor_types.quantization(mixture.value, [("F32", 1)]) == name
 
 
 @pytest.mark.parametrize(
@@ -225,7 +224,7 @@ def test_tensor_types_are_those_of_the_package() -> None:
     ],
 )
 def test_what_a_file_is_called_after(file_type: object, elements: dict[str, int], expected: str) -> None:
-    assert quantization.quantization(file_type, elements.items()) == expected
+    assert tensor_types.quantization(file_type, elements.items()) == expected
 
 
 # What a file says about itself.

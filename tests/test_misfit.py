@@ -26,7 +26,7 @@ from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.errors import BitnetChatError, EngineDied, ModelError
 from bitnet_chat.events import Failed
 from bitnet_chat.frames import EngineError
-from bitnet_chat.models import support
+from bitnet_chat.models import engine_support
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.misfit import Ending, misfit
 
@@ -130,7 +130,7 @@ def test_a_wrong_computation_is_no_lack_of_memory(tmp_path: Path) -> None:
 def test_doctor_says_it_in_the_same_words(name: str, tmp_path: Path) -> None:
     model, engine = pair(name, tmp_path)
     info = read_info(model)
-    names = support.known(engine, [info])
+    names = engine_support.known(engine, [info])
     (found,) = [
         each for each in doctor.judge(info, context=0, names=names, engine="llama-cli") if each.name == "engine"
     ]
@@ -151,13 +151,13 @@ def test_i2_s_on_ik_is_said_before_a_word_of_it_is_shown(tmp_path: Path) -> None
     """It loads, and computes something else."""
     engine = engine_file(tmp_path / "llama-cli", *WORDS["ik"])
     info = read_info(model_file(tmp_path / "m.gguf", 36, "bitnet-b1.58"))
-    found = misfit(info, support.known(engine, [info]), "llama-cli")
+    found = misfit(info, engine_support.known(engine, [info]), "llama-cli")
     assert found is not None and found.loads and "computes them wrongly" in found.what and "IQ2_BN" in found.remedy
-    assert not support.is_bitnet(engine)
+    assert not engine_support.is_bitnet(engine)
     # An engine that did not even take it has failed for another reason.
-    assert misfit(info, support.known(engine, [info]), "llama-cli", Ending(1, ("main: error",))) is None
+    assert misfit(info, engine_support.known(engine, [info]), "llama-cli", Ending(1, ("main: error",))) is None
     unlike = read_info(model_file(tmp_path / "b.gguf", 135, "bitnet-b1.58"))
-    assert misfit(unlike, support.known(engine, [unlike]), "llama-cli") is None
+    assert misfit(unlike, engine_support.known(engine, [unlike]), "llama-cli") is None
 
 
 def test_a_file_that_is_computed_wrongly_is_refused(tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_a_file_that_is_computed_wrongly_is_refused(tmp_path: Path) -> None:
     engine = engine_file(tmp_path / "llama-cli", *WORDS["ik"])
     header = read_info(path).header
     with pytest.raises(ModelError, match="computes them wrongly"):
-        support.require_right_results(engine, header)
-    support.require_right_results(engine_file(tmp_path / "bitnet", *WORDS["bitnet-2024"]), header)
+        engine_support.require_right_results(engine, header)
+    engine_support.require_right_results(engine_file(tmp_path / "bitnet", *WORDS["bitnet-2024"]), header)
 
 
 # Memory

@@ -14,7 +14,7 @@ from split_model import written
 from bitnet_chat import paths
 from bitnet_chat.cli import main
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import others
+from bitnet_chat.models import other_programs
 from bitnet_chat.models.resolve import resolve
 
 
@@ -74,7 +74,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def names() -> list[str]:
-    return [each.name for each in others.found()]
+    return [each.name for each in other_programs.found()]
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def untouched(user: Path, stores: dict[str, Path]) -> Iterator[None]:
 def test_they_are_found_listed_and_used_where_they_are(
     stores: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert {each.name: each.path for each in others.found()} == stores
+    assert {each.name: each.path for each in other_programs.found()} == stores
     items = {each["name"]: each for each in json.loads(run(capsys, "list", "--json")[1])}
     for name, path in stores.items():
         assert (items[name]["path"], items[name]["installed"], items[name]["obstacle"]) == (str(path), True, "")
@@ -227,8 +227,8 @@ def test_a_broken_store_breaks_nothing(user: Path, content: bytes, capsys: pytes
 
 
 def test_a_large_store_costs_little(user: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(others, "_MAX_ENTRIES", 50)
-    monkeypatch.setattr(others, "_MAX_MODELS", 10)
+    monkeypatch.setattr(other_programs, "_MAX_ENTRIES", 50)
+    monkeypatch.setattr(other_programs, "_MAX_MODELS", 10)
     studio = user / ".lmstudio/models"
     for number in range(100):
         put(studio / f"m{number:03}.gguf", b"GGUF")

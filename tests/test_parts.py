@@ -22,13 +22,13 @@ from bitnet_chat.doctor import model as doctor
 from bitnet_chat.doctor.finding import Status
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError, UsageError
-from bitnet_chat.models import download, offer, store, support
+from bitnet_chat.models import download, engine_support, hub, store
 from bitnet_chat.models.gguf import read_header
+from bitnet_chat.models.hub import File
 from bitnet_chat.models.info import read_info
-from bitnet_chat.models.offer import File
 from bitnet_chat.models.parts import part, stem_of
 from bitnet_chat.models.pull import Pulled, pull
-from bitnet_chat.models.source import Source, parse
+from bitnet_chat.models.registry import Source, parse
 from bitnet_chat.models.template_selection import prepare
 from bitnet_chat.serve.catalogue import Catalogue
 
@@ -113,7 +113,7 @@ def test_names_of_parts() -> None:
     ],
 )
 def test_the_quantization_in_a_name(path: str, expected: str) -> None:
-    assert offer.quantization_of(path) == expected
+    assert hub.quantization_of(path) == expected
 
 
 # By quantization.
@@ -147,8 +147,8 @@ def test_a_quantization_picks_the_model(
 
 
 def _pick(wanted: str, *names: str) -> str:
-    models = offer.offered([File(name, 5) for name in names])
-    return offer.pick(Source("", "u/r", quantization=wanted), models).file
+    models = hub.offered([File(name, 5) for name in names])
+    return hub.pick(Source("", "u/r", quantization=wanted), models).file
 
 
 def test_what_a_quantization_means() -> None:
@@ -253,7 +253,7 @@ def test_parts_that_lie_beside_each_other(model: Path, tmp_path: Path, capsys: p
     assert (parts.parameters, parts.tensor_types, parts.split) == (one.parameters, one.tensor_types, None)
     assert parts.header.size == sum(each.stat().st_size for each in files) and not parts.is_cut_off
     assert read_header(files[0]).size == parts.header.size  # by which threads are chosen
-    assert support.obstacle(read_info(files[1]), None) == "it is part 2 of 3"
+    assert engine_support.obstacle(read_info(files[1]), None) == "it is part 2 of 3"
     told = json.loads(run(capsys, "info", "--json", str(files[1]))[1])
     assert (told["part"], told["whole"], told["memory"]) == ("2 of 3", False, None)
     assert told["lacks"] == f"it is part 2 of 3; give part 1: {files[0]}"
@@ -263,7 +263,7 @@ def test_parts_that_lie_beside_each_other(model: Path, tmp_path: Path, capsys: p
     assert cut.is_cut_off and cut.shortness.startswith(f"{files[1].name} ends too early")
     files[1].unlink()
     missing = f"it is part 1 of 3, and 1 of the others is missing: {files[1].name}"
-    assert support.obstacle(read_info(files[0]), None) == missing
+    assert engine_support.obstacle(read_info(files[0]), None) == missing
     assert json.loads(run(capsys, "info", "--json", str(files[0]))[1])["lacks"].startswith(missing)
 
 

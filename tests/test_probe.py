@@ -397,16 +397,16 @@ def test_the_make_is_told_and_not_guessed(
 
 
 def test_what_lies_beside_a_script_need_not_be_what_it_starts(tmp_path: Path, model: Path) -> None:
-    from bitnet_chat.models import support
+    from bitnet_chat.models import engine_support
     from bitnet_chat.models.info import read_info
 
     script = program(tmp_path / "bin" / "llama-cli")
     (tmp_path / "bin" / "libggml.so").write_bytes(b"\x7fELF\0q6_K\0i2_s\0")
-    assert support.known(script, [read_info(model)]) is None and not support.is_bitnet(script)
+    assert engine_support.known(script, [read_info(model)]) is None and not engine_support.is_bitnet(script)
     assert probe(script).make is Make.SCRIPT
     native = tmp_path / "bin" / "main"
     native.write_bytes(NATIVE)
-    assert support.is_bitnet(native)
+    assert engine_support.is_bitnet(native)
 
 
 # Which one wins.

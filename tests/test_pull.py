@@ -25,8 +25,7 @@ from bitnet_chat import paths
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.models import download, hub, store
 from bitnet_chat.models.pull import Pulled, pull
-from bitnet_chat.models.registry import Entry
-from bitnet_chat.models.source import Source, parse
+from bitnet_chat.models.registry import Entry, Source, parse
 
 KNOWN = {
     "tiny": Entry("tiny", repo="user/Tiny-GGUF", file="tiny.gguf", size=7, sha256="ab" * 32, license="MIT"),

@@ -11,8 +11,7 @@ import pytest
 
 from bitnet_chat.backends import Sampling
 from bitnet_chat.errors import UsageError
-from bitnet_chat.models.registry import AUTO, entries, is_name, own_file
-from bitnet_chat.models.source import parse
+from bitnet_chat.models.registry import AUTO, entries, is_name, own_file, parse
 
 
 def test_what_is_shipped_can_be_used() -> None:

@@ -19,7 +19,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.engine.install import packages, wheels
 from bitnet_chat.errors import BuildError
 from bitnet_chat.models import hub
-from bitnet_chat.models.first import SMALL
+from bitnet_chat.models.default_model import SMALL
 from bitnet_chat.util import resources
 
 __all__ = ["start"]

@@ -109,7 +109,7 @@ class LlamaServer:
 
     def command(self) -> list[str]:
         """How it is started. Reads the header and knocks at rpc-servers: may run in a thread."""
-        from bitnet_chat.models.faults import OVERRIDE, overridden
+        from bitnet_chat.models.known_faults import OVERRIDE, overridden
         from bitnet_chat.models.memory import context_for
         from bitnet_chat.models.template_selection import prepare
 

@@ -311,7 +311,7 @@ class ResidentBackend:
         return self._prepared(lambda line: None).template
 
     def _prepared(self, notify: Callable[[str], None]) -> Prepared:
-        from bitnet_chat.models.faults import overridden
+        from bitnet_chat.models.known_faults import overridden
         from bitnet_chat.models.template_selection import prepare
 
         takes = self.binary.takes_overrides and not overridden(self._settings.engine_args)

@@ -90,7 +90,7 @@ _TERNARY = ("I2_S", "TQ1_0", "TQ2_0", "IQ1_BN", "IQ2_BN", "IQ2_BN_R4")
 def _ternary(binary: EngineBinary | None) -> tuple[str, ...]:
     """The ternary types that an engine loads and computes, as the names in its files tell. Of ik_llama.cpp not I2_S,
     which it loads and computes wrongly."""
-    from bitnet_chat.models.support import mentioned
+    from bitnet_chat.models.engine_support import mentioned
 
     if binary is None:
         return ()

@@ -12,7 +12,7 @@ _SMALL = 300_000_000
 
 def about(settings: Settings, model: str) -> list[str]:
     """Lines for the user, at most one. ``model``: its name, which is that of its file."""
-    from bitnet_chat.models import first
+    from bitnet_chat.models import default_model
     from bitnet_chat.models.registry import entries
     from bitnet_chat.util import resources
 
@@ -24,7 +24,7 @@ def about(settings: Settings, model: str) -> list[str]:
     if model not in known or not 0 < known[model].bytes < _SMALL or not _is_first_time(model):
         return []
     said = f"{known[model].title or model} is a real model, but a small one ({size(known[model].bytes)})."
-    instead = first.better(known, resources.available(), first.disk_free())
+    instead = default_model.better(known, resources.available(), default_model.disk_free())
     return [
         said if instead is None else f"{said} {instead.name} ({size(instead.size)}) answers better: {instead.command}"
     ]

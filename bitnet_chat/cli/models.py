@@ -17,15 +17,15 @@ from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.models import store
-from bitnet_chat.models.inventory import BITNET_ENGINE, Inventory, Item
+from bitnet_chat.models.catalog import BITNET_ENGINE, Inventory, Item
 from bitnet_chat.models.registry import is_name
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.progress import Progress, ProgressLine, size
 
 if TYPE_CHECKING:
     from bitnet_chat.engine.selection import Wish
-    from bitnet_chat.models.offer import Offered
-    from bitnet_chat.models.source import Source
+    from bitnet_chat.models.hub import Offered
+    from bitnet_chat.models.registry import Source
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -91,10 +91,10 @@ def _print_json(content: object) -> None:
 
 def _list(flags: argparse.Namespace) -> int:
     from bitnet_chat.engine import selection
-    from bitnet_chat.models import inventory
+    from bitnet_chat.models import catalog
 
     wish = _wish(flags.engine or "")
-    inventoried = inventory.take(selection.judge(wish), flags.ctx, missing=selection.missing_for_bitnet(wish))
+    inventoried = catalog.take(selection.judge(wish), flags.ctx, missing=selection.missing_for_bitnet(wish))
     if flags.json:
         _print_json([asdict(item) for item in inventoried.items])
         return 0
@@ -170,20 +170,19 @@ def _row(item: Item, width: int, path: str = "") -> str:
 
 def _pull(flags: argparse.Namespace) -> int:
     from bitnet_chat.models.pull import pull
-    from bitnet_chat.models.registry import entries
+    from bitnet_chat.models.registry import entries, parse
     from bitnet_chat.models.resolve import present
-    from bitnet_chat.models.source import parse
 
     if flags.if_missing and present():
         return 0
     source = parse(flags.model, entries(), flags.name)
     if source.repo and not source.file:
-        from bitnet_chat.models import hub, offer
+        from bitnet_chat.models import hub
 
-        models = offer.offered(hub.files(source))
+        models = hub.offered(hub.files(source))
         if not source.quantization:
             return _show_offered(source, models, flags)
-        source = offer.pick(source, models)
+        source = hub.pick(source, models)
     line = ProgressLine(sys.stderr)
     told: set[str] = set()
 
@@ -281,7 +280,7 @@ def _info(flags: argparse.Namespace) -> int:
         }
     else:
         from bitnet_chat.engine.selection import judge
-        from bitnet_chat.models.description import described
+        from bitnet_chat.models.catalog import described
 
         facts = described(read_info(resolve(flags.model, judge=judge(_wish())).path))
     if flags.json:
@@ -330,12 +329,12 @@ def _remove(flags: argparse.Namespace) -> int:
 
 
 def _not_installed(name: str, done: str) -> UsageError:
-    from bitnet_chat.models import others
+    from bitnet_chat.models import other_programs
     from bitnet_chat.models.resolve import bundled
 
-    other = others.find(name)
+    other = other_programs.find(name)
     if other is not None:
-        return others.refusal(other, done)
+        return other_programs.refusal(other, done)
 
     ours = bundled()
     if ours is not None and ours.name == name:

@@ -19,7 +19,7 @@ from bitnet_chat.text.sanitize import visible
 from bitnet_chat.util.progress import size
 
 if TYPE_CHECKING:
-    from bitnet_chat.models.first import FirstModel
+    from bitnet_chat.models.default_model import FirstModel
 
 
 _SMALL = 300_000_000
@@ -147,7 +147,7 @@ def _package(settings: Settings, configured: str, pulled: str) -> str:
 
 def _model(settings: Settings, largest: int) -> Supply | None:
     """An entry of the registry that was asked for by name; where none was, the first model to have."""
-    from bitnet_chat.models.first import first_model
+    from bitnet_chat.models.default_model import first_model
     from bitnet_chat.models.registry import AUTO, entries, is_name
     from bitnet_chat.models.resolve import find, present
 

@@ -29,9 +29,9 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.threads import TINY_MODEL, Processors, Threads
 from bitnet_chat.engine.threads import threads as share_of
 from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.models.engine_support import explanation, known
 from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.resolve import by_engine
-from bitnet_chat.models.support import explanation, known
 from bitnet_chat.paths import bundled_model
 
 SWEEP_SECONDS = 10.0

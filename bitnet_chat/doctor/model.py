@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.models.faults import faults_in, mended
+from bitnet_chat.models.engine_support import PULL, obstacle
 from bitnet_chat.models.info import ModelInfo
+from bitnet_chat.models.known_faults import faults_in, mended
 from bitnet_chat.models.misfit import misfit
-from bitnet_chat.models.support import PULL, obstacle
 from bitnet_chat.models.template_selection import flaws_of
-from bitnet_chat.models.wholeness import lack
+from bitnet_chat.models.verify import lack
 from bitnet_chat.templates.checks import OTHER
 from bitnet_chat.util.progress import size
 
@@ -20,7 +20,7 @@ _GROUP = "model"
 
 def judge(info: ModelInfo, *, context: int, names: frozenset[str] | None, engine: str) -> Iterator[Finding]:
     """Pure. ``context``: tokens that were asked for, 0: none. ``engine``: its name; empty where there is none.
-    ``names``: what it knows, see :func:`bitnet_chat.models.support.known`."""
+    ``names``: what it knows, see :func:`bitnet_chat.models.engine_support.known`."""
     header = info.header
     yield ok(
         _GROUP,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from bitnet_chat.models.faults import OVERRIDE
+from bitnet_chat.models.known_faults import OVERRIDE
 
 _VERSION = re.compile(r"^version: *(.+)$", re.MULTILINE)
 

@@ -31,11 +31,10 @@ from bitnet_chat.engine.install.packages import SITE
 from bitnet_chat.engine.native.client import Client, ClientError
 from bitnet_chat.engine.native.command import command
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import store, ternary
-from bitnet_chat.models.faults import mended
-from bitnet_chat.models.gguf import read_header
+from bitnet_chat.models import store, tensor_types
+from bitnet_chat.models.gguf import Tensor, opened, read_header
 from bitnet_chat.models.info import ModelInfo, read_info
-from bitnet_chat.models.reader import Tensor, opened
+from bitnet_chat.models.known_faults import mended
 from bitnet_chat.models.registry import CONVERTED
 from bitnet_chat.models.store import write_json
 from bitnet_chat.util import file_lock, pip
@@ -328,19 +327,21 @@ def _differences(source: Path, converted: Path) -> Iterator[str]:
     """Names of matrices whose first or last row is not the same."""
     before, after = _matrices(source), _matrices(converted)
     for name, (tensor, at) in before.items():
-        if tensor.kind != ternary.I2_S:
+        if tensor.kind != tensor_types.I2_S:
             continue
         columns, rows = tensor.shape
         other, there = after.get(name, (tensor, at))
-        if other.kind != ternary.IQ2_BN or other.shape != tensor.shape:
+        if other.kind != tensor_types.IQ2_BN or other.shape != tensor.shape:
             yield name
             continue
-        size, new_size = (ternary.row_size(kind, columns) for kind in (ternary.I2_S, ternary.IQ2_BN))
-        scale = ternary.scale(_read(source, at + rows * size, 4))
+        size, new_size = (tensor_types.row_size(kind, columns) for kind in (tensor_types.I2_S, tensor_types.IQ2_BN))
+        scale = tensor_types.scale(_read(source, at + rows * size, 4))
         for row in (0, rows - 1):
-            old = ternary.codes(ternary.I2_S, _read(source, at + row * size, size))
+            old = tensor_types.codes(tensor_types.I2_S, _read(source, at + row * size, size))
             new = _read(converted, there + row * new_size, new_size)
-            if old != ternary.codes(ternary.IQ2_BN, new) or abs(ternary.scale(new) - scale) > 1e-6 * abs(scale):
+            if old != tensor_types.codes(tensor_types.IQ2_BN, new) or abs(tensor_types.scale(new) - scale) > 1e-6 * abs(
+                scale
+            ):
                 yield name
 
 

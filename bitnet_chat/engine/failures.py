@@ -126,8 +126,8 @@ def while_loading(process: Dead, refusal: EngineError | None = None) -> BitnetCh
 
 def _explanation(process: Dead) -> Misfit | None:
     """What speaks against the model and the engine. Reads both files, some tenths of a second."""
+    from bitnet_chat.models.engine_support import explanation
     from bitnet_chat.models.misfit import Ending  # late: most engines live
-    from bitnet_chat.models.support import explanation
 
     model = _model_of(process)
     if model is None or _lacks_memory(process):

@@ -44,7 +44,7 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
     known = _from_json(path, _read_cache().get(key)) if key else None
     if known is not None:
         return known
-    from bitnet_chat.models.support import libraries, mentioned  # late: what is remembered needs none of it
+    from bitnet_chat.models.engine_support import libraries, mentioned  # late: what is remembered needs none of it
 
     # Help first: a program that is no engine is then not run a second time.
     code, help_text = _ask(program, ["--help"], seconds)
@@ -68,7 +68,7 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
 def why_it_ended(path: Path, code: int | None, text: str) -> EngineNotFound | None:
     """Why a program that was examined before ended with ``code`` after it printed ``text``, where the model is
     not the cause: a library that is gone, say."""
-    from bitnet_chat.models.support import libraries
+    from bitnet_chat.models.engine_support import libraries
 
     with contextlib.suppress(EngineNotFound):
         return start_errors.of_end(_look(path), code or 0, text, libraries(path), crashes=False)

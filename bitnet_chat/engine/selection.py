@@ -20,11 +20,11 @@ from bitnet_chat.engine.discovery import Candidate
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.speeds import Speed
 from bitnet_chat.errors import EngineMissing, EngineNotFound, ModelError
+from bitnet_chat.models.engine_support import known, obstacle
 from bitnet_chat.models.info import ModelInfo, read_info
-from bitnet_chat.models.quantization import BITNET_TYPES, IK_TYPES
 from bitnet_chat.models.resolve import Judge
 from bitnet_chat.models.store import write_json
-from bitnet_chat.models.support import known, obstacle
+from bitnet_chat.models.tensor_types import BITNET_TYPES, IK_TYPES
 from bitnet_chat.util.progress import size
 
 _FILE, _FORMAT, _REMEMBERED = "fits.json", 1, 256

@@ -14,8 +14,8 @@ from pathlib import Path
 from string import ascii_letters
 from typing import Literal
 
-from bitnet_chat.models.quantization import I2_S_FILE
-from bitnet_chat.models.writer import NewTensor, Value, write
+from bitnet_chat.models.gguf_writer import NewTensor, Value, write
+from bitnet_chat.models.tensor_types import I2_S_FILE
 
 Architecture = Literal["llama", "bitnet", "bitnet-b1.58"]
 

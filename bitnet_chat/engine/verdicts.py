@@ -81,8 +81,8 @@ class Verdict:
 
 def offered(engine: EngineBinary) -> list[SmallModel]:
     """The models whose types and architectures an engine knows and is not known to compute wrongly. Reads its files."""
+    from bitnet_chat.models.engine_support import known
     from bitnet_chat.models.misfit import misfit
-    from bitnet_chat.models.support import known
 
     names = known(engine.path, _infos().values())
     if names is None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import stat
+import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
+from bitnet_chat.errors import ModelError
 from bitnet_chat.models import parts
-from bitnet_chat.models.reader import I32, STRING, Contents, Cursor, opened
 
 _CONTROL = 3  # LLAMA_TOKEN_TYPE_CONTROL
 
@@ -159,3 +164,274 @@ def _special(cursor: Cursor, contents: Contents) -> tuple[dict[int, str], frozen
         if room < 0:
             raise ValueError(f"control tokens of more than {_MAX_SPECIAL_BYTES} bytes")
     return found, frozenset(controls)
+
+
+# Reads what stands before the weights of a GGUF file: forward, through a small window, whatever the file claims.
+#
+# Format: ``docs/gguf.md`` of ggml. Magic ``GGUF``, u32 version (2 and 3 are alike but for tensor alignment), u64 number
+# of tensors, u64 number of key-value pairs, then the pairs (string key, u32 type, value), then the tensors (string
+# name, u32 dimensions, u64 of each, u32 type, u64 offset). Strings are a u64 length and UTF-8 bytes; arrays a u32
+# element type, a u64 length and the elements. Little endian.
+#
+# A model file is downloaded from somewhere: nothing in it is believed. No count is allocated, texts are read only where
+# they are wanted, and every loop is bounded, so that a broken file costs a few megabytes and a second at most. The file
+# is read and not mapped: one that another program cuts short meanwhile is an error here, and not the SIGBUS that ends a
+# process which touches a page that is gone.
+
+Scalar = str | int | float | bool
+
+STRING, ARRAY, I32 = 8, 9, 5
+_FORMS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_SIZES = {kind: struct.calcsize(form) for kind, form in _FORMS.items()}
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_WINDOW = 1 << 18
+_PART = 1 << 12  # numbers
+
+# Real files stay far below: 40 pairs, 2,000 tensors, 262,144 tokens, templates of 30 kB.
+_MAX_PAIRS = 1 << 12
+_MAX_TENSORS = 1 << 16
+_MAX_KEY = (1 << 16) - 1  # the format's own limit
+_MAX_ELEMENTS = 1 << 22
+_MAX_TEXT = 1 << 18
+_MAX_TEXTS = 1 << 20
+
+# Texts that somebody asks for; all others are stepped over.
+_WANTED = frozenset(
+    (
+        *("general.architecture", "general.name", "general.type", "general.size_label"),
+        *("general.license", "general.license.name", "general.alignment"),  # which is to be a number
+        *("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.chat_template"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """Where an array lies in the file: ``length`` elements of type ``kind`` from byte ``start`` on."""
+
+    kind: int
+    length: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The key-value pairs of a file. ``tensors_at``: the byte at which the table of its tensors begins."""
+
+    version: int
+    values: dict[str, Scalar]
+    """Numbers and truth values of every key; texts of the keys that are wanted somewhere."""
+    arrays: dict[str, Array]
+    tensor_count: int
+    tensors_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    name: bytes
+    shape: tuple[int, ...]
+    kind: int
+    """ggml_type."""
+    offset: int
+    """Bytes behind the beginning of the data section."""
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Cursor]:
+    """A cursor behind the magic. What goes wrong in the block, and is the file's fault, is raised as ModelError."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ModelError(f"{path} is a directory", remedy="give a .gguf file with -m")
+        if not stat.S_ISREG(status.st_mode):  # and is not opened: a pipe would wait for its other end
+            raise ModelError(f"{path} is not a file", remedy="give a .gguf file with -m")
+        with path.open("rb", buffering=0) as file:
+            start = file.read(4)
+            if start != b"GGUF":
+                raise ModelError(
+                    f"{path} is not a GGUF model (it begins with {start!r})", remedy="give a .gguf file with -m"
+                )
+            yield Cursor(file, path, status.st_size)
+    except FileNotFoundError:
+        raise ModelError(f"there is no model at {path}", remedy="give a .gguf file with -m") from None
+    except OSError as error:
+        raise ModelError(f"the model {path} cannot be read: {error.strerror or error}") from None
+    except (struct.error, ValueError, OverflowError) as error:
+        raise ModelError(
+            f"the header of {path} is damaged or cut off ({error})", remedy="download the file again"
+        ) from None
+
+
+class Cursor:
+    """A position in a file, and the part of the file that was read around it."""
+
+    def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
+        self.path, self.size = path, size
+        self._file = file
+        self._window = b""
+        self._base = 4  # where the window begins in the file
+        self._at = 0  # the position within the window, or behind it
+
+    @property
+    def position(self) -> int:
+        return self._base + self._at
+
+    def contents(self) -> Contents:
+        """Reads the pairs. Raises ModelError for a version or byte order that is not ours, ValueError for damage."""
+        version = self._u32()
+        if version >= 1 << 24 and version & 0xFFFF == 0:
+            raise ModelError(
+                f"{self.path} is a big-endian GGUF file, made for another kind of computer",
+                remedy="get the little-endian file, or convert this one with gguf_convert_endian of the gguf package",
+            )
+        if version not in (2, 3):
+            raise ModelError(
+                f"{self.path} is GGUF version {version}; versions 2 and 3 can be read", remedy="convert the model anew"
+            )
+        tensors, count = self._u64(), self._u64()
+        if count > _MAX_PAIRS or tensors > _MAX_TENSORS:
+            raise ValueError(f"{tensors} tensors and {count} metadata pairs")
+        values: dict[str, Scalar] = {}
+        arrays: dict[str, Array] = {}
+        seen: set[int] = set()
+        room, elements = _MAX_TEXTS, _MAX_ELEMENTS
+        for _ in range(count):
+            raw = self._text(_MAX_KEY)
+            if hash(raw) in seen:  # as llama.cpp does; and who would say which of the two holds?
+                raise ValueError(f"the key {raw[:80].decode('utf-8', 'replace')!r} is there twice")
+            seen.add(hash(raw))
+            key = raw[:256].decode("utf-8", "replace")
+            kind = self._u32()
+            if kind == ARRAY:
+                array = self._array(elements)
+                arrays[key] = array
+                elements -= array.length
+            elif kind == STRING and key not in _WANTED:
+                self.skip(self._u64())
+            elif kind == STRING:
+                raw = self._text(min(_MAX_TEXT, room))
+                room -= len(raw)
+                values[key] = raw.decode("utf-8", "replace")
+            elif kind in _FORMS:
+                values[key] = struct.unpack(_FORMS[kind], self._take(_SIZES[kind]))[0]
+            else:
+                raise ValueError(f"unknown value type {kind}")
+        return Contents(version, values, arrays, tensors, self.position)
+
+    def tensors(self, contents: Contents) -> Iterator[Tensor]:
+        """The table of tensors, in the order of the file."""
+        self._move(contents.tensors_at)
+        for _ in range(contents.tensor_count):
+            name = self._text(_MAX_KEY)
+            dimensions = self._u32()
+            if dimensions > 4:
+                raise ValueError(f"a tensor of {dimensions} dimensions")
+            shape = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
+            yield Tensor(name, shape, self._u32(), self._u64())
+
+    def strings(self, array: Array) -> Iterator[bytes]:
+        """The elements of an array of texts. Other than UTF-8 may be in them: a token may be any bytes."""
+        self._texts_at(array)
+        for _ in range(array.length):
+            yield self._text(_MAX_TEXT)
+
+    def strings_at(self, array: Array, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        """The elements with these numbers, which rise; those that the array does not have are left out."""
+        self._texts_at(array)
+        passed = 0
+        for number in numbers:
+            if number >= array.length:
+                return
+            self._skip_strings(number - passed)
+            yield number, self._text(_MAX_TEXT)
+            passed = number + 1
+
+    def numbers(self, array: Array) -> Iterator[tuple[int | float, ...]]:
+        """The elements of an array of numbers or truth values, in parts."""
+        form = _FORMS.get(array.kind)
+        if form is None:
+            raise ValueError(f"an array of type {array.kind} where numbers were expected")
+        self._move(array.start)
+        size, left = _SIZES[array.kind], array.length
+        while left:
+            part = min(left, _PART)
+            yield struct.unpack(f"<{part}{form[1]}", self._take(part * size))
+            left -= part
+
+    def skip(self, count: int) -> None:
+        if self.position + count > self.size:
+            raise ValueError("it ends too early")
+        self._at += count
+
+    def _array(self, limit: int) -> Array:
+        """Steps over an array of at most ``limit`` elements."""
+        kind, length = self._u32(), self._u64()
+        if length > limit:
+            raise ValueError(f"an array of {length}")
+        array = Array(kind, length, self.position)
+        if kind in _SIZES:
+            self.skip(length * _SIZES[kind])
+        elif kind == STRING:
+            self._skip_strings(length)
+        else:
+            raise ValueError("an array of arrays" if kind == ARRAY else f"an array of type {kind}")
+        return array
+
+    def _skip_strings(self, count: int) -> None:
+        """A vocabulary has 400,000 texts with its merges, most of the work of this module: so it is one tight loop."""
+        unpack = _U64.unpack_from
+        while count:
+            self._fill(8)
+            window, at = self._window, self._at
+            end = len(window) - 8
+            for left in range(count, 0, -1):
+                if at > end:
+                    count = left
+                    break
+                at += 8 + unpack(window, at)[0]
+            else:
+                count = 0
+            if self._base + at > self.size:
+                raise ValueError("it ends too early")
+            self._at = at
+
+    def _texts_at(self, array: Array) -> None:
+        if array.kind != STRING:
+            raise ValueError(f"an array of type {array.kind} where texts were expected")
+        self._move(array.start)
+
+    def _text(self, limit: int) -> bytes:
+        length = self._u64()
+        if length > limit:
+            raise ValueError(f"a text of {length} bytes")
+        return self._take(length)
+
+    def _u32(self) -> int:
+        return int(_U32.unpack(self._take(4))[0])
+
+    def _u64(self) -> int:
+        return int(_U64.unpack(self._take(8))[0])
+
+    def _take(self, count: int) -> bytes:
+        if self._at + count > len(self._window):
+            self._fill(count)
+        part = self._window[self._at : self._at + count]
+        self._at += count
+        return part
+
+    def _fill(self, count: int) -> None:
+        """Makes the window hold ``count`` bytes from the position on."""
+        if self._at + count <= len(self._window):
+            return
+        self._base, self._at = self.position, 0
+        self._file.seek(self._base)
+        self._window = self._file.read(max(count, _WINDOW))
+        if len(self._window) < count:
+            raise ValueError("it ends too early")
+
+    def _move(self, position: int) -> None:
+        at = position - self._base
+        if 0 <= at <= len(self._window):
+            self._at = at
+        else:
+            self._base, self._at, self._window = position, 0, b""

@@ -9,11 +9,10 @@ from math import prod
 from pathlib import Path
 
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models.gguf import ModelHeader, header, text
+from bitnet_chat.models.gguf import Contents, Cursor, ModelHeader, header, opened, text
 from bitnet_chat.models.memory import Shape
 from bitnet_chat.models.parts import part
-from bitnet_chat.models.quantization import BITNET_TYPES, quantization, tensor_type
-from bitnet_chat.models.reader import Contents, Cursor, opened
+from bitnet_chat.models.tensor_types import BITNET_TYPES, quantization, tensor_type
 
 
 @dataclass(frozen=True, slots=True)

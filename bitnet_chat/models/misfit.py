@@ -1,7 +1,8 @@
 """Why an engine cannot run a model: the one explanation, for ``doctor``, for lists, and for a load that failed. Pure.
 
 What is known stands in ``_RULES``. The facts are the model's own tensor types and architecture, and the names in the
-engine's files (:func:`bitnet_chat.models.support.known`); where an engine ended, its log and its exit code as well.
+engine's files (:func:`bitnet_chat.models.engine_support.known`); where an engine ended, its log and its exit code as
+well.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitnet_chat.models.info import ModelInfo
-from bitnet_chat.models.quantization import BITNET_TYPES, IK_TYPES
+from bitnet_chat.models.tensor_types import BITNET_TYPES, IK_TYPES
 
 BITNET_WORD, IK_WORD = "i2_s", "iq2_bn"
 MARKERS = frozenset((BITNET_WORD, IK_WORD))

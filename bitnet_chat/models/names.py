@@ -22,10 +22,10 @@ _QUANTIZATION = re.compile(r"[._-]((?:IQ|Q|TQ)\d\w*|I2_S|BF16|F16|F32)$", re.IGN
 
 def name_of(path: Path) -> str:
     """Of the model in a file. What is not UTF-8 in the file's name, or acts on a terminal, is made visible."""
-    from bitnet_chat.models import others
+    from bitnet_chat.models import other_programs
 
-    if path.suffix != ".gguf" or others.may_have(path):
-        for each in others.found():
+    if path.suffix != ".gguf" or other_programs.may_have(path):
+        for each in other_programs.found():
             if each.path == path:
                 return one_line(each.name)
     return one_line(stem_of(path.name)) or "model"

@@ -15,7 +15,7 @@ from bitnet_chat.errors import BuildError, ModelError, UsageError
 from bitnet_chat.models import hub, store
 from bitnet_chat.models.download import Download, Remote, require_room
 from bitnet_chat.models.info import ModelInfo, read_parts
-from bitnet_chat.models.source import Source
+from bitnet_chat.models.registry import Source
 from bitnet_chat.models.store import Installed, Record
 from bitnet_chat.util import pip
 from bitnet_chat.util.file_lock import held

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models import others, store
-from bitnet_chat.models.choice import Option, choose
+from bitnet_chat.models import other_programs, store
 from bitnet_chat.models.names import key_of, keys_of
 from bitnet_chat.models.registry import AUTO, entries, is_name
 from bitnet_chat.util.progress import size
@@ -25,14 +24,14 @@ Judge = Callable[[Sequence["ModelInfo"]], list[str]]
 
 def stock(infos: Sequence[ModelInfo]) -> list[str]:
     """As an engine of which nothing is known."""
-    from bitnet_chat.models.support import obstacle
+    from bitnet_chat.models.engine_support import obstacle
 
     return [obstacle(each, None) for each in infos]
 
 
 def by_engine(engine: Path) -> Judge:
     """By what the files of one engine tell."""
-    from bitnet_chat.models.support import known, obstacle
+    from bitnet_chat.models.engine_support import known, obstacle
 
     def judge(infos: Sequence[ModelInfo]) -> list[str]:
         names = known(engine, infos) if infos else None
@@ -62,7 +61,7 @@ def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Reso
     found = find(model)
     if found is not None:
         return Resolved(found.path)
-    if not (is_name(model) or others.may_be(model)):
+    if not (is_name(model) or other_programs.may_be(model)):
         return Resolved(path)
     known = entries()
     if model in known:
@@ -85,7 +84,7 @@ def find(name: str) -> store.Installed | None:
     ours = bundled()
     if ours is not None and ours.name == name:
         return ours
-    other = others.find(name)
+    other = other_programs.find(name)
     if other is not None:
         return _as_installed(other)
     models = [*present(), *([ours] if ours is not None else ())]
@@ -98,10 +97,10 @@ def present() -> list[store.Installed]:
     """All real models of this computer: the installed ones, and those of other programs, each once."""
     own = store.installed()
     seen = {each.path.resolve() for each in own}
-    return [*own, *(_as_installed(each) for each in others.found() if each.path.resolve() not in seen)]
+    return [*own, *(_as_installed(each) for each in other_programs.found() if each.path.resolve() not in seen)]
 
 
-def _as_installed(other: others.Other) -> store.Installed:
+def _as_installed(other: other_programs.Other) -> store.Installed:
     return store.Installed(other.name, other.path, other.size, None, program=other.program)
 
 
@@ -183,3 +182,59 @@ def judged(models: Sequence[Examined], judge: Judge) -> list[Option]:
     infos = [each.info for each in models if each.info is not None]
     obstacles = iter(judge(infos))
     return [each.option(next(obstacles) if each.info is not None else "") for each in models]
+
+
+# Which model ``-m auto`` takes: the largest installed one that the engine can run and that fits into free memory.
+#
+# The largest by the size of its file: of two models that both fit, more bytes hold more of what was learnt, whatever
+# they are packed in. Pure.
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An installed model."""
+
+    name: str
+    size: int
+    """Bytes of the file."""
+    need: int
+    """Bytes of memory, see :mod:`bitnet_chat.models.memory`."""
+    obstacle: str = ""
+    """Why it cannot be run here at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    name: str
+    """Empty: none of them."""
+    reason: str
+    """One line."""
+
+
+def choose(options: Sequence[Option], free: int | None, *, smaller: int = 0) -> Choice:
+    """``free``: bytes that a new program can have; None: nobody knows, and the smallest is the safest. ``smaller``: how
+    many more there are, all smaller than one of the options that will do."""
+    if not options:
+        return Choice("", "no model is installed (bitnet-chat models list shows what can be pulled)")
+    runnable = sorted((each for each in options if not each.obstacle), key=lambda each: (-each.size, each.name))
+    refused = {each.name: each.obstacle for each in options if each.obstacle}
+    if free is None and runnable:
+        least = runnable[-1]
+        return Choice(least.name, f"{least.name} ({size(least.size)}), the smallest: free memory is not known here")
+    fitting = [each for each in runnable if each.need <= (free or 0)]
+    if fitting:
+        taken = fitting[0]
+        larger = {each.name: f"needs {size(each.need)}" for each in runnable[: runnable.index(taken)]}
+        rank = "the largest that fits" if len(options) + smaller > 1 else "the only one installed, and it fits"
+        why = f"{taken.name} ({size(taken.size)}), {rank}: it needs {size(taken.need)} of {size(free or 0)} free"
+        return Choice(taken.name, why + _others(larger | refused))
+    small = {each.name: f"needs {size(each.need)}, {size(free or 0)} are free" for each in runnable}
+    return Choice("", f"none of the {len(options)} installed can be used" + _others(small | refused))
+
+
+def _others(reasons: dict[str, str]) -> str:
+    """At most three: the line is to be read."""
+    told = [f"{name}: {reason}" for name, reason in list(reasons.items())[:3]]
+    if len(reasons) > 3:
+        told.append(f"{len(reasons) - 3} more")
+    return f" ({'; '.join(told)})" if told else ""

@@ -28,7 +28,7 @@ class Prepared:
     replaces: str
     """Source of the template where it is not the one in the file."""
     overrides: tuple[str, ...]
-    """See :class:`bitnet_chat.models.faults.Mended`."""
+    """See :class:`bitnet_chat.models.known_faults.Mended`."""
 
     @property
     def template(self) -> ChatTemplate:
@@ -46,10 +46,10 @@ def prepare(
     Raises ModelError for a model that cannot be read or that the engine computes wrongly, and for a template that no
     reply can be had with.
     """
-    from bitnet_chat.models.faults import mended
+    from bitnet_chat.models.engine_support import mentioned, require_right_results
     from bitnet_chat.models.gguf import read_header
-    from bitnet_chat.models.support import mentioned, require_right_results
-    from bitnet_chat.models.wholeness import lack
+    from bitnet_chat.models.known_faults import mended
+    from bitnet_chat.models.verify import lack
     from bitnet_chat.templates.checks import OTHER, flaws
 
     said = read_header(model)

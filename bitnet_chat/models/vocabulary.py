@@ -10,9 +10,8 @@ from pathlib import Path
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.context.tokenizer import KINDS, Tokenizer, Vocabulary
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models.faults import mended
-from bitnet_chat.models.gguf import header
-from bitnet_chat.models.reader import I32, STRING, Array, Cursor, opened
+from bitnet_chat.models.gguf import I32, STRING, Array, Cursor, header, opened
+from bitnet_chat.models.known_faults import mended
 
 # The largest there are have 262,144 pieces and 3 MB.
 _MAX_PIECES, _MAX_BYTES = 1 << 20, 1 << 24

@@ -130,8 +130,8 @@ class _Paths:
 
 def _read(source: Source) -> _Text:
     """Raises ModelError for a file that cannot be read."""
-    from bitnet_chat.models.faults import mended
     from bitnet_chat.models.gguf import read_header
+    from bitnet_chat.models.known_faults import mended
     from bitnet_chat.models.template_selection import template_source
     from bitnet_chat.models.vocabulary import read_tokenizer
     from bitnet_chat.templates.chat_template import ChatTemplate

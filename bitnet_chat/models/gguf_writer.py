@@ -1,4 +1,4 @@
-"""Writes GGUF files: metadata, then tensors. :mod:`bitnet_chat.models.reader` describes the format."""
+"""Writes GGUF files: metadata, then tensors. :mod:`bitnet_chat.models.gguf` describes the format."""
 
 from __future__ import annotations
 

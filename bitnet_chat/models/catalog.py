@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from bitnet_chat.models import store
-from bitnet_chat.models.choice import Choice, choose
-from bitnet_chat.models.info import template_family
+from bitnet_chat.models import memory, store
+from bitnet_chat.models.info import ModelInfo, template_family
+from bitnet_chat.models.known_faults import faults_in, mended
 from bitnet_chat.models.registry import Entry, entries
-from bitnet_chat.models.resolve import Examined, Judge, bundled, examine, judged, present, stock
+from bitnet_chat.models.resolve import Choice, Examined, Judge, bundled, choose, examine, judged, present, stock
+from bitnet_chat.models.template_selection import flaws_of
+from bitnet_chat.models.verify import lack
 from bitnet_chat.util import resources
 
 BITNET_ENGINE = "bitnet"
@@ -141,3 +143,49 @@ def _available(entry: Entry, free: int | None, context: int, missing: str) -> It
 
 def _fits(need: int | None, free: int | None) -> bool | None:
     return None if need is None or free is None else need <= free
+
+
+# What a model file says about itself, as the plain facts that ``models info`` prints. Pure.
+
+
+def _faults(info: ModelInfo) -> list[str]:
+    """What is known to be wrong, or is seen to be; what is mended says so."""
+    known = [f"{fault.wrong} ({fault.mended})" for fault in faults_in(info.header)]
+    header = mended(info.header).header
+    found = flaws_of(header) if header.chat_template else ()
+    return [*known, *(f"its chat template {flaw.what}" for flaw in found)]
+
+
+def described(info: ModelInfo) -> dict[str, object]:
+    """JSON-ready; None or empty where the file is silent."""
+    header = info.header
+    window = memory.context_for(header.context_length)
+    has_memory = info.shape.heads_kv and info.split is None  # the size of parts that are missing is not known
+    lacking = lack(header.path, info.split)
+    return {
+        "file": str(header.path),
+        "name": header.name,
+        "kind": info.kind,
+        "gguf_version": info.version,
+        "architecture": header.architecture,
+        "parameters": (info.parameters or None) if info.split is None else None,
+        "size_label": info.size_label,
+        "quantization": info.quantization,
+        "tensor_types": dict(info.tensor_types),
+        "engine": BITNET_ENGINE if info.needs_bitnet else "any that knows these tensor types",
+        "context_length": header.context_length,
+        "chat_template": template_family(header.chat_template),
+        "faults": _faults(info),
+        "tokenizer": header.tokenizer,
+        "pre_tokenizer": header.pre_tokenizer,
+        "vocabulary": header.vocabulary_size or None,
+        "bos": header.bos,
+        "eos": header.eos,
+        "license": info.license,
+        "size": header.size,
+        "whole": None if info.whole_size is None else not info.is_cut_off and info.split is None,
+        "part": "{} of {}".format(*info.split) if info.split else None,
+        "lacks": f"it {lacking.what}; {lacking.remedy}" if lacking is not None else None,
+        "memory": memory.need(header.size, info.shape, window) if has_memory else None,
+        "memory_is_for_context": window if has_memory else None,
+    }

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bitnet_chat.models.choice import Option, choose
 from bitnet_chat.models.registry import Entry, Needs
+from bitnet_chat.models.resolve import Option, choose
 from bitnet_chat.util.progress import size
 
 SMALL = "smollm2-135m"
