@@ -14,9 +14,9 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 from bitnet_chat.backends import Backend, ReplyOptions
 from bitnet_chat.backends.recorded import recorded
 from bitnet_chat.conversation import Conversation
+from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.conversation.fields import Fields, Notes
-from bitnet_chat.conversation.reading import conversation_of
+from bitnet_chat.conversation.json_fields import Fields, Notes
 from bitnet_chat.errors import (
     BitnetChatError,
     EngineDied,
@@ -179,8 +179,7 @@ async def _events(
     if toolbox is None:
         events = replies(conversation)
     else:
-        from bitnet_chat.tools.rounds import rounds
-        from bitnet_chat.tools.space import Space
+        from bitnet_chat.tools.loop import Space, rounds
 
         def space(conversation: Conversation) -> Space:
             return Space(conversation, toolbox.tools, backend.status().context_size, backend.count)

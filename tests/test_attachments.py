@@ -19,7 +19,7 @@ from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from bitnet_chat.attachments import Attachment, mentions, reading, rough_count, typed, with_attachments
 from bitnet_chat.attachments import pdf as pdf_module
-from bitnet_chat.attachments.mentions import unfinished
+from bitnet_chat.attachments.attachment import unfinished
 from bitnet_chat.attachments.reading import attach, attach_all, mentioned, missing
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.errors import UsageError

@@ -28,7 +28,7 @@ from bitnet_chat.events import Completed, Stats, TextDelta
 from bitnet_chat.repl.toolbar import WARNING, bar, context
 from bitnet_chat.serve.ollama.reply import ChatWriter
 from bitnet_chat.serve.usage import detailed_usage, usage_of
-from bitnet_chat.tools.rounds import together
+from bitnet_chat.tools.loop import together
 
 HELLO = Conversation().with_user("hello")
 REPLY = "Hello! Ask me how to use bitnet-chat."

@@ -23,7 +23,7 @@ from bitnet_chat.backends.source import Source
 from bitnet_chat.cli.backend import open_backend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.conversation.fields import Notes
+from bitnet_chat.conversation.json_fields import Notes
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta

@@ -24,7 +24,7 @@ from scripted_backend import STATS, by_message, say
 from serving import Served, ServedProcess, served_process, serving
 
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.conversation.fields import Fields, Notes
+from bitnet_chat.conversation.json_fields import Fields, Notes
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import EngineDied, FinishReason, ModelError, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, ThinkingDelta

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.batch import read_jobs
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
-from bitnet_chat.conversation.fields import Fields, Notes, Refused
-from bitnet_chat.conversation.reading import MOST_MESSAGES, conversation_of
+from bitnet_chat.conversation.api_messages import MOST_MESSAGES, conversation_of
+from bitnet_chat.conversation.json_fields import Fields, Notes, Refused
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.serve.ollama.request import chat_request as ollama_request
 from bitnet_chat.serve.openai.request import ReplyRequest, chat_request, completion_request

@@ -22,9 +22,9 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats,
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.journal.records import State
 from bitnet_chat.tools import Toolbox
-from bitnet_chat.tools.docstring import described
 from bitnet_chat.tools.loading import load
-from bitnet_chat.tools.rounds import ROUNDS, rounds
+from bitnet_chat.tools.loop import ROUNDS, rounds
+from bitnet_chat.tools.schema import described
 from bitnet_chat.tools.toolbox import RESULT_LIMIT
 
 
@@ -348,7 +348,7 @@ import asyncio, sys
 from pathlib import Path
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.tools.loading import load
-from bitnet_chat.tools.surroundings import keep_the_keyboard
+from bitnet_chat.tools.stdio import keep_the_keyboard
 
 keep_the_keyboard()
 result = asyncio.run(load(Path(sys.argv[1])).call(ToolCall("1", "run", "{}")))

@@ -4,7 +4,6 @@
 :func:`Attachment.described`, and sends :func:`with_attachments`. Nothing here looks at the words of a model.
 """
 
-from bitnet_chat.attachments.attachment import Attachment, rough_count, typed, with_attachments
-from bitnet_chat.attachments.mentions import Mention, mentions
+from bitnet_chat.attachments.attachment import Attachment, Mention, mentions, rough_count, typed, with_attachments
 
 __all__ = ["Attachment", "Mention", "mentions", "rough_count", "typed", "with_attachments"]

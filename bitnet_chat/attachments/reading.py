@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from bitnet_chat.attachments.attachment import Attachment
-from bitnet_chat.attachments.decoding import NotText, decoded
-from bitnet_chat.attachments.mentions import looks_like_file, mentions
+from bitnet_chat.attachments.attachment import Attachment, looks_like_file, mentions
 from bitnet_chat.errors import UsageError
 
 TEXT_LIMIT = 4_000_000
@@ -176,3 +176,147 @@ def _tell_who_waits(say: Callable[[str], None]) -> None:
 
         if not select.select([sys.stdin], [], [], _PATIENCE)[0]:
             say("waiting for stdin, which is a pipe that nobody has closed; </dev/null says that it has nothing")
+
+
+# Bytes of a file become text, or a word for what they are instead. Pure.
+
+# From the registries and specifications of the formats. What begins like text and is none is told by its bytes.
+_SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GIF8", "a GIF picture"),
+    (b"BM", "a BMP picture"),
+    (b"II*\0", "a TIFF picture"),
+    (b"MM\0*", "a TIFF picture"),
+    (b"PK\x03\x04", "a ZIP archive or an office document"),
+    (b"PK\x05\x06", "an empty ZIP archive"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old office document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ\0", "an xz archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
+    (b"\x7fELF", "a program or library (ELF)"),
+    (b"MZ", "a Windows program"),
+    (b"\xcf\xfa\xed\xfe", "a macOS program"),
+    (b"\xca\xfe\xba\xbe", "a Java class or a macOS program"),
+    (b"GGUF", "a model (GGUF)"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"OggS", "Ogg sound or video"),
+    (b"fLaC", "FLAC sound"),
+    (b"ID3", "MP3 sound"),
+    (b"RIFF", "sound, video or a WebP picture"),
+    (b"\x1aE\xdf\xa3", "Matroska or WebM video"),
+    (b"wOF", "a font"),
+    (b"\0asm", "a WebAssembly program"),
+    (b"\x80\x02", "a Python pickle"),
+    (b"\x80\x04", "a Python pickle"),
+)
+_FORMATS_AT_4 = ((b"ftyp", "MP4 or QuickTime video, or a HEIC picture"),)
+
+_BOMS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8"),
+)
+# What real files come in. Asked about all the encodings that Python knows, charset-normalizer 3.5.2 takes short
+# Western texts for cp1006 and hp_roman8, and KOI8-R for Japanese.
+_CANDIDATES = [
+    *("cp1252", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
+    *("cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "iso8859_2", "iso8859_5"),
+]
+_SAMPLE = 64_000
+"""Bytes that are looked at to find the encoding: it takes seconds a megabyte."""
+
+_CONTROL = re.compile(rb"[\x00-\x07\x0b\x0e-\x1a\x1c-\x1f]")  # of a text may be: \b \t \n \f \r ESC
+
+
+class NotText(Exception):
+    """``str(error)`` is what the bytes seem to be: ``a PNG picture``."""
+
+
+def decoded(data: bytes) -> tuple[str, str]:
+    """The text, line ends as ``\\n``, and its encoding: UTF-8 wherever that fits. Raises NotText."""
+    text, encoding = _decoded(data)
+    return text.replace("\r\n", "\n"), encoding
+
+
+def _decoded(data: bytes) -> tuple[str, str]:
+    for mark, encoding in _BOMS:
+        if data.startswith(mark):
+            try:
+                return data.decode("utf-8-sig" if encoding == "utf-8" else encoding), encoding
+            except UnicodeDecodeError:
+                break  # chance, or a damaged file: what the rest says
+    if b"\0" in data:
+        return _utf_16_without_a_mark(data)
+    # Made of ASCII bytes alone; no other text has this sequence.
+    encodings = ("iso2022_jp", "utf-8") if b"\x1b$" in data else ("utf-8",)
+    for encoding in encodings:
+        try:
+            return data.decode(encoding), encoding.replace("_", "-")
+        except UnicodeDecodeError:
+            pass
+    what = _named(data, beyond_doubt=True)
+    if what or len(_CONTROL.findall(data[:_SAMPLE])) > len(data[:_SAMPLE]) / 50:
+        raise NotText(what or "binary data")
+    return _guessed(data)
+
+
+def _named(data: bytes, *, beyond_doubt: bool = False) -> str:
+    """``beyond_doubt``: not by letters alone, with which a text may begin, too: ``BMW``."""
+    for signature, what in _SIGNATURES:
+        if data.startswith(signature) and not (beyond_doubt and signature.decode("latin-1").isprintable()):
+            return what
+    return next((what for signature, what in _FORMATS_AT_4 if data[4:].startswith(signature)), "")
+
+
+def _utf_16_without_a_mark(data: bytes) -> tuple[str, str]:
+    """Where nearly every second byte of a text is NUL, it is UTF-16: no other text has any."""
+    head = data[:_SAMPLE]
+    high, low = head[0::2].count(0), head[1::2].count(0)
+    for encoding, zeros, others in (("utf-16-le", low, high), ("utf-16-be", high, low)):
+        if not _named(data) and len(data) % 2 == 0 and zeros > len(head) / 5 and others < len(head) / 100:
+            try:
+                return data.decode(encoding), encoding
+            except UnicodeDecodeError:
+                break
+    raise NotText(_named(data) or "binary data")
+
+
+def _guessed(data: bytes) -> tuple[str, str]:
+    from charset_normalizer import from_bytes  # imported late: most files are UTF-8
+
+    # The sample is taken around the first byte that is not ASCII, and ends with a line: a cut through a character
+    # would speak against every encoding that has longer ones.
+    first = re.search(rb"[\x80-\xff]", data)
+    start = data.rfind(b"\n", 0, first.start() if first else 0) + 1
+    sample = data[start : start + _SAMPLE]
+    if start + _SAMPLE < len(data) and b"\n" in sample:
+        sample = sample[: sample.rfind(b"\n") + 1]
+    found = list(from_bytes(sample, cp_isolation=_CANDIDATES))
+    guesses = [match.encoding for match in found]
+    western = from_bytes(sample, cp_isolation=["cp1252"]).best()
+    # Of two that fit alike the most common one: the order of the guesses is then by chance. Turkish differs from it in
+    # six letters only; where it is found, they were there.
+    if western is not None and guesses[:1] != ["cp1254"]:
+        best = found[0] if found else western
+        if western.chaos <= best.chaos and western.coherence >= best.coherence - 0.1:
+            guesses.insert(0, "cp1252")
+    for encoding in (*guesses, "cp1252", "latin-1"):
+        try:
+            return data.decode(encoding), _plain_name(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise NotText("binary data")
+
+
+def _plain_name(encoding: str) -> str:
+    """As people write it: ``windows-1252``, ``Shift-JIS``."""
+    names = {"cp932": "shift-jis", "cp949": "euc-kr", "gb18030": "gb18030", "latin-1": "iso-8859-1"}
+    if encoding in names:
+        return names[encoding]
+    return encoding.replace("cp", "windows-").replace("iso8859_", "iso-8859-").replace("_", "-")

@@ -1,7 +1,7 @@
 """A conversation as a file for people or programs: Markdown, HTML, JSON, JSON lines. Pure: texts in, one text out.
 
 All of them are UTF-8 texts and end with a newline. JSON keeps any text exactly: what is no UTF-8 becomes the escape
-that JSON has for a lone surrogate (``\\udcff``). People get U+FFFD for it, and signs for what a terminal would obey.
+that JSON has for a lone surrogate (``\udcff``). People get U+FFFD for it, and signs for what a terminal would obey.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from bitnet_chat.conversation.aside import Aside
 from bitnet_chat.conversation.message import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.text.sanitize import escaped, one_line, visible
@@ -250,3 +249,21 @@ def _escaped(text: str) -> str:
     from html import escape
 
     return escape(text)
+
+
+# What is shown beside a conversation and does not belong to it. Pure data.
+
+NOT_ANSWERED = "not answered"
+"""The mark of a message that got no reply."""
+LEFT_OUT = "left out: its place is damaged"
+"""That of a message of a damaged journal which no model can be given where it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """``place``: so many messages of the conversation stand before it. ``details``: what is known beside its text."""
+
+    place: int
+    message: Message
+    why: str = NOT_ANSWERED
+    details: Mapping[str, object] = field(default_factory=dict, compare=False)

@@ -67,7 +67,7 @@ NOT_CALLED = "error: the tool was not called"
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Messages in order: at most one system message, first, then user and assistant in turn, mostly beginning with the
-    user. The results of a reply with calls stand behind it. See :mod:`bitnet_chat.conversation.reading`."""
+    user. The results of a reply with calls stand behind it. See :mod:`bitnet_chat.conversation.api_messages`."""
 
     messages: tuple[Message, ...] = ()
 

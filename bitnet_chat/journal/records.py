@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.conversation.aside import LEFT_OUT, NOT_ANSWERED, Aside
+from bitnet_chat.conversation.export import LEFT_OUT, NOT_ANSWERED, Aside
 
 TITLE_LENGTH = 60
 """Characters of a title that nobody gave."""

@@ -198,7 +198,6 @@ def _rescued(path: Path) -> Iterator[tuple[Path, int | None]]:
     is one. None: the damaged one is no database at all."""
     import tempfile
 
-
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # for the eyes of the owner only
     except OSError:

@@ -44,7 +44,7 @@ async def run(
         colour = terminal.shows_colours(sys.stdout)
     notices = (f"bitnet-chat {__version__}, {settings.model}. /help lists the commands.", *notices)
     if settings.toolbox is not None:
-        from bitnet_chat.tools.surroundings import keep_the_keyboard
+        from bitnet_chat.tools.stdio import keep_the_keyboard
 
         keep_the_keyboard()
     if _can_draw():

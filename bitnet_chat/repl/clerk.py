@@ -18,7 +18,7 @@ from bitnet_chat.util.threads import in_daemon
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.conversation.aside import Aside
+    from bitnet_chat.conversation.export import Aside
     from bitnet_chat.journal import Recorder
 
 

@@ -22,7 +22,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 
-from bitnet_chat.attachments.mentions import quoted, unfinished
+from bitnet_chat.attachments.attachment import quoted, unfinished
 from bitnet_chat.repl import commands
 from bitnet_chat.repl.errands import FORMATS, ThinkingMode
 from bitnet_chat.text.sanitize import one_line

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import Backend, BackendStatus, TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.conversation.aside import Aside
+from bitnet_chat.conversation.export import Aside
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Failed
 from bitnet_chat.journal import Recorder

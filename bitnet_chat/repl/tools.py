@@ -12,8 +12,7 @@ from bitnet_chat.repl.console import Console
 from bitnet_chat.repl.display import Display
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.tools import Toolbox
-from bitnet_chat.tools.rounds import ROUNDS, clipped, loss
-from bitnet_chat.tools.space import Space
+from bitnet_chat.tools.loop import ROUNDS, Space, clipped, loss
 
 DECLINED = "The user declined this call."
 _SPIN = 0.1
@@ -34,7 +33,7 @@ class Caller:
         *,
         keeps_all: bool = False,
     ) -> None:
-        """``allowed``: tools that need no question. ``keeps_all``: see :class:`bitnet_chat.tools.space.Space`."""
+        """``allowed``: tools that need no question. ``keeps_all``: see :class:`bitnet_chat.tools.loop.Space`."""
         self._toolbox = toolbox
         self._display = display
         self._console = console

@@ -1,4 +1,4 @@
-"""The JSON body of a request, read within limits. :class:`bitnet_chat.conversation.fields.Fields` takes it apart.
+"""The JSON body of a request, read within limits. :class:`bitnet_chat.conversation.json_fields.Fields` takes it apart.
 
 A body that takes more than a moment to read is read in a thread, and in steps of Python: while the parser in C reads
 7 MB of short messages no other thread of the program runs for a quarter of a second.
@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bitnet_chat.conversation.fields import Fields, Notes, Refused
+from bitnet_chat.conversation.json_fields import Fields, Notes, Refused
 from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from bitnet_chat.conversation.fields import Fields
-from bitnet_chat.conversation.reading import conversation_of
+from bitnet_chat.conversation.api_messages import conversation_of
+from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.errors import BitnetChatError, ModelError
 from bitnet_chat.serve.body import read
 from bitnet_chat.serve.connection import respond

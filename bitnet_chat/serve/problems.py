@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from bitnet_chat.conversation.fields import Refused as Refused  # the modules that import it from here
+from bitnet_chat.conversation.json_fields import Refused as Refused  # the modules that import it from here
 from bitnet_chat.errors import (
     BitnetChatError,
     Busy,

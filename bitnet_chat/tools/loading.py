@@ -15,8 +15,7 @@ from typing import Any, get_type_hints
 
 from bitnet_chat.conversation import Tool
 from bitnet_chat.errors import UsageError
-from bitnet_chat.tools.docstring import described
-from bitnet_chat.tools.kinds import Field, kind_of, object_kind
+from bitnet_chat.tools.schema import Field, described, kind_of, object_kind
 from bitnet_chat.tools.toolbox import Function, Toolbox, words
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what the APIs allow

@@ -16,8 +16,8 @@ from enum import Enum
 from typing import Any
 
 from bitnet_chat.conversation import Tool, ToolCall
-from bitnet_chat.tools.kinds import Kind
-from bitnet_chat.tools.surroundings import apart
+from bitnet_chat.tools.schema import Kind
+from bitnet_chat.tools.stdio import apart
 from bitnet_chat.util.threads import in_daemon
 
 TIMEOUT = 120.0

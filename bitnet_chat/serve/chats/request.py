@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.backends import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.conversation.fields import Fields
-from bitnet_chat.conversation.reading import conversation_of
+from bitnet_chat.conversation.api_messages import conversation_of
+from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.serve.openai.request import options_of
 from bitnet_chat.serve.problems import Refused

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.conversation.fields import Fields
-from bitnet_chat.conversation.reading import conversation_of
+from bitnet_chat.conversation.api_messages import conversation_of
+from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.serve.openai.request import MOST_STOPS, MOST_TOOLS, thinking
 
 _MOST = 2**31 - 1

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.conversation.fields import Fields
-from bitnet_chat.conversation.reading import conversation_of
+from bitnet_chat.conversation.api_messages import conversation_of
+from bitnet_chat.conversation.json_fields import Fields
 
 _MOST_TOKENS = 2**31 - 1
 _SEEDS = 2**32 - 1

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bitnet_chat.conversation.fields import Fields, Refused
+from bitnet_chat.conversation.json_fields import Fields, Refused
 from bitnet_chat.conversation.message import NOT_CALLED, Conversation, Message, Role, ToolCall
 from bitnet_chat.errors import FinishReason
 
