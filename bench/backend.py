@@ -12,7 +12,7 @@ import time
 
 from subject import QUESTION, endless
 
-from bitnet_chat.cli.backend import open_backend
+from bitnet_chat.backends.factory import open_backend
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.events import Completed, Failed, TextDelta
 

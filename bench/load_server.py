@@ -13,9 +13,9 @@ import time
 import zlib
 from collections.abc import AsyncIterator
 
-from bitnet_chat.backends import BackendStatus, ReplyOptions
-from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backend import BackendStatus, ReplyOptions
+from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bitnet_chat import paths
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.protocols import Talk
 

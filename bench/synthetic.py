@@ -11,7 +11,7 @@ from itertools import cycle
 from bare import converse
 from report import Figure, Goal, Section, ratios
 
-from bitnet_chat.backends import Sampling
+from bitnet_chat.backend import Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.process import EngineProcess, State
@@ -207,7 +207,7 @@ async def _through_process() -> float:
 
 
 async def _through_session() -> float:
-    from bitnet_chat.backends import ReplyOptions
+    from bitnet_chat.backend import ReplyOptions
 
     session = Session(_Flood)
     try:

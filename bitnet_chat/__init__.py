@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from bitnet_chat.version import __version__
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends import Backend, ReplyOptions
+    from bitnet_chat.backend import Backend, ReplyOptions
     from bitnet_chat.conversation import Conversation, Message
     from bitnet_chat.errors import BitnetChatError, FinishReason
     from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, Started, Stats, TextDelta, ThinkingDelta
 
 _HOMES = {
-    "Backend": "backends",
+    "Backend": "backend",
     "BitnetChatError": "errors",
     "Completed": "events",
     "Conversation": "conversation",
@@ -26,7 +26,7 @@ _HOMES = {
     "Message": "conversation",
     "Notice": "events",
     "PromptProgress": "events",
-    "ReplyOptions": "backends",
+    "ReplyOptions": "backend",
     "Started": "events",
     "Stats": "events",
     "TextDelta": "events",

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
-from bitnet_chat.backends import Backend, ReplyOptions
-from bitnet_chat.backends.recorded import recorded
+from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backends.wrappers.recording import recorded
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.export import json_text

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 
 from bitnet_chat import repl
-from bitnet_chat.backends import BackendStatus, ReplyOptions
+from bitnet_chat.backend import BackendStatus, ReplyOptions
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import httpx
 
-from bitnet_chat.backends.remote.chat import message_as_json
+from bitnet_chat.backends.http.openai_format import message_as_json
 from bitnet_chat.conversation import Conversation
 
 _LISTENING = re.compile(r"listening on (http://[\d.]+:\d+)")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pages import PAGES
 
-from bitnet_chat.backends import BackendStatus, ReplyOptions
+from bitnet_chat.backend import BackendStatus, ReplyOptions
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDied, FinishReason, UsageError

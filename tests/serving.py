@@ -27,7 +27,7 @@ from program import PATIENCE, command, engines_of, environment
 from scripted_backend import Script, ScriptedBackend, by_message
 from starlette.applications import Starlette
 
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backends.pool import Source
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.discovery import find
 from bitnet_chat.errors import EngineNotFound

@@ -21,11 +21,11 @@ from test_chats import ALL_OF_IT, gated
 from test_chats import run as run_test
 
 from bitnet_chat import batch
-from bitnet_chat.backends import ReplyOptions, Sampling
-from bitnet_chat.backends.attached.backend import AttachedBackend
-from bitnet_chat.backends.attached.form import Heard, Removed, Renamed, Said
-from bitnet_chat.backends.attached.journal import ServerJournal
-from bitnet_chat.backends.attached.server import NoServer, Server
+from bitnet_chat.backend import ReplyOptions, Sampling
+from bitnet_chat.backends.attach.backend import AttachedBackend
+from bitnet_chat.backends.attach.client import NoServer, Server
+from bitnet_chat.backends.attach.journal import ServerJournal
+from bitnet_chat.backends.attach.messages import Heard, Removed, Renamed, Said
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, Unsupported, UsageError
@@ -173,7 +173,7 @@ async def cutting(url: str, chance: random.Random, most: int) -> AsyncIterator[s
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_connection_that_breaks_again_and_again_loses_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_chat.backends.attached.backend.WAITS", (0.0,) * 100)
+    monkeypatch.setattr("bitnet_chat.backends.attach.backend.WAITS", (0.0,) * 100)
 
     async def main() -> None:
         async with serving(gated) as served, cutting(served.url, random.Random(seed), 2500) as url:
@@ -196,7 +196,7 @@ def test_a_connection_that_breaks_again_and_again_loses_nothing(seed: int, monke
 
 
 def test_a_server_that_goes_away_and_one_that_was_never_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_chat.backends.attached.backend.WAITS", (0.0, 0.0))
+    monkeypatch.setattr("bitnet_chat.backends.attach.backend.WAITS", (0.0, 0.0))
 
     async def main() -> None:
         with socket.socket() as free:
@@ -220,7 +220,7 @@ def test_a_server_that_goes_away_and_one_that_was_never_there(monkeypatch: pytes
 
 
 def test_a_reply_that_the_server_cannot_end_is_kept_as_far_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_chat.backends.attached.backend.WAITS", (0.0,))
+    monkeypatch.setattr("bitnet_chat.backends.attach.backend.WAITS", (0.0,))
 
     async def main() -> None:
         async with serving() as served:
@@ -280,7 +280,7 @@ def test_interrupting_while_it_answers_waits_in_line_or_is_over() -> None:
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_server_that_hangs_is_left(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_chat.backends.attached.backend._GRACE", 0.05)
+    monkeypatch.setattr("bitnet_chat.backends.attach.backend._GRACE", 0.05)
     heard, hung_up = asyncio.Event(), asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -15,9 +15,9 @@ import psutil
 import pytest
 from api_server import Threaded, ollama
 
-from bitnet_chat.backends import ReplyOptions, Sampling
-from bitnet_chat.backends.guarded import GuardedBackend
-from bitnet_chat.cli.backend import open_backend
+from bitnet_chat.backend import ReplyOptions, Sampling
+from bitnet_chat.backends.factory import open_backend
+from bitnet_chat.backends.wrappers.guard import GuardedBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine.binary import EngineBinary

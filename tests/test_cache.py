@@ -11,8 +11,8 @@ import pytest
 from program import PATIENCE
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 
-from bitnet_chat.backends import BackendStatus, ReplyOptions, ResponseFormat, Sampling
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backend import BackendStatus, ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backends.pool import Source
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta

@@ -16,8 +16,8 @@ from program import PATIENCE, engines_of
 from scripted_backend import NO_LIMITS, ScriptedBackend, by_message
 from serving import ServedProcess, served_process
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.pool import Source
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import Busy, ModelError, UsageError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat import paths
-from bitnet_chat.backends.resident import model_path
+from bitnet_chat.backends.pty import model_path
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError

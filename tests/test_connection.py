@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from bitnet_chat.backends.remote import connection
-from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, chunk
-from bitnet_chat.backends.remote.line import Line, Stopped
+from bitnet_chat.backends.http import client
+from bitnet_chat.backends.http.client import Connection, Line, Lost, Refused, Stopped, chunk
 from bitnet_chat.errors import FinishReason
 
 PATIENCE = 60
@@ -167,7 +166,7 @@ def test_as_many_as_were_kept_are_tried(ours: bool) -> None:
 @pytest.mark.parametrize("and_then", ["it hangs up", "nothing"])
 def test_a_refusal_that_is_not_whole_is_one(monkeypatch: pytest.MonkeyPatch, and_then: str) -> None:
     if and_then == "nothing":
-        monkeypatch.setattr(connection, "_REFUSING", 0.01)
+        monkeypatch.setattr(client, "_REFUSING", 0.01)
 
     async def half(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Type: text/plain\r\nContent-Length: 500\r\n\r\nNo.")
@@ -210,7 +209,7 @@ def test_an_answer_that_is_no_http_is_told_in_few_words() -> None:
 
 
 def test_a_response_whose_end_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_SPENDING", 0.01)
+    monkeypatch.setattr(client, "_SPENDING", 0.01)
 
     async def endless(writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + WORD)

@@ -14,9 +14,9 @@ import gguf
 import pytest
 from program import fake_engine
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.recorded import recorded
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.pty import ResidentBackend
+from bitnet_chat.backends.wrappers.recording import recorded
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.context.window import MARK, Window, about_tokens, half_to_drop, messages_to_drop

@@ -11,8 +11,8 @@ import pytest
 from scripted_backend import Gate, Script, ScriptedBackend, say
 from serving import scripted_source
 
-from bitnet_chat.backends import ReplyOptions, Sampling
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backend import ReplyOptions, Sampling
+from bitnet_chat.backends.pool import Source
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import Busy, EngineDied, EngineNotFound, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta

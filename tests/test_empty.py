@@ -15,9 +15,9 @@ from scripted_backend import STATS, Gate, ScriptedBackend, say
 from serving import serving
 from test_repl_talk import Room, in_room
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.guarded import Advice, GuardedBackend, GuardLimits
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.wrappers.guard import Advice, GuardedBackend, GuardLimits
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.engine.binary import EngineBinary

@@ -12,8 +12,8 @@ import llama3_file
 import pytest
 from program import run
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.cli.backend import open_backend
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.factory import open_backend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor import model as doctor

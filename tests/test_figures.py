@@ -13,12 +13,12 @@ import pytest
 from program import fake_engine
 from scripted_backend import ScriptedBackend
 
-from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions
+from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions
+from bitnet_chat.backends.http.ollama_format import OllamaWire
+from bitnet_chat.backends.http.openai_format import ChatWire
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.openai import openai_backend
-from bitnet_chat.backends.remote.chat import ChatWire
-from bitnet_chat.backends.remote.ollama import OllamaWire
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.batch import Answer, failure
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bitnet_chat.backends.remote.fit import Fit
-from bitnet_chat.backends.remote.question import Question
+from bitnet_chat.backends.http.context_window import Fit
+from bitnet_chat.backends.http.request import Question
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, Message, Tool
 from bitnet_chat.errors import ContextOverflow

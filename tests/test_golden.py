@@ -14,13 +14,13 @@ import aiohttp
 import pytest
 from serving import serving
 
-from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backends.http.openai_format import message_as_json
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
-from bitnet_chat.backends.remote.chat import message_as_json
-from bitnet_chat.backends.resident import ResidentBackend
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.batch import ask as ask_whole
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation

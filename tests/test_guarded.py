@@ -12,9 +12,9 @@ import pytest
 from replies import NORMAL
 from scripted_backend import STATS, Gate, ScriptedBackend, say
 
-from bitnet_chat.backends import Backend, ReplyOptions
-from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backends.pty import ResidentBackend
+from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary

@@ -14,11 +14,11 @@ from api_server import Answer, ApiServer, Request, lines, piece, sse, usage, who
 from program import PATIENCE
 from serving import Served, serving
 
+from bitnet_chat.backends.factory import open_source
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backends.pool import Source
 from bitnet_chat.cli import serve
-from bitnet_chat.cli.backend import open_source
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation

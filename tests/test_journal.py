@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_backend import ScriptedBackend, by_message
 
-from bitnet_chat.backends import ReplyOptions, Sampling
-from bitnet_chat.backends.recorded import recorded as written_down
-from bitnet_chat.cli.limits import made_with
+from bitnet_chat.backend import ReplyOptions, Sampling
+from bitnet_chat.backends.factory import made_with
+from bitnet_chat.backends.wrappers.recording import recorded as written_down
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, Tool
 from bitnet_chat.errors import FinishReason, UsageError

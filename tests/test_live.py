@@ -19,8 +19,8 @@ from serving import Served, served_process, serving
 from test_chats import run
 from test_kill import is_story
 
-from bitnet_chat.backends.attached.journal import ServerJournal
-from bitnet_chat.backends.attached.server import Server
+from bitnet_chat.backends.attach.client import Server
+from bitnet_chat.backends.attach.journal import ServerJournal
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Event, Started, TextDelta

@@ -17,10 +17,11 @@ import aiohttp
 import psutil
 import pytest
 
-from bitnet_chat.backends import ReplyOptions, ResponseFormat, llama_server
+from bitnet_chat.backend import ReplyOptions, ResponseFormat
+from bitnet_chat.backends import llama_server
+from bitnet_chat.backends.factory import open_source
+from bitnet_chat.backends.http.backend import RemoteBackend
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.remote.backend import RemoteBackend
-from bitnet_chat.cli.backend import open_source
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.engine import processors

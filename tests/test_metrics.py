@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from scripted_backend import Gate, ScriptedBackend, say
 from serving import Served, serving
 
-from bitnet_chat.backends import BackendStatus, ReplyOptions
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backend import BackendStatus, ReplyOptions
+from bitnet_chat.backends.pool import Source
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.events import Completed, Event, Failed, Started

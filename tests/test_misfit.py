@@ -15,8 +15,8 @@ import pytest
 from program import run
 from test_choice import engine_file, model_file
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.cli.backend import open_backend
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.factory import open_backend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor import model as doctor

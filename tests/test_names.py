@@ -16,7 +16,7 @@ from scripted_backend import by_message
 from serving import scripted_source, serving
 
 from bitnet_chat import config, paths
-from bitnet_chat.cli.backend import open_backend, open_source
+from bitnet_chat.backends.factory import open_backend, open_source
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.cli.serve import parser, read
 from bitnet_chat.models.names import Names, key_of, name_of

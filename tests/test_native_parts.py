@@ -16,7 +16,7 @@ import jsonschema_rs
 import pytest
 
 import bitnet_chat
-from bitnet_chat.backends import Sampling
+from bitnet_chat.backend import Sampling
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, Options
 from bitnet_chat.engine.native import __main__ as program
 from bitnet_chat.engine.native import ik_api, protocol

@@ -15,14 +15,14 @@ import pytest
 from api_server import CUT, Answer, ApiServer, Request, lines, piece, sse, usage, whole
 from test_repl_tools import TOOLS, Desk, Paper
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.http import attempt as asking
+from bitnet_chat.backends.http.backend import RemoteBackend
+from bitnet_chat.backends.http.openai_format import ChatWire
 from bitnet_chat.backends.llama_server import sign_of_life
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
-from bitnet_chat.backends.remote import exchange as asking
-from bitnet_chat.backends.remote.backend import RemoteBackend
-from bitnet_chat.backends.remote.chat import ChatWire
+from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import FinishReason

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from scripted_backend import ScriptedBackend, say
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.offering import OfferingBackend
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.wrappers.optional_tools import OfferingBackend
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta

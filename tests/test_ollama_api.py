@@ -20,8 +20,8 @@ from program import PATIENCE
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 from serving import Served, ServedProcess, served_process, serving
 
-from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backends.pool import Source
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.engine.binary import Dialect

@@ -18,9 +18,9 @@ from program import PATIENCE
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 from serving import Served, serving
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.source import Source
-from bitnet_chat.cli.backend import open_backend
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.factory import open_backend
+from bitnet_chat.backends.pool import Source
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.conversation.json_fields import Notes

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from api_server import CUT, Answer, ApiServer, Request, Script, piece, sse, usage, whole
 
-from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backends.http.backend import RemoteBackend
 from bitnet_chat.backends.openai import openai_backend
-from bitnet_chat.backends.remote.backend import RemoteBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import (

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.batch import read_jobs
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.conversation.api_messages import MOST_MESSAGES, conversation_of

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat import paths
-from bitnet_chat.backends import Sampling
+from bitnet_chat.backend import Sampling
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import rpc

@@ -9,10 +9,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.http.openai_format import message_as_json
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.remote.chat import message_as_json
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from scripted_backend import ScriptedBackend, say
 from serving import scripted_source
 
-from bitnet_chat.backends import Sampling
-from bitnet_chat.backends.pool import Pool, Seat, number
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backend import Sampling
+from bitnet_chat.backends.pool import Pool, Seat, Source, number
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import Busy, EngineNotFound, FinishReason
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 from scripted_backend import Gate, ScriptedBackend, say
 
-from bitnet_chat.backends import Backend, ReplyOptions
-from bitnet_chat.backends.attached.form import data_of, event_of
-from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
-from bitnet_chat.backends.offering import OfferingBackend
+from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backends.attach.messages import data_of, event_of
+from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
+from bitnet_chat.backends.wrappers.optional_tools import OfferingBackend
 from bitnet_chat.batch import ask
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import FinishReason, Unsupported

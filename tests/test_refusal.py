@@ -11,7 +11,7 @@ import fake_engine
 import pytest
 
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary, recognise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_chat.backends import Sampling
+from bitnet_chat.backend import Sampling
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models.registry import AUTO, entries, is_name, own_file, parse
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scripted_backend import Gate, ScriptedBackend, by_message, say
 
-from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.export import restore
 from bitnet_chat.errors import EngineDied, FinishReason, UsageError

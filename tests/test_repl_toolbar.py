@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.backends import BackendStatus
+from bitnet_chat.backend import BackendStatus
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.events import Stats
 from bitnet_chat.repl.toolbar import WARNING, context, rate, seconds, tokens

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from scripted_backend import STATS, Gate, ScriptedBackend, say
 
-from bitnet_chat.backends import Backend, ReplyOptions
-from bitnet_chat.backends.offering import OfferingBackend
+from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backends.wrappers.optional_tools import OfferingBackend
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.conversation.message import NOT_CALLED
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, Unsupported

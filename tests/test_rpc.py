@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from program import PATIENCE, command, environment, run
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.factory import open_source
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.cli import main
-from bitnet_chat.cli.backend import open_source
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import rpc

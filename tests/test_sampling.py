@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary

@@ -17,8 +17,8 @@ import pytest
 import token_model
 from program import fake_engine, run
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor.finding import Status

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat import paths
-from bitnet_chat.backends import ReplyOptions, Sampling
-from bitnet_chat.backends.resident import ResidentBackend, advised_sampling
+from bitnet_chat.backend import ReplyOptions, Sampling
+from bitnet_chat.backends.pty import ResidentBackend, advised_sampling
 from bitnet_chat.cli import engine as cli
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation

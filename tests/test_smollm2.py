@@ -20,9 +20,9 @@ from bare_server import BareServer, compiled, prebuilt
 from program import Start, run, start
 from serving import served_process
 
-from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from program import fake_engine
 
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import standby

@@ -15,14 +15,14 @@ from api_server import Answer, ApiServer, piece, sse, usage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.backends import Backend, ReplyOptions, Sampling
+from bitnet_chat.backend import Backend, ReplyOptions, Sampling
+from bitnet_chat.backends.http.backend import RemoteBackend
+from bitnet_chat.backends.http.client import Connection
+from bitnet_chat.backends.http.context_window import Fit
+from bitnet_chat.backends.http.endpoint import Target
+from bitnet_chat.backends.http.openai_format import ChatWire
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.remote.backend import RemoteBackend
-from bitnet_chat.backends.remote.chat import ChatWire
-from bitnet_chat.backends.remote.connection import Connection
-from bitnet_chat.backends.remote.fit import Fit
-from bitnet_chat.backends.remote.service import Target
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall

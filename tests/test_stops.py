@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_backend import Gate, ScriptedBackend
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Started, TextDelta, ThinkingDelta

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from program import fake_engine
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from program import command, environment, fake_engine, run
 
-from bitnet_chat.cli.backend import open_source
+from bitnet_chat.backends.factory import open_source
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor.threads import given
 from bitnet_chat.engine import processors

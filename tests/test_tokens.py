@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.context.tokenizer import Allowance, Tokenizer, Vocabulary

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from program import ENTER, ESC, Terminal, run
 
-from bitnet_chat.backends import Backend, ReplyOptions
-from bitnet_chat.backends.resident import ResidentBackend
-from bitnet_chat.backends.tooled import Interpreter
-from bitnet_chat.cli.backend import open_backend
+from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backends.factory import open_backend
+from bitnet_chat.backends.pty import ResidentBackend
+from bitnet_chat.backends.wrappers.tool_prompting import Interpreter
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.engine.binary import EngineBinary

@@ -65,7 +65,7 @@ def test_the_flags_that_we_give_have_no_variable_that_passes(
     """Held against what the engine itself says about its variables."""
     import subprocess
 
-    from bitnet_chat.backends.resident import ResidentBackend
+    from bitnet_chat.backends.pty import ResidentBackend
     from bitnet_chat.config import Settings
     from bitnet_chat.conversation import Conversation
 

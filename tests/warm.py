@@ -22,7 +22,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 # What a question and the verbs import when they run.
 _MODULES = (
     *("asyncio", "jinja2", "jinja2.sandbox", "platformdirs.unix", "psutil", "sqlite3", "signal", "difflib", "shlex"),
-    *("bitnet_chat.cli.chat", "bitnet_chat.cli.questions", "bitnet_chat.cli.backend", "bitnet_chat.cli.report"),
+    *("bitnet_chat.cli.chat", "bitnet_chat.cli.questions", "bitnet_chat.backends.factory", "bitnet_chat.cli.report"),
     *("bitnet_chat.cli.engine", "bitnet_chat.cli.history", "bitnet_chat.cli.replay", "bitnet_chat.cli.config"),
     *("bitnet_chat.models.gguf", "bitnet_chat.models.memory", "bitnet_chat.models.vocabulary"),
     *("bitnet_chat.templates.chat_template", "bitnet_chat.filters.role_markers", "bitnet_chat.filters.thinking"),

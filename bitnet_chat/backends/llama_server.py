@@ -8,12 +8,12 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends.remote.backend import SIGN_OF_LIFE, RemoteBackend
-from bitnet_chat.backends.remote.chat import ChatWire
-from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, require_aiohttp
-from bitnet_chat.backends.remote.fit import Fit
-from bitnet_chat.backends.remote.service import Target
-from bitnet_chat.backends.resident import advised_sampling, model_path, own_sampling, with_magic
+from bitnet_chat.backends.http.backend import SIGN_OF_LIFE, RemoteBackend
+from bitnet_chat.backends.http.client import Connection, Lost, Refused, require_aiohttp
+from bitnet_chat.backends.http.context_window import Fit
+from bitnet_chat.backends.http.endpoint import Target
+from bitnet_chat.backends.http.openai_format import ChatWire
+from bitnet_chat.backends.pty import advised_sampling, model_path, own_sampling, with_magic
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.engine import processors, rpc
@@ -255,7 +255,7 @@ class LlamaServer:
 
 
 class _Slot:
-    """See :class:`bitnet_chat.backends.remote.service.Service`: one who uses the server."""
+    """See :class:`bitnet_chat.backends.http.endpoint.Service`: one who uses the server."""
 
     name = "llama-server"
     retries = 10  # the server's own limit of restarts is reached before

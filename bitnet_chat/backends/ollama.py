@@ -11,14 +11,14 @@ import contextlib
 from typing import Any
 from urllib.parse import urlsplit
 
+from bitnet_chat.backends.http.backend import RemoteBackend
+from bitnet_chat.backends.http.client import Connection, Lost, Refused, checked_url, require_aiohttp
+from bitnet_chat.backends.http.context_window import Fit
+from bitnet_chat.backends.http.endpoint import Target
+from bitnet_chat.backends.http.ollama_format import OllamaWire
 from bitnet_chat.backends.llama_server import sign_of_life
 from bitnet_chat.backends.openai import without_effect
-from bitnet_chat.backends.remote.backend import RemoteBackend
-from bitnet_chat.backends.remote.connection import Connection, Lost, Refused, checked_url, require_aiohttp
-from bitnet_chat.backends.remote.fit import Fit
-from bitnet_chat.backends.remote.ollama import OllamaWire
-from bitnet_chat.backends.remote.service import Target
-from bitnet_chat.backends.resident import own_sampling
+from bitnet_chat.backends.pty import own_sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.errors import BitnetChatError, ModelError
@@ -54,7 +54,7 @@ def ollama_backend(settings: Settings) -> RemoteBackend:
 
 
 class OllamaService:
-    """See :class:`bitnet_chat.backends.remote.service.Service`."""
+    """See :class:`bitnet_chat.backends.http.endpoint.Service`."""
 
     retries = 1
     pid = None

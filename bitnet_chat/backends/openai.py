@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+from bitnet_chat.backends.http.backend import RemoteBackend
+from bitnet_chat.backends.http.client import Connection, Refused, checked_url, require_aiohttp
+from bitnet_chat.backends.http.context_window import Fit
+from bitnet_chat.backends.http.endpoint import Target
+from bitnet_chat.backends.http.openai_format import ChatWire
 from bitnet_chat.backends.llama_server import sign_of_life
-from bitnet_chat.backends.remote.backend import RemoteBackend
-from bitnet_chat.backends.remote.chat import ChatWire
-from bitnet_chat.backends.remote.connection import Connection, Refused, checked_url, require_aiohttp
-from bitnet_chat.backends.remote.fit import Fit
-from bitnet_chat.backends.remote.service import Target
-from bitnet_chat.backends.resident import own_sampling
+from bitnet_chat.backends.pty import own_sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.errors import ModelError, UsageError
@@ -51,7 +51,7 @@ def openai_backend(settings: Settings) -> RemoteBackend:
 
 
 class OpenAiService:
-    """See :class:`bitnet_chat.backends.remote.service.Service`."""
+    """See :class:`bitnet_chat.backends.http.endpoint.Service`."""
 
     retries = 1
     pid = None

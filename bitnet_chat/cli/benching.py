@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
-    from bitnet_chat.backends.resident import model_path, wish_of
+    from bitnet_chat.backends.pty import model_path, wish_of
     from bitnet_chat.models.info import read_info
 
     given = {name: value for name in ("model", "threads", "engine") if (value := getattr(flags, name))}

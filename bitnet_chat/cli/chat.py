@@ -15,7 +15,7 @@ from bitnet_chat.cli.supply import provide
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends import Backend
+    from bitnet_chat.backend import Backend
     from bitnet_chat.journal import Journal
 
 _Main = Coroutine[object, object, int]
@@ -25,7 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     flags, given = parse(arguments)
     settings, configured = config.load(given)
     if settings.attach:
-        from bitnet_chat.cli.attaching import refuse_for_an_engine
+        from bitnet_chat.backends.factory import refuse_for_an_engine
 
         refuse_for_an_engine(given, settings)
     answering = _answering(flags)
@@ -65,9 +65,8 @@ def _refuse(flags: argparse.Namespace, flag: str, others: Sequence[str], questio
 
 async def _converse(flags: argparse.Namespace, settings: config.Settings, configured: str) -> int:
     from bitnet_chat import repl
+    from bitnet_chat.backends.factory import open_journal, open_talker, reply_options
     from bitnet_chat.cli.attached import attached
-    from bitnet_chat.cli.attaching import open_journal, open_talker
-    from bitnet_chat.cli.limits import reply_options
     from bitnet_chat.cli.past import wanted
     from bitnet_chat.cli.tools import offered, toolbox
 

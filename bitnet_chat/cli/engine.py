@@ -139,8 +139,8 @@ def _probe(flags: argparse.Namespace) -> int:
 def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
     import asyncio
 
-    from bitnet_chat.backends.guarded import GuardedBackend, GuardLimits
-    from bitnet_chat.backends.resident import ResidentBackend
+    from bitnet_chat.backends.pty import ResidentBackend
+    from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
     from bitnet_chat.engine_checks.first_turn import Rehearsal, rehearse
 
     settings = config.Settings(

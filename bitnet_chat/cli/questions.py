@@ -17,13 +17,11 @@ from typing import IO, TYPE_CHECKING, TextIO
 from bitnet_chat import batch, paths
 from bitnet_chat.attachments import Attachment, with_attachments
 from bitnet_chat.attachments.reading import meant
-from bitnet_chat.backends import Backend
-from bitnet_chat.backends.guarded import TOLD
+from bitnet_chat.backend import Backend
+from bitnet_chat.backends.factory import open_backend, open_journal, open_talker, open_worker, reply_options
+from bitnet_chat.backends.wrappers.guard import TOLD
 from bitnet_chat.cli.attached import attached
-from bitnet_chat.cli.attaching import open_journal, open_talker, open_worker
-from bitnet_chat.cli.backend import open_backend
 from bitnet_chat.cli.greeting import alone
-from bitnet_chat.cli.limits import reply_options
 from bitnet_chat.cli.lines import tell
 from bitnet_chat.cli.page import Page
 from bitnet_chat.cli.past import wanted

@@ -25,8 +25,8 @@ from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import one_line
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends import Sampling
-    from bitnet_chat.backends.source import Source
+    from bitnet_chat.backend import Sampling
+    from bitnet_chat.backends.pool import Source
     from bitnet_chat.serve.desk import Desk
     from bitnet_chat.serve.settings import ServeSettings
 
@@ -194,8 +194,7 @@ async def open_server(
     ``models``: files by name, for several. Raises UsageError, EngineNotFound or ModelError for what is seen to be
     wrong before anything is loaded.
     """
-    from bitnet_chat.cli.attaching import own_journal
-    from bitnet_chat.cli.backend import open_source
+    from bitnet_chat.backends.factory import open_source, own_journal
     from bitnet_chat.cli.server_engine import preferred
     from bitnet_chat.cli.upstream import has_models, models_of
     from bitnet_chat.serve.app import running
@@ -251,7 +250,7 @@ def _of_threads(settings: config.Settings, parallel: int) -> str:
 
 def _sampling(settings: config.Settings) -> Sampling:
     """How a model samples where a request says nothing."""
-    from bitnet_chat.backends import Sampling
+    from bitnet_chat.backend import Sampling
 
     return Sampling(
         temperature=settings.temperature if settings.temperature >= 0 else None,

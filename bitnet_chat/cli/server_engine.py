@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bitnet_chat.backends.resident import model_path, wish_of
+from bitnet_chat.backends.pty import model_path, wish_of
 from bitnet_chat.config import Settings
 from bitnet_chat.engine import conversion
 from bitnet_chat.engine.binary import Dialect
@@ -62,7 +62,7 @@ def _library(settings: Settings, configured: str, model: Path) -> Preferred | No
 
 
 def _server(settings: Settings, configured: str, model: Path) -> Preferred | None:
-    from bitnet_chat.backends.remote.connection import require_aiohttp
+    from bitnet_chat.backends.http.client import require_aiohttp
     from bitnet_chat.models.info import read_info
     from bitnet_chat.models.resolve import by_engine
 

@@ -10,7 +10,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends import Backend
+    from bitnet_chat.backend import Backend
     from bitnet_chat.tools import Toolbox
 
 
@@ -63,7 +63,7 @@ def offered(backend: Backend, box: Toolbox | None) -> Backend:
     the user is told. Where nobody talks, and tools were asked for with the question, such a model is an error."""
     if box is None:
         return backend
-    from bitnet_chat.backends.offering import OfferingBackend
+    from bitnet_chat.backends.wrappers.optional_tools import OfferingBackend
 
     expect(backend, box)
     return OfferingBackend(backend)

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from bitnet_chat.backends.remote.backend import RemoteBackend
-from bitnet_chat.backends.remote.connection import Lost, Refused
-from bitnet_chat.backends.source import Source
-from bitnet_chat.cli.backend import open_backend, open_source
+from bitnet_chat.backends.factory import open_backend, open_source
+from bitnet_chat.backends.http.backend import RemoteBackend
+from bitnet_chat.backends.http.client import Lost, Refused
+from bitnet_chat.backends.pool import Source
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.models.names import key_of

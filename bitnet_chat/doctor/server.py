@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 
-from bitnet_chat.backends.remote.connection import Lost, Refused, require_aiohttp
+from bitnet_chat.backends.http.client import Lost, Refused, require_aiohttp
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.binary import EngineBinary
@@ -76,7 +76,7 @@ def _model(settings: Settings, models: list[str]) -> Finding:
 
 
 def _attached(settings: Settings) -> Iterator[Finding]:
-    from bitnet_chat.backends.attached.server import Server
+    from bitnet_chat.backends.attach.client import Server
 
     try:
         require_aiohttp()

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.resident import ResidentBackend
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn

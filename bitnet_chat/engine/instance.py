@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitnet_chat.backends import Sampling
+from bitnet_chat.backend import Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.process import EngineProcess, State

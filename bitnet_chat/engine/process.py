@@ -17,7 +17,7 @@ from enum import Enum, StrEnum, auto
 from pathlib import Path
 from typing import Protocol
 
-from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.faults import Fault, closed_output, log_in_output
 from bitnet_chat.engine.loading import LoadingWatch

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.context.tokenizer import Allowance, Tokenizer
 from bitnet_chat.conversation import Conversation, Message
@@ -45,7 +45,7 @@ _PATIENCE = 3.0  # seconds for all of them but the first two
 
 
 class Session:
-    """One reply at a time; see :meth:`bitnet_chat.backends.Backend.reply`."""
+    """One reply at a time; see :meth:`bitnet_chat.backend.Backend.reply`."""
 
     def __init__(
         self,

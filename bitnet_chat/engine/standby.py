@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from bitnet_chat.backends import Sampling
+from bitnet_chat.backend import Sampling
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.instance import Loaded
 from bitnet_chat.engine.process import EngineProcess, State

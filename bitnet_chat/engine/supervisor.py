@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 
-from bitnet_chat.backends import Sampling
+from bitnet_chat.backend import Sampling
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import failures

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.context import window as summaries
 from bitnet_chat.context.window import left_note, without_oldest
 from bitnet_chat.conversation import Conversation, Message

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backends import ReplyOptions, Sampling
+from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.selection import Contender
@@ -17,7 +17,7 @@ from bitnet_chat.events import Completed, Failed, Stats, TextDelta, ThinkingDelt
 from bitnet_chat.util.progress import Clock
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends.resident import ResidentBackend
+    from bitnet_chat.backends.pty import ResidentBackend
     from bitnet_chat.config import Settings
 
 _SECONDS = 4.0
@@ -44,7 +44,7 @@ def measure(contender: Contender, model: Path, settings: Settings, clock: Clock)
 
 
 async def _measured(settings: Settings, name: str, clock: Clock) -> Speed:
-    from bitnet_chat.backends.resident import ResidentBackend
+    from bitnet_chat.backends.pty import ResidentBackend
 
     backend = ResidentBackend(settings)
     try:

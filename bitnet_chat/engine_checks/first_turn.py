@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from bitnet_chat.backends import Backend, ReplyOptions
+from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDied, EngineStalled, FinishReason, ModelError
 from bitnet_chat.events import Completed, Failed, Started, TextDelta, ThinkingDelta

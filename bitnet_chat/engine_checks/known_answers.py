@@ -97,8 +97,8 @@ def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict
 
 async def _of_program(engine: EngineBinary, model: Path, questions: list[str]) -> list[str]:
     """By the way that every conversation goes."""
-    from bitnet_chat.backends import ReplyOptions, Sampling
-    from bitnet_chat.backends.resident import ResidentBackend
+    from bitnet_chat.backend import ReplyOptions, Sampling
+    from bitnet_chat.backends.pty import ResidentBackend
     from bitnet_chat.config import Settings
     from bitnet_chat.conversation import Conversation
     from bitnet_chat.events import Completed, Failed

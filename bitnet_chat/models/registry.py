@@ -64,7 +64,7 @@ class Entry:
     """Tokens that the model was trained for."""
     shape: Shape = field(default_factory=Shape)
     sampling: Mapping[str, float] = field(default_factory=dict)
-    """What the model's card recommends, under the names of :class:`bitnet_chat.backends.Sampling`."""
+    """What the model's card recommends, under the names of :class:`bitnet_chat.backend.Sampling`."""
     first: bool = False
     """One that may be offered to a user who has no model yet."""
     own: bool = False

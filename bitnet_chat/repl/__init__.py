@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bitnet_chat import terminal
-from bitnet_chat.backends import Backend
+from bitnet_chat.backend import Backend
 from bitnet_chat.repl.settings import ReplSettings
 from bitnet_chat.version import __version__
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backends import Backend
+from bitnet_chat.backend import Backend
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.repl.console import CLIPBOARD_LIMIT, Console

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from bitnet_chat.attachments import typed
-from bitnet_chat.backends import BackendStatus
+from bitnet_chat.backend import BackendStatus
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.repl import errands
 from bitnet_chat.repl.errands import FORMATS, Errand, ExportFormat, ThinkingMode

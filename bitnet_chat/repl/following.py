@@ -1,6 +1,6 @@
 """What others say in the same conversation, shown while the prompt is up.
 
-Of a backend that can follow (:meth:`bitnet_chat.backends.attached.backend.AttachedBackend.follow`). A reply comes above
+Of a backend that can follow (:meth:`bitnet_chat.backends.attach.backend.AttachedBackend.follow`). A reply comes above
 the prompt line by line, as it is made; the line that is not whole yet stands just above the prompt, which stays as it
 is.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Protocol
 
-from bitnet_chat.backends.attached.form import Heard, Removed, Renamed, Said
+from bitnet_chat.backends.attach.messages import Heard, Removed, Renamed, Said
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.events import Completed, Failed, Notice, TextDelta, ThinkingDelta
 from bitnet_chat.repl import recap

@@ -23,7 +23,7 @@ from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.shortcuts.prompt import PromptSession
 from prompt_toolkit.styles import Style
 
-from bitnet_chat.backends import Backend
+from bitnet_chat.backend import Backend
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.markdown import prose
 from bitnet_chat.repl.completer import LineCompleter, typing_a_mention

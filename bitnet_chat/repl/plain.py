@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from bitnet_chat import terminal
-from bitnet_chat.backends import Backend
+from bitnet_chat.backend import Backend
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.repl.console import Verdict, clipboard_sequence
 from bitnet_chat.repl.display import Display

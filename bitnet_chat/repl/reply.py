@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backends import Backend, ReplyOptions
-from bitnet_chat.backends.recorded import recorded
+from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backends.wrappers.recording import recorded
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason

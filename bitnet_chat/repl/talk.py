@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backends import Backend, BackendStatus, TokenCount
+from bitnet_chat.backend import Backend, BackendStatus
+from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import Aside
 from bitnet_chat.errors import BitnetChatError, FinishReason

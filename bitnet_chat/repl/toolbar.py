@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bitnet_chat.backends import BackendStatus
+from bitnet_chat.backend import BackendStatus
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.events import Stats
 from bitnet_chat.text.cell_width import clip, width

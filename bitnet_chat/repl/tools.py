@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from bitnet_chat.backends import Backend
+from bitnet_chat.backend import Backend
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.conversation.message import NOT_CALLED
 from bitnet_chat.repl.console import Console

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
@@ -130,7 +130,7 @@ class Place:
 
 
 class Replay:
-    """A backend that knows one reply. See :class:`bitnet_chat.backends.Backend`."""
+    """A backend that knows one reply. See :class:`bitnet_chat.backend.Backend`."""
 
     def __init__(self, kept: _Kept) -> None:
         self._kept = kept

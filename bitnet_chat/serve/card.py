@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backends.pool import Source
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import memory
 

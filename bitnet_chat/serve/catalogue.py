@@ -18,8 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_chat.backends.pool import Pool
-from bitnet_chat.backends.source import Source
+from bitnet_chat.backends.pool import Pool, Source
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, ModelError, UsageError
 from bitnet_chat.models.gguf import size_of

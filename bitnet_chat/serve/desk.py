@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from bitnet_chat.backends import Backend, ReplyOptions
-from bitnet_chat.backends.offering import OfferingBackend, SingleCallBackend, refuses_tools
+from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.pool import Seat, number
-from bitnet_chat.backends.recorded import recorded
+from bitnet_chat.backends.wrappers.optional_tools import OfferingBackend, SingleCallBackend, refuses_tools
+from bitnet_chat.backends.wrappers.recording import recorded
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from bitnet_chat.backends import BackendStatus
+from bitnet_chat.backend import BackendStatus
 from bitnet_chat.serve.desk import Desk
 from bitnet_chat.version import __version__
 

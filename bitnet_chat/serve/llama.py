@@ -29,7 +29,7 @@ from bitnet_chat.serve.settings import ServeSettings
 from bitnet_chat.version import __version__
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends.source import Source
+    from bitnet_chat.backends.pool import Source
     from bitnet_chat.context.tokenizer import Tokenizer
     from bitnet_chat.models.gguf import ModelHeader
     from bitnet_chat.templates.chat_template import ChatTemplate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from bitnet_chat.backends import Policy
+from bitnet_chat.context.window import Policy
 from bitnet_chat.errors import UsageError
 from bitnet_chat.serve.origins import Hosts, Origins
 

@@ -78,7 +78,7 @@ class Complete:
     max_tokens: int | None = None
     """None: up to the end of the window. A reply of just so many is whole where the next token would end it."""
     sampling: dict[str, float] = field(default_factory=dict)
-    """By the names of :class:`bitnet_chat.backends.Sampling`; what is absent is the library's default."""
+    """By the names of :class:`bitnet_chat.backend.Sampling`; what is absent is the library's default."""
     stop: tuple[str, ...] = ()
     """Texts that end the reply where they would begin; no part of one is ever sent."""
     grammar: str = ""
@@ -312,7 +312,7 @@ SAMPLING = (
     "presence_penalty",
     "frequency_penalty",
 )
-"""The names of :class:`bitnet_chat.backends.Sampling`, which a test compares."""
+"""The names of :class:`bitnet_chat.backend.Sampling`, which a test compares."""
 _WHOLE = ("top_k", "seed")
 
 

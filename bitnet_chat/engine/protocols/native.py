@@ -15,7 +15,7 @@ from dataclasses import fields
 from itertools import count
 
 from bitnet_chat import frames
-from bitnet_chat.backends import ReplyOptions, Sampling
+from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.native.protocol import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields

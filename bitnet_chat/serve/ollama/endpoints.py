@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from bitnet_chat.backends import Policy
+from bitnet_chat.context.window import Policy
 from bitnet_chat.conversation.json_fields import Fields, Notes
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed, Notice

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bitnet_chat.backends import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backends import ReplyOptions
+from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
@@ -87,7 +87,7 @@ class Interpreter:
         self._interrupt()
 
     async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncIterator[Event]:
-        """See :meth:`bitnet_chat.backends.Backend.reply`."""
+        """See :meth:`bitnet_chat.backend.Backend.reply`."""
         self.cancel()
         self._was_interrupted, self._alone = False, options.alone
         tools = self.tools = _offered(options)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bitnet_chat.backends.attached.server import Server
+from bitnet_chat.backends.attach.client import Server
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Stats

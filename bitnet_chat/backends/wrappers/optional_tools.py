@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
+from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions, refusal_of
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
@@ -20,7 +20,7 @@ _TOOLS = re.compile(r"\btools?\b|\btool_choice\b", re.IGNORECASE)
 
 
 class OfferingBackend:
-    """See :class:`bitnet_chat.backends.Backend`. All but the replies is that of ``inner``, which is offered tools, and
+    """See :class:`bitnet_chat.backend.Backend`. All but the replies is that of ``inner``, which is offered tools, and
     asked again without them where its model has no place for them."""
 
     def __init__(self, inner: Backend) -> None:
@@ -102,7 +102,7 @@ def refuses_tools(error: BitnetChatError) -> bool:
 
 
 class SingleCallBackend:
-    """See :class:`bitnet_chat.backends.Backend`. Of the calls that a reply of ``inner`` asks for the first is kept."""
+    """See :class:`bitnet_chat.backend.Backend`. Of the calls that a reply of ``inner`` asks for the first is kept."""
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner

@@ -11,10 +11,9 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from bitnet_chat.backends import ReplyOptions, ResponseFormat
-from bitnet_chat.backends.remote.account import Usage
-from bitnet_chat.backends.remote.refusal import in_words
-from bitnet_chat.backends.remote.wire import CallParts, Fault, Said, Speech
+from bitnet_chat.backend import ReplyOptions, ResponseFormat
+from bitnet_chat.backends.http.errors import in_words
+from bitnet_chat.backends.http.wire_format import CallParts, Fault, Said, Speech, Usage
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.text.sse import SseDecoder
@@ -33,7 +32,7 @@ _FINISH = {
 
 
 class ChatWire:
-    """See :class:`bitnet_chat.backends.remote.wire.Wire`. ``llama``: a llama-server, whose dialect is known."""
+    """See :class:`bitnet_chat.backends.http.wire_format.Wire`. ``llama``: a llama-server, whose dialect is known."""
 
     streamed = "text/event-stream"
 
@@ -158,7 +157,7 @@ def _format(wanted: ResponseFormat) -> dict[str, Any]:
 
 
 class ChatReader:
-    """See :class:`bitnet_chat.backends.remote.wire.Reader`. ``tells_thoughts``: the server tells thoughts apart by
+    """See :class:`bitnet_chat.backends.http.wire_format.Reader`. ``tells_thoughts``: the server tells thoughts apart by
     itself; where it does not they are found by their tags. ``limit``: tokens of the reply where the server was asked
     for one more: where that is text it is left out. ``has_stops``: a stop text may end the reply, and not a token."""
 

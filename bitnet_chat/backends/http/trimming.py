@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.remote.connection import Lost, Refused
-from bitnet_chat.backends.remote.fit import Fit
-from bitnet_chat.backends.remote.line import Line
-from bitnet_chat.backends.remote.question import Question
-from bitnet_chat.backends.remote.refusal import Refusal
-from bitnet_chat.backends.remote.sending import sent
-from bitnet_chat.backends.remote.service import Target
-from bitnet_chat.backends.remote.wire import Wire
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.http.client import Line, Lost, Refused
+from bitnet_chat.backends.http.context_window import Fit
+from bitnet_chat.backends.http.endpoint import Target
+from bitnet_chat.backends.http.errors import Refusal
+from bitnet_chat.backends.http.request import Question
+from bitnet_chat.backends.http.wire_format import Wire, sent
 from bitnet_chat.context import window as summaries
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import BitnetChatError

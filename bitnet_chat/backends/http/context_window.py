@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from bitnet_chat.backends.remote.question import Question
+from bitnet_chat.backends.http.request import Question
 from bitnet_chat.context.token_count import Counter, TokenCount, by_length
 from bitnet_chat.context.window import Window, half_to_drop, messages_to_drop, outgrown, places_apart, too_long
 from bitnet_chat.conversation import Conversation, Message, Tool

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat import paths
-from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, Tool
@@ -38,7 +38,7 @@ from bitnet_chat.trace.recorder import folder as recordings
 from bitnet_chat.util.resources import Load
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends.tooled import Interpreter
+    from bitnet_chat.backends.wrappers.tool_prompting import Interpreter
     from bitnet_chat.models.resolve import Judge
     from bitnet_chat.models.template_selection import Prepared
     from bitnet_chat.models.vocabulary import TokenCounter
@@ -65,7 +65,7 @@ def model_path(
 
 
 class ResidentBackend:
-    """See :class:`bitnet_chat.backends.Backend`. Makes nothing and starts nothing until it is told to."""
+    """See :class:`bitnet_chat.backend.Backend`. Makes nothing and starts nothing until it is told to."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class ResidentBackend:
         return self._session.reply(conversation, options)
 
     async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
-        """See :func:`bitnet_chat.backends.refusal_of`."""
+        """See :func:`bitnet_chat.backend.refusal_of`."""
         try:
             if (interpreter := self._interpreter_for(conversation, options.tools)) is not None:
                 conversation, options = await interpreter.plain(conversation, options)
@@ -178,7 +178,7 @@ class ResidentBackend:
         if self._interpreter is None and (
             tools or any(message.role == "tool" or message.tool_calls for message in conversation.messages)
         ):
-            from bitnet_chat.backends.tooled import Interpreter
+            from bitnet_chat.backends.wrappers.tool_prompting import Interpreter
 
             self._interpreter = Interpreter(
                 self._template,

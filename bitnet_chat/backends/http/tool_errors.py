@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.remote.question import Question
-from bitnet_chat.backends.remote.wire import Fault, fault
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.http.request import Question
+from bitnet_chat.backends.http.wire_format import Fault, fault
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.events import Stats
 

@@ -7,11 +7,10 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.remote.account import Usage
-from bitnet_chat.backends.remote.chat import tools_as_json, unknown_choice
-from bitnet_chat.backends.remote.refusal import in_words
-from bitnet_chat.backends.remote.wire import CallParts, Fault, Said, Speech
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.http.errors import in_words
+from bitnet_chat.backends.http.openai_format import tools_as_json, unknown_choice
+from bitnet_chat.backends.http.wire_format import CallParts, Fault, Said, Speech, Usage
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.text.sse import NdjsonDecoder
@@ -21,8 +20,8 @@ _EFFORTS = ("low", "medium", "high", "max")
 
 
 class OllamaWire:
-    """See :class:`bitnet_chat.backends.remote.wire.Wire`. ``context_size``: tokens of the window, 0: the server's own
-    choice."""
+    """See :class:`bitnet_chat.backends.http.wire_format.Wire`. ``context_size``: tokens of the window, 0: the
+    server's own choice."""
 
     path = "/api/chat"
     streamed = "application/x-ndjson"
@@ -107,7 +106,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 class OllamaReader:
-    """See :class:`bitnet_chat.backends.remote.wire.Reader`."""
+    """See :class:`bitnet_chat.backends.http.wire_format.Reader`."""
 
     def __init__(self) -> None:
         self._decoder = NdjsonDecoder()

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from bitnet_chat.backends import Backend, BackendStatus, ReplyOptions, refusal_of
+from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions, refusal_of
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, ToolCall
@@ -73,7 +73,7 @@ class GuardLimits:
 
 
 class GuardedBackend:
-    """See :class:`bitnet_chat.backends.Backend`. All but the replies is that of ``inner``."""
+    """See :class:`bitnet_chat.backend.Backend`. All but the replies is that of ``inner``."""
 
     def __init__(
         self,

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
-from bitnet_chat.backends import ReplyOptions
-from bitnet_chat.backends.remote import ending
-from bitnet_chat.backends.remote.account import Account
-from bitnet_chat.backends.remote.connection import Lost, not_an_api, whole
-from bitnet_chat.backends.remote.fit import Fit
-from bitnet_chat.backends.remote.line import Line
-from bitnet_chat.backends.remote.mending import Untold, told_apart
-from bitnet_chat.backends.remote.question import Question
-from bitnet_chat.backends.remote.sending import sent
-from bitnet_chat.backends.remote.service import Target
-from bitnet_chat.backends.remote.wire import Fault, Reader, Said, Wire
-from bitnet_chat.errors import FinishReason
-from bitnet_chat.events import Event, Notice, Started, TextDelta, ThinkingDelta
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.http.client import Line, Lost, not_an_api, whole
+from bitnet_chat.backends.http.context_window import Fit
+from bitnet_chat.backends.http.endpoint import Target
+from bitnet_chat.backends.http.request import Question
+from bitnet_chat.backends.http.tool_errors import Untold, told_apart
+from bitnet_chat.backends.http.wire_format import Account, Fault, Reader, Said, Wire, sent
+from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.filters.tool_calls import CALL_LIMIT
 from bitnet_chat.templates.special_tokens import note
 from bitnet_chat.util.threads import beside
@@ -90,7 +87,7 @@ class Exchange:
             account.pieces, account.usage = reader.speech.pieces, reader.usage
         account.over()
         if reader.error:
-            for event in ending.cut_off(self._server, account, reader.error, self._fit.size):
+            for event in cut_off(self._server, account, reader.error, self._fit.size):
                 yield event
             return
         if reader.finish is None:
@@ -135,7 +132,7 @@ class Exchange:
         asks = reader.finish is FinishReason.TOOL_CALLS
         reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP if asks else reader.finish
         assert reason is not None
-        return [*events, *calls, ending.completed(account, reason, self._fit.size)]
+        return [*events, *calls, completed(account, reason, self._fit.size)]
 
 
 def _told(said: Sequence[Said], account: Account) -> list[Event]:
@@ -148,3 +145,41 @@ def _told(said: Sequence[Said], account: Account) -> list[Event]:
         elif text := account.said(each.text):
             events.append(TextDelta(text))
     return events
+
+
+# How a reply from a server ends, as events. Pure.
+
+
+def completed(account: Account, reason: FinishReason, size: int | None) -> Completed:
+    """``size``: tokens of the window, where they are known; so below."""
+    return Completed(reason, account.text, account.stats(size))
+
+
+def of_window(end: Completed, options: ReplyOptions, size: int | None) -> Completed:
+    """Servers call it a length, whether a reply has reached its own limit or the end of the window."""
+    stats = end.stats
+    within = options.max_tokens is None or (stats.exact and stats.tokens < options.max_tokens)
+    if end.reason is FinishReason.LENGTH and within and size and (stats.context_used or 0) >= size:
+        return replace(end, reason=FinishReason.CONTEXT_OVERFLOW)
+    return end
+
+
+def cut_off(name: str, account: Account, why: str, size: int | None) -> list[Event]:
+    """Of a reply that did not come to its own end. ``name``: of the server."""
+    if account.is_empty:
+        return [Failed(EngineDied(f"{name} broke off before the first word: {why}", remedy="ask again"))]
+    line = _one_line(f"{name} broke off in the middle of the reply: {why}")
+    return [Notice(line), completed(account, FinishReason.ENGINE_DIED, size)]
+
+
+def refused(error: BitnetChatError, account: Account, untold: Sequence[Fault], size: int | None) -> list[Event]:
+    """Of a reply that a server would not give. ``untold``: what the model was to hear in its middle: all but the answer
+    to that is whole."""
+    if not untold:
+        return [Failed(error, account.text)]
+    line = _one_line(f"the model could not be told that it called {untold[0].call.name} wrongly: {error.what}")
+    return [Notice(line), completed(account, FinishReason.STOP, size)]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bitnet_chat.backends.remote.connection import Connection
+from bitnet_chat.backends.http.client import Connection
 from bitnet_chat.templates.special_tokens import SpecialTokens
 
 

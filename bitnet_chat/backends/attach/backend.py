@@ -12,11 +12,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
-from bitnet_chat.backends.attached.form import LOST, Heard, Listening, body_of, data_of, event_of, message_in
-from bitnet_chat.backends.attached.server import Gone, NoServer, Server
-from bitnet_chat.backends.attached.wire import Wire, told_by, wait
-from bitnet_chat.backends.remote.connection import Lost, whole
+from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backends.attach.client import Gone, NoServer, Server, Wire, told_by, wait
+from bitnet_chat.backends.attach.messages import LOST, Heard, Listening, body_of, data_of, event_of, message_in
+from bitnet_chat.backends.http.client import Lost, whole
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
@@ -27,7 +26,7 @@ from bitnet_chat.text.utf8 import well_formed
 if TYPE_CHECKING:
     import aiohttp
 
-    from bitnet_chat.backends.attached.journal import Place
+    from bitnet_chat.backends.attach.journal import Place
 
 WAITS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each try to go on with a stream that broke."""
@@ -68,7 +67,7 @@ class _Asked:
 
 
 class AttachedBackend:
-    """See :class:`bitnet_chat.backends.Backend`. Without a chat it answers any number at the same time."""
+    """See :class:`bitnet_chat.backend.Backend`. Without a chat it answers any number at the same time."""
 
     def __init__(
         self,

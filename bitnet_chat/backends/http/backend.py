@@ -9,18 +9,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
-from bitnet_chat.backends import BackendStatus, ReplyOptions, Sampling
-from bitnet_chat.backends.remote import ending
-from bitnet_chat.backends.remote.account import Account
-from bitnet_chat.backends.remote.clearing import Clearing
-from bitnet_chat.backends.remote.connection import Lost, Refused
-from bitnet_chat.backends.remote.exchange import Exchange, Misspoken
-from bitnet_chat.backends.remote.fit import Fit
-from bitnet_chat.backends.remote.line import Line, Stopped
-from bitnet_chat.backends.remote.mending import Untold, asked_again, limits_left
-from bitnet_chat.backends.remote.question import Question
-from bitnet_chat.backends.remote.service import Service, Target
-from bitnet_chat.backends.remote.wire import Fault, Wire
+from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backends.http import attempt
+from bitnet_chat.backends.http.attempt import Exchange, Misspoken
+from bitnet_chat.backends.http.client import Line, Lost, Refused, Stopped
+from bitnet_chat.backends.http.context_window import Fit
+from bitnet_chat.backends.http.endpoint import Service, Target
+from bitnet_chat.backends.http.request import Question
+from bitnet_chat.backends.http.tool_errors import Untold, asked_again, limits_left
+from bitnet_chat.backends.http.trimming import Clearing
+from bitnet_chat.backends.http.wire_format import Account, Fault, Wire
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
@@ -34,7 +32,7 @@ SIGN_OF_LIFE = 20.0
 
 
 class RemoteBackend:
-    """See :class:`bitnet_chat.backends.Backend`."""
+    """See :class:`bitnet_chat.backend.Backend`."""
 
     def __init__(
         self,
@@ -154,7 +152,7 @@ class RemoteBackend:
             self._rest(line)
 
     async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
-        """See :func:`bitnet_chat.backends.refusal_of`."""
+        """See :func:`bitnet_chat.backend.refusal_of`."""
         line, target = Line(options.timeout), self._service.target
         try:
             question = await beside(conversation, self._question, conversation, options)
@@ -235,7 +233,7 @@ class RemoteBackend:
                             self._wire = self._wire if options.alone and wire.depends_on_request else wire
                             self._used = event.stats.context_used or self._used
                             self._is_exact = event.stats.exact
-                            event = ending.of_window(event, options, fit.size)
+                            event = attempt.of_window(event, options, fit.size)
                         yield event
                 return
             except Misspoken as error:
@@ -274,7 +272,7 @@ class RemoteBackend:
                 except Stopped:
                     yield self._stopped(account, line)
                     return
-                for event in ending.refused(failure, account, told, fit.size):
+                for event in attempt.refused(failure, account, told, fit.size):
                     yield event
                 return
             except Lost as error:
@@ -283,13 +281,13 @@ class RemoteBackend:
                 if account.is_fresh and cuts <= self._service.retries:
                     continue
                 account.over()
-                for event in ending.cut_off(self._service.name, account, why, fit.size):
+                for event in attempt.cut_off(self._service.name, account, why, fit.size):
                     yield event
                 return
             except BitnetChatError as error:
                 for note in self._service.take_notices():
                     yield Notice(note)
-                for event in ending.refused(error, account, told, fit.size):
+                for event in attempt.refused(error, account, told, fit.size):
                     yield event
                 return
             finally:
@@ -300,7 +298,7 @@ class RemoteBackend:
         return self._completed(account, line.reason or FinishReason.INTERRUPTED)
 
     def _completed(self, account: Account, reason: FinishReason) -> Completed:
-        return ending.completed(account, reason, self._fit.size)
+        return attempt.completed(account, reason, self._fit.size)
 
     def _learn_size(self, target: Target) -> None:
         if target.context_size is not None:

@@ -1,0 +1,232 @@
+"""Who answers and who keeps what is said: an engine of our own, or a running server that ``--attach`` names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.wrappers.guard import Advice, GuardedBackend, GuardLimits
+from bitnet_chat.config import Settings, flag
+from bitnet_chat.engine.binary import Dialect
+from bitnet_chat.engine.threads import Sharing
+from bitnet_chat.errors import UsageError
+from bitnet_chat.journal import Journal
+from bitnet_chat.version import __version__
+
+if TYPE_CHECKING:
+    from bitnet_chat.backend import Backend, Sampling
+    from bitnet_chat.backends.llama_server import LlamaServer
+    from bitnet_chat.backends.wrappers.guard import Advice
+
+
+AT_ONCE = 16
+"""Lines of a batch that are asked at the same time, where a server has so many seats."""
+
+
+_ENGINE = ("engine", "backend", "base_url", "rpc", "ctx", "threads", "chat_template", "overflow", "io", "engine_args")
+"""Settings of an engine of our own."""
+
+
+def refuse_for_an_engine(given: Mapping[str, object], settings: Settings) -> None:
+    """Raises UsageError for a flag that would be ignored, since the server's engine is as it is."""
+    clash = [flag(name) for name in _ENGINE if name in given]
+    if settings.attach and clash:
+        raise UsageError(
+            f"{' and '.join(clash)} does not go with --attach: the engine is that of {settings.attach}",
+            remedy="bitnet-chat serve takes it",
+        )
+
+
+def open_journal(settings: Settings) -> Journal:
+    """Where conversations are kept. Raises NoServer where ``--attach`` finds none, UsageError for a wrong key."""
+    if not settings.attach:
+        return own_journal(settings)
+    from bitnet_chat.backends.attach.client import Server
+    from bitnet_chat.backends.attach.journal import ServerJournal
+    from bitnet_chat.backends.http.client import require_aiohttp
+
+    require_aiohttp()
+    key = settings.backend_key or os.environ.get("BITNET_CHAT_API_KEY", "")
+    return ServerJournal.at(Server(settings.attach, key))
+
+
+def own_journal(settings: Settings) -> Journal:
+    journal = Journal()
+    journal.made_with = made_with(settings)
+    return journal
+
+
+def open_talker(
+    settings: Settings, configured: str, journal: Journal, *, advice: Advice = "flags", model: str = ""
+) -> Backend:
+    """Starts nothing. ``journal``: of :func:`open_journal`. ``model``: the one that was asked for by name, now.
+
+    Raises EngineNotFound, ModelError or UsageError."""
+    if not settings.attach:
+
+        return open_backend(replace(settings, model=model or settings.model), configured, advice=advice)
+    from bitnet_chat.backends.attach.backend import AttachedBackend
+    from bitnet_chat.backends.attach.journal import ServerJournal
+
+    assert isinstance(journal, ServerJournal)
+    return AttachedBackend(
+        journal.server,
+        journal.facts,
+        journal.place if settings.journal else None,
+        model=journal.model_of(model, settings.model),
+        sampling=_sampling(settings),
+    )
+
+
+def open_worker(settings: Settings) -> tuple[Backend, int]:
+    """For a batch on a running server: the backend, and how many lines it may be asked at the same time."""
+    from bitnet_chat.backends.attach.backend import AttachedBackend
+    from bitnet_chat.backends.attach.journal import ServerJournal
+
+    journal = open_journal(settings)
+    assert isinstance(journal, ServerJournal)
+    model = journal.model_of("", settings.model)
+    backend = AttachedBackend(
+        journal.server, journal.facts, model=model, sampling=_sampling(settings), urgent=False
+    )  # fmt: skip
+    return backend, max(1, min(int(journal.facts.get("parallel") or 1), AT_ONCE))
+
+
+def _sampling(settings: Settings) -> Sampling:
+    from bitnet_chat.backend import Sampling
+
+    return Sampling(
+        temperature=settings.temperature if settings.temperature >= 0 else None,
+        seed=settings.seed if settings.seed >= 0 else None,
+    )
+
+
+# The backend that the settings ask for, and the guard around it.
+
+
+def open_backend(
+    settings: Settings,
+    configured: str,
+    *,
+    dialect: Dialect | None = None,
+    advice: Advice = "flags",
+    sharing: Sharing | None = None,
+    name: str = "",
+) -> GuardedBackend:
+    """Starts no engine; converts the model first where it must be. ``advice``: see :class:`GuardedBackend`.
+    ``dialect`` and ``sharing`` of the processors: of an
+    engine; others have none. ``name``: of the model, where it was given one.
+
+    Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
+    if settings.backend == "engine":
+        from bitnet_chat.backends.pty import ResidentBackend
+
+        resident = ResidentBackend(settings, configured, dialect=dialect, sharing=sharing, name=name)
+        if resident.awaits_conversion:
+            from bitnet_chat.cli.converting import convert
+
+            convert(resident.model, resident.binary)
+        return GuardedBackend(resident, GuardLimits.of(settings), resident.role_markers, advice=advice)
+    if settings.backend == "llama-server":
+        return _guarded(_llama_server(settings, configured, 1, Sharing(), name).backend(), settings, advice)
+    return _guarded(_elsewhere(settings), settings, advice)
+
+
+def open_source(
+    settings: Settings,
+    configured: str,
+    *,
+    parallel: int,
+    models: int = 1,
+    name: str = "",
+    dialect: Dialect | None = None,
+) -> Source:
+    """Backends for a server: ``parallel`` of them answer side by side, and those of ``models`` models in all. Starts
+    nothing; raises as open_backend does. ``name``, ``dialect``: as there."""
+    from bitnet_chat.models.store import origin_of
+
+    if settings.backend == "llama-server":
+        server = _llama_server(settings, configured, parallel, Sharing(models=models), name)
+        make = server.backend
+        return Source(
+            server.label,
+            parallel,
+            lambda: _guarded(make(), settings, "nothing"),
+            server.model,
+            settings.ctx,
+            shared=True,
+            chat_template=settings.chat_template,
+            origin=origin_of(server.model),
+        )
+    if settings.backend == "engine" and settings.rpc and parallel > 1:
+        raise UsageError(
+            f"--parallel {parallel} does not go with --rpc: an rpc-server serves one engine at a time",
+            remedy="add --backend llama-server, one process of which answers them all",
+        )
+    sharing = Sharing(engines=parallel, models=models)
+    first = open_backend(settings, configured, dialect=dialect, advice="nothing", sharing=sharing, name=name)
+    if settings.backend == "engine":
+        from bitnet_chat.backends.pty import ResidentBackend
+
+        assert isinstance(first.inner, ResidentBackend)
+        path = first.inner.model
+    else:
+        path = None
+
+    def another() -> Backend:
+        return open_backend(settings, configured, dialect=dialect, advice="nothing", sharing=sharing, name=name)
+
+    origin = origin_of(path) if path is not None else ""
+    return Source(
+        first.status().model or settings.backend,
+        parallel,
+        another,
+        path,
+        settings.ctx,
+        chat_template=settings.chat_template,
+        origin=origin,
+    )
+
+
+def _guarded(backend: Backend, settings: Settings, advice: Advice) -> GuardedBackend:
+    # Servers end a turn at the marks of its template by themselves: no role markers to look for.
+    return GuardedBackend(backend, GuardLimits.of(settings), advice=advice)
+
+
+def _llama_server(settings: Settings, configured: str, parallel: int, sharing: Sharing, name: str) -> LlamaServer:
+    from bitnet_chat.backends.llama_server import LlamaServer
+
+    return LlamaServer(settings, configured, parallel=parallel, sharing=sharing, name=name)
+
+
+def _elsewhere(settings: Settings) -> Backend:
+    if settings.backend == "ollama":
+        from bitnet_chat.backends.ollama import ollama_backend
+
+        return ollama_backend(settings)
+    from bitnet_chat.backends.openai import openai_backend
+
+    return openai_backend(settings)
+
+
+# The limits of one reply, and what it is made with, out of the settings.
+
+_MAKING = ("backend", "ctx", "overflow", "temperature", "seed", "chat_template", "engine_args", "guard", "repeat_limit")
+"""Settings that a reply depends on, beside its limits."""
+
+
+def reply_options(settings: Settings) -> ReplyOptions:
+    """A setting of 0 is no limit."""
+    return ReplyOptions(max_tokens=settings.max_tokens or None, timeout=settings.timeout or None)
+
+
+def made_with(settings: Settings) -> dict[str, object]:
+    """What the journal keeps with each reply: the settings that are not as they would be without a word, and what they
+    are read by. ``overflow`` is always told."""
+    usual = Settings()
+    chosen = {name: getattr(settings, name) for name in _MAKING if getattr(settings, name) != getattr(usual, name)}
+    return {"bitnet_chat": __version__, "overflow": settings.overflow} | chosen

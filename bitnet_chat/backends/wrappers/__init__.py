@@ -1,0 +1,1 @@
+"""Backends around another backend: limits, recording, tools."""
