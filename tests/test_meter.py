@@ -15,7 +15,7 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.engine.log import EngineLog, Meter
 from bitnet_chat.engine.reply import Estimate, Turn
 from bitnet_chat.frames import Frame, Ready, ReplyText, TurnEnd
-from bitnet_chat.repl.tally import Tally
+from bitnet_chat.repl.statistics import Tally
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 

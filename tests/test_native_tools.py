@@ -28,8 +28,8 @@ from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, Started, TextDelta
 from bitnet_chat.repl import ReplSettings
+from bitnet_chat.repl.controller import Talk
 from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.talk import Talk
 from bitnet_chat.tools.loading import load
 
 PATIENCE = 60

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from wcwidth import iter_graphemes
 
-from bitnet_chat.stream.pacer import BEHIND, HOLD, Pacer
+from bitnet_chat.repl.pacing import BEHIND, HOLD, Pacer
 
 paces = st.one_of(st.floats(0.01, 10_000), st.sampled_from([0.0, 1.0, 30.0, 60.0]))
 texts = st.text(max_size=300) | st.text(st.sampled_from("ab \n\re\u0301👩\u200d💻🇩🇪각क्ष"), max_size=300)

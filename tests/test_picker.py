@@ -15,8 +15,8 @@ from prompt_toolkit.output import DummyOutput
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from bitnet_chat.journal import Entry, State
-from bitnet_chat.repl.picker import age, matching, pick, row
-from bitnet_chat.repl.toolbar import width
+from bitnet_chat.repl.dialogs import age, matching, pick, row
+from bitnet_chat.repl.status_bar import width
 
 UP, DOWN, PAGE_DOWN, ENTER, ESC, CTRL_C, CTRL_D = "\x1b[A", "\x1b[B", "\x1b[6~", "\r", "\x1b", "\x03", "\x04"
 CTRL_Z = "\x1a"

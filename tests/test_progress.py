@@ -16,7 +16,7 @@ from bitnet_chat.batch import ask
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started, TextDelta
-from bitnet_chat.repl import reply as replies
+from bitnet_chat.repl import reply_view as replies
 from bitnet_chat.repl.display import Display
 from bitnet_chat.serve.chats.events import Opening, Teller
 from bitnet_chat.serve.generation import Generation

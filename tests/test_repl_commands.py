@@ -16,29 +16,27 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
 from bitnet_chat.repl.commands import (
     COMMANDS,
+    Attach,
     Command,
+    Copy,
+    Edit,
+    Fork,
     Outcome,
+    Rename,
+    Resume,
     Say,
+    ShowThoughts,
     Situation,
+    SwitchModel,
     Unknown,
+    Write,
     apply,
     complete,
     explain,
     read,
     retyped,
 )
-from bitnet_chat.repl.errands import (
-    Attach,
-    Copy,
-    Edit,
-    Fork,
-    Rename,
-    Resume,
-    ShowThoughts,
-    SwitchModel,
-    Write,
-)
-from bitnet_chat.repl.tally import Tally
+from bitnet_chat.repl.statistics import Tally
 
 STATUS = BackendStatus("demo.gguf", "llama-completion 9090", "idle", 100, 2048, 812_000_000, 199.7)
 TALK = Conversation().with_system("Be brief.").with_user("Hi").with_assistant("Hello", FinishReason.STOP)

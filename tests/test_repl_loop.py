@@ -15,9 +15,9 @@ from scripted_backend import ScriptedBackend, by_message
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.repl import ReplSettings
-from bitnet_chat.repl import loop as loop_module
-from bitnet_chat.repl.loop import TerminalLoop
-from bitnet_chat.repl.typeahead import ESCAPE
+from bitnet_chat.repl import terminal_ui as loop_module
+from bitnet_chat.repl.input import ESCAPE
+from bitnet_chat.repl.terminal_ui import TerminalLoop
 
 UP, ENTER, ESC, CTRL_C, CTRL_D = "\x1b[A", "\r", "\x1b", "\x03", "\x04"
 

@@ -15,7 +15,7 @@ from scripted_backend import ScriptedBackend, by_message
 
 from bitnet_chat.journal import Entry
 from bitnet_chat.repl import ReplSettings
-from bitnet_chat.repl.plain import PlainLoop
+from bitnet_chat.repl.plain_ui import PlainLoop
 
 PROGRAM = Path(__file__).with_name("scripted_backend.py")
 POSIX = "termios,tty,pty,fcntl,resource,ptyprocess"

@@ -18,9 +18,9 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDe
 from bitnet_chat.journal import Entry, Journal
 from bitnet_chat.journal.records import State
 from bitnet_chat.repl import ReplSettings
-from bitnet_chat.repl import reply as reply_module
+from bitnet_chat.repl import reply_view as reply_module
+from bitnet_chat.repl.controller import Talk
 from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.talk import Talk
 
 
 class Paper:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from bitnet_chat.backend import BackendStatus
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.events import Stats
-from bitnet_chat.repl.toolbar import WARNING, context, rate, seconds, tokens
-from bitnet_chat.repl.toolbar import bar as fragments
+from bitnet_chat.repl.status_bar import WARNING, context, rate, seconds, tokens
+from bitnet_chat.repl.status_bar import bar as fragments
 from bitnet_chat.text.cell_width import clip, width
 from bitnet_chat.util.progress import size
 

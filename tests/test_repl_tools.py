@@ -17,10 +17,10 @@ from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, Unsupp
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 from bitnet_chat.journal import Entry, Journal
 from bitnet_chat.repl import ReplSettings
-from bitnet_chat.repl.console import Verdict
+from bitnet_chat.repl.controller import Talk
 from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.talk import Talk
-from bitnet_chat.repl.tools import DECLINED
+from bitnet_chat.repl.interfaces import Verdict
+from bitnet_chat.repl.tool_approval import DECLINED
 from bitnet_chat.tools.loading import load
 
 TOOLS = '''

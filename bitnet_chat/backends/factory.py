@@ -67,7 +67,6 @@ def open_talker(
 
     Raises EngineNotFound, ModelError or UsageError."""
     if not settings.attach:
-
         return open_backend(replace(settings, model=model or settings.model), configured, advice=advice)
     from bitnet_chat.backends.attach.backend import AttachedBackend
     from bitnet_chat.backends.attach.journal import ServerJournal

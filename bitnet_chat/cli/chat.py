@@ -111,7 +111,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
 async def _picked(flags: argparse.Namespace, journal: Journal) -> bool:
     """Lets the user pick for a ``--resume`` without ID, on a terminal. False: none was wanted after all."""
     if getattr(flags, "resume", None) == "" and sys.stdin.isatty() and sys.stdout.isatty():
-        from bitnet_chat.repl.picker import pick
+        from bitnet_chat.repl.dialogs import pick
 
         entries = journal.list()
         if not entries:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat import terminal
 from bitnet_chat.backend import Backend
-from bitnet_chat.repl.settings import ReplSettings
+from bitnet_chat.repl.interfaces import ReplSettings
 from bitnet_chat.version import __version__
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ async def run(
 
         keep_the_keyboard()
     if _can_draw():
-        from bitnet_chat.repl.loop import TerminalLoop
+        from bitnet_chat.repl.terminal_ui import TerminalLoop
 
         return await TerminalLoop(backend, settings, colour, switch_model, journal, attached).run(notices, resumed)
-    from bitnet_chat.repl.plain import PlainLoop
+    from bitnet_chat.repl.plain_ui import PlainLoop
 
     return await PlainLoop(backend, settings, colour, switch_model, journal, attached).run(notices, resumed)
 

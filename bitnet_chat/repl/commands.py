@@ -6,15 +6,13 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
 from bitnet_chat.attachments import typed
 from bitnet_chat.backend import BackendStatus
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.repl import errands
-from bitnet_chat.repl.errands import FORMATS, Errand, ExportFormat, ThinkingMode
-from bitnet_chat.repl.tally import Tally
-from bitnet_chat.repl.toolbar import SEPARATOR, context, rate, seconds, state, tokens
+from bitnet_chat.repl.statistics import Tally
+from bitnet_chat.repl.status_bar import SEPARATOR, context, rate, seconds, state, tokens
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.util.progress import size
 
@@ -209,7 +207,7 @@ def _stats(situation: Situation, argument: str) -> Outcome:
 
 def _model(situation: Situation, argument: str) -> Outcome:
     if argument:
-        return Outcome(situation.conversation, errand=errands.SwitchModel(argument))
+        return Outcome(situation.conversation, errand=SwitchModel(argument))
     status = situation.status
     return Outcome(
         situation.conversation,
@@ -233,9 +231,7 @@ def _edit(situation: Situation, argument: str) -> Outcome:
     before = situation.conversation.without_last_turn()
     if before == situation.conversation:
         return Outcome(before, ("There is no message to edit.",))
-    return Outcome(
-        situation.conversation, errand=errands.Edit(situation.conversation.messages[len(before.messages)].content)
-    )
+    return Outcome(situation.conversation, errand=Edit(situation.conversation.messages[len(before.messages)].content))
 
 
 def _resume(situation: Situation, argument: str) -> Outcome:
@@ -243,19 +239,19 @@ def _resume(situation: Situation, argument: str) -> Outcome:
         return Outcome(
             situation.conversation, (f"{_short(argument)} is not the number of a conversation: /resume lists them.",)
         )
-    return Outcome(situation.conversation, errand=errands.Resume(int(argument) if argument else None))
+    return Outcome(situation.conversation, errand=Resume(int(argument) if argument else None))
 
 
 def _rename(situation: Situation, argument: str) -> Outcome:
     if not argument:
         return Outcome(situation.conversation, ("Say how: /rename TITLE",))
-    return Outcome(situation.conversation, errand=errands.Rename(one_line(argument)))
+    return Outcome(situation.conversation, errand=Rename(one_line(argument)))
 
 
 def _fork(situation: Situation, argument: str) -> Outcome:
     if not situation.conversation.turns:
         return Outcome(situation.conversation, ("Nothing has been said yet: there is nothing to copy.",))
-    return Outcome(situation.conversation, errand=errands.Fork())
+    return Outcome(situation.conversation, errand=Fork())
 
 
 def _save(situation: Situation, argument: str) -> Outcome:
@@ -279,7 +275,7 @@ def _export(situation: Situation, argument: str) -> Outcome:
 def _write(situation: Situation, format: ExportFormat, path: str) -> Outcome:
     if not situation.conversation.turns and not situation.unanswered:
         return Outcome(situation.conversation, ("Nothing has been said yet: there is nothing to write.",))
-    return Outcome(situation.conversation, errand=errands.Write(format, path))
+    return Outcome(situation.conversation, errand=Write(format, path))
 
 
 def _copy(situation: Situation, argument: str) -> Outcome:
@@ -290,8 +286,8 @@ def _copy(situation: Situation, argument: str) -> Outcome:
         blocks = _FENCED.findall(reply.content)
         if not blocks:
             return Outcome(situation.conversation, ("The last reply has no code block.",))
-        return Outcome(situation.conversation, errand=errands.Copy(blocks[-1][1], "The last code block"))
-    return Outcome(situation.conversation, errand=errands.Copy(reply.content, "The last reply"))
+        return Outcome(situation.conversation, errand=Copy(blocks[-1][1], "The last code block"))
+    return Outcome(situation.conversation, errand=Copy(reply.content, "The last reply"))
 
 
 def _file(situation: Situation, argument: str) -> Outcome:
@@ -299,13 +295,13 @@ def _file(situation: Situation, argument: str) -> Outcome:
         paths = tuple(shlex.split(argument))
     except ValueError:  # an apostrophe in a name, say
         paths = (argument,)
-    return Outcome(situation.conversation, errand=errands.Attach(paths))
+    return Outcome(situation.conversation, errand=Attach(paths))
 
 
 def _thinking(situation: Situation, argument: str) -> Outcome:
     for mode in get_args(ThinkingMode):
         if argument == mode:
-            return Outcome(situation.conversation, errand=errands.ShowThoughts("", mode))
+            return Outcome(situation.conversation, errand=ShowThoughts("", mode))
     if argument:
         return Outcome(
             situation.conversation, ("Say which: /thinking [MODE], where MODE is show, fold, hide or left out.",)
@@ -313,7 +309,7 @@ def _thinking(situation: Situation, argument: str) -> Outcome:
     thoughts = next((each.thinking for each in reversed(situation.conversation.turns) if each.thinking), "")
     if not thoughts:
         return Outcome(situation.conversation, ("No thoughts came with a reply.",))
-    return Outcome(situation.conversation, errand=errands.ShowThoughts(thoughts))
+    return Outcome(situation.conversation, errand=ShowThoughts(thoughts))
 
 
 def _tools(situation: Situation, argument: str) -> Outcome:
@@ -352,3 +348,73 @@ COMMANDS = {
     "tools": _Entry("/tools", "what the model may ask to have called", _tools),
     "model": _Entry("/model [NAME]", "switch to another model, or show this one", _model),
 }
+
+
+# What a command asks of the front end: things that need a file, a terminal or the journal. Pure data.
+
+ExportFormat = Literal["md", "json", "jsonl", "html"]
+ThinkingMode = Literal["show", "fold", "hide"]
+FORMATS: tuple[ExportFormat, ...] = ("md", "json", "jsonl", "html")
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchModel:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on with another conversation of the journal. None: let the user pick one."""
+
+    id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Go on in a copy of the conversation; the one before stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Let the user edit this text, the last message, and ask it in place of that."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """The conversation into a file. ``path`` empty: a name made of the title."""
+
+    format: ExportFormat
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """``text`` into the clipboard of the user's terminal; ``what`` it is."""
+
+    text: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """These files go with the next message. None at all: say which do; ``-`` alone: none any more."""
+
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShowThoughts:
+    """Of the last reply. ``mode``: how those to come are shown, unless None."""
+
+    text: str
+    mode: ThinkingMode | None = None
+
+
+Errand = SwitchModel | Resume | Rename | Fork | Edit | Write | Copy | Attach | ShowThoughts

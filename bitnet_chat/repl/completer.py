@@ -24,7 +24,7 @@ from prompt_toolkit.filters import Condition
 
 from bitnet_chat.attachments.attachment import quoted, unfinished
 from bitnet_chat.repl import commands
-from bitnet_chat.repl.errands import FORMATS, ThinkingMode
+from bitnet_chat.repl.commands import FORMATS, ThinkingMode
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.threads import in_daemon
 

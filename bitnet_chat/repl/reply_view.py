@@ -12,8 +12,8 @@ from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
 from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.gauge import Gauge
-from bitnet_chat.repl.typist import Typist
+from bitnet_chat.repl.pacing import Typist
+from bitnet_chat.repl.statistics import Gauge
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Recorder

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, TextIO
 from bitnet_chat import terminal
 from bitnet_chat.backend import Backend
 from bitnet_chat.errors import FinishReason, UsageError
-from bitnet_chat.repl.console import Verdict, clipboard_sequence
+from bitnet_chat.repl.controller import SwitchModel, Talk
 from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.settings import ReplSettings
+from bitnet_chat.repl.interfaces import ReplSettings, Verdict, clipboard_sequence
 from bitnet_chat.repl.signals import on_interrupt
-from bitnet_chat.repl.talk import SwitchModel, Talk
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.editor import edit
 
@@ -180,7 +179,7 @@ class PlainLoop:
     # The console of the talk
 
     async def edit(self, text: str) -> str:
-        """See :class:`bitnet_chat.repl.console.Console`."""
+        """See :class:`bitnet_chat.repl.interfaces.Console`."""
         if not self._typed:
             raise UsageError("an editor needs a terminal, and the input is none")
         return await asyncio.to_thread(edit, text)
@@ -241,7 +240,7 @@ class PlainLoop:
     by_lines = False
 
     async def above(self, write: Callable[[], None]) -> None:
-        """See :class:`bitnet_chat.repl.following.Stage`."""
+        """See :class:`bitnet_chat.repl.remote_replies.Stage`."""
         prompting = self._typed and not self._replying
         if prompting:
             self._sink.remarks("\n")

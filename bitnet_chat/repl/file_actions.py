@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from bitnet_chat.backend import Backend
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.repl.console import CLIPBOARD_LIMIT, Console
+from bitnet_chat.repl.commands import Attach, Copy, Write
 from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.errands import Attach, Copy, Write
+from bitnet_chat.repl.interfaces import CLIPBOARD_LIMIT, Console
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.progress import size
 from bitnet_chat.util.threads import in_daemon

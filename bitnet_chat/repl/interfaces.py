@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from bitnet_chat.backend import ReplyOptions
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Entry
+    from bitnet_chat.tools import Toolbox
+
 
 CLIPBOARD_LIMIT = 74_994
 """Bytes. xterm takes a sequence of 100,000 characters, and base64 makes four of three bytes; others take as much or
@@ -42,3 +48,33 @@ def clipboard_sequence(text: str) -> str:
     """OSC 52: the terminal, be it on another computer, puts ``text`` into its clipboard."""
     data = text.encode("utf-8", "surrogateescape")
     return f"\x1b]52;c;{base64.b64encode(data).decode('ascii')}\x07"
+
+
+# What a REPL is told once, when it starts.
+
+
+@dataclass(frozen=True, slots=True)
+class ReplSettings:
+    model: str
+    """Label of the model, for the greeting; later names come from the backend's status."""
+    system: str = ""
+    options: ReplyOptions = field(default_factory=ReplyOptions)
+    typing_speed: float | None = None
+    """Grapheme clusters a second; None or 0 shows text the moment it is there. For a backend that says that its
+    words come in bursts."""
+    history_file: Path | None = None
+    """Where typed lines are kept; None keeps them in memory."""
+    spare: bool = False
+    """Keep the backend before a change of models, loaded, so that changing back takes no time."""
+    markdown: Literal["auto", "on", "off"] = "auto"
+    """Whether replies are styled; only ever on a terminal. auto: where there are colours."""
+    thinking: Literal["show", "fold", "hide"] = "show"
+    """What is seen of thoughts: all, a line with their length, or nothing."""
+    overflow: Literal["drop-oldest", "summarize", "stop"] = "drop-oldest"
+    """What happens when the context is full; the bar warns of it."""
+    toolbox: Toolbox | None = None
+    """What calls of the model are made with; ``options`` has the same tools."""
+    allowed_tools: tuple[str, ...] = ()
+    """Tools that are called without a question."""
+    colour: bool | None = None
+    """None: colours on a terminal unless ``NO_COLOR`` is set."""

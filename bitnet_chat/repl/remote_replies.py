@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 from bitnet_chat.backends.attach.messages import Heard, Removed, Renamed, Said
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.events import Completed, Failed, Notice, TextDelta, ThinkingDelta
-from bitnet_chat.repl import recap
+from bitnet_chat.repl import display
 from bitnet_chat.repl.display import Display
 
 if TYPE_CHECKING:
-    from bitnet_chat.repl.talk import Talk
+    from bitnet_chat.repl.controller import Talk
 
 
 class Stage(Protocol):
@@ -60,7 +60,7 @@ class Following:
         message = said.message
 
         def begin() -> None:
-            self._display.lines(*(recap.quoted(message) if message is not None else ()))
+            self._display.lines(*(display.quoted(message) if message is not None else ()))
             self._display.begin()
 
         await self._show(begin)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from bitnet_chat.backend import Backend
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.conversation.message import NOT_CALLED
-from bitnet_chat.repl.console import Console
 from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.interfaces import Console
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.tools import Toolbox
 from bitnet_chat.tools.loop import ROUNDS, Space, clipped, loss

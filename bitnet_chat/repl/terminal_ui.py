@@ -27,16 +27,14 @@ from bitnet_chat.backend import Backend
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.markdown import prose
 from bitnet_chat.repl.completer import LineCompleter, typing_a_mention
-from bitnet_chat.repl.console import Verdict, clipboard_sequence
+from bitnet_chat.repl.controller import SwitchModel, Talk
 from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.editing import ShownSafely, leave_nothing_behind
 from bitnet_chat.repl.history import FileHistory
-from bitnet_chat.repl.keys import bindings, forget_escape
-from bitnet_chat.repl.settings import ReplSettings
+from bitnet_chat.repl.input import TerminalSink, between_prompts, bindings, forget_escape, is_raw, lent
+from bitnet_chat.repl.interfaces import ReplSettings, Verdict, clipboard_sequence
+from bitnet_chat.repl.line_editing import ShownSafely, leave_nothing_behind
 from bitnet_chat.repl.signals import on_continue, on_interrupt
-from bitnet_chat.repl.talk import SwitchModel, Talk
-from bitnet_chat.repl.terminal import TerminalSink, between_prompts, is_raw, lent
-from bitnet_chat.repl.toolbar import bar
+from bitnet_chat.repl.status_bar import bar
 from bitnet_chat.text.cell_width import clip, tail, width
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.util.editor import edit
@@ -145,7 +143,7 @@ class TerminalLoop:
     # The console of the talk, between two prompts
 
     async def edit(self, text: str) -> str:
-        """See :class:`bitnet_chat.repl.console.Console`."""
+        """See :class:`bitnet_chat.repl.interfaces.Console`."""
         self._lending = True
         try:
             with self._input.detach(), lent(self._input, self._output):
@@ -154,17 +152,17 @@ class TerminalLoop:
             self._lending = False
 
     async def pick(self, entries: Sequence[Entry]) -> int | None:
-        from bitnet_chat.repl.picker import pick
+        from bitnet_chat.repl.dialogs import pick
 
         return await pick(entries, self._input, self._output)
 
     async def decide(self, question: str) -> Verdict | None:
-        from bitnet_chat.repl.question import decide
+        from bitnet_chat.repl.dialogs import decide
 
         return await decide(question, self._input, self._output)
 
     async def confirm(self, question: str) -> bool:
-        from bitnet_chat.repl.question import confirm
+        from bitnet_chat.repl.dialogs import confirm
 
         return await confirm(question, self._input, self._output)
 
@@ -208,7 +206,7 @@ class TerminalLoop:
     by_lines = True
 
     async def above(self, write: Callable[[], None]) -> None:
-        """See :class:`bitnet_chat.repl.following.Stage`."""
+        """See :class:`bitnet_chat.repl.remote_replies.Stage`."""
         while self._editing is not None:
             await asyncio.wait([self._editing])
         app = self._session.app

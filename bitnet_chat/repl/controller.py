@@ -14,22 +14,21 @@ from bitnet_chat.conversation.export import Aside
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Failed
 from bitnet_chat.journal import Recorder
-from bitnet_chat.repl import errands, recap
-from bitnet_chat.repl.clerk import Clerk
+from bitnet_chat.repl import commands, display
 from bitnet_chat.repl.commands import Say, Situation, Unknown, apply, explain, read, retyped
-from bitnet_chat.repl.console import Console
 from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.reply import Reply
-from bitnet_chat.repl.settings import ReplSettings
-from bitnet_chat.repl.tally import Tally
+from bitnet_chat.repl.file_actions import Clerk
+from bitnet_chat.repl.interfaces import Console, ReplSettings
+from bitnet_chat.repl.reply_view import Reply
+from bitnet_chat.repl.statistics import Tally
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
     from bitnet_chat.journal import Journal, Stored
-    from bitnet_chat.repl.following import Stage
-    from bitnet_chat.repl.tools import Caller
+    from bitnet_chat.repl.remote_replies import Stage
+    from bitnet_chat.repl.tool_approval import Caller
 
 WORTH_COUNTING = 200
 """Characters from which on the cost of a message is shown while it is written."""
@@ -71,7 +70,7 @@ class Talk:
         self._reply: Reply | None = None
         self._caller: Caller | None = None
         if settings.toolbox is not None:
-            from bitnet_chat.repl.tools import Caller
+            from bitnet_chat.repl.tool_approval import Caller
 
             keeps_all = settings.overflow == "stop"
             self._caller = Caller(settings.toolbox, display, console, settings.allowed_tools, keeps_all=keeps_all)
@@ -133,7 +132,7 @@ class Talk:
         follow = getattr(self._backend, "follow", None)
         if follow is None or self._journal is None:
             return
-        from bitnet_chat.repl.following import Following
+        from bitnet_chat.repl.remote_replies import Following
 
         self._stage = stage
         self._following = asyncio.create_task(Following(self, self._display, stage).run(follow()))
@@ -228,26 +227,26 @@ class Talk:
             self._recorder.sync(conversation)
         self._backend.prepare(conversation)
 
-    async def _run(self, errand: errands.Errand) -> str:
+    async def _run(self, errand: commands.Errand) -> str:
         """Returns what to put on the prompt."""
         match errand:
-            case errands.SwitchModel(name):
+            case commands.SwitchModel(name):
                 await self._switch(name)
-            case errands.Resume(id):
+            case commands.Resume(id):
                 return await self._resume(id)
-            case errands.Rename(title):
+            case commands.Rename(title):
                 self._clerk.rename(title)
-            case errands.Fork():
+            case commands.Fork():
                 self._fork()
-            case errands.Edit(text):
+            case commands.Edit(text):
                 return await self._edit(text)
-            case errands.Write():
+            case commands.Write():
                 await self._clerk.write(errand, self.conversation, self._asides)
-            case errands.Copy():
+            case commands.Copy():
                 self._clerk.copy(errand)
-            case errands.Attach():
+            case commands.Attach():
                 await self._clerk.attach(errand, self._backend)
-            case errands.ShowThoughts(text, mode):
+            case commands.ShowThoughts(text, mode):
                 self._show_thoughts(text, mode)
         return ""
 
@@ -318,7 +317,7 @@ class Talk:
         if edited == text or not edited.strip():
             self._display.lines("The message is as it was." if edited.strip() else "An empty message is not sent.")
             return ""
-        self._display.lines(*recap.quoted(edited))
+        self._display.lines(*display.quoted(edited))
         asked = self.conversation.without_last_turn().with_user(edited)
         if await self._ask(asked, "Nothing had been said yet: the conversation is as it was."):
             self.unanswered = retyped(edited)
@@ -362,11 +361,11 @@ class Talk:
         """Goes on with a conversation of the journal, and shows where it stands. Returns what to put on the prompt."""
         self._recorder.resume(stored)
         self.conversation, self._asides = stored.conversation, stored.asides
-        recap.show(self._display, stored)
+        display.show(self._display, stored)
         self.unanswered = retyped(stored.unanswered)
         return self.unanswered
 
-    def _show_thoughts(self, text: str, mode: errands.ThinkingMode | None) -> None:
+    def _show_thoughts(self, text: str, mode: commands.ThinkingMode | None) -> None:
         if mode is not None:
             self._display.thinking = mode
             self._display.lines(f"Thoughts: {mode}.")
