@@ -20,10 +20,10 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Started, Stats, TextDelta
-from bitnet_chat.serve.app import running
-from bitnet_chat.serve.catalogue import Catalogue
-from bitnet_chat.serve.desk import Desk
-from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.server.app import running
+from bitnet_chat.server.model_manager import Catalogue
+from bitnet_chat.server.scheduler import Desk
+from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.text.utf8 import Gathering
 
 TICK = 0.0002

@@ -21,7 +21,7 @@ from scripted_backend import Script, by_message
 from serving import Served, serving
 
 from bitnet_chat.journal import Journal
-from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.server.settings import ServeSettings
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")

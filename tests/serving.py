@@ -32,11 +32,11 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.discovery import find
 from bitnet_chat.errors import EngineNotFound
 from bitnet_chat.journal import Journal
-from bitnet_chat.serve.app import application, running
-from bitnet_chat.serve.cache import Cache
-from bitnet_chat.serve.catalogue import Catalogue
-from bitnet_chat.serve.desk import Desk
-from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.server.app import application, running
+from bitnet_chat.server.model_manager import Catalogue
+from bitnet_chat.server.reply_cache import Cache
+from bitnet_chat.server.scheduler import Desk
+from bitnet_chat.server.settings import ServeSettings
 
 # Found before any test changes the environment, as those of conftest are.
 ENGINE: EngineBinary | None = None

@@ -79,7 +79,7 @@ def test_it_has_the_usual_address_where_that_is_free(
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         usual = other.getsockname()[1]
-        monkeypatch.setattr("bitnet_chat.serve.settings.PORT", usual)
+        monkeypatch.setattr("bitnet_chat.server.settings.PORT", usual)
         other.listen()
         opened = window(lambda url: None)
         assert app.run(flags) == 0

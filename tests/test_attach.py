@@ -31,7 +31,7 @@ from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import State
-from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.server.settings import ServeSettings
 
 __all__ = ["start"]
 HELLO = Conversation().with_user("Hello")

@@ -18,10 +18,10 @@ from bitnet_chat.errors import (
     UsageError,
 )
 from bitnet_chat.events import Completed, Failed
-from bitnet_chat.serve.body import Fields, object_of
-from bitnet_chat.serve.catalogue import UnknownModel
-from bitnet_chat.serve.priority import is_urgent
-from bitnet_chat.serve.problems import Refused, failure_of, openai_form, problem_of
+from bitnet_chat.server.errors import Refused, failure_of, openai_form, problem_of
+from bitnet_chat.server.model_manager import UnknownModel
+from bitnet_chat.server.request_body import Fields, object_of
+from bitnet_chat.server.responses import is_urgent
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import Journal
-from bitnet_chat.serve.cache import Cache
-from bitnet_chat.serve.catalogue import Catalogue
-from bitnet_chat.serve.desk import Desk, Order
-from bitnet_chat.serve.generation import Generation
+from bitnet_chat.server.broadcast import Generation
+from bitnet_chat.server.model_manager import Catalogue
+from bitnet_chat.server.reply_cache import Cache
+from bitnet_chat.server.scheduler import Desk, Order
 
 HELLO = Conversation().with_user("hello")
 COLD = ReplyOptions(sampling=Sampling(temperature=0))

@@ -22,10 +22,9 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import Busy, ModelError, UsageError
 from bitnet_chat.events import Completed, Event, Failed
-from bitnet_chat.serve import catalogue as catalogue_module
-from bitnet_chat.serve.card import ModelCard, read_card
-from bitnet_chat.serve.catalogue import Catalogue, UnknownModel
-from bitnet_chat.serve.desk import Desk, Order
+from bitnet_chat.server import model_manager as catalogue_module
+from bitnet_chat.server.model_manager import Catalogue, ModelCard, UnknownModel, read_card
+from bitnet_chat.server.scheduler import Desk, Order
 
 HELLO = Conversation().with_user("hello")
 
@@ -318,13 +317,13 @@ def test_the_default_model_is_loaded_at_the_start_if_it_fits(
 ) -> None:
     async def scene(size: int) -> None:
         shelf = Shelf(monkeypatch, {"a": size}, limit=10)
-        with caplog.at_level(logging.WARNING, "bitnet_chat.serve"):
+        with caplog.at_level(logging.WARNING, "bitnet_chat.server"):
             shelf.catalogue.start()
             await asyncio.wait(shelf.catalogue._tasks)
         assert shelf.alive == (["a"] if size <= 10 else [])
         await shelf.catalogue.close()
 
-    monkeypatch.setattr(logging.getLogger("bitnet_chat.serve"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("bitnet_chat.server"), "propagate", True)
     play(scene(10))
     assert not caplog.records
     play(scene(11))

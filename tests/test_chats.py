@@ -20,7 +20,7 @@ from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import Journal
-from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.server.settings import ServeSettings
 
 
 class Client:

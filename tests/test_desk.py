@@ -17,8 +17,8 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import Busy, EngineDied, EngineNotFound, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 from bitnet_chat.journal import Journal, Recorder
-from bitnet_chat.serve.catalogue import Catalogue, UnknownModel
-from bitnet_chat.serve.desk import Defaults, Desk, Ending, Order
+from bitnet_chat.server.model_manager import Catalogue, UnknownModel
+from bitnet_chat.server.scheduler import Defaults, Desk, Ending, Order
 
 PATIENCE = 60.0
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bitnet_chat.serve import eventstream
+from bitnet_chat.server import responses
 
 
 def test_silence_is_broken_by_comments_until_the_client_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eventstream, "PING", 0.01)
+    monkeypatch.setattr(responses, "PING", 0.01)
 
     async def main() -> None:
         pinged, left = asyncio.Event(), []
@@ -32,7 +32,7 @@ def test_silence_is_broken_by_comments_until_the_client_goes(monkeypatch: pytest
             if sum(body.startswith(b":") for body in sent) == 2:
                 pinged.set()
 
-        stream = eventstream.EventStream(events(), gone=lambda: left.append(True))
+        stream = responses.EventStream(events(), gone=lambda: left.append(True))
         await asyncio.wait_for(stream({"type": "http", "method": "GET"}, receive, send), 60)
         assert left == [True] and b"data: first\n\n" in sent
         assert all(body == b": \n\n" for body in sent if body.startswith(b":"))

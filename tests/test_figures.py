@@ -26,8 +26,8 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Completed, Stats, TextDelta
 from bitnet_chat.repl.status_bar import WARNING, bar, context
-from bitnet_chat.serve.ollama.reply import ChatWriter
-from bitnet_chat.serve.usage import detailed_usage, usage_of
+from bitnet_chat.server.ollama.responses import ChatWriter
+from bitnet_chat.server.responses import detailed_usage, usage_of
 from bitnet_chat.tools.loop import together
 
 HELLO = Conversation().with_user("hello")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
-from bitnet_chat.serve.generation import Generation
+from bitnet_chat.server.broadcast import Generation
 
 DONE = Completed(FinishReason.STOP, "")
 texts = st.text(st.sampled_from("abc\n äß€👩‍💻\udcf0"), min_size=1, max_size=8) | st.integers(1000, 2100).map(

@@ -23,7 +23,7 @@ from bitnet_chat.cli.parser import parse
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.server.settings import ServeSettings
 
 CHAT = "/v1/chat/completions"
 Body = dict[str, Any]

@@ -26,10 +26,10 @@ from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Event, Started, TextDelta
 from bitnet_chat.journal import Journal, Recorder, State
 from bitnet_chat.journal.memory import MemoryJournal
-from bitnet_chat.serve.chats import live as live_module
-from bitnet_chat.serve.chats.events import LastSeen, Opening
-from bitnet_chat.serve.chats.live import Answering, Changed, Live, Room, Rooms
-from bitnet_chat.serve.generation import Generation
+from bitnet_chat.server.broadcast import Generation
+from bitnet_chat.server.chats import live as live_module
+from bitnet_chat.server.chats.events import LastSeen, Opening
+from bitnet_chat.server.chats.live import Answering, Changed, Live, Room, Rooms
 
 __all__ = ["start"]
 ASKED = Conversation().with_user("Hello")

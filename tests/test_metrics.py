@@ -17,8 +17,8 @@ from bitnet_chat.backends.pool import Source
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.events import Completed, Event, Failed, Started
-from bitnet_chat.serve.desk import Order
-from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.server.scheduler import Order
+from bitnet_chat.server.settings import ServeSettings
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:

@@ -27,13 +27,13 @@ from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
-from bitnet_chat.serve import catalogue as catalogue_module
-from bitnet_chat.serve.body import Fields, object_of
-from bitnet_chat.serve.card import ModelCard
-from bitnet_chat.serve.ollama.reply import done_reason, shown
-from bitnet_chat.serve.ollama.request import chat_request, generate_request
-from bitnet_chat.serve.problems import Refused
-from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.server import model_manager as catalogue_module
+from bitnet_chat.server.errors import Refused
+from bitnet_chat.server.model_manager import ModelCard
+from bitnet_chat.server.ollama.requests import chat_request, generate_request
+from bitnet_chat.server.ollama.responses import done_reason, shown
+from bitnet_chat.server.request_body import Fields, object_of
+from bitnet_chat.server.settings import ServeSettings
 
 HELLO = {"role": "user", "content": "hello"}
 

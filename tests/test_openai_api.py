@@ -27,8 +27,8 @@ from bitnet_chat.conversation.json_fields import Notes
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
-from bitnet_chat.serve import body as bodies
-from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.server import request_body as bodies
+from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.text.sanitize import visible
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"

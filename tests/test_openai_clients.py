@@ -28,8 +28,8 @@ from bitnet_chat.conversation.json_fields import Fields, Notes
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import EngineDied, FinishReason, ModelError, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, ThinkingDelta
-from bitnet_chat.serve.ollama.request import chat_request as ollama_request
-from bitnet_chat.serve.openai.request import chat_request, completion_request
+from bitnet_chat.server.ollama.requests import chat_request as ollama_request
+from bitnet_chat.server.openai.requests import chat_request, completion_request
 
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is bitnet-chat?"}]
 

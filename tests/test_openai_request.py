@@ -19,8 +19,8 @@ from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.conversation.api_messages import MOST_MESSAGES, conversation_of
 from bitnet_chat.conversation.json_fields import Fields, Notes, Refused
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.serve.ollama.request import chat_request as ollama_request
-from bitnet_chat.serve.openai.request import ReplyRequest, chat_request, completion_request
+from bitnet_chat.server.ollama.requests import chat_request as ollama_request
+from bitnet_chat.server.openai.requests import ReplyRequest, chat_request, completion_request
 
 HELLO = [{"role": "user", "content": "hello"}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}

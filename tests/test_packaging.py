@@ -72,7 +72,7 @@ def test_the_data_files_are_in_it(wheel: Path) -> None:
     ours = REPOSITORY / "bitnet_chat"
     wanted = {path.relative_to(REPOSITORY).as_posix() for path in ours.rglob("*") if path.is_file()}
     assert {path for path in wanted if "__pycache__" not in path} <= names
-    assert "bitnet_chat/serve/page/index.html" in names
+    assert "bitnet_chat/server/web/index.html" in names
 
 
 def test_the_metadata_is_that_of_setup_cfg(metadata: email.message.Message) -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, TextDelta
-from bitnet_chat.serve.chats.events import Opening, Teller
-from bitnet_chat.serve.generation import Seen
-from bitnet_chat.serve.page import rendering
-from bitnet_chat.serve.page.code import Listing, language_of
-from bitnet_chat.serve.page.markup import MARKDOWN, TAGS, clean
-from bitnet_chat.serve.page.rendering import HtmlStream, html_of
-from bitnet_chat.serve.page.shared import SharedHtml
+from bitnet_chat.server.broadcast import Seen
+from bitnet_chat.server.chats.events import Opening, Teller
+from bitnet_chat.server.web import html_stream
+from bitnet_chat.server.web.code_html import Listing, language_of
+from bitnet_chat.server.web.html_stream import HtmlStream, html_of
+from bitnet_chat.server.web.markdown_html import MARKDOWN, TAGS, clean
+from bitnet_chat.server.web.shared_html import SharedHtml
 from bitnet_chat.text.sanitize import visible
 from bitnet_chat.text.utf8 import well_formed
 
@@ -71,7 +71,7 @@ texts = st.lists(MARKS, max_size=60).map("".join) | st.text(max_size=300)
 
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> None:
-    rendering._html_of.cache_clear()
+    html_stream._html_of.cache_clear()
 
 
 def streamed(*parts: str) -> str:
@@ -87,7 +87,7 @@ def streamed(*parts: str) -> str:
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "short blocks":  # so that each text is cut somewhere
         for name, size in (("_LIMIT", 20), ("_TABLE", 30), ("_MOST", 60), ("_LONGEST", 40)):
-            monkeypatch.setattr(rendering, name, size)
+            monkeypatch.setattr(html_stream, name, size)
 
 
 def test_what_comes_out_does_not_depend_on_the_parts(limits: None) -> None:
@@ -95,7 +95,7 @@ def test_what_comes_out_does_not_depend_on_the_parts(limits: None) -> None:
     @given(texts, st.integers(min_value=2, max_value=9))
     @example(SAMPLE, 3)
     def check(text: str, size: int) -> None:
-        rendering._html_of.cache_clear()  # it may have another limit
+        html_stream._html_of.cache_clear()  # it may have another limit
         whole = html_of(text)
         assert streamed(*text) == whole
         assert streamed(*(text[at : at + size] for at in range(0, len(text), size))) == whole
@@ -267,7 +267,7 @@ def test_markup_that_comes_to_nothing_costs_what_prose_costs(kind: str, monkeypa
 
     def parsed(text: str) -> object:
         nonlocal spent
-        spent += rendering._cost(text)
+        spent += html_stream._cost(text)
         return parse(text)
 
     def skipped(state: object) -> None:

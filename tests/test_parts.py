@@ -30,7 +30,7 @@ from bitnet_chat.models.parts import part, stem_of
 from bitnet_chat.models.pull import Pulled, pull
 from bitnet_chat.models.registry import Source, parse
 from bitnet_chat.models.template_selection import prepare
-from bitnet_chat.serve.catalogue import Catalogue
+from bitnet_chat.server.model_manager import Catalogue
 
 NAMES = [f"demo-Q4_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
 

@@ -18,8 +18,8 @@ from bitnet_chat.errors import FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started, TextDelta
 from bitnet_chat.repl import reply_view as replies
 from bitnet_chat.repl.display import Display
-from bitnet_chat.serve.chats.events import Opening, Teller
-from bitnet_chat.serve.generation import Generation
+from bitnet_chat.server.broadcast import Generation
+from bitnet_chat.server.chats.events import Opening, Teller
 from bitnet_chat.text.sse import SseDecoder
 
 HELLO = Conversation().with_user("hello")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.serve.routing import Candidate, is_about_code, route
+from bitnet_chat.server.model_router import Candidate, is_about_code, route
 
 SMALL, CODER, LONG = Candidate("short", 2048), Candidate("qwen-coder", 4096), Candidate("long", 32768)
 ALL = [Candidate("main", 8192), SMALL, CODER, LONG]

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from scripted_backend import say
 from serving import serving
 
-from bitnet_chat.serve.openapi import document
+from bitnet_chat.server.openapi.document import document
 
 # Every field of a request is tried one by one, where others do not share nearly all of them.
 _SHARED = ["/v1/completions", "/chats/{id}/messages", "/replies", "/api/generate"]

@@ -20,13 +20,12 @@ from starlette.routing import Route
 
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Completed, TextDelta
-from bitnet_chat.serve import listening
-from bitnet_chat.serve.app import application
-from bitnet_chat.serve.catalogue import Catalogue
-from bitnet_chat.serve.desk import Desk
-from bitnet_chat.serve.keys import COOKIE, SESSION, Keys, TooManyGuesses, key_in
-from bitnet_chat.serve.security import CSP, Facts, Gate
-from bitnet_chat.serve.settings import ServeSettings, is_loopback
+from bitnet_chat.server import uvicorn_server
+from bitnet_chat.server.app import application
+from bitnet_chat.server.auth import COOKIE, CSP, SESSION, Facts, Gate, Keys, TooManyGuesses, key_in
+from bitnet_chat.server.model_manager import Catalogue
+from bitnet_chat.server.scheduler import Desk
+from bitnet_chat.server.settings import ServeSettings, is_loopback
 
 HERE = "http://127.0.0.1:8033"
 KEY = "right-key"
@@ -591,7 +590,7 @@ def test_the_log_has_a_line_for_each_request_and_no_secrets(
             await client.post("/echo?q=secret", json={"prompt": "secret"}, headers={"authorization": f"Bearer {KEY}"})
             await client.get("/nothing", headers={"x-api-key": KEY})
 
-    with caplog.at_level(logging.INFO, "bitnet_chat.serve"):
+    with caplog.at_level(logging.INFO, "bitnet_chat.server"):
         run(main)
     lines = [record.getMessage() for record in caplog.records]
     assert [line.rsplit(" ", 2)[0] for line in lines] == ["POST /echo 200", "GET /nothing 404"]
@@ -657,8 +656,8 @@ def test_the_head_of_the_next_request_has_limits_while_a_reply_streams() -> None
 
 
 def test_who_never_comes_to_the_point_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "_HEAD_TIMEOUT", 0.01)
-    monkeypatch.setattr(listening, "_BODY_TIMEOUT", 0.01)
+    monkeypatch.setattr(uvicorn_server, "_HEAD_TIMEOUT", 0.01)
+    monkeypatch.setattr(uvicorn_server, "_BODY_TIMEOUT", 0.01)
 
     async def main() -> None:
         async with serving(lambda _: say("hi")) as served:
@@ -671,7 +670,7 @@ def test_who_never_comes_to_the_point_is_not_waited_for(monkeypatch: pytest.Monk
 def test_requests_that_never_get_whole_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither those with half a head, nor with half a body, nor connections that were used once: a newcomer takes the
     place of the one that has waited longest for its client. A reply that is under way is never cut for another one."""
-    monkeypatch.setattr(listening, "_CONNECTIONS", 8)
+    monkeypatch.setattr(uvicorn_server, "_CONNECTIONS", 8)
     begun = (b"", b"GET /health HTTP/1.1\r\nHost: loc", head("/login", 9), head("/chats", 9, "X-Api-Key: no") + b"{")
     asked = b'{"messages": [{"role": "user", "content": "x"}], "stream": true}'
     health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"

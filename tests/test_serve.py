@@ -26,7 +26,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Event
 from bitnet_chat.journal import Journal
-from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.server.settings import ServeSettings
 
 pytestmark = pytest.mark.engine
 LONG = {"messages": [{"role": "user", "content": "Count to 5000"}], "stream": True, "max_tokens": 4000}

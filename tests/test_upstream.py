@@ -11,14 +11,14 @@ from program import PATIENCE
 
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.cli.serve import open_server, parser, read
-from bitnet_chat.serve import catalogue
+from bitnet_chat.server import model_manager
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 def test_all_models_of_an_openai_server_answer_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that it gets later too, and those of one that was not there at the start."""
-    monkeypatch.setattr(catalogue, "_OFTEN", 0.0)
+    monkeypatch.setattr(model_manager, "_OFTEN", 0.0)
     models: list[str] = []
 
     def script(request: Request) -> Answer:

@@ -24,7 +24,7 @@ from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import Journal
-from bitnet_chat.serve.settings import ServeSettings
+from bitnet_chat.server.settings import ServeSettings
 
 Steps = list[Event | Gate]
 AXE_PLACE = paths.cache_dir() / "tests"

@@ -25,7 +25,7 @@ from bitnet_chat.cli.parser import Parser, parse
 
 if TYPE_CHECKING:
     from bitnet_chat.config import Settings
-    from bitnet_chat.serve.settings import ServeSettings
+    from bitnet_chat.server.settings import ServeSettings
 
 _SIZE = (1100, 800)
 
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _port(host: str) -> int:
     """The usual one where it is free, since a browser keeps drafts and colours by address; else 0, which takes any."""
-    from bitnet_chat.serve import settings
+    from bitnet_chat.server import settings
 
     with socket.socket() as probe:
         if os.name == "posix":  # as the server itself: one that has just ended does not count

@@ -27,8 +27,8 @@ from bitnet_chat.text.sanitize import one_line
 if TYPE_CHECKING:
     from bitnet_chat.backend import Sampling
     from bitnet_chat.backends.pool import Source
-    from bitnet_chat.serve.desk import Desk
-    from bitnet_chat.serve.settings import ServeSettings
+    from bitnet_chat.server.scheduler import Desk
+    from bitnet_chat.server.settings import ServeSettings
 
 _NEEDED = ("starlette", "uvicorn", "httptools", "sse_starlette", "prometheus_client", "markdown_it", "nh3")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
@@ -126,8 +126,8 @@ def read(
 ) -> tuple[ServeSettings, config.Settings, str, Mapping[str, str]]:
     """What the flags of :func:`parser` say: how to serve, what to answer with, the configured engine, and the files of
     the models by name, if there are several. Raises UsageError."""
-    from bitnet_chat.serve.origins import tidy
-    from bitnet_chat.serve.settings import ServeSettings
+    from bitnet_chat.server.origins import tidy
+    from bitnet_chat.server.settings import ServeSettings
 
     values = {each.name: getattr(flags, each.name) for each in fields(ServeSettings) if hasattr(flags, each.name)}
     values.setdefault("api_key", environment.get("BITNET_CHAT_API_KEY", ""))
@@ -197,10 +197,10 @@ async def open_server(
     from bitnet_chat.backends.factory import open_source, own_journal
     from bitnet_chat.cli.server_engine import preferred
     from bitnet_chat.cli.upstream import has_models, models_of
-    from bitnet_chat.serve.app import running
-    from bitnet_chat.serve.cache import Cache
-    from bitnet_chat.serve.catalogue import Catalogue
-    from bitnet_chat.serve.desk import Defaults, Desk
+    from bitnet_chat.server.app import running
+    from bitnet_chat.server.model_manager import Catalogue
+    from bitnet_chat.server.reply_cache import Cache
+    from bitnet_chat.server.scheduler import Defaults, Desk
 
     sources: dict[str, Source] = {}
     notices: list[str] = []
@@ -312,8 +312,8 @@ def log_to_stderr(*, prompts: bool) -> None:
     """One line for each request and for what goes wrong. ``prompts``: whether what is said may stand in it."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogLine(prompts=prompts))
-    levels = {"bitnet_chat.serve": logging.INFO, "uvicorn": logging.CRITICAL}
-    for name in ("bitnet_chat.serve", "uvicorn", "sse_starlette", "asyncio"):
+    levels = {"bitnet_chat.server": logging.INFO, "uvicorn": logging.CRITICAL}
+    for name in ("bitnet_chat.server", "uvicorn", "sse_starlette", "asyncio"):
         logger = logging.getLogger(name)
         logger.addHandler(handler)
         logger.setLevel(levels.get(name, logging.ERROR))

@@ -1,0 +1,97 @@
+"""The application: which path is whose, and what stands around all of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from bitnet_chat.journal.memory import MemoryJournal
+from bitnet_chat.server import health, llama_server_api
+from bitnet_chat.server.auth import Gate, Keys, Refusal
+from bitnet_chat.server.chats import endpoints as chats
+from bitnet_chat.server.chats.service import ChatDesk
+from bitnet_chat.server.middleware import Frame, login_routes, refused
+from bitnet_chat.server.ollama import endpoints as ollama
+from bitnet_chat.server.openai import endpoints as openai
+from bitnet_chat.server.openapi import document
+from bitnet_chat.server.scheduler import Desk
+from bitnet_chat.server.settings import ServeSettings
+from bitnet_chat.server.uvicorn_server import listening
+from bitnet_chat.server.web import files as page
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal import Journal
+
+
+def application(desk: Desk, settings: ServeSettings, journal: Journal | None) -> Starlette:
+    """Everything that is served. ``journal``: where chats are kept; None: nowhere but in memory."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        desk.start()
+        try:
+            yield
+        finally:
+            await desk.close(0.0)
+            await chat_desk.close()
+
+    chat_desk = ChatDesk(desk, journal if journal is not None else MemoryJournal(), settings.linger)
+    keys = Keys(settings.api_key)
+    routes = [*health.routes(desk), *login_routes(keys), *_routes(desk, settings, chat_desk)]
+    frame = Middleware(Frame, settings=settings, gate=Gate(settings, keys), metrics=desk.metrics)
+    app = Starlette(
+        routes=routes, middleware=[frame], lifespan=lifespan, exception_handlers={HTTPException: _no_such_route}
+    )
+    app.router.redirect_slashes = False  # the frame has taken them away: what it redirects to would be the same path
+    return app
+
+
+def _no_such_route(request: Request, error: Exception) -> Response:
+    """What no API had a word for."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        what = f"{request.method} is not for {request.url.path}"
+    else:
+        what = f"{request.url.path} is not served here"
+    code = "method_not_allowed" if error.status_code == 405 else "not_found"
+    return refused(Refusal(error.status_code, what, code=code, headers=error.headers or {}), request.url.path)
+
+
+@asynccontextmanager
+async def running(
+    desk: Desk, settings: ServeSettings, journal: Journal | None, app: Starlette | None = None
+) -> AsyncIterator[str]:
+    """The application, listening, in the block; gives its address.
+
+    At the end of the block replies that are under way have ``settings.grace`` seconds while new ones are refused, and
+    their clients hear the end of them; none have any time where the block is left by an exception.
+    """
+    async with listening(app or application(desk, settings, journal), settings.host, settings.port) as url:
+        grace = settings.grace
+        try:
+            yield url
+        except BaseException:
+            grace = 0.0
+            raise
+        finally:
+            await desk.close(grace)
+
+
+def _routes(desk: Desk, settings: ServeSettings, chat_desk: ChatDesk) -> Sequence[BaseRoute]:
+    """Each API brings its own."""
+    return [
+        *openai.routes(desk, settings),
+        *ollama.routes(desk, settings),
+        *llama_server_api.routes(desk, settings),
+        *chats.routes(chat_desk, settings),
+        *document.routes(),
+        *page.routes(),
+    ]

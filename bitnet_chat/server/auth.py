@@ -1,0 +1,300 @@
+"""What a request has to be like before anybody looks at what it wants. Pure: facts in, a refusal or nothing out.
+
+A browser runs pages of strangers, and each of them may send requests to this computer. Three things tell them apart:
+the ``Host`` that the browser thinks it talks to (a stranger's name that was made to point here is refused), the
+``Origin`` of the page, and ``Sec-Fetch-Site``. A program sends none of the last two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+import secrets
+import socket
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from bitnet_chat.server.origins import Hosts, Origins
+from bitnet_chat.server.settings import ServeSettings, is_loopback
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d{1,5})?")
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_OPEN = frozenset({"/", "/health", "/login", "/sw.js", "/manifest.webmanifest", "/favicon.ico"})
+"""What needs no key: the page, which is the same for everybody, and whether all is well."""
+_OPEN_FOLDER = "/page/"
+_ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
+_JSON = re.compile(r"application/(?:json|[\w.+-]+\+json)\s*(?:;.*)?", re.IGNORECASE)
+_BODIES = frozenset({"POST", "PUT", "PATCH"})
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "manifest-src 'self'; worker-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+HEADERS: Mapping[str, str] = {
+    "content-security-policy": CSP,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "cache-control": "no-store",
+}
+"""Stand on every reply that does not say otherwise itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """``what`` happened, and the ``remedy``; ``kind`` in the words of the OpenAI API."""
+
+    status: int
+    what: str
+    remedy: str = ""
+    kind: str = "invalid_request_error"
+    code: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Of a request, as far as they matter here. Names of headers are lower case."""
+
+    method: str
+    path: str
+    scheme: str
+    address: str
+    """Of the client."""
+    headers: Mapping[str, str]
+    hosts: int = 1
+    """How many ``Host`` headers there are."""
+    cookies: Mapping[str, str] = field(default_factory=dict)
+
+
+class Gate:
+    """Who may come in."""
+
+    def __init__(self, settings: ServeSettings, keys: Keys) -> None:
+        self._settings, self._keys = settings, keys
+        self._origins = Origins(settings.cors)
+        self._is_open = settings.host in _ANY_ADDRESS
+        self._hosts = Hosts(("localhost", ".localhost", *settings.allow_host))
+        self._own = {settings.host.lower()}
+        if self._is_open:
+            name = socket.gethostname().lower()
+            self._own = {name, name.partition(".")[0], f"{name.partition('.')[0]}.local"}
+
+    def refusal(self, facts: Facts) -> Refusal | None:
+        """Why it may not; None where it may."""
+        return self._of_host(facts) or self._of_origin(facts) or self._of_key(facts) or self._of_body(facts)
+
+    def allowed_origin(self, facts: Facts) -> str:
+        """The page elsewhere that may read the reply; empty where there is none."""
+        origin = facts.headers.get("origin", "").lower()
+        return origin if origin in self._origins else ""
+
+    def _of_host(self, facts: Facts) -> Refusal | None:
+        host = facts.headers.get("host", "")
+        match = _HOST.fullmatch(host)
+        if facts.hosts != 1 or match is None:
+            return Refusal(400, "the request does not say in one Host header whom it is for", code="bad_host")
+        name = match[1].lower().strip("[]").rstrip(".")
+        if name in self._own or name in self._hosts:
+            return None
+        # DNS rebinding needs a name: an address cannot be pointed here. 0.0.0.0 is this computer, too.
+        if is_loopback(name) or name in _ANY_ADDRESS or (self._is_open and _is_address(name)):
+            return None
+        return Refusal(
+            403,
+            f"{match[1]} is no name of this server",
+            f"--allow-host {match[1]} lets it in, if it is meant to be one",
+            "permission_error",
+            "host_not_allowed",
+        )
+
+    def _of_origin(self, facts: Facts) -> Refusal | None:
+        if self.allowed_origin(facts):
+            return None
+        origin = facts.headers.get("origin")
+        if origin is not None and not _is_own(facts):
+            return Refusal(
+                403,
+                f"a page of {origin[:100]} may not use this server",
+                f"--cors {origin[:100]} lets it, if you trust it" if "://" in origin else "",
+                "permission_error",
+                "origin_not_allowed",
+            )
+        site = facts.headers.get("sec-fetch-site", "none")
+        if origin is None and site == "cross-site" and facts.method not in _SAFE:
+            return Refusal(403, "a page of another site may not use this server", "", "permission_error", "cross_site")
+        return None
+
+    def _of_key(self, facts: Facts) -> Refusal | None:
+        if not self._keys.wanted or facts.path in _OPEN or facts.path.startswith(_OPEN_FOLDER):
+            return None
+        if facts.method == "OPTIONS" and "access-control-request-method" in facts.headers:
+            return None
+        # The cookie is the page's own. Browsers send it for other pages of this computer as well.
+        if _is_own(facts) and self._keys.is_session(facts.cookies.get(COOKIE, "")):
+            return None
+        key = key_in(facts.headers.get("authorization", ""), facts.headers.get("x-api-key", ""))
+        remedy = "send Authorization: Bearer KEY"
+        try:
+            if key and self._keys.is_right(key, facts.address):
+                return None
+        except TooManyGuesses as error:
+            return too_many_guesses(error)
+        what = "that API key is wrong" if key else "this server wants an API key"
+        code = "invalid_api_key" if key else "missing_api_key"
+        return Refusal(401, what, remedy, "authentication_error", code, {"www-authenticate": "Bearer"})
+
+    def _of_body(self, facts: Facts) -> Refusal | None:
+        size = facts.headers.get("content-length", "")
+        if size.isdecimal() and int(size[:20]) > self._settings.body_limit:
+            return too_large(self._settings.body_limit)
+        has_body = size not in ("", "0") or "transfer-encoding" in facts.headers
+        if facts.method not in _BODIES or not has_body:
+            return None
+        kind = facts.headers.get("content-type", "")
+        if _JSON.fullmatch(kind.strip()):
+            return None
+        # A form, or nothing at all, is what curl and some clients say of their JSON. A page can send such a thing, too,
+        # and does not get here without leave: but it cannot send JSON without being asked first.
+        if "origin" not in facts.headers and "sec-fetch-site" not in facts.headers:
+            return None
+        return Refusal(
+            415,
+            f"the body is said to be {kind[:100] or 'nothing in particular'}",
+            "send Content-Type: application/json",
+        )
+
+
+def _is_own(facts: Facts) -> bool:
+    """Whether no page elsewhere has sent it, as far as a browser tells."""
+    origin, here = facts.headers.get("origin"), facts.headers.get("host", "").lower()
+    return origin is None or origin.lower() in (f"http://{here}", f"https://{here}")
+
+
+def too_large(limit: int) -> Refusal:
+    return Refusal(
+        413,
+        f"the request is larger than {limit:,} bytes",
+        "send less, or begin another conversation",
+        code="request_too_large",
+    )
+
+
+def too_many_guesses(error: TooManyGuesses) -> Refusal:
+    wait = str(max(1, round(error.retry_after)))
+    return Refusal(429, str(error), f"wait {wait} s", "rate_limit_error", "too_many_wrong_keys", {"retry-after": wait})
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def preflight_headers(origin: str, wanted: str) -> dict[str, str]:
+    """The answer to a browser that asks whether a page of ``origin``, which may, can send ``wanted`` headers."""
+    named = ", ".join(name for name in (each.strip().lower() for each in wanted.split(",")) if _TOKEN.fullmatch(name))
+    return {
+        **cors_headers(origin),
+        "access-control-allow-methods": "GET, HEAD, POST, PATCH, DELETE",
+        "access-control-allow-headers": named or "content-type",
+        "access-control-max-age": "600",
+    }
+
+
+def cors_headers(origin: str) -> dict[str, str]:
+    return {
+        "access-control-allow-origin": origin,
+        "access-control-expose-headers": "*",
+    }
+
+
+_TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+
+
+# The API key: who brings it, the cookie that stands for it in a browser, and those who guess.
+#
+# Pure but for the clock and the random numbers, which are the caller's to replace.
+
+COOKIE = "bitnet_chat_session"
+SESSION = 30 * 24 * 3600
+"""Seconds that a browser stays logged in."""
+_GUESSES, _WINDOW = 20, 60.0
+"""So many wrong keys in so many seconds are answered as such from one address; more are told to wait."""
+_ADDRESSES = 4096
+
+
+class TooManyGuesses(Exception):
+    """``retry_after``: seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("too many wrong keys came from this address")
+        self.retry_after = retry_after
+
+
+class Keys:
+    """Knows the key. An empty one lets everybody in."""
+
+    def __init__(self, key: str, clock: Callable[[], float] = time.time) -> None:
+        self._key = key.encode()
+        self._clock = clock
+        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self._key)
+
+    def is_right(self, key: str, address: str) -> bool:
+        """Raises TooManyGuesses for a wrong one after too many of them from ``address``. The right one always passes:
+        many clients may share an address, behind a proxy for example, and one of them may have a wrong key."""
+        # Digests have the same length whatever was sent, so that the time tells nothing.
+        right = hmac.compare_digest(_digest(key.encode("utf-8", "surrogatepass")), _digest(self._key))
+        if right or not self._key:
+            return True
+        now, times = self._clock(), self._wrong.get(address)
+        while times and now - times[0] >= _WINDOW:
+            times.popleft()
+        if times and len(times) >= _GUESSES:
+            raise TooManyGuesses(_WINDOW - (now - times[0]))
+        if times is None:
+            times = self._wrong[address] = deque(maxlen=_GUESSES)
+        times.append(now)
+        self._wrong.move_to_end(address)
+        if len(self._wrong) > _ADDRESSES:
+            self._wrong.popitem(last=False)
+        return False
+
+    def session(self) -> str:
+        """A new value for the cookie. It tells nothing of the key, and is worth nothing under another one."""
+        said = f"{int(self._clock()) + SESSION}.{secrets.token_urlsafe(12)}"
+        return f"{said}.{self._mark(said)}"
+
+    def is_session(self, value: str) -> bool:
+        """Whether ``value`` is from :meth:`session`, and not too old."""
+        said, _, mark = value.rpartition(".")
+        if not said.isascii() or not mark.isascii() or not hmac.compare_digest(mark, self._mark(said)):
+            return False
+        expires = said.partition(".")[0]
+        return expires.isdecimal() and self._clock() < int(expires)
+
+    def _mark(self, said: str) -> str:
+        return hmac.new(_digest(self._key), b"session " + said.encode(), hashlib.sha256).hexdigest()
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def key_in(authorization: str, x_api_key: str) -> str:
+    """The key that a request brings by ``Authorization: Bearer`` or ``x-api-key``; empty: none."""
+    scheme, _, key = authorization.strip().partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else x_api_key.strip()

@@ -1,0 +1,308 @@
+"""``/chats``: conversations that the journal keeps, answered, watched and followed; and ``/replies``, kept nowhere.
+
+``POST /chats`` makes a chat, ``POST /chats/{id}/messages`` asks in it and streams the reply, ``GET /chats/{id}/events``
+streams the one that is being made to anybody else, and goes on with a stream that broke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.events import Completed, Failed
+from bitnet_chat.server.broadcast import Generation
+from bitnet_chat.server.chats.events import RETRY, LastSeen, Opening, Teller, chat_event
+from bitnet_chat.server.chats.live import Changed, Live, Room
+from bitnet_chat.server.chats.requests import MOST_ROWS, Ask, ask, lone_ask, new_chat, new_title
+from bitnet_chat.server.chats.responses import chat_json, entry_form, error_form, to_json
+from bitnet_chat.server.chats.service import ChatDesk, NoSuchChat
+from bitnet_chat.server.errors import Refused, error_json, problem_of
+from bitnet_chat.server.request_body import read
+from bitnet_chat.server.responses import EventStream, is_urgent, respond, while_connected
+from bitnet_chat.server.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal import Stored
+    from bitnet_chat.server.web.shared_html import SharedHtml
+
+
+_Handler = Callable[[Request], Awaitable[Response]]
+_LISTED, _MOST_LISTED = 100, 1000
+_AT_ONCE = 500
+"""Characters that are rendered without a pause."""
+_MOST_WORDS = 1000
+"""Characters of a search."""
+
+
+def routes(chats: ChatDesk, settings: ServeSettings) -> list[BaseRoute]:
+    api = _Api(chats, settings)
+    return [
+        Route("/chats", api.of(GET=api.list, POST=api.create)),
+        Route("/chats/{id}", api.of(GET=api.show, PATCH=api.rename, DELETE=api.remove)),
+        Route("/chats/{id}/messages", api.of(POST=api.answer)),
+        Route("/chats/{id}/events", api.of(GET=api.events)),
+        Route("/chats/{id}/stop", api.of(POST=api.stop)),
+        Route("/replies", api.of(POST=api.reply)),
+    ]
+
+
+class _Endpoint:
+    """What is at a path, by method. Whatever goes wrong there is told in the form of this API."""
+
+    def __init__(self, handlers: Mapping[str, _Handler]) -> None:
+        self._handlers = handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def answer(request: Request) -> Response:
+            return await self._handler(request)(request)
+
+        await respond(scope, receive, send, answer, _refusal)
+
+    def _handler(self, request: Request) -> _Handler:
+        handler = self._handlers.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = [*self._handlers, *(["HEAD"] if "GET" in self._handlers else [])]
+            raise _WrongMethod(request.method, ", ".join(allowed))
+        return handler
+
+
+class _WrongMethod(Refused):
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"{method} is not for this", code="method_not_allowed", status=405, remedy=f"use {allowed}")
+        self.allowed = allowed
+
+
+class _Api:
+    def __init__(self, chats: ChatDesk, settings: ServeSettings) -> None:
+        self._chats, self._settings = chats, settings
+
+    def of(self, **handlers: _Handler) -> _Endpoint:
+        return _Endpoint(handlers)
+
+    # What there is
+
+    async def list(self, request: Request) -> Response:
+        limit, words = _number(request, "limit", _LISTED, _MOST_LISTED), request.query_params.get("q", "").strip()
+        if len(words) > _MOST_WORDS:
+            raise Refused(f"q has more than {_MOST_WORDS} characters", param="q")
+        if words:
+            hits = await self._chats.search(words, limit)
+            forms = [entry_form(hit.entry, self._is_live(hit.entry.id), hit.snippet) for hit in hits]
+        else:
+            forms = [entry_form(each, self._is_live(each.id)) for each in await self._chats.list(limit)]
+        return _json({"chats": forms})
+
+    async def create(self, request: Request) -> Response:
+        stored = await self._chats.create(await read(request, self._settings.body_limit, new_chat))
+        return await self._chat(stored, status=201, headers={"Location": f"/chats/{stored.id}"})
+
+    async def show(self, request: Request) -> Response:
+        stored = await self._chats.load(_id(request))
+        return await self._chat(stored, _renders(request))
+
+    async def rename(self, request: Request) -> Response:
+        id = _id(request)
+        title = await read(request, self._settings.body_limit, new_title)
+        return await self._chat(await self._chats.rename(id, title))
+
+    async def remove(self, request: Request) -> Response:
+        await self._chats.remove(_id(request))
+        return Response(status_code=204)
+
+    def _is_live(self, id: int) -> bool:
+        room = self._chats.rooms.get(id)
+        return room is not None and room.answering is not None
+
+    async def _chat(
+        self, stored: Stored, renders: bool = False, *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        room = self._chats.rooms.get(stored.id)
+        live = None if room is None or room.answering is None else room.answering.as_it_is()
+        render = None
+        if renders:
+            from bitnet_chat.server.web.html_stream import html_of
+
+            render = html_of
+        body = await asyncio.to_thread(chat_json, stored, live, render)
+        return Response(body, status, headers, media_type="application/json")
+
+    # Replies
+
+    async def answer(self, request: Request) -> Response:
+        id = _id(request)
+        asked = await read(request, self._settings.body_limit, ask)
+        live = await self._chats.begin(id, asked, urgent=_is_urgent(request))
+        if not asked.stream:
+            user = None if live.opening.user is None else live.opening.user[0]
+            begun = {"generation": live.generation.id, "user_message": user, "message": live.opening.message}
+            return _json(begun, 202)
+        live.join()
+        try:
+            await while_connected(request, live.generation.started.wait())
+            refusal = _refused(live.generation)
+        except BaseException:
+            live.leave()
+            raise
+        if refusal is not None:
+            live.leave()
+            return refusal
+        return EventStream(_kept(live, _renders(request)), gone=live.leave)
+
+    async def reply(self, request: Request) -> Response:
+        asked: Ask = await read(request, self._settings.body_limit, lone_ask)
+        opening, generation = self._chats.begin_alone(asked, urgent=_is_urgent(request))
+        try:
+            await while_connected(request, generation.started.wait())
+        except BaseException:
+            generation.stop()
+            raise
+        if (refusal := _refused(generation)) is not None:
+            return refusal
+        events = _all_of(opening, generation)
+        return EventStream(events, gone=generation.stop, headers=generation.headers)
+
+    async def stop(self, request: Request) -> Response:
+        id = _id(request)
+        stopped = self._chats.stop(id)
+        if not stopped:
+            await self._chats.load(id)
+        return _json({"stopped": stopped})
+
+    async def events(self, request: Request) -> Response:
+        stored = await self._chats.load(_id(request))
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
+        seen = LastSeen.of(request.headers.get("last-event-id") or request.query_params.get("last_event_id", ""))
+        renders = _renders(request)
+        if _flag(request, "follow"):
+            self._chats.attend()
+            return EventStream(self._followed(stored, seen, renders))
+        room = self._chats.rooms.get(stored.id)
+        found = None if room is None else _to_watch(room, seen)
+        if found is None:
+            return Response(status_code=204)
+        live, place = found
+        live.join()
+        return EventStream(_kept(live, renders, place), gone=live.leave)
+
+    async def _followed(self, stored: Stored, seen: LastSeen | None, renders: bool) -> AsyncIterator[bytes]:
+        yield RETRY
+        yield chat_event(_changed(stored, stored.title))
+        with self._chats.rooms.entered(stored.id) as room:
+            async with aclosing(room.follow(seen)) as following:  # type: ignore[type-var]  # it is a generator
+                async for told, place in following:
+                    if isinstance(told, Changed):
+                        yield chat_event(_changed(stored, told.title, deleted=told.deleted))
+                        continue
+                    told.join()
+                    try:
+                        async for part in _kept(told, renders, place):
+                            yield part
+                    finally:
+                        told.leave()
+
+
+def _to_watch(room: Room, seen: LastSeen | None) -> tuple[Live, int | None] | None:
+    """The reply that a reader gets, and the place that it has seen; None: there is nothing for it."""
+    found = room.find(seen)
+    if found is not None:
+        live, place = found
+        if live.running or place <= live.generation.place:
+            return live, place
+    return None if room.answering is None else (room.answering, None)
+
+
+def _kept(live: Live, renders: bool, place: int | None = None) -> AsyncIterator[bytes]:
+    """The events of a reply of a chat."""
+    return _all_of(live.opening, live.generation, live.html() if renders else None, place, live.settled)
+
+
+async def _all_of(
+    opening: Opening,
+    generation: Generation,
+    html: SharedHtml | None = None,
+    place: int | None = None,
+    settled: asyncio.Event | None = None,
+) -> AsyncIterator[bytes]:
+    """The events of one reply, from behind ``place`` on. ``settled``: what its last event waits for, so that who has
+    heard the end finds the reply in the journal, from another program too."""
+    teller = Teller(opening, place, html)
+    yield RETRY
+    for part in teller.begin():
+        yield part
+    begin = place or 0 if html is None else min(html.place, place or 0)
+    async with aclosing(generation.watch(begin, progress=True)) as watched:  # type: ignore[type-var]
+        async for seen in watched:
+            if html is not None and html.place + _AT_ONCE < seen.place:
+                await asyncio.sleep(0)  # of a long reply that is rendered late: others come in between
+            if settled is not None and isinstance(seen.event, Completed | Failed):
+                await settled.wait()
+            # What belongs together leaves together.
+            if parts := b"".join(teller.tell(seen)):
+                yield parts
+
+
+def _changed(stored: Stored, title: str, *, deleted: bool = False) -> dict[str, object]:
+    return {"id": stored.id, "title": title, "deleted": deleted}
+
+
+def _refused(generation: Generation) -> Response | None:
+    """A failure before the first word has a status of its own."""
+    end = generation.end
+    if isinstance(end, Failed) and not (generation.text or generation.thinking or generation.calls):
+        return _refusal(end.error)
+    return None
+
+
+def _id(request: Request) -> int:
+    text: str = request.path_params["id"]
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) <= MOST_ROWS):
+        raise Refused(f"{text[:40]!r} is no number of a chat", status=404, code="chat_not_found")
+    return int(text)
+
+
+def _is_urgent(request: Request) -> bool:
+    return is_urgent(request.headers.get("priority"))
+
+
+def _renders(request: Request) -> bool:
+    wanted = request.query_params.get("render", "")
+    if wanted not in ("", "html"):
+        raise Refused("render can only be html", param="render")
+    return wanted == "html"
+
+
+def _flag(request: Request, name: str) -> bool:
+    value = request.query_params.get(name, "0")
+    if value not in ("0", "1"):
+        raise Refused(f"{name} is 0 or 1", param=name)
+    return value == "1"
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    value = request.query_params.get(name, str(default))
+    if not (value.isascii() and value.isdigit() and len(value) < 10 and 0 < int(value) <= most):
+        raise Refused(f"{name} is a number from 1 to {most}", param=name)
+    return int(value)
+
+
+def _refusal(error: BitnetChatError) -> Response:
+    problem = problem_of(error)
+    allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
+    told = {**problem.headers, **allow}
+    return Response(error_json(error_form(error)), problem.status, told, media_type="application/json")
+
+
+def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(value), status, headers, media_type="application/json")
+
+
+__all__ = ["NoSuchChat", "routes"]

@@ -1,0 +1,175 @@
+"""A reply of a chat as server-sent events. Pure.
+
+Each event that stands for something said has the id ``<generation>.<place>``, the place behind it: who comes back with
+it misses nothing and hears nothing twice. ``complete`` and ``error`` have the place behind all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from bitnet_chat.conversation import ToolCall
+from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, TextDelta, ThinkingDelta
+from bitnet_chat.server.chats.responses import error_form, to_json
+from bitnet_chat.server.responses import detailed_usage
+
+if TYPE_CHECKING:
+    from bitnet_chat.server.broadcast import Seen
+    from bitnet_chat.server.web.shared_html import SharedHtml
+
+_NOT_KEPT = "the journal cannot be written: what is said now may not be kept"
+RETRY = b"retry: 1000\n\n"
+"""Milliseconds after which a browser comes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is known when a reply begins. Rows are None where nothing is kept, or the journal cannot be written."""
+
+    generation: str
+    model: str
+    chat: int | None = None
+    message: int | None = None
+    """The row of the reply."""
+    user: tuple[int | None, str] | None = None
+    """The row and the text of the message that is answered; None where a reply goes on, or a tool was called."""
+    parent: int | None = None
+    """The row that the new ones follow: what had stood behind it is another branch now."""
+    before: str | None = None
+    """The reply that goes on; None for a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastSeen:
+    """The last event that a reader got."""
+
+    generation: str
+    place: int
+
+    @classmethod
+    def of(cls, id: str) -> LastSeen | None:
+        """None for what is no id of ours."""
+        generation, _, place = id.rpartition(".")
+        if not generation or not (place.isascii() and place.isdigit() and len(place) < 16):
+            return None
+        return cls(generation, int(place))
+
+
+class Teller:
+    """The events of one reply, for one reader: from its beginning, or from behind the place that was seen last.
+
+    With ``html`` the reply has to be told from the place up to which that was rendered, if not from an earlier one.
+    """
+
+    def __init__(self, opening: Opening, seen: int | None = None, html: SharedHtml | None = None) -> None:
+        """``seen``: None for all of it, ``start`` included."""
+        self._opening = opening
+        self._seen = seen or 0
+        self._fresh = seen is None
+        self._html = html
+        self._shown = -1 if seen is None else seen
+        """The place up to which the reader knows the HTML."""
+
+    def begin(self) -> Iterator[bytes]:
+        opening = self._opening
+        if self._fresh:
+            user = None if opening.user is None else {"id": opening.user[0], "content": opening.user[1]}
+            start: dict[str, object] = {
+                "generation": opening.generation,
+                "chat": opening.chat,
+                "model": opening.model,
+                "user": user,
+                "message": opening.message,
+                "continues": opening.before is not None,
+                "parent": opening.parent,
+            }
+            yield _event("start", start, self._id(0))
+            if opening.chat is not None and opening.message is None:
+                yield _event("notice", {"text": _NOT_KEPT})
+        yield from self._blocks()
+
+    def tell(self, seen: Seen) -> Iterator[bytes]:
+        """What to send for the next that was said."""
+        event, place = seen.event, seen.place
+        if isinstance(event, Completed | Failed):
+            yield from self._end(event, place + 1)
+            return
+        if isinstance(event, TextDelta | ThinkingDelta):
+            known = min(len(event.text), max(0, self._seen - (place - len(event.text))))
+            new = event.text[known:]
+            if isinstance(event, ThinkingDelta):
+                if new:
+                    yield _event("thinking", {"text": new}, self._id(place))
+                return
+            if self._html is not None:
+                self._html.advance(event.text, place)
+            if new:
+                # Before the text: who has got its id has seen all that belongs to it.
+                yield from self._blocks()
+                yield _event("chunk", {"text": new}, self._id(place))
+        elif isinstance(event, PromptProgress):
+            yield _event("progress", {"done": event.done, "total": event.total}, self._id(place))
+        elif place > self._seen:
+            if isinstance(event, ToolCall):
+                call = {"id": event.id, "name": event.name, "arguments": event.arguments}
+                yield _event("tool_call", call, self._id(place))
+            elif isinstance(event, Notice):
+                yield _event("notice", {"text": event.text}, self._id(place))
+
+    def _end(self, end: Completed | Failed, place: int) -> Iterator[bytes]:
+        opening = self._opening
+        if self._html is not None:
+            self._html.finish(place)
+            yield from self._blocks()
+        user = None if opening.user is None else opening.user[0]
+        if isinstance(end, Failed):
+            told = error_form(end.error) | {
+                "finish_reason": end.error.reason.value,
+                "user": user,
+                "message": opening.message if end.text else None,
+            }
+            yield _event("error", told, self._id(place))
+            return
+        stats = end.stats
+        complete: dict[str, object] = {
+            "user": user,
+            "message": opening.message if _is_kept(end) else None,
+            "finish_reason": end.reason.value,
+            "usage": detailed_usage(stats),
+            "exact": stats.exact,
+            "tokens_per_second": stats.tokens_per_second,
+            "time_to_first_token": stats.time_to_first_token,
+            "seconds": stats.seconds,
+            "context_used": stats.context_used,
+            "context_size": stats.context_size,
+            "model": opening.model,
+            "stats": {name: value for name, value in asdict(stats).items() if value is not None},
+        }
+        yield _event("complete", complete, self._id(place))
+
+    def _blocks(self) -> Iterator[bytes]:
+        """What has changed in the HTML since the reader was told of it."""
+        if self._html is not None:
+            for number, html in self._html.changed(self._shown):
+                yield _event("html", {"message": self._opening.message, "block": number, "html": html})
+            self._shown = max(self._shown, self._html.place)
+
+    def _id(self, place: int) -> str:
+        return f"{self._opening.generation}.{place}"
+
+
+def chat_event(form: dict[str, object]) -> bytes:
+    """Something about the chat as a whole has changed."""
+    return _event("chat", form)
+
+
+def _is_kept(end: Completed) -> bool:
+    """Whether there is a message: a reply that was stopped before its first word is none."""
+    return bool(end.text) or not end.reason.exit_code
+
+
+def _event(name: str, data: object, id: str = "") -> bytes:
+    head = f"id: {id}\nevent: {name}\n" if id else f"event: {name}\n"
+    return head.encode() + b"data: " + to_json(data) + b"\n\n"

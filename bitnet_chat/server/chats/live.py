@@ -1,0 +1,283 @@
+"""Who is being answered in which chat, and who watches.
+
+A reply belongs to its chat, not to the connection that asked for it: it goes on for a while when nobody watches, and it
+is kept for a while when it has ended, for those whose connection broke just before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bitnet_chat.server.broadcast import Generation
+from bitnet_chat.server.chats.events import LastSeen, Opening
+from bitnet_chat.server.chats.responses import LiveReply
+from bitnet_chat.server.errors import Refused
+
+if TYPE_CHECKING:
+    from bitnet_chat.server.web.shared_html import SharedHtml
+
+FIRST = 10.0
+"""Seconds that the first watcher has to come, where the lingering is shorter."""
+KEPT = 300.0
+"""Seconds that a reply is kept here behind its end."""
+MOST_KEPT = 200
+"""So many of them in all chats together; the oldest go first."""
+_MOST_TOLD = 32
+"""What a chat keeps of what happened in it, for followers that are slow."""
+
+
+class Live:
+    """One reply of a chat, from its beginning until it is forgotten."""
+
+    def __init__(self, opening: Opening, generation: Generation, linger: float) -> None:
+        """``linger``: seconds that it goes on while nobody watches."""
+        self.opening = opening
+        self.generation = generation
+        self.settled = asyncio.Event()
+        """Set when all of it is in the journal."""
+        self._html: SharedHtml | None = None
+        self._linger = linger
+        self._watchers = 0
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(max(linger, FIRST), generation.stop)
+
+    @property
+    def running(self) -> bool:
+        return self.generation.end is None
+
+    def html(self) -> SharedHtml:
+        """Its HTML, for all that watch it as such."""
+        if self._html is None:
+            from bitnet_chat.server.web.shared_html import SharedHtml
+
+            self._html = SharedHtml(self.opening.before or "")
+        return self._html
+
+    def join(self) -> None:
+        """One more watches."""
+        self._watchers += 1
+        self._relax()
+
+    def leave(self) -> None:
+        """One of those who watched does not any more."""
+        self._watchers -= 1
+        if not self._watchers and self.running:
+            self._timer = self._loop.call_later(self._linger, self.generation.stop)
+
+    def over(self) -> None:
+        """It has ended."""
+        self._relax()
+
+    def _relax(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def as_it_is(self) -> LiveReply:
+        """All of it that there is now."""
+        generation, opening = self.generation, self.opening
+        return LiveReply(
+            generation.id,
+            opening.message,
+            generation.place,
+            opening.model,
+            (opening.before or "") + generation.text,
+            generation.thinking,
+            generation.calls,
+            generation.created,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The chat as a whole: its title, or that it is there no more."""
+
+    title: str = ""
+    deleted: bool = False
+
+
+class Answering(Refused):
+    """One reply at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this chat is being answered already",
+            status=409,
+            code="chat_is_answering",
+            remedy="wait for the end of the reply, or stop it",
+        )
+
+
+class Room:
+    """A chat in which somebody is, or was not long ago."""
+
+    def __init__(self, id: int) -> None:
+        self.id = id
+        self.live: Live | None = None
+        """The last reply; it may have ended."""
+        self.closed = False
+        self.users = 0
+        """Who is in it at this moment."""
+        self._claimed = False
+        self._unwanted = False
+        """What is about to begin was stopped already."""
+        self._told: deque[tuple[int, Live | Changed]] = deque(maxlen=_MOST_TOLD)
+        self._number = 0
+        self._followers: set[asyncio.Event] = set()
+
+    @property
+    def answering(self) -> Live | None:
+        """The reply that is being made."""
+        return self.live if self.live is not None and self.live.running else None
+
+    @property
+    def empty(self) -> bool:
+        return not self.users and self.live is None and not any(isinstance(told, Live) for _, told in self._told)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Nobody else begins a reply in this block. Raises Answering."""
+        if self._claimed or self.answering is not None:
+            raise Answering
+        self._claimed = True
+        try:
+            yield
+        finally:
+            self._claimed = self._unwanted = False
+
+    def begin(self, live: Live) -> None:
+        self.live = live
+        self.tell(live)
+        if self._unwanted:
+            live.generation.stop()
+
+    def stop(self) -> bool:
+        """Ends the reply that is being made, or that is just about to begin. False: there is none."""
+        if self.answering is not None:
+            self.answering.generation.stop()
+            return True
+        self._unwanted = self._claimed
+        return self._claimed
+
+    def tell(self, what: Live | Changed) -> None:
+        """All followers hear of it."""
+        self._number += 1
+        self._told.append((self._number, what))
+        self._wake()
+
+    def close(self) -> None:
+        """Followers are told what was told so far, and leave."""
+        self.closed = True
+        self._wake()
+
+    def forget(self, live: Live) -> None:
+        """Nobody comes back to a reply that ended long ago."""
+        self._told = deque((each for each in self._told if each[1] is not live), maxlen=_MOST_TOLD)
+        if self.live is live:
+            self.live = None
+
+    def find(self, seen: LastSeen | None) -> tuple[Live, int] | None:
+        """The reply of which a reader has seen something, and the place behind that. None for one that is not known, or
+        has no such place."""
+        if seen is None:
+            return None
+        for _, told in self._told:
+            if isinstance(told, Live) and told.generation.id == seen.generation:
+                # The end has a place of its own, once it is there.
+                return (told, seen.place) if seen.place <= told.generation.place + (not told.running) else None
+        return None
+
+    async def follow(self, seen: LastSeen | None) -> AsyncIterator[tuple[Live | Changed, int | None]]:
+        """What is being said, and what is said and done from now on; with the place that was seen, None: nothing was.
+
+        ``seen``: what a reader who comes back knows; then what was said meanwhile comes as well."""
+        news = asyncio.Event()
+        self._followers.add(news)
+        number = self._number
+        try:
+            if (known := self.find(seen)) is not None:
+                live, place = known
+                number = next(each for each, told in self._told if told is live)
+                if live.running or place <= live.generation.place:
+                    yield known
+            elif self.answering is not None:
+                yield self.answering, None
+            while True:
+                news.clear()
+                for each, told in list(self._told):
+                    if each > number:
+                        number = each
+                        yield told, None
+                if self.closed:
+                    return
+                if number >= self._number:
+                    await news.wait()
+        finally:
+            self._followers.discard(news)
+
+    def _wake(self) -> None:
+        for news in self._followers:
+            news.set()
+
+
+class Rooms:
+    """By the numbers of the chats."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[int, Room] = {}
+        self._ended: OrderedDict[str, tuple[Room, Live]] = OrderedDict()
+        self._closed = False
+
+    def get(self, id: int) -> Room | None:
+        return self._rooms.get(id)
+
+    @contextmanager
+    def entered(self, id: int) -> Iterator[Room]:
+        """The room of a chat, which stays for this block at least."""
+        room = self._rooms.get(id)
+        if room is None:
+            room = self._rooms[id] = Room(id)
+            room.closed = self._closed
+        room.users += 1
+        try:
+            yield room
+        finally:
+            room.users -= 1
+            self._tidy(room)
+
+    def ended(self, room: Room, live: Live) -> None:
+        """The reply is over; it is kept for a while."""
+        live.over()
+        self._ended[live.generation.id] = room, live
+        asyncio.get_running_loop().call_later(KEPT, self._forget, live.generation.id)
+        while len(self._ended) > MOST_KEPT:
+            self._forget(next(iter(self._ended)))
+
+    def remove(self, room: Room) -> None:
+        """The chat is gone."""
+        room.tell(Changed(deleted=True))
+        room.close()
+        if self._rooms.get(room.id) is room:
+            del self._rooms[room.id]
+
+    def close(self) -> None:
+        """Nobody follows any more."""
+        self._closed = True
+        for room in self._rooms.values():
+            room.close()
+
+    def _forget(self, generation: str) -> None:
+        found = self._ended.pop(generation, None)
+        if found is not None:
+            room, live = found
+            room.forget(live)
+            self._tidy(room)
+
+    def _tidy(self, room: Room) -> None:
+        if room.empty and self._rooms.get(room.id) is room:
+            del self._rooms[room.id]

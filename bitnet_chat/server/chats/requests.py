@@ -1,0 +1,213 @@
+"""Requests of the chats API, taken apart, and the conversation that each of them asks a reply to. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.conversation import Conversation, Message
+from bitnet_chat.conversation.api_messages import conversation_of
+from bitnet_chat.conversation.json_fields import Fields
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.server.errors import Refused
+from bitnet_chat.server.openai.requests import options_of
+from bitnet_chat.text.sanitize import one_line
+from bitnet_chat.text.utf8 import well_formed
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal import Record, Stored
+
+MOST_ROWS = 2**63 - 1
+"""Numbers of conversations and messages are rows of SQLite."""
+_TITLE = 200
+"""Characters of a title."""
+_WAYS = ("content", "messages", "regenerate", "continue")
+
+
+@dataclass(frozen=True, slots=True)
+class NewChat:
+    title: str = ""
+    model: str = ""
+    conversation: Conversation = field(default_factory=Conversation)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is to be answered. One of ``content``, ``messages``, ``regenerate`` and ``goes_on`` is given; ``goes_on``
+    also together with ``messages`` that end in the reply to go on with."""
+
+    content: str | None = None
+    edit: int | None = None
+    """The row of the message that ``content`` takes the place of."""
+    messages: Conversation | None = None
+    regenerate: bool = False
+    goes_on: bool = False
+    system: str | None = None
+    model: str = ""
+    options: ReplyOptions = field(default_factory=ReplyOptions)
+    stream: bool = True
+
+
+def new_chat(fields: Fields) -> NewChat:
+    """A body of ``POST /chats``. Raises Refused."""
+    messages = fields.objects("messages")
+    # A copy of another conversation ends in its last reply.
+    conversation = _messages(messages, reply=None, may_end_in_it=True) if messages else Conversation()
+    system = fields.text("system")
+    if system is not None:
+        conversation = conversation.with_system(system)
+    title = _title(fields)
+    chat = NewChat(title, fields.text("model") or "", conversation)
+    fields.finish()
+    return chat
+
+
+def new_title(fields: Fields) -> str:
+    """A body of ``PATCH /chats/{id}``. Raises Refused."""
+    fields.needed_text("title")
+    title = _title(fields)
+    if not title:
+        raise fields.wrong("title", "is empty")
+    fields.finish()
+    return title
+
+
+def ask(fields: Fields) -> Ask:
+    """A body of ``POST /chats/{id}/messages``. Raises Refused."""
+    content, objects = fields.text("content"), fields.objects("messages")
+    regenerate, goes_on = bool(fields.flag("regenerate")), bool(fields.flag("continue"))
+    given = [content is not None, objects is not None, regenerate, goes_on and objects is None]
+    if sum(given) != 1:
+        raise Refused(f"exactly one of {', '.join(_WAYS)} is to be given", param="content")
+    if content is not None and not content:
+        raise fields.wrong("content", "is empty")
+    edit = fields.whole("edit", 1, MOST_ROWS)
+    if edit is not None and content is None:
+        raise fields.wrong("edit", "needs content: what the message is to be now")
+    asked = Ask(
+        content=content,
+        edit=edit,
+        messages=None if objects is None else _messages(objects, may_end_in_it=goes_on),
+        regenerate=regenerate,
+        goes_on=goes_on,
+        system=fields.text("system"),
+        model=fields.text("model") or "",
+        options=options_of(fields),
+        stream=fields.flag("stream") is not False,
+    )
+    fields.finish()
+    return asked
+
+
+def lone_ask(fields: Fields) -> Ask:
+    """A body of ``POST /replies``: messages that belong to no chat. Raises Refused."""
+    goes_on = bool(fields.flag("continue"))
+    messages = _messages(fields.needed_objects("messages"), may_end_in_it=goes_on)
+    asked = Ask(messages=messages, goes_on=goes_on, model=fields.text("model") or "", options=options_of(fields))
+    fields.finish()
+    return asked
+
+
+def line_of(stored: Stored) -> tuple[Record, ...]:
+    """The present line with the message at its end that got no reply."""
+    return stored.records if stored.pending is None else (*stored.records, stored.pending)
+
+
+def before_asked(ask: Ask, stored: Stored) -> int | None:
+    """The row that ``content`` stands behind; None where it is the first. What it takes the place of is another branch,
+    and a message that got no reply stays where it is."""
+    before = [record.row for record in stored.shown if ask.edit is None or record.row < ask.edit]
+    return before[-1] if before else None
+
+
+def asked_of(ask: Ask, stored: Stored) -> Conversation:
+    """The conversation that is to be replied to. Raises Refused for what cannot be asked here."""
+    line = [record.message for record in line_of(stored)]
+    if ask.messages is not None:
+        conversation = _known(ask.messages, line)
+    elif ask.regenerate:
+        conversation = Conversation(tuple(line)).without_last_reply()
+        if conversation.last is None or conversation.last.role not in ("user", "tool"):
+            raise Refused("there is no reply to make again in this chat", param="regenerate")
+    elif ask.goes_on:
+        conversation = Conversation(tuple(line))
+    elif ask.edit is not None:
+        assert ask.content is not None
+        conversation = Conversation(tuple(line[: _place(ask.edit, stored)])).with_user(ask.content)
+    else:
+        assert ask.content is not None
+        conversation = stored.conversation.with_user(ask.content)
+    if ask.goes_on:
+        _check_goes_on(conversation)
+    return conversation if ask.system is None else conversation.with_system(ask.system)
+
+
+def lone_conversation(ask: Ask) -> Conversation:
+    """The same for messages that belong to no chat."""
+    assert ask.messages is not None
+    if ask.goes_on:
+        _check_goes_on(ask.messages)
+    return ask.messages
+
+
+def _check_goes_on(conversation: Conversation) -> None:
+    last = conversation.last
+    if last is None or last.role != "assistant":
+        raise Refused("there is no reply to go on with", param="continue")
+    if not last.was_cut:
+        raise Refused("the last reply came to its end: there is nothing to go on with", param="continue")
+
+
+def _place(row: int, stored: Stored) -> int:
+    """How many messages of the line stand before this one."""
+    for record in stored.shown:
+        if record.row == row:
+            if record.message.role != "user":
+                raise Refused(f"message {row} is none of the user, and cannot be edited", param="edit")
+            return sum(each.row < row for each in line_of(stored))
+    raise Refused(f"there is no message {row} in this chat", param="edit", code="message_not_found")
+
+
+def _messages(
+    objects: list[Fields], *, may_end_in_it: bool, reply: FinishReason | None = FinishReason.INTERRUPTED
+) -> Conversation:
+    """OpenAI's form. Where it may end in a reply, ``reply`` is how that one ended."""
+    last = objects[-1] if objects else None
+    if not (may_end_in_it and last is not None and last.text("role") == "assistant" and len(objects) > 1):
+        return _question(objects)
+    before = _question(objects[:-1])
+    content = last.needed_text("content")
+    last.accept("reasoning_content", "refusal", "annotations")
+    last.finish()
+    return before.with_assistant(content, reply)
+
+
+def _question(objects: list[Fields]) -> Conversation:
+    """Here ``continue`` says that a reply is to go on."""
+    conversation = conversation_of(objects)
+    if conversation.last is not None and conversation.last.role == "assistant":
+        raise objects[-1].wrong("role", "is assistant: a reply follows a message of a user, or the result of a tool")
+    return conversation
+
+
+def _known(given: Conversation, line: list[Message]) -> Conversation:
+    """``given`` with the messages that are here already as they are here: with the bytes that JSON could not carry, and
+    with what is known about how they ended."""
+    messages = list(given.messages)
+    for place, (mine, theirs) in enumerate(zip(line, messages, strict=False)):
+        if _key(mine) != _key(theirs):
+            break
+        messages[place] = mine
+    return replace(given, messages=tuple(messages))
+
+
+def _key(message: Message) -> tuple[object, ...]:
+    return message.role, well_formed(message.content), message.tool_calls, message.call_id
+
+
+def _title(fields: Fields) -> str:
+    title = one_line(fields.text("title") or "").strip()
+    if len(title) > _TITLE:
+        raise fields.wrong("title", f"has more than {_TITLE} characters")
+    return title

@@ -1,0 +1,137 @@
+"""Chats as JSON: lists, whole chats, messages. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bitnet_chat.conversation import Message, ToolCall
+from bitnet_chat.journal.records import State
+from bitnet_chat.server.chats.requests import line_of
+from bitnet_chat.server.errors import problem_of
+from bitnet_chat.text.utf8 import well_formed
+
+if TYPE_CHECKING:
+    from bitnet_chat.errors import BitnetChatError
+    from bitnet_chat.journal import Entry, Record, Stored
+
+Render = Callable[[str], str]
+"""A reply as HTML."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveReply:
+    """The reply of a chat that is being made, as far as it is at this moment. ``row``: of its message, where it is
+    kept. ``place``: behind all of ``content``, ``thinking`` and ``calls``."""
+
+    generation: str
+    row: int | None
+    place: int
+    model: str
+    content: str
+    thinking: str
+    calls: tuple[ToolCall, ...]
+    created: float
+
+
+def to_json(value: object) -> bytes:
+    """Bytes of a reply that were no UTF-8 are U+FFFD in it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return well_formed(text).encode()
+
+
+def error_form(error: BitnetChatError) -> dict[str, object]:
+    """``{"error": …}`` as this API has it."""
+    problem = problem_of(error)
+    told: dict[str, object] = {"message": problem.what, "remedy": problem.remedy, "type": problem.code}
+    return {"error": told | ({"param": problem.param} if problem.param else {})}
+
+
+def entry_form(entry: Entry, live: bool, snippet: str | None = None) -> dict[str, object]:
+    """A line of the list. ``snippet``: what stands around the words that were searched for."""
+    form: dict[str, object] = {
+        "id": entry.id,
+        "title": entry.title,
+        "created": entry.created,
+        "updated": entry.updated,
+        "turns": entry.turns,
+        "model": entry.model,
+        "state": State.ANSWERING.value if live else entry.state.value,
+        "live": live,
+    }
+    return form if snippet is None else form | {"snippet": snippet}
+
+
+def chat_form(stored: Stored, live: LiveReply | None, render: Render | None = None) -> dict[str, object]:
+    """A whole chat. The reply that is being made is the last of its messages, without a ``finish_reason``."""
+    records = [record for record in line_of(stored) if live is None or record.row != live.row]
+    messages = [_message(record, render) for record in records]
+    if live is not None:
+        messages.append(_live_message(live, render))
+    return {
+        "id": stored.id,
+        "title": stored.title,
+        "created": stored.created,
+        "updated": stored.updated,
+        "model": stored.model,
+        "system": stored.conversation.system,
+        "state": State.ANSWERING.value if live is not None else stored.state.value,
+        "messages": messages,
+        "passed_over": [_message(record, render) for record in stored.passed_over],
+        "live": None if live is None else {"generation": live.generation, "message": live.row, "place": live.place},
+    }
+
+
+def chat_json(stored: Stored, live: LiveReply | None, render: Render | None = None) -> bytes:
+    """The same, message by message: one call for a long chat would hold up all other threads."""
+    form = chat_form(stored, live, render)
+    lists = {name: form.pop(name) for name in ("messages", "passed_over")}
+    parts = [to_json(form)[:-1]]
+    for name, messages in lists.items():
+        assert isinstance(messages, list)
+        parts.append(b',"%b":[%b]' % (name.encode(), b",".join(map(to_json, messages))))
+    return b"".join(parts) + b"}"
+
+
+def _message(record: Record, render: Render | None) -> dict[str, object]:
+    message = record.message
+    form: dict[str, object] = {
+        "id": record.row,
+        "role": message.role,
+        "content": message.content,
+        "thinking": message.thinking,
+        "finish_reason": None if message.finish is None else message.finish.value,
+        "created": record.created,
+        "model": record.model,
+        "stats": dict(record.stats),
+    }
+    return form | _calls(message) | _html(message.role, message.content, render)
+
+
+def _live_message(live: LiveReply, render: Render | None) -> dict[str, object]:
+    message = Message("assistant", live.content, None, live.thinking, live.calls)
+    form: dict[str, object] = {
+        "id": live.row,
+        "role": "assistant",
+        "content": live.content,
+        "thinking": live.thinking,
+        "finish_reason": None,
+        "created": live.created,
+        "model": live.model,
+        "stats": {},
+    }
+    return form | _calls(message) | _html("assistant", live.content, render)
+
+
+def _calls(message: Message) -> dict[str, object]:
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in message.tool_calls
+    ]
+    return {"tool_calls": calls, "tool_call_id": message.call_id or None, "name": message.tool_name or None}
+
+
+def _html(role: str, content: str, render: Render | None) -> dict[str, object]:
+    return {"html": render(content)} if render is not None and role == "assistant" else {}

@@ -1,0 +1,242 @@
+"""Chats as they are kept: read, begun, renamed and removed in the journal, and answered by the desk.
+
+The journal is read anew for each of it, since other programs write to it as well. It is read in a thread, and written
+in that of a recorder, which lives as long as the reply that it writes down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import BitnetChatError, UsageError
+from bitnet_chat.journal import Journal, Recorder
+from bitnet_chat.server.broadcast import Generation
+from bitnet_chat.server.chats.events import Opening
+from bitnet_chat.server.chats.live import Changed, Live, Room, Rooms
+from bitnet_chat.server.chats.requests import (
+    MOST_ROWS,
+    Ask,
+    NewChat,
+    asked_of,
+    before_asked,
+    line_of,
+    lone_conversation,
+)
+from bitnet_chat.server.errors import Refused
+from bitnet_chat.server.scheduler import Desk, Order
+from bitnet_chat.util.threads import beside
+
+if TYPE_CHECKING:
+    from bitnet_chat.journal import Entry, Hit, Stored
+
+log = logging.getLogger("bitnet_chat.server")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class NoSuchChat(Refused):
+    def __init__(self, id: int) -> None:
+        super().__init__(
+            f"there is no chat {id}", status=404, code="chat_not_found", remedy="GET /chats lists those that there are"
+        )
+
+
+class ChatDesk:
+    """All methods belong to the event loop."""
+
+    def __init__(self, desk: Desk, journal: Journal, linger: float) -> None:
+        """``linger``: seconds that a reply goes on while nobody watches."""
+        self.desk = desk
+        self.rooms = Rooms()
+        self._journal = journal
+        self._linger = linger
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._attending = False
+
+    async def list(self, limit: int) -> Sequence[Entry]:
+        return await _done(self._journal.list, limit)
+
+    async def search(self, words: str, limit: int) -> Sequence[Hit]:
+        return (await _done(self._journal.search, words))[:limit]
+
+    async def load(self, id: int) -> Stored:
+        """Raises NoSuchChat."""
+        if not 0 < id <= MOST_ROWS:
+            raise NoSuchChat(id)
+        room = self.rooms.get(id)
+        if room is not None and room.live is not None and not room.live.running:
+            await room.live.settled.wait()
+        try:
+            return await _done(self._journal.load, id)
+        except Refused:
+            raise
+        except UsageError:
+            raise NoSuchChat(id) from None
+
+    async def create(self, chat: NewChat) -> Stored:
+        """Raises UnknownModel, and Refused where nothing can be written."""
+        if chat.model:
+            self.desk.catalogue.choose(chat.model)
+        recorder = self._journal.recorder(log.warning)
+        recorder.create(chat.conversation, title=chat.title, model=chat.model)
+        await self._written(recorder)
+        assert recorder.id is not None
+        return await self.load(recorder.id)
+
+    async def rename(self, id: int, title: str) -> Stored:
+        stored = await self.load(id)
+        recorder = self._journal.recorder(log.warning)
+        recorder.resume(stored)
+        recorder.rename(title)
+        await self._written(recorder)
+        if (room := self.rooms.get(id)) is not None:
+            room.tell(Changed(title))
+        return await self.load(id)
+
+    async def remove(self, id: int) -> None:
+        """A reply that is being made is stopped first."""
+        await self.load(id)
+        with self.rooms.entered(id) as room:
+            await self._quiet(room)
+            try:
+                await _done(self._journal.remove, [id])
+            except Refused:
+                raise
+            except UsageError:
+                raise NoSuchChat(id) from None
+            self.rooms.remove(room)
+
+    async def begin(self, id: int, ask: Ask, *, urgent: bool) -> Live:
+        """A reply in a chat. Raises NoSuchChat, Answering, Refused for what cannot be asked, UnknownModel and Busy."""
+        with self.rooms.entered(id) as room, room.claimed():
+            stored = await self.load(id)
+            line, before = line_of(stored), before_asked(ask, stored)
+            # With the message that got no reply: where it is asked again it keeps its row.
+            stored = replace(stored, records=line)
+            before_it = replace(stored, records=line if stored.pending is None else line[:-1])
+            conversation = await beside(stored.conversation, asked_of, ask, before_it)
+            model = ask.model or (stored.model if stored.model in self.desk.catalogue.names else "")
+            recorder = self._journal.recorder(log.warning)
+            recorder.resume(stored)
+            if ask.content is not None:
+                recorder.follow(before)
+            ended = asyncio.Event()
+            order = Order(conversation, ask.options, model, recorder, urgent)
+            generation = self.desk.begin(order, on_end=lambda _: ended.set())
+            recorder.begin_reply(conversation, model=generation.model)
+            live: Live | None = None
+            try:
+                opening = await self._opening(id, conversation, generation, recorder)
+                live = Live(opening, generation, self._linger)
+                room.begin(live)
+                if recorder.title not in ("", stored.title):
+                    room.tell(Changed(recorder.title))
+            finally:
+                if live is None:
+                    generation.stop()
+                self._spawn(self._end(ended, recorder, room, live))
+            return live
+
+    def begin_alone(self, ask: Ask, *, urgent: bool) -> tuple[Opening, Generation]:
+        """A reply to messages that belong to no chat; it is kept nowhere."""
+        conversation = lone_conversation(ask)
+        generation = self.desk.begin(Order(conversation, ask.options, ask.model, None, urgent))
+        return Opening(
+            generation.id, generation.model, user=_user(conversation), before=_goes_on_with(conversation)
+        ), generation
+
+    def attend(self) -> None:
+        """From now on followers leave when the server ends."""
+        if not self._attending:
+            self._attending = True
+            self._spawn(self._attend())
+
+    async def _attend(self) -> None:
+        await self.desk.ending.wait()
+        self.rooms.close()
+
+    def stop(self, id: int) -> bool:
+        """Ends the reply that is being made, if there is one."""
+        room = self.rooms.get(id)
+        return room is not None and room.stop()
+
+    async def close(self) -> None:
+        """All that was said is written. For when the desk is closed."""
+        self.rooms.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _opening(
+        self, id: int, conversation: Conversation, generation: Generation, recorder: Recorder
+    ) -> Opening:
+        user, before = _user(conversation), _goes_on_with(conversation)
+        rows = await recorder.rows()
+        if rows is None or rows.reply is None:  # a disk that is full; the recorder goes on trying
+            return Opening(generation.id, generation.model, id, None, user, None, before)
+        parent = rows.line[-1] if rows.line else None
+        if user is not None and parent is not None:
+            user, parent = (parent, user[1]), rows.before
+        return Opening(generation.id, generation.model, id, rows.reply, user, parent, before)
+
+    async def _end(self, ended: asyncio.Event, recorder: Recorder, room: Room, live: Live | None) -> None:
+        await ended.wait()
+        try:
+            await recorder.close()
+        finally:
+            if live is not None:
+                live.settled.set()
+                self.rooms.ended(room, live)
+
+    async def _quiet(self, room: Room) -> None:
+        """Until nothing is said in the chat any more."""
+        live = room.live
+        if live is not None:
+            live.generation.stop()
+            await live.settled.wait()
+
+    async def _written(self, recorder: Recorder) -> None:
+        settled = await recorder.settled()
+        await recorder.close()
+        if not settled or recorder.id is None:
+            raise _not_written("written")
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _done(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """What the journal gives, in a thread. Raises what it raises for a wrong request, and Refused where its file or its
+    disk is at fault: what is the matter with those concerns no client."""
+    try:
+        return await asyncio.to_thread(work, *arguments, **named)
+    except UsageError:
+        raise
+    except BitnetChatError as error:
+        log.warning("%s", error)
+        raise _not_written("used") from None
+
+
+def _not_written(what: str) -> Refused:
+    return Refused(
+        f"the journal cannot be {what}; the server's log says why",
+        status=503,
+        code="journal_not_written",
+        remedy="make room, and try again",
+    )
+
+
+def _user(conversation: Conversation) -> tuple[int | None, str] | None:
+    last = conversation.last
+    return (None, last.content) if last is not None and last.role == "user" else None
+
+
+def _goes_on_with(conversation: Conversation) -> str | None:
+    last = conversation.last
+    return last.content if last is not None and last.role == "assistant" else None

@@ -1,0 +1,187 @@
+"""What went wrong, as a client is told: the status, and the words for it. Pure.
+
+The log of an engine (``detail``) stays on this side: it names files of this computer.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from bitnet_chat.conversation.json_fields import Refused as Refused  # the modules that import it from here
+from bitnet_chat.errors import (
+    BitnetChatError,
+    Busy,
+    ContextOverflow,
+    EngineDied,
+    EngineNotFound,
+    FinishReason,
+    ModelError,
+    Unsupported,
+    UsageError,
+)
+from bitnet_chat.events import Completed, Failed
+from bitnet_chat.server.model_manager import UnknownModel
+from bitnet_chat.server.scheduler import Ending
+from bitnet_chat.text.sanitize import escaped
+from bitnet_chat.text.utf8 import well_formed
+
+
+class TooSlow(BitnetChatError):
+    """The time that a reply may take ran out before its first word."""
+
+    reason = FinishReason.TIMEOUT
+
+
+class Ended(BitnetChatError):
+    """The reply was stopped from this side before its first word."""
+
+    reason = FinishReason.INTERRUPTED
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error in the terms of HTTP. ``type`` and ``code`` are those of the OpenAI API."""
+
+    status: int
+    type: str
+    code: str
+    message: str
+    """What happened, to what, and what to do, in one line."""
+    what: str
+    remedy: str = ""
+    param: str = ""
+    retry_after: float | None = None
+    """Seconds after which it is worth another try."""
+    passes: bool = True
+    """Whether another try, unchanged, may fare better."""
+    prompt_tokens: int | None = None
+    context_size: int | None = None
+    """Of messages that are too long."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        if self.status >= 500 and not self.passes:
+            headers["x-should-retry"] = "false"  # the OpenAI clients would try a 5xx twice more
+        return headers
+
+
+_INVALID, _LIMIT, _SERVER = "invalid_request_error", "rate_limit_error", "server_error"
+
+
+def problem_of(error: BitnetChatError) -> Problem:
+    """What a client is told of an error."""
+    status, kind, code, param, passes = _place(error)
+    what, remedy = well_formed(error.what), well_formed(error.remedy)
+    needed, window = None, None
+    if isinstance(error, ContextOverflow) and error.needed and error.size:
+        needed, window = error.needed, error.size
+        what = _too_long(needed, error.reserve, window)
+    if isinstance(error, ContextOverflow) and remedy:  # which is for one at a terminal
+        remedy = "send less of the conversation; --overflow drop-oldest has the server leave out the oldest messages"
+    return Problem(
+        status,
+        kind,
+        code,
+        f"{what}; {remedy}" if remedy else what,
+        what,
+        remedy,
+        param,
+        error.retry_after if isinstance(error, Busy) else None,
+        passes,
+        needed,
+        window,
+    )
+
+
+def _too_long(needed: int, reserve: int, window: int) -> str:
+    """In words that clients of the OpenAI API, of llama-server and of Ollama look for."""
+    kept = f", and {reserve} are kept for the reply" if reserve else ""
+    return (
+        f"This model's maximum context length is {window} tokens, and the request has {needed} with the chat template"
+        f" and its tools{kept}: the input length exceeds the available context size"
+    )
+
+
+def _place(error: BitnetChatError) -> tuple[int, str, str, str, bool]:
+    """Status, type, code, parameter, and whether another try may fare better."""
+    match error:
+        case Refused():
+            return error.status, _INVALID, error.code or "invalid_value", error.param, False
+        case Unsupported():
+            return 400, _INVALID, "unsupported_parameter", error.option, False
+        case UnknownModel():
+            return 404, _INVALID, "model_not_found", "model", False
+        case UsageError():
+            return 400, _INVALID, "invalid_value", "", False
+        case ContextOverflow():
+            return 400, _INVALID, "context_length_exceeded", "messages", False
+        case Ending():
+            return 503, _SERVER, "ending", "", True
+        case Busy():
+            return 429, _LIMIT, "rate_limit_exceeded", "", True
+        case EngineNotFound():
+            return 503, _SERVER, "no_engine", "", False
+        case ModelError():
+            return 503, _SERVER, "bad_model", "", False
+        case EngineDied():
+            return 503, _SERVER, "engine_died", "", True
+        case TooSlow():
+            return 504, _SERVER, "timeout", "", True
+        case Ended():
+            return 503, _SERVER, "interrupted", "", True
+        case _:
+            return 500, _SERVER, str(error.reason), "", True
+
+
+_BROKEN = {
+    FinishReason.ENGINE_DIED: "the engine died in the middle of the reply",
+    FinishReason.STALLED: "the reply was stopped: nothing came from the engine any more",
+    FinishReason.CUT_OFF: "the reply was cut off",
+}
+
+
+def failure_of(end: Completed | Failed) -> BitnetChatError | None:
+    """Why a reply that ended like this is none that a client can use; None where it is one.
+
+    What a limit cut short is a reply; what a fault cut short is not, however much of it came.
+    """
+    if isinstance(end, Failed):
+        return end.error
+    if end.reason in _BROKEN:
+        return EngineDied(_BROKEN[end.reason], remedy="try again")
+    if end.text:
+        return None
+    match end.reason:
+        case FinishReason.TIMEOUT:
+            return TooSlow("the time for this reply ran out before its first word", remedy="try again later")
+        case FinishReason.INTERRUPTED:
+            return Ended("the reply was stopped before its first word", remedy="try again")
+        case FinishReason.CONTEXT_OVERFLOW:
+            return ContextOverflow("the conversation leaves no room for a reply in the context window")
+    return None
+
+
+def openai_form(problem: Problem) -> dict[str, object]:
+    """``{"error": …}`` as the OpenAI API has it."""
+    counts = {"n_prompt_tokens": problem.prompt_tokens, "n_ctx": problem.context_size}  # as llama-server tells them
+    return {
+        "error": {
+            "message": problem.message,
+            "type": problem.type,
+            "param": problem.param or None,
+            "code": problem.code,
+            **({} if problem.context_size is None else counts),
+        }
+    }
+
+
+def without_tools(message: str) -> str:
+    """In the words of Ollama, which clients of both APIs look for."""
+    return message.replace("tools is not supported here", "the model does not support tools", 1)
+
+
+def error_json(form: object) -> bytes:
+    """The form of an error as JSON. It may quote what a stranger sent, and is often read in a terminal as it is."""
+    return escaped(json.dumps(form, ensure_ascii=False, separators=(",", ":"))).encode()

@@ -1,0 +1,57 @@
+"""``/health`` and ``/metrics``: for those who watch over the server."""
+
+from __future__ import annotations
+
+import json
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from bitnet_chat.backend import BackendStatus
+from bitnet_chat.server.scheduler import Desk
+from bitnet_chat.version import __version__
+
+_READY = frozenset({"idle", "generating", "interrupting"})
+
+
+def routes(desk: Desk) -> list[BaseRoute]:
+    async def health(request: Request) -> Response:
+        status, facts = health_of(desk)
+        headers = {} if status == 200 else {"retry-after": "1"}
+        return Response(json.dumps(facts), status, headers, media_type="application/json")
+
+    async def metrics(request: Request) -> Response:
+        text, kind = desk.metrics.exposed(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": kind})
+
+    return [Route("/health", health), Route("/metrics", metrics)]
+
+
+def health_of(desk: Desk) -> tuple[int, dict[str, object]]:
+    """The HTTP status, 200 where an engine is ready and 503 else, and what is to be said about it."""
+    pools = desk.catalogue.pools
+    statuses = [backend.status() for pool in pools.values() for backend in pool.backends]
+    shown = max(statuses, key=_readiness, default=None)
+    state = shown.state if shown is not None else "starting"
+    if desk.ending.is_set():
+        state = "ending"
+    elif shown is None and desk.has_answered:
+        state = "unloaded"  # on purpose, and loaded again by whoever asks
+    ready = state in _READY or state == "unloaded"
+    return (200 if ready else 503), {
+        "status": "ok" if ready else "unavailable",
+        "model": shown.model if shown is not None else desk.catalogue.names[0],
+        "engine": shown.engine if shown is not None else "",
+        "state": state,
+        "models": desk.catalogue.names,
+        "parallel": sum(pool.source.parallel for pool in pools.values()),
+        "busy": sum(pool.busy for pool in pools.values()),
+        "waiting": sum(pool.waiting for pool in pools.values()),
+        "context_size": shown.context_size if shown is not None else None,
+        "version": __version__,
+    }
+
+
+def _readiness(status: BackendStatus) -> int:
+    return 2 if status.state in _READY else 1 if status.state == "starting" else 0

@@ -1,0 +1,184 @@
+"""What the server counts, for Prometheus.
+
+Names, units and labels are Prometheus' conventions: base units, ``_total`` behind counters, and no label whose values
+a client could make up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from bitnet_chat.backends.pool import Seat
+from bitnet_chat.conversation import ToolCall
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, Event, Failed, TextDelta, ThinkingDelta
+from bitnet_chat.server.model_manager import Catalogue
+from bitnet_chat.version import __version__
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_RATES = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1000.0)
+
+
+class Metrics:
+    """The account of one server, in a registry of its own. All methods belong to the event loop."""
+
+    def __init__(self, catalogue: Catalogue, running: Callable[[], int] = lambda: 0) -> None:
+        """``running``: how many replies are waited for or made."""
+        self.registry = CollectorRegistry()
+        by_model = ("model",)
+        self._requests = Counter(
+            "bitnet_chat_http_requests",
+            "HTTP requests that were answered",
+            ("api", "status"),
+            registry=self.registry,
+        )
+        self._replies = Counter(
+            "bitnet_chat_replies", "Replies that have ended, by why", ("model", "reason"), registry=self.registry
+        )
+        self._prompt_tokens = Counter(
+            "bitnet_chat_prompt_tokens", "Tokens that models were given to read", by_model, registry=self.registry
+        )
+        self._tokens = Counter(
+            "bitnet_chat_generated_tokens", "Tokens that models have made", by_model, registry=self.registry
+        )
+        self._first = Histogram(
+            "bitnet_chat_time_to_first_token_seconds",
+            "From the request to the first word of its reply, waiting included",
+            by_model,
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self._rate = Histogram(
+            "bitnet_chat_tokens_per_second",
+            "Rate of generation of one reply, reading the prompt excluded",
+            by_model,
+            registry=self.registry,
+            buckets=_RATES,
+        )
+        self._waited = Histogram(
+            "bitnet_chat_queue_wait_seconds",
+            "From the request to when a backend was free for it",
+            by_model,
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self._yields = Counter(
+            "bitnet_chat_yields", "Batch replies that made way for people", by_model, registry=self.registry
+        )
+        self._restarts = Counter(
+            "bitnet_chat_engine_restarts", "Engines that died and were started again", by_model, registry=self.registry
+        )
+        self._cached = Counter(
+            "bitnet_chat_cached_replies", "Replies that were given again from memory", by_model, registry=self.registry
+        )
+        for name in catalogue.names:  # 0 is a figure, too, and a rate wants a beginning
+            for counter in (self._prompt_tokens, self._tokens, self._yields, self._restarts, self._cached):
+                counter.labels(name)
+        self._catalogue = catalogue
+        self._shared_restarts: dict[str, int] = {}
+        """Those of a process that answers for several seats which were accounted for."""
+        self.registry.register(_Now(catalogue, running))
+
+    def request(self, api: str, status: int) -> None:
+        self._requests.labels(api, str(status)).inc()
+
+    def reply(self, model: str) -> Account:
+        """The account of a reply that is asked for now."""
+        return Account(self, model)
+
+    def yielded(self, model: str) -> None:
+        self._yields.labels(model).inc()
+
+    def replayed(self, model: str) -> None:
+        self._cached.labels(model).inc()
+
+    def restarted(self, model: str, seat: Seat) -> None:
+        """Accounts for the restarts of its engine that were not yet accounted for."""
+        count, known = seat.backend.status().restarts, seat.restarts
+        if self._catalogue.pools[model].source.shared:
+            known = self._shared_restarts.get(model, 0)
+            self._shared_restarts[model] = count
+        if count > known:
+            self._restarts.labels(model).inc(count - known)
+        seat.restarts = count
+
+    def exposed(self, accept: str) -> tuple[bytes, str]:
+        """All of it in the format that the ``Accept`` header asks for, and the name of that format."""
+        for model, pool in self._catalogue.pools.items():
+            for seat in pool.seats:
+                self.restarted(model, seat)
+        encode, kind = choose_encoder(accept)
+        return encode(self.registry), kind
+
+
+class Account:
+    """What is counted of one reply."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics, self._model = metrics, model
+        self._asked = time.monotonic()
+        self._is_seated = self._has_spoken = False
+
+    def seated(self) -> None:
+        """A backend is free for it."""
+        if not self._is_seated:
+            self._is_seated = True
+            self._metrics._waited.labels(self._model).observe(time.monotonic() - self._asked)
+
+    def heard(self, event: Event) -> None:
+        if not self._has_spoken and isinstance(event, TextDelta | ThinkingDelta | ToolCall):
+            self._has_spoken = True
+            self._metrics._first.labels(self._model).observe(time.monotonic() - self._asked)
+
+    def ended(self, end: Completed | Failed) -> None:
+        reason: FinishReason = end.error.reason if isinstance(end, Failed) else end.reason
+        self._metrics._replies.labels(self._model, str(reason)).inc()
+        if isinstance(end, Completed):
+            self._metrics._prompt_tokens.labels(self._model).inc(end.stats.prompt_tokens or 0)
+            self._metrics._tokens.labels(self._model).inc(end.stats.tokens)
+            if (rate := end.stats.tokens_per_second) is not None:
+                self._metrics._rate.labels(self._model).observe(rate)
+
+
+class _Now(Collector):
+    """What is looked up when somebody asks."""
+
+    def __init__(self, catalogue: Catalogue, running: Callable[[], int]) -> None:
+        self._catalogue, self._running = catalogue, running
+        self._process = psutil.Process()
+        self._started = self._process.create_time()
+
+    def collect(self) -> Iterable[Metric]:
+        info = GaugeMetricFamily("bitnet_chat_build_info", "The version that runs", labels=("version",))
+        info.add_metric((__version__,), 1)
+        yield info
+        yield GaugeMetricFamily(
+            "bitnet_chat_replies_running", "Replies that are waited for or made", value=self._running()
+        )
+        waiting = GaugeMetricFamily("bitnet_chat_queue_length", "Requests that wait for a backend", labels=("model",))
+        busy = GaugeMetricFamily("bitnet_chat_backends_busy", "Backends that make a reply", labels=("model",))
+        loaded = GaugeMetricFamily("bitnet_chat_backends_loaded", "Backends that there are", labels=("model",))
+        memory = GaugeMetricFamily(
+            "bitnet_chat_backend_memory_bytes", "Resident memory of the engines", labels=("model",)
+        )
+        for model, pool in self._catalogue.pools.items():
+            waiting.add_metric((model,), pool.waiting)
+            busy.add_metric((model,), pool.busy)
+            loaded.add_metric((model,), len(pool.backends))
+            memory.add_metric((model,), pool.memory)
+        yield from (waiting, busy, loaded, memory)
+        yield GaugeMetricFamily(
+            "process_resident_memory_bytes",
+            "Resident memory of the server itself",
+            value=self._process.memory_info().rss,
+        )
+        yield GaugeMetricFamily(
+            "process_start_time_seconds", "When the server was started, since 1970", value=self._started
+        )

@@ -1,0 +1,415 @@
+"""The models that are served, and the pools that answer for them: loaded when they are asked for, unloaded when others
+need the room.
+
+With a limit of memory, a model that has to be loaded takes the place of those that were used least recently. What is
+answering is never unloaded: the newcomer waits for the end of its replies, and what comes for it meanwhile waits behind
+the newcomer, so that neither can keep the other out for ever. What a model needs is computed from its file
+(:mod:`bitnet_chat.models.memory`); one on another computer needs nothing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bitnet_chat.backends.pool import Pool, Source
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import BitnetChatError, Busy, ModelError, UsageError
+from bitnet_chat.models import memory
+from bitnet_chat.models.gguf import size_of
+from bitnet_chat.models.names import Names, key_of
+from bitnet_chat.server.model_router import AUTO, Candidate, route
+from bitnet_chat.util.progress import size
+
+if TYPE_CHECKING:
+    from bitnet_chat.models.info import ModelInfo
+
+
+log = logging.getLogger("bitnet_chat.server")
+
+_OFTEN = 5.0
+"""Seconds between two looks at another server's list of models."""
+
+
+class UnknownModel(UsageError):
+    """There is no such model here."""
+
+
+@dataclass(slots=True)
+class _Model:
+    name: str
+    source: Source
+    pool: Pool
+    card: ModelCard | None = None
+    """None: its file was not read yet."""
+    users: int = 0
+    """Who holds it, and keeps it from being unloaded."""
+    used: int = 0
+    """When it was held last, in holds of all models."""
+    leaving: bool = False
+    """Another one waits for its room: nobody new may hold it."""
+    unwanted: bool = False
+    """It is to be unloaded as soon as nobody holds it."""
+    closing: asyncio.Task[None] | None = None
+
+    @property
+    def loaded(self) -> bool:
+        return bool(self.users or self.closing or self.pool.backends)
+
+
+class Catalogue:
+    """By name; the first one is the default. All methods belong to the event loop."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        *,
+        queue: int = 64,
+        memory_limit: int = 0,
+        more: Callable[[], Awaitable[Mapping[str, Source]]] | None = None,
+    ) -> None:
+        """``sources``: at least one. ``queue``: how many may wait for a model; more are refused. ``memory_limit``:
+        bytes of all loaded models, 0: no limit. ``more``: what there is by now, where that is for another server to
+        say; new ones are offered too, a moment after the list was asked for, or a name that is not in it.
+
+        Raises UsageError for a name that means something else, ModelError for a file that is larger than the limit.
+        """
+        if any(key_of(name) == AUTO for name in sources):
+            raise UsageError(f"no model can be called {AUTO!r}: it is the name for whichever fits best")
+        self._models = {name: _Model(name, source, Pool(source, queue=queue)) for name, source in sources.items()}
+        self._queue, self._limit, self._more = queue, memory_limit, more
+        self._looked = time.monotonic()
+        self._clock = itertools.count(1)
+        self._line = asyncio.Lock()
+        """Who loads a model stands in it."""
+        self._waiting = 0
+        self._news = asyncio.Event()
+        """Somebody has let go of a model."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.created = time.time()
+        self._names = self._all_names()
+        for model in list(self._models.values()):
+            file = model.source.path
+            if memory_limit and file is not None and size_of(file) > memory_limit:
+                raise _too_large(model.name, size_of(file), memory_limit)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._models)
+
+    @property
+    def listed(self) -> list[str]:
+        """The names that a client may choose from: ``auto`` too, where there is a choice."""
+        self._look_for_more()
+        return [*self._models, AUTO] if len(self._models) > 1 else self.names
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """Of all models; one that is not loaded has no backends."""
+        return {name: model.pool for name, model in self._models.items()}
+
+    @property
+    def loaded(self) -> list[str]:
+        return [name for name, model in self._models.items() if model.loaded]
+
+    @property
+    def waiting(self) -> int:
+        """Who waits for a model to be loaded, or for the room for it."""
+        return self._waiting
+
+    def find(self, name: str) -> str | None:
+        """The name in :attr:`listed` that is meant, however it is written; None where none is."""
+        found = self._names.find(name)
+        return AUTO if found is None and key_of(name) == AUTO and AUTO in self.listed else found
+
+    def choose(self, name: str, conversation: Conversation | None = None) -> str:
+        """The name of the model that answers; empty: the default; ``auto``: by what is said in ``conversation``.
+
+        Raises UnknownModel.
+        """
+        if not name:
+            return self.names[0]
+        found = self._names.find(name)
+        if found is None and key_of(name) == AUTO:
+            candidates = [Candidate(each, self.window(each)) for each in self._models]
+            return route(conversation or Conversation(), candidates).name
+        if found is None:
+            self._look_for_more()
+            raise UnknownModel(f"there is no model {name!r} here", remedy=f"there are: {', '.join(self.listed)}")
+        return found
+
+    def _all_names(self) -> Names:
+        return Names((name, each.source.path, each.source.origin) for name, each in self._models.items())
+
+    def _look_for_more(self) -> None:
+        if self._more is not None and time.monotonic() - self._looked >= _OFTEN:
+            self._looked = time.monotonic()
+            self._spawn(self._add_more(self._more))
+
+    async def _add_more(self, more: Callable[[], Awaitable[Mapping[str, Source]]]) -> None:
+        for name, source in (await more()).items():
+            if name not in self._models:
+                self._models[name] = _Model(name, source, Pool(source, queue=self._queue))
+        self._names = self._all_names()
+
+    async def check(self) -> None:
+        """Reads the files. Raises ModelError for a model that can never have the room that it needs."""
+        for name in list(self._models):
+            need = (await self.card(name)).memory
+            if need > self._limit > 0:
+                raise _too_large(name, need, self._limit)
+
+    def start(self) -> None:
+        """Loads the default model in the background, and reads what the files of all say about themselves."""
+        first = self._models[self.names[0]]
+        if not self._limit:
+            first.pool.start()
+        self._spawn(self._prepare(first))
+
+    async def _prepare(self, first: _Model) -> None:
+        if self._limit:
+            async with self.held(first.name) as pool:
+                pool.start()
+        for name in list(self._models):
+            await self.card(name)
+
+    @asynccontextmanager
+    async def held(self, name: str) -> AsyncIterator[Pool]:
+        """The pool of a model, which has the room to be loaded and is not unloaded in the block.
+
+        Raises ModelError for a model that does not fit into the limit, and Busy when too many wait already.
+        """
+        model = self._models[name]
+        await self._admit(model)
+        try:
+            yield model.pool
+        finally:
+            model.users -= 1
+            if not model.users:
+                self._news.set()
+                if model.unwanted:
+                    self._close(model)
+
+    async def load(self, name: str) -> None:
+        """Has it loaded in the background, if it is not; returns when there is the room for it. Raises as held does."""
+        async with self.held(name) as pool:
+            pool.start()
+
+    def unload(self, name: str) -> None:
+        """Ends its backends in the background, now or when nobody holds it. A request that comes before that keeps it;
+        one that comes later has it loaded again."""
+        model = self._models[name]
+        if model.users:
+            model.unwanted = True
+        elif model.pool.backends:
+            self._close(model)
+
+    async def unloaded(self, name: str) -> None:
+        """Waits until what is being unloaded is gone."""
+        closing = self._models[name].closing
+        if closing is not None:
+            await asyncio.shield(closing)
+
+    async def card(self, name: str) -> ModelCard:
+        """What is known of a model; its file is read the first time, in a thread."""
+        model = self._models[name]
+        if model.card is None:
+            model.card = await asyncio.to_thread(read_card, name, model.source)
+        return model.card
+
+    def window(self, name: str) -> int:
+        """Tokens of its window, as far as is known now; 0: nothing is known yet."""
+        model = self._models[name]
+        for backend in model.pool.backends:
+            if window := backend.status().context_size:
+                return window
+        return model.card.window if model.card is not None else 0
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            if not any(task is model.closing for model in self._models.values()):
+                task.cancel()
+        for model in list(self._models.values()):
+            if model.closing is not None:
+                await model.closing
+            await model.pool.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Room
+
+    async def _admit(self, model: _Model) -> None:
+        """No more than one waits for room at a time; small models do not overtake a large one."""
+        if not model.leaving and model.closing is None and (model.loaded or not self._limit):
+            self._enter(model)
+            return
+        if self._waiting >= self._queue:
+            raise Busy(f"{self._waiting} requests wait for models to be loaded already", retry_after=5.0)
+        self._waiting += 1
+        try:
+            async with self._line:
+                while model.closing is not None or not (model.loaded or self._fits(model)):
+                    await self._make_room(model)
+                self._enter(model)
+        finally:
+            self._waiting -= 1
+
+    def _fits(self, model: _Model) -> bool:
+        if not self._limit:
+            return True
+        cards = [each.card for each in self._models.values() if each is model or each.loaded]
+        return all(cards) and sum(card.memory for card in cards if card) <= self._limit
+
+    def _enter(self, model: _Model) -> None:
+        model.users += 1
+        model.used = next(self._clock)
+        model.unwanted = False
+
+    async def _make_room(self, model: _Model) -> None:
+        """One step towards it. Who is cancelled here leaves nothing behind but what was unloaded."""
+        self._news.clear()
+        if model.closing is not None:
+            await asyncio.shield(model.closing)
+            return
+        for each in list(self._models.values()):
+            await self.card(each.name)
+        need = (await self.card(model.name)).memory
+        if need > self._limit > 0:
+            raise _too_large(model.name, need, self._limit)
+        others = sorted((each for each in self._models.values() if each.loaded), key=lambda each: each.used)
+        closing = next((each.closing for each in others if each.closing is not None), None)
+        idle = next((each for each in others if not each.users), None)
+        if closing is not None:
+            await asyncio.shield(closing)
+        elif self._fits(model):
+            return
+        elif idle is not None:
+            await asyncio.shield(self._close(idle))
+        else:
+            await self._wait_for(others, need)
+
+    async def _wait_for(self, others: list[_Model], need: int) -> None:
+        """Until one of those that have to go has ended its replies."""
+        excess = need + sum(each.card.memory for each in others if each.card) - self._limit
+        leaving: list[_Model] = []
+        for each in others:
+            if excess > 0:
+                each.leaving = True
+                leaving.append(each)
+                excess -= each.card.memory if each.card else 0
+        try:
+            await self._news.wait()
+        finally:
+            for each in leaving:
+                each.leaving = False
+
+    def _close(self, model: _Model) -> asyncio.Task[None]:
+        """Nobody holds it. It goes on when who asked for it has gone: a child that is half ended helps nobody."""
+        if model.closing is None:
+            model.closing = self._spawn(self._unload(model))
+        return model.closing
+
+    async def _unload(self, model: _Model) -> None:
+        try:
+            await model.pool.close()
+        except BitnetChatError:
+            log.exception("the model %s could not be unloaded in order", model.name)
+        finally:
+            model.pool = Pool(model.source, queue=self._queue)
+            model.closing, model.unwanted = None, False
+            self._news.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.warning("a model could not be loaded: %s", error)
+
+        task.add_done_callback(over)
+        return task
+
+
+def _too_large(name: str, need: int, limit: int) -> ModelError:
+    return ModelError(
+        f"the model {name} needs {size(need)} of memory, and all models together may have {size(limit)}",
+        remedy="a larger --memory-limit, a smaller window (--ctx) or fewer --parallel help",
+    )
+
+
+# What is known of a model that is served before it is loaded: sizes, window, template.
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """Facts for listings. Empty or 0 where nothing is known: for a model on another computer that is nearly all."""
+
+    name: str
+    """What it is called here."""
+    size: int = 0
+    """Bytes of its file."""
+    modified: float = 0.0
+    """When the file was changed, in seconds since 1970."""
+    architecture: str = ""
+    parameters: int = 0
+    quantization: str = ""
+    trained: int = 0
+    """Tokens of the window that it was trained for."""
+    window: int = 0
+    """Tokens of the window that it gets here."""
+    memory: int = 0
+    """Bytes that all its backends together need: the weights once, and a window for each."""
+    template: str = ""
+    """Its own chat template."""
+    license: str = ""
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether its template has a place for tools."""
+        return "tools" in self.template
+
+    @property
+    def thinks(self) -> bool:
+        return any(mark in self.template for mark in ("<think>", "enable_thinking", "reasoning_content"))
+
+
+def read_card(name: str, source: Source) -> ModelCard:
+    """Reads the header of the file: a tenth of a second for a large model. A file that cannot be read leaves the card
+    empty; whoever loads it says what is wrong with it."""
+    from bitnet_chat.models.info import read_info
+
+    if source.path is None:
+        return ModelCard(name, window=source.context)
+    try:
+        info = read_info(source.path)
+        modified = source.path.stat().st_mtime
+    except (ModelError, OSError):
+        return ModelCard(name)
+    return _card(name, source, info, modified)
+
+
+def _card(name: str, source: Source, info: ModelInfo, modified: float) -> ModelCard:
+    header = info.header
+    window = memory.context_for(header.context_length, source.context)
+    size = header.size * (info.split[1] if info.split else 1)  # the parts of a model are about equal
+    one = memory.need(size, info.shape, window)
+    return ModelCard(
+        name=name,
+        size=size,
+        modified=modified,
+        architecture=header.architecture,
+        parameters=info.parameters,
+        quantization=info.quantization,
+        trained=header.context_length or 0,
+        window=window,
+        memory=one + (source.parallel - 1) * (one - size),
+        template=header.chat_template,
+        license=info.license,
+    )

@@ -1,0 +1,235 @@
+"""Requests of Ollama's API, taken apart. Pure.
+
+What is obeyed, ignored and refused is decided as in :mod:`bitnet_chat.server.openai.requests`. What says how a computer
+runs a model (``num_thread``, ``num_gpu``, …) was decided when the server was started, and changes no answer: it is
+accepted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.conversation import Conversation, Tool
+from bitnet_chat.conversation.api_messages import conversation_of
+from bitnet_chat.conversation.json_fields import Fields
+from bitnet_chat.server.openai.requests import MOST_STOPS, MOST_TOOLS, thinking
+
+_MOST = 2**31 - 1
+_SEEDS = 2**32 - 1
+"""An engine has so many; the one behind the last asks llama.cpp for a new seed each time."""
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRequest:
+    """What a client asks for."""
+
+    model: str
+    conversation: Conversation
+    """Without messages: the model is to be loaded, or unloaded."""
+    options: ReplyOptions
+    stream: bool
+    thinking: bool
+    """Whether the client wants to see what the model thinks."""
+    window: int
+    """Tokens of the context window that it counts on; 0: whatever there is."""
+    whole: bool
+    """Whether a conversation that is larger than the window is to be refused, whatever the server does with others."""
+    keep_alive: float | None
+    """Seconds that the model is to stay loaded; 0: not at all, negative: for ever."""
+
+    @property
+    def only_loads(self) -> bool:
+        return not self.conversation.turns
+
+    @property
+    def unloads(self) -> bool:
+        return self.keep_alive == 0
+
+
+def chat_request(fields: Fields) -> ReplyRequest:
+    """A body of ``/api/chat``. Raises Refused."""
+    messages = fields.objects("messages") or []
+    tools = tuple(_tool(each) for each in fields.objects("tools") or ())
+    if len(tools) > MOST_TOOLS:
+        raise fields.wrong("tools", f"has {len(tools)} tools; {MOST_TOOLS} is the most")
+    return _request(fields, lambda: conversation_of(messages) if messages else Conversation(), tools)
+
+
+def generate_request(fields: Fields) -> ReplyRequest:
+    """A body of ``/api/generate``. The prompt becomes the message of a user: models that chat know no other text.
+
+    Raises Refused.
+    """
+    prompt, system = fields.text("prompt") or "", fields.text("system") or ""
+    for field in ("suffix", "template"):
+        fields.refuse(field, "")
+    fields.refuse("raw", False)
+    fields.refuse("context", [], why="is not supported here: /api/chat takes what was said before")
+    fields.refuse("images", [], why="is not supported here: only text can be read")
+    for field in ("width", "height", "steps"):
+        fields.refuse(field, 0)
+    conversation = Conversation().with_system(system).with_user(prompt) if prompt else Conversation()
+    return _request(fields, lambda: conversation, ())
+
+
+def model_request(fields: Fields) -> str:
+    """The name in a body of ``/api/show``. Raises Refused."""
+    name = fields.text("model") or fields.text("name")
+    fields.accept("name", "system", "template", "options", "verbose")
+    fields.finish()
+    return _needed(fields, name)
+
+
+def _needed(fields: Fields, name: str | None) -> str:
+    if not name:
+        raise fields.wrong("model", "is missing", code="missing_required_parameter")
+    return name
+
+
+def _request(fields: Fields, said: Callable[[], Conversation], tools: tuple[Tool, ...]) -> ReplyRequest:
+    model = _needed(fields, fields.text("model"))
+    stream = fields.flag("stream")
+    options, window = _options(fields.inner("options") or Fields({}, "options", fields.notes))
+    fields.refuse("logprobs", False)
+    fields.refuse("top_logprobs", 0)
+    truncate = fields.flag("truncate")
+    fields.accept("shift")  # a reply never pushes out what was said before it
+    template, keep_alive = _template(fields), _keep_alive(fields)
+    format = _format(fields)
+    fields.finish()
+    return ReplyRequest(
+        model=model,
+        conversation=said(),
+        options=ReplyOptions(
+            max_tokens=options.max_tokens,
+            sampling=options.sampling,
+            stop=options.stop,
+            tools=tools,
+            format=format,
+            template=template,
+        ),
+        stream=stream is not False,
+        thinking=template.get("enable_thinking") is not False,
+        window=window,
+        whole=truncate is False,
+        keep_alive=keep_alive,
+    )
+
+
+def _tool(fields: Fields) -> Tool:
+    fields.choice("type", ("function",))
+    fields.accept("items")
+    function = fields.needed_inner("function")
+    name = function.needed_text("name")
+    if not name:
+        raise function.wrong("name", "is empty")
+    parameters = function.inner("parameters")
+    function.accept("strict", "cache_control")
+    tool = Tool(name, function.text("description") or "", {} if parameters is None else parameters.values)
+    function.finish()
+    fields.finish()
+    return tool
+
+
+# Options
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    max_tokens: int | None
+    sampling: Sampling
+    stop: tuple[str, ...]
+
+
+def _options(fields: Fields) -> tuple[_Options, int]:
+    """And the tokens of the window."""
+    limit = fields.whole("num_predict", -2, _MOST)
+    seed = fields.whole("seed", -(2**63), 2**63 - 1)
+    top_k = fields.whole("top_k", -1, _MOST)
+    window = fields.whole("num_ctx", 0, _MOST) or 0
+    options = _Options(
+        max_tokens=limit if limit is not None and limit > 0 else None,  # -1 and -2: no limit of its own
+        sampling=Sampling(
+            temperature=fields.number("temperature", 0, 100),
+            top_p=fields.number("top_p", 0, 1),
+            top_k=None if top_k is None else max(0, top_k),
+            min_p=fields.number("min_p", 0, 1),
+            seed=None if seed is None or seed < 0 else seed % _SEEDS,
+            repeat_penalty=fields.number("repeat_penalty", 0, 100),
+            presence_penalty=fields.number("presence_penalty", -100, 100),
+            frequency_penalty=fields.number("frequency_penalty", -100, 100),
+        ),
+        stop=_stop(fields),
+    )
+    for field in ("num_thread", "num_batch", "num_gpu", "main_gpu", "low_vram", "use_mmap", "use_mlock", "numa"):
+        fields.accept(field)
+    fields.accept("f16_kv", "num_keep", "mirostat_tau", "mirostat_eta")
+    fields.ignore("mirostat", 0)
+    for field in ("tfs_z", "typical_p"):
+        fields.ignore(field, 1, 1.0)
+    fields.ignore("repeat_last_n", 64)  # what llama.cpp does anyway
+    fields.ignore("penalize_newline", True)
+    fields.ignore("logits_all", False)
+    for field in ("vocab_only", "embedding_only"):
+        fields.refuse(field, False)
+    fields.finish()
+    return options, window
+
+
+def _stop(fields: Fields) -> tuple[str, ...]:
+    value = fields.get("stop")
+    stops = (fields.texts("stop") or []) if isinstance(value, list | None) else [fields.text("stop") or ""]
+    if len(stops) > MOST_STOPS:
+        raise fields.wrong("stop", f"has {len(stops)} texts; {MOST_STOPS} is the most")
+    if "" in stops:
+        raise fields.wrong("stop", "has an empty text")
+    return tuple(stops)
+
+
+def _format(fields: Fields) -> ResponseFormat | None:
+    value = fields.get("format")
+    if value is None or value == "":
+        return None
+    if value == "json":
+        return ResponseFormat()
+    if not isinstance(value, dict):
+        raise fields.wrong("format", "has to be 'json' or a JSON schema")
+    schema: Mapping[str, object] = value
+    return ResponseFormat(schema)
+
+
+def _template(fields: Fields) -> Mapping[str, object]:
+    """Arguments of the chat template, as far as ``think`` says something."""
+    value = fields.get("think")
+    if value is None or isinstance(value, bool):
+        return {} if value is None else thinking(on=value)
+    level = fields.choice("think", ("low", "medium", "high", "max"))
+    return thinking(on=True) | {"reasoning_effort": level}
+
+
+def _keep_alive(fields: Fields) -> float | None:
+    """Seconds: a number, or a duration as ``5m`` and ``1h30m``."""
+    value = fields.get("keep_alive")
+    if value is None or value == "":
+        return None
+    text = value.strip() if isinstance(value, str) else ""
+    seconds = _seconds(text) if text else fields.number("keep_alive", -math.inf, math.inf)
+    if seconds is None:
+        raise fields.wrong("keep_alive", "has to be a number of seconds or a duration such as 5m")
+    return seconds
+
+
+def _seconds(text: str) -> float | None:
+    sign, digits = (-1.0, text[1:]) if text[:1] == "-" else (1.0, text.removeprefix("+"))
+    if re.fullmatch(r"\d{1,18}(?:\.\d*)?", digits):
+        return sign * float(digits)
+    parts = _DURATION.findall(digits)
+    if not parts or "".join(number + unit for number, unit in parts) != digits or len(digits) > 100:
+        return None
+    return sign * sum(float(number) * _UNITS[unit] for number, unit in parts)

@@ -1,0 +1,230 @@
+"""Replies and listings as Ollama's API has them: objects of JSON, one a line where they stream. Pure.
+
+Durations are in nanoseconds, times as RFC 3339 has them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from bitnet_chat.conversation import ToolCall
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, Event, Stats, TextDelta, ThinkingDelta
+from bitnet_chat.server.model_manager import ModelCard
+from bitnet_chat.server.responses import usage_of
+from bitnet_chat.text.utf8 import well_formed
+
+TAG = ":latest"
+"""Behind every name in listings: Ollama's clients look for it, with and without."""
+_FOR_EVER = "2318-01-01T00:00:00Z"
+"""When a model is unloaded that stays until its room is needed. Ollama's clients show a year like this as for ever."""
+_WHOLE = (FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.EMPTY, FinishReason.TOOL_CALLS)
+
+
+def to_json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+
+
+def line(value: object) -> bytes:
+    return to_json(value) + b"\n"
+
+
+def error(message: str) -> dict[str, object]:
+    return {"error": well_formed(message)}
+
+
+def time_of(seconds: float) -> str:
+    """``2025-03-01T12:00:00.123456Z``; ``seconds`` since 1970."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class Writer:
+    """The objects of one reply; ``now`` is the time, in seconds since 1970."""
+
+    def __init__(self, model: str, *, thinking: bool = True) -> None:
+        """``thinking``: whether thoughts are told."""
+        self._model, self._thinking = model, thinking
+
+    def piece(self, event: Event, now: float) -> dict[str, object] | None:
+        """What was said; None for what the API has no place for."""
+        match event:
+            case TextDelta(text):
+                return self._object(now, self._said(text), done=False)
+            case ThinkingDelta(text) if self._thinking:
+                return self._object(now, self._said("", thinking=text), done=False)
+            case ToolCall():
+                return self._object(now, self._said("", calls=[event]), done=False)
+        return None
+
+    def last(self, end: Completed, total: float, notices: Sequence[str], now: float) -> dict[str, object]:
+        """``total``: seconds since the request came."""
+        return {**self._object(now, self._said(""), done=True), **_end(end, total, notices)}
+
+    def whole(
+        self,
+        end: Completed,
+        thinking: str,
+        calls: Sequence[ToolCall],
+        total: float,
+        notices: Sequence[str],
+        now: float,
+    ) -> dict[str, object]:
+        said = self._said(end.text, thinking=thinking if self._thinking else "", calls=calls)
+        return {**self._object(now, said, done=True), **_end(end, total, notices)}
+
+    def loaded(self, reason: str, now: float) -> dict[str, object]:
+        """``reason``: ``load`` or ``unload``."""
+        return {**self._object(now, self._said(""), done=True), "done_reason": reason}
+
+    def _object(self, now: float, said: Mapping[str, object], *, done: bool) -> dict[str, object]:
+        return {"model": self._model, "created_at": time_of(now), **said, "done": done}
+
+    def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
+        raise NotImplementedError
+
+
+class ChatWriter(Writer):
+    """Those of ``/api/chat``."""
+
+    def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
+        message: dict[str, object] = {"role": "assistant", "content": well_formed(text)}
+        if thinking:
+            message["thinking"] = well_formed(thinking)
+        if calls:
+            message["tool_calls"] = [_call(each) for each in calls]
+        return {"message": message}
+
+
+class GenerateWriter(Writer):
+    """Those of ``/api/generate``, which has no place for calls of tools."""
+
+    def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
+        return {"response": well_formed(text), **({"thinking": well_formed(thinking)} if thinking else {})}
+
+
+def _call(call: ToolCall) -> dict[str, object]:
+    arguments = json.loads(well_formed(call.arguments))
+    return {"id": call.id, "function": {"name": well_formed(call.name), "arguments": arguments}}
+
+
+def done_reason(reason: FinishReason) -> str:
+    """The API has no other word than ``length`` for a reply that is not whole."""
+    return "stop" if reason in _WHOLE else "length"
+
+
+def _end(end: Completed, total: float, notices: Sequence[str]) -> dict[str, object]:
+    stats = end.stats
+    usage = usage_of(stats)
+    said: dict[str, object] = {
+        "done_reason": done_reason(end.reason),
+        **_durations(stats, total),
+        "prompt_eval_count": usage["prompt_tokens"],
+        "eval_count": usage["completion_tokens"],
+    }
+    more = {
+        "finish_reason": str(end.reason),
+        "exact": stats.exact,
+        "prompt_tokens": stats.prompt_tokens,
+        "notices": [well_formed(notice) for notice in notices],
+    }
+    return {**said, "bitnet_chat": more}
+
+
+def _durations(stats: Stats, total: float) -> dict[str, object]:
+    """Whatever came before the message went to the engine, a line of others for example, counts as loading."""
+    first = min(stats.time_to_first_token or 0.0, stats.seconds)
+    return {
+        "total_duration": _nanoseconds(total),
+        "load_duration": _nanoseconds(total - stats.seconds),
+        "prompt_eval_duration": _nanoseconds(first),
+        "eval_duration": _nanoseconds(stats.seconds - first),
+    }
+
+
+def _nanoseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1e9))
+
+
+# Models
+
+
+def full_name(name: str) -> str:
+    return name if ":" in name else name + TAG
+
+
+def listed(card: ModelCard, created: float) -> dict[str, object]:
+    """One of ``/api/tags``. ``created``: its time where its file tells none."""
+    name = full_name(card.name)
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": time_of(card.modified or created),
+        "size": card.size,
+        "digest": _digest(card),
+        "details": _details(card),
+    }
+
+
+def running(card: ModelCard, size: int, window: int) -> dict[str, object]:
+    """One of ``/api/ps``. ``size``: bytes of memory, ``window``: tokens."""
+    name = full_name(card.name)
+    return {
+        "name": name,
+        "model": name,
+        "size": size or card.memory,
+        "digest": _digest(card),
+        "details": _details(card),
+        "expires_at": _FOR_EVER,
+        "size_vram": 0,
+        "context_length": window,
+    }
+
+
+def shown(card: ModelCard, created: float, *, here: bool) -> dict[str, object]:
+    """``/api/show``. ``here``: whether its file lies on this computer; what another one can do is not known, and not
+    denied."""
+    kind = card.architecture
+    info: dict[str, object] = {"general.architecture": kind, "general.parameter_count": card.parameters}
+    if kind and card.trained:
+        info[f"{kind}.context_length"] = card.trained
+    return {
+        "license": card.license,
+        "modelfile": f"FROM {card.name}\n",
+        "parameters": f"num_ctx {card.window}" if card.window else "",
+        "template": well_formed(card.template),
+        "details": _details(card),
+        "model_info": info,
+        "capabilities": [
+            "completion",
+            *(["tools"] if card.takes_tools or not here else []),
+            *(["thinking"] if card.thinks else []),
+        ],
+        "modified_at": time_of(card.modified or created),
+    }
+
+
+def _details(card: ModelCard) -> dict[str, object]:
+    return {
+        "parent_model": "",
+        "format": "gguf" if card.size else "",
+        "family": card.architecture,
+        "families": [card.architecture] if card.architecture else [],
+        "parameter_size": _amount(card.parameters),
+        "quantization_level": card.quantization,
+    }
+
+
+def _amount(parameters: int) -> str:
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if parameters >= size:
+            return f"{parameters / size:.1f}{letter}"
+    return str(parameters) if parameters else ""
+
+
+def _digest(card: ModelCard) -> str:
+    """Tells one model from another, and from what it was before its file changed. It is no hash of the file."""
+    facts = f"{card.name}\0{card.size}\0{card.modified}\0{card.parameters}"
+    return hashlib.sha256(facts.encode("utf-8", "replace")).hexdigest()

@@ -1,0 +1,188 @@
+"""``/v1``: the OpenAI API, chat completions, completions and models."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from bitnet_chat.conversation.json_fields import Fields, Notes
+from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.events import Completed, Failed, Notice
+from bitnet_chat.server.broadcast import Generation
+from bitnet_chat.server.errors import Problem, Refused, error_json, failure_of, openai_form, problem_of, without_tools
+from bitnet_chat.server.openai.requests import ReplyRequest, chat_request, completion_request
+from bitnet_chat.server.openai.responses import DONE, ChatWriter, CompletionWriter, Head, to_json
+from bitnet_chat.server.request_body import read
+from bitnet_chat.server.responses import EventStream, is_urgent, respond, while_connected
+from bitnet_chat.server.scheduler import Desk, Order
+from bitnet_chat.server.settings import ServeSettings
+
+Writer = ChatWriter | CompletionWriter
+_Handler = Callable[[Request], Awaitable[Response]]
+_NAMES = {"format": "response_format"}
+"""What a backend may refuse, where the API calls it something else."""
+
+
+def routes(desk: Desk, settings: ServeSettings) -> list[BaseRoute]:
+    return [Route("/v1/{path:path}", _Api(desk, settings))]
+
+
+class _Api:
+    """All of ``/v1``, so that whatever goes wrong there is told in the form that its clients read."""
+
+    def __init__(self, desk: Desk, settings: ServeSettings) -> None:
+        self._desk, self._settings = desk, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def answer(request: Request) -> Response:
+            return await self._handler(request)(request)
+
+        await respond(scope, receive, send, answer, _refusal)
+
+    def _handler(self, request: Request) -> _Handler:
+        path: str = request.path_params["path"]
+        handlers: Mapping[str, _Handler]
+        match path:
+            case "chat/completions":
+                handlers = {"POST": self._chat}
+            case "completions":
+                handlers = {"POST": self._completion}
+            case "models":
+                handlers = {"GET": self._models, "HEAD": self._models}
+            case _ if path.startswith("models/"):
+                handlers = {"GET": self._model, "HEAD": self._model}
+            case _:
+                raise Refused(f"/v1/{path} is not served here", code="not_found", status=404)
+        if request.method not in handlers:
+            raise _WrongMethod(request.method, path, ", ".join(handlers))
+        return handlers[request.method]
+
+    async def _models(self, request: Request) -> Response:
+        return _json({"object": "list", "data": [self._described(name) for name in self._desk.catalogue.listed]})
+
+    async def _model(self, request: Request) -> Response:
+        name = request.path_params["path"].removeprefix("models/")
+        found = self._desk.catalogue.find(name)
+        return _json(self._described(found or self._desk.catalogue.choose(name)))  # which raises
+
+    def _described(self, name: str) -> dict[str, object]:
+        created = int(self._desk.catalogue.created)
+        return {"id": name, "object": "model", "created": created, "owned_by": "bitnet-chat"}
+
+    async def _chat(self, request: Request) -> Response:
+        return await self._reply(request, chat_request, "chatcmpl", ChatWriter)
+
+    async def _completion(self, request: Request) -> Response:
+        return await self._reply(request, completion_request, "cmpl", CompletionWriter)
+
+    async def _reply(
+        self,
+        request: Request,
+        parse: Callable[[Fields], ReplyRequest],
+        prefix: str,
+        writer_of: type[ChatWriter] | type[CompletionWriter],
+    ) -> Response:
+        notes = None if self._settings.strict else Notes()
+        asked = await read(request, self._settings.body_limit, parse, notes)
+        notices = notes.lines if notes is not None else []
+        order = Order(
+            asked.conversation,
+            # As OpenAI and llama-server do: what is too long is refused, unless this server was told otherwise.
+            replace(asked.options, overflow=self._settings.overflow or "stop"),
+            asked.model,
+            tools_optional=notes is not None and asked.options.tool_choice == "auto",
+            one_call=asked.one_call,
+            urgent=is_urgent(request.headers.get("priority")),
+        )
+        generation = self._desk.begin(order)
+        try:
+            if asked.stream:
+                await while_connected(request, generation.started.wait())
+            else:
+                await while_connected(request, generation.ended())
+        except BaseException:
+            generation.stop()
+            raise
+        headers = generation.headers
+        head = Head(f"{prefix}-{generation.id}", int(generation.created), generation.model)
+        writer = writer_of(head, usage=asked.usage)
+        if asked.stream and not _failed_at_once(generation):
+            return EventStream(_chunks(generation, writer, notices), gone=generation.stop, headers=headers)
+        assert generation.end is not None
+        if (error := failure_of(generation.end)) is not None:
+            return _refusal(error, headers)
+        assert isinstance(generation.end, Completed)
+        notices += [text async for text in _notices(generation)]
+        whole = writer.whole(generation.end, generation.thinking, generation.calls, notices)
+        return _json(whole, headers=headers)
+
+
+def _failed_at_once(generation: Generation) -> bool:
+    """Whether there is nothing to stream, but a status to tell."""
+    if generation.end is None or failure_of(generation.end) is None:
+        return False
+    return not (generation.text or generation.thinking or generation.calls)
+
+
+async def _chunks(generation: Generation, writer: Writer, before: Sequence[str]) -> AsyncIterator[bytes]:
+    for chunk in writer.first():
+        yield chunk
+    notices = [*before]
+    async with aclosing(generation.watch()) as watched:  # type: ignore[type-var]  # it is a generator
+        async for seen in watched:
+            match seen.event:
+                case Notice(text):
+                    notices.append(text)
+                case Completed() | Failed() as end:
+                    if (error := failure_of(end)) is not None:
+                        form = openai_form(_in_words_of_the_api(problem_of(error)))
+                        yield b"data: %b\n\n" % error_json(form)
+                        return
+                    assert isinstance(end, Completed)
+                    for chunk in writer.last(end, notices):
+                        yield chunk
+                    yield DONE
+                case said:
+                    for chunk in writer.piece(said):
+                        yield chunk
+
+
+async def _notices(generation: Generation) -> AsyncIterator[str]:
+    """Of a reply that has ended."""
+    async for seen in generation.watch():
+        if isinstance(seen.event, Notice):
+            yield seen.event.text
+
+
+class _WrongMethod(Refused):
+    def __init__(self, method: str, path: str, allowed: str) -> None:
+        super().__init__(
+            f"{method} is not for /v1/{path}", code="method_not_allowed", status=405, remedy=f"use {allowed}"
+        )
+        self.allowed = allowed
+
+
+def _refusal(error: BitnetChatError, headers: Mapping[str, str] | None = None) -> Response:
+    problem = _in_words_of_the_api(problem_of(error))
+    allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
+    told = {**problem.headers, **allow, **(headers or {})}
+    return Response(error_json(openai_form(problem)), problem.status, told, media_type="application/json")
+
+
+def _in_words_of_the_api(problem: Problem) -> Problem:
+    if problem.param == "tools":
+        return replace(problem, message=without_tools(problem.message))
+    if problem.param not in _NAMES:
+        return problem
+    name = _NAMES[problem.param]
+    return replace(problem, param=name, message=problem.message.replace(problem.param, name, 1))
+
+
+def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(value), status, headers, media_type="application/json")

@@ -1,0 +1,183 @@
+"""Replies as the OpenAI API has them, whole and in chunks. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bitnet_chat.conversation import ToolCall
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, Event, TextDelta, ThinkingDelta
+from bitnet_chat.server.responses import detailed_usage
+from bitnet_chat.text.utf8 import well_formed
+from bitnet_chat.version import __version__
+
+DONE = b"data: [DONE]\n\n"
+_FINGERPRINT = f"bitnet-chat-{__version__}"
+_AS_THEY_WERE = {
+    FinishReason.STOP: "stop",
+    FinishReason.ROLE_MARKER: "stop",
+    FinishReason.EMPTY: "stop",
+    FinishReason.TOOL_CALLS: "tool_calls",
+}
+
+
+def finish_reason(reason: FinishReason) -> str:
+    """Any end that is not the model's own is ``length``: the API has no other word for a reply that is not whole."""
+    return _AS_THEY_WERE.get(reason, "length")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def to_json(value: object) -> bytes:
+    return _encode(value).encode("utf-8")
+
+
+def event(value: object) -> bytes:
+    """A server-sent event."""
+    return b"data: " + to_json(value) + b"\n\n"
+
+
+class _Form:
+    """A chunk that is the same for each piece of a reply but for its text: all else is written once."""
+
+    def __init__(self, empty: bytes) -> None:
+        """``empty``: the chunk for a text without characters, which is the last empty one in it."""
+        self._before, _, self._after = empty.rpartition(b'""')
+
+    def of(self, text: str) -> bytes:
+        return b"%b%b%b" % (self._before, to_json(well_formed(text)), self._after)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What all chunks of a reply have in common. ``created``: seconds since 1970."""
+
+    id: str
+    created: int
+    model: str
+
+    def of(self, kind: str, choices: Sequence[object]) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": _FINGERPRINT,
+            "choices": list(choices),
+        }
+
+
+def details(end: Completed, notices: Sequence[str]) -> dict[str, object]:
+    """What the API has no place for: why the reply really ended, how fast it was, and what there was to tell."""
+    stats = end.stats
+    return {
+        "finish_reason": str(end.reason),
+        "exact": stats.exact,
+        "tokens_per_second": stats.tokens_per_second,
+        "time_to_first_token": stats.time_to_first_token,
+        "seconds": stats.seconds,
+        "context_used": stats.context_used,
+        "context_size": stats.context_size,
+        "notices": [well_formed(notice) for notice in notices],
+    }
+
+
+def _call(call: ToolCall) -> dict[str, object]:
+    function = {"name": well_formed(call.name), "arguments": well_formed(call.arguments)}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+class ChatWriter:
+    """The forms of ``/v1/chat/completions``."""
+
+    def __init__(self, head: Head, *, usage: bool) -> None:
+        """``usage``: whether a stream tells it."""
+        self._head, self._wants_usage = head, usage
+        self._text, self._thought = (_Form(self._chunk({name: ""})) for name in ("content", "reasoning_content"))
+        self._calls = 0
+
+    def first(self) -> list[bytes]:
+        return [self._chunk({"role": "assistant", "content": ""})]
+
+    def piece(self, event: Event) -> list[bytes]:
+        """The chunk for what was said; none for what the API has no place for in mid-stream."""
+        match event:
+            case TextDelta(text):
+                return [self._text.of(text)]
+            case ThinkingDelta(text):
+                return [self._thought.of(text)]
+            case ToolCall():
+                self._calls += 1
+                return [self._chunk({"tool_calls": [{"index": self._calls - 1, **_call(event)}]})]
+        return []
+
+    def last(self, end: Completed, notices: Sequence[str]) -> list[bytes]:
+        chunks = [self._chunk({}, finish_reason(end.reason), {"bitnet_chat": details(end, notices)})]
+        if self._wants_usage:
+            chunks.append(event({**self._head.of("chat.completion.chunk", []), "usage": detailed_usage(end.stats)}))
+        return chunks
+
+    def _chunk(self, delta: object, finish: str | None = None, more: Mapping[str, object] | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        usage = {"usage": None} if self._wants_usage else {}
+        return event({**self._head.of("chat.completion.chunk", [choice]), **usage, **(more or {})})
+
+    def whole(
+        self, end: Completed, thinking: str, calls: Sequence[ToolCall], notices: Sequence[str]
+    ) -> dict[str, object]:
+        content = well_formed(end.text)
+        message: dict[str, object] = {
+            "role": "assistant",
+            "content": None if calls and not content else content,
+            "refusal": None,
+        }
+        if thinking:
+            message["reasoning_content"] = well_formed(thinking)
+        if calls:
+            message["tool_calls"] = [_call(call) for call in calls]
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(end.reason)}
+        return {
+            **self._head.of("chat.completion", [choice]),
+            "usage": detailed_usage(end.stats),
+            "bitnet_chat": details(end, notices),
+        }
+
+
+class CompletionWriter:
+    """The forms of ``/v1/completions``, which has no place for thoughts and tools."""
+
+    def __init__(self, head: Head, *, usage: bool) -> None:
+        self._head, self._wants_usage = head, usage
+        self._text = _Form(self._chunk(""))
+
+    def first(self) -> list[bytes]:
+        return []
+
+    def piece(self, event: Event) -> list[bytes]:
+        return [self._text.of(event.text)] if isinstance(event, TextDelta) else []
+
+    def last(self, end: Completed, notices: Sequence[str]) -> list[bytes]:
+        chunks = [self._chunk("", finish_reason(end.reason), {"bitnet_chat": details(end, notices)})]
+        if self._wants_usage:
+            chunks.append(event({**self._head.of("text_completion", []), "usage": detailed_usage(end.stats)}))
+        return chunks
+
+    def _chunk(self, text: str, finish: str | None = None, more: Mapping[str, object] | None = None) -> bytes:
+        usage = {"usage": None} if self._wants_usage else {}
+        return event({**self._head.of("text_completion", [_choice(text, finish)]), **usage, **(more or {})})
+
+    def whole(
+        self, end: Completed, thinking: str, calls: Sequence[ToolCall], notices: Sequence[str]
+    ) -> dict[str, object]:
+        return {
+            **self._head.of("text_completion", [_choice(well_formed(end.text), finish_reason(end.reason))]),
+            "usage": detailed_usage(end.stats),
+            "bitnet_chat": details(end, notices),
+        }
+
+
+def _choice(text: str, finish: str | None) -> dict[str, object]:
+    return {"text": text, "index": 0, "logprobs": None, "finish_reason": finish}

@@ -1,0 +1,1 @@
+"""``/openapi.json``: the description of the three APIs."""

@@ -1,0 +1,242 @@
+"""The description of ``/chats`` and ``/replies``. Data."""
+
+from __future__ import annotations
+
+from bitnet_chat.server.openapi.openai import (
+    ALWAYS,
+    SAMPLING,
+    TOKENS,
+    TOOLING,
+    URGENCY,
+    WHAT_WENT_WRONG,
+    WITH_BODY,
+    WITH_REPLY,
+)
+from bitnet_chat.server.openapi.schema import (
+    AMOUNT,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    WHOLE,
+    Schema,
+    answer,
+    between,
+    body,
+    errors,
+    given,
+    listed,
+    maybe,
+    one_of,
+    operation,
+    parameter,
+    ref,
+    taken,
+    told,
+)
+
+_ROW: Schema = {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}
+_SHORT: Schema = {"type": "string", "maxLength": 200}
+_OPTIONS: dict[str, Schema] = {
+    "model": told(TEXT, "Empty: the model of the chat, or else the default one."),
+    "max_completion_tokens": TOKENS,
+    "max_tokens": TOKENS,
+    **SAMPLING,
+    **TOOLING,
+}
+_STATE = one_of("whole", "cut_off", "answering", "unanswered")
+_CALL = given({"id": TEXT, "type": {"const": "function"}, "function": given({"name": TEXT, "arguments": TEXT})})
+_TIMES: dict[str, Schema] = {
+    "created": told(NUMBER, "Seconds since 1970."),
+    "updated": told(NUMBER, "Seconds since 1970."),
+}
+
+SCHEMAS: dict[str, Schema] = {
+    "ChatError": given(
+        {"error": given({"message": TEXT, "type": TEXT, "remedy": TEXT}, {"param": maybe(TEXT), "code": maybe(TEXT)})}
+    ),
+    "NewChat": taken({}, {"title": _SHORT, "system": TEXT, "model": TEXT, "messages": listed(ref("Message"))}),
+    "NewTitle": taken({"title": {**_SHORT, "minLength": 1}}, {}),
+    "Ask": told(
+        taken(
+            {},
+            {
+                "content": told({"type": "string", "minLength": 1}, "The next message of the user."),
+                "edit": told(_ROW, "The id of the message that content takes the place of."),
+                "messages": listed(ref("Message"), description="The whole conversation."),
+                "regenerate": told(FLAG, "Another reply to the last message."),
+                "continue": told(FLAG, "The rest of a reply that was cut."),
+                "system": TEXT,
+                "stream": told(FLAG, "false: the reply is watched elsewhere, and the answer is 202."),
+                **_OPTIONS,
+            },
+        ),
+        "Exactly one of content, messages, regenerate and continue.",
+    ),
+    "LoneAsk": taken(
+        {"messages": listed(ref("Message"), minItems=1)},
+        {"continue": told(FLAG, "The last message is a reply that was cut, and is gone on with."), **_OPTIONS},
+    ),
+    "ChatEntry": given(
+        {
+            "id": _ROW,
+            "title": TEXT,
+            **_TIMES,
+            "turns": AMOUNT,
+            "model": TEXT,
+            "state": _STATE,
+            "live": told(FLAG, "Whether a reply is being made here."),
+        },
+        {"snippet": TEXT},
+    ),
+    "Chats": given({"chats": listed(ref("ChatEntry"))}),
+    "ChatMessage": given(
+        {
+            "id": maybe(_ROW),
+            "role": one_of("system", "user", "assistant", "tool"),
+            "content": TEXT,
+            "thinking": TEXT,
+            "finish_reason": told(maybe(TEXT), "null while it is being made."),
+            "created": NUMBER,
+            "model": TEXT,
+            "stats": OBJECT,
+            "tool_calls": listed(_CALL),
+            "tool_call_id": maybe(TEXT),
+        },
+        {"html": TEXT, "name": maybe(TEXT)},
+    ),
+    "Chat": given(
+        {
+            "id": _ROW,
+            "title": TEXT,
+            **_TIMES,
+            "model": TEXT,
+            "system": TEXT,
+            "state": _STATE,
+            "messages": listed(ref("ChatMessage")),
+            "passed_over": listed(
+                ref("ChatMessage"),
+                description="Messages of the user that got no reply before the next one was sent. They stand among the"
+                " others by their ids, can be edited, and no model sees them.",
+            ),
+            "live": maybe(given({"generation": TEXT, "message": maybe(WHOLE), "place": AMOUNT})),
+        }
+    ),
+    "Begun": given({"generation": TEXT, "user_message": maybe(WHOLE), "message": maybe(WHOLE)}),
+    "Stopped": given({"stopped": told(FLAG, "Whether there was a reply to stop.")}),
+}
+
+_ID = parameter("path", "id", _ROW, "Of the chat.")
+_RENDER = parameter("query", "render", one_of("html"), "Replies also as clean HTML.")
+_EVENTS = "Events: start, chunk, thinking, tool_call, notice, html, then complete or error."
+_EVENT = given(
+    {
+        "event": one_of(
+            "start", "chunk", "thinking", "tool_call", "notice", "html", "complete", "error", "chat", "message"
+        ),
+        "data": told(TEXT, "JSON; empty where only the time is told after which a reader comes back."),
+    },
+    {"id": told(TEXT, "The generation and the place behind what was said: where to go on.")},
+)
+
+
+def _refusals(*statuses: int) -> dict[str, Schema]:
+    return errors(ref("ChatError"), WHAT_WENT_WRONG, *statuses, *ALWAYS)
+
+
+def _stream(description: str) -> Schema:
+    return answer(description, _EVENT, kind="text/event-stream")
+
+
+PATHS: dict[str, Schema] = {
+    "/chats": {
+        "get": operation(
+            "listChats",
+            "Chats",
+            "Those that there are, the newest first",
+            {"200": answer("A list.", ref("Chats")), **_refusals(400)},
+            parameter("query", "limit", between(1, 1000, WHOLE), "So many at most; 100 where it is not given."),
+            parameter("query", "q", {"type": "string", "maxLength": 1000}, "Words that are said in them."),
+        ),
+        "post": operation(
+            "createChat",
+            "Chats",
+            "A new one",
+            {"201": answer("It.", ref("Chat")), **_refusals(*WITH_BODY, 404, 503)},
+            body=body(ref("NewChat")),
+        ),
+    },
+    "/chats/{id}": {
+        "get": operation(
+            "showChat",
+            "Chats",
+            "All of one",
+            {"200": answer("It.", ref("Chat")), **_refusals(400, 404)},
+            _ID,
+            _RENDER,
+        ),
+        "patch": operation(
+            "renameChat",
+            "Chats",
+            "Another title for it",
+            {"200": answer("It.", ref("Chat")), **_refusals(*WITH_BODY, 404, 503)},
+            _ID,
+            body=body(ref("NewTitle")),
+        ),
+        "delete": operation(
+            "removeChat",
+            "Chats",
+            "Away with it; a reply that is being made ends",
+            {"204": answer("It is gone."), **_refusals(404, 409, 503)},
+            _ID,
+        ),
+    },
+    "/chats/{id}/messages": {
+        "post": operation(
+            "ask",
+            "Chats",
+            "A reply in a chat; it goes on for a while when its reader goes away",
+            {
+                "200": _stream(_EVENTS),
+                "202": answer("It has begun.", ref("Begun")),
+                **_refusals(*WITH_BODY, *WITH_REPLY, 409),
+            },
+            _ID,
+            _RENDER,
+            URGENCY,
+            body=body(ref("Ask")),
+        )
+    },
+    "/chats/{id}/events": {
+        "get": operation(
+            "watch",
+            "Chats",
+            "The reply that is being made, from its beginning or from where a stream broke",
+            {"200": _stream(_EVENTS), "204": answer("None is being made."), **_refusals(400, 404)},
+            _ID,
+            _RENDER,
+            parameter("query", "follow", one_of("0", "1"), "1: stays open, and tells of every later reply, too."),
+            parameter("query", "last_event_id", TEXT, "The same as the header, for those who cannot set one."),
+            parameter("header", "Last-Event-ID", TEXT, "The id of the last event that was seen."),
+        )
+    },
+    "/chats/{id}/stop": {
+        "post": operation(
+            "stop",
+            "Chats",
+            "An end to the reply that is being made",
+            {"200": answer("What happened.", ref("Stopped")), **_refusals(404)},
+            _ID,
+        )
+    },
+    "/replies": {
+        "post": operation(
+            "reply",
+            "Chats",
+            "A reply that is kept nowhere, and ends with its reader",
+            {"200": _stream(_EVENTS), **_refusals(*WITH_BODY, *WITH_REPLY)},
+            URGENCY,
+            body=body(ref("LoneAsk")),
+        )
+    },
+}

@@ -1,0 +1,101 @@
+"""``/openapi.json``: what the server understands and answers, as OpenAPI 3.1."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from bitnet_chat.server.openapi import chats, ollama, openai
+from bitnet_chat.server.openapi.schema import AMOUNT, FLAG, TEXT, WHOLE, answer, given, listed, maybe, operation, ref
+from bitnet_chat.version import __version__
+
+
+def routes() -> list[BaseRoute]:
+    async def described(request: Request) -> Response:
+        return Response(_written(), media_type="application/json")
+
+    return [Route("/openapi.json", described)]
+
+
+@cache
+def _written() -> bytes:
+    return json.dumps(document(), separators=(",", ":")).encode()
+
+
+def document() -> dict[str, Any]:
+    """Made anew each time."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "bitnet-chat",
+            "version": __version__,
+            "description": "Conversations with a local model. What is not described here is ignored with a notice, or,"
+            " where the server was started with --strict, refused by name.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{}, {"key": []}],
+        "tags": [
+            {"name": "OpenAI", "description": "For clients of the OpenAI API."},
+            {"name": "Ollama", "description": "For clients of Ollama."},
+            {"name": "Chats", "description": "Conversations that are kept, and can be watched by several."},
+            {"name": "Server", "description": "How it is."},
+        ],
+        "paths": {**openai.PATHS, **chats.PATHS, **ollama.PATHS, **_PATHS},
+        "components": {
+            "schemas": {**openai.SCHEMAS, **chats.SCHEMAS, **ollama.SCHEMAS, **_SCHEMAS},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "Where the server was started with a key."}
+            },
+        },
+    }
+
+
+_SCHEMAS = {
+    "Health": given(
+        {
+            "status": {"enum": ["ok", "unavailable"]},
+            "model": TEXT,
+            "engine": TEXT,
+            "state": TEXT,
+            "models": listed(TEXT),
+            "parallel": AMOUNT,
+            "busy": AMOUNT,
+            "waiting": AMOUNT,
+            "context_size": maybe(WHOLE),
+            "version": TEXT,
+        },
+        {"cached": FLAG},
+    )
+}
+_PATHS = {
+    "/health": {
+        "get": operation(
+            "health",
+            "Server",
+            "Whether an engine is ready",
+            {"200": answer("One is.", ref("Health")), "503": answer("None is.", ref("Health"))},
+        )
+    },
+    "/metrics": {
+        "get": operation(
+            "metrics",
+            "Server",
+            "Figures for Prometheus",
+            {
+                "200": {
+                    "description": "Text, in the form that was asked for.",
+                    "content": {
+                        "text/plain": {"schema": TEXT},
+                        "application/openmetrics-text": {"schema": TEXT},
+                    },
+                }
+            },
+        )
+    },
+}

@@ -1,0 +1,161 @@
+"""The description of ``/api``. Data."""
+
+from __future__ import annotations
+
+from bitnet_chat.server.openapi.openai import ALWAYS, URGENCY, WHAT_WENT_WRONG, WITH_BODY, WITH_REPLY
+from bitnet_chat.server.openapi.schema import (
+    AMOUNT,
+    FLAG,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    WHOLE,
+    Schema,
+    answer,
+    any_of,
+    between,
+    body,
+    errors,
+    given,
+    listed,
+    maybe,
+    one_of,
+    open_to,
+    operation,
+    ref,
+    told,
+)
+
+_MOST = 2**31 - 1
+_NAME: Schema = {"type": "string", "minLength": 1}
+_NONE: Schema = {"type": "array", "maxItems": 0}
+_OPTIONS = open_to(
+    {},
+    {
+        "num_predict": told(between(-2, _MOST, WHOLE), "Tokens of the reply; what is not above 0 is no limit."),
+        "num_ctx": told(between(0, _MOST, WHOLE), "Where the window is smaller it is used, and a notice says so."),
+        "temperature": between(0, 100),
+        "top_p": between(0, 1),
+        "top_k": between(-1, _MOST, WHOLE),
+        "min_p": between(0, 1),
+        "seed": between(-(2**63), 2**63 - 1, WHOLE),
+        "repeat_penalty": between(0, 100),
+        "presence_penalty": between(-100, 100),
+        "frequency_penalty": between(-100, 100),
+        "stop": any_of({"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, maxItems=256)),
+        **{name: one_of(False) for name in ("vocab_only", "embedding_only")},
+    },
+)
+_ALL: dict[str, Schema] = {
+    "stream": told(FLAG, "true where it is not given."),
+    "options": _OPTIONS,
+    "format": any_of(one_of("json", ""), OBJECT),
+    "think": told(any_of(FLAG, one_of("low", "medium", "high", "max")), "For the chat template."),
+    "keep_alive": told(any_of(NUMBER, TEXT), "0: the model is unloaded behind the reply. Seconds, or as 5m."),
+    "logprobs": one_of(False),
+    "top_logprobs": {"enum": [0]},
+    "truncate": told(FLAG, "false: messages that are larger than the window are refused."),
+}
+_TOOL = open_to(
+    {"function": open_to({"name": _NAME}, {"description": TEXT, "parameters": OBJECT})},
+    {"type": one_of("function")},
+)
+_SAID: dict[str, Schema] = {
+    "model": TEXT,
+    "created_at": {"type": "string", "format": "date-time"},
+    "done": FLAG,
+}
+_END: dict[str, Schema] = {
+    "done_reason": one_of("stop", "length", "load", "unload"),
+    **dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), AMOUNT),
+    **dict.fromkeys(("prompt_eval_count", "eval_count"), AMOUNT),
+    "bitnet_chat": given(
+        {"finish_reason": TEXT, "exact": FLAG, "prompt_tokens": maybe(AMOUNT), "notices": listed(TEXT)}
+    ),
+}
+_DETAILS = given({"format": TEXT, "family": TEXT, "parameter_size": TEXT, "quantization_level": TEXT})
+_CARD: dict[str, Schema] = {"name": TEXT, "model": TEXT, "size": AMOUNT, "digest": TEXT, "details": _DETAILS}
+
+SCHEMAS: dict[str, Schema] = {
+    "OllamaError": given({"error": TEXT}),
+    "OllamaChatRequest": told(
+        open_to(
+            {"model": _NAME},
+            {"messages": listed(ref("Message"), maxItems=10_000), "tools": listed(_TOOL, maxItems=1000), **_ALL},
+        ),
+        "Without messages the model is loaded, or with keep_alive 0 unloaded.",
+    ),
+    "OllamaGenerateRequest": open_to(
+        {"model": _NAME},
+        {
+            "prompt": TEXT,
+            "system": TEXT,
+            **{name: {"enum": [""]} for name in ("suffix", "template")},
+            "raw": one_of(False),
+            **dict.fromkeys(("context", "images"), _NONE),
+            **{name: {"enum": [0]} for name in ("width", "height", "steps")},
+            **_ALL,
+        },
+    ),
+    "OllamaChatReply": given(
+        {**_SAID, "message": given({"role": {"const": "assistant"}, "content": TEXT})},
+        _END,
+    ),
+    "OllamaGenerateReply": given({**_SAID, "response": TEXT}, _END),
+    "OllamaModels": given(
+        {"models": listed(given({**_CARD, "modified_at": {"type": "string", "format": "date-time"}}))}
+    ),
+    "OllamaLoaded": given({"models": listed(given({**_CARD, "size_vram": AMOUNT, "context_length": AMOUNT}))}),
+    "OllamaShowRequest": open_to({"model": _NAME}, {}),
+    "OllamaModel": given(
+        {
+            "details": _DETAILS,
+            "model_info": OBJECT,
+            "capabilities": listed(TEXT),
+            "modified_at": {"type": "string", "format": "date-time"},
+        },
+        {"license": TEXT, "modelfile": TEXT, "parameters": TEXT, "template": TEXT},
+    ),
+    "OllamaVersion": given({"version": TEXT}),
+}
+
+
+def _refusals(*statuses: int) -> dict[str, Schema]:
+    return errors(ref("OllamaError"), WHAT_WENT_WRONG, *statuses, *ALWAYS)
+
+
+def _reply(id: str, summary: str, request: str, whole: str) -> Schema:
+    answered = answer("The reply: whole, or as objects, one a line.", ref(whole))
+    answered["content"]["application/x-ndjson"] = {"schema": TEXT}
+    return operation(
+        id,
+        "Ollama",
+        summary,
+        {"200": answered, **_refusals(*WITH_BODY, *WITH_REPLY)},
+        URGENCY,
+        body=body(ref(request)),
+    )
+
+
+def _known(id: str, summary: str, schema: str) -> Schema:
+    return operation(id, "Ollama", summary, {"200": answer("It.", ref(schema)), **_refusals()})
+
+
+PATHS: dict[str, Schema] = {
+    "/api/chat": {"post": _reply("ollamaChat", "A reply to a conversation", "OllamaChatRequest", "OllamaChatReply")},
+    "/api/generate": {
+        "post": _reply("ollamaGenerate", "A reply to a prompt", "OllamaGenerateRequest", "OllamaGenerateReply")
+    },
+    "/api/show": {
+        "post": operation(
+            "ollamaShow",
+            "Ollama",
+            "What is known of a model",
+            {"200": answer("It.", ref("OllamaModel")), **_refusals(*WITH_BODY, 404)},
+            body=body(ref("OllamaShowRequest")),
+        )
+    },
+    "/api/tags": {"get": _known("ollamaTags", "What can answer", "OllamaModels")},
+    "/api/ps": {"get": _known("ollamaPs", "What is loaded", "OllamaLoaded")},
+    "/api/version": {"get": _known("ollamaVersion", "What is spoken here", "OllamaVersion")},
+}

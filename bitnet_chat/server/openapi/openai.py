@@ -1,0 +1,308 @@
+"""The description of ``/v1``. Data."""
+
+from __future__ import annotations
+
+from bitnet_chat.server.openapi.schema import (
+    AMOUNT,
+    FLAG,
+    NULL,
+    NUMBER,
+    OBJECT,
+    SECONDS,
+    TEXT,
+    WHOLE,
+    Schema,
+    answer,
+    any_of,
+    between,
+    body,
+    errors,
+    given,
+    listed,
+    maybe,
+    names,
+    one_of,
+    open_to,
+    operation,
+    parameter,
+    ref,
+    told,
+)
+
+WHAT_WENT_WRONG = {
+    400: "A parameter cannot be used; it is named. Or the messages do not fit into the context window.",
+    401: "The API key is missing or wrong.",
+    403: "Another name of this server, or a page of another site.",
+    404: "There is no such thing here: a model, a chat, a path.",
+    409: "The chat is being answered already.",
+    413: "The request is too large.",
+    415: "The body is not said to be JSON, or is in an encoding that is not spoken.",
+    429: "Too many wait already; Retry-After says for how long to stay away.",
+    500: "A fault of the server.",
+    501: "Not a thing that this server does.",
+    503: "No engine can answer at the moment.",
+    504: "The time for the reply ran out before its first word.",
+}
+ALWAYS = (401, 403, 500)
+WITH_BODY = (400, 413, 415)
+WITH_REPLY = (404, 429, 503, 504)
+URGENCY = parameter(
+    "header", "Priority", TEXT, "RFC 9218: with u=6 or u=7 this is batch work, which makes way for people."
+)
+NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 128}
+MOST = 2**31 - 1
+SAMPLING: dict[str, Schema] = {
+    "temperature": between(0, 2),
+    "top_p": between(0, 1),
+    "top_k": told(between(0, MOST, WHOLE), "Beyond OpenAI's API, as llama-server has it."),
+    "min_p": told(between(0, 1), "Beyond OpenAI's API, as llama-server has it."),
+    "repeat_penalty": told(between(0.01, 2), "Beyond OpenAI's API, as llama-server has it."),
+    "repetition_penalty": told(between(0.01, 2), "The same, as vLLM has it."),
+    "seed": told(between(-(2**63), 2**63 - 1, WHOLE), "The same seed, the same reply."),
+    "presence_penalty": between(-2, 2),
+    "frequency_penalty": between(-2, 2),
+    "stop": any_of({"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, maxItems=256)),
+}
+TOOLING: dict[str, Schema] = {
+    "tools": told(
+        listed(ref("Tool"), maxItems=1000),
+        "With tool_choice auto a model that has no place for them answers without, and says so.",
+    ),
+    "tool_choice": any_of(
+        one_of("auto", "none", "required"),
+        open_to({"type": {"const": "function"}, "function": open_to({"name": NAME}, {})}, {}),
+    ),
+    "response_format": any_of(
+        open_to({"type": {"const": "text"}}, {}),
+        open_to({"type": {"const": "json_object"}}, {"schema": OBJECT}),
+        open_to({"type": {"const": "json_schema"}, "schema": OBJECT}, {}),
+        open_to(
+            {
+                "type": {"const": "json_schema"},
+                "json_schema": open_to({"schema": OBJECT}, {"name": NAME, "description": TEXT, "strict": FLAG}),
+            },
+            {},
+        ),
+    ),
+    **{
+        name: told(OBJECT, "A schema, in place of response_format, as llama-server and vLLM have it.")
+        for name in ("json_schema", "guided_json")
+    },
+    "reasoning_effort": told(
+        one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+        "For the chat template. none: without thoughts, where the template can say that.",
+    ),
+    **dict.fromkeys(("think", "enable_thinking"), told(FLAG, "Whether the chat template asks for thoughts.")),
+    "chat_template_kwargs": {
+        "type": "object",
+        "properties": dict.fromkeys(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"), NULL),
+        "description": "More arguments of the chat template.",
+    },
+}
+TOKENS: Schema = told(between(-1, MOST, WHOLE), "-1: no limit.")
+_STREAM: dict[str, Schema] = {
+    "stream": FLAG,
+    "stream_options": told(open_to({}, {"include_usage": FLAG}), "Of use with stream: true."),
+}
+_ONLY: dict[str, Schema] = {
+    "n": {"enum": [1]},
+    "n_probs": {"enum": [0]},
+    "logit_bias": any_of({"type": "object", "maxProperties": 0}, {"type": "array", "maxItems": 0}),
+    **{
+        name: {"enum": [""]}
+        for name in ("grammar", "guided_grammar", "guided_regex", "guided_choice", "structured_outputs")
+    },
+}
+_PART = any_of(
+    open_to({"type": one_of("text", "input_text", "output_text"), "text": TEXT}, {}),
+    open_to({"type": {"const": "refusal"}, "refusal": TEXT}, {}),
+    told(open_to({"type": one_of("thinking", "redacted_thinking", "reasoning")}, {}), "Passed over."),
+)
+_CONTENT = told(any_of(TEXT, listed(any_of(TEXT, _PART))), "Parts are joined, a line each.")
+_NAMED_CALL = open_to({"name": TEXT}, {"arguments": told(any_of(TEXT, OBJECT), "A JSON object.")})
+_NONE: Schema = {"type": "array", "maxItems": 0}
+
+_USAGE = given(
+    {"prompt_tokens": AMOUNT, "completion_tokens": AMOUNT, "total_tokens": AMOUNT},
+    {"prompt_tokens_details": given({"cached_tokens": AMOUNT})},
+)
+_DETAILS = told(
+    given(
+        {
+            "finish_reason": TEXT,
+            "exact": FLAG,
+            "tokens_per_second": SECONDS,
+            "time_to_first_token": SECONDS,
+            "seconds": NUMBER,
+            "context_used": maybe(WHOLE),
+            "context_size": maybe(WHOLE),
+            "notices": told(listed(TEXT), "What was ignored, changed or left out for this reply."),
+        }
+    ),
+    "Beyond OpenAI's API: why the reply really ended, whether the engine itself counted its tokens, how fast it was.",
+)
+_FINISH = one_of("stop", "length", "tool_calls")
+_CALL = given({"id": TEXT, "type": {"const": "function"}, "function": given({"name": TEXT, "arguments": TEXT})})
+
+
+def _whole(kind: str, choice: Schema) -> Schema:
+    return given(
+        {
+            "id": TEXT,
+            "object": {"const": kind},
+            "created": WHOLE,
+            "model": TEXT,
+            "system_fingerprint": TEXT,
+            "choices": listed(choice, minItems=1, maxItems=1),
+            "usage": ref("Usage"),
+            "bitnet_chat": ref("ReplyDetails"),
+        }
+    )
+
+
+SCHEMAS: dict[str, Schema] = {
+    "Error": given({"error": given({"message": TEXT, "type": TEXT, "param": maybe(TEXT), "code": maybe(TEXT)})}),
+    "Usage": _USAGE,
+    "ReplyDetails": _DETAILS,
+    "Tool": open_to(
+        {
+            "type": {"const": "function"},
+            "function": open_to(
+                {"name": NAME},
+                {"description": TEXT, "parameters": {"type": "object", "properties": {"type": one_of("object")}}},
+            ),
+        },
+        {},
+    ),
+    "ToolCall": open_to({"function": _NAMED_CALL}, {"id": TEXT, "type": one_of("function")}),
+    "SystemMessage": told(
+        open_to({"role": one_of("system", "developer"), "content": _CONTENT}, {"images": _NONE}),
+        "All of them are given in front of the conversation.",
+    ),
+    "UserMessage": open_to({"role": {"const": "user"}, "content": _CONTENT}, {"images": _NONE}),
+    "AssistantMessage": told(
+        open_to(
+            {"role": {"const": "assistant"}},
+            {
+                "content": _CONTENT,
+                "tool_calls": listed(ref("ToolCall"), maxItems=256),
+                "function_call": _NAMED_CALL,
+                "images": _NONE,
+            },
+        ),
+        "At the end: the beginning of the reply, which is gone on with.",
+    ),
+    "ToolMessage": open_to(
+        {"role": one_of("tool", "function")},
+        {"content": _CONTENT, "tool_call_id": TEXT, "tool_name": TEXT, "name": TEXT, "images": _NONE},
+    ),
+    "Message": names(["SystemMessage", "UserMessage", "AssistantMessage", "ToolMessage"]),
+    "ChatRequest": told(
+        open_to(
+            {"messages": listed(ref("Message"), minItems=1, maxItems=10_000)},
+            {
+                "model": told(TEXT, "Empty: the default model. auto: whichever suits."),
+                **dict.fromkeys(("max_completion_tokens", "max_tokens", "n_predict"), TOKENS),
+                **SAMPLING,
+                **TOOLING,
+                **_STREAM,
+                **_ONLY,
+                "parallel_tool_calls": told(FLAG, "false: of several calls the first is kept."),
+                "logprobs": one_of(False),
+                "top_logprobs": {"enum": [0]},
+                "modalities": {"enum": [["text"]]},
+                "functions": _NONE,
+                "function_call": one_of("none", "auto"),
+                **dict.fromkeys(("audio", "web_search_options"), NULL),
+            },
+        ),
+        "Names that are not here are ignored, which bitnet_chat.notices of the reply tells.",
+    ),
+    "ChatCompletion": _whole(
+        "chat.completion",
+        given(
+            {
+                "index": {"const": 0},
+                "message": given(
+                    {"role": {"const": "assistant"}, "content": maybe(TEXT), "refusal": NULL},
+                    {"reasoning_content": TEXT, "tool_calls": listed(_CALL)},
+                ),
+                "logprobs": NULL,
+                "finish_reason": _FINISH,
+            }
+        ),
+    ),
+    "CompletionRequest": open_to(
+        {
+            "prompt": any_of(
+                {"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, minItems=1, maxItems=1)
+            )
+        },
+        {
+            "model": TEXT,
+            "max_tokens": TOKENS,
+            **SAMPLING,
+            **_STREAM,
+            **_ONLY,
+            "best_of": {"enum": [1]},
+            "echo": one_of(False),
+            "logprobs": NULL,
+            "suffix": {"enum": [""]},
+        },
+    ),
+    "Completion": _whole(
+        "text_completion",
+        given({"text": TEXT, "index": {"const": 0}, "logprobs": NULL, "finish_reason": _FINISH}),
+    ),
+    "Model": given({"id": TEXT, "object": {"const": "model"}, "created": WHOLE, "owned_by": TEXT}),
+    "Models": given({"object": {"const": "list"}, "data": listed(ref("Model"), minItems=1)}),
+}
+
+
+_EVENT = given({"data": told(TEXT, "A chunk as the OpenAI API has it, an error, or [DONE].")})
+
+
+def _refusals(*statuses: int) -> dict[str, Schema]:
+    return errors(ref("Error"), WHAT_WENT_WRONG, *statuses, *ALWAYS)
+
+
+def _reply(id: str, summary: str, request: str, whole: str) -> Schema:
+    answered = answer("The reply: whole, or as server-sent events that end in data: [DONE].", ref(whole))
+    answered["content"]["text/event-stream"] = {"schema": _EVENT}
+    return operation(
+        id,
+        "OpenAI",
+        summary,
+        {"200": answered, **_refusals(*WITH_BODY, *WITH_REPLY)},
+        URGENCY,
+        body=body(ref(request)),
+    )
+
+
+PATHS: dict[str, Schema] = {
+    "/v1/chat/completions": {
+        "post": _reply("createChatCompletion", "A reply to a conversation", "ChatRequest", "ChatCompletion")
+    },
+    "/v1/completions": {
+        "post": _reply(
+            "createCompletion",
+            "A reply to a prompt, which becomes the message of a user",
+            "CompletionRequest",
+            "Completion",
+        )
+    },
+    "/v1/models": {
+        "get": operation(
+            "listModels", "OpenAI", "What can answer", {"200": answer("All of them.", ref("Models")), **_refusals()}
+        )
+    },
+    "/v1/models/{model}": {
+        "get": operation(
+            "retrieveModel",
+            "OpenAI",
+            "One of the models",
+            {"200": answer("It.", ref("Model")), **_refusals(404)},
+            parameter("path", "model", {"type": "string", "minLength": 1}, "Its name; it may hold slashes."),
+        )
+    },
+}

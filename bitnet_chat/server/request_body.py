@@ -1,0 +1,163 @@
+"""The JSON body of a request, read within limits. :class:`bitnet_chat.conversation.json_fields.Fields` takes it apart.
+
+A body that takes more than a moment to read is read in a thread, and in steps of Python: while the parser in C reads
+7 MB of short messages no other thread of the program runs for a quarter of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import json.decoder
+import json.scanner
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bitnet_chat.conversation.json_fields import Fields, Notes, Refused
+from bitnet_chat.text.utf8 import well_formed
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+T = TypeVar("T")
+__all__ = ["Fields", "object_of", "read", "read_object"]
+_CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_AT_ONCE = 32_000
+"""Bytes that are read on the event loop: about 8 ms for the shortest messages."""
+_MOST_VALUES = 100_000
+"""Values in a body that is read in steps: about half a second in its thread."""
+
+
+async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes: Notes | None = None) -> T:
+    """What ``parse``, which is pure, makes of the object that a request brings; ``limit`` in bytes. A large one is
+    parsed beside the event loop. ``notes``: see :class:`Fields`.
+
+    Raises Refused (400 or 413), or ClientGone when the client goes away before all of it is here.
+    """
+    data = await _data(request, limit)
+    if len(data) <= _AT_ONCE:
+        return parse(object_of(data, notes))
+    return await asyncio.to_thread(lambda: parse(object_of(data, notes)))
+
+
+async def read_object(request: Request, limit: int) -> Fields:
+    """The object itself. Raises as ``read`` does."""
+    return await read(request, limit, lambda fields: fields)
+
+
+async def _data(request: Request, limit: int) -> bytes:
+    from starlette.requests import ClientDisconnect
+
+    from bitnet_chat.server.responses import ClientGone
+
+    _check_encoding(request)
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > limit:
+        raise _too_large(limit)
+    parts, size = [], 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise _too_large(limit)
+            parts.append(part)
+    except ClientDisconnect:
+        raise ClientGone from None
+    return b"".join(parts)
+
+
+def _check_encoding(request: Request) -> None:
+    """Raises Refused for bytes that are not the JSON itself, in UTF-8."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Refused(
+            f"the body is in the encoding {encoding[:40]!r}, which is not read here",
+            status=415,
+            code="unsupported_encoding",
+            remedy="send it as it is, without Content-Encoding",
+        )
+    charset = _CHARSET.search(request.headers.get("content-type", ""))
+    if charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
+        raise Refused(
+            f"the body is in the character set {charset[1][:40]!r}, which is not read here",
+            status=415,
+            code="unsupported_encoding",
+            remedy="send it in UTF-8",
+        )
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(
+        f"the request is larger than {limit:,} bytes",
+        status=413,
+        code="request_too_large",
+        remedy="send less, or begin another conversation",
+    )
+
+
+def object_of(data: bytes, notes: Notes | None = None) -> Fields:
+    """The object in a body. Raises Refused."""
+    try:
+        text = data.decode("utf-8-sig")
+        value: Any = _json(text, in_steps=len(data) > _AT_ONCE)
+    except UnicodeDecodeError as error:
+        raise Refused(f"the body is not UTF-8: byte {error.start} is wrong", code="invalid_json") from None
+    except Refused as error:
+        raise error.with_traceback(None) from None  # or all that was read would live on with it, to be freed elsewhere
+    except RecursionError:
+        raise Refused("the body is nested too deeply", code="invalid_json") from None
+    except ValueError as error:
+        raise Refused(f"the body is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise Refused("the body is not a JSON object", code="invalid_json")
+    if _HALF.search(text):  # as a program writes it that has cut a text between the two halves of a character
+        value = _whole(value)
+    return Fields(value, notes=notes)
+
+
+def _json(text: str, *, in_steps: bool) -> Any:
+    """``in_steps``: lists and objects are read by Python and texts by C, so that others run in between."""
+    if not in_steps:
+        return json.loads(text, parse_constant=_no_number)
+    parts: Any = json.decoder  # what is in Python there has no types
+    scanner: Any = json.scanner
+    decoder: Any = json.JSONDecoder(parse_constant=_no_number)
+    left = _MOST_VALUES
+
+    def value(text: str, at: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Refused(
+                f"the body holds more than {_MOST_VALUES:,} values",
+                status=413,
+                code="request_too_large",
+                remedy="send fewer messages",
+            )
+        return scan(text, at)
+
+    def read_list(start: tuple[str, int], _: object) -> Any:
+        return parts.JSONArray(start, value)
+
+    def read_dict(start: tuple[str, int], strict: bool, _: object, *more: Any) -> Any:
+        return parts.JSONObject(start, strict, value, *more)
+
+    decoder.parse_array, decoder.parse_object = read_list, read_dict
+    scan = decoder.scan_once = scanner.py_make_scanner(decoder)
+    return decoder.decode(text)
+
+
+def _no_number(word: str) -> object:
+    raise ValueError(f"{word} is not a number of JSON")
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if isinstance(value, dict):
+        return {well_formed(key): _whole(each) for key, each in value.items()}
+    return value

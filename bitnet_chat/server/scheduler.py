@@ -1,0 +1,311 @@
+"""Where orders come in: the desk finds who answers, starts the reply, and keeps account of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backends.pool import Seat, number
+from bitnet_chat.backends.wrappers.optional_tools import OfferingBackend, SingleCallBackend, refuses_tools
+from bitnet_chat.backends.wrappers.recording import recorded
+from bitnet_chat.conversation import Conversation
+from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
+from bitnet_chat.events import Completed, Event, Failed
+from bitnet_chat.journal import Recorder
+from bitnet_chat.server.broadcast import Generation
+from bitnet_chat.server.metrics import Account, Metrics
+from bitnet_chat.server.model_manager import Catalogue
+from bitnet_chat.server.reply_cache import Cache, Place, Replay
+from bitnet_chat.util.threads import beside
+
+log = logging.getLogger("bitnet_chat.server")
+
+_YIELDS = 3
+"""So often one piece of batch work makes way for people; then it is finished, so that it ends at all."""
+_PATIENCE = 8.0
+"""Seconds that replies which were told to stop have to end. A guarded backend gives up on a deaf one after six."""
+
+
+class Ending(Busy):
+    """The server is about to end, and begins nothing new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a client wants. ``recorder``: who writes the reply down, if anybody does."""
+
+    conversation: Conversation
+    options: ReplyOptions = field(default_factory=ReplyOptions)
+    model: str = ""
+    recorder: Recorder | None = None
+    tools_optional: bool = False
+    """Whether a model that has no place for tools may answer without them."""
+    one_call: bool = False
+    """Whether the reply may ask for one call of a tool at the most."""
+    urgent: bool = True
+    """A person waits. Batch work is not urgent: as long as nobody has seen any of its reply, and it is not written
+    down, it makes way for people and begins again behind them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What holds where an order says nothing. None: no limit."""
+
+    system: str = ""
+    """For conversations that nobody writes down: what is written down begins as it was begun."""
+    max_tokens: int | None = None
+    timeout: float | None = None
+    """Seconds."""
+
+    def applied(self, order: Order) -> Order:
+        options, conversation = order.options, order.conversation
+        if options.max_tokens is None and self.max_tokens is not None:
+            options = replace(options, max_tokens=self.max_tokens)
+        if options.timeout is None and self.timeout is not None:
+            options = replace(options, timeout=self.timeout)
+        options = replace(options, alone=True)  # backends are shared by all clients
+        if self.system and not conversation.system and order.recorder is None:
+            conversation = conversation.with_system(self.system)
+        return replace(order, options=options, conversation=conversation)
+
+
+class Desk:
+    """All methods belong to the event loop."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        cache: Cache | None = None,
+        defaults: Defaults | None = None,
+        log_prompts: bool = False,
+    ) -> None:
+        """``cache``: where replies that repeat are found. ``log_prompts``: whether what is said goes into the log."""
+        self.catalogue = catalogue
+        self.defaults = defaults or Defaults()
+        self._cache = cache
+        self._tasks: dict[asyncio.Task[None], Generation] = {}
+        self.metrics = Metrics(catalogue, lambda: self.running)
+        self.ending = asyncio.Event()
+        """Set when the server begins to end: streams that wait for something to happen should end, too."""
+        self.has_answered = False
+        """Whether any reply came to an end of its own: a model could be loaded."""
+        self._log_prompts = log_prompts
+
+    @property
+    def running(self) -> int:
+        """Replies that are waited for or made."""
+        return len(self._tasks)
+
+    def start(self) -> None:
+        self.catalogue.start()
+
+    def begin(self, order: Order, *, on_end: Callable[[Generation], None] | None = None) -> Generation:
+        """Starts the reply. Raises UnknownModel, or Ending when the server is ending; other errors, a full queue among
+        them, are the Failed that the generation ends with."""
+        if self.ending.is_set():
+            raise Ending("this server is ending", retry_after=10.0, remedy="try again when it is back")
+        order = self.defaults.applied(order)
+        model = self.catalogue.choose(order.model, order.conversation)
+        generation = Generation(secrets.token_hex(12), model)
+        account = self.metrics.reply(model)
+        task = asyncio.ensure_future(self._make(order, generation, account))
+        self._tasks[task] = generation
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._tasks.pop(task, None)
+            if generation.end is None:  # it was stopped before it began
+                generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
+            if generation.end is not None:
+                if generation.cached:
+                    self.metrics.replayed(model)
+                else:
+                    account.ended(generation.end)
+                self.has_answered = self.has_answered or bool(generation.end.text)
+            if self._log_prompts:
+                _log(order, generation)
+            if on_end is not None:
+                on_end(generation)
+
+        task.add_done_callback(over)
+        return generation
+
+    async def close(self, grace: float = 0.0) -> None:
+        """Nothing new begins; what is under way has ``grace`` seconds, and then ends with what it has, as it does at
+        once when this is cancelled."""
+        self.ending.set()
+        try:
+            if self._tasks and grace:
+                await asyncio.wait(self._tasks, timeout=grace)
+        finally:
+            for generation in list(self._tasks.values()):
+                generation.stop()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_PATIENCE)
+            for task in list(self._tasks):  # deaf ones
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=1.0)
+            await self.catalogue.close()
+
+    # One reply
+
+    async def _make(self, order: Order, generation: Generation, account: Account) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        turn = number()
+        try:
+            place = await self._place(order, generation.model)
+            if place is not None and place.replay is not None:
+                generation.cached = True
+                await _give_again(place.replay, order, generation)
+                return
+            if not generation.stopped_by(task.cancel):
+                raise asyncio.CancelledError
+            if (refusal := await self._refusal(order, generation.model)) is not None:
+                raise refusal
+            async with self.catalogue.held(generation.model) as pool:
+                for tries in range(_YIELDS + 1):
+                    if not generation.stopped_by(task.cancel):
+                        raise asyncio.CancelledError
+                    may_yield = tries < _YIELDS and not order.urgent and order.recorder is None
+                    way = _Way(generation) if may_yield else None
+                    async with pool.lease(
+                        order.conversation,
+                        order.options.sampling,
+                        urgent=order.urgent,
+                        make_way=way.make if way else None,
+                        turn=turn,
+                        again=tries > 0,
+                    ) as seat:
+                        account.seated()
+                        await self._ask(seat, order, generation, account, way, place)
+                    if way is None or not way.made:
+                        return
+                    generation.again()
+                    self.metrics.yielded(generation.model)
+        except asyncio.CancelledError:  # stopped while it waited
+            generation.put(Completed(FinishReason.INTERRUPTED, generation.text))
+        except BitnetChatError as error:
+            generation.put(Failed(error, generation.text))
+        except Exception:
+            log.exception("a reply broke")
+            generation.put(Failed(EngineDied("the server broke off this reply; its log says why"), generation.text))
+        finally:
+            if generation.end is None:
+                generation.put(Failed(EngineDied("the reply ended without a word about why"), generation.text))
+
+    async def _place(self, order: Order, model: str) -> Place | None:
+        """Of the reply in the cache, where there is one."""
+        if self._cache is None:
+            return None
+        key = await beside(order.conversation, self._cache.key, model, order.conversation, order.options)
+        return self._cache.place(key)
+
+    async def _refusal(self, order: Order, model: str) -> BitnetChatError | None:
+        """What the request is refused for without its turn."""
+        pool, options = self.catalogue.pools[model], order.options
+        refusal = await pool.refusal(order.conversation, options)
+        if refusal is not None and options.tools and order.tools_optional and refuses_tools(refusal):
+            options = replace(options, tools=(), tool_choice="auto")
+            refusal = await pool.refusal(order.conversation, options)
+        return refusal
+
+    async def _ask(
+        self,
+        seat: Seat,
+        order: Order,
+        generation: Generation,
+        account: Account,
+        way: _Way | None,
+        place: Place | None,
+    ) -> None:
+        backend = _with_tools_as_wished(seat.backend, order)
+        if way is not None:
+            way.backend = backend
+        if not generation.stopped_by(backend.interrupt):
+            raise asyncio.CancelledError
+        try:
+            async with aclosing(_events(backend, order, place)) as events:
+                async for event in events:
+                    if way is not None and way.made:
+                        continue  # what comes now is the end of what nobody will hear
+                    account.heard(event)
+                    generation.put(event)
+        finally:
+            self.metrics.restarted(generation.model, seat)
+        if isinstance(generation.end, Completed):
+            seat.memory = _remembered(order.conversation, generation)
+
+
+def _with_tools_as_wished(backend: Backend, order: Order) -> Backend:
+    if order.options.tools and order.tools_optional:
+        backend = OfferingBackend(backend)
+    return SingleCallBackend(backend) if order.options.tools and order.one_call else backend
+
+
+class _Way:
+    """How batch work makes way for a person."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self.backend: Backend | None = None
+        """The one that it has, once it has one."""
+        self.made = False
+
+    def make(self) -> bool:
+        """Whether it does: not when somebody has seen some of its reply, which cannot be taken back."""
+        if self._generation.seen or self._generation.end is not None or self._generation.is_stopping:
+            return False
+        if self.backend is None:
+            return False
+        self.made = True
+        self.backend.interrupt()
+        return True
+
+
+async def _give_again(replay: Replay, order: Order, generation: Generation) -> None:
+    if not generation.stopped_by(replay.interrupt):
+        raise asyncio.CancelledError
+    async with aclosing(_events(replay, order, None)) as events:
+        async for event in events:
+            generation.put(event)
+
+
+async def _events(backend: Backend, order: Order, place: Place | None) -> AsyncGenerator[Event]:
+    """Something that can be closed, whatever a backend gives. ``place``: of the cache, where the reply is kept."""
+    if order.recorder is None:
+        events = backend.reply(order.conversation, order.options)
+    else:
+        events = recorded(backend, order.recorder, order.conversation, order.options)
+    if place is not None:
+        events = place.filled(backend.status(), events)
+    try:
+        async for event in events:
+            yield event
+    finally:
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _remembered(conversation: Conversation, generation: Generation) -> Conversation:
+    """What the backend has lived through."""
+    last = conversation.last
+    if last is not None and last.role == "assistant":  # it was gone on with
+        before = Conversation(conversation.messages[:-1])
+        return before.with_assistant(last.content + generation.text, tool_calls=generation.calls)
+    if not generation.text and not generation.calls:
+        return conversation
+    return conversation.with_assistant(generation.text, tool_calls=generation.calls)
+
+
+def _log(order: Order, generation: Generation) -> None:
+    asked = order.conversation.last
+    log.info("%s asked: %s", generation.id, asked.content if asked is not None else "")
+    log.info("%s replied: %s", generation.id, generation.text)

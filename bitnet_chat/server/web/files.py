@@ -1,0 +1,72 @@
+"""The files that the page is made of, as routes. They are the same for everybody, hold nothing of anybody, and need no
+key; a browser asks each time whether its copy is still good, and gets the file only where it is not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from bitnet_chat.server.auth import CSP
+
+_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+    "png": "image/png",
+    "webmanifest": "application/manifest+json",
+}
+_AT_ROOT = {"index.html": "/", "sw.js": "/sw.js", "manifest.webmanifest": "/manifest.webmanifest"}
+"""A service worker and a manifest speak for the folder that they lie in; all others are in ``/page/``."""
+PAGE_CSP = f"{CSP}; require-trusted-types-for 'script'; trusted-types bitnet-chat"
+"""HTML may become part of the page in one place only (``html.js``)."""
+_GREETING = "Ollama is running"
+"""Ollama's clients ask ``/`` whether there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    content: bytes
+    kind: str
+    tag: str
+    """Changes with the content."""
+
+    async def __call__(self, request: Request) -> Response:
+        headers = {"ETag": self.tag, "Cache-Control": "no-cache", "Content-Security-Policy": PAGE_CSP}
+        known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+        if self.tag in known:
+            return Response(status_code=304, headers=headers)
+        return Response(self.content, headers=headers, media_type=self.kind)
+
+
+def routes() -> list[BaseRoute]:
+    """``/`` and what it needs. The files are read once."""
+    found = dict(_files())
+    at = {_AT_ROOT.get(name, f"/page/{name}"): file for name, file in found.items()}
+    at["/favicon.ico"] = found["icon-192.png"]
+    page = at.pop("/")
+
+    async def root(request: Request) -> Response:
+        # No cache mixes them up: the page is asked for anew each time, and the greeting is not kept.
+        return await page(request) if _wants_html(request) else PlainTextResponse(_GREETING)
+
+    return [Route("/", root), *(Route(path, file.__call__, methods=["GET"]) for path, file in at.items())]
+
+
+def _wants_html(request: Request) -> bool:
+    """Browsers say so, and so does the worker of the page."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def _files() -> Iterator[tuple[str, _File]]:
+    for each in files(__package__).iterdir():
+        kind = _TYPES.get(each.name.rpartition(".")[2])
+        if kind is not None:
+            content = each.read_bytes()
+            yield each.name, _File(content, kind, f'"{hashlib.sha256(content).hexdigest()[:20]}"')
