@@ -15,23 +15,10 @@ from program import Start, fake_engine, run, start
 
 from bitnet_chat import paths
 from bitnet_chat.config import Settings
-from bitnet_chat.doctor import (
-    examination,
-    files,
-    instructions,
-    machine,
-    model,
-    processor,
-    server,
-    terminal,
-    threads,
-    trial,
-)
+from bitnet_chat.doctor import benchmark, checks, environment, files, hardware, model, server
+from bitnet_chat.doctor.benchmark import KNOWN_ANSWERS, Heard, Rate
 from bitnet_chat.doctor.finding import Finding, Status
-from bitnet_chat.doctor.instructions import Build, Instructions
-from bitnet_chat.doctor.machine import Memory
-from bitnet_chat.doctor.threads import Rate
-from bitnet_chat.doctor.trial import KNOWN_ANSWERS, Heard
+from bitnet_chat.doctor.hardware import Build, Instructions, Memory
 from bitnet_chat.engine.binary import EngineBinary, Make
 from bitnet_chat.errors import EngineDied, ModelError
 from bitnet_chat.models.info import read_info
@@ -143,9 +130,9 @@ def test_an_engine_that_never_gets_ready_is_not_waited_for(tmp_path: Path, monke
     os.mkfifo(tmp_path / "gate")
     monkeypatch.setenv("FAKE_ENGINE_GATE", str(tmp_path / "gate"))
     settings = Settings(engine=str(fake_engine(tmp_path)))
-    found = trial.judge(trial.ask(settings, limit=0.2))
+    found = benchmark.judge_replies(benchmark.ask(settings, limit=0.2))
     assert found.status is Status.BROKEN and "no whole answer within 0.2 s" in found.seen
-    assert list(trial.measure(settings, (1, 2), 1.0)) == []
+    assert list(benchmark.measure(settings, (1, 2), 1.0)) == []
 
 
 def test_without_pseudo_terminals(tmp_path: Path) -> None:
@@ -168,7 +155,7 @@ def test_an_i2_s_file_on_a_stock_build_is_explained(classic: EngineBinary, tmp_p
 def test_a_broken_model(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
-    looked = list(examination._safely("model", lambda: [read_info(path)]))  # type: ignore[list-item]
+    looked = list(checks._safely("model", lambda: [read_info(path)]))  # type: ignore[list-item]
     assert looked[0].status is Status.BROKEN and str(path) in looked[0].seen
 
 
@@ -183,7 +170,7 @@ def test_what_goes_wrong_while_looking_is_a_finding_too() -> None:
     def fall() -> list[Finding]:
         raise ZeroDivisionError("of all things")
 
-    (found,) = examination._safely("memory", fall)
+    (found,) = checks._safely("memory", fall)
     assert found.status is Status.WARN and "of all things" in found.seen
 
 
@@ -274,9 +261,9 @@ OLD = "system_info: n_threads = 2 (n_threads_batch = 2) / 2 | AVX = 1 | AVX_VNNI
 
 
 def test_what_a_build_uses_is_read_from_its_log() -> None:
-    assert instructions.build_of(LOG) == Build(frozenset({"SSE3", "AVX2", "LLAMAFILE", "REPACK"}), complete=True)
-    assert instructions.build_of(OLD) == Build(frozenset({"AVX", "AVX2"}), complete=False)
-    assert instructions.build_of("nothing of the kind") is None
+    assert hardware.build_of(LOG) == Build(frozenset({"SSE3", "AVX2", "LLAMAFILE", "REPACK"}), complete=True)
+    assert hardware.build_of(OLD) == Build(frozenset({"AVX", "AVX2"}), complete=False)
+    assert hardware.build_of("nothing of the kind") is None
 
 
 @pytest.mark.parametrize(
@@ -291,28 +278,28 @@ def test_what_a_build_uses_is_read_from_its_log() -> None:
     ],
 )
 def test_a_build_against_a_processor(words: str, used: set[str], status: Status, said: str) -> None:
-    found = instructions.judge(Build(frozenset(used), complete=True), Instructions(frozenset(words.split())))
+    found = hardware.judge_instructions(Build(frozenset(used), complete=True), Instructions(frozenset(words.split())))
     assert found.status is status and said in found.seen
 
 
 def test_what_nobody_tells_is_not_held_against_anybody() -> None:
     build = Build(frozenset({"AVX2", "AVX512_VNNI"}), complete=True)
     some = Instructions(frozenset({"avx2"}), tells=frozenset({"avx2", "avx"}))
-    assert instructions.judge(build, some).status is Status.OK
-    assert instructions.judge(build, None).status is Status.OK
-    assert instructions.judge(None, some).status is Status.OK
+    assert hardware.judge_instructions(build, some).status is Status.OK
+    assert hardware.judge_instructions(build, None).status is Status.OK
+    assert hardware.judge_instructions(None, some).status is Status.OK
     old = Build(frozenset({"AVX2"}), complete=False)
-    assert instructions.judge(old, Instructions(frozenset({"avx2", "avx512f", "avx"}))).status is Status.OK
+    assert hardware.judge_instructions(old, Instructions(frozenset({"avx2", "avx512f", "avx"}))).status is Status.OK
 
 
 def test_processors_of_three_platforms() -> None:
-    assert processor.of_cpuinfo("processor : 0\nflags\t\t: fpu avx2 pni\n\n") == {"fpu", "avx2", "pni"}
-    assert processor.of_cpuinfo("Features : fp asimd i8mm\n") == {"fp", "asimd", "i8mm"}
-    assert processor.of_cpuinfo("nothing") is None
+    assert hardware.of_cpuinfo("processor : 0\nflags\t\t: fpu avx2 pni\n\n") == {"fpu", "avx2", "pni"}
+    assert hardware.of_cpuinfo("Features : fp asimd i8mm\n") == {"fp", "asimd", "i8mm"}
+    assert hardware.of_cpuinfo("nothing") is None
     apple = "hw.optional.AdvSIMD: 1\nhw.optional.arm.FEAT_I8MM: 1\nhw.optional.arm.FEAT_SME: 0\n"
-    assert processor.of_sysctl(apple) == {"asimd", "i8mm"}
+    assert hardware.of_sysctl(apple) == {"asimd", "i8mm"}
     intel = "machdep.cpu.features: FPU SSE3 SSSE3 AVX1.0 FMA\nmachdep.cpu.leaf7_features: AVX2 BMI2 AVX512VNNI\n"
-    found = processor.of_sysctl(intel)
+    found = hardware.of_sysctl(intel)
     assert found is not None and {"pni", "avx", "avx2", "bmi2", "avx512_vnni"} <= found
 
 
@@ -355,45 +342,47 @@ def test_models_that_are_cut_off_or_without_a_template_or_asked_too_much(tmp_pat
 
 def test_answers() -> None:
     known = tuple(answer for _, _, answer in KNOWN_ANSWERS)
-    assert trial.judge(Heard(known)).status is Status.OK
-    other = trial.judge(Heard((f"Well: {KNOWN_ANSWERS[0][1]}", known[1])))
+    assert benchmark.judge_replies(Heard(known)).status is Status.OK
+    other = benchmark.judge_replies(Heard((f"Well: {KNOWN_ANSWERS[0][1]}", known[1])))
     assert other.status is Status.WARN and "Well: /exit" in other.seen
-    assert trial.judge(Heard(("potato", known[1]))).status is Status.BROKEN
-    died = trial.judge(Heard(error=EngineDied("the engine was killed (SIGILL) while it loaded")))
+    assert benchmark.judge_replies(Heard(("potato", known[1]))).status is Status.BROKEN
+    died = benchmark.judge_replies(Heard(error=EngineDied("the engine was killed (SIGILL) while it loaded")))
     assert died.status is Status.BROKEN and "another processor" in died.remedy
 
 
 def test_threads() -> None:
-    assert threads.counts(physical=8, logical=16, current=8) == (8, 2, 4, 16, 1)
-    assert threads.counts(physical=1, logical=1, current=1) == (1,)
+    assert benchmark.counts(physical=8, logical=16, current=8) == (8, 2, 4, 16, 1)
+    assert benchmark.counts(physical=1, logical=1, current=1) == (1,)
     rates = [Rate(1, 5.0), Rate(2, 9.0), Rate(8, 20.0), Rate(16, 15.0)]
-    fine = threads.judge(rates, current=8, physical=8, tiny=False)
+    fine = benchmark.judge_threads(rates, current=8, physical=8, tiny=False)
     assert fine.status is Status.OK and "45 % of the best" in fine.seen
-    slow = threads.judge(rates, current=16, physical=8, tiny=False)
+    slow = benchmark.judge_threads(rates, current=16, physical=8, tiny=False)
     assert slow.status is Status.WARN and slow.remedy.startswith("-t 8")
-    assert threads.judge(rates, current=16, physical=8, tiny=True).status is Status.OK
-    assert threads.judge([], current=1, physical=1, tiny=False).status is Status.WARN
+    assert benchmark.judge_threads(rates, current=16, physical=8, tiny=True).status is Status.OK
+    assert benchmark.judge_threads([], current=1, physical=1, tiny=False).status is Status.WARN
 
 
 def test_memory() -> None:
     has = Memory(total=8_000_000_000, available=3_000_000_000, swap=1_000_000_000, swap_used=5)
-    assert [machine.judge(has, need).status for need in (None, 10**9)] == [Status.OK] * 2
-    assert "more than is free" in machine.judge(has, 4_000_000_000).seen
-    assert "more than there is" in machine.judge(has, 9_000_000_000).seen
-    assert machine.judge(None, 1).status is Status.OK
+    assert [hardware.judge_memory(has, need).status for need in (None, 10**9)] == [Status.OK] * 2
+    assert "more than is free" in hardware.judge_memory(has, 4_000_000_000).seen
+    assert "more than there is" in hardware.judge_memory(has, 9_000_000_000).seen
+    assert hardware.judge_memory(None, 1).status is Status.OK
 
 
 def test_terminals() -> None:
     def looked(**variables: str) -> dict[str, Finding]:
-        seen = terminal.Terminal(True, True, 80, 24, variables.pop("encoding", "UTF-8"), variables)
-        return {each.name: each for each in terminal.judge(seen)}
+        seen = environment.Terminal(True, True, 80, 24, variables.pop("encoding", "UTF-8"), variables)
+        return {each.name: each for each in environment.judge_terminal(seen)}
 
     fine = looked(TERM="xterm-256color", COLORTERM="truecolor")
     assert {each.status for each in fine.values()} == {Status.OK} and fine["colours"].facts == {"colours": True}
     assert looked(TERM="xterm", NO_COLOR="1")["colours"].facts == {"colours": False}
     assert looked(TERM="dumb")["screen"].status is Status.WARN and looked()["screen"].status is Status.WARN
     assert looked(TERM="xterm", encoding="ANSI_X3.4-1968")["unicode"].status is Status.WARN
-    nobody = {each.name: each for each in terminal.judge(terminal.Terminal(False, False, 0, 0, "utf-8", {}))}
+    nobody = {
+        each.name: each for each in environment.judge_terminal(environment.Terminal(False, False, 0, 0, "utf-8", {}))
+    }
     assert {each.status for each in nobody.values()} == {Status.OK}
 
 

@@ -15,7 +15,7 @@ from program import command, environment, fake_engine, run
 
 from bitnet_chat.backends.factory import open_source
 from bitnet_chat.config import Settings
-from bitnet_chat.doctor.threads import given
+from bitnet_chat.doctor.benchmark import given
 from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.threads import Processors, Sharing, threads

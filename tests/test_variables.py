@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from program import fake_engine, run
 
-from bitnet_chat.doctor.trial import KNOWN_ANSWERS
+from bitnet_chat.doctor.benchmark import KNOWN_ANSWERS
 from bitnet_chat.doctor.variables import judge
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.environment_variables import TAKEN, of_engines, passed, reason

@@ -42,7 +42,7 @@ def parser() -> Parser:
 def run(arguments: Sequence[str]) -> int:
     flags = parser().parse_args(arguments)
     given = {name: getattr(flags, name) for name in _SETTINGS if getattr(flags, name) is not None}
-    from bitnet_chat.doctor.examination import Wish, examine
+    from bitnet_chat.doctor.checks import Wish, examine
 
     settings, configured, problem = effective(given)
     findings: list[Finding] = []

@@ -96,8 +96,8 @@ def _about(
     redactor: Redactor, entries: Sequence[Entry], *, with_text: bool, session: int | None
 ) -> Iterator[dict[str, object]]:
     """The lines before those of the session: each an object with ``t`` and ``kind``."""
-    from bitnet_chat.doctor.examination import Wish, examine
-    from bitnet_chat.doctor.program import versions
+    from bitnet_chat.doctor.checks import Wish, examine
+    from bitnet_chat.doctor.environment import versions
 
     settings, configured, problem = effective({})
     yield {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bitnet_chat.backend import ReplyOptions
@@ -15,12 +15,12 @@ from bitnet_chat.backends.pty import ResidentBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.doctor.threads import Rate
 from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.engine.threads import Processors, Threads
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Failed, TextDelta, ThinkingDelta
 
-_GROUP = "answer"
+_REPLIES_GROUP = "answer"
 _LIMIT = 60.0
 """Seconds for one answer, loading included. The bundled model takes a tenth of one."""
 _SILENCE = 10.0
@@ -105,14 +105,14 @@ async def _ask(settings: Settings, limit: float) -> Heard:
     return Heard(tuple(answers), ear.log.decode("utf-8", "replace"), error, time.monotonic() - begun)
 
 
-def judge(heard: Heard) -> Finding:
+def judge_replies(heard: Heard) -> Finding:
     """Whether the engine computes what it should. Pure."""
     if heard.error is not None:
         detail = heard.error.detail.strip().split("\n")[0]
         seen = f"the engine does not answer with the bundled model: {heard.error.what}"
         illegal = "SIGILL" in heard.error.what
         return broken(
-            _GROUP,
+            _REPLIES_GROUP,
             "known answers",
             f"{seen} ({detail})" if detail else seen,
             "it was compiled for another processor: bitnet-chat engine install --build compiles one for this"
@@ -127,17 +127,17 @@ def judge(heard: Heard) -> Finding:
     if not differences:
         count = len(KNOWN_ANSWERS)
         seen = f"{count} of {count} questions were answered as they should be, in {heard.seconds:.1f} s with loading"
-        return ok(_GROUP, "known answers", seen, seconds=round(heard.seconds, 3))
+        return ok(_REPLIES_GROUP, "known answers", seen, seconds=round(heard.seconds, 3))
     told = "; ".join(f"{question!r} got {said!r} instead of {known!r}" for question, _, said, known in differences)
     if all(to_the_point for _, to_the_point, _, _ in differences):
         return warn(
-            _GROUP,
+            _REPLIES_GROUP,
             "known answers",
             f"right, but in other words than usual: {told}",
             "builds may round differently; if replies seem odd, bitnet-chat engine install installs one that does not",
         )
     return broken(
-        _GROUP,
+        _REPLIES_GROUP,
         "known answers",
         f"the engine computes something else than it should: {told}",
         "bitnet-chat engine install installs one that is known to be right",
@@ -189,3 +189,76 @@ async def _rate(settings: Settings, limit: float) -> float | None:
 def _plain(settings: Settings) -> Settings:
     silence = min(settings.stall_timeout or _SILENCE, _SILENCE)
     return replace(settings, journal=False, spare=False, system="", persona="", stall_timeout=silence)
+
+
+# How many threads an engine should have. Pure.
+
+_THREADS_GROUP, _NAME = "threads", "sweep"
+_WORTH_IT = 1.1  # less of a difference may be chance
+_BITNETS_DEFAULT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    threads: int
+    tokens: float
+    """Tokens a second."""
+
+
+def counts(physical: int, logical: int, current: int) -> tuple[int, ...]:
+    """What to try, the likeliest first. ``current``: what a conversation would get."""
+    return tuple(
+        dict.fromkeys(
+            min(each, logical)
+            for each in (current, physical, _BITNETS_DEFAULT, max(1, physical // 2), logical, 1)
+            if each > 0
+        )
+    )
+
+
+def given(share: Threads, has: Processors) -> Finding:
+    """What an engine is given, and what that follows from."""
+    count = "1 thread" if share.number == 1 else f"{share.number} threads"
+    processors = "1 processor" if has.count == 1 else f"{has.count} processors"
+    seen = f"an engine gets {count}; {processors} may be used: {has.origin}"
+    facts: dict[str, object] = {
+        "given": share.number,
+        "allowed": has.count,
+        "machine": has.machine,
+        "affinity": has.affinity,
+        "quota": has.quota,
+        "cores": has.cores,
+    }
+    if share.notice:
+        return warn(_THREADS_GROUP, "allowed", f"{seen}; {share.notice}", f"-t {has.count} or less", **facts)
+    return ok(_THREADS_GROUP, "allowed", seen, **facts)
+
+
+def judge_threads(rates: Sequence[Rate], *, current: int, physical: int, tiny: bool) -> Finding:
+    """``tiny``: the model is too small to say anything about others."""
+    if not rates:
+        return warn(
+            _THREADS_GROUP,
+            _NAME,
+            "nothing could be measured in the time there was",
+            "give a smaller model with -m, or more time",
+        )
+    best = max(rates, key=lambda rate: rate.tokens)
+    now = next((rate for rate in rates if rate.threads == current), best)
+    told = ", ".join(f"{rate.threads}: {rate.tokens:,.1f}" for rate in sorted(rates, key=lambda rate: rate.threads))
+    seen = f"tokens a second by threads: {told}; in use: {current}"
+    facts: dict[str, object] = {
+        "rates": {str(rate.threads): round(rate.tokens, 2) for rate in rates},
+        "best": best.threads,
+    }
+    if tiny:
+        return ok(_THREADS_GROUP, _NAME, f"{seen}. This model is too small to tell anything about others", **facts)
+    bitnets = next((rate for rate in rates if rate.threads == _BITNETS_DEFAULT), None)
+    if bitnets is not None and physical > _BITNETS_DEFAULT and best.tokens > _WORTH_IT * bitnets.tokens:
+        share = 100 * bitnets.tokens / best.tokens
+        seen += f". BitNet's own script takes {_BITNETS_DEFAULT} by default: {share:.0f} % of the best"
+    if best.tokens > _WORTH_IT * now.tokens:
+        return warn(
+            _THREADS_GROUP, _NAME, seen, f"-t {best.threads}, or threads = {best.threads} in config.toml", **facts
+        )
+    return ok(_THREADS_GROUP, _NAME, seen, **facts)

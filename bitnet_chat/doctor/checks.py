@@ -8,21 +8,7 @@ from dataclasses import dataclass, replace
 
 from bitnet_chat.backends.pty import model_path
 from bitnet_chat.config import Settings
-from bitnet_chat.doctor import (
-    answers,
-    engine,
-    files,
-    instructions,
-    machine,
-    model,
-    processor,
-    program,
-    server,
-    terminal,
-    threads,
-    trial,
-    variables,
-)
+from bitnet_chat.doctor import answers, benchmark, engine, environment, files, hardware, model, server, variables
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
@@ -50,7 +36,7 @@ class Wish:
 def examine(wish: Wish) -> Iterator[Finding]:
     """Findings as they come. Takes some seconds, of which the sweep has most; never raises for what it looks at."""
     settings = wish.settings
-    yield from _safely("program", program.look)
+    yield from _safely("program", environment.program)
     info: list[ModelInfo] = []
     binary: EngineBinary | None = None
     usable: Settings | None = None
@@ -70,12 +56,12 @@ def examine(wish: Wish) -> Iterator[Finding]:
         yield from _safely("answer", lambda: answers.look(binary))
         yield from _safely("model", lambda: _of_model(settings, binary, info))
     if binary is not None and info:
-        yield from _safely("threads", lambda: [threads.given(*_share(settings, info[0]))])
+        yield from _safely("threads", lambda: [benchmark.given(*_share(settings, info[0]))])
     if wish.sweep and usable is not None and info:
         yield from _safely("threads", lambda: _swept(usable, info[0]))
-    need = machine.needed(info[0], settings.ctx) if info else None
-    yield from _safely("memory", lambda: [machine.judge(machine.memory(), need), *machine.disk()])
-    yield from _safely("terminal", lambda: [*terminal.judge(terminal.here()), *terminal.pty()])
+    need = hardware.needed(info[0], settings.ctx) if info else None
+    yield from _safely("memory", lambda: [hardware.judge_memory(hardware.memory(), need), *hardware.disk()])
+    yield from _safely("terminal", lambda: [*environment.judge_terminal(environment.here()), *environment.pty()])
     yield from _safely("files", lambda: files.settings(wish.problem))
     yield from _safely(
         "files", lambda: [files.data_folder(), files.journal(wanted=settings.journal), *files.set_aside()]
@@ -104,9 +90,9 @@ def _asked(settings: Settings, binary: EngineBinary | None) -> Iterator[Finding]
             "answer", "known answers", seen, "bitnet-chat engine probe PATH --talk -m MODEL tries it with another model"
         )
         return
-    heard = trial.ask(settings)
-    yield instructions.judge(instructions.build_of(heard.log), processor.instructions())
-    yield trial.judge(heard)
+    heard = benchmark.ask(settings)
+    yield hardware.judge_instructions(hardware.build_of(heard.log), hardware.instructions())
+    yield benchmark.judge_replies(heard)
 
 
 def _of_model(settings: Settings, binary: EngineBinary | None, info: list[ModelInfo]) -> Iterator[Finding]:
@@ -128,13 +114,13 @@ def _share(settings: Settings, info: ModelInfo) -> tuple[Threads, Processors]:
 
 
 def _swept(settings: Settings, info: ModelInfo) -> Iterator[Finding]:
-    physical, logical = processor.cores()
+    physical, logical = hardware.cores()
     tiny = info.header.size < TINY_MODEL
     share, has = _share(settings, info)
     current = share.number
     rates = []
     try:
-        for rate in trial.measure(settings, threads.counts(has.default, has.count, current), SWEEP_SECONDS):
+        for rate in benchmark.measure(settings, benchmark.counts(has.default, has.count, current), SWEEP_SECONDS):
             rates.append(rate)
     except BitnetChatError as error:
         detail = error.detail.strip().split("\n")[0]
@@ -143,8 +129,8 @@ def _swept(settings: Settings, info: ModelInfo) -> Iterator[Finding]:
     yield ok(
         "threads",
         "cores",
-        f"{processor.name()}: {physical} cores, {logical} threads",
+        f"{hardware.name()}: {physical} cores, {logical} threads",
         physical=physical,
         logical=logical,
     )
-    yield threads.judge(rates, current=current, physical=has.default, tiny=tiny)
+    yield benchmark.judge_threads(rates, current=current, physical=has.default, tiny=tiny)

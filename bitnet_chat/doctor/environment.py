@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import locale
 import os
+import platform
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 
+from bitnet_chat import paths
 from bitnet_chat import terminal as terminals
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.transport import pty_is_available
+from bitnet_chat.version import __version__
 
 _GROUP = "terminal"
 _NARROW = 40  # columns: below this every line of ours wraps
@@ -44,7 +49,7 @@ def here() -> Terminal:
     )
 
 
-def judge(terminal: Terminal) -> Iterator[Finding]:
+def judge_terminal(terminal: Terminal) -> Iterator[Finding]:
     """Pure."""
     yield _screen(terminal)
     encoding = terminal.encoding.lower().replace("-", "").replace("_", "")
@@ -135,3 +140,59 @@ def _try_pty() -> str:
             os.close(ours)
             os.close(theirs)
         return "" if heard == b"\n\x03" else f"it changed what was written to {heard!r}"
+
+
+# This program itself: how it is installed, and on what.
+
+_PROGRAM_GROUP = "program"
+_NEEDED = ("prompt_toolkit", "psutil", "platformdirs", "jinja2", "wcwidth", "pygments", "charset-normalizer", "pypdf")
+_ON_POSIX = ("ptyprocess",)
+
+
+def versions() -> dict[str, str]:
+    """Of this program, of what it stands on, and of the packages it uses; empty where one is missing."""
+    packages = _NEEDED if sys.platform == "win32" else (*_NEEDED, *_ON_POSIX)
+    return {
+        "bitnet-chat": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: _version(name) for name in packages},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def program() -> Iterator[Finding]:
+    found = versions()
+    seen = f"bitnet-chat {__version__}, Python {found['python']}, {found['platform']}"
+    yield ok(_PROGRAM_GROUP, "versions", seen, **dict(found.items()))
+    missing = [name for name, version in found.items() if not version]
+    if missing:
+        yield broken(
+            _PROGRAM_GROUP,
+            "packages",
+            f"not installed: {', '.join(missing)}",
+            f"{sys.executable} -m pip install {' '.join(missing)}",
+        )
+    command = shutil.which("bitnet-chat")
+    root = paths.checkout()
+    if root is not None:
+        yield ok(
+            _PROGRAM_GROUP,
+            "installed",
+            f"runs from the checkout {root}" + (f"; {command} is on PATH" if command else ""),
+        )
+    elif command:
+        yield ok(_PROGRAM_GROUP, "installed", f"as a package; {command} is on PATH")
+    else:
+        yield warn(
+            _PROGRAM_GROUP,
+            "installed",
+            "as a package, but no bitnet-chat is on PATH",
+            f"{sys.executable} -m bitnet_chat starts it; pipx ensurepath or the like mends PATH",
+        )

@@ -1,0 +1,284 @@
+"""The instructions of this computer's processor, in the words of Linux."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitnet_chat import paths
+from bitnet_chat.doctor.finding import Finding, broken, ok, warn
+from bitnet_chat.models import memory as need_of
+from bitnet_chat.models.info import ModelInfo
+from bitnet_chat.util import resources
+from bitnet_chat.util.progress import size
+
+_SYSCTL_SECONDS = 5.0
+# macOS: words of machdep.cpu (Intel) and keys of hw.optional (Apple silicon), where they differ from those of Linux.
+_INTEL = {"sse3": "pni", "avx1.0": "avx", "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16"}
+_APPLE = {
+    "hw.optional.AdvSIMD": "asimd",
+    "hw.optional.neon": "asimd",
+    "hw.optional.arm.FEAT_FP16": "asimdhp",
+    "hw.optional.arm.FEAT_DotProd": "asimddp",
+    "hw.optional.arm.FEAT_I8MM": "i8mm",
+    "hw.optional.arm.FEAT_SME": "sme",
+}
+# Windows: winnt.h, PF_…_INSTRUCTIONS_AVAILABLE. It has numbers for a few only, so that nothing is known of the others.
+_WINDOWS = {13: "pni", 36: "ssse3", 39: "avx", 40: "avx2", 19: "asimd", 43: "asimddp"}
+
+
+def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> Instructions | None:
+    """None where this platform tells nothing."""
+    if sys.platform == "win32":
+        import ctypes
+
+        present = ctypes.windll.kernel32.IsProcessorFeaturePresent
+        some = frozenset(word for number, word in _WINDOWS.items() if present(number))
+        return Instructions(some, frozenset(_WINDOWS.values()))
+    else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
+        found = of_sysctl(_sysctl()) if platform.system() == "Darwin" else of_cpuinfo(_read(cpuinfo))
+        return Instructions(found) if found else None
+
+
+def of_cpuinfo(text: str) -> frozenset[str] | None:
+    """From the first processor in a /proc/cpuinfo: ``flags`` on x86, ``Features`` on ARM."""
+    for line in text.split("\n"):
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            found = frozenset(value.split())
+            return found | {"asimd"} if "neon" in found else found
+    return None
+
+
+def of_sysctl(text: str) -> frozenset[str] | None:
+    """From ``sysctl machdep.cpu hw.optional``."""
+    found: set[str] = set()
+    for line in text.split("\n"):
+        key, _, value = line.partition(":")
+        if key.startswith("machdep.cpu.") and key.endswith("features"):
+            found.update(_INTEL.get(word, word) for word in value.lower().split())
+        elif key in _APPLE and value.strip() == "1":
+            found.add(_APPLE[key])
+    return frozenset(found) or None
+
+
+def cores() -> tuple[int, int]:
+    """Physical and logical ones."""
+    import os
+
+    logical = os.cpu_count() or 1
+    try:
+        import psutil
+
+        return psutil.cpu_count(logical=False) or logical, logical
+    except (ImportError, OSError):
+        return logical, logical
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _sysctl() -> str:
+    try:
+        done = subprocess.run(
+            ["/usr/sbin/sysctl", "machdep.cpu", "hw.optional"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SYSCTL_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode("utf-8", "replace")
+
+
+def name() -> str:
+    """What people call it."""
+    from bitnet_chat.engine.install.manifest import cpu_name
+
+    return cpu_name() or platform.machine()
+
+
+# What a processor can do against what an engine was compiled for. Pure.
+#
+# An engine lists what its build uses in its log, ``system_info: … | AVX2 = 1 | …``. Builds since 2025 leave out what
+# they do not use; older ones write ``= 0``, and then say nothing about what they do not know.
+
+_GROUP, _NAME = "engine", "instructions"
+_PAIR = re.compile(r"\b([A-Z][A-Z0-9_]+) = (\d+)")
+
+# By the name that llama.cpp gives them (ggml-cpu.cpp): the words of /proc/cpuinfo or of macOS's sysctl that all have to
+# be there. What it calls AVX512 is these five together.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "SSE3": ("pni",),
+    "SSSE3": ("ssse3",),
+    "AVX": ("avx",),
+    "AVX2": ("avx2",),
+    "F16C": ("f16c",),
+    "FMA": ("fma",),
+    "BMI2": ("bmi2",),
+    "AVX_VNNI": ("avx_vnni",),
+    "AVX512": ("avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"),
+    "AVX512_VBMI": ("avx512vbmi",),
+    "AVX512_VNNI": ("avx512_vnni",),
+    "AVX512_BF16": ("avx512_bf16",),
+    "AMX_INT8": ("amx_int8",),
+    "NEON": ("asimd",),
+    "FP16_VA": ("asimdhp",),
+    "DOTPROD": ("asimddp",),
+    "MATMUL_INT8": ("i8mm",),
+    "SVE": ("sve",),
+    "SME": ("sme",),
+}
+# Those that make ternary and integer products faster by more than a little. Builds without the others lose nothing
+# that was ever measured.
+WORTH_IT = ("AVX", "AVX2", "FMA", "F16C", "AVX_VNNI", "AVX512", "AVX512_VNNI", "NEON", "DOTPROD", "MATMUL_INT8")
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """``used``: names from a ``system_info``. ``complete``: what is missing there is not used."""
+
+    used: frozenset[str]
+    complete: bool
+
+
+def build_of(log: str) -> Build | None:
+    """From the log of an engine that has started; None where it does not tell."""
+    line = next((line for line in log.split("\n") if "system_info:" in line), "")
+    pairs = _PAIR.findall(line)
+    if not pairs:
+        return None
+    return Build(frozenset(name for name, value in pairs if value != "0"), all(value != "0" for _, value in pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """Words of a processor. ``tells``: those that this platform knows of; None: all there are."""
+
+    words: frozenset[str]
+    tells: frozenset[str] | None = None
+
+    def names(self) -> frozenset[str]:
+        """What it can do, as llama.cpp calls it."""
+        return frozenset(name for name, needed in NEEDS.items() if self.words.issuperset(needed))
+
+    def knows(self, name: str) -> bool:
+        return self.tells is None or self.tells.issuperset(NEEDS[name])
+
+
+def judge_instructions(build: Build | None, processor: Instructions | None) -> Finding:
+    """``processor``: None where this platform does not tell."""
+    if build is None:
+        return ok(_GROUP, _NAME, "the engine does not tell what its build uses")
+    used = build.used & NEEDS.keys()
+    listed = ", ".join(sorted(used)) or "none beyond the plainest"
+    if processor is None:
+        return ok(_GROUP, _NAME, f"the build uses {listed}; this platform does not tell what the CPU has")
+    can = processor.names()
+    used = frozenset(name for name in used if processor.knows(name))
+    too_much = sorted(used - can)
+    facts: dict[str, object] = {"cpu": sorted(can), "build": sorted(used)}
+    if too_much:
+        return broken(
+            _GROUP,
+            _NAME,
+            f"the build uses {', '.join(too_much)}, which this CPU does not have: it can end at any moment",
+            "bitnet-chat engine install --build compiles one for this CPU",
+            **facts,
+        )
+    missed = [name for name in WORTH_IT if name in can - used and build.complete]
+    if missed:
+        return warn(
+            _GROUP,
+            _NAME,
+            f"this CPU has {', '.join(missed)}, and the build does not use it: replies are slower than they could be",
+            "bitnet-chat engine install --build compiles one for this CPU",
+            **facts,
+        )
+    return ok(_GROUP, _NAME, f"the build uses what this CPU has ({listed})", **facts)
+
+
+# Memory and room on the disk.
+
+_LITTLE_ROOM = 100_000_000  # bytes: a journal of years, or a fifth of an engine that is being built
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes."""
+
+    total: int
+    available: int
+    swap: int
+    swap_used: int
+
+
+def memory() -> Memory | None:
+    """None where nothing tells."""
+    try:
+        import psutil
+    except ImportError:  # it wants modules that some platforms do not have
+        return None
+    try:
+        whole, swap = psutil.virtual_memory(), psutil.swap_memory()
+    except (psutil.Error, OSError, RuntimeError):
+        return None
+    available = resources.available()
+    return Memory(int(whole.total), int(whole.available) if available is None else available, swap.total, swap.used)
+
+
+def judge_memory(has: Memory | None, needed: int | None) -> Finding:
+    """``needed``: bytes for the model with its context; None where there is no model. Pure."""
+    group, name = "memory", "memory"
+    if has is None:
+        return ok(group, name, "this platform does not tell how much memory there is")
+    facts: dict[str, object] = {"total": has.total, "available": has.available, "swap_used": has.swap_used}
+    seen = f"{size(has.available)} of {size(has.total)} are free"
+    if has.swap:
+        seen += f", {size(has.swap_used)} of {size(has.swap)} swap in use"
+    if needed is None:
+        return ok(group, name, seen, **facts)
+    facts["needed"] = needed
+    seen += f"; the model with its context takes up to {size(needed)}"
+    if needed > has.total:
+        return warn(group, name, f"{seen}: more than there is", "take a smaller model, or a smaller --ctx", **facts)
+    if needed > has.available:
+        return warn(group, name, f"{seen}: more than is free", "end other programs, or take a smaller --ctx", **facts)
+    return ok(group, name, seen, **facts)
+
+
+def needed(info: ModelInfo, context: int) -> int:
+    """Bytes. ``context``: tokens that were asked for; 0: what a conversation gets."""
+    return need_of.need(info.header.size, info.shape, need_of.context_for(info.header.context_length, context))
+
+
+def disk() -> Iterator[Finding]:
+    group, name = "memory", "disk"
+    folder = paths.data_dir()
+    place = _present(folder)
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        yield warn(group, name, f"{place} does not tell how much room there is ({error.strerror})", "look at the disk")
+        return
+    seen = f"{size(free)} are free for {folder}"
+    if free < _LITTLE_ROOM:
+        yield warn(group, name, seen, "make some room, or choose another place with BITNET_CHAT_DATA=FOLDER", free=free)
+    else:
+        yield ok(group, name, seen, free=free)
+
+
+def _present(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next((each for each in (folder, *folder.parents) if each.is_dir()), Path.cwd())
