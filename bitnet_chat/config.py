@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,9 +168,8 @@ def _layers(flags: Mapping[str, Any], environment: Mapping[str, str]) -> _Layers
     name = (from_file | from_environment | from_flags).get("persona", Sourced("", "")).value
     from_persona = {}
     if name:
-        from bitnet_chat import personas
 
-        from_persona = {key: Sourced(value, f"persona {name}") for key, value in personas.find(name).values.items()}
+        from_persona = {key: Sourced(value, f"persona {name}") for key, value in find(name).values.items()}
     return _Layers(from_file, from_persona, from_environment, from_flags)
 
 
@@ -273,3 +273,54 @@ def checked(name: str, value: Any, source: str) -> Any:
 
 
 _WORDS = {str: "a text", int: "a whole number", float: "a number"}
+
+
+# Personas: system prompt, model and sampling under one name.
+#
+# A persona is a TOML file ``NAME.toml`` with a ``description`` and any settings but ``persona``. Those in the folder
+# ``personas`` beside ``config.toml`` win over those that come with the program.
+
+_SHIPPED = Path(__file__).parent / "personas"
+_NAME = re.compile(r"\w[\w.-]*")  # no path: a persona comes from its folder and from nowhere else
+
+
+@dataclass(frozen=True, slots=True)
+class Persona:
+    name: str
+    description: str
+    values: Mapping[str, Any]
+    """Settings by their names, checked."""
+    source: Path
+    shipped: bool
+
+
+def folder() -> Path:
+    """Where the user's own are."""
+    return paths.config_file().parent / "personas"
+
+
+def find(name: str) -> Persona:
+    """The persona of that name. Raises UsageError where there is none, or its file cannot be used."""
+    source = _files().get(name) if _NAME.fullmatch(name) else None
+    if source is None:
+        raise UsageError(
+            f"there is no persona {name!r}{guess(name, names())}",
+            remedy=f"known are: {', '.join(names())}; yours go into {folder()}",
+        )
+    values = read(source, beside=("description",), but=("persona",))
+    return Persona(name, values.pop("description", ""), values, source, source.parent == _SHIPPED)
+
+
+def names() -> list[str]:
+    """Of all personas, those with broken files included."""
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for place in (_SHIPPED, folder()):
+        try:
+            found |= {path.stem: path for path in place.glob("*.toml") if _NAME.fullmatch(path.stem)}
+        except OSError:  # a folder that may not be read holds none that could be used
+            continue
+    return found

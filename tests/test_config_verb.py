@@ -14,8 +14,8 @@ import pytest
 from program import ENTER, Terminal, run
 
 from bitnet_chat import config
+from bitnet_chat.cli import config as config_verb
 from bitnet_chat.cli import main
-from bitnet_chat.cli import settings_file as config_verb
 from bitnet_chat.config import Settings
 
 

@@ -12,7 +12,7 @@ import llama3_file
 import pytest
 
 from bitnet_chat import paths
-from bitnet_chat.cli import converting as shown
+from bitnet_chat.cli import conversion as shown
 from bitnet_chat.engine import conversion, discovery
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, Options
 from bitnet_chat.engine.discovery import Candidate

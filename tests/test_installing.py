@@ -12,7 +12,7 @@ import wheelhouse
 from test_find import CLASSIC, SERVER, nowhere, program
 
 from bitnet_chat import paths
-from bitnet_chat.cli import installing, main
+from bitnet_chat.cli import engine_install, main
 from bitnet_chat.doctor import prebuilt as prebuilt_check
 from bitnet_chat.doctor.finding import Status
 from bitnet_chat.engine.binary import Dialect
@@ -189,8 +189,8 @@ def test_a_computer_without_a_prebuilt_engine(
     assert main(["engine", "install", "bitnet", "--yes"]) == 0
     assert compiled == [("bitnet", ())]
     answers = iter([False, True])
-    monkeypatch.setattr(installing, "can_be_asked", lambda: True)
-    monkeypatch.setattr(installing, "agrees", lambda question, usually: next(answers))
+    monkeypatch.setattr(engine_install, "can_be_asked", lambda: True)
+    monkeypatch.setattr(engine_install, "agrees", lambda question, usually: next(answers))
     assert main(["engine", "install"]) == 3
     assert main(["engine", "install"]) == 0
     assert compiled == [("bitnet", ()), ("llama.cpp", ())]

@@ -15,7 +15,7 @@ import pytest
 from serving import serving
 
 from bitnet_chat.cli import main
-from bitnet_chat.cli.past import wanted
+from bitnet_chat.cli.arguments import wanted
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason, JournalError
 from bitnet_chat.events import Stats

@@ -11,7 +11,7 @@ import pytest
 from program import command, environment, fake_engine
 
 from bitnet_chat import terminal as terminals
-from bitnet_chat.cli.page import Page
+from bitnet_chat.cli.questions import Page
 
 
 class Screen(io.StringIO):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from program import fake_engine, run
 
-from bitnet_chat import config, personas
+from bitnet_chat import config
 from bitnet_chat.cli import main
 from bitnet_chat.errors import UsageError
 
@@ -19,20 +19,20 @@ SHIPPED = ["coder", "terse", "translator", "tutor", "writer"]
 def folder(home: Path) -> Path:
     folder = home / "personas"
     folder.mkdir()
-    assert personas.folder() == folder
+    assert config.folder() == folder
     return folder
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_those_that_come_with_the_program(name: str) -> None:
-    persona = personas.find(name)
+    persona = config.find(name)
     assert persona.shipped and persona.description and persona.values["system"].strip() == persona.values["system"]
     assert "\n" not in persona.values["system"], "one paragraph: it costs tokens in every conversation"
     assert config.load({"persona": name}, {})[0].system == persona.values["system"]
 
 
 def test_all_names_without_a_folder_of_ones_own() -> None:
-    assert personas.names() == SHIPPED
+    assert config.names() == SHIPPED
 
 
 def test_ones_own_win_over_shipped_ones(folder: Path) -> None:
@@ -40,8 +40,8 @@ def test_ones_own_win_over_shipped_ones(folder: Path) -> None:
     (folder / "数据-2.toml").write_text('description = "with a name of its own"\nmax_tokens = 7')
     (folder / "notes.txt").write_text("no persona")
     (folder / "bad name.toml").write_text("")
-    assert personas.names() == sorted([*SHIPPED, "数据-2"])
-    assert (personas.find("coder").values, personas.find("coder").shipped) == ({"system": "mine"}, False)
+    assert config.names() == sorted([*SHIPPED, "数据-2"])
+    assert (config.find("coder").values, config.find("coder").shipped) == ({"system": "mine"}, False)
     assert config.load({"persona": "数据-2"}, {})[0].max_tokens == 7
 
 
@@ -63,7 +63,7 @@ def test_a_name_that_is_none(home: Path, name: str) -> None:
 
 def test_a_slip_of_the_fingers() -> None:
     with pytest.raises(UsageError, match=r"no persona 'codr'; did you mean 'coder'\?") as caught:
-        personas.find("codr")
+        config.find("codr")
     assert "coder, terse" in caught.value.remedy
 
 
@@ -81,7 +81,7 @@ def test_a_slip_of_the_fingers() -> None:
 def test_a_bad_file_names_itself_and_the_key(folder: Path, content: str, words: str) -> None:
     (folder / "own.toml").write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError) as caught:
-        personas.find("own")
+        config.find("own")
     assert words in str(caught.value) and str(folder / "own.toml") in str(caught.value)
 
 

@@ -14,7 +14,7 @@ from program import CTRL_C, CTRL_D, ENTER, Start, fake_engine, run, start
 from test_choice import model_file
 
 from bitnet_chat import paths
-from bitnet_chat.cli.supply import Supply, missing, question
+from bitnet_chat.cli.first_run import Supply, missing, question
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.install import packages, wheels
 from bitnet_chat.errors import BuildError

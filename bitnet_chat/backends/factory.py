@@ -126,7 +126,7 @@ def open_backend(
 
         resident = ResidentBackend(settings, configured, dialect=dialect, sharing=sharing, name=name)
         if resident.awaits_conversion:
-            from bitnet_chat.cli.converting import convert
+            from bitnet_chat.cli.conversion import convert
 
             convert(resident.model, resident.binary)
         return GuardedBackend(resident, GuardLimits.of(settings), resident.role_markers, advice=advice)

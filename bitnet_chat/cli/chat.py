@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
+from bitnet_chat.cli.first_run import provide
 from bitnet_chat.cli.greeting import about
 from bitnet_chat.cli.parser import parse
-from bitnet_chat.cli.supply import provide
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def _refuse(flags: argparse.Namespace, flag: str, others: Sequence[str], questio
 async def _converse(flags: argparse.Namespace, settings: config.Settings, configured: str) -> int:
     from bitnet_chat import repl
     from bitnet_chat.backends.factory import open_journal, open_talker, reply_options
-    from bitnet_chat.cli.attached import attached
-    from bitnet_chat.cli.past import wanted
+    from bitnet_chat.cli.arguments import attached, wanted
     from bitnet_chat.cli.tools import offered, toolbox
 
     journal = open_journal(settings)

@@ -77,14 +77,14 @@ def _say_what_completes(parser: argparse.ArgumentParser, names: Mapping[tuple[st
 
 def _names() -> dict[tuple[str, object], list[str]]:
     """By what an action is called: what there is to name, as far as it can be read."""
-    from bitnet_chat import personas
+    from bitnet_chat import config
     from bitnet_chat.models import registry, store
 
     known: list[str] = []
     with contextlib.suppress(UsageError):  # a models.toml with a mistake, which `models list` tells of
         known = list(registry.entries())
     return {
-        ("persona", "NAME"): personas.names(),
+        ("persona", "NAME"): config.names(),
         ("model", "MODEL"): known,
         ("names", "NAME"): [each.name for each in store.installed()],
     }

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
+import json
+import os
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bitnet_chat import config, paths, personas
-from bitnet_chat.cli import settings_file
-from bitnet_chat.cli.consent import agrees, can_be_asked
+from bitnet_chat import config, paths
 from bitnet_chat.cli.parser import Parser, add_settings, parse
+from bitnet_chat.cli.prompts import agrees, can_be_asked
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import one_line, visible
@@ -54,7 +60,7 @@ def _show(flags: argparse.Namespace, given: dict[str, Any]) -> int:
         entries = {name: {"value": each.value, "origin": each.origin} for name, each in values.items()}
         print(json_text(entries, indent=2))
     else:
-        lines = [f"{name} = {settings_file.value(each.value)}" for name, each in values.items()]
+        lines = [f"{name} = {value(each.value)}" for name, each in values.items()]
         width = min(max(map(len, lines)), 32)
         for line, each in zip(lines, values.values(), strict=True):
             print(f"{visible(line):<{width}}  # {one_line(each.origin)}")
@@ -73,13 +79,13 @@ def _told(name: str, value: config.Sourced) -> config.Sourced:
 
 
 def _variables() -> list[str]:
-    return [config.ENVIRONMENT_PREFIX + name.upper() for name in settings_file.documentation()]
+    return [config.ENVIRONMENT_PREFIX + name.upper() for name in documentation()]
 
 
 def _edit(path: Path) -> int:
     from bitnet_chat.util.editor import edit_file
 
-    settings_file.create(path)
+    create(path)
     while True:
         edit_file(path)
         try:
@@ -104,9 +110,9 @@ def _again(error: UsageError) -> bool:
 
 def _personas(flags: argparse.Namespace) -> int:
     entries: list[dict[str, Any]] = []
-    for name in personas.names():
+    for name in config.names():
         try:
-            each = personas.find(name)
+            each = config.find(name)
         except UsageError as error:
             entries.append({"name": name, "problem": error.what})
         else:
@@ -121,5 +127,67 @@ def _personas(flags: argparse.Namespace) -> int:
         words = entry.get("problem") or entry["description"] or "no description"
         place = f"  [{entry['source']}]" if entry.get("source", "shipped") != "shipped" else ""
         print(f"{one_line(entry['name']):<{width}}  {one_line(words + place)}")
-    print(f"\nYours go into {one_line(str(personas.folder()))} as NAME.toml: a description, and any settings.")
+    print(f"\nYours go into {one_line(str(config.folder()))} as NAME.toml: a description, and any settings.")
     return 0
+
+
+# ``config.toml`` as text: values, and the commented file that ``bitnet-chat config edit`` begins with.
+
+# Beyond what JSON escapes: DEL, which TOML wants escaped, and what a terminal or an eye may take for something else.
+_ESCAPED = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+_TITLE = """\
+# Settings of bitnet-chat. Each line shows a default: take its # away to change it.
+# A persona, BITNET_CHAT_* variables and flags win over this file; `bitnet-chat config show` tells which did.
+"""
+
+
+def value(value: Any) -> str:
+    """As TOML: JSON's spelling is TOML's for texts, numbers that are finite, true and false, and lists of texts."""
+    if isinstance(value, float):
+        return repr(value)
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+@cache
+def documentation() -> dict[str, str]:
+    """The docstring of each setting, on one line. They are in the source alone: empty where that is not there."""
+    docs = dict.fromkeys((each.name for each in fields(config.Settings)), "")
+    with contextlib.suppress(OSError, SyntaxError):
+        tree = ast.parse(Path(config.__file__).read_text("utf-8"))
+        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
+        name = ""
+        for node in body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                name = node.target.id
+            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and name:
+                docs[name] = " ".join(str(node.value.value).split())
+    return docs
+
+
+def commented() -> str:
+    """All settings with what they mean and their defaults, as comments."""
+    defaults = config.Settings()
+    parts = [_TITLE]
+    for name, words in documentation().items():
+        parts.append(f"# {words}\n#{name} = {value(getattr(defaults, name))}\n")
+    return "\n".join(parts)
+
+
+def create(path: Path) -> None:
+    """The commented file, mode 0600, unless there is one. Raises UsageError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(commented())
+        except OSError:  # a full disk: half a file would be taken for a whole one
+            path.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UsageError(f"{error.filename or path} cannot be written: {error.strerror}") from None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitnet_chat import config
-from bitnet_chat.cli import benching, installing
+from bitnet_chat.cli import engine_bench, engine_install
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
@@ -27,8 +27,8 @@ def run(arguments: Sequence[str]) -> int:
     if flags.verb == "probe":
         return _probe(flags)
     if flags.verb == "bench":
-        return benching.run(flags)
-    return installing.run(flags)
+        return engine_bench.run(flags)
+    return engine_install.run(flags)
 
 
 def parser() -> Parser:
@@ -43,8 +43,8 @@ def parser() -> Parser:
     probing.add_argument("-m", "--model", metavar="FILE", default="", help="the model for --talk")
     for each in (listing, probing):
         each.add_argument("--json", action="store_true", help="print JSON")
-    benching.add_arguments(verbs.add_parser("bench", help="tokens a second of each engine that can run a model"))
-    installing.add_arguments(verbs.add_parser("install", help="a prebuilt engine, or one that is compiled here"))
+    engine_bench.add_arguments(verbs.add_parser("bench", help="tokens a second of each engine that can run a model"))
+    engine_install.add_arguments(verbs.add_parser("install", help="a prebuilt engine, or one that is compiled here"))
     return parser
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from functools import partial
 
 from bitnet_chat import paths
-from bitnet_chat.cli.consent import may_remove
 from bitnet_chat.cli.lines import tell
 from bitnet_chat.cli.parser import Parser
+from bitnet_chat.cli.prompts import may_remove
 from bitnet_chat.conversation.export import FORMATS, LEFT_OUT, NOT_ANSWERED, export, json_text
 from bitnet_chat.journal import Entry, Hit, Journal, State, Stored
 from bitnet_chat.text.sanitize import one_line, visible

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
-from bitnet_chat.cli import converting
-from bitnet_chat.cli.consent import may_remove
+from bitnet_chat.cli import conversion
 from bitnet_chat.cli.parser import Parser
+from bitnet_chat.cli.prompts import may_remove
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.models import store
@@ -202,7 +202,7 @@ def _pull(flags: argparse.Namespace) -> int:
     model = pulled.model
     if pulled.warning:
         print(f"bitnet-chat: {one_line(pulled.warning)}", file=sys.stderr)
-    converting.after_pull(model.path, _wish(), alone=flags.only_converted)
+    conversion.after_pull(model.path, _wish(), alone=flags.only_converted)
     if flags.json:
         record = asdict(model.record) if model.record else {}
         _print_json({"name": model.name, "path": str(model.path), "was_here": pulled.was_here} | record)

@@ -14,17 +14,15 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO
 
-from bitnet_chat import batch, paths
+from bitnet_chat import batch, paths, terminal
 from bitnet_chat.attachments import Attachment, with_attachments
 from bitnet_chat.attachments.reading import meant
 from bitnet_chat.backend import Backend
 from bitnet_chat.backends.factory import open_backend, open_journal, open_talker, open_worker, reply_options
 from bitnet_chat.backends.wrappers.guard import TOLD
-from bitnet_chat.cli.attached import attached
+from bitnet_chat.cli.arguments import attached, wanted
 from bitnet_chat.cli.greeting import alone
 from bitnet_chat.cli.lines import tell
-from bitnet_chat.cli.page import Page
-from bitnet_chat.cli.past import wanted
 from bitnet_chat.cli.tools import allowed_toolbox, expect
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
@@ -32,13 +30,16 @@ from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import BitnetChatError, EngineNotFound, FinishReason, UsageError
 from bitnet_chat.journal import Journal, Recorder, Stored
+from bitnet_chat.markdown import Mode, prose
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.text.utf8 import well_formed
+from bitnet_chat.text.wrap import Wrapper
 from bitnet_chat.util.file_lock import try_lock
 from bitnet_chat.util.progress import Progress, ProgressLine
 
 if TYPE_CHECKING:
     from bitnet_chat.tools import Toolbox
+
 
 _PRINTED = (FinishReason.TIMEOUT, FinishReason.STALLED, FinishReason.INTERRUPTED)
 """Ends after which ``--no-stream`` prints what had arrived; after all others that are failures it prints nothing."""
@@ -393,3 +394,55 @@ def _tell(settings: Settings) -> None:
 
 def _say(text: str) -> None:
     tell(f"bitnet-chat: {one_line(text)}")
+
+
+# One answer on its way to stdout: styled where that is a terminal, and as it is everywhere else.
+
+
+class Page:
+    """``show`` pieces that are safe for a terminal already, then ``close``, which may come more than once, or ``end``.
+
+    ``say`` tells the user a line beside the answer: on a terminal it stands on a line of its own, in a file nothing of
+    it is among the words of the answer.
+    """
+
+    def __init__(self, mode: Mode, stream: TextIO, say: Callable[[str], None]) -> None:
+        """``say``: writes a line to stderr."""
+        self._stream = stream
+        self._told = say
+        self._is_terminal = stream.isatty()
+        self._begun = self._within_line = False
+        # A Windows console obeys escape sequences only after it was told to, which here nobody does.
+        draws = terminal.draws(stream) and sys.platform != "win32"
+        self._wrapper = Wrapper(self._columns if draws else None)
+        colour = terminal.shows_colours(stream)
+        self._prose = prose(mode, terminal=draws, colour=colour, columns=lambda: self._columns() - 1)
+
+    def show(self, text: str) -> None:
+        self._write(self._prose.feed(text))
+
+    def say(self, text: str) -> None:
+        # What was held comes first, and nothing inherits a look.
+        self._write(self._prose.flush())
+        if self._is_terminal and self._within_line:
+            self._write("\n")
+        self._told(text)
+
+    def close(self) -> None:
+        self._write(self._prose.finish())
+
+    def end(self) -> None:
+        """The answer is whole. In a file it gets one newline more than it has, on a terminal none that it does not
+        need."""
+        self.close()
+        if self._within_line if self._is_terminal else self._begun:
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._stream.write(self._wrapper.feed(text))
+            self._stream.flush()
+            self._begun, self._within_line = True, not text.endswith("\n")
+
+    def _columns(self) -> int:
+        return terminal.size(self._stream)[0]

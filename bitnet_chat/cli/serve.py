@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat import config
+from bitnet_chat.cli.first_run import provide
 from bitnet_chat.cli.parser import Parser, add_settings, parse
-from bitnet_chat.cli.supply import provide
 from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import one_line
 
@@ -106,7 +106,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def provide_all(settings: config.Settings, configured: str, models: Mapping[str, str], *, may_ask: bool) -> int:
-    """As :func:`bitnet_chat.cli.supply.provide`, for each model."""
+    """As :func:`bitnet_chat.cli.first_run.provide`, for each model."""
     wanted = [replace(settings, model=file) for file in models.values()] or [settings]
     return next((code for each in wanted if (code := provide(each, configured, may_ask=may_ask))), 0)
 
@@ -195,8 +195,7 @@ async def open_server(
     wrong before anything is loaded.
     """
     from bitnet_chat.backends.factory import open_source, own_journal
-    from bitnet_chat.cli.server_engine import preferred
-    from bitnet_chat.cli.upstream import has_models, models_of
+    from bitnet_chat.cli.server_engine import has_models, models_of, preferred
     from bitnet_chat.server.app import running
     from bitnet_chat.server.model_manager import Catalogue
     from bitnet_chat.server.reply_cache import Cache

@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
-from bitnet_chat.cli.consent import agrees, can_be_asked, chosen
 from bitnet_chat.cli.lines import tell
+from bitnet_chat.cli.prompts import agrees, can_be_asked, chosen
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError, EngineNotFound
 from bitnet_chat.text.sanitize import visible

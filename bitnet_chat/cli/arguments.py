@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from bitnet_chat.attachments import Attachment
+from bitnet_chat.attachments.reading import EmptyFile, attach, attach_stdin, stdin_is_given
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Journal, Stored
+
 
 _REMEDY = "bitnet-chat history list shows those that there are"
 
@@ -62,3 +66,21 @@ def _sound(stored: Stored, say: Callable[[str], None]) -> Stored:
 
 def _clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+# What goes with a question or the first message: the files of ``-a``, and what a pipe or a file gives on stdin.
+
+
+def attached(flags: argparse.Namespace, say: Callable[[str], None], *, stdin_is_taken: bool) -> list[Attachment]:
+    """Reads them all. ``say``: where stdin is waited for.
+
+    ``stdin_is_taken``: by the question, or by the user who is going to talk. Raises UsageError.
+    """
+    names = list(dict.fromkeys(getattr(flags, "attachment", ())))
+    if "-" in names and stdin_is_taken:
+        raise UsageError("-a - attaches stdin, and the question is read from there", remedy="give the question as text")
+    found = [attach_stdin(say) if name == "-" else attach(name) for name in names]
+    if not stdin_is_taken and "-" not in names and stdin_is_given():
+        with contextlib.suppress(EmptyFile):  # nobody had anything to add
+            found.append(attach_stdin(say))
+    return found

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitnet_chat import config
-from bitnet_chat.cli.consent import agrees, can_be_asked
+from bitnet_chat.cli.prompts import agrees, can_be_asked
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.discovery import candidates, find_server
 from bitnet_chat.engine.install import manifest, packages
