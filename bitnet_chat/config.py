@@ -168,7 +168,6 @@ def _layers(flags: Mapping[str, Any], environment: Mapping[str, str]) -> _Layers
     name = (from_file | from_environment | from_flags).get("persona", Sourced("", "")).value
     from_persona = {}
     if name:
-
         from_persona = {key: Sourced(value, f"persona {name}") for key, value in find(name).values.items()}
     return _Layers(from_file, from_persona, from_environment, from_flags)
 

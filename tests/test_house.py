@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,6 @@ import bitnet_chat
 
 ROOT = Path(bitnet_chat.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
-FRONT_ENDS = ("repl", "batch", "serve", "cli")
-PROGRAM = ("bitnet_chat", "bitnet_chat.__main__")
-"""The package names its public parts, and its main module starts the command line."""
 
 
 def name_of(path: Path) -> str:
@@ -22,53 +20,32 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[str]:
-    """All modules of this package that a file imports, those imported late included, those for types alone not."""
-    tree = ast.parse(path.read_text("utf-8"))
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bitnet_chat"):
-            for alias in node.names:
-                yield f"{node.module}.{alias.name}"
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("bitnet_chat"))
+def test_imports_go_one_way() -> None:
+    """The layers of ``setup.cfg``."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import importlinter.cli as cli; cli.lint_imports_command()", "setup.cfg", "--no-logo"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT.parent,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def inside(path: Path, *places: str) -> bool:
     return any(f"{name_of(path)}.".startswith(f"bitnet_chat.{place}.") for place in places)
 
 
-def uses(path: Path, *places: str) -> list[str]:
-    return [each for each in imports(path) if any(f"{each}.".startswith(f"bitnet_chat.{place}.") for place in places)]
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_go_one_way(path: Path) -> None:
-    if inside(path, "stream", "prompt", "conversation", "markdown", "events", "errors"):
-        assert not uses(path, "engine", "backends", *FRONT_ENDS), "pure code knows neither engines nor front ends"
-    if not inside(path, *FRONT_ENDS) and name_of(path) not in PROGRAM:
-        assert not uses(path, *FRONT_ENDS), "what is behind the front ends knows none of them"
-    if inside(path, "journal", "attachments", "personas"):
-        assert not uses(path, "engine", "backends"), "what is kept or sent knows nothing of who answers"
-    for front in ("repl", "batch", "serve"):
-        if inside(path, front):
-            others = [other for other in FRONT_ENDS if other != front]
-            assert not uses(path, *others), "front ends do not know one another"
-            assert not uses(path, "engine"), "a front end knows backends, not engines"
-
-
-PURE = ("stream", "prompt", "conversation", "markdown")
+PURE = ("text", "frames", "filters", "templates", "context", "conversation", "markdown")
+PROTOCOLS = ("engine.protocols.classic", "engine.protocols.modern", "engine.protocols.native")
+DECIDING = [path for path in MODULES if inside(path, *PURE, *PROTOCOLS) and not inside(path, "templates.sandbox")]
 DOING = {"os", "io", "socket", "subprocess", "asyncio", "threading", "time", "pathlib", "sys", "tempfile", "selectors"}
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if inside(path, *PURE)], ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if inside(path, *PURE, *PROTOCOLS) and not inside(path, "templates.sandbox")],
+    ids=name_of,
+)
 def test_code_that_decides_does_no_io(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
     nodes = list(ast.walk(tree))

@@ -1,9 +1,9 @@
-"""Who answers and who keeps what is said: an engine of our own, or a running server that ``--attach`` names."""
+"""Backends and journals as the settings ask for them: an engine of this program, another server, or one that runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,14 @@ from bitnet_chat.journal import Journal
 from bitnet_chat.version import __version__
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bitnet_chat.backend import Backend, Sampling
     from bitnet_chat.backends.llama_server import LlamaServer
-    from bitnet_chat.backends.wrappers.guard import Advice
+    from bitnet_chat.engine.binary import EngineBinary
 
+Convert = Callable[["Path", "EngineBinary"], object]
+"""Makes the file that an engine needs out of a model file, as :func:`bitnet_chat.engine.conversion.obtain` does."""
 
 AT_ONCE = 16
 """Lines of a batch that are asked at the same time, where a server has so many seats."""
@@ -61,13 +65,21 @@ def own_journal(settings: Settings) -> Journal:
 
 
 def open_talker(
-    settings: Settings, configured: str, journal: Journal, *, advice: Advice = "flags", model: str = ""
+    settings: Settings,
+    configured: str,
+    journal: Journal,
+    *,
+    advice: Advice = "flags",
+    model: str = "",
+    convert: Convert | None = None,
 ) -> Backend:
     """Starts nothing. ``journal``: of :func:`open_journal`. ``model``: the one that was asked for by name, now.
+    ``convert``: see :func:`open_backend`.
 
     Raises EngineNotFound, ModelError or UsageError."""
     if not settings.attach:
-        return open_backend(replace(settings, model=model or settings.model), configured, advice=advice)
+        wanted = replace(settings, model=model or settings.model)
+        return open_backend(wanted, configured, advice=advice, convert=convert)
     from bitnet_chat.backends.attach.backend import AttachedBackend
     from bitnet_chat.backends.attach.journal import ServerJournal
 
@@ -115,10 +127,11 @@ def open_backend(
     advice: Advice = "flags",
     sharing: Sharing | None = None,
     name: str = "",
+    convert: Convert | None = None,
 ) -> GuardedBackend:
     """Starts no engine; converts the model first where it must be. ``advice``: see :class:`GuardedBackend`.
-    ``dialect`` and ``sharing`` of the processors: of an
-    engine; others have none. ``name``: of the model, where it was given one.
+    ``dialect`` and ``sharing`` of the processors: of an engine; others have none. ``name``: of the model, where it was
+    given one. ``convert``: shows the user what it does; without it a conversion is silent.
 
     Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
     if settings.backend == "engine":
@@ -126,9 +139,9 @@ def open_backend(
 
         resident = ResidentBackend(settings, configured, dialect=dialect, sharing=sharing, name=name)
         if resident.awaits_conversion:
-            from bitnet_chat.cli.conversion import convert
+            from bitnet_chat.engine.conversion import obtain
 
-            convert(resident.model, resident.binary)
+            (convert or obtain)(resident.model, resident.binary)
         return GuardedBackend(resident, GuardLimits.of(settings), resident.role_markers, advice=advice)
     if settings.backend == "llama-server":
         return _guarded(_llama_server(settings, configured, 1, Sharing(), name).backend(), settings, advice)
@@ -143,9 +156,10 @@ def open_source(
     models: int = 1,
     name: str = "",
     dialect: Dialect | None = None,
+    convert: Convert | None = None,
 ) -> Source:
     """Backends for a server: ``parallel`` of them answer side by side, and those of ``models`` models in all. Starts
-    nothing; raises as open_backend does. ``name``, ``dialect``: as there."""
+    nothing; raises as open_backend does. ``name``, ``dialect``, ``convert``: as there."""
     from bitnet_chat.models.store import origin_of
 
     if settings.backend == "llama-server":
@@ -167,7 +181,19 @@ def open_source(
             remedy="add --backend llama-server, one process of which answers them all",
         )
     sharing = Sharing(engines=parallel, models=models)
-    first = open_backend(settings, configured, dialect=dialect, advice="nothing", sharing=sharing, name=name)
+
+    def another() -> GuardedBackend:
+        return open_backend(
+            settings,
+            configured,
+            dialect=dialect,
+            advice="nothing",
+            sharing=sharing,
+            name=name,
+            convert=convert,
+        )
+
+    first = another()
     if settings.backend == "engine":
         from bitnet_chat.backends.pty import ResidentBackend
 
@@ -175,9 +201,6 @@ def open_source(
         path = first.inner.model
     else:
         path = None
-
-    def another() -> Backend:
-        return open_backend(settings, configured, dialect=dialect, advice="nothing", sharing=sharing, name=name)
 
     origin = origin_of(path) if path is not None else ""
     return Source(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat import config, paths
+from bitnet_chat.cli.conversion import convert
 from bitnet_chat.cli.first_run import provide
 from bitnet_chat.cli.greeting import about
 from bitnet_chat.cli.parser import parse
@@ -77,12 +78,20 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     files = attached(flags, lines.append, stdin_is_taken=True)
     box, allowed = toolbox(flags, settings)
     backend = offered(
-        open_talker(settings, configured, journal, advice="commands", model=getattr(flags, "model", "")), box
+        open_talker(
+            settings,
+            configured,
+            journal,
+            advice="commands",
+            model=getattr(flags, "model", ""),
+            convert=convert,
+        ),
+        box,
     )
     lines += [*about(settings, backend.status().model), *(each.described() for each in files)]
 
     def switch_model(name: str) -> Backend:
-        return offered(open_talker(settings, configured, journal, advice="commands", model=name), box)
+        return offered(open_talker(settings, configured, journal, advice="commands", model=name, convert=convert), box)
 
     return await repl.run(
         backend,

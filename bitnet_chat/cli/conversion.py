@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat.cli.lines import tell
-from bitnet_chat.engine import conversion
-from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import EngineMissing, EngineNotFound
 from bitnet_chat.text.sanitize import visible
 from bitnet_chat.util.progress import ProgressLine, size
 
 if TYPE_CHECKING:
+    from bitnet_chat.engine.binary import EngineBinary
     from bitnet_chat.engine.selection import Wish
 
 
 def convert(model: Path, engine: EngineBinary) -> Path:
     """The converted file. Raises ModelError; KeyboardInterrupt leaves nothing behind."""
+    from bitnet_chat.engine import conversion  # late: most models need none
+
     _say(conversion.announcement(model))
     line = ProgressLine(sys.stderr)
     try:
@@ -30,6 +31,7 @@ def convert(model: Path, engine: EngineBinary) -> Path:
 def after_pull(model: Path, wish: Wish, *, alone: bool) -> None:
     """Convert a model that was just pulled, where the engine that will run it needs that; else say which it needs.
     ``alone``: the original goes."""
+    from bitnet_chat.engine import conversion
     from bitnet_chat.engine.selection import select
 
     try:

@@ -21,6 +21,7 @@ from bitnet_chat.backend import Backend
 from bitnet_chat.backends.factory import open_backend, open_journal, open_talker, open_worker, reply_options
 from bitnet_chat.backends.wrappers.guard import TOLD
 from bitnet_chat.cli.arguments import attached, wanted
+from bitnet_chat.cli.conversion import convert
 from bitnet_chat.cli.greeting import alone
 from bitnet_chat.cli.lines import tell
 from bitnet_chat.cli.tools import allowed_toolbox, expect
@@ -73,7 +74,7 @@ async def _answer_one(
     page: Page,
 ) -> int:
     try:
-        backend = open_talker(settings, configured, journal, model=getattr(flags, "model", ""))
+        backend = open_talker(settings, configured, journal, model=getattr(flags, "model", ""), convert=convert)
     except BitnetChatError as error:
         if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
             print(json_text(batch.failure(error, settings.model) | {"conversation": None, "kept": False}))
@@ -276,7 +277,7 @@ class _Engines:
         return self._current
 
     def _default(self) -> Backend:
-        return self._opened(open_backend(self._settings, self._configured, advice="nothing"))
+        return self._opened(open_backend(self._settings, self._configured, advice="nothing", convert=convert))
 
     def _opened(self, backend: Backend) -> Backend:
         expect(backend, self._box)
@@ -287,7 +288,9 @@ class _Engines:
 
     def _modern(self) -> Backend | None:
         try:
-            backend = open_backend(self._settings, self._configured, dialect=Dialect.MODERN, advice="nothing")
+            backend = open_backend(
+                self._settings, self._configured, dialect=Dialect.MODERN, advice="nothing", convert=convert
+            )
         except EngineNotFound:
             return None
         return self._opened(backend)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat import config
+from bitnet_chat.cli.conversion import convert
 from bitnet_chat.cli.first_run import provide
 from bitnet_chat.cli.parser import Parser, add_settings, parse
 from bitnet_chat.errors import UsageError
@@ -218,6 +219,7 @@ async def open_server(
             models=len(served),
             name=name,
             dialect=of_this.dialect,
+            convert=convert,
         )
         sources[name or source.name] = source
         notices += [of_this.notice, _of_threads(of_this.settings, serving.parallel)]

@@ -10,14 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import bitnet_chat
 from bitnet_chat.engine.binary import EngineBinary, Make
 from bitnet_chat.engine.install.packages import SITE
 
 LIBRARIES = {Make.LLAMA: "llama.cpp", Make.IK: "ik_llama.cpp"}
 """The name of ``--library`` for what a package was built from."""
 
-_ROOT = Path(bitnet_chat.__file__).parent.parent
+_ROOT = Path(__file__).parents[3]
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bitnet_chat.engine.native.__main__ import run; run()"
 
 

@@ -19,7 +19,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-import bitnet_chat
 from bitnet_chat.templates.builtin import OWN
 from bitnet_chat.templates.jinja import JinjaProgram, Kind, Program, TemplateFault
 from bitnet_chat.templates.sandbox.protocol import Limits, read_answer, write_request
@@ -113,7 +112,7 @@ class _Holder:
 
     def start(self) -> None:
         self.end()
-        root = Path(bitnet_chat.__file__).parent.parent
+        root = Path(__file__).parents[3]
         path = [str(root), *(each for each in sys.path if each and Path(each).is_absolute())]
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, json.dumps(path)],
