@@ -108,8 +108,8 @@ def test_the_lock_is_for_one_and_names_its_holder(tmp_path: Path) -> None:
 def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
     code = (
         f"import sys, time; sys.path.insert(0, {str(Path(file_lock.__file__).parent.parent.parent)!r})\n"
-        "from pathlib import Path; from bitnet_chat.engine import lock\n"
-        f"with lock.held(Path({str(tmp_path / 'lock')!r})): print('in', flush=True); time.sleep(600)"
+        "from pathlib import Path; from bitnet_chat.util import file_lock\n"
+        f"with file_lock.held(Path({str(tmp_path / 'lock')!r})): print('in', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(python(code), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -130,10 +130,23 @@ def test_a_log_line_of_an_earlier_prompt_that_is_read_late_ends_nothing(turns: i
         if part == late:
             for _ in range(turns + 1):
                 framer.logged("found an EOG token")
-                assert not framer.logged("waiting for user input")
+                frames += waits(framer)
     frames += fed(framer, prefix.encode() + COLOUR, 2)
     assert not any(isinstance(frame, TurnEnd) for frame in frames)
     if natural:
         framer.logged("found an EOG token")
     frames += waits(framer)
     assert frames[-1] == TurnEnd(natural) and said(frames) == (b"hello" if natural else b"hello\n")
+
+
+def test_the_line_of_a_prompt_counts_when_the_output_before_it_was_read() -> None:
+    """Which may be later than the message that answers that prompt."""
+    framer = LoggedClassicFramer("user:", SUFFIX, ordered=True)
+    assert framer.logged("waiting for user input")
+    assert fed(framer, b"user:" + COLOUR, 1) == [Ready()]
+    framer.sent()
+    assert framer.waiting() == []
+    assert said(fed(framer, (RESET + SUFFIX).encode() + b"word1 word2 ", 4)) == b"word1 word2 "
+    framer.logged("found an EOG token")
+    frames = waits(framer) + fed(framer, b"\nuser:" + COLOUR, 4)
+    assert frames[-1] == TurnEnd(natural=True)

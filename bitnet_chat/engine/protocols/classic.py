@@ -420,8 +420,9 @@ class LoggedClassicFramer(ClassicFramer):
         self._is_told = not ordered
         self._waits = False
         self._has_ended = False
-        self._ahead = 0
-        """Lines of the log for prompts, less the prompts that were answered: above 0 an engine waits now."""
+        self._logged = self._ahead = 0
+        """Lines of the log for prompts, as they were logged and as the output before them was read, less the prompts
+        that were answered: above 0 the engine waits now."""
         self._endings = [newline + part + USER_INPUT for newline in ("", "\n") for part in {in_prefix, ""}] + ["\n\n\0"]
         self._before_colour = [f"\n{in_prefix}\0", *([f"{in_prefix}\0"] if in_prefix else [])]
 
@@ -433,14 +434,17 @@ class LoggedClassicFramer(ClassicFramer):
         if line.startswith("n_past = "):
             self._waits = self._has_ended = False
         elif line == "found an EOG token":
-            self._has_ended = self._ahead >= 0
+            self._has_ended = self._logged >= 0
         elif line == "waiting for user input":
             self._is_told = True
-            self._ahead += 1
-            return self._ahead > 0
+            self._logged += 1
+            return True
         return False
 
     def waiting(self) -> list[Frame]:
+        self._ahead += 1
+        if self._ahead <= 0:
+            return []
         self._waits = True
         return self.feed("") if self._state is not ClassicState.IDLE else []
 
@@ -472,6 +476,7 @@ class LoggedClassicFramer(ClassicFramer):
     def _expect(self, echo: str) -> None:
         super()._expect(echo)
         self._waits = self._has_ended = False
+        self._logged -= 1
         self._ahead -= 1
 
     def _await_prompt(self, text: str, frames: list[Frame]) -> None:
