@@ -179,7 +179,7 @@ def quoted(path: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfinished:
+class UnfinishedMention:
     """A path that is being typed: it begins at ``start`` of the text, sign and quote included, and ends with it."""
 
     start: int
@@ -187,11 +187,11 @@ class Unfinished:
     in_quotes: bool
 
 
-def unfinished(text: str, sign: Literal["@", ""] = "@") -> Unfinished | None:
+def unfinished(text: str, sign: Literal["@", ""] = "@") -> UnfinishedMention | None:
     """The path at the end of a text before the cursor. ``sign``: ``@`` for a mention, nothing for the last of some
     paths."""
     match = _UNFINISHED[sign].search(text)
     if match is None:
         return None
     in_quotes = match[1] is not None
-    return Unfinished(match.start(), unquoted(match[1]) if in_quotes else match[2], in_quotes)
+    return UnfinishedMention(match.start(), unquoted(match[1]) if in_quotes else match[2], in_quotes)

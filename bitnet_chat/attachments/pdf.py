@@ -28,7 +28,7 @@ class PdfText:
     """Pages without any text."""
 
 
-class UnreadablePdf(Exception):
+class PdfError(Exception):
     """``what``: what is wrong, to be said behind the name. ``remedy``: what to do."""
 
     def __init__(self, what: str, remedy: str) -> None:
@@ -60,13 +60,13 @@ def pdf_text(data: bytes) -> PdfText:
             timeout=SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise UnreadablePdf(*_PROBLEMS["limits"]) from None
+        raise PdfError(*_PROBLEMS["limits"]) from None
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:  # killed by its limits
-        raise UnreadablePdf(*_PROBLEMS["limits"]) from None
+        raise PdfError(*_PROBLEMS["limits"]) from None
     if "problem" in answer:
-        raise UnreadablePdf(*_PROBLEMS[answer["problem"]])
+        raise PdfError(*_PROBLEMS[answer["problem"]])
     return PdfText(**answer)
 
 

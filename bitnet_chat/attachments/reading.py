@@ -95,32 +95,32 @@ def stdin_is_given() -> bool:
 def from_bytes(name: str, data: bytes) -> Attachment:
     """Raises UsageError for what is empty, too large or no text."""
     if not data:
-        raise EmptyFile(f"{name} is empty: there is nothing to attach")
+        raise EmptyFileError(f"{name} is empty: there is nothing to attach")
     if _PDF in data[:_HEAD]:
         return _from_pdf(name, data)
     if len(data) > TEXT_LIMIT:
         raise _too_large(name, len(data), TEXT_LIMIT)
     try:
         text, encoding = decoded(data)
-    except NotText as error:
+    except NotTextError as error:
         raise UsageError(
             f"{name} is no text: it seems to be {error}", remedy="attach text or a PDF; most programs can export one"
         ) from None
     return Attachment(name, text, len(data), encoding=encoding)
 
 
-class EmptyFile(UsageError):
+class EmptyFileError(UsageError):
     """Nothing is in it. Of stdin it says that nobody had anything to add."""
 
 
 def _from_pdf(name: str, data: bytes) -> Attachment:
-    from bitnet_chat.attachments.pdf import UnreadablePdf, pdf_text
+    from bitnet_chat.attachments.pdf import PdfError, pdf_text
 
     if len(data) > PDF_LIMIT:
         raise _too_large(name, len(data), PDF_LIMIT)
     try:
         found = pdf_text(data)
-    except UnreadablePdf as error:
+    except PdfError as error:
         raise UsageError(f"{name} {error.what}", remedy=error.remedy) from None
     remark = f"{found.empty} of them without text" if found.empty else ""
     return Attachment(name, found.text, len(data), kind="pdf", pages=found.pages, remark=remark)
@@ -234,7 +234,7 @@ _SAMPLE = 64_000
 _CONTROL = re.compile(rb"[\x00-\x07\x0b\x0e-\x1a\x1c-\x1f]")  # of a text may be: \b \t \n \f \r ESC
 
 
-class NotText(Exception):
+class NotTextError(Exception):
     """``str(error)`` is what the bytes seem to be: ``a PNG picture``."""
 
 
@@ -262,7 +262,7 @@ def _decoded(data: bytes) -> tuple[str, str]:
             pass
     what = _named(data, beyond_doubt=True)
     if what or len(_CONTROL.findall(data[:_SAMPLE])) > len(data[:_SAMPLE]) / 50:
-        raise NotText(what or "binary data")
+        raise NotTextError(what or "binary data")
     return _guessed(data)
 
 
@@ -284,7 +284,7 @@ def _utf_16_without_a_mark(data: bytes) -> tuple[str, str]:
                 return data.decode(encoding), encoding
             except UnicodeDecodeError:
                 break
-    raise NotText(_named(data) or "binary data")
+    raise NotTextError(_named(data) or "binary data")
 
 
 def _guessed(data: bytes) -> tuple[str, str]:
@@ -311,7 +311,7 @@ def _guessed(data: bytes) -> tuple[str, str]:
             return data.decode(encoding), _plain_name(encoding)
         except UnicodeDecodeError:
             continue
-    raise NotText("binary data")
+    raise NotTextError("binary data")
 
 
 def _plain_name(encoding: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bitnet_chat.attachments import Attachment
-from bitnet_chat.attachments.reading import EmptyFile, attach, attach_stdin, stdin_is_given
+from bitnet_chat.attachments.reading import EmptyFileError, attach, attach_stdin, stdin_is_given
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,6 +81,6 @@ def attached(flags: argparse.Namespace, say: Callable[[str], None], *, stdin_is_
         raise UsageError("-a - attaches stdin, and the question is read from there", remedy="give the question as text")
     found = [attach_stdin(say) if name == "-" else attach(name) for name in names]
     if not stdin_is_taken and "-" not in names and stdin_is_given():
-        with contextlib.suppress(EmptyFile):  # nobody had anything to add
+        with contextlib.suppress(EmptyFileError):  # nobody had anything to add
             found.append(attach_stdin(say))
     return found
