@@ -14,7 +14,7 @@ import zlib
 from collections.abc import AsyncIterator
 
 from bitnet_chat.backend import BackendStatus, ReplyOptions
-from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
@@ -98,7 +98,7 @@ async def main(streams: int, rate: float, seconds: float) -> None:
         # The guard is on, but for repetitions, of which this engine makes nothing else.
         return GuardedBackend(SyntheticBackend(rate, seconds), GuardLimits(repeat_limit=0))
 
-    desk = Desk(Catalogue({"synthetic": Source("synthetic", streams, make)}))
+    desk = Desk(Catalogue({"synthetic": BackendFactory("synthetic", streams, make)}))
     async with running(desk, ServeSettings(port=0), None) as url:
         print(url, flush=True)
         await asyncio.Event().wait()

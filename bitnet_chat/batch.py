@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 from bitnet_chat.backend import Backend, ReplyOptions
-from bitnet_chat.backends.wrappers.recording import recorded
+from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.export import json_text
@@ -174,7 +174,7 @@ async def _events(
     def replies(conversation: Conversation) -> AsyncIterator[Event]:
         if recorder is None:
             return backend.reply(conversation, options)
-        return recorded(backend, recorder, conversation, options)
+        return record_reply(backend, recorder, conversation, options)
 
     if toolbox is None:
         events = replies(conversation)

@@ -27,7 +27,7 @@ from program import PATIENCE, command, engines_of, environment
 from scripted_backend import Script, ScriptedBackend, by_message
 from starlette.applications import Starlette
 
-from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.discovery import find
 from bitnet_chat.errors import EngineNotFound
@@ -60,19 +60,19 @@ class Served:
 
 def scripted_source(
     script: Script, backends: list[ScriptedBackend], *, name: str = "scripted", parallel: int = 1, **options: bool
-) -> Source:
+) -> BackendFactory:
     """``options``: those of ScriptedBackend. Each backend that is made is put into ``backends``."""
 
     def make() -> ScriptedBackend:
         backends.append(ScriptedBackend(script, name=name, **options))
         return backends[-1]
 
-    return Source(name, parallel, make)
+    return BackendFactory(name, parallel, make)
 
 
 @asynccontextmanager
 async def serving(
-    what: Script | Source | Mapping[str, Source] = by_message,
+    what: Script | BackendFactory | Mapping[str, BackendFactory] = by_message,
     *,
     parallel: int = 1,
     settings: ServeSettings | None = None,
@@ -83,8 +83,8 @@ async def serving(
     those of ScriptedBackend. At the end replies have no time left."""
     settings = settings or ServeSettings(port=0, grace=0.0)
     backends: list[ScriptedBackend] = []
-    if isinstance(what, Source):
-        sources: Mapping[str, Source] = {what.name: what}
+    if isinstance(what, BackendFactory):
+        sources: Mapping[str, BackendFactory] = {what.name: what}
     elif isinstance(what, Mapping):
         sources = what
     else:

@@ -23,9 +23,9 @@ from test_chats import run as run_test
 from bitnet_chat import batch
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.backends.attach.backend import AttachedBackend
-from bitnet_chat.backends.attach.client import NoServer, Server
+from bitnet_chat.backends.attach.client import ServerClient, ServerUnreachableError
 from bitnet_chat.backends.attach.journal import ServerJournal
-from bitnet_chat.backends.attach.messages import Heard, Removed, Renamed, Said
+from bitnet_chat.backends.attach.messages import ChatRemoved, ChatRenamed, Heard, RemoteReplyStarted
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, Unsupported, UsageError
@@ -43,7 +43,7 @@ async def attached(
 ) -> AsyncIterator[tuple[Served, AttachedBackend, ServerJournal]]:
     """``url``: another way to the server."""
     async with serving(script, parallel=parallel) as served:
-        journal = await asyncio.to_thread(ServerJournal.at, Server(url or served.url))
+        journal = await asyncio.to_thread(ServerJournal.at, ServerClient(url or served.url))
         backend = AttachedBackend(journal.server, journal.facts, journal.place if kept else None, urgent=urgent)
         try:
             yield served, backend, journal
@@ -177,11 +177,11 @@ def test_a_connection_that_breaks_again_and_again_loses_nothing(seed: int, monke
 
     async def main() -> None:
         async with serving(gated) as served, cutting(served.url, random.Random(seed), 2500) as url:
-            journal = await asyncio.to_thread(ServerJournal.at, Server(served.url))
+            journal = await asyncio.to_thread(ServerJournal.at, ServerClient(served.url))
             journal.place.go(1)
             async with aiohttp.ClientSession() as session, session.post(f"{served.url}/chats", json={}) as response:
                 assert (await response.json())["id"] == 1
-            backend = AttachedBackend(Server(url), journal.facts, journal.place)
+            backend = AttachedBackend(ServerClient(url), journal.facts, journal.place)
             events: list[Event] = []
             async for event in backend.reply(HELLO):
                 events.append(event)
@@ -202,17 +202,21 @@ def test_a_server_that_goes_away_and_one_that_was_never_there(monkeypatch: pytes
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-            with pytest.raises(NoServer, match="bitnet-chat serve starts one"):
-                await asyncio.to_thread(ServerJournal.at, Server(f"http://127.0.0.1:{port}"))
+            with pytest.raises(ServerUnreachableError, match="bitnet-chat serve starts one"):
+                await asyncio.to_thread(ServerJournal.at, ServerClient(f"http://127.0.0.1:{port}"))
         async with serving() as served:
-            journal = await asyncio.to_thread(ServerJournal.at, Server(served.url))
+            journal = await asyncio.to_thread(ServerJournal.at, ServerClient(served.url))
             backend = AttachedBackend(journal.server, journal.facts, journal.place)
             async with cutting(served.url, random.Random(0), 201) as url:
                 pass
             events = await all_of(backend, HELLO)
             assert text_of(events) == "You said 'Hello'."
         (end,) = await all_of(backend, HELLO)
-        assert isinstance(end, Failed) and isinstance(end.error, NoServer) and end.error.reason.exit_code == 3
+        assert (
+            isinstance(end, Failed)
+            and isinstance(end.error, ServerUnreachableError)
+            and end.error.reason.exit_code == 3
+        )
         await backend.close()
         assert url
 
@@ -224,7 +228,7 @@ def test_a_reply_that_the_server_cannot_end_is_kept_as_far_as_it_came(monkeypatc
 
     async def main() -> None:
         async with serving() as served:
-            journal = await asyncio.to_thread(ServerJournal.at, Server(served.url))
+            journal = await asyncio.to_thread(ServerJournal.at, ServerClient(served.url))
             backend = AttachedBackend(journal.server, journal.facts, journal.place)
             events: list[Event] = []
             async for event in backend.reply(Conversation().with_user("wait")):
@@ -295,7 +299,7 @@ def test_a_server_that_hangs_is_left(kept: bool, monkeypatch: pytest.MonkeyPatch
         async with attached() as (_, _, journal):
             listener = await asyncio.start_server(silent, "127.0.0.1", 0)
             port = listener.sockets[0].getsockname()[1]
-            backend = AttachedBackend(Server(f"http://127.0.0.1:{port}"), {}, journal.place if kept else None)
+            backend = AttachedBackend(ServerClient(f"http://127.0.0.1:{port}"), {}, journal.place if kept else None)
             asking = asyncio.create_task(all_of(backend, HELLO))
             await heard.wait()
             backend.interrupt()
@@ -353,15 +357,15 @@ def test_following_hears_of_others_and_not_of_oneself() -> None:
                 source = EventSource(session, f"{served.url}/chats/{chat}/messages")
                 told = [each async for each in source.connect(method="POST", body={"content": "From elsewhere"})]
                 await until(Completed)
-                assert heard[0] == Said("From elsewhere")
+                assert heard[0] == RemoteReplyStarted("From elsewhere")
                 assert text_of([each for each in heard if isinstance(each, TextDelta)]) == "You said 'From elsewhere'."
                 count = len(heard)
                 await all_of(backend, HELLO)
                 await session.patch(f"{served.url}/chats/{chat}", json={"title": "Other"})
-                await until(Renamed)
+                await until(ChatRenamed)
                 assert len(heard) == count + 1, "its own reply is not among them"
                 await session.delete(f"{served.url}/chats/{chat}")
-                await until(Removed)
+                await until(ChatRemoved)
                 assert told
             following.cancel()
             await asyncio.wait([following])
@@ -431,15 +435,15 @@ def test_what_is_an_address_and_what_is_the_question() -> None:
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://a b", "http://user@host", "http://h:99999"])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="--attach"):
-        Server(url)
+        ServerClient(url)
 
 
 def test_a_key_is_needed_where_one_is_set() -> None:
     async def main() -> None:
         async with serving(settings=ServeSettings(port=0, grace=0.0, api_key="secret-key")) as served:
             with pytest.raises(UsageError, match="BITNET_CHAT_API_KEY"):
-                await asyncio.to_thread(ServerJournal.at, Server(served.url))
-            journal = await asyncio.to_thread(ServerJournal.at, Server(served.url, "secret-key"))
+                await asyncio.to_thread(ServerJournal.at, ServerClient(served.url))
+            journal = await asyncio.to_thread(ServerJournal.at, ServerClient(served.url, "secret-key"))
             backend = AttachedBackend(journal.server, journal.facts, journal.place)
             assert text_of(await all_of(backend, HELLO)) == "You said 'Hello'."
             await backend.close()
@@ -484,7 +488,7 @@ def test_a_terminal_and_another_client_share_a_conversation(server: ServedProces
     terminal.ready()
     assert not terminal.engines, "the model is in memory once"
     assert "Hello" in terminal.say("hello")
-    chats = ServerJournal.at(Server(server.url))
+    chats = ServerJournal.at(ServerClient(server.url))
     chat = chats.list()[0].id
     terminal.send("half a message")
     terminal.until("> half a message")

@@ -12,7 +12,7 @@ from program import PATIENCE
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 
 from bitnet_chat.backend import BackendStatus, ReplyOptions, ResponseFormat, Sampling
-from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
@@ -188,7 +188,7 @@ def desk_of(cache: Cache, made: list[ScriptedBackend]) -> Desk:
         made.append(ScriptedBackend(by_message))
         return made[-1]
 
-    desk = Desk(Catalogue({"scripted": Source("scripted", 1, make)}), cache=cache)
+    desk = Desk(Catalogue({"scripted": BackendFactory("scripted", 1, make)}), cache=cache)
     desk.start()
     return desk
 

@@ -17,7 +17,7 @@ from scripted_backend import NO_LIMITS, ScriptedBackend, by_message
 from serving import ServedProcess, served_process
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import Busy, ModelError, UsageError
@@ -57,7 +57,7 @@ class Shelf:
         self.made: list[SlowToClose] = []
         self.ends: asyncio.Event | None = None
         monkeypatch.setattr(catalogue_module, "read_card", lambda name, source: ModelCard(name, memory=sizes[name]))
-        sources = {name: Source(name, 1, self._maker(name)) for name in sizes}
+        sources = {name: BackendFactory(name, 1, self._maker(name)) for name in sizes}
         self.catalogue = Catalogue(sources, queue=queue, memory_limit=limit)
 
     def _maker(self, name: str) -> Callable[[], SlowToClose]:
@@ -116,11 +116,11 @@ def play(scene: Coroutine[Any, Any, None]) -> None:
 
 
 def test_the_card_of_the_bundled_model(model: Path) -> None:
-    card = read_card("demo", Source("demo", 1, lambda: ScriptedBackend(by_message), path=model, context=1000))
+    card = read_card("demo", BackendFactory("demo", 1, lambda: ScriptedBackend(by_message), path=model, context=1000))
     assert (card.name, card.size, card.window) == ("demo", model.stat().st_size, 1024)
     assert card.architecture and card.parameters > 1000 and card.quantization and card.trained and card.template
     assert card.modified == model.stat().st_mtime
-    three = read_card("demo", Source("demo", 3, lambda: ScriptedBackend(by_message), path=model, context=1000))
+    three = read_card("demo", BackendFactory("demo", 3, lambda: ScriptedBackend(by_message), path=model, context=1000))
     assert card.memory > card.size, "a window takes room too"
     assert three.memory - card.memory == 2 * (card.memory - card.size), "the weights are shared"
 
@@ -129,8 +129,8 @@ def test_a_card_of_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF and nothing else")
     for path in (broken, tmp_path / "missing.gguf", tmp_path):
-        assert read_card("x", Source("x", 1, lambda: ScriptedBackend(by_message), path=path)) == ModelCard("x")
-    assert read_card("far", Source("far", 1, lambda: ScriptedBackend(by_message), context=512)).window == 512
+        assert read_card("x", BackendFactory("x", 1, lambda: ScriptedBackend(by_message), path=path)) == ModelCard("x")
+    assert read_card("far", BackendFactory("far", 1, lambda: ScriptedBackend(by_message), context=512)).window == 512
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +309,7 @@ def test_what_can_never_fit_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF" * 100)
     with pytest.raises(ModelError, match="x needs"):
-        Catalogue({"x": Source("x", 1, lambda: ScriptedBackend(by_message), path=file)}, memory_limit=399)
+        Catalogue({"x": BackendFactory("x", 1, lambda: ScriptedBackend(by_message), path=file)}, memory_limit=399)
 
 
 def test_the_default_model_is_loaded_at_the_start_if_it_fits(
@@ -387,7 +387,7 @@ def test_a_model_that_cannot_be_made_leaves_the_others_alone(monkeypatch: pytest
         def broken() -> ScriptedBackend:
             raise ModelError("it is broken")
 
-        sources = {"a": Source("a", 1, shelf._maker("a")), "b": Source("b", 1, broken)}
+        sources = {"a": BackendFactory("a", 1, shelf._maker("a")), "b": BackendFactory("b", 1, broken)}
         catalogue = shelf.catalogue = Catalogue(sources, memory_limit=10)
         for _ in range(2):
             await shelf.use("a")

@@ -9,7 +9,14 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from bitnet_chat.backends.http import client
-from bitnet_chat.backends.http.client import Connection, Line, Lost, Refused, Stopped, chunk
+from bitnet_chat.backends.http.client import (
+    CancellableRequest,
+    ConnectionLostError,
+    HTTPConnection,
+    HTTPStatusError,
+    RequestCancelledError,
+    chunk,
+)
 from bitnet_chat.errors import FinishReason
 
 PATIENCE = 60
@@ -60,13 +67,13 @@ async def whole(writer: asyncio.StreamWriter) -> None:
 
 def run(
     server: Callable[[], Server],
-    body: Callable[[Connection, Server], Awaitable[None]],
+    body: Callable[[HTTPConnection, Server], Awaitable[None]],
     ours: bool = True,
     keeps: bool | None = True,
 ) -> None:
     async def main() -> None:
         async with asyncio.timeout(PATIENCE), server() as there:
-            here = Connection(there.url, is_ours=ours, keeps=keeps)
+            here = HTTPConnection(there.url, is_ours=ours, keeps=keeps)
             try:
                 await body(here, there)
             finally:
@@ -75,21 +82,21 @@ def run(
     asyncio.run(main())
 
 
-async def heard(here: Connection) -> bytes:
+async def heard(here: HTTPConnection) -> bytes:
     response = await here.post("/", {})
     data = await chunk(response)
     here.spend(response)
     return data
 
 
-async def spent(here: Connection) -> None:
+async def spent(here: HTTPConnection) -> None:
     """Until nothing is read for nothing any more."""
     while here._spent:
         await asyncio.wait(here._spent)
 
 
 def test_a_connection_is_used_again() -> None:
-    async def body(here: Connection, there: Server) -> None:
+    async def body(here: HTTPConnection, there: Server) -> None:
         for _ in range(5):
             assert await heard(here) == b"one"
             await spent(here)
@@ -99,7 +106,7 @@ def test_a_connection_is_used_again() -> None:
 
 
 def test_on_this_computer_each_request_has_one_of_its_own() -> None:
-    async def body(here: Connection, there: Server) -> None:
+    async def body(here: HTTPConnection, there: Server) -> None:
         for count in (1, 2, 3):
             assert await heard(here) == b"one"
             assert (there.requests, there.connections) == (count, count)
@@ -109,7 +116,7 @@ def test_on_this_computer_each_request_has_one_of_its_own() -> None:
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_one_that_was_closed_without_a_word_is_not_missed(ours: bool) -> None:
-    async def body(here: Connection, there: Server) -> None:
+    async def body(here: HTTPConnection, there: Server) -> None:
         for _ in range(5):  # each request goes out before anybody could have read that the connection is gone
             assert await heard(here) == b"one"
         assert there.requests == 5
@@ -119,8 +126,8 @@ def test_one_that_was_closed_without_a_word_is_not_missed(ours: bool) -> None:
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_what_breaks_off_on_a_new_connection_was_read(ours: bool) -> None:
-    async def body(here: Connection, there: Server) -> None:
-        with pytest.raises(Lost):
+    async def body(here: HTTPConnection, there: Server) -> None:
+        with pytest.raises(ConnectionLostError):
             await here.post("/", {})
         assert there.requests == 1
 
@@ -154,7 +161,7 @@ class Forgetful:
 def test_as_many_as_were_kept_are_tried(ours: bool) -> None:
     many = 4
 
-    async def body(here: Connection, there: Server) -> None:
+    async def body(here: HTTPConnection, there: Server) -> None:
         await asyncio.gather(*(here.ask("/", {}) for _ in range(many)))
         assert (there.requests, there.connections) == (many, many)
         assert await here.ask("/", {}) == "one"
@@ -173,8 +180,8 @@ def test_a_refusal_that_is_not_whole_is_one(monkeypatch: pytest.MonkeyPatch, and
         if and_then != "nothing":
             writer.close()
 
-    async def body(here: Connection, there: Server) -> None:
-        with pytest.raises(Refused) as refused:
+    async def body(here: HTTPConnection, there: Server) -> None:
+        with pytest.raises(HTTPStatusError) as refused:
             await here.post("/", {})
         assert refused.value.refusal.status == 413
         if and_then != "nothing":
@@ -185,10 +192,10 @@ def test_a_refusal_that_is_not_whole_is_one(monkeypatch: pytest.MonkeyPatch, and
 
 
 def test_what_is_closed_opens_nothing() -> None:
-    async def body(here: Connection, there: Server) -> None:
+    async def body(here: HTTPConnection, there: Server) -> None:
         await heard(here)
         await here.close()
-        with pytest.raises(Lost):
+        with pytest.raises(ConnectionLostError):
             await here.post("/", {})
         assert here._session is None and there.requests == 1
 
@@ -199,8 +206,8 @@ def test_an_answer_that_is_no_http_is_told_in_few_words() -> None:
     async def other(writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-Server\r\n")
 
-    async def body(here: Connection, there: Server) -> None:
-        with pytest.raises(Lost) as lost:
+    async def body(here: HTTPConnection, there: Server) -> None:
+        with pytest.raises(ConnectionLostError) as lost:
             await here.post("/", {})
         assert "SSH-2.0-Server" in str(lost.value)
         assert "url=" not in str(lost.value) and "\\n" not in str(lost.value)
@@ -214,7 +221,7 @@ def test_a_response_whose_end_never_comes(monkeypatch: pytest.MonkeyPatch) -> No
     async def endless(writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + WORD)
 
-    async def body(here: Connection, there: Server) -> None:
+    async def body(here: HTTPConnection, there: Server) -> None:
         for count in (1, 2):
             assert await heard(here) == b"one"
             await spent(here)
@@ -231,8 +238,8 @@ def test_a_request_is_told_to_be_on_its_way_before_it_is_answered() -> None:
         await gate.wait()
         await whole(writer)
 
-    async def body(here: Connection, there: Server) -> None:
-        line = Line()
+    async def body(here: HTTPConnection, there: Server) -> None:
+        line = CancellableRequest()
         await line.ask(lambda sent: here.post("/", {}, sent))
         await there.heard.wait()
         assert not line.is_open
@@ -250,12 +257,12 @@ def test_a_line_can_be_stopped_at_any_time(when: str) -> None:
         if when in ("in the answer", "behind it"):
             writer.write(HEAD + WORD)
 
-    async def body(here: Connection, there: Server) -> None:
-        line = Line()
+    async def body(here: HTTPConnection, there: Server) -> None:
+        line = CancellableRequest()
         loop = asyncio.get_running_loop()
         if when == "before it is sent":
             line.stop(FinishReason.INTERRUPTED)
-        with pytest.raises(Stopped):
+        with pytest.raises(RequestCancelledError):
             await line.ask(lambda sent: here.post("/", {}, sent))
             if when == "before the answer":
                 loop.call_soon(line.stop, FinishReason.TIMEOUT)
@@ -276,14 +283,14 @@ def test_a_line_can_be_stopped_at_any_time(when: str) -> None:
 def test_a_line_that_is_stopped_and_lost_at_a_time_was_stopped() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        line, work = Line(), loop.create_future()
+        line, work = CancellableRequest(), loop.create_future()
 
         def both() -> None:
-            work.set_exception(Lost("it has ended"))
+            work.set_exception(ConnectionLostError("it has ended"))
             line.stop(FinishReason.INTERRUPTED)
 
         loop.call_soon(both)
-        with pytest.raises(Stopped):
+        with pytest.raises(RequestCancelledError):
             await line.within(work)
         line.close()
 
@@ -296,9 +303,9 @@ def test_what_is_begun_behind_a_stop_may_fail_unheard() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda loop, context: complaints.append(context))
-        line, work = Line(), loop.create_future()
+        line, work = CancellableRequest(), loop.create_future()
         line.stop(FinishReason.INTERRUPTED)
-        with pytest.raises(Stopped):
+        with pytest.raises(RequestCancelledError):
             await line.within(work)
         work.set_exception(ValueError("too long"))
         await asyncio.sleep(0)
@@ -313,9 +320,9 @@ def test_a_line_has_a_limit() -> None:
     async def never(writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + WORD)
 
-    async def body(here: Connection, there: Server) -> None:
-        line = Line(timeout=0.01)
-        with pytest.raises(Stopped):
+    async def body(here: HTTPConnection, there: Server) -> None:
+        line = CancellableRequest(timeout=0.01)
+        with pytest.raises(RequestCancelledError):
             await line.ask(lambda sent: here.post("/", {}, sent))
             await line.answer()
             while await line.chunk():

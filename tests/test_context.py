@@ -15,8 +15,8 @@ import pytest
 from program import fake_engine
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.pty import ResidentBackend
-from bitnet_chat.backends.wrappers.recording import recorded
+from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.context.window import MARK, Window, about_tokens, half_to_drop, messages_to_drop
@@ -58,7 +58,7 @@ def test_whole_turns_leave_and_the_newest_stay() -> None:
 
 
 def test_what_leaves_is_counted_with_what_stands_around_it(classic: EngineBinary, model: Path) -> None:
-    backend = ResidentBackend(Settings(engine=str(classic.path), model=str(model), journal=False))
+    backend = PtyBackend(Settings(engine=str(classic.path), model=str(model), journal=False))
     talk, room = backend.talk(), Room("drop-oldest", lambda text: backend.count(text) or TokenCount(0))
     system = Conversation().with_system(SYSTEM)
     turns = system.with_user("hello").with_assistant("Hello!").with_user("thanks").with_assistant("Bye.")
@@ -171,7 +171,7 @@ class Talker:
 
     def __init__(self, settings: Settings) -> None:
         self.prompts: list[str] = []
-        self.backend = ResidentBackend(settings, on_spawn=self._spawned)
+        self.backend = PtyBackend(settings, on_spawn=self._spawned)
         self.conversation = Conversation().with_system(settings.system)
         self.events: list[Event] = []
 
@@ -308,7 +308,7 @@ def test_the_journal_keeps_what_leaves_the_window(bitnet_2024: Settings) -> None
         notices = []
         for number in range(40):
             asked = asked.with_user(f"say this is {number}")
-            async for event in recorded(talker.backend, recorder, asked, ReplyOptions()):
+            async for event in record_reply(talker.backend, recorder, asked, ReplyOptions()):
                 if isinstance(event, Notice):
                     notices.append(event.text)
             assert isinstance(event, Completed) and event.text == f"this is {number}"

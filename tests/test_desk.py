@@ -12,7 +12,7 @@ from scripted_backend import Gate, Script, ScriptedBackend, say
 from serving import scripted_source
 
 from bitnet_chat.backend import ReplyOptions, Sampling
-from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import Busy, EngineDied, EngineNotFound, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
@@ -295,7 +295,7 @@ class Broken(ScriptedBackend):
 def test_a_fault_in_one_reply_is_told_and_takes_nothing_with_it(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         backends = iter([Broken(lambda _: []), ScriptedBackend(lambda _: say("fine"))])
-        desk = Desk(Catalogue({"m": Source("m", 2, lambda: next(backends))}))
+        desk = Desk(Catalogue({"m": BackendFactory("m", 2, lambda: next(backends))}))
         desk.start()
         broken = await desk.begin(asks("one")).ended()
         assert isinstance(broken, Failed) and isinstance(broken.error, EngineDied) and broken.text == "so far"
@@ -313,7 +313,7 @@ def test_an_engine_that_is_missing_is_what_the_reply_fails_with() -> None:
         def make() -> ScriptedBackend:
             raise EngineNotFound("no engine")
 
-        desk = Desk(Catalogue({"m": Source("m", 1, make)}))
+        desk = Desk(Catalogue({"m": BackendFactory("m", 1, make)}))
         end = await desk.begin(asks("hi")).ended()
         assert isinstance(end, Failed) and isinstance(end.error, EngineNotFound)
         await desk.close()

@@ -16,7 +16,7 @@ from serving import serving
 from test_repl_talk import Room, in_room
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.backends.wrappers.guard import Advice, GuardedBackend, GuardLimits
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, ToolCall
@@ -128,7 +128,7 @@ def test_the_message_stays_unanswered_in_the_repl() -> None:
 
 def with_server(test: Callable[[aiohttp.ClientSession, str], Awaitable[None]]) -> None:
     async def main() -> None:
-        source = Source("scripted", 1, lambda: guarded(EMPTY, advice="nothing"))
+        source = BackendFactory("scripted", 1, lambda: guarded(EMPTY, advice="nothing"))
         async with asyncio.timeout(60), serving(source) as served, aiohttp.ClientSession() as session:
             await test(session, served.url)
 

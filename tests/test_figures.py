@@ -14,11 +14,11 @@ from program import fake_engine
 from scripted_backend import ScriptedBackend
 
 from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions
-from bitnet_chat.backends.http.ollama_format import OllamaWire
-from bitnet_chat.backends.http.openai_format import ChatWire
+from bitnet_chat.backends.http.ollama_format import OllamaFormat
+from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.backends.openai import openai_backend
-from bitnet_chat.backends.pty import ResidentBackend
+from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.batch import Answer, failure
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message
@@ -41,9 +41,9 @@ async def ask(backend: Backend, conversation: Conversation, limit: int | None = 
     return events[-1]
 
 
-def resident(engine: EngineBinary | Path, model: Path, **more: object) -> ResidentBackend:
+def resident(engine: EngineBinary | Path, model: Path, **more: object) -> PtyBackend:
     path = engine if isinstance(engine, Path) else engine.path
-    return ResidentBackend(Settings(engine=str(path), model=str(model), temperature=0.0, **more))  # type: ignore[arg-type]
+    return PtyBackend(Settings(engine=str(path), model=str(model), temperature=0.0, **more))  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -180,7 +180,7 @@ def test_a_resumed_conversation_is_not_counted_as_new(classic: EngineBinary, mod
 # Engines that tell nothing
 
 
-Body = Callable[[ResidentBackend], Awaitable[None]]
+Body = Callable[[PtyBackend], Awaitable[None]]
 
 
 def on_fake(folder: Path, model: Path, body: Body, monkeypatch: pytest.MonkeyPatch, **more: object) -> None:
@@ -200,7 +200,7 @@ def on_fake(folder: Path, model: Path, body: Body, monkeypatch: pytest.MonkeyPat
 
 
 def test_figures_are_estimated_by_the_vocabulary(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(backend: ResidentBackend) -> None:
+    async def body(backend: PtyBackend) -> None:
         conversation = Conversation().with_user("say it is a long story, and nobody counts it")
         end = await ask(backend, conversation)
         counted, asked = backend.count(end.text), backend.count(conversation.messages[0].content)
@@ -222,7 +222,7 @@ def test_figures_are_estimated_by_the_vocabulary(tmp_path: Path, model: Path, mo
 
 
 def test_the_warning_comes_with_an_estimate(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(backend: ResidentBackend) -> None:
+    async def body(backend: PtyBackend) -> None:
         text = "say "
         while (count := backend.count(text)) is None or count.count < 410:
             text += "a word "
@@ -238,7 +238,7 @@ def test_a_shift_that_the_log_tells_ends_the_reply(
 ) -> None:
     """What follows would be a reply to half of the conversation."""
 
-    async def body(backend: ResidentBackend) -> None:
+    async def body(backend: PtyBackend) -> None:
         end = await ask(backend, Conversation().with_user("swap some text "))
         assert end.reason is FinishReason.CONTEXT_OVERFLOW and end.text.startswith("some text")
         assert len(end.text) < 2000
@@ -300,7 +300,7 @@ def chunk(text: str, made: int, finish: str | None = None) -> dict[str, object]:
     ],
 )
 def test_a_limit_of_two_tokens(last: list[dict[str, object]], text: str, tokens: int, finish: FinishReason) -> None:
-    reader = ChatWire(llama=True).reader(ReplyOptions(max_tokens=2, stop=("c",)))
+    reader = OpenAIFormat(llama=True).reader(ReplyOptions(max_tokens=2, stop=("c",)))
     said = ""
     for each in [chunk("a", 1), chunk("b", 2), *last]:
         said += "".join(piece.text for piece in reader.feed(sse(each)))
@@ -310,7 +310,7 @@ def test_a_limit_of_two_tokens(last: list[dict[str, object]], text: str, tokens:
 
 
 def test_a_server_that_does_not_count_each_token_sends_a_piece_for_it() -> None:
-    reader = ChatWire(llama=True).reader(ReplyOptions(max_tokens=2, stop=("c",)))
+    reader = OpenAIFormat(llama=True).reader(ReplyOptions(max_tokens=2, stop=("c",)))
     said = ""
     for text in ("a", "b", "c"):
         piece = {"choices": [{"index": 0, "delta": {"content": text}}]}
@@ -324,10 +324,10 @@ def test_a_server_that_does_not_count_each_token_sends_a_piece_for_it() -> None:
 def test_what_another_server_of_this_program_estimates_is_an_estimate(exact: bool) -> None:
     told = {"bitnet_chat": {"exact": exact, "prompt_tokens": 4}}
     usage = {"usage": {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 5}}}
-    openai = ChatWire().reader()
+    openai = OpenAIFormat().reader()
     openai.feed(sse({"choices": [{"index": 0, "delta": {"content": "ab"}, "finish_reason": "stop"}], **told}))
     openai.feed(sse({"choices": [], **usage}))
-    ollama = OllamaWire().reader()
+    ollama = OllamaFormat().reader()
     end = {"message": {"content": "ab"}, "done": True, "prompt_eval_count": 9, "eval_count": 2, **told}
     ollama.feed(json.dumps(end).encode() + b"\n")
     for reader in (openai, ollama):
@@ -342,7 +342,7 @@ def sse(event: object) -> bytes:
 
 def test_one_token_more_is_asked_of_our_own_server_alone() -> None:
     options = ReplyOptions(max_tokens=7)
-    ours = ChatWire(llama=True).body("m", [Message("user", "a")], options, stream=True)
-    other = ChatWire().body("m", [Message("user", "a")], options, stream=True)
+    ours = OpenAIFormat(llama=True).body("m", [Message("user", "a")], options, stream=True)
+    other = OpenAIFormat().body("m", [Message("user", "a")], options, stream=True)
     assert (ours["max_tokens"], ours["n_predict"]) == (7, 8)
     assert other["max_tokens"] == 7 and "n_predict" not in other

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bitnet_chat.backends.http.context_window import Fit
-from bitnet_chat.backends.http.request import Question
+from bitnet_chat.backends.http.context_window import ServerContextWindow
+from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, Message, Tool
 from bitnet_chat.errors import ContextOverflow
@@ -22,21 +22,21 @@ def guess(text: str) -> TokenCount:
     return TokenCount(len(text.split()), 0.5)
 
 
-def fit(count: object = words, size: int = 2048) -> Fit:
-    made = Fit("drop-oldest", count)  # type: ignore[arg-type]
+def fit(count: object = words, size: int = 2048) -> ServerContextWindow:
+    made = ServerContextWindow("drop-oldest", count)  # type: ignore[arg-type]
     made.size = size
     return made
 
 
-def asked(text: str) -> Question:
-    return Question.of(Conversation().with_user(text))
+def asked(text: str) -> RequestMessages:
+    return RequestMessages.of(Conversation().with_user(text))
 
 
-def cost(fit: Fit, text: str) -> int:
+def cost(fit: ServerContextWindow, text: str) -> int:
     return fit.tokens([Message("user", text)]).count
 
 
-def learned(fit: Fit, text: str, tokens: int, *tools: Tool) -> None:
+def learned(fit: ServerContextWindow, text: str, tokens: int, *tools: Tool) -> None:
     """A reply with these tools was asked for, and the server has counted."""
     fit.tools = tools
     fit.learn(asked(text), tokens)
@@ -66,7 +66,7 @@ def test_a_request_that_stands_for_itself_knows_nothing_of_others() -> None:
     history = Conversation()
     for number in range(40):
         history = history.with_user(f"{number} " * 30).with_assistant("a " * 30)
-    question = Question.of(history.with_user("And now?"))
+    question = RequestMessages.of(history.with_user("And now?"))
     before = shared.alone(None).to_drop(question, None)
     learned(shared, "x " * 100, 500)
     learned(shared, "x " * 100, 2000, TOOL)
@@ -74,7 +74,7 @@ def test_a_request_that_stands_for_itself_knows_nothing_of_others() -> None:
     assert shared.alone(None).to_drop(question, None) == before > 0
     assert shared.alone(None).messages(question) == question.history.messages + question.asked
     with pytest.raises(ContextOverflow, match=r"long, and 256 are kept for the reply") as raised:
-        shared.alone("stop").to_drop(Question.of(Conversation(history.messages * 4).with_user("And?")), None)
+        shared.alone("stop").to_drop(RequestMessages.of(Conversation(history.messages * 4).with_user("And?")), None)
     assert raised.value.size == 2048 and raised.value.needed is not None and raised.value.needed > 10_000
 
 

@@ -14,10 +14,10 @@ from api_server import Answer, ApiServer, Request, lines, piece, sse, usage, who
 from program import PATIENCE
 from serving import Served, serving
 
-from bitnet_chat.backends.factory import open_source
+from bitnet_chat.backends.factory import open_factory
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
-from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.cli import serve
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.config import Settings
@@ -97,7 +97,7 @@ def test_what_a_request_costs_belongs_to_it(classic: EngineBinary, native: Engin
     }
 
     async def scene() -> None:
-        async with serving(open_source(settings, "", parallel=1)) as served:
+        async with serving(open_factory(settings, "", parallel=1)) as served:
             found = await compared(served, CHAT, kinds)
             for kind in ("plain", "some tools", "long"):
                 status, dropped, notices, *_ = found[kind]
@@ -134,7 +134,7 @@ def test_every_reply_without_a_part_of_its_history_says_so(
             return response.headers.get("x-messages-dropped"), ends[-1]["bitnet_chat"]["notices"]
 
     async def scene() -> None:
-        sources = {"m": open_source(settings, "", parallel=1)}
+        sources = {"m": open_factory(settings, "", parallel=1)}
         async with serving(sources) as served:
             status, dropped, notices, size = await told(served, "/api/chat", {**chat, "stream": False})
             assert status == 200 and int(dropped) % 2 == 0 and len(notices) == 1
@@ -158,7 +158,7 @@ def test_every_reply_without_a_part_of_its_history_says_so(
         """``--overflow`` decides for both."""
         for policy, statuses in (("stop", {400}), ("drop-oldest", {200})):
             given = ServeSettings(port=0, grace=0.0, overflow=policy)  # type: ignore[arg-type]
-            async with serving({"m": open_source(settings, "", parallel=1)}, settings=given) as served:
+            async with serving({"m": open_factory(settings, "", parallel=1)}, settings=given) as served:
                 whole = {"messages": chat["messages"], "max_tokens": 2}
                 asked = ((CHAT, whole), ("/api/chat", {**chat, "stream": False}))
                 assert {(await told(served, path, body))[0] for path, body in asked} == statuses
@@ -186,7 +186,7 @@ def test_what_no_engine_need_refuse_is_refused_while_all_are_busy(
         wrong.append((CHAT, {"messages": said(0, ""), "response_format": {"type": "json_object"}}))
 
     async def scene() -> None:
-        async with serving({"m": open_source(settings, "", parallel=1)}) as served:
+        async with serving({"m": open_factory(settings, "", parallel=1)}) as served:
             assert (await told(served, CHAT, {"messages": said(0, ""), "max_tokens": 1}))[0] == 200
             async with served.desk.catalogue.held("m") as pool, pool.lease(Conversation()):
                 for path, body in wrong:
@@ -264,7 +264,7 @@ def test_a_server_of_others_hears_the_same_whatever_came_before(backend: str) ->
     async def scene() -> None:
         async with ApiServer(counting) as upstream:
             settings = Settings(backend=backend, base_url=upstream.url, model="m", ctx=WINDOW)
-            source = Source("m", 1, lambda: make(settings))
+            source = BackendFactory("m", 1, lambda: make(settings))
             served_with = ServeSettings(port=0, grace=0.0, overflow="drop-oldest")
 
             def heard() -> list[Any]:

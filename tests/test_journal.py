@@ -18,7 +18,7 @@ from scripted_backend import ScriptedBackend, by_message
 
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.backends.factory import made_with
-from bitnet_chat.backends.wrappers.recording import recorded as written_down
+from bitnet_chat.backends.wrappers.recording import record_reply as written_down
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, Tool
 from bitnet_chat.errors import FinishReason, UsageError

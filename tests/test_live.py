@@ -19,7 +19,7 @@ from serving import Served, served_process, serving
 from test_chats import run
 from test_kill import is_story
 
-from bitnet_chat.backends.attach.client import Server
+from bitnet_chat.backends.attach.client import ServerClient
 from bitnet_chat.backends.attach.journal import ServerJournal
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
@@ -337,7 +337,7 @@ class Aside:
         self._loop.call_soon_threadsafe(self._served.backend.open_gate)
 
     def ask(self, chat: int, **body: object) -> None:
-        Server(self.url).call("POST", f"/chats/{chat}/messages", {"stream": False} | body)
+        ServerClient(self.url).call("POST", f"/chats/{chat}/messages", {"stream": False} | body)
 
 
 @contextmanager
@@ -377,7 +377,7 @@ def test_a_reply_that_somebody_else_asked_for_comes_above_the_prompt_while_it_is
         terminal.until(lambda: terminal.prompt == "")
         terminal.send("hello", ENTER)
         terminal.until("1 messages.")
-        chats = ServerJournal.at(Server(server.url))
+        chats = ServerJournal.at(ServerClient(server.url))
         chat = chats.list()[0].id
         terminal.send("my own wor")
         terminal.until("> my own wor")

@@ -19,7 +19,7 @@ import pytest
 
 from bitnet_chat.backend import ReplyOptions, ResponseFormat
 from bitnet_chat.backends import llama_server
-from bitnet_chat.backends.factory import open_source
+from bitnet_chat.backends.factory import open_factory
 from bitnet_chat.backends.http.backend import RemoteBackend
 from bitnet_chat.backends.llama_server import LlamaServer
 from bitnet_chat.config import Settings
@@ -327,7 +327,7 @@ def test_slots_share_one_process(classic: EngineBinary) -> None:
 
     async def main() -> None:
         before = servers()
-        source = open_source(settings(classic), "", parallel=3)
+        source = open_factory(settings(classic), "", parallel=3)
         assert source.name == "bitnet-demo" and source.parallel == 3
         backends = [source.backend() for _ in range(3)]
         async with asyncio.timeout(PATIENCE):

@@ -13,7 +13,7 @@ from scripted_backend import Gate, ScriptedBackend, say
 from serving import Served, serving
 
 from bitnet_chat.backend import BackendStatus, ReplyOptions
-from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.events import Completed, Event, Failed, Started
@@ -114,7 +114,7 @@ def test_restarts_are_counted_once_whether_anybody_asks_or_not() -> None:
     async def main() -> None:
         backend = Mortal(script)
         async with (
-            serving(Source("scripted", 1, lambda: backend)) as served,
+            serving(BackendFactory("scripted", 1, lambda: backend)) as served,
             httpx.AsyncClient(base_url=served.url) as client,
         ):
             name = ("bitnet_chat_engine_restarts_total", "scripted")
@@ -137,7 +137,7 @@ def test_a_process_that_several_share_is_counted_once() -> None:
 
     async def main() -> None:
         async with (
-            serving(Source("shared", 2, make, shared=True)) as served,
+            serving(BackendFactory("shared", 2, make, shared=True)) as served,
             httpx.AsyncClient(base_url=served.url) as client,
         ):
             replies = [served.desk.begin(Order(Conversation().with_user("wait"))) for _ in range(2)]

@@ -16,7 +16,7 @@ from scripted_backend import by_message
 from serving import scripted_source, serving
 
 from bitnet_chat import config, paths
-from bitnet_chat.backends.factory import open_backend, open_source
+from bitnet_chat.backends.factory import open_backend, open_factory
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.cli.serve import parser, read
 from bitnet_chat.models.names import Names, key_of, name_of
@@ -82,9 +82,9 @@ def test_the_file_gives_the_name_and_not_the_header(tmp_path: Path, model: Path)
 
     async def said() -> None:
         assert open_backend(settings, "").status().model == "small-1.5b"
-        source = open_source(settings, "", parallel=1)
+        source = open_factory(settings, "", parallel=1)
         assert (source.name, source.origin) == ("small-1.5b", "hf:user/repo/Small-1.5B-Q8_0.gguf")
-        assert open_source(settings, "", parallel=1, name="code").make().status().model == "code"
+        assert open_factory(settings, "", parallel=1, name="code").make().status().model == "code"
 
     asyncio.run(said())
     given = read(*parse(["-m", "small-1.5b", "-m", str(model), "-m", "c=SMALL-1.5B"], parser()), {})[3]

@@ -18,7 +18,7 @@ from test_repl_tools import TOOLS, Desk, Paper
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http import attempt as asking
 from bitnet_chat.backends.http.backend import RemoteBackend
-from bitnet_chat.backends.http.openai_format import ChatWire
+from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.backends.llama_server import sign_of_life
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
@@ -59,7 +59,7 @@ class Api:
         )  # fmt: skip
         if self.name == "llama-server":
             backend._service._connection.base = url  # type: ignore[attr-defined]
-            backend._wire = ChatWire(llama=True)
+            backend._wire = OpenAIFormat(llama=True)
         return backend
 
     def says(self, text: str = "", *calls: Called, finish: str = "", tokens: int = 5) -> Answer:

@@ -9,7 +9,7 @@ import pytest
 from scripted_backend import ScriptedBackend, say
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.wrappers.optional_tools import OfferingBackend
+from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
@@ -26,7 +26,7 @@ def asked(refusal: list[Event], then: list[Event] | None = None, *, times: int =
 
     async def body() -> tuple[list[list[Event]], list[bool]]:
         inner = ScriptedBackend(lambda _: refusal if inner.options[-1].tools else then or say("Hello."))
-        backend = OfferingBackend(inner)
+        backend = OptionalToolsBackend(inner)
         backend.start()
         replies: list[list[Event]] = []
         for _ in range(times):
@@ -90,8 +90,8 @@ def test_an_interrupt_between_the_two_requests() -> None:
 def test_what_others_say_can_be_followed_where_there_is_anything() -> None:
     async def body() -> None:
         inner = ScriptedBackend(lambda _: [])
-        assert not hasattr(OfferingBackend(inner), "follow")
+        assert not hasattr(OptionalToolsBackend(inner), "follow")
         inner.follow = "the way"  # type: ignore[attr-defined]
-        assert OfferingBackend(inner).follow == "the way"
+        assert OptionalToolsBackend(inner).follow == "the way"
 
     asyncio.run(body())

@@ -21,7 +21,7 @@ from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 from serving import Served, ServedProcess, served_process, serving
 
 from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
-from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.engine.binary import Dialect
@@ -461,7 +461,7 @@ def test_a_client_that_goes_takes_its_reply_with_it(word: str, stream: bool) -> 
             made.append(Watched())
             return made[-1]
 
-        async with asking({"scripted": Source("scripted", 1, make)}) as (client, _):
+        async with asking({"scripted": BackendFactory("scripted", 1, make)}) as (client, _):
             body = {"model": "scripted", "stream": stream, "messages": [{"role": "user", "content": word}]}
 
             async def ask() -> None:
@@ -484,12 +484,12 @@ def test_a_client_that_goes_takes_its_reply_with_it(word: str, stream: bool) -> 
 def test_models_are_listed_and_shown(model: Path) -> None:
     backends: list[Watched] = []
 
-    def source(name: str, path: Path | None) -> Source:
+    def source(name: str, path: Path | None) -> BackendFactory:
         def make() -> Watched:
             backends.append(Watched(name))
             return backends[-1]
 
-        return Source(name, 1, make, path=path)
+        return BackendFactory(name, 1, make, path=path)
 
     size = model.stat().st_size
 
@@ -543,9 +543,9 @@ def test_a_window_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         return backends[-1]
 
     async def scene() -> None:
-        async with talking({"a": Source("a", 1, make), "b": Source("b", 1, make)}) as (client, _):
+        async with talking({"a": BackendFactory("a", 1, make), "b": BackendFactory("b", 1, make)}) as (client, _):
             await client.chat("a", [HELLO], options={"num_ctx": 2048})  # as the backend tells
-        async with asking({"a": Source("a", 1, make), "b": Source("b", 1, make)}) as (asker, _):
+        async with asking({"a": BackendFactory("a", 1, make), "b": BackendFactory("b", 1, make)}) as (asker, _):
             await asker.post("/api/chat", json={"model": "a", "messages": [HELLO]})
             for name, window in (("a", 2048), ("b", 1024)):  # as the backend tells, and the file of one not loaded
                 body = {"model": name, "messages": [HELLO], "options": {"num_ctx": 4096}}

@@ -20,7 +20,7 @@ from serving import Served, serving
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.factory import open_backend
-from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.conversation.json_fields import Notes
@@ -507,7 +507,7 @@ def test_models() -> None:
         return backend
 
     async def test() -> None:
-        sources = {name: Source(name, 1, loaded) for name in ("small", "org/large:Q4")}
+        sources = {name: BackendFactory(name, 1, loaded) for name in ("small", "org/large:Q4")}
         async with client(sources) as http:
             _, listed, _ = await http.whole("/v1/models")
             assert listed["object"] == "list"
@@ -635,7 +635,7 @@ def test_a_server_that_ends_marks_what_it_cuts() -> None:
 def test_real_engines_say_the_same_streamed_and_whole(built_engine: EngineBinary) -> None:
     """Character by character at temperature 0, with the same exact figures."""
     settings = replace(Settings(), temperature=0.0, engine=str(built_engine.path))
-    source = Source("demo", 1, lambda: open_backend(settings, "", advice="nothing"))
+    source = BackendFactory("demo", 1, lambda: open_backend(settings, "", advice="nothing"))
 
     async def test() -> None:
         async with client(source) as http:

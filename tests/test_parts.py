@@ -16,7 +16,7 @@ from model_server import ModelServer, serving
 from split_model import split, written
 
 from bitnet_chat import paths
-from bitnet_chat.backends.pool import Source as BackendSource
+from bitnet_chat.backends.pool import BackendFactory as BackendSource
 from bitnet_chat.cli import main
 from bitnet_chat.doctor import model as doctor
 from bitnet_chat.doctor.finding import Status

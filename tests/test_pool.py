@@ -13,7 +13,7 @@ from scripted_backend import ScriptedBackend, say
 from serving import scripted_source
 
 from bitnet_chat.backend import Sampling
-from bitnet_chat.backends.pool import Pool, Seat, Source, number
+from bitnet_chat.backends.pool import BackendFactory, Pool, Slot, number
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import Busy, EngineNotFound, FinishReason
 
@@ -30,7 +30,7 @@ def talk(*texts: str) -> Conversation:
     return conversation
 
 
-async def lived(pool: Pool, *texts: str, sampling: Sampling | None = None) -> Seat:
+async def lived(pool: Pool, *texts: str, sampling: Sampling | None = None) -> Slot:
     """A seat that answers the last but one of ``texts`` with the last one."""
     async with pool.lease(talk(*texts[:-1]), sampling) as seat:
         seat.memory = talk(*texts)
@@ -284,7 +284,7 @@ def test_a_backend_that_cannot_be_made_costs_nobody_else_a_seat() -> None:
             made.append(ScriptedBackend(lambda _: say("hi")))
             return made[-1]
 
-        seats = Pool(Source("m", 2, make))
+        seats = Pool(BackendFactory("m", 2, make))
         async with held(seats):
             waiting = asyncio.ensure_future(lived(seats, "a", "A"))
             await turns()
@@ -304,7 +304,7 @@ def test_a_pool_that_can_have_no_backend_says_why_to_all() -> None:
         def make() -> ScriptedBackend:
             raise EngineNotFound("there is none")
 
-        seats = Pool(Source("m", 1, make))
+        seats = Pool(BackendFactory("m", 1, make))
         for _ in range(2):
             with pytest.raises(EngineNotFound):
                 await lived(seats, "a", "A")
@@ -344,7 +344,7 @@ def test_no_seat_is_lost_or_given_twice(parallel: int, queue: int, steps: list[t
 
     async def main() -> None:
         seats = pool(parallel, queue=queue)
-        taken: list[Seat] = []
+        taken: list[Slot] = []
         releases: list[asyncio.Event] = []
         visits: list[asyncio.Task[None]] = []
 

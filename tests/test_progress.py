@@ -11,7 +11,7 @@ from scripted_backend import Gate, ScriptedBackend, say
 from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.attach.messages import data_of, event_of
 from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
-from bitnet_chat.backends.wrappers.optional_tools import OfferingBackend
+from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend
 from bitnet_chat.batch import ask
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import FinishReason, Unsupported
@@ -93,7 +93,7 @@ def test_what_stands_before_a_backend_passes_it_on() -> None:
         inner = ScriptedBackend(
             lambda _: [HALF, Failed(Unsupported("tools", "no"))] if inner.options[-1].tools else STEPS
         )
-        offered = await events_of(OfferingBackend(inner), ReplyOptions(tools=(Tool("add", "", {}),)))
+        offered = await events_of(OptionalToolsBackend(inner), ReplyOptions(tools=(Tool("add", "", {}),)))
         assert isinstance(offered[1], Notice) and offered[2:] == STEPS
         backend = ScriptedBackend(lambda _: STEPS)
         backend.start()

@@ -10,7 +10,7 @@ import pytest
 from scripted_backend import STATS, Gate, ScriptedBackend, say
 
 from bitnet_chat.backend import Backend, ReplyOptions
-from bitnet_chat.backends.wrappers.optional_tools import OfferingBackend
+from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.conversation.message import NOT_CALLED
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, Unsupported
@@ -325,7 +325,7 @@ def test_a_model_without_a_place_for_tools_answers_and_the_user_is_told_once(tmp
             return [refusal] if made[-1].options[-1].tools and name != "able" else say("Hello.")
 
         made.append(ScriptedBackend(script, name=name))
-        return OfferingBackend(made[-1])
+        return OptionalToolsBackend(made[-1])
 
     async def run() -> None:
         path = tmp_path / "tools_of_toolless.py"

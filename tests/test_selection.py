@@ -12,7 +12,7 @@ import pytest
 
 from bitnet_chat import paths
 from bitnet_chat.backend import ReplyOptions, Sampling
-from bitnet_chat.backends.pty import ResidentBackend, advised_sampling
+from bitnet_chat.backends.pty import PtyBackend, advised_sampling
 from bitnet_chat.cli import engine as cli
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
@@ -188,7 +188,7 @@ def test_an_i2_s_file_answers_through_the_prebuilt_engine(
     at_hand(native, bitnet)
 
     async def answers() -> list[str]:
-        backend = ResidentBackend(Settings(model=str(i2_s), temperature=0.0, threads=1, journal=False, io="pipe"))
+        backend = PtyBackend(Settings(model=str(i2_s), temperature=0.0, threads=1, journal=False, io="pipe"))
         assert backend.awaits_conversion
         said = []
         try:
@@ -218,7 +218,7 @@ def test_the_sampling_of_the_registry_holds_unless_the_user_sets_his_own(classic
     settings = Settings(engine=str(classic.path), model="mine", journal=False)
 
     def value(settings: Settings, flag: str, wanted: Sampling | None = None) -> str:
-        argv = ResidentBackend(settings).talk().launch(Conversation(), sampling=wanted).argv
+        argv = PtyBackend(settings).talk().launch(Conversation(), sampling=wanted).argv
         return argv[argv.index(flag) + 1]
 
     assert [float(value(settings, flag)) for flag in ("--temp", "--top-p", "--top-k", "--min-p")] == [0.6, 0.9, 20, 0.1]

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from bitnet_chat.backend import Backend, ReplyOptions, Sampling
 from bitnet_chat.backends.http.backend import RemoteBackend
-from bitnet_chat.backends.http.client import Connection
-from bitnet_chat.backends.http.context_window import Fit
-from bitnet_chat.backends.http.endpoint import Target
-from bitnet_chat.backends.http.openai_format import ChatWire
+from bitnet_chat.backends.http.client import HTTPConnection
+from bitnet_chat.backends.http.context_window import ServerContextWindow
+from bitnet_chat.backends.http.endpoint import RequestTarget
+from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.pty import ResidentBackend
+from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
@@ -103,7 +103,7 @@ def test_they_are_text_where_they_are_read(kind: str, classic: EngineBinary, mod
 
     def backend_of() -> Backend:
         if kind == "modern":
-            return ResidentBackend(Settings(engine=str(modern.path), model=str(model), temperature=0.0, max_tokens=400))
+            return PtyBackend(Settings(engine=str(modern.path), model=str(model), temperature=0.0, max_tokens=400))
         return LlamaServer(Settings(engine=str(classic.path), model=str(model), temperature=0.0)).backend()
 
     def size(end: Completed) -> int:
@@ -167,9 +167,9 @@ class Service:
     name, engine, model, retries, pid, restarts, is_alive = "it", "it", "m", 0, None, 0, True
 
     def __init__(self, url: str) -> None:
-        self._target = Target(Connection(url), "m", 4096, specials=SpecialTokens(TOKENS))
+        self._target = RequestTarget(HTTPConnection(url), "m", 4096, specials=SpecialTokens(TOKENS))
 
-    async def ready(self) -> Target:
+    async def ready(self) -> RequestTarget:
         return self._target
 
     async def models(self) -> list[str]:
@@ -204,7 +204,7 @@ def test_no_message_of_a_request_holds_one() -> None:
         answer = Answer(sse(piece("it is <\u2060s> and more"), piece(finish="stop"), usage(9, 3)))
         async with ApiServer(lambda _: answer) as server:
             backend = RemoteBackend(
-                Service(server.url), ChatWire(llama=True), Fit("stop", by_length), by_length,
+                Service(server.url), OpenAIFormat(llama=True), ServerContextWindow("stop", by_length), by_length,
                 sampling=Sampling(), goes_on=True,
             )  # fmt: skip
             try:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from program import command, environment, fake_engine, run
 
-from bitnet_chat.backends.factory import open_source
+from bitnet_chat.backends.factory import open_factory
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor.benchmark import given
 from bitnet_chat.engine import processors
@@ -218,7 +218,7 @@ def test_serve_shares_them_among_its_engines(tmp_path: Path, large: Path, monkey
     settings = Settings(engine=str(fake_engine(tmp_path)), model=str(large), journal=False)
 
     def number(settings: Settings, parallel: int, models: int) -> str:
-        backend = open_source(settings, "", parallel=parallel, models=models).backend()
+        backend = open_factory(settings, "", parallel=parallel, models=models).backend()
         talk = backend.inner.talk()  # type: ignore[attr-defined]
         from bitnet_chat.conversation import Conversation
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.pool import Source
+from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.backends.wrappers.guard import Advice, GuardedBackend, GuardLimits
 from bitnet_chat.config import Settings, flag
 from bitnet_chat.engine.binary import Dialect
@@ -48,23 +48,23 @@ def refuse_for_an_engine(given: Mapping[str, object], settings: Settings) -> Non
 def open_journal(settings: Settings) -> Journal:
     """Where conversations are kept. Raises NoServer where ``--attach`` finds none, UsageError for a wrong key."""
     if not settings.attach:
-        return own_journal(settings)
-    from bitnet_chat.backends.attach.client import Server
+        return open_local_journal(settings)
+    from bitnet_chat.backends.attach.client import ServerClient
     from bitnet_chat.backends.attach.journal import ServerJournal
     from bitnet_chat.backends.http.client import require_aiohttp
 
     require_aiohttp()
     key = settings.backend_key or os.environ.get("BITNET_CHAT_API_KEY", "")
-    return ServerJournal.at(Server(settings.attach, key))
+    return ServerJournal.at(ServerClient(settings.attach, key))
 
 
-def own_journal(settings: Settings) -> Journal:
+def open_local_journal(settings: Settings) -> Journal:
     journal = Journal()
     journal.made_with = made_with(settings)
     return journal
 
 
-def open_talker(
+def open_interactive(
     settings: Settings,
     configured: str,
     journal: Journal,
@@ -93,7 +93,7 @@ def open_talker(
     )
 
 
-def open_worker(settings: Settings) -> tuple[Backend, int]:
+def open_batch(settings: Settings) -> tuple[Backend, int]:
     """For a batch on a running server: the backend, and how many lines it may be asked at the same time."""
     from bitnet_chat.backends.attach.backend import AttachedBackend
     from bitnet_chat.backends.attach.journal import ServerJournal
@@ -135,9 +135,9 @@ def open_backend(
 
     Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
     if settings.backend == "engine":
-        from bitnet_chat.backends.pty import ResidentBackend
+        from bitnet_chat.backends.pty import PtyBackend
 
-        resident = ResidentBackend(settings, configured, dialect=dialect, sharing=sharing, name=name)
+        resident = PtyBackend(settings, configured, dialect=dialect, sharing=sharing, name=name)
         if resident.awaits_conversion:
             from bitnet_chat.engine.conversion import obtain
 
@@ -148,7 +148,7 @@ def open_backend(
     return _guarded(_elsewhere(settings), settings, advice)
 
 
-def open_source(
+def open_factory(
     settings: Settings,
     configured: str,
     *,
@@ -157,7 +157,7 @@ def open_source(
     name: str = "",
     dialect: Dialect | None = None,
     convert: Convert | None = None,
-) -> Source:
+) -> BackendFactory:
     """Backends for a server: ``parallel`` of them answer side by side, and those of ``models`` models in all. Starts
     nothing; raises as open_backend does. ``name``, ``dialect``, ``convert``: as there."""
     from bitnet_chat.models.store import origin_of
@@ -165,7 +165,7 @@ def open_source(
     if settings.backend == "llama-server":
         server = _llama_server(settings, configured, parallel, Sharing(models=models), name)
         make = server.backend
-        return Source(
+        return BackendFactory(
             server.label,
             parallel,
             lambda: _guarded(make(), settings, "nothing"),
@@ -195,15 +195,15 @@ def open_source(
 
     first = another()
     if settings.backend == "engine":
-        from bitnet_chat.backends.pty import ResidentBackend
+        from bitnet_chat.backends.pty import PtyBackend
 
-        assert isinstance(first.inner, ResidentBackend)
+        assert isinstance(first.inner, PtyBackend)
         path = first.inner.model
     else:
         path = None
 
     origin = origin_of(path) if path is not None else ""
-    return Source(
+    return BackendFactory(
         first.status().model or settings.backend,
         parallel,
         another,

@@ -9,10 +9,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.backends.http.backend import SIGN_OF_LIFE, RemoteBackend
-from bitnet_chat.backends.http.client import Connection, Lost, Refused, require_aiohttp
-from bitnet_chat.backends.http.context_window import Fit
-from bitnet_chat.backends.http.endpoint import Target
-from bitnet_chat.backends.http.openai_format import ChatWire
+from bitnet_chat.backends.http.client import ConnectionLostError, HTTPConnection, HTTPStatusError, require_aiohttp
+from bitnet_chat.backends.http.context_window import ServerContextWindow
+from bitnet_chat.backends.http.endpoint import RequestTarget
+from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.backends.pty import advised_sampling, model_path, own_sampling, with_magic
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
@@ -92,8 +92,8 @@ class LlamaServer:
         self._refit = Refit(
             lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout), self.notices.append
         )
-        self._connection: Connection | None = None
-        self._known: tuple[ServerProcess, Target] | None = None
+        self._connection: HTTPConnection | None = None
+        self._known: tuple[ServerProcess, RequestTarget] | None = None
         self.is_doubtful = False
         """Whether it is to be looked at before it is asked again."""
 
@@ -144,11 +144,11 @@ class LlamaServer:
     def backend(self) -> RemoteBackend:
         """One more conversation with it. The process ends when the last of them is closed."""
         settings = self._settings
-        fit = Fit(settings.overflow, lambda text: self.count(text) or by_length(text))
+        fit = ServerContextWindow(settings.overflow, lambda text: self.count(text) or by_length(text))
         sampling = own_sampling(settings).over(advised_sampling(self.model))
         return RemoteBackend(
-            _Slot(self),
-            ChatWire(llama=True),
+            _ServerSlot(self),
+            OpenAIFormat(llama=True),
             fit,
             self.count,
             sampling=sampling,
@@ -157,12 +157,12 @@ class LlamaServer:
         )
 
     @property
-    def known(self) -> Target | None:
+    def known(self) -> RequestTarget | None:
         """Where to ask, if that is known and it lives."""
         process = self.server.process
         return self._known[1] if self._known is not None and self._known[0] is process else None
 
-    async def target(self) -> Target:
+    async def target(self) -> RequestTarget:
         """Where to ask. Raises as :meth:`Server.running` does."""
         while True:
             process = await self.server.running()
@@ -174,10 +174,10 @@ class LlamaServer:
                 process.kill()
                 await process.gone()
                 continue
-            connection = Connection(process.url, process.key, is_ours=True)
+            connection = HTTPConnection(process.url, process.key, is_ours=True)
             try:
                 target = await self._loaded(process, connection)
-            except (Lost, Refused):
+            except (ConnectionLostError, HTTPStatusError):
                 await connection.close()
                 if process.is_alive:
                     process.kill()  # it lives and does not speak
@@ -195,25 +195,25 @@ class LlamaServer:
                 await before.close()
             return target
 
-    async def _answers(self, connection: Connection) -> bool:
+    async def _answers(self, connection: HTTPConnection) -> bool:
         """False where it lives, or seems to, and hears nothing."""
         try:
             async with asyncio.timeout(_DEAF):
                 await connection.get("/health")
-        except (TimeoutError, Lost):
+        except (TimeoutError, ConnectionLostError):
             return False
-        except Refused:
+        except HTTPStatusError:
             pass
         return True
 
-    async def _loaded(self, process: ServerProcess, connection: Connection) -> Target:
+    async def _loaded(self, process: ServerProcess, connection: HTTPConnection) -> RequestTarget:
         """Servers of before 2026 listen first and load then."""
         delay, longest = _LOADING
         while True:
             try:
                 await connection.get("/health")
                 break
-            except Refused as error:
+            except HTTPStatusError as error:
                 if error.refusal.status != 503:
                     raise
             await asyncio.sleep(delay)
@@ -221,7 +221,7 @@ class LlamaServer:
         props = await connection.get("/props")
         header = self.header
         process.has_loaded()
-        return Target(
+        return RequestTarget(
             connection,
             self.label,
             _window(props),
@@ -254,8 +254,8 @@ class LlamaServer:
             threading.Thread(target=self.count, args=("",), name="vocabulary", daemon=True).start()
 
 
-class _Slot:
-    """See :class:`bitnet_chat.backends.http.endpoint.Service`: one who uses the server."""
+class _ServerSlot:
+    """See :class:`bitnet_chat.backends.http.endpoint.Endpoint`: one who uses the server."""
 
     name = "llama-server"
     retries = 10  # the server's own limit of restarts is reached before
@@ -287,10 +287,10 @@ class _Slot:
         return self._shared.server.restarts
 
     @property
-    def target(self) -> Target | None:
+    def target(self) -> RequestTarget | None:
         return self._shared.known
 
-    async def ready(self) -> Target:
+    async def ready(self) -> RequestTarget:
         return await self._shared.target()
 
     async def models(self) -> list[str]:
@@ -316,7 +316,7 @@ class _Slot:
         await self._shared.leave()
 
 
-async def _counted(connection: Connection, body: dict[str, Any]) -> int | None:
+async def _counted(connection: HTTPConnection, body: dict[str, Any]) -> int | None:
     """Tokens of the prompt that the server makes of a request. Raises Refused where it is too old to tell."""
     made = await connection.ask("/apply-template", body)
     prompt = made.get("prompt") if isinstance(made, dict) else None

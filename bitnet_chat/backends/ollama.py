@@ -12,10 +12,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bitnet_chat.backends.http.backend import RemoteBackend
-from bitnet_chat.backends.http.client import Connection, Lost, Refused, checked_url, require_aiohttp
-from bitnet_chat.backends.http.context_window import Fit
-from bitnet_chat.backends.http.endpoint import Target
-from bitnet_chat.backends.http.ollama_format import OllamaWire
+from bitnet_chat.backends.http.client import (
+    ConnectionLostError,
+    HTTPConnection,
+    HTTPStatusError,
+    checked_url,
+    require_aiohttp,
+)
+from bitnet_chat.backends.http.context_window import ServerContextWindow
+from bitnet_chat.backends.http.endpoint import RequestTarget
+from bitnet_chat.backends.http.ollama_format import OllamaFormat
 from bitnet_chat.backends.llama_server import sign_of_life
 from bitnet_chat.backends.openai import without_effect
 from bitnet_chat.backends.pty import own_sampling
@@ -34,14 +40,14 @@ def ollama_backend(settings: Settings) -> RemoteBackend:
     base = checked_url(settings.base_url or DEFAULT_URL)
     for end in ("/v1", "/api"):  # as other clients want it
         base = base.removesuffix(end)
-    wire = OllamaWire(context_size=settings.ctx)
-    fit = Fit(settings.overflow, by_length)
+    wire = OllamaFormat(context_size=settings.ctx)
+    fit = ServerContextWindow(settings.overflow, by_length)
     fit.size = settings.ctx or None
 
-    async def preload(target: Target) -> None:
+    async def preload(target: RequestTarget) -> None:
         await target.connection.ask(wire.path, wire.preload(target.model))
 
-    service = OllamaService(base, settings)
+    service = OllamaEndpoint(base, settings)
     return RemoteBackend(
         service,
         wire,
@@ -53,8 +59,8 @@ def ollama_backend(settings: Settings) -> RemoteBackend:
     )
 
 
-class OllamaService:
-    """See :class:`bitnet_chat.backends.http.endpoint.Service`."""
+class OllamaEndpoint:
+    """See :class:`bitnet_chat.backends.http.endpoint.Endpoint`."""
 
     retries = 1
     pid = None
@@ -62,7 +68,7 @@ class OllamaService:
     restarts = 0
 
     def __init__(self, base: str, settings: Settings) -> None:
-        self._connection = Connection(base, settings.backend_key)
+        self._connection = HTTPConnection(base, settings.backend_key)
         self._model, self._size = settings.model, settings.ctx or None
         self._asked = 0
         self._notices = without_effect(settings)
@@ -74,10 +80,10 @@ class OllamaService:
         return self._model
 
     @property
-    def target(self) -> Target | None:
-        return Target(self._connection, self._model, self._size) if self._model else None
+    def target(self) -> RequestTarget | None:
+        return RequestTarget(self._connection, self._model, self._size) if self._model else None
 
-    async def ready(self) -> Target:
+    async def ready(self) -> RequestTarget:
         if not self._model:
             self._model = next(iter(await self.models()), "")
             if not self._model:
@@ -85,10 +91,10 @@ class OllamaService:
         self._asked += 1
         if self._size is None and 1 < self._asked <= _LOOKS:  # it may be loaded by now
             self._size = await self._loaded_size()
-        return Target(self._connection, self._model, self._size)
+        return RequestTarget(self._connection, self._model, self._size)
 
     async def _loaded_size(self) -> int | None:
-        with contextlib.suppress(BitnetChatError, Lost, Refused):
+        with contextlib.suppress(BitnetChatError, ConnectionLostError, HTTPStatusError):
             running = await self._connection.get("/api/ps")
             models = running.get("models") if isinstance(running, dict) else None
             for each in models if isinstance(models, list) else ():

@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bitnet_chat.backends.http.backend import RemoteBackend
-from bitnet_chat.backends.http.client import Connection, Refused, checked_url, require_aiohttp
-from bitnet_chat.backends.http.context_window import Fit
-from bitnet_chat.backends.http.endpoint import Target
-from bitnet_chat.backends.http.openai_format import ChatWire
+from bitnet_chat.backends.http.client import HTTPConnection, HTTPStatusError, checked_url, require_aiohttp
+from bitnet_chat.backends.http.context_window import ServerContextWindow
+from bitnet_chat.backends.http.endpoint import RequestTarget
+from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.backends.llama_server import sign_of_life
 from bitnet_chat.backends.pty import own_sampling
 from bitnet_chat.config import Settings
@@ -37,12 +37,12 @@ def openai_backend(settings: Settings) -> RemoteBackend:
     base = checked_url(settings.base_url)
     if not urlsplit(base).path:
         base += "/v1"
-    fit = Fit(settings.overflow, by_length)
+    fit = ServerContextWindow(settings.overflow, by_length)
     fit.size = settings.ctx or None
-    service = OpenAiService(base, settings)
+    service = OpenAIEndpoint(base, settings)
     return RemoteBackend(
         service,
-        ChatWire(),
+        OpenAIFormat(),
         fit,
         by_length,
         sampling=own_sampling(settings),
@@ -50,8 +50,8 @@ def openai_backend(settings: Settings) -> RemoteBackend:
     )
 
 
-class OpenAiService:
-    """See :class:`bitnet_chat.backends.http.endpoint.Service`."""
+class OpenAIEndpoint:
+    """See :class:`bitnet_chat.backends.http.endpoint.Endpoint`."""
 
     retries = 1
     pid = None
@@ -59,9 +59,9 @@ class OpenAiService:
     restarts = 0
 
     def __init__(self, base: str, settings: Settings) -> None:
-        self._connection = Connection(base, settings.backend_key)
+        self._connection = HTTPConnection(base, settings.backend_key)
         self._wanted, self._size = settings.model, settings.ctx or None
-        self._found: Target | None = None
+        self._found: RequestTarget | None = None
         self._notices = without_effect(settings)
         self.name = f"the server at {base}"
         self.engine = f"openai {one_line(urlsplit(base).netloc)}"
@@ -71,14 +71,14 @@ class OpenAiService:
         return self._found.model if self._found is not None else self._wanted
 
     @property
-    def target(self) -> Target | None:
+    def target(self) -> RequestTarget | None:
         return self._found
 
-    async def ready(self) -> Target:
+    async def ready(self) -> RequestTarget:
         if self._found is None:
             try:
                 listed = await self._connection.get("/models")
-            except Refused as error:
+            except HTTPStatusError as error:
                 # Not every server has a list, and a key may be good for some models alone.
                 if not self._wanted or error.refusal.status in (401, 403):
                     raise
@@ -90,12 +90,12 @@ class OpenAiService:
             self._found = self._chosen(_entries(listed))
         return self._found
 
-    def _chosen(self, entries: list[dict[str, Any]]) -> Target:
+    def _chosen(self, entries: list[dict[str, Any]]) -> RequestTarget:
         name = self._wanted or next((each["id"] for each in entries), "")
         if not name:
             raise ModelError(f"{self.name} has no model to name", remedy="-m NAME gives one")
         entry = next((each for each in entries if each["id"] == name), {})
-        return Target(self._connection, name, self._size or _window(entry))
+        return RequestTarget(self._connection, name, self._size or _window(entry))
 
     async def models(self) -> list[str]:
         return [each["id"] for each in _entries(await self._connection.get("/models"))]

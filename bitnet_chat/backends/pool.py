@@ -36,7 +36,7 @@ def number() -> int:
 
 
 @dataclass(slots=True, eq=False)
-class Seat:
+class Slot:
     """A backend, and what it has lived through."""
 
     backend: Backend
@@ -51,7 +51,7 @@ class Seat:
 
 
 @dataclass(slots=True, eq=False)
-class _Wish:
+class _Waiter:
     """Somebody who waits, or has a seat."""
 
     conversation: Conversation
@@ -59,7 +59,7 @@ class _Wish:
     urgent: bool
     number: int
     make_way: Callable[[], bool] | None
-    seat: asyncio.Future[Seat]
+    seat: asyncio.Future[Slot]
     asked: bool = False
     """It makes way."""
 
@@ -71,15 +71,15 @@ class _Wish:
 class Pool:
     """``source.parallel`` seats, each made when it is first needed. All methods belong to the event loop."""
 
-    def __init__(self, source: Source, *, queue: int = 64, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, source: BackendFactory, *, queue: int = 64, clock: Callable[[], float] = time.monotonic) -> None:
         """``queue``: how many may wait."""
         self.source = source
         self._queue = queue
         self._clock = clock
-        self._seats: list[Seat] = []
-        self._free: list[Seat] = []
-        self._waiting: list[_Wish] = []
-        self._leased: list[_Wish] = []
+        self._seats: list[Slot] = []
+        self._free: list[Slot] = []
+        self._waiting: list[_Waiter] = []
+        self._leased: list[_Waiter] = []
         self._leases = itertools.count(1)
         self._lengths: deque[float] = deque(maxlen=_RECENT)
         self._closed = False
@@ -97,7 +97,7 @@ class Pool:
         return [seat.backend for seat in self._seats]
 
     @property
-    def seats(self) -> list[Seat]:
+    def seats(self) -> list[Slot]:
         return list(self._seats)
 
     @property
@@ -131,7 +131,7 @@ class Pool:
         make_way: Callable[[], bool] | None = None,
         turn: int | None = None,
         again: bool = False,
-    ) -> AsyncIterator[Seat]:
+    ) -> AsyncIterator[Slot]:
         """A seat for one reply. Who leases sets ``memory`` to what the conversation has become; unknown else.
 
         ``urgent``: a person waits; batch work comes after. ``make_way`` is called, once at most, when a person waits
@@ -140,7 +140,7 @@ class Pool:
 
         Raises Busy when too many wait already and when the pool is closed, and what ``source.backend`` raises.
         """
-        wish = _Wish(
+        wish = _Waiter(
             conversation,
             sampling or Sampling(),
             urgent,
@@ -173,7 +173,7 @@ class Pool:
 
     # The line
 
-    async def _seat_for(self, wish: _Wish, *, returning: bool) -> Seat:
+    async def _seat_for(self, wish: _Waiter, *, returning: bool) -> Slot:
         if self._closed:
             raise self._ended()
         if not self._waiting and (seat := self._pick(wish)) is not None:
@@ -195,7 +195,7 @@ class Pool:
                 self._give_back(wish.seat.result())  # it was handed over, and nobody is there to take it
             raise
 
-    def _give_back(self, seat: Seat) -> None:
+    def _give_back(self, seat: Slot) -> None:
         self._free.append(seat)
         while self._waiting and not self._closed:
             first = self._waiting[0]
@@ -210,7 +210,7 @@ class Pool:
             self._waiting.pop(0)
 
     @staticmethod
-    def _settle(wish: _Wish, error: BitnetChatError) -> None:
+    def _settle(wish: _Waiter, error: BitnetChatError) -> None:
         if not wish.seat.done():
             wish.seat.set_exception(error)
 
@@ -239,12 +239,12 @@ class Pool:
 
     # Seats
 
-    def _pick(self, wish: _Wish) -> Seat | None:
+    def _pick(self, wish: _Waiter) -> Slot | None:
         """The best seat there is for it, no longer free; None where there is none. Raises what ``source.backend``
         raises, if not even one could be made."""
         now = max((seat.used for seat in self._seats), default=0)
 
-        def fit(seat: Seat) -> tuple[int, float]:
+        def fit(seat: Slot) -> tuple[int, float]:
             return _fit(seat, wish.conversation, wish.sampling, now)
 
         best = max(self._free, key=fit, default=None)
@@ -260,8 +260,8 @@ class Pool:
         self._free.remove(best)
         return best
 
-    def _make(self) -> Seat:
-        seat = Seat(self.source.backend())
+    def _make(self) -> Slot:
+        seat = Slot(self.source.backend())
         self._seats.append(seat)
         seat.backend.start()
         return seat
@@ -271,7 +271,7 @@ _FRESH = (2, 0.0)
 """The fit of a seat that was never used. Anything that is worse gives way to a new seat, where there may be one."""
 
 
-def _fit(seat: Seat, conversation: Conversation, sampling: Sampling, now: int) -> tuple[int, float]:
+def _fit(seat: Slot, conversation: Conversation, sampling: Sampling, now: int) -> tuple[int, float]:
     """How well a seat suits, the best highest: one that knows the conversation so far, and the more of it the better;
     one that was never used; one whose memory is another branch of this conversation, and so of no use to any other;
     then the one whose loss costs least. ``now``: the last lease of all."""
@@ -286,7 +286,7 @@ def _fit(seat: Seat, conversation: Conversation, sampling: Sampling, now: int) -
     return 0, -_loss(seat, now)
 
 
-def _loss(seat: Seat, now: int) -> float:
+def _loss(seat: Slot, now: int) -> float:
     """What it would cost, as far as one can guess, that a seat forgets: the characters to read again, more the more
     often the conversation has been gone on with, and less the longer that is ago."""
     characters = sum(len(message.content) for message in seat.memory.messages)
@@ -303,7 +303,7 @@ def _same(one: Message, other: Message) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class BackendFactory:
     """Backends of one model. Each answers one reply at a time, and each has to be closed by who asked for it.
 
     What they share, a server process for example, starts with the first of them and ends with the last.

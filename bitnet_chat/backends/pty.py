@@ -38,7 +38,7 @@ from bitnet_chat.trace.recorder import folder as recordings
 from bitnet_chat.util.resources import Load
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends.wrappers.tool_prompting import Interpreter
+    from bitnet_chat.backends.wrappers.tool_prompting import PromptToolAdapter
     from bitnet_chat.models.resolve import Judge
     from bitnet_chat.models.template_selection import Prepared
     from bitnet_chat.models.vocabulary import TokenCounter
@@ -64,7 +64,7 @@ def model_path(
     return found.path
 
 
-class ResidentBackend:
+class PtyBackend:
     """See :class:`bitnet_chat.backend.Backend`. Makes nothing and starts nothing until it is told to."""
 
     def __init__(
@@ -80,7 +80,7 @@ class ResidentBackend:
         """``sharing``: of the processors with other engines. ``name``: of the model, where it was given one.
 
         Raises EngineNotFound or ModelError for what can be seen to be missing without loading anything."""
-        wish = wish_of(settings, configured_engine, dialect)
+        wish = engine_request(settings, configured_engine, dialect)
         wish.require()
         reasons: list[str] = []
         self._model = model_path(settings, lambda infos: judge(wish)(infos), reasons.append)
@@ -123,7 +123,7 @@ class ResidentBackend:
             self._session.keeper.notify,
         )
         self._counter: TokenCounter | None = None
-        self._interpreter: Interpreter | None = None
+        self._interpreter: PromptToolAdapter | None = None
         for reason in reasons:
             self._session.keeper.notify(reason)
 
@@ -173,14 +173,14 @@ class ResidentBackend:
         if (interpreter := self._interpreter_for(Conversation(), tools)) is not None:
             interpreter.tools = tuple(tools)
 
-    def _interpreter_for(self, conversation: Conversation, tools: Sequence[Tool] = ()) -> Interpreter | None:
+    def _interpreter_for(self, conversation: Conversation, tools: Sequence[Tool] = ()) -> PromptToolAdapter | None:
         """None as long as nothing has had to do with tools."""
         if self._interpreter is None and (
             tools or any(message.role == "tool" or message.tool_calls for message in conversation.messages)
         ):
-            from bitnet_chat.backends.wrappers.tool_prompting import Interpreter
+            from bitnet_chat.backends.wrappers.tool_prompting import PromptToolAdapter
 
-            self._interpreter = Interpreter(
+            self._interpreter = PromptToolAdapter(
                 self._template,
                 self._session.reply,
                 self._session.interrupt,
@@ -337,7 +337,7 @@ def _why_no_spares(binary: EngineBinary, rpc: tuple[str, ...]) -> str:
     return "--spare does nothing with --rpc: an rpc-server serves one engine at a time" if rpc else ""
 
 
-def wish_of(settings: Settings, configured_engine: str = "", dialect: Dialect | None = None) -> Wish:
+def engine_request(settings: Settings, configured_engine: str = "", dialect: Dialect | None = None) -> Wish:
     return Wish(
         settings.engine,
         configured_engine,

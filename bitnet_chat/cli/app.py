@@ -85,9 +85,9 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _address(attach: str) -> str:
     """Of a server that runs already. Raises NoServer, or UsageError for one that is none of ours or wants a key."""
-    from bitnet_chat.backends.attach.client import Server
+    from bitnet_chat.backends.attach.client import ServerClient
 
-    server = Server(attach, os.environ.get("BITNET_CHAT_API_KEY", ""))
+    server = ServerClient(attach, os.environ.get("BITNET_CHAT_API_KEY", ""))
     server.greet()
     return server.url
 

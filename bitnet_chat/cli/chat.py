@@ -66,7 +66,7 @@ def _refuse(flags: argparse.Namespace, flag: str, others: Sequence[str], questio
 
 async def _converse(flags: argparse.Namespace, settings: config.Settings, configured: str) -> int:
     from bitnet_chat import repl
-    from bitnet_chat.backends.factory import open_journal, open_talker, reply_options
+    from bitnet_chat.backends.factory import open_interactive, open_journal, reply_options
     from bitnet_chat.cli.arguments import attached, wanted
     from bitnet_chat.cli.tools import offered, toolbox
 
@@ -78,7 +78,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     files = attached(flags, lines.append, stdin_is_taken=True)
     box, allowed = toolbox(flags, settings)
     backend = offered(
-        open_talker(
+        open_interactive(
             settings,
             configured,
             journal,
@@ -91,7 +91,9 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     lines += [*about(settings, backend.status().model), *(each.described() for each in files)]
 
     def switch_model(name: str) -> Backend:
-        return offered(open_talker(settings, configured, journal, advice="commands", model=name, convert=convert), box)
+        return offered(
+            open_interactive(settings, configured, journal, advice="commands", model=name, convert=convert), box
+        )
 
     return await repl.run(
         backend,

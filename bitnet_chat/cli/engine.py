@@ -139,7 +139,7 @@ def _probe(flags: argparse.Namespace) -> int:
 def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
     import asyncio
 
-    from bitnet_chat.backends.pty import ResidentBackend
+    from bitnet_chat.backends.pty import PtyBackend
     from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
     from bitnet_chat.engine_checks.first_turn import Rehearsal, rehearse
 
@@ -153,7 +153,7 @@ def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
     )
 
     async def rehearsed() -> Rehearsal:
-        resident = ResidentBackend(settings)
+        resident = PtyBackend(settings)
         resident.talk()  # raises for a model or a template that cannot be used, which says nothing about the engine
         backend = GuardedBackend(resident, GuardLimits.of(settings), advice="nothing")
         try:

@@ -28,12 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
-    from bitnet_chat.backends.pty import model_path, wish_of
+    from bitnet_chat.backends.pty import engine_request, model_path
     from bitnet_chat.models.info import read_info
 
     given = {name: value for name in ("model", "threads", "engine") if (value := getattr(flags, name))}
     settings, configured = config.load(given)
-    wish = wish_of(settings, configured)
+    wish = engine_request(settings, configured)
     wish.require()
     model = model_path(settings, lambda infos: judge(wish)(infos))
     info = read_info(model)

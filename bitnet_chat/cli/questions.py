@@ -18,7 +18,7 @@ from bitnet_chat import batch, paths, terminal
 from bitnet_chat.attachments import Attachment, with_attachments
 from bitnet_chat.attachments.reading import meant
 from bitnet_chat.backend import Backend
-from bitnet_chat.backends.factory import open_backend, open_journal, open_talker, open_worker, reply_options
+from bitnet_chat.backends.factory import open_backend, open_batch, open_interactive, open_journal, reply_options
 from bitnet_chat.backends.wrappers.guard import TOLD
 from bitnet_chat.cli.arguments import attached, wanted
 from bitnet_chat.cli.conversion import convert
@@ -74,7 +74,7 @@ async def _answer_one(
     page: Page,
 ) -> int:
     try:
-        backend = open_talker(settings, configured, journal, model=getattr(flags, "model", ""), convert=convert)
+        backend = open_interactive(settings, configured, journal, model=getattr(flags, "model", ""), convert=convert)
     except BitnetChatError as error:
         if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
             print(json_text(batch.failure(error, settings.model) | {"conversation": None, "kept": False}))
@@ -259,7 +259,7 @@ class _Engines:
         self.at_once = 1
         """Lines that may be asked at the same time."""
         if settings.attach:
-            self._exact, self.at_once = open_worker(settings)
+            self._exact, self.at_once = open_batch(settings)
             if box is not None:  # a tool is called one at a time
                 self.at_once = 1
 

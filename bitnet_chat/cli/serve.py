@@ -27,7 +27,7 @@ from bitnet_chat.text.sanitize import one_line
 
 if TYPE_CHECKING:
     from bitnet_chat.backend import Sampling
-    from bitnet_chat.backends.pool import Source
+    from bitnet_chat.backends.pool import BackendFactory
     from bitnet_chat.server.scheduler import Desk
     from bitnet_chat.server.settings import ServeSettings
 
@@ -195,14 +195,14 @@ async def open_server(
     ``models``: files by name, for several. Raises UsageError, EngineNotFound or ModelError for what is seen to be
     wrong before anything is loaded.
     """
-    from bitnet_chat.backends.factory import open_source, own_journal
+    from bitnet_chat.backends.factory import open_factory, open_local_journal
     from bitnet_chat.cli.server_engine import has_models, models_of, preferred
     from bitnet_chat.server.app import running
     from bitnet_chat.server.model_manager import Catalogue
     from bitnet_chat.server.reply_cache import Cache
     from bitnet_chat.server.scheduler import Defaults, Desk
 
-    sources: dict[str, Source] = {}
+    sources: dict[str, BackendFactory] = {}
     notices: list[str] = []
     served = models or {"": ""}
     for name, file in served.items():
@@ -212,7 +212,7 @@ async def open_server(
             parallel=serving.parallel,
             any_backend=serving.any_backend,
         )
-        source = open_source(
+        source = open_factory(
             of_this.settings,
             configured,
             parallel=serving.parallel,
@@ -234,7 +234,7 @@ async def open_server(
     cache = Cache(_sampling(settings)) if serving.cache else None
     defaults = Defaults(settings.system, settings.max_tokens or None, settings.timeout or None)
     desk = Desk(catalogue, cache=cache, defaults=defaults, log_prompts=serving.log_prompts)
-    async with running(desk, serving, own_journal(settings) if settings.journal else None) as url:
+    async with running(desk, serving, open_local_journal(settings) if settings.journal else None) as url:
         yield OpenServer(url, desk)
 
 

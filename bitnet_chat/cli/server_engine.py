@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bitnet_chat.backends.factory import open_backend, open_source
+from bitnet_chat.backends.factory import open_backend, open_factory
 from bitnet_chat.backends.http.backend import RemoteBackend
-from bitnet_chat.backends.http.client import Lost, Refused
-from bitnet_chat.backends.pool import Source
-from bitnet_chat.backends.pty import model_path, wish_of
+from bitnet_chat.backends.http.client import ConnectionLostError, HTTPStatusError
+from bitnet_chat.backends.pool import BackendFactory
+from bitnet_chat.backends.pty import engine_request, model_path
 from bitnet_chat.config import Settings
 from bitnet_chat.engine import conversion
 from bitnet_chat.engine.binary import Dialect
@@ -46,7 +46,7 @@ def preferred(settings: Settings, configured: str, *, parallel: int, any_backend
     if settings.backend != "engine" or settings.engine_args or settings.rpc:
         return usual
     try:
-        wish = wish_of(settings, configured)
+        wish = engine_request(settings, configured)
         if wish.is_named:
             return usual
         model = model_path(settings, lambda infos: judge(wish)(infos))
@@ -60,7 +60,7 @@ def preferred(settings: Settings, configured: str, *, parallel: int, any_backend
 
 def _library(settings: Settings, configured: str, model: Path) -> Preferred | None:
     try:
-        taken = select(wish_of(settings, configured, Dialect.NATIVE), model).contender
+        taken = select(engine_request(settings, configured, Dialect.NATIVE), model).contender
     except BitnetChatError:
         return None
     if taken.obstacle or (taken.converts and conversion.present(model) is None):
@@ -99,7 +99,7 @@ def has_models(settings: Settings) -> bool:
     return settings.backend in ("openai", "ollama") and not settings.model
 
 
-async def models_of(settings: Settings, configured: str, *, parallel: int) -> Mapping[str, Source]:
+async def models_of(settings: Settings, configured: str, *, parallel: int) -> Mapping[str, BackendFactory]:
     """By name, in its order. Empty where it tells of none, or does not answer: then it answers with its own default,
     once it does. Raises UsageError for settings that cannot be used."""
     backend = open_backend(settings, configured, advice="nothing")
@@ -107,12 +107,12 @@ async def models_of(settings: Settings, configured: str, *, parallel: int) -> Ma
     try:
         async with asyncio.timeout(_PATIENCE):
             listed = await backend.inner.service.models()
-    except (BitnetChatError, Lost, Refused, TimeoutError):
+    except (BitnetChatError, ConnectionLostError, HTTPStatusError, TimeoutError):
         return {}
     finally:
         await backend.close()
     names = {one_line(each): each for each in reversed(listed[:_MOST]) if one_line(each) and key_of(each) != AUTO}
     return {
-        name: open_source(replace(settings, model=names[name]), configured, parallel=parallel)
+        name: open_factory(replace(settings, model=names[name]), configured, parallel=parallel)
         for name in reversed(names)
     }

@@ -63,7 +63,7 @@ def offered(backend: Backend, box: Toolbox | None) -> Backend:
     the user is told. Where nobody talks, and tools were asked for with the question, such a model is an error."""
     if box is None:
         return backend
-    from bitnet_chat.backends.wrappers.optional_tools import OfferingBackend
+    from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend
 
     expect(backend, box)
-    return OfferingBackend(backend)
+    return OptionalToolsBackend(backend)

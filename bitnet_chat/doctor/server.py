@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 
-from bitnet_chat.backends.http.client import Lost, Refused, require_aiohttp
+from bitnet_chat.backends.http.client import ConnectionLostError, HTTPStatusError, require_aiohttp
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.binary import EngineBinary
@@ -33,7 +33,7 @@ def look(settings: Settings) -> Iterator[Finding]:
     except BitnetChatError as error:
         yield broken(_GROUP, "answers", error.what, error.remedy or "start it, or give its address with --base-url")
         return
-    except (Lost, TimeoutError) as error:
+    except (ConnectionLostError, TimeoutError) as error:
         why = str(error) or f"nothing came within {_LIMIT:g} s"
         yield broken(_GROUP, "answers", f"the server does not answer: {why}", "look at the server's own log")
         return
@@ -55,7 +55,7 @@ async def _listed(settings: Settings) -> tuple[str, list[str]]:
     try:
         async with asyncio.timeout(_LIMIT):
             return service.name, await service.models()
-    except Refused as error:
+    except HTTPStatusError as error:
         if settings.model and error.refusal.status not in (401, 403):
             return service.name, []  # not every server has a list
         raise error.refusal.error(service.name, service.model) from None
@@ -76,11 +76,11 @@ def _model(settings: Settings, models: list[str]) -> Finding:
 
 
 def _attached(settings: Settings) -> Iterator[Finding]:
-    from bitnet_chat.backends.attach.client import Server
+    from bitnet_chat.backends.attach.client import ServerClient
 
     try:
         require_aiohttp()
-        server = Server(settings.attach, settings.backend_key or os.environ.get("BITNET_CHAT_API_KEY", ""))
+        server = ServerClient(settings.attach, settings.backend_key or os.environ.get("BITNET_CHAT_API_KEY", ""))
         facts = server.greet()
     except BitnetChatError as error:
         yield broken(_GROUP, "answers", error.what, error.remedy or "bitnet-chat serve starts one")

@@ -17,7 +17,7 @@ from bitnet_chat.events import Completed, Failed, Stats, TextDelta, ThinkingDelt
 from bitnet_chat.util.progress import Clock
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends.pty import ResidentBackend
+    from bitnet_chat.backends.pty import PtyBackend
     from bitnet_chat.config import Settings
 
 _SECONDS = 4.0
@@ -44,9 +44,9 @@ def measure(contender: Contender, model: Path, settings: Settings, clock: Clock)
 
 
 async def _measured(settings: Settings, name: str, clock: Clock) -> Speed:
-    from bitnet_chat.backends.pty import ResidentBackend
+    from bitnet_chat.backends.pty import PtyBackend
 
-    backend = ResidentBackend(settings)
+    backend = PtyBackend(settings)
     try:
         clock.step(f"Loading {name}")
         if backend.awaits_conversion:
@@ -58,7 +58,7 @@ async def _measured(settings: Settings, name: str, clock: Clock) -> Speed:
         await backend.close()
 
 
-async def _reply(backend: ResidentBackend, text: str, tokens: int) -> Stats:
+async def _reply(backend: PtyBackend, text: str, tokens: int) -> Stats:
     options = ReplyOptions(max_tokens=tokens, timeout=_PATIENCE, sampling=Sampling(temperature=0.0))
     stop: asyncio.TimerHandle | None = None
     stats = Stats()

@@ -98,7 +98,7 @@ def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict
 async def _of_program(engine: EngineBinary, model: Path, questions: list[str]) -> list[str]:
     """By the way that every conversation goes."""
     from bitnet_chat.backend import ReplyOptions, Sampling
-    from bitnet_chat.backends.pty import ResidentBackend
+    from bitnet_chat.backends.pty import PtyBackend
     from bitnet_chat.config import Settings
     from bitnet_chat.conversation import Conversation
     from bitnet_chat.events import Completed, Failed
@@ -107,7 +107,7 @@ async def _of_program(engine: EngineBinary, model: Path, questions: list[str]) -
         engine=str(engine.path), model=str(model), ctx=CONTEXT, threads=1, temperature=0.0, journal=False
     )
     options = ReplyOptions(max_tokens=LENGTH, timeout=_SECONDS, sampling=Sampling(temperature=0.0, repeat_penalty=1.0))
-    backend = ResidentBackend(settings)
+    backend = PtyBackend(settings)
     said = []
     try:
         for each in questions:

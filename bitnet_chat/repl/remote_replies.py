@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Protocol
 
-from bitnet_chat.backends.attach.messages import Heard, Removed, Renamed, Said
+from bitnet_chat.backends.attach.messages import ChatRemoved, ChatRenamed, Heard, RemoteReplyStarted
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.events import Completed, Failed, Notice, TextDelta, ThinkingDelta
 from bitnet_chat.repl import display
@@ -47,16 +47,16 @@ class Following:
 
     async def run(self, heard: AsyncIterator[Heard]) -> None:
         async for each in heard:
-            if isinstance(each, Said):
+            if isinstance(each, RemoteReplyStarted):
                 async with self._talk.floor:
                     await self._reply(each, heard)
-            elif isinstance(each, Renamed):
+            elif isinstance(each, ChatRenamed):
                 self._talk.renamed(each.title)
-            elif isinstance(each, Removed):
+            elif isinstance(each, ChatRemoved):
                 self._talk.removed()
                 await self._show(lambda: self._display.notice("This conversation was removed elsewhere."), at_once=True)
 
-    async def _reply(self, said: Said, heard: AsyncIterator[Heard]) -> None:
+    async def _reply(self, said: RemoteReplyStarted, heard: AsyncIterator[Heard]) -> None:
         message = said.message
 
         def begin() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import Backend, ReplyOptions
-from bitnet_chat.backends.wrappers.recording import recorded
+from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
@@ -107,7 +107,7 @@ class Reply:
         stream = (
             self._backend.reply(self._conversation, self._options)
             if self._recorder is None
-            else recorded(self._backend, self._recorder, self._conversation, self._options)
+            else record_reply(self._backend, self._recorder, self._conversation, self._options)
         )
         self._asked = True
         try:

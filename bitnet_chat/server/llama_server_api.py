@@ -29,7 +29,7 @@ from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.version import __version__
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends.pool import Source
+    from bitnet_chat.backends.pool import BackendFactory
     from bitnet_chat.context.tokenizer import Tokenizer
     from bitnet_chat.models.gguf import ModelHeader
     from bitnet_chat.templates.chat_template import ChatTemplate
@@ -128,7 +128,7 @@ class _Paths:
         return self._texts[name]
 
 
-def _read(source: Source) -> _Text:
+def _read(source: BackendFactory) -> _Text:
     """Raises ModelError for a file that cannot be read."""
     from bitnet_chat.models.gguf import read_header
     from bitnet_chat.models.known_faults import mended

@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from bitnet_chat.backends.pool import Seat
+from bitnet_chat.backends.pool import Slot
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, TextDelta, ThinkingDelta
@@ -99,7 +99,7 @@ class Metrics:
     def replayed(self, model: str) -> None:
         self._cached.labels(model).inc()
 
-    def restarted(self, model: str, seat: Seat) -> None:
+    def restarted(self, model: str, seat: Slot) -> None:
         """Accounts for the restarts of its engine that were not yet accounted for."""
         count, known = seat.backend.status().restarts, seat.restarts
         if self._catalogue.pools[model].source.shared:

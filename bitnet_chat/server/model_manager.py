@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends.pool import Pool, Source
+from bitnet_chat.backends.pool import BackendFactory, Pool
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, ModelError, UsageError
 from bitnet_chat.models import memory
@@ -44,7 +44,7 @@ class UnknownModel(UsageError):
 @dataclass(slots=True)
 class _Model:
     name: str
-    source: Source
+    source: BackendFactory
     pool: Pool
     card: ModelCard | None = None
     """None: its file was not read yet."""
@@ -68,11 +68,11 @@ class Catalogue:
 
     def __init__(
         self,
-        sources: Mapping[str, Source],
+        sources: Mapping[str, BackendFactory],
         *,
         queue: int = 64,
         memory_limit: int = 0,
-        more: Callable[[], Awaitable[Mapping[str, Source]]] | None = None,
+        more: Callable[[], Awaitable[Mapping[str, BackendFactory]]] | None = None,
     ) -> None:
         """``sources``: at least one. ``queue``: how many may wait for a model; more are refused. ``memory_limit``:
         bytes of all loaded models, 0: no limit. ``more``: what there is by now, where that is for another server to
@@ -152,7 +152,7 @@ class Catalogue:
             self._looked = time.monotonic()
             self._spawn(self._add_more(self._more))
 
-    async def _add_more(self, more: Callable[[], Awaitable[Mapping[str, Source]]]) -> None:
+    async def _add_more(self, more: Callable[[], Awaitable[Mapping[str, BackendFactory]]]) -> None:
         for name, source in (await more()).items():
             if name not in self._models:
                 self._models[name] = _Model(name, source, Pool(source, queue=self._queue))
@@ -380,7 +380,7 @@ class ModelCard:
         return any(mark in self.template for mark in ("<think>", "enable_thinking", "reasoning_content"))
 
 
-def read_card(name: str, source: Source) -> ModelCard:
+def read_card(name: str, source: BackendFactory) -> ModelCard:
     """Reads the header of the file: a tenth of a second for a large model. A file that cannot be read leaves the card
     empty; whoever loads it says what is wrong with it."""
     from bitnet_chat.models.info import read_info
@@ -395,7 +395,7 @@ def read_card(name: str, source: Source) -> ModelCard:
     return _card(name, source, info, modified)
 
 
-def _card(name: str, source: Source, info: ModelInfo, modified: float) -> ModelCard:
+def _card(name: str, source: BackendFactory, info: ModelInfo, modified: float) -> ModelCard:
     header = info.header
     window = memory.context_for(header.context_length, source.context)
     size = header.size * (info.split[1] if info.split else 1)  # the parts of a model are about equal

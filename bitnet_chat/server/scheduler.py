@@ -10,9 +10,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from bitnet_chat.backend import Backend, ReplyOptions
-from bitnet_chat.backends.pool import Seat, number
-from bitnet_chat.backends.wrappers.optional_tools import OfferingBackend, SingleCallBackend, refuses_tools
-from bitnet_chat.backends.wrappers.recording import recorded
+from bitnet_chat.backends.pool import Slot, number
+from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend, SingleCallBackend, refuses_tools
+from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed
@@ -218,7 +218,7 @@ class Desk:
 
     async def _ask(
         self,
-        seat: Seat,
+        seat: Slot,
         order: Order,
         generation: Generation,
         account: Account,
@@ -245,7 +245,7 @@ class Desk:
 
 def _with_tools_as_wished(backend: Backend, order: Order) -> Backend:
     if order.options.tools and order.tools_optional:
-        backend = OfferingBackend(backend)
+        backend = OptionalToolsBackend(backend)
     return SingleCallBackend(backend) if order.options.tools and order.one_call else backend
 
 
@@ -282,7 +282,7 @@ async def _events(backend: Backend, order: Order, place: Place | None) -> AsyncG
     if order.recorder is None:
         events = backend.reply(order.conversation, order.options)
     else:
-        events = recorded(backend, order.recorder, order.conversation, order.options)
+        events = record_reply(backend, order.recorder, order.conversation, order.options)
     if place is not None:
         events = place.filled(backend.status(), events)
     try:

@@ -13,9 +13,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
-from bitnet_chat.backends.attach.client import Gone, NoServer, Server, Wire, told_by, wait
-from bitnet_chat.backends.attach.messages import LOST, Heard, Listening, body_of, data_of, event_of, message_in
-from bitnet_chat.backends.http.client import Lost, whole
+from bitnet_chat.backends.attach.client import (
+    ChatNotFoundError,
+    ServerClient,
+    ServerConnection,
+    ServerUnreachableError,
+    decode_events,
+    wait,
+)
+from bitnet_chat.backends.attach.messages import LOST, ChatEventParser, Heard, body_of, data_of, event_of, message_in
+from bitnet_chat.backends.http.client import ConnectionLostError, whole
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
@@ -26,7 +33,7 @@ from bitnet_chat.text.utf8 import well_formed
 if TYPE_CHECKING:
     import aiohttp
 
-    from bitnet_chat.backends.attach.journal import Place
+    from bitnet_chat.backends.attach.journal import ChatPosition
 
 WAITS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each try to go on with a stream that broke."""
@@ -39,7 +46,7 @@ _GRACE = 6.0
 
 
 @dataclass(slots=True, eq=False)
-class _Asked:
+class _PendingReply:
     """A reply that is under way."""
 
     chat: int | None
@@ -71,9 +78,9 @@ class AttachedBackend:
 
     def __init__(
         self,
-        server: Server,
+        server: ServerClient,
         facts: Mapping[str, Any],
-        place: Place | None = None,
+        place: ChatPosition | None = None,
         *,
         model: str = "",
         sampling: Sampling | None = None,
@@ -85,12 +92,12 @@ class AttachedBackend:
         self._server, self._place = server, place
         self._model, self._sampling = model, sampling or Sampling()
         self._urgent = urgent
-        self._wire = Wire(server, server.headers | ({} if urgent else {"Priority": "u=7"}))
+        self._wire = ServerConnection(server, server.headers | ({} if urgent else {"Priority": "u=7"}))
         self._name = model or str(facts.get("model") or "")
         self._size: int | None = facts.get("context_size")
         self._used: int | None = None
         self._is_exact = True
-        self._asked: set[_Asked] = set()
+        self._asked: set[_PendingReply] = set()
         self._own: set[str] = set()
         """Generations that were asked for from here."""
         self._heard: tuple[int | None, str] = None, ""
@@ -131,7 +138,7 @@ class AttachedBackend:
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         options = options or ReplyOptions()
         last = conversation.last
-        asked = _Asked(None)
+        asked = _PendingReply(None)
         if last is not None and last.role == "assistant":
             asked.before = last.content
         elif last is not None:
@@ -159,7 +166,7 @@ class AttachedBackend:
             if not ended and asked.chat is not None:
                 self._spawn(self._stop_in(asked.chat))
 
-    def _end(self, asked: _Asked, event: Completed | Failed) -> Event:
+    def _end(self, asked: _PendingReply, event: Completed | Failed) -> Event:
         if isinstance(event, Failed):
             return event
         self._used = event.stats.context_used or self._used
@@ -171,7 +178,9 @@ class AttachedBackend:
 
     # Asking
 
-    async def _events(self, asked: _Asked, conversation: Conversation, options: ReplyOptions) -> AsyncGenerator[Event]:
+    async def _events(
+        self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions
+    ) -> AsyncGenerator[Event]:
         asking = asyncio.ensure_future(self._ask(asked, conversation, options))
         try:
             stop = asyncio.ensure_future(asked.stop.wait())
@@ -187,7 +196,7 @@ class AttachedBackend:
         except BitnetChatError as error:
             yield Failed(error)
             return
-        except Lost as error:  # in a chat it may have been heard all the same
+        except ConnectionLostError as error:  # in a chat it may have been heard all the same
             if asked.chat is None:
                 yield Failed(self._server.missing(str(error)))
                 return
@@ -195,7 +204,7 @@ class AttachedBackend:
             asking.cancel()
         last_id, tries = "", 0
         while True:
-            async with aclosing(told_by(asked.response)) as stream:
+            async with aclosing(decode_events(asked.response)) as stream:
                 async for told in stream:
                     last_id, tries = told.id or last_id, 0
                     self._heard = asked.chat, last_id
@@ -221,7 +230,9 @@ class AttachedBackend:
                 return
             asked.response = response
 
-    async def _ask(self, asked: _Asked, conversation: Conversation, options: ReplyOptions) -> aiohttp.ClientResponse:
+    async def _ask(
+        self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions
+    ) -> aiohttp.ClientResponse:
         body = body_of(conversation, options, model=self._model, sampling=self._sampling)
         place = self._place
         if place is None:
@@ -237,17 +248,17 @@ class AttachedBackend:
         asked.chat = place.chat
         try:
             return await self._wire.post(f"/chats/{place.chat}/messages", body)
-        except Gone:  # somebody has removed it: what was said is here, and goes into another one
+        except ChatNotFoundError:  # somebody has removed it: what was said is here, and goes into another one
             await self._make(place)
             asked.chat = place.chat
             return await self._wire.post(f"/chats/{place.chat}/messages", body)
 
-    async def _make(self, place: Place) -> None:
+    async def _make(self, place: ChatPosition) -> None:
         body: dict[str, object] = {"title": place.title[:200]} if place.title else {}
         response = await self._wire.post("/chats", body | ({"model": self._model} if self._model else {}))
         place.go(int((await whole(response, self._server.url))["id"]))
 
-    def _event(self, asked: _Asked, told: ServerSentEvent) -> Event | None:
+    def _event(self, asked: _PendingReply, told: ServerSentEvent) -> Event | None:
         """None for what is no event of the reply."""
         data = data_of(told)
         if told.event == "start":
@@ -272,10 +283,10 @@ class AttachedBackend:
         """The stream from behind the last event that came; None where nobody answers."""
         try:
             return await self._wire.send("GET", f"/chats/{chat}/events", None, {"Last-Event-ID": last_id})
-        except (Lost, NoServer):
+        except (ConnectionLostError, ServerUnreachableError):
             return None
 
-    async def _rest(self, asked: _Asked) -> list[Event]:
+    async def _rest(self, asked: _PendingReply) -> list[Event]:
         """The end of a reply whose stream is lost for good, as far as the server has kept it."""
         events: list[Event] = []
         reason = FinishReason.ENGINE_DIED
@@ -288,7 +299,7 @@ class AttachedBackend:
                     asked.said.append(text[len(so_far) :])
                 if ended not in (None, FinishReason.CUT_OFF):
                     return [*events, Completed(ended, asked.text)]
-        except (Lost, BitnetChatError):
+        except (ConnectionLostError, BitnetChatError):
             pass
         if asked.stop.is_set():
             reason = FinishReason.INTERRUPTED
@@ -317,11 +328,11 @@ class AttachedBackend:
                 continue
             # From behind what was said to us: nothing falls between that and this.
             chat, last_id, tries = place.chat, self._heard[1] if self._heard[0] == place.chat else "", 0
-            listening = Listening()
+            listening = ChatEventParser()
             while place.chat == chat:
                 response = await self._follow(chat, last_id)
                 if response is not None and response.status == 200:
-                    async with aclosing(told_by(response, until=place.moved)) as stream:
+                    async with aclosing(decode_events(response, until=place.moved)) as stream:
                         async for told in stream:
                             last_id, tries = told.id or last_id, 0
                             if told.event == "start":
@@ -347,12 +358,12 @@ class AttachedBackend:
             return await self._wire.send(
                 "GET", f"/chats/{chat}/events?follow=1", None, {"Last-Event-ID": last_id} if last_id else {}
             )
-        except (Lost, BitnetChatError):
+        except (ConnectionLostError, BitnetChatError):
             return None
 
     # Stopping
 
-    def _stop(self, asked: _Asked) -> None:
+    def _stop(self, asked: _PendingReply) -> None:
         if asked.stop.is_set():
             return
         asked.stop.set()
@@ -362,18 +373,18 @@ class AttachedBackend:
         else:
             self._abandon(asked)
 
-    def _abandon(self, asked: _Asked) -> None:
+    def _abandon(self, asked: _PendingReply) -> None:
         """Whether the server has ended it or not."""
         if asked.response is not None and asked in self._asked:
             asked.response.close()
 
-    def _expire(self, asked: _Asked) -> None:
+    def _expire(self, asked: _PendingReply) -> None:
         asked.expired = True
         self._stop(asked)
 
-    async def _stop_in(self, chat: int, asked: _Asked | None = None) -> None:
+    async def _stop_in(self, chat: int, asked: _PendingReply | None = None) -> None:
         """``asked``: what is to be stopped; where the server has not heard of it yet it is told again."""
-        with contextlib.suppress(Lost, BitnetChatError):  # a server that is away says nothing any more
+        with contextlib.suppress(ConnectionLostError, BitnetChatError):  # a server that is away says nothing any more
             for _ in range(_STOPS):
                 answer = await self._wire.json("POST", f"/chats/{chat}/stop", {})
                 if answer.get("stopped") or asked is None or asked not in self._asked or asked.generation:

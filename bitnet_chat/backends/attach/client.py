@@ -12,7 +12,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backends.http.client import Lost, checked_url, chunk, is_loopback, whole
+from bitnet_chat.backends.http.client import ConnectionLostError, checked_url, chunk, is_loopback, whole
 from bitnet_chat.errors import (
     BitnetChatError,
     Busy,
@@ -35,15 +35,15 @@ TIMEOUT = 30.0
 _LIMIT = 1 << 28
 
 
-class NoServer(EngineNotFound):
+class ServerUnreachableError(EngineNotFound):
     """Nobody answers at the address."""
 
 
-class Gone(UsageError):
+class ChatNotFoundError(UsageError):
     """The chat is not there any more."""
 
 
-class Server:
+class ServerClient:
     def __init__(self, url: str, key: str = "") -> None:
         """Connects to nothing yet. Raises UsageError for what is no address."""
         self.url = checked_url(url, "--attach")
@@ -73,9 +73,9 @@ class Server:
         """Why the server says no."""
         return error_of(answer, status, self.url)
 
-    def missing(self, why: str) -> NoServer:
+    def missing(self, why: str) -> ServerUnreachableError:
         start = "bitnet-chat serve starts one" if self.is_loopback else "start bitnet-chat serve there"
-        return NoServer(
+        return ServerUnreachableError(
             f"no server answers at {self.url}: {why}", remedy=f"{start}; --attach=URL names another address"
         )
 
@@ -127,7 +127,7 @@ def error_of(answer: object, status: int, url: str) -> BitnetChatError:
         return UsageError(f"{url}: {what}", remedy="its key goes into $BITNET_CHAT_API_KEY")
     match told.get("type"):
         case "chat_not_found":
-            return Gone(what, remedy="bitnet-chat history list shows those that there are")
+            return ChatNotFoundError(what, remedy="bitnet-chat history list shows those that there are")
         case "unsupported_parameter":
             return _unsupported(str(told.get("param") or ""), what, remedy)
         case "context_length_exceeded":
@@ -157,10 +157,10 @@ _CONNECTING = 30.0
 """Seconds."""
 
 
-class Wire:
+class ServerConnection:
     """Opens nothing until it is asked to; has to be closed."""
 
-    def __init__(self, server: Server, headers: Mapping[str, str]) -> None:
+    def __init__(self, server: ServerClient, headers: Mapping[str, str]) -> None:
         self._server, self._headers = server, headers
         self._session: aiohttp.ClientSession | None = None
 
@@ -207,12 +207,12 @@ class Wire:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise self._server.missing(getattr(error, "strerror", "") or str(error)) from None
         except aiohttp.ServerDisconnectedError:
-            raise Lost("it has closed the connection") from None
+            raise ConnectionLostError("it has closed the connection") from None
         except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: the session was closed meanwhile
-            raise Lost(" ".join(str(error).split()) or type(error).__name__) from None
+            raise ConnectionLostError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
-async def told_by(
+async def decode_events(
     response: aiohttp.ClientResponse | None, until: asyncio.Event | None = None
 ) -> AsyncGenerator[ServerSentEvent]:
     """The events of a stream until it ends or breaks, or ``until`` is set. None: it broke before it began."""
@@ -224,7 +224,7 @@ async def told_by(
         while data := await chunk(response):
             for told in decoder.feed(data):
                 yield told
-    except (Lost, ValueError):
+    except (ConnectionLostError, ValueError):
         return
     finally:
         if leave is not None:

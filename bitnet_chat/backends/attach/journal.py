@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bitnet_chat.backends.attach.client import Server
+from bitnet_chat.backends.attach.client import ServerClient
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, UsageError
 from bitnet_chat.events import Stats
@@ -20,7 +20,7 @@ from bitnet_chat.journal import Entry, Hit, Journal, Record, Recorder, State, St
 from bitnet_chat.models.names import Names
 
 
-class Place:
+class ChatPosition:
     """The chat in which somebody is: that of a recorder, and of the backend that asks in it."""
 
     def __init__(self) -> None:
@@ -39,16 +39,16 @@ class Place:
 class ServerJournal(Journal):
     """See :class:`Journal`. Every method raises BitnetChatError where the server does not answer."""
 
-    def __init__(self, server: Server, facts: Mapping[str, Any]) -> None:
+    def __init__(self, server: ServerClient, facts: Mapping[str, Any]) -> None:
         """``facts``: what the server says about itself."""
         super().__init__(Path(server.url))
         self.server = server
         self.facts = facts
-        self.place = Place()
+        self.place = ChatPosition()
 
     @classmethod
-    def at(cls, server: Server) -> ServerJournal:
-        """Asks whether it is there. Raises as :meth:`Server.greet` does."""
+    def at(cls, server: ServerClient) -> ServerJournal:
+        """Asks whether it is there. Raises as :meth:`ServerClient.greet` does."""
         return cls(server, server.greet())
 
     def model_of(self, asked: str, usual: str) -> str:
@@ -232,7 +232,7 @@ def _record(form: Mapping[str, Any]) -> Record:
     return Record(row, message, float(form["created"]), str(form["model"]), stats=form["stats"])
 
 
-def _strange(server: Server, error: Exception) -> BitnetChatError:
+def _strange(server: ServerClient, error: Exception) -> BitnetChatError:
     return EngineDied(
         f"{server.url} tells of a chat in a way that is not understood here ({error!r})",
         remedy="use the same release on both sides",

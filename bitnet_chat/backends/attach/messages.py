@@ -18,27 +18,29 @@ LOST = "the connection to the server was lost in the middle of the reply"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RemoteReplyStarted:
     """Somebody else has begun a reply in the chat. ``message``: what it answers; None where a reply goes on."""
 
     message: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Renamed:
+class ChatRenamed:
     title: str
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class ChatRemoved:
     """The chat is gone."""
 
 
-Heard = Said | Renamed | Removed | Event
-"""What is heard of a chat: behind each :class:`Said` come the events of that reply, to its Completed or Failed."""
+Heard = RemoteReplyStarted | ChatRenamed | ChatRemoved | Event
+"""What is heard of a chat: behind each :class:`RemoteReplyStarted` come the events of that reply, to its Completed or
+Failed.
+"""
 
 
-class Listening:
+class ChatEventParser:
     """The events of a chat out of its stream; those of our own replies left out."""
 
     def __init__(self) -> None:
@@ -56,7 +58,7 @@ class Listening:
             self.open = data.get("generation") not in own
             self._text.clear()
             user = data.get("user")
-            return [*ended, *([Said(user["content"] if user else None)] if self.open else [])]
+            return [*ended, *([RemoteReplyStarted(user["content"] if user else None)] if self.open else [])]
         event = event_of(told.event, data, "".join(self._text)) if self.open else None
         if isinstance(event, TextDelta):
             self._text.append(event.text)
@@ -66,9 +68,9 @@ class Listening:
 
     def _chat(self, data: Mapping[str, Any]) -> list[Heard]:
         if data.get("deleted"):
-            return [Removed()]
+            return [ChatRemoved()]
         before, self._title = self._title, str(data.get("title") or "")
-        return [Renamed(self._title)] if before is not None and before != self._title else []
+        return [ChatRenamed(self._title)] if before is not None and before != self._title else []
 
     def lost(self) -> Failed:
         self.open = False

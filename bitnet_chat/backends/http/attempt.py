@@ -8,12 +8,19 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.http.client import Line, Lost, not_an_api, whole
-from bitnet_chat.backends.http.context_window import Fit
-from bitnet_chat.backends.http.endpoint import Target
-from bitnet_chat.backends.http.request import Question
-from bitnet_chat.backends.http.tool_errors import Untold, told_apart
-from bitnet_chat.backends.http.wire_format import Account, Fault, Reader, Said, Wire, sent
+from bitnet_chat.backends.http.client import CancellableRequest, ConnectionLostError, not_an_api, whole
+from bitnet_chat.backends.http.context_window import ServerContextWindow
+from bitnet_chat.backends.http.endpoint import RequestTarget
+from bitnet_chat.backends.http.request import RequestMessages
+from bitnet_chat.backends.http.tool_errors import PendingToolErrors, split_invalid
+from bitnet_chat.backends.http.wire_format import (
+    Delta,
+    InvalidToolCall,
+    ResponseAccumulator,
+    ResponseParser,
+    WireFormat,
+    sent,
+)
 from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.filters.tool_calls import CALL_LIMIT
@@ -23,26 +30,36 @@ from bitnet_chat.util.threads import beside
 _REFUSAL = 5.0  # seconds that a server has to refuse what may be too long
 
 
-class Misspoken(Exception):
+class InvalidToolCallsError(Exception):
     """The reply is whole, and nothing of what it asks for can be made."""
 
-    def __init__(self, faults: list[Fault]) -> None:
+    def __init__(self, faults: list[InvalidToolCall]) -> None:
         super().__init__(faults[0].why)
         self.faults = faults
 
 
-class Exchange:
+class RequestAttempt:
     """``server``: its name, for errors. ``sign_of_life``: seconds after which a line tells of a call of a tool that is
     still being written."""
 
     def __init__(
-        self, line: Line, account: Account, wire: Wire, fit: Fit, untold: Untold, *, server: str, sign_of_life: float
+        self,
+        line: CancellableRequest,
+        account: ResponseAccumulator,
+        wire: WireFormat,
+        fit: ServerContextWindow,
+        untold: PendingToolErrors,
+        *,
+        server: str,
+        sign_of_life: float,
     ) -> None:
         self._line, self._account, self.wire, self._fit, self._untold = line, account, wire, fit, untold
         self._server, self._sign_of_life = server, sign_of_life
         self._has_started = False
 
-    async def events(self, question: Question, options: ReplyOptions, target: Target) -> AsyncGenerator[Event, None]:
+    async def events(
+        self, question: RequestMessages, options: ReplyOptions, target: RequestTarget
+    ) -> AsyncGenerator[Event, None]:
         """What the reply says, and how it ended. Raises Stopped, Refused, Lost, Misspoken."""
         account, reader = self._account, self.wire.reader(options)
         account.prompt_estimate = lambda: self._fit.estimate(question)
@@ -80,7 +97,7 @@ class Exchange:
             reader.error = f"it sent {error}"
             for event in _told(reader.speech.take(), account):  # what came before that
                 yield event
-        except Lost:
+        except ConnectionLostError:
             if reader.finish is None:
                 raise
         finally:
@@ -91,13 +108,13 @@ class Exchange:
                 yield event
             return
         if reader.finish is None:
-            raise Lost("the stream ended before the reply did")
+            raise ConnectionLostError("the stream ended before the reply did")
         if (heard := self._line.take()) is not None:
             target.connection.spend(heard)
         for event in self._end(reader, question, options):
             yield event
 
-    async def _streamed(self, reader: Reader) -> AsyncGenerator[Event, None]:
+    async def _streamed(self, reader: ResponseParser) -> AsyncGenerator[Event, None]:
         now, told, gathered = asyncio.get_running_loop().time, 0.0, 0
         while not reader.done and (data := await self._line.chunk()):
             said = reader.feed(data)
@@ -117,17 +134,17 @@ class Exchange:
                 told = now()
                 yield Notice("the model is writing a long call of a tool")
 
-    def _end(self, reader: Reader, question: Question, options: ReplyOptions) -> list[Event]:
+    def _end(self, reader: ResponseParser, question: RequestMessages, options: ReplyOptions) -> list[Event]:
         """Of a reply that has come to an end of its own. Raises Misspoken."""
         account, usage, events = self._account, reader.usage, list[Event]()
         offered = options.tools if options.tool_choice != "none" else ()
         if usage.prompt is not None and not options.alone:
             self._fit.learn(question, usage.prompt)
-        calls, faults = told_apart(reader.calls(), offered)
+        calls, faults = split_invalid(reader.calls(), offered)
         if faults and not offered:
             events.append(Notice("the model asked for a tool, and was offered none: nothing is called"))
         elif faults and not calls:
-            raise Misspoken(faults)
+            raise InvalidToolCallsError(faults)
         calls = self._untold.keep(calls, faults)
         asks = reader.finish is FinishReason.TOOL_CALLS
         reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP if asks else reader.finish
@@ -135,7 +152,7 @@ class Exchange:
         return [*events, *calls, completed(account, reason, self._fit.size)]
 
 
-def _told(said: Sequence[Said], account: Account) -> list[Event]:
+def _told(said: Sequence[Delta], account: ResponseAccumulator) -> list[Event]:
     """What has come, as events."""
     events: list[Event] = []
     for each in said:
@@ -150,7 +167,7 @@ def _told(said: Sequence[Said], account: Account) -> list[Event]:
 # How a reply from a server ends, as events. Pure.
 
 
-def completed(account: Account, reason: FinishReason, size: int | None) -> Completed:
+def completed(account: ResponseAccumulator, reason: FinishReason, size: int | None) -> Completed:
     """``size``: tokens of the window, where they are known; so below."""
     return Completed(reason, account.text, account.stats(size))
 
@@ -164,7 +181,7 @@ def of_window(end: Completed, options: ReplyOptions, size: int | None) -> Comple
     return end
 
 
-def cut_off(name: str, account: Account, why: str, size: int | None) -> list[Event]:
+def cut_off(name: str, account: ResponseAccumulator, why: str, size: int | None) -> list[Event]:
     """Of a reply that did not come to its own end. ``name``: of the server."""
     if account.is_empty:
         return [Failed(EngineDied(f"{name} broke off before the first word: {why}", remedy="ask again"))]
@@ -172,7 +189,9 @@ def cut_off(name: str, account: Account, why: str, size: int | None) -> list[Eve
     return [Notice(line), completed(account, FinishReason.ENGINE_DIED, size)]
 
 
-def refused(error: BitnetChatError, account: Account, untold: Sequence[Fault], size: int | None) -> list[Event]:
+def refused(
+    error: BitnetChatError, account: ResponseAccumulator, untold: Sequence[InvalidToolCall], size: int | None
+) -> list[Event]:
     """Of a reply that a server would not give. ``untold``: what the model was to hear in its middle: all but the answer
     to that is whole."""
     if not untold:

@@ -11,14 +11,19 @@ from dataclasses import replace
 
 from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.backends.http import attempt
-from bitnet_chat.backends.http.attempt import Exchange, Misspoken
-from bitnet_chat.backends.http.client import Line, Lost, Refused, Stopped
-from bitnet_chat.backends.http.context_window import Fit
-from bitnet_chat.backends.http.endpoint import Service, Target
-from bitnet_chat.backends.http.request import Question
-from bitnet_chat.backends.http.tool_errors import Untold, asked_again, limits_left
-from bitnet_chat.backends.http.trimming import Clearing
-from bitnet_chat.backends.http.wire_format import Account, Fault, Wire
+from bitnet_chat.backends.http.attempt import InvalidToolCallsError, RequestAttempt
+from bitnet_chat.backends.http.client import (
+    CancellableRequest,
+    ConnectionLostError,
+    HTTPStatusError,
+    RequestCancelledError,
+)
+from bitnet_chat.backends.http.context_window import ServerContextWindow
+from bitnet_chat.backends.http.endpoint import Endpoint, RequestTarget
+from bitnet_chat.backends.http.request import RequestMessages
+from bitnet_chat.backends.http.tool_errors import PendingToolErrors, limits_left, repair_prompt
+from bitnet_chat.backends.http.trimming import RequestTrimmer
+from bitnet_chat.backends.http.wire_format import InvalidToolCall, ResponseAccumulator, WireFormat
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
@@ -36,14 +41,14 @@ class RemoteBackend:
 
     def __init__(
         self,
-        service: Service,
-        wire: Wire,
-        fit: Fit,
+        service: Endpoint,
+        wire: WireFormat,
+        fit: ServerContextWindow,
         count: Callable[[str], TokenCount | None],
         *,
         sampling: Sampling,
         goes_on: bool = False,
-        preload: Callable[[Target], Awaitable[None]] | None = None,
+        preload: Callable[[RequestTarget], Awaitable[None]] | None = None,
         sign_of_life: float = SIGN_OF_LIFE,
     ) -> None:
         """``sampling``: what a reply gets that asks for nothing else. ``goes_on``: whether the server goes on with a
@@ -52,19 +57,19 @@ class RemoteBackend:
         self._service, self._wire, self._fit, self._count = service, wire, fit, count
         self._sampling, self._goes_on, self._preload = sampling, goes_on, preload
         self._sign_of_life = sign_of_life
-        self._untold = Untold()
+        self._untold = PendingToolErrors()
         self._closed = False
         self._starting: asyncio.Task[None] | None = None
         self._is_starting = False
         """Until it has started, or a reply has shown that it has."""
-        self._line: Line | None = None
+        self._line: CancellableRequest | None = None
         """Of the reply that is under way."""
         self._used: int | None = None
         self._is_exact = True
         self._load = Load()
 
     @property
-    def service(self) -> Service:
+    def service(self) -> Endpoint:
         return self._service
 
     def start(self) -> None:
@@ -74,7 +79,7 @@ class RemoteBackend:
     async def _start(self) -> None:
         self._is_starting = True
         # What goes wrong comes with the next reply, which tries again.
-        with contextlib.suppress(BitnetChatError, Lost, Refused):
+        with contextlib.suppress(BitnetChatError, ConnectionLostError, HTTPStatusError):
             target = await self._service.ready()
             self._learn_size(target)
             if self._preload is not None:
@@ -130,12 +135,12 @@ class RemoteBackend:
         options = self._with_defaults(options or ReplyOptions())
         if self._line is not None:
             raise UsageError("a reply is under way already")
-        line = self._line = Line(options.timeout)
-        account = Account(time.monotonic())
+        line = self._line = CancellableRequest(options.timeout)
+        account = ResponseAccumulator(time.monotonic())
         try:
             try:
                 question = await line.within(beside(conversation, self._question, conversation, options))
-            except (UsageError, Stopped) as error:
+            except (UsageError, RequestCancelledError) as error:
                 self._rest(line)
                 yield Failed(error) if isinstance(error, UsageError) else self._stopped(account, line)
                 return
@@ -153,33 +158,33 @@ class RemoteBackend:
 
     async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
         """See :func:`bitnet_chat.backend.refusal_of`."""
-        line, target = Line(options.timeout), self._service.target
+        line, target = CancellableRequest(options.timeout), self._service.target
         try:
             question = await beside(conversation, self._question, conversation, options)
             if target is not None and options.alone:
                 self._learn_size(target)
                 self._check_tools(options, target)
-                await Clearing(line, self._fit_for(options), self._wire).check(question, options, target)
+                await RequestTrimmer(line, self._fit_for(options), self._wire).check(question, options, target)
         except BitnetChatError as error:
             return error
-        except Stopped:
+        except RequestCancelledError:
             pass
         finally:
             line.close()
         return None
 
-    def _fit_for(self, options: ReplyOptions) -> Fit:
+    def _fit_for(self, options: ReplyOptions) -> ServerContextWindow:
         fit = self._fit.alone(options.overflow) if options.alone else self._fit
         fit.tools = options.tools if options.tool_choice != "none" else ()
         return fit
 
-    def _check_tools(self, options: ReplyOptions, target: Target) -> None:
+    def _check_tools(self, options: ReplyOptions, target: RequestTarget) -> None:
         if options.tools and options.tool_choice != "none" and not target.knows_tools:
             raise Unsupported("tools", f"the chat template of {self._service.model} has no place for them")
 
-    def _question(self, conversation: Conversation, options: ReplyOptions) -> Question:
+    def _question(self, conversation: Conversation, options: ReplyOptions) -> RequestMessages:
         """Raises UsageError for what is wrong with it whatever the server says."""
-        question = Question.of(self._untold.told_in(conversation))
+        question = RequestMessages.of(self._untold.told_in(conversation))
         if refused := self._wire.refusal(options):
             raise Unsupported(*refused)
         return question
@@ -187,7 +192,7 @@ class RemoteBackend:
     def _with_defaults(self, options: ReplyOptions) -> ReplyOptions:
         return replace(options, sampling=options.sampling.over(self._sampling))
 
-    def _rest(self, line: Line) -> None:
+    def _rest(self, line: CancellableRequest) -> None:
         if self._line is not line:
             return
         if line.reason is not None:
@@ -196,14 +201,19 @@ class RemoteBackend:
         self._line, self._is_starting = None, False
 
     async def _attempts(
-        self, question: Question, options: ReplyOptions, account: Account, line: Line, fit: Fit
+        self,
+        question: RequestMessages,
+        options: ReplyOptions,
+        account: ResponseAccumulator,
+        line: CancellableRequest,
+        fit: ServerContextWindow,
     ) -> AsyncGenerator[Event, None]:
         """Tries until there is a reply or no hope."""
         cuts = refusals = 0
-        told: list[Fault] = []
+        told: list[InvalidToolCall] = []
         wanted = options
-        window, clearing, wire = fit.window, Clearing(line, fit, self._wire), self._wire
-        exchange = Exchange(
+        window, clearing, wire = fit.window, RequestTrimmer(line, fit, self._wire), self._wire
+        exchange = RequestAttempt(
             line,
             account,
             self._wire,
@@ -217,7 +227,7 @@ class RemoteBackend:
             question = question.in_words()
             yield Notice("this server cannot go on with a reply by itself: it was asked to continue")
         while True:
-            target: Target | None = None
+            target: RequestTarget | None = None
             try:
                 target = await line.within(self._service.ready())
                 self._learn_size(target)
@@ -236,7 +246,7 @@ class RemoteBackend:
                             event = attempt.of_window(event, options, fit.size)
                         yield event
                 return
-            except Misspoken as error:
+            except InvalidToolCallsError as error:
                 why = error.faults[0].why
                 if told:
                     yield Notice(f"the model twice asked for a tool in a form that cannot be read: {why}")
@@ -244,14 +254,14 @@ class RemoteBackend:
                     return
                 # Once: the model is told what is wrong, and goes on in the same reply.
                 told = error.faults
-                question = asked_again(question, account.text, told)
+                question = repair_prompt(question, account.text, told)
                 wanted = limits_left(options, account.stats(fit.size))
                 account.go_on()
                 cuts = refusals = 0
-            except Stopped:
+            except RequestCancelledError:
                 yield self._stopped(account, line)
                 return
-            except Refused as error:
+            except HTTPStatusError as error:
                 refusals += 1
                 again = refusals <= _REFUSALS and account.is_fresh
                 if again and (less := _without(wire, error)) is not None:
@@ -269,13 +279,13 @@ class RemoteBackend:
                 except BitnetChatError as overflow:
                     window.restore(*before)
                     failure = overflow
-                except Stopped:
+                except RequestCancelledError:
                     yield self._stopped(account, line)
                     return
                 for event in attempt.refused(failure, account, told, fit.size):
                     yield event
                 return
-            except Lost as error:
+            except ConnectionLostError as error:
                 why = await self._service.after_loss() or str(error)
                 cuts += 1
                 if account.is_fresh and cuts <= self._service.retries:
@@ -293,18 +303,18 @@ class RemoteBackend:
             finally:
                 line.hang_up()
 
-    def _stopped(self, account: Account, line: Line) -> Completed:
+    def _stopped(self, account: ResponseAccumulator, line: CancellableRequest) -> Completed:
         account.over()
         return self._completed(account, line.reason or FinishReason.INTERRUPTED)
 
-    def _completed(self, account: Account, reason: FinishReason) -> Completed:
+    def _completed(self, account: ResponseAccumulator, reason: FinishReason) -> Completed:
         return attempt.completed(account, reason, self._fit.size)
 
-    def _learn_size(self, target: Target) -> None:
+    def _learn_size(self, target: RequestTarget) -> None:
         if target.context_size is not None:
             self._fit.size = target.context_size
 
 
-def _without(wire: Wire, error: Refused) -> Wire | None:
+def _without(wire: WireFormat, error: HTTPStatusError) -> WireFormat | None:
     """A strict server knows fewer fields: the format without the one that it named, if that can be left out."""
     return next((wire.without(field) for field in wire.optional if error.refusal.names(field)), None)

@@ -31,14 +31,14 @@ _CONNECTING = 30.0  # seconds for TCP and TLS; a reply may take as long as it li
 _ANSWER_LIMIT = 1 << 25
 
 
-class Lost(Exception):
+class ConnectionLostError(Exception):
     """The connection ended in the middle of something. The text says how."""
 
 
-class Refused(Exception):
+class HTTPStatusError(Exception):
     """The server answered, and the answer is no."""
 
-    def __init__(self, refusal: errors.Refusal) -> None:
+    def __init__(self, refusal: errors.ErrorResponse) -> None:
         super().__init__(refusal.message)
         self.refusal = refusal
 
@@ -72,7 +72,7 @@ def require_aiohttp() -> None:
 
 
 @dataclass(slots=True)
-class _Trip:
+class _RequestTrace:
     """One request, as far as it has come."""
 
     sent: asyncio.Event | None
@@ -80,7 +80,7 @@ class _Trip:
     """It went out on a connection that was used before, which the server may have closed meanwhile."""
 
 
-class Connection:
+class HTTPConnection:
     """Requests to ``base``. Opens nothing until it is asked to; has to be closed."""
 
     def __init__(self, base: str, key: str = "", *, is_ours: bool = False, keeps: bool | None = None) -> None:
@@ -122,7 +122,7 @@ class Connection:
             self._spent.discard(task)
             response.close()
 
-        task = asyncio.ensure_future(_spend(response))
+        task = asyncio.ensure_future(_drain(response))
         self._spent.add(task)
         task.add_done_callback(over)
 
@@ -140,7 +140,7 @@ class Connection:
         import aiohttp
 
         if self._is_closed:  # somebody else has found out that the server has ended
-            raise Lost("its connections are closed")
+            raise ConnectionLostError("its connections are closed")
         if self._session is None:
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_on_kept)
@@ -168,7 +168,7 @@ class Connection:
         import aiohttp
 
         while True:
-            trip = _Trip(sent)
+            trip = _RequestTrace(sent)
             try:
                 return await self._opened().request(
                     method,
@@ -200,19 +200,21 @@ class Connection:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             why = _refusal(error)
             if self._is_ours:
-                raise Lost(why) from None
+                raise ConnectionLostError(why) from None
             raise EngineNotFound(
                 f"no server answers at {base}: {why}", remedy="start it, or give its address with --base-url"
             ) from None
         except aiohttp.InvalidURL:
             raise UsageError(f"{base} is no address of a server") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Lost(_words(error)) from None
+            raise ConnectionLostError(_words(error)) from None
         if response.status == 200:
             return response
         body = await _words_of(response)
         headers = response.headers
-        raise Refused(errors.read(response.status, body, headers.get("Retry-After", ""), headers.get("Location", "")))
+        raise HTTPStatusError(
+            errors.read(response.status, body, headers.get("Retry-After", ""), headers.get("Location", ""))
+        )
 
 
 async def _on_kept(session: object, context: SimpleNamespace, params: object) -> None:
@@ -233,7 +235,7 @@ async def _words_of(response: aiohttp.ClientResponse) -> bytes:
     want to read."""
     body = b""
     try:
-        with contextlib.suppress(TimeoutError, Lost):
+        with contextlib.suppress(TimeoutError, ConnectionLostError):
             async with asyncio.timeout(_REFUSING):
                 while len(body) < errors.BODY_LIMIT and (part := await chunk(response)):
                     body += part
@@ -242,8 +244,8 @@ async def _words_of(response: aiohttp.ClientResponse) -> bytes:
     return body[: errors.BODY_LIMIT]
 
 
-async def _spend(response: aiohttp.ClientResponse) -> None:
-    with contextlib.suppress(TimeoutError, Lost):
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    with contextlib.suppress(TimeoutError, ConnectionLostError):
         async with asyncio.timeout(_SPENDING):
             while await chunk(response):
                 pass
@@ -279,7 +281,7 @@ async def chunk(response: aiohttp.ClientResponse) -> bytes:
     try:
         return await response.content.readany()
     except (aiohttp.ClientError, OSError) as error:
-        raise Lost(_words(error)) from None
+        raise ConnectionLostError(_words(error)) from None
 
 
 def _refusal(error: Exception) -> str:
@@ -308,11 +310,11 @@ def is_loopback(url: str) -> bool:
 _T = TypeVar("_T")
 
 
-class Stopped(Exception):
+class RequestCancelledError(Exception):
     """The reply was interrupted, or its time is over, while something was waited for."""
 
 
-class Line:
+class CancellableRequest:
     """Has to be closed. ``timeout``: seconds until it is stopped, None: no limit."""
 
     def __init__(self, timeout: float | None = None) -> None:
@@ -346,18 +348,18 @@ class Line:
                 work.close()
             elif isinstance(work, asyncio.Future):
                 work.add_done_callback(_heard)
-            raise Stopped
+            raise RequestCancelledError
         try:
             async with asyncio.timeout(None) as self._patience:
                 return await work
         except TimeoutError:
             if self._patience is None or not self._patience.expired():
                 raise
-            raise Stopped from None
-        except Lost:
+            raise RequestCancelledError from None
+        except ConnectionLostError:
             if self.reason is None:
                 raise
-            raise Stopped from None  # both at a time: what was wanted counts
+            raise RequestCancelledError from None  # both at a time: what was wanted counts
         finally:
             self._patience = None
 
@@ -379,7 +381,7 @@ class Line:
     async def answer(self) -> aiohttp.ClientResponse:
         """The response to what was asked, which is heard from now on. Raises Stopped, and what the request does."""
         if self._request is None:
-            raise Stopped
+            raise RequestCancelledError
         self._response = await self.within(self._request)
         return self._response
 
@@ -389,10 +391,10 @@ class Line:
         if self.reason is None and self._response is not None:
             try:
                 return await chunk(self._response)
-            except Lost:
+            except ConnectionLostError:
                 if self.reason is None:
                     raise
-        raise Stopped
+        raise RequestCancelledError
 
     def take(self) -> aiohttp.ClientResponse | None:
         """The response, of which nothing more is to be heard, instead of hanging up."""

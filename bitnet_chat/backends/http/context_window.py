@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from bitnet_chat.backends.http.request import Question
+from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.context.token_count import Counter, TokenCount, by_length
 from bitnet_chat.context.window import Window, half_to_drop, messages_to_drop, outgrown, places_apart, too_long
 from bitnet_chat.conversation import Conversation, Message, Tool
@@ -26,7 +26,7 @@ _GUESS = 0.3  # relative error of that
 _KNOWN, _KNOWN_CHARACTERS = 4096, 4_000_000  # counts that are kept: each message of a conversation is counted once
 
 
-class _Sent(Window):
+class _SentHistory(Window):
     """A window of messages that are as they are sent already, tool calls included."""
 
     def sent(self, history: Conversation) -> Conversation:
@@ -52,12 +52,12 @@ class _Counts:
         return known
 
 
-class Fit:
+class ServerContextWindow:
     """``policy``: what happens to a conversation that has outgrown the window; ``count``: of texts."""
 
     def __init__(self, policy: Policy, count: Counter) -> None:
         self.policy = policy
-        self.window: Window = _Sent()
+        self.window: Window = _SentHistory()
         self.size: int | None = None
         """Tokens of the window, as far as anybody has told."""
         self.tools: Sequence[Tool] = ()
@@ -71,17 +71,17 @@ class Fit:
         self._around_tools: tuple[Sequence[Tool], int] = (), 0
         """The same with certain tools, whose own tokens are in it."""
 
-    def alone(self, policy: Policy | None) -> Fit:
+    def alone(self, policy: Policy | None) -> ServerContextWindow:
         """One for a request that stands for itself: it has learned nothing."""
-        fit = Fit(policy or self.policy, self._count)
+        fit = ServerContextWindow(policy or self.policy, self._count)
         fit._count, fit.size, fit._is_alone = self._count, self.size, True
         return fit
 
-    def messages(self, question: Question) -> tuple[Message, ...]:
+    def messages(self, question: RequestMessages) -> tuple[Message, ...]:
         """What is sent."""
         return self.window.kept(question.history).messages + question.asked
 
-    def estimate(self, question: Question) -> int:
+    def estimate(self, question: RequestMessages) -> int:
         """Tokens of the prompt, for a server that does not count them."""
         return self.tokens(self.messages(question)).count + self._beside.count
 
@@ -89,7 +89,7 @@ class Fit:
         """Tokens that are kept free for a reply of ``most`` at most."""
         return min(self.size // _FOR_A_REPLY, most or self.size) if self.size else 0
 
-    def is_short(self, question: Question) -> bool:
+    def is_short(self, question: RequestMessages) -> bool:
         """Whether there is room without any counting: a token is a byte or more."""
         if self.size is None:
             return True
@@ -100,7 +100,7 @@ class Fit:
                 return False
         return True
 
-    def may_be_refused(self, question: Question) -> bool:
+    def may_be_refused(self, question: RequestMessages) -> bool:
         """Whether a server might say that it is too long."""
         if self.size is not None:
             return not self.is_short(question)
@@ -111,11 +111,11 @@ class Fit:
                 return True
         return False
 
-    def is_countable(self, question: Question) -> bool:
+    def is_countable(self, question: RequestMessages) -> bool:
         """Whether it is not so much too long that a server need not be asked how many tokens it has."""
         return self.size is not None and self.need(question).at_least <= _FAR * self.size
 
-    def need(self, question: Question) -> TokenCount:
+    def need(self, question: RequestMessages) -> TokenCount:
         """Tokens of what is sent; guessed, where it is much more than the window has."""
         kept, asked = self.window.kept(question.history), self.tokens(question.asked) + self._beside
         near, start, most = TokenCount(0), len(kept.turns), _FAR * (self.size or 0) / self._factor
@@ -129,7 +129,7 @@ class Fit:
             total += TokenCount(max(start, round(more)), _GUESS)
         return total
 
-    def to_drop(self, question: Question, most: int | None, exact: int | None = None) -> int:
+    def to_drop(self, question: RequestMessages, most: int | None, exact: int | None = None) -> int:
         """How many of the oldest messages are to be out of the window. ``most``: tokens of the reply. ``exact``: those
         of what is sent so far, where the server has counted.
 
@@ -156,7 +156,7 @@ class Fit:
             raise outgrown(size, need, reserve)
         return left + self._oldest(kept, asked, pinned, size, reserve)
 
-    def refused(self, question: Question, tokens: int | None) -> int:
+    def refused(self, question: RequestMessages, tokens: int | None) -> int:
         """The same where the server has said that it was too much, ``tokens`` where it has told. Raises ContextOverflow
         where nothing is left that could leave, or nothing is to."""
         history = question.history
@@ -174,7 +174,7 @@ class Fit:
             count = half_to_drop(kept.turns)
         return left + max(1, count)
 
-    def learn(self, question: Question, tokens: int) -> None:
+    def learn(self, question: RequestMessages, tokens: int) -> None:
         """The server has counted what was sent, the tools among it."""
         counted = sum((self._tokens(each) for each in self.messages(question)), TokenCount(0))
         whole = counted + self._offered

@@ -6,15 +6,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bitnet_chat.backends.http.client import Connection
+from bitnet_chat.backends.http.client import HTTPConnection
 from bitnet_chat.templates.special_tokens import SpecialTokens
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RequestTarget:
     """Where a request goes, good for one attempt."""
 
-    connection: Connection
+    connection: HTTPConnection
     model: str
     """As the server calls it."""
     context_size: int | None = None
@@ -28,7 +28,7 @@ class Target:
     """Tokens of the prompt that a request makes, as the server counts them; None where it does not tell."""
 
 
-class Service(Protocol):
+class Endpoint(Protocol):
     """A server, ours or somebody else's."""
 
     name: str
@@ -41,7 +41,7 @@ class Service(Protocol):
         """The model that answers, as far as it is known."""
 
     @property
-    def target(self) -> Target | None:
+    def target(self) -> RequestTarget | None:
         """What ``ready`` gives, where that is known by now."""
 
     @property
@@ -59,7 +59,7 @@ class Service(Protocol):
     def restarts(self) -> int:
         """How often it died and was started again."""
 
-    async def ready(self) -> Target:
+    async def ready(self) -> RequestTarget:
         """Waits until it can answer. Raises BitnetChatError where it never will; Lost and Refused as requests do."""
 
     async def models(self) -> list[str]:

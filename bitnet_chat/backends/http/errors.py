@@ -34,7 +34,7 @@ _MODEL = re.compile(r"\bmodels?\b", re.I)
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorResponse:
     """An answer that is no reply. ``message``: the server's words, not made safe."""
 
     status: int
@@ -93,7 +93,7 @@ class Refusal:
         return EngineDied(f"{server} failed ({self.status}{said})", remedy="its own log says more")
 
 
-def read(status: int, body: bytes, retry_after: str = "", location: str = "") -> Refusal:
+def read(status: int, body: bytes, retry_after: str = "", location: str = "") -> ErrorResponse:
     """``retry_after`` and ``location``: the headers of that name."""
     seconds = float(retry_after) if retry_after.isdigit() and len(retry_after) < 7 else None
     text = body.decode("utf-8", "replace")
@@ -101,9 +101,9 @@ def read(status: int, body: bytes, retry_after: str = "", location: str = "") ->
         content = json.loads(text)
     except (ValueError, RecursionError):
         plain = location or _TAG.sub(" ", text)
-        return Refusal(status, _short(plain), retry_after=seconds)
-    message, kind, error = in_words(content)
-    return Refusal(
+        return ErrorResponse(status, _short(plain), retry_after=seconds)
+    message, kind, error = describe(content)
+    return ErrorResponse(
         status,
         location or message,
         kind,
@@ -113,7 +113,7 @@ def read(status: int, body: bytes, retry_after: str = "", location: str = "") ->
     )
 
 
-def in_words(content: Any) -> tuple[str, str, dict[str, Any]]:
+def describe(content: Any) -> tuple[str, str, dict[str, Any]]:
     """Message, kind and the fields of an error in any of the forms above."""
     error = content.get("error", content) if isinstance(content, dict) else content
     if not isinstance(error, dict):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.http.errors import in_words
+from bitnet_chat.backends.http.errors import describe
 from bitnet_chat.backends.http.openai_format import tools_as_json, unknown_choice
-from bitnet_chat.backends.http.wire_format import CallParts, Fault, Said, Speech, Usage
+from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, InvalidToolCall, ToolCallParts, Usage
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.text.sse import NdjsonDecoder
@@ -19,8 +19,8 @@ _MOST_CALLS = 128
 _EFFORTS = ("low", "medium", "high", "max")
 
 
-class OllamaWire:
-    """See :class:`bitnet_chat.backends.http.wire_format.Wire`. ``context_size``: tokens of the window, 0: the
+class OllamaFormat:
+    """See :class:`bitnet_chat.backends.http.wire_format.WireFormat`. ``context_size``: tokens of the window, 0: the
     server's own choice."""
 
     path = "/api/chat"
@@ -32,7 +32,7 @@ class OllamaWire:
 
     depends_on_request = False
 
-    def without(self, field: str) -> OllamaWire:
+    def without(self, field: str) -> OllamaFormat:
         return self
 
     def refusal(self, options: ReplyOptions) -> tuple[str, str] | None:
@@ -82,8 +82,8 @@ class OllamaWire:
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
-    def reader(self, options: ReplyOptions | None = None) -> OllamaReader:
-        return OllamaReader()
+    def reader(self, options: ReplyOptions | None = None) -> OllamaResponseParser:
+        return OllamaResponseParser()
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -105,33 +105,33 @@ def _object(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-class OllamaReader:
-    """See :class:`bitnet_chat.backends.http.wire_format.Reader`."""
+class OllamaResponseParser:
+    """See :class:`bitnet_chat.backends.http.wire_format.ResponseParser`."""
 
     def __init__(self) -> None:
         self._decoder = NdjsonDecoder()
-        self._calls: list[CallParts] = []
+        self._calls: list[ToolCallParts] = []
         self.call_size = 0
-        self.speech = Speech(tagged=True)
+        self.speech = DeltaSplitter(tagged=True)
         self.done = False
         self.finish: FinishReason | None = None
         self.error = ""
         self.usage = Usage()
 
-    def feed(self, data: bytes) -> list[Said]:
+    def feed(self, data: bytes) -> list[Delta]:
         for line in self._decoder.feed(data):
             if not self.done:
                 self._line(line)
         return self.speech.take()
 
-    def end(self) -> list[Said]:
+    def end(self) -> list[Delta]:
         for line in self._decoder.flush():
             if not self.done:
                 self._line(line)
         self.speech.end()
         return self.speech.take()
 
-    def whole(self, content: Any) -> list[Said]:
+    def whole(self, content: Any) -> list[Delta]:
         self._object(content)
         if not self.done:
             raise ValueError("an answer that is no reply")
@@ -148,7 +148,7 @@ class OllamaReader:
         if not isinstance(content, dict):
             raise ValueError(f"a line that is no object: {str(content)[:80]!r}")
         if content.get("error"):
-            self.error = in_words(content)[0]
+            self.error = describe(content)[0]
             self.done = True
             return
         message = content.get("message")
@@ -179,10 +179,10 @@ class OllamaReader:
             name, arguments, id = function.get("name"), function.get("arguments"), each.get("id")
             words = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
             name = name if isinstance(name, str) else ""
-            self._calls.append(CallParts(id if isinstance(id, str) else "", name, [words]))
+            self._calls.append(ToolCallParts(id if isinstance(id, str) else "", name, [words]))
             self.call_size += len(name) + len(words)
 
-    def calls(self) -> list[ToolCall | Fault]:
+    def calls(self) -> list[ToolCall | InvalidToolCall]:
         if self.finish is not FinishReason.STOP or self.error:
             return []
         return [parts.made(f"call_{secrets.token_hex(8)}") for parts in self._calls]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bitnet_chat.backend import ReplyOptions, ResponseFormat
-from bitnet_chat.backends.http.errors import in_words
-from bitnet_chat.backends.http.wire_format import CallParts, Fault, Said, Speech, Usage
+from bitnet_chat.backends.http.errors import describe
+from bitnet_chat.backends.http.wire_format import Delta, DeltaSplitter, InvalidToolCall, ToolCallParts, Usage
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.text.sse import SseDecoder
@@ -31,8 +31,10 @@ _FINISH = {
 }
 
 
-class ChatWire:
-    """See :class:`bitnet_chat.backends.http.wire_format.Wire`. ``llama``: a llama-server, whose dialect is known."""
+class OpenAIFormat:
+    """See :class:`bitnet_chat.backends.http.wire_format.WireFormat`. ``llama``: a llama-server, whose dialect is
+    known.
+    """
 
     streamed = "text/event-stream"
 
@@ -45,8 +47,8 @@ class ChatWire:
     def optional(self) -> tuple[str, ...]:
         return tuple(each for each in ("stream_options", "max_tokens") if each not in self._left_out)
 
-    def without(self, field: str) -> ChatWire:
-        return ChatWire(llama=self._llama, left_out=self._left_out | {field})
+    def without(self, field: str) -> OpenAIFormat:
+        return OpenAIFormat(llama=self._llama, left_out=self._left_out | {field})
 
     @property
     def depends_on_request(self) -> bool:
@@ -101,10 +103,10 @@ class ChatWire:
             body |= {"cache_prompt": True, "timings_per_token": stream, "return_progress": stream}
         return body
 
-    def reader(self, options: ReplyOptions | None = None) -> ChatReader:
+    def reader(self, options: ReplyOptions | None = None) -> OpenAIResponseParser:
         options = options or ReplyOptions()
         limit = options.max_tokens if self._llama else None
-        return ChatReader(tells_thoughts=self._llama, limit=limit, has_stops=bool(options.stop))
+        return OpenAIResponseParser(tells_thoughts=self._llama, limit=limit, has_stops=bool(options.stop))
 
 
 def unknown_choice(options: ReplyOptions) -> tuple[str, str] | None:
@@ -156,16 +158,18 @@ def _format(wanted: ResponseFormat) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": dict(wanted.schema)}}
 
 
-class ChatReader:
-    """See :class:`bitnet_chat.backends.http.wire_format.Reader`. ``tells_thoughts``: the server tells thoughts apart by
-    itself; where it does not they are found by their tags. ``limit``: tokens of the reply where the server was asked
-    for one more: where that is text it is left out. ``has_stops``: a stop text may end the reply, and not a token."""
+class OpenAIResponseParser:
+    """See :class:`bitnet_chat.backends.http.wire_format.ResponseParser`. ``tells_thoughts``: the server tells
+    thoughts apart by itself; where it does not they are found by their tags. ``limit``: tokens of the reply where the
+    server was asked for one more: where that is text it is left out. ``has_stops``: a stop text may end the reply,
+    and not a token.
+    """
 
     def __init__(self, *, tells_thoughts: bool = False, limit: int | None = None, has_stops: bool = False) -> None:
         self._decoder = SseDecoder()
-        self._calls: dict[int, CallParts] = {}
+        self._calls: dict[int, ToolCallParts] = {}
         self.call_size = 0
-        self.speech = Speech(tagged=not tells_thoughts)
+        self.speech = DeltaSplitter(tagged=not tells_thoughts)
         self.done = False
         self.finish: FinishReason | None = None
         self.error = ""
@@ -177,14 +181,14 @@ class ChatReader:
         self._made: int | None = None
         """Tokens up to the last piece that is told, for a server that counts with each."""
 
-    def feed(self, data: bytes) -> list[Said]:
+    def feed(self, data: bytes) -> list[Delta]:
         for event in self._decoder.feed(data):
             self._event(event.data)
             if self.done:
                 break
         return self.speech.take()
 
-    def end(self) -> list[Said]:
+    def end(self) -> list[Delta]:
         for event in self._decoder.flush():
             if not self.done:
                 self._event(event.data)
@@ -208,7 +212,7 @@ class ChatReader:
             if isinstance(choice, dict) and choice.get("index", 0) == 0:
                 self._piece(choice, _made(content.get("timings")))
         elif content.get("error") or content.get("object") == "error":
-            self.error = in_words(content)[0] or "an error without words"
+            self.error = describe(content)[0] or "an error without words"
             self.done = True
             return
         self._look_for_estimate(content)
@@ -235,9 +239,9 @@ class ChatReader:
             self._made = made
         self._choice(choice, delta)
 
-    def whole(self, content: Any) -> list[Said]:
+    def whole(self, content: Any) -> list[Delta]:
         if isinstance(content, dict) and content.get("error"):
-            self.error = in_words(content)[0]
+            self.error = describe(content)[0]
             self.done = True
             return []
         try:
@@ -273,7 +277,7 @@ class ChatReader:
                 index = len(self._calls) if new or not self._calls else max(self._calls) + at
             if index not in self._calls and len(self._calls) >= _MOST_CALLS:
                 continue
-            parts = self._calls.setdefault(index, CallParts())
+            parts = self._calls.setdefault(index, ToolCallParts())
             if isinstance(each.get("id"), str):
                 parts.id = parts.id or each["id"]
             if isinstance(function, dict):
@@ -308,7 +312,7 @@ class ChatReader:
             return made, min(made, 1) if self._made is None else max(0, made - self._made)
         return made if self._limit is None else min(made, self._limit), 0
 
-    def calls(self) -> list[ToolCall | Fault]:
+    def calls(self) -> list[ToolCall | InvalidToolCall]:
         if self.finish not in (FinishReason.STOP, FinishReason.TOOL_CALLS) or self.error:
             return []  # cut, and perhaps in the middle of one
         return [parts.made(f"call_{secrets.token_hex(8)}") for _, parts in sorted(self._calls.items())]

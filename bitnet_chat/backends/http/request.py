@@ -14,7 +14,7 @@ GO_ON = "Continue your last reply exactly where it stops. Repeat nothing of it, 
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RequestMessages:
     """``history``: system prompt and the turns before the last message of the user. ``asked``: that message, and what
     has followed it: a reply that was cut, or calls of tools and their results. All of it as it is sent."""
 
@@ -28,7 +28,7 @@ class Question:
     """The end of that reply which the server does not get; see :mod:`bitnet_chat.filters.continuation`."""
 
     @classmethod
-    def of(cls, conversation: Conversation) -> Question:
+    def of(cls, conversation: Conversation) -> RequestMessages:
         """Raises UsageError for a conversation that nothing can be replied to."""
         last = conversation.last
         at = next((i for i in reversed(range(len(conversation.messages))) if _is_user(conversation.messages[i])), None)
@@ -52,7 +52,7 @@ class Question:
             question, asked=(*before, Message("assistant", kept)), prefix=kept, loose_end=well_formed(loose_end)
         )
 
-    def in_words(self) -> Question:
+    def in_words(self) -> RequestMessages:
         """The same for a server that does not go on by itself with a reply: it is asked to."""
         return replace(self, asked=(*self.asked, Message("user", GO_ON)), prefix="", loose_end="")
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.http.request import Question
-from bitnet_chat.backends.http.wire_format import Fault, fault
+from bitnet_chat.backends.http.request import RequestMessages
+from bitnet_chat.backends.http.wire_format import InvalidToolCall, invalid_call
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.events import Stats
 
@@ -23,23 +23,25 @@ _TOLD = 8
 """Faults of one reply that are told: a server may send any number."""
 
 
-def told_apart(made: Sequence[ToolCall | Fault], tools: Sequence[Tool]) -> tuple[list[ToolCall], list[Fault]]:
+def split_invalid(
+    made: Sequence[ToolCall | InvalidToolCall], tools: Sequence[Tool]
+) -> tuple[list[ToolCall], list[InvalidToolCall]]:
     """What can be made, and what cannot, be it for a name that none of ``tools`` has."""
     names = [tool.name for tool in tools]
     calls: list[ToolCall] = []
-    faults: list[Fault] = []
+    faults: list[InvalidToolCall] = []
     for each in made:
-        if isinstance(each, Fault):
+        if isinstance(each, InvalidToolCall):
             faults.append(each)
         elif each.name in names:
             calls.append(each)
         else:
             why = f"there is no tool {each.name[:64]!r}; there are: {', '.join(names)}"
-            faults.append(fault(each.id, each.name, why, each.arguments))
+            faults.append(invalid_call(each.id, each.name, why, each.arguments))
     return calls, faults[:_TOLD]
 
 
-def asked_again(question: Question, text: str, faults: Sequence[Fault]) -> Question:
+def repair_prompt(question: RequestMessages, text: str, faults: Sequence[InvalidToolCall]) -> RequestMessages:
     """The same with what the model has said so far, ``text``, and what was wrong with its calls."""
     asked = question.asked
     if question.prefix:  # the text goes on with it
@@ -55,13 +57,13 @@ def limits_left(options: ReplyOptions, used: Stats) -> ReplyOptions:
     return replace(options, max_tokens=max(1, options.max_tokens - used.tokens))
 
 
-class Untold:
+class PendingToolErrors:
     """Faults of replies that had other calls, which a front end knows nothing of."""
 
     def __init__(self) -> None:
-        self._faults: OrderedDict[tuple[ToolCall, ...], tuple[Fault, ...]] = OrderedDict()
+        self._faults: OrderedDict[tuple[ToolCall, ...], tuple[InvalidToolCall, ...]] = OrderedDict()
 
-    def keep(self, calls: list[ToolCall], faults: Sequence[Fault]) -> list[ToolCall]:
+    def keep(self, calls: list[ToolCall], faults: Sequence[InvalidToolCall]) -> list[ToolCall]:
         """``faults``: those of the reply that has asked for ``calls``, which get ids here that are those of no other
         reply: servers may count them, and then those of another client have the same."""
         if not faults:
@@ -77,7 +79,7 @@ class Untold:
         if not self._faults:
             return conversation
         messages: list[Message] = []
-        faults: tuple[Fault, ...] = ()
+        faults: tuple[InvalidToolCall, ...] = ()
         for message in conversation.messages:
             if message.role != "tool":
                 messages += map(_result, faults)
@@ -89,6 +91,6 @@ class Untold:
         return Conversation((*messages, *map(_result, faults)))
 
 
-def _result(fault: Fault) -> Message:
+def _result(fault: InvalidToolCall) -> Message:
     told = f"error: this call cannot be read: {fault.why}. Write it again."
     return Message("tool", told, call_id=fault.call.id, tool_name=fault.call.name)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.http.context_window import Fit
-from bitnet_chat.backends.http.endpoint import Target
-from bitnet_chat.backends.http.request import Question
+from bitnet_chat.backends.http.context_window import ServerContextWindow
+from bitnet_chat.backends.http.endpoint import RequestTarget
+from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
@@ -27,14 +27,14 @@ _NAME_LIMIT = 64  # characters of a name, as OpenAI has it
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Delta:
     """The next characters, of the reply or of what the model thinks."""
 
     text: str
     thinking: bool = False
 
 
-class Reader(Protocol):
+class ResponseParser(Protocol):
     """One reply, out of bytes that are cut anywhere."""
 
     done: bool
@@ -44,24 +44,24 @@ class Reader(Protocol):
     error: str
     """What went wrong in its middle, in the server's words."""
     usage: Usage
-    speech: Speech
+    speech: DeltaSplitter
     call_size: int
     """Characters of the calls of tools so far, whole or not."""
 
-    def feed(self, data: bytes) -> list[Said]:
+    def feed(self, data: bytes) -> list[Delta]:
         """Raises ValueError for what is no such stream."""
 
-    def end(self) -> list[Said]:
+    def end(self) -> list[Delta]:
         """The stream has ended, with all that belongs to it."""
 
-    def whole(self, content: Any) -> list[Said]:
+    def whole(self, content: Any) -> list[Delta]:
         """A reply that was not streamed. Raises ValueError for what is no reply."""
 
-    def calls(self) -> list[ToolCall | Fault]:
+    def calls(self) -> list[ToolCall | InvalidToolCall]:
         """What a reply that has come to its own end asks for."""
 
 
-class Wire(Protocol):
+class WireFormat(Protocol):
     """A format."""
 
     path: str
@@ -74,7 +74,7 @@ class Wire(Protocol):
     def body(self, model: str, messages: Sequence[Message], options: ReplyOptions, *, stream: bool) -> dict[str, Any]:
         """The request."""
 
-    def without(self, field: str) -> Wire:
+    def without(self, field: str) -> WireFormat:
         """The same without ``field``, one of ``optional``, which was refused."""
 
     @property
@@ -85,54 +85,54 @@ class Wire(Protocol):
     def depends_on_request(self) -> bool:
         """Whether a field is left out that holds what a client asked for: another value of it may be taken."""
 
-    def reader(self, options: ReplyOptions | None = None) -> Reader:
+    def reader(self, options: ReplyOptions | None = None) -> ResponseParser:
         """``options``: those that :meth:`body` was given."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class InvalidToolCall:
     """A call that cannot be made. ``call``: the same in a form that any server takes back. ``why``: for the model."""
 
     call: ToolCall
     why: str
 
 
-def fault(id: str, name: str, why: str, arguments: str = "{}") -> Fault:
-    return Fault(ToolCall(id, _NO_NAME.sub("_", name[:_NAME_LIMIT]) or "unnamed", arguments), why)
+def invalid_call(id: str, name: str, why: str, arguments: str = "{}") -> InvalidToolCall:
+    return InvalidToolCall(ToolCall(id, _NO_NAME.sub("_", name[:_NAME_LIMIT]) or "unnamed", arguments), why)
 
 
 @dataclass(slots=True)
-class CallParts:
+class ToolCallParts:
     """A tool call whose parts are still coming."""
 
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
 
-    def made(self, fallback_id: str) -> ToolCall | Fault:
+    def made(self, fallback_id: str) -> ToolCall | InvalidToolCall:
         """What has become of them."""
         id, text = self.id or fallback_id, "".join(self.arguments).strip() or "{}"
         try:
             arguments = json.loads(text, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
-            return fault(id, self.name, f"its arguments are no JSON ({error})")
+            return invalid_call(id, self.name, f"its arguments are no JSON ({error})")
         if not isinstance(arguments, dict):
-            return fault(id, self.name, "its arguments are no JSON object")
-        return ToolCall(id, self.name, text) if self.name else fault(id, "", "it has no name", text)
+            return invalid_call(id, self.name, "its arguments are no JSON object")
+        return ToolCall(id, self.name, text) if self.name else invalid_call(id, "", "it has no name", text)
 
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-class Speech:
+class DeltaSplitter:
     """Text and thoughts as they come, and what of them can be told. ``tagged``: thoughts may come within the text,
     between tags, where the server does not tell them apart by itself."""
 
     def __init__(self, *, tagged: bool) -> None:
         self.pieces = 0
-        self._said: list[Said] = []
-        self._text, self._thoughts = _Joiner(), _Joiner()
+        self._said: list[Delta] = []
+        self._text, self._thoughts = _SurrogateJoiner(), _SurrogateJoiner()
         self._splitter = ThinkingSplitter(_TAGS, is_open=False) if tagged else None
 
     def think(self, text: object) -> None:
@@ -156,7 +156,7 @@ class Speech:
             self._split(self._splitter.flush())
             self._splitter = None
 
-    def take(self) -> list[Said]:
+    def take(self) -> list[Delta]:
         """What has not been taken yet: of what came in one chunk, one piece of a kind."""
         said, self._said = self._said, []
         return said
@@ -171,10 +171,10 @@ class Speech:
             return
         if self._said and self._said[-1].thinking is thinking:
             text = self._said.pop().text + text
-        self._said.append(Said(text, thinking))
+        self._said.append(Delta(text, thinking))
 
 
-class _Joiner:
+class _SurrogateJoiner:
     """Joins the halves of a character that a server has sent in two pieces, each as an escape of its own."""
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ class Usage:
     """Of ``completion``, those that are known to be no text: the token that ended the reply, or a stop text."""
 
 
-class Account:
+class ResponseAccumulator:
     """``sent``: the monotonic second at which the message was given to us."""
 
     def __init__(self, sent: float) -> None:
@@ -322,16 +322,18 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class RequestBody:
     """``content``: the body of a request. ``changed``: special tokens in it that were made text."""
 
     content: dict[str, Any]
     changed: int
 
 
-def sent(wire: Wire, question: Question, options: ReplyOptions, fit: Fit, target: Target) -> Sent:
+def sent(
+    wire: WireFormat, question: RequestMessages, options: ReplyOptions, fit: ServerContextWindow, target: RequestTarget
+) -> RequestBody:
     """The request for a streamed reply."""
     messages, changed = target.specials.told(fit.messages(question))
     tools, more = target.specials.offered(options.tools)
     body = wire.body(target.model, messages, replace(options, tools=tools), stream=True)
-    return Sent(body, changed + more)
+    return RequestBody(body, changed + more)

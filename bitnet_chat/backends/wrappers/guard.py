@@ -92,14 +92,14 @@ class GuardedBackend:
         self.inner = inner
         self._limits, self._markers, self._grace = limits, markers, grace
         self._advice = advice
-        self._watch: _Watch | None = None
+        self._watch: _EventWatcher | None = None
 
     def start(self) -> None:
         self.inner.start()
 
     async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
         options = options or ReplyOptions()
-        watch = self._watch = _Watch(self.inner, self._limits.stall_timeout, self._grace)
+        watch = self._watch = _EventWatcher(self.inner, self._limits.stall_timeout, self._grace)
         events = self.inner.reply(conversation, options)
         guard: Guard | None = None
         said = Gathering()
@@ -240,7 +240,9 @@ def _passed(event: TextDelta | ThinkingDelta, guard: Guard) -> list[TextDelta | 
     return [*([TextDelta(text)] if text else ()), *([ThinkingDelta(thoughts)] if thoughts else ())]
 
 
-def _end(event: Completed | Failed | None, watch: _Watch, guard: Guard | None, text: str) -> Completed | Failed | None:
+def _end(
+    event: Completed | Failed | None, watch: _EventWatcher, guard: Guard | None, text: str
+) -> Completed | Failed | None:
     """How the reply ended; ``event`` is what the inner backend says, None where it said nothing more."""
     reason = watch.finding
     if reason is None and isinstance(event, Completed):
@@ -255,7 +257,7 @@ def _end(event: Completed | Failed | None, watch: _Watch, guard: Guard | None, t
     return Completed(reason, text, event.stats if isinstance(event, Completed) else Stats())
 
 
-class _Watch:
+class _EventWatcher:
     """Waits for the next event of ``inner``, and not for ever."""
 
     def __init__(self, inner: Backend, stall_timeout: float, grace: float) -> None:

@@ -19,7 +19,7 @@ _TOOLS = re.compile(r"\btools?\b|\btool_choice\b", re.IGNORECASE)
 """In a refusal of somebody else's server: Ollama says "does not support tools", vLLM that "auto" tool choice is off."""
 
 
-class OfferingBackend:
+class OptionalToolsBackend:
     """See :class:`bitnet_chat.backend.Backend`. All but the replies is that of ``inner``, which is offered tools, and
     asked again without them where its model has no place for them."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import Recorder
 
 
-async def recorded(
+async def record_reply(
     backend: Backend, recorder: Recorder, conversation: Conversation, options: ReplyOptions
 ) -> AsyncIterator[Event]:
     """``backend.reply``, as it is; ``recorder`` hears of each event before the caller does."""

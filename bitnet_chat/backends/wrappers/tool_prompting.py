@@ -31,7 +31,7 @@ _SIGN_OF_LIFE = 20.0
 Replies = Callable[[Conversation, ReplyOptions], AsyncIterator[Event]]
 
 
-class Interpreter:
+class PromptToolAdapter:
     """Speaks of tools with a front end, and plain messages with an engine.
 
     The engine's own words of each reply with calls are remembered, so that an engine that has them in its memory need
@@ -100,7 +100,7 @@ class Interpreter:
             yield Completed(FinishReason.INTERRUPTED, "")
             return
         begun = _beginning(options)
-        reading = _Reading(tools, begun)
+        reading = _ReplyParser(tools, begun)
         async for event in self._read(plain, asked, reading):
             yield event
         last = plain.last
@@ -154,7 +154,7 @@ class Interpreter:
         # A stop text ends what is said, and no call.
         return _begun(plain, begun), replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
 
-    async def _read(self, plain: Conversation, options: ReplyOptions, reading: _Reading) -> AsyncIterator[Event]:
+    async def _read(self, plain: Conversation, options: ReplyOptions, reading: _ReplyParser) -> AsyncIterator[Event]:
         """All events but the last, which ``reading`` keeps."""
         loop = asyncio.get_running_loop()
         told = loop.time()
@@ -210,7 +210,7 @@ class Interpreter:
             self._spoken.popitem(last=False)
 
 
-class _Reading:
+class _ReplyParser:
     """What has come of a reply: text and calls told apart, and the engine's own words."""
 
     def __init__(self, tools: Sequence[Tool], begun: str = "") -> None:
