@@ -15,7 +15,7 @@ import pytest
 from serving import serving
 
 from bitnet_chat.cli import main
-from bitnet_chat.cli.arguments import wanted
+from bitnet_chat.cli.arguments import find_conversation
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason, JournalError
 from bitnet_chat.events import Stats
@@ -118,7 +118,7 @@ def all_work(journal: Journal, place: str) -> None:
         assert code in (0, 1, 2), (place, line, err)
         if "--json" in line and code == 0:
             json.loads(out, parse_constant=pytest.fail)
-    stored = wanted(argparse.Namespace(resume_last=True), journal, lambda line: None)
+    stored = find_conversation(argparse.Namespace(resume_last=True), journal, lambda line: None)
     assert stored is not None and (stored.updated > 0 or not any(each.updated for each in entries)), place
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bitnet_chat import frames
-from bitnet_chat.cli.replay import _Shown
+from bitnet_chat.cli.replay import _FramePrinter
 from bitnet_chat.engine.native.protocol import Complete, Ended, Failed, Loading, Prefill, Ready, Stop, Token, encode
 from bitnet_chat.engine.protocols.native import NativeFramer
 from bitnet_chat.errors import FinishReason
@@ -91,7 +91,7 @@ def test_nobody_learns_what_was_said(with_text: bool) -> None:
     assert [type(frame) for frame in shown] == [type(frame) for frame in played(entries)]
     said = "".join(frame.text for frame in shown if isinstance(frame, ReplyText))
     assert said == ("xxxxxxx \udcff 世🙂 Quag" if with_text else "Xxxxxxx \udcff 字🙂 Xxxx")
-    shown = "".join(text for _, text in _Shown().all(hidden))
+    shown = "".join(text for _, text in _FramePrinter().all(hidden))
     assert ("> Who is xxxxxxx?\n" if with_text else "> Xxx xx Xxxxxxx?\n") in shown
     assert "[told to stop]" in shown and "[told to read the conversation before its next message]" in shown
 

@@ -11,7 +11,7 @@ import pytest
 from program import command, environment, fake_engine
 
 from bitnet_chat import terminal as terminals
-from bitnet_chat.cli.questions import Page
+from bitnet_chat.cli.questions import AnswerWriter
 
 
 class Screen(io.StringIO):
@@ -27,7 +27,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_terminal() -> None:
     screen = Screen()
-    page = Page("auto", screen, lambda line: screen.write(f"! {line}\n") and None)
+    page = AnswerWriter("auto", screen, lambda line: screen.write(f"! {line}\n") and None)
     page.say("loading")
     page.show("a **b")
     page.say("restarted")
@@ -43,7 +43,7 @@ def test_a_terminal() -> None:
 def test_a_pipe() -> None:
     pipe = io.StringIO()
     said: list[str] = []
-    page = Page("on", pipe, said.append)
+    page = AnswerWriter("on", pipe, said.append)
     page.show("a **b** *")
     page.say("cut")
     assert (pipe.getvalue(), said) == ("a **b** *", ["cut"])
@@ -59,7 +59,7 @@ def test_no_colours(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> N
     monkeypatch.setenv(name, value)
     assert not terminals.shows_colours(Screen())
     screen = Screen()
-    Page("auto", screen, print).show("**b**")
+    AnswerWriter("auto", screen, print).show("**b**")
     assert screen.getvalue() == "**b**"
 
 

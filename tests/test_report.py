@@ -251,5 +251,5 @@ def test_what_a_template_types_around_a_message_is_no_part_of_it(front: str, wit
     redacted = conceal(session, Redactor(), with_text=with_text)
     text = "\n".join(format.to_lines(redacted))
     assert ("Acme" in text or b"Acme" in bytes_in(text)) == with_text
-    shown = "".join(part for _, part in replay._Shown().all(list(format.of_lines(text.split("\n"), "report"))))
+    shown = "".join(part for _, part in replay._FramePrinter().all(list(format.of_lines(text.split("\n"), "report"))))
     assert shown == f"[engine 1: llama-cli]\n> {'Hello you' if with_text else 'Xxxxx xxx'}\n"

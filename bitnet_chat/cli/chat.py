@@ -67,15 +67,15 @@ def _refuse(flags: argparse.Namespace, flag: str, others: Sequence[str], questio
 async def _converse(flags: argparse.Namespace, settings: config.Settings, configured: str) -> int:
     from bitnet_chat import repl
     from bitnet_chat.backends.factory import open_interactive, open_journal, reply_options
-    from bitnet_chat.cli.arguments import attached, wanted
+    from bitnet_chat.cli.arguments import find_conversation, read_attachments
     from bitnet_chat.cli.tools import offered, toolbox
 
     journal = open_journal(settings)
     if not await _picked(flags, journal):
         return 0
     lines: list[str] = []
-    resumed = wanted(flags, journal, lines.append)
-    files = attached(flags, lines.append, stdin_is_taken=True)
+    resumed = find_conversation(flags, journal, lines.append)
+    files = read_attachments(flags, lines.append, stdin_is_taken=True)
     box, allowed = toolbox(flags, settings)
     backend = offered(
         open_interactive(

@@ -17,7 +17,7 @@ from typing import Any
 
 from bitnet_chat import config, paths
 from bitnet_chat.cli.parser import Parser, add_settings, parse
-from bitnet_chat.cli.prompts import agrees, can_be_asked
+from bitnet_chat.cli.prompts import can_prompt, confirm
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import one_line, visible
@@ -102,10 +102,10 @@ def _edit(path: Path) -> int:
 
 def _again(error: UsageError) -> bool:
     """Asks whether to edit once more; no without a terminal to ask on."""
-    if not can_be_asked():
+    if not can_prompt():
         return False
     print(f"bitnet-chat: {visible(str(error))}", file=sys.stderr)
-    return agrees("Edit it again?", usually=True)
+    return confirm("Edit it again?", usually=True)
 
 
 def _personas(flags: argparse.Namespace) -> int:

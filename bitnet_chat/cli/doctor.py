@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
 
     settings, configured, problem = effective(given)
     findings: list[Finding] = []
-    printed = _Printed()
+    printed = _FindingPrinter()
     for finding in examine(Wish(settings, configured, problem, sweep=not flags.quick)):
         findings.append(finding)
         if not flags.json:
@@ -78,7 +78,7 @@ def summary(counts: dict[str, int]) -> str:
     return f"Nothing is broken; {warn} to look at, {ok} in order." if warn else f"All {ok} in order."
 
 
-class _Printed:
+class _FindingPrinter:
     """Findings as lines, the groups with a heading each, wrapped to the terminal where there is one."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitnet_chat import config
-from bitnet_chat.cli.prompts import agrees, can_be_asked
+from bitnet_chat.cli.prompts import can_prompt, confirm
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.discovery import candidates, find_server
 from bitnet_chat.engine.install import manifest, packages
@@ -109,7 +109,7 @@ def _why_not_prebuilt(name: str) -> BuildError | None:
 
 
 def _compiles_instead(problem: BuildError) -> bool:
-    return can_be_asked() and agrees(f"{problem.what}\nCompile it (about 5 minutes)?", usually=True)
+    return can_prompt() and confirm(f"{problem.what}\nCompile it (about 5 minutes)?", usually=True)
 
 
 def _is_there(compiled: bool, features: Sequence[str]) -> bool:

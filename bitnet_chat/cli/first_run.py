@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
 from bitnet_chat.cli.lines import tell
-from bitnet_chat.cli.prompts import agrees, can_be_asked, chosen
+from bitnet_chat.cli.prompts import can_prompt, choose, confirm
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import BitnetChatError, EngineNotFound
 from bitnet_chat.text.sanitize import visible
@@ -29,7 +29,7 @@ _LARGE = 3_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Supply:
+class FirstRun:
     """Something that a verb of this program installs."""
 
     label: str
@@ -40,7 +40,7 @@ class Supply:
     """Behind ``bitnet-chat``."""
     optional: bool = False
     """Without it the bundled model answers."""
-    smaller: Supply | None = None
+    smaller: FirstRun | None = None
     """What may be had in its place."""
 
     @property
@@ -48,7 +48,7 @@ class Supply:
         return f"{self.label} ({size(self.size)})" if self.size else self.label
 
 
-def question(wanted: Sequence[Supply]) -> str:
+def question(wanted: Sequence[FirstRun]) -> str:
     verb = "Install" if any(each.command[0] == "engine" for each in wanted) else "Fetch"
     return f"{verb} {' and '.join(each.described for each in wanted)}?"
 
@@ -71,15 +71,15 @@ def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
 
 def _is_attended() -> bool:
     """A terminal of a CI job has no user."""
-    return can_be_asked() and not os.environ.get("CI")
+    return can_prompt() and not os.environ.get("CI")
 
 
-def _agreed(wanted: Sequence[Supply]) -> Sequence[Supply]:
+def _agreed(wanted: Sequence[FirstRun]) -> Sequence[FirstRun]:
     """What the user wants of it."""
     smaller = next((each.smaller for each in wanted if each.smaller is not None), None)
     if smaller is None:
-        return wanted if agrees(question(wanted), usually=True) else ()
-    match chosen(question(wanted), {"s": smaller.described}):
+        return wanted if confirm(question(wanted), usually=True) else ()
+    match choose(question(wanted), {"s": smaller.described}):
         case "y":
             return wanted
         case "s":
@@ -87,7 +87,7 @@ def _agreed(wanted: Sequence[Supply]) -> Sequence[Supply]:
     return ()
 
 
-def _install(supply: Supply) -> int:
+def _install(supply: FirstRun) -> int:
     verb, *arguments = supply.command
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for what was asked for
@@ -99,7 +99,7 @@ def _install(supply: Supply) -> int:
         return 0
 
 
-def missing(settings: Settings, configured: str, *, largest: int) -> tuple[Supply, ...]:
+def missing(settings: Settings, configured: str, *, largest: int) -> tuple[FirstRun, ...]:
     """The engine first. Nothing where another program answers. ``largest``: bytes of a model that was not named; the
     hub is asked only where it could have one.
 
@@ -113,14 +113,14 @@ def missing(settings: Settings, configured: str, *, largest: int) -> tuple[Suppl
     return tuple(each for each in (engine, model) if each is not None)
 
 
-def _engine(name: str) -> Supply:
+def _engine(name: str) -> FirstRun:
     """Raises BuildError where this computer or this Python has no such prebuilt engine."""
     from bitnet_chat.engine.install import packages, wheels
 
     package = packages.by_name(name)
     assert package is not None
     label = "the engine" if package is packages.PACKAGES[0] else f"the engine {name}"
-    return Supply(label, wheels.choose(package, wheels.here()).pin.size, ("engine", "install", name))
+    return FirstRun(label, wheels.choose(package, wheels.here()).pin.size, ("engine", "install", name))
 
 
 def _package(settings: Settings, configured: str, pulled: str) -> str:
@@ -145,7 +145,7 @@ def _package(settings: Settings, configured: str, pulled: str) -> str:
     return ""
 
 
-def _model(settings: Settings, largest: int) -> Supply | None:
+def _model(settings: Settings, largest: int) -> FirstRun | None:
     """An entry of the registry that was asked for by name; where none was, the first model to have."""
     from bitnet_chat.models.default_model import first_model
     from bitnet_chat.models.registry import AUTO, entries, is_name
@@ -156,7 +156,7 @@ def _model(settings: Settings, largest: int) -> Supply | None:
         if not is_name(name) or paths.meant(name).exists() or find(name) is not None:
             return None
         entry = entries().get(name)
-        return Supply(name, entry.download, ("models", "pull", name)) if entry is not None else None
+        return FirstRun(name, entry.download, ("models", "pull", name)) if entry is not None else None
     if present():
         return None
     best = first_model(limit=largest)
@@ -166,5 +166,5 @@ def _model(settings: Settings, largest: int) -> Supply | None:
     return _first(best, smaller=_first(small) if small is not None and small.size else None)
 
 
-def _first(model: FirstModel, smaller: Supply | None = None) -> Supply:
-    return Supply(model.name, model.size, ("models", "pull", model.name), optional=True, smaller=smaller)
+def _first(model: FirstModel, smaller: FirstRun | None = None) -> FirstRun:
+    return FirstRun(model.name, model.size, ("models", "pull", model.name), optional=True, smaller=smaller)

@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from bitnet_chat.errors import UsageError
 
 
-def can_be_asked() -> bool:
+def can_prompt() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def agrees(question: str, *, usually: bool) -> bool:
+def confirm(question: str, *, usually: bool) -> bool:
     """``usually``: what an empty line means. The end of the input means no."""
     answer = _answer(question, "Y/n" if usually else "y/N")
     return bool(answer) and (answer.strip() in ("y", "yes") or (usually and not answer.strip()))
 
 
-def chosen(question: str, others: Mapping[str, str]) -> str:
+def choose(question: str, others: Mapping[str, str]) -> str:
     """``y``, ``n``, or one of ``others``, whose values say what each means. An empty line means yes, the end of the
     input and anything else no."""
     answer = _answer(question, ", ".join(["Y/n", *(f"{letter}: {meaning}" for letter, meaning in others.items())]))
@@ -41,11 +41,11 @@ def may_remove(things: Sequence[str]) -> bool:
 
     Raises UsageError without a terminal to ask on.
     """
-    if not can_be_asked():
+    if not can_prompt():
         raise UsageError("stdin is not a terminal, so removal cannot be confirmed", remedy="add --yes")
     for thing in things:
         print(thing, file=sys.stderr)
-    agreed = agrees(f"Remove {'it' if len(things) == 1 else 'them'} for good?", usually=False)
+    agreed = confirm(f"Remove {'it' if len(things) == 1 else 'them'} for good?", usually=False)
     if not agreed:
         print("Nothing was removed.", file=sys.stderr)
     return agreed

@@ -20,7 +20,7 @@ from bitnet_chat.attachments.reading import meant
 from bitnet_chat.backend import Backend
 from bitnet_chat.backends.factory import open_backend, open_batch, open_interactive, open_journal, reply_options
 from bitnet_chat.backends.wrappers.guard import TOLD
-from bitnet_chat.cli.arguments import attached, wanted
+from bitnet_chat.cli.arguments import find_conversation, read_attachments
 from bitnet_chat.cli.conversion import convert
 from bitnet_chat.cli.greeting import alone
 from bitnet_chat.cli.lines import tell
@@ -49,13 +49,13 @@ _PRINTED = (FinishReason.TIMEOUT, FinishReason.STALLED, FinishReason.INTERRUPTED
 def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
     """Reads the question now, while signals do what they always do: a read would keep the loop from hearing them."""
     journal = open_journal(settings)
-    stored = wanted(flags, journal, _say)  # first: a long question is not to be typed in vain
+    stored = find_conversation(flags, journal, _say)  # first: a long question is not to be typed in vain
     box = allowed_toolbox(flags, settings)
     question, files = _question(flags)
     before = stored.conversation if stored is not None else Conversation()
     if stored is None or hasattr(flags, "system"):
         before = before.with_system(settings.system)
-    page = Page(settings.markdown, sys.stdout, _say)
+    page = AnswerWriter(settings.markdown, sys.stdout, _say)
     recorder = journal.recorder(page.say) if settings.journal else Recorder(None, page.say)
     asked = before.with_user(with_attachments(question, files))
     return _answer_one(flags, settings, configured, asked, journal, recorder, stored, files, box, page)
@@ -71,7 +71,7 @@ async def _answer_one(
     stored: Stored | None,
     files: Sequence[Attachment],
     box: Toolbox | None,
-    page: Page,
+    page: AnswerWriter,
 ) -> int:
     try:
         backend = open_interactive(settings, configured, journal, model=getattr(flags, "model", ""), convert=convert)
@@ -148,7 +148,7 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
         text = text.removesuffix("\n").removesuffix("\r")
     if batch.is_blank(text):
         raise UsageError("the question is empty")
-    files = attached(flags, _say, stdin_is_taken=from_stdin)
+    files = read_attachments(flags, _say, stdin_is_taken=from_stdin)
     for mention in meant(text):
         if mention not in {each.name for each in files}:
             _say(f"@{mention} is sent as text, without a file: -a {mention} attaches one")
@@ -215,7 +215,7 @@ async def _answer_rest(
         if not todo:
             return failed[0].exit_code if failed else 0
     engines = _Engines(settings, configured, box)
-    bar = _Bar(sys.stderr)
+    bar = _ProgressBar(sys.stderr)
     try:
         with _interrupting(engines.interrupt):
             reason = await batch.run(
@@ -308,7 +308,7 @@ class _Engines:
                 await backend.close()
 
 
-class _Bar:
+class _ProgressBar:
     """Progress on stderr, and lines that do not run into it."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -402,7 +402,7 @@ def _say(text: str) -> None:
 # One answer on its way to stdout: styled where that is a terminal, and as it is everywhere else.
 
 
-class Page:
+class AnswerWriter:
     """``show`` pieces that are safe for a terminal already, then ``close``, which may come more than once, or ``end``.
 
     ``say`` tells the user a line beside the answer: on a terminal it stands on a line of its own, in a file nothing of

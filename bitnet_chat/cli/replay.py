@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     entries = _entries(flags)
     if not entries:
         raise UsageError("the recording is empty", remedy="give a file that bitnet-chat report wrote")
-    lines = _raw(entries) if flags.raw else _frames_as_json(entries) if flags.json else _Shown().all(entries)
+    lines = _raw(entries) if flags.raw else _frames_as_json(entries) if flags.json else _FramePrinter().all(entries)
     _show(lines, speed, time.sleep)
     return 0
 
@@ -123,7 +123,7 @@ def _frame_fields(frame: Frame) -> dict[str, object]:
     return fields
 
 
-class _Shown:
+class _FramePrinter:
     """A conversation as plain text: messages behind ``>``, replies as they came, all else in brackets."""
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ from bitnet_chat.text.sanitize import one_line
 
 
 @dataclass(frozen=True, slots=True)
-class Preferred:
+class PreferredEngine:
     settings: Settings
     dialect: Dialect | None = None
     """Of the engine, where only one will do."""
@@ -38,11 +38,11 @@ class Preferred:
     """One line: what answers, and why; empty where it is what would answer anyway."""
 
 
-def preferred(settings: Settings, configured: str, *, parallel: int, any_backend: bool) -> Preferred:
+def preferred(settings: Settings, configured: str, *, parallel: int, any_backend: bool) -> PreferredEngine:
     """``parallel``: conversations that are answered at once: several have one llama-server, and each a process of its
     own with the library. ``any_backend``: whether the backend was left to the server. What is wrong is told when the
     backend is opened."""
-    usual = Preferred(settings)
+    usual = PreferredEngine(settings)
     if settings.backend != "engine" or settings.engine_args or settings.rpc:
         return usual
     try:
@@ -58,7 +58,7 @@ def preferred(settings: Settings, configured: str, *, parallel: int, any_backend
     return next((each for each in (ways if parallel == 1 else reversed(ways)) if each is not None), usual)
 
 
-def _library(settings: Settings, configured: str, model: Path) -> Preferred | None:
+def _library(settings: Settings, configured: str, model: Path) -> PreferredEngine | None:
     try:
         taken = select(engine_request(settings, configured, Dialect.NATIVE), model).contender
     except BitnetChatError:
@@ -67,10 +67,10 @@ def _library(settings: Settings, configured: str, model: Path) -> Preferred | No
         return None
     name = packages.name_of(taken.engine)
     why = "needs no new process for another conversation; --engine PATH takes another"
-    return Preferred(settings, Dialect.NATIVE, f"the prebuilt engine {name} answers: it {why}")
+    return PreferredEngine(settings, Dialect.NATIVE, f"the prebuilt engine {name} answers: it {why}")
 
 
-def _server(settings: Settings, configured: str, model: Path) -> Preferred | None:
+def _server(settings: Settings, configured: str, model: Path) -> PreferredEngine | None:
     from bitnet_chat.backends.http.client import require_aiohttp
     from bitnet_chat.models.info import read_info
     from bitnet_chat.models.resolve import by_engine
@@ -83,7 +83,7 @@ def _server(settings: Settings, configured: str, model: Path) -> Preferred | Non
     except BitnetChatError:
         return None
     why = "one process reads all conversations; --backend engine takes an engine for each"
-    return Preferred(replace(settings, backend="llama-server"), None, f"llama-server answers: {why}")
+    return PreferredEngine(replace(settings, backend="llama-server"), None, f"llama-server answers: {why}")
 
 
 # The models of a server that answers for this one, each offered by its own name.
