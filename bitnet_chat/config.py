@@ -104,7 +104,7 @@ server (``cli.serve``), which no file should hold."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sourced:
+class SettingValue:
     """A value, and where it came from: ``default``, a file, ``persona NAME``, ``$VARIABLE`` or a flag."""
 
     value: Any
@@ -118,20 +118,20 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) 
     ``flags``: what was given on the command line, by field name. Raises UsageError naming source and key.
     """
     layers = _layers(flags, environment)
-    configured = str((layers.file | layers.persona).get("engine", Sourced("", "")).value)
-    merged = layers.file | layers.persona | {"engine": Sourced("", "")} | layers.environment | layers.flags
+    configured = str((layers.file | layers.persona).get("engine", SettingValue("", "")).value)
+    merged = layers.file | layers.persona | {"engine": SettingValue("", "")} | layers.environment | layers.flags
     return replace(Settings(), **{name: each.value for name, each in merged.items()}), configured
 
 
-def sourced(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Sourced]:
+def sourced(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, SettingValue]:
     """Every setting with where it comes from, in the order of :class:`Settings`. Raises as :func:`load` does."""
     layers = _layers(flags, environment)
     merged = layers.file | layers.persona | layers.environment
     if environment.get(ENVIRONMENT_PREFIX + "ENGINE"):
-        merged["engine"] = Sourced(environment[ENVIRONMENT_PREFIX + "ENGINE"], f"${ENVIRONMENT_PREFIX}ENGINE")
+        merged["engine"] = SettingValue(environment[ENVIRONMENT_PREFIX + "ENGINE"], f"${ENVIRONMENT_PREFIX}ENGINE")
     merged |= layers.flags
     defaults = Settings()
-    return {name: merged.get(name, Sourced(getattr(defaults, name), "default")) for name in _TYPES}
+    return {name: merged.get(name, SettingValue(getattr(defaults, name), "default")) for name in _TYPES}
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -146,29 +146,30 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Layers:
-    file: dict[str, Sourced]
-    persona: dict[str, Sourced]
-    environment: dict[str, Sourced]
-    flags: dict[str, Sourced]
+    file: dict[str, SettingValue]
+    persona: dict[str, SettingValue]
+    environment: dict[str, SettingValue]
+    flags: dict[str, SettingValue]
 
 
 def _layers(flags: Mapping[str, Any], environment: Mapping[str, str]) -> _Layers:
     path = paths.config_file()
-    from_file = {key: Sourced(value, str(path)) for key, value in read(path).items()}
+    from_file = {key: SettingValue(value, str(path)) for key, value in read(path).items()}
     from_environment = {
-        name: Sourced(_parsed(name, environment[variable], f"${variable}: "), f"${variable}")
+        name: SettingValue(_parsed(name, environment[variable], f"${variable}: "), f"${variable}")
         for name in _TYPES
         # The engine's variable is a place in the search order and is read there.
         # Set to nothing is not set, as a script has it that takes a variable out for one command.
         if name != "engine" and environment.get(variable := ENVIRONMENT_PREFIX + name.upper())
     }
     from_flags = {
-        key: Sourced(checked(key, value, f"{flag(key, value)}: "), flag(key, value)) for key, value in flags.items()
+        key: SettingValue(checked(key, value, f"{flag(key, value)}: "), flag(key, value))
+        for key, value in flags.items()
     }
-    name = (from_file | from_environment | from_flags).get("persona", Sourced("", "")).value
+    name = (from_file | from_environment | from_flags).get("persona", SettingValue("", "")).value
     from_persona = {}
     if name:
-        from_persona = {key: Sourced(value, f"persona {name}") for key, value in find(name).values.items()}
+        from_persona = {key: SettingValue(value, f"persona {name}") for key, value in find(name).values.items()}
     return _Layers(from_file, from_persona, from_environment, from_flags)
 
 
@@ -193,7 +194,7 @@ def read(path: Path, *, beside: Sequence[str] = (), but: Sequence[str] = ()) -> 
     for key in content:
         if key not in known:
             raise UsageError(
-                f"{path}: there is no setting {key!r}{guess(key, known)}",
+                f"{path}: there is no setting {key!r}{did_you_mean(key, known)}",
                 remedy=f"known are: {', '.join(sorted(known))}",
             )
     return {key: checked(key, value, f"{path}: ") for key, value in content.items()}
@@ -217,7 +218,7 @@ def toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error}", remedy="mend it or move it away") from None
 
 
-def guess(key: str, known: Iterable[str]) -> str:
+def did_you_mean(key: str, known: Iterable[str]) -> str:
     """Words to put behind an error: ``; did you mean 'ctx'?``, or nothing."""
     from difflib import get_close_matches  # imported late: only a slip of the fingers needs it
 
@@ -303,7 +304,7 @@ def find(name: str) -> Persona:
     source = _files().get(name) if _NAME.fullmatch(name) else None
     if source is None:
         raise UsageError(
-            f"there is no persona {name!r}{guess(name, names())}",
+            f"there is no persona {name!r}{did_you_mean(name, names())}",
             remedy=f"known are: {', '.join(names())}; yours go into {folder()}",
         )
     values = read(source, beside=("description",), but=("persona",))

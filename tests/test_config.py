@@ -150,8 +150,12 @@ def test_each_value_says_where_it_comes_from(file: Path) -> None:
     assert configured == "/persona" and settings.engine == ""
     for name, each in values.items():
         assert name == "engine" or getattr(settings, name) == each.value
-    assert config.sourced({}, {"BITNET_CHAT_ENGINE": "/e"})["engine"] == config.Sourced("/e", "$BITNET_CHAT_ENGINE")
-    assert config.sourced({"engine": "/f"}, {"BITNET_CHAT_ENGINE": "/e"})["engine"] == config.Sourced("/f", "--engine")
+    assert config.sourced({}, {"BITNET_CHAT_ENGINE": "/e"})["engine"] == config.SettingValue(
+        "/e", "$BITNET_CHAT_ENGINE"
+    )
+    assert config.sourced({"engine": "/f"}, {"BITNET_CHAT_ENGINE": "/e"})["engine"] == config.SettingValue(
+        "/f", "--engine"
+    )
 
 
 # Every setting is a flag, and every flag that is none belongs to one run

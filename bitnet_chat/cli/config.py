@@ -66,16 +66,16 @@ def _show(flags: argparse.Namespace, given: dict[str, Any]) -> int:
             print(f"{visible(line):<{width}}  # {one_line(each.origin)}")
     for variable in config.unknown_variables():
         print(
-            f"bitnet-chat: ${one_line(variable)} is set and means nothing{config.guess(variable, _variables())}",
+            f"bitnet-chat: ${one_line(variable)} is set and means nothing{config.did_you_mean(variable, _variables())}",
             file=sys.stderr,
         )
     return 0
 
 
-def _told(name: str, value: config.Sourced) -> config.Sourced:
+def _told(name: str, value: config.SettingValue) -> config.SettingValue:
     """What is secret stays so, on a screen that others may see as well."""
     secret = name in config.SECRET and value.value
-    return config.Sourced("(secret)", value.origin) if secret else value
+    return config.SettingValue("(secret)", value.origin) if secret else value
 
 
 def _variables() -> list[str]:
@@ -117,7 +117,7 @@ def _personas(flags: argparse.Namespace) -> int:
             entries.append({"name": name, "problem": error.what})
         else:
             source = "shipped" if each.shipped else str(each.source)
-            settings = {key: _told(key, config.Sourced(value, "")).value for key, value in each.values.items()}
+            settings = {key: _told(key, config.SettingValue(value, "")).value for key, value in each.values.items()}
             entries.append({"name": name, "description": each.description, "source": source, "settings": settings})
     if hasattr(flags, "json"):
         print(json_text(entries, indent=2))
