@@ -19,7 +19,7 @@ from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
-from bitnet_chat.context.window import MARK, Window, about_tokens, half_to_drop, messages_to_drop
+from bitnet_chat.context.window import MARK, ContextWindow, about_tokens, half_to_drop, messages_to_drop
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.context_policy import Room
@@ -68,7 +68,7 @@ def test_what_leaves_is_counted_with_what_stands_around_it(classic: EngineBinary
 
 
 def test_a_window_keeps_other_conversations_whole() -> None:
-    window = Window()
+    window = ContextWindow()
     long = Conversation().with_system("S").with_user("a").with_assistant("b").with_user("c").with_assistant("d")
     window.drop(long, 2, TokenCount(1234, 0.1))
     assert window.kept(long) == Conversation().with_system("S").with_user("c").with_assistant("d")

@@ -14,7 +14,7 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount
-from bitnet_chat.context.tokenizer import Allowance, Tokenizer, Vocabulary
+from bitnet_chat.context.tokenizer import Tokenizer, TokenLimit, Vocabulary
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.errors import FinishReason
@@ -89,7 +89,7 @@ def test_the_front_of_a_text_has_no_more_tokens_than_it_may(text: str, limit: in
 @given(st.text("the é\n", max_size=60), st.integers(1, 20), st.lists(st.integers(1, 9), max_size=12))
 def test_an_allowance_is_used_up_exactly(text: str, limit: int, sizes: list[int]) -> None:
     tokenizer = sentencepiece("▁t", "he")
-    allowance, taken, at = Allowance(tokenizer, limit), "", 0
+    allowance, taken, at = TokenLimit(tokenizer, limit), "", 0
     for size in [*sizes, 60]:
         taken += allowance.take(text[at : at + size])
         at += size

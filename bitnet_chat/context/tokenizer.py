@@ -274,7 +274,7 @@ _SPELLED = {_BYTE_SPELLING.get(byte, chr(byte)): bytes((byte,)) for byte in rang
 _BYTE_PIECE = re.compile(rb"<0x([0-9A-F]{2})>")
 
 
-class Allowance:
+class TokenLimit:
     """The first ``limit`` tokens of a text that comes in parts: ``take`` what of the next part is within them.
 
     Counted with a vocabulary, and so as an engine would read the text. It may have written it in fewer tokens: where it

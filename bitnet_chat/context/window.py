@@ -27,7 +27,7 @@ def places_apart(size: int) -> int:
     return size * 3 // 4
 
 
-class Window:
+class ContextWindow:
     """The part of a conversation that an engine gets: all of it, until some has to leave.
 
     Only the conversation that was trimmed is affected: any other one, and this one undone to before its first kept

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from bitnet_chat.context import window as summaries
 from bitnet_chat.context.token_count import Counter, TokenCount, by_length
 from bitnet_chat.context.window import (
+    ContextWindow,
     Policy,
-    Window,
     half_to_drop,
     messages_to_drop,
     outgrown,
@@ -46,7 +46,7 @@ class Room:
     def __init__(self, policy: Policy, count: Counter) -> None:
         self.policy = policy
         self.count = count
-        self.window = Window()
+        self.window = ContextWindow()
         self.size: int | None = None
         """Tokens of the context window, as an engine has told."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitnet_chat.context.token_count import Counter, TokenCount, by_length
-from bitnet_chat.context.tokenizer import Allowance
+from bitnet_chat.context.tokenizer import TokenLimit
 from bitnet_chat.engine.log import Meter
 from bitnet_chat.events import Stats
 from bitnet_chat.filters.continuation import Seam
@@ -42,7 +42,7 @@ class Turn:
         sent: float,
         told: str = "",
         loose_end: str = "",
-        allowance: Allowance | None = None,
+        allowance: TokenLimit | None = None,
         estimate: Estimate | None = None,
         tags: tuple[str, str] = ("", ""),
     ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.context.token_count import TokenCount, by_length
-from bitnet_chat.context.tokenizer import Allowance, Tokenizer
+from bitnet_chat.context.tokenizer import Tokenizer, TokenLimit
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import as_sent, clean
 from bitnet_chat.engine import failures
@@ -173,12 +173,12 @@ class Session:
         whole = Conversation((*conversation.messages, cut))
         return Question(await beside(whole, as_sent, whole), talk.go_on_message, goes_on=True)
 
-    async def _allowance(self, options: ReplyOptions) -> Allowance | None:
+    async def _allowance(self, options: ReplyOptions) -> TokenLimit | None:
         """For an engine that does not keep to a limit by itself, and is a few tokens over before it has stopped."""
         if options.max_tokens is None or _keeps_to(await self.keeper.talk(), options.max_tokens):
             return None
         tokenizer = await asyncio.get_running_loop().run_in_executor(None, self._tokenizer)
-        return Allowance(tokenizer, options.max_tokens) if tokenizer is not None else None
+        return TokenLimit(tokenizer, options.max_tokens) if tokenizer is not None else None
 
     def _estimate(self, talk: Talk, question: Question) -> Estimate:
         """Of a turn that is about to begin, for an engine that tells no figures."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.context.token_count import Counter, TokenCount, by_length
-from bitnet_chat.context.window import Window, half_to_drop, messages_to_drop, outgrown, places_apart, too_long
+from bitnet_chat.context.window import ContextWindow, half_to_drop, messages_to_drop, outgrown, places_apart, too_long
 from bitnet_chat.conversation import Conversation, Message, Tool
 from bitnet_chat.engine.context_policy import Policy
 
@@ -26,7 +26,7 @@ _GUESS = 0.3  # relative error of that
 _KNOWN, _KNOWN_CHARACTERS = 4096, 4_000_000  # counts that are kept: each message of a conversation is counted once
 
 
-class _SentHistory(Window):
+class _SentHistory(ContextWindow):
     """A window of messages that are as they are sent already, tool calls included."""
 
     def sent(self, history: Conversation) -> Conversation:
@@ -57,7 +57,7 @@ class ServerContextWindow:
 
     def __init__(self, policy: Policy, count: Counter) -> None:
         self.policy = policy
-        self.window: Window = _SentHistory()
+        self.window: ContextWindow = _SentHistory()
         self.size: int | None = None
         """Tokens of the window, as far as anybody has told."""
         self.tools: Sequence[Tool] = ()
