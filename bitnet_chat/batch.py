@@ -16,7 +16,7 @@ from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.conversation.json_fields import Fields, Notes
+from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.errors import (
     BitnetChatError,
     EngineDied,
@@ -215,7 +215,7 @@ def read_jobs(lines: Iterator[bytes], system: str = "") -> Iterator[Job]:
         fields: Mapping[str, Any] = {}
         try:
             fields = _object(raw)
-            notes = Notes()
+            notes = IgnoredFields()
             conversation = _conversation(fields, system, notes)
             yield Job(index, fields, conversation, notes=tuple(notes.lines))
         except UsageError as error:
@@ -237,7 +237,7 @@ def is_blank(question: str) -> bool:
     return not question.strip()
 
 
-def _conversation(fields: Mapping[str, Any], system: str, notes: Notes) -> Conversation:
+def _conversation(fields: Mapping[str, Any], system: str, notes: IgnoredFields) -> Conversation:
     prompt, messages = fields.get("prompt"), fields.get("messages")
     if (prompt is None) == (messages is None):
         raise UsageError("it needs either 'prompt' or 'messages'")

@@ -18,7 +18,7 @@ from bitnet_chat.errors import (
     UsageError,
 )
 from bitnet_chat.events import Completed, Failed
-from bitnet_chat.server.errors import Refused, failure_of, openai_form, problem_of
+from bitnet_chat.server.errors import InvalidFieldError, failure_of, openai_form, problem_of
 from bitnet_chat.server.model_manager import UnknownModel
 from bitnet_chat.server.request_body import Fields, object_of
 from bitnet_chat.server.responses import is_urgent
@@ -42,7 +42,7 @@ from bitnet_chat.server.responses import is_urgent
     ids=str,
 )
 def test_a_body_that_is_no_object_is_refused(data: bytes, why: str) -> None:
-    with pytest.raises(Refused, match=why) as refused:
+    with pytest.raises(InvalidFieldError, match=why) as refused:
         object_of(data)
     assert refused.value.status == 400 and refused.value.code == "invalid_json"
 
@@ -57,7 +57,7 @@ def test_half_a_character_becomes_a_sign_for_it() -> None:
 
 
 def refusal(call: object) -> tuple[str, str]:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidFieldError) as refused:
         call()  # type: ignore[operator]
     return refused.value.param, refused.value.what
 
@@ -127,8 +127,8 @@ class Odd(BitnetChatError):
 @pytest.mark.parametrize(
     ("error", "status", "code", "param"),
     [
-        (Refused("x", param="p"), 400, "invalid_value", "p"),
-        (Refused("x", status=413, code="request_too_large"), 413, "request_too_large", None),
+        (InvalidFieldError("x", param="p"), 400, "invalid_value", "p"),
+        (InvalidFieldError("x", status=413, code="request_too_large"), 413, "request_too_large", None),
         (UsageError("x"), 400, "invalid_value", None),
         (Unsupported("top_p", "no"), 400, "unsupported_parameter", "top_p"),
         (UnknownModel("x"), 404, "model_not_found", "model"),

@@ -17,7 +17,7 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.conversation.stdin_encoding import as_sent
+from bitnet_chat.conversation.stdin_encoding import encoded_conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ContextOverflow, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
@@ -307,7 +307,10 @@ def test_what_is_left_out_and_made_again_is_not_told_twice(text: str, character:
     at = data.draw(st.integers(0, max(0, len(character) - 1)))
     reply = text + character[:at].decode("utf-8", "surrogateescape")
     kept, loose = without_loose_end(reply)
-    assert kept + loose == reply and kept == as_sent(Conversation().with_assistant(kept)).messages[0].content.rstrip()
+    assert (
+        kept + loose == reply
+        and kept == encoded_conversation(Conversation().with_assistant(kept)).messages[0].content.rstrip()
+    )
     # The engine makes the loose end again, and more.
     again = encode(loose) + character[at:] + b" and more"
     sizes = data.draw(st.lists(st.integers(1, 5), max_size=8))

@@ -28,7 +28,7 @@ from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.server import model_manager as catalogue_module
-from bitnet_chat.server.errors import Refused
+from bitnet_chat.server.errors import InvalidFieldError
 from bitnet_chat.server.model_manager import ModelCard
 from bitnet_chat.server.ollama.requests import chat_request, generate_request
 from bitnet_chat.server.ollama.responses import done_reason, shown
@@ -146,14 +146,14 @@ def test_what_is_not_said_is_what_the_server_does() -> None:
     ids=lambda value: json.dumps(value)[:50] if isinstance(value, dict) else "",
 )
 def test_what_cannot_be_used_is_refused_by_name(body: dict[str, Any], field: str) -> None:
-    with pytest.raises(Refused, match=field):
+    with pytest.raises(InvalidFieldError, match=field):
         chat(**body)
 
 
 @pytest.mark.parametrize("field", ["suffix", "template", "raw", "context", "images", "width"])
 def test_what_generate_cannot_do_is_refused_by_name(field: str) -> None:
     value = {"raw": True, "context": [1, 2], "images": ["aGk="], "width": 512}.get(field, "x")
-    with pytest.raises(Refused, match=field):
+    with pytest.raises(InvalidFieldError, match=field):
         generate_request(Fields({"model": "m", "prompt": "x", field: value}))
     empty = {"raw": False, "context": [], "images": [], "width": 0}.get(field, "")
     generate_request(Fields({"model": "m", "prompt": "x", field: empty}))
@@ -247,7 +247,7 @@ def test_whatever_is_asked_is_understood_or_refused(body: dict[str, Any]) -> Non
     for parse in (chat_request, generate_request):
         try:
             asked = parse(Fields(body))
-        except Refused as error:
+        except InvalidFieldError as error:
             assert error.status == 400 and str(error)
         else:
             last = asked.conversation.last

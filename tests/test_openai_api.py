@@ -23,7 +23,7 @@ from bitnet_chat.backends.factory import open_backend
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.conversation.json_fields import Notes
+from bitnet_chat.conversation.json_fields import IgnoredFields
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
@@ -342,7 +342,7 @@ def test_a_large_body_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -
     threads: list[bool] = []
     here, real = threading.get_ident(), bodies.object_of
 
-    def object_of(data: bytes, notes: Notes | None) -> bodies.Fields:
+    def object_of(data: bytes, notes: IgnoredFields | None) -> bodies.Fields:
         threads.append(threading.get_ident() == here)
         return real(data, notes)
 

@@ -24,7 +24,7 @@ from scripted_backend import STATS, by_message, say
 from serving import Served, ServedProcess, served_process, serving
 
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.conversation.json_fields import Fields, Notes
+from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import EngineDied, FinishReason, ModelError, Unsupported
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, ThinkingDelta
@@ -299,7 +299,7 @@ def test_all_fields_of_the_published_clients_are_known() -> None:
         (ollama_request, ChatRequest.model_fields),
     ]
     for parse, names in parsers:
-        notes = Notes()
+        notes = IgnoredFields()
         parse(Fields({name: neutral.get(name) for name in names}, notes=notes))
         assert not notes.lines
         needed = {name: neutral[name] for name in names if name in ("messages", "prompt", "model")}

@@ -17,7 +17,7 @@ from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.batch import read_jobs
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.conversation.api_messages import MOST_MESSAGES, conversation_of
-from bitnet_chat.conversation.json_fields import Fields, Notes, Refused
+from bitnet_chat.conversation.json_fields import Fields, IgnoredFields, InvalidFieldError
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.server.ollama.requests import chat_request as ollama_request
 from bitnet_chat.server.openai.requests import ReplyRequest, chat_request, completion_request
@@ -36,7 +36,7 @@ def read(*messages: Mapping[str, object]) -> tuple[Message, ...]:
 
 def noted(**body: object) -> tuple[ReplyRequest, list[str]]:
     """The request, and what its reply will tell of it."""
-    notes = Notes()
+    notes = IgnoredFields()
     return chat_request(Fields({"messages": HELLO, **body}, notes=notes)), notes.lines
 
 
@@ -111,7 +111,7 @@ ASKED = [said("user"), said("assistant", None, tool_calls=[CALL])]
     ],
 )
 def test_a_message_that_cannot_be_used_is_named(messages: list[dict[str, object]], param: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidFieldError) as refused:
         read(*messages)
     assert refused.value.param == param, refused.value.what
 
@@ -248,7 +248,7 @@ NAMED = {"type": "function", "function": {"name": "sub"}}
     ],
 )
 def test_strictly_what_is_not_supported_is_refused_by_name(parameter: str, value: object, param: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidFieldError) as refused:
         chat_request(Fields({"messages": HELLO, parameter: value}))
     assert refused.value.param == param
     assert refused.value.what.startswith(param)
@@ -273,7 +273,7 @@ IGNORED: list[tuple[str, object, str]] = [
 def test_what_can_be_ignored_without_lying_is_ignored_and_told(parameter: str, value: object, told: str) -> None:
     _, lines = noted(**{parameter: value})
     assert len(lines) == 1 and lines[0].removeprefix("without effect here: ") == told
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidFieldError):
         chat_request(Fields({"messages": HELLO, parameter: value}))
 
 
@@ -294,7 +294,7 @@ def test_what_can_be_ignored_without_lying_is_ignored_and_told(parameter: str, v
     ids=str,
 )
 def test_another_kind_of_answer_than_the_one_asked_for_is_never_given(parameter: str, value: object) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidFieldError) as refused:
         noted(**{parameter: value})
     assert refused.value.param.startswith(parameter)
 
@@ -394,7 +394,7 @@ def test_messages_in_any_order_are_the_same_for_each_way_in(
     asked, lines = noted(messages=messages)
     assert asked.conversation.messages == read
     assert len(lines) == bool(told) and all(told in line for line in lines)
-    given = Fields({"model": "m", "messages": messages}, notes=Notes())
+    given = Fields({"model": "m", "messages": messages}, notes=IgnoredFields())
     assert ollama_request(given).conversation == asked.conversation
     (job,) = read_jobs(iter([json.dumps({"messages": messages}).encode()]))
     assert job.conversation == asked.conversation and list(job.notes) == lines
@@ -404,7 +404,7 @@ def test_messages_are_read_in_time_that_grows_with_their_number() -> None:
     """Ten times as many take no more than thirty times as long, whatever their order; the worst was a hundred."""
 
     def seconds(number: int, *kinds: dict[str, object]) -> float:
-        given = Fields({"messages": [*kinds] * (number // len(kinds))}, notes=Notes())
+        given = Fields({"messages": [*kinds] * (number // len(kinds))}, notes=IgnoredFields())
         gc.disable()  # what it takes depends on all that other tests have left
         try:
             began = time.process_time()
@@ -417,7 +417,7 @@ def test_messages_are_read_in_time_that_grows_with_their_number() -> None:
     kinds.append(said("tool", tool_call_id="c1"))
     few = min(seconds(MOST_MESSAGES // 10, *kinds) for _ in range(3))
     assert min(seconds(MOST_MESSAGES, *kinds) for _ in range(3)) < 30 * few
-    with pytest.raises(Refused, match="10,001 messages; 10,000 is the most"):
+    with pytest.raises(InvalidFieldError, match="10,001 messages; 10,000 is the most"):
         noted(messages=[said("user")] * (MOST_MESSAGES + 1))
 
 
@@ -449,7 +449,7 @@ def test_a_prompt_becomes_a_message_of_a_user() -> None:
     ],
 )
 def test_a_completion_refuses_by_name_too(parameter: str, value: object, param: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidFieldError) as refused:
         completion_request(Fields({"prompt": "once", parameter: value}))
     assert refused.value.param == param
 
@@ -472,8 +472,8 @@ NAMES = ["model", "stream", "stream_options", "stop", "tools", "tool_choice", "r
 )
 def test_anything_is_a_request_or_a_refusal(messages: Any, more: dict[str, Any]) -> None:
     try:
-        conversation = chat_request(Fields({"messages": messages, **more}, notes=Notes())).conversation
-    except Refused:
+        conversation = chat_request(Fields({"messages": messages, **more}, notes=IgnoredFields())).conversation
+    except InvalidFieldError:
         return
     roles = [message.role for message in conversation.messages]
     assert "user" in roles and "system" not in roles[1:]

@@ -14,7 +14,7 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.conversation.stdin_encoding import MODERN_COMMANDS, clean, decode_lines, encode_lines
+from bitnet_chat.conversation.stdin_encoding import MODERN_COMMANDS, decode_lines, encode_lines, normalise
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.events import Completed, Notice
@@ -45,7 +45,7 @@ def read_simple(data: bytes, *, takes_newline: bool) -> tuple[str, str]:
 
 @given(messages, st.booleans(), st.booleans())
 def test_a_message_is_read_as_it_was_written(text: str, modern: bool, takes_newline: bool) -> None:
-    text = clean(text).text
+    text = normalise(text).text
     data = encode_lines(text, MODERN_COMMANDS if modern else ())
     message, rest = read_simple(data, takes_newline=takes_newline)
     assert rest == "", "nothing may be left that the engine would take for the next message"
@@ -58,22 +58,22 @@ def test_a_message_is_read_as_it_was_written(text: str, modern: bool, takes_newl
 
 @given(st.text())
 def test_cleaning_leaves_text_alone(text: str) -> None:
-    cleaned = clean(text)
+    cleaned = normalise(text)
     acting = [character for character in map(chr, (*range(0x20), 0x7F)) if character not in "\t\n"]
     if not any(character in text for character in acting):
         assert cleaned.text == text and cleaned.note == ""
     assert not any(character in cleaned.text for character in acting)
-    assert clean(cleaned.text).note == ""
+    assert normalise(cleaned.text).note == ""
 
 
 def test_control_characters_become_visible_with_a_note() -> None:
-    cleaned = clean("a\x1b[31mb\x00c\x03d\x04e\x7f")
+    cleaned = normalise("a\x1b[31mb\x00c\x03d\x04e\x7f")
     assert cleaned.text == "a␛[31mb␀c␃d␄e␡"
     assert cleaned.note == "message: 5 control characters made visible"
-    assert clean("a\r\nb").text == "a\nb"
-    assert clean("caf\udce9").text == "caf\ufffd"
-    assert clean("caf\udce9").note == "message: 1 byte that is not UTF-8 replaced"
-    assert clean("\udce9\udce8").note == "message: 2 bytes that are not UTF-8 replaced"
+    assert normalise("a\r\nb").text == "a\nb"
+    assert normalise("caf\udce9").text == "caf\ufffd"
+    assert normalise("caf\udce9").note == "message: 1 byte that is not UTF-8 replaced"
+    assert normalise("\udce9\udce8").note == "message: 2 bytes that are not UTF-8 replaced"
 
 
 def test_an_empty_message_cannot_be_encoded() -> None:
@@ -189,7 +189,7 @@ def test_every_message_arrives_at_a_real_engine(
 
     asyncio.run(converse())
     for name, text in MESSAGES.items():
-        expected = clean(text).text
+        expected = normalise(text).text
         # One newline at the front, and only where the text would be a command.
         extra_front = not is_classic and expected.startswith(tuple(MODERN_COMMANDS))
         special = not is_classic and "<|im_" in text  # a modern engine would obey it: kept as text

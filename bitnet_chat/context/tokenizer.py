@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from bitnet_chat.context.token_count import TokenCount
-from bitnet_chat.conversation.stdin_encoding import clean
+from bitnet_chat.conversation.stdin_encoding import normalise
 
 KINDS = ("gpt2", "llama", "gemma4")
 """The values of ``tokenizer.ggml.model`` that are understood."""
@@ -119,7 +119,7 @@ class Tokenizer:
     def count(self, text: str) -> TokenCount:
         """Tokens of ``text`` as a message, without the marks around it. At most 0.2 s, whatever its length: of a text
         of more than 16,384 characters samples are counted, and the error grows by what they tell of the rest."""
-        text = clean(text).text
+        text = normalise(text).text
         if not text:
             return TokenCount(0)
         if len(text) <= _SAMPLED:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.conversation.stdin_encoding import as_sent
+from bitnet_chat.conversation.stdin_encoding import encoded_conversation
 from bitnet_chat.errors import ContextOverflow
 
 Policy = Literal["drop-oldest", "summarize", "stop"]
@@ -67,11 +67,11 @@ class ContextWindow:
         self._note, self._noted = left_note(count, len(turns), tokens, summary), count
 
     def sent(self, history: Conversation) -> Conversation:
-        """:func:`as_sent`, which looks at every character; one turn asks for the same history several times. May be
-        called from several threads."""
+        """:func:`encoded_conversation`, which looks at every character; one turn asks for the same history several
+        times. May be called from several threads."""
         known = self._sent
         if known[0] is not history:
-            known = self._sent = history, as_sent(history)
+            known = self._sent = history, encoded_conversation(history)
         return known[1]
 
     def restore(self, left: tuple[Message, ...], summary: str = "") -> None:

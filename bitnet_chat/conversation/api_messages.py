@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bitnet_chat.conversation.json_fields import Fields, Refused
+from bitnet_chat.conversation.json_fields import Fields, InvalidFieldError
 from bitnet_chat.conversation.message import NOT_CALLED, Conversation, Message, Role, ToolCall
 from bitnet_chat.errors import FinishReason
 
@@ -45,7 +45,7 @@ class _Draft:
 
 
 @dataclass(slots=True)
-class _Reading:
+class _MessageReader:
     systems: list[str] = field(default_factory=list)
     drafts: list[_Draft] = field(default_factory=list)
     open_calls: list[ToolCall] = field(default_factory=list)
@@ -83,20 +83,20 @@ def conversation_of(messages: Sequence[Fields]) -> Conversation:
     """The conversation that is to be replied to. Raises Refused, naming what cannot be used, such as
     ``messages[2].content[0].type``."""
     if not messages:
-        raise Refused("messages is empty", param="messages")
+        raise InvalidFieldError("messages is empty", param="messages")
     if len(messages) > MOST_MESSAGES:
-        raise Refused(
+        raise InvalidFieldError(
             f"messages has {len(messages):,} messages; {MOST_MESSAGES:,} is the most",
             param="messages",
             code="array_above_max_length",
         )
-    reading = _Reading()
+    reading = _MessageReader()
     for fields in messages:
         _read(fields, reading)
     return _whole(reading, messages[-1])
 
 
-def _read(fields: Fields, reading: _Reading) -> None:
+def _read(fields: Fields, reading: _MessageReader) -> None:
     role = fields.needed_text("role")
     match role:
         case "system" | "developer":
@@ -123,12 +123,12 @@ def _read(fields: Fields, reading: _Reading) -> None:
     fields.finish()
 
 
-def _whole(reading: _Reading, last: Fields) -> Conversation:
+def _whole(reading: _MessageReader, last: Fields) -> Conversation:
     """The conversation, if there is something in it to reply to."""
     drafts, systems = reading.drafts, [each for each in reading.systems if each]
     if reading.open_calls:
         call = reading.open_calls[0]
-        raise Refused(f"the result of the call {call.id} of {call.name} is missing", param="messages")
+        raise InvalidFieldError(f"the result of the call {call.id} of {call.name} is missing", param="messages")
     finish: FinishReason | None = None
     if drafts and drafts[-1].role == "assistant":
         if any(drafts[-1].texts):
@@ -169,7 +169,7 @@ def _content(fields: Fields, *, needed: bool = True) -> str:
     return "\n".join(texts)
 
 
-def _assistant(fields: Fields, number: int, reading: _Reading) -> _Draft:
+def _assistant(fields: Fields, number: int, reading: _MessageReader) -> _Draft:
     calls = tuple(
         _call(each, f"call_{number}_{place}") for place, each in enumerate(fields.objects("tool_calls") or ())
     )

@@ -25,7 +25,7 @@ _NAMES = {"system": "System", "user": "You", "assistant": "Model", "tool": "Tool
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class _ExportedMessage:
     message: Message
     details: Mapping[str, object]
     why: str = ""
@@ -38,7 +38,7 @@ def export(
     *,
     about: Mapping[str, object] | None = None,
     details: Sequence[Mapping[str, object]] = (),
-    asides: Sequence[Aside] = (),
+    asides: Sequence[SideNote] = (),
 ) -> str:
     """The whole file. ``about``: facts about the conversation, such as ``title`` and ``model``. ``details``: for each
     message what is known beside its text; what the message says itself comes first. ``asides``: what stands between the
@@ -57,18 +57,18 @@ def export(
 
 
 def _shown(
-    conversation: Conversation, details: Sequence[Mapping[str, object]], asides: Sequence[Aside]
-) -> list[_Shown]:
-    left, shown = deque(asides), list[_Shown]()
+    conversation: Conversation, details: Sequence[Mapping[str, object]], asides: Sequence[SideNote]
+) -> list[_ExportedMessage]:
+    left, shown = deque(asides), list[_ExportedMessage]()
     for number, message in enumerate(conversation.messages):
         while left and left[0].place <= number:
             shown.append(_beside(left.popleft()))
-        shown.append(_Shown(message, details[number] if number < len(details) else {}))
+        shown.append(_ExportedMessage(message, details[number] if number < len(details) else {}))
     return [*shown, *map(_beside, left)]
 
 
-def _beside(aside: Aside) -> _Shown:
-    return _Shown(aside.message, aside.details, aside.why)
+def _beside(aside: SideNote) -> _ExportedMessage:
+    return _ExportedMessage(aside.message, aside.details, aside.why)
 
 
 def restore(text: str) -> Conversation:
@@ -101,7 +101,7 @@ def _restored(message: Message, fields: Mapping[str, Any]) -> Message:
     return replace(message, finish=finish, thinking=thinking if isinstance(thinking, str) else "")
 
 
-def _object(shown: _Shown) -> dict[str, object]:
+def _object(shown: _ExportedMessage) -> dict[str, object]:
     message = shown.message
     fields: dict[str, object] = {"role": message.role, "content": message.content}
     if message.tool_calls:
@@ -161,7 +161,7 @@ def _code(text: str) -> str:
     return f"{'`' * (longest + 1)}{pad}{text}{pad}{'`' * (longest + 1)}"
 
 
-def _markdown(shown: Iterable[_Shown], facts: Mapping[str, object]) -> str:
+def _markdown(shown: Iterable[_ExportedMessage], facts: Mapping[str, object]) -> str:
     title, known = _heading(facts)
     parts = [f"# {title}", *([known] if known else [])]
     for each in shown:
@@ -223,12 +223,12 @@ p.end, details, header p {{ opacity: .7; font-size: .9rem; }}
 """
 
 
-def _html(shown: Iterable[_Shown], facts: Mapping[str, object]) -> str:
+def _html(shown: Iterable[_ExportedMessage], facts: Mapping[str, object]) -> str:
     title, known = map(_escaped, _heading(facts))
     return _PAGE.format(title=title, known=known, sections="".join(_sections(shown)))
 
 
-def _sections(shown: Iterable[_Shown]) -> Iterable[str]:
+def _sections(shown: Iterable[_ExportedMessage]) -> Iterable[str]:
     for each in shown:
         message = each.message
         yield f'<section class="{message.role}"><h2>{_escaped(_name(message))}</h2>\n'
@@ -260,7 +260,7 @@ LEFT_OUT = "left out: its place is damaged"
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
+class SideNote:
     """``place``: so many messages of the conversation stand before it. ``details``: what is known beside its text."""
 
     place: int

@@ -21,7 +21,7 @@ _NAMED = 20
 _INDEX = re.compile(r"\[\d+\]")
 
 
-class Refused(UsageError):
+class InvalidFieldError(UsageError):
     """A request that cannot be used. ``param``: the name of what is wrong in it, such as ``messages[2].role``;
     ``code`` and ``status``: in the terms of the OpenAI API and of HTTP."""
 
@@ -30,7 +30,7 @@ class Refused(UsageError):
         self.param, self.code, self.status = param, code, status
 
 
-class Notes:
+class IgnoredFields:
     """What a request asked for and did not get, to be told with its reply. The items of a list count as one."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Fields:
 
     __slots__ = ("_asked", "notes", "place", "values")
 
-    def __init__(self, values: Mapping[str, object], place: str = "", notes: Notes | None = None) -> None:
+    def __init__(self, values: Mapping[str, object], place: str = "", notes: IgnoredFields | None = None) -> None:
         """``place``: what the object is called in messages, such as ``messages[2]``; empty: the body. ``notes``: where
         the reply will tell what was ignored; None: such a thing is refused."""
         self.values = values
@@ -75,9 +75,9 @@ class Fields:
         self._asked.add(field)
         return self.values.get(field)
 
-    def wrong(self, field: str, why: str, *, code: str = "invalid_value", remedy: str = "") -> Refused:
+    def wrong(self, field: str, why: str, *, code: str = "invalid_value", remedy: str = "") -> InvalidFieldError:
         name = self.name(field)
-        return Refused(f"{name} {why}", param=name, code=code, remedy=remedy)
+        return InvalidFieldError(f"{name} {why}", param=name, code=code, remedy=remedy)
 
     def _typed(self, field: str, kinds: type[T], wants: str) -> T | None:
         value = self.get(field)
@@ -185,20 +185,20 @@ class Fields:
                 continue
             name = self.name(field if len(field) <= _SHOWN else field[:_SHOWN] + "…")
             if self.notes is None:
-                raise Refused(f"{name} is not known here", param=name, code="unknown_parameter")
+                raise InvalidFieldError(f"{name} is not known here", param=name, code="unknown_parameter")
             if value is not None:
                 self.notes.ignored(name)
 
 
 def _as_object(value: object, place: str) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise Refused(f"{place} has to be an object, not {_shown(value)}", param=place, code="invalid_type")
+        raise InvalidFieldError(f"{place} has to be an object, not {_shown(value)}", param=place, code="invalid_type")
     return value
 
 
 def _as_text(value: object, place: str) -> str:
     if not isinstance(value, str):
-        raise Refused(f"{place} has to be a text, not {_shown(value)}", param=place, code="invalid_type")
+        raise InvalidFieldError(f"{place} has to be a text, not {_shown(value)}", param=place, code="invalid_type")
     return value
 
 

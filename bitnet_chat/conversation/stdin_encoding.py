@@ -1,6 +1,6 @@
 """A message on its way to an engine: every character arrives, and none of them acts.
 
-Two steps. :func:`clean` makes control characters visible: a terminal line or an engine might act on them.
+Two steps. :func:`normalise` makes control characters visible: a terminal line or an engine might act on them.
 :func:`encode_lines` writes the text for llama.cpp's ``--simple-io`` reader, ``readline_simple`` in
 common/console.cpp, which takes lines with these rules: a trailing ``\\`` is dropped and means that another line
 follows; a trailing ``/`` is dropped and ends the message; an empty message is no message.
@@ -26,29 +26,29 @@ MODERN_COMMANDS = frozenset({"/exit", "/regen", "/clear", "/read", "/glob", "/im
 
 
 @dataclass(frozen=True, slots=True)
-class Cleaned:
+class NormalisedText:
     """``text``: what the model will get. ``note``: what was changed, one line, empty when nothing was."""
 
     text: str
     note: str = ""
 
 
-def clean(text: str) -> Cleaned:
+def normalise(text: str) -> NormalisedText:
     """Control characters become their pictures (U+2400..), CRLF a newline, undecodable bytes U+FFFD."""
     if _is_clean(text):
-        return Cleaned(text)
+        return NormalisedText(text)
     changes = []
     if "\r\n" in text:
         text = text.replace("\r\n", "\n")
         changes.append("line ends CRLF became LF")
-    text, controls = _CONTROL.subn(_picture, text)
+    text, controls = _CONTROL.subn(_control_picture, text)
     if controls:
         changes.append(f"{controls} control character{'s' * (controls > 1)} made visible")
     text, broken = _SURROGATE.subn("\ufffd", text)
     if broken:
         changes.append("1 byte that is" if broken == 1 else f"{broken} bytes that are")
         changes[-1] += " not UTF-8 replaced"
-    return Cleaned(text, "message: " + ", ".join(changes) if changes else "")
+    return NormalisedText(text, "message: " + ", ".join(changes) if changes else "")
 
 
 def _utf8(text: str) -> bytes | None:
@@ -65,7 +65,7 @@ def _is_clean(text: str) -> bool:
     return data is not None and len(data.translate(None, _CONTROL_BYTES)) == len(data)
 
 
-def as_sent(conversation: Conversation) -> Conversation:
+def encoded_conversation(conversation: Conversation) -> Conversation:
     """A conversation as an engine got it: user and system messages clean, no finish reasons.
 
     Replies stay as they came, byte for byte, but for surrogates that stand for no byte: nothing can write those. Bytes
@@ -74,7 +74,7 @@ def as_sent(conversation: Conversation) -> Conversation:
 
     def sent(message: Message) -> str:
         if message.role != "assistant":
-            return clean(message.content).text
+            return normalise(message.content).text
         if _utf8(message.content) is not None:
             return message.content
         return rejoined(_NO_BYTE.sub("\ufffd", message.content))
@@ -82,7 +82,7 @@ def as_sent(conversation: Conversation) -> Conversation:
     return Conversation(tuple(Message(each.role, sent(each)) for each in conversation.messages))
 
 
-def _picture(match: re.Match[str]) -> str:
+def _control_picture(match: re.Match[str]) -> str:
     code = ord(match.group())
     return "\u2421" if code == 0x7F else chr(0x2400 + code)
 

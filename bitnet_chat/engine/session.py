@@ -14,7 +14,7 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.context.tokenizer import Tokenizer, TokenLimit
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.conversation.stdin_encoding import as_sent, clean
+from bitnet_chat.conversation.stdin_encoding import encoded_conversation, normalise
 from bitnet_chat.engine import failures
 from bitnet_chat.engine.context_policy import Room
 from bitnet_chat.engine.log import tells_overflow
@@ -95,7 +95,7 @@ class Session:
         if keeper.busy:
             raise UsageError("a reply is under way already")
         cut, conversation = _cut_reply(conversation)
-        cleaned = clean(conversation.messages[-1].content)
+        cleaned = normalise(conversation.messages[-1].content)
         if not cleaned.text:
             yield Failed(_empty())
             return
@@ -140,7 +140,7 @@ class Session:
     async def check(self, conversation: Conversation, options: ReplyOptions) -> None:
         """Raises BitnetChatError for what would be refused whatever the engine says. A reply may be under way."""
         cut, conversation = _cut_reply(conversation)
-        if not clean(conversation.messages[-1].content).text:
+        if not normalise(conversation.messages[-1].content).text:
             raise _empty()
         question = await self._asked(conversation, cut, options)
         if options.alone:
@@ -168,10 +168,10 @@ class Session:
             why = "an engine on a pseudo-terminal takes no grammar for one reply"
             raise Unsupported("response_format", why, remedy=_WITH_GRAMMAR)
         if cut is None:
-            *earlier, asked = (await beside(conversation, as_sent, conversation)).messages
+            *earlier, asked = (await beside(conversation, encoded_conversation, conversation)).messages
             return Question(Conversation(tuple(earlier)), asked.content)
         whole = Conversation((*conversation.messages, cut))
-        return Question(await beside(whole, as_sent, whole), talk.go_on_message, goes_on=True)
+        return Question(await beside(whole, encoded_conversation, whole), talk.go_on_message, goes_on=True)
 
     async def _allowance(self, options: ReplyOptions) -> TokenLimit | None:
         """For an engine that does not keep to a limit by itself, and is a few tokens over before it has stopped."""
@@ -462,4 +462,4 @@ class Question:
         if not self.goes_on:
             return self.history.with_user(self.text).with_assistant(reply)
         *earlier, cut = self.history.messages
-        return as_sent(Conversation((*earlier, Message("assistant", cut.content + reply))))
+        return encoded_conversation(Conversation((*earlier, Message("assistant", cut.content + reply))))

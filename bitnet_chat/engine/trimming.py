@@ -12,7 +12,7 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.context import window as summaries
 from bitnet_chat.context.window import left_note, without_oldest
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.conversation.stdin_encoding import clean
+from bitnet_chat.conversation.stdin_encoding import normalise
 from bitnet_chat.engine import failures
 from bitnet_chat.engine.process import EngineProcess, State
 from bitnet_chat.engine.reply import Turn
@@ -103,7 +103,7 @@ class Trimmer:
     async def _summary(self, request: str, limit: int) -> str:
         """What the model makes of the turns that leave; empty where it makes nothing, or is stopped."""
         try:
-            process = await self._keeper.errand(clean(request).text)
+            process = await self._keeper.errand(normalise(request).text)
         except BitnetChatError:
             return ""
         task = asyncio.ensure_future(summarise(process, request, limit))
@@ -122,7 +122,7 @@ async def summarise(process: EngineProcess, request: str, limit: int) -> str:
     await process.settled()
     if process.state is not State.IDLE:
         return ""
-    message = process.input_for(Conversation(), clean(request).text, ReplyOptions(max_tokens=limit))
+    message = process.input_for(Conversation(), normalise(request).text, ReplyOptions(max_tokens=limit))
     assert message is not None, "it was started for this message"
     process.send(message, watched=True)
     turn = Turn(process.meter, time.monotonic())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.conversation.export import LEFT_OUT, NOT_ANSWERED, Aside
+from bitnet_chat.conversation.export import LEFT_OUT, NOT_ANSWERED, SideNote
 
 TITLE_LENGTH = 60
 """Characters of a title that nobody gave."""
@@ -117,16 +117,16 @@ class Stored:
         return tuple(sorted(every, key=lambda record: record.row))
 
     @property
-    def asides(self) -> tuple[Aside, ...]:
+    def asides(self) -> tuple[SideNote, ...]:
         """What is shown beside the conversation, each with the number of records before it."""
         rows = {record.row for record in self.records}
-        found, place = list[Aside](), 0
+        found, place = list[SideNote](), 0
         for record in self.shown:
             if record.row in rows:
                 place += 1
             else:
                 why = LEFT_OUT if record in self.misplaced else NOT_ANSWERED
-                found.append(Aside(place, record.message, why, _details(record)))
+                found.append(SideNote(place, record.message, why, _details(record)))
         return tuple(found)
 
     def about(self) -> dict[str, object]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bitnet_chat.backend import Backend, BackendStatus
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.conversation.export import Aside
+from bitnet_chat.conversation.export import SideNote
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Failed
 from bitnet_chat.journal import Recorder
@@ -84,7 +84,7 @@ class Talk:
         """How the first reply ended that is not whole, or why the first line was refused; not what the user stopped."""
         self.unanswered = ""
         """The last message, where it failed to get a reply."""
-        self._asides: tuple[Aside, ...] = ()
+        self._asides: tuple[SideNote, ...] = ()
         """Messages that got no reply. They are written into files, and no model sees them."""
 
     @property
@@ -291,7 +291,7 @@ class Talk:
             if conversation.messages[:-1] != self.conversation.messages:
                 self._recorder.sync(self.conversation)  # what was to be replaced stays; a new message is unanswered
             elif last is not None and last.role == "user":
-                aside = Aside(len(self.conversation.messages), last)
+                aside = SideNote(len(self.conversation.messages), last)
                 self._asides = (*(each for each in self._asides if each != aside), aside)
             return isinstance(event, Failed)
         self.tally = self.tally.plus(event.stats)
@@ -301,7 +301,7 @@ class Talk:
             event = replace(event, text=rejoined(last.content + event.text))
             thinking = last.thinking + thinking
         calls = calls if event.reason is FinishReason.TOOL_CALLS else ()
-        answered = Aside(len(conversation.messages) - 1, last) if last is not None else None
+        answered = SideNote(len(conversation.messages) - 1, last) if last is not None else None
         self.conversation = conversation.with_assistant(event.text, event.reason, thinking, calls)
         self._asides = _still([each for each in self._asides if each != answered], self.conversation)
         self._backend.prepare(self.conversation)  # while the user reads
@@ -399,6 +399,6 @@ class Talk:
         self._display.lines(f"The next reply comes from {one_line(other.status().model)}.")
 
 
-def _still(asides: Sequence[Aside], conversation: Conversation) -> tuple[Aside, ...]:
+def _still(asides: Sequence[SideNote], conversation: Conversation) -> tuple[SideNote, ...]:
     """Those that stand in what the conversation has become."""
     return tuple(each for each in asides if each.place <= len(conversation.messages))

@@ -18,7 +18,7 @@ from bitnet_chat.util.threads import in_daemon
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.conversation.export import Aside
+    from bitnet_chat.conversation.export import SideNote
     from bitnet_chat.journal import Recorder
 
 
@@ -88,7 +88,7 @@ class Clerk:
         """The files have gone out."""
         self.attached.clear()
 
-    async def write(self, errand: Write, conversation: Conversation, asides: Sequence[Aside] = ()) -> None:
+    async def write(self, errand: Write, conversation: Conversation, asides: Sequence[SideNote] = ()) -> None:
         from bitnet_chat.conversation.export import export
         from bitnet_chat.util.files import write_new
 

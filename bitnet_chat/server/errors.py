@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from bitnet_chat.conversation.json_fields import Refused as Refused  # the modules that import it from here
+from bitnet_chat.conversation.json_fields import (
+    InvalidFieldError as InvalidFieldError,  # the modules that import it from here
+)
 from bitnet_chat.errors import (
     BitnetChatError,
     Busy,
@@ -107,7 +109,7 @@ def _too_long(needed: int, reserve: int, window: int) -> str:
 def _place(error: BitnetChatError) -> tuple[int, str, str, str, bool]:
     """Status, type, code, parameter, and whether another try may fare better."""
     match error:
-        case Refused():
+        case InvalidFieldError():
             return error.status, _INVALID, error.code or "invalid_value", error.param, False
         case Unsupported():
             return 400, _INVALID, "unsupported_parameter", error.option, False

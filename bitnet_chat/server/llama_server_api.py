@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.errors import BitnetChatError, ModelError
-from bitnet_chat.server.errors import Refused, openai_form, problem_of
+from bitnet_chat.server.errors import InvalidFieldError, openai_form, problem_of
 from bitnet_chat.server.openai.responses import to_json
 from bitnet_chat.server.request_body import read
 from bitnet_chat.server.responses import respond
@@ -60,7 +60,7 @@ class _Endpoint:
         async def answer(request: Request) -> Response:
             if request.method not in (self._method, "HEAD" if self._method == "GET" else self._method):
                 what = f"{request.method} is not for {request.url.path}"
-                raise Refused(what, code="method_not_allowed", status=405, remedy=f"use {self._method}")
+                raise InvalidFieldError(what, code="method_not_allowed", status=405, remedy=f"use {self._method}")
             return _json(await self._answer(request))  # type: ignore[misc]  # each of them is awaited
 
         await respond(scope, receive, send, answer, _refusal)
@@ -123,7 +123,9 @@ class _Paths:
         if name not in self._texts:
             source = self._catalogue.pools[name].source
             if source.path is None:
-                raise Refused(f"the model {name} is on another computer: its vocabulary is not here", status=501)
+                raise InvalidFieldError(
+                    f"the model {name} is on another computer: its vocabulary is not here", status=501
+                )
             self._texts[name] = await asyncio.to_thread(_read, source)
         return self._texts[name]
 
@@ -152,7 +154,9 @@ def _read(source: BackendFactory) -> _Text:
 
 def _tokenizer_of(text: _Text) -> Tokenizer:
     if text.tokenizer is None:
-        raise Refused(f"the vocabulary of {text.header.label} is of a kind that is not known here", status=501)
+        raise InvalidFieldError(
+            f"the vocabulary of {text.header.label} is of a kind that is not known here", status=501
+        )
     return text.tokenizer
 
 
@@ -189,7 +193,7 @@ def _templated(text: _Text, fields: Fields) -> dict[str, object]:
     from bitnet_chat.server.openai.requests import options_of
 
     if text.template is None:
-        raise Refused(f"the chat template of {text.header.label} cannot be read", status=501)
+        raise InvalidFieldError(f"the chat template of {text.header.label} cannot be read", status=501)
     conversation = conversation_of(fields.needed_objects("messages"))
     tools = [
         {

@@ -27,7 +27,7 @@ from bitnet_chat.server.auth import (
     too_large,
     too_many_guesses,
 )
-from bitnet_chat.server.errors import Refused, error_json
+from bitnet_chat.server.errors import InvalidFieldError, error_json
 from bitnet_chat.server.metrics import Metrics
 from bitnet_chat.server.request_body import read_object
 from bitnet_chat.server.responses import ClientGone
@@ -194,7 +194,7 @@ def login_routes(keys: Keys) -> list[BaseRoute]:
         address = request.client.host if request.client is not None else ""
         try:
             key = (await read_object(request, _LOGIN_LIMIT)).needed_text("key")
-        except Refused as error:
+        except InvalidFieldError as error:
             return refused(Refusal(error.status, error.what, 'send {"key": "…"}', code=error.code), request.url.path)
         except ClientGone:
             return Response(status_code=_GONE)

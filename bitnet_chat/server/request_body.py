@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bitnet_chat.conversation.json_fields import Fields, Notes, Refused
+from bitnet_chat.conversation.json_fields import Fields, IgnoredFields, InvalidFieldError
 from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _MOST_VALUES = 100_000
 """Values in a body that is read in steps: about half a second in its thread."""
 
 
-async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes: Notes | None = None) -> T:
+async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes: IgnoredFields | None = None) -> T:
     """What ``parse``, which is pure, makes of the object that a request brings; ``limit`` in bytes. A large one is
     parsed beside the event loop. ``notes``: see :class:`Fields`.
 
@@ -72,7 +72,7 @@ def _check_encoding(request: Request) -> None:
     """Raises Refused for bytes that are not the JSON itself, in UTF-8."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
-        raise Refused(
+        raise InvalidFieldError(
             f"the body is in the encoding {encoding[:40]!r}, which is not read here",
             status=415,
             code="unsupported_encoding",
@@ -80,7 +80,7 @@ def _check_encoding(request: Request) -> None:
         )
     charset = _CHARSET.search(request.headers.get("content-type", ""))
     if charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
-        raise Refused(
+        raise InvalidFieldError(
             f"the body is in the character set {charset[1][:40]!r}, which is not read here",
             status=415,
             code="unsupported_encoding",
@@ -88,8 +88,8 @@ def _check_encoding(request: Request) -> None:
         )
 
 
-def _too_large(limit: int) -> Refused:
-    return Refused(
+def _too_large(limit: int) -> InvalidFieldError:
+    return InvalidFieldError(
         f"the request is larger than {limit:,} bytes",
         status=413,
         code="request_too_large",
@@ -97,21 +97,21 @@ def _too_large(limit: int) -> Refused:
     )
 
 
-def object_of(data: bytes, notes: Notes | None = None) -> Fields:
+def object_of(data: bytes, notes: IgnoredFields | None = None) -> Fields:
     """The object in a body. Raises Refused."""
     try:
         text = data.decode("utf-8-sig")
         value: Any = _json(text, in_steps=len(data) > _AT_ONCE)
     except UnicodeDecodeError as error:
-        raise Refused(f"the body is not UTF-8: byte {error.start} is wrong", code="invalid_json") from None
-    except Refused as error:
+        raise InvalidFieldError(f"the body is not UTF-8: byte {error.start} is wrong", code="invalid_json") from None
+    except InvalidFieldError as error:
         raise error.with_traceback(None) from None  # or all that was read would live on with it, to be freed elsewhere
     except RecursionError:
-        raise Refused("the body is nested too deeply", code="invalid_json") from None
+        raise InvalidFieldError("the body is nested too deeply", code="invalid_json") from None
     except ValueError as error:
-        raise Refused(f"the body is not JSON: {error}", code="invalid_json") from None
+        raise InvalidFieldError(f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
-        raise Refused("the body is not a JSON object", code="invalid_json")
+        raise InvalidFieldError("the body is not a JSON object", code="invalid_json")
     if _HALF.search(text):  # as a program writes it that has cut a text between the two halves of a character
         value = _whole(value)
     return Fields(value, notes=notes)
@@ -130,7 +130,7 @@ def _json(text: str, *, in_steps: bool) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
-            raise Refused(
+            raise InvalidFieldError(
                 f"the body holds more than {_MOST_VALUES:,} values",
                 status=413,
                 code="request_too_large",

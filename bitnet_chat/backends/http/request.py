@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.conversation.stdin_encoding import clean
+from bitnet_chat.conversation.stdin_encoding import normalise
 from bitnet_chat.errors import UsageError
 from bitnet_chat.filters.continuation import without_loose_end
 from bitnet_chat.text.utf8 import rejoined, well_formed
@@ -36,7 +36,7 @@ class RequestMessages:
             raise UsageError("there is no user message to reply to")
         if last.role == "assistant" and not last.was_cut:
             raise UsageError("the last reply is whole: there is nothing to continue")
-        cleaned = clean(conversation.messages[at].content)
+        cleaned = normalise(conversation.messages[at].content)
         if not cleaned.text:
             raise UsageError("an empty message cannot be sent")
         sent = tuple(_as_sent(message) for message in conversation.messages)
@@ -64,5 +64,5 @@ def _is_user(message: Message) -> bool:
 def _as_sent(message: Message) -> Message:
     """JSON has no way to write a byte that is no UTF-8; a name or a result of a tool is as hostile as a message."""
     content = message.content
-    text = well_formed(rejoined(content)) if message.role == "assistant" else clean(content).text
+    text = well_formed(rejoined(content)) if message.role == "assistant" else normalise(content).text
     return replace(message, content=text, finish=None, thinking="")

@@ -24,7 +24,7 @@ from bitnet_chat.server.chats.live import Changed, Live, Room
 from bitnet_chat.server.chats.requests import MOST_ROWS, Ask, ask, lone_ask, new_chat, new_title
 from bitnet_chat.server.chats.responses import chat_json, entry_form, error_form, to_json
 from bitnet_chat.server.chats.service import ChatDesk, NoSuchChat
-from bitnet_chat.server.errors import Refused, error_json, problem_of
+from bitnet_chat.server.errors import InvalidFieldError, error_json, problem_of
 from bitnet_chat.server.request_body import read
 from bitnet_chat.server.responses import EventStream, is_urgent, respond, while_connected
 from bitnet_chat.server.settings import ServeSettings
@@ -74,7 +74,7 @@ class _Endpoint:
         return handler
 
 
-class _WrongMethod(Refused):
+class _WrongMethod(InvalidFieldError):
     def __init__(self, method: str, allowed: str) -> None:
         super().__init__(f"{method} is not for this", code="method_not_allowed", status=405, remedy=f"use {allowed}")
         self.allowed = allowed
@@ -92,7 +92,7 @@ class _Api:
     async def list(self, request: Request) -> Response:
         limit, words = _number(request, "limit", _LISTED, _MOST_LISTED), request.query_params.get("q", "").strip()
         if len(words) > _MOST_WORDS:
-            raise Refused(f"q has more than {_MOST_WORDS} characters", param="q")
+            raise InvalidFieldError(f"q has more than {_MOST_WORDS} characters", param="q")
         if words:
             hits = await self._chats.search(words, limit)
             forms = [entry_form(hit.entry, self._is_live(hit.entry.id), hit.snippet) for hit in hits]
@@ -265,7 +265,7 @@ def _refused(generation: Generation) -> Response | None:
 def _id(request: Request) -> int:
     text: str = request.path_params["id"]
     if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) <= MOST_ROWS):
-        raise Refused(f"{text[:40]!r} is no number of a chat", status=404, code="chat_not_found")
+        raise InvalidFieldError(f"{text[:40]!r} is no number of a chat", status=404, code="chat_not_found")
     return int(text)
 
 
@@ -276,21 +276,21 @@ def _is_urgent(request: Request) -> bool:
 def _renders(request: Request) -> bool:
     wanted = request.query_params.get("render", "")
     if wanted not in ("", "html"):
-        raise Refused("render can only be html", param="render")
+        raise InvalidFieldError("render can only be html", param="render")
     return wanted == "html"
 
 
 def _flag(request: Request, name: str) -> bool:
     value = request.query_params.get(name, "0")
     if value not in ("0", "1"):
-        raise Refused(f"{name} is 0 or 1", param=name)
+        raise InvalidFieldError(f"{name} is 0 or 1", param=name)
     return value == "1"
 
 
 def _number(request: Request, name: str, default: int, most: int) -> int:
     value = request.query_params.get(name, str(default))
     if not (value.isascii() and value.isdigit() and len(value) < 10 and 0 < int(value) <= most):
-        raise Refused(f"{name} is a number from 1 to {most}", param=name)
+        raise InvalidFieldError(f"{name} is a number from 1 to {most}", param=name)
     return int(value)
 
 

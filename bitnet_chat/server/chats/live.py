@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bitnet_chat.server.broadcast import Generation
 from bitnet_chat.server.chats.events import LastSeen, Opening
 from bitnet_chat.server.chats.responses import LiveReply
-from bitnet_chat.server.errors import Refused
+from bitnet_chat.server.errors import InvalidFieldError
 
 if TYPE_CHECKING:
     from bitnet_chat.server.web.shared_html import SharedHtml
@@ -101,7 +101,7 @@ class Changed:
     deleted: bool = False
 
 
-class Answering(Refused):
+class Answering(InvalidFieldError):
     """One reply at a time."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.server.errors import Refused
+from bitnet_chat.server.errors import InvalidFieldError
 from bitnet_chat.server.openai.requests import options_of
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.text.utf8 import well_formed
@@ -79,7 +79,7 @@ def ask(fields: Fields) -> Ask:
     regenerate, goes_on = bool(fields.flag("regenerate")), bool(fields.flag("continue"))
     given = [content is not None, objects is not None, regenerate, goes_on and objects is None]
     if sum(given) != 1:
-        raise Refused(f"exactly one of {', '.join(_WAYS)} is to be given", param="content")
+        raise InvalidFieldError(f"exactly one of {', '.join(_WAYS)} is to be given", param="content")
     if content is not None and not content:
         raise fields.wrong("content", "is empty")
     edit = fields.whole("edit", 1, MOST_ROWS)
@@ -129,7 +129,7 @@ def asked_of(ask: Ask, stored: Stored) -> Conversation:
     elif ask.regenerate:
         conversation = Conversation(tuple(line)).without_last_reply()
         if conversation.last is None or conversation.last.role not in ("user", "tool"):
-            raise Refused("there is no reply to make again in this chat", param="regenerate")
+            raise InvalidFieldError("there is no reply to make again in this chat", param="regenerate")
     elif ask.goes_on:
         conversation = Conversation(tuple(line))
     elif ask.edit is not None:
@@ -154,9 +154,9 @@ def lone_conversation(ask: Ask) -> Conversation:
 def _check_goes_on(conversation: Conversation) -> None:
     last = conversation.last
     if last is None or last.role != "assistant":
-        raise Refused("there is no reply to go on with", param="continue")
+        raise InvalidFieldError("there is no reply to go on with", param="continue")
     if not last.was_cut:
-        raise Refused("the last reply came to its end: there is nothing to go on with", param="continue")
+        raise InvalidFieldError("the last reply came to its end: there is nothing to go on with", param="continue")
 
 
 def _place(row: int, stored: Stored) -> int:
@@ -164,9 +164,9 @@ def _place(row: int, stored: Stored) -> int:
     for record in stored.shown:
         if record.row == row:
             if record.message.role != "user":
-                raise Refused(f"message {row} is none of the user, and cannot be edited", param="edit")
+                raise InvalidFieldError(f"message {row} is none of the user, and cannot be edited", param="edit")
             return sum(each.row < row for each in line_of(stored))
-    raise Refused(f"there is no message {row} in this chat", param="edit", code="message_not_found")
+    raise InvalidFieldError(f"there is no message {row} in this chat", param="edit", code="message_not_found")
 
 
 def _messages(

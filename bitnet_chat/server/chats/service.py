@@ -27,7 +27,7 @@ from bitnet_chat.server.chats.requests import (
     line_of,
     lone_conversation,
 )
-from bitnet_chat.server.errors import Refused
+from bitnet_chat.server.errors import InvalidFieldError
 from bitnet_chat.server.scheduler import Desk, Order
 from bitnet_chat.util.threads import beside
 
@@ -39,7 +39,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class NoSuchChat(Refused):
+class NoSuchChat(InvalidFieldError):
     def __init__(self, id: int) -> None:
         super().__init__(
             f"there is no chat {id}", status=404, code="chat_not_found", remedy="GET /chats lists those that there are"
@@ -73,7 +73,7 @@ class ChatDesk:
             await room.live.settled.wait()
         try:
             return await _done(self._journal.load, id)
-        except Refused:
+        except InvalidFieldError:
             raise
         except UsageError:
             raise NoSuchChat(id) from None
@@ -105,7 +105,7 @@ class ChatDesk:
             await self._quiet(room)
             try:
                 await _done(self._journal.remove, [id])
-            except Refused:
+            except InvalidFieldError:
                 raise
             except UsageError:
                 raise NoSuchChat(id) from None
@@ -223,8 +223,8 @@ async def _done(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> 
         raise _not_written("used") from None
 
 
-def _not_written(what: str) -> Refused:
-    return Refused(
+def _not_written(what: str) -> InvalidFieldError:
+    return InvalidFieldError(
         f"the journal cannot be {what}; the server's log says why",
         status=503,
         code="journal_not_written",

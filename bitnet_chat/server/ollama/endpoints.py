@@ -17,11 +17,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from bitnet_chat.context.window import Policy
-from bitnet_chat.conversation.json_fields import Fields, Notes
+from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed, Notice
 from bitnet_chat.server.broadcast import Generation
-from bitnet_chat.server.errors import Problem, Refused, error_json, failure_of, problem_of, without_tools
+from bitnet_chat.server.errors import InvalidFieldError, Problem, error_json, failure_of, problem_of, without_tools
 from bitnet_chat.server.model_manager import ModelCard
 from bitnet_chat.server.model_router import AUTO
 from bitnet_chat.server.ollama import responses
@@ -79,9 +79,9 @@ class _Api:
             "version": (get, self._version),
         }
         if (why := _REFUSED.get(path.split("/")[0])) is not None:
-            raise Refused(f"/api/{path} is not supported here: {why}", status=501)
+            raise InvalidFieldError(f"/api/{path} is not supported here: {why}", status=501)
         if path not in handlers:
-            raise Refused(f"/api/{path} is not served here", status=404)
+            raise InvalidFieldError(f"/api/{path} is not served here", status=404)
         methods, handler = handlers[path]
         if request.method not in methods:
             raise _WrongMethod(request.method, path, ", ".join(methods))
@@ -98,7 +98,7 @@ class _Api:
     async def _reply(
         self, request: Request, parse: Callable[[Fields], ReplyRequest], writer_of: type[responses.Writer]
     ) -> Response:
-        notes = None if self._settings.strict else Notes()
+        notes = None if self._settings.strict else IgnoredFields()
         asked = await read(request, self._settings.body_limit, parse, notes)
         model = self._catalogue.choose(self._known(asked.model), asked.conversation)
         await self._check_window(asked, model, notes)
@@ -130,7 +130,7 @@ class _Api:
             return await _whole(generation, writer, notices, headers)
         return _Stream(_lines(generation, writer, notices), generation.stop, headers)
 
-    async def _check_window(self, asked: ReplyRequest, model: str, notes: Notes | None) -> None:
+    async def _check_window(self, asked: ReplyRequest, model: str, notes: IgnoredFields | None) -> None:
         if not asked.window:
             return
         window = self._catalogue.window(model) or (await self._catalogue.card(model)).window
@@ -139,7 +139,7 @@ class _Api:
             if notes is not None:
                 notes.changed("options.num_ctx", why)
             else:
-                raise Refused(
+                raise InvalidFieldError(
                     f"options.num_ctx {why}",
                     param="options.num_ctx",
                     remedy="leave it out, or start the server with a larger --ctx",
@@ -244,7 +244,7 @@ def _failed_at_once(generation: Generation) -> bool:
     return not (generation.text or generation.thinking or generation.calls)
 
 
-class _WrongMethod(Refused):
+class _WrongMethod(InvalidFieldError):
     def __init__(self, method: str, path: str, allowed: str) -> None:
         super().__init__(f"{method} is not for /api/{path}", status=405, remedy=f"use {allowed}")
         self.allowed = allowed

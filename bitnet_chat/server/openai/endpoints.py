@@ -11,11 +11,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from bitnet_chat.conversation.json_fields import Fields, Notes
+from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed, Notice
 from bitnet_chat.server.broadcast import Generation
-from bitnet_chat.server.errors import Problem, Refused, error_json, failure_of, openai_form, problem_of, without_tools
+from bitnet_chat.server.errors import (
+    InvalidFieldError,
+    Problem,
+    error_json,
+    failure_of,
+    openai_form,
+    problem_of,
+    without_tools,
+)
 from bitnet_chat.server.openai.requests import ReplyRequest, chat_request, completion_request
 from bitnet_chat.server.openai.responses import DONE, ChatWriter, CompletionWriter, Head, to_json
 from bitnet_chat.server.request_body import read
@@ -58,7 +66,7 @@ class _Api:
             case _ if path.startswith("models/"):
                 handlers = {"GET": self._model, "HEAD": self._model}
             case _:
-                raise Refused(f"/v1/{path} is not served here", code="not_found", status=404)
+                raise InvalidFieldError(f"/v1/{path} is not served here", code="not_found", status=404)
         if request.method not in handlers:
             raise _WrongMethod(request.method, path, ", ".join(handlers))
         return handlers[request.method]
@@ -88,7 +96,7 @@ class _Api:
         prefix: str,
         writer_of: type[ChatWriter] | type[CompletionWriter],
     ) -> Response:
-        notes = None if self._settings.strict else Notes()
+        notes = None if self._settings.strict else IgnoredFields()
         asked = await read(request, self._settings.body_limit, parse, notes)
         notices = notes.lines if notes is not None else []
         order = Order(
@@ -160,7 +168,7 @@ async def _notices(generation: Generation) -> AsyncIterator[str]:
             yield seen.event.text
 
 
-class _WrongMethod(Refused):
+class _WrongMethod(InvalidFieldError):
     def __init__(self, method: str, path: str, allowed: str) -> None:
         super().__init__(
             f"{method} is not for /v1/{path}", code="method_not_allowed", status=405, remedy=f"use {allowed}"
