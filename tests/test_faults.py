@@ -17,7 +17,7 @@ from bitnet_chat.backends.factory import open_backend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor import model as doctor
-from bitnet_chat.doctor.finding import Status
+from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.protocols import EngineOptions, common_flags
 from bitnet_chat.errors import FinishReason, ModelError
@@ -142,7 +142,7 @@ def test_models_info_names_the_faults(microsoft: Path, right: Path) -> None:
 def judged(path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for each in doctor.judge(read_info(path), context=0, names=None, engine=""):
-        if each.status is not Status.OK:
+        if each.status is not FindingStatus.OK:
             found.setdefault(each.name, []).append(f"{each.status.value} {each.seen}")
     return found
 

@@ -14,7 +14,7 @@ from test_find import CLASSIC, SERVER, nowhere, program
 from bitnet_chat import paths
 from bitnet_chat.cli import engine_install, main
 from bitnet_chat.doctor import prebuilt as prebuilt_check
-from bitnet_chat.doctor.finding import Status
+from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.discovery import candidates, find, find_server
 from bitnet_chat.engine.install import build, import_check, packages, prebuilt, wheels
@@ -239,11 +239,11 @@ def test_an_interrupted_installation(monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_the_doctor_knows_prebuilt_engines(monkeypatch: pytest.MonkeyPatch, prebuilt_engines: dict[str, Path]) -> None:
     monkeypatch.setattr(import_check, "check", lambda package, folder: None)
     llama, bitnet = prebuilt_check.look(needed=False)
-    assert (llama.status, bitnet.status) == (Status.OK, Status.OK)
+    assert (llama.status, bitnet.status) == (FindingStatus.OK, FindingStatus.OK)
     assert "xllamacpp 2026.10.11549, whole and can be loaded" in llama.seen
     (prebuilt_engines["bitnet"] / "LICENSE").unlink()
     _, bitnet = prebuilt_check.look(needed=False)
-    assert bitnet.status is Status.WARN and "is damaged" in bitnet.seen
+    assert bitnet.status is FindingStatus.WARN and "is damaged" in bitnet.seen
     assert bitnet.remedy == "bitnet-chat engine install bitnet installs it anew"
 
 
@@ -255,15 +255,15 @@ def test_the_doctor_tells_a_library_that_does_not_load(
 
     monkeypatch.setattr(import_check, "check", check)
     llama, _ = prebuilt_check.look(needed=False)
-    assert (llama.status, llama.seen, llama.remedy) == (Status.BROKEN, "it does not load", "compile it")
+    assert (llama.status, llama.seen, llama.remedy) == (FindingStatus.BROKEN, "it does not load", "compile it")
 
 
 def test_the_doctor_tells_what_could_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wheels, "here", lambda: wheels.Computer("linux", "x86_64", libc=(2, 36)))
     llama, bitnet = prebuilt_check.look(needed=True)
-    assert (llama.status, llama.facts["download"]) == (Status.OK, 33_827_498)
+    assert (llama.status, llama.facts["download"]) == (FindingStatus.OK, 33_827_498)
     assert "not installed; bitnet-chat engine install bitnet installs it (25 MB)" in bitnet.seen
     monkeypatch.setattr(wheels, "here", lambda: MUSL)
-    assert [each.status for each in prebuilt_check.look(needed=True)] == [Status.WARN, Status.WARN]
+    assert [each.status for each in prebuilt_check.look(needed=True)] == [FindingStatus.WARN, FindingStatus.WARN]
     llama, _ = prebuilt_check.look(needed=False)
-    assert llama.status is Status.OK and "musl" in llama.seen and "--build" in llama.seen
+    assert llama.status is FindingStatus.OK and "musl" in llama.seen and "--build" in llama.seen

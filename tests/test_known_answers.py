@@ -10,7 +10,7 @@ import pytest
 from bitnet_reference import Model
 
 from bitnet_chat.doctor import answers
-from bitnet_chat.doctor.finding import Status
+from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine import small_model, verdicts
 from bitnet_chat.engine.binary import Dialect, EngineBinary, Options
 from bitnet_chat.engine.probe import probe
@@ -59,7 +59,7 @@ def test_what_the_library_of_ik_llama_cpp_computes_wrongly_is_found(bitnet: Engi
     assert "ended" in found[TQ2_0.name]  # SIGFPE
     assert kept(engine) == found | {Q8_0.name: "", IQ2_BN.name: ""}
     shown = answers.judge(engine, check(engine, [Q4_1, IQ2_BN]))
-    assert shown.status is Status.OK and "not used for Q4_1" in shown.seen
+    assert shown.status is FindingStatus.OK and "not used for Q4_1" in shown.seen
 
 
 def test_a_program_is_asked_as_in_a_conversation(built_engine: EngineBinary) -> None:
@@ -79,7 +79,7 @@ def test_a_program_that_computes_wrongly_is_told(classic: EngineBinary, tmp_path
     engine = probe(program)
     assert "instead of" in wrong(engine, TQ2_0)[TQ2_0.name]
     finding = answers.judge(engine, check(engine, [TQ2_0]))
-    assert finding.status is Status.BROKEN and TQ2_0.name in finding.seen
+    assert finding.status is FindingStatus.BROKEN and TQ2_0.name in finding.seen
 
 
 def test_what_was_asked_is_kept_for_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

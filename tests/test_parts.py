@@ -19,7 +19,7 @@ from bitnet_chat import paths
 from bitnet_chat.backends.pool import BackendFactory as BackendSource
 from bitnet_chat.cli import main
 from bitnet_chat.doctor import model as doctor
-from bitnet_chat.doctor.finding import Status
+from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.models import download, engine_support, hub, store
@@ -277,13 +277,13 @@ def test_a_part_of_one_is_a_model(model: Path, capsys: pytest.CaptureFixture[str
 
 def test_doctor_knows_parts(model: Path, tmp_path: Path) -> None:
     files = written(model, 3, tmp_path, "demo")
-    assert doctor._whole(read_info(files[0])).status is Status.OK
+    assert doctor._whole(read_info(files[0])).status is FindingStatus.OK
     second = list(doctor.judge(read_info(files[1]), context=0, names=None, engine="an engine"))
     assert [each.name for each in second] == ["file", "whole"]  # and nothing of an architecture that it does not name
     assert "is part 2 of 3" in second[1].seen and second[1].remedy == f"give part 1: {files[0]}"
     files[2].unlink()
     found = doctor._whole(read_info(files[0]))
-    assert found.status is Status.BROKEN and f"is missing: {files[2].name}" in found.seen
+    assert found.status is FindingStatus.BROKEN and f"is missing: {files[2].name}" in found.seen
     for path, said in ((files[1], "is part 2 of 3"), (files[0], "1 of the others is missing")):
         with pytest.raises(ModelError, match=said):  # before an engine is started
             prepare(path, "", pytest.fail, engine=tmp_path, takes_overrides=False)

@@ -21,7 +21,7 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.doctor.finding import Status
+from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.doctor.model import judge
 from bitnet_chat.errors import FinishReason, ModelError
 from bitnet_chat.events import Completed, Event
@@ -152,4 +152,4 @@ def test_a_model_whose_template_fails_is_told_everywhere(tmp_path: Path, home: P
     done = run("models", "info", "--json", str(path))
     assert "its chat template fails: it takes more memory" in json.loads(done.stdout)["faults"][0]
     found = next(each for each in judge(read_info(path), context=0, names=None, engine="") if each.name == "template")
-    assert found.status is Status.BROKEN and "fails: it takes more memory" in found.seen
+    assert found.status is FindingStatus.BROKEN and "fails: it takes more memory" in found.seen

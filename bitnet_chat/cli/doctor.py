@@ -9,13 +9,13 @@ from typing import Any
 from bitnet_chat import config, terminal
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.doctor.finding import Finding, Status, count
+from bitnet_chat.doctor.finding import Finding, FindingStatus, count
 from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import one_line
 
 BROKEN = 1
 """The exit code when something is."""
-_COLOURS = {Status.OK: "\x1b[32m", Status.WARN: "\x1b[33m", Status.BROKEN: "\x1b[31m"}
+_COLOURS = {FindingStatus.OK: "\x1b[32m", FindingStatus.WARN: "\x1b[33m", FindingStatus.BROKEN: "\x1b[31m"}
 _NAME_WIDTH = 13
 _SETTINGS = ("model", "engine", "ctx", "threads", "backend", "base_url", "attach")
 _MARGIN = 2 + 6 + 2 + _NAME_WIDTH + 1
@@ -42,12 +42,12 @@ def parser() -> Parser:
 def run(arguments: Sequence[str]) -> int:
     flags = parser().parse_args(arguments)
     given = {name: getattr(flags, name) for name in _SETTINGS if getattr(flags, name) is not None}
-    from bitnet_chat.doctor.checks import Wish, examine
+    from bitnet_chat.doctor.checks import CheckOptions, run_checks
 
     settings, configured, problem = effective(given)
     findings: list[Finding] = []
     printed = _FindingPrinter()
-    for finding in examine(Wish(settings, configured, problem, sweep=not flags.quick)):
+    for finding in run_checks(CheckOptions(settings, configured, problem, sweep=not flags.quick)):
         findings.append(finding)
         if not flags.json:
             printed.show(finding)
@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         print(json_text(content, indent=2))
     else:
         print("\n" + summary(counts))
-    return BROKEN if counts[Status.BROKEN.value] else 0
+    return BROKEN if counts[FindingStatus.BROKEN.value] else 0
 
 
 def effective(given: dict[str, Any]) -> tuple[config.Settings, str, str]:
@@ -72,7 +72,7 @@ def effective(given: dict[str, Any]) -> tuple[config.Settings, str, str]:
 
 def summary(counts: dict[str, int]) -> str:
     """One line."""
-    ok, warn, broken = (counts[status.value] for status in Status)
+    ok, warn, broken = (counts[status.value] for status in FindingStatus)
     if broken:
         return f"{broken} broken, {warn} to look at, {ok} in order."
     return f"Nothing is broken; {warn} to look at, {ok} in order." if warn else f"All {ok} in order."

@@ -96,7 +96,7 @@ def _about(
     redactor: Redactor, entries: Sequence[Entry], *, with_text: bool, session: int | None
 ) -> Iterator[dict[str, object]]:
     """The lines before those of the session: each an object with ``t`` and ``kind``."""
-    from bitnet_chat.doctor.checks import Wish, examine
+    from bitnet_chat.doctor.checks import CheckOptions, run_checks
     from bitnet_chat.doctor.environment import versions
 
     settings, configured, problem = effective({})
@@ -118,7 +118,7 @@ def _about(
         )
     values["engine_args"] = redactor.arguments(values["engine_args"])
     yield {"t": 0, "kind": "settings", "settings": redactor.value(values), "problem": redactor.text(problem)}
-    for finding in examine(Wish(of_session(settings, entries), configured, problem, sweep=False)):
+    for finding in run_checks(CheckOptions(of_session(settings, entries), configured, problem, sweep=False)):
         yield {"t": 0, "kind": "finding"} | {key: redactor.value(value) for key, value in finding.as_json().items()}
 
 

@@ -39,7 +39,7 @@ KNOWN_ANSWERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class BenchmarkReply:
     """``answers``: to :data:`KNOWN_ANSWERS`, as far as it came. ``log``: the beginning of the engine's log."""
 
     answers: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Heard:
     seconds: float = 0.0
 
 
-class _Ear:
+class _LogCapture:
     """A tape that keeps the beginning of the log; see :class:`bitnet_chat.engine.process.Tape`."""
 
     def __init__(self) -> None:
@@ -74,13 +74,13 @@ class _Ear:
         pass
 
 
-def ask(settings: Settings, *, limit: float = _LIMIT) -> Heard:
+def ask(settings: Settings, *, limit: float = _LIMIT) -> BenchmarkReply:
     """:data:`KNOWN_ANSWERS`, to the bundled model. ``settings.engine`` is the engine."""
     return asyncio.run(_ask(replace(_plain(settings), temperature=0.0, model="", threads=1), limit))
 
 
-async def _ask(settings: Settings, limit: float) -> Heard:
-    ear, begun = _Ear(), time.monotonic()
+async def _ask(settings: Settings, limit: float) -> BenchmarkReply:
+    ear, begun = _LogCapture(), time.monotonic()
     answers: list[str] = []
     error: BitnetChatError | None = None
     backend: PtyBackend | None = None
@@ -102,10 +102,10 @@ async def _ask(settings: Settings, limit: float) -> Heard:
     finally:
         if backend is not None:
             await backend.close()
-    return Heard(tuple(answers), ear.log.decode("utf-8", "replace"), error, time.monotonic() - begun)
+    return BenchmarkReply(tuple(answers), ear.log.decode("utf-8", "replace"), error, time.monotonic() - begun)
 
 
-def judge_replies(heard: Heard) -> Finding:
+def judge_replies(heard: BenchmarkReply) -> Finding:
     """Whether the engine computes what it should. Pure."""
     if heard.error is not None:
         detail = heard.error.detail.strip().split("\n")[0]
@@ -144,7 +144,7 @@ def judge_replies(heard: Heard) -> Finding:
     )
 
 
-def measure(settings: Settings, counts: tuple[int, ...], budget: float) -> Iterator[Rate]:
+def measure(settings: Settings, counts: tuple[int, ...], budget: float) -> Iterator[ThreadRate]:
     """The rate of a real generation with each number of threads, until ``budget`` seconds are spent.
 
     Raises BitnetChatError when the engine or the model cannot be used.
@@ -160,7 +160,7 @@ def measure(settings: Settings, counts: tuple[int, ...], budget: float) -> Itera
         longest = max(longest, time.monotonic() - started)
         if rate is None:
             return
-        yield Rate(threads, rate)
+        yield ThreadRate(threads, rate)
 
 
 async def _rate(settings: Settings, limit: float) -> float | None:
@@ -199,7 +199,7 @@ _BITNETS_DEFAULT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class ThreadRate:
     threads: int
     tokens: float
     """Tokens a second."""
@@ -234,7 +234,7 @@ def given(share: Threads, has: Processors) -> Finding:
     return ok(_THREADS_GROUP, "allowed", seen, **facts)
 
 
-def judge_threads(rates: Sequence[Rate], *, current: int, physical: int, tiny: bool) -> Finding:
+def judge_threads(rates: Sequence[ThreadRate], *, current: int, physical: int, tiny: bool) -> Finding:
     """``tiny``: the model is too small to say anything about others."""
     if not rates:
         return warn(

@@ -24,7 +24,7 @@ SWEEP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CheckOptions:
     """What to look at. ``problem``: why the settings cannot be used; ``settings`` are then the defaults."""
 
     settings: Settings
@@ -33,7 +33,7 @@ class Wish:
     sweep: bool = True
 
 
-def examine(wish: Wish) -> Iterator[Finding]:
+def run_checks(wish: CheckOptions) -> Iterator[Finding]:
     """Findings as they come. Takes some seconds, of which the sweep has most; never raises for what it looks at."""
     settings = wish.settings
     yield from _safely("program", environment.program)
@@ -58,7 +58,7 @@ def examine(wish: Wish) -> Iterator[Finding]:
     if binary is not None and info:
         yield from _safely("threads", lambda: [benchmark.given(*_share(settings, info[0]))])
     if wish.sweep and usable is not None and info:
-        yield from _safely("threads", lambda: _swept(usable, info[0]))
+        yield from _safely("threads", lambda: _thread_sweep(usable, info[0]))
     need = hardware.needed(info[0], settings.ctx) if info else None
     yield from _safely("memory", lambda: [hardware.judge_memory(hardware.memory(), need), *hardware.disk()])
     yield from _safely("terminal", lambda: [*environment.judge_terminal(environment.here()), *environment.pty()])
@@ -113,7 +113,7 @@ def _share(settings: Settings, info: ModelInfo) -> tuple[Threads, Processors]:
     return share_of(settings.threads, settings.engine_args, has, tiny=info.header.size < TINY_MODEL), has
 
 
-def _swept(settings: Settings, info: ModelInfo) -> Iterator[Finding]:
+def _thread_sweep(settings: Settings, info: ModelInfo) -> Iterator[Finding]:
     physical, logical = hardware.cores()
     tiny = info.header.size < TINY_MODEL
     share, has = _share(settings, info)

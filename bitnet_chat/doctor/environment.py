@@ -22,7 +22,7 @@ _NARROW = 40  # columns: below this every line of ours wraps
 
 
 @dataclass(frozen=True, slots=True)
-class Terminal:
+class TerminalFacts:
     """``columns`` and ``lines``: 0 where stdout is no terminal."""
 
     stdin: bool
@@ -34,11 +34,11 @@ class Terminal:
     windows: bool = False
 
 
-def here() -> Terminal:
+def here() -> TerminalFacts:
     stdout = sys.stdout.isatty()
     columns, lines = terminals.size(sys.stdout) if stdout else (0, 0)
     names = ("TERM", "COLORTERM", "NO_COLOR", "LANG", "LC_ALL", "LC_CTYPE", "TMUX", "STY", "TERM_PROGRAM")
-    return Terminal(
+    return TerminalFacts(
         stdin=sys.stdin.isatty(),
         stdout=stdout,
         columns=columns,
@@ -49,7 +49,7 @@ def here() -> Terminal:
     )
 
 
-def judge_terminal(terminal: Terminal) -> Iterator[Finding]:
+def judge_terminal(terminal: TerminalFacts) -> Iterator[Finding]:
     """Pure."""
     yield _screen(terminal)
     encoding = terminal.encoding.lower().replace("-", "").replace("_", "")
@@ -67,7 +67,7 @@ def judge_terminal(terminal: Terminal) -> Iterator[Finding]:
     yield _colours(terminal)
 
 
-def _screen(terminal: Terminal) -> Finding:
+def _screen(terminal: TerminalFacts) -> Finding:
     term = terminal.variables.get("TERM", "")
     facts: dict[str, object] = {"stdin": terminal.stdin, "stdout": terminal.stdout, "term": term}
     if not terminal.stdout:
@@ -82,7 +82,7 @@ def _screen(terminal: Terminal) -> Finding:
     return ok(_GROUP, "screen", seen, **facts)
 
 
-def _colours(terminal: Terminal) -> Finding:
+def _colours(terminal: TerminalFacts) -> Finding:
     variables = terminal.variables
     if variables.get("NO_COLOR"):
         return ok(_GROUP, "colours", "none, because NO_COLOR is set", colours=False)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 
-class Status(StrEnum):
+class FindingStatus(StrEnum):
     OK = "ok"
     WARN = "warn"
     """It works, but not as well as it could, or perhaps not for long."""
@@ -21,7 +21,7 @@ class Finding:
 
     group: str
     name: str
-    status: Status
+    status: FindingStatus
     seen: str
     remedy: str = ""
     facts: dict[str, object] = field(default_factory=dict)
@@ -32,18 +32,18 @@ class Finding:
 
 
 def ok(group: str, name: str, seen: str, **facts: object) -> Finding:
-    return Finding(group, name, Status.OK, seen, "", facts)
+    return Finding(group, name, FindingStatus.OK, seen, "", facts)
 
 
 def warn(group: str, name: str, seen: str, remedy: str, **facts: object) -> Finding:
-    return Finding(group, name, Status.WARN, seen, remedy, facts)
+    return Finding(group, name, FindingStatus.WARN, seen, remedy, facts)
 
 
 def broken(group: str, name: str, seen: str, remedy: str, **facts: object) -> Finding:
-    return Finding(group, name, Status.BROKEN, seen, remedy, facts)
+    return Finding(group, name, FindingStatus.BROKEN, seen, remedy, facts)
 
 
 def count(findings: Iterable[Finding]) -> dict[str, int]:
     """How many there are of each status, those of which there are none included."""
     counts = Counter(finding.status for finding in findings)
-    return {status.value: counts[status] for status in Status}
+    return {status.value: counts[status] for status in FindingStatus}

@@ -33,17 +33,17 @@ _APPLE = {
 _WINDOWS = {13: "pni", 36: "ssse3", 39: "avx", 40: "avx2", 19: "asimd", 43: "asimddp"}
 
 
-def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> Instructions | None:
+def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> ProcessorInstructions | None:
     """None where this platform tells nothing."""
     if sys.platform == "win32":
         import ctypes
 
         present = ctypes.windll.kernel32.IsProcessorFeaturePresent
         some = frozenset(word for number, word in _WINDOWS.items() if present(number))
-        return Instructions(some, frozenset(_WINDOWS.values()))
+        return ProcessorInstructions(some, frozenset(_WINDOWS.values()))
     else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
         found = of_sysctl(_sysctl()) if platform.system() == "Darwin" else of_cpuinfo(_read(cpuinfo))
-        return Instructions(found) if found else None
+        return ProcessorInstructions(found) if found else None
 
 
 def of_cpuinfo(text: str) -> frozenset[str] | None:
@@ -146,24 +146,26 @@ WORTH_IT = ("AVX", "AVX2", "FMA", "F16C", "AVX_VNNI", "AVX512", "AVX512_VNNI", "
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
+class BuildInstructions:
     """``used``: names from a ``system_info``. ``complete``: what is missing there is not used."""
 
     used: frozenset[str]
     complete: bool
 
 
-def build_of(log: str) -> Build | None:
+def build_of(log: str) -> BuildInstructions | None:
     """From the log of an engine that has started; None where it does not tell."""
     line = next((line for line in log.split("\n") if "system_info:" in line), "")
     pairs = _PAIR.findall(line)
     if not pairs:
         return None
-    return Build(frozenset(name for name, value in pairs if value != "0"), all(value != "0" for _, value in pairs))
+    return BuildInstructions(
+        frozenset(name for name, value in pairs if value != "0"), all(value != "0" for _, value in pairs)
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Instructions:
+class ProcessorInstructions:
     """Words of a processor. ``tells``: those that this platform knows of; None: all there are."""
 
     words: frozenset[str]
@@ -177,7 +179,7 @@ class Instructions:
         return self.tells is None or self.tells.issuperset(NEEDS[name])
 
 
-def judge_instructions(build: Build | None, processor: Instructions | None) -> Finding:
+def judge_instructions(build: BuildInstructions | None, processor: ProcessorInstructions | None) -> Finding:
     """``processor``: None where this platform does not tell."""
     if build is None:
         return ok(_GROUP, _NAME, "the engine does not tell what its build uses")
@@ -215,7 +217,7 @@ _LITTLE_ROOM = 100_000_000  # bytes: a journal of years, or a fifth of an engine
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryFacts:
     """Bytes."""
 
     total: int
@@ -224,7 +226,7 @@ class Memory:
     swap_used: int
 
 
-def memory() -> Memory | None:
+def memory() -> MemoryFacts | None:
     """None where nothing tells."""
     try:
         import psutil
@@ -235,10 +237,12 @@ def memory() -> Memory | None:
     except (psutil.Error, OSError, RuntimeError):
         return None
     available = resources.available()
-    return Memory(int(whole.total), int(whole.available) if available is None else available, swap.total, swap.used)
+    return MemoryFacts(
+        int(whole.total), int(whole.available) if available is None else available, swap.total, swap.used
+    )
 
 
-def judge_memory(has: Memory | None, needed: int | None) -> Finding:
+def judge_memory(has: MemoryFacts | None, needed: int | None) -> Finding:
     """``needed``: bytes for the model with its context; None where there is no model. Pure."""
     group, name = "memory", "memory"
     if has is None:
