@@ -23,8 +23,8 @@ from bitnet_chat.config import Settings
 from bitnet_chat.engine import conversion
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.probe import probe
-from bitnet_chat.engine.selection import Contender
-from bitnet_chat.engine.speeds import Speed
+from bitnet_chat.engine.selection import EngineOption
+from bitnet_chat.engine.speeds import EngineSpeed
 from bitnet_chat.engine_checks import benchmark
 from bitnet_chat.util.progress import Clock, ProgressLine
 
@@ -50,12 +50,12 @@ def main() -> int:
     old, new = _model(flags.folder / "old.gguf", "bitnet"), _model(flags.folder / "new.gguf", "bitnet-b1.58")
     conversion.obtain(new, prebuilt, on_progress=line)
     subjects = {
-        "BitNet build, I2_S": (Contender(probe(flags.build), ""), old),
-        "prebuilt, IQ2_BN": (Contender(prebuilt, "", converts=True), new),
+        "BitNet build, I2_S": (EngineOption(probe(flags.build), ""), old),
+        "prebuilt, IQ2_BN": (EngineOption(prebuilt, "", converts=True), new),
     }
     print(f"{os.cpu_count()} processors, load before: {os.getloadavg()[0]:.1f}, {flags.runs} rounds in turn")
     for threads in flags.threads:
-        samples: dict[str, list[Speed]] = {name: [] for name in subjects}
+        samples: dict[str, list[EngineSpeed]] = {name: [] for name in subjects}
         for _ in range(flags.runs):
             for name, (contender, model) in subjects.items():
                 samples[name].append(benchmark.measure(contender, model, Settings(threads=threads), clock))
@@ -64,7 +64,7 @@ def main() -> int:
     return 0
 
 
-def _section(threads: int, samples: dict[str, list[Speed]]) -> Section:
+def _section(threads: int, samples: dict[str, list[EngineSpeed]]) -> Section:
     section = Section(f"BitNet 2B4T's shape, threads: {threads}")
     old, new = samples.values()
     for kind, goal in _GOALS.items():

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from bitnet_chat import paths
 from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
-from bitnet_chat.engine.protocols import Talk
+from bitnet_chat.engine.protocols import EngineProtocol
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALLED = Path(sys.executable).with_name("bitnet-chat")
@@ -60,7 +60,7 @@ def endless_flags(threads: int = 0) -> list[str]:
     return [*flags, "--", *_ENDLESS]
 
 
-def talk_of(settings: Settings) -> Talk:
+def talk_of(settings: Settings) -> EngineProtocol:
     """The dialect bound as bitnet-chat binds it: the bare engine gets the very same command line."""
     return PtyBackend(settings).talk()
 

@@ -14,8 +14,8 @@ from report import Figure, Goal, Section, ratios
 from bitnet_chat.backend import Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.process import EngineProcess, State
-from bitnet_chat.engine.protocols import Input, Launch
+from bitnet_chat.engine.process import EngineProcess, ProcessState
+from bitnet_chat.engine.protocols import EncodedMessage, LaunchCommand
 from bitnet_chat.engine.protocols.classic import ClassicFramer
 from bitnet_chat.engine.protocols.modern import ModernFramer
 from bitnet_chat.engine.session import Session
@@ -61,16 +61,16 @@ class _Flood:
         message: str = "",
         unfinished: bool = False,
         sampling: Sampling | None = None,
-    ) -> Launch:
-        return Launch(argv=self.argv, framer=ClassicFramer(_IN_PREFIX, _IN_SUFFIX, ordered=True))
+    ) -> LaunchCommand:
+        return LaunchCommand(argv=self.argv, framer=ClassicFramer(_IN_PREFIX, _IN_SUFFIX, ordered=True))
 
-    def input(self, launch: Launch, context: str, history: Conversation, text: str) -> Input | None:
-        return Input(text.encode() + b"\n")
+    def input(self, launch: LaunchCommand, context: str, history: Conversation, text: str) -> EncodedMessage | None:
+        return EncodedMessage(text.encode() + b"\n")
 
     def render_ahead(self, history: Conversation, text: str) -> None:
         pass
 
-    def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
+    def is_prepared(self, launch: LaunchCommand, context: str, history: Conversation) -> bool:
         return True
 
     def context_after(self, context: str, reply: str, *, natural: bool) -> str:
@@ -189,7 +189,7 @@ async def _through_process() -> float:
     try:
         await process.settled()
         begun = time.perf_counter()
-        process.send(Input(b"go\n"))
+        process.send(EncodedMessage(b"go\n"))
         got = 0
         over = False
         while not over and (frames := await process.frames()):
@@ -212,7 +212,7 @@ async def _through_session() -> float:
     session = Session(_Flood)
     try:
         session.keeper.prepare(Conversation())
-        while session.state is not State.IDLE:  # noqa: ASYNC110 -- outside of what is measured
+        while session.state is not ProcessState.IDLE:  # noqa: ASYNC110 -- outside of what is measured
             await asyncio.sleep(0.01)
         begun = time.perf_counter()
         got = 0

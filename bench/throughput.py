@@ -17,8 +17,8 @@ from subject import INSTALLED, QUESTION, endless, endless_flags, talk_of
 from terminal import Terminal, plain
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.log import EngineLog, Meter
-from bitnet_chat.engine.protocols import Launch
+from bitnet_chat.engine.log import EngineLog, LogStatsParser
+from bitnet_chat.engine.protocols import LaunchCommand
 from bitnet_chat.frames import USER_INPUT, ReplyText
 from bitnet_chat.text.utf8 import Utf8Decoder
 
@@ -106,7 +106,7 @@ def through_pty(threads: int) -> Run:
     return Run(_text(launch, reply.data), _tokens(reply.log), reply.seconds, reply.cpu)
 
 
-def _text(launch: Launch, data: bytes) -> str:
+def _text(launch: LaunchCommand, data: bytes) -> str:
     framer = launch.framer
     framer.sent()
     frames = [*framer.feed(Utf8Decoder().decode(data)), *framer.eof(clean=True)]
@@ -114,7 +114,7 @@ def _text(launch: Launch, data: bytes) -> str:
 
 
 def _tokens(log: bytes) -> int:
-    meter = Meter()
+    meter = LogStatsParser()
     meter.sent()
     EngineLog(meter.line).feed(log)
     assert meter.tokens is not None

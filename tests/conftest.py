@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat import paths
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
 from bitnet_chat.engine.discovery import find
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.probe import probe
@@ -93,7 +93,7 @@ def any_native(
 ) -> EngineBinary:
     """Each of the prebuilt libraries."""
     found = _prebuilt(request.param)
-    if found.make is Make.IK:
+    if found.make is EngineVariant.IK:
         monkeypatch.setenv("BITNET_CHAT_MODEL", str(dequantized()))
     return found
 
@@ -119,7 +119,7 @@ def any_engine(
         found = _prebuilt(request.param)
     else:
         found = probe(Path(request.param)) if request.param in OTHERS else _engine(Dialect(request.param))
-    if found.make is Make.IK:
+    if found.make is EngineVariant.IK:
         monkeypatch.setenv("BITNET_CHAT_MODEL", str(dequantized()))
     return found
 
@@ -132,7 +132,7 @@ def engine(
     if request.param not in OTHERS:
         return _engine(Dialect(request.param))
     found = probe(Path(request.param))
-    if found.make is Make.IK:
+    if found.make is EngineVariant.IK:
         monkeypatch.setenv("BITNET_CHAT_MODEL", str(dequantized()))
     return found
 
@@ -178,7 +178,7 @@ def model(request: pytest.FixtureRequest, dequantized: Callable[[], Path]) -> Pa
         if name in request.fixturenames
     ]
     engines = [request.getfixturevalue(name) for name in names]
-    return dequantized() if any(each.make is Make.IK for each in engines) else MODEL
+    return dequantized() if any(each.make is EngineVariant.IK for each in engines) else MODEL
 
 
 @pytest.fixture

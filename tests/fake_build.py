@@ -52,7 +52,7 @@ for name in targets:
 """.replace("STEPS", str(STEPS))
 
 
-def archive(path: Path, extra: Sequence[tuple[str, bytes | None]] = ()) -> source.Source:
+def archive(path: Path, extra: Sequence[tuple[str, bytes | None]] = ()) -> source.SourceArchive:
     """Writes a tiny sdist, with further members (content None: a symbolic link to /etc/passwd), and describes it."""
     prefix = _PINNED.inside
     members: list[tuple[str, bytes | None]] = [
@@ -75,7 +75,7 @@ def archive(path: Path, extra: Sequence[tuple[str, bytes | None]] = ()) -> sourc
     return described(path)
 
 
-def described(path: Path) -> source.Source:
+def described(path: Path) -> source.SourceArchive:
     pin = replace(_PINNED.pin, sha256=pip.sha256(path), size=path.stat().st_size)
     return replace(_PINNED, pin=pin)
 

@@ -22,9 +22,9 @@ from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.context.window import MARK, ContextWindow, about_tokens, half_to_drop, messages_to_drop
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.context_policy import Room
+from bitnet_chat.engine.context_policy import ContextPolicy
 from bitnet_chat.engine.process import EngineProcess
-from bitnet_chat.engine.supervisor import Keeper
+from bitnet_chat.engine.supervisor import EngineSupervisor
 from bitnet_chat.errors import ContextOverflow, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.journal import Journal, Recorder
@@ -59,7 +59,7 @@ def test_whole_turns_leave_and_the_newest_stay() -> None:
 
 def test_what_leaves_is_counted_with_what_stands_around_it(classic: EngineBinary, model: Path) -> None:
     backend = PtyBackend(Settings(engine=str(classic.path), model=str(model), journal=False))
-    talk, room = backend.talk(), Room("drop-oldest", lambda text: backend.count(text) or TokenCount(0))
+    talk, room = backend.talk(), ContextPolicy("drop-oldest", lambda text: backend.count(text) or TokenCount(0))
     system = Conversation().with_system(SYSTEM)
     turns = system.with_user("hello").with_assistant("Hello!").with_user("thanks").with_assistant("Bye.")
     whole = talk.cost_of_history(turns, room.count).count - talk.cost_of_history(system, room.count).count
@@ -130,7 +130,7 @@ def test_of_a_long_history_only_what_may_stay_is_counted() -> None:
         counted.append(len(text))
         return TokenCount(len(text))
 
-    room, talk, history = Room("drop-oldest", count), Plain(), Conversation().with_system("S")
+    room, talk, history = ContextPolicy("drop-oldest", count), Plain(), Conversation().with_system("S")
     turn = (Message("user", "q" * 20), Message("assistant", "a" * 20))
     history = Conversation((*history.messages, *(turn * 50_000)))
     dropped = room.to_drop(talk, history, None, "q" * 50, None, "drop-oldest")  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_what_is_as_long_as_a_conversation_runs_beside_the_loop() -> None:
 
 
 def test_what_one_request_was_to_be_told_another_is_not() -> None:
-    keeper = Keeper(lambda: None, Room("drop-oldest", by_length))  # type: ignore[arg-type, return-value]
+    keeper = EngineSupervisor(lambda: None, ContextPolicy("drop-oldest", by_length))  # type: ignore[arg-type, return-value]
     keeper.notify("the engine was restarted")
     keeper.tell("a special token of yours was kept as text")
     keeper.room.window.drop(Conversation().with_user("a").with_assistant("b"), 2, TokenCount(2))

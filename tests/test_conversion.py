@@ -14,9 +14,9 @@ import pytest
 from bitnet_chat import paths
 from bitnet_chat.cli import conversion as shown
 from bitnet_chat.engine import conversion, discovery
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, Options
-from bitnet_chat.engine.discovery import Candidate
-from bitnet_chat.engine.selection import Wish
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
+from bitnet_chat.engine.discovery import EngineCandidate
+from bitnet_chat.engine.selection import EngineRequest
 from bitnet_chat.engine.small_model import SmallModel, question, tokens
 from bitnet_chat.engine.verdicts import ANSWERS
 from bitnet_chat.errors import ModelError
@@ -42,7 +42,7 @@ def installed() -> Path:
 
 def fake(folder: Path, program: str) -> EngineBinary:
     """A package whose llama-quantize is a Python program."""
-    engine = EngineBinary(folder, Dialect.NATIVE, "1", Options(), Make.IK)
+    engine = EngineBinary(folder, Dialect.NATIVE, "1", HelpOptions(), EngineVariant.IK)
     path = conversion.quantizer(engine)
     path.parent.mkdir(parents=True)
     path.write_text(f"#!{sys.executable}\nimport json, os, shutil, sys\nsource, target = sys.argv[-4:-2]\n{program}\n")
@@ -60,7 +60,7 @@ def left_in(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("architecture", ["bitnet-b1.58", "bitnet", "llama"])
 def test_a_converted_model_says_what_the_original_ought_to(bitnet: EngineBinary, architecture: str) -> None:
-    from bitnet_chat.engine.native.client import Client
+    from bitnet_chat.engine.native.client import NativeClient
     from bitnet_chat.engine.native.command import command
 
     small = SmallModel("I2_S", architecture)  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def test_a_converted_model_says_what_the_original_ought_to(bitnet: EngineBinary,
     assert {each.step for each in told} == {"Converting small", "Checking small"}
     assert max(each.done for each in told) == max(each.total for each in told) > 10
     assert read_info(converted).quantization == "IQ2_BN"
-    with Client(command(bitnet, converted, context_size=256, threads=1)) as client:
+    with NativeClient(command(bitnet, converted, context_size=256, threads=1)) as client:
         said = [
             client.complete(tokens(question(number)), max_tokens=3, sampling={"temperature": 0.0}).text
             for number, _ in ANSWERS[small]
@@ -215,23 +215,23 @@ def test_the_original_may_go_after_the_check(installed: Path, tmp_path: Path) ->
 def test_a_pull_ends_with_the_conversion(
     bitnet: EngineBinary, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(discovery, "candidates", lambda *_, **__: iter([Candidate("here", bitnet.path, bitnet)]))
-    shown.after_pull(installed, Wish(), alone=False)
+    monkeypatch.setattr(discovery, "candidates", lambda *_, **__: iter([EngineCandidate("here", bitnet.path, bitnet)]))
+    shown.after_pull(installed, EngineRequest(), alone=False)
     told = capsys.readouterr().err
     assert "small is converted for this engine" in told and "Converting small" in told and "stays" in told
-    shown.after_pull(installed, Wish(), alone=True)
+    shown.after_pull(installed, EngineRequest(), alone=True)
     told = capsys.readouterr().err
     assert "was removed" in told and "Converting" not in told
     assert read_info(installed).quantization == "IQ2_BN"
-    shown.after_pull(installed, Wish(), alone=True)
+    shown.after_pull(installed, EngineRequest(), alone=True)
     assert not capsys.readouterr().err
 
 
 def test_after_a_pull_the_missing_engine_is_named(
     native: EngineBinary, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(discovery, "candidates", lambda *_, **__: iter([Candidate("here", native.path, native)]))
-    shown.after_pull(installed, Wish(), alone=False)
+    monkeypatch.setattr(discovery, "candidates", lambda *_, **__: iter([EngineCandidate("here", native.path, native)]))
+    shown.after_pull(installed, EngineRequest(), alone=False)
     assert (
         "small needs the engine bitnet, which is not installed: bitnet-chat engine install" in capsys.readouterr().err
     )

@@ -19,7 +19,7 @@ from bitnet_chat.doctor import benchmark, checks, environment, files, hardware, 
 from bitnet_chat.doctor.benchmark import KNOWN_ANSWERS, BenchmarkReply, ThreadRate
 from bitnet_chat.doctor.finding import Finding, FindingStatus
 from bitnet_chat.doctor.hardware import BuildInstructions, MemoryFacts, ProcessorInstructions
-from bitnet_chat.engine.binary import EngineBinary, Make
+from bitnet_chat.engine.binary import EngineBinary, EngineVariant
 from bitnet_chat.errors import EngineDied, ModelError
 from bitnet_chat.models.info import read_info
 
@@ -72,7 +72,7 @@ def test_all_is_well_on_this_computer(engine: EngineBinary) -> None:
     expected = """program/versions program/installed engine/found engine/instructions model/file model/whole
     model/engine model/template model/context memory/memory memory/disk terminal/screen terminal/unicode
     terminal/colours terminal/pty files/settings files/data files/journal"""
-    if engine.make is Make.IK:  # which does not know the bundled model's weights
+    if engine.make is EngineVariant.IK:  # which does not know the bundled model's weights
         assert "not compared" in findings["answer/known answers"].seen
         return
     assert {"answer/known answers", *expected.split()} <= findings.keys()

@@ -16,7 +16,7 @@ from bitnet_chat import paths
 from bitnet_chat.cli import engine as cli_engine
 from bitnet_chat.cli import main
 from bitnet_chat.engine import probe as probing
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, recognise
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, recognise
 from bitnet_chat.engine.discovery import candidates, find
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine_checks import first_turn
@@ -51,7 +51,7 @@ def test_the_real_engines_are_what_they_are(classic: EngineBinary, modern: Engin
     for binary, dialect in ((classic, Dialect.CLASSIC), (modern, Dialect.MODERN)):
         found = probe(binary.path, use_cache=False)
         assert found.dialect is dialect and found.option("--color")[1:] == ["on"]
-        assert found.version != "unknown" and found.make is Make.LLAMA
+        assert found.version != "unknown" and found.make is EngineVariant.LLAMA
     assert classic.has("--in-prefix") and not modern.has("--in-prefix")
     server = classic.path.with_name(classic.path.name.replace("completion", "server"))
     assert probe(server).dialect is Dialect.SERVER

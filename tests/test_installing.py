@@ -24,7 +24,7 @@ __all__ = ["nowhere"]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="programs are shell scripts here")
 
-MUSL = wheels.Computer("linux", "x86_64")
+MUSL = wheels.Platform("linux", "x86_64")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def prebuilt_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
         folders[package.name] = folder = packages.folder_of(package)
         pin = wheels.WHEELS[package.name][0].pin
         files = prebuilt.unpack(tmp_path / "index" / pin.file, folder)
-        packages.Record(package.name, package.version, pin.file, pin.sha256, "", files).write(folder)
+        packages.PackageRecord(package.name, package.version, pin.file, pin.sha256, "", files).write(folder)
     return folders
 
 
@@ -153,7 +153,7 @@ def test_the_prebuilt_one_is_installed_unless_it_is_to_be_compiled(
 ) -> None:
     asked: list[str] = []
 
-    def install(package: packages.Package, *, on_progress: object) -> Path:
+    def install(package: packages.EnginePackage, *, on_progress: object) -> Path:
         asked.append(package.name)
         return Path("/prebuilt")
 
@@ -225,7 +225,7 @@ def test_if_missing(
 
 
 def test_an_interrupted_installation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def install(package: packages.Package, *, on_progress: object) -> Path:
+    def install(package: packages.EnginePackage, *, on_progress: object) -> Path:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prebuilt, "install", install)
@@ -250,7 +250,7 @@ def test_the_doctor_knows_prebuilt_engines(monkeypatch: pytest.MonkeyPatch, preb
 def test_the_doctor_tells_a_library_that_does_not_load(
     monkeypatch: pytest.MonkeyPatch, prebuilt_engines: dict[str, Path]
 ) -> None:
-    def check(package: packages.Package, folder: Path) -> None:
+    def check(package: packages.EnginePackage, folder: Path) -> None:
         raise BuildError("it does not load", remedy="compile it")
 
     monkeypatch.setattr(import_check, "check", check)
@@ -259,7 +259,7 @@ def test_the_doctor_tells_a_library_that_does_not_load(
 
 
 def test_the_doctor_tells_what_could_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheels, "here", lambda: wheels.Computer("linux", "x86_64", libc=(2, 36)))
+    monkeypatch.setattr(wheels, "here", lambda: wheels.Platform("linux", "x86_64", libc=(2, 36)))
     llama, bitnet = prebuilt_check.look(needed=True)
     assert (llama.status, llama.facts["download"]) == (FindingStatus.OK, 33_827_498)
     assert "not installed; bitnet-chat engine install bitnet installs it (25 MB)" in bitnet.seen

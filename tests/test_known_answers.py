@@ -12,10 +12,10 @@ from bitnet_reference import Model
 from bitnet_chat.doctor import answers
 from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine import small_model, verdicts
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Options
+from bitnet_chat.engine.binary import Dialect, EngineBinary, HelpOptions
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.small_model import SmallModel
-from bitnet_chat.engine.verdicts import ANSWERS, Verdict, kept, offered
+from bitnet_chat.engine.verdicts import ANSWERS, AnswerVerdict, kept, offered
 from bitnet_chat.engine_checks import known_answers
 from bitnet_chat.engine_checks.known_answers import check
 from bitnet_chat.errors import BuildError
@@ -92,8 +92,8 @@ def test_what_was_asked_is_kept_for_a_build(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(known_answers, "_ask", ask)
     program = tmp_path / "llama-cli"
     program.write_text("one build")
-    engine = EngineBinary(program, Dialect.CLASSIC, "1", Options())
-    assert check(engine, [Q4_1]) == check(engine, [Q4_1]) == (Verdict(Q4_1, "it says nothing"),)
+    engine = EngineBinary(program, Dialect.CLASSIC, "1", HelpOptions())
+    assert check(engine, [Q4_1]) == check(engine, [Q4_1]) == (AnswerVerdict(Q4_1, "it says nothing"),)
     assert asked == ["Q4_1"]
     assert check(engine, [Q4_1, Q8_0])[1].model == Q8_0
     assert asked == ["Q4_1", "Q8_0"]
@@ -108,7 +108,7 @@ def test_what_was_asked_is_kept_for_a_build(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_engine_that_is_right_for_nothing_is_no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(known_answers, "check", lambda *_, **__: (Verdict(Q4_1, "it says nothing"),))
-    engine = EngineBinary(tmp_path, Dialect.NATIVE, "1", Options())
+    monkeypatch.setattr(known_answers, "check", lambda *_, **__: (AnswerVerdict(Q4_1, "it says nothing"),))
+    engine = EngineBinary(tmp_path, Dialect.NATIVE, "1", HelpOptions())
     with pytest.raises(BuildError, match="computes wrongly"):
         known_answers.require(engine)

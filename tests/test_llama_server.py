@@ -27,7 +27,7 @@ from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.server_process import ServerProcess
-from bitnet_chat.engine.transport.parent_death import Watchman
+from bitnet_chat.engine.transport.parent_death import ParentDeathWatchdog
 from bitnet_chat.errors import (
     ContextOverflow,
     EngineDied,
@@ -405,9 +405,9 @@ def test_it_is_gone_when_we_are_killed(classic: EngineBinary) -> None:
 
 _WATCHED = """
 import subprocess, sys
-from bitnet_chat.engine.transport.parent_death import Watchman
+from bitnet_chat.engine.transport.parent_death import ParentDeathWatchdog
 child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
-man = Watchman(child.pid)
+man = ParentDeathWatchdog(child.pid)
 print(child.pid, flush=True)
 sys.stdin.read()
 """
@@ -427,7 +427,7 @@ def test_where_the_kernel_does_not_do_it_a_watchman_does() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_watchman_who_was_dismissed_ends_nothing() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as child:
-        Watchman(child.pid).dismiss()
+        ParentDeathWatchdog(child.pid).dismiss()
         assert child.poll() is None
         child.kill()
 

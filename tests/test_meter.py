@@ -12,8 +12,8 @@ import recordings
 from recordings import FOLDER
 
 from bitnet_chat.context.token_count import TokenCount
-from bitnet_chat.engine.log import EngineLog, Meter
-from bitnet_chat.engine.reply import Estimate, Turn
+from bitnet_chat.engine.log import EngineLog, LogStatsParser
+from bitnet_chat.engine.reply import Estimate, ReplyAccumulator
 from bitnet_chat.frames import Frame, Ready, ReplyText, TurnEnd
 from bitnet_chat.repl.statistics import Tally
 from bitnet_chat.text.utf8 import Utf8Decoder
@@ -25,10 +25,10 @@ def entries(name: str) -> Iterator[tuple[str, bytes]]:
         yield entry["kind"], base64.b64decode(entry.get("b64", ""))
 
 
-def metered(name: str, *, size: int = 1 << 20, late: bool = False) -> Meter:
+def metered(name: str, *, size: int = 1 << 20, late: bool = False) -> LogStatsParser:
     """Fed with the log of a recording in pieces of at most ``size`` bytes. ``late``: what was logged before a message
     is read behind it, and what was logged during the reply at its end."""
-    meter = Meter()
+    meter = LogStatsParser()
     log = EngineLog(meter.line)
     unread = b""
     for kind, data in entries(name):
@@ -56,7 +56,7 @@ def test_bitnet_2024_tells_all_with_verbosity_1(size: int, late: bool) -> None:
     assert (meter.tokens, meter.context_used) == (24, 58)
 
 
-def feed(meter: Meter, text: str) -> None:
+def feed(meter: LogStatsParser, text: str) -> None:
     for line in text.splitlines():
         meter.line(line)
 
@@ -76,7 +76,7 @@ D n_remain: -6"""
 def test_a_history_is_no_part_of_the_message(begun: str, read: int) -> None:
     """The last of several batches is evaluated with the message: 228 tokens then, of which 16 are new. Whatever part of
     the log was ``read`` when the message was sent."""
-    meter, lines = Meter(), begun.splitlines()
+    meter, lines = LogStatsParser(), begun.splitlines()
     feed(meter, "\n".join(lines[:read]))
     assert read < 3 or meter.context_used in (212, 2260), "what is taken is in the window"
     meter.sent()
@@ -86,7 +86,7 @@ def test_a_history_is_no_part_of_the_message(begun: str, read: int) -> None:
 
 
 def test_a_message_of_several_batches_and_the_next_turn() -> None:
-    meter = Meter()
+    meter = LogStatsParser()
     feed(meter, "embd_inp.size(): 20, n_consumed: 0\nn_past = 20\nembd_inp.size(): 20, n_consumed: 20")
     meter.sent()
     feed(meter, "n_remain: -4000\nembd_inp.size(): 4040, n_consumed: 20\nn_past = 2068")
@@ -102,7 +102,7 @@ def test_a_message_of_several_batches_and_the_next_turn() -> None:
 
 def test_an_engine_that_goes_on_adds_nothing() -> None:
     """The log of a message that the engine takes for an empty one has no figure for it either."""
-    meter = Meter()
+    meter = LogStatsParser()
     feed(meter, "n_past = 20")
     meter.sent(silently=True)
     feed(meter, "D empty line, passing control back\nn_past = 21\nn_remain: -1\nn_past = 22\nn_remain: -2")
@@ -166,7 +166,7 @@ def framed(name: str) -> Iterator[Frame]:
 
 
 def test_a_modern_engine_tells_whether_its_last_token_was_the_end() -> None:
-    meter = Meter()
+    meter = LogStatsParser()
     for is_whole in (True, False):
         meter.sent()
         feed(meter, "I slot operator(): id  0 | task 0 | new prompt, n_ctx_slot = 2048, n_keep = 0, task.n_tokens = 14")
@@ -186,15 +186,17 @@ def words(text: str) -> TokenCount:
     return TokenCount(len(text.split()), 0.03)
 
 
-def turn(meter: Meter) -> Turn:
-    return Turn(meter, 0.0, estimate=Estimate(TokenCount(20), lambda: TokenCount(13, 0.1), words))
+def turn(meter: LogStatsParser) -> ReplyAccumulator:
+    return ReplyAccumulator(meter, 0.0, estimate=Estimate(TokenCount(20), lambda: TokenCount(13, 0.1), words))
 
 
 def test_a_rate_leaves_out_the_tokens_of_the_first_characters() -> None:
     """An emoji is three tokens, of which the first two tell nothing: their time is that until the first character."""
-    meter = Meter()
+    meter = LogStatsParser()
     meter.sent()
-    emoji = Turn(meter, 0.0, estimate=Estimate(None, lambda: TokenCount(9), lambda text: TokenCount(3 * len(text))))
+    emoji = ReplyAccumulator(
+        meter, 0.0, estimate=Estimate(None, lambda: TokenCount(9), lambda text: TokenCount(3 * len(text)))
+    )
     for _ in range(4):
         emoji.said("🙂")
     stats = replace(emoji.stats(), time_to_first_token=1.0, seconds=1.0 + 9 / 75)
@@ -204,7 +206,7 @@ def test_a_rate_leaves_out_the_tokens_of_the_first_characters() -> None:
 
 
 def test_what_an_engine_does_not_tell_is_estimated_and_said_to_be() -> None:
-    meter = Meter()
+    meter = LogStatsParser()
     meter.sent()
     silent = turn(meter)
     for piece in ("It is ", "a long st", "ory, of many pieces that ", "tell nothing"):
@@ -217,7 +219,7 @@ def test_what_an_engine_does_not_tell_is_estimated_and_said_to_be() -> None:
 
 @pytest.mark.parametrize("log", ["", "n_remain: -4\nn_past = 34\nn_remain: -5"])
 def test_a_message_that_an_engine_was_started_with_is_counted(log: str) -> None:
-    meter = Meter()
+    meter = LogStatsParser()
     feed(meter, "n_past = 33" if log else "")
     meter.sent(silently=True)
     started_with_it = turn(meter)
@@ -230,23 +232,23 @@ def test_a_message_that_an_engine_was_started_with_is_counted(log: str) -> None:
 
 
 def test_a_reply_that_goes_on_adds_nothing_before_it() -> None:
-    meter = Meter()
+    meter = LogStatsParser()
     meter.sent(silently=True)
-    going_on = Turn(meter, 0.0, estimate=Estimate(TokenCount(20), lambda: TokenCount(0), words))
+    going_on = ReplyAccumulator(meter, 0.0, estimate=Estimate(TokenCount(20), lambda: TokenCount(0), words))
     going_on.said("more")
     going_on.over()
     assert (going_on.stats().prompt_tokens, going_on.stats().prompt_size) == (0, 20)
 
 
 def test_thoughts_are_tokens_of_the_reply() -> None:
-    silent = turn(Meter())
+    silent = turn(LogStatsParser())
     silent.thought("hm hm")
     silent.said("fine")
     assert silent.stats().tokens == 3
 
 
 def test_what_it_tells_is_exact() -> None:
-    meter = Meter()
+    meter = LogStatsParser()
     meter.sent()
     told = turn(meter)
     feed(meter, "n_remain: -3\nembd_inp.size(): 40, n_consumed: 20\nn_past = 40\nn_remain: -4")

@@ -71,7 +71,7 @@ CASES = [
 
 @dataclass
 class Ended:
-    """See :class:`bitnet_chat.engine.failures.Dead`."""
+    """See :class:`bitnet_chat.engine.failures.EndedProcess`."""
 
     argv: list[str]
     exit_code: int | None
@@ -193,7 +193,7 @@ def test_advice_about_memory_for_a_sign_of_it(sign: str, code: int, tmp_path: Pa
     dead = Ended(fine(tmp_path), code, log_of(sign))
     assert "needs less memory" in failures.while_loading(dead).remedy
     if code < 0:
-        assert "needs less memory" in failures.too_often(dead, 3, 60).remedy
+        assert "needs less memory" in failures.restart_limit_error(dead, 3, 60).remedy
 
 
 def test_advice_about_memory_for_nothing_else(tmp_path: Path) -> None:
@@ -202,18 +202,20 @@ def test_advice_about_memory_for_nothing_else(tmp_path: Path) -> None:
     for code, text in ((-11, ""), (-8, "main: seed = 1"), (-6, "GGML_ASSERT(x) failed"), (1, f"E {free}")):
         for error in (
             failures.while_loading(Ended(argv, code, log_of(text))),
-            failures.too_often(Ended(argv, code, log_of(text)), 3, 9),
+            failures.restart_limit_error(Ended(argv, code, log_of(text)), 3, 9),
         ):
             assert "memory" not in error.remedy
     assert "needs less memory" in failures.while_loading(Ended(argv, -9, log_of(""))).remedy
-    assert "memory" not in failures.too_often(Ended(argv, -9, log_of(""), out_of_step=True), 3, 9).remedy
+    assert "memory" not in failures.restart_limit_error(Ended(argv, -9, log_of(""), out_of_step=True), 3, 9).remedy
 
 
 def test_a_pair_that_dies_at_its_first_word_is_explained(tmp_path: Path) -> None:
     """ik_llama.cpp loads an I2_S file of the architecture llama, and ends at the first token."""
     engine = engine_file(tmp_path / "llama-cli", *WORDS["ik"])
     model = model_file(tmp_path / "m.gguf", 36, "llama")
-    error = failures.too_often(Ended([str(engine), "--model", str(model)], -6, log_of("GGML_ASSERT(x) failed")), 3, 60)
+    error = failures.restart_limit_error(
+        Ended([str(engine), "--model", str(model)], -6, log_of("GGML_ASSERT(x) failed")), 3, 60
+    )
     assert isinstance(error, EngineDied) and "computes them wrongly" in error.what and "IQ2_BN" in error.remedy
 
 

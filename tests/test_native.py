@@ -18,11 +18,11 @@ import psutil
 import pytest
 
 from bitnet_chat import paths
-from bitnet_chat.engine.binary import EngineBinary, Make
+from bitnet_chat.engine.binary import EngineBinary, EngineVariant
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.native.client import Client, ClientError, Reply
+from bitnet_chat.engine.native.client import NativeClient, NativeClientError, NativeReply
 from bitnet_chat.engine.native.command import LIBRARIES, command
-from bitnet_chat.engine.native.protocol import Ended, Failed, Message, Piece, Prefill, Token
+from bitnet_chat.engine.native.protocol import Message, NativeFailed, NativeReplyEnded, Piece, Prefill, Token
 
 pytestmark = pytest.mark.engine
 PATIENCE = 60
@@ -34,7 +34,7 @@ HOT = {"temperature": 9, "top_k": 0, "top_p": 1, "min_p": 0}
 ENDLESS = "数据" * 30
 """The bundled model answers this with words without end."""
 
-Start = Callable[..., contextlib.AbstractContextManager[Client]]
+Start = Callable[..., contextlib.AbstractContextManager[NativeClient]]
 
 
 def chat(text: str) -> list[Piece]:
@@ -52,20 +52,20 @@ def engine(request: pytest.FixtureRequest) -> EngineBinary:
 def model(engine: EngineBinary, dequantized: Callable[[], Path]) -> Path:
     """The bundled model, as the library of the test can load it."""
     assert MODEL is not None
-    return dequantized() if engine.make is Make.IK else MODEL
+    return dequantized() if engine.make is EngineVariant.IK else MODEL
 
 
 @pytest.fixture(scope="module")
 def start(engine: EngineBinary, model: Path) -> Start:
-    def client(**options: Any) -> Client:
+    def client(**options: Any) -> NativeClient:
         words = command(engine, model, **{"context_size": WINDOW, "threads": 1, **options})
-        return Client(words, timeout=PATIENCE)
+        return NativeClient(words, timeout=PATIENCE)
 
     return client
 
 
 @pytest.fixture(scope="module")
-def child(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def child(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeClient]:
     """One for the tests that leave it as it is."""
     with start(state_folder=tmp_path_factory.mktemp("states")) as client:
         yield client
@@ -92,8 +92,8 @@ def reference() -> Iterator[Callable[..., Any]]:
         process.kill()
 
 
-def refused(call: Callable[[], object]) -> Failed:
-    with pytest.raises(ClientError) as caught:
+def refused(call: Callable[[], object]) -> NativeFailed:
+    with pytest.raises(NativeClientError) as caught:
         call()
     assert caught.value.failed is not None
     return caught.value.failed
@@ -104,7 +104,7 @@ def until(messages: Iterator[Message], kind: type[Message], last: Callable[[Any]
 
 
 @pytest.mark.parametrize("text", ["How do I save the conversation?", ENDLESS, "Tell me a joke 🙂 <|im_end|> é\n"])
-def test_a_reply_is_that_of_llama_server(child: Client, reference: Callable[..., Any], text: str) -> None:
+def test_a_reply_is_that_of_llama_server(child: NativeClient, reference: Callable[..., Any], text: str) -> None:
     """Token by token: those of the prompt and those of the reply."""
     tokens = child.tokenize(chat(text))
     parts = [reference("/tokenize", content=each, parse_special=special)["tokens"] for each, special in chat(text)]
@@ -122,7 +122,7 @@ def test_a_reply_is_that_of_llama_server(child: Client, reference: Callable[...,
         assert reply.ended.context_used == len(tokens) + len(reply.tokens)
 
 
-def test_tokens_and_text(child: Client) -> None:
+def test_tokens_and_text(child: NativeClient) -> None:
     assert child.tokenize("<|im_end|>") != child.tokenize([("<|im_end|>", True)])
     assert len(child.tokenize([("<|im_end|>", True)])) == 1
     text = "Hello <|im_end|> é 🙂 数据\n\n  x"
@@ -134,14 +134,14 @@ def test_tokens_and_text(child: Client) -> None:
 
 # What these do to a reply that says the same again and again.
 @pytest.mark.parametrize("name", ["repeat_penalty", "presence_penalty", "frequency_penalty"])
-def test_each_penalty_reaches_the_library(child: Client, name: str) -> None:
+def test_each_penalty_reaches_the_library(child: NativeClient, name: str) -> None:
     plain = child.complete(chat(ENDLESS), max_tokens=30, **GREEDY)
     changed = child.complete(chat(ENDLESS), max_tokens=30, sampling={"temperature": 0, name: 2.0})
     assert changed.text != plain.text
 
 
 @pytest.mark.parametrize("setting", [{"top_k": 1}, {"top_p": 0.0001}, {"min_p": 1.0}, {"temperature": 0.0001}])
-def test_each_sampling_setting_reaches_the_library(child: Client, setting: dict[str, float]) -> None:
+def test_each_sampling_setting_reaches_the_library(child: NativeClient, setting: dict[str, float]) -> None:
     """Each by itself makes the hottest reply the coldest."""
     hot = HOT | {"seed": 3}
     cold = child.complete(chat(ENDLESS), max_tokens=12, **GREEDY)
@@ -149,7 +149,7 @@ def test_each_sampling_setting_reaches_the_library(child: Client, setting: dict[
     assert child.complete(chat(ENDLESS), max_tokens=12, sampling=hot | setting).text == cold.text
 
 
-def test_a_seed_repeats_a_reply(child: Client) -> None:
+def test_a_seed_repeats_a_reply(child: NativeClient) -> None:
     def reply(seed: int) -> str:
         return child.complete(chat("Hello"), max_tokens=20, sampling=HOT | {"seed": seed}).text
 
@@ -157,7 +157,7 @@ def test_a_seed_repeats_a_reply(child: Client) -> None:
     assert replies[0] == replies[1] and len(set(replies)) > 1
 
 
-def test_bytes_of_all_kinds_arrive(child: Client) -> None:
+def test_bytes_of_all_kinds_arrive(child: NativeClient) -> None:
     """A character when it is whole, and what is none as surrogates; nothing is lost and nothing is cut."""
     special = {token for token in range(300) if child.detokenize([token])[:2] == "<|"}
     for seed in range(12):
@@ -175,7 +175,7 @@ def test_bytes_of_all_kinds_arrive(child: Client) -> None:
 @pytest.mark.parametrize(
     "stop", ["the conv", "forget", "t", "Type", " /clear to forget the conversation and start over."]
 )
-def test_no_part_of_a_stop_text_is_sent(child: Client, stop: str) -> None:
+def test_no_part_of_a_stop_text_is_sent(child: NativeClient, stop: str) -> None:
     """Also where it begins and ends within tokens."""
     prompt = chat("How do I save the conversation?")
     whole = child.complete(prompt, **GREEDY).text
@@ -185,7 +185,7 @@ def test_no_part_of_a_stop_text_is_sent(child: Client, stop: str) -> None:
     assert child.complete(prompt, stop=(whole + "?",), **GREEDY).text == whole, "what was held back is sent"
 
 
-def test_limits(child: Client) -> None:
+def test_limits(child: NativeClient) -> None:
     assert child.complete(chat(ENDLESS), max_tokens=7, **GREEDY).ended.tokens == 7
     nothing = child.complete(chat("read and no more"), max_tokens=0)
     assert (nothing.text, nothing.ended.reason, nothing.ended.tokens) == ("", "length", 0)
@@ -197,7 +197,7 @@ def test_limits(child: Client) -> None:
     assert child.complete([5] * (child.ready.context_size - 1), max_tokens=9).ended.reason == "context_full"
 
 
-def test_grammars_and_schemas(child: Client) -> None:
+def test_grammars_and_schemas(child: NativeClient) -> None:
     assert child.complete(chat("x"), grammar='root ::= "yes 🙂" | "no"').text in ("yes 🙂", "no")
     schema = {
         "type": "object",
@@ -220,14 +220,14 @@ def test_grammars_and_schemas(child: Client) -> None:
     assert refused(lambda: child.complete(chat("x"), grammar='root ::= "a"', schema={})).why == "usage"
 
 
-def test_a_stop_ends_a_reply(child: Client) -> None:
+def test_a_stop_ends_a_reply(child: NativeClient) -> None:
     expected = child.complete(chat("Hello"), **GREEDY).text
     id = child.begin(chat(ENDLESS), **GREEDY)
     messages = child.messages(id)
     until(messages, Token)
     child.stop(id)
     last = list(messages)[-1]
-    assert isinstance(last, Ended) and last.reason in ("interrupted", "context_full")
+    assert isinstance(last, NativeReplyEnded) and last.reason in ("interrupted", "context_full")
     child.stop(id)
     child.stop(4711)
     assert child.complete(chat("Hello"), **GREEDY).text == expected
@@ -241,7 +241,7 @@ def test_a_stop_ends_the_reading_of_a_prompt(start: Start) -> None:
         until(messages, Prefill, lambda message: message.done > 0)
         child.stop(id)
         ended = list(messages)[-1]
-        assert isinstance(ended, Ended) and ended.reason == "interrupted"
+        assert isinstance(ended, NativeReplyEnded) and ended.reason == "interrupted"
         assert 0 < ended.prompt_tokens == ended.context_used < ended.prompt_size == len(tokens)
         again = child.complete(tokens, max_tokens=3, **GREEDY)
         assert again.ended.prompt_tokens < len(tokens), "what was read is kept"
@@ -251,7 +251,7 @@ def test_a_stop_ends_the_reading_of_a_prompt(start: Start) -> None:
         assert child.complete(tokens, max_tokens=3, **GREEDY).tokens == again.tokens
 
 
-def test_what_two_requests_share_is_read_once(child: Client) -> None:
+def test_what_two_requests_share_is_read_once(child: NativeClient) -> None:
     first = child.complete(chat("How do I save the conversation?"), **GREEDY)
     more = [*chat("How do I save the conversation?"), (first.text, False), ("<|im_end|>\n", True), *chat("And then?")]
     second = child.complete(more, **GREEDY)
@@ -297,11 +297,11 @@ def test_embeddings(start: Start) -> None:
         assert child.embed("Hello there") == pytest.approx(first)
 
 
-def test_several_sequences_at_once(start: Start, child: Client) -> None:
+def test_several_sequences_at_once(start: Start, child: NativeClient) -> None:
     texts = ["How do I save the conversation?", "Tell me a joke", ENDLESS, "Hello", "Who are you?"]
     shared: list[Piece] = [("<|im_start|>system\n", True), ("Be brief. " * 9, False), ("<|im_end|>\n", True)]
 
-    def alone(text: str) -> Reply:
+    def alone(text: str) -> NativeReply:
         return child.complete([*shared, *chat(text)], max_tokens=40, **GREEDY)
 
     expected = [alone(text).tokens for text in texts]
@@ -325,7 +325,7 @@ def test_several_sequences_at_once(start: Start, child: Client) -> None:
         assert len({many.reply(id).tokens for id in ids}) == 1, "replies made at once share no random numbers"
 
 
-def test_requests_that_are_wrong_end_nothing(child: Client) -> None:
+def test_requests_that_are_wrong_end_nothing(child: NativeClient) -> None:
     lines = [
         {"kind": "nothing", "id": 900},
         {"kind": "complete", "id": 900, "what": 1},
@@ -349,7 +349,7 @@ def test_requests_that_are_wrong_end_nothing(child: Client) -> None:
     for line in lines:
         child.send_line(json.dumps(line).encode() + b"\n")
         (message,) = child.messages(900)
-        assert isinstance(message, Failed) and message.why == "usage", (line, message)
+        assert isinstance(message, NativeFailed) and message.why == "usage", (line, message)
     assert child.complete(chat("Hello"), **GREEDY).text
 
 
@@ -370,11 +370,11 @@ def test_a_line_that_names_no_request_ends_the_child(start: Start, line: bytes) 
         assert child.wait() == 2
 
 
-def test_an_id_is_used_once_at_a_time(child: Client) -> None:
+def test_an_id_is_used_once_at_a_time(child: NativeClient) -> None:
     id = child.begin(chat(ENDLESS), **GREEDY)
     child.send_line(b'{"kind":"complete","id":%d,"tokens":[5]}\n' % id)
     messages = list(child.messages(id))
-    assert isinstance(messages[-1], Failed) and messages[-1].why == "usage"
+    assert isinstance(messages[-1], NativeFailed) and messages[-1].why == "usage"
     child.stop(id)
     assert child.reply(id).ended.reason in ("interrupted", "context_full")
 
@@ -416,8 +416,8 @@ def test_a_model_that_cannot_be_loaded(engine: EngineBinary, tmp_path: Path, con
     file = tmp_path / "broken é.gguf"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(ClientError) as caught:
-        Client(command(engine, file, context_size=WINDOW, threads=1), timeout=PATIENCE)
+    with pytest.raises(NativeClientError) as caught:
+        NativeClient(command(engine, file, context_size=WINDOW, threads=1), timeout=PATIENCE)
     failed = caught.value.failed
     assert failed is not None and (failed.id, failed.why) == (None, "model")
     assert len(failed.what) > 20 and "check the input params" not in failed.what
@@ -426,18 +426,18 @@ def test_a_model_that_cannot_be_loaded(engine: EngineBinary, tmp_path: Path, con
 def test_a_folder_without_the_library(engine: EngineBinary, tmp_path: Path, model: Path) -> None:
     words = command(engine, model)
     words[words.index("--folder") + 1] = str(tmp_path)
-    with pytest.raises(ClientError) as caught:
-        Client(words, timeout=PATIENCE)
+    with pytest.raises(NativeClientError) as caught:
+        NativeClient(words, timeout=PATIENCE)
     assert caught.value.failed is not None and caught.value.failed.why == "failed"
     assert str(tmp_path) in caught.value.failed.what
 
 
 def test_metadata_from_outside(engine: EngineBinary, start: Start) -> None:
-    with pytest.raises(ClientError) as caught:
+    with pytest.raises(NativeClientError) as caught:
         start(overrides=["bitnet.context_length=text:300"])
     failed = caught.value.failed
-    assert failed is not None and failed.why == ("usage" if engine.make is Make.IK else "unsupported")
-    if engine.make is Make.IK:
+    assert failed is not None and failed.why == ("usage" if engine.make is EngineVariant.IK else "unsupported")
+    if engine.make is EngineVariant.IK:
         with start(context_size=None, overrides=["bitnet.context_length=int:256"]) as child:
             assert child.ready.context_size == 256
 

@@ -17,7 +17,7 @@ import pytest
 
 import bitnet_chat
 from bitnet_chat.backend import Sampling
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, Options
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
 from bitnet_chat.engine.native import __main__ as program
 from bitnet_chat.engine.native import ik_api, protocol
 from bitnet_chat.engine.native.batch_size import batch_size
@@ -25,15 +25,15 @@ from bitnet_chat.engine.native.command import command
 from bitnet_chat.engine.native.grammar import SchemaError, of_schema
 from bitnet_chat.engine.native.ik_context import mean
 from bitnet_chat.engine.native.library import LoadError
-from bitnet_chat.engine.native.output import Output
+from bitnet_chat.engine.native.output import OutputWriter
 from bitnet_chat.engine.native.piece_cache import PieceCache
-from bitnet_chat.engine.native.protocol import Complete, Failed, Piece, ProtocolError, Token
-from bitnet_chat.engine.native.running import ReplyText, Running
+from bitnet_chat.engine.native.protocol import Complete, NativeFailed, Piece, ProtocolError, Token
+from bitnet_chat.engine.native.running import ReplyTextDecoder, RunningReply
 from bitnet_chat.engine.native.sequences import Sequences, common
 
 
 def texts(pieces: list[bytes], *stops: str, by_token: bool = False) -> list[tuple[str, tuple[int, ...]]]:
-    reply = ReplyText(stops)
+    reply = ReplyTextDecoder(stops)
     said = [reply.add(at, piece) for at, piece in enumerate(pieces)]
     return [*said, reply.end(by_token=by_token)]
 
@@ -56,7 +56,7 @@ def test_bytes_of_no_character_become_surrogates() -> None:
 def test_the_token_that_ends_a_reply_is_none_of_it() -> None:
     assert texts([b"a", b""], by_token=True) == [("a", (0,)), ("", ()), ("", ())]
     assert texts([b"", b"a", b""], by_token=True) == [("", ()), ("a", (0, 1)), ("", ()), ("", ())]
-    reply = ReplyText(())
+    reply = ReplyTextDecoder(())
     reply.add(None, b"\xe4\xb8\xad", 2)
     assert reply.count == 2
     reply.add(7, b"")
@@ -64,7 +64,7 @@ def test_the_token_that_ends_a_reply_is_none_of_it() -> None:
 
 
 def test_tokens_that_are_not_all_known_are_not_told() -> None:
-    reply = ReplyText(())
+    reply = ReplyTextDecoder(())
     assert reply.add(None, "é".encode(), 2) == ("é", ())
     assert reply.add(5, b"x") == ("x", (5,))
 
@@ -360,7 +360,7 @@ def test_a_library_of_another_version_is_found_out() -> None:
 
 def test_a_reply_does_not_wait_for_a_parent_that_does_not_read() -> None:
     reader, writer = os.pipe()
-    output = Output(writer)
+    output = OutputWriter(writer)
     for number in range(5000):
         output.send(Token(id=number, text="x" * 100))
     output.close(0.01)
@@ -375,7 +375,7 @@ def test_a_reply_does_not_wait_for_a_parent_that_does_not_read() -> None:
 
 def test_a_stop_is_heard_once() -> None:
     heard: list[int] = []
-    running = Running(Complete(id=1), lambda _: None)
+    running = RunningReply(Complete(id=1), lambda _: None)
     running.when_stopped(lambda: heard.append(1))
     assert not running.is_cut
     running.stop()
@@ -385,19 +385,21 @@ def test_a_stop_is_heard_once() -> None:
     assert running.ended("cut").reason == "interrupted"
 
 
-def engine(make: Make) -> EngineBinary:
-    return EngineBinary(Path("/engines/x"), Dialect.NATIVE, "1", Options(), make)
+def engine(make: EngineVariant) -> EngineBinary:
+    return EngineBinary(Path("/engines/x"), Dialect.NATIVE, "1", HelpOptions(), make)
 
 
 def test_the_command_line() -> None:
-    words = command(engine(Make.IK), Path("m.gguf"), context_size=512, threads=2, sequences=3, overrides=["a=int:1"])
+    words = command(
+        engine(EngineVariant.IK), Path("m.gguf"), context_size=512, threads=2, sequences=3, overrides=["a=int:1"]
+    )
     assert words[:6] == [sys.executable, "-I", "-S", "-X", "utf8", "-c"]
     name, settings = program.arguments(words[8:])
     assert (name, settings.model, settings.context_size) == ("ik_llama.cpp", Path("m.gguf"), 512)
     assert (settings.threads, settings.sequences, settings.overrides) == (2, 3, ("a=int:1",))
     assert (settings.batch_size, settings.embeddings, settings.state_folder) == (0, False, None)
     name, settings = program.arguments(
-        command(engine(Make.LLAMA), Path("m"), embeddings=True, state_folder=Path("s"), batch_size=8)[8:]
+        command(engine(EngineVariant.LLAMA), Path("m"), embeddings=True, state_folder=Path("s"), batch_size=8)[8:]
     )
     assert (name, settings.embeddings, settings.state_folder, settings.batch_size) == ("llama.cpp", True, Path("s"), 8)
 
@@ -428,19 +430,19 @@ def test_it_runs_from_a_zip_and_says_what_is_missing(in_a_zip: Path, tmp_path: P
     (tmp_path / "xllamacpp.py").write_text(
         "import os\nprint('noise')\nos.system('echo noise')\nraise ImportError('no')\n"
     )
-    words = command(engine(Make.LLAMA), Path("m.gguf"))
+    words = command(engine(EngineVariant.LLAMA), Path("m.gguf"))
     words[7] = str(in_a_zip)
     words[words.index("--folder") + 1] = str(tmp_path)
     done = subprocess.run(words, input=b"", capture_output=True, check=False)
     messages = [protocol.decode_message(line) for line in done.stdout.splitlines()]
     if done.returncode:  # the end of the input may be heard first
-        assert done.returncode == 1 and isinstance(messages[-1], Failed) and "no" in messages[-1].what
+        assert done.returncode == 1 and isinstance(messages[-1], NativeFailed) and "no" in messages[-1].what
     assert b"noise" not in done.stdout
 
 
 def test_the_child_imports_little() -> None:
     """Its start is waited for."""
-    words = command(engine(Make.IK), Path("m.gguf"))
+    words = command(engine(EngineVariant.IK), Path("m.gguf"))
     package = "bitnet_chat.engine.native"
     names = f"{package}.__main__, {package}.ik_llama_cpp, {package}.llama_cpp"
     code = f"import sys; sys.path.insert(0, sys.argv.pop(1)); import {names}; print(*sys.modules)"

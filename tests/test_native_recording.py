@@ -10,7 +10,17 @@ import pytest
 
 from bitnet_chat import frames
 from bitnet_chat.cli.replay import _FramePrinter
-from bitnet_chat.engine.native.protocol import Complete, Ended, Failed, Loading, Prefill, Ready, Stop, Token, encode
+from bitnet_chat.engine.native.protocol import (
+    Complete,
+    Loading,
+    NativeFailed,
+    NativeReady,
+    NativeReplyEnded,
+    Prefill,
+    Stop,
+    Token,
+    encode,
+)
 from bitnet_chat.engine.protocols.native import NativeFramer
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.frames import EngineError, Figures, Frame, Progress, ReplyText, Stray, ThinkingText, TurnEnd
@@ -50,10 +60,10 @@ def played(entries: Sequence[Entry]) -> list[Frame]:
 
 LIVED = (
     Loading(0.5),
-    Ready("llama.cpp", "1", 512, 1, ("grammar",)),
+    NativeReady("llama.cpp", "1", 512, 1, ("grammar",)),
     Complete(1, prompt("Zebulon", end="user\n"), max_tokens=0),
     Prefill(1, 9, 9, 0),
-    Ended(1, "length", 9, 9),
+    NativeReplyEnded(1, "length", 9, 9),
     Complete(2, prompt("Who is Zebulon?"), stop=("Quagmire",)),
     Prefill(2, 0, 12, 0),
     Prefill(2, 12, 12, 0),
@@ -61,7 +71,7 @@ LIVED = (
     Token(2, "lon \udcff 世🙂", (5,)),
     Token(2, " Quag", (71, 8)),
     Stop(2),
-    Ended(2, "interrupted", 12, 12, 4, 16),
+    NativeReplyEnded(2, "interrupted", 12, 12, 4, 16),
 )
 
 
@@ -101,14 +111,22 @@ def test_thoughts_in_a_recording() -> None:
     facts = FACTS | {"thinking": ["<think>", "</think>", True]}
     asked = Complete(1, prompt("hello", end="assistant\n<think>\n"))
     more = Complete(2, prompt("hello", end="assistant\n<think>\n\n</think>\n\nSo"))
-    lived = [Ready(), asked, Token(1, "hm</think>So", ()), Ended(1), more, Token(2, " be it", ()), Ended(2)]
+    lived = [
+        NativeReady(),
+        asked,
+        Token(1, "hm</think>So", ()),
+        NativeReplyEnded(1),
+        more,
+        Token(2, " be it", ()),
+        NativeReplyEnded(2),
+    ]
     said = [frame for frame in played(session(*lived, facts=facts)) if isinstance(frame, ReplyText | ThinkingText)]
     assert said == [ThinkingText("hm"), ReplyText("So"), ReplyText(" be it")]
 
 
 def test_a_recording_that_begins_within_a_reply() -> None:
     spawn = of_facts(0.0, Kind.SPAWN, 1, FACTS | {"again": True})
-    rest = b"".join(map(encode, (Token(7, " words", ()), Ended(7, "stop", 1, 2, 3, 4))))
+    rest = b"".join(map(encode, (Token(7, " words", ()), NativeReplyEnded(7, "stop", 1, 2, 3, 4))))
     entries = [spawn, Entry(0.1, Kind.OUT, 1, b'xt":"cut"}\n' + rest)]
     assert played(entries) == [
         ReplyText(" words"),
@@ -130,16 +148,16 @@ def test_a_line_that_was_not_expected_is_one(line: str) -> None:
 def test_a_failure_ends_the_turn() -> None:
     framer = NativeFramer()
     framer.sent(encode(Complete(1)))
-    assert framer.feed(encode(Failed(1, "context_full", "too long")).decode()) == [
+    assert framer.feed(encode(NativeFailed(1, "context_full", "too long")).decode()) == [
         EngineError("too long", "context_full"),
         TurnEnd(False),
     ]
-    assert framer.feed(encode(Failed(None, "failed", "gone")).decode()) == [EngineError("gone", "failed")]
+    assert framer.feed(encode(NativeFailed(None, "failed", "gone")).decode()) == [EngineError("gone", "failed")]
 
 
 def test_requests_that_are_cut_or_hold_a_schema_say_nothing_either() -> None:
     request = Complete(1, prompt("Zebulon"), schema={"title": "Zebulon"}, grammar='root ::= "Zebulon"')
     cut = Entry(0.1, Kind.IN, 1, encode(request)[:90])
-    hidden = list(conceal([*session(Ready(), request), cut], Redactor(), with_text=False))
+    hidden = list(conceal([*session(NativeReady(), request), cut], Redactor(), with_text=False))
     assert not any(b"Zebu" in entry.data for entry in hidden)
     assert json.loads(hidden[-2].data)["prompt"][1] == ["user\nXxxxxxx", False]

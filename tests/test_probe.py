@@ -17,7 +17,7 @@ from bitnet_chat.cli import main
 from bitnet_chat.config import Settings, load
 from bitnet_chat.engine import probe as probing
 from bitnet_chat.engine import start_errors
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, recognise
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, recognise
 from bitnet_chat.engine.discovery import candidates, find, find_server, named
 from bitnet_chat.engine.probe import probe, why_it_ended
 from bitnet_chat.errors import EngineNotFound
@@ -53,7 +53,7 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     asked: list[list[str]] = []
     ask = probing._ask
 
-    def record(program: start_errors.Program, words: list[str], seconds: float) -> tuple[int, str]:
+    def record(program: start_errors.ProgramName, words: list[str], seconds: float) -> tuple[int, str]:
         asked.append(words)
         return ask(program, words, seconds)
 
@@ -72,7 +72,7 @@ def test_a_program_is_remembered_until_its_file_changes(
     path.chmod(0o755)
     assert probe(path) == probe(path)
     assert questions == [["--help"], ["--version"]]
-    assert probe(path).make is Make.LLAMA
+    assert probe(path).make is EngineVariant.LLAMA
     os.utime(path, (1, 1))
     probe(path)
     assert len(questions) == 4
@@ -273,7 +273,7 @@ def test_each_failure_has_its_sentence(tmp_path: Path, content: str, words: str,
 )
 def test_what_a_native_program_ends_with(code: int, text: str, words: str, remedy: str) -> None:
     near = [Path("/b/src/libllama.so"), Path("/b/ggml/src/libggml.so")]
-    error = start_errors.of_end(start_errors.Program(Path("x"), NATIVE), code, text, near)
+    error = start_errors.of_end(start_errors.ProgramName(Path("x"), NATIVE), code, text, near)
     assert error is not None
     with pytest.raises(EngineNotFound, match=words):
         raise error
@@ -281,8 +281,8 @@ def test_what_a_native_program_ends_with(code: int, text: str, words: str, remed
 
 
 def test_an_end_that_tells_nothing() -> None:
-    assert start_errors.of_end(start_errors.Program(Path("x"), NATIVE), 1, "error: failed to load model") is None
-    assert start_errors.of_end(start_errors.Program(Path("x"), NATIVE), -11, "", crashes=False) is None
+    assert start_errors.of_end(start_errors.ProgramName(Path("x"), NATIVE), 1, "error: failed to load model") is None
+    assert start_errors.of_end(start_errors.ProgramName(Path("x"), NATIVE), -11, "", crashes=False) is None
 
 
 def test_a_library_that_went_away_after_the_probe(tmp_path: Path) -> None:
@@ -365,17 +365,17 @@ def test_no_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "marks", "make"),
     [
-        (CLASSIC, {"q6_K", "i2_s"}, Make.BITNET),
-        (CLASSIC, {"q6_K"}, Make.LLAMA),
-        (CLASSIC, {"q6_K", "i2_s", "iq2_bn"}, Make.IK),
-        (CLASSIC, set(), Make.UNKNOWN),
-        (CLASSIC, None, Make.SCRIPT),
-        (IK, None, Make.IK),  # its options are its own
-        (MODERN, {"q6_K", "i2_s"}, Make.BITNET),
-        (SERVER, {"q6_K", "i2_s"}, Make.BITNET),
+        (CLASSIC, {"q6_K", "i2_s"}, EngineVariant.BITNET),
+        (CLASSIC, {"q6_K"}, EngineVariant.LLAMA),
+        (CLASSIC, {"q6_K", "i2_s", "iq2_bn"}, EngineVariant.IK),
+        (CLASSIC, set(), EngineVariant.UNKNOWN),
+        (CLASSIC, None, EngineVariant.SCRIPT),
+        (IK, None, EngineVariant.IK),  # its options are its own
+        (MODERN, {"q6_K", "i2_s"}, EngineVariant.BITNET),
+        (SERVER, {"q6_K", "i2_s"}, EngineVariant.BITNET),
     ],
 )
-def test_the_make(text: str, marks: set[str] | None, make: Make) -> None:
+def test_the_make(text: str, marks: set[str] | None, make: EngineVariant) -> None:
     found = recognise(Path("x"), text, "version: 0 (unknown)", marks)
     assert found is not None and found.make is make
 
@@ -403,7 +403,7 @@ def test_what_lies_beside_a_script_need_not_be_what_it_starts(tmp_path: Path, mo
     script = program(tmp_path / "bin" / "llama-cli")
     (tmp_path / "bin" / "libggml.so").write_bytes(b"\x7fELF\0q6_K\0i2_s\0")
     assert engine_support.known(script, [read_info(model)]) is None and not engine_support.is_bitnet(script)
-    assert probe(script).make is Make.SCRIPT
+    assert probe(script).make is EngineVariant.SCRIPT
     native = tmp_path / "bin" / "main"
     native.write_bytes(NATIVE)
     assert engine_support.is_bitnet(native)

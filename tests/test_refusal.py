@@ -15,7 +15,7 @@ from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary, recognise
-from bitnet_chat.engine.start_errors import Refit, Refusal, refused
+from bitnet_chat.engine.start_errors import OptionRetry, RefusedOption, refused
 from bitnet_chat.errors import EngineNotFound, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice
 
@@ -63,7 +63,7 @@ def test_an_option_of_the_user_is_not_left_out(line: str, extra: list[str]) -> N
     found = refused(binary(), OURS, extra, [line])
     assert found is not None and found.is_users
     with pytest.raises(UsageError, match=r"does not take .* which was given behind --"):
-        Refit(lambda binary: binary, print).without_refused(binary(), OURS, extra, [line])
+        OptionRetry(lambda binary: binary, print).without_refused(binary(), OURS, extra, [line])
 
 
 @pytest.mark.parametrize(
@@ -74,20 +74,24 @@ def test_other_ends_are_no_refusal(line: str) -> None:
 
 
 def test_a_word_that_was_not_passed_from_here() -> None:
-    assert refused(binary(), OURS, (), ["error: unknown argument: --added"]) == Refusal("--added")
+    assert refused(binary(), OURS, (), ["error: unknown argument: --added"]) == RefusedOption("--added")
     with pytest.raises(EngineNotFound, match="was not passed by bitnet-chat"):
-        Refit(lambda binary: binary, print).without_refused(binary(), OURS, (), ["error: unknown argument: --added"])
+        OptionRetry(lambda binary: binary, print).without_refused(
+            binary(), OURS, (), ["error: unknown argument: --added"]
+        )
 
 
 @pytest.mark.parametrize("option", ["--model", "--color", "--file"])
 def test_what_a_chat_needs_is_not_left_out(option: str) -> None:
     with pytest.raises(EngineNotFound, match=f"does not take {option}, which a chat needs"):
-        Refit(lambda binary: binary, print).without_refused(binary(), OURS, (), [f"error: invalid argument: {option}"])
+        OptionRetry(lambda binary: binary, print).without_refused(
+            binary(), OURS, (), [f"error: invalid argument: {option}"]
+        )
 
 
 def test_each_option_is_left_out_once() -> None:
     notices: list[str] = []
-    refit = Refit(lambda binary: binary, notices.append)
+    refit = OptionRetry(lambda binary: binary, notices.append)
     first = refit.without_refused(binary(), OURS, (), ["error: invalid argument: off"])
     assert first is not None and not first.has("--log-colors")
     second = refit.without_refused(first, OURS, (), ["error: invalid argument: --no-escape"])

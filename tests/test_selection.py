@@ -17,12 +17,20 @@ from bitnet_chat.cli import engine as cli
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import conversion, discovery, speeds, verdicts
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, Options
-from bitnet_chat.engine.discovery import Candidate
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
+from bitnet_chat.engine.discovery import EngineCandidate
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.selection import Contender, Wish, choose, judge, missing_for_bitnet, missing_package, select
+from bitnet_chat.engine.selection import (
+    EngineOption,
+    EngineRequest,
+    choose,
+    judge,
+    missing_for_bitnet,
+    missing_package,
+    select,
+)
 from bitnet_chat.engine.small_model import SmallModel, question
-from bitnet_chat.engine.speeds import Speed
+from bitnet_chat.engine.speeds import EngineSpeed
 from bitnet_chat.engine.verdicts import ANSWERS
 from bitnet_chat.engine_checks import known_answers
 from bitnet_chat.errors import EngineMissing, EngineNotFound
@@ -40,11 +48,11 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> Offer:
     def offer(*engines: EngineBinary) -> None:
         def candidates(
             engine: str | None = None, configured: str | None = None, *, limit: float | None = None
-        ) -> Iterator[Candidate]:
+        ) -> Iterator[EngineCandidate]:
             if engine:
                 yield from real(engine, configured, limit=limit)
             else:
-                yield from (Candidate("here", each.path, each) for each in engines)
+                yield from (EngineCandidate("here", each.path, each) for each in engines)
 
         monkeypatch.setattr(discovery, "candidates", candidates)
 
@@ -65,8 +73,8 @@ def small(tmp_path: Path, weights: str) -> Path:
     return path
 
 
-def contender(name: str, obstacle: str = "", speed: Speed | None = None) -> Contender:
-    return Contender(EngineBinary(Path(name), Dialect.CLASSIC, "1", Options()), "PATH", obstacle, speed=speed)
+def contender(name: str, obstacle: str = "", speed: EngineSpeed | None = None) -> EngineOption:
+    return EngineOption(EngineBinary(Path(name), Dialect.CLASSIC, "1", HelpOptions()), "PATH", obstacle, speed=speed)
 
 
 # The choice
@@ -83,7 +91,7 @@ def test_the_first_that_can_is_taken_and_another_says_why() -> None:
 
 
 def test_a_faster_one_is_taken_where_both_were_measured() -> None:
-    slow, fast, alike = Speed(100, 10), Speed(200, 20), Speed(101, 10.2)
+    slow, fast, alike = EngineSpeed(100, 10), EngineSpeed(200, 20), EngineSpeed(101, 10.2)
     choice = choose([contender("slow", speed=slow), contender("fast", speed=fast)])
     assert choice is not None
     assert choice.reason == "fast answers: with this model it is 2.0 times as fast as slow"
@@ -102,28 +110,28 @@ def test_the_model_decides(
 ) -> None:
     at_hand(native, bitnet)
     known_answers.check(bitnet, [SmallModel("Q4_1"), SmallModel("Q8_0"), SmallModel("F16"), SmallModel("F32")])
-    chosen = select(Wish(), i2_s)
+    chosen = select(EngineRequest(), i2_s)
     assert chosen.contender.engine is bitnet and chosen.contender.converts
     assert chosen.reason.startswith("bitnet answers: llama.cpp cannot run this model")
-    assert select(Wish(), i2_s) == chosen  # from what is remembered
+    assert select(EngineRequest(), i2_s) == chosen  # from what is remembered
     for weights in ("TQ2_0", "Q4_1", "Q8_0"):
-        chosen = select(Wish(), small(tmp_path, weights))
+        chosen = select(EngineRequest(), small(tmp_path, weights))
         assert chosen.contender.engine is native and not chosen.reason, weights
-    chosen = select(Wish(), small(tmp_path, "IQ2_BN"))
+    chosen = select(EngineRequest(), small(tmp_path, "IQ2_BN"))
     assert chosen.contender.engine is bitnet and not chosen.contender.converts
-    assert judge(Wish())([read_info(each) for each in (i2_s, small(tmp_path, "TQ2_0"))]) == ["", ""]
+    assert judge(EngineRequest())([read_info(each) for each in (i2_s, small(tmp_path, "TQ2_0"))]) == ["", ""]
 
 
 def test_what_an_engine_computes_wrongly_or_was_not_asked_goes_to_another(
     at_hand: Offer, native: EngineBinary, bitnet: EngineBinary, tmp_path: Path
 ) -> None:
     at_hand(bitnet, native)
-    chosen = select(Wish(), small(tmp_path, "Q4_1"))
+    chosen = select(EngineRequest(), small(tmp_path, "Q4_1"))
     assert chosen.contender.engine is native and "nothing is known of its answers" in chosen.reason
     known_answers.check(bitnet, [SmallModel("Q4_1"), SmallModel("Q8_0"), SmallModel("F16"), SmallModel("F32")])
-    chosen = select(Wish(), small(tmp_path, "Q4_1"))
+    chosen = select(EngineRequest(), small(tmp_path, "Q4_1"))
     assert chosen.contender.engine is native and "it computes Q4_1 weights wrongly" in chosen.reason
-    assert select(Wish(), small(tmp_path, "Q8_0")).contender.engine is bitnet
+    assert select(EngineRequest(), small(tmp_path, "Q8_0")).contender.engine is bitnet
 
 
 def test_a_bitnet_build_gets_the_file_as_it_is(
@@ -132,19 +140,19 @@ def test_a_bitnet_build_gets_the_file_as_it_is(
     program = tmp_path / "llama-cli"
     program.write_bytes(b"\x7fELF" + bytes(4) + b"\0".join((b"", b"i2_s", b"q6_K", b"f32", b"f16", b"llama-bpe",
                                                             b"bitnet-b1.58", b"")))  # fmt: skip
-    build = EngineBinary(program, Dialect.CLASSIC, "1", Options(), Make.BITNET)
+    build = EngineBinary(program, Dialect.CLASSIC, "1", HelpOptions(), EngineVariant.BITNET)
     at_hand(native, build, bitnet)
-    chosen = select(Wish(), i2_s)
+    chosen = select(EngineRequest(), i2_s)
     assert chosen.contender.engine is build and not chosen.contender.converts
     verdicts._keep(build, {"I2_S (bitnet-b1.58)": "it says something else"})
-    assert select(Wish(), i2_s).contender.engine is bitnet
+    assert select(EngineRequest(), i2_s).contender.engine is bitnet
 
 
 def test_a_named_engine_is_taken(at_hand: Offer, native: EngineBinary, bitnet: EngineBinary, i2_s: Path) -> None:
     at_hand(native, bitnet)
-    chosen = select(Wish(engine=str(native.path)), i2_s)
+    chosen = select(EngineRequest(engine=str(native.path)), i2_s)
     assert chosen.contender.engine == native and not chosen.reason
-    assert select(Wish(engine=str(bitnet.path)), i2_s).contender.converts
+    assert select(EngineRequest(engine=str(bitnet.path)), i2_s).contender.converts
 
 
 def test_flags_of_the_engine_go_to_one_that_takes_them(
@@ -152,31 +160,31 @@ def test_flags_of_the_engine_go_to_one_that_takes_them(
 ) -> None:
     at_hand(native, classic)
     path = small(tmp_path, "TQ2_0")
-    assert select(Wish(), path).contender.engine is native
-    assert select(Wish(flags=True), path).contender.engine is classic
+    assert select(EngineRequest(), path).contender.engine is native
+    assert select(EngineRequest(flags=True), path).contender.engine is classic
 
 
 def test_a_missing_engine_is_named(at_hand: Offer, native: EngineBinary, i2_s: Path) -> None:
     at_hand(native)
     with pytest.raises(EngineMissing) as caught:
-        select(Wish(), i2_s)
+        select(EngineRequest(), i2_s)
     assert caught.value.package == "bitnet"
     assert caught.value.what == "small needs the engine bitnet, which is not installed"
     assert caught.value.remedy.startswith("bitnet-chat engine install bitnet")
-    assert missing_package(Wish(), str(i2_s)) == missing_package(Wish(), "bitnet-2b") == "bitnet"
-    assert missing_package(Wish(), "") == missing_package(Wish(), "qwen3-4b") == ""
-    assert missing_for_bitnet(Wish()).startswith("installs the engine bitnet (")
-    assert judge(Wish())([read_info(i2_s)])[0].startswith("needs the engine bitnet (")
+    assert missing_package(EngineRequest(), str(i2_s)) == missing_package(EngineRequest(), "bitnet-2b") == "bitnet"
+    assert missing_package(EngineRequest(), "") == missing_package(EngineRequest(), "qwen3-4b") == ""
+    assert missing_for_bitnet(EngineRequest()).startswith("installs the engine bitnet (")
+    assert judge(EngineRequest())([read_info(i2_s)])[0].startswith("needs the engine bitnet (")
     at_hand()
-    assert missing_package(Wish(), "") == "llama.cpp"
+    assert missing_package(EngineRequest(), "") == "llama.cpp"
     with pytest.raises(EngineNotFound, match="no engine was found"):
-        select(Wish(), i2_s)
+        select(EngineRequest(), i2_s)
 
 
 def test_with_the_engine_nothing_is_missing(at_hand: Offer, bitnet: EngineBinary, i2_s: Path) -> None:
     at_hand(bitnet)
-    assert missing_package(Wish(), str(i2_s)) == missing_package(Wish(), "bitnet-2b") == ""
-    assert missing_for_bitnet(Wish()) == ""
+    assert missing_package(EngineRequest(), str(i2_s)) == missing_package(EngineRequest(), "bitnet-2b") == ""
+    assert missing_for_bitnet(EngineRequest()) == ""
 
 
 # The whole way
@@ -244,9 +252,9 @@ def test_bench_measures_each_engine_and_is_used(
     assert "Measuring llama.cpp" in err
     assert speeds.known().keys() == {(verdicts.key(native), "Q4_1")}
     known_answers.check(bitnet, [SmallModel("Q8_0"), SmallModel("F16"), SmallModel("F32")])
-    rates = {native: Speed(10, 10), bitnet: Speed(20, 20)}
+    rates = {native: EngineSpeed(10, 10), bitnet: EngineSpeed(20, 20)}
     speeds.keep({(verdicts.key(each), "Q8_0"): speed for each, speed in rates.items()})
-    assert select(Wish(), small(tmp_path, "Q8_0")).contender.engine is bitnet
+    assert select(EngineRequest(), small(tmp_path, "Q8_0")).contender.engine is bitnet
 
 
 def test_bench_shows_a_table(at_hand: Offer, native: EngineBinary, i2_s: Path, tmp_path: Path,
@@ -265,7 +273,7 @@ def test_what_is_kept_may_be_broken() -> None:
         for name in ("speeds.json", "known-answers.json"):
             (paths.data_dir() / name).write_text(content)
         assert speeds.known() == {}
-        assert verdicts.kept(EngineBinary(Path(__file__), Dialect.CLASSIC, "1", Options())) == {}
+        assert verdicts.kept(EngineBinary(Path(__file__), Dialect.CLASSIC, "1", HelpOptions())) == {}
 
 
 def test_probe_tells_known_answers(bitnet: EngineBinary, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,8 +20,8 @@ from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import session
-from bitnet_chat.engine.process import TRANSITIONS, Signal, State
-from bitnet_chat.engine.protocols import Talk
+from bitnet_chat.engine.process import TRANSITIONS, ProcessState, Signal
+from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.supervisor import RestartBudget
 from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
@@ -242,7 +242,7 @@ def test_an_engine_that_would_read_a_prompt_to_its_end_is_replaced_at_once(
 
 
 def test_without_a_signal_the_child_is_replaced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_chat.engine.transport.pipe.PipeChild.can_interrupt", False)
+    monkeypatch.setattr("bitnet_chat.engine.transport.pipe.PipeTransport.can_interrupt", False)
 
     async def body(backend: PtyBackend) -> None:
         conversation = said("story")
@@ -292,7 +292,7 @@ def test_who_asks_while_the_model_is_looked_at_does_not_have_it_done_again(rig: 
         keeper = backend._session.keeper
         make = keeper.talks._make
 
-        def look() -> Talk:
+        def look() -> EngineProtocol:
             looks.append(1)
             return make()
 
@@ -763,13 +763,13 @@ def test_a_full_disk_is_told(rig: Rig, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_every_state_can_end_and_no_transition_leads_nowhere() -> None:
-    for state in State:
+    for state in ProcessState:
         assert (state, Signal.EXIT) in TRANSITIONS
-    assert {state for state, _ in TRANSITIONS} == set(State)
-    reachable = {State.STARTING}
+    assert {state for state, _ in TRANSITIONS} == set(ProcessState)
+    reachable = {ProcessState.STARTING}
     while more := {target for (source, _), target in TRANSITIONS.items() if source in reachable} - reachable:
         reachable |= more
-    assert reachable == set(State)
+    assert reachable == set(ProcessState)
 
 
 def test_bytes_that_are_no_text_are_not_typed_either(rig: Rig, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.protocols import EngineOptions
-from bitnet_chat.engine.protocols.modern import ModernTalk
+from bitnet_chat.engine.protocols.modern import ModernProtocol
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice
 from bitnet_chat.models.gguf import read_header
@@ -77,7 +77,7 @@ def test_whole_messages() -> None:
 
 
 def test_a_modern_engine_is_told_no_special_token(modern: EngineBinary, model: Path) -> None:
-    talk = ModernTalk(modern, EngineOptions(model), control_tokens=TOKENS)
+    talk = ModernProtocol(modern, EngineOptions(model), control_tokens=TOKENS)
     found = talk.input(talk.launch(Conversation()), "", Conversation(), INJECTED)
     assert found is not None and found.data.decode() == JOINED.replace("\n", "\\\n") + "/\n"
     assert talk.note_of(INJECTED) == note(4) and talk.note_of("hello") == ""

@@ -131,7 +131,7 @@ def test_the_engine_is_that_of_the_model(tmp_path: Path, bare: Path) -> None:
 
 
 def test_without_a_prebuilt_engine_the_compiled_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheels, "here", lambda: wheels.Computer("linux", "x86_64", python="PyPy"))
+    monkeypatch.setattr(wheels, "here", lambda: wheels.Platform("linux", "x86_64", python="PyPy"))
     with pytest.raises(BuildError) as caught:
         missing(Settings(), "", largest=_ALL)
     assert "--build" in caught.value.remedy

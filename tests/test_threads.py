@@ -121,7 +121,7 @@ def test_the_folder_that_a_container_has_is_its_own_group() -> None:
     ],
 )
 def test_a_quota(version: int, texts: dict[str, str], expected: float | None) -> None:
-    assert processors.quota(processors.Group(PurePosixPath("/"), version), texts) == expected
+    assert processors.quota(processors.CgroupQuota(PurePosixPath("/"), version), texts) == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups are those of Linux")

@@ -25,7 +25,7 @@ from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.native.client import Client
+from bitnet_chat.engine.native.client import NativeClient
 from bitnet_chat.engine.native.protocol import Complete, decode_request
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.protocols import GO_ON
@@ -235,7 +235,7 @@ def test_native_engines_evaluate_the_rendered_conversation(
         await serving.close()
 
     async def read(backend: PtyBackend, tokens: Tokens) -> None:
-        other: Client | None = None
+        other: NativeClient | None = None
         reply = (await tokens.of("ok", whole=False))[0 if name == STRIPPING else -2 :]
         for system in SYSTEMS:
             if system and family == "gemma":  # which has no place for one
@@ -249,7 +249,7 @@ def test_native_engines_evaluate_the_rendered_conversation(
                 expected = await tokens.of(prompt.removeprefix(bos) if adds_bos else prompt, whole=True)
                 request = decode_request(tapes[0].typed[-1])
                 assert isinstance(request, Complete)
-                other = other or Client(tapes[0].argv)
+                other = other or NativeClient(tapes[0].argv)
                 assert list(other.tokenize(request.prompt)) == expected, (turn, request.prompt)
                 stats = end.stats
                 assert (stats.prompt_size, stats.tokens, stats.exact) == (len(expected), len(reply), True)

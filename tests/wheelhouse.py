@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat.engine.install import wheels
-from bitnet_chat.engine.install.packages import Package, by_name
+from bitnet_chat.engine.install.packages import EnginePackage, by_name
 from bitnet_chat.util import pip
 
 _CONTENT = {
@@ -32,7 +32,7 @@ _CONTENT = {
 }
 
 
-def package(name: str) -> Package:
+def package(name: str) -> EnginePackage:
     found = by_name(name)
     assert found is not None
     return found

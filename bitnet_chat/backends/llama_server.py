@@ -23,8 +23,8 @@ from bitnet_chat.engine.environment_variables import chooses_batch_size
 from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.protocols import log_flags
-from bitnet_chat.engine.server_process import HOST, Server, ServerProcess, described
-from bitnet_chat.engine.start_errors import Refit
+from bitnet_chat.engine.server_process import HOST, ManagedServer, ServerProcess, described
+from bitnet_chat.engine.start_errors import OptionRetry
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models.names import name_of
@@ -83,13 +83,13 @@ class LlamaServer:
         self._counter: TokenCounter | None = None
         self._reading = threading.Lock()
         self._extra = settings.engine_args
-        self.server = Server(
+        self.server = ManagedServer(
             self.command,
             on_spawn=lambda pid: self._read_vocabulary(),
             patience=settings.stall_timeout,
             refit=self._refitted,
         )
-        self._refit = Refit(
+        self._refit = OptionRetry(
             lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout), self.notices.append
         )
         self._connection: HTTPConnection | None = None
@@ -163,7 +163,7 @@ class LlamaServer:
         return self._known[1] if self._known is not None and self._known[0] is process else None
 
     async def target(self) -> RequestTarget:
-        """Where to ask. Raises as :meth:`Server.running` does."""
+        """Where to ask. Raises as :meth:`ManagedServer.running` does."""
         while True:
             process = await self.server.running()
             if self._known is not None and self._known[0] is process:

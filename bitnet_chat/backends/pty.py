@@ -17,17 +17,17 @@ from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine import conversion, processors
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.engine.context_policy import Room
+from bitnet_chat.engine.context_policy import ContextPolicy
 from bitnet_chat.engine.environment_variables import chooses_batch_size
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.probe import probe
-from bitnet_chat.engine.process import EngineProcess, State
-from bitnet_chat.engine.protocols import EngineOptions, Talk
-from bitnet_chat.engine.protocols.on_demand import talk_for
-from bitnet_chat.engine.selection import Wish, judge, select
+from bitnet_chat.engine.process import EngineProcess, ProcessState
+from bitnet_chat.engine.protocols import EngineOptions, EngineProtocol
+from bitnet_chat.engine.protocols.on_demand import protocol_for
+from bitnet_chat.engine.selection import EngineRequest, judge, select
 from bitnet_chat.engine.session import Session
-from bitnet_chat.engine.start_errors import Refit
+from bitnet_chat.engine.start_errors import OptionRetry
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.engine.transport import pty_is_available
 from bitnet_chat.errors import BitnetChatError, ModelError, Unsupported, UsageError
@@ -106,7 +106,7 @@ class PtyBackend:
         self._load = Load()
         self._session = Session(
             self.talk,
-            Room(settings.overflow, lambda text: self.count(text) or by_length(text)),
+            ContextPolicy(settings.overflow, lambda text: self.count(text) or by_length(text)),
             transport=settings.io,
             on_spawn=self._spawned,
             tokenizer=lambda: self._tokens().tokenizer(),
@@ -118,7 +118,7 @@ class PtyBackend:
         self._is_buffered = self.binary.dialect is not Dialect.NATIVE and not has_terminal
         self._sampling = own_sampling(settings)
         self._extra = settings.engine_args
-        self._refit = Refit(
+        self._refit = OptionRetry(
             lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout),
             self._session.keeper.notify,
         )
@@ -210,7 +210,7 @@ class PtyBackend:
 
     def status(self) -> BackendStatus:
         process = self._session.process
-        alive = process is not None and process.state is not State.DEAD
+        alive = process is not None and process.state is not ProcessState.DEAD
         memory, cpu = self._load.of(process.pid) if process is not None and alive else (None, None)
         spares = [size for pid in self._session.keeper.spare_pids if (size := self._load.memory_of(pid)) is not None]
         used = self._session.keeper.context_used
@@ -254,7 +254,7 @@ class PtyBackend:
         self.binary = binary or self.binary
         return binary is not None
 
-    def talk(self) -> Talk:
+    def talk(self) -> EngineProtocol:
         """How this engine is started and addressed for this model. Reads the header and knocks at rpc-servers: may
         run in a thread."""
         # Here and not above: a prompt is on the screen 12 ms earlier.
@@ -296,7 +296,7 @@ class PtyBackend:
         with contextlib.suppress(ModelError):  # a classic engine will say so; a modern one has its own way with it
             marks = template.marks()
             self._role_markers = markers_of(marks.in_prefix, marks.in_suffix)
-        return talk_for(
+        return protocol_for(
             self.binary,
             options,
             lambda: template,
@@ -337,8 +337,8 @@ def _why_no_spares(binary: EngineBinary, rpc: tuple[str, ...]) -> str:
     return "--spare does nothing with --rpc: an rpc-server serves one engine at a time" if rpc else ""
 
 
-def engine_request(settings: Settings, configured_engine: str = "", dialect: Dialect | None = None) -> Wish:
-    return Wish(
+def engine_request(settings: Settings, configured_engine: str = "", dialect: Dialect | None = None) -> EngineRequest:
+    return EngineRequest(
         settings.engine,
         configured_engine,
         dialect,

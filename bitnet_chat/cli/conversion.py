@@ -13,7 +13,7 @@ from bitnet_chat.util.progress import ProgressLine, size
 
 if TYPE_CHECKING:
     from bitnet_chat.engine.binary import EngineBinary
-    from bitnet_chat.engine.selection import Wish
+    from bitnet_chat.engine.selection import EngineRequest
 
 
 def convert(model: Path, engine: EngineBinary) -> Path:
@@ -28,7 +28,7 @@ def convert(model: Path, engine: EngineBinary) -> Path:
         line.close()
 
 
-def after_pull(model: Path, wish: Wish, *, alone: bool) -> None:
+def after_pull(model: Path, wish: EngineRequest, *, alone: bool) -> None:
     """Convert a model that was just pulled, where the engine that will run it needs that; else say which it needs.
     ``alone``: the original goes."""
     from bitnet_chat.engine import conversion

@@ -10,8 +10,8 @@ from bitnet_chat import config
 from bitnet_chat.cli import engine_bench, engine_install
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
-from bitnet_chat.engine.discovery import INSTALL, Candidate, candidates, named, servers
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
+from bitnet_chat.engine.discovery import INSTALL, EngineCandidate, candidates, named, servers
 from bitnet_chat.engine.install import manifest, packages
 from bitnet_chat.errors import EngineNotFound
 from bitnet_chat.text.sanitize import one_line
@@ -67,7 +67,7 @@ def _list(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _why(winner: Candidate) -> str:
+def _why(winner: EngineCandidate) -> str:
     why = f"it is the first that can chat in the search order ({winner.source})"
     if winner.holds_history and winner.binary is not None:
         kind = winner.binary.dialect.value
@@ -75,7 +75,7 @@ def _why(winner: Candidate) -> str:
     return why
 
 
-def _described(candidate: Candidate, wins: bool) -> str:
+def _described(candidate: EngineCandidate, wins: bool) -> str:
     binary = candidate.binary
     what = f"{binary.dialect.value}, {binary.label}" if binary else candidate.problem
     extra = "".join(f", with {feature}" for feature in _features(candidate.path))
@@ -97,7 +97,9 @@ def _ternary(binary: EngineBinary | None) -> tuple[str, ...]:
     if binary.dialect is Dialect.NATIVE:
         return next((each.ternary for each in packages.PACKAGES if each.make is binary.make), ())
     found = mentioned(binary.path, [name.lower() for name in _TERNARY])
-    return tuple(name for name in _TERNARY if name.lower() in found and not (name == "I2_S" and binary.make is Make.IK))
+    return tuple(
+        name for name in _TERNARY if name.lower() in found and not (name == "I2_S" and binary.make is EngineVariant.IK)
+    )
 
 
 def _features(program: Path) -> tuple[str, ...]:
@@ -106,7 +108,7 @@ def _features(program: Path) -> tuple[str, ...]:
     return record.features if record is not None and program.name in record.files else ()
 
 
-def _candidate_as_json(candidate: Candidate, wins: bool) -> dict[str, object]:
+def _candidate_as_json(candidate: EngineCandidate, wins: bool) -> dict[str, object]:
     entry: dict[str, object] = {"path": str(candidate.path), "source": candidate.source, "used": wins}
     if candidate.binary is not None:
         entry |= {"dialect": candidate.binary.dialect.value, "version": candidate.binary.version}

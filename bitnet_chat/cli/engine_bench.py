@@ -10,8 +10,8 @@ from bitnet_chat import config
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine import speeds, verdicts
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.engine.selection import Contender, Wish, contenders, judge
-from bitnet_chat.engine.speeds import Speed
+from bitnet_chat.engine.selection import EngineOption, EngineRequest, contenders, judge
+from bitnet_chat.engine.speeds import EngineSpeed
 from bitnet_chat.engine_checks import benchmark, known_answers
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.text.sanitize import one_line
@@ -37,7 +37,7 @@ def run(flags: argparse.Namespace) -> int:
     wish.require()
     model = model_path(settings, lambda infos: judge(wish)(infos))
     info = read_info(model)
-    measured: dict[Contender, Speed] = {}
+    measured: dict[EngineOption, EngineSpeed] = {}
     line = ProgressLine(sys.stderr)
     clock = Clock(line)
     try:
@@ -70,14 +70,14 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _ask(wish: Wish, types: Collection[str]) -> None:
+def _ask(wish: EngineRequest, types: Collection[str]) -> None:
     """An engine is measured only where its answers are right."""
     for each in wish.candidates():
         if each.binary is not None and each.binary.dialect is Dialect.NATIVE:
             known_answers.check(each.binary, [one for one in verdicts.offered(each.binary) if one.weights in types])
 
 
-def _row(contender: Contender, kind: str, speed: Speed | None, problem: str) -> dict[str, object]:
+def _row(contender: EngineOption, kind: str, speed: EngineSpeed | None, problem: str) -> dict[str, object]:
     return {
         "engine": contender.name,
         "path": str(contender.engine.path),

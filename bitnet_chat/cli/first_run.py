@@ -130,13 +130,13 @@ def _package(settings: Settings, configured: str, pulled: str) -> str:
     An engine that is named is there, or is a prebuilt one of that name, or is missing for good."""
     from bitnet_chat.engine.discovery import named
     from bitnet_chat.engine.install import packages
-    from bitnet_chat.engine.selection import Wish, missing_package
+    from bitnet_chat.engine.selection import EngineRequest, missing_package
     from bitnet_chat.models.registry import AUTO
 
     name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
     if not name:
         model = pulled or ("" if settings.model == AUTO else settings.model)
-        return missing_package(Wish(limit=settings.probe_timeout), model)
+        return missing_package(EngineRequest(limit=settings.probe_timeout), model)
     if packages.by_name(name) is not None:
         try:
             named(name)

@@ -23,7 +23,7 @@ from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.progress import Progress, ProgressLine, size
 
 if TYPE_CHECKING:
-    from bitnet_chat.engine.selection import Wish
+    from bitnet_chat.engine.selection import EngineRequest
     from bitnet_chat.models.hub import Offered
     from bitnet_chat.models.registry import Source
 
@@ -103,12 +103,12 @@ def _list(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _wish(given: str = "") -> Wish:
+def _wish(given: str = "") -> EngineRequest:
     """One engine that was asked for, or all at hand."""
-    from bitnet_chat.engine.selection import Wish
+    from bitnet_chat.engine.selection import EngineRequest
 
     settings, configured = config.load({})
-    return Wish(given or settings.engine, configured, limit=settings.probe_timeout)
+    return EngineRequest(given or settings.engine, configured, limit=settings.probe_timeout)
 
 
 def _listed(found: Inventory) -> list[str]:

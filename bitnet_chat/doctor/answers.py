@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine import verdicts
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.verdicts import Verdict
+from bitnet_chat.engine.verdicts import AnswerVerdict
 from bitnet_chat.engine_checks import known_answers
 
 _GROUP = "answer"
@@ -19,12 +19,12 @@ def look(winner: EngineBinary | None) -> Iterator[Finding]:
     """Of the prebuilt engines, and of a BitNet build that would be used. A quarter of a second for a type, once."""
     for engine in packages.installed():
         yield judge(engine, known_answers.check(engine))
-    if winner is not None and winner.make is Make.BITNET and winner.can_chat:
+    if winner is not None and winner.make is EngineVariant.BITNET and winner.can_chat:
         models = [each for each in verdicts.offered(winner) if each.weights == "I2_S"]
         yield judge(winner, known_answers.check(winner, models))
 
 
-def judge(engine: EngineBinary, verdicts: Sequence[Verdict]) -> Finding:
+def judge(engine: EngineBinary, verdicts: Sequence[AnswerVerdict]) -> Finding:
     """Pure. What a prebuilt engine computes wrongly is left to others."""
     right = [each.model.name for each in verdicts if not each.wrong]
     wrong = {each.model.name: each.wrong for each in verdicts if each.wrong}

@@ -49,7 +49,7 @@ class BenchmarkReply:
 
 
 class _LogCapture:
-    """A tape that keeps the beginning of the log; see :class:`bitnet_chat.engine.process.Tape`."""
+    """A tape that keeps the beginning of the log; see :class:`bitnet_chat.engine.process.TraceListener`."""
 
     def __init__(self) -> None:
         self.log = bytearray()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.install import import_check, packages, wheels
-from bitnet_chat.engine.install.packages import PACKAGES, Package
+from bitnet_chat.engine.install.packages import PACKAGES, EnginePackage
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.util.progress import size
 
@@ -22,7 +22,7 @@ def look(*, needed: bool) -> Iterator[Finding]:
             yield warn(_GROUP, package.name, error.what, error.remedy)
 
 
-def _of(package: Package, *, needed: bool) -> Finding:
+def _of(package: EnginePackage, *, needed: bool) -> Finding:
     """One finding, of the folder that the pinned version has or will have."""
     name = package.name
     folder = packages.folder_of(package)
@@ -54,7 +54,7 @@ def _told(group: str, name: str, seen: str, remedy: str) -> Finding:
     return ok(group, name, f"{seen} {remedy}")
 
 
-def _older(package: Package) -> str:
+def _older(package: EnginePackage) -> str:
     """The other versions of it that are there; they are not used."""
     folders = packages.folder_of(package).parent.glob(f"{package.name}-*")
     records = filter(None, map(packages.read, sorted(folders)))

@@ -35,7 +35,7 @@ NEEDED = frozenset(
 """Options without which an engine cannot be understood."""
 
 
-class Make(StrEnum):
+class EngineVariant(StrEnum):
     """The source that a binary was built from."""
 
     BITNET = "BitNet"
@@ -49,12 +49,12 @@ MARKS = ("i2_s", "iq2_bn", "q6_K")
 """Names of tensor types in the bytes of a build that tell its make. BitNet's has ``i2_s``, that of ik_llama.cpp
 ``iq2_bn`` as well; ``q6_K`` is in every ggml since June 2023, and in no part of a build that lacks ggml (``q4_0`` is
 among the options of each program, so that it proves nothing)."""
-_MAKES = ((Make.IK, {"iq2_bn"}), (Make.BITNET, {"i2_s"}), (Make.LLAMA, {"q6_K"}))
+_MAKES = ((EngineVariant.IK, {"iq2_bn"}), (EngineVariant.BITNET, {"i2_s"}), (EngineVariant.LLAMA, {"q6_K"}))
 _IK_OPTION = "--run-time-repack"  # of ik_llama.cpp alone, so it tells through a wrapper script, too
 
 
 @dataclass(frozen=True, slots=True)
-class Traits:
+class EngineTraits:
     """How an engine behaves where its options do not say so. Each was measured or read in the source.
 
     ``ordered``: whether what it printed is flushed before the colour changes, so that the colour marks the end of it.
@@ -67,11 +67,11 @@ class Traits:
 
 # By the first option that is listed, with a value or without; the last row is for the rest.
 _TRAITS = (
-    (_IK_OPTION, False, Traits(ordered=True, obeys_no_context_shift=False)),
-    ("--color", True, Traits(ordered=True, obeys_no_context_shift=True)),  # since late 2025
+    (_IK_OPTION, False, EngineTraits(ordered=True, obeys_no_context_shift=False)),
+    ("--color", True, EngineTraits(ordered=True, obeys_no_context_shift=True)),  # since late 2025
     # Since September 2024 a thread prints, and nothing waits for it.
-    ("--log-prefix", False, Traits(ordered=False, obeys_no_context_shift=True)),
-    ("", False, Traits(ordered=True, obeys_no_context_shift=False)),
+    ("--log-prefix", False, EngineTraits(ordered=False, obeys_no_context_shift=True)),
+    ("", False, EngineTraits(ordered=True, obeys_no_context_shift=False)),
 )
 _TOKENS = "1"
 """The verbosity that tells each token, in builds that do not name the levels of their log (until late 2025)."""
@@ -84,8 +84,8 @@ class EngineBinary:
     path: Path
     dialect: Dialect
     version: str
-    options: Options
-    make: Make = Make.UNKNOWN
+    options: HelpOptions
+    make: EngineVariant = EngineVariant.UNKNOWN
 
     @property
     def can_chat(self) -> bool:
@@ -109,15 +109,15 @@ class EngineBinary:
     def takes_overrides(self) -> bool:
         """Whether metadata of a model that is wrong can be given on the command line."""
         if self.dialect is Dialect.NATIVE:
-            return self.make is Make.IK
+            return self.make is EngineVariant.IK
         return self.has(OVERRIDE)
 
     def option(self, name: str, value: object = "on") -> list[str]:
-        """What a command line gets for an option. All of them are made through this; see :meth:`Options.words`."""
+        """What a command line gets for an option. All of them are made through this; see :meth:`HelpOptions.words`."""
         return self.options.words(name, str(value))
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> EngineTraits:
         return next(
             traits
             for name, takes_value, traits in _TRAITS
@@ -161,7 +161,10 @@ def recognise(
         dialect=Dialect.SERVER if is_server else dialects[0],
         version=version.group(1).strip() if version else "unknown",
         options=options,
-        make=next((make for make, names in _MAKES if names <= known), Make.SCRIPT if marks is None else Make.UNKNOWN),
+        make=next(
+            (make for make, names in _MAKES if names <= known),
+            EngineVariant.SCRIPT if marks is None else EngineVariant.UNKNOWN,
+        ),
     )
 
 
@@ -203,7 +206,7 @@ _SPELLINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class HelpOption:
     """One line of the list. ``value``: what stands where its value goes, such as ``N``; empty where it takes none."""
 
     names: tuple[str, ...]
@@ -216,19 +219,19 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class HelpOptions:
     """All that one program lists. ``levels``: the names of its log's levels and the numbers that stand for them."""
 
-    listed: tuple[Option, ...] = ()
+    listed: tuple[HelpOption, ...] = ()
     levels: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> frozenset[str]:
         return frozenset(name for option in self.listed for name in option.names)
 
-    def without(self, names: Collection[str]) -> Options:
+    def without(self, names: Collection[str]) -> HelpOptions:
         """All but the options that have one of the names."""
-        return Options(tuple(each for each in self.listed if not set(names) & set(each.names)), self.levels)
+        return HelpOptions(tuple(each for each in self.listed if not set(names) & set(each.names)), self.levels)
 
     @staticmethod
     def is_spelling(word: str, names: Collection[str]) -> bool:
@@ -260,7 +263,7 @@ class Options:
         word = option.word(value)
         return [spelling, word] if word else []
 
-    def _find(self, name: str) -> tuple[str, Option] | None:
+    def _find(self, name: str) -> tuple[str, HelpOption] | None:
         for spelling in (name, *_SPELLINGS.get(name, ())):
             for option in self.listed:
                 if spelling in option.names:
@@ -268,15 +271,15 @@ class Options:
         return None
 
 
-def read_options(help_text: str) -> Options:
+def read_options(help_text: str) -> HelpOptions:
     """What the output of ``--help`` lists."""
     listed = []
     for line in help_text.splitlines():
         if start := _LINE.match(line):
             pieces = list(_pieces(line.rstrip()[start.end() :]))
             value = next((value for _, value in reversed(pieces) if value), "")
-            listed.append(Option(tuple(name for name, _ in pieces), value))
-    return Options(tuple(listed), tuple((name, number) for number, name in _LEVEL.findall(help_text)))
+            listed.append(HelpOption(tuple(name for name, _ in pieces), value))
+    return HelpOptions(tuple(listed), tuple((name, number) for number, name in _LEVEL.findall(help_text)))
 
 
 def _pieces(line: str) -> Iterator[tuple[str, str]]:

@@ -18,9 +18,9 @@ from bitnet_chat.context.window import (
     without_oldest,
 )
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.engine.protocols import Talk
+from bitnet_chat.engine.protocols import EngineProtocol
 
-__all__ = ["Policy", "Room", "outgrown", "too_long"]
+__all__ = ["ContextPolicy", "Policy", "outgrown", "too_long"]
 
 _FOR_A_REPLY = 8  # an eighth of the window is kept for it
 _SUMMARY_LIMIT = 256  # tokens
@@ -32,7 +32,7 @@ _COUNTED = 1_000_000  # characters that leave; more are estimated
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _HistoryCost:
     """What a history costs. ``tokens``: all of it, with its system prompt. ``scale``: what a message costs, by what its
     text alone does."""
 
@@ -40,7 +40,7 @@ class _Told:
     scale: float
 
 
-class Room:
+class ContextPolicy:
     """``policy``: what happens to a conversation that has outgrown the window."""
 
     def __init__(self, policy: Policy, count: Counter) -> None:
@@ -59,7 +59,7 @@ class Room:
 
     def to_drop(
         self,
-        talk: Talk,
+        talk: EngineProtocol,
         history: Conversation,
         used: TokenCount | None,
         text: str,
@@ -107,7 +107,7 @@ class Room:
 
         return left + messages_to_drop(kept.turns, cost, room, enough, places_apart(size) if alone else 0)
 
-    def _told(self, talk: Talk, kept: Conversation, used: TokenCount | None, size: int) -> _Told:
+    def _told(self, talk: EngineProtocol, kept: Conversation, used: TokenCount | None, size: int) -> _HistoryCost:
         """A history that is many times too long is looked at as far as it might stay."""
         turns, near, start = kept.turns, 0.0, len(kept.turns)
         while start and near <= _FAR * size:
@@ -124,9 +124,9 @@ class Room:
             length = sum(len(each.content) for each in newest.turns) or 1
             more = sum(len(each.content) for each in turns[:start]) / length * (tokens.count - system.count)
             tokens += TokenCount(max(start, round(more)), _GUESS)
-        return _Told(tokens, scale)
+        return _HistoryCost(tokens, scale)
 
-    def fits_alone(self, talk: Talk, history: Conversation, text: str) -> bool:
+    def fits_alone(self, talk: EngineProtocol, history: Conversation, text: str) -> bool:
         """Whether ``text`` has nothing before it that could leave the window, and surely takes less than half of it."""
         kept = self.window.kept(history)
         size = self.size or talk.context_size
@@ -142,7 +142,9 @@ class Room:
             raise outgrown(self.size)
         return left + half_to_drop(turns)
 
-    def to_summarise(self, turns: Sequence[Message], earlier: str, talk: Talk) -> tuple[Sequence[Message], int]:
+    def to_summarise(
+        self, turns: Sequence[Message], earlier: str, talk: EngineProtocol
+    ) -> tuple[Sequence[Message], int]:
         """The newest of ``turns`` that fit into one window with the request for a summary, and the summary's limit in
         tokens."""
         size = self.size or talk.context_size or _SMALLEST
@@ -154,7 +156,7 @@ class Room:
                 return turns[start:], limit
         return (), limit
 
-    def cost_of_oldest(self, talk: Talk, history: Conversation, count: int) -> TokenCount:
+    def cost_of_oldest(self, talk: EngineProtocol, history: Conversation, count: int) -> TokenCount:
         """Tokens of the ``count`` oldest messages, with what the template puts around them."""
         leaving = history.turns[:count]
         around = talk.cost_of_message("", self.count) + TokenCount(1)  # of a message and its reply, which has an end

@@ -26,9 +26,9 @@ from pathlib import Path
 
 from bitnet_chat import paths
 from bitnet_chat.engine import processors
-from bitnet_chat.engine.binary import EngineBinary, Make
+from bitnet_chat.engine.binary import EngineBinary, EngineVariant
 from bitnet_chat.engine.install.packages import SITE
-from bitnet_chat.engine.native.client import Client, ClientError
+from bitnet_chat.engine.native.client import NativeClient, NativeClientError
 from bitnet_chat.engine.native.command import command
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import store, tensor_types
@@ -50,7 +50,7 @@ _TEMPLATE = "tokenizer.chat_template"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ConversionSource:
     """What a converted file was made from, kept beside it."""
 
     source: str
@@ -63,7 +63,7 @@ class Origin:
 
 def is_for(engine: EngineBinary, info: ModelInfo) -> bool:
     """Whether the engine runs the model converted, and not as it is."""
-    is_package = engine.make is Make.IK and quantizer(engine).is_file()
+    is_package = engine.make is EngineVariant.IK and quantizer(engine).is_file()
     return is_package and info.header.architecture in ARCHITECTURES and any(k == "I2_S" for k, _ in info.tensor_types)
 
 
@@ -84,7 +84,7 @@ def present(source: Path) -> Path | None:
     """The converted file, where it is there, whole, and made from the file as it is now. Raises nothing."""
     target = target_of(source)
     try:
-        origin = Origin(**json.loads(target.with_suffix(".json").read_text("utf-8")))
+        origin = ConversionSource(**json.loads(target.with_suffix(".json").read_text("utf-8")))
         status = source.stat()
         same = (origin.size, origin.modified) == (status.st_size, status.st_mtime_ns)
         return target if same and target.stat().st_size == origin.converted else None
@@ -173,7 +173,7 @@ def _convert(
         _write_template(part, better.header.chat_template)
         clock.step(f"Checking {source.stem}")
         check(source, part, engine)
-        origin = Origin(str(source), status.st_size, status.st_mtime_ns, engine.version, part.stat().st_size)
+        origin = ConversionSource(str(source), status.st_size, status.st_mtime_ns, engine.version, part.stat().st_size)
         part.replace(target)
         write_json(target.with_suffix(".json"), asdict(origin))
     finally:
@@ -233,9 +233,9 @@ def _lifeline() -> Callable[[], None] | None:
     if sys.platform == "win32":
         return None
     else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
-        from bitnet_chat.engine.transport.preexec import preparer
+        from bitnet_chat.engine.transport.preexec import make_preexec
 
-        return preparer()
+        return make_preexec()
 
 
 def _write_template(path: Path, template: str) -> None:
@@ -296,9 +296,9 @@ def require(source: Path, converted: Path, engine: EngineBinary) -> None:
         raise _wrong(source, f"the weights of {different} changed")
     try:
         # One thread: seconds, and more of them nearly stand still where another program wants a processor.
-        with Client(command(engine, converted, context_size=4 * _BATCH, threads=1, batch_size=128)) as client:
+        with NativeClient(command(engine, converted, context_size=4 * _BATCH, threads=1, batch_size=128)) as client:
             _require_replies(client, source)
-    except ClientError as error:
+    except NativeClientError as error:
         raise _wrong(source, f"the engine does not run it: {error}") from error
 
 
@@ -309,7 +309,7 @@ def _wrong(source: Path, what: str) -> ModelError:
     )
 
 
-def _require_replies(client: Client, source: Path) -> None:
+def _require_replies(client: NativeClient, source: Path) -> None:
     greedy = {"temperature": 0.0}
     replies = {client.complete(client.tokenize(text), max_tokens=_REPLY, sampling=greedy).tokens for text in _TEXTS}
     if len(replies) == 1:

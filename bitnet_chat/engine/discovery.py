@@ -30,7 +30,7 @@ _REMEDY_SERVER = f"{INSTALL_SERVER}; or name its folder with --engine PATH"
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class EngineCandidate:
     """A place where something was found. ``binary`` is None for what is no engine, ``problem`` says why."""
 
     source: str
@@ -46,37 +46,37 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _SearchPlace:
     source: str
     path: Path
     named: bool
     """Asked for by name: what is wrong with it is an error and not a reason to look on."""
 
 
-def places(engine: str | None, configured: str | None) -> Iterator[_Place]:
+def places(engine: str | None, configured: str | None) -> Iterator[_SearchPlace]:
     """In search order. ``engine``: the flag; ``configured``: the config file's value."""
     if engine:
-        yield _Place("--engine", named(engine), True)
+        yield _SearchPlace("--engine", named(engine), True)
         return
     variable = os.environ.get("BITNET_CHAT_ENGINE")
     if variable:
-        yield _Place("$BITNET_CHAT_ENGINE", named(variable), True)
+        yield _SearchPlace("$BITNET_CHAT_ENGINE", named(variable), True)
         return
     if configured:
-        yield _Place("config file", named(configured), True)
+        yield _SearchPlace("config file", named(configured), True)
         return
     root = paths.checkout()
     if root is not None:
-        yield _Place("bin/ of the checkout", root / "bin", False)
+        yield _SearchPlace("bin/ of the checkout", root / "bin", False)
     yield from _compiled()
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         if folder:
-            yield _Place("PATH", Path(folder), False)
+            yield _SearchPlace("PATH", Path(folder), False)
     for base in _bitnet_checkouts(root):
-        yield _Place("BitNet checkout", base / "build" / "bin", False)
+        yield _SearchPlace("BitNet checkout", base / "build" / "bin", False)
     # Last: whoever has built or installed an engine by hand wants that one.
     for binary in packages.installed():
-        yield _Place("prebuilt", binary.path, False)
+        yield _SearchPlace("prebuilt", binary.path, False)
 
 
 def named(written: str) -> Path:
@@ -99,7 +99,7 @@ def named(written: str) -> Path:
     return with_suffix if not _is_there(here) and _is_there(with_suffix) else here
 
 
-def _prebuilt(package: packages.Package) -> Path:
+def _prebuilt(package: packages.EnginePackage) -> Path:
     folder = packages.folder_of(package)
     if packages.at(folder) is None:
         state = "is damaged" if folder.is_dir() else "is not installed"
@@ -117,7 +117,7 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _compiled() -> Iterator[_Place]:
+def _compiled() -> Iterator[_SearchPlace]:
     """The engines of the data directory that were compiled: those of llama.cpp first, the newest of each."""
     home = paths.engine_home()
     found: list[tuple[bool, list[int], Path]] = []
@@ -130,7 +130,7 @@ def _compiled() -> Iterator[_Place]:
                 numbers = [int(part) for part in version.split(".") if part.isdigit()]
                 found.append((name == manifest.DEFAULT_NAME, numbers, folder))
     for _, _, folder in sorted(found, reverse=True):
-        yield _Place("data directory", folder, False)
+        yield _SearchPlace("data directory", folder, False)
 
 
 def _bitnet_checkouts(root: Path | None) -> Iterator[Path]:
@@ -147,7 +147,7 @@ def _bitnet_checkouts(root: Path | None) -> Iterator[Path]:
 
 def candidates(
     engine: str | None = None, configured: str | None = None, *, limit: float | None = None
-) -> Iterator[Candidate]:
+) -> Iterator[EngineCandidate]:
     """Everything that was found, best first within a place, and those that take a history exactly first among places of
     one kind. ``limit``: see :func:`probe`. Raises EngineNotFound for a named place with nothing."""
     seen: set[Path] = set()
@@ -156,7 +156,7 @@ def candidates(
         yield from sorted(found, key=lambda candidate: not candidate.holds_history)
 
 
-def _in_place(place: _Place, seen: set[Path], limit: float | None) -> Iterator[Candidate]:
+def _in_place(place: _SearchPlace, seen: set[Path], limit: float | None) -> Iterator[EngineCandidate]:
     if packages.is_package(place.path):
         yield _package_in(place)
         return
@@ -174,29 +174,29 @@ def _in_place(place: _Place, seen: set[Path], limit: float | None) -> Iterator[C
         except EngineNotFound as error:
             if place.named and len(files) == 1:
                 raise
-            yield Candidate(place.source, path, problem=error.what, remedy=error.remedy)
+            yield EngineCandidate(place.source, path, problem=error.what, remedy=error.remedy)
             continue
-        yield Candidate(place.source, path, binary)
+        yield EngineCandidate(place.source, path, binary)
 
 
-def _package_in(place: _Place) -> Candidate:
+def _package_in(place: _SearchPlace) -> EngineCandidate:
     binary = packages.at(place.path)
     if binary is not None:
-        return Candidate(place.source, place.path, binary)
+        return EngineCandidate(place.source, place.path, binary)
     what = f"{place.source}: the prebuilt engine in {place.path} is not whole"
     remedy = "bitnet-chat engine install installs it anew"
     if place.named:
         raise EngineNotFound(what, remedy=remedy)
-    return Candidate(place.source, place.path, problem=what, remedy=remedy)
+    return EngineCandidate(place.source, place.path, problem=what, remedy=remedy)
 
 
-def _folders_of(place: _Place) -> Iterator[Path]:
+def _folders_of(place: _SearchPlace) -> Iterator[Path]:
     for inside in _FOLDERS if place.named else _FOLDERS[:1]:
         if (folder := place.path / inside).is_dir():
             yield folder
 
 
-def _binaries_in(place: _Place) -> list[Path]:
+def _binaries_in(place: _SearchPlace) -> list[Path]:
     """The programs of the first folder that has any."""
     try:
         if not place.path.is_dir():
@@ -240,7 +240,7 @@ def find(
 
 def servers(
     engine: str | None = None, configured: str | None = None, *, limit: float | None = None
-) -> Iterator[Candidate]:
+) -> Iterator[EngineCandidate]:
     """The llama-servers in the places where engines are looked for, beside an engine that is named by its file."""
     for place in places(engine, configured):
         path = _server_in(place)
@@ -249,13 +249,13 @@ def servers(
         try:
             binary = probe(path, limit=limit)
         except EngineNotFound as error:
-            yield Candidate(place.source, path, problem=error.what, remedy=error.remedy)
+            yield EngineCandidate(place.source, path, problem=error.what, remedy=error.remedy)
             continue
         is_server = binary.dialect is Dialect.SERVER
         yield (
-            Candidate(place.source, path, binary)
+            EngineCandidate(place.source, path, binary)
             if is_server
-            else Candidate(place.source, path, problem=f"{path}: no server", remedy=_REMEDY_SERVER)
+            else EngineCandidate(place.source, path, problem=f"{path}: no server", remedy=_REMEDY_SERVER)
         )
 
 
@@ -278,7 +278,7 @@ def find_server(
     raise EngineNotFound(f"no {SERVER} was found", remedy=_REMEDY_SERVER, detail=detail)
 
 
-def _server_in(place: _Place) -> Path:
+def _server_in(place: _SearchPlace) -> Path:
     name = SERVER + _SUFFIX
     if place.path.is_dir():
         return next((path for folder in _folders_of(place) if (path := folder / name).is_file()), place.path / name)

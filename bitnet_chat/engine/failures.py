@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bitnet_chat.engine.faults import Fault
+from bitnet_chat.engine.faults import EngineFault
 from bitnet_chat.engine.log import EngineLog, most_telling
 from bitnet_chat.engine.probe import why_it_ended
 from bitnet_chat.engine.process import EngineProcess
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from bitnet_chat.models.misfit import Misfit
 
 
-class Dead(Protocol):
+class EndedProcess(Protocol):
     """A process of an engine or of a server that has ended."""
 
     argv: list[str]
     exit_code: int | None
     """Minus the number of a signal."""
     out_of_step: bool
-    fault: Fault | None
+    fault: EngineFault | None
     log: EngineLog
 
 
@@ -42,7 +42,7 @@ _SHOWN = 3
 """Lines of the log beside an explanation."""
 
 
-def describe(process: Dead) -> str:
+def describe(process: EndedProcess) -> str:
     """What happened to a process, to be put behind "the engine"."""
     code = process.exit_code
     if process.fault is not None:
@@ -61,7 +61,7 @@ def describe(process: Dead) -> str:
     return f"was killed ({name}{', as when memory runs out' if name == 'SIGKILL' else ''})"
 
 
-def _trouble_with_rpc(process: Dead) -> BitnetChatError | None:
+def _trouble_with_rpc(process: EndedProcess) -> BitnetChatError | None:
     if "--rpc" not in process.argv:
         return None
     from bitnet_chat.engine import rpc  # late: most have no rpc-servers
@@ -69,7 +69,7 @@ def _trouble_with_rpc(process: Dead) -> BitnetChatError | None:
     return rpc.meaning(process.log.lines(), process.argv[0], process.exit_code)
 
 
-def too_often(process: Dead, limit: int, window: float) -> EngineDied:
+def restart_limit_error(process: EndedProcess, limit: int, window: float) -> EngineDied:
     """It died once more than it may be restarted."""
     what = f"the engine {describe(process)}, for the {limit + 1}th time in {window:g} seconds"
     if process.fault is not None:
@@ -83,13 +83,13 @@ def too_often(process: Dead, limit: int, window: float) -> EngineDied:
 _NOT_LOADED = "the engine could not load the model"
 
 
-def of_fault(process: Dead) -> EngineDied | None:
+def fault_error(process: EndedProcess) -> EngineDied | None:
     """It was ended for what the next one would do as well."""
     fault = process.fault
     return fault.error(process.log.tail()) if fault is not None and fault.is_lasting else None
 
 
-def while_loading(process: Dead, refusal: EngineError | None = None) -> BitnetChatError:
+def while_loading(process: EndedProcess, refusal: EngineError | None = None) -> BitnetChatError:
     """It died before it was ready: its model's fault if it ended by itself. ``refusal``: what it said of it."""
     if process.fault is not None:
         return process.fault.error(process.log.tail())
@@ -124,7 +124,7 @@ def while_loading(process: Dead, refusal: EngineError | None = None) -> BitnetCh
     )
 
 
-def _explanation(process: Dead) -> Misfit | None:
+def _explanation(process: EndedProcess) -> Misfit | None:
     """What speaks against the model and the engine. Reads both files, some tenths of a second."""
     from bitnet_chat.models.engine_support import explanation
     from bitnet_chat.models.misfit import Ending  # late: most engines live
@@ -135,17 +135,17 @@ def _explanation(process: Dead) -> Misfit | None:
     return explanation(_engine_of(process), model, Ending(process.exit_code, process.log.lines()))
 
 
-def _engine_of(process: Dead) -> Path:
+def _engine_of(process: EndedProcess) -> Path:
     """Its program, or the prebuilt package whose library it runs."""
     library = _named(process, "--folder")
     return Path(library).parent if library else Path(process.argv[0])
 
 
-def _by_signal(process: Dead) -> bool:
+def _by_signal(process: EndedProcess) -> bool:
     return process.exit_code is not None and process.exit_code < 0
 
 
-def _lacks_memory(process: Dead) -> bool:
+def _lacks_memory(process: EndedProcess) -> bool:
     """SIGKILL is the kernel's way when memory runs out; one that is out of step was ended from here. Wrong arithmetic
     and instructions that the processor does not have are none."""
     if process.exit_code in _NO_MEMORY:
@@ -154,27 +154,27 @@ def _lacks_memory(process: Dead) -> bool:
     return killed or any(_MEMORY.search(line) for line in process.log.lines())
 
 
-def _advice(process: Dead) -> str:
+def _advice(process: EndedProcess) -> str:
     return f"its log says more; {_LESS if _lacks_memory(process) else _LOOK}"
 
 
-def _model_of(process: Dead) -> Path | None:
+def _model_of(process: EndedProcess) -> Path | None:
     named = _named(process, "-m", "--model")
     return Path(named) if named else None
 
 
-def _named(process: Dead, *flags: str) -> str:
+def _named(process: EndedProcess, *flags: str) -> str:
     """The value of an option, the last one."""
     return next((value for flag, value in reversed([*pairwise(process.argv)]) if flag in flags), "")
 
 
-def is_silent(process: Dead) -> bool:
+def is_silent(process: EndedProcess) -> bool:
     """Whether it ended by itself and its log does not say why. llama-completion can exit before its log thread has
     written it, and does two times in five: another try may say it."""
     return not _by_signal(process) and not process.log.tail() and without_model(process) is None
 
 
-def without_model(process: Dead) -> ModelError | None:
+def without_model(process: EndedProcess) -> ModelError | None:
     """It died with nothing to load: the file was there when the program looked, and is not any more."""
     model = _model_of(process)
     try:

@@ -12,7 +12,7 @@ _JSON_LOG = "leave out --log-jsonl, and LLAMA_ARG_LOG_JSONL in a wrapper script:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class EngineFault:
     """``what`` goes behind "the engine". ``is_lasting``: the next process would do the same."""
 
     what: str
@@ -25,27 +25,27 @@ class Fault:
         return kind(f"the engine {self.what}", remedy=self.remedy, detail=detail)
 
 
-def log_in_output(line: str) -> Fault:
+def log_in_output(line: str) -> EngineFault:
     """``line``: of the log, as it stood in the output."""
-    return Fault(
+    return EngineFault(
         "writes its log to its output, where its replies are read",
         _JSON_LOG if is_json(line) else _WRAPPER,
         is_lasting=True,
     )
 
 
-def closed_output(*, terminal: bool) -> Fault:
+def closed_output(*, terminal: bool) -> EngineFault:
     where = "its terminal" if terminal else "its output"
-    return Fault(
+    return EngineFault(
         f"closed {where} and went on running: nothing more can be read from it",
         "a wrapper script must stay in the foreground and leave the engine its standard output",
     )
 
 
-def not_ready(missed: str, seconds: float, *, worked: bool) -> Fault:
+def not_ready(missed: str, seconds: float, *, worked: bool) -> EngineFault:
     """``missed``: what it did not do. ``worked``: it used the processor or wrote its log meanwhile."""
     did = "only computed or logged" if worked else "did nothing: no output, no log, no work of disk or processor"
-    return Fault(
+    return EngineFault(
         f"{missed}: for {seconds:g} s it {did}",
         "bitnet-chat doctor looks at engine and model; --stall-timeout SECONDS waits longer, 0 without limit",
         is_stall=True,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from bitnet_chat.backend import Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.process import EngineProcess, State
-from bitnet_chat.engine.protocols import Talk
+from bitnet_chat.engine.process import EngineProcess, ProcessState
+from bitnet_chat.engine.protocols import EngineProtocol
 
 
-class Loaded:
+class EngineInstance:
     """``memory``: what it was started with, and has lived through since. ``retold``: the turns in it were told to it in
     its system prompt. ``notes``: what could not be kept when it was started, for the user. ``is_within``: its context
     ends within the last reply, which it can go on with."""
@@ -40,13 +40,13 @@ class Loaded:
 
     @property
     def is_alive(self) -> bool:
-        return self.process.state is not State.DEAD
+        return self.process.state is not ProcessState.DEAD
 
     def draws_as(self, sampling: Sampling) -> bool:
         """Whether the tokens of its next reply would be drawn as ``sampling`` says."""
         return self.sampling == sampling and not (self.has_answered and sampling.starts_over)
 
-    def used(self, talk: Talk, count: Counter) -> TokenCount:
+    def used(self, talk: EngineProtocol, count: Counter) -> TokenCount:
         """Tokens in its context: exact where it tells."""
         if self.process.meter.context_used is not None:
             return TokenCount(self.process.meter.context_used)
@@ -65,7 +65,7 @@ class Loaded:
             self.process.meter.forgot()
             self.memory, self._account, self.has_strayed = memory, None, False
 
-    def lived_through(self, memory: Conversation, talk: Talk, count: Counter) -> None:
+    def lived_through(self, memory: Conversation, talk: EngineProtocol, count: Counter) -> None:
         """It has had one more turn, which ``memory`` ends with."""
         if self.is_within:  # the turn is no new one
             self._account = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from bitnet_chat.engine.faults import Fault, not_ready
-from bitnet_chat.engine.timeouts import BUSY, Patience, Work
+from bitnet_chat.engine.faults import EngineFault, not_ready
+from bitnet_chat.engine.timeouts import BUSY, PromptTimeout, WaitingFor
 
 _LOOKS = 8
 """Looks at the process within the limit."""
@@ -18,17 +18,17 @@ class LoadingWatch:
     """Between :meth:`begin` and :meth:`end`. ``limit``: seconds, see :mod:`bitnet_chat.engine.timeouts`; 0: none.
     ``missed``: what the process did not do, for words."""
 
-    def __init__(self, pid: int, limit: float, missed: str, on_fault: Callable[[Fault], None]) -> None:
+    def __init__(self, pid: int, limit: float, missed: str, on_fault: Callable[[EngineFault], None]) -> None:
         self._pid, self._limit, self._missed, self._on_fault = pid, limit, missed, on_fault
         self._loop = asyncio.get_running_loop()
-        self._patience: Patience | None = None
+        self._patience: PromptTimeout | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
     def begin(self) -> None:
         self.end()
         if self._limit > 0:
-            self._patience = Patience(self._limit, self._loop.time())
+            self._patience = PromptTimeout(self._limit, self._loop.time())
             self._arm()
 
     def heard(self) -> None:
@@ -62,7 +62,7 @@ class LoadingWatch:
         self._on_fault(not_ready(self._missed, self._limit * BUSY if worked else self._limit, worked=worked))
 
 
-def work_of(pid: int) -> Work | None:
+def work_of(pid: int) -> WaitingFor | None:
     """Of a process and those below it, as a wrapper script does nothing itself; None where nothing tells."""
     try:
         import psutil
@@ -82,4 +82,4 @@ def work_of(pid: int) -> Work | None:
                 continue
     except (psutil.Error, OSError, RuntimeError):
         return None
-    return Work(computed, read, resident)
+    return WaitingFor(computed, read, resident)

@@ -19,7 +19,7 @@ _QUOTE = re.compile(rf"{_LEAD.pattern}(?:(?:\w+: )?(prompt|buffer): [\"']|(?:eva
 printable characters."""
 
 
-def without_level(line: str) -> str:
+def strip_level(line: str) -> str:
     """A line of a log that has the level of each in front of it (``--log-prefix``)."""
     return _LEVEL.sub("", line)
 
@@ -176,7 +176,7 @@ def tells_overflow(text: str) -> bool:
     return _OVERFLOW.search(text) is not None
 
 
-class Meter:
+class LogStatsParser:
     """Fed with log lines; told of turns. All figures are of the turn under way or the last one."""
 
     def __init__(self) -> None:

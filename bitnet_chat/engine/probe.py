@@ -16,7 +16,7 @@ from typing import Any
 
 from bitnet_chat import paths
 from bitnet_chat.engine import start_errors
-from bitnet_chat.engine.binary import MARKS, Dialect, EngineBinary, Make, Option, Options, recognise
+from bitnet_chat.engine.binary import MARKS, Dialect, EngineBinary, EngineVariant, HelpOption, HelpOptions, recognise
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.transport import environment
 from bitnet_chat.errors import EngineNotFound
@@ -75,7 +75,7 @@ def why_it_ended(path: Path, code: int | None, text: str) -> EngineNotFound | No
     return None
 
 
-def _look(path: Path) -> start_errors.Program:
+def _look(path: Path) -> start_errors.ProgramName:
     """Raises EngineNotFound for anything but a file that may be run."""
     try:
         if path.is_dir():
@@ -88,12 +88,12 @@ def _look(path: Path) -> start_errors.Program:
         raise EngineNotFound(f"{path} is not a program that can be run", remedy="give a llama-cli or llama-completion")
     try:
         with path.open("rb") as file:
-            return start_errors.Program(path, file.read(_HEAD))
+            return start_errors.ProgramName(path, file.read(_HEAD))
     except OSError:  # it may be run and not read
-        return start_errors.Program(path)
+        return start_errors.ProgramName(path)
 
 
-def _key(program: start_errors.Program) -> str:
+def _key(program: start_errors.ProgramName) -> str:
     """Under what an answer is remembered; empty where it may change while the file does not.
 
     A script may start another program tomorrow, and what a link of another name leads to may be a launcher that goes by
@@ -106,7 +106,7 @@ def _key(program: start_errors.Program) -> str:
     return f"{program.path}|{real}|{status.st_size}|{status.st_mtime_ns}"
 
 
-def _ask(program: start_errors.Program, words: list[str], seconds: float) -> tuple[int, str]:
+def _ask(program: start_errors.ProgramName, words: list[str], seconds: float) -> tuple[int, str]:
     """Its exit code, and what it prints on either stream. Its own session: it cannot reach the user's terminal."""
 
     try:
@@ -135,9 +135,9 @@ def _lifeline() -> Callable[[], None] | None:
     if sys.platform == "win32":
         return None
     else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
-        from bitnet_chat.engine.transport.preexec import preparer
+        from bitnet_chat.engine.transport.preexec import make_preexec
 
-        return preparer()
+        return make_preexec()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -187,11 +187,11 @@ def _from_json(path: Path, entry: dict[str, object] | None) -> EngineBinary | No
             path=path,
             dialect=Dialect(str(entry["dialect"])),
             version=str(entry["version"]),
-            options=Options(
-                tuple(Option(tuple(map(str, each["names"])), str(each["value"])) for each in options["listed"]),
+            options=HelpOptions(
+                tuple(HelpOption(tuple(map(str, each["names"])), str(each["value"])) for each in options["listed"]),
                 tuple((str(name), str(number)) for name, number in options["levels"]),
             ),
-            make=Make(str(entry["make"])),
+            make=EngineVariant(str(entry["make"])),
         )
     except (KeyError, ValueError, TypeError):
         return None

@@ -19,12 +19,12 @@ from typing import Protocol
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.faults import Fault, closed_output, log_in_output
+from bitnet_chat.engine.faults import EngineFault, closed_output, log_in_output
 from bitnet_chat.engine.loading import LoadingWatch
-from bitnet_chat.engine.log import EngineLog, Meter, without_level
-from bitnet_chat.engine.protocols import GO_ON, Input, Launch, Talk
+from bitnet_chat.engine.log import EngineLog, LogStatsParser, strip_level
+from bitnet_chat.engine.protocols import GO_ON, EncodedMessage, EngineProtocol, LaunchCommand
 from bitnet_chat.engine.protocols.log_format import LogDetector, log_line
-from bitnet_chat.engine.transport import Child, Transport
+from bitnet_chat.engine.transport import Transport, TransportKind
 from bitnet_chat.engine.transport.spawn import spawn
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.filters.thinking import ThinkingFramer
@@ -38,7 +38,7 @@ _MISSED = "showed no prompt"
 _END_WITHIN = 0.5  # seconds between the end of its output and that of the process, which usually go together
 
 
-class State(StrEnum):
+class ProcessState(StrEnum):
     STARTING = "starting"
     IDLE = "idle"
     GENERATING = "generating"
@@ -59,26 +59,26 @@ class Signal(Enum):
 
 
 TRANSITIONS = {
-    (State.STARTING, Signal.READY): State.IDLE,
-    (State.STARTING, Signal.STRAY): State.DEAD,
-    (State.STARTING, Signal.EXIT): State.DEAD,
-    (State.IDLE, Signal.SEND): State.GENERATING,
-    (State.IDLE, Signal.COMMAND): State.STARTING,
-    (State.IDLE, Signal.STRAY): State.DEAD,
-    (State.IDLE, Signal.EXIT): State.DEAD,
-    (State.GENERATING, Signal.STOP): State.INTERRUPTING,
-    (State.GENERATING, Signal.TURN_END): State.IDLE,
-    (State.GENERATING, Signal.STRAY): State.DEAD,
-    (State.GENERATING, Signal.EXIT): State.DEAD,
-    (State.INTERRUPTING, Signal.STOP): State.INTERRUPTING,
-    (State.INTERRUPTING, Signal.TURN_END): State.IDLE,
-    (State.INTERRUPTING, Signal.STRAY): State.DEAD,
-    (State.INTERRUPTING, Signal.EXIT): State.DEAD,
-    (State.DEAD, Signal.EXIT): State.DEAD,
+    (ProcessState.STARTING, Signal.READY): ProcessState.IDLE,
+    (ProcessState.STARTING, Signal.STRAY): ProcessState.DEAD,
+    (ProcessState.STARTING, Signal.EXIT): ProcessState.DEAD,
+    (ProcessState.IDLE, Signal.SEND): ProcessState.GENERATING,
+    (ProcessState.IDLE, Signal.COMMAND): ProcessState.STARTING,
+    (ProcessState.IDLE, Signal.STRAY): ProcessState.DEAD,
+    (ProcessState.IDLE, Signal.EXIT): ProcessState.DEAD,
+    (ProcessState.GENERATING, Signal.STOP): ProcessState.INTERRUPTING,
+    (ProcessState.GENERATING, Signal.TURN_END): ProcessState.IDLE,
+    (ProcessState.GENERATING, Signal.STRAY): ProcessState.DEAD,
+    (ProcessState.GENERATING, Signal.EXIT): ProcessState.DEAD,
+    (ProcessState.INTERRUPTING, Signal.STOP): ProcessState.INTERRUPTING,
+    (ProcessState.INTERRUPTING, Signal.TURN_END): ProcessState.IDLE,
+    (ProcessState.INTERRUPTING, Signal.STRAY): ProcessState.DEAD,
+    (ProcessState.INTERRUPTING, Signal.EXIT): ProcessState.DEAD,
+    (ProcessState.DEAD, Signal.EXIT): ProcessState.DEAD,
 }
 
 
-class Tape(Protocol):
+class TraceListener(Protocol):
     """Hears all that passes between us and one engine, as bytes. Fast, and never raises."""
 
     def output(self, data: bytes) -> None: ...
@@ -96,29 +96,29 @@ class Tape(Protocol):
 class EngineProcess:
     """Starts at once; :meth:`frames` tells all that follows. Needs a running event loop."""
 
-    def __init__(self, talk: Talk, launch: Launch, transport: Transport) -> None:
+    def __init__(self, talk: EngineProtocol, launch: LaunchCommand, transport: TransportKind) -> None:
         """Raises EngineDied when it cannot be started at all."""
-        self.state = State.STARTING
-        self.meter = Meter()
+        self.state = ProcessState.STARTING
+        self.meter = LogStatsParser()
         self.log = EngineLog(self._line)
         told = launch.prompt.partition("\0")[0]  # the log is written by C
         self.log.quotes("prompt", told.removesuffix("\n").count("\n"))
         self.launch = replace(launch, prompt="")  # which may be long, and is written once
         self.context = launch.context
-        """What the engine has evaluated; see :class:`bitnet_chat.engine.protocols.Launch`."""
+        """What the engine has evaluated; see :class:`bitnet_chat.engine.protocols.LaunchCommand`."""
         self.exit_code: int | None = None
         self.was_stopped = False
         """True from an interrupt until the engine has survived it: its death is then no surprise."""
         self.out_of_step = False
         """True once it said something that nobody had asked for."""
-        self.fault: Fault | None = None
+        self.fault: EngineFault | None = None
         """What it did that it was ended for from here, unasked."""
         self.refusal: EngineError | None = None
         """Why it ended before it was ready, in its own words."""
         self.started_at = time.monotonic()
         self.ready_after: float | None = None
         """Seconds from start to the first prompt: load and prefill of the history."""
-        self.tape: Tape | None = None
+        self.tape: TraceListener | None = None
         """Set it before the next turn of the event loop to miss nothing."""
         self._talk, self._framer = talk, launch.framer
         self._decoder = Utf8Decoder()
@@ -137,7 +137,7 @@ class EngineProcess:
         self._loop = asyncio.get_running_loop()
         try:
             self.argv = self._command(launch)
-            self._child: Child = spawn(self.argv, self, transport=transport)
+            self._child: Transport = spawn(self.argv, self, transport=transport)
         except (OSError, ValueError) as error:  # ValueError: a flag or a template with a NUL in it
             self._forget_prompt_file()
             raise EngineDied(
@@ -153,7 +153,7 @@ class EngineProcess:
         none."""
         self._loading.end()
         self._loading = LoadingWatch(self.pid, seconds, _MISSED, self._blame)
-        if self.state is State.STARTING:
+        if self.state is ProcessState.STARTING:
             self._loading.begin()
 
     @property
@@ -177,15 +177,15 @@ class EngineProcess:
 
     # What front code does
 
-    def input_for(self, history: Conversation, text: str, options: ReplyOptions | None = None) -> Input | None:
-        """How a message, clean, is put to it; see :meth:`bitnet_chat.engine.protocols.Talk.input`."""
+    def input_for(self, history: Conversation, text: str, options: ReplyOptions | None = None) -> EncodedMessage | None:
+        """How a message, clean, is put to it; see :meth:`bitnet_chat.engine.protocols.EngineProtocol.input`."""
         return self._talk.input(self.launch, self.context, history, text, options)
 
     def is_prepared_for(self, history: Conversation) -> bool:
-        """See :meth:`bitnet_chat.engine.protocols.Talk.is_prepared`."""
+        """See :meth:`bitnet_chat.engine.protocols.EngineProtocol.is_prepared`."""
         return self._talk.is_prepared(self.launch, self.context, history)
 
-    def send(self, message: Input, *, watched: bool = False) -> None:
+    def send(self, message: EncodedMessage, *, watched: bool = False) -> None:
         """Hand over a message, or have it go on with a reply; the state must be idle. ``watched``: the limit of
         :meth:`wait_at_most` holds for the reply, which nothing else limits."""
         self._move(Signal.SEND)
@@ -214,12 +214,12 @@ class EngineProcess:
 
     def hurry(self) -> None:
         """End what it was told to do that is no message."""
-        if self.state is State.STARTING and self._stop_line:
+        if self.state is ProcessState.STARTING and self._stop_line:
             self._write(self._stop_line, command=True)
 
     def stop(self) -> None:
         """Ask for the end of the reply; where that has no effect in time the process is ended."""
-        if self.state is not State.GENERATING:
+        if self.state is not ProcessState.GENERATING:
             return
         self._move(Signal.STOP)
         self.was_stopped = True
@@ -242,7 +242,7 @@ class EngineProcess:
 
     async def frames(self) -> list[Frame]:
         """All frames since the last call, waiting for the first; an empty list once it is dead and all was told."""
-        while not self._frames and self.state is not State.DEAD:
+        while not self._frames and self.state is not ProcessState.DEAD:
             self._changed.clear()
             await self._changed.wait()
         frames = list(self._frames)
@@ -251,7 +251,7 @@ class EngineProcess:
 
     async def settled(self) -> None:
         """Wait until it is idle or dead."""
-        while self.state not in (State.IDLE, State.DEAD):
+        while self.state not in (ProcessState.IDLE, ProcessState.DEAD):
             self._changed.clear()
             await self._changed.wait()
 
@@ -275,10 +275,10 @@ class EngineProcess:
         self._loading.heard()
         if self.tape is not None:
             self.tape.output(data)
-        if self.state is State.DEAD or self.fault is not None:
+        if self.state is ProcessState.DEAD or self.fault is not None:
             return
         text = self._decoder.decode(data)
-        if self.state is State.STARTING and (line := self._log_form.feed(text)):
+        if self.state is ProcessState.STARTING and (line := self._log_form.feed(text)):
             self._blame(log_in_output(line), line)
         else:
             self._take(self._framer.feed(text))
@@ -297,7 +297,7 @@ class EngineProcess:
         if self.tape is not None:
             self.tape.exited(code)
         self.log.close()
-        if self.state is not State.DEAD:
+        if self.state is not ProcessState.DEAD:
             self._take(self._framer.feed(self._decoder.flush()))
             self._take(self._framer.eof(clean=code == 0))
         self.exit_code = code
@@ -315,11 +315,11 @@ class EngineProcess:
 
     def _line(self, line: str) -> None:
         self.meter.line(line)
-        if self._framer.logged(without_level(line)):
+        if self._framer.logged(strip_level(line)):
             self._child.after_output(self._waiting)
 
     def _waiting(self) -> None:
-        if self.state is not State.DEAD:
+        if self.state is not ProcessState.DEAD:
             self._take(self._framer.waiting())
 
     def _listen(self) -> None:
@@ -342,7 +342,7 @@ class EngineProcess:
         if self.tape is not None:
             self.tape.signalled(name)
 
-    def _blame(self, fault: Fault, evidence: str = "") -> None:
+    def _blame(self, fault: EngineFault, evidence: str = "") -> None:
         """End it for what it did."""
         if self.exit_code is None and not self.was_stopped:
             self.fault = self.fault or fault
@@ -379,7 +379,7 @@ class EngineProcess:
             else:
                 if isinstance(frame, EngineError):
                     self.log.note(f"error: {frame.text}")
-                    self.refusal = frame if frame.why and self.state is State.STARTING else None
+                    self.refusal = frame if frame.why and self.state is ProcessState.STARTING else None
                 self._frames.append(frame)
                 self._changed.set()
 
@@ -391,12 +391,12 @@ class EngineProcess:
         """Runs every two seconds of a start and of a turn: where there was silence, a likely end is taken for one."""
         silent = self._loop.time() - self._heard_at
         if silent >= _SETTLE_AFTER:
-            if self.state is not State.STARTING:
+            if self.state is not ProcessState.STARTING:
                 self._take(self._framer.settle())
             if not self._child.has_output():
                 self.closed()
             silent = 0.0
-        if self.state in (State.STARTING, State.GENERATING, State.INTERRUPTING):
+        if self.state in (ProcessState.STARTING, ProcessState.GENERATING, ProcessState.INTERRUPTING):
             self._silence = self._loop.call_later(_SETTLE_AFTER - silent, self._settle)
 
     def _cancel_timers(self) -> None:
@@ -411,7 +411,7 @@ class EngineProcess:
             self._survival = None
         self.was_stopped = False
 
-    def _command(self, launch: Launch) -> list[str]:
+    def _command(self, launch: LaunchCommand) -> list[str]:
         argv = list(launch.argv)
         if any("\0" in argument for argument in argv):
             raise ValueError("a flag or the chat template holds a NUL character")

@@ -100,14 +100,14 @@ def _read(path: Path | PurePosixPath) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class CgroupQuota:
     """A folder that may hold a limit. ``version``: 1 or 2."""
 
     folder: PurePosixPath
     version: int
 
 
-def groups(memberships: str, mounts: str) -> Iterator[Group]:
+def groups(memberships: str, mounts: str) -> Iterator[CgroupQuota]:
     """The groups of a process and those above it, as far as they can be seen, from ``/proc/self/cgroup`` and
     ``/proc/self/mountinfo``."""
     paths = dict(_memberships(memberships))
@@ -119,13 +119,13 @@ def groups(memberships: str, mounts: str) -> Iterator[Group]:
         below = path.relative_to(root) if path.is_relative_to(root) else PurePosixPath()
         folder = place if ".." in below.parts else place / below
         while True:
-            yield Group(folder, version)
+            yield CgroupQuota(folder, version)
             if folder == place:
                 break
             folder = folder.parent
 
 
-def quota(group: Group, texts: dict[str, str]) -> float | None:
+def quota(group: CgroupQuota, texts: dict[str, str]) -> float | None:
     """Processors that a group may use; None: no limit. ``texts``: contents of its files by name."""
     if group.version == 2:
         limit, period = [*texts.get("cpu.max", "").split(), "", ""][:2]

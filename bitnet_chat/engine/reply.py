@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bitnet_chat.context.token_count import Counter, TokenCount, by_length
 from bitnet_chat.context.tokenizer import TokenLimit
-from bitnet_chat.engine.log import Meter
+from bitnet_chat.engine.log import LogStatsParser
 from bitnet_chat.events import Stats
 from bitnet_chat.filters.continuation import Seam
 from bitnet_chat.filters.thinking import Retelling
@@ -28,7 +28,7 @@ class Estimate:
     count: Counter
 
 
-class Turn:
+class ReplyAccumulator:
     """``sent``: the monotonic second at which the user's message was given to us. ``told``: the thoughts of an attempt
     that was broken off, which the user has seen. ``loose_end``: see :mod:`bitnet_chat.filters.continuation`.
     ``allowance``: what there may be of the reply, its thoughts included. ``estimate``: for an engine that tells no
@@ -38,7 +38,7 @@ class Turn:
 
     def __init__(
         self,
-        meter: Meter,
+        meter: LogStatsParser,
         sent: float,
         told: str = "",
         loose_end: str = "",

@@ -15,10 +15,10 @@ from typing import Any
 
 from bitnet_chat import paths
 from bitnet_chat.engine import conversion, discovery, speeds, verdicts
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make
-from bitnet_chat.engine.discovery import Candidate
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
+from bitnet_chat.engine.discovery import EngineCandidate
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.speeds import Speed
+from bitnet_chat.engine.speeds import EngineSpeed
 from bitnet_chat.errors import EngineMissing, EngineNotFound, ModelError
 from bitnet_chat.models.engine_support import known, obstacle
 from bitnet_chat.models.info import ModelInfo, read_info
@@ -32,7 +32,7 @@ _CONVERTED_TYPES = ("IQ2_BN", "Q6_K", "F32")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class EngineRequest:
     """What the user asked for. ``dialect``: of the engine, where only one will do. ``flags``: whether there are flags
     for the engine or rpc-servers, which no native engine takes. ``limit``: see
     :func:`bitnet_chat.engine.probe.probe`."""
@@ -51,7 +51,7 @@ class Wish:
         """The first engine. Raises EngineNotFound where there is none."""
         return discovery.find(self.engine or None, self.configured or None, dialect=self.dialect, limit=self.limit)
 
-    def candidates(self) -> Iterable[Candidate]:
+    def candidates(self) -> Iterable[EngineCandidate]:
         """Those that can chat, in search order. Raises as :func:`bitnet_chat.engine.discovery.candidates` does."""
         for each in discovery.candidates(self.engine or None, self.configured or None, limit=self.limit):
             binary = each.binary
@@ -70,19 +70,19 @@ class _Fit:
     types: tuple[str, ...]
 
 
-def select(wish: Wish, model: Path) -> Choice:
+def select(wish: EngineRequest, model: Path) -> EngineChoice:
     """The engine for a model. One that was named is taken, whatever it can do.
 
     Raises EngineMissing where another engine has to be installed, EngineNotFound where there is none at all.
     """
     if wish.is_named:
-        return Choice(_named(wish, model))
+        return EngineChoice(_named(wish, model))
     try:
         fits = _Fits(model)
     except (OSError, ModelError):  # whoever loads it says what is wrong with it
-        return Choice(_named(wish, model))
+        return EngineChoice(_named(wish, model))
     measured = speeds.known()
-    found: list[Contender] = []
+    found: list[EngineOption] = []
     for candidate in wish.candidates():
         assert candidate.binary is not None
         found.append(_contender(candidate, candidate.binary, fits.of(candidate.binary), wish, measured))
@@ -95,11 +95,11 @@ def select(wish: Wish, model: Path) -> Choice:
         _named(wish, model)  # raises, with what was wrong in each place
     package = package_for(read_info(model))
     if package is None or any(each.engine.make is package.make for each in found):
-        return Choice(found[0])  # whoever loads the model explains it
+        return EngineChoice(found[0])  # whoever loads the model explains it
     raise missing(package, model.stem)
 
 
-def missing(package: packages.Package, model: str) -> EngineMissing:
+def missing(package: packages.EnginePackage, model: str) -> EngineMissing:
     """The error of a model for which an engine has to be installed."""
     return EngineMissing(
         f"{model} needs the engine {package.name}, which is not installed",
@@ -108,7 +108,7 @@ def missing(package: packages.Package, model: str) -> EngineMissing:
     )
 
 
-def judge(wish: Wish) -> Judge:
+def judge(wish: EngineRequest) -> Judge:
     """By all engines at hand; by the one that was named. Without any as a llama.cpp build would do."""
     try:
         found = list(wish.candidates())
@@ -140,7 +140,7 @@ def _short(info: ModelInfo, reasons: Sequence[str], binaries: Sequence[EngineBin
     return reasons[0] if reasons else obstacle(info, None)
 
 
-def missing_package(wish: Wish, model: str) -> str:
+def missing_package(wish: EngineRequest, model: str) -> str:
     """The name of the prebuilt engine that has to be installed before ``model`` can be run: a file, the name of a model
     that is here or of one that can be pulled, or nothing, where any engine will do. Empty where none has to be, and
     where none would do."""
@@ -161,42 +161,45 @@ def missing_package(wish: Wish, model: str) -> str:
     except EngineMissing as error:
         return error.package
     except EngineNotFound:
-        package: packages.Package | None = packages.PACKAGES[0]
+        package: packages.EnginePackage | None = packages.PACKAGES[0]
         with contextlib.suppress(OSError, ModelError):  # whoever opens it tells
             package = package_for(read_info(path)) if path is not None else package
         return package.name if package is not None else ""
     return ""
 
 
-def _missing_for(wish: Wish, ternary: bool) -> str:
+def _missing_for(wish: EngineRequest, ternary: bool) -> str:
     """As :func:`missing_package`, for a model of which no more is known than whether it is one of BitNet's."""
     with contextlib.suppress(EngineNotFound):
         for each in wish.candidates():
             assert each.binary is not None
-            is_ternary = each.binary.make in (Make.BITNET, Make.IK)
+            is_ternary = each.binary.make in (EngineVariant.BITNET, EngineVariant.IK)
             # Of the types of llama.cpp the prebuilt ik_llama.cpp computes some wrongly.
-            is_plain = each.binary.make is not Make.IK or each.binary.dialect is not Dialect.NATIVE
+            is_plain = each.binary.make is not EngineVariant.IK or each.binary.dialect is not Dialect.NATIVE
             if is_ternary if ternary else is_plain:
                 return ""
     return "bitnet" if ternary else packages.PACKAGES[0].name
 
 
-def missing_for_bitnet(wish: Wish) -> str:
+def missing_for_bitnet(wish: EngineRequest) -> str:
     """What running a model of BitNet's own types brings with it, in a list; empty where an engine for it is here."""
     with contextlib.suppress(EngineNotFound):
-        if any(each.binary is not None and each.binary.make in (Make.BITNET, Make.IK) for each in wish.candidates()):
+        if any(
+            each.binary is not None and each.binary.make in (EngineVariant.BITNET, EngineVariant.IK)
+            for each in wish.candidates()
+        ):
             return ""
     package = packages.by_name("bitnet")
     assert package is not None
     return f"installs the engine {package.name}{_size(package)}"
 
 
-def needs(package: packages.Package) -> str:
+def needs(package: packages.EnginePackage) -> str:
     """For a list."""
     return f"needs the engine {package.name}{_size(package)}"
 
 
-def package_for(info: ModelInfo) -> packages.Package | None:
+def package_for(info: ModelInfo) -> packages.EnginePackage | None:
     """The prebuilt engine that runs a model; None where it takes a build by hand."""
     types = {kind for kind, _ in info.tensor_types}
     is_strange = "I2_S" in types and info.header.architecture not in conversion.ARCHITECTURES
@@ -205,7 +208,7 @@ def package_for(info: ModelInfo) -> packages.Package | None:
     return packages.by_name("bitnet" if types & (IK_TYPES | BITNET_TYPES) else "llama.cpp")
 
 
-def contenders(wish: Wish, info: ModelInfo) -> list[Contender]:
+def contenders(wish: EngineRequest, info: ModelInfo) -> list[EngineOption]:
     """All engines at hand, for a model."""
     measured = speeds.known()
     return [
@@ -215,22 +218,24 @@ def contenders(wish: Wish, info: ModelInfo) -> list[Contender]:
     ]
 
 
-def _named(wish: Wish, model: Path) -> Contender:
+def _named(wish: EngineRequest, model: Path) -> EngineOption:
     engine = wish.require()
     converts = False
-    if engine.make is Make.IK and engine.dialect is Dialect.NATIVE:
+    if engine.make is EngineVariant.IK and engine.dialect is Dialect.NATIVE:
         with contextlib.suppress(ModelError):
             converts = conversion.is_for(engine, read_info(model))
-    return Contender(engine, "", converts=converts)
+    return EngineOption(engine, "", converts=converts)
 
 
-def _contender(candidate: Candidate, engine: EngineBinary, fit: _Fit, wish: Wish, measured: speeds.Speeds) -> Contender:
+def _contender(
+    candidate: EngineCandidate, engine: EngineBinary, fit: _Fit, wish: EngineRequest, measured: speeds.Speeds
+) -> EngineOption:
     quantization = "IQ2_BN" if fit.converts else fit.quantization
     speed = measured.get((verdicts.key(engine), quantization))
-    return Contender(engine, candidate.source, _obstacle(engine, fit, wish), fit.converts, speed)
+    return EngineOption(engine, candidate.source, _obstacle(engine, fit, wish), fit.converts, speed)
 
 
-def _obstacle(engine: EngineBinary, fit: _Fit, wish: Wish) -> str:
+def _obstacle(engine: EngineBinary, fit: _Fit, wish: EngineRequest) -> str:
     """What its files say, and what is known of its answers."""
     if wish.flags and engine.dialect is Dialect.NATIVE:
         return "a prebuilt engine takes no flags of llama.cpp's"
@@ -242,7 +247,7 @@ def _obstacle(engine: EngineBinary, fit: _Fit, wish: Wish) -> str:
             if kept.get(name):
                 return f"it computes {kind} weights wrongly"
         # ik_llama.cpp computes some of llama.cpp's types wrongly (measured); its own are what it is for.
-        is_prebuilt_ik = engine.make is Make.IK and engine.dialect is Dialect.NATIVE
+        is_prebuilt_ik = engine.make is EngineVariant.IK and engine.dialect is Dialect.NATIVE
         if is_prebuilt_ik and kind not in kept and kind not in IK_TYPES and not fit.converts:
             return f"nothing is known of its answers with {kind} weights (bitnet-chat doctor asks)"
     return ""
@@ -299,7 +304,7 @@ def _remembered() -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _size(package: packages.Package) -> str:
+def _size(package: packages.EnginePackage) -> str:
     """Of its download, where there is one for this computer."""
     from bitnet_chat.engine.install import wheels
 
@@ -315,7 +320,7 @@ _CLEARLY = 1.05
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class EngineOption:
     """An engine and what is known of it and one model."""
 
     engine: EngineBinary
@@ -325,7 +330,7 @@ class Contender:
     """Why it cannot run the model."""
     converts: bool = False
     """It runs the model after a conversion."""
-    speed: Speed | None = None
+    speed: EngineSpeed | None = None
     """With weights of this type, measured on this computer."""
 
     @property
@@ -335,13 +340,13 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    contender: Contender
+class EngineChoice:
+    contender: EngineOption
     reason: str = ""
     """One line; empty where it is the first that was found."""
 
 
-def choose(contenders: Sequence[Contender]) -> Choice | None:
+def choose(contenders: Sequence[EngineOption]) -> EngineChoice | None:
     """``contenders``: in the order in which they were found. The first that can run the model, or one that was measured
     to be faster than it; None where none can."""
     able = [each for each in contenders if not each.obstacle]
@@ -354,8 +359,10 @@ def choose(contenders: Sequence[Contender]) -> Choice | None:
     if taken is not first:
         assert taken.speed and first.speed
         factor = first.speed.seconds / taken.speed.seconds
-        return Choice(taken, f"{taken.name} answers: with this model it is {factor:.1f} times as fast as {first.name}")
+        return EngineChoice(
+            taken, f"{taken.name} answers: with this model it is {factor:.1f} times as fast as {first.name}"
+        )
     if taken is not contenders[0]:
-        return Choice(taken, f"{taken.name} answers: {contenders[0].name} cannot run this model"
+        return EngineChoice(taken, f"{taken.name} answers: {contenders[0].name} cannot run this model"
                              f" ({contenders[0].obstacle})")  # fmt: skip
-    return Choice(taken)
+    return EngineChoice(taken)

@@ -16,13 +16,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bitnet_chat.engine import failures
-from bitnet_chat.engine.faults import Fault
+from bitnet_chat.engine.faults import EngineFault
 from bitnet_chat.engine.loading import LoadingWatch
 from bitnet_chat.engine.log import EngineLog
 from bitnet_chat.engine.supervisor import RestartBudget
 from bitnet_chat.engine.transport import environment
 from bitnet_chat.engine.transport.descendants import end_marked, new_mark
-from bitnet_chat.engine.transport.parent_death import Watchman
+from bitnet_chat.engine.transport.parent_death import ParentDeathWatchdog
 from bitnet_chat.errors import EngineNotFound
 from bitnet_chat.util.threads import in_daemon
 
@@ -53,14 +53,14 @@ class ServerProcess:
         self.log = EngineLog(self._line)
         self.exit_code: int | None = None
         self.out_of_step = False
-        self.fault: Fault | None = None
+        self.fault: EngineFault | None = None
         """What it did that it was ended for from here, unasked."""
         self.is_loaded = False
         self.was_killed = False
         """Whether it was ended from here."""
         self._process = process
         self._port: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._watchman = Watchman(process.pid) if sys.platform != "linux" else None
+        self._watchman = ParentDeathWatchdog(process.pid) if sys.platform != "linux" else None
         self._mark = mark
         self._reading = asyncio.ensure_future(self._read())
         self._ending = asyncio.ensure_future(self._end_rest())
@@ -74,9 +74,9 @@ class ServerProcess:
         prepare: Callable[[], None] | None = None
         command: Sequence[str | bytes] = argv
         if sys.platform != "win32":
-            from bitnet_chat.engine.transport.preexec import as_bytes, preparer
+            from bitnet_chat.engine.transport.preexec import as_bytes, make_preexec
 
-            prepare, command = preparer(), as_bytes(argv)
+            prepare, command = make_preexec(), as_bytes(argv)
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -119,7 +119,7 @@ class ServerProcess:
     async def gone(self) -> None:
         await asyncio.shield(self._reading)
 
-    def _blame(self, fault: Fault) -> None:
+    def _blame(self, fault: EngineFault) -> None:
         if self.exit_code is None and not self.was_killed:
             self.fault = fault
             self._kill()
@@ -162,7 +162,7 @@ class ServerProcess:
             self._port.set_result(int(match[1] or match[2]))
 
 
-class Server:
+class ManagedServer:
     """At most one process, shared by all who :meth:`join`. ``command``: its command line; may take time and is asked
     for in a thread. May raise BitnetChatError."""
 
@@ -247,7 +247,7 @@ class Server:
                 elif not before.is_loaded and not before.had_no_port:
                     raise failures.while_loading(before)
                 elif not self._budget.spend(loop.time()):
-                    raise failures.too_often(before, self._budget.limit, self._budget.window)
+                    raise failures.restart_limit_error(before, self._budget.limit, self._budget.window)
             process = self._process = await ServerProcess.spawn(self._argv, patience=self._patience)
             if self._on_spawn is not None:
                 self._on_spawn(process.pid)

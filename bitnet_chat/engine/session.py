@@ -16,14 +16,14 @@ from bitnet_chat.context.tokenizer import Tokenizer, TokenLimit
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import encoded_conversation, normalise
 from bitnet_chat.engine import failures
-from bitnet_chat.engine.context_policy import Room
+from bitnet_chat.engine.context_policy import ContextPolicy
 from bitnet_chat.engine.log import tells_overflow
-from bitnet_chat.engine.process import EngineProcess, State
-from bitnet_chat.engine.protocols import Input, Talk
-from bitnet_chat.engine.reply import Estimate, Turn
-from bitnet_chat.engine.supervisor import Keeper
-from bitnet_chat.engine.transport import Transport
-from bitnet_chat.engine.trimming import Trimmer
+from bitnet_chat.engine.process import EngineProcess, ProcessState
+from bitnet_chat.engine.protocols import EncodedMessage, EngineProtocol
+from bitnet_chat.engine.reply import Estimate, ReplyAccumulator
+from bitnet_chat.engine.supervisor import EngineSupervisor
+from bitnet_chat.engine.transport import TransportKind
+from bitnet_chat.engine.trimming import ContextTrimmer
 from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, Unsupported, UsageError
 from bitnet_chat.events import (
     Completed,
@@ -49,19 +49,21 @@ class Session:
 
     def __init__(
         self,
-        talk: Callable[[], Talk],
-        room: Room | None = None,
+        talk: Callable[[], EngineProtocol],
+        room: ContextPolicy | None = None,
         *,
-        transport: Transport = "auto",
+        transport: TransportKind = "auto",
         on_spawn: Callable[[EngineProcess], None] | None = None,
         tokenizer: Callable[[], Tokenizer | None] = lambda: None,
         affordable: Callable[[int], bool] | None = None,
         refit: Callable[[EngineProcess], bool] = lambda process: False,
     ) -> None:
-        """``tokenizer``: the model's, where there is one; may take time. For the rest see :class:`Keeper`."""
-        room = room or Room("drop-oldest", by_length)
-        self.keeper = Keeper(talk, room, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit)
-        self._trimmer = Trimmer(self.keeper, self._or_stop)
+        """``tokenizer``: the model's, where there is one; may take time. For the rest see :class:`EngineSupervisor`."""
+        room = room or ContextPolicy("drop-oldest", by_length)
+        self.keeper = EngineSupervisor(
+            talk, room, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit
+        )
+        self._trimmer = ContextTrimmer(self.keeper, self._or_stop)
         self._tokenizer = tokenizer
         self._stop_reason: FinishReason | None = None
         self._arguments: Mapping[str, object] = {}
@@ -72,10 +74,10 @@ class Session:
         return self.keeper.process
 
     @property
-    def state(self) -> State:
+    def state(self) -> ProcessState:
         if self.process is not None:
             return self.process.state
-        return State.STARTING if self.keeper.starting is not None else State.DEAD
+        return ProcessState.STARTING if self.keeper.starting is not None else ProcessState.DEAD
 
     def interrupt(self, reason: FinishReason = FinishReason.INTERRUPTED) -> None:
         """Stop the reply that is under way, or the wait for it."""
@@ -146,7 +148,7 @@ class Session:
         if options.alone:
             await self._trimmer.leaving(question.history, question.text, options)
 
-    async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Question:
+    async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> EnginePrompt:
         """What is to be put to the engine. Raises BitnetChatError when nothing can be."""
         talk = await self.keeper.talk()
         # With others than before the template is rendered, which takes what time it is given.
@@ -162,25 +164,25 @@ class Session:
             question = replace(question, history=history)
         return question
 
-    async def _asked(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> Question:
+    async def _asked(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> EnginePrompt:
         talk = await self.keeper.talk()
         if options.format is not None and not talk.carries_all:
             why = "an engine on a pseudo-terminal takes no grammar for one reply"
             raise Unsupported("response_format", why, remedy=_WITH_GRAMMAR)
         if cut is None:
             *earlier, asked = (await beside(conversation, encoded_conversation, conversation)).messages
-            return Question(Conversation(tuple(earlier)), asked.content)
+            return EnginePrompt(Conversation(tuple(earlier)), asked.content)
         whole = Conversation((*conversation.messages, cut))
-        return Question(await beside(whole, encoded_conversation, whole), talk.go_on_message, goes_on=True)
+        return EnginePrompt(await beside(whole, encoded_conversation, whole), talk.go_on_message, goes_on=True)
 
     async def _allowance(self, options: ReplyOptions) -> TokenLimit | None:
         """For an engine that does not keep to a limit by itself, and is a few tokens over before it has stopped."""
-        if options.max_tokens is None or _keeps_to(await self.keeper.talk(), options.max_tokens):
+        if options.max_tokens is None or _matches_prefix(await self.keeper.talk(), options.max_tokens):
             return None
         tokenizer = await asyncio.get_running_loop().run_in_executor(None, self._tokenizer)
         return TokenLimit(tokenizer, options.max_tokens) if tokenizer is not None else None
 
-    def _estimate(self, talk: Talk, question: Question) -> Estimate:
+    def _estimate(self, talk: EngineProtocol, question: EnginePrompt) -> Estimate:
         """Of a turn that is about to begin, for an engine that tells no figures."""
         count = self.keeper.room.count
 
@@ -196,7 +198,7 @@ class Session:
         started = time.monotonic()
         announced = False
         told = ""
-        question: Question | None = None
+        question: EnginePrompt | None = None
         while True:
             try:
                 question = question or await self._question(conversation, cut, options)
@@ -210,7 +212,7 @@ class Session:
                 estimate = self._estimate(talk, question)
                 message = self._input(process, question, options)
                 tags = process.thinking_tags
-                turn = Turn(process.meter, started, told, message.loose_end, allowance, estimate, tags)
+                turn = ReplyAccumulator(process.meter, started, told, message.loose_end, allowance, estimate, tags)
                 process.send(message)
                 if not announced and (changed := talk.note_of(question.text)):
                     self.keeper.tell(changed)
@@ -238,12 +240,12 @@ class Session:
                     yield Completed(reason, turn.text, turn.stats())
                     return
             except BitnetChatError as error:
-                if self.state is State.DEAD:  # a message that was not even sent is no fault of the child
+                if self.state is ProcessState.DEAD:  # a message that was not even sent is no fault of the child
                     self.keeper.discard()
                 yield Failed(error)
                 return
 
-    async def _ready(self, question: Question, options: ReplyOptions) -> EngineProcess | None:
+    async def _ready(self, question: EnginePrompt, options: ReplyOptions) -> EngineProcess | None:
         """The child, idle, in step, and with room for what it is told; None when the user does not want to wait any
         longer."""
         history, text = question.history, question.text
@@ -259,13 +261,13 @@ class Session:
             if question.goes_on and not self.keeper.room.window.kept(history).turns:
                 raise failures.no_room_to_go_on()
             process = await self.keeper.synchronise(history, message=text, unfinished=question.is_silent)
-            if process.state is not State.IDLE:
+            if process.state is not ProcessState.IDLE:
                 await self._or_stop(asyncio.ensure_future(process.settled()))
             if self._stopped.is_set():
-                if process.state is State.STARTING and process.launch.answers:
+                if process.state is ProcessState.STARTING and process.launch.answers:
                     self.keeper.discard()  # it reads a message that is not to be answered
                 break
-            if self.state is State.IDLE:
+            if self.state is ProcessState.IDLE:
                 # Now it has told how much it holds.
                 if await self._trimmer.make_room(history, text, options.max_tokens):
                     continue
@@ -286,7 +288,7 @@ class Session:
                 self.keeper.spend_restart(process)
         return None
 
-    def _input(self, process: EngineProcess, question: Question, options: ReplyOptions) -> Input:
+    def _input(self, process: EngineProcess, question: EnginePrompt, options: ReplyOptions) -> EncodedMessage:
         found = process.input_for(self.keeper.room.window.kept(question.history), question.text, options)
         assert found is not None, "it was started for this message"
         return found
@@ -299,10 +301,12 @@ class Session:
         finally:
             stop.cancel()
 
-    async def _turn(self, process: EngineProcess, turn: Turn, options: ReplyOptions) -> AsyncIterator[Event]:
+    async def _turn(
+        self, process: EngineProcess, turn: ReplyAccumulator, options: ReplyOptions
+    ) -> AsyncIterator[Event]:
         """Passes on what the child says until the turn ends or it dies; ``turn`` keeps the account."""
         talk = await self.keeper.talk()
-        limit = None if _keeps_to(talk, options.max_tokens) else options.max_tokens
+        limit = None if _matches_prefix(talk, options.max_tokens) else options.max_tokens
         if self._stop_reason is not None:  # it came while the message was being handed over
             process.stop()
         while turn.end is None and (frames := await process.frames()):
@@ -332,7 +336,9 @@ class Session:
 
     # The end of a turn
 
-    async def _completed(self, process: EngineProcess, question: Question, turn: Turn, end: TurnEnd) -> Completed:
+    async def _completed(
+        self, process: EngineProcess, question: EnginePrompt, turn: ReplyAccumulator, end: TurnEnd
+    ) -> Completed:
         """The engine ended the turn."""
         talk, meter = await self.keeper.talk(), process.meter
         # A modern engine keeps to its limit by itself, and ends the reply as if it were whole; so it does when its
@@ -358,14 +364,19 @@ class Session:
             self.keeper.remember(conversation, is_within=is_within, is_at_limit=is_at_limit)
         else:  # a message that got no reply is mostly taken back; a new child need not know of it
             self.keeper.expect(question.history)
-        if self._stop_reason is not None and talk.no_message and process.state is State.IDLE:
+        if self._stop_reason is not None and talk.no_message and process.state is ProcessState.IDLE:
             # A signal that came just after the end of the reply is still waiting, and would end the engine with the
             # next message. It had better do so now.
             process.command(talk.no_message, forgets=False)
         return Completed(reason, turn.text, turn.stats())
 
     async def _error(
-        self, process: EngineProcess, history: Conversation, turn: Turn, error: EngineError, options: ReplyOptions
+        self,
+        process: EngineProcess,
+        history: Conversation,
+        turn: ReplyAccumulator,
+        error: EngineError,
+        options: ReplyOptions,
     ) -> Completed | Failed | None:
         """The engine reported an error instead of a reply, or in the middle of it. None: worth another try."""
         if error.why == "unsupported":
@@ -379,7 +390,9 @@ class Session:
         await self._trimmer.drop_more(process, history)
         return None
 
-    async def _reason_of_death(self, process: EngineProcess, question: Question, turn: Turn) -> FinishReason | None:
+    async def _reason_of_death(
+        self, process: EngineProcess, question: EnginePrompt, turn: ReplyAccumulator
+    ) -> FinishReason | None:
         """The child died in this turn: why the reply is over, or None where it is worth another try.
 
         Raises EngineDied or ContextOverflow when there is no hope.
@@ -397,7 +410,7 @@ class Session:
         self.keeper.spend_restart(process)
         return FinishReason.ENGINE_DIED if turn.text else None
 
-    async def _keep_in_step(self, question: Question, turn: Turn, reason: FinishReason) -> None:
+    async def _keep_in_step(self, question: EnginePrompt, turn: ReplyAccumulator, reason: FinishReason) -> None:
         """After a death in mid-reply: a new child that knows the part that had arrived, while the user reads."""
         keeper, talk = self.keeper, await self.keeper.talk()
         memory = question.answered(turn.text) if turn.text else question.history
@@ -421,7 +434,7 @@ def _is_overflow(event: Completed | Failed) -> bool:
     return isinstance(event, Failed) and isinstance(event.error, ContextOverflow)
 
 
-def _keeps_to(talk: Talk, limit: int | None) -> bool:
+def _matches_prefix(talk: EngineProtocol, limit: int | None) -> bool:
     """Whether the engine itself ends a reply at ``limit`` tokens."""
     return talk.carries_all or (talk.max_tokens is not None and (limit is None or talk.max_tokens <= limit))
 
@@ -445,7 +458,7 @@ def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class EnginePrompt:
     """``history``: what the engine has before. ``text``: what it is told, clean; empty where it goes on unasked with
     the reply that ``history`` ends with. ``goes_on``: whether more of that reply is wanted at all."""
 

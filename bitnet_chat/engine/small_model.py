@@ -33,7 +33,7 @@ TEMPLATE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class TensorShape:
     """``width``: of the embedding; ``inner``: of the feed-forward. Heads are of 64."""
 
     width: int
@@ -42,10 +42,10 @@ class Shape:
     heads_kv: int
 
 
-_ODD = Shape(320, 544, 5, 1)
+_ODD = TensorShape(320, 544, 5, 1)
 """Rows of an uneven number of small blocks: ik_llama.cpp computes Q4_1 wrongly in some, as in SmolLM2-135M (18 blocks),
 and rightly where a row is whole groups of four."""
-_EVEN = Shape(512, 768, 8, 2)
+_EVEN = TensorShape(512, 768, 8, 2)
 """For blocks of 256, and for IQ2_BN, which needs rows of 512."""
 
 _ANY = bytes(range(256))
@@ -56,7 +56,7 @@ _EQUAL_NIBBLES = bytes(0x11 * (8 + byte % 8) for byte in range(256))
 
 
 @dataclass(frozen=True, slots=True)
-class Random:
+class RandomValues:
     """Pseudo-random bytes, each replaced by ``table``."""
 
     count: int
@@ -77,39 +77,39 @@ class Exponent:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class TensorFormat:
     """How weights are packed. ``number``: ggml_type. ``block``: weights of a block; 0: a row is one. ``parts``: what a
     block is made of. ``spread``: standard deviation of the weights where the scale is 1."""
 
     number: int
     block: int
     spread: float
-    parts: tuple[Random | Scale | Exponent, ...]
+    parts: tuple[RandomValues | Scale | Exponent, ...]
 
 
 _UNIFORM = 73.9  # standard deviation of -127.5, -126.5 … 127.5
 _CENTRED = Scale()
 FORMS = {
-    "F32": Form(0, 1, _UNIFORM, ()),
-    "F16": Form(1, 1, _UNIFORM, ()),
-    "BF16": Form(30, 1, _UNIFORM, ()),
-    "Q4_0": Form(2, 32, 4.6, (Scale(), Random(16))),
-    "Q4_1": Form(3, 32, 4.6, (Scale(), Scale(-7.5), Random(16))),
-    "Q5_0": Form(6, 32, 9.2, (Scale(), Random(20))),
-    "Q5_1": Form(7, 32, 9.2, (Scale(), Scale(-15.5), Random(20))),
-    "Q8_0": Form(8, 32, _UNIFORM, (Scale(), Random(32))),
-    "Q2_K": Form(10, 256, 13, (Random(16, _EQUAL_NIBBLES), Random(64), Scale(), Scale(1.5))),
-    "Q3_K": Form(11, 256, 42, (Random(108), Scale())),
-    "Q4_K": Form(12, 256, 258, (Scale(), Scale(7.5), Random(140))),
-    "Q5_K": Form(13, 256, 527, (Scale(), Scale(15.5), Random(172))),
-    "Q6_K": Form(14, 256, 1367, (Random(208), Scale())),
-    "IQ4_NL": Form(20, 32, 70, (Scale(), Random(16))),
-    "IQ4_XS": Form(23, 256, 1300, (Scale(), Random(134))),
-    "MXFP4": Form(39, 32, 2.9, (Exponent(), Random(16))),
-    "TQ1_0": Form(34, 256, 0.82, (Random(52), Scale())),
-    "TQ2_0": Form(35, 256, 0.82, (Random(64, _TERNARY), Scale())),
-    "I2_S": Form(36, 0, 0.82, ()),
-    "IQ2_BN": Form(135, 0, 0.82, ()),
+    "F32": TensorFormat(0, 1, _UNIFORM, ()),
+    "F16": TensorFormat(1, 1, _UNIFORM, ()),
+    "BF16": TensorFormat(30, 1, _UNIFORM, ()),
+    "Q4_0": TensorFormat(2, 32, 4.6, (Scale(), RandomValues(16))),
+    "Q4_1": TensorFormat(3, 32, 4.6, (Scale(), Scale(-7.5), RandomValues(16))),
+    "Q5_0": TensorFormat(6, 32, 9.2, (Scale(), RandomValues(20))),
+    "Q5_1": TensorFormat(7, 32, 9.2, (Scale(), Scale(-15.5), RandomValues(20))),
+    "Q8_0": TensorFormat(8, 32, _UNIFORM, (Scale(), RandomValues(32))),
+    "Q2_K": TensorFormat(10, 256, 13, (RandomValues(16, _EQUAL_NIBBLES), RandomValues(64), Scale(), Scale(1.5))),
+    "Q3_K": TensorFormat(11, 256, 42, (RandomValues(108), Scale())),
+    "Q4_K": TensorFormat(12, 256, 258, (Scale(), Scale(7.5), RandomValues(140))),
+    "Q5_K": TensorFormat(13, 256, 527, (Scale(), Scale(15.5), RandomValues(172))),
+    "Q6_K": TensorFormat(14, 256, 1367, (RandomValues(208), Scale())),
+    "IQ4_NL": TensorFormat(20, 32, 70, (Scale(), RandomValues(16))),
+    "IQ4_XS": TensorFormat(23, 256, 1300, (Scale(), RandomValues(134))),
+    "MXFP4": TensorFormat(39, 32, 2.9, (Exponent(), RandomValues(16))),
+    "TQ1_0": TensorFormat(34, 256, 0.82, (RandomValues(52), Scale())),
+    "TQ2_0": TensorFormat(35, 256, 0.82, (RandomValues(64, _TERNARY), Scale())),
+    "I2_S": TensorFormat(36, 0, 0.82, ()),
+    "IQ2_BN": TensorFormat(135, 0, 0.82, ()),
 }
 
 
@@ -121,7 +121,7 @@ class SmallModel:
     architecture: Architecture = "llama"
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> TensorShape:
         return _ODD if 0 < FORMS[self.weights].block <= 32 else _EVEN
 
     @property
@@ -191,7 +191,7 @@ class SmallModel:
         return NewTensor(name, form.number, (columns, rows), len(data), (data,))
 
 
-def _packed(weights: str, form: Form, name: str, rows: int, columns: int, scale: float) -> bytes:
+def _packed(weights: str, form: TensorFormat, name: str, rows: int, columns: int, scale: float) -> bytes:
     count = rows * columns
     match weights:
         case "F32" | "F16" | "BF16":
@@ -207,10 +207,10 @@ def _packed(weights: str, form: Form, name: str, rows: int, columns: int, scale:
     return b"".join(b"".join(block) for block in zip(*columns_of_parts, strict=True))
 
 
-def _part(seed: str, part: Random | Scale | Exponent, blocks: int, scale: float) -> list[bytes]:
+def _part(seed: str, part: RandomValues | Scale | Exponent, blocks: int, scale: float) -> list[bytes]:
     """Its bytes in each block."""
     match part:
-        case Random(count, table):
+        case RandomValues(count, table):
             data = _random(seed, blocks * count).translate(table)
             return [data[at : at + count] for at in range(0, len(data), count)]
         case Scale(factor, form):

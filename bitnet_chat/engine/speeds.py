@@ -12,7 +12,7 @@ from bitnet_chat.models.store import write_json
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
+class EngineSpeed:
     """Tokens a second."""
 
     prefill: float
@@ -24,7 +24,7 @@ class Speed:
         return _PROMPT / self.prefill + _REPLY / self.decode
 
 
-Speeds = Mapping[tuple[str, str], Speed]
+Speeds = Mapping[tuple[str, str], EngineSpeed]
 """By the key of an engine (:func:`bitnet_chat.engine.verdicts.key`) and the quantization of the model."""
 
 _FILE, _FORMAT = "speeds.json", 1
@@ -37,7 +37,7 @@ def known() -> Speeds:
         if content["format"] != _FORMAT:
             return {}
         return {
-            (str(key), str(name)): Speed(float(each["prefill"]), float(each["decode"]))
+            (str(key), str(name)): EngineSpeed(float(each["prefill"]), float(each["decode"]))
             for key, speeds in content["engines"].items()
             for name, each in speeds.items()
             if each["prefill"] > 0 and each["decode"] > 0

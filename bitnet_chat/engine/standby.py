@@ -11,23 +11,25 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from bitnet_chat.backend import Sampling
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.instance import Loaded
-from bitnet_chat.engine.process import EngineProcess, State
+from bitnet_chat.engine.instance import EngineInstance
+from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.errors import BitnetChatError
 
 LIMIT = 2
 """One without any turn, for /clear, and one without the last, for /regen, /edit and /undo."""
 
 
-class Spares:
+class StandbyPool:
     """At most :data:`LIMIT` children, each for another conversation."""
 
-    def __init__(self, launch: Callable[[Conversation], Awaitable[Loaded]], affordable: Callable[[int], bool]) -> None:
+    def __init__(
+        self, launch: Callable[[Conversation], Awaitable[EngineInstance]], affordable: Callable[[int], bool]
+    ) -> None:
         """``launch`` may raise BitnetChatError. ``affordable``: whether there is memory for another process like that
         of the given id."""
         self._launch = launch
         self._affordable = affordable
-        self._ready: list[Loaded] = []
+        self._ready: list[EngineInstance] = []
         self._filling: asyncio.Task[None] | None = None
 
     @property
@@ -43,7 +45,7 @@ class Spares:
         if missing := [memory for memory in wanted if all(each.memory != memory for each in self._ready)]:
             self._filling = asyncio.ensure_future(self._fill(missing, first))
 
-    def take(self, memory: Conversation, sampling: Sampling) -> Loaded | None:
+    def take(self, memory: Conversation, sampling: Sampling) -> EngineInstance | None:
         """The child that remembers ``memory``, which belongs to the caller then."""
         for each in self._ready:
             if each.is_alive and each.memory == memory and each.draws_as(sampling):
@@ -54,7 +56,7 @@ class Spares:
     def pause(self, wanted: Conversation) -> None:
         """Load nothing until the next :meth:`want`: somebody waits for a reply, after ``wanted``."""
         self._stop_filling()
-        self._keep(lambda each: each.process.state is not State.STARTING or each.memory == wanted)
+        self._keep(lambda each: each.process.state is not ProcessState.STARTING or each.memory == wanted)
 
     def close(self) -> None:
         self._stop_filling()
@@ -74,7 +76,7 @@ class Spares:
             if not loaded.is_alive:
                 return
 
-    def _keep(self, wanted: Callable[[Loaded], bool]) -> None:
+    def _keep(self, wanted: Callable[[EngineInstance], bool]) -> None:
         for each in self._ready:
             if not (each.is_alive and wanted(each)):
                 each.process.kill()

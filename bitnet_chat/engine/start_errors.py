@@ -29,7 +29,7 @@ _MOVED = "a build may look for its libraries only at the path where it was built
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class ProgramName:
     """What is known of a file before it is run."""
 
     path: Path
@@ -47,7 +47,7 @@ class Program:
         return first[2:].decode("utf-8", "replace").lstrip() if first.startswith(b"#!") else ""
 
 
-def of_start(program: Program, error: OSError) -> EngineNotFound:
+def of_start(program: ProgramName, error: OSError) -> EngineNotFound:
     """The operating system has refused to run it."""
     path, why = program.path, error.strerror or str(error)
     if (damaged := _carriage_return(program)) is not None:
@@ -72,7 +72,7 @@ def of_start(program: Program, error: OSError) -> EngineNotFound:
 
 
 def of_end(
-    program: Program, code: int, text: str, libraries: Iterable[Path] = (), *, crashes: bool = True
+    program: ProgramName, code: int, text: str, libraries: Iterable[Path] = (), *, crashes: bool = True
 ) -> EngineNotFound | None:
     """It has ended with ``code`` (negative: a signal) after it printed ``text``; None where neither tells why.
 
@@ -104,14 +104,14 @@ def of_end(
     return _of_shell(program, code, last) or (_of_crash(program, code, last) if crashes else None)
 
 
-def _of_crash(program: Program, code: int, last: str) -> EngineNotFound | None:
+def _of_crash(program: ProgramName, code: int, last: str) -> EngineNotFound | None:
     if code < 0 or (code > 128 and -(code - 128) in _SIGNALS):
         name = _SIGNALS.get(code if code < 0 else 128 - code, f"signal {-code}")
         return EngineNotFound(f"{program.path} crashed ({name})", remedy=_HERE, detail=last)
     return None
 
 
-def _of_shell(program: Program, code: int, last: str) -> EngineNotFound | None:
+def _of_shell(program: ProgramName, code: int, last: str) -> EngineNotFound | None:
     path = program.path
     if code == 127:
         what = "did not start" if program.is_native else "is a script, and a program that it starts was not found"
@@ -151,7 +151,7 @@ def _without_library(path: Path, name: str, libraries: Iterable[Path]) -> Engine
     return EngineNotFound(f"{path} cannot start: its library {name} was not found", remedy=f"{_MOVED} {where}")
 
 
-def _carriage_return(program: Program) -> EngineNotFound | None:
+def _carriage_return(program: ProgramName) -> EngineNotFound | None:
     if not program.interpreter.endswith("\r"):
         return None
     return EngineNotFound(
@@ -190,7 +190,7 @@ _SURE = re.compile(r"^(?:E )?error: (?:invalid|unknown) argument: \S+$")
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedOption:
     """``word``: what the engine named. ``option``: the added option that it belongs to; empty where there is
     none."""
 
@@ -199,7 +199,9 @@ class Refusal:
     is_users: bool = False
 
 
-def refused(binary: EngineBinary, ours: Sequence[str], extra: Sequence[str], log: Iterable[str]) -> Refusal | None:
+def refused(
+    binary: EngineBinary, ours: Sequence[str], extra: Sequence[str], log: Iterable[str]
+) -> RefusedOption | None:
     """What the log of a process that ended says of its command line: ``ours``: the words added by this program,
     ``extra``: those given behind ``--``. Pure."""
     rest = list(ours)
@@ -210,17 +212,17 @@ def refused(binary: EngineBinary, ours: Sequence[str], extra: Sequence[str], log
         word = match[1].strip()
         # Added options were compared with --help; of two that are alike, the other one is the likely cause.
         if word in (part for each in extra for part in (each, each.partition("=")[0])):
-            return Refusal(word, is_users=True)
+            return RefusedOption(word, is_users=True)
         while rest:
             option = rest.pop(0)
             values = [rest.pop(0)] if rest and binary.options.takes_value(option) else []
             if word in (option, *values):
-                return Refusal(word, option)
-        return Refusal(word) if _SURE.search(line) else None
+                return RefusedOption(word, option)
+        return RefusedOption(word) if _SURE.search(line) else None
     return None
 
 
-class Refit:
+class OptionRetry:
     """Lets a start be tried once more without an option that was refused; each option once.
 
     ``probe``: examines the engine anew, and not from memory. ``notify``: for a line to the user.

@@ -17,14 +17,14 @@ from bitnet_chat.backend import Sampling
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import failures
-from bitnet_chat.engine.context_policy import Policy, Room
-from bitnet_chat.engine.instance import Loaded
+from bitnet_chat.engine.context_policy import ContextPolicy, Policy
+from bitnet_chat.engine.instance import EngineInstance
 from bitnet_chat.engine.notices import Notices
-from bitnet_chat.engine.process import EngineProcess, State
-from bitnet_chat.engine.protocols import Talk
-from bitnet_chat.engine.protocols.on_demand import TalkOnDemand
-from bitnet_chat.engine.standby import Spares
-from bitnet_chat.engine.transport import Transport
+from bitnet_chat.engine.process import EngineProcess, ProcessState
+from bitnet_chat.engine.protocols import EngineProtocol
+from bitnet_chat.engine.protocols.on_demand import ProtocolOnDemand
+from bitnet_chat.engine.standby import StandbyPool
+from bitnet_chat.engine.transport import TransportKind
 from bitnet_chat.errors import BitnetChatError, EngineDied
 from bitnet_chat.events import Notice
 from bitnet_chat.util.threads import in_daemon
@@ -32,7 +32,7 @@ from bitnet_chat.util.threads import in_daemon
 _PAUSE = 0.1  # seconds
 
 
-class Keeper:
+class EngineSupervisor:
     """At most one living child, and its spares. ``talk`` may be expensive: it is called in a thread, when first needed.
     ``affordable``: whether there is memory for a spare beside the process of the given id; None for no spares.
     ``refit``: whether a process that ended before it was ready is started anew with another ``talk``; may take time.
@@ -40,10 +40,10 @@ class Keeper:
 
     def __init__(
         self,
-        talk: Callable[[], Talk],
-        room: Room,
+        talk: Callable[[], EngineProtocol],
+        room: ContextPolicy,
         *,
-        transport: Transport = "auto",
+        transport: TransportKind = "auto",
         on_spawn: Callable[[EngineProcess], None] | None = None,
         affordable: Callable[[int], bool] | None = None,
         refit: Callable[[EngineProcess], bool] = lambda process: False,
@@ -54,11 +54,11 @@ class Keeper:
         """True while somebody deals with the child: its death is then theirs to notice."""
         self.sampling = Sampling()
         """How the reply that is asked for is to be drawn, and then the next one, as far as one can guess."""
-        self.talks = TalkOnDemand(talk)
+        self.talks = ProtocolOnDemand(talk)
         self._refit = refit
         self._transport = transport
         self._on_spawn = on_spawn
-        self._loaded: Loaded | None = None
+        self._loaded: EngineInstance | None = None
         self._history = Conversation()  # what the child is in step with, whole
         self._notices = Notices()
         self.notify, self.tell = self._notices.notify, self._notices.tell
@@ -67,7 +67,7 @@ class Keeper:
         self._starting: asyncio.Task[None] | None = None
         self._replacing: asyncio.Task[None] | None = None
         self._watchers: set[asyncio.Task[None]] = set()
-        self._spares = Spares(self._load_spare, affordable) if affordable is not None else None
+        self._spares = StandbyPool(self._load_spare, affordable) if affordable is not None else None
         self._closed = False
 
     @property
@@ -144,7 +144,7 @@ class Keeper:
         else:
             self._fill_spares()
 
-    async def _replace_unless_ready(self, loaded: Loaded) -> None:
+    async def _replace_unless_ready(self, loaded: EngineInstance) -> None:
         await self.talks.render_ahead(self.room.window.kept(self._history))
         if self.busy or self._closed or loaded is not self._loaded or not loaded.is_alive:
             return
@@ -156,7 +156,7 @@ class Keeper:
         self._replacing = None
         self.prepare(self._history)
 
-    def _is_ready(self, loaded: Loaded, message: str = "") -> bool:
+    def _is_ready(self, loaded: EngineInstance, message: str = "") -> bool:
         """Whether a message after the history can be typed to a child, as far as can be said before there is one."""
         if self.talks.made is not None and self.talks.made.carries_all:
             return True
@@ -179,7 +179,7 @@ class Keeper:
 
     # Children
 
-    async def talk(self) -> Talk:
+    async def talk(self) -> EngineProtocol:
         return await self.talks.get()
 
     async def refitted(self, process: EngineProcess) -> bool:
@@ -213,7 +213,7 @@ class Keeper:
                 return loaded.process
             command = talk.clearing()
             same_start = draws_as and memory.system == loaded.memory.system and not loaded.retold
-            if command and same_start and not memory.turns and loaded.process.state is State.IDLE:
+            if command and same_start and not memory.turns and loaded.process.state is ProcessState.IDLE:
                 loaded.clear(command, memory)
                 return loaded.process
         spare = self._spares.take(memory, self.sampling) if self._spares is not None and not unfinished else None
@@ -236,7 +236,7 @@ class Keeper:
         self._loaded = self._load(memory, message=message, unfinished=unfinished)
         return self._loaded.process
 
-    def _load(self, memory: Conversation, *, message: str = "", unfinished: bool = False) -> Loaded:
+    def _load(self, memory: Conversation, *, message: str = "", unfinished: bool = False) -> EngineInstance:
         """A child that is started with ``memory``, the one that answers or a spare. ``message``: what is put to it."""
         if self._closed or self.talks.made is None:
             raise EngineDied("the engine was closed", remedy="open another one")
@@ -246,7 +246,7 @@ class Keeper:
             launch = talk.launch(memory, message=message, sampling=self.sampling)
         process = EngineProcess(talk, launch, self._transport)
         retold = talk.clearing() is not None and bool(memory.turns)
-        loaded = Loaded(
+        loaded = EngineInstance(
             process,
             memory,
             retold=retold,
@@ -259,7 +259,7 @@ class Keeper:
         self._watch_over(self._watch(loaded))
         return loaded
 
-    async def _load_spare(self, memory: Conversation) -> Loaded:
+    async def _load_spare(self, memory: Conversation) -> EngineInstance:
         await self.talks.render_ahead(memory)
         return self._load(memory)
 
@@ -268,11 +268,11 @@ class Keeper:
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
 
-    async def _read_ahead(self, process: EngineProcess, talk: Talk, memory: Conversation) -> None:
+    async def _read_ahead(self, process: EngineProcess, talk: EngineProtocol, memory: Conversation) -> None:
         """Have the child read ``memory`` while no reply is waited for, where its start has not done that."""
         await process.settled()
         loaded = self._loaded
-        if loaded is None or process is not loaded.process or process.state is not State.IDLE or self.busy:
+        if loaded is None or process is not loaded.process or process.state is not ProcessState.IDLE or self.busy:
             return
         if self._closed or loaded.memory != memory or process.meter.context_used is not None:
             return
@@ -280,7 +280,7 @@ class Keeper:
             if (told := talk.preparation(memory)) is not None:
                 process.command(told.data, forgets=True, stop=told.stop)
 
-    async def _watch(self, loaded: Loaded) -> None:
+    async def _watch(self, loaded: EngineInstance) -> None:
         """A child that dies while nobody waits for it is replaced at once, so that the next message finds one."""
         process = loaded.process
         await process.gone()
@@ -374,21 +374,25 @@ class Keeper:
         loaded = self._loaded
         if loaded is None or self.talks.made is None or not loaded.is_alive:
             return None
-        if loaded.process.state is State.STARTING and self.room.size is None:
+        if loaded.process.state is ProcessState.STARTING and self.room.size is None:
             return None
         return loaded.used(self.talks.made, self.room.count)
 
-    def used(self, talk: Talk, history: Conversation) -> TokenCount | None:
+    def used(self, talk: EngineProtocol, history: Conversation) -> TokenCount | None:
         """Tokens in the context of a child that has loaded and is in step with ``history``; None where none is."""
         loaded = self._loaded
-        if loaded is None or loaded.process.state is not State.IDLE or loaded.memory != self.room.window.kept(history):
+        if (
+            loaded is None
+            or loaded.process.state is not ProcessState.IDLE
+            or loaded.memory != self.room.window.kept(history)
+        ):
             return None
         return loaded.used(talk, self.room.count)
 
     def to_drop(
-        self, talk: Talk, history: Conversation, text: str, most: int | None, alone: Policy | None = None
+        self, talk: EngineProtocol, history: Conversation, text: str, most: int | None, alone: Policy | None = None
     ) -> int:
-        """See :meth:`Room.to_drop`."""
+        """See :meth:`ContextPolicy.to_drop`."""
         if self.process is not None:
             self.room.size = self.process.meter.context_size or self.room.size
         return self.room.to_drop(talk, history, self.used(talk, history), text, most, alone)
@@ -405,10 +409,10 @@ class Keeper:
     def spend_restart(self, process: EngineProcess) -> None:
         """Account for an unexpected death. Raises EngineDied when there were too many, or the next would die
         of the same."""
-        if (lasting := failures.of_fault(process)) is not None:
+        if (lasting := failures.fault_error(process)) is not None:
             raise lasting
         if not self.budget.spend(time.monotonic()):
-            raise failures.too_often(process, self.budget.limit, self.budget.window)
+            raise failures.restart_limit_error(process, self.budget.limit, self.budget.window)
         self._tell_of_restart(process)
 
     def _tell_of_restart(self, process: EngineProcess) -> None:
@@ -422,7 +426,7 @@ class Keeper:
         line = f"the engine {failures.describe(self._fallen)}"
         if self._has_restarted:
             line += "; it was restarted with the conversation"
-        elif self.process is not None and self.process.state is State.STARTING:
+        elif self.process is not None and self.process.state is ProcessState.STARTING:
             line += "; it is being restarted with the conversation"
         self._fallen = None
         self.notify(line)

@@ -20,7 +20,7 @@ _COMPUTED = 0.1  # seconds; a process that waits wakes up now and then
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WaitingFor:
     """What a process and those below it have done so far: seconds of processor time, bytes read from a disk, bytes of
     memory."""
 
@@ -29,14 +29,14 @@ class Work:
     resident: int = 0
 
 
-class Patience:
+class PromptTimeout:
     """Of one wait. Times in seconds of any clock."""
 
     def __init__(self, limit: float, now: float) -> None:
         """``limit``: seconds, more than 0."""
         self.limit = limit
         self._loaded_at = self._alive_at = now
-        self._work: Work | None = None
+        self._work: WaitingFor | None = None
 
     def heard(self, now: float) -> None:
         """Output or log."""
@@ -46,7 +46,7 @@ class Patience:
         """The computer slept, or this program was stopped: the time without a look does not count."""
         self._loaded_at = self._alive_at = now
 
-    def seen(self, work: Work | None, now: float) -> None:
+    def seen(self, work: WaitingFor | None, now: float) -> None:
         """``work``: None where the platform does not tell."""
         before, self._work = self._work, work or self._work
         if work is None:

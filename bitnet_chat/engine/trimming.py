@@ -14,18 +14,18 @@ from bitnet_chat.context.window import left_note, without_oldest
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import normalise
 from bitnet_chat.engine import failures
-from bitnet_chat.engine.process import EngineProcess, State
-from bitnet_chat.engine.reply import Turn
-from bitnet_chat.engine.supervisor import Keeper
+from bitnet_chat.engine.process import EngineProcess, ProcessState
+from bitnet_chat.engine.reply import ReplyAccumulator
+from bitnet_chat.engine.supervisor import EngineSupervisor
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.frames import EngineError, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.util.threads import beside, in_daemon
 
 
-class Trimmer:
+class ContextTrimmer:
     """``or_stop`` waits for a task or for the user to stop waiting."""
 
-    def __init__(self, keeper: Keeper, or_stop: Callable[[asyncio.Future[Any]], Awaitable[None]]) -> None:
+    def __init__(self, keeper: EngineSupervisor, or_stop: Callable[[asyncio.Future[Any]], Awaitable[None]]) -> None:
         self._keeper = keeper
         self._or_stop = or_stop
 
@@ -120,12 +120,12 @@ class Trimmer:
 async def summarise(process: EngineProcess, request: str, limit: int) -> str:
     """The answer of a fresh child to ``request``, of about ``limit`` tokens at most; empty where there is none."""
     await process.settled()
-    if process.state is not State.IDLE:
+    if process.state is not ProcessState.IDLE:
         return ""
     message = process.input_for(Conversation(), normalise(request).text, ReplyOptions(max_tokens=limit))
     assert message is not None, "it was started for this message"
     process.send(message, watched=True)
-    turn = Turn(process.meter, time.monotonic())
+    turn = ReplyAccumulator(process.meter, time.monotonic())
     while turn.end is None and (frames := await process.frames()):
         for frame in frames:
             if isinstance(frame, ReplyText):

@@ -72,7 +72,7 @@ _TABLE = sha256(repr(ANSWERS).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AnswerVerdict:
     """``wrong``: what the engine says instead, or why it says nothing; empty where it is right."""
 
     model: SmallModel

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.selection import Contender
-from bitnet_chat.engine.speeds import Speed
+from bitnet_chat.engine.selection import EngineOption
+from bitnet_chat.engine.speeds import EngineSpeed
 from bitnet_chat.errors import EngineDied
 from bitnet_chat.events import Completed, Failed, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.util.progress import Clock
@@ -28,7 +28,7 @@ _REPLY = 64
 _PATIENCE = 120.0
 
 
-def measure(contender: Contender, model: Path, settings: Settings, clock: Clock) -> Speed:
+def measure(contender: EngineOption, model: Path, settings: Settings, clock: Clock) -> EngineSpeed:
     """A few seconds, with the model loaded and converted if need be. Raises BitnetChatError."""
     wanted = replace(
         settings,
@@ -43,7 +43,7 @@ def measure(contender: Contender, model: Path, settings: Settings, clock: Clock)
     return asyncio.run(_measured(wanted, contender.name, clock))
 
 
-async def _measured(settings: Settings, name: str, clock: Clock) -> Speed:
+async def _measured(settings: Settings, name: str, clock: Clock) -> EngineSpeed:
     from bitnet_chat.backends.pty import PtyBackend
 
     backend = PtyBackend(settings)
@@ -76,10 +76,10 @@ async def _reply(backend: PtyBackend, text: str, tokens: int) -> Stats:
     return stats
 
 
-def _speed(stats: Stats) -> Speed:
+def _speed(stats: Stats) -> EngineSpeed:
     decode, first = stats.tokens_per_second, stats.time_to_first_token
     if not decode or not first:
         raise EngineDied("it wrote nothing that could be measured")
     # The first token was decoded within the same time.
     reading = max(first - 1 / decode, first / 10)
-    return Speed(prefill=(stats.prompt_tokens or by_length(_LONG).count) / reading, decode=decode)
+    return EngineSpeed(prefill=(stats.prompt_tokens or by_length(_LONG).count) / reading, decode=decode)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.small_model import CONTEXT, SmallModel, question, tokens
-from bitnet_chat.engine.verdicts import ANSWERS, LENGTH, Verdict, _keep, kept, offered
+from bitnet_chat.engine.verdicts import ANSWERS, LENGTH, AnswerVerdict, _keep, kept, offered
 from bitnet_chat.errors import BitnetChatError, BuildError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def check(
     *,
     anew: bool = False,
     on_model: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Verdict, ...]:
+) -> tuple[AnswerVerdict, ...]:
     """Ask for what is not kept, and keep it. ``models``: some of :data:`ANSWERS`; all that are :func:`offered` unless
     given. ``anew``: what is kept does not count. Blocks; raises OSError where no model can be written."""
     wanted = tuple(offered(engine) if models is None else models)
@@ -41,7 +41,7 @@ def check(
                 found[model.name] = wrong
                 on_model(done, len(asked))
     _keep(engine, found)
-    return tuple(Verdict(model, found[model.name]) for model in wanted)
+    return tuple(AnswerVerdict(model, found[model.name]) for model in wanted)
 
 
 def require(engine: EngineBinary, on_model: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -76,12 +76,12 @@ def _ask(engine: EngineBinary, model: SmallModel, path: Path) -> str:
 def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict[str, list[str]]:
     """Each in one batch; and the first one token by token: each prompt is one longer than the last, and their common
     part is not evaluated again."""
-    from bitnet_chat.engine.native.client import Client, ClientError
+    from bitnet_chat.engine.native.client import NativeClient, NativeClientError
     from bitnet_chat.engine.native.command import command
 
     argv = command(engine, model, context_size=CONTEXT, threads=1, batch_size=128)
     try:
-        with Client(argv, timeout=_SECONDS) as client:
+        with NativeClient(argv, timeout=_SECONDS) as client:
 
             def reply(prompt: list[int], length: int = LENGTH) -> str:
                 return client.complete(prompt, max_tokens=length, sampling={"temperature": 0.0}).text[:LENGTH]
@@ -91,7 +91,7 @@ def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict
             for end in range(1, len(prompt)):
                 reply(prompt[:end], 1)
             return {"": at_once, " one by one": [reply(prompt)]}
-    except ClientError as error:
+    except NativeClientError as error:
         raise BitnetChatError(str(error)) from error
 
 

@@ -99,7 +99,7 @@ class PromptSegments:
         return found
 
     def render_ahead(self, history: Conversation, text: str) -> None:
-        """See :meth:`bitnet_chat.engine.protocols.Talk.render_ahead`."""
+        """See :meth:`bitnet_chat.engine.protocols.EngineProtocol.render_ahead`."""
         ahead = [Conversation().with_system(history.system), history]
         ahead = [each.with_user(PLACEHOLDER) for each in ahead]
         if text:
@@ -176,7 +176,7 @@ class PromptSegments:
         return text if len(encode(text)) > 1 else None
 
     def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
-        """See :meth:`bitnet_chat.engine.protocols.Talk.cost_of_history`."""
+        """See :meth:`bitnet_chat.engine.protocols.EngineProtocol.cost_of_history`."""
         before = self.before_message(history)
         # What stands in front of a message is a part of the message's cost.
         for glue in (self.marks.in_prefix, self.marks.in_prefix.lstrip()):
@@ -186,7 +186,7 @@ class PromptSegments:
         return TokenCount(1 if self.template.adds_bos else 0) + self._cost(before, count)
 
     def cost_of_message(self, text: str, count: Counter) -> TokenCount:
-        """See :meth:`bitnet_chat.engine.protocols.Talk.cost_of_message`."""
+        """See :meth:`bitnet_chat.engine.protocols.EngineProtocol.cost_of_message`."""
         return self._cost(self.marks.in_prefix, count) + count(text) + self._cost(self.marks.in_suffix, count)
 
     def _cost(self, text: str, count: Counter) -> TokenCount:

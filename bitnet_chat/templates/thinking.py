@@ -23,7 +23,7 @@ class TemplateThinking:
         return f"\n{self.tags[1]}\n\n" if self.tags is not None and self.is_open else ""
 
     def use(self, arguments: Mapping[str, object]) -> str:
-        """See :meth:`bitnet_chat.engine.protocols.Talk.use`."""
+        """See :meth:`bitnet_chat.engine.protocols.EngineProtocol.use`."""
         template = self._segments.template
         if arguments != template.arguments:
             self._segments.use(arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from bitnet_chat.engine.log import EngineLog, without_level
+from bitnet_chat.engine.log import EngineLog, strip_level
 from bitnet_chat.engine.protocols import native
 from bitnet_chat.engine.protocols.classic import ClassicFramer, LoggedClassicFramer
 from bitnet_chat.engine.protocols.modern import PROMPT, ModernFramer
@@ -40,7 +40,7 @@ class _Engine:
         self.log = EngineLog(self._line)
 
     def _line(self, line: str) -> None:
-        self.waits = self.framer.logged(without_level(line)) or self.waits
+        self.waits = self.framer.logged(strip_level(line)) or self.waits
 
     def settled(self) -> list[Frame]:
         waits, self.waits = self.waits, False

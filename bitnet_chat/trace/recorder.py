@@ -187,7 +187,7 @@ class Recorder:
 
 
 class Track:
-    """What one engine says and hears; see :class:`bitnet_chat.engine.process.Tape`."""
+    """What one engine says and hears; see :class:`bitnet_chat.engine.process.TraceListener`."""
 
     def __init__(self, recorder: Recorder, number: int) -> None:
         self._recorder, self._number = recorder, number

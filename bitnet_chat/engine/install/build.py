@@ -84,7 +84,7 @@ def install(
 
 
 class _Build:
-    def __init__(self, origin: source.Source, features: tuple[str, ...], home: Path, clock: Clock) -> None:
+    def __init__(self, origin: source.SourceArchive, features: tuple[str, ...], home: Path, clock: Clock) -> None:
         self.origin = origin
         self.features = features
         self.targets = (origin.program, *(origin.extras[name] for name in features))
@@ -169,7 +169,7 @@ class _Build:
             on_bytes=lambda count: self.clock.arrived(count, pin.size),
         )
 
-    def _tools(self) -> toolchain.Tools:
+    def _tools(self) -> toolchain.BuildTools:
         self.clock.step("Getting cmake and ninja")
         return toolchain.fetch_tools(self.work / "tools", scratch=self.scratch, log=self.log, on_tick=self.clock.tick)
 
@@ -177,7 +177,9 @@ class _Build:
         self.clock.step("Unpacking the source")
         return source.unpack(archive, self.work / "source", self.origin, self.clock.at)
 
-    def _compile(self, folder: Path, tools: toolchain.Tools, compilers: toolchain.Compilers) -> tuple[Path, list[str]]:
+    def _compile(
+        self, folder: Path, tools: toolchain.BuildTools, compilers: toolchain.Compilers
+    ) -> tuple[Path, list[str]]:
         unity = self.work / "unity.cmake"
         unity.write_text(toolchain.unity_script(self.origin), encoding="utf-8")
         flags = toolchain.cmake_flags(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bitnet_chat.engine.install.packages import SITE, Package
+from bitnet_chat.engine.install.packages import SITE, EnginePackage
 from bitnet_chat.errors import BuildError
 
 _SECONDS = 120.0
@@ -27,7 +27,7 @@ library.llama_backend_init()
 _PROGRAMS = {"llama.cpp": _IMPORT, "bitnet": _LOAD}
 
 
-def check(package: Package, folder: Path) -> None:
+def check(package: EnginePackage, folder: Path) -> None:
     """:raises BuildError: the library does not load here, and why."""
     argv = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _PROGRAMS[package.name], str(folder / SITE)]
     try:
@@ -45,7 +45,7 @@ def ended(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"status {status}"
 
 
-def _error(package: Package, why: str, said: str) -> BuildError:
+def _error(package: EnginePackage, why: str, said: str) -> BuildError:
     return BuildError(
         f"The prebuilt engine {package.name} does not load on this computer: {why}",
         remedy=f"Compile it for this computer: bitnet-chat engine install {package.name} --build",

@@ -16,20 +16,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bitnet_chat import paths
-from bitnet_chat.engine.binary import Dialect, EngineBinary, Make, Options
+from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
 
 RECORD = "package.json"
 SITE = "site"
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
+class EnginePackage:
     """A project of the package index whose wheel holds a library. ``name``: what users call the engine."""
 
     name: str
     project: str
     version: str
-    make: Make
+    make: EngineVariant
     ternary: tuple[str, ...]
     """The types of ternary weights that it loads and computes."""
 
@@ -39,13 +39,13 @@ class Package:
 
 
 PACKAGES = (
-    Package("llama.cpp", "xllamacpp", "2026.10.11549", Make.LLAMA, ("TQ1_0", "TQ2_0")),
-    Package("bitnet", "ik-llama-cpp-python", "0.1.5", Make.IK, ("IQ1_BN", "IQ2_BN", "IQ2_BN_R4")),
+    EnginePackage("llama.cpp", "xllamacpp", "2026.10.11549", EngineVariant.LLAMA, ("TQ1_0", "TQ2_0")),
+    EnginePackage("bitnet", "ik-llama-cpp-python", "0.1.5", EngineVariant.IK, ("IQ1_BN", "IQ2_BN", "IQ2_BN_R4")),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class PackageRecord:
     """What is written down beside an installed library."""
 
     name: str
@@ -63,19 +63,19 @@ class Record:
         (folder / RECORD).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def by_name(name: str) -> Package | None:
+def by_name(name: str) -> EnginePackage | None:
     return next((package for package in PACKAGES if package.name == name), None)
 
 
-def folder_of(package: Package, home: Path | None = None) -> Path:
+def folder_of(package: EnginePackage, home: Path | None = None) -> Path:
     """Where its pinned version is or will be."""
     return (home or paths.engine_home()) / package.folder_name
 
 
-def read(folder: Path) -> Record | None:
+def read(folder: Path) -> PackageRecord | None:
     """The record of a folder; None where there is none that makes sense. Raises nothing."""
     try:
-        record = Record(**json.loads((folder / RECORD).read_text("utf-8")))
+        record = PackageRecord(**json.loads((folder / RECORD).read_text("utf-8")))
         sound = by_name(record.name) is not None and bool(record.files)
         sound = sound and all(isinstance(size, int) for size in record.files.values())
     except (OSError, ValueError, TypeError, AttributeError):
@@ -91,7 +91,7 @@ def is_package(folder: Path) -> bool:
         return False
 
 
-def is_whole(folder: Path, record: Record) -> bool:
+def is_whole(folder: Path, record: PackageRecord) -> bool:
     """Every file is there with its size."""
     try:
         return all((folder / name).stat().st_size == size for name, size in record.files.items())
@@ -123,20 +123,20 @@ def name_of(engine: EngineBinary) -> str:
     return packaged[0] if engine.dialect is Dialect.NATIVE and packaged else engine.path.name
 
 
-def native_engine(package: Package, folder: Path) -> EngineBinary:
+def native_engine(package: EnginePackage, folder: Path) -> EngineBinary:
     """As the other engines; its path is the folder."""
     return _engine(package, package.version, folder)
 
 
-def _engine(package: Package, version: str, folder: Path) -> EngineBinary:
+def _engine(package: EnginePackage, version: str, folder: Path) -> EngineBinary:
     return EngineBinary(
         path=folder,
         dialect=Dialect.NATIVE,
         version=_version(package, version),
-        options=Options(),
+        options=HelpOptions(),
         make=package.make,
     )
 
 
-def _version(package: Package, version: str) -> str:
+def _version(package: EnginePackage, version: str) -> str:
     return f"{package.project} {version}"

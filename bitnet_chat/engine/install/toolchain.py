@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_chat.engine.install.source import Source
+from bitnet_chat.engine.install.source import SourceArchive
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import pip
 from bitnet_chat.util.progress import NINJA_STATUS
@@ -43,7 +43,7 @@ class Compilers:
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class BuildTools:
     cmake: str
     ninja: str
 
@@ -127,7 +127,7 @@ def _install_hint() -> str:
     return f"{how}, then try again; or name an engine that is already here with --engine PATH."
 
 
-def fetch_tools(folder: Path, *, scratch: Path, log: Path, on_tick: Callable[[], None]) -> Tools:
+def fetch_tools(folder: Path, *, scratch: Path, log: Path, on_tick: Callable[[], None]) -> BuildTools:
     """cmake and ninja from ``folder``, installed there from the package index, or else those on PATH.
 
     :raises BuildError: neither can be had.
@@ -149,7 +149,7 @@ def fetch_tools(folder: Path, *, scratch: Path, log: Path, on_tick: Callable[[],
     except BuildError:
         cmake, ninja = shutil.which("cmake"), shutil.which("ninja") or shutil.which("ninja-build")
         if cmake and ninja:
-            return Tools(cmake, ninja)
+            return BuildTools(cmake, ninja)
         raise
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
@@ -159,17 +159,17 @@ def fetch_tools(folder: Path, *, scratch: Path, log: Path, on_tick: Callable[[],
     return tools
 
 
-def _inside(folder: Path) -> Tools | None:
+def _inside(folder: Path) -> BuildTools | None:
     """The programs themselves: the ``cmake`` script that pip puts into ``bin`` needs the folder on Python's path."""
     exe = ".exe" if sys.platform == "win32" else ""
     cmake = folder / "cmake" / "data" / "bin" / f"cmake{exe}"
     ninjas = [folder / place / f"ninja{exe}" for place in ("bin", "Scripts")]
     ninja = next((path for path in ninjas if path.is_file()), None)
-    return Tools(str(cmake), str(ninja)) if cmake.is_file() and ninja else None
+    return BuildTools(str(cmake), str(ninja)) if cmake.is_file() and ninja else None
 
 
 def cmake_flags(
-    source: Source, *, platform: str = sys.platform, cxx: str = "c++", cpu: str = "", unity: Path | None = None
+    source: SourceArchive, *, platform: str = sys.platform, cxx: str = "c++", cpu: str = "", unity: Path | None = None
 ) -> list[str]:
     """A release build of static programs that load nothing, fetch nothing and show no web page.
 
@@ -201,7 +201,7 @@ def cmake_flags(
     return flags
 
 
-def unity_script(source: Source) -> str:
+def unity_script(source: SourceArchive) -> str:
     """A file of cmake's that has the sources of some targets compiled together, and less optimized: they parse, render
     and serve, while the library and its kernels keep their level. llama-common took 180 s of processor time as it is,
     105 s together, and 65 s with the lower level, too (g++ 12). Deferred to the end of the project, since the file is

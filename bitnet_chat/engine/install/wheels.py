@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 
-from bitnet_chat.engine.install.packages import Package
+from bitnet_chat.engine.install.packages import EnginePackage
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util.pip import Pin
 
@@ -16,7 +16,7 @@ _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 
 
 @dataclass(frozen=True, slots=True)
-class Computer:
+class Platform:
     """What decides which wheel fits: the system, and the Python that is to load it."""
 
     system: str
@@ -119,7 +119,7 @@ def needs(name: str) -> bool:
     return any(fnmatchcase(name, each) for each in _NEEDED) and name not in _NOT_NEEDED
 
 
-def choose(package: Package, computer: Computer) -> Wheel:
+def choose(package: EnginePackage, computer: Platform) -> Wheel:
     """The wheel for a computer.
 
     :raises BuildError: there is none, and why.
@@ -153,16 +153,16 @@ def choose(package: Package, computer: Computer) -> Wheel:
     return wheel
 
 
-def _compiled(package: Package) -> str:
+def _compiled(package: EnginePackage) -> str:
     return f"compile it: bitnet-chat engine install {package.name} --build (needs a C++ compiler, about 5 minutes)"
 
 
-def here() -> Computer:
+def here() -> Platform:
     """This computer and this Python."""
     # Of a Python and not of its computer: one for x86-64 runs on Windows for ARM and loads libraries of its own kind.
     machine = sysconfig.get_platform().removeprefix("win-") if sys.platform == "win32" else platform.machine()
     libc = platform.libc_ver() if sys.platform == "linux" else ("", "")
-    return Computer(
+    return Platform(
         system=sys.platform,
         machine=_MACHINES.get(machine.lower(), machine.lower()),
         libc=_numbers(libc[1]) if libc[0] == "glibc" else (),

@@ -13,10 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from bitnet_chat.engine.native.child import Child
-from bitnet_chat.engine.native.library import Library, LoadError, Settings
-from bitnet_chat.engine.native.output import Output
-from bitnet_chat.engine.native.protocol import Failed, Loading, ProtocolError, Ready
+from bitnet_chat.engine.native.child import NativeServer
+from bitnet_chat.engine.native.library import Library, LibrarySettings, LoadError
+from bitnet_chat.engine.native.output import OutputWriter
+from bitnet_chat.engine.native.protocol import Loading, NativeFailed, NativeReady, ProtocolError
 
 _ADAPTERS = {"llama.cpp": "llama_cpp", "ik_llama.cpp": "ik_llama_cpp"}
 _FLUSH = 5.0
@@ -31,14 +31,14 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(input, lines.put), name="input", daemon=True).start()
-    messages = Output(output)
+    messages = OutputWriter(output)
     status = _serve(name, settings, lines.get, messages)
     messages.close(_FLUSH)
     sys.stderr.flush()
     os._exit(status)
 
 
-def arguments(argv: Sequence[str] | None) -> tuple[str, Settings]:
+def arguments(argv: Sequence[str] | None) -> tuple[str, LibrarySettings]:
     parser = argparse.ArgumentParser(
         prog="bitnet_chat.engine.native",
         description="Resident child around a prebuilt library: requests on stdin, messages on stdout, its log on "
@@ -58,7 +58,7 @@ def arguments(argv: Sequence[str] | None) -> tuple[str, Settings]:
     add("--state-folder", type=Path, metavar="DIR", help="folder of saved states")
     add("--override", action="append", default=[], metavar="KEY=TYPE:VALUE", help="metadata of the model; repeatable")
     given = parser.parse_args(argv)
-    settings = Settings(
+    settings = LibrarySettings(
         folder=given.folder,
         model=given.model,
         context_size=given.ctx_size,
@@ -72,20 +72,20 @@ def arguments(argv: Sequence[str] | None) -> tuple[str, Settings]:
     return given.library, settings
 
 
-def _serve(name: str, settings: Settings, next_line: Callable[[], bytes], output: Output) -> int:
+def _serve(name: str, settings: LibrarySettings, next_line: Callable[[], bytes], output: OutputWriter) -> int:
     """Until a line is none of the protocol; its exit status."""
     output.send_first(Loading())
     try:
         library = _load(name, settings, output)
     except LoadError as error:
-        output.send(Failed(None, error.why, str(error)))
+        output.send(NativeFailed(None, error.why, str(error)))
         return 1
     except Exception as error:  # a package that is not what it was
-        output.send(Failed(None, "failed", f"{type(error).__name__}: {error}"))
+        output.send(NativeFailed(None, "failed", f"{type(error).__name__}: {error}"))
         return 1
-    child = Child(library, settings.sequences, output.send)
+    child = NativeServer(library, settings.sequences, output.send)
     output.send(
-        Ready(
+        NativeReady(
             library=name,
             version=library.version,
             context_size=library.context_size,
@@ -97,11 +97,11 @@ def _serve(name: str, settings: Settings, next_line: Callable[[], bytes], output
         while True:
             child.take(next_line())
     except ProtocolError as error:
-        output.send(Failed(None, "usage", str(error)))
+        output.send(NativeFailed(None, "usage", str(error)))
         return 2
 
 
-def _load(name: str, settings: Settings, output: Output) -> Library:
+def _load(name: str, settings: LibrarySettings, output: OutputWriter) -> Library:
     # An abort would start a debugger; ik_llama.cpp does not ask, so it must not find one.
     os.environ |= {"GGML_NO_BACKTRACE": "1", "PATH": os.devnull}
     adapter = import_module(f"bitnet_chat.engine.native.{_ADAPTERS[name]}")

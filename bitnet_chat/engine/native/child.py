@@ -9,15 +9,16 @@ from typing import Any
 
 from bitnet_chat.engine.native import protocol
 from bitnet_chat.engine.native.grammar import SchemaError, of_schema
-from bitnet_chat.engine.native.library import Generation, Library, RequestError
+from bitnet_chat.engine.native.library import GenerationRequest, Library, RequestError
 from bitnet_chat.engine.native.piece_cache import PieceCache
 from bitnet_chat.engine.native.protocol import (
     Complete,
     Detokenize,
+    DetokenizedText,
     Embed,
     Embedding,
-    Failed,
     Message,
+    NativeFailed,
     Piece,
     ProtocolError,
     Request,
@@ -26,26 +27,25 @@ from bitnet_chat.engine.native.protocol import (
     Save,
     Saved,
     Stop,
-    Text,
     Tokenize,
     Tokens,
     decode_request,
 )
-from bitnet_chat.engine.native.running import Running, never_begun
+from bitnet_chat.engine.native.running import RunningReply, never_begun
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _Job = Complete | Embed | Save | Restore
 """What waits for a sequence."""
 
 
-class Child:
+class NativeServer:
     """Answers the requests of lines. As many replies are made at once as the library has sequences, the others wait."""
 
     def __init__(self, library: Library, sequences: int, send: Callable[[Message], None]) -> None:
         self._library, self._send = library, send
         self._pieces, self._tokenizing = PieceCache(library.tokenize), threading.Lock()
         self._jobs: deque[_Job] = deque()
-        self._running: dict[int, Running] = {}
+        self._running: dict[int, RunningReply] = {}
         self._changed = threading.Condition()
         for number in range(sequences):
             threading.Thread(target=self._work, name=f"sequence {number}", daemon=True).start()
@@ -58,12 +58,12 @@ class Child:
         except ProtocolError as error:
             if error.id is None:
                 raise
-            self._send(Failed(error.id, "usage", str(error)))
+            self._send(NativeFailed(error.id, "usage", str(error)))
             return
         if problem := protocol.problem(request):
             if not protocol.is_id(request.id):
                 raise ProtocolError(problem)
-            self._send(Failed(request.id, "usage", problem))
+            self._send(NativeFailed(request.id, "usage", problem))
         elif isinstance(request, Stop):
             self._stop(request.id)
         elif isinstance(request, Tokenize | Detokenize):
@@ -74,7 +74,7 @@ class Child:
     def _queue(self, request: _Job) -> None:
         with self._changed:
             if request.id in self._running or any(each.id == request.id for each in self._jobs):
-                self._send(Failed(request.id, "usage", f"the request {request.id} has not ended"))
+                self._send(NativeFailed(request.id, "usage", f"the request {request.id} has not ended"))
                 return
             self._jobs.append(request)
             self._changed.notify()
@@ -96,7 +96,7 @@ class Child:
                 self._changed.wait_for(lambda: self._jobs)
                 request = self._jobs.popleft()
                 if isinstance(request, Complete):
-                    self._running[request.id] = Running(request, self._send)
+                    self._running[request.id] = RunningReply(request, self._send)
             self._attempt(request)
             with self._changed:
                 self._running.pop(request.id, None)
@@ -106,9 +106,9 @@ class Child:
         try:
             self._send(self._answer(request))
         except RequestError as error:
-            self._send(Failed(request.id, error.why, str(error)))
+            self._send(NativeFailed(request.id, error.why, str(error)))
         except Exception as error:
-            self._send(Failed(request.id, "failed", f"{type(error).__name__}: {error}"))
+            self._send(NativeFailed(request.id, "failed", f"{type(error).__name__}: {error}"))
 
     def _answer(self, request: Request) -> Message:
         library = self._library
@@ -117,7 +117,7 @@ class Child:
                 return Tokens(request.id, self._tokens(request.prompt))
             case Detokenize():
                 decoder = Utf8Decoder()
-                return Text(request.id, decoder.decode(library.detokenize(request.tokens)) + decoder.flush())
+                return DetokenizedText(request.id, decoder.decode(library.detokenize(request.tokens)) + decoder.flush())
             case Embed():
                 self._needs("embed")
                 tokens = self._fitting(self._text_tokens(request.prompt))
@@ -146,7 +146,7 @@ class Child:
         running.begin(tokens)
         # With one token more it is seen whether a reply of just so many is whole.
         most = request.max_tokens + 1 if request.max_tokens else request.max_tokens
-        generation = Generation(tokens, most, request.sampling, grammar, schema)
+        generation = GenerationRequest(tokens, most, request.sampling, grammar, schema)
         return running.ended("cut" if running.is_cut else self._library.complete(generation, running))
 
     def _grammar(self, schema: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:

@@ -20,22 +20,22 @@ from typing import Any, Self
 from bitnet_chat.engine.native.protocol import (
     Complete,
     Detokenize,
+    DetokenizedText,
     Embed,
     Embedding,
-    Ended,
-    Failed,
     Loading,
     Message,
+    NativeFailed,
+    NativeReady,
+    NativeReplyEnded,
     Piece,
     Prefill,
-    Ready,
     Request,
     Restore,
     Restored,
     Save,
     Saved,
     Stop,
-    Text,
     Token,
     Tokenize,
     Tokens,
@@ -47,25 +47,25 @@ Prompt = str | Sequence[int] | Sequence[Piece]
 """Plain text (no special tokens are read in it), tokens, or pieces."""
 
 
-class ClientError(Exception):
+class NativeClientError(Exception):
     """The child refused a request or ended. ``failed``: its message, if there was one; ``log``: its stderr."""
 
-    def __init__(self, what: str, failed: Failed | None = None, log: str = "") -> None:
+    def __init__(self, what: str, failed: NativeFailed | None = None, log: str = "") -> None:
         super().__init__(what)
         self.failed, self.log = failed, log
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class NativeReply:
     """A whole reply. ``ended`` has its reason and figures."""
 
     text: str
     tokens: tuple[int, ...]
     prefill: tuple[Prefill, ...]
-    ended: Ended
+    ended: NativeReplyEnded
 
 
-class Client:
+class NativeClient:
     """A running child; a context manager. Starting it returns when the model is loaded, or raises ClientError."""
 
     def __init__(self, argv: Sequence[str], *, timeout: float = 600.0) -> None:
@@ -152,8 +152,8 @@ class Client:
         """The last message that follows a request. Raises ClientError for Failed."""
         self.send(request)
         message = list(self.messages(request.id))[-1]
-        if isinstance(message, Failed):
-            raise ClientError(message.what, message, self.log())
+        if isinstance(message, NativeFailed):
+            raise NativeClientError(message.what, message, self.log())
         return message
 
     def begin(self, prompt: Prompt, **fields: Any) -> int:
@@ -165,22 +165,22 @@ class Client:
     def stop(self, id: int) -> None:
         self.send(Stop(id=id))
 
-    def reply(self, id: int) -> Reply:
+    def reply(self, id: int) -> NativeReply:
         """The rest of a reply. Raises ClientError for Failed."""
         messages = list(self.messages(id))
         last = messages[-1]
-        if not isinstance(last, Ended):
-            what = last.what if isinstance(last, Failed) else f"an unexpected message: {last}"
-            raise ClientError(what, last if isinstance(last, Failed) else None, self.log())
+        if not isinstance(last, NativeReplyEnded):
+            what = last.what if isinstance(last, NativeFailed) else f"an unexpected message: {last}"
+            raise NativeClientError(what, last if isinstance(last, NativeFailed) else None, self.log())
         tokens = [each for each in messages if isinstance(each, Token)]
-        return Reply(
+        return NativeReply(
             text="".join(each.text for each in tokens),
             tokens=tuple(token for each in tokens for token in each.tokens),
             prefill=tuple(each for each in messages if isinstance(each, Prefill)),
             ended=last,
         )
 
-    def complete(self, prompt: Prompt, **fields: Any) -> Reply:
+    def complete(self, prompt: Prompt, **fields: Any) -> NativeReply:
         """A reply, whole."""
         return self.reply(self.begin(prompt, **fields))
 
@@ -191,7 +191,7 @@ class Client:
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         answer = self.answer(Detokenize(id=self.new_id(), tokens=tuple(tokens)))
-        assert isinstance(answer, Text)
+        assert isinstance(answer, DetokenizedText)
         return answer.text
 
     def embed(self, prompt: str | Sequence[Piece]) -> tuple[float, ...]:
@@ -211,16 +211,16 @@ class Client:
         assert isinstance(answer, Restored)
         return answer.tokens
 
-    def _wait_for_ready(self) -> Ready:
+    def _wait_for_ready(self) -> NativeReady:
         for message in self.messages(None):
             match message:
                 case Loading():
                     self.loading.append(message)
-                case Ready():
+                case NativeReady():
                     return message
-                case Failed():
-                    raise ClientError(message.what, message, self.log())
-        raise ClientError("the child said something else than Ready", log=self.log())
+                case NativeFailed():
+                    raise NativeClientError(message.what, message, self.log())
+        raise NativeClientError("the child said something else than Ready", log=self.log())
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -233,14 +233,14 @@ class Client:
             line = self._lines.get(timeout=self._timeout)
         except queue.Empty:
             self._process.kill()
-            raise ClientError(f"the child said nothing for {self._timeout:g} s", log=self.log()) from None
+            raise NativeClientError(f"the child said nothing for {self._timeout:g} s", log=self.log()) from None
         if not line:
             self._lines.put(b"")
             status = self._process.wait(self._timeout)
-            raise ClientError(f"the child ended with status {status}", log=self.log())
+            raise NativeClientError(f"the child ended with status {status}", log=self.log())
         message = decode_message(line)
-        if isinstance(message, Failed) and message.id is None:
-            raise ClientError(message.what, message, self.log())
+        if isinstance(message, NativeFailed) and message.id is None:
+            raise NativeClientError(message.what, message, self.log())
         return message
 
 

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bitnet_chat.engine.binary import EngineBinary, Make
+from bitnet_chat.engine.binary import EngineBinary, EngineVariant
 from bitnet_chat.engine.install.packages import SITE
 
-LIBRARIES = {Make.LLAMA: "llama.cpp", Make.IK: "ik_llama.cpp"}
+LIBRARIES = {EngineVariant.LLAMA: "llama.cpp", EngineVariant.IK: "ik_llama.cpp"}
 """The name of ``--library`` for what a package was built from."""
 
 _ROOT = Path(__file__).parents[3]

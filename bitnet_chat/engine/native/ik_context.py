@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_chat.engine.native import ik_api
-from bitnet_chat.engine.native.ik_model import Model
+from bitnet_chat.engine.native.ik_model import IkModel
 from bitnet_chat.engine.native.library import LoadError
 
 _NO_ROOM = 1
@@ -20,7 +20,7 @@ _NO_POOLING = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BatchPart:
     """Tokens of one sequence in a batch, from ``position`` on. ``outputs``: how many of the last ones have logits or an
     embedding."""
 
@@ -30,11 +30,11 @@ class Part:
     outputs: int
 
 
-class Context:
+class IkContext:
     """Not for two threads at once, but for :meth:`abort`."""
 
     def __init__(
-        self, model: Model, *, size: int, batch: int, sequences: int, threads: int, embeddings: bool = False
+        self, model: IkModel, *, size: int, batch: int, sequences: int, threads: int, embeddings: bool = False
     ) -> None:
         """``size``: tokens in all. ``batch``: tokens that are evaluated at once. Raises LoadError."""
         self._model, self._library = model, model.library
@@ -70,7 +70,7 @@ class Context:
         """End :meth:`evaluate`, on another thread, at its next operation."""
         self._flag.value = b"1"
 
-    def evaluate(self, parts: Sequence[Part]) -> list[int] | None:
+    def evaluate(self, parts: Sequence[BatchPart]) -> list[int] | None:
         """The places of the outputs that are wanted, in order; see :meth:`logits`. None: aborted. What was evaluated of
         these parts is not in the cache then. Raises NoRoom, RuntimeError."""
         at, places = 0, list[int]()
@@ -88,7 +88,7 @@ class Context:
         for part in parts:
             self.remove(part.sequence, part.position)
         if status == _NO_ROOM:
-            raise NoRoom
+            raise ContextFullError
         if status != 0:
             raise RuntimeError(f"the library does not evaluate a batch of {at} tokens: {status}")
         return None
@@ -137,7 +137,7 @@ class Context:
         """One row for all of them where the model pools them, else one for each. Raises RuntimeError."""
         width, library = self._model.width, self._library
         library.llama_kv_cache_clear(self.pointer)
-        places = self.evaluate([Part(0, 0, tokens, len(tokens))]) or ()
+        places = self.evaluate([BatchPart(0, 0, tokens, len(tokens))]) or ()
         if library.llama_pooling_type(self.pointer) == _NO_POOLING:
             return [library.llama_get_embeddings_ith(self.pointer, place)[:width] for place in places]
         return [library.llama_get_embeddings_seq(self.pointer, 0)[:width]]
@@ -148,7 +148,7 @@ class Context:
         )
 
 
-class NoRoom(Exception):
+class ContextFullError(Exception):
     """No free place of the cache is long enough for a batch."""
 
 

@@ -8,21 +8,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bitnet_chat.engine.native import ik_api
-from bitnet_chat.engine.native.ik_context import Context, mean
-from bitnet_chat.engine.native.ik_model import Model
-from bitnet_chat.engine.native.ik_scheduler import Scheduler
-from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, RequestError, Settings, Sink
+from bitnet_chat.engine.native.ik_context import IkContext, mean
+from bitnet_chat.engine.native.ik_model import IkModel
+from bitnet_chat.engine.native.ik_scheduler import IkScheduler
+from bitnet_chat.engine.native.library import (
+    GenerationRequest,
+    LibrarySettings,
+    LoadError,
+    Outcome,
+    ReplySink,
+    RequestError,
+)
 from bitnet_chat.engine.native.protocol import Piece
 from bitnet_chat.engine.native.sequences import Sequences
 
 _LEAST_BATCH = 64
 
 
-def load(settings: Settings, progress: Callable[[float], None]) -> IkLlamaCpp:
+def load(settings: LibrarySettings, progress: Callable[[float], None]) -> IkLlamaCpp:
     """Raises LoadError."""
     library = ik_api.load(settings.folder)
     library.llama_backend_init()
-    return IkLlamaCpp(Model(library, settings, progress), settings)
+    return IkLlamaCpp(IkModel(library, settings, progress), settings)
 
 
 class IkLlamaCpp:
@@ -30,21 +37,23 @@ class IkLlamaCpp:
 
     schema_keywords: tuple[str, ...] = ()
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: IkModel, settings: LibrarySettings) -> None:
         threads = settings.threads or os.cpu_count() or 1
         batch = settings.batch(_LEAST_BATCH)
         most = model.trained_context
         size = min(settings.context_size, most) * settings.sequences or most
-        context = Context(model, size=size, batch=batch, sequences=settings.sequences, threads=threads)
+        context = IkContext(model, size=size, batch=batch, sequences=settings.sequences, threads=threads)
         self._model, self._states = model, settings.state_folder
         self.version = _version(settings.folder)
         self.context_size = context.size // settings.sequences
-        self._embedder: Context | None = None
+        self._embedder: IkContext | None = None
         if settings.embeddings:  # a context of its own: one of embeddings has no logits, and reads a text at once
             size = self.context_size
-            self._embedder = Context(model, size=size, batch=size, sequences=1, threads=threads, embeddings=True)
+            self._embedder = IkContext(model, size=size, batch=size, sequences=1, threads=threads, embeddings=True)
         self._embedding = threading.Lock()
-        self._scheduler = Scheduler(model, context, window=self.context_size, batch=batch, sequences=settings.sequences)
+        self._scheduler = IkScheduler(
+            model, context, window=self.context_size, batch=batch, sequences=settings.sequences
+        )
         state = ("state",) if self._states is not None else ()
         self.can = ("grammar", "schema", *state, *(("embed",) if settings.embeddings else ()))
 
@@ -56,7 +65,7 @@ class IkLlamaCpp:
         self._model.check(tokens)
         return b"".join(self._model.piece(token, special=True) for token in tokens)
 
-    def complete(self, generation: Generation, sink: Sink) -> Outcome:
+    def complete(self, generation: GenerationRequest, sink: ReplySink) -> Outcome:
         return self._scheduler.complete(generation, sink)
 
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]:
@@ -67,7 +76,7 @@ class IkLlamaCpp:
     def save(self, file: str) -> int:
         path = self._state(file)
 
-        def work(context: Context, sequences: Sequences) -> int:
+        def work(context: IkContext, sequences: Sequences) -> int:
             tokens = sequences.evaluated(sequences.last)
             if not tokens:
                 raise RequestError("failed", "nothing has been evaluated that could be saved")
@@ -80,7 +89,7 @@ class IkLlamaCpp:
     def restore(self, file: str) -> int:
         path = self._state(file)
 
-        def work(context: Context, sequences: Sequences) -> int:
+        def work(context: IkContext, sequences: Sequences) -> int:
             number = sequences.take(())
             try:
                 tokens = context.restore(path, number, self.context_size)

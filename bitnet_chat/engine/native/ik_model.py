@@ -8,17 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 from bitnet_chat.engine.native import ik_api
-from bitnet_chat.engine.native.library import LoadError, RequestError, Settings
+from bitnet_chat.engine.native.library import LibrarySettings, LoadError, RequestError
 from bitnet_chat.text.utf8 import well_formed
 
 _STEP = 0.05
 """Of the file, between two reports of how far it is loaded."""
 
 
-class Model:
+class IkModel:
     """Its methods may be called by several threads at once: the library does not change what it loaded."""
 
-    def __init__(self, library: Any, settings: Settings, progress: Callable[[float], None]) -> None:
+    def __init__(self, library: Any, settings: LibrarySettings, progress: Callable[[float], None]) -> None:
         """Raises LoadError."""
         self.library = library
         log = _ErrorLog()

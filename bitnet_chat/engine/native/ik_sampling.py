@@ -26,7 +26,7 @@ DEFAULTS = {
 LAST = 64
 
 
-class Sampler:
+class IkSampler:
     """Draws the tokens of one reply. Its random numbers are its own, so replies made at once do not share them."""
 
     def __init__(self, library: Any, context: int, vocabulary: int, size: int, sampling: dict[str, float]) -> None:

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from bitnet_chat.engine.native.ik_context import Context, NoRoom, Part
-from bitnet_chat.engine.native.ik_model import Model
-from bitnet_chat.engine.native.ik_sampling import Sampler
-from bitnet_chat.engine.native.library import Generation, Outcome, RequestError, Sink
+from bitnet_chat.engine.native.ik_context import BatchPart, ContextFullError, IkContext
+from bitnet_chat.engine.native.ik_model import IkModel
+from bitnet_chat.engine.native.ik_sampling import IkSampler
+from bitnet_chat.engine.native.library import GenerationRequest, Outcome, ReplySink, RequestError
 from bitnet_chat.engine.native.sequences import Sequences, common
 
 _Result = TypeVar("_Result")
@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 class _Task:
     """A reply that is being made. ``tokens``: all of its sequence, of which the first ``done`` are evaluated."""
 
-    def __init__(self, generation: Generation, sink: Sink, sampler: Sampler) -> None:
+    def __init__(self, generation: GenerationRequest, sink: ReplySink, sampler: IkSampler) -> None:
         self.sink, self.sampler, self.limit = sink, sampler, generation.max_tokens
         self.tokens, self.size = list(generation.tokens), len(generation.tokens)
         self.sequence = self.done = self.cached = 0
@@ -41,10 +41,10 @@ class _Task:
         self.outcome, self.error = outcome, error
 
 
-class Scheduler:
+class IkScheduler:
     """:meth:`complete` and :meth:`call` are for any thread; both wait."""
 
-    def __init__(self, model: Model, context: Context, *, window: int, batch: int, sequences: int) -> None:
+    def __init__(self, model: IkModel, context: IkContext, *, window: int, batch: int, sequences: int) -> None:
         """``window``: tokens of one sequence."""
         self._model, self._context, self._window, self._batch = model, context, window, batch
         self._sequences = Sequences(sequences)
@@ -52,11 +52,11 @@ class Scheduler:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="scheduler", daemon=True).start()
 
-    def complete(self, generation: Generation, sink: Sink) -> Outcome:
+    def complete(self, generation: GenerationRequest, sink: ReplySink) -> Outcome:
         """See :meth:`bitnet_chat.engine.native.library.Library.complete`."""
         self._model.check(generation.tokens)
         model = self._model
-        sampler = Sampler(model.library, self._context.pointer, model.vocabulary, model.size, generation.sampling)
+        sampler = IkSampler(model.library, self._context.pointer, model.vocabulary, model.size, generation.sampling)
         try:
             if generation.grammar:
                 sampler.obey(generation.grammar)
@@ -70,7 +70,7 @@ class Scheduler:
             raise task.error or RequestError("failed", "the reply ended without a reason")
         return task.outcome
 
-    def call(self, work: Callable[[Context, Sequences], _Result]) -> _Result:
+    def call(self, work: Callable[[IkContext, Sequences], _Result]) -> _Result:
         """Between two batches."""
         results: list[_Result] = []
         errors: list[Exception] = []
@@ -137,26 +137,26 @@ class Scheduler:
             if part.outputs:
                 self._continue(task, self._context.logits(next(outputs)))
 
-    def _evaluated(self) -> tuple[list[tuple[_Task, Part]], list[int]]:
+    def _evaluated(self) -> tuple[list[tuple[_Task, BatchPart]], list[int]]:
         """What was evaluated, and the places of its outputs; nothing where it was aborted."""
         room = self._batch
         while plan := self._plan(room):
             try:
                 places = self._context.evaluate([part for _, part in plan])
                 return ([], []) if places is None else (plan, places)
-            except NoRoom:  # the free cells are in pieces
+            except ContextFullError:  # the free cells are in pieces
                 room //= 2
         if room == 0:
             raise RequestError("failed", "the cache has no free cell")
         return [], []
 
-    def _plan(self, room: int) -> list[tuple[_Task, Part]]:
+    def _plan(self, room: int) -> list[tuple[_Task, BatchPart]]:
         """Replies before prompts."""
         plan = []
         for task in sorted(self._tasks, key=lambda task: task.waiting):
             tokens = task.tokens[task.done : task.done + room]
             if tokens and not task.has_ended:
-                plan.append((task, Part(task.sequence, task.done, tokens, int(len(tokens) == task.waiting))))
+                plan.append((task, BatchPart(task.sequence, task.done, tokens, int(len(tokens) == task.waiting))))
                 room -= len(tokens)
         return plan
 

@@ -13,7 +13,7 @@ from bitnet_chat.engine.native.protocol import FailureKind, Piece
 
 Outcome = Literal["stop", "length", "context_full", "cut"]
 """Why a library ended a reply: by a token that ends one, at ``max_tokens``, at the end of the window, or because a
-:class:`Sink` asked for it."""
+:class:`ReplySink` asked for it."""
 
 
 class RequestError(Exception):
@@ -33,7 +33,7 @@ class LoadError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class LibrarySettings:
     """The command line. Numbers that are 0 are for the library to choose; ``batch_size`` then is for the adapter."""
 
     folder: Path
@@ -54,7 +54,7 @@ class Settings:
         return batch_size(self.model.name, size, self.threads or os.cpu_count() or 1, least)
 
 
-class Sink(Protocol):
+class ReplySink(Protocol):
     """Hears of one reply, on the thread that the library likes. Each call returns True to end the reply."""
 
     def prefill(self, done: int, total: int, cached: int) -> bool: ...
@@ -71,7 +71,7 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class GenerationRequest:
     """How a reply is to be made from tokens; the texts that end it are the sink's matter."""
 
     tokens: tuple[int, ...]
@@ -97,7 +97,7 @@ class Library(Protocol):
 
     @property
     def can(self) -> tuple[str, ...]:
-        """See :class:`bitnet_chat.engine.native.protocol.Ready`."""
+        """See :class:`bitnet_chat.engine.native.protocol.NativeReady`."""
 
     @property
     def schema_keywords(self) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ class Library(Protocol):
 
     def detokenize(self, tokens: tuple[int, ...]) -> bytes: ...
 
-    def complete(self, generation: Generation, sink: Sink) -> Outcome:
+    def complete(self, generation: GenerationRequest, sink: ReplySink) -> Outcome:
         """Returns when the reply has ended. The token that ended it comes to the sink, too."""
 
     def embed(self, tokens: tuple[int, ...]) -> tuple[float, ...]: ...

@@ -20,7 +20,14 @@ from typing import IO, Any
 
 from bitnet_chat.engine.native.batch_size import LEAST
 from bitnet_chat.engine.native.ik_context import mean
-from bitnet_chat.engine.native.library import Generation, LoadError, Outcome, RequestError, Settings, Sink
+from bitnet_chat.engine.native.library import (
+    GenerationRequest,
+    LibrarySettings,
+    LoadError,
+    Outcome,
+    ReplySink,
+    RequestError,
+)
 from bitnet_chat.engine.native.protocol import FailureKind, Piece
 from bitnet_chat.engine.native.sequences import Sequences
 from bitnet_chat.text.utf8 import well_formed
@@ -36,7 +43,7 @@ _WAITS, _WAIT = 100, 0.01
 _SEEDS = 1 << 32
 
 
-def load(settings: Settings, progress: Callable[[float], None]) -> LlamaCpp:
+def load(settings: LibrarySettings, progress: Callable[[float], None]) -> LlamaCpp:
     """Raises LoadError."""
     sys.path.append(str(settings.folder))
     try:
@@ -54,7 +61,7 @@ def load(settings: Settings, progress: Callable[[float], None]) -> LlamaCpp:
     return LlamaCpp(library, server, key, settings)
 
 
-def _parameters(library: Any, settings: Settings, key: str) -> Any:
+def _parameters(library: Any, settings: LibrarySettings, key: str) -> Any:
     given = library.CommonParams()
     given.model.path = str(settings.model)
     given.n_ctx = settings.context_size * settings.sequences
@@ -79,7 +86,7 @@ class LlamaCpp:
 
     schema_keywords = ("pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "prefixItems")
 
-    def __init__(self, library: Any, server: Any, key: str, settings: Settings) -> None:
+    def __init__(self, library: Any, server: Any, key: str, settings: LibrarySettings) -> None:
         self._server, self._key = server, key
         self._address = server.listening_address.removeprefix("http://")
         self._slots, self._lock = Sequences(settings.sequences), threading.Lock()
@@ -102,11 +109,11 @@ class LlamaCpp:
         content: str = self._http("POST", "/detokenize", {"tokens": tokens})["content"]
         return content.encode("utf-8", "surrogateescape")
 
-    def complete(self, generation: Generation, sink: Sink) -> Outcome:
+    def complete(self, generation: GenerationRequest, sink: ReplySink) -> Outcome:
         with self._lock:  # what was restored is for the reply that follows: the server does not tell its tokens
             slot = self._slots.take(generation.tokens, self._restored)
             self._restored = None
-        reading = _Stream(sink, len(generation.tokens))
+        reading = _CompletionStream(sink, len(generation.tokens))
         try:
             self._server.handle_completions(json.dumps(_request(generation, slot)), reading.take)
         finally:
@@ -149,10 +156,10 @@ class LlamaCpp:
             return _checked(json.loads(connection.getresponse().read()))
 
 
-class _Stream:
+class _CompletionStream:
     """Chunks of one completion, as JSON texts."""
 
-    def __init__(self, sink: Sink, size: int) -> None:
+    def __init__(self, sink: ReplySink, size: int) -> None:
         self._sink, self._size = sink, size
         self.done = self._count = 0
         self.tokens: list[int] = []
@@ -191,7 +198,7 @@ class _Stream:
         return "context_full" if max_tokens is None or self._count < max_tokens else "length"
 
 
-def _request(generation: Generation, slot: int) -> dict[str, Any]:
+def _request(generation: GenerationRequest, slot: int) -> dict[str, Any]:
     sampling = {name: value for name, value in generation.sampling.items() if name != "seed"}
     if (seed := generation.sampling.get("seed")) is not None:
         sampling["seed"] = int(seed) % _SEEDS

@@ -9,7 +9,7 @@ import threading
 from bitnet_chat.engine.native.protocol import Message, encode
 
 
-class Output:
+class OutputWriter:
     """What waits is limited by what a window holds: a reply ends there, and requests come from the parent alone."""
 
     def __init__(self, descriptor: int) -> None:

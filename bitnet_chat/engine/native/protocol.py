@@ -25,23 +25,23 @@ from typing import Any, ClassVar, Literal
 __all__ = [
     "Complete",
     "Detokenize",
+    "DetokenizedText",
     "Embed",
     "Embedding",
-    "Ended",
-    "Failed",
     "Loading",
     "Message",
+    "NativeFailed",
+    "NativeReady",
+    "NativeReplyEnded",
     "Piece",
     "Prefill",
     "ProtocolError",
-    "Ready",
     "Request",
     "Restore",
     "Restored",
     "Save",
     "Saved",
     "Stop",
-    "Text",
     "Token",
     "Tokenize",
     "Tokens",
@@ -148,7 +148,7 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class NativeReady:
     """``context_size``: tokens of one sequence. ``sequences``: requests that are worked on at once. ``can``: what this
     library can beyond completing: ``grammar``, ``schema``, ``embed``, ``state``."""
 
@@ -182,7 +182,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class NativeReplyEnded:
     """``stop``: the model ended the reply. ``stop_text``: a text of the request did. ``context_full``: the window did.
 
     ``prompt_tokens``: evaluated anew; ``prompt_size``: of the whole prompt; ``tokens``: of the reply, without the one
@@ -208,7 +208,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class DetokenizedText:
     kind: ClassVar[str] = "text"
     id: int
     text: str = ""
@@ -237,7 +237,7 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class NativeFailed:
     """``context_full``: the prompt is longer than the window. ``unsupported``: this library cannot do it. ``model``:
     the model cannot be loaded."""
 
@@ -247,14 +247,38 @@ class Failed:
     what: str = ""
 
 
-Message = Loading | Ready | Prefill | Token | Ended | Tokens | Text | Embedding | Saved | Restored | Failed
+Message = (
+    Loading
+    | NativeReady
+    | Prefill
+    | Token
+    | NativeReplyEnded
+    | Tokens
+    | DetokenizedText
+    | Embedding
+    | Saved
+    | Restored
+    | NativeFailed
+)
 
 _REQUESTS: dict[str, type[Any]] = {
     each.kind: each for each in (Complete, Stop, Tokenize, Detokenize, Embed, Save, Restore)
 }
 _MESSAGES: dict[str, type[Any]] = {
     each.kind: each
-    for each in (Loading, Ready, Prefill, Token, Ended, Tokens, Text, Embedding, Saved, Restored, Failed)
+    for each in (
+        Loading,
+        NativeReady,
+        Prefill,
+        Token,
+        NativeReplyEnded,
+        Tokens,
+        DetokenizedText,
+        Embedding,
+        Saved,
+        Restored,
+        NativeFailed,
+    )
 }
 
 

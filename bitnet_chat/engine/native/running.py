@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable, Sequence
 
 from bitnet_chat.engine.native.library import Outcome
-from bitnet_chat.engine.native.protocol import Complete, Ended, EndReason, Message, Prefill, Token
+from bitnet_chat.engine.native.protocol import Complete, EndReason, Message, NativeReplyEnded, Prefill, Token
 from bitnet_chat.filters.stop_texts import StopScanner
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _ENDS: dict[Outcome, EndReason] = {"stop": "stop", "length": "length", "context_full": "context_full"}
 
 
-class Running:
-    """See :class:`bitnet_chat.engine.native.library.Sink`."""
+class RunningReply:
+    """See :class:`bitnet_chat.engine.native.library.ReplySink`."""
 
     def __init__(self, request: Complete, send: Callable[[Message], None]) -> None:
         self._request, self._send = request, send
-        self._text = ReplyText(request.stop)
+        self._text = ReplyTextDecoder(request.stop)
         self._lock = threading.Lock()
         self._is_stopped = False
         self._is_beyond = False
@@ -70,12 +70,12 @@ class Running:
             self._send(Token(self._request.id, text, tokens))
         return self.is_cut
 
-    def ended(self, outcome: Outcome) -> Ended:
+    def ended(self, outcome: Outcome) -> NativeReplyEnded:
         """Sends what was held back, before the message that is returned."""
         text, tokens = self._text.end(by_token=outcome == "stop" and not self._is_beyond)
         if text or tokens:
             self._send(Token(self._request.id, text, tokens))
-        return Ended(
+        return NativeReplyEnded(
             id=self._request.id,
             reason=self._reason(outcome),
             prompt_tokens=self._done - self._cached,
@@ -94,15 +94,15 @@ class Running:
         return "interrupted" if self._is_stopped else "length"
 
 
-def never_begun(id: int) -> Ended:
+def never_begun(id: int) -> NativeReplyEnded:
     """The end of a request that still waited."""
-    return Ended(id=id, reason="interrupted")
+    return NativeReplyEnded(id=id, reason="interrupted")
 
 
 # The text of a reply from the bytes of its tokens: whole characters, and no part of a text that ends it. Pure.
 
 
-class ReplyText:
+class ReplyTextDecoder:
     """``add`` tokens as they come; what it returns can be sent."""
 
     def __init__(self, stops: Sequence[str]) -> None:

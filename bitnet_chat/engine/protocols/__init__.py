@@ -14,7 +14,7 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.frames import Framer
 from bitnet_chat.models.known_faults import OVERRIDE
 
-__all__ = ["GO_ON", "EngineOptions", "Input", "Launch", "Talk"]
+__all__ = ["GO_ON", "EncodedMessage", "EngineOptions", "EngineProtocol", "LaunchCommand"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LaunchCommand:
     """A command line in two parts: ``prompt_flag`` wants the name of a file that holds ``prompt``.
 
     ``context``: what the engine has evaluated then, as :class:`bitnet_chat.templates.segments.PromptSegments` writes
@@ -64,7 +64,7 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class EncodedMessage:
     """What is written to an engine for a message: ``data``. ``context``: what it has evaluated then. ``goes_on``: the
     reply begins with an answer, as more of an earlier one does, and not with thoughts. ``loose_end``: the end of a
     reply that is to go on which the engine does not have; see :mod:`bitnet_chat.filters.continuation`. ``stop``: what
@@ -81,7 +81,7 @@ GO_ON = b"\n"
 """Input that makes a classic engine go on with what its context ends with. It puts nothing in front of it."""
 
 
-class Talk(Protocol):
+class EngineProtocol(Protocol):
     """A dialect bound to a binary, a model and options."""
 
     closes_interrupted: bool
@@ -113,8 +113,8 @@ class Talk(Protocol):
         message: str = "",
         unfinished: bool = False,
         sampling: Sampling | None = None,
-    ) -> Launch:
-        """``message``: one that is answered as soon as the engine is told to go on; its :class:`Input` is
+    ) -> LaunchCommand:
+        """``message``: one that is answered as soon as the engine is told to go on; its :class:`EncodedMessage` is
         :data:`GO_ON`. ``unfinished``: the last message of ``history`` is a reply that the engine goes on with in the
         same way. ``sampling``: in place of what the options say.
 
@@ -122,8 +122,8 @@ class Talk(Protocol):
         """
 
     def input(
-        self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
-    ) -> Input | None:
+        self, launch: LaunchCommand, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
+    ) -> EncodedMessage | None:
         """How ``text``, clean, is put to an engine that was started with ``launch``, has ``history`` and has evaluated
         ``context``; None where nothing that can be written gives the tokens of the chat template. Without ``text`` the
         engine goes on with the reply that ``history`` ends with."""
@@ -132,10 +132,10 @@ class Talk(Protocol):
         """Render what a turn of ``text`` after ``history`` needs, so that it is at hand: a template may take seconds,
         and this is called in a thread. What goes wrong is raised where it is needed."""
 
-    def preparation(self, history: Conversation) -> Input | None:
+    def preparation(self, history: Conversation) -> EncodedMessage | None:
         """What makes a running engine read ``history`` before a message is known; None where nothing does."""
 
-    def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
+    def is_prepared(self, launch: LaunchCommand, context: str, history: Conversation) -> bool:
         """Whether no other start of an engine would be better for a message after ``history`` that is not known yet."""
 
     def context_after(self, context: str, reply: str, *, natural: bool) -> str:

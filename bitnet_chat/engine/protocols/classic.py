@@ -28,7 +28,7 @@ from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.protocols import GO_ON, EngineOptions, Input, Launch, common_flags, left_out
+from bitnet_chat.engine.protocols import GO_ON, EncodedMessage, EngineOptions, LaunchCommand, common_flags, left_out
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
 from bitnet_chat.frames import ERROR, RESET, USER_INPUT, Frame, Framer, Ready, ReplyText, Stray, TurnEnd, held_length
 from bitnet_chat.templates.segments import PLACEHOLDER, Opening, PromptSegments, joined
@@ -260,8 +260,8 @@ class ClassicFramer:
 # is replaced, so that the tokens that it evaluates are always those of the chat template.
 
 
-class ClassicTalk:
-    """See :class:`bitnet_chat.engine.protocols.Talk`."""
+class ClassicProtocol:
+    """See :class:`bitnet_chat.engine.protocols.EngineProtocol`."""
 
     closes_interrupted = False
     hears_while_reading = False
@@ -292,7 +292,7 @@ class ClassicTalk:
         message: str = "",
         unfinished: bool = False,
         sampling: Sampling | None = None,
-    ) -> Launch:
+    ) -> LaunchCommand:
         binary = self._binary
         options = replace(self._options, sampling=(sampling or Sampling()).over(self._options.sampling))
         loose_end = ""
@@ -317,7 +317,7 @@ class ClassicTalk:
         prompt, changed = joined(opening.prompt)
         notes = tuple(filter(None, (note(changed, "history"), left_out(binary, options))))
         prompt = _valid(prompt)
-        return Launch(
+        return LaunchCommand(
             argv=(*argv, *options.extra),
             framer=self._framer(opening),
             # --file takes away one newline at the end.
@@ -344,27 +344,27 @@ class ClassicTalk:
         return ThinkingFramer(framer, self._thinking.tags, is_open=self._thinking.is_open)
 
     def input(
-        self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
-    ) -> Input | None:
+        self, launch: LaunchCommand, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
+    ) -> EncodedMessage | None:
         if isinstance(launch.framer, ThinkingFramer):
             launch.framer.is_open = self._thinking.is_open
         if not text:
             # What is not in the context is made again first, unless more of the reply has been made since.
             loose_end = launch.loose_end if context == launch.context else ""
-            return Input(GO_ON, context, goes_on=True, loose_end=loose_end)
+            return EncodedMessage(GO_ON, context, goes_on=True, loose_end=loose_end)
         prompt = self._segments.render(history.with_user(text))
         if launch.answers and context == prompt:
-            return Input(GO_ON, prompt)
+            return EncodedMessage(GO_ON, prompt)
         typed = self._segments.typed(context, launch.in_prefix, prompt)
-        return Input(encode_lines(_valid(typed)), prompt) if typed is not None else None
+        return EncodedMessage(encode_lines(_valid(typed)), prompt) if typed is not None else None
 
     def render_ahead(self, history: Conversation, text: str) -> None:
         self._segments.render_ahead(history, text)
 
-    def preparation(self, history: Conversation) -> Input | None:
+    def preparation(self, history: Conversation) -> EncodedMessage | None:
         return None
 
-    def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
+    def is_prepared(self, launch: LaunchCommand, context: str, history: Conversation) -> bool:
         if self.input(launch, context, history, PLACEHOLDER) is not None:
             return True
         return not self._segments.opening(history).is_open

@@ -31,7 +31,7 @@ from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import MODERN_COMMANDS, encode_lines
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.protocols import EngineOptions, Input, Launch, common_flags, left_out
+from bitnet_chat.engine.protocols import EncodedMessage, EngineOptions, LaunchCommand, common_flags, left_out
 from bitnet_chat.frames import (
     ERROR,
     INFO,
@@ -67,7 +67,7 @@ _TIMINGS_START = INFO + "\n[ Prompt: "
 _TIMINGS_OPEN = re.compile(re.escape(INFO) + r"\n\[ Prompt: [^\]\n]{0,40}(?:\](?:\n(?:\x1b(?:\[(?:0m?)?)?)?)?)?\Z")
 
 
-class _State(Enum):
+class _ModernState(Enum):
     LOADING = auto()
     IDLE = auto()
     SENT = auto()
@@ -81,7 +81,7 @@ class ModernFramer:
     """Frames of one modern engine process."""
 
     def __init__(self) -> None:
-        self._state = _State.LOADING
+        self._state = _ModernState.LOADING
         self._held = ""
         self._interrupted = False
         self._is_told = False
@@ -105,7 +105,7 @@ class ModernFramer:
 
     def waiting(self) -> list[Frame]:
         self._has_stopped = True
-        return self.feed("") if self._state is _State.REPLY else []
+        return self.feed("") if self._state is _ModernState.REPLY else []
 
     def feed(self, text: str) -> list[Frame]:
         frames: list[Frame] = []
@@ -116,7 +116,7 @@ class ModernFramer:
         return frames
 
     def sent(self, data: bytes = b"") -> None:
-        self._state = _State.SENT
+        self._state = _ModernState.SENT
         self._held = ""
         self._interrupted = False
         self._has_stopped = not self._is_told
@@ -125,7 +125,7 @@ class ModernFramer:
         raise NotImplementedError("this console never goes on with a reply by itself")
 
     def commanded(self, data: bytes = b"") -> None:
-        self._state = _State.COMMAND
+        self._state = _ModernState.COMMAND
         self._held = ""
 
     def interrupted(self) -> None:
@@ -138,50 +138,50 @@ class ModernFramer:
         held, self._held = self._held, ""
         if self._interrupted:
             held = held.removesuffix(_FAREWELL)
-        state, self._state = self._state, _State.LOADING
+        state, self._state = self._state, _ModernState.LOADING
         if not held:
             return []
-        if state is _State.LOADING:
+        if state is _ModernState.LOADING:
             return [EngineError(held.partition(_ERROR)[2].replace(RESET, "").strip())] if _ERROR in held else []
-        if state is _State.REPLY:
+        if state is _ModernState.REPLY:
             return [ReplyText(held)]
-        if state is _State.THINKING:
+        if state is _ModernState.THINKING:
             return [ThinkingText(held)]
-        return [EngineError(held.strip())] if state is _State.ERROR else []
+        return [EngineError(held.strip())] if state is _ModernState.ERROR else []
 
     def _step(self, text: str, frames: list[Frame]) -> str:
         """Consumes the front of ``text``; what it gives back is looked at again, what it cannot decide yet is held."""
-        if self._state in (_State.LOADING, _State.COMMAND):
+        if self._state in (_ModernState.LOADING, _ModernState.COMMAND):
             at = text.find(PROMPT)
             if at < 0:
                 self._held = text[-_START_LIMIT:]
                 return ""
-            if self._state is _State.LOADING:
+            if self._state is _ModernState.LOADING:
                 self.commands = frozenset(_COMMAND.findall(text[:at]))
-            self._state = _State.IDLE
+            self._state = _ModernState.IDLE
             frames.append(Ready())
             return text[at + len(PROMPT) :]
-        if self._state is _State.IDLE:
+        if self._state is _ModernState.IDLE:
             frames.append(Stray(text))
             return ""
-        if self._state is _State.SENT:
+        if self._state is _ModernState.SENT:
             if not text.startswith(RESET):
                 if RESET.startswith(text):
                     self._held = text
                 else:
                     frames.append(Stray(text))
                 return ""
-            self._state = _State.REPLY
+            self._state = _ModernState.REPLY
             return text.removeprefix(RESET)
-        if self._state is _State.THINKING:
+        if self._state is _ModernState.THINKING:
             return self._until(text, _ANSWER, frames)
-        if self._state is _State.ERROR:
+        if self._state is _ModernState.ERROR:
             at = text.find(RESET)
             if at < 0:
                 self._held = text
                 return ""
             frames.append(EngineError(text[:at].strip()))
-            self._state, self._has_stopped = _State.REPLY, True
+            self._state, self._has_stopped = _ModernState.REPLY, True
             return text[at + len(RESET) :]
         return self._reply(text, frames)
 
@@ -189,7 +189,7 @@ class ModernFramer:
         # The prompt is looked for first: whatever stands before it belongs to this turn.
         at = text.find(PROMPT)
         body = text if at < 0 else text[:at]
-        for mark, state in ((_THINKING, _State.THINKING), (_ERROR, _State.ERROR)):
+        for mark, state in ((_THINKING, _ModernState.THINKING), (_ERROR, _ModernState.ERROR)):
             found = body.find(mark)
             if found >= 0 and (at < 0 or found < at):
                 if found:
@@ -242,14 +242,14 @@ class ModernFramer:
         if at >= 0 and (prompt < 0 or at < prompt):
             if at:
                 frames.append(ThinkingText(text[:at]))
-            self._state = _State.REPLY
+            self._state = _ModernState.REPLY
             return text[at + len(mark) :]
         if prompt >= 0:  # stopped while it was thinking
             body = _TIMINGS.sub("", text[:prompt]).removesuffix("\n").removesuffix(RESET)
             if body:
                 frames.append(ThinkingText(body))
             frames.append(TurnEnd(natural=False))
-            self._state = _State.IDLE
+            self._state = _ModernState.IDLE
             return text[prompt + len(PROMPT) :]
         held = held_length(text, (mark, RESET + "\n" + _TIMINGS_START, RESET + _TIMINGS_START))
         cut = len(text) - max(held, self._held_length(text))
@@ -266,7 +266,7 @@ class ModernFramer:
         if body:
             frames.append(ReplyText(body))
         frames.append(TurnEnd(natural=not self._interrupted))
-        self._state = _State.IDLE
+        self._state = _ModernState.IDLE
 
 
 # The modern dialect: llama-cli since December 2025, BitNet since July 2026.
@@ -278,8 +278,8 @@ _MARKS = TokenCount(5, 0.4)  # around a message: 3 in the templates of Llama 2 a
 _RETOLD = "this engine keeps its own history: the earlier turns were told to it in the system prompt"
 
 
-class ModernTalk:
-    """See :class:`bitnet_chat.engine.protocols.Talk`."""
+class ModernProtocol:
+    """See :class:`bitnet_chat.engine.protocols.EngineProtocol`."""
 
     closes_interrupted = True
     hears_while_reading = True
@@ -310,7 +310,7 @@ class ModernTalk:
         message: str = "",
         unfinished: bool = False,
         sampling: Sampling | None = None,
-    ) -> Launch:
+    ) -> LaunchCommand:
         binary, advised = self._binary, self._options.sampling
         options = replace(self._options, sampling=(sampling or Sampling()).over(advised))
         argv = [str(binary.path), *common_flags(binary, options)]
@@ -323,10 +323,10 @@ class ModernTalk:
             argv += binary.option("--chat-template", self._template)
         system = history.system
         if history.turns:
-            system = "\n\n".join(filter(None, (system, retell(history))))
+            system = "\n\n".join(filter(None, (system, replay_prompt(history))))
         system, changed = self._specials.as_text(system)
         notes = (_RETOLD if history.turns else "", note(changed, "system prompt"), left_out(binary, options))
-        return Launch(
+        return LaunchCommand(
             argv=(*argv, *options.extra),
             framer=ModernFramer(),
             prompt=system + "\n" * system.endswith("\n"),
@@ -335,18 +335,18 @@ class ModernTalk:
         )
 
     def input(
-        self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
-    ) -> Input | None:
+        self, launch: LaunchCommand, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
+    ) -> EncodedMessage | None:
         named = launch.framer.commands if isinstance(launch.framer, ModernFramer) else frozenset()
-        return Input(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
+        return EncodedMessage(encode_lines(self._specials.as_text(text)[0], MODERN_COMMANDS | named))
 
     def render_ahead(self, history: Conversation, text: str) -> None:
         pass  # it renders by itself
 
-    def preparation(self, history: Conversation) -> Input | None:
+    def preparation(self, history: Conversation) -> EncodedMessage | None:
         return None
 
-    def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
+    def is_prepared(self, launch: LaunchCommand, context: str, history: Conversation) -> bool:
         return True
 
     def context_after(self, context: str, reply: str, *, natural: bool) -> str:
@@ -361,13 +361,13 @@ class ModernTalk:
     def cost_of_history(self, history: Conversation, count: Counter) -> TokenCount:
         system = history.system
         told = count(system) + _MARKS if system else TokenCount(0)
-        return told + count(retell(history)) if history.turns else told
+        return told + count(replay_prompt(history)) if history.turns else told
 
     def cost_of_message(self, text: str, count: Counter) -> TokenCount:
         return _MARKS + count(self._specials.as_text(text)[0]) + _MARKS
 
 
-def retell(history: Conversation) -> str:
+def replay_prompt(history: Conversation) -> str:
     """The turns of a history in words."""
     turns = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in history.turns)
     return f"The conversation so far, which you continue:\n\n{turns}"

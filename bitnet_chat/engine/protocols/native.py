@@ -20,22 +20,22 @@ from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.native.protocol import (
     Complete,
-    Ended,
     EndReason,
-    Failed,
     Loading,
     Message,
+    NativeFailed,
+    NativeReady,
+    NativeReplyEnded,
     Piece,
     Prefill,
     ProtocolError,
-    Ready,
     Stop,
     Token,
     decode_message,
     decode_request,
     encode,
 )
-from bitnet_chat.engine.protocols import EngineOptions, Input, Launch
+from bitnet_chat.engine.protocols import EncodedMessage, EngineOptions, LaunchCommand
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
 from bitnet_chat.frames import EngineError, Figures, Frame, Progress, ReplyText, Stray, TurnEnd
@@ -43,8 +43,8 @@ from bitnet_chat.templates.segments import PromptSegments, unguarded
 from bitnet_chat.templates.thinking import TemplateThinking
 
 
-class NativeTalk:
-    """See :class:`bitnet_chat.engine.protocols.Talk`."""
+class NativeProtocol:
+    """See :class:`bitnet_chat.engine.protocols.EngineProtocol`."""
 
     closes_interrupted = True
     hears_while_reading = True
@@ -75,19 +75,19 @@ class NativeTalk:
         message: str = "",
         unfinished: bool = False,
         sampling: Sampling | None = None,
-    ) -> Launch:
+    ) -> LaunchCommand:
         self._segments.before_message(history)  # a template that refuses is told before a model is loaded
         framer = NativeFramer()
         thinking = self._thinking
-        return Launch(
+        return LaunchCommand(
             argv=tuple(self._argv),
             framer=framer if thinking.tags is None else ThinkingFramer(framer, thinking.tags, is_open=thinking.is_open),
             around=(self._segments.marks.in_prefix, self._segments.marks.in_suffix),
         )
 
     def input(
-        self, launch: Launch, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
-    ) -> Input | None:
+        self, launch: LaunchCommand, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
+    ) -> EncodedMessage | None:
         options = options or ReplyOptions()
         if isinstance(launch.framer, ThinkingFramer):
             launch.framer.is_open = self._thinking.is_open
@@ -108,7 +108,7 @@ class NativeTalk:
             stop=options.stop if self._thinking.tags is None else (),
             schema=dict(options.format.schema or {}) if options.format is not None else None,
         )
-        return Input(
+        return EncodedMessage(
             encode(request),
             goes_on=not text or options.format is not None,
             loose_end=loose_end,
@@ -118,12 +118,12 @@ class NativeTalk:
     def render_ahead(self, history: Conversation, text: str) -> None:
         self._segments.render_ahead(history, text)
 
-    def preparation(self, history: Conversation) -> Input | None:
+    def preparation(self, history: Conversation) -> EncodedMessage | None:
         if not history.messages:
             return None
         number = next(self._numbers)
         prompt = tuple(self._pieces(self._segments.before_message(history)))
-        return Input(encode(Complete(number, prompt=prompt, max_tokens=0)), stop=encode(Stop(number)))
+        return EncodedMessage(encode(Complete(number, prompt=prompt, max_tokens=0)), stop=encode(Stop(number)))
 
     def _pieces(self, prompt: str) -> Iterator[Piece]:
         template, at = self._segments.template, 0
@@ -145,7 +145,7 @@ class NativeTalk:
             wanted |= {field.name: value for field in fields(each) if (value := getattr(each, field.name)) is not None}
         return {name: value for name, value in wanted.items() if value is not None}
 
-    def is_prepared(self, launch: Launch, context: str, history: Conversation) -> bool:
+    def is_prepared(self, launch: LaunchCommand, context: str, history: Conversation) -> bool:
         return True
 
     def context_after(self, context: str, reply: str, *, natural: bool) -> str:
@@ -217,13 +217,13 @@ class NativeFramer:
         match message:
             case Loading():
                 return []
-            case Ready():
+            case NativeReady():
                 return [Figures(context_size=message.context_size or None), frames.Ready()]
-            case Failed(id=None):
+            case NativeFailed(id=None):
                 return [EngineError(message.what, message.why)]
             case Prefill() | Token() if message.id == self._id and self._is_command:
                 return []
-            case Ended() | Failed() if message.id == self._id and self._is_command:
+            case NativeReplyEnded() | NativeFailed() if message.id == self._id and self._is_command:
                 self._id = None
                 return [frames.Ready()]
             case Prefill() if message.id == self._id:
@@ -231,9 +231,9 @@ class NativeFramer:
             case Token() if message.id == self._id:
                 self._said.append(message.text)
                 return [ReplyText(message.text)] if message.text else []
-            case Ended() if message.id == self._id:
+            case NativeReplyEnded() if message.id == self._id:
                 return [_figures(message), self._end(_REASONS[message.reason], natural=message.reason == "stop")]
-            case Failed() if message.id == self._id:
+            case NativeFailed() if message.id == self._id:
                 return [EngineError(message.what, message.why), self._end(None, natural=False)]
         return [Stray(f"{type(message).__name__} of a request that is not under way")]
 
@@ -271,7 +271,7 @@ class NativeFramer:
         return []
 
 
-def _figures(ended: Ended) -> Figures:
+def _figures(ended: NativeReplyEnded) -> Figures:
     return Figures(
         # With the token that ended the reply, which is evaluated with the next message.
         context_used=ended.prompt_size + ended.tokens + (ended.reason == "stop"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
-from bitnet_chat.engine.protocols import EngineOptions, Talk
+from bitnet_chat.engine.protocols import EngineOptions, EngineProtocol
 from bitnet_chat.filters.thinking import Tags
 from bitnet_chat.util.threads import in_daemon
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from bitnet_chat.templates.chat_template import ChatTemplate
 
 
-class TalkOnDemand:
+class ProtocolOnDemand:
     """``make`` reads the model's header and its chat template, which may take seconds, and may raise."""
 
-    def __init__(self, make: Callable[[], Talk]) -> None:
-        self.made: Talk | None = None
+    def __init__(self, make: Callable[[], EngineProtocol]) -> None:
+        self.made: EngineProtocol | None = None
         self._make = make
-        self._making: asyncio.Future[Talk] | None = None
+        self._making: asyncio.Future[EngineProtocol] | None = None
 
-    async def get(self) -> Talk:
+    async def get(self) -> EngineProtocol:
         if self.made is None:
             if self._making is None or self._making.done():
                 self._making = asyncio.ensure_future(in_daemon(self._make))
@@ -42,7 +42,7 @@ class TalkOnDemand:
         await in_daemon(lambda: talk.render_ahead(memory, text))
 
 
-def talk_for(
+def protocol_for(
     binary: EngineBinary,
     options: EngineOptions,
     template: Callable[[], ChatTemplate],
@@ -51,18 +51,18 @@ def talk_for(
     strips_after_special: bool = False,
     overriding_template: str = "",
     thinking: Tags | None = None,
-) -> Talk:
+) -> EngineProtocol:
     """``template`` is asked for only where it is needed. ``overriding_template``: Jinja source for a modern engine.
     ``thinking``: the tags around what the model thinks, which a modern engine knows by itself."""
     if binary.dialect is Dialect.CLASSIC:
-        from bitnet_chat.engine.protocols.classic import ClassicTalk
+        from bitnet_chat.engine.protocols.classic import ClassicProtocol
         from bitnet_chat.templates.segments import PromptSegments
 
         segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
-        return ClassicTalk(binary, options, segments, thinking)
+        return ClassicProtocol(binary, options, segments, thinking)
     if binary.dialect is Dialect.NATIVE:
         from bitnet_chat.engine.native import command
-        from bitnet_chat.engine.protocols.native import NativeTalk
+        from bitnet_chat.engine.protocols.native import NativeProtocol
         from bitnet_chat.templates.segments import PromptSegments
 
         segments = PromptSegments(template(), control_tokens, strips_after_special=strips_after_special)
@@ -73,7 +73,7 @@ def talk_for(
             threads=options.threads,
             overrides=options.overrides,
         )
-        return NativeTalk(argv, options, segments, thinking)
-    from bitnet_chat.engine.protocols.modern import ModernTalk
+        return NativeProtocol(argv, options, segments, thinking)
+    from bitnet_chat.engine.protocols.modern import ModernProtocol
 
-    return ModernTalk(binary, options, overriding_template, control_tokens)
+    return ModernProtocol(binary, options, overriding_template, control_tokens)

@@ -9,12 +9,12 @@ from typing import Literal, Protocol
 
 from bitnet_chat.engine import environment_variables
 
-__all__ = ["Child", "Sink", "Transport", "pty_is_available"]
+__all__ = ["Transport", "TransportKind", "TransportListener", "pty_is_available"]
 
-Transport = Literal["auto", "pty", "pipe"]
+TransportKind = Literal["auto", "pty", "pipe"]
 
 
-class Sink(Protocol):
+class TransportListener(Protocol):
     """Who hears of a child. Calls come from the event loop, in order; ``exited`` is the last one."""
 
     def output(self, data: bytes) -> None: ...
@@ -28,7 +28,7 @@ class Sink(Protocol):
         """``code``: exit status, or minus the number of the signal that ended it."""
 
 
-class Child(Protocol):
+class Transport(Protocol):
     """A running process in a session of its own, that ends when this program does."""
 
     @property

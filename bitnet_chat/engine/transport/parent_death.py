@@ -24,7 +24,7 @@ if not sys.stdin.buffer.read(1):
 """
 
 
-class Watchman:
+class ParentDeathWatchdog:
     """``pid``: a process that leads a group of its own. Does nothing where no Python can be started."""
 
     def __init__(self, pid: int) -> None:

@@ -17,29 +17,31 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bitnet_chat.engine.transport import Sink, environment
+from bitnet_chat.engine.transport import TransportListener, environment
 from bitnet_chat.engine.transport.descendants import end_marked, new_mark
 
 _CHUNK = 1 << 16
 _LAG, _LONG_LAG = 0.001, 0.05
 
 
-class PipeChild:
-    """See :class:`bitnet_chat.engine.transport.Child`."""
+class PipeTransport:
+    """See :class:`bitnet_chat.engine.transport.Transport`."""
 
     is_terminal = False
     log_lag = 0.01  # two threads read; what the engine wrote first may be delivered second
 
-    def __init__(self, argv: Sequence[str], sink: Sink, loop: asyncio.AbstractEventLoop, cwd: Path | None) -> None:
+    def __init__(
+        self, argv: Sequence[str], sink: TransportListener, loop: asyncio.AbstractEventLoop, cwd: Path | None
+    ) -> None:
         self._sink, self._loop = sink, loop
         self._mark = new_mark()
         flags, prepare, command = 0, None, list[str | bytes](argv)
         if sys.platform == "win32":
             flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
         else:
-            from bitnet_chat.engine.transport.preexec import as_bytes, preparer
+            from bitnet_chat.engine.transport.preexec import as_bytes, make_preexec
 
-            prepare, command = preparer(), as_bytes(argv)
+            prepare, command = make_preexec(), as_bytes(argv)
         self._process = subprocess.Popen(
             command,
             bufsize=0,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def preparer(*, raw_terminal: bool = False) -> Callable[[], None]:
+def make_preexec(*, raw_terminal: bool = False) -> Callable[[], None]:
     """A function to be run in the child. Everything it needs is looked up now: after fork, the less the better.
 
     ``raw_terminal``: standard input is a terminal, and its line discipline is to leave every byte alone.

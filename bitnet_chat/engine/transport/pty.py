@@ -16,9 +16,9 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bitnet_chat.engine.transport import Sink, environment
+from bitnet_chat.engine.transport import TransportListener, environment
 from bitnet_chat.engine.transport.descendants import end_marked, has_terminal, new_mark
-from bitnet_chat.engine.transport.preexec import as_bytes, preparer
+from bitnet_chat.engine.transport.preexec import as_bytes, make_preexec
 
 assert sys.platform != "win32"
 
@@ -33,18 +33,20 @@ _READ_ERRORS = (BlockingIOError, InterruptedError)
 _SILENCE = 0.05
 
 
-class PtyChild:
-    """See :class:`bitnet_chat.engine.transport.Child`."""
+class PtyTransport:
+    """See :class:`bitnet_chat.engine.transport.Transport`."""
 
     is_terminal = True
     can_interrupt = True
     log_lag = 0.0
 
-    def __init__(self, argv: Sequence[str], sink: Sink, loop: asyncio.AbstractEventLoop, cwd: Path | None) -> None:
+    def __init__(
+        self, argv: Sequence[str], sink: TransportListener, loop: asyncio.AbstractEventLoop, cwd: Path | None
+    ) -> None:
         self._sink, self._loop = sink, loop
         self._log, log_end = os.pipe()
         self._mark = new_mark()
-        prepare = preparer(raw_terminal=True)
+        prepare = make_preexec(raw_terminal=True)
 
         def in_child() -> None:
             os.dup2(log_end, 2)

@@ -7,16 +7,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bitnet_chat.engine.transport import Child, Sink, Transport, pty_is_available
+from bitnet_chat.engine.transport import Transport, TransportKind, TransportListener, pty_is_available
 
 
-def spawn(argv: Sequence[str], sink: Sink, *, transport: Transport, cwd: Path | None = None) -> Child:
+def spawn(
+    argv: Sequence[str], sink: TransportListener, *, transport: TransportKind, cwd: Path | None = None
+) -> Transport:
     """Start ``argv``; needs a running event loop. Raises OSError when it cannot be started."""
     loop = asyncio.get_running_loop()
     if sys.platform != "win32" and transport != "pipe" and pty_is_available():
-        from bitnet_chat.engine.transport.pty import PtyChild
+        from bitnet_chat.engine.transport.pty import PtyTransport
 
-        return PtyChild(argv, sink, loop, cwd)
-    from bitnet_chat.engine.transport.pipe import PipeChild
+        return PtyTransport(argv, sink, loop, cwd)
+    from bitnet_chat.engine.transport.pipe import PipeTransport
 
-    return PipeChild(argv, sink, loop, cwd)
+    return PipeTransport(argv, sink, loop, cwd)
