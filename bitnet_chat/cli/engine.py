@@ -143,7 +143,7 @@ def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
 
     from bitnet_chat.backends.pty import PtyBackend
     from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
-    from bitnet_chat.engine_checks.first_turn import Rehearsal, rehearse
+    from bitnet_chat.engine_checks.first_turn import FirstTurn, try_first_turn
 
     settings = config.Settings(
         engine=str(binary.path),
@@ -154,12 +154,12 @@ def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
         probe_timeout=limit,
     )
 
-    async def rehearsed() -> Rehearsal:
+    async def rehearsed() -> FirstTurn:
         resident = PtyBackend(settings)
         resident.talk()  # raises for a model or a template that cannot be used, which says nothing about the engine
         backend = GuardedBackend(resident, GuardLimits.of(settings), advice="nothing")
         try:
-            return await rehearse(backend, binary.path)
+            return await try_first_turn(backend, binary.path)
         finally:
             await backend.close()
 

@@ -20,7 +20,7 @@ _REMEDY = "try another model with -m, or another engine"
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
+class FirstTurn:
     """What was heard. Times in seconds."""
 
     ready_after: float
@@ -28,7 +28,7 @@ class Rehearsal:
     """From the message to the first word of the reply, or of what the model thinks before it."""
 
 
-async def rehearse(backend: Backend, engine: object) -> Rehearsal:
+async def try_first_turn(backend: Backend, engine: object) -> FirstTurn:
     """Ask :data:`QUESTION` without any history. ``engine``: its name, for errors.
 
     Raises EngineDied where no word comes, and what else the backend fails with.
@@ -46,7 +46,7 @@ async def rehearse(backend: Backend, engine: object) -> Rehearsal:
             if event.reason is FinishReason.STALLED:
                 raise EngineStalled(f"{engine} said nothing in the rehearsal", remedy=_REMEDY)
             raise EngineDied(f"{engine} ended its reply in the rehearsal without a word", remedy=_REMEDY)
-    return Rehearsal(ready - started, heard - ready)
+    return FirstTurn(ready - started, heard - ready)
 
 
 def _ended(engine: object, failed: Failed) -> Exception:
