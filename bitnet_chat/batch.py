@@ -19,12 +19,12 @@ from bitnet_chat.conversation.export import json_text
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.errors import (
     BitnetChatError,
-    EngineDied,
-    EngineNotFound,
+    EngineDiedError,
+    EngineNotFoundError,
     FinishReason,
     ModelError,
-    RefusedFlag,
-    Unsupported,
+    RefusedFlagError,
+    UnsupportedError,
     UsageError,
 )
 from bitnet_chat.events import Completed, Event, Failed, Notice, Stats, TextDelta, ThinkingDelta
@@ -374,11 +374,11 @@ async def run(
                 backend, answer = await answering
                 if answer.reason is FinishReason.INTERRUPTED:
                     return FinishReason.INTERRUPTED  # not written: the next run asks it again
-                if isinstance(answer.error, EngineNotFound | ModelError | Unsupported | RefusedFlag):
+                if isinstance(answer.error, EngineNotFoundError | ModelError | UnsupportedError | RefusedFlagError):
                     raise answer.error
                 deaths = deaths + 1 if answer.reason is FinishReason.ENGINE_DIED else 0
                 if deaths == _HOPELESS:
-                    raise answer.error or EngineDied(
+                    raise answer.error or EngineDiedError(
                         "the engine dies again and again", remedy="run the same command again"
                     )
                 result, reason = answer.as_json(backend), answer.reason

@@ -104,7 +104,7 @@ class UsageError(BitnetChatError):
     reason = FinishReason.USAGE
 
 
-class Unsupported(UsageError):
+class UnsupportedError(UsageError):
     """What was asked for is right, and this backend cannot do it. ``option``: its name, as the caller wrote it."""
 
     def __init__(self, option: str, why: str, *, remedy: str = "") -> None:
@@ -112,11 +112,11 @@ class Unsupported(UsageError):
         self.option = option
 
 
-class RefusedFlag(UsageError):
+class RefusedFlagError(UsageError):
     """No question can be answered with this flag."""
 
 
-class Busy(BitnetChatError):
+class BusyError(BitnetChatError):
     """More is asked for at once than may wait. ``retry_after``: seconds after which it is worth another try."""
 
     reason = FinishReason.TIMEOUT
@@ -126,11 +126,11 @@ class Busy(BitnetChatError):
         self.retry_after = retry_after
 
 
-class EngineNotFound(BitnetChatError):
+class EngineNotFoundError(BitnetChatError):
     reason = FinishReason.NO_ENGINE
 
 
-class EngineMissing(EngineNotFound):
+class EngineMissingError(EngineNotFoundError):
     """No engine at hand can run the model; ``package``: the one that can, which can be installed."""
 
     def __init__(self, what: str, *, package: str, remedy: str = "", detail: str = "") -> None:
@@ -138,7 +138,7 @@ class EngineMissing(EngineNotFound):
         self.package = package
 
 
-class BuildError(EngineNotFound):
+class BuildError(EngineNotFoundError):
     """The engine build failed; ``detail`` is the tail of its log."""
 
 
@@ -146,19 +146,19 @@ class ModelError(BitnetChatError):
     reason = FinishReason.BAD_MODEL
 
 
-class EngineDied(BitnetChatError):
+class EngineDiedError(BitnetChatError):
     """``detail`` is the tail of the engine's log."""
 
     reason = FinishReason.ENGINE_DIED
 
 
-class EngineStalled(EngineDied):
+class EngineStalledError(EngineDiedError):
     """Ended from here, since nothing came from it for longer than the stall timeout."""
 
     reason = FinishReason.STALLED
 
 
-class ContextOverflow(BitnetChatError):
+class ContextOverflowError(BitnetChatError):
     """``needed``: tokens of all that would have been sent; ``reserve``: those that are kept for the reply; ``size``:
     those of the window. None where they are not known."""
 

@@ -15,12 +15,12 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
 from bitnet_chat.engine.discovery import find
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.probe import probe
-from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.errors import EngineNotFoundError
 
 # Found before any test changes the environment: the tests themselves look for nothing in the user's home.
 _ENGINES: dict[Dialect, EngineBinary] = {}
 for _dialect in (Dialect.CLASSIC, Dialect.MODERN):
-    with contextlib.suppress(EngineNotFound):
+    with contextlib.suppress(EngineNotFoundError):
         _ENGINES[_dialect] = find(dialect=_dialect)
 
 MODEL = paths.bundled_model()

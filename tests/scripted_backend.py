@@ -20,7 +20,7 @@ from pages import PAGES
 from bitnet_chat.backend import BackendStatus, ReplyOptions
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import EngineDied, FinishReason, UsageError
+from bitnet_chat.errors import EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
 
 
@@ -167,7 +167,10 @@ def by_message(conversation: Conversation) -> list[Event | Gate]:
         case "wide":
             return say("数据和模型", "👩‍💻e\u0301", " end")
         case "fail":
-            return [Started(), Failed(EngineDied("The engine died", remedy="try again", detail="\x1b[31mlog tail"))]
+            return [
+                Started(),
+                Failed(EngineDiedError("The engine died", remedy="try again", detail="\x1b[31mlog tail")),
+            ]
         case "notice":
             return [Notice("The engine was restarted\x1b[31m"), *say("Again.")]
         case "think":

@@ -30,7 +30,7 @@ from starlette.applications import Starlette
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.discovery import find
-from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.errors import EngineNotFoundError
 from bitnet_chat.journal import Journal
 from bitnet_chat.server.app import application, running
 from bitnet_chat.server.model_manager import Catalogue
@@ -40,7 +40,7 @@ from bitnet_chat.server.settings import ServeSettings
 
 # Found before any test changes the environment, as those of conftest are.
 ENGINE: EngineBinary | None = None
-with contextlib.suppress(EngineNotFound):
+with contextlib.suppress(EngineNotFoundError):
     ENGINE = find(dialect=Dialect.CLASSIC)
 
 

@@ -18,7 +18,7 @@ from program import PATIENCE, command, engines_of, environment, fake_engine
 from serving import served_process
 
 from bitnet_chat.cli import app
-from bitnet_chat.errors import EngineNotFound, ModelError, UsageError
+from bitnet_chat.errors import EngineNotFoundError, ModelError, UsageError
 
 if sys.platform == "win32":
     pytest.skip("the engine of these tests is a shell script", allow_module_level=True)
@@ -101,7 +101,7 @@ def test_it_uses_a_server_that_runs(
 
 def test_there_is_no_server_to_use(window: Callable[[Callable[[str], None]], list[str]]) -> None:
     window(lambda url: pytest.fail("a window was opened"))
-    with pytest.raises(EngineNotFound, match="no server answers"):
+    with pytest.raises(EngineNotFoundError, match="no server answers"):
         app.run(["--attach=http://127.0.0.1:9"])
 
 
@@ -109,7 +109,7 @@ def test_what_is_missing_is_told_before_a_window_is_opened(
     window: Callable[[Callable[[str], None]], list[str]],
 ) -> None:
     window(lambda url: pytest.fail("a window was opened"))
-    with pytest.raises((EngineNotFound, ModelError, UsageError)):
+    with pytest.raises((EngineNotFoundError, ModelError, UsageError)):
         app.run(["-m", "no-such-model.gguf"])
 
 

@@ -28,7 +28,7 @@ from bitnet_chat.backends.attach.journal import ServerJournal
 from bitnet_chat.backends.attach.messages import ChatRemoved, ChatRenamed, Heard, RemoteReplyStarted
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
-from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, Unsupported, UsageError
+from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import State
 from bitnet_chat.server.settings import ServeSettings
@@ -317,11 +317,11 @@ def test_errors_come_back_as_what_they_were() -> None:
     def script(conversation: Conversation) -> list[Event | Gate]:
         return [Started(), Failed(errors[0])]
 
-    errors: list[BitnetChatError] = [EngineDied("it died", remedy="again")]
+    errors: list[BitnetChatError] = [EngineDiedError("it died", remedy="again")]
 
     async def main() -> None:
         async with attached(script) as (_, backend, journal):
-            for error in (EngineDied("it died", remedy="again"), Unsupported("top_p", "no")):
+            for error in (EngineDiedError("it died", remedy="again"), UnsupportedError("top_p", "no")):
                 errors[0] = error
                 (end,) = await all_of(backend, HELLO)
                 assert isinstance(end, Failed) and type(end.error) is type(error) and end.error.what == error.what

@@ -21,7 +21,7 @@ from bitnet_chat.backends.wrappers.guard import GuardedBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.errors import FinishReason, Unsupported, UsageError
+from bitnet_chat.errors import FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 
 pytestmark = pytest.mark.engine
@@ -262,7 +262,7 @@ def test_what_cannot_be_sent(settings: Settings, talkers: Talkers) -> None:
 def test_what_it_cannot_do_it_says_by_name(settings: Settings, talkers: Talkers) -> None:
     async def body(backend: GuardedBackend) -> None:
         end = (await ask(backend, tools=(Tool("add"),), tool_choice="subtract"))[-1]
-        assert isinstance(end, Failed) and isinstance(end.error, Unsupported), end
+        assert isinstance(end, Failed) and isinstance(end.error, UnsupportedError), end
         assert end.error.option in ("tools", "tool_choice")
         assert end_of(await ask(backend)).text
 

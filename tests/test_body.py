@@ -8,13 +8,13 @@ import pytest
 
 from bitnet_chat.errors import (
     BitnetChatError,
-    Busy,
-    ContextOverflow,
-    EngineDied,
-    EngineNotFound,
+    BusyError,
+    ContextOverflowError,
+    EngineDiedError,
+    EngineNotFoundError,
     FinishReason,
     ModelError,
-    Unsupported,
+    UnsupportedError,
     UsageError,
 )
 from bitnet_chat.events import Completed, Failed
@@ -130,13 +130,13 @@ class Odd(BitnetChatError):
         (InvalidFieldError("x", param="p"), 400, "invalid_value", "p"),
         (InvalidFieldError("x", status=413, code="request_too_large"), 413, "request_too_large", None),
         (UsageError("x"), 400, "invalid_value", None),
-        (Unsupported("top_p", "no"), 400, "unsupported_parameter", "top_p"),
+        (UnsupportedError("top_p", "no"), 400, "unsupported_parameter", "top_p"),
         (UnknownModel("x"), 404, "model_not_found", "model"),
-        (ContextOverflow("x"), 400, "context_length_exceeded", "messages"),
-        (Busy("x", retry_after=5), 429, "rate_limit_exceeded", None),
-        (EngineNotFound("x"), 503, "no_engine", None),
+        (ContextOverflowError("x"), 400, "context_length_exceeded", "messages"),
+        (BusyError("x", retry_after=5), 429, "rate_limit_exceeded", None),
+        (EngineNotFoundError("x"), 503, "no_engine", None),
         (ModelError("x"), 503, "bad_model", None),
-        (EngineDied("x", detail="/root/secret"), 503, "engine_died", None),
+        (EngineDiedError("x", detail="/root/secret"), 503, "engine_died", None),
         (Odd("x"), 500, "usage", None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BitnetChatError) else None,
@@ -151,10 +151,10 @@ def test_each_error_has_its_status(error: BitnetChatError, status: int, code: st
 
 
 def test_clients_are_told_when_to_try_again() -> None:
-    assert problem_of(Busy("x", retry_after=5.0)).headers == {"Retry-After": "5"}
-    assert problem_of(Busy("x", retry_after=0.1)).headers == {"Retry-After": "1"}
-    assert problem_of(EngineNotFound("x")).headers == {"x-should-retry": "false"}
-    assert problem_of(EngineDied("x")).headers == {}
+    assert problem_of(BusyError("x", retry_after=5.0)).headers == {"Retry-After": "5"}
+    assert problem_of(BusyError("x", retry_after=0.1)).headers == {"Retry-After": "1"}
+    assert problem_of(EngineNotFoundError("x")).headers == {"x-should-retry": "false"}
+    assert problem_of(EngineDiedError("x")).headers == {}
     assert problem_of(UsageError("half \udc80", remedy="do")).message == "half \ufffd; do"
 
 
@@ -163,7 +163,7 @@ def test_what_a_fault_cut_short_is_no_reply() -> None:
         error = failure_of(Completed(reason, text))
         return None if error is None else problem_of(error).status
 
-    assert isinstance(failure_of(Failed(EngineDied("x"), "half")), EngineDied)
+    assert isinstance(failure_of(Failed(EngineDiedError("x"), "half")), EngineDiedError)
     for reason in (FinishReason.ENGINE_DIED, FinishReason.STALLED, FinishReason.CUT_OFF):
         assert status(reason, "half") == status(reason, "") == 503
     for reason, code in {

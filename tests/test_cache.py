@@ -14,7 +14,7 @@ from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 from bitnet_chat.backend import BackendStatus, ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
-from bitnet_chat.errors import EngineDied, FinishReason
+from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import Journal
 from bitnet_chat.server.broadcast import Generation
@@ -78,8 +78,8 @@ def test_only_what_came_to_its_own_end_is_kept(reason: FinishReason) -> None:
 @pytest.mark.parametrize(
     "events",
     [
-        [Started(), TextDelta("a"), Failed(EngineDied("it died"), "a")],
-        [Failed(EngineDied("it died"))],
+        [Started(), TextDelta("a"), Failed(EngineDiedError("it died"), "a")],
+        [Failed(EngineDiedError("it died"))],
         [Notice("the oldest turns left"), *say("a")],
         [Started(), TextDelta("a"), Notice("the engine was restarted"), Completed(FinishReason.STOP, "a")],
         [Started(), TextDelta("a")],

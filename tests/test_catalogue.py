@@ -20,7 +20,7 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.errors import Busy, ModelError, UsageError
+from bitnet_chat.errors import BusyError, ModelError, UsageError
 from bitnet_chat.events import Completed, Event, Failed
 from bitnet_chat.server import model_manager as catalogue_module
 from bitnet_chat.server.model_manager import Catalogue, ModelCard, UnknownModel, read_card
@@ -369,7 +369,7 @@ def test_no_more_wait_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
         await a.inside.wait()
         waiting = [shelf.later("b"), shelf.later("b")]
         await settle()
-        with pytest.raises(Busy, match="2 requests wait"):
+        with pytest.raises(BusyError, match="2 requests wait"):
             await shelf.use("b")
         await a.leave()
         for each in waiting:
@@ -425,7 +425,7 @@ def test_any_order_of_coming_and_going(monkeypatch: pytest.MonkeyPatch, seed: in
             if dice.random() < 0.1:
                 shelf.catalogue.unload(dice.choice("abcde"))
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        refused = sum(isinstance(each, asyncio.CancelledError | Busy) for each in results)
+        refused = sum(isinstance(each, asyncio.CancelledError | BusyError) for each in results)
         assert served + refused == 150 and served > 60
         assert shelf.catalogue.waiting == 0
         await shelf.use("d", "a", "b")

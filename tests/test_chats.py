@@ -17,7 +17,7 @@ from scripted_backend import STATS, Gate, Script, by_message, say
 from serving import Served, serving
 
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.errors import EngineDied, FinishReason
+from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import Journal
 from bitnet_chat.server.settings import ServeSettings
@@ -393,10 +393,10 @@ def test_what_fails_before_the_first_word_has_a_status_and_leaves_the_message() 
     def script(conversation: Conversation) -> list[Event | Gate]:
         assert conversation.last is not None
         if conversation.last.content == "late":
-            return [Started(), TextDelta("so far"), Failed(EngineDied("it died"), "so far")]
+            return [Started(), TextDelta("so far"), Failed(EngineDiedError("it died"), "so far")]
         if conversation.last.content == "fail" and not failed:
             failed.append(True)
-            return [Started(), Failed(EngineDied("it died", remedy="again"))]
+            return [Started(), Failed(EngineDiedError("it died", remedy="again"))]
         return say("Now.")
 
     failed: list[bool] = []
@@ -423,7 +423,7 @@ def test_a_message_without_a_reply_stays_where_it_is() -> None:
     def script(conversation: Conversation) -> list[Event | Gate]:
         assert conversation.last is not None
         if conversation.last.content.startswith("fail"):
-            return [Started(), Failed(EngineDied("it died"))]
+            return [Started(), Failed(EngineDiedError("it died"))]
         return say(f"{len(conversation.messages)}.")
 
     async def main() -> None:

@@ -25,7 +25,7 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.context_policy import ContextPolicy
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.supervisor import EngineSupervisor
-from bitnet_chat.errors import ContextOverflow, FinishReason
+from bitnet_chat.errors import ContextOverflowError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.models.gguf import read_header
@@ -139,7 +139,7 @@ def test_of_a_long_history_only_what_may_stay_is_counted() -> None:
     longer = Conversation((*history.messages, *turn))
     assert room.to_drop(talk, longer, None, "q" * 50, None, "drop-oldest") in (dropped, dropped + 2 * 12)  # type: ignore[arg-type]
     assert sum(counted) + talk.rendered < 30_000, "of two million characters"
-    with pytest.raises(ContextOverflow, match="outgrown") as raised:
+    with pytest.raises(ContextOverflowError, match="outgrown") as raised:
         room.to_drop(talk, history, None, "q", None, "stop")  # type: ignore[arg-type]
     assert raised.value.size == 1000 and 1_900_000 < (raised.value.needed or 0) < 2_100_000
 
@@ -342,7 +342,7 @@ def test_a_message_larger_than_the_window_is_refused_before_it_is_sent(engine: E
         await talker.ask("hello")
         before = talker.conversation
         last = await talker.ask("word " * 2000)
-        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
+        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflowError)
         assert "about " in last.error.what and "±" in last.error.what and "512 tokens" in last.error.what
         assert not any(isinstance(event, Started) for event in talker.events)
         assert len(talker.prompts) == 1 and talker.conversation == before
@@ -376,7 +376,7 @@ def test_to_stop_is_a_policy(any_engine: EngineBinary, model: Path) -> None:
             last = await talker.ask(QUESTIONS[number % len(QUESTIONS)])
             if isinstance(last, Failed):
                 break
-        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
+        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflowError)
         assert "outgrown" in last.error.what and "256 tokens" in last.error.what and "--overflow" in last.error.remedy
         assert len(talker.conversation.turns) >= 8
         assert not any("left it" in line for line in talker.notices)
@@ -416,7 +416,7 @@ def test_a_system_prompt_that_leaves_no_room(bitnet_2024: Settings) -> None:
     async def body(talker: Talker) -> None:
         talker.conversation = talked(4, "x" * 600)
         last = await talker.ask("say fine")
-        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
+        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflowError)
         assert "of which the system prompt takes about 6" in last.error.what
         assert talker.prompts == []
 

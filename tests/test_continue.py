@@ -19,7 +19,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import encoded_conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.errors import ContextOverflow, FinishReason, UsageError
+from bitnet_chat.errors import ContextOverflowError, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
 from bitnet_chat.filters.continuation import Seam, without_loose_end
 from bitnet_chat.text.utf8 import encode, rejoined
@@ -151,7 +151,7 @@ def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(any_engine: Engine
     async def body(backend: PtyBackend) -> None:
         conversation = Conversation().with_user(STORY).with_assistant("and so on " * 400, CUT)
         *_, last = [event async for event in backend.reply(conversation)]
-        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
+        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflowError)
         assert "cannot be continued" in str(last.error)
         assert (await ask(backend, Conversation().with_user("hello")))[0].text
 

@@ -14,7 +14,7 @@ from serving import scripted_source
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import Busy, EngineDied, EngineNotFound, FinishReason
+from bitnet_chat.errors import BusyError, EngineDiedError, EngineNotFoundError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.server.model_manager import Catalogue, UnknownModel
@@ -195,7 +195,7 @@ def test_too_many_and_unknown_models() -> None:
                 desk.begin(asks("hi", model="other"))
             replies = [desk.begin(asks(str(number))) for number in range(4)]
             ends = [await reply.ended() for reply in replies[2:]]
-            assert all(isinstance(end, Failed) and isinstance(end.error, Busy) for end in ends)
+            assert all(isinstance(end, Failed) and isinstance(end.error, BusyError) for end in ends)
             for _ in replies[:2]:
                 backends[0].open_gate()
             await asyncio.gather(*(reply.ended() for reply in replies))
@@ -298,7 +298,7 @@ def test_a_fault_in_one_reply_is_told_and_takes_nothing_with_it(caplog: pytest.L
         desk = Desk(Catalogue({"m": BackendFactory("m", 2, lambda: next(backends))}))
         desk.start()
         broken = await desk.begin(asks("one")).ended()
-        assert isinstance(broken, Failed) and isinstance(broken.error, EngineDied) and broken.text == "so far"
+        assert isinstance(broken, Failed) and isinstance(broken.error, EngineDiedError) and broken.text == "so far"
         assert "ZeroDivisionError" in caplog.text
         whole = desk.begin(asks("two"))
         await whole.ended()
@@ -311,11 +311,11 @@ def test_a_fault_in_one_reply_is_told_and_takes_nothing_with_it(caplog: pytest.L
 def test_an_engine_that_is_missing_is_what_the_reply_fails_with() -> None:
     async def main() -> None:
         def make() -> ScriptedBackend:
-            raise EngineNotFound("no engine")
+            raise EngineNotFoundError("no engine")
 
         desk = Desk(Catalogue({"m": BackendFactory("m", 1, make)}))
         end = await desk.begin(asks("hi")).ended()
-        assert isinstance(end, Failed) and isinstance(end.error, EngineNotFound)
+        assert isinstance(end, Failed) and isinstance(end.error, EngineNotFoundError)
         await desk.close()
 
     run(main)

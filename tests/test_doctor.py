@@ -20,7 +20,7 @@ from bitnet_chat.doctor.benchmark import KNOWN_ANSWERS, BenchmarkReply, ThreadRa
 from bitnet_chat.doctor.finding import Finding, FindingStatus
 from bitnet_chat.doctor.hardware import BuildInstructions, MemoryFacts, ProcessorInstructions
 from bitnet_chat.engine.binary import EngineBinary, EngineVariant
-from bitnet_chat.errors import EngineDied, ModelError
+from bitnet_chat.errors import EngineDiedError, ModelError
 from bitnet_chat.models.info import read_info
 
 __all__ = ["start"]
@@ -355,7 +355,9 @@ def test_answers() -> None:
     other = benchmark.judge_replies(BenchmarkReply((f"Well: {KNOWN_ANSWERS[0][1]}", known[1])))
     assert other.status is FindingStatus.WARN and "Well: /exit" in other.seen
     assert benchmark.judge_replies(BenchmarkReply(("potato", known[1]))).status is FindingStatus.BROKEN
-    died = benchmark.judge_replies(BenchmarkReply(error=EngineDied("the engine was killed (SIGILL) while it loaded")))
+    died = benchmark.judge_replies(
+        BenchmarkReply(error=EngineDiedError("the engine was killed (SIGILL) while it loaded"))
+    )
     assert died.status is FindingStatus.BROKEN and "another processor" in died.remedy
 
 

@@ -20,7 +20,7 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, reco
 from bitnet_chat.engine.discovery import candidates, find
 from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine_checks import first_turn
-from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.errors import EngineNotFoundError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="programs are shell scripts here")
 
@@ -101,14 +101,14 @@ def test_the_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_engine_for_another_processor_is_passed_over(tmp_path: Path) -> None:
     program(paths.engine_home() / "0.3.36" / "llama-completion", CLASSIC)  # it has no manifest that says otherwise
-    with pytest.raises(EngineNotFound, match="no engine was found"):
+    with pytest.raises(EngineNotFoundError, match="no engine was found"):
         find()
 
 
 def test_a_server_is_recognised_and_not_chatted_with(tmp_path: Path) -> None:
     path = program(tmp_path / "llama-server", SERVER)
     assert probe(path).dialect is Dialect.SERVER
-    with pytest.raises(EngineNotFound, match="no engine was found"):
+    with pytest.raises(EngineNotFoundError, match="no engine was found"):
         find(str(path))
 
 
@@ -127,19 +127,19 @@ def test_a_server_is_recognised_and_not_chatted_with(tmp_path: Path) -> None:
 def test_something_that_is_no_engine(tmp_path: Path, prepare, words: str) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "thing"
     prepare(path)
-    with pytest.raises(EngineNotFound, match=words):
+    with pytest.raises(EngineNotFoundError, match=words):
         find(str(path))
 
 
 @pytest.mark.parametrize("body", ["sleep 1000", "sleep 1000 & wait", "cat /dev/zero | sleep 1000"])
 def test_something_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     monkeypatch.setattr(probing, "LIMIT", 0.2)
-    with pytest.raises(EngineNotFound, match=r"did not answer --help within 0\.2 s"):
+    with pytest.raises(EngineNotFoundError, match=r"did not answer --help within 0\.2 s"):
         find(str(program(tmp_path / "slow", CLASSIC, body)))
 
 
 def test_what_reads_its_input_gets_none(tmp_path: Path) -> None:
-    with pytest.raises(EngineNotFound, match="is not a llama-cli"):
+    with pytest.raises(EngineNotFoundError, match="is not a llama-cli"):
         find(str(program(tmp_path / "reader", "", "read line; echo $line")))
 
 

@@ -8,7 +8,7 @@ from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, Message, Tool
-from bitnet_chat.errors import ContextOverflow
+from bitnet_chat.errors import ContextOverflowError
 
 TOOL = Tool("weather", "word " * 100, {"type": "object"})
 
@@ -47,7 +47,7 @@ def test_tools_are_counted_once_and_do_not_make_every_message_longer() -> None:
     learned(known, "Hello there", 600, TOOL)
     assert cost(known, "x " * 1000) <= 1040
     known.to_drop(asked("x " * 1300), None)  # fits
-    with pytest.raises(ContextOverflow):
+    with pytest.raises(ContextOverflowError):
         known.to_drop(asked("x " * 1500), None)  # not beside the tools
 
 
@@ -57,7 +57,7 @@ def test_what_tools_cost_is_charged_to_those_who_offer_them() -> None:
     known.tools = ()
     known.to_drop(asked("x " * 1900), None)  # would not fit beside the tools
     known.tools = (TOOL, Tool("other", "word " * 900))
-    with pytest.raises(ContextOverflow):
+    with pytest.raises(ContextOverflowError):
         known.to_drop(asked("x " * 1150), None)
 
 
@@ -73,7 +73,7 @@ def test_a_request_that_stands_for_itself_knows_nothing_of_others() -> None:
     shared.window.drop(history, 20, TokenCount(0))
     assert shared.alone(None).to_drop(question, None) == before > 0
     assert shared.alone(None).messages(question) == question.history.messages + question.asked
-    with pytest.raises(ContextOverflow, match=r"long, and 256 are kept for the reply") as raised:
+    with pytest.raises(ContextOverflowError, match=r"long, and 256 are kept for the reply") as raised:
         shared.alone("stop").to_drop(RequestMessages.of(Conversation(history.messages * 4).with_user("And?")), None)
     assert raised.value.size == 2048 and raised.value.needed is not None and raised.value.needed > 10_000
 

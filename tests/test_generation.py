@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_chat.conversation import ToolCall
-from bitnet_chat.errors import EngineDied, FinishReason
+from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.server.broadcast import Generation
 
@@ -130,7 +130,7 @@ def test_a_watcher_that_does_not_read_costs_its_place_and_nothing_else() -> None
 def test_what_comes_after_the_end_is_not_heard() -> None:
     async def main() -> None:
         generation = Generation("g", "m")
-        failed = Failed(EngineDied("gone"))
+        failed = Failed(EngineDiedError("gone"))
         for event in (failed, TextDelta("late"), DONE):
             generation.put(event)
         assert await generation.ended() is failed

@@ -18,7 +18,7 @@ from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.errors import EngineDied, FinishReason
+from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 
 ASKED = Conversation().with_user("tell me")
@@ -96,7 +96,7 @@ def test_what_waited_comes_before_thoughts_and_before_the_end() -> None:
             TextDelta(" \n"),
             Completed(FinishReason.STOP, "a <|im_b \n"),
         ]
-        error = EngineDied("it died")
+        error = EngineDiedError("it died")
         script = [Started(), TextDelta("a "), Failed(error, "a ")]
         events = await events_of(GuardedBackend(scripted(script), GuardLimits()))
         assert events == [Started(), TextDelta("a"), TextDelta(" "), Failed(error, "a ")]
@@ -390,7 +390,7 @@ def test_errors_and_a_missing_end_are_those_of_the_backend() -> None:
         with pytest.raises(TimeoutError, match="of its own"):
             await events_of(guarded(Broken()))
         assert await events_of(guarded(Slow((0.0, Started()), (0.0, TextDelta("a"))))) == [Started(), TextDelta("a")]
-        loop = [Started(), TextDelta(LOOP * 100), Failed(EngineDied("it died"), "")]
+        loop = [Started(), TextDelta(LOOP * 100), Failed(EngineDiedError("it died"), "")]
         assert told(await events_of(GuardedBackend(scripted(loop), GuardLimits())))[0].reason is FinishReason.REPETITION
 
     run(body)

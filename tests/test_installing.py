@@ -18,7 +18,7 @@ from bitnet_chat.doctor.finding import FindingStatus
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.discovery import candidates, find, find_server
 from bitnet_chat.engine.install import build, import_check, packages, prebuilt, wheels
-from bitnet_chat.errors import BuildError, EngineNotFound
+from bitnet_chat.errors import BuildError, EngineNotFoundError
 
 __all__ = ["nowhere"]
 
@@ -80,7 +80,7 @@ def test_a_folder_of_that_name_in_the_working_directory_wins(tmp_path: Path, pre
 
 
 def test_a_named_one_that_is_not_installed() -> None:
-    with pytest.raises(EngineNotFound, match="the prebuilt engine bitnet is not installed") as caught:
+    with pytest.raises(EngineNotFoundError, match="the prebuilt engine bitnet is not installed") as caught:
         find("bitnet")
     assert caught.value.remedy == "bitnet-chat engine install bitnet fetches it"
 
@@ -89,16 +89,16 @@ def test_a_damaged_one_is_passed_over_unless_it_was_named(prebuilt_engines: dict
     (prebuilt_engines["llama.cpp"] / "site" / "xllamacpp" / "__init__.py").unlink()
     assert find().path == prebuilt_engines["bitnet"]
     for name in ("llama.cpp", str(prebuilt_engines["llama.cpp"])):
-        with pytest.raises(EngineNotFound, match=r"is damaged|is not whole") as caught:
+        with pytest.raises(EngineNotFoundError, match=r"is damaged|is not whole") as caught:
             find(name)
         assert "engine install" in caught.value.remedy
 
 
 def test_a_prebuilt_engine_has_no_server(prebuilt_engines: dict[str, Path]) -> None:
-    with pytest.raises(EngineNotFound, match="no llama-server was found") as caught:
+    with pytest.raises(EngineNotFoundError, match="no llama-server was found") as caught:
         find_server()
     assert "bitnet-chat engine install --build --with server" in caught.value.remedy
-    with pytest.raises(EngineNotFound, match="there is no llama-server at") as caught:
+    with pytest.raises(EngineNotFoundError, match="there is no llama-server at") as caught:
         find_server("bitnet")
     assert "--build --with server" in caught.value.remedy
 

@@ -29,12 +29,12 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.server_process import ServerProcess
 from bitnet_chat.engine.transport.parent_death import ParentDeathWatchdog
 from bitnet_chat.errors import (
-    ContextOverflow,
-    EngineDied,
-    EngineNotFound,
+    ContextOverflowError,
+    EngineDiedError,
+    EngineNotFoundError,
     FinishReason,
     ModelError,
-    Unsupported,
+    UnsupportedError,
     UsageError,
 )
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
@@ -192,10 +192,10 @@ def test_grammars(classic: EngineBinary, shared: Shared) -> None:
 def test_what_a_template_has_no_place_for_is_refused_by_name(classic: EngineBinary, shared: Shared) -> None:
     async def body(backend: RemoteBackend, server: LlamaServer) -> None:
         end = (await ask(backend, tools=(Tool("add"),)))[-1]
-        assert isinstance(end, Failed) and isinstance(end.error, Unsupported) and end.error.option == "tools"
+        assert isinstance(end, Failed) and isinstance(end.error, UnsupportedError) and end.error.option == "tools"
         assert end_of(await ask(backend, tools=(Tool("add"),), tool_choice="none")).text
         end = (await ask(backend, tool_choice="add"))[-1]
-        assert isinstance(end, Failed) and isinstance(end.error, Unsupported) and end.error.option == "tool_choice"
+        assert isinstance(end, Failed) and isinstance(end.error, UnsupportedError) and end.error.option == "tool_choice"
 
     shared.run(classic, body)
 
@@ -300,7 +300,7 @@ def test_deaths_in_the_middle_of_replies(classic: EngineBinary) -> None:
             assert backend.status().restarts == number
         # More often than three times a minute it is not started again by itself; who asks once more gets a new one.
         end_failed = (await ask(backend))[-1]
-        assert isinstance(end_failed, Failed) and isinstance(end_failed.error, EngineDied)
+        assert isinstance(end_failed, Failed) and isinstance(end_failed.error, EngineDiedError)
         assert "4th time" in str(end_failed.error)
         assert end_of(await ask(backend)).text
 
@@ -362,7 +362,7 @@ def test_an_outgrown_window(classic: EngineBinary) -> None:
         end = end_of(found)
         assert end.stats.context_size == 256 and end.text
         end_failed = (await ask(backend, Conversation().with_user("word " * 500)))[-1]
-        assert isinstance(end_failed, Failed) and isinstance(end_failed.error, ContextOverflow)
+        assert isinstance(end_failed, Failed) and isinstance(end_failed.error, ContextOverflowError)
         full = end_of(await ask(backend, ENDLESS))
         assert full.reason in (FinishReason.CONTEXT_OVERFLOW, FinishReason.STOP)
 
@@ -448,7 +448,7 @@ def test_no_more_threads_than_processors(classic: EngineBinary) -> None:
 
 def test_no_server_beside_the_engine(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "llama-cli"):
-        with pytest.raises(EngineNotFound, match="llama-server"):
+        with pytest.raises(EngineNotFoundError, match="llama-server"):
             LlamaServer(Settings(engine=str(place), backend="llama-server"))
 
 

@@ -15,7 +15,7 @@ from serving import Served, serving
 from bitnet_chat.backend import BackendStatus, ReplyOptions
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import EngineDied
+from bitnet_chat.errors import EngineDiedError
 from bitnet_chat.events import Completed, Event, Failed, Started
 from bitnet_chat.server.scheduler import Order
 from bitnet_chat.server.settings import ServeSettings
@@ -44,7 +44,7 @@ def script(conversation: Conversation) -> Iterable[Event | Gate]:
     assert conversation.last is not None
     match conversation.last.content:
         case "fail":
-            return [Started(), Failed(EngineDied("it died"))]
+            return [Started(), Failed(EngineDiedError("it died"))]
         case "wait":
             return [*say("Hel")[:2], Gate(), *say("lo")[1:]]
         case _:

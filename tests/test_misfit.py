@@ -23,7 +23,7 @@ from bitnet_chat.doctor import model as doctor
 from bitnet_chat.engine import failures
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.log import EngineLog
-from bitnet_chat.errors import BitnetChatError, EngineDied, ModelError
+from bitnet_chat.errors import BitnetChatError, EngineDiedError, ModelError
 from bitnet_chat.events import Failed
 from bitnet_chat.frames import EngineError
 from bitnet_chat.models import engine_support
@@ -216,7 +216,7 @@ def test_a_pair_that_dies_at_its_first_word_is_explained(tmp_path: Path) -> None
     error = failures.restart_limit_error(
         Ended([str(engine), "--model", str(model)], -6, log_of("GGML_ASSERT(x) failed")), 3, 60
     )
-    assert isinstance(error, EngineDied) and "computes them wrongly" in error.what and "IQ2_BN" in error.remedy
+    assert isinstance(error, EngineDiedError) and "computes them wrongly" in error.what and "IQ2_BN" in error.remedy
 
 
 def test_a_pre_tokenizer_that_is_unknown(tmp_path: Path) -> None:

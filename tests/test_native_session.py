@@ -20,7 +20,14 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.native import command
 from bitnet_chat.engine.process import EngineProcess, ProcessState
-from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, Unsupported, UsageError
+from bitnet_chat.errors import (
+    ContextOverflowError,
+    EngineDiedError,
+    FinishReason,
+    ModelError,
+    UnsupportedError,
+    UsageError,
+)
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
 
 SCRIPT = Path(__file__).with_name("scripted_child.py")
@@ -282,7 +289,7 @@ def test_a_death_in_mid_reply(rig: Rig) -> None:
 def test_a_line_that_makes_no_sense(rig: Rig, line: str) -> None:
     async def body(backend: PtyBackend) -> None:
         *_, end = await ask(backend, f"line {line}")
-        assert isinstance(end, Failed) and isinstance(end.error, EngineDied), end
+        assert isinstance(end, Failed) and isinstance(end.error, EngineDiedError), end
         assert "out of step" in end.error.what
         assert (await whole(backend, "say on")).text == "on"
 
@@ -292,7 +299,7 @@ def test_a_line_that_makes_no_sense(rig: Rig, line: str) -> None:
 def test_a_line_that_makes_no_sense_while_it_loads(rig: Rig) -> None:
     async def body(backend: PtyBackend) -> None:
         *_, end = await ask(backend, "say it")
-        assert isinstance(end, Failed) and isinstance(end.error, EngineDied | ModelError), end
+        assert isinstance(end, Failed) and isinstance(end.error, EngineDiedError | ModelError), end
 
     rig.environment.setattr(command, "command", lambda *_, **__: [sys.executable, "-S", "-E", "-c", "print('hello')"])
     rig.record.touch()
@@ -302,17 +309,17 @@ def test_a_line_that_makes_no_sense_while_it_loads(rig: Rig) -> None:
 def test_failures_of_a_request(rig: Rig) -> None:
     async def body(backend: PtyBackend) -> None:
         *_, end = await ask(backend, "fail unsupported no grammar here", ReplyOptions(format=ResponseFormat({"a": 1})))
-        assert isinstance(end, Failed) and isinstance(end.error, Unsupported)
+        assert isinstance(end, Failed) and isinstance(end.error, UnsupportedError)
         assert (end.error.option, "no grammar here" in end.error.what) == ("response_format", True)
         *_, end = await ask(backend, "fail failed it broke")
-        assert isinstance(end, Failed) and isinstance(end.error, EngineDied) and "it broke" in end.error.what
+        assert isinstance(end, Failed) and isinstance(end.error, EngineDiedError) and "it broke" in end.error.what
         assert (await whole(backend, "say on")).text == "on"
 
     run(rig, body)
     assert len(rig.starts) == 1
 
 
-@pytest.mark.parametrize(("why", "error"), [("model tensor lost", ModelError), ("failed no library", EngineDied)])
+@pytest.mark.parametrize(("why", "error"), [("model tensor lost", ModelError), ("failed no library", EngineDiedError)])
 def test_a_start_that_fails_tells_why(rig: Rig, why: str, error: type[Exception]) -> None:
     async def body(backend: PtyBackend) -> None:
         *_, end = await ask(backend, "say it")
@@ -331,7 +338,7 @@ def test_a_full_window(rig: Rig) -> None:
         end = await whole(backend, "story")
         assert end.reason is FinishReason.CONTEXT_OVERFLOW and end.stats.context_used == 600
         *_, end = await ask(backend, "say " + "x" * 700)
-        assert isinstance(end, Failed) and isinstance(end.error, ContextOverflow), end
+        assert isinstance(end, Failed) and isinstance(end.error, ContextOverflowError), end
         assert (await whole(backend, "say on")).text == "on"
 
     run(rig, body)
@@ -413,7 +420,7 @@ def test_bytes_that_are_no_text(rig: Rig) -> None:
 def test_what_a_native_engine_does_not_take(rig: Rig) -> None:
     with pytest.raises(UsageError, match=r"takes no flags of llama\.cpp: --mlock"):
         rig.backend(engine_args=("--mlock",))
-    with pytest.raises(Unsupported, match="--rpc is not supported here: a native engine has no RPC"):
+    with pytest.raises(UnsupportedError, match="--rpc is not supported here: a native engine has no RPC"):
         rig.backend(rpc="127.0.0.1:50052")
 
     async def body(backend: PtyBackend) -> None:

@@ -11,12 +11,12 @@ from scripted_backend import ScriptedBackend, say
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, Unsupported, UsageError
+from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 
 HELLO = Conversation().with_user("hello")
 OPTIONS = ReplyOptions(tools=(Tool("probe"),), max_tokens=9)
-NO_PLACE = Unsupported("tools", "the template has no place for them")
+NO_PLACE = UnsupportedError("tools", "the template has no place for them")
 TOLD = Notice("the model is not offered the tools: the template has no place for them")
 
 
@@ -64,7 +64,8 @@ def test_a_server_says_it_in_its_own_words(words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [UsageError("an empty message cannot be sent"), Unsupported("tool_choice", "no"), EngineDied("no tools")]
+    "error",
+    [UsageError("an empty message cannot be sent"), UnsupportedError("tool_choice", "no"), EngineDiedError("no tools")],
 )
 def test_another_failure_is_one(error: BitnetChatError) -> None:
     assert asked([Started(), Failed(error)]) == ([[Started(), Failed(error)]], [True])

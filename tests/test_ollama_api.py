@@ -25,7 +25,7 @@ from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, Unsupported
+from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.server import model_manager as catalogue_module
 from bitnet_chat.server.errors import InvalidFieldError
@@ -386,10 +386,10 @@ def test_calls_of_tools_go_to_the_client_and_come_back() -> None:
 
 def test_errors_before_the_first_word_have_a_status() -> None:
     errors = {
-        "unsupported": (Unsupported("top_p", "this engine cannot"), 400),
-        "grammar": (Unsupported("response_format", "no grammar"), 400),
-        "overflow": (ContextOverflow("too long"), 400),
-        "died": (EngineDied("it died", detail="secret log"), 503),
+        "unsupported": (UnsupportedError("top_p", "this engine cannot"), 400),
+        "grammar": (UnsupportedError("response_format", "no grammar"), 400),
+        "overflow": (ContextOverflowError("too long"), 400),
+        "died": (EngineDiedError("it died", detail="secret log"), 503),
     }
 
     def script(conversation: Conversation) -> list[Event | Gate]:
@@ -416,7 +416,7 @@ def test_errors_before_the_first_word_have_a_status() -> None:
 
 @pytest.mark.parametrize(
     "end",
-    [Failed(EngineDied("it died"), "half"), Completed(FinishReason.ENGINE_DIED, "half"), None],
+    [Failed(EngineDiedError("it died"), "half"), Completed(FinishReason.ENGINE_DIED, "half"), None],
     ids=["failed", "died", "nothing"],
 )
 def test_errors_in_the_middle_are_a_line(end: Event | None) -> None:

@@ -15,7 +15,7 @@ from bitnet_chat.backends.http.backend import RemoteBackend
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
-from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, Unsupported
+from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReason, ModelError, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta, ThinkingDelta
 
 PATIENCE = 60
@@ -134,7 +134,7 @@ def test_what_is_asked() -> None:
 def test_a_choice_that_it_does_not_know_is_refused_by_name(choice: str) -> None:
     async def body(backend: RemoteBackend, server: ApiServer) -> None:
         error = error_of(await ask(backend, tools=(ADD,), tool_choice=choice))
-        assert isinstance(error, Unsupported) and error.option == "tool_choice"
+        assert isinstance(error, UnsupportedError) and error.option == "tool_choice"
 
     run(ollama, body)
 
@@ -190,8 +190,8 @@ def test_how_a_reply_may_end(ending: list[Any], reason: FinishReason) -> None:
 def test_a_reply_cut_before_its_first_word_is_asked_again_once() -> None:
     good = Answer(lines(said("Hello"), done()), type="application/x-ndjson")
     assert end_of(events(CUT, then=good)).text == "Hello"
-    assert isinstance(error_of(events(CUT)), EngineDied)
-    assert isinstance(error_of(events(*lines({"error": "out of memory"}))), EngineDied)
+    assert isinstance(error_of(events(CUT)), EngineDiedError)
+    assert isinstance(error_of(events(*lines({"error": "out of memory"}))), EngineDiedError)
 
 
 def test_models() -> None:
@@ -235,6 +235,6 @@ def test_what_does_not_fit_is_not_dropped_in_silence() -> None:
         found = await ask(backend, conversation.with_user("say 3 words"))
         assert end_of(found).text == "one two three"
         assert any(isinstance(each, Notice) and "left it" in each.text for each in found)
-        assert isinstance(error_of(await ask(backend, Conversation().with_user("q" * 400))), ContextOverflow)
+        assert isinstance(error_of(await ask(backend, Conversation().with_user("q" * 400))), ContextOverflowError)
 
     run(small, body)

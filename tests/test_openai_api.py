@@ -25,7 +25,14 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.conversation.json_fields import IgnoredFields
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, Unsupported, UsageError
+from bitnet_chat.errors import (
+    ContextOverflowError,
+    EngineDiedError,
+    FinishReason,
+    ModelError,
+    UnsupportedError,
+    UsageError,
+)
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.server import request_body as bodies
 from bitnet_chat.server.settings import ServeSettings
@@ -264,11 +271,11 @@ def test_why_a_reply_ended(reason: FinishReason, told: str) -> None:
 
 FAILURES: list[tuple[Event, int, str, str | None]] = [
     (Failed(UsageError("an empty message cannot be sent")), 400, "invalid_value", None),
-    (Failed(Unsupported("top_p", "a pty engine cannot")), 400, "unsupported_parameter", "top_p"),
-    (Failed(Unsupported("format", "there is no grammar")), 400, "unsupported_parameter", "response_format"),
-    (Failed(ContextOverflow("too long")), 400, "context_length_exceeded", "messages"),
+    (Failed(UnsupportedError("top_p", "a pty engine cannot")), 400, "unsupported_parameter", "top_p"),
+    (Failed(UnsupportedError("format", "there is no grammar")), 400, "unsupported_parameter", "response_format"),
+    (Failed(ContextOverflowError("too long")), 400, "context_length_exceeded", "messages"),
     (Failed(ModelError("no such file", detail="log")), 503, "bad_model", None),
-    (Failed(EngineDied("it died", detail="log")), 503, "engine_died", None),
+    (Failed(EngineDiedError("it died", detail="log")), 503, "engine_died", None),
     (Completed(FinishReason.STALLED, ""), 503, "engine_died", None),
     (Completed(FinishReason.TIMEOUT, ""), 504, "timeout", None),
     (Completed(FinishReason.INTERRUPTED, ""), 503, "interrupted", None),
@@ -285,7 +292,7 @@ def test_what_fails_before_the_first_word_has_a_status_of_its_own() -> None:
                     assert (got, reply["error"]["code"], reply["error"]["param"]) == (status, code, param)
                     assert set(reply) == {"error"} and "log" not in reply["error"]["message"]
             assert "response_format is not supported here: there is no grammar" in json.dumps(
-                (await fail_with(http, Failed(Unsupported("format", "there is no grammar"))))[1]
+                (await fail_with(http, Failed(UnsupportedError("format", "there is no grammar"))))[1]
             )
 
     async def fail_with(http: Client, end: Event) -> tuple[int, Any, Mapping[str, str]]:
@@ -298,7 +305,7 @@ def test_what_fails_before_the_first_word_has_a_status_of_its_own() -> None:
 def test_what_fails_in_mid_stream_ends_it_with_an_error() -> None:
     async def test() -> None:
         async with client() as http:
-            for end in (Failed(EngineDied("it died"), "Half"), Completed(FinishReason.ENGINE_DIED, "Half", STATS)):
+            for end in (Failed(EngineDiedError("it died"), "Half"), Completed(FinishReason.ENGINE_DIED, "Half", STATS)):
                 http.served.backend.script = lambda _, end=end: [Started(), TextDelta("Half"), end]
                 *chunks, last = await http.streamed(CHAT, asking())
                 assert "".join(deltas(chunks)) == "Half"
@@ -391,7 +398,7 @@ def test_what_was_not_done_as_asked_is_told() -> None:
 
 def test_tools_that_a_model_has_no_place_for() -> None:
     tools = [{"type": "function", "function": {"name": "add"}}]
-    refusal = Failed(Unsupported("tools", "the chat template x has no place for tools"))
+    refusal = Failed(UnsupportedError("tools", "the chat template x has no place for tools"))
 
     async def test() -> None:
         async with client() as http:

@@ -17,13 +17,13 @@ from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import (
-    Busy,
-    ContextOverflow,
-    EngineDied,
-    EngineNotFound,
+    BusyError,
+    ContextOverflowError,
+    EngineDiedError,
+    EngineNotFoundError,
     FinishReason,
     ModelError,
-    Unsupported,
+    UnsupportedError,
     UsageError,
 )
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
@@ -280,7 +280,7 @@ def test_a_reply_cut_before_its_first_word_is_asked_again_once() -> None:
     assert end_of(events(Answer([CUT]), GOOD)).text == "Hello."
     assert end_of(events(Answer(sse(piece(role="assistant"), done=False)), GOOD)).text == "Hello."
     end = failure(events(Answer([CUT])))
-    assert isinstance(end.error, EngineDied) and "before the first word" in str(end.error)
+    assert isinstance(end.error, EngineDiedError) and "before the first word" in str(end.error)
 
 
 def test_thoughts_are_told_once() -> None:
@@ -295,20 +295,24 @@ REFUSALS: list[tuple[Answer, type[Exception], str]] = [
     (whole({"error": {"message": "bad key"}}, 401), UsageError, "does not accept the key: bad key"),
     (whole({"error": {"message": "The model `x` does not exist"}}, 404), ModelError, "has no model"),
     (whole({"detail": "Not Found"}, 404), UsageError, "no such API"),
-    (whole({"error": {"message": "slow down"}}, 429, **{"Retry-After": "7"}), Busy, "slow down"),
+    (whole({"error": {"message": "slow down"}}, 429, **{"Retry-After": "7"}), BusyError, "slow down"),
     (whole({"object": "error", "message": "wrong temperature"}, 400), UsageError, "wrong temperature"),
     (whole({"error": "plain words"}, 422), UsageError, "plain words"),
     (
         Answer([b"<html><head><title>x</title></head><h1>502 Bad\nGateway</h1>"], 502, "text/html"),
-        EngineDied,
+        EngineDiedError,
         "502: 502 Bad Gateway",
     ),
-    (whole({"error": "registry/small does not support tools"}, 400), Unsupported, "tools is not supported here"),
-    (whole({"message": '"auto" tool choice requires --enable-auto-tool-choice'}, 400), Unsupported, "requires --ena"),
-    (Answer([b""], 500), EngineDied, "failed (500)"),
+    (whole({"error": "registry/small does not support tools"}, 400), UnsupportedError, "tools is not supported here"),
+    (
+        whole({"message": '"auto" tool choice requires --enable-auto-tool-choice'}, 400),
+        UnsupportedError,
+        "requires --ena",
+    ),
+    (Answer([b""], 500), EngineDiedError, "failed (500)"),
     (Answer([b""], 307, headers={"Location": "http://elsewhere/v1"}), UsageError, "somewhere else now"),
     (Answer([b"<h1>Log in</h1>"], type="text/html"), UsageError, "no such API"),
-    (whole({"error": {"message": "no"}}), EngineDied, "no"),
+    (whole({"error": {"message": "no"}}), EngineDiedError, "no"),
 ]
 
 
@@ -317,7 +321,7 @@ def test_a_server_that_says_no(answer: Answer, kind: type[Exception], words: str
     end = failure(events(answer))
     assert isinstance(end.error, kind), repr(end.error)
     assert words in str(end.error)
-    if isinstance(end.error, Busy):
+    if isinstance(end.error, BusyError):
         assert end.error.retry_after == 7
 
 
@@ -332,7 +336,7 @@ def test_a_server_that_does_not_stream() -> None:
     found = events(whole(reply | {"usage": {"prompt_tokens": 9, "completion_tokens": 3}}))
     assert end_of(found).text == "Hello." and end_of(found).stats.tokens == 3
     assert [each.text for each in found if isinstance(each, ThinkingDelta)] == ["Hm."]
-    assert isinstance(failure(events(whole({"what": 1}))).error, EngineDied)
+    assert isinstance(failure(events(whole({"what": 1}))).error, EngineDiedError)
 
 
 def test_a_strict_server_gets_less() -> None:
@@ -375,7 +379,7 @@ def test_no_server() -> None:
         backend.start()
         try:
             end = failure(await ask(backend))
-            assert isinstance(end.error, EngineNotFound) and url in str(end.error)
+            assert isinstance(end.error, EngineNotFoundError) and url in str(end.error)
             if sys.platform != "win32":
                 assert "Connection refused" in end.error.what and "call failed" not in str(end.error)
         finally:
@@ -469,7 +473,7 @@ def overflowing(limit: int) -> Callable[[Request], Answer]:
 def test_a_message_that_is_too_long_for_a_window_of_unknown_size(words: str, window: str) -> None:
     async def body(backend: RemoteBackend, server: ApiServer) -> None:
         failed = (await ask(backend, Conversation().with_user("x " * 20_000)))[-1]
-        assert isinstance(failed, Failed) and isinstance(failed.error, ContextOverflow)
+        assert isinstance(failed, Failed) and isinstance(failed.error, ContextOverflowError)
         assert f"does not fit into the context window{window} it was not sent" in str(failed.error)
 
     refusal = {"error": {"message": words, "code": "context_length_exceeded"}}
@@ -505,7 +509,7 @@ def test_the_oldest_turns_leave_where_it_is_too_much() -> None:
 def test_the_policy_may_be_to_stop() -> None:
     async def body(backend: RemoteBackend, server: ApiServer) -> None:
         end = failure(await ask(backend, long_conversation()))
-        assert isinstance(end.error, ContextOverflow) and "outgrown" in str(end.error)
+        assert isinstance(end.error, ContextOverflowError) and "outgrown" in str(end.error)
 
     run(script(overflowing(400), models={"data": [{"id": "m"}]}), body, overflow="stop")
 
@@ -531,7 +535,7 @@ def test_a_message_that_never_fits() -> None:
     async def body(backend: RemoteBackend, server: ApiServer) -> None:
         conversation = long_conversation()
         end = failure(await ask(backend, Conversation((*conversation.messages[:-1],)).with_user("q" * 500)))
-        assert isinstance(end.error, ContextOverflow) and "does not fit" in str(end.error)
+        assert isinstance(end.error, ContextOverflowError) and "does not fit" in str(end.error)
         # The conversation is whole again for the next one.
         assert end_of(await ask(backend, HELLO)).text == "Yes"
 

@@ -26,7 +26,7 @@ from serving import Served, ServedProcess, served_process, serving
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.errors import EngineDied, FinishReason, ModelError, Unsupported
+from bitnet_chat.errors import EngineDiedError, FinishReason, ModelError, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta, ThinkingDelta
 from bitnet_chat.server.ollama.requests import chat_request as ollama_request
 from bitnet_chat.server.openai.requests import chat_request, completion_request
@@ -208,8 +208,8 @@ def test_a_round_trip_of_tools(streamed: bool) -> None:
 
 def test_failures_have_their_classes() -> None:
     ends: list[tuple[Event, type[openai.APIStatusError]]] = [
-        (Failed(Unsupported("tools", "no format")), openai.BadRequestError),
-        (Failed(EngineDied("it died")), openai.InternalServerError),
+        (Failed(UnsupportedError("tools", "no format")), openai.BadRequestError),
+        (Failed(EngineDiedError("it died")), openai.InternalServerError),
         (Failed(ModelError("no model")), openai.InternalServerError),
     ]
 
@@ -219,7 +219,7 @@ def test_failures_have_their_classes() -> None:
             for stream in (False, True):
                 with pytest.raises(kind):
                     await client.chat.completions.create(model="", messages=QUESTION, stream=stream)
-        served.backend.script = lambda _: [Started(), TextDelta("Half"), Failed(EngineDied("it died"), "Half")]
+        served.backend.script = lambda _: [Started(), TextDelta("Half"), Failed(EngineDiedError("it died"), "Half")]
         chunks = await client.chat.completions.create(model="", messages=QUESTION, stream=True)
         heard = ""
         with pytest.raises(openai.APIError, match="it died"):
@@ -234,7 +234,7 @@ def test_a_model_that_does_not_load_is_asked_once() -> None:
     """The client would try a 5xx twice more, were it not told that this is of no use."""
 
     async def test(client: openai.AsyncOpenAI, served: Served) -> None:
-        for error, tries in ((ModelError("no model"), 1), (EngineDied("it died"), 2)):
+        for error, tries in ((ModelError("no model"), 1), (EngineDiedError("it died"), 2)):
             served.backend.asked.clear()
             served.backend.script = lambda _, error=error: [Failed(error)]  # type: ignore[misc]
             with pytest.raises(openai.InternalServerError):

@@ -17,7 +17,7 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.faults import closed_output, log_in_output, not_ready
 from bitnet_chat.engine.loading import work_of
 from bitnet_chat.engine.timeouts import BUSY, PromptTimeout, WaitingFor
-from bitnet_chat.errors import EngineDied, EngineStalled
+from bitnet_chat.errors import EngineDiedError, EngineStalledError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="engines are shell scripts here")
 MB = 1_000_000
@@ -84,12 +84,12 @@ def test_the_work_of_a_process_and_those_below_it() -> None:
 
 def test_each_has_its_own_words() -> None:
     stalled = not_ready("showed no prompt", 2, worked=False)
-    assert "for 2 s it did nothing" in stalled.what and isinstance(stalled.error(""), EngineStalled)
+    assert "for 2 s it did nothing" in stalled.what and isinstance(stalled.error(""), EngineStalledError)
     assert stalled.error("").reason.exit_code == 124
     assert "only computed or logged" in not_ready("showed no prompt", 20, worked=True).what
     assert "its terminal" in closed_output(terminal=True).what and "its output" in closed_output(terminal=False).what
     died = log_in_output("main: x").error("")
-    assert type(died) is EngineDied and died.reason.exit_code == 5
+    assert type(died) is EngineDiedError and died.reason.exit_code == 5
 
 
 # Engines that never come to their prompt

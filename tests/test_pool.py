@@ -15,7 +15,7 @@ from serving import scripted_source
 from bitnet_chat.backend import Sampling
 from bitnet_chat.backends.pool import BackendFactory, Pool, Slot, number
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import Busy, EngineNotFound, FinishReason
+from bitnet_chat.errors import BusyError, EngineNotFoundError, FinishReason
 
 
 def pool(parallel: int = 1, **options: int) -> Pool:
@@ -190,7 +190,7 @@ def test_too_many_are_sent_away_with_the_time_it_takes() -> None:
         async with held(seats):
             waiting = [asyncio.ensure_future(lived(seats, name, "")) for name in "ab"]
             await turns()
-            with pytest.raises(Busy, match="2 requests wait") as refused:
+            with pytest.raises(BusyError, match="2 requests wait") as refused:
                 await lived(seats, "c", "")
             assert refused.value.retry_after == 20.0
         await asyncio.gather(*waiting)
@@ -209,11 +209,11 @@ def test_a_person_is_not_sent_away_for_batch_work_that_waits() -> None:
         async with held(seats):
             one, two = asyncio.ensure_future(batch("1")), asyncio.ensure_future(batch("2"))
             await turns()
-            with pytest.raises(Busy):
+            with pytest.raises(BusyError):
                 await batch("3")
             person = asyncio.ensure_future(lived(seats, "p", "P"))
             await turns()
-            with pytest.raises(Busy):
+            with pytest.raises(BusyError):
                 await two
         await person
         assert await one == "1"
@@ -280,7 +280,7 @@ def test_a_backend_that_cannot_be_made_costs_nobody_else_a_seat() -> None:
 
         def make() -> ScriptedBackend:
             if len(made) == 1:
-                raise EngineNotFound("the second is one too many")
+                raise EngineNotFoundError("the second is one too many")
             made.append(ScriptedBackend(lambda _: say("hi")))
             return made[-1]
 
@@ -302,11 +302,11 @@ def test_a_backend_that_cannot_be_made_costs_nobody_else_a_seat() -> None:
 def test_a_pool_that_can_have_no_backend_says_why_to_all() -> None:
     async def main() -> None:
         def make() -> ScriptedBackend:
-            raise EngineNotFound("there is none")
+            raise EngineNotFoundError("there is none")
 
         seats = Pool(BackendFactory("m", 1, make))
         for _ in range(2):
-            with pytest.raises(EngineNotFound):
+            with pytest.raises(EngineNotFoundError):
                 await lived(seats, "a", "A")
         assert (seats.busy, seats.waiting) == (0, 0)
 
@@ -322,9 +322,9 @@ def test_closing_ends_all_and_tells_who_waits() -> None:
             await turns()
             await seats.close()
             assert backends[0].calls == ["start", "close"], "though it is lent"
-            with pytest.raises(Busy):
+            with pytest.raises(BusyError):
                 await waiting
-            with pytest.raises(Busy):
+            with pytest.raises(BusyError):
                 await lived(seats, "b", "B")
         seats.start()
         assert len(backends) == 1
@@ -349,7 +349,7 @@ def test_no_seat_is_lost_or_given_twice(parallel: int, queue: int, steps: list[t
         visits: list[asyncio.Task[None]] = []
 
         async def visit(name: int, urgent: bool, release: asyncio.Event) -> None:
-            with suppress(Busy):
+            with suppress(BusyError):
                 async with seats.lease(
                     talk(f"{name % 4}", "A", "b"), urgent=urgent, make_way=lambda: bool(name % 2)
                 ) as seat:

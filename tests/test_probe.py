@@ -20,7 +20,7 @@ from bitnet_chat.engine import start_errors
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, recognise
 from bitnet_chat.engine.discovery import candidates, find, find_server, named
 from bitnet_chat.engine.probe import probe, why_it_ended
-from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.errors import EngineNotFoundError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="programs are shell scripts here")
 
@@ -90,7 +90,7 @@ def test_a_script_is_asked_each_time(tmp_path: Path) -> None:
     program(target, MODERN)
     assert probe(script).dialect is Dialect.MODERN
     target.unlink()
-    with pytest.raises(EngineNotFound, match=r"a program that it starts was not found .exit code 127: .*target"):
+    with pytest.raises(EngineNotFoundError, match=r"a program that it starts was not found .exit code 127: .*target"):
         probe(script)
 
 
@@ -132,7 +132,7 @@ def test_a_program_is_run_by_the_name_it_was_given(tmp_path: Path) -> None:
     link.parent.mkdir()
     link.symlink_to(shim)
     assert probe(link).path == link
-    with pytest.raises(EngineNotFound):
+    with pytest.raises(EngineNotFoundError):
         probe(shim)
     assert find(str(link)).path == link
 
@@ -167,9 +167,9 @@ def test_a_bare_name_that_is_not_here_is_looked_up_on_path(tmp_path: Path, monke
     on_path = program(tmp_path / "path" / "my-llama")
     monkeypatch.setenv("PATH", str(on_path.parent), prepend=os.pathsep)
     assert find("my-llama").path == on_path
-    with pytest.raises(EngineNotFound, match="does not exist"):
+    with pytest.raises(EngineNotFoundError, match="does not exist"):
         find("./my-llama")
-    with pytest.raises(EngineNotFound, match="does not exist"):
+    with pytest.raises(EngineNotFoundError, match="does not exist"):
         find("no-such-llama")
     here = program(tmp_path / "my-llama", MODERN)
     assert find("my-llama").path == here
@@ -179,7 +179,7 @@ def test_a_relative_path_in_a_folder_that_is_gone(tmp_path: Path, monkeypatch: p
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(EngineNotFound, match="the current folder was removed"):
+    with pytest.raises(EngineNotFoundError, match="the current folder was removed"):
         named("./llama-cli")
 
 
@@ -237,7 +237,7 @@ def test_each_failure_has_its_sentence(tmp_path: Path, content: str, words: str,
     path = tmp_path / "thing"
     path.write_bytes(content.encode())
     path.chmod(0o755)
-    with pytest.raises(EngineNotFound, match=words) as caught:
+    with pytest.raises(EngineNotFoundError, match=words) as caught:
         find(str(path))
     assert remedy in caught.value.remedy
 
@@ -275,7 +275,7 @@ def test_what_a_native_program_ends_with(code: int, text: str, words: str, remed
     near = [Path("/b/src/libllama.so"), Path("/b/ggml/src/libggml.so")]
     error = start_errors.of_end(start_errors.ProgramName(Path("x"), NATIVE), code, text, near)
     assert error is not None
-    with pytest.raises(EngineNotFound, match=words):
+    with pytest.raises(EngineNotFoundError, match=words):
         raise error
     assert remedy in error.remedy
 
@@ -300,13 +300,13 @@ def test_a_folder_whose_programs_all_fail_says_why(tmp_path: Path) -> None:
     for name in ("llama-completion", "llama-cli"):
         line = "echo 'x: error while loading shared libraries: libllama.so: cannot open shared object file: x' >&2"
         program(tmp_path / "e" / name, "", f"{line}; exit 127")
-    with pytest.raises(EngineNotFound) as caught:
+    with pytest.raises(EngineNotFoundError) as caught:
         find(str(tmp_path / "e"))
     assert "libllama.so was not found" in caught.value.detail
 
 
 def test_a_folder_is_no_program(tmp_path: Path) -> None:
-    with pytest.raises(EngineNotFound, match="is a folder and no program"):
+    with pytest.raises(EngineNotFoundError, match="is a folder and no program"):
         probe(tmp_path)
 
 
@@ -321,7 +321,7 @@ def test_a_help_that_wants_a_model_is_asked_for_with_one(
     assert probe(program(tmp_path / "llama-cli", CLASSIC, wants)).dialect is Dialect.CLASSIC
     assert questions[1][0] == "--model" and questions[1][2] == "--help"
     questions.clear()
-    with pytest.raises(EngineNotFound, match="is not a llama-cli"):
+    with pytest.raises(EngineNotFoundError, match="is not a llama-cli"):
         probe(program(tmp_path / "other", "nothing"))
     assert len(questions) == 1
 
@@ -335,7 +335,7 @@ def test_the_limit_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert main(["engine", "probe", str(path)]) == 3
     settings, _ = load({}, {"BITNET_CHAT_PROBE_TIMEOUT": "7.5"})
     assert settings.probe_timeout == 7.5
-    with pytest.raises(EngineNotFound, match=r"did not answer --help within 0\.1 s") as caught:
+    with pytest.raises(EngineNotFoundError, match=r"did not answer --help within 0\.1 s") as caught:
         find(str(path), limit=0.1)
     assert "BITNET_CHAT_PROBE_TIMEOUT=0.6" in caught.value.remedy and "probe_timeout" in caught.value.remedy
 

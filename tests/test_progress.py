@@ -14,7 +14,7 @@ from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
 from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend
 from bitnet_chat.batch import ask
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.errors import FinishReason, Unsupported
+from bitnet_chat.errors import FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started, TextDelta
 from bitnet_chat.repl import reply_view as replies
 from bitnet_chat.repl.display import Display
@@ -91,7 +91,7 @@ def test_what_stands_before_a_backend_passes_it_on() -> None:
         end = (await events_of(empty, ReplyOptions()))[-1]
         assert isinstance(end, Completed) and end.reason is FinishReason.EMPTY, "it is no word of a reply"
         inner = ScriptedBackend(
-            lambda _: [HALF, Failed(Unsupported("tools", "no"))] if inner.options[-1].tools else STEPS
+            lambda _: [HALF, Failed(UnsupportedError("tools", "no"))] if inner.options[-1].tools else STEPS
         )
         offered = await events_of(OptionalToolsBackend(inner), ReplyOptions(tools=(Tool("add", "", {}),)))
         assert isinstance(offered[1], Notice) and offered[2:] == STEPS

@@ -16,7 +16,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary, recognise
 from bitnet_chat.engine.start_errors import OptionRetry, RefusedOption, refused
-from bitnet_chat.errors import EngineNotFound, UsageError
+from bitnet_chat.errors import EngineNotFoundError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice
 
 OPTIONS = Path(__file__).parent / "options"
@@ -75,7 +75,7 @@ def test_other_ends_are_no_refusal(line: str) -> None:
 
 def test_a_word_that_was_not_passed_from_here() -> None:
     assert refused(binary(), OURS, (), ["error: unknown argument: --added"]) == RefusedOption("--added")
-    with pytest.raises(EngineNotFound, match="was not passed by bitnet-chat"):
+    with pytest.raises(EngineNotFoundError, match="was not passed by bitnet-chat"):
         OptionRetry(lambda binary: binary, print).without_refused(
             binary(), OURS, (), ["error: unknown argument: --added"]
         )
@@ -83,7 +83,7 @@ def test_a_word_that_was_not_passed_from_here() -> None:
 
 @pytest.mark.parametrize("option", ["--model", "--color", "--file"])
 def test_what_a_chat_needs_is_not_left_out(option: str) -> None:
-    with pytest.raises(EngineNotFound, match=f"does not take {option}, which a chat needs"):
+    with pytest.raises(EngineNotFoundError, match=f"does not take {option}, which a chat needs"):
         OptionRetry(lambda binary: binary, print).without_refused(
             binary(), OURS, (), [f"error: invalid argument: {option}"]
         )

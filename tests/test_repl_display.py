@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from styled import plain
 
-from bitnet_chat.errors import EngineDied, FinishReason
+from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Stats
 from bitnet_chat.markdown import prose
 from bitnet_chat.repl.display import Display, summary
@@ -90,7 +90,7 @@ def test_no_empty_line_after_a_reply_that_ends_its_last() -> None:
 def test_colours() -> None:
     paper, shown = display(colour=True)
     shown.notice("restarted")
-    shown.error(EngineDied("It died", remedy="ask again", detail="a\x1b[2J"))
+    shown.error(EngineDiedError("It died", remedy="ask again", detail="a\x1b[2J"))
     assert paper.all == (
         "\x1b[2mrestarted\x1b[0m\n\x1b[31mIt died\x1b[0m\n\x1b[31m  ask again\x1b[0m\n\x1b[31m  | a␛[2J\x1b[0m\n\n"
     )
@@ -154,7 +154,7 @@ def test_thoughts_are_dim_and_apart() -> None:
 def test_thoughts_that_never_end() -> None:
     paper, shown = display(colour=True)
     shown.thoughts("Hm")
-    shown.error(EngineDied("gone"))
+    shown.error(EngineDiedError("gone"))
     assert paper.all == "\x1b[2mHm\x1b[0m\n\x1b[31mgone\x1b[0m\n\n"
 
 
@@ -277,7 +277,7 @@ def test_lines_of_ours_are_broken_between_words() -> None:
     paper, shown = display(size=lambda: (16, 24))
     shown.notice("the engine was restarted")
     shown.lines("/help   this list of commands")
-    shown.error(EngineDied("It died of hunger", remedy="ask it again, please", detail="a long line of a log"))
+    shown.error(EngineDiedError("It died of hunger", remedy="ask it again, please", detail="a long line of a log"))
     assert paper.all == (
         "the engine was\nrestarted\n/help   this\n        list of\n        commands\n\n"
         "It died of\nhunger\n  ask it again,\n  please\n  | a long line\n    of a log\n\n"

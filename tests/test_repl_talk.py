@@ -13,7 +13,7 @@ from scripted_backend import Gate, ScriptedBackend, by_message, say
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.export import restore
-from bitnet_chat.errors import EngineDied, FinishReason, UsageError
+from bitnet_chat.errors import EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.journal import Entry, Journal
 from bitnet_chat.journal.records import State
@@ -220,7 +220,7 @@ def test_a_failed_message_comes_back() -> None:
 def test_an_error_that_is_raised_is_a_failure() -> None:
     def steps() -> Iterable[Event | Gate]:
         yield TextDelta("Hel")
-        raise EngineDied("gone")
+        raise EngineDiedError("gone")
 
     async def work(room: Room) -> None:
         assert await room.talk.submit("hello") == "hello"
@@ -241,7 +241,7 @@ def test_regen_keeps_the_reply_before_when_it_fails() -> None:
     async def work(room: Room) -> None:
         await room.talk.submit("hello")
         before = room.talk.conversation
-        room.backend.script = lambda _: [Failed(EngineDied("gone"))]
+        room.backend.script = lambda _: [Failed(EngineDiedError("gone"))]
         assert await room.talk.submit("/regen") == ""
         assert room.talk.conversation == before and room.talk.unanswered == ""
         room.backend.script = lambda _: say("Other.")
@@ -342,7 +342,7 @@ def test_continue_makes_the_cut_reply_longer() -> None:
         assert room.backend.asked[-1].last == Message("assistant", "Once upon", FinishReason.LENGTH)
         assert room.talk.conversation.last == Message("assistant", "Once upon a time.", FinishReason.STOP)
         assert len(room.talk.conversation.messages) == 2
-        room.backend.script = lambda _: [Failed(EngineDied("gone"))]
+        room.backend.script = lambda _: [Failed(EngineDiedError("gone"))]
         await room.talk.submit("/continue")
         assert "came to its end" in room.paper.all and len(room.backend.asked) == 2
 
@@ -357,7 +357,7 @@ def test_a_continuation_that_fails_leaves_the_cut_reply() -> None:
         room.backend.script = lambda _: say("Once upon", reason=FinishReason.LENGTH)
         await room.talk.submit("a tale")
         before = room.talk.conversation
-        room.backend.script = lambda _: [Failed(EngineDied("gone"))]
+        room.backend.script = lambda _: [Failed(EngineDiedError("gone"))]
         assert await room.talk.submit("/continue") == ""
         assert room.talk.conversation == before
 
@@ -546,7 +546,7 @@ def test_files_go_with_the_next_message(tmp_path: Path, monkeypatch: pytest.Monk
         assert "missing.txt" in room.paper.all
         await room.talk.submit("/file a.txt 'b c.py'")
         assert "a.txt: 5 bytes" in room.paper.all and "% of the window" in room.paper.all
-        room.backend.script = lambda _: [Failed(EngineDied("gone"))]
+        room.backend.script = lambda _: [Failed(EngineDiedError("gone"))]
         assert await room.talk.submit("hello") == "hello"
         await room.talk.submit("/file")
         room.backend.script = lambda _: say("Read.")

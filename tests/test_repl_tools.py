@@ -13,7 +13,7 @@ from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.conversation.message import NOT_CALLED
-from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, Unsupported
+from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 from bitnet_chat.journal import Entry, Journal
 from bitnet_chat.repl import ReplSettings
@@ -184,7 +184,7 @@ def test_a_result_that_does_not_fit(tmp_path: Path) -> None:
         await room.talk.submit("/undo")
         assert not room.talk.conversation.turns
 
-    full: list[Event | Gate] = [Failed(ContextOverflow("too long"))]
+    full: list[Event | Gate] = [Failed(ContextOverflowError("too long"))]
     in_room(tmp_path, work, [asks("", OSLO), full], ["yes"])
 
 
@@ -271,7 +271,7 @@ def test_a_failure_after_a_call_keeps_what_there_is(tmp_path: Path) -> None:
         await room.talk.submit("/continue")
         assert room.talk.conversation.last == Message("assistant", "Fine.", FinishReason.STOP)
 
-    failed: list[Event | Gate] = [Started(), Failed(EngineDied("dead"))]
+    failed: list[Event | Gate] = [Started(), Failed(EngineDiedError("dead"))]
     in_room(tmp_path, work, [asks("", OSLO), failed, say("Fine.")], ["yes"])
 
 
@@ -319,7 +319,7 @@ def test_a_model_without_a_place_for_tools_answers_and_the_user_is_told_once(tmp
     made: list[ScriptedBackend] = []
 
     def backend(name: str) -> Backend:
-        refusal = Failed(Unsupported("tools", f"{name} has no place for tools", remedy="choose another"))
+        refusal = Failed(UnsupportedError("tools", f"{name} has no place for tools", remedy="choose another"))
 
         def script(_: Conversation) -> list[Event | Gate]:
             return [refusal] if made[-1].options[-1].tools and name != "able" else say("Hello.")

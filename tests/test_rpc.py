@@ -29,7 +29,7 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary, read_options
 from bitnet_chat.engine.install import build, manifest
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.protocols import EngineOptions, common_flags
-from bitnet_chat.errors import EngineDied, EngineNotFound, FinishReason, UsageError
+from bitnet_chat.errors import EngineDiedError, EngineNotFoundError, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
 
 
@@ -115,14 +115,14 @@ def test_old_engines_are_told_to_put_layers_there(model: Path) -> None:
 
 def test_an_engine_that_was_built_without_it(tmp_path: Path, engine: EngineBinary, model: Path) -> None:
     """Seen in the manifest of an engine of ours, in the help of an old one, and else in the log."""
-    with pytest.raises(EngineNotFound, match="without RPC") as caught:
+    with pytest.raises(EngineNotFoundError, match="without RPC") as caught:
         rpc.require(replace(engine, options=engine.options.without(["--rpc"])))
     assert "engine install --with rpc" in caught.value.remedy
     record = manifest.read(engine.path.parent)
     assert record is not None
     replace(record, files={name: size for name, size in record.files.items() if name != "rpc-server"}).write(tmp_path)
     (tmp_path / engine.path.name).symlink_to(engine.path)
-    with pytest.raises(EngineNotFound, match="without RPC"):
+    with pytest.raises(EngineNotFoundError, match="without RPC"):
         PtyBackend(Settings(engine=str(tmp_path / engine.path.name), model=str(model), rpc="127.0.0.1:1"))
 
 
@@ -190,17 +190,17 @@ def test_a_server_that_lets_go_is_there(listener: socket.socket) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_server_that_does_not_take_us_is_busy(listener: socket.socket) -> None:
-    with pytest.raises(EngineDied, match="is busy: it serves one engine at a time"):
+    with pytest.raises(EngineDiedError, match="is busy: it serves one engine at a time"):
         rpc.knock([address(listener)])
 
 
 def test_nobody_there() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and never listens
-        with pytest.raises(EngineDied, match="cannot be reached: ") as caught:
+        with pytest.raises(EngineDiedError, match="cannot be reached: ") as caught:
             rpc.knock([address(unused)])
     assert "rpc-server --host" in caught.value.remedy
-    with pytest.raises(EngineDied, match="cannot be reached: "):
+    with pytest.raises(EngineDiedError, match="cannot be reached: "):
         rpc.knock(["no-such-host.invalid:1"])
 
 

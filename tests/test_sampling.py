@@ -14,7 +14,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.process import EngineProcess
-from bitnet_chat.errors import FinishReason, Unsupported
+from bitnet_chat.errors import FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Failed
 
 STORY = Conversation().with_user("tell me a long story")
@@ -84,7 +84,7 @@ def test_the_smaller_limit_of_settings_and_reply_counts(modern: EngineBinary, mo
 def test_a_grammar_is_refused_by_name(classic: EngineBinary, model: Path) -> None:
     async def body(rig: Rig) -> None:
         events = [event async for event in rig.backend.reply(STORY, ReplyOptions(format=ResponseFormat()))]
-        assert isinstance(events[0], Failed) and isinstance(events[0].error, Unsupported) and len(events) == 1
+        assert isinstance(events[0], Failed) and isinstance(events[0].error, UnsupportedError) and len(events) == 1
         assert events[0].error.option == "response_format" and "--backend llama-server" in str(events[0].error)
         assert not rig.processes
 

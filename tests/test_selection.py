@@ -33,7 +33,7 @@ from bitnet_chat.engine.small_model import SmallModel, question
 from bitnet_chat.engine.speeds import EngineSpeed
 from bitnet_chat.engine.verdicts import ANSWERS
 from bitnet_chat.engine_checks import known_answers
-from bitnet_chat.errors import EngineMissing, EngineNotFound
+from bitnet_chat.errors import EngineMissingError, EngineNotFoundError
 from bitnet_chat.events import Completed
 from bitnet_chat.models import store
 from bitnet_chat.models.info import read_info
@@ -166,7 +166,7 @@ def test_flags_of_the_engine_go_to_one_that_takes_them(
 
 def test_a_missing_engine_is_named(at_hand: Offer, native: EngineBinary, i2_s: Path) -> None:
     at_hand(native)
-    with pytest.raises(EngineMissing) as caught:
+    with pytest.raises(EngineMissingError) as caught:
         select(EngineRequest(), i2_s)
     assert caught.value.package == "bitnet"
     assert caught.value.what == "small needs the engine bitnet, which is not installed"
@@ -177,7 +177,7 @@ def test_a_missing_engine_is_named(at_hand: Offer, native: EngineBinary, i2_s: P
     assert judge(EngineRequest())([read_info(i2_s)])[0].startswith("needs the engine bitnet (")
     at_hand()
     assert missing_package(EngineRequest(), "") == "llama.cpp"
-    with pytest.raises(EngineNotFound, match="no engine was found"):
+    with pytest.raises(EngineNotFoundError, match="no engine was found"):
         select(EngineRequest(), i2_s)
 
 

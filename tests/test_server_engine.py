@@ -17,7 +17,7 @@ from bitnet_chat.cli.server_engine import preferred
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.discovery import find_server
-from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.errors import EngineNotFoundError
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_several_at_once_have_one_llama_server(
     assert (taken.settings.backend, taken.dialect) == ("engine", Dialect.NATIVE), "no llama-server is at hand"
     try:
         server = find_server(str(classic.path))
-    except EngineNotFound:
+    except EngineNotFoundError:
         pytest.skip("no llama-server was built")
     (home / "programs" / server.path.name).symlink_to(server.path)
     taken = preferred(settings, "", parallel=4, any_backend=True)

@@ -23,7 +23,7 @@ from bitnet_chat.engine import session
 from bitnet_chat.engine.process import TRANSITIONS, ProcessState, Signal
 from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.supervisor import RestartBudget
-from bitnet_chat.errors import ContextOverflow, EngineDied, FinishReason, ModelError, UsageError
+from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReason, ModelError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
@@ -339,7 +339,7 @@ def test_three_restarts_a_minute_and_then_a_clear_error(rig: Rig) -> None:
     async def body(backend: PtyBackend) -> None:
         events = await ask(backend, said("kill"))
         last = events[-1]
-        assert isinstance(last, Failed) and isinstance(last.error, EngineDied)
+        assert isinstance(last, Failed) and isinstance(last.error, EngineDiedError)
         assert len(rig.launches) == 4
         assert len(notices(events)) == 3
         assert "4th time in 60 seconds" in str(last.error)
@@ -413,7 +413,7 @@ def test_a_history_that_is_too_long_to_load_loses_its_oldest_turns(rig: Rig) -> 
 def test_a_message_larger_than_the_window(rig: Rig) -> None:
     async def body(backend: PtyBackend) -> None:
         last = (await ask(backend, said(HUGE)))[-1]
-        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
+        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflowError)
         assert "2048 tokens" in str(last.error)
         assert (await ask(backend, said("say short")))[-1].text == "short"  # type: ignore[union-attr]
 
@@ -427,7 +427,7 @@ def test_a_message_that_can_never_fit_drops_nothing(rig: Rig) -> None:
             conversation = conversation.with_user(f"say number {number}")
             conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
         events = await ask(backend, conversation.with_user(HUGE))
-        assert isinstance(events[-1], Failed) and isinstance(events[-1].error, ContextOverflow)
+        assert isinstance(events[-1], Failed) and isinstance(events[-1].error, ContextOverflowError)
         assert notices(events) == []
         assert (await ask(backend, conversation.with_user("say short")))[-1].text == "short"  # type: ignore[union-attr]
         assert "number 0" in rig.launches[-1]["prompt"]
@@ -635,7 +635,7 @@ def test_an_error_of_a_modern_engine(rig: Rig) -> None:
         last = (await ask(backend, said("error something broke")))[-1]
         assert isinstance(last, Failed) and "something broke" in str(last.error)
         last = (await ask(backend, said("error the request exceeds the available context size")))[-1]
-        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflow)
+        assert isinstance(last, Failed) and isinstance(last.error, ContextOverflowError)
 
     run(rig, body)
 

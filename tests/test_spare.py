@@ -21,7 +21,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import standby
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.errors import ContextOverflow, FinishReason, ModelError
+from bitnet_chat.errors import ContextOverflowError, FinishReason, ModelError
 from bitnet_chat.events import Completed, Event, Failed, Notice, TextDelta
 
 needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
@@ -195,7 +195,7 @@ def test_what_left_while_nobody_waited_is_told_even_if_the_message_is_refused(ri
         backend.prepare(conversation)
         await prepared(backend)
         events = [event async for event in backend.reply(conversation.with_user("word " * 5000))]
-        assert isinstance(events[-1], Failed) and isinstance(events[-1].error, ContextOverflow)
+        assert isinstance(events[-1], Failed) and isinstance(events[-1].error, ContextOverflowError)
         assert [event for event in events if isinstance(event, Notice) and "left it" in event.text]
         assert len(rig.launches) == 1
 

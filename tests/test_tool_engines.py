@@ -18,7 +18,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.process import EngineProcess
-from bitnet_chat.errors import EngineDied, FinishReason, Unsupported
+from bitnet_chat.errors import EngineDiedError, FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.templates.chat_template import ChatTemplate
 
@@ -147,7 +147,7 @@ def test_limits_choices_and_refusals(classic: EngineBinary, model: Path) -> None
 
     async def refused(backend: Backend) -> None:
         *_, end = await heard(backend, Conversation().with_user("hello"), OPTIONS)
-        assert isinstance(end, Failed) and isinstance(end.error, Unsupported) and end.error.option == "tools"
+        assert isinstance(end, Failed) and isinstance(end.error, UnsupportedError) and end.error.option == "tools"
 
     talking(lambda: PtyBackend(settings(classic, model)), refused)
 
@@ -167,7 +167,7 @@ def test_a_call_that_is_asked_for_is_made_or_refused(name: str, request: pytest.
             *events, end = await heard(backend, asked if choice == "add" else begun, options)
             calls = [(each.name, each.arguments) for each in events if isinstance(each, ToolCall)]
             if name == "modern":
-                assert isinstance(end, Failed) and isinstance(end.error, Unsupported) and not calls
+                assert isinstance(end, Failed) and isinstance(end.error, UnsupportedError) and not calls
                 assert end.error.option == "tool_choice"
                 continue
             if choice == "add":  # what the toy makes of that is nonsense, but a call of it
@@ -385,7 +385,7 @@ def test_a_reply_that_was_cut_calls_nothing(end: FinishReason) -> None:
         assert isinstance(events[-1], Completed) and events[-1].reason is end and "<" not in events[-1].text
     events = answered(Engine(Completed(end, f"{GOOD} and {GOOD[:9]}")), ASKED)
     assert isinstance(events[-1], Completed) and events[-1].reason is end  # which says that nothing is to be called
-    dead = Failed(EngineDied("dead"), f"So: {BAD}")
+    dead = Failed(EngineDiedError("dead"), f"So: {BAD}")
     assert answered(Engine(dead), ASKED)[-1] == Failed(dead.error, "So:")
 
 

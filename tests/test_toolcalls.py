@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
-from bitnet_chat.errors import Unsupported
+from bitnet_chat.errors import UnsupportedError
 from bitnet_chat.filters.tool_calls import CALL_LIMIT, Call, CallSplitter, Malformed, Piece, Text, parse
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.templates.chat_template import ChatTemplate
@@ -201,12 +201,12 @@ def test_a_template_with_tools_in_a_message_of_their_own() -> None:
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_a_template_without_a_form_for_tools_says_so(name: str) -> None:
-    with pytest.raises(Unsupported, match="tools is not supported here: the chat template"):
+    with pytest.raises(UnsupportedError, match="tools is not supported here: the chat template"):
         ToolFormat(template(TEMPLATES[name]))
 
 
 def test_calls_in_a_form_that_is_not_read_here() -> None:
-    with pytest.raises(Unsupported, match="in a form that is not read here"):
+    with pytest.raises(UnsupportedError, match="in a form that is not read here"):
         ToolFormat(template(TEMPLATE.replace("<tool_call>", "<function_call>")))
 
 

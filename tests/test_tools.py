@@ -17,7 +17,7 @@ from bitnet_chat.cli.parser import parse
 from bitnet_chat.cli.tools import allowed_toolbox
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.conversation.export import export, restore
-from bitnet_chat.errors import EngineDied, FinishReason, UsageError
+from bitnet_chat.errors import EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.journal import Journal, Recorder
 from bitnet_chat.journal.records import State
@@ -415,7 +415,7 @@ def test_rounds_come_to_an_end(tmp_path: Path) -> None:
 def test_a_reply_that_was_cut_calls_nothing(tmp_path: Path, reason: FinishReason) -> None:
     events, asked = played(box_of(tmp_path, WEATHER), [Started(), CALL, TextDelta("an"), Completed(reason, "an")])
     assert len(asked) == 1 and events[-1] == Completed(reason, "an")
-    events, asked = played(box_of(tmp_path, WEATHER), [Started(), CALL, Failed(EngineDied("dead"))])
+    events, asked = played(box_of(tmp_path, WEATHER), [Started(), CALL, Failed(EngineDiedError("dead"))])
     assert len(asked) == 1 and isinstance(events[-1], Failed)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bitnet_chat.backend import Backend, ReplyOptions, Sampling, refusal_of
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.errors import BitnetChatError, Busy
+from bitnet_chat.errors import BitnetChatError, BusyError
 
 _RECENT = 32
 """Leases whose length tells how long the next ones may take."""
@@ -224,18 +224,18 @@ class Pool:
                 wish.asked = True
                 needed -= 1
 
-    def _full(self) -> Busy:
+    def _full(self) -> BusyError:
         mean = sum(self._lengths) / len(self._lengths) if self._lengths else 5.0
         # Half of the line: then there is room again, and not only for the fastest.
         wait = mean * max(1.0, self._queue / 2) / self.source.parallel
-        return Busy(
+        return BusyError(
             f"{len(self._waiting)} requests wait for {self.source.name} already",
             retry_after=min(max(_RETRY[0], wait), _RETRY[1]),
             remedy="try again later, or start the server with more --parallel",
         )
 
-    def _ended(self) -> Busy:
-        return Busy(f"{self.source.name} is being unloaded", retry_after=_RETRY[0], remedy="try again")
+    def _ended(self) -> BusyError:
+        return BusyError(f"{self.source.name} is being unloaded", retry_after=_RETRY[0], remedy="try again")
 
     # Seats
 

@@ -30,7 +30,7 @@ from bitnet_chat.engine.session import Session
 from bitnet_chat.engine.start_errors import OptionRetry
 from bitnet_chat.engine.threads import TINY_MODEL, Sharing, threads
 from bitnet_chat.engine.transport import pty_is_available
-from bitnet_chat.errors import BitnetChatError, ModelError, Unsupported, UsageError
+from bitnet_chat.errors import BitnetChatError, ModelError, UnsupportedError, UsageError
 from bitnet_chat.events import Event
 from bitnet_chat.models.names import name_of
 from bitnet_chat.trace.recorder import Recorder
@@ -327,7 +327,7 @@ def _require_no_flags(settings: Settings) -> None:
             remedy="leave out what stands behind --; --ctx, --threads and the settings of sampling hold for it",
         )
     if settings.rpc:
-        raise Unsupported("--rpc", "a native engine has no RPC", remedy="bitnet-chat engine install --with rpc")
+        raise UnsupportedError("--rpc", "a native engine has no RPC", remedy="bitnet-chat engine install --with rpc")
 
 
 def _why_no_spares(binary: EngineBinary, rpc: tuple[str, ...]) -> str:

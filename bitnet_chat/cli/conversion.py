@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat.cli.lines import tell
-from bitnet_chat.errors import EngineMissing, EngineNotFound
+from bitnet_chat.errors import EngineMissingError, EngineNotFoundError
 from bitnet_chat.text.sanitize import visible
 from bitnet_chat.util.progress import ProgressLine, size
 
@@ -36,10 +36,10 @@ def after_pull(model: Path, wish: EngineRequest, *, alone: bool) -> None:
 
     try:
         chosen = select(wish, model).contender
-    except EngineMissing as error:
+    except EngineMissingError as error:
         _say(f"{error.what}: {error.remedy}")
         return
-    except EngineNotFound:
+    except EngineNotFoundError:
         return
     if not chosen.converts:
         return

@@ -13,7 +13,7 @@ from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
 from bitnet_chat.engine.discovery import INSTALL, EngineCandidate, candidates, named, servers
 from bitnet_chat.engine.install import manifest, packages
-from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.errors import EngineNotFoundError
 from bitnet_chat.text.sanitize import one_line
 
 _SILENCE = 30.0
@@ -63,7 +63,7 @@ def _list(flags: argparse.Namespace) -> int:
         if winner is not None:
             print(f"* is used, for a model that it can run: {_why(winner)}")
     if winner is None:
-        raise EngineNotFound("no engine was found", remedy=INSTALL)
+        raise EngineNotFoundError("no engine was found", remedy=INSTALL)
     return 0
 
 
@@ -177,7 +177,7 @@ def _asked(written: str, limit: float) -> list[EngineBinary]:
     found = list(candidates(written, limit=limit))
     binaries = [each.binary for each in found if each.binary is not None]
     if not binaries:
-        raise EngineNotFound(found[0].problem, remedy=found[0].remedy)
+        raise EngineNotFoundError(found[0].problem, remedy=found[0].remedy)
     return binaries
 
 

@@ -12,7 +12,7 @@ from bitnet_chat.cli.prompts import can_prompt, confirm
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.discovery import candidates, find_server
 from bitnet_chat.engine.install import manifest, packages
-from bitnet_chat.errors import BuildError, EngineNotFound, FinishReason
+from bitnet_chat.errors import BuildError, EngineNotFoundError, FinishReason
 from bitnet_chat.util.progress import ProgressLine
 
 
@@ -123,6 +123,6 @@ def _is_there(compiled: bool, features: Sequence[str]) -> bool:
         if "server" in features:
             find_server(None, configured or None, limit=limit)
         found = [each.binary for each in candidates(None, configured or None, limit=limit) if each.binary is not None]
-    except EngineNotFound:
+    except EngineNotFoundError:
         return False
     return any(each.can_chat and not (compiled and each.dialect is Dialect.NATIVE) for each in found)

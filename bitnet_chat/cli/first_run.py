@@ -14,7 +14,7 @@ from bitnet_chat import paths
 from bitnet_chat.cli.lines import tell
 from bitnet_chat.cli.prompts import can_prompt, choose, confirm
 from bitnet_chat.config import Settings
-from bitnet_chat.errors import BitnetChatError, EngineNotFound
+from bitnet_chat.errors import BitnetChatError, EngineNotFoundError
 from bitnet_chat.text.sanitize import visible
 from bitnet_chat.util.progress import size
 
@@ -140,7 +140,7 @@ def _package(settings: Settings, configured: str, pulled: str) -> str:
     if packages.by_name(name) is not None:
         try:
             named(name)
-        except EngineNotFound:
+        except EngineNotFoundError:
             return name
     return ""
 

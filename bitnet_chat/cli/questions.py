@@ -29,7 +29,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.errors import BitnetChatError, EngineNotFound, FinishReason, UsageError
+from bitnet_chat.errors import BitnetChatError, EngineNotFoundError, FinishReason, UsageError
 from bitnet_chat.journal import Journal, Recorder, Stored
 from bitnet_chat.markdown import Mode, prose
 from bitnet_chat.text.sanitize import one_line, visible
@@ -291,7 +291,7 @@ class _Engines:
             backend = open_backend(
                 self._settings, self._configured, dialect=Dialect.MODERN, advice="nothing", convert=convert
             )
-        except EngineNotFound:
+        except EngineNotFoundError:
             return None
         return self._opened(backend)
 

@@ -15,7 +15,7 @@ from typing import Literal
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import encoded_conversation
-from bitnet_chat.errors import ContextOverflow
+from bitnet_chat.errors import ContextOverflowError
 
 Policy = Literal["drop-oldest", "summarize", "stop"]
 """What happens to a conversation that has outgrown the window."""
@@ -165,12 +165,12 @@ def about_tokens(tokens: TokenCount) -> str:
     return f"about {round(tokens.count / unit) * unit:,} tokens (±{100 * tokens.error:.0f} %)"
 
 
-def too_long(message: TokenCount, pinned: TokenCount, size: int | None) -> ContextOverflow:
+def too_long(message: TokenCount, pinned: TokenCount, size: int | None) -> ContextOverflowError:
     """A message that would not fit even if nothing but the system prompt, ``pinned``, stood before it. ``size``: None
     where only the server knows."""
     beside = f", of which the system prompt takes {about_tokens(pinned)}" if size and pinned.count * 10 > size else ""
     window = f" of {size:,} tokens{beside}" if size else ""
-    return ContextOverflow(
+    return ContextOverflowError(
         f"the message is {about_tokens(message)} long and does not fit into the context window{window}; it was not"
         " sent",
         remedy="shorten it, send it in parts, or give a larger --ctx where the model allows it",
@@ -179,13 +179,13 @@ def too_long(message: TokenCount, pinned: TokenCount, size: int | None) -> Conte
     )
 
 
-def outgrown(size: int | None, need: TokenCount | None = None, reserve: int = 0) -> ContextOverflow:
+def outgrown(size: int | None, need: TokenCount | None = None, reserve: int = 0) -> ContextOverflowError:
     """A conversation that would have to lose its oldest turns, which the user does not want. ``reserve``: tokens that
     are kept for the reply."""
     window = f" of {size:,} tokens" if size else ""
     length = f": with this message it is {about_tokens(need)} long" if need is not None else ""
     beside = f", and {reserve:,} are kept for the reply" if length and reserve else ""
-    return ContextOverflow(
+    return ContextOverflowError(
         f"the conversation has outgrown the context window{window}{length}{beside}; nothing was sent or dropped",
         remedy="/clear starts over, --overflow drop-oldest or summarize lets the oldest turns leave the window,"
         " and a larger --ctx makes room where the model allows it",

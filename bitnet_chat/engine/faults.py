@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bitnet_chat.engine.protocols.log_format import is_json
-from bitnet_chat.errors import EngineDied, EngineStalled
+from bitnet_chat.errors import EngineDiedError, EngineStalledError
 
 _WRAPPER = "a wrapper script must leave standard error alone (no 2>&1), and flags must not send the log to stdout"
 _JSON_LOG = "leave out --log-jsonl, and LLAMA_ARG_LOG_JSONL in a wrapper script: the log is then on standard error"
@@ -20,8 +20,8 @@ class EngineFault:
     is_lasting: bool = False
     is_stall: bool = False
 
-    def error(self, detail: str) -> EngineDied:
-        kind = EngineStalled if self.is_stall else EngineDied
+    def error(self, detail: str) -> EngineDiedError:
+        kind = EngineStalledError if self.is_stall else EngineDiedError
         return kind(f"the engine {self.what}", remedy=self.remedy, detail=detail)
 
 

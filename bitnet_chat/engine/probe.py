@@ -19,7 +19,7 @@ from bitnet_chat.engine import start_errors
 from bitnet_chat.engine.binary import MARKS, Dialect, EngineBinary, EngineVariant, HelpOption, HelpOptions, recognise
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.transport import environment
-from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.errors import EngineNotFoundError
 from bitnet_chat.paths import bundled_model
 
 LIMIT = 5.0
@@ -65,12 +65,12 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
     return found
 
 
-def why_it_ended(path: Path, code: int | None, text: str) -> EngineNotFound | None:
+def why_it_ended(path: Path, code: int | None, text: str) -> EngineNotFoundError | None:
     """Why a program that was examined before ended with ``code`` after it printed ``text``, where the model is
     not the cause: a library that is gone, say."""
     from bitnet_chat.models.engine_support import libraries
 
-    with contextlib.suppress(EngineNotFound):
+    with contextlib.suppress(EngineNotFoundError):
         return start_errors.of_end(_look(path), code or 0, text, libraries(path), crashes=False)
     return None
 
@@ -79,13 +79,15 @@ def _look(path: Path) -> start_errors.ProgramName:
     """Raises EngineNotFound for anything but a file that may be run."""
     try:
         if path.is_dir():
-            raise EngineNotFound(f"{path} is a folder and no program", remedy="give the program in it")
+            raise EngineNotFoundError(f"{path} is a folder and no program", remedy="give the program in it")
         path.stat()
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
         why = error.strerror if isinstance(error, OSError) else "its links lead in a circle"
-        raise EngineNotFound(f"{path} does not exist or cannot be read: {why}") from None
+        raise EngineNotFoundError(f"{path} does not exist or cannot be read: {why}") from None
     if not path.is_file() or not os.access(path, os.X_OK):
-        raise EngineNotFound(f"{path} is not a program that can be run", remedy="give a llama-cli or llama-completion")
+        raise EngineNotFoundError(
+            f"{path} is not a program that can be run", remedy="give a llama-cli or llama-completion"
+        )
     try:
         with path.open("rb") as file:
             return start_errors.ProgramName(path, file.read(_HEAD))

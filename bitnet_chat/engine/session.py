@@ -24,7 +24,14 @@ from bitnet_chat.engine.reply import Estimate, ReplyAccumulator
 from bitnet_chat.engine.supervisor import EngineSupervisor
 from bitnet_chat.engine.transport import TransportKind
 from bitnet_chat.engine.trimming import ContextTrimmer
-from bitnet_chat.errors import BitnetChatError, ContextOverflow, EngineDied, FinishReason, Unsupported, UsageError
+from bitnet_chat.errors import (
+    BitnetChatError,
+    ContextOverflowError,
+    EngineDiedError,
+    FinishReason,
+    UnsupportedError,
+    UsageError,
+)
 from bitnet_chat.events import (
     Completed,
     Event,
@@ -168,7 +175,7 @@ class Session:
         talk = await self.keeper.talk()
         if options.format is not None and not talk.carries_all:
             why = "an engine on a pseudo-terminal takes no grammar for one reply"
-            raise Unsupported("response_format", why, remedy=_WITH_GRAMMAR)
+            raise UnsupportedError("response_format", why, remedy=_WITH_GRAMMAR)
         if cut is None:
             *earlier, asked = (await beside(conversation, encoded_conversation, conversation)).messages
             return EnginePrompt(Conversation(tuple(earlier)), asked.content)
@@ -381,10 +388,10 @@ class Session:
         """The engine reported an error instead of a reply, or in the middle of it. None: worth another try."""
         if error.why == "unsupported":
             option = "response_format" if options.format is not None else "this request"
-            return Failed(Unsupported(option, error.text, remedy=_WITH_GRAMMAR), turn.text)
+            return Failed(UnsupportedError(option, error.text, remedy=_WITH_GRAMMAR), turn.text)
         if not (error.why == "context_full" or tells_overflow(error.text) or process.meter.overflowed):
             remedy = "ask again, or begin another conversation"
-            return Failed(EngineDied(f"the engine reported: {error.text}", remedy=remedy), turn.text)
+            return Failed(EngineDiedError(f"the engine reported: {error.text}", remedy=remedy), turn.text)
         if turn.text:
             return Completed(FinishReason.CONTEXT_OVERFLOW, turn.text, turn.stats())
         await self._trimmer.drop_more(process, history)
@@ -418,7 +425,7 @@ class Session:
             keeper.discard()
             if keeper.room.policy != "drop-oldest":  # what is to be done takes time, or is nothing
                 return
-            with contextlib.suppress(ContextOverflow):  # then the next reply tells
+            with contextlib.suppress(ContextOverflowError):  # then the next reply tells
                 count = keeper.to_drop(talk, memory, "", None)
                 if count == keeper.room.window.count_left(memory):
                     count = keeper.room.more_to_drop(memory)
@@ -431,7 +438,7 @@ def _empty() -> UsageError:
 
 
 def _is_overflow(event: Completed | Failed) -> bool:
-    return isinstance(event, Failed) and isinstance(event.error, ContextOverflow)
+    return isinstance(event, Failed) and isinstance(event.error, ContextOverflowError)
 
 
 def _matches_prefix(talk: EngineProtocol, limit: int | None) -> bool:

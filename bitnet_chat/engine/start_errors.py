@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bitnet_chat.engine.binary import NEEDED, EngineBinary
-from bitnet_chat.errors import EngineNotFound, RefusedFlag
+from bitnet_chat.errors import EngineNotFoundError, RefusedFlagError
 from bitnet_chat.util.files import is_native
 
 _LIBRARY = re.compile(
@@ -47,33 +47,33 @@ class ProgramName:
         return first[2:].decode("utf-8", "replace").lstrip() if first.startswith(b"#!") else ""
 
 
-def of_start(program: ProgramName, error: OSError) -> EngineNotFound:
+def of_start(program: ProgramName, error: OSError) -> EngineNotFoundError:
     """The operating system has refused to run it."""
     path, why = program.path, error.strerror or str(error)
     if (damaged := _carriage_return(program)) is not None:
         return damaged
     if error.errno == errno.ENOENT and program.interpreter:
-        return EngineNotFound(
+        return EngineNotFoundError(
             f"{path} cannot be run: its first line names {program.interpreter.split()[0]}, which does not exist",
             remedy="correct the first line of the script, or install that interpreter",
         )
     if error.errno == errno.ENOENT and program.is_native:
-        return EngineNotFound(f"{path} cannot be run: the loader that it names does not exist", remedy=_HERE)
+        return EngineNotFoundError(f"{path} cannot be run: the loader that it names does not exist", remedy=_HERE)
     if error.errno == errno.ENOEXEC and program.is_native:
-        return EngineNotFound(
+        return EngineNotFoundError(
             f"{path} cannot be run: it was built for another processor or system, or is damaged", remedy=_HERE
         )
     if error.errno == errno.ENOEXEC:
-        return EngineNotFound(
+        return EngineNotFoundError(
             f"{path} cannot be run: it is neither a program nor a script with a #! line",
             remedy="put #!/bin/sh in its first line if it is a shell script",
         )
-    return EngineNotFound(f"{path} cannot be run: {why}", remedy=_ANOTHER)
+    return EngineNotFoundError(f"{path} cannot be run: {why}", remedy=_ANOTHER)
 
 
 def of_end(
     program: ProgramName, code: int, text: str, libraries: Iterable[Path] = (), *, crashes: bool = True
-) -> EngineNotFound | None:
+) -> EngineNotFoundError | None:
     """It has ended with ``code`` (negative: a signal) after it printed ``text``; None where neither tells why.
 
     ``libraries``: files of that kind that were found near it. ``crashes``: whether a signal that any program may end by
@@ -88,73 +88,73 @@ def of_end(
     if code == _NO_DLL:
         return _without_library(path, "a DLL", libraries)
     if match := _TOO_OLD.search(text):
-        return EngineNotFound(
+        return EngineNotFoundError(
             f"{path} was built for a newer system: {match['version']} is not available here", remedy=_HERE
         )
     if code == _NO_ENTRY or _SYMBOL.search(text):
-        return EngineNotFound(
+        return EngineNotFoundError(
             f"{path} cannot start: one of its libraries is of another version",
             remedy="build it again, or remove other copies of libllama and libggml from the library path",
             detail=last,
         )
     if code in (-signal.SIGILL, 128 + signal.SIGILL, _ILLEGAL):
-        return EngineNotFound(
+        return EngineNotFoundError(
             f"{path} uses instructions that this processor does not have (illegal instruction)", remedy=_HERE
         )
     return _of_shell(program, code, last) or (_of_crash(program, code, last) if crashes else None)
 
 
-def _of_crash(program: ProgramName, code: int, last: str) -> EngineNotFound | None:
+def _of_crash(program: ProgramName, code: int, last: str) -> EngineNotFoundError | None:
     if code < 0 or (code > 128 and -(code - 128) in _SIGNALS):
         name = _SIGNALS.get(code if code < 0 else 128 - code, f"signal {-code}")
-        return EngineNotFound(f"{program.path} crashed ({name})", remedy=_HERE, detail=last)
+        return EngineNotFoundError(f"{program.path} crashed ({name})", remedy=_HERE, detail=last)
     return None
 
 
-def _of_shell(program: ProgramName, code: int, last: str) -> EngineNotFound | None:
+def _of_shell(program: ProgramName, code: int, last: str) -> EngineNotFoundError | None:
     path = program.path
     if code == 127:
         what = "did not start" if program.is_native else "is a script, and a program that it starts was not found"
-        return EngineNotFound(f"{path} {what} (exit code 127{_quoted(last)})", remedy=_ANOTHER)
+        return EngineNotFoundError(f"{path} {what} (exit code 127{_quoted(last)})", remedy=_ANOTHER)
     if code == 126:
-        return EngineNotFound(
+        return EngineNotFoundError(
             f"{path} is a script, and a program that it starts cannot be run (exit code 126{_quoted(last)})",
             remedy=_ANOTHER,
         )
     return None
 
 
-def no_answer(path: Path, flag: str, limit: float) -> EngineNotFound:
-    return EngineNotFound(
+def no_answer(path: Path, flag: str, limit: float) -> EngineNotFoundError:
+    return EngineNotFoundError(
         f"{path} did not answer {flag} within {limit:g} s",
         remedy=f"BITNET_CHAT_PROBE_TIMEOUT={limit * 6:g} (probe_timeout in the config file) gives an engine on a slow"
         " drive more time; what is not an engine never answers",
     )
 
 
-def no_engine(path: Path, code: int, text: str) -> EngineNotFound:
+def no_engine(path: Path, code: int, text: str) -> EngineNotFoundError:
     """It ran, and its ``--help`` is none of an engine."""
     ended = f", and ends with exit code {code}{_quoted(_last_line(text))}" if code else ""
-    return EngineNotFound(
+    return EngineNotFoundError(
         f"{path} runs but is not a llama-cli, llama-completion or BitNet engine{ended}",
         remedy="bitnet-chat engine install installs one; bitnet-chat engine list shows what was found",
     )
 
 
-def _without_library(path: Path, name: str, libraries: Iterable[Path]) -> EngineNotFound:
+def _without_library(path: Path, name: str, libraries: Iterable[Path]) -> EngineNotFoundError:
     folders = dict.fromkeys(str(each.parent) for each in libraries)
     where = f"set LD_LIBRARY_PATH={':'.join(folders)}" if folders else f"set LD_LIBRARY_PATH to the folder of {name}"
     if name.endswith(".dylib"):
         where = where.replace("LD_", "DYLD_")
     if name == "a DLL":
         where = "put its DLL files into its own folder"
-    return EngineNotFound(f"{path} cannot start: its library {name} was not found", remedy=f"{_MOVED} {where}")
+    return EngineNotFoundError(f"{path} cannot start: its library {name} was not found", remedy=f"{_MOVED} {where}")
 
 
-def _carriage_return(program: ProgramName) -> EngineNotFound | None:
+def _carriage_return(program: ProgramName) -> EngineNotFoundError | None:
     if not program.interpreter.endswith("\r"):
         return None
-    return EngineNotFound(
+    return EngineNotFoundError(
         f"{program.path} cannot be run: its lines end as on Windows (a carriage return follows"
         f" {program.interpreter.strip()})",
         remedy=f"sed -i 's/\\r$//' '{program.path}' corrects it",
@@ -244,17 +244,17 @@ class OptionRetry:
         if refusal is None or (refusal.option and refusal.option in self._refused):
             return None
         if refusal.is_users:
-            raise RefusedFlag(
+            raise RefusedFlagError(
                 f"the engine {binary.path} does not take {refusal.word}, which was given behind --",
                 remedy=f"leave it out; {binary.path} --help lists its options",
             )
         if not refusal.option:
-            raise EngineNotFound(
+            raise EngineNotFoundError(
                 f"the engine {binary.path} does not take {refusal.word}, which was not passed by bitnet-chat",
                 remedy="a script that starts the engine may add it",
             )
         if binary.options.is_spelling(refusal.option, NEEDED):
-            raise EngineNotFound(
+            raise EngineNotFoundError(
                 f"the engine {binary.path} does not take {refusal.option}, which a chat needs",
                 remedy="bitnet-chat engine list shows other engines",
             )

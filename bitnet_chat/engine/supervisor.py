@@ -25,7 +25,7 @@ from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import ProtocolOnDemand
 from bitnet_chat.engine.standby import StandbyPool
 from bitnet_chat.engine.transport import TransportKind
-from bitnet_chat.errors import BitnetChatError, EngineDied
+from bitnet_chat.errors import BitnetChatError, EngineDiedError
 from bitnet_chat.events import Notice
 from bitnet_chat.util.threads import in_daemon
 
@@ -239,7 +239,7 @@ class EngineSupervisor:
     def _load(self, memory: Conversation, *, message: str = "", unfinished: bool = False) -> EngineInstance:
         """A child that is started with ``memory``, the one that answers or a spare. ``message``: what is put to it."""
         if self._closed or self.talks.made is None:
-            raise EngineDied("the engine was closed", remedy="open another one")
+            raise EngineDiedError("the engine was closed", remedy="open another one")
         talk = self.talks.made
         launch = talk.launch(memory, unfinished=unfinished, sampling=self.sampling)
         if message and talk.input(launch, launch.context, memory, message) is None:

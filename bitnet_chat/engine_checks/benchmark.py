@@ -12,7 +12,7 @@ from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.selection import EngineOption
 from bitnet_chat.engine.speeds import EngineSpeed
-from bitnet_chat.errors import EngineDied
+from bitnet_chat.errors import EngineDiedError
 from bitnet_chat.events import Completed, Failed, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.util.progress import Clock
 
@@ -79,7 +79,7 @@ async def _reply(backend: PtyBackend, text: str, tokens: int) -> Stats:
 def _speed(stats: Stats) -> EngineSpeed:
     decode, first = stats.tokens_per_second, stats.time_to_first_token
     if not decode or not first:
-        raise EngineDied("it wrote nothing that could be measured")
+        raise EngineDiedError("it wrote nothing that could be measured")
     # The first token was decoded within the same time.
     reading = max(first - 1 / decode, first / 10)
     return EngineSpeed(prefill=(stats.prompt_tokens or by_length(_LONG).count) / reading, decode=decode)

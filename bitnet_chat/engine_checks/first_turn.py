@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import EngineDied, EngineStalled, FinishReason, ModelError
+from bitnet_chat.errors import EngineDiedError, EngineStalledError, FinishReason, ModelError
 from bitnet_chat.events import Completed, Failed, Started, TextDelta, ThinkingDelta
 
 QUESTION = "hello"
@@ -44,14 +44,14 @@ async def try_first_turn(backend: Backend, engine: object) -> FirstTurn:
             raise _ended(engine, event)
         elif isinstance(event, Completed) and not heard:
             if event.reason is FinishReason.STALLED:
-                raise EngineStalled(f"{engine} said nothing in the rehearsal", remedy=_REMEDY)
-            raise EngineDied(f"{engine} ended its reply in the rehearsal without a word", remedy=_REMEDY)
+                raise EngineStalledError(f"{engine} said nothing in the rehearsal", remedy=_REMEDY)
+            raise EngineDiedError(f"{engine} ended its reply in the rehearsal without a word", remedy=_REMEDY)
     return FirstTurn(ready - started, heard - ready)
 
 
 def _ended(engine: object, failed: Failed) -> Exception:
     error = failed.error
-    if isinstance(error, EngineStalled) or not isinstance(error, EngineDied | ModelError):
+    if isinstance(error, EngineStalledError) or not isinstance(error, EngineDiedError | ModelError):
         return error
     what = f"{engine} ended in the middle of the rehearsal: {error.what}"
-    return EngineDied(what, remedy=error.remedy or _REMEDY, detail=error.detail)
+    return EngineDiedError(what, remedy=error.remedy or _REMEDY, detail=error.detail)

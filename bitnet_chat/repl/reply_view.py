@@ -9,7 +9,7 @@ from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
+from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
 from bitnet_chat.repl.display import Display
 from bitnet_chat.repl.pacing import Typist
@@ -140,7 +140,7 @@ class Reply:
             close = getattr(stream, "aclose", None)
             if close is not None:
                 await close()
-        broken = EngineDied("the reply ended without a word about why", remedy="send the message again")
+        broken = EngineDiedError("the reply ended without a word about why", remedy="send the message again")
         return self._end(Failed(broken, "".join(self._text)))
 
     def _said(self, text: str) -> None:

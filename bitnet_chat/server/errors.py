@@ -13,13 +13,13 @@ from bitnet_chat.conversation.json_fields import (
 )
 from bitnet_chat.errors import (
     BitnetChatError,
-    Busy,
-    ContextOverflow,
-    EngineDied,
-    EngineNotFound,
+    BusyError,
+    ContextOverflowError,
+    EngineDiedError,
+    EngineNotFoundError,
     FinishReason,
     ModelError,
-    Unsupported,
+    UnsupportedError,
     UsageError,
 )
 from bitnet_chat.events import Completed, Failed
@@ -77,10 +77,10 @@ def problem_of(error: BitnetChatError) -> Problem:
     status, kind, code, param, passes = _place(error)
     what, remedy = well_formed(error.what), well_formed(error.remedy)
     needed, window = None, None
-    if isinstance(error, ContextOverflow) and error.needed and error.size:
+    if isinstance(error, ContextOverflowError) and error.needed and error.size:
         needed, window = error.needed, error.size
         what = _too_long(needed, error.reserve, window)
-    if isinstance(error, ContextOverflow) and remedy:  # which is for one at a terminal
+    if isinstance(error, ContextOverflowError) and remedy:  # which is for one at a terminal
         remedy = "send less of the conversation; --overflow drop-oldest has the server leave out the oldest messages"
     return Problem(
         status,
@@ -90,7 +90,7 @@ def problem_of(error: BitnetChatError) -> Problem:
         what,
         remedy,
         param,
-        error.retry_after if isinstance(error, Busy) else None,
+        error.retry_after if isinstance(error, BusyError) else None,
         passes,
         needed,
         window,
@@ -111,23 +111,23 @@ def _place(error: BitnetChatError) -> tuple[int, str, str, str, bool]:
     match error:
         case InvalidFieldError():
             return error.status, _INVALID, error.code or "invalid_value", error.param, False
-        case Unsupported():
+        case UnsupportedError():
             return 400, _INVALID, "unsupported_parameter", error.option, False
         case UnknownModel():
             return 404, _INVALID, "model_not_found", "model", False
         case UsageError():
             return 400, _INVALID, "invalid_value", "", False
-        case ContextOverflow():
+        case ContextOverflowError():
             return 400, _INVALID, "context_length_exceeded", "messages", False
         case Ending():
             return 503, _SERVER, "ending", "", True
-        case Busy():
+        case BusyError():
             return 429, _LIMIT, "rate_limit_exceeded", "", True
-        case EngineNotFound():
+        case EngineNotFoundError():
             return 503, _SERVER, "no_engine", "", False
         case ModelError():
             return 503, _SERVER, "bad_model", "", False
-        case EngineDied():
+        case EngineDiedError():
             return 503, _SERVER, "engine_died", "", True
         case TooSlow():
             return 504, _SERVER, "timeout", "", True
@@ -152,7 +152,7 @@ def failure_of(end: Completed | Failed) -> BitnetChatError | None:
     if isinstance(end, Failed):
         return end.error
     if end.reason in _BROKEN:
-        return EngineDied(_BROKEN[end.reason], remedy="try again")
+        return EngineDiedError(_BROKEN[end.reason], remedy="try again")
     if end.text:
         return None
     match end.reason:
@@ -161,7 +161,7 @@ def failure_of(end: Completed | Failed) -> BitnetChatError | None:
         case FinishReason.INTERRUPTED:
             return Ended("the reply was stopped before its first word", remedy="try again")
         case FinishReason.CONTEXT_OVERFLOW:
-            return ContextOverflow("the conversation leaves no room for a reply in the context window")
+            return ContextOverflowError("the conversation leaves no room for a reply in the context window")
     return None
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.backends.pool import BackendFactory, Pool
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, Busy, ModelError, UsageError
+from bitnet_chat.errors import BitnetChatError, BusyError, ModelError, UsageError
 from bitnet_chat.models import memory
 from bitnet_chat.models.gguf import size_of
 from bitnet_chat.models.names import Names, key_of
@@ -249,7 +249,7 @@ class Catalogue:
             self._enter(model)
             return
         if self._waiting >= self._queue:
-            raise Busy(f"{self._waiting} requests wait for models to be loaded already", retry_after=5.0)
+            raise BusyError(f"{self._waiting} requests wait for models to be loaded already", retry_after=5.0)
         self._waiting += 1
         try:
             async with self._line:

@@ -14,7 +14,7 @@ from bitnet_chat.backends.pool import Slot, number
 from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend, SingleCallBackend, refuses_tools
 from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
+from bitnet_chat.errors import BitnetChatError, BusyError, EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed
 from bitnet_chat.journal import Recorder
 from bitnet_chat.server.broadcast import Generation
@@ -31,7 +31,7 @@ _PATIENCE = 8.0
 """Seconds that replies which were told to stop have to end. A guarded backend gives up on a deaf one after six."""
 
 
-class Ending(Busy):
+class Ending(BusyError):
     """The server is about to end, and begins nothing new."""
 
 
@@ -195,10 +195,12 @@ class Desk:
             generation.put(Failed(error, generation.text))
         except Exception:
             log.exception("a reply broke")
-            generation.put(Failed(EngineDied("the server broke off this reply; its log says why"), generation.text))
+            generation.put(
+                Failed(EngineDiedError("the server broke off this reply; its log says why"), generation.text)
+            )
         finally:
             if generation.end is None:
-                generation.put(Failed(EngineDied("the reply ended without a word about why"), generation.text))
+                generation.put(Failed(EngineDiedError("the reply ended without a word about why"), generation.text))
 
     async def _place(self, order: Order, model: str) -> Place | None:
         """Of the reply in the cache, where there is one."""

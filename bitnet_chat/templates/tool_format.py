@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
-from bitnet_chat.errors import ModelError, Unsupported
+from bitnet_chat.errors import ModelError, UnsupportedError
 from bitnet_chat.filters.tool_calls import CLOSING, OPENING, Call, CallSplitter, Text
 from bitnet_chat.templates.chat_template import END_TOKENS, ChatTemplate
 
@@ -110,8 +110,8 @@ class ToolFormat:
         except ModelError:
             raise self._unsupported("refuses a conversation with tools") from None
 
-    def _unsupported(self, why: str) -> Unsupported:
-        return Unsupported("tools", f"the chat template {self._template.name} {why}", remedy=_REMEDY)
+    def _unsupported(self, why: str) -> UnsupportedError:
+        return UnsupportedError("tools", f"the chat template {self._template.name} {why}", remedy=_REMEDY)
 
 
 def lowered(

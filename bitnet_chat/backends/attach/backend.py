@@ -25,7 +25,7 @@ from bitnet_chat.backends.attach.messages import LOST, ChatEventParser, Heard, b
 from bitnet_chat.backends.http.client import ConnectionLostError, whole
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, FinishReason
+from bitnet_chat.errors import BitnetChatError, BusyError, EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.text.sse import ServerSentEvent
 from bitnet_chat.text.utf8 import well_formed
@@ -239,7 +239,7 @@ class AttachedBackend:
             while True:
                 try:
                     return await self._wire.post("/replies", body)
-                except Busy as error:
+                except BusyError as error:
                     if self._urgent:
                         raise
                     await wait(error.retry_after, asked.stop)  # batch work has time
@@ -263,7 +263,7 @@ class AttachedBackend:
         data = data_of(told)
         if told.event == "start":
             if not asked.is_this(data):
-                return Failed(EngineDied(LOST, remedy="send the message again"), asked.text)
+                return Failed(EngineDiedError(LOST, remedy="send the message again"), asked.text)
             asked.generation = str(data.get("generation"))
             asked.message = data.get("message")
             self._own.add(asked.generation)
@@ -306,7 +306,9 @@ class AttachedBackend:
         elif not asked.text:
             return [
                 Failed(
-                    EngineDied("the connection to the server was lost before the first word", remedy="send it again")
+                    EngineDiedError(
+                        "the connection to the server was lost before the first word", remedy="send it again"
+                    )
                 )
             ]
         else:

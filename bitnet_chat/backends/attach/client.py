@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from bitnet_chat.backends.http.client import ConnectionLostError, checked_url, chunk, is_loopback, whole
 from bitnet_chat.errors import (
     BitnetChatError,
-    Busy,
-    ContextOverflow,
-    EngineDied,
-    EngineNotFound,
+    BusyError,
+    ContextOverflowError,
+    EngineDiedError,
+    EngineNotFoundError,
     ModelError,
-    Unsupported,
+    UnsupportedError,
     UsageError,
 )
 from bitnet_chat.text.sse import ServerSentEvent, SseDecoder
@@ -35,7 +35,7 @@ TIMEOUT = 30.0
 _LIMIT = 1 << 28
 
 
-class ServerUnreachableError(EngineNotFound):
+class ServerUnreachableError(EngineNotFoundError):
     """Nobody answers at the address."""
 
 
@@ -131,22 +131,22 @@ def error_of(answer: object, status: int, url: str) -> BitnetChatError:
         case "unsupported_parameter":
             return _unsupported(str(told.get("param") or ""), what, remedy)
         case "context_length_exceeded":
-            return ContextOverflow(what, remedy=remedy)
+            return ContextOverflowError(what, remedy=remedy)
         case "chat_is_answering" | "rate_limit_exceeded" | "timeout":
-            return Busy(what, retry_after=5.0, remedy=remedy)
+            return BusyError(what, retry_after=5.0, remedy=remedy)
         case "no_engine":
-            return EngineNotFound(what, remedy=remedy)
+            return EngineNotFoundError(what, remedy=remedy)
         case "bad_model":
             return ModelError(what, remedy=remedy)
         case "engine_died" | "interrupted":
-            return EngineDied(what, remedy=remedy)
+            return EngineDiedError(what, remedy=remedy)
     if 400 <= status < 500:
         return UsageError(what, remedy=remedy)
-    return EngineDied(what, remedy=remedy)
+    return EngineDiedError(what, remedy=remedy)
 
 
 def _unsupported(option: str, what: str, remedy: str) -> BitnetChatError:
-    error = Unsupported(option, what, remedy=remedy)
+    error = UnsupportedError(option, what, remedy=remedy)
     error.what = what  # in the server's own words
     return error
 

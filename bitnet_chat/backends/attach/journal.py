@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from bitnet_chat.backends.attach.client import ServerClient
 from bitnet_chat.conversation import Conversation, Message, ToolCall
-from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason, UsageError
+from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Stats
 from bitnet_chat.journal import Entry, Hit, Journal, Record, Recorder, State, Stored
 from bitnet_chat.models.names import Names
@@ -233,7 +233,7 @@ def _record(form: Mapping[str, Any]) -> Record:
 
 
 def _strange(server: ServerClient, error: Exception) -> BitnetChatError:
-    return EngineDied(
+    return EngineDiedError(
         f"{server.url} tells of a chat in a way that is not understood here ({error!r})",
         remedy="use the same release on both sides",
     )

@@ -10,7 +10,7 @@ from typing import Any
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.backends.attach.client import error_of
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
-from bitnet_chat.errors import EngineDied, FinishReason
+from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.text.sse import ServerSentEvent
 
@@ -74,7 +74,7 @@ class ChatEventParser:
 
     def lost(self) -> Failed:
         self.open = False
-        return Failed(EngineDied(LOST), "".join(self._text))
+        return Failed(EngineDiedError(LOST), "".join(self._text))
 
 
 def body_of(

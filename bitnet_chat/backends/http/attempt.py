@@ -21,7 +21,7 @@ from bitnet_chat.backends.http.wire_format import (
     WireFormat,
     sent,
 )
-from bitnet_chat.errors import BitnetChatError, EngineDied, FinishReason
+from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.filters.tool_calls import CALL_LIMIT
 from bitnet_chat.templates.special_tokens import note
@@ -184,7 +184,7 @@ def of_window(end: Completed, options: ReplyOptions, size: int | None) -> Comple
 def cut_off(name: str, account: ResponseAccumulator, why: str, size: int | None) -> list[Event]:
     """Of a reply that did not come to its own end. ``name``: of the server."""
     if account.is_empty:
-        return [Failed(EngineDied(f"{name} broke off before the first word: {why}", remedy="ask again"))]
+        return [Failed(EngineDiedError(f"{name} broke off before the first word: {why}", remedy="ask again"))]
     line = _one_line(f"{name} broke off in the middle of the reply: {why}")
     return [Notice(line), completed(account, FinishReason.ENGINE_DIED, size)]
 

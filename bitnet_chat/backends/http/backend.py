@@ -26,7 +26,7 @@ from bitnet_chat.backends.http.trimming import RequestTrimmer
 from bitnet_chat.backends.http.wire_format import InvalidToolCall, ResponseAccumulator, WireFormat
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
+from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice
 from bitnet_chat.util.resources import Load
 from bitnet_chat.util.threads import beside
@@ -180,13 +180,13 @@ class RemoteBackend:
 
     def _check_tools(self, options: ReplyOptions, target: RequestTarget) -> None:
         if options.tools and options.tool_choice != "none" and not target.knows_tools:
-            raise Unsupported("tools", f"the chat template of {self._service.model} has no place for them")
+            raise UnsupportedError("tools", f"the chat template of {self._service.model} has no place for them")
 
     def _question(self, conversation: Conversation, options: ReplyOptions) -> RequestMessages:
         """Raises UsageError for what is wrong with it whatever the server says."""
         question = RequestMessages.of(self._untold.told_in(conversation))
         if refused := self._wire.refusal(options):
-            raise Unsupported(*refused)
+            raise UnsupportedError(*refused)
         return question
 
     def _with_defaults(self, options: ReplyOptions) -> ReplyOptions:

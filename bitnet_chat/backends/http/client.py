@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from bitnet_chat.backends.http import errors
-from bitnet_chat.errors import EngineNotFound, FinishReason, UsageError
+from bitnet_chat.errors import EngineNotFoundError, FinishReason, UsageError
 from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class HTTPConnection:
         try:
             response = await self._request(method, path, data, sent)
         except aiohttp.ClientSSLError as error:
-            raise EngineNotFound(
+            raise EngineNotFoundError(
                 f"the certificate of {base} cannot be trusted: {error}",
                 remedy="SSL_CERT_FILE names a file with more authorities that are to be trusted",
             ) from None
@@ -201,7 +201,7 @@ class HTTPConnection:
             why = _refusal(error)
             if self._is_ours:
                 raise ConnectionLostError(why) from None
-            raise EngineNotFound(
+            raise EngineNotFoundError(
                 f"no server answers at {base}: {why}", remedy="start it, or give its address with --base-url"
             ) from None
         except aiohttp.InvalidURL:

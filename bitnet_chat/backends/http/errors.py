@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitnet_chat.engine.log import tells_overflow
-from bitnet_chat.errors import BitnetChatError, Busy, EngineDied, ModelError, Unsupported, UsageError
+from bitnet_chat.errors import BitnetChatError, BusyError, EngineDiedError, ModelError, UnsupportedError, UsageError
 
 BODY_LIMIT = 1 << 16
 """Bytes of a refusal that are read."""
@@ -76,7 +76,7 @@ class ErrorResponse:
                     remedy="--base-url wants the address that the API begins at, such as http://127.0.0.1:8000/v1",
                 )
             case 429 | 503:
-                return Busy(
+                return BusyError(
                     f"{server} is busy ({self.status}{said})",
                     retry_after=self.retry_after or 1.0,
                     remedy="try again in a moment",
@@ -87,10 +87,10 @@ class ErrorResponse:
                     remedy="give that address with --base-url; a conversation is not sent elsewhere unasked",
                 )
             case 400 if _NO_TOOLS.search(self.message):
-                return Unsupported("tools", self.message)
+                return UnsupportedError("tools", self.message)
             case status if status < 500:
                 return UsageError(f"{server} refused the request ({status}{said})")
-        return EngineDied(f"{server} failed ({self.status}{said})", remedy="its own log says more")
+        return EngineDiedError(f"{server} failed ({self.status}{said})", remedy="its own log says more")
 
 
 def read(status: int, body: bytes, retry_after: str = "", location: str = "") -> ErrorResponse:

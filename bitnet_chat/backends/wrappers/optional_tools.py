@@ -12,7 +12,7 @@ from typing import Any
 from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions, refusal_of
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported, UsageError
+from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started
 
 _TOOLS = re.compile(r"\btools?\b|\btool_choice\b", re.IGNORECASE)
@@ -96,7 +96,7 @@ class OptionalToolsBackend:
 
 def refuses_tools(error: BitnetChatError) -> bool:
     """Whether it may be for the tools that a reply was refused."""
-    if isinstance(error, Unsupported):
+    if isinstance(error, UnsupportedError):
         return error.option == "tools"
     return isinstance(error, UsageError) and bool(_TOOLS.search(error.what))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
-from bitnet_chat.errors import BitnetChatError, FinishReason, Unsupported
+from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
 from bitnet_chat.filters.tool_calls import CALL_LIMIT, OPENING, Call, CallSplitter, Malformed, Piece, Text
 from bitnet_chat.templates.tool_format import Spoken, ToolFormat, lowered, responses
@@ -133,7 +133,7 @@ class PromptToolAdapter:
                 self._remember(message, Spoken(turns, reading.told if calls else ()))
             elif begun and end.reason is FinishReason.STOP:
                 why = "the model was made to begin a call, and wrote none that can be read"
-                end = Failed(Unsupported("tool_choice", why, remedy="use auto"), end.text)
+                end = Failed(UnsupportedError("tool_choice", why, remedy="use auto"), end.text)
         if end is not None:
             yield end
 
@@ -146,7 +146,7 @@ class PromptToolAdapter:
         begun = _beginning(options)
         if begun and not self._continues:
             why = "this engine cannot be made to begin its reply with a call"
-            raise Unsupported("tool_choice", why, remedy="use auto, or --backend llama-server")
+            raise UnsupportedError("tool_choice", why, remedy="use auto, or --backend llama-server")
         if tools or has_tools(conversation):  # written by the template, which takes what time it is given
             plain = await in_daemon(lambda: self._plain(conversation, tools, options.alone))
         else:
