@@ -25,7 +25,7 @@ from report import Figure, Goal, Section
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.filters.guard import Guard
+from bitnet_chat.filters.guard import ReplyGuard
 from bitnet_chat.filters.role_markers import markers_of, relevant
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.templates.chat_template import ChatTemplate
@@ -79,7 +79,7 @@ def _markers(*names: str) -> tuple[str, ...]:
 
 
 def _watch(known: tuple[str, ...], text: str) -> tuple[int, FinishReason | None]:
-    guard = Guard(known, _LIMIT)
+    guard = ReplyGuard(known, _LIMIT)
     shown = len(guard.feed(text))
     return shown + len(guard.flush()), guard.finding
 
@@ -156,7 +156,7 @@ def _real_loops() -> Section:
     for each in loops:
         before, loop, tokens = each["before"], each.get("rest") or each["unit"], each["tokens"][1]
         density = tokens / len(loop)
-        guard = Guard((), _LIMIT, count=lambda text, density=density: round(len(text) * density))
+        guard = ReplyGuard((), _LIMIT, count=lambda text, density=density: round(len(text) * density))
         shown = len(guard.feed(before + (loop if "rest" in each else loop * (20_000 // len(loop)))))
         delays.append((shown - len(before)) * density)
         if delays[-1] > _TOKENS:
@@ -196,7 +196,7 @@ def _cost(known: tuple[str, ...]) -> Section:
         pieces = [text[at : at + size] for at in range(0, len(text), size)]
         seconds, late = [], []
         for _ in range(5):
-            guard = Guard(known, _LIMIT)
+            guard = ReplyGuard(known, _LIMIT)
             begun = time.process_time()
             for piece in pieces[: len(pieces) // 2]:
                 guard.feed(piece)

@@ -11,7 +11,7 @@ from replies import NORMAL, installed_python, prose
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.filters.guard import Guard
+from bitnet_chat.filters.guard import ReplyGuard
 from bitnet_chat.filters.role_markers import WELL_KNOWN, markers_of, relevant
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.templates.chat_template import ChatTemplate
@@ -33,7 +33,7 @@ def watched(
     text: str, known: tuple[str, ...] = EVERY, cuts: list[int] | None = None
 ) -> tuple[str, FinishReason | None]:
     """What was shown of a reply, and why it was stopped."""
-    guard = Guard(known, 12)
+    guard = ReplyGuard(known, 12)
     shown, at = "", 0
     for end in [*sorted(cuts or []), len(text)]:
         shown += guard.feed(text[at:end])
@@ -179,7 +179,7 @@ def test_normal_replies_pass_unchanged() -> None:
 
 
 def test_thoughts_may_hold_markers_but_not_repeat_themselves_for_ever() -> None:
-    guard = Guard(EVERY, 12)
+    guard = ReplyGuard(EVERY, 12)
     assert guard.think("The user wants <|im_end|>\n\nUser: hm") == "The user wants <|im_end|>\n\nUser: hm"
     assert guard.feed("So:") == "So:"
     assert len(guard.think("Wait, let me think once more. " * 100)) < 1000
@@ -188,7 +188,7 @@ def test_thoughts_may_hold_markers_but_not_repeat_themselves_for_ever() -> None:
 
 
 def test_only_what_may_be_a_marker_waits() -> None:
-    guard = Guard(EVERY, 12)
+    guard = ReplyGuard(EVERY, 12)
     steps = [
         ("Paris", "Paris"),
         (" is", " is"),
@@ -239,7 +239,7 @@ def test_any_cut_gives_the_same(text: str, cuts: list[int]) -> None:
 
 @given(st.lists(pieces, max_size=30))
 def test_nothing_waits_without_need(parts: list[str]) -> None:
-    guard = Guard(EVERY, 12)
+    guard = ReplyGuard(EVERY, 12)
     given_text = shown = ""
     for part in parts:
         given_text += part

@@ -14,7 +14,7 @@ from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Started, TextDelta, ThinkingDelta
-from bitnet_chat.filters.stop_texts import StopScanner
+from bitnet_chat.filters.stop_texts import StopTextScanner
 
 LETTERS = st.text("ab\n", max_size=30)
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=4)
@@ -31,7 +31,7 @@ def expected(text: str, stops: list[str]) -> str:
 
 @given(LETTERS, STOPS, st.lists(st.integers(0, 30)))
 def test_the_first_that_is_complete_ends_the_reply_in_any_pieces(text: str, stops: list[str], cuts: list[int]) -> None:
-    scanner = StopScanner(stops)
+    scanner = StopTextScanner(stops)
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     shown, whole = "", expected(text, stops)
     for start, end in pairwise(edges):
@@ -45,7 +45,7 @@ def test_the_first_that_is_complete_ends_the_reply_in_any_pieces(text: str, stop
 
 
 def test_nothing_is_passed_on_behind_one() -> None:
-    scanner = StopScanner(["END", ""])
+    scanner = StopTextScanner(["END", ""])
     assert [scanner.feed("one E"), scanner.feed("ND two"), scanner.feed("three"), scanner.flush()] == [
         "one ",
         "",

@@ -21,7 +21,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, TextDelta, ThinkingDelta
-from bitnet_chat.filters.thinking import Retelling, ThinkingSplitter, leaves_open, thinking_tags
+from bitnet_chat.filters.thinking import DuplicatePrefixFilter, ThinkingSplitter, leaves_open, thinking_tags
 from bitnet_chat.frames import Frame, ReplyText, ThinkingText
 from bitnet_chat.templates.builtin import TEMPLATES
 
@@ -118,7 +118,7 @@ def test_a_second_attempt_tells_only_what_is_new() -> None:
         ("let me see", ["let us", " go"], "\n\nus go"),
         ("let me", ["let"], ""),
     ):
-        retelling = Retelling(told)
+        retelling = DuplicatePrefixFilter(told)
         assert "".join(map(retelling.feed, pieces)) == expected
 
 

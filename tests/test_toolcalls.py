@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import UnsupportedError
-from bitnet_chat.filters.tool_calls import CALL_LIMIT, Call, CallSplitter, Malformed, Piece, Text, parse
+from bitnet_chat.filters.tool_calls import (
+    CALL_LIMIT,
+    MalformedCall,
+    ParsedCall,
+    Piece,
+    PlainText,
+    ToolCallSplitter,
+    parse,
+)
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.templates.chat_template import ChatTemplate
 from bitnet_chat.templates.tool_format import Spoken, ToolFormat, lowered
@@ -23,13 +31,13 @@ ADD = Tool("add", "The sum.", {"type": "object", "properties": {"a": {"type": "i
 
 def split(text: str, cuts: list[int] | None = None, *, whole: bool = True) -> list[Piece]:
     """All pieces, texts in a row joined; the reply comes in parts that end at ``cuts``."""
-    splitter = CallSplitter()
+    splitter = ToolCallSplitter()
     places = [0, *sorted(min(cut, len(text)) for cut in cuts or ()), len(text)]
     pieces = [piece for start, end in pairwise(places) for piece in splitter.feed(text[start:end])]
     joined: list[Piece] = []
     for piece in [*pieces, *splitter.flush(whole=whole)]:
-        if isinstance(piece, Text) and joined and isinstance(joined[-1], Text):
-            joined[-1] = Text(joined[-1].text + piece.text)
+        if isinstance(piece, PlainText) and joined and isinstance(joined[-1], PlainText):
+            joined[-1] = PlainText(joined[-1].text + piece.text)
         else:
             joined.append(piece)
     return joined
@@ -41,30 +49,30 @@ def call(name: str = "f", **arguments: object) -> str:
 
 def test_text_call_text() -> None:
     assert split(f"Let me look.\n{call(city='Oslo')}\nThen:\n{call('g')}\n") == [
-        Text("Let me look."),
-        Call("f", '{"city": "Oslo"}'),
-        Text("\n\nThen:"),
-        Call("g", "{}"),
+        PlainText("Let me look."),
+        ParsedCall("f", '{"city": "Oslo"}'),
+        PlainText("\n\nThen:"),
+        ParsedCall("g", "{}"),
     ]
 
 
 def test_text_streams_until_it_may_be_a_tag() -> None:
-    splitter = CallSplitter()
-    assert splitter.feed("Is 1 <") == [Text("Is 1")]
-    assert splitter.feed(" 2? <tool") == [Text(" < 2?")]
-    assert splitter.feed("box> ") == [Text(" <toolbox>")]
-    assert splitter.feed("yes") == [Text(" yes")]
+    splitter = ToolCallSplitter()
+    assert splitter.feed("Is 1 <") == [PlainText("Is 1")]
+    assert splitter.feed(" 2? <tool") == [PlainText(" < 2?")]
+    assert splitter.feed("box> ") == [PlainText(" <toolbox>")]
+    assert splitter.feed("yes") == [PlainText(" yes")]
     assert splitter.flush(whole=True) == []
 
 
 def test_no_call_no_change() -> None:
     for text in ("", " \n", "a\n\n", "a <tool_cal", "\n a <b> \t"):
-        assert "".join(each.text for each in split(text) if isinstance(each, Text)) == text
+        assert "".join(each.text for each in split(text) if isinstance(each, PlainText)) == text
 
 
 def test_a_closing_tag_in_a_string_is_text() -> None:
     inner = 'a "quoted" </tool_call> \\ {"b": [1]} <tool_call>'
-    assert split(call(text=inner)) == [Call("f", json.dumps({"text": inner}))]
+    assert split(call(text=inner)) == [ParsedCall("f", json.dumps({"text": inner}))]
 
 
 @pytest.mark.parametrize(
@@ -87,39 +95,39 @@ def test_a_closing_tag_in_a_string_is_text() -> None:
 def test_a_malformed_call_harms_nothing_else(body: str) -> None:
     for form in (f"<tool_call>\n{body}\n</tool_call>", f"<tool_call>{body}</tool_call>"):
         first, *rest = split(f"{form} and then {call('g')} the end")
-        assert isinstance(first, Malformed) and first.why
-        assert rest == [Text("and then"), Call("g", "{}"), Text("  the end")]
+        assert isinstance(first, MalformedCall) and first.why
+        assert rest == [PlainText("and then"), ParsedCall("g", "{}"), PlainText("  the end")]
 
 
 def test_what_is_meant_is_understood() -> None:
-    assert parse('{"name": " f ", "arguments": "{\\"a\\": 1}"}') == Call("f", '{"a": 1}')
-    assert parse('{"name": "f", "parameters": {"a": 1}}') == Call("f", '{"a": 1}')
-    assert parse('{"name": "f"}') == Call("f", "{}")
-    assert parse('{"name": "f", "arguments": {"a": "one\ntwo"}}') == Call("f", '{"a": "one\\ntwo"}')
+    assert parse('{"name": " f ", "arguments": "{\\"a\\": 1}"}') == ParsedCall("f", '{"a": 1}')
+    assert parse('{"name": "f", "parameters": {"a": 1}}') == ParsedCall("f", '{"a": 1}')
+    assert parse('{"name": "f"}') == ParsedCall("f", "{}")
+    assert parse('{"name": "f", "arguments": {"a": "one\ntwo"}}') == ParsedCall("f", '{"a": "one\\ntwo"}')
 
 
 def test_arguments_hold_nothing_that_a_terminal_obeys() -> None:
     made = parse('{"name": "f", "arguments": {"a": "\\u001b[31m\\u202e\\ud800\\u009b"}}')
-    assert isinstance(made, Call) and made.arguments.isascii() and "\x1b" not in made.arguments
+    assert isinstance(made, ParsedCall) and made.arguments.isascii() and "\x1b" not in made.arguments
     assert json.loads(made.arguments) == {"a": "\x1b[31m\u202e\ud800\x9b"}
 
 
 @pytest.mark.parametrize("at", range(1, len(call(a=1)) - 1))
 def test_a_stream_that_is_cut_calls_nothing(at: int) -> None:
     text = f"Look. {call(a=1)}"[: len("Look. ") + at]
-    assert split(text, whole=False) == [Text("Look.")]
+    assert split(text, whole=False) == [PlainText("Look.")]
     # One that only lacks the rest of its closing tag is whole where the model has ended.
-    ended = [each for each in split(text) if isinstance(each, Call)]
-    assert ended == ([Call("f", '{"a": 1}')] if "}}" in text else [])
+    ended = [each for each in split(text) if isinstance(each, ParsedCall)]
+    assert ended == ([ParsedCall("f", '{"a": 1}')] if "}}" in text else [])
 
 
 def test_a_stray_closing_tag_is_not_shown() -> None:
-    assert split("one </tool_call> two") == [Text("one  two")]
-    assert split("<tool</tool_call>_call>") == [Text("<tool _call>")]  # nor does it make one of what is around it
+    assert split("one </tool_call> two") == [PlainText("one  two")]
+    assert split("<tool</tool_call>_call>") == [PlainText("<tool _call>")]  # nor does it make one of what is around it
 
 
 def test_a_call_without_end_is_noticed() -> None:
-    splitter = CallSplitter()
+    splitter = ToolCallSplitter()
     splitter.feed("<tool_call>")
     for _ in range(CALL_LIMIT // 1000 + 1):
         assert splitter.is_in_call and splitter.feed("x" * 1000) == []
@@ -152,7 +160,7 @@ def test_pieces_make_no_difference(text: str, cuts: list[int], whole: bool) -> N
     expected = split(text, whole=whole)
     assert split(text, cuts, whole=whole) == expected
     assert split(text, list(range(len(text))), whole=whole) == expected
-    shown = "".join(each.text for each in expected if isinstance(each, Text))
+    shown = "".join(each.text for each in expected if isinstance(each, PlainText))
     assert "<tool_call>" not in shown and "</tool_call>" not in shown
 
 

@@ -10,8 +10,8 @@ from bitnet_chat.context.token_count import Counter, TokenCount, by_length
 from bitnet_chat.context.tokenizer import TokenLimit
 from bitnet_chat.engine.log import LogStatsParser
 from bitnet_chat.events import Stats
-from bitnet_chat.filters.continuation import Seam
-from bitnet_chat.filters.thinking import Retelling
+from bitnet_chat.filters.continuation import OverlapRemover
+from bitnet_chat.filters.thinking import DuplicatePrefixFilter
 from bitnet_chat.frames import EngineError, TurnEnd
 
 _TURNING = 2
@@ -54,8 +54,8 @@ class ReplyAccumulator:
         self._written_tags: list[str] = []
         self.has_thought = False
         self._told = [told]
-        self._retelling = Retelling(told)
-        self._seam = Seam(loose_end)
+        self._retelling = DuplicatePrefixFilter(told)
+        self._seam = OverlapRemover(loose_end)
         self._allowance = allowance
         self.error: EngineError | None = None
         self.end: TurnEnd | None = None

@@ -14,14 +14,14 @@ from bitnet_chat.text.utf8 import encode
 _FIRST_BYTES = re.compile(r"(?:[\udcc2-\udcf4][\udc80-\udcbf]{0,2})?\Z")
 
 
-def without_loose_end(reply: str) -> tuple[str, str]:
+def split_overlap(reply: str) -> tuple[str, str]:
     """What an engine is given of a reply to go on with, and the rest of it."""
     match = _FIRST_BYTES.search(reply, max(0, len(reply) - 3))
     kept = (reply[: match.start()] if match else reply).rstrip()
     return kept, reply[len(kept) :]
 
 
-class Seam:
+class OverlapRemover:
     """Takes the loose end ``end`` out of what follows it, where it is there again. Feed text as it comes."""
 
     def __init__(self, end: str) -> None:

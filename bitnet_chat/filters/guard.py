@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.filters.repetition import RepetitionDetector
-from bitnet_chat.filters.role_markers import MarkerScanner
-from bitnet_chat.filters.stop_texts import StopScanner
+from bitnet_chat.filters.role_markers import RoleMarkerScanner
+from bitnet_chat.filters.stop_texts import StopTextScanner
 
 _CHUNK = 4096
 
@@ -36,7 +36,7 @@ class LengthLimit:
         return None
 
 
-class Guard:
+class ReplyGuard:
     """Feed it the reply; show what it gives back, and stop when ``finding`` is set. It does not matter in which
     pieces the reply comes."""
 
@@ -53,8 +53,8 @@ class Guard:
         ``before``: the part of the reply that was there already, where it is continued. ``stops``: texts that end the
         reply where they begin. ``count``: tokens of a text. ``length``: None means no
         limit."""
-        self._stops = StopScanner(stops)
-        self._scanner = MarkerScanner(markers, before)
+        self._stops = StopTextScanner(stops)
+        self._scanner = RoleMarkerScanner(markers, before)
         self._text = RepetitionDetector(repeat_limit, before, count)
         self._thoughts = RepetitionDetector(repeat_limit, count=count)
         self._length = length

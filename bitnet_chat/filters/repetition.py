@@ -28,7 +28,7 @@ import re
 from collections.abc import Callable
 
 from bitnet_chat.context.token_count import by_length
-from bitnet_chat.filters.role_markers import Lines
+from bitnet_chat.filters.role_markers import FenceTracker
 
 _STEP, _STEP_OF_OTHERS = 127, 31  # prime numbers: a unit of nearly any length is met in each of its phases
 _KEY = 32
@@ -58,7 +58,7 @@ class RepetitionDetector:
         tokens of a text, for what has repeated itself."""
         self._limit = limit
         self._count = count or (lambda text: by_length(text).count)
-        self._lines = Lines()
+        self._lines = FenceTracker()
         self._lines.feed(before)
         self._read = 0
         """Up to where in the data of this moment ``_lines`` has come: they are read only where it matters."""

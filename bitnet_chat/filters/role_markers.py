@@ -92,7 +92,7 @@ def relevant(markers: Iterable[str], conversation: Conversation) -> tuple[str, .
     )
 
 
-class MarkerScanner:
+class RoleMarkerScanner:
     """Passes a reply on, up to the first marker; only what may be the beginning of one waits for more."""
 
     def __init__(self, markers: Iterable[str], before: str = "") -> None:
@@ -109,7 +109,7 @@ class MarkerScanner:
         for whole in (*tokens, *(f"\n{label} " for label in labels)):
             self._open.setdefault(whole[0], []).append(whole)
         self._reach = max(map(len, branches), default=0)
-        self._lines = Lines()
+        self._lines = FenceTracker()
         self._lines.feed(before)
         self._labels_count = True
         self._held = ""
@@ -160,7 +160,7 @@ class MarkerScanner:
             return len(tail) - at
         return 0
 
-    def _counts(self, marker: str, lines: Lines, after: str, *, over: bool) -> bool | None:
+    def _counts(self, marker: str, lines: FenceTracker, after: str, *, over: bool) -> bool | None:
         """Whether ``marker`` is one where it stands; None where that depends on what follows."""
         if lines.in_code:
             return False
@@ -179,7 +179,7 @@ class MarkerScanner:
             return None
         return after in ("", "\n", "\r", "<", "[")
 
-    def _label_counts(self, lines: Lines) -> bool:
+    def _label_counts(self, lines: FenceTracker) -> bool:
         lines = lines.copy()
         lines.feed("\n")
         before = lines.before
@@ -207,7 +207,7 @@ HEAD, TAIL = 200, 1000
 """Characters of a long line that are kept, of its beginning and of its end."""
 
 
-class Lines:
+class FenceTracker:
     """Follows a text. What it says does not depend on how the text was cut into pieces, as long as nobody looks at
     more of a line than its first ``HEAD`` and its last ``TAIL`` characters. A line ends in a newline."""
 
@@ -238,8 +238,8 @@ class Lines:
         if len(self.line) > HEAD + 2 * TAIL:
             self.line = self.line[:HEAD] + self.line[-TAIL:]
 
-    def copy(self) -> Lines:
-        other = Lines()
+    def copy(self) -> FenceTracker:
+        other = FenceTracker()
         for name in self.__slots__:
             setattr(other, name, getattr(self, name))
         return other

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-class StopScanner:
+class StopTextScanner:
     """Passes a reply on, up to the first stop text; only what may be the beginning of one waits for more."""
 
     def __init__(self, stops: Iterable[str]) -> None:

@@ -40,7 +40,7 @@ def leaves_open(prompt: str, tags: Tags) -> bool:
     return prompt.rstrip().endswith(tags[0])
 
 
-class _State(Enum):
+class _ThinkingState(Enum):
     START = auto()
     THINKING = auto()
     BETWEEN = auto()
@@ -54,7 +54,7 @@ class ThinkingSplitter:
     def __init__(self, tags: Tags, *, is_open: bool) -> None:
         self._opening, self._closing = tags
         self._is_open = is_open
-        self._state = _State.START
+        self._state = _ThinkingState.START
         self._held = ""
         self._has_thought = False
 
@@ -62,14 +62,14 @@ class ThinkingSplitter:
         frames: list[Frame] = []
         text = self._held + text
         self._held = ""
-        if text and self._state is _State.START:
+        if text and self._state is _ThinkingState.START:
             text = self._start(text, frames)
-        if text and self._state is _State.THINKING:
+        if text and self._state is _ThinkingState.THINKING:
             text = self._think(text, frames)
-        if text and self._state is _State.BETWEEN:
+        if text and self._state is _ThinkingState.BETWEEN:
             text = text.lstrip()
             if text:
-                self._state = _State.ANSWER
+                self._state = _ThinkingState.ANSWER
         if text:
             frames.append(ReplyText(text))
         return frames
@@ -77,26 +77,26 @@ class ThinkingSplitter:
     def flush(self) -> list[Frame]:
         """What was held back; the reply is over."""
         held, self._held = self._held, ""
-        if self._state is _State.THINKING or (self._state is _State.START and self._is_open):
+        if self._state is _ThinkingState.THINKING or (self._state is _ThinkingState.START and self._is_open):
             return self._thought(held.rstrip())
         return [ReplyText(held)] if held else []
 
     def _start(self, text: str, frames: list[Frame]) -> str:
         bare = text.lstrip()
         if bare.startswith(self._opening):
-            self._state = _State.THINKING
+            self._state = _ThinkingState.THINKING
             return bare.removeprefix(self._opening)
         if self._opening.startswith(bare):
             self._held = text
             return ""
-        self._state = _State.THINKING if self._is_open else _State.ANSWER
+        self._state = _ThinkingState.THINKING if self._is_open else _ThinkingState.ANSWER
         return text
 
     def _think(self, text: str, frames: list[Frame]) -> str:
         at = text.find(self._closing)
         if at >= 0:
             frames += self._thought(text[:at].rstrip())
-            self._state = _State.BETWEEN
+            self._state = _ThinkingState.BETWEEN
             return text[at + len(self._closing) :]
         kept = text[: len(text) - held_length(text, (self._closing,))].rstrip()
         frames += self._thought(kept)
@@ -170,7 +170,7 @@ class ThinkingFramer:
         return split
 
 
-class Retelling:
+class DuplicatePrefixFilter:
     """The thoughts of another attempt at a reply whose first, ``told``, were shown already: only what is different."""
 
     def __init__(self, told: str) -> None:

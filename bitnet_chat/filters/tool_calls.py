@@ -29,14 +29,14 @@ _IN_STRING = re.compile(r'(?:\\[^\n]|[^"\\\n])*')
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class PlainText:
     """The next characters of the reply, never empty."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ParsedCall:
     """A whole call. ``arguments``: a JSON object, as text."""
 
     name: str
@@ -44,17 +44,17 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed:
+class MalformedCall:
     """What stood between the tags and is no call. ``why``: a line for the model."""
 
     text: str
     why: str
 
 
-Piece = Text | Call | Malformed
+Piece = PlainText | ParsedCall | MalformedCall
 
 
-class CallSplitter:
+class ToolCallSplitter:
     """``feed`` a reply as it comes, ``flush`` at its end."""
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class CallSplitter:
             text = ((gap or " ") if self._said else "") + text.lstrip(_SPACE)
             self._space, self._apart = "", False
         self._said = True
-        pieces.append(Text(text))
+        pieces.append(PlainText(text))
 
     def _call(self, pieces: list[Piece]) -> bool:
         """The same for a call."""
@@ -159,7 +159,7 @@ class CallSplitter:
             if mark.group() == CLOSING:
                 end = mark.start()
                 piece = parse(held[:end])
-                if isinstance(piece, Malformed) and CLOSING in piece.text:
+                if isinstance(piece, MalformedCall) and CLOSING in piece.text:
                     end = piece.text.index(CLOSING)  # that was no string either
                     piece = parse(held[:end])
                 pieces.append(piece)
@@ -168,29 +168,29 @@ class CallSplitter:
             self._string = mark.start()
 
 
-def parse(text: str) -> Call | Malformed:
+def parse(text: str) -> ParsedCall | MalformedCall:
     """What stands between the tags."""
     try:
         # Models break lines inside of strings, and everybody knows what they mean.
         value = json.loads(text, strict=False, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        return Malformed(text, f"it is no JSON ({error})")
+        return MalformedCall(text, f"it is no JSON ({error})")
     if not isinstance(value, dict):
-        return Malformed(text, "it is no JSON object")
+        return MalformedCall(text, "it is no JSON object")
     name = value.get("name")
     if not isinstance(name, str) or not name.strip():
-        return Malformed(text, "it has no name")
+        return MalformedCall(text, "it has no name")
     arguments: Any = value.get("arguments", value.get("parameters"))
     if isinstance(arguments, str):  # the object as a text, as the API has it
         try:
             arguments = json.loads(arguments, strict=False, parse_constant=_refuse) if arguments.strip() else None
         except (ValueError, RecursionError) as error:
-            return Malformed(text, f"its arguments are no JSON ({error})")
+            return MalformedCall(text, f"its arguments are no JSON ({error})")
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):
-        return Malformed(text, "its arguments are no JSON object")
-    return Call(name.strip(), json_text(arguments))
+        return MalformedCall(text, "its arguments are no JSON object")
+    return ParsedCall(name.strip(), json_text(arguments))
 
 
 def _refuse(name: str) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import ModelError
-from bitnet_chat.filters.continuation import without_loose_end
+from bitnet_chat.filters.continuation import split_overlap
 from bitnet_chat.templates.chat_template import ChatTemplate
 from bitnet_chat.templates.special_tokens import WORD_JOINER, SpecialTokens
 from bitnet_chat.text.utf8 import encode
@@ -149,7 +149,7 @@ class PromptSegments:
         is not in it; see :mod:`bitnet_chat.filters.continuation`. ``closing``: what ends the thoughts that the prompt
         begins, which are not told again."""
         *earlier, reply = history.messages
-        said, loose_end = without_loose_end(reply.content)
+        said, loose_end = split_overlap(reply.content)
         return self.render(Conversation(tuple(earlier))) + closing + self.guarded(said), loose_end
 
     def before_message(self, history: Conversation) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import ModelError, UnsupportedError
-from bitnet_chat.filters.tool_calls import CLOSING, OPENING, Call, CallSplitter, Text
+from bitnet_chat.filters.tool_calls import CLOSING, OPENING, ParsedCall, PlainText, ToolCallSplitter
 from bitnet_chat.templates.chat_template import END_TOKENS, ChatTemplate
 
 # Private-use characters: no template strips, folds or escapes them.
@@ -48,10 +48,10 @@ class ToolFormat:
         if '"probe"' not in self.system(_SYSTEM, (tool,)):
             raise self._unsupported("has no place for tools")
         call = ToolCall("call_1", "probe", '{"x": "y"}')
-        splitter = CallSplitter()
+        splitter = ToolCallSplitter()
         text = self._calls(_REPLY, (call,)) or ""
         pieces = [*splitter.feed(text), *splitter.flush(whole=False)]
-        if pieces != [Text(_REPLY), Call(call.name, call.arguments)]:
+        if pieces != [PlainText(_REPLY), ParsedCall(call.name, call.arguments)]:
             raise self._unsupported("writes calls in a form that is not read here")
 
     def system(self, system: str, tools: Iterable[Tool]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import normalise
 from bitnet_chat.errors import UsageError
-from bitnet_chat.filters.continuation import without_loose_end
+from bitnet_chat.filters.continuation import split_overlap
 from bitnet_chat.text.utf8 import rejoined, well_formed
 
 GO_ON = "Continue your last reply exactly where it stops. Repeat nothing of it, and add nothing before."
@@ -43,7 +43,7 @@ class RequestMessages:
         question = cls(Conversation(sent[:at]), sent[at:])
         if last.role != "assistant":
             return replace(question, note=cleaned.note if last.role == "user" else "")
-        kept, loose_end = without_loose_end(last.content)
+        kept, loose_end = split_overlap(last.content)
         before = sent[at:-1]
         if not kept:
             return replace(question, asked=before)

@@ -16,8 +16,8 @@ from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
-from bitnet_chat.filters.continuation import Seam
-from bitnet_chat.filters.thinking import Retelling, ThinkingSplitter
+from bitnet_chat.filters.continuation import OverlapRemover
+from bitnet_chat.filters.thinking import DuplicatePrefixFilter, ThinkingSplitter
 from bitnet_chat.frames import Frame, ReplyText, ThinkingText
 from bitnet_chat.text.utf8 import Gathering
 
@@ -218,8 +218,8 @@ class ResponseAccumulator:
         self._said, self._thoughts = Gathering(), Gathering()
         self._told = 0
         """Pieces of the text."""
-        self._retelling = Retelling("")
-        self._seams: tuple[Seam, ...] = ()
+        self._retelling = DuplicatePrefixFilter("")
+        self._seams: tuple[OverlapRemover, ...] = ()
         self._before: Stats | None = None
         """Of the answers of which this reply consists, but the last."""
         self._said_before = 0
@@ -256,8 +256,8 @@ class ResponseAccumulator:
 
     def begin(self, *ends: str) -> None:
         """Another attempt begins. ``ends``: what it may repeat before it says anything new, in this order."""
-        self._seams = tuple(Seam(end) for end in ends if end)
-        self._retelling = Retelling(self._thoughts.text)
+        self._seams = tuple(OverlapRemover(end) for end in ends if end)
+        self._retelling = DuplicatePrefixFilter(self._thoughts.text)
         self.pieces = 0
 
     def said(self, text: str) -> str:

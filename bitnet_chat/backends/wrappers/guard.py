@@ -31,7 +31,7 @@ from bitnet_chat.text.utf8 import Gathering
 from bitnet_chat.util.threads import beside
 
 if TYPE_CHECKING:
-    from bitnet_chat.filters.guard import Guard
+    from bitnet_chat.filters.guard import ReplyGuard
 
 GRACE = 6.0
 """Seconds that a backend has to end a reply it was told to stop. A session replaces a deaf engine after two."""
@@ -101,7 +101,7 @@ class GuardedBackend:
         options = options or ReplyOptions()
         watch = self._watch = _EventWatcher(self.inner, self._limits.stall_timeout, self._grace)
         events = self.inner.reply(conversation, options)
-        guard: Guard | None = None
+        guard: ReplyGuard | None = None
         said = Gathering()
         # Of a reply that goes on there may be nothing more to say.
         last = conversation.last
@@ -171,9 +171,9 @@ class GuardedBackend:
     async def close(self) -> None:
         await self.inner.close()
 
-    async def _guard(self, conversation: Conversation, options: ReplyOptions) -> Guard:
+    async def _guard(self, conversation: Conversation, options: ReplyOptions) -> ReplyGuard:
         # Here and not above: a prompt is on the screen 5 ms earlier.
-        from bitnet_chat.filters.guard import Guard, LengthLimit
+        from bitnet_chat.filters.guard import LengthLimit, ReplyGuard
         from bitnet_chat.filters.role_markers import relevant
 
         last = conversation.last
@@ -183,7 +183,9 @@ class GuardedBackend:
             markers = await beside(conversation, relevant, self._markers(), conversation)
         length = LengthLimit(self._window, lambda text: self._tokens(text).at_least)
         count = self._tokens
-        return Guard(markers, self._limits.repeat_limit, before, options.stop, lambda text: count(text).count, length)
+        return ReplyGuard(
+            markers, self._limits.repeat_limit, before, options.stop, lambda text: count(text).count, length
+        )
 
     def _tokens(self, text: str) -> TokenCount:
         return self.inner.count(text) or by_length(text)
@@ -191,7 +193,7 @@ class GuardedBackend:
     def _window(self) -> int:
         return self.inner.status().context_size or _LARGEST
 
-    def _line(self, end: Completed, options: ReplyOptions, guard: Guard | None, silence: float) -> str:
+    def _line(self, end: Completed, options: ReplyOptions, guard: ReplyGuard | None, silence: float) -> str:
         """What happened, and how to go on; empty where nobody need be told."""
         if self._advice == "nothing":
             return _EMPTY if end.reason is FinishReason.EMPTY else ""
@@ -231,7 +233,7 @@ class GuardedBackend:
         return f"{what}; {', '.join(way for way in ways if way and (with_commands or not way.startswith('/')))}"
 
 
-def _passed(event: TextDelta | ThinkingDelta, guard: Guard) -> list[TextDelta | ThinkingDelta]:
+def _passed(event: TextDelta | ThinkingDelta, guard: ReplyGuard) -> list[TextDelta | ThinkingDelta]:
     """What may be shown now that ``event`` is there."""
     if isinstance(event, TextDelta):
         text = guard.feed(event.text)
@@ -241,7 +243,7 @@ def _passed(event: TextDelta | ThinkingDelta, guard: Guard) -> list[TextDelta | 
 
 
 def _end(
-    event: Completed | Failed | None, watch: _EventWatcher, guard: Guard | None, text: str
+    event: Completed | Failed | None, watch: _EventWatcher, guard: ReplyGuard | None, text: str
 ) -> Completed | Failed | None:
     """How the reply ended; ``event`` is what the inner backend says, None where it said nothing more."""
     reason = watch.finding

@@ -15,7 +15,15 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
-from bitnet_chat.filters.tool_calls import CALL_LIMIT, OPENING, Call, CallSplitter, Malformed, Piece, Text
+from bitnet_chat.filters.tool_calls import (
+    CALL_LIMIT,
+    OPENING,
+    MalformedCall,
+    ParsedCall,
+    Piece,
+    PlainText,
+    ToolCallSplitter,
+)
 from bitnet_chat.templates.tool_format import Spoken, ToolFormat, lowered, responses
 from bitnet_chat.text.utf8 import rejoined
 from bitnet_chat.util.threads import beside, in_daemon
@@ -227,7 +235,7 @@ class _ReplyParser:
         self.is_stopped = False
         """For a call that had outgrown the limit."""
         self.calls: list[ToolCall] = []
-        self.faults: list[Malformed] = []
+        self.faults: list[MalformedCall] = []
         self.end: Completed | Failed | None = None
 
     def begin_again(self) -> None:
@@ -237,8 +245,8 @@ class _ReplyParser:
         self._raw, self.faults, self.end = [], [], None
         self._apart = bool(self._said)
 
-    def _new_splitter(self) -> CallSplitter:
-        splitter = CallSplitter()
+    def _new_splitter(self) -> ToolCallSplitter:
+        splitter = ToolCallSplitter()
         splitter.feed(self._begun)
         return splitter
 
@@ -272,7 +280,7 @@ class _ReplyParser:
 
     def feed(self, text: str) -> list[Event]:
         self._raw.append(text)
-        return self._events(self._splitter.feed(text) if self._splitter is not None else [Text(text)])
+        return self._events(self._splitter.feed(text) if self._splitter is not None else [PlainText(text)])
 
     def finish(self, end: Completed | Failed) -> list[Event]:
         """The engine has ended its answer."""
@@ -288,11 +296,11 @@ class _ReplyParser:
     def _events(self, pieces: Sequence[Piece]) -> list[Event]:
         events: list[Event] = []
         for piece in pieces:
-            if isinstance(piece, Text):
+            if isinstance(piece, PlainText):
                 text, self._apart = ("\n\n" if self._apart else "") + piece.text, False
                 self._said.append(text)
                 events.append(TextDelta(text))
-            elif isinstance(piece, Malformed):
+            elif isinstance(piece, MalformedCall):
                 self.faults.append(piece)
             elif piece.name in self._names:
                 call = ToolCall(f"call_{secrets.token_hex(8)}", piece.name, piece.arguments)
@@ -333,8 +341,8 @@ def has_tools(conversation: Conversation) -> bool:
     return any(message.role == "tool" or message.tool_calls for message in conversation.messages)
 
 
-def _unknown(call: Call, names: Sequence[str]) -> Malformed:
-    return Malformed(call.arguments, f"there is no tool {call.name!r}; there are: {', '.join(names)}")
+def _unknown(call: ParsedCall, names: Sequence[str]) -> MalformedCall:
+    return MalformedCall(call.arguments, f"there is no tool {call.name!r}; there are: {', '.join(names)}")
 
 
 def _left(options: ReplyOptions, used: Stats) -> ReplyOptions:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from bitnet_chat.engine.native.library import Outcome
 from bitnet_chat.engine.native.protocol import Complete, EndReason, Message, NativeReplyEnded, Prefill, Token
-from bitnet_chat.filters.stop_texts import StopScanner
+from bitnet_chat.filters.stop_texts import StopTextScanner
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _ENDS: dict[Outcome, EndReason] = {"stop": "stop", "length": "length", "context_full": "context_full"}
@@ -106,7 +106,7 @@ class ReplyTextDecoder:
     """``add`` tokens as they come; what it returns can be sent."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._decoder, self._scanner = Utf8Decoder(), StopScanner(stops)
+        self._decoder, self._scanner = Utf8Decoder(), StopTextScanner(stops)
         self._held: list[int | None] = []
         self.count = 0
         """Tokens that were added."""
