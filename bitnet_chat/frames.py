@@ -55,7 +55,7 @@ class TurnEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class PrefillProgress:
     """``done`` of ``total`` tokens of the prompt are evaluated."""
 
     done: int
@@ -63,7 +63,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class ReplyFigures:
     """Token counts that the engine tells, see :class:`bitnet_chat.events.Stats`. None: not told."""
 
     context_size: int | None = None
@@ -74,13 +74,13 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Stray:
+class UnexpectedOutput:
     """Output where none was expected: the two sides disagree about whose turn it is."""
 
     text: str
 
 
-Frame = Ready | ReplyText | ThinkingText | EngineError | TurnEnd | Progress | Figures | Stray
+Frame = Ready | ReplyText | ThinkingText | EngineError | TurnEnd | PrefillProgress | ReplyFigures | UnexpectedOutput
 
 
 class Framer(Protocol):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_chat.engine.protocols.classic import LoggedClassicFramer
-from bitnet_chat.frames import RESET, USER_INPUT, Frame, Ready, ReplyText, Stray, TurnEnd
+from bitnet_chat.frames import RESET, USER_INPUT, Frame, Ready, ReplyText, TurnEnd, UnexpectedOutput
 from bitnet_chat.text.utf8 import Utf8Decoder, encode
 
 SUFFIX = "<|eot_id|>Assistant: "
@@ -100,7 +100,7 @@ def test_what_stands_behind_a_forged_prompt_is_a_part_of_the_reply(size: int) ->
         framer.logged("found an EOG token")
         frames += waits(framer)
         assert frames[-1] == TurnEnd(natural=True) and said(frames) == reply
-    assert framer.feed("x") == [Stray("x")]
+    assert framer.feed("x") == [UnexpectedOutput("x")]
 
 
 def test_an_ordered_build_whose_log_is_silent_is_understood() -> None:

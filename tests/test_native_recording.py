@@ -23,7 +23,16 @@ from bitnet_chat.engine.native.protocol import (
 )
 from bitnet_chat.engine.protocols.native import NativeFramer
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.frames import EngineError, Figures, Frame, Progress, ReplyText, Stray, ThinkingText, TurnEnd
+from bitnet_chat.frames import (
+    EngineError,
+    Frame,
+    PrefillProgress,
+    ReplyFigures,
+    ReplyText,
+    ThinkingText,
+    TurnEnd,
+    UnexpectedOutput,
+)
 from bitnet_chat.trace import format
 from bitnet_chat.trace.format import Entry, Kind, of_facts
 from bitnet_chat.trace.masking import conceal
@@ -77,13 +86,13 @@ LIVED = (
 
 def test_a_recording_is_played_as_it_was_lived() -> None:
     assert played(session(*LIVED)) == [
-        Figures(context_size=512),
+        ReplyFigures(context_size=512),
         frames.Ready(),
         frames.Ready(),
-        Progress(0, 12),
-        Progress(12, 12),
+        PrefillProgress(0, 12),
+        PrefillProgress(12, 12),
         *(ReplyText(text) for text in ("Zebu", "lon \udcff 世🙂", " Quag")),
-        Figures(context_used=16, prompt_tokens=12, prompt_size=12, tokens=4),
+        ReplyFigures(context_used=16, prompt_tokens=12, prompt_size=12, tokens=4),
         TurnEnd(False, FinishReason.INTERRUPTED),
     ]
     written = list(format.to_lines(session(*LIVED)))
@@ -130,7 +139,7 @@ def test_a_recording_that_begins_within_a_reply() -> None:
     entries = [spawn, Entry(0.1, Kind.OUT, 1, b'xt":"cut"}\n' + rest)]
     assert played(entries) == [
         ReplyText(" words"),
-        Figures(context_used=6, prompt_tokens=1, prompt_size=2, tokens=3),
+        ReplyFigures(context_used=6, prompt_tokens=1, prompt_size=2, tokens=3),
         TurnEnd(True, FinishReason.STOP),
     ]
 
@@ -142,7 +151,7 @@ def test_a_line_that_was_not_expected_is_one(line: str) -> None:
     framer = NativeFramer()
     framer.sent(encode(Complete(1)))
     (frame,) = framer.feed(line + "\n")
-    assert isinstance(frame, Stray)
+    assert isinstance(frame, UnexpectedOutput)
 
 
 def test_a_failure_ends_the_turn() -> None:

@@ -14,7 +14,7 @@ from program import run
 from bitnet_chat.cli import replay
 from bitnet_chat.conversation.stdin_encoding import decode_lines
 from bitnet_chat.errors import UsageError
-from bitnet_chat.frames import Frame, ReplyText, Stray, ThinkingText, TurnEnd
+from bitnet_chat.frames import Frame, ReplyText, ThinkingText, TurnEnd, UnexpectedOutput
 from bitnet_chat.text.utf8 import Utf8Decoder
 from bitnet_chat.trace import format
 from bitnet_chat.trace.format import Entry, Kind, of_facts
@@ -38,7 +38,7 @@ def joined(frames: list[Frame]) -> list[Frame]:
     result: list[Frame] = []
     for frame in frames:
         last = result[-1] if result else None
-        if isinstance(frame, ReplyText | ThinkingText | Stray) and type(last) is type(frame):
+        if isinstance(frame, ReplyText | ThinkingText | UnexpectedOutput) and type(last) is type(frame):
             result[-1] = type(frame)(last.text + frame.text)
         else:
             result.append(frame)

@@ -25,9 +25,9 @@ from bitnet_chat.frames import (
     Framer,
     Ready,
     ReplyText,
-    Stray,
     ThinkingText,
     TurnEnd,
+    UnexpectedOutput,
     held_length,
 )
 from bitnet_chat.text.utf8 import Utf8Decoder, encode
@@ -57,7 +57,7 @@ def joined(frames: list[Frame]) -> list[Frame]:
     result: list[Frame] = []
     for frame in frames:
         last = result[-1] if result else None
-        if isinstance(frame, ReplyText | ThinkingText | Stray) and type(last) is type(frame):
+        if isinstance(frame, ReplyText | ThinkingText | UnexpectedOutput) and type(last) is type(frame):
             result[-1] = type(frame)(last.text + frame.text)
         else:
             result.append(frame)
@@ -93,7 +93,7 @@ def test_a_classic_conversation_gives_its_replies_and_nothing_else(name: str) ->
     recording = recordings.load(name)
     frames = play(recording, whole)
     assert frames[0] == Ready()
-    assert not any(isinstance(frame, Stray | EngineError | ThinkingText) for frame in frames)
+    assert not any(isinstance(frame, UnexpectedOutput | EngineError | ThinkingText) for frame in frames)
     ends = [frame for frame in frames if isinstance(frame, TurnEnd)]
     sent = [step for step in recording.steps if step.kind == "in"]
     assert len(ends) == len(sent)
@@ -146,7 +146,7 @@ def test_a_message_that_is_too_long_gives_no_reply() -> None:
 @pytest.mark.parametrize("name", ["completion-idle-sigint", "bitnet-2024-idle-sigint"])
 def test_an_interrupt_while_idle_is_unexpected_output(name: str) -> None:
     frames = play(recordings.load(name), whole)
-    assert isinstance(frames[-1], Stray) and "Interrupted by user" in frames[-1].text
+    assert isinstance(frames[-1], UnexpectedOutput) and "Interrupted by user" in frames[-1].text
     assert isinstance(frames[-2], TurnEnd)
 
 
@@ -164,7 +164,7 @@ def test_a_modern_conversation() -> None:
 def test_a_modern_interrupt() -> None:
     frames = play(recordings.load("cli-modern-interrupt"), whole)
     assert [frame.natural for frame in frames if isinstance(frame, TurnEnd)] == [False, False]
-    assert isinstance(frames[-1], Stray) and "Exiting" in frames[-1].text
+    assert isinstance(frames[-1], UnexpectedOutput) and "Exiting" in frames[-1].text
 
 
 def test_a_modern_banner_names_its_commands() -> None:

@@ -16,7 +16,17 @@ from bitnet_chat.conversation.export import json_text
 from bitnet_chat.conversation.stdin_encoding import decode_lines
 from bitnet_chat.engine.protocols.native import is_stop, prompt_of
 from bitnet_chat.errors import UsageError
-from bitnet_chat.frames import EngineError, Figures, Frame, Progress, Ready, ReplyText, Stray, ThinkingText, TurnEnd
+from bitnet_chat.frames import (
+    EngineError,
+    Frame,
+    PrefillProgress,
+    Ready,
+    ReplyFigures,
+    ReplyText,
+    ThinkingText,
+    TurnEnd,
+    UnexpectedOutput,
+)
 from bitnet_chat.text.sanitize import Sanitizer, one_line, visible
 from bitnet_chat.trace import format, recorder
 from bitnet_chat.trace.format import Entry, Kind
@@ -116,7 +126,7 @@ def _frame_fields(frame: Frame) -> dict[str, object]:
     fields: dict[str, object] = {"frame": type(frame).__name__}
     if isinstance(frame, TurnEnd):
         fields["natural"] = frame.natural
-    elif isinstance(frame, Progress | Figures):
+    elif isinstance(frame, PrefillProgress | ReplyFigures):
         fields |= {name: value for name, value in asdict(frame).items() if value is not None}
     elif not isinstance(frame, Ready):
         fields["text"] = visible(frame.text)
@@ -185,7 +195,7 @@ class _FramePrinter:
             return self._settled() + ("" if frame.natural else self._remark("stopped"))
         if isinstance(frame, EngineError):
             return self._remark(f"error: {frame.text}")
-        return self._remark(f"unexpected: {frame.text}") if isinstance(frame, Stray) else ""
+        return self._remark(f"unexpected: {frame.text}") if isinstance(frame, UnexpectedOutput) else ""
 
     def _remark(self, text: str) -> str:
         return f"{self._settled()}[{one_line(text)}]\n"

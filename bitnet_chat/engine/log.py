@@ -6,7 +6,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 
-from bitnet_chat.frames import Figures
+from bitnet_chat.frames import ReplyFigures
 
 _LINES = 200
 _LINE_LIMIT = 2000
@@ -217,7 +217,7 @@ class LogStatsParser:
         self.context_used = None
         self._past = self._pending = 0
 
-    def told(self, figures: Figures) -> None:
+    def told(self, figures: ReplyFigures) -> None:
         """By an engine that counts for us."""
         self._is_told = True
         self.context_size = figures.context_size or self.context_size

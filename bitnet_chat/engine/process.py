@@ -28,7 +28,7 @@ from bitnet_chat.engine.transport import Transport, TransportKind
 from bitnet_chat.engine.transport.spawn import spawn
 from bitnet_chat.errors import EngineDiedError
 from bitnet_chat.filters.thinking import ThinkingFramer
-from bitnet_chat.frames import EngineError, Figures, Frame, Ready, Stray, TurnEnd
+from bitnet_chat.frames import EngineError, Frame, Ready, ReplyFigures, TurnEnd, UnexpectedOutput
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _SETTLE_AFTER = 2.0  # seconds of silence after which a likely end is taken for one
@@ -366,7 +366,7 @@ class EngineProcess:
                 self._frames.append(frame)
                 self.context = self._talk.context_after(self.context, self._framer.reply, natural=frame.natural)
                 self._move(Signal.TURN_END)
-            elif isinstance(frame, Stray):
+            elif isinstance(frame, UnexpectedOutput):
                 self.log.note(f"unexpected output: {frame.text!r}")
                 self.out_of_step = True
                 if line := log_line(frame.text):
@@ -374,7 +374,7 @@ class EngineProcess:
                 self._move(Signal.STRAY)
                 self._end()
                 return
-            elif isinstance(frame, Figures):
+            elif isinstance(frame, ReplyFigures):
                 self.meter.told(frame)
             else:
                 if isinstance(frame, EngineError):

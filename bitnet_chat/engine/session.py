@@ -43,7 +43,7 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
-from bitnet_chat.frames import EngineError, Progress, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.frames import EngineError, PrefillProgress, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.util.threads import beside, in_daemon
 
 _TRIES = 9  # loads again of a model that failed to load without a word
@@ -324,7 +324,7 @@ class Session:
                 elif isinstance(frame, ThinkingText):
                     if thought := turn.thought(frame.text):
                         yield ThinkingDelta(thought)
-                elif isinstance(frame, Progress):
+                elif isinstance(frame, PrefillProgress):
                     yield PromptProgress(frame.done, frame.total)
                 elif isinstance(frame, EngineError):
                     turn.error = frame

@@ -30,7 +30,18 @@ from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.protocols import GO_ON, EncodedMessage, EngineOptions, LaunchCommand, common_flags, left_out
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
-from bitnet_chat.frames import ERROR, RESET, USER_INPUT, Frame, Framer, Ready, ReplyText, Stray, TurnEnd, held_length
+from bitnet_chat.frames import (
+    ERROR,
+    RESET,
+    USER_INPUT,
+    Frame,
+    Framer,
+    Ready,
+    ReplyText,
+    TurnEnd,
+    UnexpectedOutput,
+    held_length,
+)
 from bitnet_chat.templates.segments import PLACEHOLDER, Opening, PromptSegments, joined
 from bitnet_chat.templates.special_tokens import note
 from bitnet_chat.templates.thinking import TemplateThinking
@@ -182,7 +193,7 @@ class ClassicFramer:
 
     def _idle(self, text: str, frames: list[Frame]) -> None:
         if text:
-            frames.append(Stray(text))
+            frames.append(UnexpectedOutput(text))
 
     def _skip_echo(self, text: str, frames: list[Frame]) -> None:
         if text.startswith(self._echo):
@@ -191,7 +202,7 @@ class ClassicFramer:
             self._held = text
             return
         else:
-            frames.append(Stray(text))
+            frames.append(UnexpectedOutput(text))
             return
         self._state = ClassicState.REPLY
         if text:

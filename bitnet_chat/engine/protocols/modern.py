@@ -42,9 +42,9 @@ from bitnet_chat.frames import (
     Frame,
     Ready,
     ReplyText,
-    Stray,
     ThinkingText,
     TurnEnd,
+    UnexpectedOutput,
     held_length,
 )
 from bitnet_chat.templates.special_tokens import SpecialTokens, note
@@ -162,14 +162,14 @@ class ModernFramer:
             frames.append(Ready())
             return text[at + len(PROMPT) :]
         if self._state is _ModernState.IDLE:
-            frames.append(Stray(text))
+            frames.append(UnexpectedOutput(text))
             return ""
         if self._state is _ModernState.SENT:
             if not text.startswith(RESET):
                 if RESET.startswith(text):
                     self._held = text
                 else:
-                    frames.append(Stray(text))
+                    frames.append(UnexpectedOutput(text))
                 return ""
             self._state = _ModernState.REPLY
             return text.removeprefix(RESET)

@@ -38,7 +38,7 @@ from bitnet_chat.engine.native.protocol import (
 from bitnet_chat.engine.protocols import EncodedMessage, EngineOptions, LaunchCommand
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
-from bitnet_chat.frames import EngineError, Figures, Frame, Progress, ReplyText, Stray, TurnEnd
+from bitnet_chat.frames import EngineError, Frame, PrefillProgress, ReplyFigures, ReplyText, TurnEnd, UnexpectedOutput
 from bitnet_chat.templates.segments import PromptSegments, unguarded
 from bitnet_chat.templates.thinking import TemplateThinking
 
@@ -208,7 +208,7 @@ class NativeFramer:
             try:
                 frames += self._frames(decode_message(line))
             except ProtocolError:
-                frames.append(Stray(line[:_SHOWN]))
+                frames.append(UnexpectedOutput(line[:_SHOWN]))
         return frames
 
     def _frames(self, message: Message) -> list[Frame]:
@@ -218,7 +218,7 @@ class NativeFramer:
             case Loading():
                 return []
             case NativeReady():
-                return [Figures(context_size=message.context_size or None), frames.Ready()]
+                return [ReplyFigures(context_size=message.context_size or None), frames.Ready()]
             case NativeFailed(id=None):
                 return [EngineError(message.what, message.why)]
             case Prefill() | Token() if message.id == self._id and self._is_command:
@@ -227,7 +227,7 @@ class NativeFramer:
                 self._id = None
                 return [frames.Ready()]
             case Prefill() if message.id == self._id:
-                return [Progress(message.done, message.total)]
+                return [PrefillProgress(message.done, message.total)]
             case Token() if message.id == self._id:
                 self._said.append(message.text)
                 return [ReplyText(message.text)] if message.text else []
@@ -235,7 +235,7 @@ class NativeFramer:
                 return [_figures(message), self._end(_REASONS[message.reason], natural=message.reason == "stop")]
             case NativeFailed() if message.id == self._id:
                 return [EngineError(message.what, message.why), self._end(None, natural=False)]
-        return [Stray(f"{type(message).__name__} of a request that is not under way")]
+        return [UnexpectedOutput(f"{type(message).__name__} of a request that is not under way")]
 
     def _end(self, reason: FinishReason | None, *, natural: bool) -> TurnEnd:
         self._id = None
@@ -271,8 +271,8 @@ class NativeFramer:
         return []
 
 
-def _figures(ended: NativeReplyEnded) -> Figures:
-    return Figures(
+def _figures(ended: NativeReplyEnded) -> ReplyFigures:
+    return ReplyFigures(
         # With the token that ended the reply, which is evaluated with the next message.
         context_used=ended.prompt_size + ended.tokens + (ended.reason == "stop"),
         prompt_tokens=ended.prompt_tokens,
