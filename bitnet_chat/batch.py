@@ -32,7 +32,7 @@ from bitnet_chat.text.sanitize import Sanitizer
 from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Recorder
+    from bitnet_chat.journal import JournalRecorder
     from bitnet_chat.tools import Toolbox
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ async def ask(
     conversation: Conversation,
     options: ReplyOptions,
     say: Say,
-    recorder: Recorder | None = None,
+    recorder: JournalRecorder | None = None,
     toolbox: Toolbox | None = None,
 ) -> Answer:
     """The whole answer to a conversation, kept by ``recorder`` while it comes. ``toolbox``: what the model may call,
@@ -140,7 +140,7 @@ async def stream(
     options: ReplyOptions,
     say: Say,
     show: Callable[[str], None],
-    recorder: Recorder | None = None,
+    recorder: JournalRecorder | None = None,
     toolbox: Toolbox | None = None,
 ) -> Answer:
     """Like :func:`ask`, and gives ``show`` each piece as it comes, safe for a terminal."""
@@ -164,7 +164,7 @@ async def _events(
     backend: Backend,
     conversation: Conversation,
     options: ReplyOptions,
-    recorder: Recorder | None,
+    recorder: JournalRecorder | None,
     toolbox: Toolbox | None,
 ) -> AsyncIterator[AsyncIterator[Event]]:
     """The events of a reply. It is over when the block is: the backend is free for the next one."""

@@ -30,7 +30,7 @@ from bitnet_chat.cli.parser import parse
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
-from bitnet_chat.journal import State
+from bitnet_chat.journal import ReplyState
 from bitnet_chat.server.settings import ServeSettings
 
 __all__ = ["start"]
@@ -118,7 +118,7 @@ def test_the_history_is_that_of_the_server() -> None:
             recorder.rename("A title")
             await recorder.settled()
             stored = await asyncio.to_thread(journal.load, first)
-            assert stored.title == "A title" and stored.state is State.WHOLE
+            assert stored.title == "A title" and stored.state is ReplyState.WHOLE
             assert [each.content for each in stored.conversation.turns][:3] == ["Hello", reply, "And?"]
             recorder.fork()
             await all_of(backend, longer.with_assistant("x").with_user("Else"))

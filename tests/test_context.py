@@ -27,7 +27,7 @@ from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.supervisor import EngineSupervisor
 from bitnet_chat.errors import ContextOverflowError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
-from bitnet_chat.journal import Journal, Recorder
+from bitnet_chat.journal import Journal, JournalRecorder
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.util.threads import beside
@@ -303,7 +303,7 @@ def test_a_long_conversation_never_fills_the_window_of_bitnet_2024(bitnet_2024: 
 def test_the_journal_keeps_what_leaves_the_window(bitnet_2024: Settings) -> None:
     async def body(talker: Talker) -> None:
         journal = Journal()
-        recorder = Recorder(journal, pytest.fail)
+        recorder = JournalRecorder(journal, pytest.fail)
         asked = talker.conversation
         notices = []
         for number in range(40):

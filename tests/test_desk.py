@@ -16,7 +16,7 @@ from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BusyError, EngineDiedError, EngineNotFoundError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
-from bitnet_chat.journal import Journal, Recorder
+from bitnet_chat.journal import Journal, JournalRecorder
 from bitnet_chat.server.model_manager import Catalogue, UnknownModel
 from bitnet_chat.server.scheduler import Defaults, Desk, Ending, Order
 
@@ -226,7 +226,7 @@ def test_batch_work_makes_way_for_people_and_begins_again() -> None:
 def test_batch_work_that_was_seen_or_is_written_down_does_not_make_way(tmp_path: Path) -> None:
     async def main() -> None:
         async with desk_of(gated) as (desk, backends):
-            recorder = Recorder(Journal(tmp_path / "journal.db"), lambda line: None)
+            recorder = JournalRecorder(Journal(tmp_path / "journal.db"), lambda line: None)
             for batch in (asks("seen", urgent=False), asks("written", urgent=False, recorder=recorder)):
                 reply = desk.begin(batch)
                 if batch.recorder is None:
@@ -340,7 +340,7 @@ def test_an_ending_desk_finishes_what_is_under_way_and_refuses_the_rest() -> Non
 def test_an_ending_desk_stops_what_has_no_time_left_and_marks_it(tmp_path: Path) -> None:
     async def main() -> None:
         journal = Journal(tmp_path / "journal.db")
-        recorder = Recorder(journal, lambda line: None)
+        recorder = JournalRecorder(journal, lambda line: None)
         async with desk_of(gated) as (desk, _):
             reply = desk.begin(asks("hi", recorder=recorder))
             waiting = desk.begin(asks("next"))

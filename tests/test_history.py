@@ -19,7 +19,7 @@ from bitnet_chat.cli import main
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import restore
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.journal import Journal, Recorder, State
+from bitnet_chat.journal import Journal, JournalRecorder, ReplyState
 from bitnet_chat.trace import recorder
 
 __all__ = ["start"]
@@ -32,7 +32,7 @@ def journal(home: Path) -> Journal:
     journal = Journal()
 
     async def talk() -> None:
-        recorder = Recorder(journal, pytest.fail)
+        recorder = JournalRecorder(journal, pytest.fail)
         recorder.begin_reply(Conversation().with_system("sys").with_user(HOSTILE), model=HOSTILE, engine="e")
         recorder.thinking("hm")
         recorder.end_reply(FinishReason.STOP, text=f"{HOSTILE}\nneedle")
@@ -84,7 +84,7 @@ def test_show(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_show_messages_that_got_no_reply(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     async def talk() -> None:
-        recorder = Recorder(journal, pytest.fail)
+        recorder = JournalRecorder(journal, pytest.fail)
         for text in ("lost?", "last?"):
             stored = journal.load(2)
             recorder.resume(stored)
@@ -294,7 +294,7 @@ def test_a_question_that_was_stopped(fake: str, number: signal.Signals) -> None:
         assert program.returncode == 128 + number
     stored = Journal().load(1)
     assert stored.conversation.last is not None
-    assert stored.conversation.last.finish is FinishReason.INTERRUPTED and stored.state is State.WHOLE
+    assert stored.conversation.last.finish is FinishReason.INTERRUPTED and stored.state is ReplyState.WHOLE
     assert stored.conversation.last.content.startswith("word0")
 
 

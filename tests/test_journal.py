@@ -23,11 +23,11 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, Tool
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Stats
-from bitnet_chat.journal import Journal, Recorder, State
+from bitnet_chat.journal import Journal, JournalRecorder, ReplyState
 from bitnet_chat.journal.records import TITLE_LENGTH, title_of
 from bitnet_chat.journal.recovery import is_alive, this_writer
 from bitnet_chat.journal.salvage import open_file
-from bitnet_chat.journal.store import Origin, Scribe
+from bitnet_chat.journal.store import ConversationStore, ReplyOrigin
 from bitnet_chat.version import __version__
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None))
@@ -39,12 +39,12 @@ def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "journal.db")
 
 
-def recorded(journal: Journal | None, what: Callable[[Recorder], Awaitable[None] | None]) -> Recorder:
+def recorded(journal: Journal | None, what: Callable[[JournalRecorder], Awaitable[None] | None]) -> JournalRecorder:
     """The recorder after ``what`` and its end; nothing was to complain about."""
     complaints: list[str] = []
 
-    async def record() -> Recorder:
-        recorder = Recorder(journal, complaints.append)
+    async def record() -> JournalRecorder:
+        recorder = JournalRecorder(journal, complaints.append)
         waiting = what(recorder)
         if waiting is not None:
             await waiting
@@ -57,7 +57,7 @@ def recorded(journal: Journal | None, what: Callable[[Recorder], Awaitable[None]
     return recorder
 
 
-def turn(recorder: Recorder, conversation: Conversation, text: str, reason: FinishReason = STOP) -> Conversation:
+def turn(recorder: JournalRecorder, conversation: Conversation, text: str, reason: FinishReason = STOP) -> Conversation:
     """A reply to ``conversation``, and what it is then."""
     recorder.begin_reply(conversation, model="a model", engine="an engine", options={"max_tokens": 9})
     for piece in text.split(" "):
@@ -70,7 +70,7 @@ def dialogue(journal: Journal, *texts: str, system: str = "") -> tuple[int, Conv
     """A conversation of these messages, user and assistant in turn."""
     conversation = Conversation().with_system(system)
 
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         nonlocal conversation
         for question, answer in zip(texts[::2], texts[1::2], strict=True):
             conversation = turn(recorder, conversation.with_user(question), answer)
@@ -87,14 +87,20 @@ def test_a_conversation_comes_back(journal: Journal) -> None:
     id, conversation = dialogue(journal, "first", "one", "second", "two", system="be brief")
     stored = journal.load(id)
     assert stored.conversation == conversation
-    assert (stored.title, stored.state, stored.unanswered) == ("first", State.WHOLE, "")
+    assert (stored.title, stored.state, stored.unanswered) == ("first", ReplyState.WHOLE, "")
     assert (stored.model, stored.engine, stored.options) == ("a model", "an engine", {"max_tokens": 9})
     last = stored.records[-1]
     assert (last.model, last.engine, last.options) == ("a model", "an engine", {"max_tokens": 9})
     assert last.stats == {"tokens": 3, "seconds": 1.5, "exact": False, "first_tokens": 1}
     assert stored.created <= last.created <= stored.updated
     [entry] = journal.list()
-    assert (entry.id, entry.title, entry.turns, entry.model, entry.state) == (id, "first", 2, "a model", State.WHOLE)
+    assert (entry.id, entry.title, entry.turns, entry.model, entry.state) == (
+        id,
+        "first",
+        2,
+        "a model",
+        ReplyState.WHOLE,
+    )
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -102,7 +108,7 @@ def test_a_conversation_comes_back(journal: Journal) -> None:
 def test_any_text_comes_back(
     journal: Journal, system: str, question: str, answer: str, thoughts: str, title: str
 ) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         recorder.rename(title)
         recorder.begin_reply(asked, model=title, engine=answer, options={"any": question})
         recorder.thinking(thoughts)
@@ -124,7 +130,7 @@ def test_nothing_is_taken_for_anything_but_text(journal: Journal, text: str) -> 
 
 
 def test_a_reply_whose_end_differs_from_its_pieces_is_kept_as_it_ended(journal: Journal) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         recorder.begin_reply(Conversation().with_user("q"))
         recorder.text("the reply\nUser: and")  # of which a guard leaves the first line
         recorder.end_reply(FinishReason.ROLE_MARKER, text="the reply")
@@ -148,7 +154,7 @@ def test_titles(text: str, title: str) -> None:
 
 
 def test_nothing_is_made_before_the_first_message(journal: Journal) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         recorder.sync(Conversation().with_system("be brief"))
         recorder.anew()
         recorder.end_reply(STOP)
@@ -159,7 +165,7 @@ def test_nothing_is_made_before_the_first_message(journal: Journal) -> None:
 
 
 def test_without_a_journal_nothing_happens(tmp_path: Path, home: Path) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         conversation = turn(recorder, Conversation().with_user("q"), "a")
         recorder.rename("t")
         recorder.fork()
@@ -173,7 +179,7 @@ def test_without_a_journal_nothing_happens(tmp_path: Path, home: Path) -> None:
 
 
 def test_what_is_taken_back_stays_as_a_branch(journal: Journal) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         first = turn(recorder, Conversation().with_user("q1"), "a1")
         turn(recorder, first.with_user("q2"), "lost words")
         recorder.sync(first)  # /undo
@@ -186,7 +192,7 @@ def test_what_is_taken_back_stays_as_a_branch(journal: Journal) -> None:
 
 
 def test_a_line_that_is_gone_back_to_is_not_written_twice(journal: Journal) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         conversation = turn(recorder, Conversation().with_user("question"), "answer")
         recorder.sync(conversation)
         recorder.begin_reply(conversation.with_user("failed"))
@@ -200,7 +206,7 @@ def test_a_line_that_is_gone_back_to_is_not_written_twice(journal: Journal) -> N
 
 
 def test_another_system_prompt(journal: Journal) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         conversation = turn(recorder, Conversation().with_user("q"), "a")
         conversation = turn(recorder, conversation.with_system("be brief").with_user("q2"), "a2")
         expected.append(conversation)
@@ -210,7 +216,7 @@ def test_another_system_prompt(journal: Journal) -> None:
 
 
 def test_a_reply_that_goes_on_makes_the_message_longer(journal: Journal) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         conversation = turn(recorder, Conversation().with_user("q"), "half of", INTERRUPTED)
         recorder.begin_reply(conversation)
         recorder.text(" the reply")
@@ -223,7 +229,7 @@ def test_a_reply_that_goes_on_makes_the_message_longer(journal: Journal) -> None
 
 
 def test_a_reply_that_failed_to_go_on_stays_as_it_was(journal: Journal) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         conversation = turn(recorder, Conversation().with_user("q"), "half", FinishReason.LENGTH)
         recorder.begin_reply(conversation)
         recorder.end_reply(FinishReason.ENGINE_DIED)
@@ -234,22 +240,22 @@ def test_a_reply_that_failed_to_go_on_stays_as_it_was(journal: Journal) -> None:
 
 @pytest.mark.parametrize("reason", [INTERRUPTED, FinishReason.ENGINE_DIED, FinishReason.NO_ENGINE])
 def test_a_message_without_a_reply_is_kept_and_told_apart(journal: Journal, reason: FinishReason) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         conversation = turn(recorder, Conversation().with_user("q"), "a")
         recorder.begin_reply(conversation.with_user("the last words"))
         recorder.end_reply(reason)
 
     stored = journal.load(recorded(journal, talk).id or 0)
-    assert (stored.state, stored.unanswered) == (State.UNANSWERED, "the last words")
+    assert (stored.state, stored.unanswered) == (ReplyState.UNANSWERED, "the last words")
     assert [message.content for message in stored.conversation.messages] == ["q", "a"]
-    assert journal.list()[0].state is State.UNANSWERED
+    assert journal.list()[0].state is ReplyState.UNANSWERED
 
 
 def passed_over(journal: Journal) -> tuple[int, int]:
     """A conversation whose second message got no reply before the third one was sent behind it, and its row."""
     id, conversation = dialogue(journal, "q", "a")
 
-    def fail(recorder: Recorder) -> None:
+    def fail(recorder: JournalRecorder) -> None:
         recorder.resume(journal.load(id))
         recorder.begin_reply(conversation.with_user("lost?"))
         recorder.end_reply(FinishReason.ENGINE_DIED)
@@ -258,7 +264,7 @@ def passed_over(journal: Journal) -> tuple[int, int]:
     pending = journal.load(id).pending
     assert pending is not None
 
-    def send(recorder: Recorder) -> None:
+    def send(recorder: JournalRecorder) -> None:
         recorder.resume(journal.load(id))
         recorder.follow(pending.row)
         turn(recorder, conversation.with_user("q2"), "a2")
@@ -272,7 +278,7 @@ def test_a_message_without_a_reply_stays_before_the_next_one(journal: Journal) -
     stored = journal.load(id)
     assert [message.content for message in stored.conversation.messages] == ["q", "a", "q2", "a2"]
     assert [(each.row, each.message.content) for each in stored.passed_over] == [(row, "lost?")]
-    assert (stored.state, stored.unanswered, journal.list()[0].turns) == (State.WHOLE, "", 2)
+    assert (stored.state, stored.unanswered, journal.list()[0].turns) == (ReplyState.WHOLE, "", 2)
     assert stored.about()["passed_over"] == [{"content": "lost?", "created": stored.passed_over[0].created}]
 
 
@@ -281,7 +287,7 @@ def test_it_stays_whatever_is_done_behind_it(journal: Journal, then: str) -> Non
     """As a REPL does it, which is told of the conversation alone."""
     id, row = passed_over(journal)
 
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         stored = journal.load(id)
         recorder.resume(stored)
         conversation = stored.conversation
@@ -304,7 +310,7 @@ def test_it_stays_whatever_is_done_behind_it(journal: Journal, then: str) -> Non
         return
     assert stored.pending is not None and (stored.pending.row, stored.passed_over) == (row, ())
 
-    def talk_on(recorder: Recorder) -> None:
+    def talk_on(recorder: JournalRecorder) -> None:
         stored = Journal(journal.path).load(before)
         recorder.resume(stored)
         conversation = stored.conversation.without_last_turn()
@@ -320,7 +326,7 @@ def test_a_first_message_that_is_edited_leaves_nothing_before_it(journal: Journa
     """Also where another one had been taken back to before a message without a reply."""
     id, _ = passed_over(journal)
 
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         recorder.resume(journal.load(id))
         recorder.sync(journal.load(id).conversation.without_last_turn())
         turn(recorder, Conversation().with_user("all new"), "a")
@@ -337,7 +343,7 @@ def test_a_model_may_say_nothing(journal: Journal) -> None:
 
 
 def test_a_partial_reply_that_failed_is_kept(journal: Journal) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         turn(recorder, Conversation().with_user("q"), "as far as", FinishReason.ENGINE_DIED)
 
     last = journal.load(recorded(journal, talk).id or 0).conversation.last
@@ -348,7 +354,7 @@ def test_a_partial_reply_that_failed_is_kept(journal: Journal) -> None:
 
 
 def test_anew_rename_fork_and_resume(journal: Journal) -> None:
-    async def talk(recorder: Recorder) -> None:
+    async def talk(recorder: JournalRecorder) -> None:
         one = turn(recorder, Conversation().with_user("one"), "a")
         recorder.rename("The first")
         recorder.anew()
@@ -399,16 +405,18 @@ def test_a_removed_number_is_not_given_again(journal: Journal) -> None:
 
 
 @pytest.fixture
-def two(journal: Journal) -> Iterator[tuple[Scribe, Scribe]]:
+def two(journal: Journal) -> Iterator[tuple[ConversationStore, ConversationStore]]:
     """Two writers, as two programs have them."""
     connections = [open_file(journal.path)[0] for _ in range(2)]
-    yield Scribe(connections[0]), Scribe(connections[1])
+    yield ConversationStore(connections[0]), ConversationStore(connections[1])
     for connection in connections:
         connection.close()
 
 
-def answer(scribe: Scribe, conversation: Conversation, text: str, reason: FinishReason = STOP) -> Conversation:
-    scribe.begin_reply(conversation, Origin())
+def answer(
+    scribe: ConversationStore, conversation: Conversation, text: str, reason: FinishReason = STOP
+) -> Conversation:
+    scribe.begin_reply(conversation, ReplyOrigin())
     scribe.end_reply(reason, {}, text=text)
     return conversation.with_assistant(text, reason) if text else conversation
 
@@ -429,7 +437,7 @@ def shown(journal: Journal, id: int | None) -> list[str]:
     ],
 )
 def test_what_another_program_has_said_is_never_hidden(
-    journal: Journal, two: tuple[Scribe, Scribe], then: str, expected: list[str]
+    journal: Journal, two: tuple[ConversationStore, ConversationStore], then: str, expected: list[str]
 ) -> None:
     """Whoever has not read it goes on in a copy, and is told so once."""
     id, _ = passed_over(journal)
@@ -471,14 +479,14 @@ def test_one_that_is_overtaken_is_told(journal: Journal) -> None:
     complaints: list[str] = []
     stored = journal.load(id)
 
-    def theirs(recorder: Recorder) -> None:
+    def theirs(recorder: JournalRecorder) -> None:
         recorder.resume(stored)
         turn(recorder, conversation.with_user("theirs"), "to them")
 
     recorded(journal, theirs)
 
     async def talk() -> int | None:
-        recorder = Recorder(journal, complaints.append)
+        recorder = JournalRecorder(journal, complaints.append)
         recorder.resume(stored)
         turn(recorder, conversation.with_user("mine"), "to me")
         await recorder.close()
@@ -492,7 +500,9 @@ def test_one_that_is_overtaken_is_told(journal: Journal) -> None:
     ]
 
 
-def test_what_was_said_in_an_empty_conversation_names_its_copy(journal: Journal, two: tuple[Scribe, Scribe]) -> None:
+def test_what_was_said_in_an_empty_conversation_names_its_copy(
+    journal: Journal, two: tuple[ConversationStore, ConversationStore]
+) -> None:
     theirs, mine = two
     theirs.create(Conversation(), "", "")
     mine.resume(journal.load(theirs.id or 0))
@@ -501,7 +511,9 @@ def test_what_was_said_in_an_empty_conversation_names_its_copy(journal: Journal,
     assert sorted(entry.title for entry in journal.list()) == ["mine", "theirs"]
 
 
-def test_a_message_without_a_reply_goes_along(journal: Journal, two: tuple[Scribe, Scribe]) -> None:
+def test_a_message_without_a_reply_goes_along(
+    journal: Journal, two: tuple[ConversationStore, ConversationStore]
+) -> None:
     id, _ = passed_over(journal)
     theirs, mine = two
     stored = journal.load(id)
@@ -518,13 +530,15 @@ def test_a_message_without_a_reply_goes_along(journal: Journal, two: tuple[Scrib
 
 
 @pytest.mark.parametrize("first", ["", "some"])
-def test_overtaken_while_a_reply_is_written(journal: Journal, two: tuple[Scribe, Scribe], first: str) -> None:
+def test_overtaken_while_a_reply_is_written(
+    journal: Journal, two: tuple[ConversationStore, ConversationStore], first: str
+) -> None:
     """Who goes on behind the reply has it in its line; who does not leaves it to be kept in a copy."""
     id, conversation = dialogue(journal, "q", "a")
     theirs, mine = two
     stored = journal.load(id)
     mine.resume(stored)
-    mine.begin_reply(conversation.with_user("mine"), Origin())
+    mine.begin_reply(conversation.with_user("mine"), ReplyOrigin())
     mine.add([(False, first)] if first else [])
     stored = journal.load(id)
     theirs.resume(stored)
@@ -549,13 +563,13 @@ def test_overtaken_while_a_reply_is_written(journal: Journal, two: tuple[Scribe,
 
 
 def test_a_reply_that_was_being_made_when_the_conversation_was_read(
-    journal: Journal, two: tuple[Scribe, Scribe]
+    journal: Journal, two: tuple[ConversationStore, ConversationStore]
 ) -> None:
     """It had no word yet: what goes on without it hides nothing."""
     id, conversation = dialogue(journal, "q", "a")
     theirs, mine = two
     theirs.resume(journal.load(id))
-    theirs.begin_reply(conversation.with_user("theirs"), Origin())
+    theirs.begin_reply(conversation.with_user("theirs"), ReplyOrigin())
     mine.resume(journal.load(id))
     theirs.end_reply(STOP, {}, text="to them")
     answer(mine, conversation.with_user("mine"), "to me")
@@ -564,12 +578,12 @@ def test_a_reply_that_was_being_made_when_the_conversation_was_read(
 
 
 def test_a_reply_of_another_program_is_copied_as_far_as_it_was_read(
-    journal: Journal, two: tuple[Scribe, Scribe]
+    journal: Journal, two: tuple[ConversationStore, ConversationStore]
 ) -> None:
     id, conversation = dialogue(journal, "q", "a")
     theirs, mine = two
     theirs.resume(journal.load(id))
-    theirs.begin_reply(conversation.with_user("theirs"), Origin())
+    theirs.begin_reply(conversation.with_user("theirs"), ReplyOrigin())
     theirs.add([(False, "to")])
     mine.resume(journal.load(id))
     mine.fork()
@@ -587,12 +601,12 @@ DEAD = f"{2**22 + 7}:1.0"  # no system has so many processes by default
 def began(journal: Journal, *pieces: str, writer: str, start: str = "") -> int:
     """A reply that a program with this writer has begun and not ended."""
     connection, _ = open_file(journal.path)
-    scribe = Scribe(connection)
+    scribe = ConversationStore(connection)
     scribe._writer = writer
     conversation = Conversation().with_user("a question")
     if start:
         conversation = conversation.with_assistant(start, FinishReason.LENGTH)
-    scribe.begin_reply(conversation, Origin("m"))
+    scribe.begin_reply(conversation, ReplyOrigin("m"))
     scribe.add([(piece.startswith("("), piece) for piece in pieces])
     connection.close()
     assert scribe.id is not None
@@ -605,7 +619,7 @@ def test_a_reply_whose_writer_is_dead_was_cut_off(journal: Journal) -> None:
     for _ in range(2):  # as it was left, and after a search, which settles it
         stored = journal.load(id)
         assert stored.conversation.last == expected
-        assert stored.state is State.CUT_OFF is journal.list()[0].state
+        assert stored.state is ReplyState.CUT_OFF is journal.list()[0].state
         assert journal.search("question")
     assert [hit.entry.id for hit in journal.search("came")] == [id]
 
@@ -620,8 +634,8 @@ def test_one_without_a_word_is_none(journal: Journal, pieces: tuple[str, ...]) -
     id = began(journal, *pieces, writer=DEAD)
     for _ in range(2):
         stored = journal.load(id)
-        assert (stored.records, stored.unanswered, stored.state) == ((), "a question", State.UNANSWERED)
-        assert journal.list()[0].state is State.UNANSWERED
+        assert (stored.records, stored.unanswered, stored.state) == ((), "a question", ReplyState.UNANSWERED)
+        assert journal.list()[0].state is ReplyState.UNANSWERED
         assert journal.search("question")
 
 
@@ -629,7 +643,7 @@ def test_a_conversation_in_use_is_not_taken_for_dead(journal: Journal) -> None:
     id = began(journal, "so far", writer=this_writer())
     for _ in range(2):
         stored = journal.load(id)
-        assert stored.state is State.ANSWERING is journal.list()[0].state
+        assert stored.state is ReplyState.ANSWERING is journal.list()[0].state
         assert stored.conversation.last == Message("assistant", "so far", CUT_OFF)
         journal.search("question")
 
@@ -652,7 +666,7 @@ def test_writers() -> None:
 def test_resuming_one_that_was_cut_off(journal: Journal) -> None:
     id = began(journal, "half", writer=DEAD)
 
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         stored = journal.load(id)
         recorder.resume(stored)
         recorder.begin_reply(stored.conversation)
@@ -669,7 +683,7 @@ def test_one_that_is_found_dead_after_it_was_read_is_gone_on_with(journal: Journ
     stored = journal.load(id)
     journal.search("question")  # settles it
 
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         recorder.resume(stored)
         turn(recorder, stored.conversation.with_user("more"), "of it")
 
@@ -681,9 +695,9 @@ def test_a_program_that_was_taken_for_dead_loses_nothing(journal: Journal) -> No
     """Two containers that share a folder see each other's processes as dead."""
     for pieces in (("said ",), ()):
         connection, _ = open_file(journal.path)
-        scribe = Scribe(connection)
+        scribe = ConversationStore(connection)
         scribe._writer = DEAD
-        scribe.begin_reply(Conversation().with_user("question"), Origin())
+        scribe.begin_reply(Conversation().with_user("question"), ReplyOrigin())
         scribe.add([(False, piece) for piece in pieces])
         journal.search("question")  # settles it
         scribe.add([(False, "more")])
@@ -694,7 +708,7 @@ def test_a_program_that_was_taken_for_dead_loses_nothing(journal: Journal) -> No
 
 
 def test_a_reply_that_nobody_ended_is_interrupted_when_the_recorder_closes(journal: Journal) -> None:
-    def talk(recorder: Recorder) -> None:
+    def talk(recorder: JournalRecorder) -> None:
         recorder.begin_reply(Conversation().with_user("q"))
         recorder.text("a word")
 
@@ -735,7 +749,7 @@ def test_one_that_is_removed_while_it_is_used(journal: Journal) -> None:
     complaints: list[str] = []
 
     async def talk() -> None:
-        recorder = Recorder(journal, complaints.append)
+        recorder = JournalRecorder(journal, complaints.append)
         conversation = turn(recorder, Conversation().with_user("q"), "a")
         assert await recorder.settled() and recorder.id is not None
         journal.remove([recorder.id])
@@ -753,7 +767,7 @@ def test_one_that_is_removed_while_it_is_used(journal: Journal) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a file in use cannot be removed there")
 def test_a_file_that_is_removed_while_it_is_used_is_written_anew(journal: Journal) -> None:
-    async def talk(recorder: Recorder) -> None:
+    async def talk(recorder: JournalRecorder) -> None:
         conversation = turn(recorder, Conversation().with_user("q"), "a")
         recorder.begin_reply(conversation.with_user("q2"))
         recorder.text("before")
@@ -772,7 +786,7 @@ def test_a_title_follows_its_message(journal: Journal) -> None:
     """Here, in the file, and in a copy; one that was given stays."""
 
     async def talk() -> None:
-        recorder = Recorder(journal, pytest.fail)
+        recorder = JournalRecorder(journal, pytest.fail)
         recorder.begin_reply(Conversation().with_user("frist"))
         recorder.end_reply(FinishReason.STOP, text="reply")
         recorder.begin_reply(Conversation().with_user("first"))
@@ -811,7 +825,7 @@ def test_all_that_a_reply_was_made_with(journal: Journal) -> None:
     asked = ReplyOptions(max_tokens=9, sampling=Sampling(temperature=0.0, seed=3), stop=("x",), tools=(Tool("look"),))
 
     async def talk() -> None:
-        recorder = Recorder(journal, pytest.fail)
+        recorder = JournalRecorder(journal, pytest.fail)
         backend.start()
         async for _ in written_down(backend, recorder, Conversation().with_user("hello"), asked):
             pass

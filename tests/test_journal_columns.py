@@ -19,7 +19,7 @@ from bitnet_chat.cli.arguments import find_conversation
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason, JournalError
 from bitnet_chat.events import Stats
-from bitnet_chat.journal import Journal, Recorder
+from bitnet_chat.journal import Journal, JournalRecorder
 from bitnet_chat.journal.salvage import open_file
 
 VALUES = {
@@ -66,7 +66,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     look = ToolCall("c1", "look", "{}")
 
     async def talk() -> None:
-        recorder = Recorder(Journal(path), pytest.fail)
+        recorder = JournalRecorder(Journal(path), pytest.fail)
         for number in range(SOUND[0], SOUND[1] + 1):
             recorder.anew()
             line = Conversation().with_system("sys").with_user(f"question {number}")
@@ -127,7 +127,7 @@ def goes_on(journal: Journal, place: str, damaged: int = 2) -> None:
     complaints: list[str] = []
 
     async def talk() -> None:
-        recorder = Recorder(journal, complaints.append)
+        recorder = JournalRecorder(journal, complaints.append)
         for number in (0, damaged):
             conversation = Conversation()
             if number in {entry.id for entry in journal.list()}:

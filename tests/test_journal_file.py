@@ -16,8 +16,8 @@ import pytest
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, UsageError
-from bitnet_chat.journal import Journal, Recorder, State, salvage, schema
-from bitnet_chat.journal.database import Newer, problem
+from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, salvage, schema
+from bitnet_chat.journal.database import JournalTooNewError, problem
 from bitnet_chat.journal.salvage import open_file, read_back
 
 
@@ -26,7 +26,7 @@ def say(journal: Journal, text: str = "hello") -> list[str]:
     complaints: list[str] = []
 
     async def talk() -> None:
-        recorder = Recorder(journal, complaints.append)
+        recorder = JournalRecorder(journal, complaints.append)
         recorder.begin_reply(Conversation().with_user(text))
         recorder.text(f"{text} too")
         recorder.end_reply(FinishReason.STOP)
@@ -108,7 +108,7 @@ def test_what_an_old_file_holds_is_kept_and_found(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.db")
     stored = journal.load(1)
     assert [message.content for message in stored.conversation.messages] == ["old question", "old answer"]
-    assert stored.state is State.CUT_OFF
+    assert stored.state is ReplyState.CUT_OFF
     assert say(journal, "new") == []
     assert [hit.entry.title for hit in journal.search("answer")] == ["old"]
     assert titles(journal) == ["new", "old"]
@@ -135,7 +135,7 @@ def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
     before = path.read_bytes()
     journal = Journal(path)
     for use in (journal.list, journal.latest, journal.check, lambda: journal.load(1), lambda: journal.search("x")):
-        with pytest.raises(Newer, match="version 99"):
+        with pytest.raises(JournalTooNewError, match="version 99"):
             use()
     [complaint] = say(journal)
     assert "version 99" in complaint and "--no-journal" in complaint
@@ -238,7 +238,7 @@ def test_rows_that_are_lost_leave_the_others_in_their_order(tmp_path: Path) -> N
     assert {entry.id: (entry.title, entry.turns) for entry in journal.list()} == {1: ("old", 1), 7: ("a lost title", 2)}
     assert spoken(journal) == {1: ["old question", "old answer"], 7: ["again", "yes"]}
     assert [record.message.content for record in journal.load(7).passed_over] == ["a lost title"]
-    assert journal.load(1).state is State.CUT_OFF
+    assert journal.load(1).state is ReplyState.CUT_OFF
 
 
 def test_another_program_sets_it_aside_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +366,7 @@ def test_a_newer_file_where_nothing_can_be_written(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     (tmp_path / "journal.db-wal").mkdir()
-    with pytest.raises(Newer):
+    with pytest.raises(JournalTooNewError):
         Journal(path).list()
 
 
@@ -385,12 +385,12 @@ import asyncio, sys
 from pathlib import Path
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.journal import Journal, Recorder
+from bitnet_chat.journal import Journal, JournalRecorder
 
 async def main(path, name):
     journal = Journal(Path(path))
     for number in range(6):
-        recorder = Recorder(journal, lambda text: sys.exit(text))
+        recorder = JournalRecorder(journal, lambda text: sys.exit(text))
         recorder.begin_reply(Conversation().with_user(f"{name} {number}"))
         for _ in range(20):
             recorder.text("word ")

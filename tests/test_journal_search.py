@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason, UsageError
-from bitnet_chat.journal import Journal, Recorder, search
+from bitnet_chat.journal import Journal, JournalRecorder, search
 from bitnet_chat.journal.codec import holder, searchable, snippet
 from bitnet_chat.journal.salvage import open_file
 
@@ -33,7 +33,7 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
     journal = Journal(tmp_path_factory.mktemp("journal") / "journal.db")
 
     async def talk() -> None:
-        recorder = Recorder(journal, pytest.fail)
+        recorder = JournalRecorder(journal, pytest.fail)
         for number, text in TEXTS.items():
             recorder.anew()
             recorder.begin_reply(Conversation().with_user(f"Question number {number}: tell"))
@@ -146,7 +146,7 @@ def test_new_messages_are_found_and_nothing_is_indexed_twice(tmp_path: Path) -> 
     for number in range(3):
 
         async def talk(number: int = number) -> None:
-            recorder = Recorder(journal, pytest.fail)
+            recorder = JournalRecorder(journal, pytest.fail)
             recorder.begin_reply(Conversation().with_user(f"word{number} same"))
             recorder.end_reply(FinishReason.STOP, text="reply")
             await recorder.close()
@@ -164,7 +164,7 @@ def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.db")
 
     async def talk() -> None:
-        recorder = Recorder(journal, pytest.fail)
+        recorder = JournalRecorder(journal, pytest.fail)
         recorder.begin_reply(Conversation().with_user("needle"))
         recorder.end_reply(FinishReason.STOP, text="reply")
         await recorder.close()

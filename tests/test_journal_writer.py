@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
-from bitnet_chat.journal import Journal, Recorder, State, recorder, unsaved_marker, writer_thread
+from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, recorder, unsaved_marker, writer_thread
 from bitnet_chat.journal.salvage import open_file
-from bitnet_chat.journal.store import Origin, Scribe
-from bitnet_chat.journal.writer_thread import DELAY, Pieces, Writer
+from bitnet_chat.journal.store import ConversationStore, ReplyOrigin
+from bitnet_chat.journal.writer_thread import DELAY, PendingText, WriterThread
 
 QUESTION = Conversation().with_user("a question")
 PATIENCE = 30.0
@@ -63,7 +63,7 @@ def test_no_piece_waits_longer_than_the_delay(gaps: list[float], taken: list[boo
             self.got += "".join(text for _, text in new)
 
     now, asked, sink = 0.0, None, Sink()
-    pieces = Pieces()
+    pieces = PendingText()
     for number, gap in enumerate(gaps):
         now += gap
         if asked is not None and (now >= asked or taken[number : number + 1] == [True]):
@@ -80,7 +80,7 @@ def test_no_piece_waits_longer_than_the_delay(gaps: list[float], taken: list[boo
 
 def test_pieces_reach_the_file_while_the_reply_goes_on(journal: Journal) -> None:
     async def talk() -> None:
-        keeper = Recorder(journal, pytest.fail)
+        keeper = JournalRecorder(journal, pytest.fail)
         keeper.begin_reply(QUESTION)
         said = ""
         for piece in ("one ", "two ", "three"):
@@ -92,7 +92,7 @@ def test_pieces_reach_the_file_while_the_reply_goes_on(journal: Journal) -> None
                 return stored is not None and bool(stored.records) and stored.conversation.messages[-1].content == said
 
             await until(arrived)
-        assert journal.load(1).state is State.ANSWERING
+        assert journal.load(1).state is ReplyState.ANSWERING
         await keeper.close()
 
     asyncio.run(talk())
@@ -100,7 +100,7 @@ def test_pieces_reach_the_file_while_the_reply_goes_on(journal: Journal) -> None
 
 def test_nothing_is_written_twice_or_left_out_at_full_speed(journal: Journal) -> None:
     async def talk() -> str:
-        keeper = Recorder(journal, pytest.fail)
+        keeper = JournalRecorder(journal, pytest.fail)
         keeper.begin_reply(QUESTION)
         for number in range(20_000):
             keeper.text(f"{number} ")
@@ -122,7 +122,7 @@ def test_nothing_is_written_twice_or_left_out_at_full_speed(journal: Journal) ->
 
 def test_the_thread_ends_with_the_recorder(journal: Journal) -> None:
     async def talk() -> None:
-        keeper = Recorder(journal, pytest.fail)
+        keeper = JournalRecorder(journal, pytest.fail)
         keeper.sync(QUESTION)
         await keeper.close()
         await keeper.close()
@@ -145,7 +145,7 @@ def test_a_lock_of_another_program_stops_nobody(journal: Journal) -> None:
     complaints: list[str] = []
 
     async def talk() -> None:
-        keeper = Recorder(journal, complaints.append)
+        keeper = JournalRecorder(journal, complaints.append)
         other.execute("BEGIN IMMEDIATE")
         keeper.begin_reply(QUESTION)
         keeper.text("said while it was locked")
@@ -169,8 +169,8 @@ def test_a_lock_that_is_held_at_the_end(journal: Journal, lets_go: bool, monkeyp
     other = sqlite3.connect(journal.path, isolation_level=None)
     complaints: list[str] = []
 
-    async def talk() -> Recorder:
-        keeper = Recorder(journal, complaints.append)
+    async def talk() -> JournalRecorder:
+        keeper = JournalRecorder(journal, complaints.append)
         other.execute("BEGIN IMMEDIATE")
         keeper.begin_reply(QUESTION)
         keeper.text("word ")
@@ -196,7 +196,7 @@ def test_a_lock_that_is_held_at_the_end(journal: Journal, lets_go: bool, monkeyp
 
 
 async def _say(journal: Journal, text: str) -> None:
-    keeper = Recorder(journal, pytest.fail)
+    keeper = JournalRecorder(journal, pytest.fail)
     keeper.begin_reply(Conversation().with_user(text))
     keeper.end_reply(FinishReason.STOP, text="reply")
     await keeper.close()
@@ -208,7 +208,7 @@ def test_what_is_not_kept_of_a_longer_conversation(journal: Journal, monkeypatch
     complaints: list[str] = []
 
     async def talk(asked: int) -> None:
-        keeper = Recorder(journal, complaints.append)
+        keeper = JournalRecorder(journal, complaints.append)
         keeper.begin_reply(QUESTION)
         keeper.end_reply(FinishReason.STOP, text="reply")
         await until(lambda: keeper.id)
@@ -244,7 +244,7 @@ def test_a_full_disk(journal: Journal) -> None:
     text = "words that need a lot of room " * 10_000
 
     async def talk() -> None:
-        keeper = Recorder(journal, complaints.append)
+        keeper = JournalRecorder(journal, complaints.append)
         keeper.begin_reply(QUESTION)
         keeper.text("the beginning, ")
         assert await keeper.settled()
@@ -271,7 +271,7 @@ def test_a_full_disk(journal: Journal) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be removed there")
 def test_a_folder_that_vanishes(journal: Journal) -> None:
     async def talk() -> None:
-        keeper = Recorder(journal, pytest.fail)
+        keeper = JournalRecorder(journal, pytest.fail)
         keeper.begin_reply(QUESTION)
         keeper.text("before ")
         await keeper.settled()
@@ -338,7 +338,7 @@ def test_a_file_that_is_damaged_in_its_place(journal: Journal, damage: Callable[
     conversation = QUESTION.with_assistant("a reply", FinishReason.STOP).with_user("another")
 
     async def talk() -> None:
-        keeper = Recorder(journal, lambda text: None)
+        keeper = JournalRecorder(journal, lambda text: None)
         keeper.begin_reply(QUESTION)
         keeper.end_reply(FinishReason.STOP, text="a reply")
         keeper.begin_reply(conversation)
@@ -369,7 +369,7 @@ def test_a_place_that_comes_back(journal: Journal) -> None:
     journal.path.parent.write_text("in the way")
 
     async def talk() -> None:
-        keeper = Recorder(journal, complaints.append)
+        keeper = JournalRecorder(journal, complaints.append)
         keeper.begin_reply(QUESTION)
         keeper.text("said meanwhile")
         await until(lambda: complaints)
@@ -389,7 +389,7 @@ def test_too_much_that_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) 
     journal.path.mkdir(parents=True)
 
     async def talk() -> None:
-        keeper = Recorder(journal, complaints.append)
+        keeper = JournalRecorder(journal, complaints.append)
         for _ in range(100):
             keeper.begin_reply(QUESTION)
             keeper.end_reply(FinishReason.STOP, text="reply")
@@ -405,10 +405,10 @@ def test_damage_that_is_found_while_writing(journal: Journal) -> None:
     """All that is known of the conversation goes into the new file, the reply that is being written included."""
     complaints: list[str] = []
     ended, reached = threading.Event(), threading.Event()
-    work = Writer(journal.path, complaints.append, ended.set)
+    work = WriterThread(journal.path, complaints.append, ended.set)
     times = 0
 
-    def broken(scribe: Scribe) -> None:
+    def broken(scribe: ConversationStore) -> None:
         nonlocal times
         times += 1
         if times == 1:
@@ -418,7 +418,7 @@ def test_damage_that_is_found_while_writing(journal: Journal) -> None:
         reached.set()
 
     conversation = QUESTION.with_assistant("a reply", FinishReason.STOP).with_user("another")
-    work.put(lambda scribe: scribe.begin_reply(conversation, Origin("a model")))
+    work.put(lambda scribe: scribe.begin_reply(conversation, ReplyOrigin("a model")))
     work.put(lambda scribe: scribe.add([(True, "hm"), (False, "before ")]))
     work.put(broken)
     work.put(lambda scribe: scribe.add([(False, "after")]))
@@ -436,9 +436,9 @@ def test_damage_that_is_found_while_writing(journal: Journal) -> None:
 def test_a_disk_that_damages_all_that_is_written(journal: Journal) -> None:
     complaints: list[str] = []
     ended = threading.Event()
-    work = Writer(journal.path, complaints.append, ended.set)
+    work = WriterThread(journal.path, complaints.append, ended.set)
 
-    def broken(scribe: Scribe) -> None:
+    def broken(scribe: ConversationStore) -> None:
         error = sqlite3.DatabaseError("database disk image is malformed")
         error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
         raise error
@@ -452,7 +452,7 @@ def test_a_disk_that_damages_all_that_is_written(journal: Journal) -> None:
 def test_a_fault_of_ours_ends_no_chat(journal: Journal) -> None:
     complaints: list[str] = []
     ended = threading.Event()
-    work = Writer(journal.path, complaints.append, ended.set)
+    work = WriterThread(journal.path, complaints.append, ended.set)
     work.put(lambda scribe: scribe.no_such_thing())  # type: ignore[attr-defined]
     work.put(lambda scribe: scribe.sync(QUESTION))
     work.stop()
@@ -466,7 +466,7 @@ def test_the_end_is_waited_for_a_bounded_time(journal: Journal, monkeypatch: pyt
     hung = threading.Event()
 
     async def talk() -> None:
-        keeper = Recorder(journal, complaints.append)
+        keeper = JournalRecorder(journal, complaints.append)
         keeper.sync(QUESTION)
         await until(lambda: keeper.id)
         assert keeper._writer is not None

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_chat.journal import Journal, State
+from bitnet_chat.journal import Journal, ReplyState
 
 if __name__ != "__main__":
     from program import (
@@ -203,14 +203,14 @@ def test_while_the_engine_loads(tmp_path: Path, home: Path) -> None:
     while not journal.list():
         assert time.monotonic() < deadline
     [entry] = journal.list()
-    assert entry.state is State.ANSWERING
+    assert entry.state is ReplyState.ANSWERING
     engines = engines_of(program.pid)
     program.kill()
     program.communicate()
     os.close(descriptor)
     assert_gone(engines)
     stored = journal.load(entry.id)
-    assert (stored.state, stored.unanswered, stored.records) == (State.UNANSWERED, "say it", ())
+    assert (stored.state, stored.unanswered, stored.records) == (ReplyState.UNANSWERED, "say it", ())
 
 
 @pytest.mark.parametrize("moment", ["idle", "stopped", "next message"])
@@ -232,9 +232,9 @@ def test_the_repl_between_replies(start: Start, tmp_path: Path, home: Path, mome
     contents = [message.content for message in stored.conversation.messages]
     assert contents[:2] == ["say something", "something"]
     if moment == "stopped":
-        assert "word50" in contents[3] and stored.state in (State.WHOLE, State.CUT_OFF)
+        assert "word50" in contents[3] and stored.state in (ReplyState.WHOLE, ReplyState.CUT_OFF)
     else:
-        assert (len(contents), stored.state) == (2, State.WHOLE)
+        assert (len(contents), stored.state) == (2, ReplyState.WHOLE)
 
 
 if __name__ == "__main__":

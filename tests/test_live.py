@@ -24,7 +24,7 @@ from bitnet_chat.backends.attach.journal import ServerJournal
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Event, Started, TextDelta
-from bitnet_chat.journal import Journal, Recorder, State
+from bitnet_chat.journal import Journal, JournalRecorder, ReplyState
 from bitnet_chat.journal.memory import MemoryJournal
 from bitnet_chat.server.broadcast import Generation
 from bitnet_chat.server.chats import live as live_module
@@ -225,15 +225,15 @@ def test_a_journal_that_cannot_be_written_stops_no_reply(tmp_path: Path, monkeyp
 
 def test_who_hears_the_end_of_a_reply_finds_it_in_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int | None] = []
-    close = Recorder.close
+    close = JournalRecorder.close
 
-    async def slowly(recorder: Recorder) -> None:
+    async def slowly(recorder: JournalRecorder) -> None:
         for _ in range(100):  # turns of the loop, in which all else that can go on goes on
             await asyncio.sleep(0)
         await close(recorder)
         written.append(recorder.id)
 
-    monkeypatch.setattr(Recorder, "close", slowly)
+    monkeypatch.setattr(JournalRecorder, "close", slowly)
 
     async def main() -> None:
         async with serving(journal=Journal(tmp_path / "journal.db")) as served, aiohttp.ClientSession() as session:
@@ -254,14 +254,14 @@ def test_a_journal_that_fails_is_told_without_its_path_and_what_is_not_kept_is_s
     def fails(*_: object) -> None:
         raise BitnetChatError("the journal cannot be used: the disk is full: /secret/journal.db")
 
-    async def no_rows(_: Recorder) -> None:
+    async def no_rows(_: JournalRecorder) -> None:
         return None
 
     async def main() -> None:
         async with serving(journal=Journal(tmp_path / "journal.db")) as served, aiohttp.ClientSession() as session:
             async with session.post(f"{served.url}/chats", json={}) as response:
                 chat = f"{served.url}/chats/{(await response.json())['id']}"
-            monkeypatch.setattr(Recorder, "rows", no_rows)
+            monkeypatch.setattr(JournalRecorder, "rows", no_rows)
             async with session.post(f"{chat}/messages", json={"content": "hello"}) as response:
                 told = await response.text()
                 assert '"message":null' in told and "event: notice\ndata: " in told and "may not be kept" in told
@@ -297,7 +297,7 @@ def test_a_server_that_is_killed_in_mid_reply_has_kept_it(tmp_path: Path) -> Non
             try:
                 async for each in source.connect(method="POST", body={"content": "story"}):
                     said.append(words([each]))
-                    if not killed and journal.load(chat).state is State.ANSWERING and journal.load(chat).records:
+                    if not killed and journal.load(chat).state is ReplyState.ANSWERING and journal.load(chat).records:
                         killed.append(True)  # some of it is kept; it takes up to a fifth of a second
                         kill()
             except aiohttp.ClientError:
@@ -409,4 +409,4 @@ def test_a_reply_that_somebody_else_asked_for_comes_above_the_prompt_while_it_is
         terminal.send(CTRL_D)
         assert terminal.end() == 0
         (entry,) = chats.list()
-        assert entry.turns == 5 and entry.state is State.WHOLE and entry.title == "hello"
+        assert entry.turns == 5 and entry.state is ReplyState.WHOLE and entry.title == "hello"

@@ -14,7 +14,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from bitnet_chat.journal import Entry, State
+from bitnet_chat.journal import JournalEntry, ReplyState
 from bitnet_chat.repl.dialogs import age, matching, pick, row
 from bitnet_chat.repl.status_bar import width
 
@@ -23,19 +23,21 @@ CTRL_Z = "\x1a"
 NOW = 1_000_000_000.0
 
 
-def entry(id: int, title: str, *, ago: float = 0.0, turns: int = 2, state: State = State.WHOLE) -> Entry:
-    return Entry(id, title, NOW - ago, NOW - ago, turns, "a-model", state)
+def entry(
+    id: int, title: str, *, ago: float = 0.0, turns: int = 2, state: ReplyState = ReplyState.WHOLE
+) -> JournalEntry:
+    return JournalEntry(id, title, NOW - ago, NOW - ago, turns, "a-model", state)
 
 
 ENTRIES = [
     entry(30, "About bread"),
     entry(20, "数据和模型的长标题" * 6, ago=3 * 3600, turns=1),
-    entry(10, "evil \x1b[2J \x9b title\u202e", ago=40 * 86400, state=State.CUT_OFF),
+    entry(10, "evil \x1b[2J \x9b title\u202e", ago=40 * 86400, state=ReplyState.CUT_OFF),
     *[entry(100 + number, f"Number {number}", ago=900 * 86400) for number in range(30)],
 ]
 
 
-def picked(*keys: str, entries: list[Entry] = ENTRIES) -> int | None:
+def picked(*keys: str, entries: list[JournalEntry] = ENTRIES) -> int | None:
     async def choose() -> int | None:
         with create_pipe_input() as keyboard:
             keyboard.send_text("".join(keys))

@@ -13,7 +13,7 @@ from prompt_toolkit.output import DummyOutput
 from scripted_backend import ScriptedBackend, by_message
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.journal import Journal, Recorder
+from bitnet_chat.journal import Journal, JournalRecorder
 from bitnet_chat.repl import ReplSettings
 from bitnet_chat.repl import terminal_ui as loop_module
 from bitnet_chat.repl.input import ESCAPE
@@ -95,7 +95,7 @@ def test_a_long_message_of_another_session_is_where_it_is_said_to_be(tmp_path: P
     message = "\n".join(f"line {number}" for number in range(40))
 
     async def work() -> None:
-        recorder = Recorder(Journal(), pytest.fail)
+        recorder = JournalRecorder(Journal(), pytest.fail)
         recorder.sync(Conversation().with_user(message))
         await recorder.close()
         stored = Journal().latest()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from scripted_backend import ScriptedBackend, by_message
 
-from bitnet_chat.journal import Entry
+from bitnet_chat.journal import JournalEntry
 from bitnet_chat.repl import ReplSettings
 from bitnet_chat.repl.plain_ui import PlainLoop
 
@@ -97,7 +97,9 @@ def test_ctrl_c_picks_no_conversation(monkeypatch: pytest.MonkeyPatch, capsys: p
             monkeypatch.setattr(sys, "stdin", keyboard)
             loop = PlainLoop(ScriptedBackend(by_message), ReplSettings(model="m"), False, None)
             loop._typed = True
-            picking = asyncio.create_task(loop.pick([Entry(id, f"title {id}", 0, 0, 1, "m") for id in range(21)]))
+            picking = asyncio.create_task(
+                loop.pick([JournalEntry(id, f"title {id}", 0, 0, 1, "m") for id in range(21)])
+            )
             await asyncio.sleep(0)
             loop._interrupt()
             async with asyncio.timeout(20):

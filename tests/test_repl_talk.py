@@ -15,8 +15,8 @@ from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.export import restore
 from bitnet_chat.errors import EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
-from bitnet_chat.journal import Entry, Journal
-from bitnet_chat.journal.records import State
+from bitnet_chat.journal import Journal, JournalEntry
+from bitnet_chat.journal.records import ReplyState
 from bitnet_chat.repl import ReplSettings
 from bitnet_chat.repl import reply_view as reply_module
 from bitnet_chat.repl.controller import Talk
@@ -47,7 +47,7 @@ class Desk:
     def __init__(self) -> None:
         self.edited = ""
         self.picked: int | None = None
-        self.offered: list[Entry] = []
+        self.offered: list[JournalEntry] = []
         self.clipboard: str | None = None
         self.has_clipboard = True
         self.agrees = True
@@ -59,7 +59,7 @@ class Desk:
             raise UsageError("There is no editor")
         return self.edited.replace("LAST", text)
 
-    async def pick(self, entries: Sequence[Entry]) -> int | None:
+    async def pick(self, entries: Sequence[JournalEntry]) -> int | None:
         self.offered = list(entries)
         return self.picked
 
@@ -455,7 +455,7 @@ def test_a_message_without_reply_is_on_the_prompt_after_resuming() -> None:
         assert len(room.talk.conversation.turns) == 2
 
     in_room(first, journal=True)
-    assert Journal().list()[0].state is State.UNANSWERED
+    assert Journal().list()[0].state is ReplyState.UNANSWERED
     in_room(second, journal=True)
 
 

@@ -15,7 +15,7 @@ from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.conversation.message import NOT_CALLED
 from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
-from bitnet_chat.journal import Entry, Journal
+from bitnet_chat.journal import Journal, JournalEntry
 from bitnet_chat.repl import ReplSettings
 from bitnet_chat.repl.controller import Talk
 from bitnet_chat.repl.display import Display
@@ -75,7 +75,7 @@ class Desk:
     async def edit(self, text: str) -> str:
         return text
 
-    async def pick(self, entries: Sequence[Entry]) -> int | None:
+    async def pick(self, entries: Sequence[JournalEntry]) -> int | None:
         return None
 
     def complain(self, text: str) -> None:

@@ -19,8 +19,8 @@ from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.conversation.export import export, restore
 from bitnet_chat.errors import EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
-from bitnet_chat.journal import Journal, Recorder
-from bitnet_chat.journal.records import State
+from bitnet_chat.journal import Journal, JournalRecorder
+from bitnet_chat.journal.records import ReplyState
 from bitnet_chat.tools import Toolbox
 from bitnet_chat.tools.loading import load
 from bitnet_chat.tools.loop import ROUNDS, rounds
@@ -489,7 +489,7 @@ def recorded(work: Iterable[Message], *, fork: bool = False) -> int:
     """The number of a conversation that was kept message by message."""
 
     async def keep() -> int:
-        recorder = Recorder(Journal(), lambda text: pytest.fail(text))
+        recorder = JournalRecorder(Journal(), lambda text: pytest.fail(text))
         conversation = Conversation()
         for message in work:
             if message.role == "assistant":
@@ -512,11 +512,11 @@ def recorded(work: Iterable[Message], *, fork: bool = False) -> int:
 
 def test_the_journal_keeps_tools() -> None:
     stored = Journal().load(recorded(TALK.messages))
-    assert stored.conversation == TALK and stored.state is State.WHOLE
+    assert stored.conversation == TALK and stored.state is ReplyState.WHOLE
     assert len({record.row for record in stored.records}) == 5 == stored.records[-1].row  # nothing was written twice
     assert Journal().load(recorded(TALK.messages, fork=True)).conversation == TALK
     waiting = Journal().load(recorded(TALK.messages[:4]))
-    assert waiting.state is State.UNANSWERED and waiting.conversation.messages == TALK.messages[:4]
+    assert waiting.state is ReplyState.UNANSWERED and waiting.conversation.messages == TALK.messages[:4]
 
 
 def test_messages_with_other_calls_are_other_messages() -> None:
@@ -525,7 +525,7 @@ def test_messages_with_other_calls_are_other_messages() -> None:
     asked = [Message("assistant", "", FinishReason.TOOL_CALLS, tool_calls=(call,)) for call in (CALL, other)]
 
     async def keep() -> int | None:
-        recorder = Recorder(Journal(), lambda text: pytest.fail(text))
+        recorder = JournalRecorder(Journal(), lambda text: pytest.fail(text))
         for message in asked:
             recorder.sync(Conversation((*first, message)))
         await recorder.close()
@@ -537,7 +537,7 @@ def test_messages_with_other_calls_are_other_messages() -> None:
 
 def test_a_reply_that_was_cut_keeps_no_calls() -> None:
     async def keep() -> int | None:
-        recorder = Recorder(Journal(), lambda text: pytest.fail(text))
+        recorder = JournalRecorder(Journal(), lambda text: pytest.fail(text))
         recorder.begin_reply(Conversation(TALK.messages[:1]))
         recorder.text("I look.")
         recorder.tool_call(CALL)

@@ -14,13 +14,15 @@ from bitnet_chat.attachments.reading import EmptyFileError, attach, attach_stdin
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Journal, Stored
+    from bitnet_chat.journal import Journal, StoredConversation
 
 
 _REMEDY = "bitnet-chat history list shows those that there are"
 
 
-def find_conversation(flags: argparse.Namespace, journal: Journal, say: Callable[[str], None]) -> Stored | None:
+def find_conversation(
+    flags: argparse.Namespace, journal: Journal, say: Callable[[str], None]
+) -> StoredConversation | None:
     """What ``--continue`` or ``--resume ID`` name; None where neither was given. ``say`` is told where that may be
     another conversation than the user means, and what of it is damaged.
 
@@ -45,7 +47,7 @@ def find_conversation(flags: argparse.Namespace, journal: Journal, say: Callable
     return _sound(journal.load(int(other)), say)
 
 
-def _not_the_last(journal: Journal, stored: Stored) -> str:
+def _not_the_last(journal: Journal, stored: StoredConversation) -> str:
     """Why something may have been said after this conversation; empty where that was kept."""
     from bitnet_chat.journal import unsaved_marker
 
@@ -58,7 +60,7 @@ def _not_the_last(journal: Journal, stored: Stored) -> str:
     return ""
 
 
-def _sound(stored: Stored, say: Callable[[str], None]) -> Stored:
+def _sound(stored: StoredConversation, say: Callable[[str], None]) -> StoredConversation:
     for line in stored.damage:
         say(f"damaged: {line}")
     return stored

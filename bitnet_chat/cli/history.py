@@ -14,12 +14,12 @@ from bitnet_chat.cli.lines import tell
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.cli.prompts import may_remove
 from bitnet_chat.conversation.export import FORMATS, LEFT_OUT, NOT_ANSWERED, export, json_text
-from bitnet_chat.journal import Entry, Hit, Journal, State, Stored
+from bitnet_chat.journal import Journal, JournalEntry, ReplyState, SearchHit, StoredConversation
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.trace.recorder import folder, forget
 from bitnet_chat.util.files import write_new
 
-_STATES = {State.CUT_OFF: "cut off", State.ANSWERING: "being answered", State.UNANSWERED: "not answered"}
+_STATES = {ReplyState.CUT_OFF: "cut off", ReplyState.ANSWERING: "being answered", ReplyState.UNANSWERED: "not answered"}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -82,13 +82,13 @@ def _list(journal: Journal, flags: argparse.Namespace) -> int:
     return 0
 
 
-def _tell_damage(entries: Sequence[Entry]) -> None:
+def _tell_damage(entries: Sequence[JournalEntry]) -> None:
     for entry in entries:
         if entry.damage:
             _say(f"conversation {entry.id} is damaged: {entry.damage}")
 
 
-def _line(entry: Entry, widest: int = 0) -> str:
+def _line(entry: JournalEntry, widest: int = 0) -> str:
     turns = f"{entry.turns} turn{'' if entry.turns == 1 else 's'}"
     facts = [turns, entry.model, _STATES.get(entry.state, "")]
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.updated)) if entry.updated else f"{'(no time)':16}"
@@ -96,14 +96,14 @@ def _line(entry: Entry, widest: int = 0) -> str:
     return f"{entry.id:>{widest}}  {when}  {title}  [{', '.join(one_line(fact) for fact in facts if fact)}]"
 
 
-def _loaded(journal: Journal, id: int) -> Stored:
+def _loaded(journal: Journal, id: int) -> StoredConversation:
     stored = journal.load(id)
     for line in stored.damage:
         _say(f"damaged: {line}")
     return stored
 
 
-def _show(stored: Stored, flags: argparse.Namespace) -> int:
+def _show(stored: StoredConversation, flags: argparse.Namespace) -> int:
     if flags.json:
         _print(_exported(stored, "json"))
         return 0
@@ -128,7 +128,7 @@ def _show(stored: Stored, flags: argparse.Namespace) -> int:
     return 0
 
 
-def _exported(stored: Stored, format: str) -> str:
+def _exported(stored: StoredConversation, format: str) -> str:
     about, details, asides = stored.about(), stored.details(), stored.asides
     return export(stored.conversation, format, about=about, details=details, asides=asides)
 
@@ -150,8 +150,8 @@ def _search(journal: Journal, flags: argparse.Namespace) -> int:
     return 0 if hits else 1
 
 
-def _export(stored: Stored, flags: argparse.Namespace) -> int:
-    if stored.state is State.ANSWERING:
+def _export(stored: StoredConversation, flags: argparse.Namespace) -> int:
+    if stored.state is ReplyState.ANSWERING:
         _say("a reply is being written: only what has arrived is exported")
     target = None if flags.output == "-" else paths.meant(flags.output)
     ending = target.suffix.lstrip(".").lower() if target is not None else ""
@@ -192,7 +192,7 @@ def _say(text: str) -> None:
     tell(f"bitnet-chat: {one_line(text)}")
 
 
-def _hit_as_json(hit: Hit) -> dict[str, object]:
+def _hit_as_json(hit: SearchHit) -> dict[str, object]:
     return asdict(hit.entry) | {"snippet": hit.snippet, "messages": hit.count}
 
 

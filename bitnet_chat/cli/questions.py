@@ -30,7 +30,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import BitnetChatError, EngineNotFoundError, FinishReason, UsageError
-from bitnet_chat.journal import Journal, Recorder, Stored
+from bitnet_chat.journal import Journal, JournalRecorder, StoredConversation
 from bitnet_chat.markdown import Mode, prose
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.text.utf8 import well_formed
@@ -56,7 +56,7 @@ def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -
     if stored is None or hasattr(flags, "system"):
         before = before.with_system(settings.system)
     page = AnswerWriter(settings.markdown, sys.stdout, _say)
-    recorder = journal.recorder(page.say) if settings.journal else Recorder(None, page.say)
+    recorder = journal.recorder(page.say) if settings.journal else JournalRecorder(None, page.say)
     asked = before.with_user(with_attachments(question, files))
     return _answer_one(flags, settings, configured, asked, journal, recorder, stored, files, box, page)
 
@@ -67,8 +67,8 @@ async def _answer_one(
     configured: str,
     conversation: Conversation,
     journal: Journal,
-    recorder: Recorder,
-    stored: Stored | None,
+    recorder: JournalRecorder,
+    stored: StoredConversation | None,
     files: Sequence[Attachment],
     box: Toolbox | None,
     page: AnswerWriter,
@@ -120,7 +120,7 @@ async def _answer_one(
         page.close()
 
 
-def _where_kept(recorder: Recorder) -> dict[str, object]:
+def _where_kept(recorder: JournalRecorder) -> dict[str, object]:
     """What ``--json`` says about the journal."""
     kept: dict[str, object] = {"conversation": recorder.id, "kept": recorder.id is not None and not recorder.unkept}
     return kept | ({"not_kept": well_formed(recorder.unkept)} if recorder.unkept else {})

@@ -1,8 +1,8 @@
 """The journal: every conversation in one SQLite file, written while it happens.
 
 It is the truth about a conversation; what an engine remembers is a copy. Front ends write through a
-:class:`Recorder`, which never waits and never raises, and read through a :class:`Journal`. Nothing here knows a front
-end or an engine.
+:class:`JournalRecorder`, which never waits and never raises, and read through a :class:`Journal`. Nothing here knows
+a front end or an engine.
 """
 
 from __future__ import annotations
@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitnet_chat.journal.journal import Journal
-    from bitnet_chat.journal.recorder import Recorder
-    from bitnet_chat.journal.records import Entry, Hit, Record, State, Stored
+    from bitnet_chat.journal.recorder import JournalRecorder
+    from bitnet_chat.journal.records import JournalEntry, MessageRecord, ReplyState, SearchHit, StoredConversation
 
-__all__ = ["Entry", "Hit", "Journal", "Record", "Recorder", "State", "Stored"]
+__all__ = [
+    "Journal",
+    "JournalEntry",
+    "JournalRecorder",
+    "MessageRecord",
+    "ReplyState",
+    "SearchHit",
+    "StoredConversation",
+]
 
-_HOMES = dict.fromkeys(("Entry", "Hit", "Record", "State", "Stored"), "records")
-_HOMES |= {"Journal": "journal", "Recorder": "recorder"}
+_HOMES = dict.fromkeys(("JournalEntry", "SearchHit", "MessageRecord", "ReplyState", "StoredConversation"), "records")
+_HOMES |= {"Journal": "journal", "JournalRecorder": "recorder"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from bitnet_chat.conversation import Conversation, Message, Role, ToolCall
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.journal.codec import given, packed, unpacked
+from bitnet_chat.journal.codec import decode_text, decode_tool_calls, encode_tool_calls
 from bitnet_chat.journal.columns import Columns, number
 from bitnet_chat.journal.database import named
-from bitnet_chat.journal.records import Record, State, Stored
+from bitnet_chat.journal.records import MessageRecord, ReplyState, StoredConversation
 from bitnet_chat.journal.recovery import is_alive, joined_chunks
 
 if TYPE_CHECKING:
@@ -23,18 +23,18 @@ _ROLES: tuple[str, ...] = get_args(Role)
 
 
 @dataclass(slots=True)
-class _Line:
+class _Branch:
     """What has been read of it."""
 
-    records: list[Record] = field(default_factory=list)
-    passed_over: list[Record] = field(default_factory=list)
-    misplaced: list[Record] = field(default_factory=list)
+    records: list[MessageRecord] = field(default_factory=list)
+    passed_over: list[MessageRecord] = field(default_factory=list)
+    misplaced: list[MessageRecord] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
     writing: bool = False
     """A running program is writing the last reply."""
 
 
-def stored(connection: Connection, id: int) -> Stored | None:
+def stored(connection: Connection, id: int) -> StoredConversation | None:
     """None: the conversation does not exist."""
     connection.execute("BEGIN")  # one moment of the file, though another program writes
     rows = named(connection.execute("SELECT * FROM conversations WHERE id = ?", (id,)))
@@ -47,36 +47,36 @@ def stored(connection: Connection, id: int) -> Stored | None:
         values.text("title"), values.text("model"), values.text("engine"), values.facts("options"),
     )  # fmt: skip
     created, updated, forked_from = values.seconds("created"), values.seconds("updated"), values.row("forked_from")
-    records, pending, state = line.records, None, State.WHOLE
+    records, pending, state = line.records, None, ReplyState.WHOLE
     if records and records[-1].message.role == "user":
         pending = records.pop()
-        state = State.UNANSWERED
+        state = ReplyState.UNANSWERED
     elif records and records[-1].message.role == "tool":
-        state = State.UNANSWERED
+        state = ReplyState.UNANSWERED
     elif records and records[-1].message.finish is FinishReason.CUT_OFF:
-        state = State.CUT_OFF
+        state = ReplyState.CUT_OFF
     if line.writing:
-        state = State.ANSWERING
+        state = ReplyState.ANSWERING
     damage = (*(f"conversation {id}: {each}" for each in values.damage), *line.damage)
-    return Stored(
+    return StoredConversation(
         id, title, created, updated, model, engine, options, forked_from, state,
         tuple(records), "" if pending is None else pending.message.content, pending,
         tuple(line.passed_over), number(rows[0]["head"]), tuple(line.misplaced), damage,
     )  # fmt: skip
 
 
-def _read(connection: Connection, id: int, head: int | None, *, is_empty: bool) -> _Line:
-    line = _Line()
+def _read(connection: Connection, id: int, head: int | None, *, is_empty: bool) -> _Branch:
+    line = _Branch()
     if is_empty:  # all was taken back
         return line
     found = connection.execute("SELECT id, parent, role FROM messages WHERE conversation = ? ORDER BY id", (id,))
-    rows, damage = _followed({row: (parent, given(role)) for row, parent, role in found}, head)
+    rows, damage = _followed({row: (parent, decode_text(role)) for row, parent, role in found}, head)
     line.damage += [f"conversation {id}: {each}" for each in damage]
-    records: list[Record] = []
+    records: list[MessageRecord] = []
     for row in rows:
         [values] = named(connection.execute("SELECT * FROM messages WHERE id = ?", (row,)))
         record, damage = _record(connection, values)
-        line.writing = values["writer"] is not None and is_alive(given(values["writer"]))
+        line.writing = values["writer"] is not None and is_alive(decode_text(values["writer"]))
         line.damage += [f"conversation {id}, message {row}: {each}" for each in damage]
         if record is not None:
             records.append(record)
@@ -116,7 +116,7 @@ def _followed(parents: Mapping[int, tuple[object, str]], head: int | None) -> tu
     return rows[::-1], damage
 
 
-def _record(connection: Connection, row: Mapping[str, object]) -> tuple[Record | None, list[str]]:
+def _record(connection: Connection, row: Mapping[str, object]) -> tuple[MessageRecord | None, list[str]]:
     """A message and what of it cannot be read. None: a reply in which nothing was said, or what has no role."""
     values = Columns(row)
     role, text, thoughts = values.text("role"), values.text("content"), values.text("thinking")
@@ -130,17 +130,17 @@ def _record(connection: Connection, row: Mapping[str, object]) -> tuple[Record |
     if role not in _ROLES:
         values.damage.append(f"its role is {role[:20]!r}" if role else "it has no role")
         return None, values.damage
-    work, is_readable = unpacked(values.text("tools"))
+    work, is_readable = decode_tool_calls(values.text("tools"))
     if not is_readable:
         values.damage.append("its calls of tools cannot be read")
-    record = Record(
+    record = MessageRecord(
         id, Message(cast(Role, role), text, reason, thoughts, *work), values.seconds("created"),
         values.text("model"), values.text("engine"), values.facts("options"), values.facts("stats"),
     )  # fmt: skip
     return record, values.damage
 
 
-def _fits(message: Message, records: Sequence[Record]) -> bool:
+def _fits(message: Message, records: Sequence[MessageRecord]) -> bool:
     """Whether a model can be given the message behind these."""
     match message.role:
         case "system":
@@ -153,7 +153,7 @@ def _fits(message: Message, records: Sequence[Record]) -> bool:
             return True
 
 
-def _open_calls(records: Sequence[Record]) -> tuple[ToolCall, ...]:
+def _open_calls(records: Sequence[MessageRecord]) -> tuple[ToolCall, ...]:
     """Of the last reply, without all that stands before it."""
     start = len(records)
     while start and records[start - 1].message.role == "tool":
@@ -176,7 +176,7 @@ Line = tuple[tuple[Message, int], ...]
 
 def key(message: Message) -> tuple[str, str, str]:
     """What makes a message the same one: how a reply ended, and what was thought, a front end may tell otherwise."""
-    return message.role, message.content, packed(message)
+    return message.role, message.content, encode_tool_calls(message)
 
 
 def common_to(line: Line, messages: Sequence[Message]) -> int:
@@ -204,6 +204,10 @@ def holds(connection: Connection, id: int, line: Line) -> bool:
         return last is not None and (number(last[0]) or 0) >= id
     for message, row in line:
         found = connection.execute("SELECT conversation, role, content FROM messages WHERE id = ?", (row,)).fetchone()
-        if found is None or (found[0], given(found[1]), given(found[2])) != (id, message.role, message.content):
+        if found is None or (found[0], decode_text(found[1]), decode_text(found[2])) != (
+            id,
+            message.role,
+            message.content,
+        ):
             return False
     return True

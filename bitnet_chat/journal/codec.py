@@ -28,7 +28,7 @@ _UNSPACED = (
 )
 
 
-def kept(text: str) -> str | bytes:
+def encode_text(text: str) -> str | bytes:
     """What is bound to a statement."""
     try:
         text.encode()
@@ -37,8 +37,8 @@ def kept(text: str) -> str | bytes:
     return text
 
 
-def given(value: object) -> str:
-    """What :func:`kept` was given; empty for NULL and for a value that is not text. A byte of another program
+def decode_text(value: object) -> str:
+    """What :func:`encode_text` was given; empty for NULL and for a value that is not text. A byte of another program
     that is not UTF-8 becomes the surrogate that stands for it."""
     if isinstance(value, bytes):
         try:
@@ -49,7 +49,7 @@ def given(value: object) -> str:
 
 
 def is_whole(value: object) -> bool:
-    """Whether :func:`kept` may have made it."""
+    """Whether :func:`encode_text` may have made it."""
     try:
         if isinstance(value, bytes):
             value.decode("utf-8", "surrogatepass")
@@ -118,7 +118,7 @@ def snippet(text: str, words: Sequence[str], room: int = 100) -> str:
 # What a message has of calls of tools and their results, as the text of one column. Pure.
 
 
-def packed(message: Message) -> str:
+def encode_tool_calls(message: Message) -> str:
     """JSON; empty for a message that has to do with no tool."""
     fields: dict[str, object] = {}
     if message.tool_calls:
@@ -134,8 +134,8 @@ Work = tuple[tuple[ToolCall, ...], str, str]
 """``tool_calls``, ``call_id`` and ``tool_name`` of a message."""
 
 
-def unpacked(text: str) -> tuple[Work, bool]:
-    """What :func:`packed` was given, and whether it can be read."""
+def decode_tool_calls(text: str) -> tuple[Work, bool]:
+    """What :func:`encode_tool_calls` was given, and whether it can be read."""
     if not text:
         return ((), "", ""), True
     try:

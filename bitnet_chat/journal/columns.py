@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bitnet_chat.journal.codec import given, is_whole
+from bitnet_chat.journal.codec import decode_text, is_whole
 
 LATEST = 253_402_041_600.0
 """Seconds since the epoch. The last time but some days that a calendar of four digits can show."""
@@ -28,7 +28,7 @@ class Columns:
         value = self._values[name]
         if not is_whole(value):
             self.damage.append(f"its {name} is not {'UTF-8' if isinstance(value, bytes | str) else 'text'}")
-        return given(value)
+        return decode_text(value)
 
     def optional(self, name: str) -> str | None:
         """A text, or None for NULL."""

@@ -31,7 +31,7 @@ _LOOKING = threading.Lock()
 _LOOKED_AT: set[tuple[int, int] | None] = set()
 
 
-class Newer(JournalError):
+class JournalTooNewError(JournalError):
     """The file was made by a later release: it is left alone."""
 
 
@@ -78,12 +78,13 @@ def _opened(path: Path, busy: float) -> Connection:
 def require_ours(connection: Connection, path: Path) -> None:
     """Looks at what can be seen at no cost: SQLite has compared the sizes by now, and reads its table of contents here.
 
-    Raises :class:`Newer`, and the error of SQLite for a database that this program can neither read nor bring up to
-    date: the same for one of another program and for one of ours that has lost a table or names a wrong version.
+    Raises :class:`JournalTooNewError`, and the error of SQLite for a database that this program can neither read nor
+    bring up to date: the same for one of another program and for one of ours that has lost a table or names a wrong
+    version.
     """
     found = schema.version(connection)
     if schema.is_newer(found):
-        raise Newer(
+        raise JournalTooNewError(
             f"the journal {path} is of version {found}, and this program knows {schema.VERSION}",
             remedy="it is left alone; use the newer bitnet-chat, or --no-journal",
         )
@@ -163,7 +164,7 @@ def identity_of(path: Path) -> tuple[int, int] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class DatabaseState:
     """What a file was like, as cheap as it can be seen. Other programs write as well: a change is a reason to look."""
 
     identity: tuple[int, int] | None
@@ -173,7 +174,7 @@ class State:
     log: tuple[int, int] | None
     """The same of the log: which file, and its size."""
 
-    def has_only_grown(self, before: State) -> bool:
+    def has_only_grown(self, before: DatabaseState) -> bool:
         """Whether nothing has happened since but an append to the log, by any program."""
         if (self.identity, self.file) != (before.identity, before.file):
             return False
@@ -182,16 +183,16 @@ class State:
         return self.log[0] == before.log[0] and self.log[1] >= before.log[1]
 
 
-def state_of(path: Path) -> State:
+def state_of(path: Path) -> DatabaseState:
     try:
         found = path.stat()
     except OSError:
-        return State(None, None, None)
+        return DatabaseState(None, None, None)
     try:
         log = path.with_name(path.name + "-wal").stat()
     except OSError:
-        return State((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), None)
-    return State((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), (log.st_ino, log.st_size))
+        return DatabaseState((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), None)
+    return DatabaseState((found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns), (log.st_ino, log.st_size))
 
 
 def named(found: Cursor) -> list[dict[str, Any]]:

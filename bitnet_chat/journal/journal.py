@@ -14,9 +14,9 @@ from bitnet_chat.errors import JournalError, UsageError
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-    from bitnet_chat.journal.recorder import Recorder
-    from bitnet_chat.journal.records import Entry, Hit, Stored
-    from bitnet_chat.journal.writer_thread import Writer
+    from bitnet_chat.journal.recorder import JournalRecorder
+    from bitnet_chat.journal.records import JournalEntry, SearchHit, StoredConversation
+    from bitnet_chat.journal.writer_thread import WriterThread
 
 
 class Journal:
@@ -34,19 +34,19 @@ class Journal:
         self.made_with: Mapping[str, object] = {}
         """Settings of this program with which every reply is made, to be kept with each."""
 
-    def list(self, limit: int | None = None) -> list[Entry]:
+    def list(self, limit: int | None = None) -> list[JournalEntry]:
         """The conversations, the one that was used last first."""
         from bitnet_chat.journal import queries
 
         with self._opened() as connection:
             return [] if connection is None else queries.entries(connection, limit)
 
-    def latest(self) -> Stored | None:
+    def latest(self) -> StoredConversation | None:
         """The conversation that was used last; None where there is none."""
         entries = self.list(1)
         return self.load(entries[0].id) if entries else None
 
-    def load(self, id: int) -> Stored:
+    def load(self, id: int) -> StoredConversation:
         """A conversation with its present line. Raises UsageError for a number that none has."""
         from bitnet_chat.journal import branch, queries
 
@@ -56,7 +56,7 @@ class Journal:
             raise queries.missing([id])
         return stored
 
-    def search(self, words: str) -> builtins.list[Hit]:
+    def search(self, words: str) -> builtins.list[SearchHit]:
         """The conversations in which all of ``words`` stand in one message or in the title, the one that was used
         last first. Words are plain: nothing in them is an operator."""
         from bitnet_chat.journal import queries
@@ -87,17 +87,19 @@ class Journal:
         text = "; ".join(str(line) for (line,) in result)
         return "" if text == "ok" else text
 
-    def recorder(self, complain: Callable[[str], None]) -> Recorder:
+    def recorder(self, complain: Callable[[str], None]) -> JournalRecorder:
         """Who writes; see there."""
-        from bitnet_chat.journal.recorder import Recorder
+        from bitnet_chat.journal.recorder import JournalRecorder
 
-        return Recorder(self, complain)
+        return JournalRecorder(self, complain)
 
-    def writer(self, complain: Callable[[str], None], on_end: Callable[[], None], clock: Callable[[], float]) -> Writer:
+    def writer(
+        self, complain: Callable[[str], None], on_end: Callable[[], None], clock: Callable[[], float]
+    ) -> WriterThread:
         """The thread of a recorder."""
-        from bitnet_chat.journal.writer_thread import Writer
+        from bitnet_chat.journal.writer_thread import WriterThread
 
-        return Writer(self.path, complain, on_end, clock)
+        return WriterThread(self.path, complain, on_end, clock)
 
     @contextmanager
     def _opened(self, *, to_write: bool = False) -> Iterator[Connection | None]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.journal import schema
 from bitnet_chat.journal.journal import Journal
-from bitnet_chat.journal.store import Scribe
-from bitnet_chat.journal.writer_thread import Job, Writer
+from bitnet_chat.journal.store import ConversationStore
+from bitnet_chat.journal.writer_thread import Job, WriterThread
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -41,7 +41,7 @@ class MemoryJournal(Journal):
         complain: Callable[[str], None],
         on_end: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
-    ) -> Writer:
+    ) -> WriterThread:
         return _MemoryWriter(self.held, complain, on_end, clock)
 
     @contextmanager
@@ -60,7 +60,7 @@ class MemoryJournal(Journal):
             yield connection
 
 
-class _MemoryWriter(Writer):
+class _MemoryWriter(WriterThread):
     """The thread of a recorder, with a connection that others use as well."""
 
     def __init__(
@@ -75,10 +75,10 @@ class _MemoryWriter(Writer):
 
     def _do(self, job: Job) -> None:
         with self._held() as connection:
-            self._scribe = self._scribe or Scribe(connection)
+            self._scribe = self._scribe or ConversationStore(connection)
             super()._do(job)
 
-    def _open(self) -> Scribe:
+    def _open(self) -> ConversationStore:
         assert self._scribe is not None
         return self._scribe
 

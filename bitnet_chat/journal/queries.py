@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import FinishReason, UsageError
-from bitnet_chat.journal.codec import given, holder, snippet
+from bitnet_chat.journal.codec import decode_text, holder, snippet
 from bitnet_chat.journal.columns import LATEST, Columns, number
 from bitnet_chat.journal.database import named, transaction
-from bitnet_chat.journal.records import Entry, Hit, State
+from bitnet_chat.journal.records import JournalEntry, ReplyState, SearchHit
 from bitnet_chat.journal.recovery import is_alive, settle
 from bitnet_chat.journal.search import drop, find, forget, is_broken
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 
-def hits(connection: Connection, words: Sequence[str]) -> list[Hit]:
+def hits(connection: Connection, words: Sequence[str]) -> list[SearchHit]:
     """The conversations that hold all of ``words``, the one that was used last first."""
     import sqlite3
 
@@ -32,9 +32,9 @@ def hits(connection: Connection, words: Sequence[str]) -> list[Hit]:
         rows = found.get(entry.id, [])
         if rows:
             content = connection.execute("SELECT content FROM messages WHERE id = ?", rows[:1]).fetchone()[0]
-            result.append(Hit(entry, snippet(given(content), words), len(rows)))
+            result.append(SearchHit(entry, snippet(decode_text(content), words), len(rows)))
         elif holds(entry.title):
-            result.append(Hit(entry, "", 0))
+            result.append(SearchHit(entry, "", 0))
     return result
 
 
@@ -78,7 +78,7 @@ _ENTRY = (
 )
 
 
-def entries(connection: Connection, limit: int | None = None) -> list[Entry]:
+def entries(connection: Connection, limit: int | None = None) -> list[JournalEntry]:
     """The one that was used last first; behind them those of which it cannot be told when they were used."""
     most = -1 if limit is None else limit
     known = "c.updated BETWEEN 0 AND ?"
@@ -91,19 +91,19 @@ def entries(connection: Connection, limit: int | None = None) -> list[Entry]:
     return found
 
 
-def _entry(row: Mapping[str, object]) -> Entry:
+def _entry(row: Mapping[str, object]) -> JournalEntry:
     values = Columns(row)
     text, seconds = values.text, values.seconds
     id = number(row["id"]) or 0
     title, created, updated, turns, model = (
         text("title"), seconds("created"), seconds("updated"), values.count("turns"), text("model"),
     )  # fmt: skip
-    role, finish, writer = given(row["role"]), given(row["finish"]), given(row["writer"])
-    state = State.WHOLE
+    role, finish, writer = decode_text(row["role"]), decode_text(row["finish"]), decode_text(row["writer"])
+    state = ReplyState.WHOLE
     if row["writer"] is not None and is_alive(writer):
-        state = State.ANSWERING
+        state = ReplyState.ANSWERING
     elif role in ("user", "tool") or row["empty"]:
-        state = State.UNANSWERED
+        state = ReplyState.UNANSWERED
     elif row["writer"] is not None or finish == FinishReason.CUT_OFF.value:
-        state = State.CUT_OFF
-    return Entry(id, title, created, updated, turns, model, state, "; ".join(values.damage))
+        state = ReplyState.CUT_OFF
+    return JournalEntry(id, title, created, updated, turns, model, state, "; ".join(values.damage))

@@ -16,24 +16,24 @@ from bitnet_chat.events import Stats
 
 if TYPE_CHECKING:
     from bitnet_chat.journal.journal import Journal
-    from bitnet_chat.journal.records import Stored
-    from bitnet_chat.journal.store import Rows, Scribe
-    from bitnet_chat.journal.writer_thread import Job, Pieces, Writer
+    from bitnet_chat.journal.records import StoredConversation
+    from bitnet_chat.journal.store import ConversationStore, MessageRows
+    from bitnet_chat.journal.writer_thread import Job, PendingText, WriterThread
 
 PATIENCE = 3.0
-"""Seconds for which :meth:`Recorder.close` has it tried to write what waits."""
+"""Seconds for which :meth:`JournalRecorder.close` has it tried to write what waits."""
 _LAST_TRY = 0.5
 """Seconds that the try takes with which they end; after them the disk hangs."""
 
 
-class _Slot:
+class _PendingResult:
     """The number of one conversation, once its row is there."""
 
     def __init__(self, id: int | None = None) -> None:
         self.id = id
 
 
-class Recorder:
+class JournalRecorder:
     """Keeps what happens, in order, in a thread of its own. All methods belong to the event loop.
 
     The conversation is made at the first message of the user; the thread and the file are touched no earlier. In a
@@ -55,9 +55,9 @@ class Recorder:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._closed = False
-        self._writer: Writer | None = None
-        self._slot = _Slot()
-        self._pieces: Pieces | None = None
+        self._writer: WriterThread | None = None
+        self._slot = _PendingResult()
+        self._pieces: PendingText | None = None
         self._calls: list[ToolCall] = []
         self._named = False
         self._asked = self._answered = 0
@@ -81,7 +81,7 @@ class Recorder:
     def create(self, conversation: Conversation, *, title: str = "", model: str = "") -> None:
         """A conversation of its own from now on, though nobody may have said anything in it yet. Empty ``title``: that
         of the first message."""
-        self._leave(_Slot(), title)
+        self._leave(_PendingResult(), title)
         self._named = bool(title)
         self._title(conversation)
         self._put(lambda scribe: scribe.create(conversation, title, model))
@@ -102,14 +102,14 @@ class Recorder:
         self._title(conversation)
         if self._journal is None:
             return
-        from bitnet_chat.journal.store import Origin
-        from bitnet_chat.journal.writer_thread import Pieces
+        from bitnet_chat.journal.store import ReplyOrigin
+        from bitnet_chat.journal.writer_thread import PendingText
 
-        origin = Origin(model, engine, self._made_with(options or {}))
-        self._pieces, self._calls = Pieces(), []
+        origin = ReplyOrigin(model, engine, self._made_with(options or {}))
+        self._pieces, self._calls = PendingText(), []
         self._asked += 1
 
-        def begin(scribe: Scribe) -> None:
+        def begin(scribe: ConversationStore) -> None:
             scribe.begin_reply(conversation, origin)
             self._answered += 1
 
@@ -154,9 +154,9 @@ class Recorder:
         made_with = None if options is None else self._made_with(options)
         self._put(lambda scribe: scribe.end_reply(reason, figures, text, thinking, calls, made_with))
 
-    def resume(self, stored: Stored) -> None:
+    def resume(self, stored: StoredConversation) -> None:
         """Goes on with a conversation that was read from the journal."""
-        self._leave(_Slot(stored.id), stored.title)
+        self._leave(_PendingResult(stored.id), stored.title)
         self._named = stored.is_named
         self._put(lambda scribe: scribe.resume(stored))
 
@@ -167,7 +167,7 @@ class Recorder:
 
     def anew(self) -> None:
         """The next message begins another conversation."""
-        self._leave(_Slot(), "")
+        self._leave(_PendingResult(), "")
         if self._writer is not None:
             self._put(lambda scribe: scribe.anew())
 
@@ -179,18 +179,18 @@ class Recorder:
     def fork(self, title: str = "") -> None:
         """What follows goes into a copy of the conversation; the one so far stays as it is."""
         named = self._named or bool(title)
-        self._leave(_Slot(), title or self.title)
+        self._leave(_PendingResult(), title or self.title)
         self._named = named
         self._put(lambda scribe: scribe.fork(title))
 
-    async def rows(self) -> Rows | None:
+    async def rows(self) -> MessageRows | None:
         """Where the conversation stands in the file, once all that happened so far is written. None: nothing is kept,
         or it is not written within 3 seconds."""
         if self._writer is None:
             return None
-        found: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        found: asyncio.Future[MessageRows] = asyncio.get_running_loop().create_future()
 
-        def look(scribe: Scribe) -> None:
+        def look(scribe: ConversationStore) -> None:
             rows = scribe.rows
             self._there(lambda: None if found.done() else found.set_result(rows))
 
@@ -259,13 +259,13 @@ class Recorder:
             self._writer = self._journal.writer(self._complain_there, self._end_there, self._clock)
         slot = self._slot
 
-        def done(scribe: Scribe) -> None:
+        def done(scribe: ConversationStore) -> None:
             job(scribe)
             slot.id = scribe.id
 
         self._writer.put(done)
 
-    def _leave(self, slot: _Slot, title: str) -> None:
+    def _leave(self, slot: _PendingResult, title: str) -> None:
         self.end_reply(FinishReason.INTERRUPTED)
         self._slot, self.title, self._named = slot, title, False
 

@@ -13,7 +13,7 @@ TITLE_LENGTH = 60
 """Characters of a title that nobody gave."""
 
 
-class State(StrEnum):
+class ReplyState(StrEnum):
     """How a conversation ends. The value is what JSON output says."""
 
     WHOLE = "whole"
@@ -26,7 +26,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """One line of a list of conversations. Times in seconds since the epoch."""
 
     id: int
@@ -37,24 +37,24 @@ class Entry:
     """Messages of the user in the present line."""
     model: str
     """Of the last reply."""
-    state: State = State.WHOLE
+    state: ReplyState = ReplyState.WHOLE
     damage: str = ""
     """What of it cannot be read; empty where all can."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class SearchHit:
     """A conversation in which all the words were found. ``snippet`` is what stands around them in one message, or
     empty where only the title has them."""
 
-    entry: Entry
+    entry: JournalEntry
     snippet: str
     count: int
     """Messages that have them all, those of older branches included."""
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class MessageRecord:
     """One message with what is known about it. ``stats`` has the fields of :class:`bitnet_chat.events.Stats`."""
 
     row: int
@@ -67,7 +67,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredConversation:
     """A conversation as it was when it was read: its present line, from the first message to the last reply."""
 
     id: int
@@ -79,19 +79,19 @@ class Stored:
     engine: str
     options: Mapping[str, object]
     forked_from: int | None
-    state: State
-    records: tuple[Record, ...]
+    state: ReplyState
+    records: tuple[MessageRecord, ...]
     unanswered: str = ""
     """The last message, where it got no reply: it is no part of ``records``, and may be asked again."""
-    pending: Record | None = None
+    pending: MessageRecord | None = None
     """The same with what is known about it."""
-    passed_over: tuple[Record, ...] = ()
+    passed_over: tuple[MessageRecord, ...] = ()
     """Messages of the user in the present line that got no reply before the next one was sent. They are shown where
     they stand, as their rows tell; no model sees them."""
     head: int | None = None
     """The row that the line ended with, which may be a reply without a word. Whoever goes on with the conversation
     knows by it whether another program has done so since."""
-    misplaced: tuple[Record, ...] = ()
+    misplaced: tuple[MessageRecord, ...] = ()
     """Messages of a damaged file that no model can be given where they stand. They are shown."""
     damage: tuple[str, ...] = ()
     """A line for each thing of it that cannot be read."""
@@ -110,7 +110,7 @@ class Stored:
         )
 
     @property
-    def shown(self) -> tuple[Record, ...]:
+    def shown(self) -> tuple[MessageRecord, ...]:
         """All of the present line: with the messages that got no reply, wherever they stand."""
         pending = () if self.pending is None else (self.pending,)
         every = (*self.records, *pending, *self.passed_over, *self.misplaced)
@@ -142,7 +142,7 @@ class Stored:
         return [_details(record) for record in self.records]
 
 
-def _details(record: Record) -> dict[str, object]:
+def _details(record: MessageRecord) -> dict[str, object]:
     facts: dict[str, object] = {"created": record.created, "model": record.model, "engine": record.engine}
     facts |= {"options": dict(record.options), "stats": dict(record.stats)}
     return {name: value for name, value in facts.items() if value}

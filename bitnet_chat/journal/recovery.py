@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.journal.codec import given, kept
+from bitnet_chat.journal.codec import decode_text, encode_text
 from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.database import transaction
 
@@ -23,7 +23,7 @@ def settle(connection: Connection) -> None:
     """Replies whose writers are dead become what they are: cut off, with the text that had arrived."""
     dead: dict[str, bool] = {}
     for row, writer in connection.execute("SELECT id, writer FROM messages WHERE writer IS NOT NULL").fetchall():
-        name = given(writer)
+        name = decode_text(writer)
         if name not in dead:
             dead[name] = not is_alive(name)
         if dead[name]:
@@ -38,11 +38,11 @@ def _settle(connection: Connection, row: int) -> None:
     if found is None:  # another program was faster
         return
     parent, content, thinking = found
-    text, thoughts = joined_chunks(connection, row, given(content), given(thinking))
+    text, thoughts = joined_chunks(connection, row, decode_text(content), decode_text(thinking))
     if text or thoughts:
         connection.execute(
             "UPDATE messages SET content = ?, thinking = ?, finish = ?, writer = NULL WHERE id = ?",
-            (kept(text), kept(thoughts), FinishReason.CUT_OFF.value, row),
+            (encode_text(text), encode_text(thoughts), FinishReason.CUT_OFF.value, row),
         )
         connection.execute("DELETE FROM chunks WHERE message = ?", (row,))
     else:
@@ -54,7 +54,7 @@ def _settle(connection: Connection, row: int) -> None:
 def joined_chunks(connection: Connection, row: int, content: str, thinking: str) -> tuple[str, str]:
     """Content and thinking of a reply that is being written, as far as it has come."""
     pieces = [
-        (bool(thought), given(text))
+        (bool(thought), decode_text(text))
         for thought, text in connection.execute(
             "SELECT thinking, text FROM chunks WHERE message = ? ORDER BY id", (row,)
         )

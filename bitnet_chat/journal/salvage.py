@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import JournalError
 from bitnet_chat.journal import schema
-from bitnet_chat.journal.codec import given, kept
+from bitnet_chat.journal.codec import decode_text, encode_text
 from bitnet_chat.journal.database import (
     _MAGIC,
     BUSY,
@@ -123,8 +123,8 @@ def _name(new: Connection) -> None:
         found = new.execute(
             "SELECT content FROM messages WHERE conversation = ? AND role = 'user' ORDER BY id LIMIT 1", (id,)
         ).fetchone()
-        title = title_of(Conversation().with_user(given(found[0]))) if found else ""
-        new.execute("UPDATE conversations SET title = ? WHERE id = ?", (kept(title), id))
+        title = title_of(Conversation().with_user(decode_text(found[0]))) if found else ""
+        new.execute("UPDATE conversations SET title = ? WHERE id = ?", (encode_text(title), id))
 
 
 def open_file(path: Path, *, busy: float = BUSY) -> tuple[Connection, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bitnet_chat.journal.codec import given, has_signs, holder, query, searchable
+from bitnet_chat.journal.codec import decode_text, has_signs, holder, query, searchable
 from bitnet_chat.journal.database import is_damage, transaction
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def forget(connection: Connection, conversations: Sequence[int]) -> None:
         rows = connection.execute("SELECT id, content FROM messages WHERE conversation = ? AND indexed", (id,))
         connection.executemany(
             "INSERT INTO words (words, rowid, content) VALUES ('delete', ?, ?)",
-            [(row, searchable(given(content))) for row, content in rows.fetchall()],
+            [(row, searchable(decode_text(content))) for row, content in rows.fetchall()],
         )
     # Entries that were taken out stay in the file as such until its segments are merged.
     connection.execute("INSERT INTO words (words) VALUES ('optimize')")
@@ -80,7 +80,7 @@ def _by_index(connection: Connection, words: Sequence[str]) -> list[tuple[int, i
         )
         # The index knows letters and digits only; what else was asked for is looked up in the text.
         holds = holder([word for word in words if has_signs(word)])
-        return [(conversation, id) for conversation, id, content in found if holds(given(content))]
+        return [(conversation, id) for conversation, id, content in found if holds(decode_text(content))]
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             raise
@@ -100,7 +100,7 @@ def index(connection: Connection) -> None:
             ).fetchall()
             connection.executemany(
                 "INSERT INTO words (rowid, content) VALUES (?, ?)",
-                [(row, searchable(given(content))) for row, content in rows],
+                [(row, searchable(decode_text(content))) for row, content in rows],
             )
             connection.executemany("UPDATE messages SET indexed = 1 WHERE id = ?", [(row,) for row, _ in rows])
         if len(rows) < _AT_ONCE:
@@ -110,4 +110,4 @@ def index(connection: Connection) -> None:
 def _by_reading(connection: Connection, words: Sequence[str]) -> list[tuple[int, int]]:
     rows = connection.execute("SELECT conversation, id, content FROM messages WHERE writer IS NULL ORDER BY id DESC")
     holds = holder(words)
-    return [(conversation, id) for conversation, id, content in rows if holds(given(content))]
+    return [(conversation, id) for conversation, id, content in rows if holds(decode_text(content))]

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, TypeVar
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.journal.branch import Line, common_to, end_of, holds, is_asked, key
-from bitnet_chat.journal.codec import kept, packed
+from bitnet_chat.journal.codec import encode_text, encode_tool_calls
 from bitnet_chat.journal.columns import number
 from bitnet_chat.journal.database import transaction
-from bitnet_chat.journal.records import State, Stored, title_of
+from bitnet_chat.journal.records import ReplyState, StoredConversation, title_of
 from bitnet_chat.journal.recovery import Piece, joined, this_writer
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class MessageRows:
     """``line``: of the messages up to the last one, in order. ``reply``: of the reply to it that is being written,
     which is none of them; None where there is none. ``before``: of what the last message follows, which may be one of
     the user that got no reply, and then is none of the line; None where it is the first."""
@@ -47,7 +47,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ReplyOrigin:
     """Who makes a reply."""
 
     model: str = ""
@@ -57,11 +57,11 @@ class Origin:
 
 
 @dataclass(slots=True)
-class _Reply:
+class _OpenReply:
     """The reply that is being written."""
 
     row: int
-    origin: Origin
+    origin: ReplyOrigin
     start: Message
     """What it goes on with; empty for a new one."""
     before: Line
@@ -69,7 +69,7 @@ class _Reply:
     said: list[Piece] = field(default_factory=list)
 
 
-class Scribe:
+class ConversationStore:
     """Keeps one conversation at a time in step with what happens."""
 
     def __init__(self, connection: Connection, now: Callable[[], float] = time.time) -> None:
@@ -79,7 +79,7 @@ class Scribe:
         self._writer = ""
         self._named = ""
         self._line: Line = ()
-        self._reply: _Reply | None = None
+        self._reply: _OpenReply | None = None
         self._lost = False
         self._behind: int | None = None  # a message behind the end of the line that got no reply
         self._place: tuple[int | None] | None = None  # what the next message is to follow, where that was told
@@ -89,10 +89,12 @@ class Scribe:
         """What the user is to be told. Whoever tells it empties the list."""
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> MessageRows:
         """Where what is known of the conversation stands in the file."""
         before = self._parent(self._line[-1][1]) if self._line else None
-        return Rows(tuple(row for _, row in self._line), None if self._reply is None else self._reply.row, before)
+        return MessageRows(
+            tuple(row for _, row in self._line), None if self._reply is None else self._reply.row, before
+        )
 
     def create(self, conversation: Conversation, title: str, model: str) -> None:
         """The conversation is made now, though nobody may have said anything. ``model``: who is to answer."""
@@ -100,7 +102,7 @@ class Scribe:
         self._named = title
         with transaction(self._connection):
             id, line, _ = self._synced(None, (), conversation.messages)
-            self._connection.execute("UPDATE conversations SET model = ? WHERE id = ?", (kept(model), id))
+            self._connection.execute("UPDATE conversations SET model = ? WHERE id = ?", (encode_text(model), id))
         self._is_at(id, line)
 
     def sync(self, conversation: Conversation) -> None:
@@ -113,7 +115,7 @@ class Scribe:
         id, line, head = self._undisturbed(lambda: self._synced(self.id, self._line, conversation.messages))
         self._is_at(id, line, head)
 
-    def begin_reply(self, conversation: Conversation, origin: Origin) -> None:
+    def begin_reply(self, conversation: Conversation, origin: ReplyOrigin) -> None:
         """A reply to ``conversation`` begins, or goes on with the one at its end. Where it is asked for again before
         its first word it keeps its row."""
         if self._begins_again(conversation, origin):
@@ -124,13 +126,13 @@ class Scribe:
         goes_on = conversation.last is not None and conversation.last.role == "assistant"
         self._who_writes()  # takes some milliseconds, in which no lock should be held
 
-        def begin() -> tuple[int, Line, _Reply]:
+        def begin() -> tuple[int, Line, _OpenReply]:
             id, line, _ = self._synced(self.id, self._line, conversation.messages)
             base = line[:-1] if goes_on else line
             start = line[-1][0] if goes_on else Message("assistant", "")
             row = self._insert(id, end_of(base), start, origin, writer=self._writer)
             self._point(id, row, base, origin)
-            return id, base, _Reply(row, origin, start, line)
+            return id, base, _OpenReply(row, origin, start, line)
 
         id, base, self._reply = self._undisturbed(begin)
         self._is_at(id, base)
@@ -195,7 +197,9 @@ class Scribe:
         """Another title; it is kept for a conversation that is yet to be made."""
         if self.id is not None:
             with transaction(self._connection):
-                self._connection.execute("UPDATE conversations SET title = ? WHERE id = ?", (kept(title), self.id))
+                self._connection.execute(
+                    "UPDATE conversations SET title = ? WHERE id = ?", (encode_text(title), self.id)
+                )
         self._named = title
 
     def fork(self, title: str = "") -> None:
@@ -214,7 +218,7 @@ class Scribe:
         self.id, self._line, self._reply, self._named, self._lost = None, (), None, "", False
         self._behind, self._place, self._seen = None, None, set()
 
-    def resume(self, stored: Stored) -> None:
+    def resume(self, stored: StoredConversation) -> None:
         """Goes on with a conversation as it was when it was read."""
         self.anew()
         self.id, self._named = stored.id, stored.title if stored.is_named else ""
@@ -222,7 +226,7 @@ class Scribe:
         self._seen = {record.row for record in (*stored.records, *stored.shown)}
         # A message that another program is just answering is none of ours, and what it gets has not been read.
         answered = stored.pending is not None and stored.pending not in stored.records
-        if stored.head is not None and not (answered and stored.state is State.ANSWERING):
+        if stored.head is not None and not (answered and stored.state is ReplyState.ANSWERING):
             self._seen.add(stored.head)
 
     def follow(self, row: int | None) -> None:
@@ -321,7 +325,7 @@ class Scribe:
             id = self._make(messages)
         elif not self._named:  # a title that was not given follows the message that it was made of
             before = title_of(Conversation(tuple(message for message, _ in line)))
-            titles = kept(title_of(Conversation(tuple(messages)))), id, kept(before)
+            titles = encode_text(title_of(Conversation(tuple(messages)))), id, encode_text(before)
             if titles[0] != titles[2]:
                 self._connection.execute("UPDATE conversations SET title = ? WHERE id = ? AND title = ?", titles)
         common = common_to(line, messages)
@@ -333,7 +337,7 @@ class Scribe:
             head = self._behind or end_of(line)
         line = line[:common]
         for message in messages[common:]:
-            head = self._insert(id, head, message, Origin())
+            head = self._insert(id, head, message, ReplyOrigin())
             line = (*line, (message, head))
         self._point(id, head, line)
         return id, line, head
@@ -342,7 +346,7 @@ class Scribe:
         now = self._now()
         title = self._named or title_of(Conversation(tuple(messages)))
         cursor = self._connection.execute(
-            "INSERT INTO conversations (title, created, updated) VALUES (?, ?, ?)", (kept(title), now, now)
+            "INSERT INTO conversations (title, created, updated) VALUES (?, ?, ?)", (encode_text(title), now, now)
         )
         return int(cursor.lastrowid or 0)
 
@@ -351,7 +355,7 @@ class Scribe:
         id: int,
         parent: int | None,
         message: Message,
-        origin: Origin,
+        origin: ReplyOrigin,
         writer: str | None = None,
         stats: str = "{}",
     ) -> int:
@@ -359,13 +363,13 @@ class Scribe:
             "conversation": id,
             "parent": parent,
             "role": message.role,
-            "content": kept(message.content),
-            "thinking": kept(message.thinking),
-            "tools": packed(message),
+            "content": encode_text(message.content),
+            "thinking": encode_text(message.thinking),
+            "tools": encode_tool_calls(message),
             "finish": message.finish.value if message.finish is not None and writer is None else None,
             "created": self._now(),
-            "model": kept(origin.model),
-            "engine": kept(origin.engine),
+            "model": encode_text(origin.model),
+            "engine": encode_text(origin.engine),
             "options": origin.options,
             "stats": stats,
             "writer": writer,
@@ -374,16 +378,16 @@ class Scribe:
         cursor = self._connection.execute(f"INSERT INTO messages ({', '.join(values)}) VALUES ({marks})", values)
         return int(cursor.lastrowid or 0)
 
-    def _close(self, id: int, reply: _Reply, message: Message, stats: str) -> int:
+    def _close(self, id: int, reply: _OpenReply, message: Message, stats: str) -> int:
         """The row of the whole reply."""
         assert message.finish is not None
         cursor = self._connection.execute(
             "UPDATE messages SET content = ?, thinking = ?, tools = ?, finish = ?, stats = ?, options = ?,"
             " writer = NULL WHERE id = ? AND writer IS NOT NULL",
             (
-                kept(message.content),
-                kept(message.thinking),
-                packed(message),
+                encode_text(message.content),
+                encode_text(message.thinking),
+                encode_tool_calls(message),
                 message.finish.value,
                 stats,
                 reply.origin.options,
@@ -398,7 +402,7 @@ class Scribe:
 
     def _add(self, row: int, pieces: Sequence[Piece]) -> None:
         for thinking, run in groupby(pieces, key=lambda piece: piece[0]):
-            text = kept("".join(text for _, text in run))
+            text = encode_text("".join(text for _, text in run))
             self._connection.execute(
                 "INSERT INTO chunks (message, thinking, text) VALUES (?, ?, ?)", (row, int(thinking), text)
             )
@@ -407,7 +411,7 @@ class Scribe:
         found = self._connection.execute("SELECT parent FROM messages WHERE id = ?", (row,)).fetchone()
         return None if found is None else number(found[0])
 
-    def _point(self, id: int, head: int | None, line: Line, origin: Origin | None = None) -> None:
+    def _point(self, id: int, head: int | None, line: Line, origin: ReplyOrigin | None = None) -> None:
         turns = sum(message.role == "user" for message, _ in line)
         self._connection.execute(
             "UPDATE conversations SET head = ?, turns = ?, updated = ? WHERE id = ?", (head, turns, self._now(), id)
@@ -415,10 +419,10 @@ class Scribe:
         if origin is not None:
             self._connection.execute(
                 "UPDATE conversations SET model = ?, engine = ?, options = ? WHERE id = ?",
-                (kept(origin.model), kept(origin.engine), origin.options, id),
+                (encode_text(origin.model), encode_text(origin.engine), origin.options, id),
             )
 
-    def _begins_again(self, conversation: Conversation, origin: Origin) -> bool:
+    def _begins_again(self, conversation: Conversation, origin: ReplyOrigin) -> bool:
         reply = self._reply
         if reply is None or reply.said or self.id is None:
             return False
@@ -431,7 +435,7 @@ class Scribe:
                 return False
             cursor = self._connection.execute(
                 "UPDATE messages SET model = ?, engine = ?, options = ? WHERE id = ? AND writer IS NOT NULL",
-                (kept(origin.model), kept(origin.engine), origin.options, reply.row),
+                (encode_text(origin.model), encode_text(origin.engine), origin.options, reply.row),
             )
             if not cursor.rowcount:
                 return False
@@ -477,7 +481,7 @@ def copy(
     cursor = connection.execute(
         "INSERT INTO conversations (title, created, updated, model, engine, options, forked_from)"
         " SELECT coalesce(?, title), ?, ?, model, engine, options, id FROM conversations WHERE id = ?",
-        (None if title is None else kept(title), now, now, id),
+        (None if title is None else encode_text(title), now, now, id),
     )
     if not cursor.rowcount:
         import sqlite3
@@ -497,7 +501,10 @@ def _copied(connection: Connection, row: int, id: int, parent: int | None, read:
     """``read``: the message as far as it had come; None: as it is in the file."""
     text, values = "content, thinking, finish", []
     if read is not None:
-        text, values = "?, ?, ?", [kept(read.content), kept(read.thinking), read.finish and read.finish.value]
+        text, values = (
+            "?, ?, ?",
+            [encode_text(read.content), encode_text(read.thinking), read.finish and read.finish.value],
+        )
     cursor = connection.execute(
         f"INSERT INTO messages (conversation, parent, {_SAME}, content, thinking, finish)"
         f" SELECT ?, ?, {_SAME}, {text} FROM messages WHERE id = ?",

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.journal import unsaved_marker
-from bitnet_chat.journal.database import State, is_damage, problem, state_of
+from bitnet_chat.journal.database import DatabaseState, is_damage, problem, state_of
 from bitnet_chat.journal.recovery import Piece, settle
 from bitnet_chat.journal.salvage import open_file, set_aside
-from bitnet_chat.journal.store import Scribe
+from bitnet_chat.journal.store import ConversationStore
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -40,10 +40,10 @@ JOBS_MOST = 10_000
 _DAMAGES_MOST = 3
 _NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
 
-Job = Callable[[Scribe], None]
+Job = Callable[[ConversationStore], None]
 
 
-class Pieces:
+class PendingText:
     """What was said of one reply; appended to by one thread, written by the other."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Pieces:
         """When what waits has to be written."""
         return self._due or 0.0
 
-    def write(self, scribe: Scribe) -> None:
+    def write(self, scribe: ConversationStore) -> None:
         # First: what is appended from here on asks for a flush of its own, even if it is taken along now.
         self._due = None
         pieces = self._all[self._written :]
@@ -72,7 +72,7 @@ class Pieces:
         self._written += len(pieces)
 
 
-class Writer:
+class WriterThread:
     """``put`` jobs from any thread; ``stop`` when there are no more."""
 
     def __init__(
@@ -87,14 +87,14 @@ class Writer:
         self._complain = complain
         self._on_end = on_end
         self._clock = clock
-        self._jobs: SimpleQueue[Job | Pieces | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | PendingText | None] = SimpleQueue()
         self._stopping = threading.Event()
         self._deadline = 0.0
         self._connection: Connection | None = None
-        self._state: State | None = None
+        self._state: DatabaseState | None = None
         self._written = 0
         """Rows that were changed over the present connection, when ``_state`` was."""
-        self._scribe: Scribe | None = None
+        self._scribe: ConversationStore | None = None
         self._told: set[str] = set()
         self._damages = 0
         self._marks = True
@@ -115,7 +115,7 @@ class Writer:
         if not self.off:
             self._jobs.put(job)
 
-    def flush(self, pieces: Pieces) -> None:
+    def flush(self, pieces: PendingText) -> None:
         """Writes them when they are due, or as soon as another job comes."""
         if not self.off:
             self._jobs.put(pieces)
@@ -128,9 +128,9 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            following: Job | Pieces | None
+            following: Job | PendingText | None
             while (job := self._jobs.get()) is not None:
-                while isinstance(job, Pieces):
+                while isinstance(job, PendingText):
                     try:
                         following = self._jobs.get(timeout=max(0.0, job.due - self._clock()))
                     except Empty:
@@ -186,7 +186,7 @@ class Writer:
                 self._stopping.wait(wait)
             wait = min(2 * wait, RETRY_MOST)
 
-    def _done(self, scribe: Scribe) -> None:
+    def _done(self, scribe: ConversationStore) -> None:
         while scribe.notes:
             self._tell(scribe.notes.pop(0))
         written = 0 if self._connection is None else self._connection.total_changes
@@ -207,7 +207,7 @@ class Writer:
             self.off, self.trouble = True, why
             self._mark(unsaved_marker.mark)
 
-    def _open(self) -> Scribe:
+    def _open(self) -> ConversationStore:
         """The scribe, with the file that is at its place now.
 
         One that was removed or replaced, and one that was cut or written over in its place, gets all that is known of
@@ -227,7 +227,7 @@ class Writer:
             if note:
                 self._tell(note)
             if self._scribe is None:
-                self._scribe = Scribe(connection)
+                self._scribe = ConversationStore(connection)
             else:
                 self._scribe.go_on(connection, same_file=same_file)
         except BaseException:

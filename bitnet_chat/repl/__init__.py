@@ -17,7 +17,7 @@ from bitnet_chat.version import __version__
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.journal import Journal, Stored
+    from bitnet_chat.journal import Journal, StoredConversation
 
 __all__ = ["ReplSettings", "run"]
 
@@ -29,7 +29,7 @@ async def run(
     notices: Sequence[str] = (),
     switch_model: Callable[[str], Backend] | None = None,
     journal: Journal | None = None,
-    resumed: Stored | None = None,
+    resumed: StoredConversation | None = None,
     attached: Sequence[Attachment] = (),
 ) -> int:
     """Talks until the user leaves; returns the exit code of the process.

@@ -13,7 +13,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import SideNote
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Failed
-from bitnet_chat.journal import Recorder
+from bitnet_chat.journal import JournalRecorder
 from bitnet_chat.repl import commands, display
 from bitnet_chat.repl.commands import Say, Situation, Unknown, apply, explain, read, retyped
 from bitnet_chat.repl.display import Display
@@ -26,7 +26,7 @@ from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.journal import Journal, Stored
+    from bitnet_chat.journal import Journal, StoredConversation
     from bitnet_chat.repl.remote_replies import Stage
     from bitnet_chat.repl.tool_approval import Caller
 
@@ -59,7 +59,9 @@ class Talk:
         self._display = display
         self._switch_model = switch_model
         self._journal = journal
-        self._recorder = Recorder(None, console.complain) if journal is None else journal.recorder(console.complain)
+        self._recorder = (
+            JournalRecorder(None, console.complain) if journal is None else journal.recorder(console.complain)
+        )
         self._stage: Stage | None = None
         self._following: asyncio.Task[None] | None = None
         self.floor = asyncio.Lock()
@@ -357,7 +359,7 @@ class Talk:
         self._backend.prepare(self.conversation)
         return back
 
-    def resume(self, stored: Stored) -> str:
+    def resume(self, stored: StoredConversation) -> str:
         """Goes on with a conversation of the journal, and shows where it stands. Returns what to put on the prompt."""
         self._recorder.resume(stored)
         self.conversation, self._asides = stored.conversation, stored.asides

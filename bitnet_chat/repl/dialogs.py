@@ -18,7 +18,7 @@ from prompt_toolkit.layout.processors import BeforeInput
 from prompt_toolkit.output import Output
 from prompt_toolkit.utils import suspend_to_background_supported
 
-from bitnet_chat.journal import Entry, State
+from bitnet_chat.journal import JournalEntry, ReplyState
 from bitnet_chat.journal.codec import holder
 from bitnet_chat.repl.interfaces import Verdict
 from bitnet_chat.repl.status_bar import SEPARATOR
@@ -29,12 +29,12 @@ ROWS = 10
 """Conversations that are shown at once, on a terminal that has the lines."""
 
 _HINT = " Enter goes on with it, Esc leaves, typing narrows the list"
-_STATES = {State.CUT_OFF: "cut off", State.ANSWERING: "in use", State.UNANSWERED: "not answered"}
+_STATES = {ReplyState.CUT_OFF: "cut off", ReplyState.ANSWERING: "in use", ReplyState.UNANSWERED: "not answered"}
 _ESCAPE_TIME = 0.05  # seconds after which Esc is the key and not the beginning of another one's bytes
 
 
 async def pick(
-    entries: Sequence[Entry],
+    entries: Sequence[JournalEntry],
     input: Input | None = None,
     output: Output | None = None,
     now: Callable[[], float] = time.time,
@@ -48,7 +48,7 @@ async def pick(
     return await _Picker(entries, input, output, now).app.run_async(handle_sigint=False)
 
 
-def matching(entries: Sequence[Entry], text: str) -> list[Entry]:
+def matching(entries: Sequence[JournalEntry], text: str) -> list[JournalEntry]:
     """Those that have all the words of ``text`` in title or model, or one as their number."""
     words = text.split()
     return [
@@ -66,7 +66,7 @@ def age(seconds: float) -> str:
     return "now"
 
 
-def row(entry: Entry, now: float, columns: int) -> str:
+def row(entry: JournalEntry, now: float, columns: int) -> str:
     """One line of at most ``columns`` cells: the title, and at its end the age, turns, state and model, as many of
     them as leave room for some of the title."""
     turns = f"{entry.turns} turn{'' if entry.turns == 1 else 's'}"
@@ -82,7 +82,7 @@ def row(entry: Entry, now: float, columns: int) -> str:
 
 class _Picker:
     def __init__(
-        self, entries: Sequence[Entry], input: Input | None, output: Output | None, now: Callable[[], float]
+        self, entries: Sequence[JournalEntry], input: Input | None, output: Output | None, now: Callable[[], float]
     ) -> None:
         self._entries = entries
         self._now = now

@@ -20,7 +20,7 @@ from bitnet_chat.text.cell_width import clip
 from bitnet_chat.text.sanitize import Sanitizer, one_line, visible
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Stored
+    from bitnet_chat.journal import StoredConversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +239,9 @@ _CUT = {
 }
 
 
-def show(display: Display, stored: Stored) -> None:
+def show(display: Display, stored: StoredConversation) -> None:
     from bitnet_chat.attachments import typed
-    from bitnet_chat.journal.records import State
+    from bitnet_chat.journal.records import ReplyState
 
     turns = stored.conversation.turns
     count = f"{len(turns)} message{'' if len(turns) == 1 else 's'}"
@@ -250,7 +250,7 @@ def show(display: Display, stored: Stored) -> None:
     if question is not None:
         display.lines(*quoted(question.content))
     last = turns[-1] if turns else None
-    answering = stored.state is State.ANSWERING
+    answering = stored.state is ReplyState.ANSWERING
     if last is not None and last.role == "assistant":
         display.words(last.content)
         if last.was_cut:

@@ -19,13 +19,13 @@ from bitnet_chat.util.threads import in_daemon
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
     from bitnet_chat.conversation.export import SideNote
-    from bitnet_chat.journal import Recorder
+    from bitnet_chat.journal import JournalRecorder
 
 
 class Clerk:
     """``attached``: the files that go with the next message, in the order in which they were named."""
 
-    def __init__(self, display: Display, console: Console, recorder: Recorder | None) -> None:
+    def __init__(self, display: Display, console: Console, recorder: JournalRecorder | None) -> None:
         self._display = display
         self._console = console
         self._recorder = recorder

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from bitnet_chat.backend import ReplyOptions
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Entry
+    from bitnet_chat.journal import JournalEntry
     from bitnet_chat.tools import Toolbox
 
 
@@ -27,7 +27,7 @@ class Console(Protocol):
     async def edit(self, text: str) -> str:
         """``text`` as the user leaves it. Raises UsageError where there is no editor or it fails."""
 
-    async def pick(self, entries: Sequence[Entry]) -> int | None:
+    async def pick(self, entries: Sequence[JournalEntry]) -> int | None:
         """The id of the conversation that the user picks, or None."""
 
     async def decide(self, question: str) -> Verdict | None:

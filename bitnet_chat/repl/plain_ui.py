@@ -27,7 +27,7 @@ from bitnet_chat.util.editor import edit
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.journal import Entry, Journal, Stored
+    from bitnet_chat.journal import Journal, JournalEntry, StoredConversation
 
 PROMPT = "> "
 CHOICES = 20
@@ -125,7 +125,7 @@ class PlainLoop:
         self._picking = False
         self._code = 0
 
-    async def run(self, notices: Sequence[str], resumed: Stored | None = None) -> int:
+    async def run(self, notices: Sequence[str], resumed: StoredConversation | None = None) -> int:
         """Until the input ends or the user leaves; closes the backend. Returns 9 where the end was not kept. On piped
         input: 130 for Ctrl-C, else as a batch does, by the first question that got no whole reply."""
         try:
@@ -184,7 +184,7 @@ class PlainLoop:
             raise UsageError("an editor needs a terminal, and the input is none")
         return await asyncio.to_thread(edit, text)
 
-    async def pick(self, entries: Sequence[Entry]) -> int | None:
+    async def pick(self, entries: Sequence[JournalEntry]) -> int | None:
         """Without a screen to move on: a list, and the next line is the number of one."""
         self._display.lines(*(f"{each.id:>6}  {one_line(each.title)}" for each in entries[:CHOICES]))
         more = f" ({CHOICES} of {len(entries)} are shown)" if len(entries) > CHOICES else ""

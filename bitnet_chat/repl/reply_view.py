@@ -16,7 +16,7 @@ from bitnet_chat.repl.pacing import Typist
 from bitnet_chat.repl.statistics import Gauge
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Recorder
+    from bitnet_chat.journal import JournalRecorder
 
 SPIN = 0.1
 """Seconds between two pictures of the spinner."""
@@ -36,7 +36,7 @@ class Reply:
         options: ReplyOptions,
         display: Display,
         pace: float | None = None,
-        recorder: Recorder | None = None,
+        recorder: JournalRecorder | None = None,
     ) -> None:
         self._backend = backend
         self._recorder = recorder

@@ -41,7 +41,7 @@ from bitnet_chat.util.editor import edit
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.journal import Entry, Journal, Stored
+    from bitnet_chat.journal import Journal, JournalEntry, StoredConversation
 
 REFRESH = 1.0
 """Seconds between two looks at the engine's memory and CPU while the prompt is shown."""
@@ -118,7 +118,7 @@ class TerminalLoop:
         self._session.default_buffer.on_text_changed += lambda _: self._set_hint("")
         self._started = False
 
-    async def run(self, notices: Sequence[str], resumed: Stored | None = None) -> int:
+    async def run(self, notices: Sequence[str], resumed: StoredConversation | None = None) -> int:
         """Until the user leaves. Returns the exit code and closes the backend. ``resumed``: go on with this one."""
         try:
             with self._input.raw_mode(), on_interrupt(self._interrupt), on_continue(self._continue):
@@ -151,7 +151,7 @@ class TerminalLoop:
         finally:
             self._lending = False
 
-    async def pick(self, entries: Sequence[Entry]) -> int | None:
+    async def pick(self, entries: Sequence[JournalEntry]) -> int | None:
         from bitnet_chat.repl.dialogs import pick
 
         return await pick(entries, self._input, self._output)

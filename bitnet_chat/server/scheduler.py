@@ -16,7 +16,7 @@ from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, BusyError, EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed
-from bitnet_chat.journal import Recorder
+from bitnet_chat.journal import JournalRecorder
 from bitnet_chat.server.broadcast import Generation
 from bitnet_chat.server.metrics import Account, Metrics
 from bitnet_chat.server.model_manager import Catalogue
@@ -42,7 +42,7 @@ class Order:
     conversation: Conversation
     options: ReplyOptions = field(default_factory=ReplyOptions)
     model: str = ""
-    recorder: Recorder | None = None
+    recorder: JournalRecorder | None = None
     tools_optional: bool = False
     """Whether a model that has no place for tools may answer without them."""
     one_call: bool = False

@@ -16,7 +16,15 @@ from bitnet_chat.backends.attach.client import ServerClient
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Stats
-from bitnet_chat.journal import Entry, Hit, Journal, Record, Recorder, State, Stored
+from bitnet_chat.journal import (
+    Journal,
+    JournalEntry,
+    JournalRecorder,
+    MessageRecord,
+    ReplyState,
+    SearchHit,
+    StoredConversation,
+)
 from bitnet_chat.models.names import Names
 
 
@@ -61,11 +69,11 @@ class ServerJournal(Journal):
             raise UsageError(f"{self.server.url} has no model {asked}", remedy=f"it has: {', '.join(models)}")
         return names.find(asked or usual) or ""
 
-    def list(self, limit: int | None = None) -> list[Entry]:
+    def list(self, limit: int | None = None) -> list[JournalEntry]:
         answer = self.server.call("GET", f"/chats?limit={min(limit or 1000, 1000)}")
         return [_entry(each) for each in _objects(answer, "chats")]
 
-    def load(self, id: int) -> Stored:
+    def load(self, id: int) -> StoredConversation:
         """The chat. A reply that is being made is left out, and the message that it answers: who follows the chat hears
         of both."""
         answer = self.server.call("GET", f"/chats/{id}")
@@ -74,11 +82,11 @@ class ServerJournal(Journal):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _strange(self.server, error) from None
 
-    def search(self, words: str) -> builtins.list[Hit]:
+    def search(self, words: str) -> builtins.list[SearchHit]:
         if not words.split():
             raise UsageError("there is nothing to search for", remedy="give one word or more")
         answer = self.server.call("GET", f"/chats?q={quote(words)}")
-        return [Hit(_entry(each), str(each.get("snippet") or ""), 1) for each in _objects(answer, "chats")]
+        return [SearchHit(_entry(each), str(each.get("snippet") or ""), 1) for each in _objects(answer, "chats")]
 
     def remove(self, ids: Sequence[int]) -> bool:
         for id in ids:
@@ -88,11 +96,11 @@ class ServerJournal(Journal):
     def check(self) -> str:
         return ""
 
-    def recorder(self, complain: Callable[[str], None]) -> Recorder:
+    def recorder(self, complain: Callable[[str], None]) -> JournalRecorder:
         return ServerRecorder(self, complain)
 
 
-class ServerRecorder(Recorder):
+class ServerRecorder(JournalRecorder):
     """The server hears of a conversation when a reply to it is asked for, with all that it has become until then."""
 
     def __init__(self, journal: ServerJournal, complain: Callable[[str], None]) -> None:
@@ -133,7 +141,7 @@ class ServerRecorder(Recorder):
     ) -> None:  # fmt: skip
         pass
 
-    def resume(self, stored: Stored) -> None:
+    def resume(self, stored: StoredConversation) -> None:
         self._place.go(stored.id)
         self.title, self._named = stored.title, bool(stored.title)
 
@@ -174,29 +182,29 @@ def _objects(answer: Any, name: str) -> builtins.list[Mapping[str, Any]]:
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
-def _entry(form: Mapping[str, Any]) -> Entry:
-    return Entry(
+def _entry(form: Mapping[str, Any]) -> JournalEntry:
+    return JournalEntry(
         int(form["id"]),
         str(form["title"]),
         float(form["created"]),
         float(form["updated"]),
         int(form["turns"]),
         str(form["model"]),
-        State(form["state"]),
+        ReplyState(form["state"]),
     )
 
 
-def _stored(form: Mapping[str, Any]) -> Stored:
+def _stored(form: Mapping[str, Any]) -> StoredConversation:
     records = [_record(each) for each in form["messages"]]
-    live, state = form["live"], State(form["state"])
+    live, state = form["live"], ReplyState(form["state"])
     if live is not None:
         records = [record for record in records if record.row != live["message"]]
         if records and records[-1].message.role == "user":
             records.pop()
-        state = State.WHOLE
+        state = ReplyState.WHOLE
     passed = tuple(_record(each) for each in form.get("passed_over") or ())
     pending = records.pop() if records and records[-1].message.role == "user" else None
-    return Stored(
+    return StoredConversation(
         int(form["id"]),
         str(form["title"]),
         float(form["created"]),
@@ -213,7 +221,7 @@ def _stored(form: Mapping[str, Any]) -> Stored:
     )
 
 
-def _record(form: Mapping[str, Any]) -> Record:
+def _record(form: Mapping[str, Any]) -> MessageRecord:
     reason = form["finish_reason"]
     known = {each.value for each in FinishReason}
     calls = tuple(
@@ -229,7 +237,7 @@ def _record(form: Mapping[str, Any]) -> Record:
         form["name"] or "",
     )
     row = form["id"] if form["id"] is not None else -1
-    return Record(row, message, float(form["created"]), str(form["model"]), stats=form["stats"])
+    return MessageRecord(row, message, float(form["created"]), str(form["model"]), stats=form["stats"])
 
 
 def _strange(server: ServerClient, error: Exception) -> BitnetChatError:

@@ -13,11 +13,11 @@ from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, TextDelta, ThinkingDelta
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Recorder
+    from bitnet_chat.journal import JournalRecorder
 
 
 async def record_reply(
-    backend: Backend, recorder: Recorder, conversation: Conversation, options: ReplyOptions
+    backend: Backend, recorder: JournalRecorder, conversation: Conversation, options: ReplyOptions
 ) -> AsyncIterator[Event]:
     """``backend.reply``, as it is; ``recorder`` hears of each event before the caller does."""
     status = backend.status()

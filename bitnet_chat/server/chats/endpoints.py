@@ -30,7 +30,7 @@ from bitnet_chat.server.responses import EventStream, is_urgent, respond, while_
 from bitnet_chat.server.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Stored
+    from bitnet_chat.journal import StoredConversation
     from bitnet_chat.server.web.shared_html import SharedHtml
 
 
@@ -122,7 +122,12 @@ class _Api:
         return room is not None and room.answering is not None
 
     async def _chat(
-        self, stored: Stored, renders: bool = False, *, status: int = 200, headers: Mapping[str, str] | None = None
+        self,
+        stored: StoredConversation,
+        renders: bool = False,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
     ) -> Response:
         room = self._chats.rooms.get(stored.id)
         live = None if room is None or room.answering is None else room.answering.as_it_is()
@@ -193,7 +198,7 @@ class _Api:
         live.join()
         return EventStream(_kept(live, renders, place), gone=live.leave)
 
-    async def _followed(self, stored: Stored, seen: LastSeen | None, renders: bool) -> AsyncIterator[bytes]:
+    async def _followed(self, stored: StoredConversation, seen: LastSeen | None, renders: bool) -> AsyncIterator[bytes]:
         yield RETRY
         yield chat_event(_changed(stored, stored.title))
         with self._chats.rooms.entered(stored.id) as room:
@@ -250,7 +255,7 @@ async def _all_of(
                 yield parts
 
 
-def _changed(stored: Stored, title: str, *, deleted: bool = False) -> dict[str, object]:
+def _changed(stored: StoredConversation, title: str, *, deleted: bool = False) -> dict[str, object]:
     return {"id": stored.id, "title": title, "deleted": deleted}
 
 

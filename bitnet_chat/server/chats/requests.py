@@ -16,7 +16,7 @@ from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Record, Stored
+    from bitnet_chat.journal import MessageRecord, StoredConversation
 
 MOST_ROWS = 2**63 - 1
 """Numbers of conversations and messages are rows of SQLite."""
@@ -109,19 +109,19 @@ def lone_ask(fields: Fields) -> Ask:
     return asked
 
 
-def line_of(stored: Stored) -> tuple[Record, ...]:
+def line_of(stored: StoredConversation) -> tuple[MessageRecord, ...]:
     """The present line with the message at its end that got no reply."""
     return stored.records if stored.pending is None else (*stored.records, stored.pending)
 
 
-def before_asked(ask: Ask, stored: Stored) -> int | None:
+def before_asked(ask: Ask, stored: StoredConversation) -> int | None:
     """The row that ``content`` stands behind; None where it is the first. What it takes the place of is another branch,
     and a message that got no reply stays where it is."""
     before = [record.row for record in stored.shown if ask.edit is None or record.row < ask.edit]
     return before[-1] if before else None
 
 
-def asked_of(ask: Ask, stored: Stored) -> Conversation:
+def asked_of(ask: Ask, stored: StoredConversation) -> Conversation:
     """The conversation that is to be replied to. Raises Refused for what cannot be asked here."""
     line = [record.message for record in line_of(stored)]
     if ask.messages is not None:
@@ -159,7 +159,7 @@ def _check_goes_on(conversation: Conversation) -> None:
         raise InvalidFieldError("the last reply came to its end: there is nothing to go on with", param="continue")
 
 
-def _place(row: int, stored: Stored) -> int:
+def _place(row: int, stored: StoredConversation) -> int:
     """How many messages of the line stand before this one."""
     for record in stored.shown:
         if record.row == row:

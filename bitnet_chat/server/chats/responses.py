@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bitnet_chat.conversation import Message, ToolCall
-from bitnet_chat.journal.records import State
+from bitnet_chat.journal.records import ReplyState
 from bitnet_chat.server.chats.requests import line_of
 from bitnet_chat.server.errors import problem_of
 from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
     from bitnet_chat.errors import BitnetChatError
-    from bitnet_chat.journal import Entry, Record, Stored
+    from bitnet_chat.journal import JournalEntry, MessageRecord, StoredConversation
 
 Render = Callable[[str], str]
 """A reply as HTML."""
@@ -49,7 +49,7 @@ def error_form(error: BitnetChatError) -> dict[str, object]:
     return {"error": told | ({"param": problem.param} if problem.param else {})}
 
 
-def entry_form(entry: Entry, live: bool, snippet: str | None = None) -> dict[str, object]:
+def entry_form(entry: JournalEntry, live: bool, snippet: str | None = None) -> dict[str, object]:
     """A line of the list. ``snippet``: what stands around the words that were searched for."""
     form: dict[str, object] = {
         "id": entry.id,
@@ -58,13 +58,13 @@ def entry_form(entry: Entry, live: bool, snippet: str | None = None) -> dict[str
         "updated": entry.updated,
         "turns": entry.turns,
         "model": entry.model,
-        "state": State.ANSWERING.value if live else entry.state.value,
+        "state": ReplyState.ANSWERING.value if live else entry.state.value,
         "live": live,
     }
     return form if snippet is None else form | {"snippet": snippet}
 
 
-def chat_form(stored: Stored, live: LiveReply | None, render: Render | None = None) -> dict[str, object]:
+def chat_form(stored: StoredConversation, live: LiveReply | None, render: Render | None = None) -> dict[str, object]:
     """A whole chat. The reply that is being made is the last of its messages, without a ``finish_reason``."""
     records = [record for record in line_of(stored) if live is None or record.row != live.row]
     messages = [_message(record, render) for record in records]
@@ -77,14 +77,14 @@ def chat_form(stored: Stored, live: LiveReply | None, render: Render | None = No
         "updated": stored.updated,
         "model": stored.model,
         "system": stored.conversation.system,
-        "state": State.ANSWERING.value if live is not None else stored.state.value,
+        "state": ReplyState.ANSWERING.value if live is not None else stored.state.value,
         "messages": messages,
         "passed_over": [_message(record, render) for record in stored.passed_over],
         "live": None if live is None else {"generation": live.generation, "message": live.row, "place": live.place},
     }
 
 
-def chat_json(stored: Stored, live: LiveReply | None, render: Render | None = None) -> bytes:
+def chat_json(stored: StoredConversation, live: LiveReply | None, render: Render | None = None) -> bytes:
     """The same, message by message: one call for a long chat would hold up all other threads."""
     form = chat_form(stored, live, render)
     lists = {name: form.pop(name) for name in ("messages", "passed_over")}
@@ -95,7 +95,7 @@ def chat_json(stored: Stored, live: LiveReply | None, render: Render | None = No
     return b"".join(parts) + b"}"
 
 
-def _message(record: Record, render: Render | None) -> dict[str, object]:
+def _message(record: MessageRecord, render: Render | None) -> dict[str, object]:
     message = record.message
     form: dict[str, object] = {
         "id": record.row,

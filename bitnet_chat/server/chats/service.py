@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, UsageError
-from bitnet_chat.journal import Journal, Recorder
+from bitnet_chat.journal import Journal, JournalRecorder
 from bitnet_chat.server.broadcast import Generation
 from bitnet_chat.server.chats.events import Opening
 from bitnet_chat.server.chats.live import Changed, Live, Room, Rooms
@@ -32,7 +32,7 @@ from bitnet_chat.server.scheduler import Desk, Order
 from bitnet_chat.util.threads import beside
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Entry, Hit, Stored
+    from bitnet_chat.journal import JournalEntry, SearchHit, StoredConversation
 
 log = logging.getLogger("bitnet_chat.server")
 P = ParamSpec("P")
@@ -58,13 +58,13 @@ class ChatDesk:
         self._tasks: set[asyncio.Task[None]] = set()
         self._attending = False
 
-    async def list(self, limit: int) -> Sequence[Entry]:
+    async def list(self, limit: int) -> Sequence[JournalEntry]:
         return await _done(self._journal.list, limit)
 
-    async def search(self, words: str, limit: int) -> Sequence[Hit]:
+    async def search(self, words: str, limit: int) -> Sequence[SearchHit]:
         return (await _done(self._journal.search, words))[:limit]
 
-    async def load(self, id: int) -> Stored:
+    async def load(self, id: int) -> StoredConversation:
         """Raises NoSuchChat."""
         if not 0 < id <= MOST_ROWS:
             raise NoSuchChat(id)
@@ -78,7 +78,7 @@ class ChatDesk:
         except UsageError:
             raise NoSuchChat(id) from None
 
-    async def create(self, chat: NewChat) -> Stored:
+    async def create(self, chat: NewChat) -> StoredConversation:
         """Raises UnknownModel, and Refused where nothing can be written."""
         if chat.model:
             self.desk.catalogue.choose(chat.model)
@@ -88,7 +88,7 @@ class ChatDesk:
         assert recorder.id is not None
         return await self.load(recorder.id)
 
-    async def rename(self, id: int, title: str) -> Stored:
+    async def rename(self, id: int, title: str) -> StoredConversation:
         stored = await self.load(id)
         recorder = self._journal.recorder(log.warning)
         recorder.resume(stored)
@@ -172,7 +172,7 @@ class ChatDesk:
             await asyncio.wait(self._tasks)
 
     async def _opening(
-        self, id: int, conversation: Conversation, generation: Generation, recorder: Recorder
+        self, id: int, conversation: Conversation, generation: Generation, recorder: JournalRecorder
     ) -> Opening:
         user, before = _user(conversation), _goes_on_with(conversation)
         rows = await recorder.rows()
@@ -183,7 +183,7 @@ class ChatDesk:
             user, parent = (parent, user[1]), rows.before
         return Opening(generation.id, generation.model, id, rows.reply, user, parent, before)
 
-    async def _end(self, ended: asyncio.Event, recorder: Recorder, room: Room, live: Live | None) -> None:
+    async def _end(self, ended: asyncio.Event, recorder: JournalRecorder, room: Room, live: Live | None) -> None:
         await ended.wait()
         try:
             await recorder.close()
@@ -199,7 +199,7 @@ class ChatDesk:
             live.generation.stop()
             await live.settled.wait()
 
-    async def _written(self, recorder: Recorder) -> None:
+    async def _written(self, recorder: JournalRecorder) -> None:
         settled = await recorder.settled()
         await recorder.close()
         if not settled or recorder.id is None:
