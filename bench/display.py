@@ -17,7 +17,7 @@ from report import Figure, Goal, Section
 
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed
-from bitnet_chat.markdown import Prose, Verbatim, prose
+from bitnet_chat.markdown import MarkdownRenderer, PlainRenderer, prose
 from bitnet_chat.repl.display import Display
 
 _TOKENS = 20_000
@@ -81,9 +81,11 @@ def measure(runs: int) -> Section:
     return section
 
 
-def _prose(name: str) -> Prose:
+def _prose(name: str) -> MarkdownRenderer:
     return (
-        Verbatim() if name.endswith("without styles") else prose("on", terminal=True, colour=True, columns=lambda: 80)
+        PlainRenderer()
+        if name.endswith("without styles")
+        else prose("on", terminal=True, colour=True, columns=lambda: 80)
     )
 
 
@@ -106,7 +108,7 @@ class _Nowhere:
     remarks = words
 
 
-def _parts(tokens: list[str], sink: _Nowhere, shown: Prose) -> list[float]:
+def _parts(tokens: list[str], sink: _Nowhere, shown: MarkdownRenderer) -> list[float]:
     """µs a token, part by part."""
     display = Display(sink, colour=True, spinner=True, prose=shown, size=lambda: (80, 24))
     display.begin()

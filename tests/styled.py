@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bitnet_chat.markdown.block import Markdown
+from bitnet_chat.markdown.block import BlockParser
 from bitnet_chat.markdown.style import Palette
 from bitnet_chat.text.cell_width import width
 
@@ -14,8 +14,8 @@ BELOW = re.compile(r"(?:\x1bD)*(?:\x1b\[\d+A)?\x1b7.*?\x1b8(?:\x1b\[K)?|\x1b\[J"
 """What is drawn below the words for the time being, and what erases it."""
 
 
-def markdown(columns: int = 80, colour: bool = True) -> Markdown:
-    return Markdown(Palette(colour), lambda: columns)
+def markdown(columns: int = 80, colour: bool = True) -> BlockParser:
+    return BlockParser(Palette(colour), lambda: columns)
 
 
 def style(*parts: str, columns: int = 80, colour: bool = True) -> str:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from styled import SGR, markdown, marked, plain, style
 from wcwidth import iter_graphemes
 
-from bitnet_chat.markdown import Mode, Verbatim, prose
+from bitnet_chat.markdown import Mode, PlainRenderer, prose
 from bitnet_chat.text.sanitize import visible
 
 SAMPLE = """\
@@ -242,5 +242,5 @@ def test_when_it_is_styled(mode: Mode, terminal: bool, colour: bool, shown: str)
 
 
 def test_nothing_said_needs_no_markdown() -> None:
-    for reply in (Verbatim(), prose("on", terminal=True, colour=True, columns=lambda: 80)):
+    for reply in (PlainRenderer(), prose("on", terminal=True, colour=True, columns=lambda: 80)):
         assert reply.feed("") + reply.pause() + reply.flush() + reply.finish() + reply.holding == ""

@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
-__all__ = ["Mode", "Prose", "Verbatim", "prose"]
+__all__ = ["MarkdownRenderer", "Mode", "PlainRenderer", "prose"]
 
 Mode = Literal["auto", "on", "off"]
 
 
-class Prose(Protocol):
+class MarkdownRenderer(Protocol):
     """Text on its way to a terminal. Everything that a method gives is to be written at once."""
 
     def feed(self, text: str) -> str:
@@ -47,7 +47,7 @@ class Prose(Protocol):
         """Its lines, the latest at least, as they would be written now."""
 
 
-class Verbatim:
+class PlainRenderer:
     """Text as it is."""
 
     holding = ""
@@ -67,16 +67,16 @@ class _Styled:
 
     def __init__(self, colour: bool, columns: Callable[[], int]) -> None:
         self._colour, self._columns = colour, columns
-        self._prose: Prose | None = None
+        self._prose: MarkdownRenderer | None = None
 
     def feed(self, text: str) -> str:
         if self._prose is None:
             if not text:
                 return ""
-            from bitnet_chat.markdown.block import Markdown
+            from bitnet_chat.markdown.block import BlockParser
             from bitnet_chat.markdown.style import Palette
 
-            self._prose = Markdown(Palette(self._colour), self._columns)
+            self._prose = BlockParser(Palette(self._colour), self._columns)
         return self._prose.feed(text)
 
     def pause(self) -> str:
@@ -97,12 +97,12 @@ class _Styled:
         return self._prose.held if self._prose is not None else ()
 
 
-def prose(mode: Mode, *, terminal: bool, colour: bool, columns: Callable[[], int]) -> Prose:
+def prose(mode: Mode, *, terminal: bool, colour: bool, columns: Callable[[], int]) -> MarkdownRenderer:
     """What writes the replies under ``--markdown MODE``.
 
     ``terminal``: the text goes to one. ``colour``: that shows colours, and they are wanted; ``on`` styles without it
     too, in bold, italic and dim alone. ``columns``: its width now, for tables.
     """
     if not terminal or mode == "off" or (mode == "auto" and not colour):
-        return Verbatim()
+        return PlainRenderer()
     return _Styled(colour, columns)

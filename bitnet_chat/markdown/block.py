@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 
 from bitnet_chat.markdown import style
-from bitnet_chat.markdown.code import Code
-from bitnet_chat.markdown.inline import Inline
+from bitnet_chat.markdown.code import CodeBlock
+from bitnet_chat.markdown.inline import InlineParser
 from bitnet_chat.markdown.language import find
-from bitnet_chat.markdown.painter import Painter
+from bitnet_chat.markdown.painter import AnsiBuffer
 from bitnet_chat.markdown.style import DIM, MARK, PLAIN, Palette
 from bitnet_chat.markdown.table import Table
 
@@ -32,7 +32,7 @@ _OPEN_TASK = re.compile(r"\[[ xX]?\]?")
 _Step = Callable[[str, int], int]
 
 
-class Markdown:
+class BlockParser:
     """See the package: ``feed`` text in any parts; what comes out does not depend on the parts."""
 
     def __init__(self, palette: Palette, columns: Callable[[], int]) -> None:
@@ -41,8 +41,8 @@ class Markdown:
         self._begin()
 
     def _begin(self) -> None:
-        self._painter = Painter(self._palette)
-        self._inline = Inline(self._painter)
+        self._painter = AnsiBuffer(self._palette)
+        self._inline = InlineParser(self._painter)
         self._blank = True
         """The line before was empty."""
         self._in_list = False
@@ -105,7 +105,7 @@ class Markdown:
         if self._table is not None:
             state = self._table.rows, self._columns()
             if self._preview[0] != state:
-                painter = Painter(self._palette)
+                painter = AnsiBuffer(self._palette)
                 self._table.latest().write(painter, state[1])
                 self._preview = state, painter.take()
             rows = self._preview[1]
@@ -251,7 +251,7 @@ class Markdown:
     def _in_info(self, text: str, at: int) -> int:
         char = text[at]
         if char == "\n":
-            self._code = Code(self._painter, find(self._info))
+            self._code = CodeBlock(self._painter, find(self._info))
             self._code_quotes = self._quotes
             self._newline()
             self._step = self._code_start

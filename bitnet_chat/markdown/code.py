@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 
 from bitnet_chat.markdown import style
-from bitnet_chat.markdown.inline import Paper
+from bitnet_chat.markdown.inline import StyledOutput
 from bitnet_chat.markdown.language import Language, Quote
 from bitnet_chat.markdown.style import PLAIN
 
@@ -24,10 +24,10 @@ _PREFIXES = frozenset(("b", "f", "r", "u", "rb", "br", "fr", "rf", "l", "u8"))
 """Words that belong to the string behind them."""
 
 
-class Code:
+class CodeBlock:
     """``feed`` the characters of a line in any parts, then ``newline``."""
 
-    def __init__(self, paper: Paper, language: Language | None) -> None:
+    def __init__(self, paper: StyledOutput, language: Language | None) -> None:
         self._paper = paper
         self._language = language
         self._held = ""

@@ -13,7 +13,7 @@ from typing import Protocol
 from bitnet_chat.markdown.style import BOLD, CODE, ITALIC, LINK, MARK, PLAIN, STRIKE, over
 
 
-class Paper(Protocol):
+class StyledOutput(Protocol):
     """What styled text is put on."""
 
     def put(self, text: str, look: int = ...) -> None: ...
@@ -37,10 +37,10 @@ _SPANS: dict[tuple[str, int], tuple[int, ...]] = {
 _LONGEST_RUN = 3
 
 
-class Inline:
+class InlineParser:
     """``begin`` a line, ``feed`` its characters in any parts, ``end`` it."""
 
-    def __init__(self, paper: Paper) -> None:
+    def __init__(self, paper: StyledOutput) -> None:
         self._paper = paper
         self.begin()
 

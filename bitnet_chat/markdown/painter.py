@@ -8,7 +8,7 @@ _CLUSTER = 32
 """Code points of the longest cluster that is kept whole; the longest emoji have 10."""
 
 
-class Painter:
+class AnsiBuffer:
     """``put`` adds text, ``take`` gives what has been added, to be written at once.
 
     Every line ends in plain writing, so that nothing that is written between two lines inherits a look.

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bitnet_chat.markdown.inline import Inline
-from bitnet_chat.markdown.painter import Painter
+from bitnet_chat.markdown.inline import InlineParser
+from bitnet_chat.markdown.painter import AnsiBuffer
 from bitnet_chat.markdown.style import BOLD, MARK, PLAIN
 from bitnet_chat.text.cell_width import width
 
@@ -23,15 +23,15 @@ Side = Literal["left", "right", "centre"]
 
 
 @dataclass(slots=True)
-class Cell:
-    """The words of a cell with their looks. A cell is a paper for :class:`Inline`."""
+class TableCell:
+    """The words of a cell with their looks. A cell is a paper for :class:`InlineParser`."""
 
     spans: list[tuple[str, int]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, text: str, base: int = PLAIN) -> Cell:
+    def of(cls, text: str, base: int = PLAIN) -> TableCell:
         cell = cls()
-        inline = Inline(cell)
+        inline = InlineParser(cell)
         inline.begin(base)
         inline.feed(text)
         inline.end()
@@ -46,15 +46,15 @@ class Cell:
     def width(self) -> int:
         return width("".join(text for text, _ in self.spans))
 
-    def wrapped(self, columns: int) -> list[Cell]:
+    def wrapped(self, columns: int) -> list[TableCell]:
         """Lines of at most ``columns`` cells, cut at blanks where there are any."""
         if self.width <= columns:
             return [self]
-        lines, line, used = [], Cell(), 0
+        lines, line, used = [], TableCell(), 0
         for blanks, word in self._words():
             if used and used + len(blanks) + sum(map(width, (cluster for cluster, _ in word))) > columns:
                 lines.append(line)
-                line, used = Cell(), 0
+                line, used = TableCell(), 0
             elif used:
                 line.spans += blanks
                 used += len(blanks)
@@ -62,7 +62,7 @@ class Cell:
                 size = width(cluster)
                 if used and used + size > columns:
                     lines.append(line)
-                    line, used = Cell(), 0
+                    line, used = TableCell(), 0
                 line.put(cluster, look)
                 used += size
         return [*lines, line]
@@ -116,7 +116,7 @@ class Layout:
         self._indent, self._sides, self._widths = indent, sides, widths
 
     @classmethod
-    def of(cls, indent: str, sides: Sequence[Side], rows: Sequence[Sequence[Cell]], columns: int) -> Layout | None:
+    def of(cls, indent: str, sides: Sequence[Side], rows: Sequence[Sequence[TableCell]], columns: int) -> Layout | None:
         """For rows of one length. None where ``columns`` cells are too few to tell them apart."""
         natural = [max(3, *(row[number].width for row in rows)) for number in range(len(sides))]
         room = columns - width(indent) - 3 * len(natural) - 1
@@ -132,7 +132,7 @@ class Layout:
             limit = low
         return cls(indent, sides, [min(each, limit) for each in natural])
 
-    def rule(self, painter: Painter) -> None:
+    def rule(self, painter: AnsiBuffer) -> None:
         """The line below the header."""
         painter.put(self._indent)
         for side, size in zip(self._sides, self._widths, strict=True):
@@ -141,13 +141,13 @@ class Layout:
         painter.put("|", MARK)
         painter.newline()
 
-    def row(self, painter: Painter, row: Sequence[Cell]) -> None:
+    def row(self, painter: AnsiBuffer, row: Sequence[TableCell]) -> None:
         """The lines of one row."""
         parts = [cell.wrapped(size) for cell, size in zip(row, self._widths, strict=True)]
         for number in range(max(map(len, parts))):
             painter.put(self._indent)
             for part, side, size in zip(parts, self._sides, self._widths, strict=True):
-                cell = part[number] if number < len(part) else Cell()
+                cell = part[number] if number < len(part) else TableCell()
                 space = size - cell.width
                 left = {"left": 0, "right": space, "centre": space // 2}[side]
                 painter.put("|", MARK)
@@ -191,7 +191,7 @@ class Table:
             table.add(row)
         return table
 
-    def write(self, painter: Painter, columns: int) -> None:
+    def write(self, painter: AnsiBuffer, columns: int) -> None:
         """Writes all that was added since the last time, in columns that are settled at the first time."""
         if not self.written:
             self._settle(columns)
@@ -199,7 +199,7 @@ class Table:
         for number, source in enumerate(self._source):
             heads = not self.written
             if self._layout is None:
-                for text, look in Cell.of(source, BOLD if heads and number == 0 else PLAIN).spans:
+                for text, look in TableCell.of(source, BOLD if heads and number == 0 else PLAIN).spans:
                     painter.put(text, look)
                 painter.newline()
             elif heads and number == 1:
@@ -217,8 +217,8 @@ class Table:
         self._layout = Layout.of(self._indent, self._sides, laid, columns)
 
 
-def _row(source: str, count: int, base: int = PLAIN) -> list[Cell]:
+def _row(source: str, count: int, base: int = PLAIN) -> list[TableCell]:
     """``count`` cells; more than that stay together in the last."""
     texts = cells(source)
     texts = [*texts[: count - 1], " | ".join(texts[count - 1 :])] if len(texts) > count else texts
-    return [Cell.of(text, base) for text in texts + [""] * (count - len(texts))]
+    return [TableCell.of(text, base) for text in texts + [""] * (count - len(texts))]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Stats
-from bitnet_chat.markdown import Prose, Verbatim
+from bitnet_chat.markdown import MarkdownRenderer, PlainRenderer
 from bitnet_chat.repl.screen import Screen, Sink, Size
 from bitnet_chat.repl.status_bar import SEPARATOR, rate, seconds, tokens
 from bitnet_chat.text.cell_width import clip
@@ -52,7 +52,7 @@ class Display:
         colour: bool,
         spinner: bool,
         unicode: bool = True,
-        prose: Prose | None = None,
+        prose: MarkdownRenderer | None = None,
         thinking: Literal["show", "fold", "hide"] = "show",
         size: Size | None = None,
     ) -> None:
@@ -63,7 +63,7 @@ class Display:
         self._paint = Paint.of(colour)
         self._frames = _DOTS if unicode else _BARS
         self._frame = 0
-        self._prose = prose or Verbatim()
+        self._prose = prose or PlainRenderer()
         self._sanitizer = Sanitizer()
         self.thinking = thinking
         """How thoughts are shown from now on."""
