@@ -15,8 +15,8 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import engine_support, memory, resolve
 from bitnet_chat.models.info import read_info
-from bitnet_chat.models.memory import Shape
-from bitnet_chat.models.resolve import Option, by_engine, choose
+from bitnet_chat.models.memory import ModelShape
+from bitnet_chat.models.resolve import ModelOption, by_engine, choose
 from bitnet_chat.util import resources
 
 
@@ -27,8 +27,12 @@ def engine(built_engine: EngineBinary) -> EngineBinary:
 
 
 GB = 1_000_000_000
-SMALL, MIDDLE, LARGE = Option("small", GB, 2 * GB), Option("middle", 2 * GB, 3 * GB), Option("large", 5 * GB, 7 * GB)
-STRANGE = Option("strange", 9 * GB, 9 * GB, "I2_S weights need a BitNet build as engine")
+SMALL, MIDDLE, LARGE = (
+    ModelOption("small", GB, 2 * GB),
+    ModelOption("middle", 2 * GB, 3 * GB),
+    ModelOption("large", 5 * GB, 7 * GB),
+)
+STRANGE = ModelOption("strange", 9 * GB, 9 * GB, "I2_S weights need a BitNet build as engine")
 
 
 @pytest.mark.parametrize(
@@ -44,11 +48,13 @@ STRANGE = Option("strange", 9 * GB, 9 * GB, "I2_S weights need a BitNet build as
         ([], 8 * GB, "", "no model is installed"),
         ([SMALL, LARGE], None, "small", "the smallest: free memory is not known here"),
         ([STRANGE], None, "", "none of the 1 installed"),
-        ([Option(f"m{n}", n * GB, n * GB) for n in range(1, 9)], GB, "m1", "m6: needs 6.0 GB; 4 more)"),
-        ([Option("b", GB, GB), Option("a", GB, GB)], GB, "a", "a (1.0 GB)"),
+        ([ModelOption(f"m{n}", n * GB, n * GB) for n in range(1, 9)], GB, "m1", "m6: needs 6.0 GB; 4 more)"),
+        ([ModelOption("b", GB, GB), ModelOption("a", GB, GB)], GB, "a", "a (1.0 GB)"),
     ],
 )
-def test_the_largest_that_fits_and_can_be_run(options: list[Option], free: int | None, name: str, words: str) -> None:
+def test_the_largest_that_fits_and_can_be_run(
+    options: list[ModelOption], free: int | None, name: str, words: str
+) -> None:
     choice = choose(options, free)
     assert choice.name == name
     assert words in choice.reason
@@ -60,7 +66,7 @@ def test_smaller_ones_need_not_be_known() -> None:
 
 
 def test_memory_by_the_formula() -> None:
-    shape = Shape(heads_kv=32 * 8, head_size=256, heads=32, width=4096, vocabulary=128_256)
+    shape = ModelShape(heads_kv=32 * 8, head_size=256, heads=32, width=4096, vocabulary=128_256)
     assert memory.need(5 * GB, shape, 8192) == (
         5 * GB + 8192 * 32 * 8 * 256 * 2 + 512 * 4 * (33 * 8192 + 8 * 4096) + 64_000_000
     )

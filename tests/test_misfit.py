@@ -28,7 +28,7 @@ from bitnet_chat.events import Failed
 from bitnet_chat.frames import EngineError
 from bitnet_chat.models import engine_support
 from bitnet_chat.models.info import read_info
-from bitnet_chat.models.misfit import Ending, misfit
+from bitnet_chat.models.misfit import EndedEngine, misfit
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_i2_s_on_ik_is_said_before_a_word_of_it_is_shown(tmp_path: Path) -> None
     assert found is not None and found.loads and "computes them wrongly" in found.what and "IQ2_BN" in found.remedy
     assert not engine_support.is_bitnet(engine)
     # An engine that did not even take it has failed for another reason.
-    assert misfit(info, engine_support.known(engine, [info]), "llama-cli", Ending(1, ("main: error",))) is None
+    assert misfit(info, engine_support.known(engine, [info]), "llama-cli", EndedEngine(1, ("main: error",))) is None
     unlike = read_info(model_file(tmp_path / "b.gguf", 135, "bitnet-b1.58"))
     assert misfit(unlike, engine_support.known(engine, [unlike]), "llama-cli") is None
 

@@ -19,9 +19,9 @@ from bitnet_chat import config, paths
 from bitnet_chat.backends.factory import open_backend, open_factory
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.cli.serve import parser, read
-from bitnet_chat.models.names import Names, key_of, name_of
+from bitnet_chat.models.names import ModelNames, key_of, name_of
 from bitnet_chat.models.resolve import resolve
-from bitnet_chat.models.store import Record, write_record
+from bitnet_chat.models.store import ModelRecord, write_record
 
 LATIN = os.fsdecode(b"latin\xe9.gguf")
 
@@ -53,14 +53,18 @@ def test_all_ways_to_write_a_name(written: str) -> None:
 )
 def test_the_hubs_ways_to_write_a_name(written: str) -> None:
     cached = Path("/c/models--other--thing/snapshots/0a/thing.Q8_0.gguf")
-    names = Names([("mine", Path("/m/mine.gguf"), "hf:User/Repo/Model-Q4_K_M.gguf"), ("hub:thing.Q8_0", cached, "")])
+    names = ModelNames(
+        [("mine", Path("/m/mine.gguf"), "hf:User/Repo/Model-Q4_K_M.gguf"), ("hub:thing.Q8_0", cached, "")]
+    )
     assert names.find(written) == "mine"
     assert names.find("hf.co/other/thing:Q8_0") == names.find("thing.q8_0") == "hub:thing.Q8_0"
     assert [names.find(each) for each in ("", "hf:user", "user/repo", "other", "hf:user/repo:Q8_0")] == [None] * 5
 
 
 def test_a_name_as_it_is_written_goes_before_other_ways_to_read_it() -> None:
-    names = Names([("A", None, ""), ("a", None, ""), ("b:latest", None, ""), ("b", None, ""), ("ollama:a:1", None, "")])
+    names = ModelNames(
+        [("A", None, ""), ("a", None, ""), ("b:latest", None, ""), ("b", None, ""), ("ollama:a:1", None, "")]
+    )
     for name in ("A", "a", "b:latest", "b"):
         assert names.find(name) == name
     assert (names.find("a.gguf"), names.find("a:1"), names.find("B")) == ("A", "ollama:a:1", "b:latest")
@@ -75,7 +79,7 @@ def test_the_file_gives_the_name_and_not_the_header(tmp_path: Path, model: Path)
     file = paths.models_dir() / "small-1.5b.gguf"
     file.parent.mkdir(parents=True)
     shutil.copyfile(model, file)
-    write_record(file, Record("hf:user/repo/Small-1.5B-Q8_0.gguf", 1, ""))
+    write_record(file, ModelRecord("hf:user/repo/Small-1.5B-Q8_0.gguf", 1, ""))
     for written in ("small-1.5b", "Small-1.5B:latest", "small:1.5b", "small-1.5b.gguf", "hf.co/user/repo:q8_0"):
         assert resolve(written).path == file, written
     settings = replace(config.Settings(), model="SMALL-1.5b", engine=str(fake_engine(tmp_path)))

@@ -24,11 +24,11 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.models import download, engine_support, hub, store
 from bitnet_chat.models.gguf import read_header
-from bitnet_chat.models.hub import File
+from bitnet_chat.models.hub import OfferedFile
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.parts import part, stem_of
-from bitnet_chat.models.pull import Pulled, pull
-from bitnet_chat.models.registry import Source, parse
+from bitnet_chat.models.pull import PulledModel, pull
+from bitnet_chat.models.registry import ModelSource, parse
 from bitnet_chat.models.template_selection import prepare
 from bitnet_chat.server.model_manager import Catalogue
 
@@ -147,8 +147,8 @@ def test_a_quantization_picks_the_model(
 
 
 def _pick(wanted: str, *names: str) -> str:
-    models = hub.offered([File(name, 5) for name in names])
-    return hub.pick(Source("", "u/r", quantization=wanted), models).file
+    models = hub.offered([OfferedFile(name, 5) for name in names])
+    return hub.pick(ModelSource("", "u/r", quantization=wanted), models).file
 
 
 def test_what_a_quantization_means() -> None:
@@ -166,7 +166,7 @@ def test_what_a_quantization_means() -> None:
 # All parts as one.
 
 
-def fetch(server: ModelServer, **more: Any) -> Pulled:
+def fetch(server: ModelServer, **more: Any) -> PulledModel:
     return pull(parse(f"hf:user/repo/Q4_0/{NAMES[0]}", {}), **more)
 
 
@@ -308,7 +308,7 @@ def test_a_model_in_parts_answers(model: Path, classic: EngineBinary) -> None:
 
 
 def test_two_pulls_of_parts_at_once_fetch_once(server: ModelServer, pieces: list[bytes]) -> None:
-    results: list[Pulled] = []
+    results: list[PulledModel] = []
     both = [threading.Thread(target=lambda: results.append(fetch(server))) for _ in range(2)]
     for each in both:
         each.start()

@@ -24,12 +24,12 @@ from model_server import COMMIT, ModelServer, serving
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError, UsageError
 from bitnet_chat.models import download, hub, store
-from bitnet_chat.models.pull import Pulled, pull
-from bitnet_chat.models.registry import Entry, Source, parse
+from bitnet_chat.models.pull import PulledModel, pull
+from bitnet_chat.models.registry import ModelSource, RegistryEntry, parse
 
 KNOWN = {
-    "tiny": Entry("tiny", repo="user/Tiny-GGUF", file="tiny.gguf", size=7, sha256="ab" * 32, license="MIT"),
-    "other": Entry("other", url="https://example.org/x/other.gguf"),
+    "tiny": RegistryEntry("tiny", repo="user/Tiny-GGUF", file="tiny.gguf", size=7, sha256="ab" * 32, license="MIT"),
+    "other": RegistryEntry("other", url="https://example.org/x/other.gguf"),
 }
 
 
@@ -52,8 +52,8 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def fetch(server: ModelServer, **known: Any) -> Pulled:
-    return pull(Source("tiny", url=f"{server.base}/tiny.gguf", **known))
+def fetch(server: ModelServer, **known: Any) -> PulledModel:
+    return pull(ModelSource("tiny", url=f"{server.base}/tiny.gguf", **known))
 
 
 def part() -> Path:
@@ -70,25 +70,25 @@ def folder() -> set[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("tiny", Source("tiny", "user/Tiny-GGUF", "tiny.gguf", size=7, sha256="ab" * 32, license="MIT")),
-        ("other", Source("other", url="https://example.org/x/other.gguf")),
-        ("hf:u/r/f.gguf", Source("f", "u/r", "f.gguf")),
-        ("hf:u/r/a/f.gguf@refs/pr/1", Source("f", "u/r", "a/f.gguf", "refs/pr/1")),
-        ("hf:u/Falcon-GGUF/ggml-model-i2_s.gguf", Source("Falcon", "u/Falcon-GGUF", "ggml-model-i2_s.gguf")),
-        (f"hf:u/r/f.gguf#sha256={'AB' * 32}", Source("f", "u/r", "f.gguf", sha256="ab" * 32)),
-        ("http://h/a%20b.gguf?key=1", Source("a-b", url="http://h/a%20b.gguf?key=1")),
+        ("tiny", ModelSource("tiny", "user/Tiny-GGUF", "tiny.gguf", size=7, sha256="ab" * 32, license="MIT")),
+        ("other", ModelSource("other", url="https://example.org/x/other.gguf")),
+        ("hf:u/r/f.gguf", ModelSource("f", "u/r", "f.gguf")),
+        ("hf:u/r/a/f.gguf@refs/pr/1", ModelSource("f", "u/r", "a/f.gguf", "refs/pr/1")),
+        ("hf:u/Falcon-GGUF/ggml-model-i2_s.gguf", ModelSource("Falcon", "u/Falcon-GGUF", "ggml-model-i2_s.gguf")),
+        (f"hf:u/r/f.gguf#sha256={'AB' * 32}", ModelSource("f", "u/r", "f.gguf", sha256="ab" * 32)),
+        ("http://h/a%20b.gguf?key=1", ModelSource("a-b", url="http://h/a%20b.gguf?key=1")),
         (
             "https://huggingface.co/u/F-gguf/blob/main/model.gguf",
-            Source("F", url="https://huggingface.co/u/F-gguf/resolve/main/model.gguf"),
+            ModelSource("F", url="https://huggingface.co/u/F-gguf/resolve/main/model.gguf"),
         ),
-        ("hf:u/r", Source("", "u/r")),
-        ("https://hf.co/u/r/", Source("", "u/r")),
-        ("hf:u/r:q4_k_m@v1", Source("", "u/r", revision="v1", quantization="q4_k_m")),
-        ("hf:u/r/Q4/f-00001-of-00003.gguf", Source("f", "u/r", "Q4/f-00001-of-00003.gguf")),
-        ("http://h/f-00001-of-00002.gguf?key=1", Source("f", url="http://h/f-00001-of-00002.gguf?key=1")),
+        ("hf:u/r", ModelSource("", "u/r")),
+        ("https://hf.co/u/r/", ModelSource("", "u/r")),
+        ("hf:u/r:q4_k_m@v1", ModelSource("", "u/r", revision="v1", quantization="q4_k_m")),
+        ("hf:u/r/Q4/f-00001-of-00003.gguf", ModelSource("f", "u/r", "Q4/f-00001-of-00003.gguf")),
+        ("http://h/f-00001-of-00002.gguf?key=1", ModelSource("f", url="http://h/f-00001-of-00002.gguf?key=1")),
     ],
 )
-def test_what_can_be_pulled(text: str, expected: Source) -> None:
+def test_what_can_be_pulled(text: str, expected: ModelSource) -> None:
     assert parse(text, KNOWN) == expected
 
 
@@ -128,7 +128,7 @@ def test_names_that_would_lie_elsewhere(name: str) -> None:
 
 def test_a_file_comes_whole_and_is_recorded(server: ModelServer, content: bytes) -> None:
     heard: list[tuple[int, int]] = []
-    source = Source("tiny", url=f"{server.base}/tiny.gguf?key=secret", license="MIT")
+    source = ModelSource("tiny", url=f"{server.base}/tiny.gguf?key=secret", license="MIT")
     pulled = pull(source, on_bytes=lambda done, total: heard.append((done, total)))
     assert pulled.model.path.read_bytes() == content
     assert heard[-1] == (len(content), len(content))
@@ -141,7 +141,7 @@ def test_a_file_comes_whole_and_is_recorded(server: ModelServer, content: bytes)
     assert again.was_here
     assert len(server.gets) == 1
     with pytest.raises(UsageError, match="another model called tiny already"):
-        pull(Source("tiny", url=f"{server.base}/another.gguf"))
+        pull(ModelSource("tiny", url=f"{server.base}/another.gguf"))
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["hash", "etag"])
@@ -188,7 +188,7 @@ def test_a_part_of_another_file_is_not_gone_on_with(server: ModelServer, content
         fetch(server)
     server.behaviour.cuts = []
     server.seen.clear()
-    assert pull(Source("tiny", url=f"{server.base}/elsewhere.gguf")).model.path.read_bytes() == content
+    assert pull(ModelSource("tiny", url=f"{server.base}/elsewhere.gguf")).model.path.read_bytes() == content
     assert "Range" not in server.gets[0].headers
 
 
@@ -300,7 +300,7 @@ def test_a_length_that_is_no_number(
 
 def test_nobody_there() -> None:
     with pytest.raises(ModelError, match="cannot be reached"):
-        pull(Source("tiny", url="http://127.0.0.1:9/tiny.gguf"))
+        pull(ModelSource("tiny", url="http://127.0.0.1:9/tiny.gguf"))
 
 
 def test_a_file_that_comes_packed_is_refused(server: ModelServer) -> None:
@@ -391,10 +391,10 @@ def test_two_pulls_at_once_fetch_once(server: ModelServer, content: bytes) -> No
     server.behaviour.cuts = [700_000]
     server.behaviour.hold = threading.Event()
     waiting = threading.Event()
-    results: list[Pulled] = []
+    results: list[PulledModel] = []
 
     def run() -> None:
-        results.append(pull(Source("tiny", url=f"{server.base}/tiny.gguf"), on_wait=lambda holder: waiting.set()))
+        results.append(pull(ModelSource("tiny", url=f"{server.base}/tiny.gguf"), on_wait=lambda holder: waiting.set()))
 
     both = [threading.Thread(target=run) for _ in range(2)]
     for each in both:
@@ -467,7 +467,7 @@ def test_a_redirect_from_a_safe_address_to_an_unsafe_one_is_not_followed() -> No
 
 def test_an_address_of_the_registry_that_is_not_of_the_web() -> None:
     with pytest.raises(UsageError, match="is no address of the web"):
-        parse("near", {"near": Entry("near", url="file://localhost/tmp/near.gguf")})
+        parse("near", {"near": RegistryEntry("near", url="file://localhost/tmp/near.gguf")})
 
 
 def test_a_hub_that_has_another_file_than_the_registry_knows(server: ModelServer) -> None:

@@ -40,7 +40,7 @@ from bitnet_chat.util.resources import Load
 if TYPE_CHECKING:
     from bitnet_chat.backends.wrappers.tool_prompting import PromptToolAdapter
     from bitnet_chat.models.resolve import Judge
-    from bitnet_chat.models.template_selection import Prepared
+    from bitnet_chat.models.template_selection import PreparedTemplate
     from bitnet_chat.models.vocabulary import TokenCounter
     from bitnet_chat.templates.chat_template import ChatTemplate
     from bitnet_chat.util.progress import Progress
@@ -310,7 +310,7 @@ class PtyBackend:
         """The chat template in use. Reads the header: may run in a thread."""
         return self._prepared(lambda line: None).template
 
-    def _prepared(self, notify: Callable[[str], None]) -> Prepared:
+    def _prepared(self, notify: Callable[[str], None]) -> PreparedTemplate:
         from bitnet_chat.models.known_faults import overridden
         from bitnet_chat.models.template_selection import prepare
 

@@ -19,7 +19,7 @@ from bitnet_chat.text.sanitize import visible
 from bitnet_chat.util.progress import size
 
 if TYPE_CHECKING:
-    from bitnet_chat.models.default_model import FirstModel
+    from bitnet_chat.models.default_model import DefaultModel
 
 
 _SMALL = 300_000_000
@@ -166,5 +166,5 @@ def _model(settings: Settings, largest: int) -> FirstRun | None:
     return _first(best, smaller=_first(small) if small is not None and small.size else None)
 
 
-def _first(model: FirstModel, smaller: FirstRun | None = None) -> FirstRun:
+def _first(model: DefaultModel, smaller: FirstRun | None = None) -> FirstRun:
     return FirstRun(model.name, model.size, ("models", "pull", model.name), optional=True, smaller=smaller)

@@ -17,15 +17,15 @@ from bitnet_chat.cli.prompts import may_remove
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.models import store
-from bitnet_chat.models.catalog import BITNET_ENGINE, Inventory, Item
+from bitnet_chat.models.catalog import BITNET_ENGINE, Catalog, CatalogItem
 from bitnet_chat.models.registry import is_name
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.progress import Progress, ProgressLine, size
 
 if TYPE_CHECKING:
     from bitnet_chat.engine.selection import EngineRequest
-    from bitnet_chat.models.hub import Offered
-    from bitnet_chat.models.registry import Source
+    from bitnet_chat.models.hub import OfferedModel
+    from bitnet_chat.models.registry import ModelSource
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -111,7 +111,7 @@ def _wish(given: str = "") -> EngineRequest:
     return EngineRequest(given or settings.engine, configured, limit=settings.probe_timeout)
 
 
-def _listed(found: Inventory) -> list[str]:
+def _listed(found: Catalog) -> list[str]:
     here = [item for item in found.items if item.installed and not item.bundled and not item.program]
     elsewhere = [item for item in found.items if item.program]
     ours = [item for item in found.items if item.bundled]
@@ -146,7 +146,7 @@ def _listed(found: Inventory) -> list[str]:
     return lines
 
 
-def _row(item: Item, width: int, path: str = "") -> str:
+def _row(item: CatalogItem, width: int, path: str = "") -> str:
     held = f"{'' if item.size_is_exact else '~'}{size(item.size)}" if item.size else "?"
     needs = f"needs {size(item.memory)}" if item.memory else ""
     fits = one_line(item.obstacle) or {True: "fits", False: "more memory than is free", None: ""}[item.fits]
@@ -214,7 +214,7 @@ def _pull(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _show_offered(source: Source, models: Sequence[Offered], flags: argparse.Namespace) -> int:
+def _show_offered(source: ModelSource, models: Sequence[OfferedModel], flags: argparse.Namespace) -> int:
     if flags.json:
         _print_json([asdict(each) for each in models])
         return 0

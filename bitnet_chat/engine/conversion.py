@@ -32,7 +32,7 @@ from bitnet_chat.engine.native.client import NativeClient, NativeClientError
 from bitnet_chat.engine.native.command import command
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models import store, tensor_types
-from bitnet_chat.models.gguf import Tensor, opened, read_header
+from bitnet_chat.models.gguf import GGUFTensor, opened, read_header
 from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.known_faults import mended
 from bitnet_chat.models.registry import CONVERTED
@@ -345,7 +345,7 @@ def _differences(source: Path, converted: Path) -> Iterator[str]:
                 yield name
 
 
-def _matrices(path: Path) -> dict[str, tuple[Tensor, int]]:
+def _matrices(path: Path) -> dict[str, tuple[GGUFTensor, int]]:
     """By name, with the byte at which the weights begin."""
     with opened(path) as cursor:
         contents = cursor.contents()

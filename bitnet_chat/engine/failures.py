@@ -127,12 +127,12 @@ def while_loading(process: EndedProcess, refusal: EngineError | None = None) -> 
 def _explanation(process: EndedProcess) -> Misfit | None:
     """What speaks against the model and the engine. Reads both files, some tenths of a second."""
     from bitnet_chat.models.engine_support import explanation
-    from bitnet_chat.models.misfit import Ending  # late: most engines live
+    from bitnet_chat.models.misfit import EndedEngine  # late: most engines live
 
     model = _model_of(process)
     if model is None or _lacks_memory(process):
         return None
-    return explanation(_engine_of(process), model, Ending(process.exit_code, process.log.lines()))
+    return explanation(_engine_of(process), model, EndedEngine(process.exit_code, process.log.lines()))
 
 
 def _engine_of(process: EndedProcess) -> Path:

@@ -8,8 +8,18 @@ from dataclasses import dataclass, replace
 from bitnet_chat.models import memory, store
 from bitnet_chat.models.info import ModelInfo, template_family
 from bitnet_chat.models.known_faults import faults_in, mended
-from bitnet_chat.models.registry import Entry, entries
-from bitnet_chat.models.resolve import Choice, Examined, Judge, bundled, choose, examine, judged, present, stock
+from bitnet_chat.models.registry import RegistryEntry, entries
+from bitnet_chat.models.resolve import (
+    ExaminedModel,
+    Judge,
+    ModelChoice,
+    bundled,
+    choose,
+    examine,
+    judged,
+    present,
+    stock,
+)
 from bitnet_chat.models.template_selection import flaws_of
 from bitnet_chat.models.verify import lack
 from bitnet_chat.util import resources
@@ -19,7 +29,7 @@ BITNET_ENGINE = "bitnet"
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class CatalogItem:
     """One model. What is not known is empty, 0 or None."""
 
     name: str
@@ -57,15 +67,15 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Inventory:
-    items: tuple[Item, ...]
-    choice: Choice
+class Catalog:
+    items: tuple[CatalogItem, ...]
+    choice: ModelChoice
     free: int | None
     unfinished: tuple[tuple[str, int], ...]
     """Names and bytes so far of pulls that were interrupted."""
 
 
-def take(judge: Judge = stock, context: int = 0, *, missing: str = "") -> Inventory:
+def take(judge: Judge = stock, context: int = 0, *, missing: str = "") -> Catalog:
     """``missing``: what a model of BitNet's needs and is not here. Raises UsageError for a broken registry."""
     known, free = entries(), resources.available()
     models = [examine(model, context) for model in present()]
@@ -78,12 +88,14 @@ def take(judge: Judge = stock, context: int = 0, *, missing: str = "") -> Invent
     here += tuple(_bundled(judge, context, free, auto=not choice.name))
     taken = {item.name for item in here}
     there = tuple(_available(entry, free, context, missing) for entry in known.values() if entry.name not in taken)
-    return Inventory(here + there, choice, free, tuple(store.unfinished()))
+    return Catalog(here + there, choice, free, tuple(store.unfinished()))
 
 
-def _installed(examined: Examined, entry: Entry | None, obstacle: str, free: int | None, auto: bool) -> Item:
+def _installed(
+    examined: ExaminedModel, entry: RegistryEntry | None, obstacle: str, free: int | None, auto: bool
+) -> CatalogItem:
     model, info, need = examined.model, examined.info, examined.need
-    return Item(
+    return CatalogItem(
         name=model.name,
         installed=True,
         title=entry.title if entry else info.header.name if info else "",
@@ -106,7 +118,7 @@ def _installed(examined: Examined, entry: Entry | None, obstacle: str, free: int
     )
 
 
-def _bundled(judge: Judge, context: int, free: int | None, *, auto: bool) -> Iterator[Item]:
+def _bundled(judge: Judge, context: int, free: int | None, *, auto: bool) -> Iterator[CatalogItem]:
     """None where it is not there."""
     model = bundled()
     if model is not None:
@@ -115,10 +127,10 @@ def _bundled(judge: Judge, context: int, free: int | None, *, auto: bool) -> Ite
         yield replace(item, bundled=True)
 
 
-def _available(entry: Entry, free: int | None, context: int, missing: str) -> Item:
+def _available(entry: RegistryEntry, free: int | None, context: int, missing: str) -> CatalogItem:
     need = entry.memory(context)
     needs_bitnet = entry.engine == "bitnet"
-    return Item(
+    return CatalogItem(
         name=entry.name,
         installed=False,
         title=entry.title,

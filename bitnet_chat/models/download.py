@@ -42,7 +42,7 @@ _GOES_ON = "the same command goes on where it was"
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteFile:
     """A file to fetch."""
 
     url: str
@@ -56,7 +56,7 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class _DownloadState:
     """What is known of a part, in a file beside it."""
 
     origin: str = ""
@@ -95,7 +95,7 @@ class Download:
 
     def __init__(
         self,
-        remote: Remote,
+        remote: RemoteFile,
         part: Path,
         on_bytes: Callable[[int, int], None],
         *,
@@ -194,7 +194,9 @@ class Download:
         total = total or self._remote.size
         self._make_room(max(0, total - done) + self._more)
         etag = headers.get("ETag", "")
-        self._write_state(_State(self._remote.origin, self._remote.sha256, etag, headers.get("Last-Modified", "")))
+        self._write_state(
+            _DownloadState(self._remote.origin, self._remote.sha256, etag, headers.get("Last-Modified", ""))
+        )
         self._hash_part(done)
         with self._on_disk():
             file = self._part.open("ab", buffering=0)
@@ -272,14 +274,14 @@ class Download:
         state = self._state()
         return state.etag if state.etag and not state.etag.startswith("W/") else state.modified
 
-    def _state(self) -> _State:
+    def _state(self) -> _DownloadState:
         try:
             content = json.loads(self._state_path.read_text("utf-8"))
-            return _State(**{key: str(value) for key, value in content.items()})
+            return _DownloadState(**{key: str(value) for key, value in content.items()})
         except (OSError, ValueError, TypeError, AttributeError):
-            return _State()
+            return _DownloadState()
 
-    def _write_state(self, state: _State) -> None:
+    def _write_state(self, state: _DownloadState) -> None:
         if state != self._state():
             with self._on_disk():
                 write_json(self._state_path, asdict(state))

@@ -14,7 +14,7 @@ from pathlib import Path
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models.gguf import ModelHeader
 from bitnet_chat.models.info import ModelInfo, read_info
-from bitnet_chat.models.misfit import BITNET_WORD, IK_WORD, MARKERS, Ending, Misfit, misfit, spelled
+from bitnet_chat.models.misfit import BITNET_WORD, IK_WORD, MARKERS, EndedEngine, Misfit, misfit, spelled
 from bitnet_chat.models.tensor_types import I2_S_FILE
 from bitnet_chat.models.verify import lack
 from bitnet_chat.util.files import is_native
@@ -93,7 +93,7 @@ def require_right_results(binary: Path, header: ModelHeader) -> None:
         raise ModelError(found.what, remedy=found.remedy)
 
 
-def explanation(binary: Path, model: Path, ending: Ending | None = None) -> Misfit | None:
+def explanation(binary: Path, model: Path, ending: EndedEngine | None = None) -> Misfit | None:
     """Why the engine at ``binary`` cannot run a model, or could not where it has ended in ``ending``. Reads both files;
     None where they do not tell. Raises nothing."""
     try:

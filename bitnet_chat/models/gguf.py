@@ -91,7 +91,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def header(cursor: Cursor, contents: Contents) -> ModelHeader:
+def header(cursor: GGUFReader, contents: GGUFContents) -> ModelHeader:
     """The header of a file whose pairs were read. Raises ValueError for damage."""
     values = contents.values
     _check(contents)
@@ -133,13 +133,13 @@ def text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _check(contents: Contents) -> None:
+def _check(contents: GGUFContents) -> None:
     alignment = contents.values.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         raise ValueError(f"an alignment of {alignment}")
 
 
-def _special(cursor: Cursor, contents: Contents) -> tuple[dict[int, str], frozenset[int]]:
+def _special(cursor: GGUFReader, contents: GGUFContents) -> tuple[dict[int, str], frozenset[int]]:
     """The texts, by number, of the tokens that mark a conversation, a few hundred of a vocabulary; and which of them
     are control tokens."""
     texts = contents.arrays.get("tokenizer.ggml.tokens")
@@ -206,7 +206,7 @@ _WANTED = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Array:
+class GGUFArray:
     """Where an array lies in the file: ``length`` elements of type ``kind`` from byte ``start`` on."""
 
     kind: int
@@ -215,19 +215,19 @@ class Array:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class GGUFContents:
     """The key-value pairs of a file. ``tensors_at``: the byte at which the table of its tensors begins."""
 
     version: int
     values: dict[str, Scalar]
     """Numbers and truth values of every key; texts of the keys that are wanted somewhere."""
-    arrays: dict[str, Array]
+    arrays: dict[str, GGUFArray]
     tensor_count: int
     tensors_at: int
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class GGUFTensor:
     name: bytes
     shape: tuple[int, ...]
     kind: int
@@ -237,7 +237,7 @@ class Tensor:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Cursor]:
+def opened(path: Path) -> Iterator[GGUFReader]:
     """A cursor behind the magic. What goes wrong in the block, and is the file's fault, is raised as ModelError."""
     try:
         status = path.stat()
@@ -251,7 +251,7 @@ def opened(path: Path) -> Iterator[Cursor]:
                 raise ModelError(
                     f"{path} is not a GGUF model (it begins with {start!r})", remedy="give a .gguf file with -m"
                 )
-            yield Cursor(file, path, status.st_size)
+            yield GGUFReader(file, path, status.st_size)
     except FileNotFoundError:
         raise ModelError(f"there is no model at {path}", remedy="give a .gguf file with -m") from None
     except OSError as error:
@@ -262,7 +262,7 @@ def opened(path: Path) -> Iterator[Cursor]:
         ) from None
 
 
-class Cursor:
+class GGUFReader:
     """A position in a file, and the part of the file that was read around it."""
 
     def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
@@ -276,7 +276,7 @@ class Cursor:
     def position(self) -> int:
         return self._base + self._at
 
-    def contents(self) -> Contents:
+    def contents(self) -> GGUFContents:
         """Reads the pairs. Raises ModelError for a version or byte order that is not ours, ValueError for damage."""
         version = self._u32()
         if version >= 1 << 24 and version & 0xFFFF == 0:
@@ -292,7 +292,7 @@ class Cursor:
         if count > _MAX_PAIRS or tensors > _MAX_TENSORS:
             raise ValueError(f"{tensors} tensors and {count} metadata pairs")
         values: dict[str, Scalar] = {}
-        arrays: dict[str, Array] = {}
+        arrays: dict[str, GGUFArray] = {}
         seen: set[int] = set()
         room, elements = _MAX_TEXTS, _MAX_ELEMENTS
         for _ in range(count):
@@ -316,9 +316,9 @@ class Cursor:
                 values[key] = struct.unpack(_FORMS[kind], self._take(_SIZES[kind]))[0]
             else:
                 raise ValueError(f"unknown value type {kind}")
-        return Contents(version, values, arrays, tensors, self.position)
+        return GGUFContents(version, values, arrays, tensors, self.position)
 
-    def tensors(self, contents: Contents) -> Iterator[Tensor]:
+    def tensors(self, contents: GGUFContents) -> Iterator[GGUFTensor]:
         """The table of tensors, in the order of the file."""
         self._move(contents.tensors_at)
         for _ in range(contents.tensor_count):
@@ -327,15 +327,15 @@ class Cursor:
             if dimensions > 4:
                 raise ValueError(f"a tensor of {dimensions} dimensions")
             shape = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
-            yield Tensor(name, shape, self._u32(), self._u64())
+            yield GGUFTensor(name, shape, self._u32(), self._u64())
 
-    def strings(self, array: Array) -> Iterator[bytes]:
+    def strings(self, array: GGUFArray) -> Iterator[bytes]:
         """The elements of an array of texts. Other than UTF-8 may be in them: a token may be any bytes."""
         self._texts_at(array)
         for _ in range(array.length):
             yield self._text(_MAX_TEXT)
 
-    def strings_at(self, array: Array, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+    def strings_at(self, array: GGUFArray, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
         """The elements with these numbers, which rise; those that the array does not have are left out."""
         self._texts_at(array)
         passed = 0
@@ -346,7 +346,7 @@ class Cursor:
             yield number, self._text(_MAX_TEXT)
             passed = number + 1
 
-    def numbers(self, array: Array) -> Iterator[tuple[int | float, ...]]:
+    def numbers(self, array: GGUFArray) -> Iterator[tuple[int | float, ...]]:
         """The elements of an array of numbers or truth values, in parts."""
         form = _FORMS.get(array.kind)
         if form is None:
@@ -363,12 +363,12 @@ class Cursor:
             raise ValueError("it ends too early")
         self._at += count
 
-    def _array(self, limit: int) -> Array:
+    def _array(self, limit: int) -> GGUFArray:
         """Steps over an array of at most ``limit`` elements."""
         kind, length = self._u32(), self._u64()
         if length > limit:
             raise ValueError(f"an array of {length}")
-        array = Array(kind, length, self.position)
+        array = GGUFArray(kind, length, self.position)
         if kind in _SIZES:
             self.skip(length * _SIZES[kind])
         elif kind == STRING:
@@ -395,7 +395,7 @@ class Cursor:
                 raise ValueError("it ends too early")
             self._at = at
 
-    def _texts_at(self, array: Array) -> None:
+    def _texts_at(self, array: GGUFArray) -> None:
         if array.kind != STRING:
             raise ValueError(f"an array of type {array.kind} where texts were expected")
         self._move(array.start)

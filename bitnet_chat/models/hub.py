@@ -24,9 +24,9 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from bitnet_chat import paths
 from bitnet_chat.errors import ModelError, UsageError
-from bitnet_chat.models.download import Remote, number
+from bitnet_chat.models.download import RemoteFile, number
 from bitnet_chat.models.parts import part, stem_of
-from bitnet_chat.models.registry import Source, chosen, named
+from bitnet_chat.models.registry import ModelSource, chosen, named
 from bitnet_chat.version import __version__
 
 _ENDPOINT = "https://huggingface.co"
@@ -39,8 +39,8 @@ _TRUE = ("1", "on", "yes", "true")
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
-    remotes: tuple[Remote, ...]
+class HubFile:
+    remotes: tuple[RemoteFile, ...]
     """One for each part."""
     commit: str
 
@@ -67,7 +67,7 @@ def home() -> Path | None:
     return base / "huggingface" if base is not None else None
 
 
-def locate(source: Source) -> Located:
+def locate(source: ModelSource) -> HubFile:
     """The files behind a source. Asks the hub. Raises ModelError."""
     _require_online(source)
     token = _token()
@@ -86,7 +86,7 @@ def locate(source: Source) -> Located:
             )
         told = number(headers.get("X-Linked-Size")) or number(headers.get("Content-Length"))
         remotes.append(
-            Remote(
+            RemoteFile(
                 url=final,
                 origin=source.origin if len(source.places) == 1 else f"hf:{source.repo}/{place}",
                 headers=_authorization(token),
@@ -95,16 +95,16 @@ def locate(source: Source) -> Located:
             )
         )
         commit = headers.get("X-Repo-Commit") or commit
-    return Located(tuple(remotes), commit)
+    return HubFile(tuple(remotes), commit)
 
 
-def files(source: Source) -> list[File]:
+def files(source: ModelSource) -> list[OfferedFile]:
     """All files of the source's repository. Asks the hub. Raises ModelError."""
     _require_online(source)
     token = _token()
     revision = quote(source.revision or "main", safe="")
     url = f"{endpoint()}/api/models/{source.repo}/tree/{revision}?recursive=true"
-    found: list[File] = []
+    found: list[OfferedFile] = []
     for _ in range(_MAX_PAGES):
         headers, page = _page(url, source, token)
         found += [file for each in page if (file := _file(each)) is not None]
@@ -148,7 +148,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _head(url: str, source: Source, token: str) -> tuple[str, Message]:
+def _head(url: str, source: ModelSource, token: str) -> tuple[str, Message]:
     """The address of a file, and the headers there. A repository that was renamed is followed on the hub itself; a
     redirect elsewhere is to the server that has the bytes, and says nothing more of the file."""
     opener = urllib.request.build_opener(_Stay)
@@ -176,7 +176,7 @@ def _is_same_server(one: str, other: str) -> bool:
     return urlsplit(one)[:2] == urlsplit(other)[:2]
 
 
-def _page(url: str, source: Source, token: str) -> tuple[Message, list[Any]]:
+def _page(url: str, source: ModelSource, token: str) -> tuple[Message, list[Any]]:
     request = urllib.request.Request(url, headers={"User-Agent": _headers("")["User-Agent"]})
     for name, value in _authorization(token).items():
         request.add_unredirected_header(name, value)
@@ -194,15 +194,15 @@ def _page(url: str, source: Source, token: str) -> tuple[Message, list[Any]]:
         raise _unreachable(error, source) from None
 
 
-def _file(entry: object) -> File | None:
+def _file(entry: object) -> OfferedFile | None:
     """One of the list; None for a folder, and for what is not understood."""
     if not isinstance(entry, dict) or entry.get("type") != "file" or not isinstance(entry.get("path"), str):
         return None
     size = entry.get("size")
-    return File(entry["path"], size if type(size) is int and size > 0 else 0)
+    return OfferedFile(entry["path"], size if type(size) is int and size > 0 else 0)
 
 
-def _refused(error: urllib.error.HTTPError, source: Source) -> ModelError:
+def _refused(error: urllib.error.HTTPError, source: ModelSource) -> ModelError:
     code = error.headers.get("X-Error-Code") or ""
     if code == "GatedRepo":
         return ModelError(
@@ -217,7 +217,7 @@ def _refused(error: urllib.error.HTTPError, source: Source) -> ModelError:
     return ModelError(f"the hub could not be asked for {source.origin} (HTTP {error.code})", remedy="try again later")
 
 
-def _unreachable(error: Exception, source: Source) -> ModelError:
+def _unreachable(error: Exception, source: ModelSource) -> ModelError:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     return ModelError(
         f"the hub could not be asked for {source.origin} ({type(reason).__name__}: {reason})"[:400],
@@ -225,7 +225,7 @@ def _unreachable(error: Exception, source: Source) -> ModelError:
     )
 
 
-def _require_online(source: Source) -> None:
+def _require_online(source: ModelSource) -> None:
     if is_offline():
         raise ModelError(f"{source.origin} cannot be asked for: HF_HUB_OFFLINE is set")
 
@@ -265,7 +265,7 @@ _SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class OfferedFile:
     """One file of a repository."""
 
     path: str
@@ -273,7 +273,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Offered:
+class OfferedModel:
     """A model of a repository."""
 
     file: str
@@ -285,7 +285,7 @@ class Offered:
     parts: int
 
 
-def offered(files: Iterable[File]) -> list[Offered]:
+def offered(files: Iterable[OfferedFile]) -> list[OfferedModel]:
     """The models among the files, the smallest first. Projectors of images, importance matrices, heads that predict
     several tokens, and models of which a part is missing are none."""
     sizes = {file.path: file.size for file in files if file.path.endswith(".gguf") and not _NO_MODEL.search(file.path)}
@@ -293,10 +293,10 @@ def offered(files: Iterable[File]) -> list[Offered]:
     for path, size in sizes.items():
         piece = part(path)
         if piece is None:
-            found.append(Offered(path, quantization_of(path), size, 1))
+            found.append(OfferedModel(path, quantization_of(path), size, 1))
         elif piece.number == 1 and all(each in sizes for each in piece.all()):
             total = sum(sizes[each] for each in piece.all())
-            found.append(Offered(path, quantization_of(path), total, piece.count))
+            found.append(OfferedModel(path, quantization_of(path), total, piece.count))
     return sorted(found, key=lambda each: (each.size, each.file))
 
 
@@ -308,7 +308,7 @@ def quantization_of(path: str) -> str:
     return ""
 
 
-def pick(source: Source, models: Sequence[Offered]) -> Source:
+def pick(source: ModelSource, models: Sequence[OfferedModel]) -> ModelSource:
     """The source with the one file of its quantization. Raises UsageError where there is none, or more than one."""
     wanted = source.quantization.upper()
     fitting = [each for each in models if each.quantization == wanted] or [

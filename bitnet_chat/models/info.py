@@ -9,8 +9,8 @@ from math import prod
 from pathlib import Path
 
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models.gguf import Contents, Cursor, ModelHeader, header, opened, text
-from bitnet_chat.models.memory import Shape
+from bitnet_chat.models.gguf import GGUFContents, GGUFReader, ModelHeader, header, opened, text
+from bitnet_chat.models.memory import ModelShape
 from bitnet_chat.models.parts import part
 from bitnet_chat.models.tensor_types import BITNET_TYPES, quantization, tensor_type
 
@@ -31,7 +31,7 @@ class ModelInfo:
     """``model``, ``adapter``, ``mmproj`` …; empty in older files."""
     size_label: str
     license: str
-    shape: Shape
+    shape: ModelShape
     whole_size: int | None
     """Bytes that the file must have for its last tensor to be whole; None where a tensor type is unknown."""
     split: tuple[int, int] | None
@@ -107,7 +107,7 @@ def _read(path: Path) -> ModelInfo:
         return _info(cursor, contents, header(cursor, contents))
 
 
-def _info(cursor: Cursor, contents: Contents, found: ModelHeader) -> ModelInfo:
+def _info(cursor: GGUFReader, contents: GGUFContents, found: ModelHeader) -> ModelInfo:
     counts: dict[str, int] = {}
     elements: dict[str, int] = {}
     whole: int | None = 0
@@ -142,7 +142,7 @@ def _info(cursor: Cursor, contents: Contents, found: ModelHeader) -> ModelInfo:
     )
 
 
-def _shape(cursor: Cursor, contents: Contents, found: ModelHeader) -> Shape:
+def _shape(cursor: GGUFReader, contents: GGUFContents, found: ModelHeader) -> ModelShape:
     """What the memory for a context depends on. Models with layers of different kinds give a list of heads."""
     values = contents.values
 
@@ -157,7 +157,7 @@ def _shape(cursor: Cursor, contents: Contents, found: ModelHeader) -> Shape:
     else:
         heads_kv = layers * (number("attention.head_count_kv") or heads)
     head = width // heads if heads else 0
-    return Shape(
+    return ModelShape(
         heads_kv=heads_kv,
         head_size=(number("attention.key_length") or head) + (number("attention.value_length") or head),
         heads=heads,

@@ -39,7 +39,7 @@ _LLAMA3 = VocabularySign("gpt2", range(128_256, 128_513), "<|begin_of_text|>")  
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ModelFault:
     """A file has it where all that is given here is found in it; what is not given does not matter."""
 
     wrong: str
@@ -67,7 +67,7 @@ class Fault:
 
 
 FAULTS = (
-    Fault(
+    ModelFault(
         wrong="its chat template is a placeholder of the converter",
         mended="bitnet is used",
         source="microsoft/bitnet-b1.58-2B-4T-gguf: written by convert-ms-to-gguf-bitnet.py of microsoft/BitNet;"
@@ -76,7 +76,7 @@ FAULTS = (
         template_holds="BITNETAssistant",
         template="bitnet",
     ),
-    Fault(
+    ModelFault(
         wrong="it names no pre-tokenizer (tokenizer.ggml.pre), without which text is split wrongly",
         mended="llama-bpe is used",
         source="the same file, and all that convert-ms-to-gguf-bitnet.py writes: microsoft/BitNet pull request 508,"
@@ -85,7 +85,7 @@ FAULTS = (
         pre_tokenizers=("", "default"),
         pre_tokenizer="llama-bpe",
     ),
-    Fault(
+    ModelFault(
         wrong="the engine does not know its pre-tokenizer falcon_e",
         mended="llama-bpe is used, which is equal",
         source="tiiuae/Falcon-E-1B-Instruct-GGUF and -3B-: microsoft/BitNet issue 622; the same expression in"
@@ -94,7 +94,7 @@ FAULTS = (
         pre_tokenizer="llama-bpe",
         only_unknown=True,
     ),
-    Fault(
+    ModelFault(
         wrong="the engine does not know its pre-tokenizer falcon3",
         mended="llama-bpe is used, which is equal",
         source="tiiuae/Falcon3-*-1.58bit-GGUF: llama.cpp and ik_llama.cpp treat both names alike (llama-vocab.cpp);"
@@ -106,7 +106,7 @@ FAULTS = (
 )
 
 
-def faults_in(header: ModelHeader, knows: Callable[[str], bool] = lambda word: True) -> tuple[Fault, ...]:
+def faults_in(header: ModelHeader, knows: Callable[[str], bool] = lambda word: True) -> tuple[ModelFault, ...]:
     """``knows``: whether the engine has a name; asked only where it matters."""
     return tuple(
         fault for fault in FAULTS if fault.is_in(header) and not (fault.only_unknown and knows(header.pre_tokenizer))
@@ -114,7 +114,7 @@ def faults_in(header: ModelHeader, knows: Callable[[str], bool] = lambda word: T
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
+class RepairedMetadata:
     """``header``: as it ought to be. ``overrides``: what an engine is told with ``--override-kv``. ``note``: one line
     about it, empty where nothing was wrong."""
 
@@ -129,10 +129,10 @@ def mended(
     *,
     takes_overrides: bool = True,
     keeps_template: bool = False,
-) -> Mended:
+) -> RepairedMetadata:
     """``takes_overrides``: whether the engine can be told of another value. ``keeps_template``: whether the template of
     the file is not used at all."""
-    result, notes = Mended(header), []
+    result, notes = RepairedMetadata(header), []
     for fault in faults_in(header, knows):
         if fault.template and not keeps_template:
             result = replace(result, header=replace(result.header, chat_template=TEMPLATES[fault.template]))

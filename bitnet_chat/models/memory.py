@@ -24,7 +24,7 @@ _FIXED = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """The measures of a model that its memory depends on; 0 where a file does not say."""
 
     heads_kv: int = 0
@@ -38,7 +38,7 @@ class Shape:
     vocabulary: int = 0
 
 
-def need(size: int, shape: Shape, context: int) -> int:
+def need(size: int, shape: ModelShape, context: int) -> int:
     """Bytes for a model file of ``size`` bytes with a window of ``context`` tokens. Pure."""
     cache = context * shape.heads_kv * shape.head_size * 2
     batch = _BATCH * 4 * (max(shape.vocabulary, (shape.heads + 1) * context) + 8 * shape.width)

@@ -33,7 +33,7 @@ class Misfit:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class EndedEngine:
     """How an engine ended that was to load the model. ``code``: minus the number of a signal."""
 
     code: int | None
@@ -144,7 +144,9 @@ _STRANGE_ARCHITECTURE = re.compile(r"unknown (?:model )?architecture:? '?([\w.-]
 _STRANGE_PRE = re.compile(r"unknown pre-tokenizer type: '([^']*)'")
 
 
-def misfit(info: ModelInfo, names: frozenset[str] | None, engine: str, ending: Ending | None = None) -> Misfit | None:
+def misfit(
+    info: ModelInfo, names: frozenset[str] | None, engine: str, ending: EndedEngine | None = None
+) -> Misfit | None:
     """None where nothing speaks against the two. ``names``: what the engine at hand knows of all that the model needs
     and of :data:`MARKERS`; None: its files do not tell. ``engine``: its name. ``ending``: of the one that tried."""
     kinds = [kind for kind, _ in info.tensor_types if not kind.startswith("type ")]
@@ -176,7 +178,7 @@ def spelled(name: str) -> str:
 
 
 def _by_type(
-    kinds: Sequence[str], missing: Sequence[str], names: frozenset[str], engine: str, ending: Ending | None
+    kinds: Sequence[str], missing: Sequence[str], names: frozenset[str], engine: str, ending: EndedEngine | None
 ) -> Misfit | None:
     for rule in _RULES:
         concerned = [kind for kind in (missing if rule.missing else kinds) if not rule.types or kind in rule.types]
@@ -193,7 +195,7 @@ def _said(rule: _Rule, kinds: Sequence[str], engine: str) -> Misfit:
     return Misfit(what, rule.remedy, short, rule.certain, rule.loads)
 
 
-def _by_architecture(name: str, names: frozenset[str] | None, engine: str, ending: Ending | None) -> Misfit | None:
+def _by_architecture(name: str, names: frozenset[str] | None, engine: str, ending: EndedEngine | None) -> Misfit | None:
     told = ending.told(_STRANGE_ARCHITECTURE) if ending is not None else None
     if told is None and (names is None or name in names):
         return None

@@ -70,7 +70,7 @@ def _origin_in(path: Path) -> str:
     return ""
 
 
-class Names:
+class ModelNames:
     """Models by all their names. A name as it is written goes before all other ways to read it, and a model that was
     named earlier before a later one."""
 

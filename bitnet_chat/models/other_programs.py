@@ -35,7 +35,7 @@ _MODEL_LAYER, _ADAPTER_LAYER = "application/vnd.ollama.image.model", "applicatio
 
 
 @dataclass(frozen=True, slots=True)
-class Other:
+class OtherModel:
     """A model of another program."""
 
     name: str
@@ -59,9 +59,9 @@ class _Program:
     """How its own user removes a model; with ``{name}``."""
 
 
-def found() -> list[Other]:
+def found() -> list[OtherModel]:
     """All of them, by name. Raises nothing."""
-    models: dict[str, Other] = {}
+    models: dict[str, OtherModel] = {}
     for program in _PROGRAMS:
         for folder in program.folders():
             with contextlib.suppress(OSError, ValueError, RecursionError):
@@ -70,7 +70,7 @@ def found() -> list[Other]:
     return sorted(models.values(), key=lambda each: each.name)
 
 
-def find(name: str) -> Other | None:
+def find(name: str) -> OtherModel | None:
     """The model of this name; None where there is none, or where a name without its program means more than one."""
     models = found()
     exact = [each for each in models if each.name == name]
@@ -88,7 +88,7 @@ def may_be(text: str) -> bool:
     return ":" in text and "\\" not in text and not text.startswith((".", "/", "~"))
 
 
-def refusal(model: Other, done: str) -> UsageError:
+def refusal(model: OtherModel, done: str) -> UsageError:
     """For what this program does with its own models alone; ``done`` completes "cannot be"."""
     program = _BY_PREFIX[model.name.partition(":")[0]]
     remedy = program.remedy.format(name=model.name.partition(":")[2], path=model.path)
@@ -97,7 +97,7 @@ def refusal(model: Other, done: str) -> UsageError:
     )
 
 
-def _of(program: _Program, folder: Path) -> Iterator[Other]:
+def _of(program: _Program, folder: Path) -> Iterator[OtherModel]:
     for count, (name, path) in enumerate(program.scan(folder)):
         if count >= _MAX_MODELS:
             return
@@ -105,7 +105,7 @@ def _of(program: _Program, folder: Path) -> Iterator[Other]:
             files = _files(path)
             if name.isprintable() and all(each.is_file() for each in files):
                 size = sum(each.stat().st_size for each in files)
-                yield Other(f"{program.prefix}:{name}", path, size, program.title)
+                yield OtherModel(f"{program.prefix}:{name}", path, size, program.title)
 
 
 def _files(path: Path) -> list[Path]:

@@ -13,7 +13,7 @@ _MAX_PARTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ModelPart:
     stem: str
     number: int
     """From 1."""
@@ -26,13 +26,13 @@ class Part:
         return tuple(f"{self.stem}{suffix(number, self.count)}{self.end}" for number in range(1, self.count + 1))
 
 
-def part(name: str) -> Part | None:
+def part(name: str) -> ModelPart | None:
     """What a file's name, with or without ``.gguf`` and what follows it, says about parts; None for a whole file."""
     match = _PART.fullmatch(name)
     if match is None:
         return None
     number, count = int(match["number"]), int(match["count"])
-    return Part(match["stem"], number, count, match["end"] or "") if 1 <= number <= count <= _MAX_PARTS else None
+    return ModelPart(match["stem"], number, count, match["end"] or "") if 1 <= number <= count <= _MAX_PARTS else None
 
 
 def suffix(number: int, count: int) -> str:

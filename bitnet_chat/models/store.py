@@ -21,7 +21,7 @@ from bitnet_chat.models.registry import CONVERTED, is_name
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ModelRecord:
     """Written when a model is pulled."""
 
     origin: str
@@ -46,13 +46,13 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Installed:
+class InstalledModel:
     name: str
     path: Path
     """The file that an engine is given; the first of several."""
     size: int
     """Bytes of all files that are there."""
-    record: Record | None
+    record: ModelRecord | None
     missing: str = ""
     """Which parts are not there; empty: none are missing."""
     program: str = ""
@@ -83,7 +83,7 @@ def _parts_of(path: Path, count: int) -> tuple[Path, ...]:
     return tuple(path.with_name(f"{path.stem}{suffix(number, count)}.gguf") for number in range(1, count + 1))
 
 
-def installed() -> list[Installed]:
+def installed() -> list[InstalledModel]:
     """All that is there, by name."""
     try:
         names = sorted({stem_of(each.name) for each in paths.models_dir().iterdir() if each.suffix == ".gguf"})
@@ -92,14 +92,14 @@ def installed() -> list[Installed]:
     return [found for name in names if (found := find(name)) is not None]
 
 
-def find(name: str) -> Installed | None:
+def find(name: str) -> InstalledModel | None:
     if not is_name(name):
         return None
     path = path_of(name)
     record = _record(_record_path(path))
     try:
         if path.is_file():
-            return Installed(name, path, path.stat().st_size, record)
+            return InstalledModel(name, path, path.stat().st_size, record)
         counts = {found.count for each in _pieces(path) if (found := part(each.name)) and found.end == ".gguf"}
         return max(
             (_in_parts(path, count, record) for count in counts), key=lambda each: not each.missing, default=None
@@ -116,7 +116,7 @@ def origin_of(path: Path) -> str:
     return record.origin if record is not None else ""
 
 
-def _in_parts(path: Path, count: int, record: Record | None) -> Installed:
+def _in_parts(path: Path, count: int, record: ModelRecord | None) -> InstalledModel:
     """Raises OSError."""
     files = _parts_of(path, count)
     here = [number for number, each in enumerate(files, 1) if each.is_file()]
@@ -124,7 +124,7 @@ def _in_parts(path: Path, count: int, record: Record | None) -> Installed:
     size = sum(files[number - 1].stat().st_size for number in here)
     some, verb = ("part", "is") if len(missing) == 1 else ("parts", "are")
     told = f"{some} {', '.join(missing[:8])} of {count} {verb} missing"
-    return Installed(path.stem, files[0], size, record, told if missing else "")
+    return InstalledModel(path.stem, files[0], size, record, told if missing else "")
 
 
 def _pieces(path: Path) -> list[Path]:
@@ -132,7 +132,7 @@ def _pieces(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.stem}-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].gguf*"))
 
 
-def write_record(path: Path, record: Record) -> None:
+def write_record(path: Path, record: ModelRecord) -> None:
     """The record of the model at ``path``. Raises OSError."""
     write_json(_record_path(path), asdict(record))
 
@@ -194,11 +194,11 @@ def _record_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _record(path: Path) -> Record | None:
+def _record(path: Path) -> ModelRecord | None:
     """None where there is none that makes sense: it is a note, not something to fail for."""
     try:
         content = json.loads(path.read_text("utf-8"))
-        record = Record(**content)
+        record = ModelRecord(**content)
     except (OSError, ValueError, TypeError):
         return None
     if not isinstance(record.parts, list | tuple) or type(record.size) is not int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedTemplate:
     """What an engine is started with. ``header``: what the model says about itself, mended where it is wrong."""
 
     header: ModelHeader
@@ -28,7 +28,7 @@ class Prepared:
     replaces: str
     """Source of the template where it is not the one in the file."""
     overrides: tuple[str, ...]
-    """See :class:`bitnet_chat.models.known_faults.Mended`."""
+    """See :class:`bitnet_chat.models.known_faults.RepairedMetadata`."""
 
     @property
     def template(self) -> ChatTemplate:
@@ -40,7 +40,7 @@ class Prepared:
 
 def prepare(
     model: Path, wanted: str, notify: Callable[[str], None], *, engine: Path, takes_overrides: bool
-) -> Prepared:
+) -> PreparedTemplate:
     """Reads the header of the model. ``notify`` hears what was mended, and what is wrong and was not.
 
     Raises ModelError for a model that cannot be read or that the engine computes wrongly, and for a template that no
@@ -73,7 +73,7 @@ def prepare(
         notes.append(f"the chat template {name} {flaw.what}; {OTHER}")
     for note in notes:
         notify(note)
-    return Prepared(header, template, "" if source == said.chat_template else source, result.overrides)
+    return PreparedTemplate(header, template, "" if source == said.chat_template else source, result.overrides)
 
 
 def flaws_of(header: ModelHeader) -> tuple[Flaw, ...]:

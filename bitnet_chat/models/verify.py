@@ -10,14 +10,14 @@ from pathlib import Path
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models.info import read_info
 from bitnet_chat.models.parts import part
-from bitnet_chat.models.registry import Entry, parse
-from bitnet_chat.models.store import Installed
+from bitnet_chat.models.registry import RegistryEntry, parse
+from bitnet_chat.models.store import InstalledModel
 
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class VerifyResult:
     name: str
     problems: tuple[str, ...]
     """Empty: all is well as far as it can be told."""
@@ -30,8 +30,10 @@ class Verdict:
 
 
 def verify(
-    model: Installed, entries: Mapping[str, Entry], on_bytes: Callable[[int, int], None] = lambda done, total: None
-) -> Verdict:
+    model: InstalledModel,
+    entries: Mapping[str, RegistryEntry],
+    on_bytes: Callable[[int, int], None] = lambda done, total: None,
+) -> VerifyResult:
     """Reads all of it. Raises ModelError for one that cannot be read."""
     expected, whose = _expected(model, entries)
     problems = [model.missing] if model.missing else []
@@ -49,10 +51,10 @@ def verify(
             what = "its sha256" if len(found) == 1 else f"the sha256 of {file.name}"
             problems.append(f"{what} is not that of the {whose}: {each} instead of {wanted}")
     one = len(found) == 1
-    return Verdict(model.name, tuple(problems), found[0] if one else "", whose, () if one else tuple(found))
+    return VerifyResult(model.name, tuple(problems), found[0] if one else "", whose, () if one else tuple(found))
 
 
-def _hashes(model: Installed, on_bytes: Callable[[int, int], None]) -> list[str]:
+def _hashes(model: InstalledModel, on_bytes: Callable[[int, int], None]) -> list[str]:
     hashes, done = [], 0
     for path in model.files:
         digest = hashlib.sha256()
@@ -68,7 +70,7 @@ def _hashes(model: Installed, on_bytes: Callable[[int, int], None]) -> list[str]
     return hashes
 
 
-def _expected(model: Installed, entries: Mapping[str, Entry]) -> tuple[tuple[str, ...], str]:
+def _expected(model: InstalledModel, entries: Mapping[str, RegistryEntry]) -> tuple[tuple[str, ...], str]:
     """The registry's hash where the file came from what the registry names; else those of the day of the pull."""
     entry = entries.get(model.name)
     if entry is not None and entry.sha256:
@@ -86,14 +88,14 @@ _TOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
+class MissingPart:
     """``what``: goes on from the name of the file."""
 
     what: str
     remedy: str
 
 
-def lack(path: Path, split: tuple[int, int] | None) -> Lack | None:
+def lack(path: Path, split: tuple[int, int] | None) -> MissingPart | None:
     """``split``: the how-manieth of how many files ``path`` is; None for a whole model, which lacks nothing."""
     if split is None:
         return None
@@ -102,9 +104,9 @@ def lack(path: Path, split: tuple[int, int] | None) -> Lack | None:
     paths = [path.with_name(name) for name in named.all()] if named is not None and named.count == count else []
     if number != 1:
         first = f": {paths[0]}" if paths and paths[0].is_file() else ", with all others beside it under their own names"
-        return Lack(f"is part {number} of {count}", f"give part 1{first}")
+        return MissingPart(f"is part {number} of {count}", f"give part 1{first}")
     if not paths:
-        return Lack(
+        return MissingPart(
             f"is part 1 of {count}, and its name does not say so: an engine finds the others by it",
             f"give the parts back their names, this one NAME-00001-of-{count:05}.gguf",
         )
@@ -113,7 +115,7 @@ def lack(path: Path, split: tuple[int, int] | None) -> Lack | None:
         return None
     verb = "is" if len(missing) == 1 else "are"
     told = ", ".join(missing[:_TOLD]) + ", …" * (len(missing) > _TOLD)
-    return Lack(
+    return MissingPart(
         f"is part 1 of {count}, and {len(missing)} of the others {verb} missing: {told}",
         "put all parts into one folder under their own names, or download the model again",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.context.tokenizer import KINDS, Tokenizer, Vocabulary
 from bitnet_chat.errors import ModelError
-from bitnet_chat.models.gguf import I32, STRING, Array, Cursor, header, opened
+from bitnet_chat.models.gguf import I32, STRING, GGUFArray, GGUFReader, header, opened
 from bitnet_chat.models.known_faults import mended
 
 # The largest there are have 262,144 pieces and 3 MB.
@@ -57,7 +57,7 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
         return Tokenizer(vocabulary, kind, pre, defined)
 
 
-def _defined(cursor: Cursor, pieces: Array, kinds: Array | None) -> list[str]:
+def _defined(cursor: GGUFReader, pieces: GGUFArray, kinds: GGUFArray | None) -> list[str]:
     """The texts of the user-defined tokens."""
     numbers: list[int] = []
     passed = 0

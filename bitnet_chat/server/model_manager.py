@@ -23,7 +23,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, BusyError, ModelError, UsageError
 from bitnet_chat.models import memory
 from bitnet_chat.models.gguf import size_of
-from bitnet_chat.models.names import Names, key_of
+from bitnet_chat.models.names import ModelNames, key_of
 from bitnet_chat.server.model_router import AUTO, Candidate, route
 from bitnet_chat.util.progress import size
 
@@ -144,8 +144,8 @@ class Catalogue:
             raise UnknownModel(f"there is no model {name!r} here", remedy=f"there are: {', '.join(self.listed)}")
         return found
 
-    def _all_names(self) -> Names:
-        return Names((name, each.source.path, each.source.origin) for name, each in self._models.items())
+    def _all_names(self) -> ModelNames:
+        return ModelNames((name, each.source.path, each.source.origin) for name, each in self._models.items())
 
     def _look_for_more(self) -> None:
         if self._more is not None and time.monotonic() - self._looked >= _OFTEN:

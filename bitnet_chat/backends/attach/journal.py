@@ -25,7 +25,7 @@ from bitnet_chat.journal import (
     SearchHit,
     StoredConversation,
 )
-from bitnet_chat.models.names import Names
+from bitnet_chat.models.names import ModelNames
 
 
 class ChatPosition:
@@ -64,7 +64,7 @@ class ServerJournal(Journal):
 
         Raises UsageError for one that it has not."""
         models = [str(each) for each in self.facts.get("models") or ()]
-        names = Names((each, None, "") for each in (*models, "auto"))
+        names = ModelNames((each, None, "") for each in (*models, "auto"))
         if asked and names.find(asked) is None:
             raise UsageError(f"{self.server.url} has no model {asked}", remedy=f"it has: {', '.join(models)}")
         return names.find(asked or usual) or ""
