@@ -18,7 +18,7 @@ from report import Figure, Goal, Section
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed
 from bitnet_chat.markdown import MarkdownRenderer, PlainRenderer, prose
-from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.display import ReplyDisplay
 
 _TOKENS = 20_000
 _PART = 2_000
@@ -110,7 +110,7 @@ class _Nowhere:
 
 def _parts(tokens: list[str], sink: _Nowhere, shown: MarkdownRenderer) -> list[float]:
     """µs a token, part by part."""
-    display = Display(sink, colour=True, spinner=True, prose=shown, size=lambda: (80, 24))
+    display = ReplyDisplay(sink, colour=True, spinner=True, prose=shown, size=lambda: (80, 24))
     display.begin()
     for token in tokens[:100]:  # what is loaded at the first word is not the cost of a token
         display.words(token)

@@ -25,7 +25,7 @@ from bitnet_chat.attachments import mentions
 from bitnet_chat.cli import VERBS, completion, main
 from bitnet_chat.cli.parser import Parser
 from bitnet_chat.repl import completer as completer_module
-from bitnet_chat.repl.completer import Argument, LineCompleter, is_command, listed, typing_a_mention
+from bitnet_chat.repl.completer import ArgumentKind, LineCompleter, is_command, listed, typing_a_mention
 
 # In a shell
 
@@ -138,7 +138,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def offered(text: str, arguments: dict[str, Argument] | None = None) -> list[str]:
+def offered(text: str, arguments: dict[str, ArgumentKind] | None = None) -> list[str]:
     """The lines that would stand there after each completion."""
     completer = LineCompleter(arguments) if arguments is not None else LineCompleter()
     found = list(completer.get_completions(Document(text), CompleteEvent()))
@@ -188,7 +188,7 @@ def test_a_hidden_file_is_offered_only_where_its_dot_is_typed() -> None:
 
 
 def test_words_that_a_command_takes() -> None:
-    arguments = {"persona": Argument(words=lambda: {"coder": "Writes programs", "terse": ""})}
+    arguments = {"persona": ArgumentKind(words=lambda: {"coder": "Writes programs", "terse": ""})}
     assert offered("/persona c", arguments) == ["/persona coder"]
     assert offered("/file x", arguments) == []
 

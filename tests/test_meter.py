@@ -15,7 +15,7 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.engine.log import EngineLog, LogStatsParser
 from bitnet_chat.engine.reply import Estimate, ReplyAccumulator
 from bitnet_chat.frames import Frame, Ready, ReplyText, TurnEnd
-from bitnet_chat.repl.statistics import Tally
+from bitnet_chat.repl.statistics import SessionStats
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 
@@ -202,7 +202,7 @@ def test_a_rate_leaves_out_the_tokens_of_the_first_characters() -> None:
     stats = replace(emoji.stats(), time_to_first_token=1.0, seconds=1.0 + 9 / 75)
     assert (stats.tokens, stats.first_tokens) == (12, 3)
     assert stats.tokens_per_second == pytest.approx(75)
-    assert Tally().plus(stats).tokens_per_second == pytest.approx(75)
+    assert SessionStats().plus(stats).tokens_per_second == pytest.approx(75)
 
 
 def test_what_an_engine_does_not_tell_is_estimated_and_said_to_be() -> None:

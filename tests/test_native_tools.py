@@ -28,8 +28,8 @@ from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, Started, TextDelta
 from bitnet_chat.repl import ReplSettings
-from bitnet_chat.repl.controller import Talk
-from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.controller import ReplController
+from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.tools.loading import load
 
 PATIENCE = 60
@@ -365,7 +365,7 @@ def test_text_a_call_its_result_and_text_at_the_prompt(api: Api, tmp_path: Path)
         paper, desk = Paper(), Desk(["yes"])
         settings = ReplSettings(model="m", options=ReplyOptions(tools=box.tools), toolbox=box)
         backend = GuardedBackend(room.backend, GuardLimits())
-        talk = Talk(backend, settings, Display(paper, colour=False, spinner=False), desk, None, None)
+        talk = ReplController(backend, settings, ReplyDisplay(paper, colour=False, spinner=False), desk, None, None)
         assert await talk.submit("weather?") == ""
         reply, result, last = talk.conversation.turns[1:]
         (call,) = reply.tool_calls

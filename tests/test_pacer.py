@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from wcwidth import iter_graphemes
 
-from bitnet_chat.repl.pacing import BEHIND, HOLD, Pacer
+from bitnet_chat.repl.pacing import BEHIND, HOLD, OutputPacer
 
 paces = st.one_of(st.floats(0.01, 10_000), st.sampled_from([0.0, 1.0, 30.0, 60.0]))
 texts = st.text(max_size=300) | st.text(st.sampled_from("ab \n\re\u0301👩\u200d💻🇩🇪각क्ष"), max_size=300)
@@ -18,7 +18,7 @@ arrivals = st.lists(st.tuples(st.floats(0, 1.5), texts), max_size=12)
 
 def play(pace: float | None, feeds: list[tuple[float, str]]) -> list[tuple[float, str]]:
     """What a punctual caller shows, and when; ``feeds`` are texts with the seconds that pass before each."""
-    pacer, now, shown = Pacer(pace), 0.0, []
+    pacer, now, shown = OutputPacer(pace), 0.0, []
 
     def show(time: float) -> None:
         text = pacer.due(time)
@@ -70,7 +70,7 @@ def test_a_burst_is_cut_between_clusters(pace: float, text: str) -> None:
 
 @given(paces, arrivals)
 def test_flush_gives_the_rest(pace: float, feeds: list[tuple[float, str]]) -> None:
-    pacer, now, shown = Pacer(pace), 0.0, ""
+    pacer, now, shown = OutputPacer(pace), 0.0, ""
     for gap, text in feeds:
         now += gap
         pacer.feed(text, now)
@@ -92,7 +92,7 @@ def test_a_cluster_that_comes_in_two_parts_is_shown_as_one() -> None:
 
 @pytest.mark.parametrize("pace", [None, 0.0, -1.0])
 def test_no_pace_is_at_once(pace: float | None) -> None:
-    pacer = Pacer(pace)
+    pacer = OutputPacer(pace)
     pacer.feed("all of it", 1.0)
     assert pacer.next_at(1.0) == 1.0
     assert pacer.due(1.0) == "all of it"

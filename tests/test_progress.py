@@ -17,7 +17,7 @@ from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started, TextDelta
 from bitnet_chat.repl import reply_view as replies
-from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.server.broadcast import Generation
 from bitnet_chat.server.chats.events import Opening, Teller
 from bitnet_chat.text.sse import SseDecoder
@@ -43,8 +43,8 @@ class Paper:
 async def shown(steps: Sequence[Event | Gate], paper: Paper, until: str) -> None:
     backend = ScriptedBackend(lambda _: steps)
     backend.start()
-    display = Display(paper, colour=False, spinner=True, size=lambda: (80, 24))
-    running = asyncio.ensure_future(replies.Reply(backend, HELLO, ReplyOptions(), display).run())
+    display = ReplyDisplay(paper, colour=False, spinner=True, size=lambda: (80, 24))
+    running = asyncio.ensure_future(replies.ReplyView(backend, HELLO, ReplyOptions(), display).run())
     while until not in paper.all:
         paper.news.clear()
         await paper.news.wait()

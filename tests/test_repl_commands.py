@@ -18,17 +18,17 @@ from bitnet_chat.repl.commands import (
     COMMANDS,
     Attach,
     Command,
+    CommandContext,
+    CommandResult,
     Copy,
     Edit,
     Fork,
-    Outcome,
     Rename,
     Resume,
-    Say,
+    SendMessage,
     ShowThoughts,
-    Situation,
     SwitchModel,
-    Unknown,
+    UnknownCommand,
     Write,
     apply,
     complete,
@@ -36,7 +36,7 @@ from bitnet_chat.repl.commands import (
     read,
     retyped,
 )
-from bitnet_chat.repl.statistics import Tally
+from bitnet_chat.repl.statistics import SessionStats
 
 STATUS = BackendStatus("demo.gguf", "llama-completion 9090", "idle", 100, 2048, 812_000_000, 199.7)
 TALK = Conversation().with_system("Be brief.").with_user("Hi").with_assistant("Hello", FinishReason.STOP)
@@ -53,35 +53,35 @@ def test_no_number_of_a_conversation(id: str) -> None:
     assert outcome.lines == (f"{id} is not the number of a conversation: /resume lists them.",)
 
 
-def do(line: str, conversation: Conversation = TALK, tally: Tally | None = None) -> Outcome:
+def do(line: str, conversation: Conversation = TALK, tally: SessionStats | None = None) -> CommandResult:
     command = read(line)
     assert isinstance(command, Command)
-    return apply(command, Situation(conversation, STATUS, tally or Tally()))
+    return apply(command, CommandContext(conversation, STATUS, tally or SessionStats()))
 
 
 @pytest.mark.parametrize(
     ("line", "meaning"),
     [
-        ("hello", Say("hello")),
+        ("hello", SendMessage("hello")),
         ("/help", Command("help")),
         ("/HELP", Command("help")),
         ("/", Command("help")),
         ("/?", Command("help")),
-        ("/ hello", Say("/ hello")),
+        ("/ hello", SendMessage("/ hello")),
         ("/quit", Command("exit")),
         ("/system  Be kind.\nAlways. ", Command("system", "Be kind.\nAlways.")),
         ("/model /a b/c.gguf", Command("model", "/a b/c.gguf")),
-        ("//exit", Say("/exit")),
-        ("//", Say("/")),
-        (" /exit", Say(" /exit")),
-        ("/etc/passwd is a file", Say("/etc/passwd is a file")),
-        ("/2 is a half", Say("/2 is a half")),
-        ("/exit.", Say("/exit.")),
-        ("/read /etc/passwd", Unknown("read", "rename")),
-        ("/zzz", Unknown("zzz")),
-        ("/sytem x", Unknown("sytem", "system")),
-        ("/reg", Unknown("reg", "regen")),
-        ("C:\\new", Say("C:\\new")),
+        ("//exit", SendMessage("/exit")),
+        ("//", SendMessage("/")),
+        (" /exit", SendMessage(" /exit")),
+        ("/etc/passwd is a file", SendMessage("/etc/passwd is a file")),
+        ("/2 is a half", SendMessage("/2 is a half")),
+        ("/exit.", SendMessage("/exit.")),
+        ("/read /etc/passwd", UnknownCommand("read", "rename")),
+        ("/zzz", UnknownCommand("zzz")),
+        ("/sytem x", UnknownCommand("sytem", "system")),
+        ("/reg", UnknownCommand("reg", "regen")),
+        ("C:\\new", SendMessage("C:\\new")),
     ],
 )
 def test_read(line: str, meaning: object) -> None:
@@ -90,14 +90,14 @@ def test_read(line: str, meaning: object) -> None:
 
 @given(st.text())
 def test_two_slashes_say_anything(text: str) -> None:
-    assert read("//" + text) == Say("/" + text)
-    assert read(" " + text) == Say(" " + text)
-    assert read(retyped(text)) == Say(text)
+    assert read("//" + text) == SendMessage("/" + text)
+    assert read(" " + text) == SendMessage(" " + text)
+    assert read(retyped(text)) == SendMessage(text)
 
 
 def test_unknown_commands_are_explained() -> None:
-    assert "did you mean /system?" in explain(Unknown("sytem", "system"))
-    assert "/help" in explain(Unknown("zzz"))
+    assert "did you mean /system?" in explain(UnknownCommand("sytem", "system"))
+    assert "/help" in explain(UnknownCommand("zzz"))
 
 
 def test_complete() -> None:
@@ -169,7 +169,7 @@ def test_model() -> None:
 def test_stats() -> None:
     one = Stats(tokens=11, time_to_first_token=0.5, seconds=1.5, context_used=64, context_size=512, exact=True)
     two = Stats(tokens=21, time_to_first_token=1.5, seconds=2.5, exact=False)
-    first, second = do("/stats", tally=Tally().plus(one).plus(two)).lines
+    first, second = do("/stats", tally=SessionStats().plus(one).plus(two)).lines
     assert (
         first
         == "1 turn in the conversation · ~32 tokens in 2 replies · 15.0 tok/s · first token after 1.0 s on average"
@@ -179,9 +179,9 @@ def test_stats() -> None:
 
 def test_stats_tell_the_whole_prompt_and_what_was_new_in_it() -> None:
     last = Stats(tokens=3, prompt_tokens=14, prompt_size=72, exact=True)
-    assert "last prompt 72 tokens, 14 of them new" in do("/stats", tally=Tally().plus(last)).lines[0]
+    assert "last prompt 72 tokens, 14 of them new" in do("/stats", tally=SessionStats().plus(last)).lines[0]
     guess = replace(last, exact=False)
-    assert "last prompt ~72 tokens, ~14 of them new" in do("/stats", tally=Tally().plus(guess)).lines[0]
+    assert "last prompt ~72 tokens, ~14 of them new" in do("/stats", tally=SessionStats().plus(guess)).lines[0]
 
 
 def test_stats_before_any_reply() -> None:

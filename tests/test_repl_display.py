@@ -12,7 +12,7 @@ from styled import plain
 from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Stats
 from bitnet_chat.markdown import prose
-from bitnet_chat.repl.display import Display, summary
+from bitnet_chat.repl.display import ReplyDisplay, summary
 
 STATS = Stats(tokens=42, time_to_first_token=0.35, seconds=2.59, exact=True)
 
@@ -32,10 +32,12 @@ class Paper:
         self.all += text
 
 
-def display(colour: bool = False, spinner: bool = False, unicode: bool = True, **more: Any) -> tuple[Paper, Display]:
+def display(
+    colour: bool = False, spinner: bool = False, unicode: bool = True, **more: Any
+) -> tuple[Paper, ReplyDisplay]:
     paper = Paper()
     size = (lambda: (60, 24)) if spinner else None
-    return paper, Display(paper, colour=colour, spinner=spinner, unicode=unicode, **{"size": size} | more)
+    return paper, ReplyDisplay(paper, colour=colour, spinner=spinner, unicode=unicode, **{"size": size} | more)
 
 
 def below(*lines: str) -> str:
@@ -65,7 +67,7 @@ HELD = [
 ]
 
 
-def styled(columns: int = 40) -> tuple[Paper, Display]:
+def styled(columns: int = 40) -> tuple[Paper, ReplyDisplay]:
     shown = prose("on", terminal=True, colour=True, columns=lambda: columns)
     return display(colour=True, spinner=True, prose=shown, size=lambda: (columns + 1, 24))
 

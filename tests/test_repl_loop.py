@@ -17,7 +17,7 @@ from bitnet_chat.journal import Journal, JournalRecorder
 from bitnet_chat.repl import ReplSettings
 from bitnet_chat.repl import terminal_ui as loop_module
 from bitnet_chat.repl.input import ESCAPE
-from bitnet_chat.repl.terminal_ui import TerminalLoop
+from bitnet_chat.repl.terminal_ui import TerminalUI
 
 UP, ENTER, ESC, CTRL_C, CTRL_D = "\x1b[A", "\r", "\x1b", "\x03", "\x04"
 
@@ -29,9 +29,9 @@ class Small(DummyOutput):
         return Size(rows=12, columns=40)
 
 
-def made(keyboard: PipeInput, backend: ScriptedBackend, history: Path | None = None) -> TerminalLoop:
+def made(keyboard: PipeInput, backend: ScriptedBackend, history: Path | None = None) -> TerminalUI:
     settings = ReplSettings(model="m", history_file=history)
-    return TerminalLoop(backend, settings, False, None, Journal(), input=keyboard, output=Small())
+    return TerminalUI(backend, settings, False, None, Journal(), input=keyboard, output=Small())
 
 
 def test_a_complaint_is_in_the_bar_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from scripted_backend import ScriptedBackend, by_message
 
 from bitnet_chat.journal import JournalEntry
 from bitnet_chat.repl import ReplSettings
-from bitnet_chat.repl.plain_ui import PlainLoop
+from bitnet_chat.repl.plain_ui import PlainUI
 
 PROGRAM = Path(__file__).with_name("scripted_backend.py")
 POSIX = "termios,tty,pty,fcntl,resource,ptyprocess"
@@ -95,7 +95,7 @@ def test_ctrl_c_picks_no_conversation(monkeypatch: pytest.MonkeyPatch, capsys: p
     async def work() -> None:
         with os.fdopen(source) as keyboard:
             monkeypatch.setattr(sys, "stdin", keyboard)
-            loop = PlainLoop(ScriptedBackend(by_message), ReplSettings(model="m"), False, None)
+            loop = PlainUI(ScriptedBackend(by_message), ReplSettings(model="m"), False, None)
             loop._typed = True
             picking = asyncio.create_task(
                 loop.pick([JournalEntry(id, f"title {id}", 0, 0, 1, "m") for id in range(21)])

@@ -19,8 +19,8 @@ from bitnet_chat.journal import Journal, JournalEntry
 from bitnet_chat.journal.records import ReplyState
 from bitnet_chat.repl import ReplSettings
 from bitnet_chat.repl import reply_view as reply_module
-from bitnet_chat.repl.controller import Talk
-from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.controller import ReplController
+from bitnet_chat.repl.display import ReplyDisplay
 
 
 class Paper:
@@ -87,10 +87,10 @@ class Room:
         self.backend = ScriptedBackend(script, deaf=deaf)
         self.others: list[ScriptedBackend] = []
         settings = ReplSettings(model="m", options=ReplyOptions(max_tokens=5), **options)  # type: ignore[arg-type]
-        display = Display(self.paper, colour=False, spinner=False)
+        display = ReplyDisplay(self.paper, colour=False, spinner=False)
         self.desk = Desk()
         self.journal = Journal() if journal else None
-        self.talk = Talk(self.backend, settings, display, self.desk, self.switch, self.journal)
+        self.talk = ReplController(self.backend, settings, display, self.desk, self.switch, self.journal)
         self.talk.start()
 
     def switch(self, path: str) -> ScriptedBackend:

@@ -17,8 +17,8 @@ from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReas
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 from bitnet_chat.journal import Journal, JournalEntry
 from bitnet_chat.repl import ReplSettings
-from bitnet_chat.repl.controller import Talk
-from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.controller import ReplController
+from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.repl.interfaces import Verdict
 from bitnet_chat.repl.tool_approval import DECLINED
 from bitnet_chat.tools.loading import load
@@ -107,8 +107,8 @@ class Room:
         settings = ReplSettings(
             model="m", options=ReplyOptions(tools=self.box.tools), toolbox=self.box, allowed_tools=allowed
         )
-        display = Display(self.paper, colour=False, spinner=False)
-        self.talk = Talk(self.backend, settings, display, self.desk, None, self.journal)
+        display = ReplyDisplay(self.paper, colour=False, spinner=False)
+        self.talk = ReplController(self.backend, settings, display, self.desk, None, self.journal)
         self.talk.start()
 
     @property
@@ -302,10 +302,10 @@ def test_the_journal_has_it_all(tmp_path: Path) -> None:
 def test_no_tools(tmp_path: Path) -> None:
     async def work() -> None:
         paper = Paper()
-        talk = Talk(
+        talk = ReplController(
             ScriptedBackend(lambda _: say("x")),
             ReplSettings(model="m"),
-            Display(paper, colour=False, spinner=False),
+            ReplyDisplay(paper, colour=False, spinner=False),
             Desk([]),
         )
         await talk.submit("/tools")
@@ -332,7 +332,9 @@ def test_a_model_without_a_place_for_tools_answers_and_the_user_is_told_once(tmp
         path.write_text(TOOLS)
         box, paper = load(path), Paper()
         settings = ReplSettings(model="m", options=ReplyOptions(tools=box.tools), toolbox=box)
-        talk = Talk(backend("small"), settings, Display(paper, colour=False, spinner=False), Desk([]), backend)
+        talk = ReplController(
+            backend("small"), settings, ReplyDisplay(paper, colour=False, spinner=False), Desk([]), backend
+        )
         talk.start()
         for line in ("hello", "again", "/model other", "hello", "again", "/model able", "hello"):
             assert await talk.submit(line) == ""

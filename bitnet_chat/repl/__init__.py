@@ -48,12 +48,12 @@ async def run(
 
         keep_the_keyboard()
     if _can_draw():
-        from bitnet_chat.repl.terminal_ui import TerminalLoop
+        from bitnet_chat.repl.terminal_ui import TerminalUI
 
-        return await TerminalLoop(backend, settings, colour, switch_model, journal, attached).run(notices, resumed)
-    from bitnet_chat.repl.plain_ui import PlainLoop
+        return await TerminalUI(backend, settings, colour, switch_model, journal, attached).run(notices, resumed)
+    from bitnet_chat.repl.plain_ui import PlainUI
 
-    return await PlainLoop(backend, settings, colour, switch_model, journal, attached).run(notices, resumed)
+    return await PlainUI(backend, settings, colour, switch_model, journal, attached).run(notices, resumed)
 
 
 def _can_draw() -> bool:

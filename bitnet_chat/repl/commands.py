@@ -1,4 +1,4 @@
-"""What a typed line means, and what a command does. Pure: a front end carries out the :class:`Outcome`."""
+"""What a typed line means, and what a command does. Pure: a front end carries out the :class:`CommandResult`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Literal, get_args
 from bitnet_chat.attachments import typed
 from bitnet_chat.backend import BackendStatus
 from bitnet_chat.conversation import Conversation, Tool
-from bitnet_chat.repl.statistics import Tally
+from bitnet_chat.repl.statistics import SessionStats
 from bitnet_chat.repl.status_bar import SEPARATOR, context, rate, seconds, state, tokens
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.util.progress import size
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class SendMessage:
     """Words for the model."""
 
     text: str
@@ -31,7 +31,7 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class UnknownCommand:
     """Looks like a command and is none. ``guess`` is the nearest one, or empty."""
 
     name: str
@@ -39,12 +39,12 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class CommandContext:
     """All that a command may look at."""
 
     conversation: Conversation
     status: BackendStatus
-    tally: Tally = field(default_factory=Tally)
+    tally: SessionStats = field(default_factory=SessionStats)
     tools: tuple[Tool, ...] = ()
     allowed: frozenset[str] = frozenset()
     """Tools that are called without a question."""
@@ -53,7 +53,7 @@ class Situation:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CommandResult:
     """All that a command may want. ``lines`` are safe for a terminal."""
 
     conversation: Conversation
@@ -69,10 +69,10 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _CommandEntry:
     usage: str
     help: str
-    apply: Callable[[Situation, str], Outcome]
+    apply: Callable[[CommandContext, str], CommandResult]
 
 
 # Nothing but letters: "/etc/passwd is a file" and "/2" are words for the model.
@@ -81,37 +81,37 @@ _FENCED = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n]*\n(.*?)(?:^ {0,3}\1|\Z)", re.MU
 _ALIASES = {"": "help", "?": "help", "quit": "exit", "bye": "exit"}
 
 
-def read(line: str) -> Say | Command | Unknown:
+def read(line: str) -> SendMessage | Command | UnknownCommand:
     """What a submitted line means. ``//text`` says ``/text``; a leading space makes any line words for the model."""
     if line.startswith("//"):
-        return Say(line[1:])
+        return SendMessage(line[1:])
     match = _COMMAND.fullmatch(line)
     if match is None:
-        return Say(line)
+        return SendMessage(line)
     name, argument = match[1].lower(), (match[2] or "").strip()
     if argument and name in ("", "?"):
-        return Say(line)
+        return SendMessage(line)
     name = _ALIASES.get(name, name)
     if name in COMMANDS:
         return Command(name, argument)
     from difflib import get_close_matches  # imported late: only a slip of the fingers needs it
 
     close = get_close_matches(name, COMMANDS, n=1) or [known for known in COMMANDS if known.startswith(name)]
-    return Unknown(name, close[0] if close else "")
+    return UnknownCommand(name, close[0] if close else "")
 
 
 def retyped(text: str) -> str:
     """The line that says ``text`` to the model: the inverse of :func:`read`."""
-    return text if read(text) == Say(text) else f"/{text}"
+    return text if read(text) == SendMessage(text) else f"/{text}"
 
 
-def explain(unknown: Unknown) -> str:
+def explain(unknown: UnknownCommand) -> str:
     """One line that says what is wrong and what to do."""
     meant = f"did you mean /{unknown.guess}?" if unknown.guess else "/help lists them."
     return f"There is no command /{unknown.name}: {meant} To say it to the model, type a second slash first."
 
 
-def apply(command: Command, situation: Situation) -> Outcome:
+def apply(command: Command, situation: CommandContext) -> CommandResult:
     """What ``command`` does. It changes nothing by itself."""
     return COMMANDS[command.name].apply(situation, command.argument)
 
@@ -121,10 +121,10 @@ def complete(text: str) -> list[tuple[str, str]]:
     return [(f"/{name}", entry.help) for name, entry in COMMANDS.items() if f"/{name}".startswith(text) and text]
 
 
-def _help(situation: Situation, argument: str) -> Outcome:
+def _help(situation: CommandContext, argument: str) -> CommandResult:
     widest = max(len(entry.usage) for entry in COMMANDS.values())
     lines = [f"{entry.usage:<{widest}}  {entry.help}" for entry in COMMANDS.values()]
-    return Outcome(situation.conversation, (*lines, "", *_KEYS))
+    return CommandResult(situation.conversation, (*lines, "", *_KEYS))
 
 
 _KEYS = (
@@ -136,47 +136,49 @@ _KEYS = (
 )
 
 
-def _exit(situation: Situation, argument: str) -> Outcome:
-    return Outcome(situation.conversation, leave=True)
+def _exit(situation: CommandContext, argument: str) -> CommandResult:
+    return CommandResult(situation.conversation, leave=True)
 
 
-def _clear(situation: Situation, argument: str) -> Outcome:
+def _clear(situation: CommandContext, argument: str) -> CommandResult:
     cleared = situation.conversation.cleared()
     kept = " The system prompt stays." if cleared.messages else ""
-    return Outcome(cleared, (f"The conversation starts anew.{kept}",), anew=True)
+    return CommandResult(cleared, (f"The conversation starts anew.{kept}",), anew=True)
 
 
-def _regen(situation: Situation, argument: str) -> Outcome:
+def _regen(situation: CommandContext, argument: str) -> CommandResult:
     """The whole turn, with the calls that it led to."""
     before = situation.conversation.without_last_turn()
     asked = Conversation(situation.conversation.messages[: len(before.messages) + 1])
     if asked.last is None or asked.last.role != "user":
-        return Outcome(situation.conversation, ("There is no reply to make again.",))
-    return Outcome(asked, ask=True)
+        return CommandResult(situation.conversation, ("There is no reply to make again.",))
+    return CommandResult(asked, ask=True)
 
 
-def _undo(situation: Situation, argument: str) -> Outcome:
+def _undo(situation: CommandContext, argument: str) -> CommandResult:
     before = situation.conversation.without_last_turn()
     if before == situation.conversation:
-        return Outcome(before, ("There is nothing to take back.",))
+        return CommandResult(before, ("There is nothing to take back.",))
     gone = situation.conversation.messages[len(before.messages)].content
     back = typed(gone)
     lines = [f"Taken back: {_short(back)}"]
     if back != gone:
         lines.append("Its files are off: an @path in it attaches that file again, /file the others.")
-    return Outcome(before, tuple(lines), back=retyped(back))
+    return CommandResult(before, tuple(lines), back=retyped(back))
 
 
-def _system(situation: Situation, argument: str) -> Outcome:
+def _system(situation: CommandContext, argument: str) -> CommandResult:
     now = situation.conversation.system
     if not argument:
-        return Outcome(situation.conversation, (f"System prompt: {visible(now)}" if now else "No system prompt.",))
+        return CommandResult(
+            situation.conversation, (f"System prompt: {visible(now)}" if now else "No system prompt.",)
+        )
     if argument == "-":
-        return Outcome(situation.conversation.with_system(""), ("The system prompt is removed.",))
-    return Outcome(situation.conversation.with_system(argument), ("The system prompt is set.",))
+        return CommandResult(situation.conversation.with_system(""), ("The system prompt is removed.",))
+    return CommandResult(situation.conversation.with_system(argument), ("The system prompt is set.",))
 
 
-def _stats(situation: Situation, argument: str) -> Outcome:
+def _stats(situation: CommandContext, argument: str) -> CommandResult:
     tally, status = situation.tally, situation.status
     turns = sum(message.role == "user" for message in situation.conversation.turns)
     replies = [f"{turns} turn{'' if turns == 1 else 's'} in the conversation"]
@@ -199,127 +201,133 @@ def _stats(situation: Situation, argument: str) -> Outcome:
     window = context(status.context_used, size_of_window, status.context_exact)
     if window:
         engine.append(window)
-    return Outcome(
+    return CommandResult(
         situation.conversation,
         (SEPARATOR.join(replies), f"{one_line(status.model)}: {SEPARATOR.join(part for part in engine if part)}"),
     )
 
 
-def _model(situation: Situation, argument: str) -> Outcome:
+def _model(situation: CommandContext, argument: str) -> CommandResult:
     if argument:
-        return Outcome(situation.conversation, errand=SwitchModel(argument))
+        return CommandResult(situation.conversation, errand=SwitchModel(argument))
     status = situation.status
-    return Outcome(
+    return CommandResult(
         situation.conversation,
         (f"Model:  {one_line(status.model)}", f"Engine: {one_line(status.engine)}{SEPARATOR}{state(status)}"),
     )
 
 
-def _continue(situation: Situation, argument: str) -> Outcome:
+def _continue(situation: CommandContext, argument: str) -> CommandResult:
     conversation = situation.conversation.with_all_answered()
     last = conversation.last
     if last is not None and last.role == "tool":
-        return Outcome(conversation, ask=True)
+        return CommandResult(conversation, ask=True)
     if last is None or last.role != "assistant":
-        return Outcome(situation.conversation, ("There is no reply to go on with.",))
+        return CommandResult(situation.conversation, ("There is no reply to go on with.",))
     if not last.was_cut:
-        return Outcome(situation.conversation, ("The last reply came to its end: ask for more in words, or /regen.",))
-    return Outcome(situation.conversation, ask=True)
+        return CommandResult(
+            situation.conversation, ("The last reply came to its end: ask for more in words, or /regen.",)
+        )
+    return CommandResult(situation.conversation, ask=True)
 
 
-def _edit(situation: Situation, argument: str) -> Outcome:
+def _edit(situation: CommandContext, argument: str) -> CommandResult:
     before = situation.conversation.without_last_turn()
     if before == situation.conversation:
-        return Outcome(before, ("There is no message to edit.",))
-    return Outcome(situation.conversation, errand=Edit(situation.conversation.messages[len(before.messages)].content))
+        return CommandResult(before, ("There is no message to edit.",))
+    return CommandResult(
+        situation.conversation, errand=Edit(situation.conversation.messages[len(before.messages)].content)
+    )
 
 
-def _resume(situation: Situation, argument: str) -> Outcome:
+def _resume(situation: CommandContext, argument: str) -> CommandResult:
     if argument and not (argument.isascii() and argument.isdigit() and len(argument) < 19):
-        return Outcome(
+        return CommandResult(
             situation.conversation, (f"{_short(argument)} is not the number of a conversation: /resume lists them.",)
         )
-    return Outcome(situation.conversation, errand=Resume(int(argument) if argument else None))
+    return CommandResult(situation.conversation, errand=Resume(int(argument) if argument else None))
 
 
-def _rename(situation: Situation, argument: str) -> Outcome:
+def _rename(situation: CommandContext, argument: str) -> CommandResult:
     if not argument:
-        return Outcome(situation.conversation, ("Say how: /rename TITLE",))
-    return Outcome(situation.conversation, errand=Rename(one_line(argument)))
+        return CommandResult(situation.conversation, ("Say how: /rename TITLE",))
+    return CommandResult(situation.conversation, errand=Rename(one_line(argument)))
 
 
-def _fork(situation: Situation, argument: str) -> Outcome:
+def _fork(situation: CommandContext, argument: str) -> CommandResult:
     if not situation.conversation.turns:
-        return Outcome(situation.conversation, ("Nothing has been said yet: there is nothing to copy.",))
-    return Outcome(situation.conversation, errand=Fork())
+        return CommandResult(situation.conversation, ("Nothing has been said yet: there is nothing to copy.",))
+    return CommandResult(situation.conversation, errand=Fork())
 
 
-def _save(situation: Situation, argument: str) -> Outcome:
+def _save(situation: CommandContext, argument: str) -> CommandResult:
     if not argument:
-        return Outcome(
+        return CommandResult(
             situation.conversation, ("Say where: /save FILE; its ending may be .md, .json, .jsonl or .html.",)
         )
     ending = argument.rpartition(".")[2].lower()
     return _write(situation, next((each for each in FORMATS if each == ending), "md"), argument)
 
 
-def _export(situation: Situation, argument: str) -> Outcome:
+def _export(situation: CommandContext, argument: str) -> CommandResult:
     name, _, path = argument.partition(" ")
     for format in FORMATS:
         if name.lower() == format:
             return _write(situation, format, path.strip())
     forms = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-    return Outcome(situation.conversation, (f"Say which form: /export FORMAT [FILE], where FORMAT is {forms}.",))
+    return CommandResult(situation.conversation, (f"Say which form: /export FORMAT [FILE], where FORMAT is {forms}.",))
 
 
-def _write(situation: Situation, format: ExportFormat, path: str) -> Outcome:
+def _write(situation: CommandContext, format: ExportFormat, path: str) -> CommandResult:
     if not situation.conversation.turns and not situation.unanswered:
-        return Outcome(situation.conversation, ("Nothing has been said yet: there is nothing to write.",))
-    return Outcome(situation.conversation, errand=Write(format, path))
+        return CommandResult(situation.conversation, ("Nothing has been said yet: there is nothing to write.",))
+    return CommandResult(situation.conversation, errand=Write(format, path))
 
 
-def _copy(situation: Situation, argument: str) -> Outcome:
+def _copy(situation: CommandContext, argument: str) -> CommandResult:
     reply = next((each for each in reversed(situation.conversation.turns) if each.role == "assistant"), None)
     if reply is None:
-        return Outcome(situation.conversation, ("There is no reply to copy.",))
+        return CommandResult(situation.conversation, ("There is no reply to copy.",))
     if argument == "code":
         blocks = _FENCED.findall(reply.content)
         if not blocks:
-            return Outcome(situation.conversation, ("The last reply has no code block.",))
-        return Outcome(situation.conversation, errand=Copy(blocks[-1][1], "The last code block"))
-    return Outcome(situation.conversation, errand=Copy(reply.content, "The last reply"))
+            return CommandResult(situation.conversation, ("The last reply has no code block.",))
+        return CommandResult(situation.conversation, errand=Copy(blocks[-1][1], "The last code block"))
+    return CommandResult(situation.conversation, errand=Copy(reply.content, "The last reply"))
 
 
-def _file(situation: Situation, argument: str) -> Outcome:
+def _file(situation: CommandContext, argument: str) -> CommandResult:
     try:
         paths = tuple(shlex.split(argument))
     except ValueError:  # an apostrophe in a name, say
         paths = (argument,)
-    return Outcome(situation.conversation, errand=Attach(paths))
+    return CommandResult(situation.conversation, errand=Attach(paths))
 
 
-def _thinking(situation: Situation, argument: str) -> Outcome:
+def _thinking(situation: CommandContext, argument: str) -> CommandResult:
     for mode in get_args(ThinkingMode):
         if argument == mode:
-            return Outcome(situation.conversation, errand=ShowThoughts("", mode))
+            return CommandResult(situation.conversation, errand=ShowThoughts("", mode))
     if argument:
-        return Outcome(
+        return CommandResult(
             situation.conversation, ("Say which: /thinking [MODE], where MODE is show, fold, hide or left out.",)
         )
     thoughts = next((each.thinking for each in reversed(situation.conversation.turns) if each.thinking), "")
     if not thoughts:
-        return Outcome(situation.conversation, ("No thoughts came with a reply.",))
-    return Outcome(situation.conversation, errand=ShowThoughts(thoughts))
+        return CommandResult(situation.conversation, ("No thoughts came with a reply.",))
+    return CommandResult(situation.conversation, errand=ShowThoughts(thoughts))
 
 
-def _tools(situation: Situation, argument: str) -> Outcome:
+def _tools(situation: CommandContext, argument: str) -> CommandResult:
     if not situation.tools:
-        return Outcome(situation.conversation, ("There are no tools: --tools FILE.py brings the functions of a file.",))
+        return CommandResult(
+            situation.conversation, ("There are no tools: --tools FILE.py brings the functions of a file.",)
+        )
     lines = [
         one_line(f"{tool.name}: {tool.description}") + (" (always allowed)" if tool.name in situation.allowed else "")
         for tool in situation.tools
     ]
-    return Outcome(situation.conversation, tuple(lines))
+    return CommandResult(situation.conversation, tuple(lines))
 
 
 def _short(text: str, columns: int = 60) -> str:
@@ -328,25 +336,25 @@ def _short(text: str, columns: int = 60) -> str:
 
 
 COMMANDS = {
-    "help": _Entry("/help", "this list", _help),
-    "exit": _Entry("/exit", "leave", _exit),
-    "clear": _Entry("/clear", "forget the conversation, keep the system prompt", _clear),
-    "regen": _Entry("/regen", "make the last reply again", _regen),
-    "continue": _Entry("/continue", "go on with a reply that was cut", _continue),
-    "undo": _Entry("/undo", "take the last message and its reply back", _undo),
-    "edit": _Entry("/edit", "change the last message in $EDITOR and ask it again", _edit),
-    "file": _Entry("/file [PATH…]", "attach files to the next message (- takes them off)", _file),
-    "copy": _Entry("/copy [code]", "the last reply, or its last code block, to the clipboard", _copy),
-    "save": _Entry("/save FILE", "the conversation to a file: .md, .json, .jsonl or .html", _save),
-    "export": _Entry("/export FORMAT [FILE]", "the same: md, json, jsonl or html", _export),
-    "resume": _Entry("/resume [ID]", "go on with another conversation", _resume),
-    "rename": _Entry("/rename TITLE", "give the conversation another title", _rename),
-    "fork": _Entry("/fork", "go on in a copy of the conversation", _fork),
-    "system": _Entry("/system [TEXT]", "set the system prompt (- removes it), or show it", _system),
-    "stats": _Entry("/stats", "figures of this session and the engine", _stats),
-    "thinking": _Entry("/thinking [MODE]", "the last thoughts; or show, fold, hide those to come", _thinking),
-    "tools": _Entry("/tools", "what the model may ask to have called", _tools),
-    "model": _Entry("/model [NAME]", "switch to another model, or show this one", _model),
+    "help": _CommandEntry("/help", "this list", _help),
+    "exit": _CommandEntry("/exit", "leave", _exit),
+    "clear": _CommandEntry("/clear", "forget the conversation, keep the system prompt", _clear),
+    "regen": _CommandEntry("/regen", "make the last reply again", _regen),
+    "continue": _CommandEntry("/continue", "go on with a reply that was cut", _continue),
+    "undo": _CommandEntry("/undo", "take the last message and its reply back", _undo),
+    "edit": _CommandEntry("/edit", "change the last message in $EDITOR and ask it again", _edit),
+    "file": _CommandEntry("/file [PATH…]", "attach files to the next message (- takes them off)", _file),
+    "copy": _CommandEntry("/copy [code]", "the last reply, or its last code block, to the clipboard", _copy),
+    "save": _CommandEntry("/save FILE", "the conversation to a file: .md, .json, .jsonl or .html", _save),
+    "export": _CommandEntry("/export FORMAT [FILE]", "the same: md, json, jsonl or html", _export),
+    "resume": _CommandEntry("/resume [ID]", "go on with another conversation", _resume),
+    "rename": _CommandEntry("/rename TITLE", "give the conversation another title", _rename),
+    "fork": _CommandEntry("/fork", "go on in a copy of the conversation", _fork),
+    "system": _CommandEntry("/system [TEXT]", "set the system prompt (- removes it), or show it", _system),
+    "stats": _CommandEntry("/stats", "figures of this session and the engine", _stats),
+    "thinking": _CommandEntry("/thinking [MODE]", "the last thoughts; or show, fold, hide those to come", _thinking),
+    "tools": _CommandEntry("/tools", "what the model may ask to have called", _tools),
+    "model": _CommandEntry("/model [NAME]", "switch to another model, or show this one", _model),
 }
 
 

@@ -39,7 +39,7 @@ _COMMAND = re.compile(r"/([A-Za-z]+)\s+(.*)\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Argument:
+class ArgumentKind:
     """What may stand behind a command."""
 
     words: Callable[[], Mapping[str, str]] = dict
@@ -52,19 +52,19 @@ class Argument:
     """Of the files that are offered; empty: any."""
 
 
-ARGUMENTS: Mapping[str, Argument] = {
-    "file": Argument(paths=True, several=True),
-    "save": Argument(paths=True),
-    "export": Argument(words=lambda: dict.fromkeys(FORMATS, ""), paths=True),
-    "model": Argument(paths=True, endings=(".gguf",)),
-    "thinking": Argument(words=lambda: dict.fromkeys(get_args(ThinkingMode), "")),
+ARGUMENTS: Mapping[str, ArgumentKind] = {
+    "file": ArgumentKind(paths=True, several=True),
+    "save": ArgumentKind(paths=True),
+    "export": ArgumentKind(words=lambda: dict.fromkeys(FORMATS, ""), paths=True),
+    "model": ArgumentKind(paths=True, endings=(".gguf",)),
+    "thinking": ArgumentKind(words=lambda: dict.fromkeys(get_args(ThinkingMode), "")),
 }
 
 
 class LineCompleter(Completer):
     """``arguments``: by the name of the command."""
 
-    def __init__(self, arguments: Mapping[str, Argument] = ARGUMENTS) -> None:
+    def __init__(self, arguments: Mapping[str, ArgumentKind] = ARGUMENTS) -> None:
         self._arguments = arguments
         self._threads = threading.Semaphore(_THREADS)
 
@@ -97,7 +97,7 @@ class LineCompleter(Completer):
             for completion in await asyncio.wait_for(in_daemon(work), PATIENCE):
                 yield completion
 
-    def _of_argument(self, argument: Argument, text: str) -> Iterator[Completion]:
+    def _of_argument(self, argument: ArgumentKind, text: str) -> Iterator[Completion]:
         words = argument.words()
         if argument.several:
             last = unfinished(text, "")

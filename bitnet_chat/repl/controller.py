@@ -15,20 +15,20 @@ from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Failed
 from bitnet_chat.journal import JournalRecorder
 from bitnet_chat.repl import commands, display
-from bitnet_chat.repl.commands import Say, Situation, Unknown, apply, explain, read, retyped
-from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.file_actions import Clerk
-from bitnet_chat.repl.interfaces import Console, ReplSettings
-from bitnet_chat.repl.reply_view import Reply
-from bitnet_chat.repl.statistics import Tally
+from bitnet_chat.repl.commands import CommandContext, SendMessage, UnknownCommand, apply, explain, read, retyped
+from bitnet_chat.repl.display import ReplyDisplay
+from bitnet_chat.repl.file_actions import FileActions
+from bitnet_chat.repl.interfaces import ReplSettings, UserInterface
+from bitnet_chat.repl.reply_view import ReplyView
+from bitnet_chat.repl.statistics import SessionStats
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
     from bitnet_chat.journal import Journal, StoredConversation
-    from bitnet_chat.repl.remote_replies import Stage
-    from bitnet_chat.repl.tool_approval import Caller
+    from bitnet_chat.repl.remote_replies import RemoteReplyScreen
+    from bitnet_chat.repl.tool_approval import ToolExecutor
 
 WORTH_COUNTING = 200
 """Characters from which on the cost of a message is shown while it is written."""
@@ -39,15 +39,15 @@ _UNSAID = (FinishReason.INTERRUPTED, FinishReason.EMPTY)
 """Ends of a reply that stays out of the conversation if it is empty."""
 
 
-class Talk:
+class ReplController:
     """Takes submitted lines. Owns the backend and the recorder: ``close`` closes whichever it has by then."""
 
     def __init__(
         self,
         backend: Backend,
         settings: ReplSettings,
-        display: Display,
-        console: Console,
+        display: ReplyDisplay,
+        console: UserInterface,
         switch_model: SwitchModel | None = None,
         journal: Journal | None = None,
         attached: Sequence[Attachment] = (),
@@ -62,23 +62,23 @@ class Talk:
         self._recorder = (
             JournalRecorder(None, console.complain) if journal is None else journal.recorder(console.complain)
         )
-        self._stage: Stage | None = None
+        self._stage: RemoteReplyScreen | None = None
         self._following: asyncio.Task[None] | None = None
         self.floor = asyncio.Lock()
         """Held by whoever is talking: a line that was typed here, or a reply that somebody else has asked for."""
         self._console = console
-        self._clerk = Clerk(display, console, self._recorder if journal is not None else None)
+        self._clerk = FileActions(display, console, self._recorder if journal is not None else None)
         self._clerk.attached.extend(attached)
-        self._reply: Reply | None = None
-        self._caller: Caller | None = None
+        self._reply: ReplyView | None = None
+        self._caller: ToolExecutor | None = None
         if settings.toolbox is not None:
-            from bitnet_chat.repl.tool_approval import Caller
+            from bitnet_chat.repl.tool_approval import ToolExecutor
 
             keeps_all = settings.overflow == "stop"
-            self._caller = Caller(settings.toolbox, display, console, settings.allowed_tools, keeps_all=keeps_all)
+            self._caller = ToolExecutor(settings.toolbox, display, console, settings.allowed_tools, keeps_all=keeps_all)
         self._counted: tuple[tuple[str, int], TokenCount | None] = (("", 0), None)
         self.conversation = Conversation().with_system(settings.system)
-        self.tally = Tally()
+        self.tally = SessionStats()
         self.leaving = False
         self._error: FinishReason | None = None
         """Why the last reply failed that did."""
@@ -129,15 +129,15 @@ class Talk:
         elif self._following is not None:
             self._backend.interrupt()  # what somebody else has asked, and a line waits for
 
-    def follow(self, stage: Stage) -> None:
+    def follow(self, stage: RemoteReplyScreen) -> None:
         """What others say in this conversation is shown from now on, where the backend hears of it."""
         follow = getattr(self._backend, "follow", None)
         if follow is None or self._journal is None:
             return
-        from bitnet_chat.repl.remote_replies import Following
+        from bitnet_chat.repl.remote_replies import RemoteReplyView
 
         self._stage = stage
-        self._following = asyncio.create_task(Following(self, self._display, stage).run(follow()))
+        self._following = asyncio.create_task(RemoteReplyView(self, self._display, stage).run(follow()))
 
     async def _unfollow(self) -> None:
         following, self._following = self._following, None
@@ -185,15 +185,15 @@ class Talk:
     async def _submit(self, line: str) -> str:
         self.unanswered = ""
         meaning = read(line)
-        if isinstance(meaning, Say):
+        if isinstance(meaning, SendMessage):
             return await self._say(meaning.text, line)
-        if isinstance(meaning, Unknown):
+        if isinstance(meaning, UnknownCommand):
             self._display.lines(explain(meaning))
             self.failure = self.failure or FinishReason.USAGE
             return ""  # what is typed next would run into it
         allowed = frozenset(self._caller.allowed if self._caller is not None else ())
         tools = self._settings.options.tools
-        situation = Situation(self.conversation, self.status(), self.tally, tools, allowed, bool(self._asides))
+        situation = CommandContext(self.conversation, self.status(), self.tally, tools, allowed, bool(self._asides))
         outcome = apply(meaning, situation)
         if outcome.lines:
             self._display.lines(*outcome.lines)
@@ -275,7 +275,7 @@ class Talk:
         goes_on = last is not None and last.role == "assistant"
         settings = self._settings
         pace = settings.typing_speed if self._backend.status().in_bursts else None
-        self._reply = Reply(self._backend, conversation, settings.options, self._display, pace, self._recorder)
+        self._reply = ReplyView(self._backend, conversation, settings.options, self._display, pace, self._recorder)
         try:
             event = await self._reply.run()
         finally:

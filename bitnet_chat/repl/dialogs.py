@@ -45,7 +45,7 @@ async def pick(
     """
     if not entries:
         return None
-    return await _Picker(entries, input, output, now).app.run_async(handle_sigint=False)
+    return await _ConversationPicker(entries, input, output, now).app.run_async(handle_sigint=False)
 
 
 def matching(entries: Sequence[JournalEntry], text: str) -> list[JournalEntry]:
@@ -80,7 +80,7 @@ def row(entry: JournalEntry, now: float, columns: int) -> str:
     return f"{title}{' ' * (columns - width(title) - width(end))}{end}"
 
 
-class _Picker:
+class _ConversationPicker:
     def __init__(
         self, entries: Sequence[JournalEntry], input: Input | None, output: Output | None, now: Callable[[], float]
     ) -> None:

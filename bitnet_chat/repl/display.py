@@ -14,7 +14,7 @@ from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Stats
 from bitnet_chat.markdown import MarkdownRenderer, PlainRenderer
-from bitnet_chat.repl.screen import Screen, Sink, Size
+from bitnet_chat.repl.screen import Output, Size, WrappedScreen
 from bitnet_chat.repl.status_bar import SEPARATOR, rate, seconds, tokens
 from bitnet_chat.text.cell_width import clip
 from bitnet_chat.text.sanitize import Sanitizer, one_line, visible
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Paint:
+class Theme:
     """The escape sequences in use; all empty without colour."""
 
     dim: str = ""
@@ -32,7 +32,7 @@ class Paint:
     off: str = ""
 
     @classmethod
-    def of(cls, colour: bool) -> Paint:
+    def of(cls, colour: bool) -> Theme:
         return cls(dim="\x1b[2m", error="\x1b[31m", off="\x1b[0m") if colour else cls()
 
 
@@ -42,12 +42,12 @@ _DOTS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BARS = "|/-\\"
 
 
-class Display:
+class ReplyDisplay:
     """Writes replies and remarks to a sink, and knows whether the cursor is at the start of a line."""
 
     def __init__(
         self,
-        sink: Sink,
+        sink: Output,
         *,
         colour: bool,
         spinner: bool,
@@ -59,8 +59,8 @@ class Display:
         """``size``: of the window that the text goes to; None where it goes to none. ``spinner``: that can erase what
         it shows. ``unicode``: it can show more than ASCII. ``prose``: what styles the words of replies; None leaves
         them as they are."""
-        self._screen = Screen(sink, size, draws=spinner)
-        self._paint = Paint.of(colour)
+        self._screen = WrappedScreen(sink, size, draws=spinner)
+        self._paint = Theme.of(colour)
         self._frames = _DOTS if unicode else _BARS
         self._frame = 0
         self._prose = prose or PlainRenderer()
@@ -239,7 +239,7 @@ _CUT = {
 }
 
 
-def show(display: Display, stored: StoredConversation) -> None:
+def show(display: ReplyDisplay, stored: StoredConversation) -> None:
     from bitnet_chat.attachments import typed
     from bitnet_chat.journal.records import ReplyState
 

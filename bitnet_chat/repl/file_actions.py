@@ -10,8 +10,8 @@ from bitnet_chat.backend import Backend
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.repl.commands import Attach, Copy, Write
-from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.interfaces import CLIPBOARD_LIMIT, Console
+from bitnet_chat.repl.display import ReplyDisplay
+from bitnet_chat.repl.interfaces import CLIPBOARD_LIMIT, UserInterface
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.progress import size
 from bitnet_chat.util.threads import in_daemon
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import JournalRecorder
 
 
-class Clerk:
+class FileActions:
     """``attached``: the files that go with the next message, in the order in which they were named."""
 
-    def __init__(self, display: Display, console: Console, recorder: JournalRecorder | None) -> None:
+    def __init__(self, display: ReplyDisplay, console: UserInterface, recorder: JournalRecorder | None) -> None:
         self._display = display
         self._console = console
         self._recorder = recorder

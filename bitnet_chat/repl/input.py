@@ -20,7 +20,7 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import Output
 
 
-class TerminalSink:
+class TerminalOutput:
     """Words and remarks go to the same screen."""
 
     def __init__(self, output: Output) -> None:

@@ -23,7 +23,7 @@ more."""
 Verdict = Literal["yes", "no", "always"]
 
 
-class Console(Protocol):
+class UserInterface(Protocol):
     async def edit(self, text: str) -> str:
         """``text`` as the user leaves it. Raises UsageError where there is no editor or it fails."""
 

@@ -19,7 +19,7 @@ from bitnet_chat.terminal import wraps_anew
 from bitnet_chat.text.sanitize import visible, visible_characters
 
 
-class ShownSafely(Processor):
+class SafeDisplayProcessor(Processor):
     """What is typed, pasted or found in the history is shown like the words of a model: nothing in it reorders or hides
     the rest. It is sent as it is."""
 

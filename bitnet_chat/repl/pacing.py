@@ -25,7 +25,7 @@ FRAME = 1 / 60
 """Shortest time between two wake-ups, in seconds: faster paces show several clusters at a time."""
 
 
-class Pacer:
+class OutputPacer:
     """``feed`` what arrives, show what is ``due``, wake up at ``next_at``; ``flush`` ends or hurries it."""
 
     def __init__(self, pace: float | None) -> None:
@@ -122,13 +122,13 @@ def _clusters(text: str) -> Sequence[str]:
 # Shows paced text when it is due, with one timer of the loop.
 
 
-class Typist:
+class PacedWriter:
     """Between a reply and a display. ``hurry`` shows all that waits, now and from now on."""
 
     def __init__(self, show: Callable[[str], None], pace: float) -> None:
         """``pace``: grapheme clusters a second, more than 0."""
         self._show = show
-        self._pacer = Pacer(pace)
+        self._pacer = OutputPacer(pace)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()

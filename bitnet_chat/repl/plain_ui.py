@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, TextIO
 from bitnet_chat import terminal
 from bitnet_chat.backend import Backend
 from bitnet_chat.errors import FinishReason, UsageError
-from bitnet_chat.repl.controller import SwitchModel, Talk
-from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.controller import ReplController, SwitchModel
+from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.repl.interfaces import ReplSettings, Verdict, clipboard_sequence
 from bitnet_chat.repl.signals import on_interrupt
 from bitnet_chat.text.sanitize import one_line
@@ -34,7 +34,7 @@ CHOICES = 20
 """Conversations of a list, the latest first."""
 
 
-class StreamSink:
+class StreamOutput:
     """Words to one stream, remarks to another, which may be the same."""
 
     def __init__(self, words: TextIO, remarks: TextIO) -> None:
@@ -54,7 +54,7 @@ def _write(stream: TextIO, text: str) -> None:
     stream.flush()
 
 
-class Lines:
+class LineReader:
     """Lines of a stream, read ahead by a thread; ``None`` when it has ended."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -100,7 +100,7 @@ class Lines:
             self._loop.call_soon_threadsafe(self._lines.put_nowait, line and line.removesuffix("\r"))
 
 
-class PlainLoop:
+class PlainUI:
     """One run of the REPL without a terminal library."""
 
     def __init__(
@@ -114,11 +114,11 @@ class PlainLoop:
     ) -> None:
         self._typed = sys.stdin.isatty()
         remarks = sys.stdout if sys.stdout.isatty() else sys.stderr
-        self._sink = StreamSink(sys.stdout, remarks)
+        self._sink = StreamOutput(sys.stdout, remarks)
         size = partial(terminal.size, remarks) if remarks.isatty() else None
-        self._display = Display(self._sink, colour=colour, spinner=False, thinking=settings.thinking, size=size)
-        self._talk = Talk(backend, settings, self._display, self, switch_model, journal, attached)
-        self._lines = Lines(sys.stdin)
+        self._display = ReplyDisplay(self._sink, colour=colour, spinner=False, thinking=settings.thinking, size=size)
+        self._talk = ReplController(backend, settings, self._display, self, switch_model, journal, attached)
+        self._lines = LineReader(sys.stdin)
         self._parts: list[str] = []
         """Lines of a message that goes on."""
         self._replying = False
@@ -179,7 +179,7 @@ class PlainLoop:
     # The console of the talk
 
     async def edit(self, text: str) -> str:
-        """See :class:`bitnet_chat.repl.interfaces.Console`."""
+        """See :class:`bitnet_chat.repl.interfaces.UserInterface`."""
         if not self._typed:
             raise UsageError("an editor needs a terminal, and the input is none")
         return await asyncio.to_thread(edit, text)
@@ -240,7 +240,7 @@ class PlainLoop:
     by_lines = False
 
     async def above(self, write: Callable[[], None]) -> None:
-        """See :class:`bitnet_chat.repl.remote_replies.Stage`."""
+        """See :class:`bitnet_chat.repl.remote_replies.RemoteReplyScreen`."""
         prompting = self._typed and not self._replying
         if prompting:
             self._sink.remarks("\n")

@@ -14,13 +14,13 @@ from bitnet_chat.backends.attach.messages import ChatRemoved, ChatRenamed, Heard
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.events import Completed, Failed, Notice, TextDelta, ThinkingDelta
 from bitnet_chat.repl import display
-from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.display import ReplyDisplay
 
 if TYPE_CHECKING:
-    from bitnet_chat.repl.controller import Talk
+    from bitnet_chat.repl.controller import ReplController
 
 
-class Stage(Protocol):
+class RemoteReplyScreen(Protocol):
     """Where it is shown. Each loop has its own."""
 
     by_lines: bool
@@ -33,10 +33,10 @@ class Stage(Protocol):
         """The line that is not whole yet; empty: there is none."""
 
 
-class Following:
+class RemoteReplyView:
     """``await run(heard)`` shows all of it, and takes it into the conversation of the talk."""
 
-    def __init__(self, talk: Talk, display: Display, stage: Stage) -> None:
+    def __init__(self, talk: ReplController, display: ReplyDisplay, stage: RemoteReplyScreen) -> None:
         self._talk, self._display, self._stage = talk, display, stage
         self._rest = ""
         """What was said and is not shown."""

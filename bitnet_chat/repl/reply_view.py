@@ -11,9 +11,9 @@ from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
-from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.pacing import Typist
-from bitnet_chat.repl.statistics import Gauge
+from bitnet_chat.repl.display import ReplyDisplay
+from bitnet_chat.repl.pacing import PacedWriter
+from bitnet_chat.repl.statistics import LiveRate
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import JournalRecorder
@@ -26,7 +26,7 @@ PATIENCE = 1.0
 """Seconds after which a second interrupt no longer waits for the backend."""
 
 
-class Reply:
+class ReplyView:
     """``await run()`` shows the reply to ``conversation`` and returns how it ended; ``interrupt()`` stops it."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Reply:
         backend: Backend,
         conversation: Conversation,
         options: ReplyOptions,
-        display: Display,
+        display: ReplyDisplay,
         pace: float | None = None,
         recorder: JournalRecorder | None = None,
     ) -> None:
@@ -43,7 +43,7 @@ class Reply:
         self._conversation = conversation
         self._options = options
         self._display = display
-        self._typist = Typist(self._show, pace) if pace and pace > 0 else None
+        self._typist = PacedWriter(self._show, pace) if pace and pace > 0 else None
         self._loop = asyncio.get_running_loop()
         self._sent = self._loop.time()
         self._spinner: asyncio.TimerHandle | None = None
@@ -60,7 +60,7 @@ class Reply:
         """Since when it thinks, and how many pieces of thought there were before; None while it does not."""
         self._news = False
         """Words have been shown since the spinner's last turn."""
-        self._gauge = Gauge(backend.count)
+        self._gauge = LiveRate(backend.count)
 
     @property
     def thinking(self) -> str:

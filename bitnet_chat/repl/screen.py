@@ -24,7 +24,7 @@ _DOWN, _NEXT_ROW = "\x1bD", "\r\x1b[B"
 """The first of them scrolls where there is no row below; both keep to what is there."""
 
 
-class Sink(Protocol):
+class Output(Protocol):
     """Where text goes, at once. All of it is safe for a terminal by now."""
 
     def words(self, text: str) -> None:
@@ -34,10 +34,10 @@ class Sink(Protocol):
         """Everything else."""
 
 
-class Screen:
+class WrappedScreen:
     """``words`` of a reply, ``remark`` on the same line, ``lines`` of our own, and what is ``below`` them for now."""
 
-    def __init__(self, sink: Sink, size: Size | None, *, draws: bool) -> None:
+    def __init__(self, sink: Output, size: Size | None, *, draws: bool) -> None:
         """``size``: None where no terminal is. ``draws``: it can erase what it shows."""
         self._sink = sink
         self._size = size

@@ -11,7 +11,7 @@ from bitnet_chat.repl.status_bar import SEPARATOR, rate, tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class SessionStats:
     """Sums over the replies of this session. Times in seconds."""
 
     replies: int = 0
@@ -25,7 +25,7 @@ class Tally:
     exact: bool = True
     last: Stats | None = None
 
-    def plus(self, stats: Stats) -> Tally:
+    def plus(self, stats: Stats) -> SessionStats:
         rate, first = stats.tokens_per_second, stats.time_to_first_token
         tally = replace(
             self,
@@ -62,7 +62,7 @@ MEASURABLE = 1.0
 """Seconds from the first text on before which a rate would jump about."""
 
 
-class Gauge:
+class LiveRate:
     """``feed`` what comes, ``read`` the figures. Each text is counted once, with the model's vocabulary where it is at
     hand, in the parts in which it is read: hence an estimate, which the figures after the reply replace."""
 

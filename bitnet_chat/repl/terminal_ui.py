@@ -27,12 +27,12 @@ from bitnet_chat.backend import Backend
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.markdown import prose
 from bitnet_chat.repl.completer import LineCompleter, typing_a_mention
-from bitnet_chat.repl.controller import SwitchModel, Talk
-from bitnet_chat.repl.display import Display
+from bitnet_chat.repl.controller import ReplController, SwitchModel
+from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.repl.history import FileHistory
-from bitnet_chat.repl.input import TerminalSink, between_prompts, bindings, forget_escape, is_raw, lent
+from bitnet_chat.repl.input import TerminalOutput, between_prompts, bindings, forget_escape, is_raw, lent
 from bitnet_chat.repl.interfaces import ReplSettings, Verdict, clipboard_sequence
-from bitnet_chat.repl.line_editing import ShownSafely, leave_nothing_behind
+from bitnet_chat.repl.line_editing import SafeDisplayProcessor, leave_nothing_behind
 from bitnet_chat.repl.signals import on_continue, on_interrupt
 from bitnet_chat.repl.status_bar import bar
 from bitnet_chat.text.cell_width import clip, tail, width
@@ -56,7 +56,7 @@ _COLOURS = {
 _PLAIN = {"prompt": "", "bottom-toolbar": "noreverse", "bottom-toolbar.text": "", "warning": ""}
 
 
-class TerminalLoop:
+class TerminalUI:
     """One run of the REPL on a terminal."""
 
     def __init__(
@@ -73,8 +73,8 @@ class TerminalLoop:
         self._input = input or create_input()
         self._output = output or create_output()
         unicode = self._output.encoding().lower().replace("-", "") in ("utf8", "utf16")
-        self._display = Display(
-            TerminalSink(self._output),
+        self._display = ReplyDisplay(
+            TerminalOutput(self._output),
             colour=colour,
             spinner=True,
             unicode=unicode,
@@ -82,7 +82,7 @@ class TerminalLoop:
             thinking=settings.thinking,
             size=self._size,
         )
-        self._talk = Talk(backend, settings, self._display, self, switch_model, journal, attached)
+        self._talk = ReplController(backend, settings, self._display, self, switch_model, journal, attached)
         self._overflow = settings.overflow
         self._complaints: list[str] = []
         self._hint = ""
@@ -99,7 +99,7 @@ class TerminalLoop:
             completer=LineCompleter(),
             complete_while_typing=typing_a_mention,
             key_bindings=bindings(self._open_editor, self._set_hint),
-            input_processors=[ShownSafely(), TabsProcessor(char1=" ", char2=" ")],
+            input_processors=[SafeDisplayProcessor(), TabsProcessor(char1=" ", char2=" ")],
             bottom_toolbar=self._bar,
             refresh_interval=REFRESH,
             enable_suspend=True,
@@ -143,7 +143,7 @@ class TerminalLoop:
     # The console of the talk, between two prompts
 
     async def edit(self, text: str) -> str:
-        """See :class:`bitnet_chat.repl.interfaces.Console`."""
+        """See :class:`bitnet_chat.repl.interfaces.UserInterface`."""
         self._lending = True
         try:
             with self._input.detach(), lent(self._input, self._output):
@@ -206,7 +206,7 @@ class TerminalLoop:
     by_lines = True
 
     async def above(self, write: Callable[[], None]) -> None:
-        """See :class:`bitnet_chat.repl.remote_replies.Stage`."""
+        """See :class:`bitnet_chat.repl.remote_replies.RemoteReplyScreen`."""
         while self._editing is not None:
             await asyncio.wait([self._editing])
         app = self._session.app

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from bitnet_chat.backend import Backend
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.conversation.message import NOT_CALLED
-from bitnet_chat.repl.display import Display
-from bitnet_chat.repl.interfaces import Console
+from bitnet_chat.repl.display import ReplyDisplay
+from bitnet_chat.repl.interfaces import UserInterface
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.tools import Toolbox
 from bitnet_chat.tools.loop import ROUNDS, Space, clipped, loss
@@ -21,14 +21,14 @@ _QUESTION = 60
 """Characters of the arguments in the question; the whole call stands above it."""
 
 
-class Caller:
+class ToolExecutor:
     """Makes the calls that the user allows."""
 
     def __init__(
         self,
         toolbox: Toolbox,
-        display: Display,
-        console: Console,
+        display: ReplyDisplay,
+        console: UserInterface,
         allowed: Sequence[str] = (),
         *,
         keeps_all: bool = False,
