@@ -21,8 +21,8 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Started, Stats, TextDelta
 from bitnet_chat.server.app import running
-from bitnet_chat.server.model_manager import Catalogue
-from bitnet_chat.server.scheduler import Desk
+from bitnet_chat.server.model_manager import ModelManager
+from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.text.utf8 import Gathering
 
@@ -98,7 +98,7 @@ async def main(streams: int, rate: float, seconds: float) -> None:
         # The guard is on, but for repetitions, of which this engine makes nothing else.
         return GuardedBackend(SyntheticBackend(rate, seconds), GuardLimits(repeat_limit=0))
 
-    desk = Desk(Catalogue({"synthetic": BackendFactory("synthetic", streams, make)}))
+    desk = ReplyScheduler(ModelManager({"synthetic": BackendFactory("synthetic", streams, make)}))
     async with running(desk, ServeSettings(port=0), None) as url:
         print(url, flush=True)
         await asyncio.Event().wait()

@@ -33,9 +33,9 @@ from bitnet_chat.engine.discovery import find
 from bitnet_chat.errors import EngineNotFoundError
 from bitnet_chat.journal import Journal
 from bitnet_chat.server.app import application, running
-from bitnet_chat.server.model_manager import Catalogue
-from bitnet_chat.server.reply_cache import Cache
-from bitnet_chat.server.scheduler import Desk
+from bitnet_chat.server.model_manager import ModelManager
+from bitnet_chat.server.reply_cache import ReplyCache
+from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings
 
 # Found before any test changes the environment, as those of conftest are.
@@ -48,7 +48,7 @@ with contextlib.suppress(EngineNotFoundError):
 class Served:
     url: str
     app: Starlette
-    desk: Desk
+    desk: ReplyScheduler
     backends: list[ScriptedBackend]
     """Those of scripts, in the order in which they were made: none before it is needed."""
 
@@ -89,8 +89,8 @@ async def serving(
         sources = what
     else:
         sources = {"scripted": scripted_source(what, backends, parallel=parallel, **options)}
-    catalogue = Catalogue(sources, queue=settings.queue, memory_limit=settings.memory_limit)
-    desk = Desk(catalogue, cache=Cache() if settings.cache else None)
+    catalogue = ModelManager(sources, queue=settings.queue, memory_limit=settings.memory_limit)
+    desk = ReplyScheduler(catalogue, cache=ReplyCache() if settings.cache else None)
     app = application(desk, settings, journal)
     async with running(desk, settings, journal, app) as url:
         yield Served(url, app, desk, backends)

@@ -18,8 +18,8 @@ from bitnet_chat.errors import (
     UsageError,
 )
 from bitnet_chat.events import Completed, Failed
-from bitnet_chat.server.errors import InvalidFieldError, failure_of, openai_form, problem_of
-from bitnet_chat.server.model_manager import UnknownModel
+from bitnet_chat.server.errors import InvalidFieldError, failure_of, openai_form, to_api_error
+from bitnet_chat.server.model_manager import UnknownModelError
 from bitnet_chat.server.request_body import Fields, object_of
 from bitnet_chat.server.responses import is_urgent
 
@@ -131,7 +131,7 @@ class Odd(BitnetChatError):
         (InvalidFieldError("x", status=413, code="request_too_large"), 413, "request_too_large", None),
         (UsageError("x"), 400, "invalid_value", None),
         (UnsupportedError("top_p", "no"), 400, "unsupported_parameter", "top_p"),
-        (UnknownModel("x"), 404, "model_not_found", "model"),
+        (UnknownModelError("x"), 404, "model_not_found", "model"),
         (ContextOverflowError("x"), 400, "context_length_exceeded", "messages"),
         (BusyError("x", retry_after=5), 429, "rate_limit_exceeded", None),
         (EngineNotFoundError("x"), 503, "no_engine", None),
@@ -142,7 +142,7 @@ class Odd(BitnetChatError):
     ids=lambda value: type(value).__name__ if isinstance(value, BitnetChatError) else None,
 )
 def test_each_error_has_its_status(error: BitnetChatError, status: int, code: str, param: str | None) -> None:
-    problem = problem_of(error)
+    problem = to_api_error(error)
     form = openai_form(problem)["error"]
     assert isinstance(form, dict)
     assert (problem.status, form["code"], form["param"]) == (status, code, param)
@@ -151,17 +151,17 @@ def test_each_error_has_its_status(error: BitnetChatError, status: int, code: st
 
 
 def test_clients_are_told_when_to_try_again() -> None:
-    assert problem_of(BusyError("x", retry_after=5.0)).headers == {"Retry-After": "5"}
-    assert problem_of(BusyError("x", retry_after=0.1)).headers == {"Retry-After": "1"}
-    assert problem_of(EngineNotFoundError("x")).headers == {"x-should-retry": "false"}
-    assert problem_of(EngineDiedError("x")).headers == {}
-    assert problem_of(UsageError("half \udc80", remedy="do")).message == "half \ufffd; do"
+    assert to_api_error(BusyError("x", retry_after=5.0)).headers == {"Retry-After": "5"}
+    assert to_api_error(BusyError("x", retry_after=0.1)).headers == {"Retry-After": "1"}
+    assert to_api_error(EngineNotFoundError("x")).headers == {"x-should-retry": "false"}
+    assert to_api_error(EngineDiedError("x")).headers == {}
+    assert to_api_error(UsageError("half \udc80", remedy="do")).message == "half \ufffd; do"
 
 
 def test_what_a_fault_cut_short_is_no_reply() -> None:
     def status(reason: FinishReason, text: str) -> int | None:
         error = failure_of(Completed(reason, text))
-        return None if error is None else problem_of(error).status
+        return None if error is None else to_api_error(error).status
 
     assert isinstance(failure_of(Failed(EngineDiedError("x"), "half")), EngineDiedError)
     for reason in (FinishReason.ENGINE_DIED, FinishReason.STALLED, FinishReason.CUT_OFF):

@@ -17,10 +17,10 @@ from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import Journal
-from bitnet_chat.server.broadcast import Generation
-from bitnet_chat.server.model_manager import Catalogue
-from bitnet_chat.server.reply_cache import Cache
-from bitnet_chat.server.scheduler import Desk, Order
+from bitnet_chat.server.broadcast import ReplyBroadcast
+from bitnet_chat.server.model_manager import ModelManager
+from bitnet_chat.server.reply_cache import ReplyCache
+from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 
 HELLO = Conversation().with_user("hello")
 COLD = ReplyOptions(sampling=Sampling(temperature=0))
@@ -31,7 +31,9 @@ def play(scene: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scene, PATIENCE))
 
 
-async def fill(cache: Cache, events: Iterable[Event | Gate], options: ReplyOptions = COLD, text: str = "hello") -> None:
+async def fill(
+    cache: ReplyCache, events: Iterable[Event | Gate], options: ReplyOptions = COLD, text: str = "hello"
+) -> None:
     """What a backend says goes into the cache, and comes out of it as it is."""
 
     async def said() -> Any:
@@ -43,7 +45,7 @@ async def fill(cache: Cache, events: Iterable[Event | Gate], options: ReplyOptio
     assert [event async for event in place.filled(STATUS, said())] == list(events)
 
 
-async def again(cache: Cache, options: ReplyOptions = COLD, text: str = "hello") -> list[Event] | None:
+async def again(cache: ReplyCache, options: ReplyOptions = COLD, text: str = "hello") -> list[Event] | None:
     conversation = Conversation().with_user(text)
     place = cache.place(cache.key("model", conversation, options))
     if place is None or place.replay is None:
@@ -57,7 +59,7 @@ def test_a_reply_is_given_again_piece_by_piece() -> None:
         call = ToolCall("call_1", "weather", '{"city": "Łódź"}')
         pieces = [ThinkingDelta("Hm"), ThinkingDelta("."), TextDelta("It "), TextDelta("is \udcf0"), call]
         events = [Started(), *pieces, Completed(FinishReason.TOOL_CALLS, "It is \udcf0", STATS)]
-        cache = Cache()
+        cache = ReplyCache()
         await fill(cache, events)
         assert await again(cache) == events
         assert (cache.hits, cache.misses, len(cache)) == (1, 1, 1)
@@ -68,7 +70,7 @@ def test_a_reply_is_given_again_piece_by_piece() -> None:
 @pytest.mark.parametrize("reason", FinishReason)
 def test_only_what_came_to_its_own_end_is_kept(reason: FinishReason) -> None:
     async def scene() -> None:
-        cache = Cache()
+        cache = ReplyCache()
         await fill(cache, say("a", "b", reason=reason))
         assert (await again(cache) is not None) == (reason in ("stop", "length", "role_marker", "tool_calls"))
 
@@ -88,7 +90,7 @@ def test_only_what_came_to_its_own_end_is_kept(reason: FinishReason) -> None:
 )
 def test_what_may_be_otherwise_next_time_is_not_kept(events: list[Event]) -> None:
     async def scene() -> None:
-        cache = Cache()
+        cache = ReplyCache()
         await fill(cache, events)
         assert await again(cache) is None and cache.size == 0
 
@@ -96,19 +98,19 @@ def test_what_may_be_otherwise_next_time_is_not_kept(events: list[Event]) -> Non
 
 
 def test_what_repeats() -> None:
-    def repeats(cache: Cache, **sampling: Any) -> bool:
+    def repeats(cache: ReplyCache, **sampling: Any) -> bool:
         return cache.place(cache.key("model", HELLO, ReplyOptions(sampling=Sampling(**sampling)))) is not None
 
-    cache = Cache()
+    cache = ReplyCache()
     assert not repeats(cache) and not repeats(cache, temperature=0.1) and not repeats(cache, top_p=0.1)
     assert repeats(cache, temperature=0) and repeats(cache, seed=0) and repeats(cache, seed=7, temperature=1.5)
-    cold = Cache(Sampling(temperature=0))
+    cold = ReplyCache(Sampling(temperature=0))
     assert repeats(cold) and repeats(cold, temperature=0) and not repeats(cold, temperature=0.5)
-    assert repeats(Cache(Sampling(seed=3))) and repeats(Cache(Sampling(seed=3)), temperature=0.5)
+    assert repeats(ReplyCache(Sampling(seed=3))) and repeats(ReplyCache(Sampling(seed=3)), temperature=0.5)
 
 
 def test_another_request_is_another_reply() -> None:
-    cache = Cache()
+    cache = ReplyCache()
     tool = Tool("f", "does", {"type": "object", "properties": {"x": {"type": "string"}}})
     options = [
         COLD,
@@ -142,7 +144,7 @@ def test_another_request_is_another_reply() -> None:
 
 def test_the_least_recently_used_leave_when_there_are_too_many() -> None:
     async def scene() -> None:
-        cache = Cache(limit=5000)
+        cache = ReplyCache(limit=5000)
         for text in "abcd":
             await fill(
                 cache, say("x" * 300), text=text
@@ -164,7 +166,7 @@ def test_the_least_recently_used_leave_when_there_are_too_many() -> None:
 
 def test_the_same_reply_twice_at_once_is_kept_once() -> None:
     async def scene() -> None:
-        cache = Cache()
+        cache = ReplyCache()
         places = [cache.place(cache.key("model", HELLO, COLD)) for _ in range(2)]
 
         async def said() -> Any:
@@ -183,31 +185,31 @@ def test_the_same_reply_twice_at_once_is_kept_once() -> None:
 # Behind the desk
 
 
-def desk_of(cache: Cache, made: list[ScriptedBackend]) -> Desk:
+def desk_of(cache: ReplyCache, made: list[ScriptedBackend]) -> ReplyScheduler:
     def make() -> ScriptedBackend:
         made.append(ScriptedBackend(by_message))
         return made[-1]
 
-    desk = Desk(Catalogue({"scripted": BackendFactory("scripted", 1, make)}), cache=cache)
+    desk = ReplyScheduler(ModelManager({"scripted": BackendFactory("scripted", 1, make)}), cache=cache)
     desk.start()
     return desk
 
 
-async def heard(generation: Generation) -> list[Event]:
+async def heard(generation: ReplyBroadcast) -> list[Event]:
     return [seen.event async for seen in generation.watch()]
 
 
 def test_the_desk_gives_again_what_it_has() -> None:
     async def scene() -> None:
         made: list[ScriptedBackend] = []
-        desk = desk_of(Cache(), made)
-        first = desk.begin(Order(HELLO, COLD))
+        desk = desk_of(ReplyCache(), made)
+        first = desk.begin(ReplyRequest(HELLO, COLD))
         end = await first.ended()
-        second = desk.begin(Order(HELLO, COLD))
+        second = desk.begin(ReplyRequest(HELLO, COLD))
         assert await second.ended() == end and second.text == first.text == "You said 'hello'."
         assert not first.cached and second.cached and second.id != first.id
         over = asyncio.Event()
-        warm = desk.begin(Order(HELLO), on_end=lambda generation: over.set())
+        warm = desk.begin(ReplyRequest(HELLO), on_end=lambda generation: over.set())
         await over.wait()
         assert not warm.cached
         assert len(made[0].asked) == 2
@@ -222,8 +224,8 @@ def test_the_desk_gives_again_what_it_has() -> None:
 def test_what_was_stopped_is_asked_again() -> None:
     async def scene() -> None:
         made: list[ScriptedBackend] = []
-        desk = desk_of(Cache(), made)
-        order = Order(Conversation().with_user("wait"), COLD)
+        desk = desk_of(ReplyCache(), made)
+        order = ReplyRequest(Conversation().with_user("wait"), COLD)
         generation = desk.begin(order)
         await made[0].generating.wait()
         generation.stop()
@@ -248,11 +250,11 @@ def test_what_was_stopped_is_asked_again() -> None:
 def test_a_reply_that_is_given_again_stands_in_the_journal_too() -> None:
     async def scene() -> None:
         made: list[ScriptedBackend] = []
-        desk = desk_of(Cache(), made)
+        desk = desk_of(ReplyCache(), made)
         journal = Journal()
-        await desk.begin(Order(HELLO, COLD)).ended()
+        await desk.begin(ReplyRequest(HELLO, COLD)).ended()
         recorder = journal.recorder(lambda text: pytest.fail(text))
-        generation = desk.begin(Order(HELLO, COLD, recorder=recorder))
+        generation = desk.begin(ReplyRequest(HELLO, COLD, recorder=recorder))
         await heard(generation)
         await recorder.close()
         assert generation.cached

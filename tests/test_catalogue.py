@@ -23,8 +23,8 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import BusyError, ModelError, UsageError
 from bitnet_chat.events import Completed, Event, Failed
 from bitnet_chat.server import model_manager as catalogue_module
-from bitnet_chat.server.model_manager import Catalogue, ModelCard, UnknownModel, read_card
-from bitnet_chat.server.scheduler import Desk, Order
+from bitnet_chat.server.model_manager import ModelCard, ModelManager, UnknownModelError, read_card
+from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 
 HELLO = Conversation().with_user("hello")
 
@@ -58,7 +58,7 @@ class Shelf:
         self.ends: asyncio.Event | None = None
         monkeypatch.setattr(catalogue_module, "read_card", lambda name, source: ModelCard(name, memory=sizes[name]))
         sources = {name: BackendFactory(name, 1, self._maker(name)) for name in sizes}
-        self.catalogue = Catalogue(sources, queue=queue, memory_limit=limit)
+        self.catalogue = ModelManager(sources, queue=queue, memory_limit=limit)
 
     def _maker(self, name: str) -> Callable[[], SlowToClose]:
         def make() -> SlowToClose:
@@ -141,7 +141,7 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shelf.choose("code") == "code"
     assert shelf.choose("auto") == "main"
     assert shelf.choose("auto", Conversation().with_user("my python script")) == "code"
-    with pytest.raises(UnknownModel, match=r"'gpt-4'.*\n.*main, code, auto"):
+    with pytest.raises(UnknownModelError, match=r"'gpt-4'.*\n.*main, code, auto"):
         shelf.choose("gpt-4")
     alone = Shelf(monkeypatch, {"main": 1}).catalogue
     assert alone.listed == ["main"]
@@ -299,17 +299,17 @@ def test_what_can_never_fit_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
         with pytest.raises(ModelError, match=r"large needs 3\.0 GB.* 2\.0 GB"):
             await shelf.use("large")
         assert shelf.alive == ["a"], "and nothing was unloaded for it"
-        desk = Desk(shelf.catalogue)
-        end = await desk.begin(Order(HELLO, model="large")).ended()
+        desk = ReplyScheduler(shelf.catalogue)
+        end = await desk.begin(ReplyRequest(HELLO, model="large")).ended()
         assert isinstance(end, Failed) and isinstance(end.error, ModelError)
-        assert isinstance(await desk.begin(Order(HELLO, model="a")).ended(), Completed)
+        assert isinstance(await desk.begin(ReplyRequest(HELLO, model="a")).ended(), Completed)
         await desk.close()
 
     play(scene())
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF" * 100)
     with pytest.raises(ModelError, match="x needs"):
-        Catalogue({"x": BackendFactory("x", 1, lambda: ScriptedBackend(by_message), path=file)}, memory_limit=399)
+        ModelManager({"x": BackendFactory("x", 1, lambda: ScriptedBackend(by_message), path=file)}, memory_limit=399)
 
 
 def test_the_default_model_is_loaded_at_the_start_if_it_fits(
@@ -388,7 +388,7 @@ def test_a_model_that_cannot_be_made_leaves_the_others_alone(monkeypatch: pytest
             raise ModelError("it is broken")
 
         sources = {"a": BackendFactory("a", 1, shelf._maker("a")), "b": BackendFactory("b", 1, broken)}
-        catalogue = shelf.catalogue = Catalogue(sources, memory_limit=10)
+        catalogue = shelf.catalogue = ModelManager(sources, memory_limit=10)
         for _ in range(2):
             await shelf.use("a")
             with pytest.raises(ModelError, match="it is broken"):
@@ -439,8 +439,8 @@ def test_any_order_of_coming_and_going(monkeypatch: pytest.MonkeyPatch, seed: in
 def test_the_desk_tells_which_model_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
         shelf = Shelf(monkeypatch, {"main": 1, "code": 1})
-        desk = Desk(shelf.catalogue)
-        generation = desk.begin(Order(Conversation().with_user("my python script"), model="auto"))
+        desk = ReplyScheduler(shelf.catalogue)
+        generation = desk.begin(ReplyRequest(Conversation().with_user("my python script"), model="auto"))
         assert generation.model == "code"
         await generation.ended()
         assert [each.name for each in shelf.made] == ["code"]
@@ -453,9 +453,9 @@ def test_the_end_comes_while_models_are_loaded_and_unloaded(monkeypatch: pytest.
     async def scene() -> None:
         shelf = Shelf(monkeypatch, {"a": 6, "b": 6}, limit=10)
         shelf.ends = asyncio.Event()
-        desk = Desk(shelf.catalogue)
+        desk = ReplyScheduler(shelf.catalogue)
         await shelf.use("a")
-        waits = desk.begin(Order(HELLO, model="b"))  # for a to be gone
+        waits = desk.begin(ReplyRequest(HELLO, model="b"))  # for a to be gone
         await settle()
         asyncio.get_running_loop().call_soon(shelf.ends.set)
         await desk.close()

@@ -17,14 +17,14 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BusyError, EngineDiedError, EngineNotFoundError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 from bitnet_chat.journal import Journal, JournalRecorder
-from bitnet_chat.server.model_manager import Catalogue, UnknownModel
-from bitnet_chat.server.scheduler import Defaults, Desk, Ending, Order
+from bitnet_chat.server.model_manager import ModelManager, UnknownModelError
+from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler, RequestDefaults, ShuttingDownError
 
 PATIENCE = 60.0
 
 
-def asks(text: str, **options: object) -> Order:
-    return Order(Conversation().with_user(text), **options)  # type: ignore[arg-type]
+def asks(text: str, **options: object) -> ReplyRequest:
+    return ReplyRequest(Conversation().with_user(text), **options)  # type: ignore[arg-type]
 
 
 def gated(conversation: Conversation) -> Iterable[Event | Gate]:
@@ -36,10 +36,10 @@ def gated(conversation: Conversation) -> Iterable[Event | Gate]:
 @asynccontextmanager
 async def desk_of(
     script: Script, *, parallel: int = 1, queue: int = 64, **options: bool
-) -> AsyncIterator[tuple[Desk, list[ScriptedBackend]]]:
+) -> AsyncIterator[tuple[ReplyScheduler, list[ScriptedBackend]]]:
     backends: list[ScriptedBackend] = []
     source = scripted_source(script, backends, parallel=parallel, **options)  # type: ignore[arg-type]
-    desk = Desk(Catalogue({"m": source}, queue=queue))
+    desk = ReplyScheduler(ModelManager({"m": source}, queue=queue))
     desk.start()
     async with asyncio.timeout(PATIENCE):
         try:
@@ -83,17 +83,17 @@ def test_what_the_seat_remembers_is_the_conversation_with_its_reply() -> None:
     async def main() -> None:
         async with desk_of(lambda _: say("Hello"), parallel=2) as (desk, _):
             first = Conversation().with_user("a")
-            await desk.begin(Order(first)).ended()
+            await desk.begin(ReplyRequest(first)).ended()
             await desk.begin(asks("other")).ended()
             await until(lambda: not desk.running)
             pool = desk.catalogue.pools["m"]
             assert pool.seats[0].memory == first.with_assistant("Hello")
-            again = Order(first.with_assistant("Hello", FinishReason.STOP).with_user("b"))
+            again = ReplyRequest(first.with_assistant("Hello", FinishReason.STOP).with_user("b"))
             await desk.begin(again).ended()
             await until(lambda: not desk.running)
             assert pool.seats[0].memory.turns[-2].content == "b"
             cold = ReplyOptions(sampling=Sampling(temperature=0.0))
-            await desk.begin(Order(Conversation().with_user("z"), cold)).ended()
+            await desk.begin(ReplyRequest(Conversation().with_user("z"), cold)).ended()
             await until(lambda: not desk.running)
             assert [seat.sampling.temperature for seat in pool.seats] == [None, 0.0]
 
@@ -103,11 +103,13 @@ def test_what_the_seat_remembers_is_the_conversation_with_its_reply() -> None:
 def test_what_holds_where_an_order_says_nothing() -> None:
     async def main() -> None:
         backends: list[ScriptedBackend] = []
-        catalogue = Catalogue({"m": scripted_source(lambda _: say("hi"), backends)})
-        desk = Desk(catalogue, defaults=Defaults("Be brief.", max_tokens=7, timeout=60.0))
+        catalogue = ModelManager({"m": scripted_source(lambda _: say("hi"), backends)})
+        desk = ReplyScheduler(catalogue, defaults=RequestDefaults("Be brief.", max_tokens=7, timeout=60.0))
         desk.start()
         await desk.begin(asks("one")).ended()
-        said = Order(Conversation().with_system("Be long.").with_user("two"), ReplyOptions(max_tokens=9, timeout=5.0))
+        said = ReplyRequest(
+            Conversation().with_system("Be long.").with_user("two"), ReplyOptions(max_tokens=9, timeout=5.0)
+        )
         await desk.begin(said).ended()
         assert [each.system for each in backends[0].asked] == ["Be brief.", "Be long."]
         assert [(each.max_tokens, each.timeout) for each in backends[0].options] == [(7, 60.0), (9, 5.0)]
@@ -191,7 +193,7 @@ def test_one_that_is_stopped_before_it_begins_never_reaches_an_engine() -> None:
 def test_too_many_and_unknown_models() -> None:
     async def main() -> None:
         async with desk_of(gated, queue=1) as (desk, backends):
-            with pytest.raises(UnknownModel):
+            with pytest.raises(UnknownModelError):
                 desk.begin(asks("hi", model="other"))
             replies = [desk.begin(asks(str(number))) for number in range(4)]
             ends = [await reply.ended() for reply in replies[2:]]
@@ -295,7 +297,7 @@ class Broken(ScriptedBackend):
 def test_a_fault_in_one_reply_is_told_and_takes_nothing_with_it(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         backends = iter([Broken(lambda _: []), ScriptedBackend(lambda _: say("fine"))])
-        desk = Desk(Catalogue({"m": BackendFactory("m", 2, lambda: next(backends))}))
+        desk = ReplyScheduler(ModelManager({"m": BackendFactory("m", 2, lambda: next(backends))}))
         desk.start()
         broken = await desk.begin(asks("one")).ended()
         assert isinstance(broken, Failed) and isinstance(broken.error, EngineDiedError) and broken.text == "so far"
@@ -313,7 +315,7 @@ def test_an_engine_that_is_missing_is_what_the_reply_fails_with() -> None:
         def make() -> ScriptedBackend:
             raise EngineNotFoundError("no engine")
 
-        desk = Desk(Catalogue({"m": BackendFactory("m", 1, make)}))
+        desk = ReplyScheduler(ModelManager({"m": BackendFactory("m", 1, make)}))
         end = await desk.begin(asks("hi")).ended()
         assert isinstance(end, Failed) and isinstance(end.error, EngineNotFoundError)
         await desk.close()
@@ -328,7 +330,7 @@ def test_an_ending_desk_finishes_what_is_under_way_and_refuses_the_rest() -> Non
             await until(lambda: bool(reply.text))
             closing = asyncio.ensure_future(desk.close(grace=PATIENCE))
             await until(desk.ending.is_set)
-            with pytest.raises(Ending):
+            with pytest.raises(ShuttingDownError):
                 desk.begin(asks("too late"))
             backends[0].open_gate()
             await closing

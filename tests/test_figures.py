@@ -26,7 +26,7 @@ from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Completed, Stats, TextDelta
 from bitnet_chat.repl.status_bar import WARNING, bar, context
-from bitnet_chat.server.ollama.responses import ChatWriter
+from bitnet_chat.server.ollama.responses import OllamaChatEncoder
 from bitnet_chat.server.responses import detailed_usage, usage_of
 from bitnet_chat.tools.loop import together
 
@@ -264,7 +264,7 @@ def test_json_tells_new_and_whole_apart() -> None:
 def test_the_apis_tell_new_and_whole_apart() -> None:
     assert usage_of(EXACT) == {"prompt_tokens": 72, "completion_tokens": 11, "total_tokens": 83}
     assert detailed_usage(EXACT)["prompt_tokens_details"] == {"cached_tokens": 58}
-    last = ChatWriter("m").last(Completed(FinishReason.STOP, "Hi.", GUESS), 1.5, (), 0.0)
+    last = OllamaChatEncoder("m").last(Completed(FinishReason.STOP, "Hi.", GUESS), 1.5, (), 0.0)
     assert (last["prompt_eval_count"], last["eval_count"]) == (72, 11)
     assert isinstance(own := last["bitnet_chat"], dict) and (own["exact"], own["prompt_tokens"]) == (False, 14)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
-from bitnet_chat.server.broadcast import Generation
+from bitnet_chat.server.broadcast import ReplyBroadcast
 
 DONE = Completed(FinishReason.STOP, "")
 texts = st.text(st.sampled_from("abc\n äß€👩‍💻\udcf0"), min_size=1, max_size=8) | st.integers(1000, 2100).map(
@@ -34,7 +34,7 @@ def flat(said: list[Event]) -> list[object]:
     return found
 
 
-async def watched(generation: Generation, place: int, pauses: list[int]) -> list[Event]:
+async def watched(generation: ReplyBroadcast, place: int, pauses: list[int]) -> list[Event]:
     """What a watcher gets that lets the loop turn so often after each piece, and leaves at 99 and comes back."""
     found: list[Event] = []
     turn = 0
@@ -63,7 +63,7 @@ def test_every_watcher_gets_all_behind_its_place_once(
     said: list[Event], rhythm: list[int], watchers: list[tuple[int, list[int]]]
 ) -> None:
     async def main() -> None:
-        generation = Generation("g", "m")
+        generation = ReplyBroadcast("g", "m")
         whole = flat(said)
         places = [min(place, len(whole)) for place, _ in watchers]
         tasks = [
@@ -93,7 +93,7 @@ def test_every_watcher_gets_all_behind_its_place_once(
 
 def test_a_place_is_that_of_the_text_wherever_it_was_cut() -> None:
     async def main() -> None:
-        generation = Generation("g", "m")
+        generation = ReplyBroadcast("g", "m")
         for event in (TextDelta("Hel"), TextDelta("lo"), Notice("n"), ThinkingDelta("hm"), TextDelta("!"), DONE):
             generation.put(event)
         found = [(seen.event, seen.place) async for seen in generation.watch(1)]
@@ -112,7 +112,7 @@ def test_a_place_is_that_of_the_text_wherever_it_was_cut() -> None:
 
 def test_a_watcher_that_does_not_read_costs_its_place_and_nothing_else() -> None:
     async def main() -> None:
-        generation = Generation("g", "m")
+        generation = ReplyBroadcast("g", "m")
         slow = generation.watch()
         generation.put(TextDelta("a"))
         assert (await anext(slow)).event == TextDelta("a")
@@ -129,7 +129,7 @@ def test_a_watcher_that_does_not_read_costs_its_place_and_nothing_else() -> None
 
 def test_what_comes_after_the_end_is_not_heard() -> None:
     async def main() -> None:
-        generation = Generation("g", "m")
+        generation = ReplyBroadcast("g", "m")
         failed = Failed(EngineDiedError("gone"))
         for event in (failed, TextDelta("late"), DONE):
             generation.put(event)
@@ -141,7 +141,7 @@ def test_what_comes_after_the_end_is_not_heard() -> None:
 
 def test_a_notice_alone_is_no_beginning() -> None:
     async def main() -> None:
-        generation = Generation("g", "m")
+        generation = ReplyBroadcast("g", "m")
         generation.put(Notice("loading takes a while"))
         assert not generation.started.is_set()
         generation.put(Started())
@@ -152,7 +152,7 @@ def test_a_notice_alone_is_no_beginning() -> None:
 
 def test_stopping_before_anything_can_stop_it_is_remembered() -> None:
     stopped: list[str] = []
-    generation = Generation("g", "m")
+    generation = ReplyBroadcast("g", "m")
     assert generation.stopped_by(lambda: stopped.append("wait"))
     generation.stop()
     assert stopped == ["wait"]
@@ -164,7 +164,7 @@ def test_stopping_before_anything_can_stop_it_is_remembered() -> None:
 
 def test_what_nobody_has_seen_can_begin_again() -> None:
     async def main() -> None:
-        generation = Generation("g", "m")
+        generation = ReplyBroadcast("g", "m")
         watcher = asyncio.ensure_future(watched(generation, 0, []))
         await asyncio.sleep(0)
         generation.put(Started())

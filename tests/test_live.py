@@ -26,26 +26,26 @@ from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Completed, Event, Started, TextDelta
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState
 from bitnet_chat.journal.memory import MemoryJournal
-from bitnet_chat.server.broadcast import Generation
+from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats import live as live_module
-from bitnet_chat.server.chats.events import LastSeen, Opening
-from bitnet_chat.server.chats.live import Answering, Changed, Live, Room, Rooms
+from bitnet_chat.server.chats.events import LastSeen, ReplyStart
+from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveChatRegistry, LiveReply, ReplyRunning
 
 __all__ = ["start"]
 ASKED = Conversation().with_user("Hello")
 
 
-def reply(id: str, text: str = "", *, ended: bool = False, linger: float = 100.0) -> Live:
-    generation = Generation(id, "m")
+def reply(id: str, text: str = "", *, ended: bool = False, linger: float = 100.0) -> LiveReply:
+    generation = ReplyBroadcast(id, "m")
     generation.put(Started())
     if text:
         generation.put(TextDelta(text))
     if ended:
         generation.put(Completed(FinishReason.STOP, text))
-    return Live(Opening(id, "m", 1, 2), generation, linger)
+    return LiveReply(ReplyStart(id, "m", 1, 2), generation, linger)
 
 
-async def heard(room: Room, seen: LastSeen | None, count: int) -> list[tuple[object, int | None]]:
+async def heard(room: LiveChat, seen: LastSeen | None, count: int) -> list[tuple[object, int | None]]:
     found: list[tuple[object, int | None]] = []
     following = room.follow(seen)
     async for each in following:
@@ -58,21 +58,21 @@ async def heard(room: Room, seen: LastSeen | None, count: int) -> list[tuple[obj
 
 def test_a_follower_gets_what_it_has_not_seen_and_all_that_comes() -> None:
     async def main() -> None:
-        room = Room(1)
+        room = LiveChat(1)
         one, two = reply("a", "text", ended=True), reply("b", "more")
         room.begin(one)
-        room.tell(Changed("Title"))
+        room.tell(ChatChanged("Title"))
         room.begin(two)
         assert await heard(room, None, 1) == [(two, None)], "who knows nothing gets what is being said"
-        assert await heard(room, LastSeen("a", 2), 3) == [(one, 2), (Changed("Title"), None), (two, None)]
-        assert await heard(room, LastSeen("a", 5), 2) == [(Changed("Title"), None), (two, None)]
+        assert await heard(room, LastSeen("a", 2), 3) == [(one, 2), (ChatChanged("Title"), None), (two, None)]
+        assert await heard(room, LastSeen("a", 5), 2) == [(ChatChanged("Title"), None), (two, None)]
         assert await heard(room, LastSeen("b", 4), 1) == [(two, 4)]
         for unknown in (LastSeen("a", 6), LastSeen("b", 5), LastSeen("c", 0)):
             assert await heard(room, unknown, 1) == [(two, None)]
         waiting = asyncio.ensure_future(heard(room, LastSeen("b", 4), 2))
         await asyncio.sleep(0)
-        room.tell(Changed("Other"))
-        assert await waiting == [(two, 4), (Changed("Other"), None)]
+        room.tell(ChatChanged("Other"))
+        assert await waiting == [(two, 4), (ChatChanged("Other"), None)]
         room.close()
         assert await heard(room, None, 9) == [(two, None)], "it ends with the server"
 
@@ -81,7 +81,7 @@ def test_a_follower_gets_what_it_has_not_seen_and_all_that_comes() -> None:
 
 def test_a_room_is_forgotten_when_nothing_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        rooms = Rooms()
+        rooms = LiveChatRegistry()
         with rooms.entered(1) as room:
             assert rooms.get(1) is room
         assert rooms.get(1) is None
@@ -107,10 +107,10 @@ def test_a_room_is_forgotten_when_nothing_is_left_of_it(monkeypatch: pytest.Monk
 
 def test_one_reply_at_a_time_and_a_stop_before_it_has_begun() -> None:
     async def main() -> None:
-        room = Room(1)
+        room = LiveChat(1)
         assert not room.stop()
         with room.claimed():
-            with pytest.raises(Answering), room.claimed():
+            with pytest.raises(ReplyRunning), room.claimed():
                 pass
             assert room.stop()
             live = reply("a")
@@ -118,7 +118,7 @@ def test_one_reply_at_a_time_and_a_stop_before_it_has_begun() -> None:
             live.generation.stopped_by(lambda: stopped.append(True))
             room.begin(live)
             assert stopped, "it was unwanted before it was there"
-        with pytest.raises(Answering), room.claimed():
+        with pytest.raises(ReplyRunning), room.claimed():
             pass
         live.generation.put(Completed(FinishReason.STOP, ""))
         with room.claimed():

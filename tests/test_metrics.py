@@ -17,7 +17,7 @@ from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDiedError
 from bitnet_chat.events import Completed, Event, Failed, Started
-from bitnet_chat.server.scheduler import Order
+from bitnet_chat.server.scheduler import ReplyRequest
 from bitnet_chat.server.settings import ServeSettings
 
 
@@ -52,7 +52,7 @@ def script(conversation: Conversation) -> Iterable[Event | Gate]:
 
 
 async def ask(served: Served, text: str) -> None:
-    await served.desk.begin(Order(Conversation().with_user(text), ReplyOptions())).ended()
+    await served.desk.begin(ReplyRequest(Conversation().with_user(text), ReplyOptions())).ended()
 
 
 def test_what_is_counted() -> None:
@@ -140,7 +140,7 @@ def test_a_process_that_several_share_is_counted_once() -> None:
             serving(BackendFactory("shared", 2, make, shared=True)) as served,
             httpx.AsyncClient(base_url=served.url) as client,
         ):
-            replies = [served.desk.begin(Order(Conversation().with_user("wait"))) for _ in range(2)]
+            replies = [served.desk.begin(ReplyRequest(Conversation().with_user("wait"))) for _ in range(2)]
             for reply in replies:
                 await reply.started.wait()
             restarts, memory = "bitnet_chat_engine_restarts_total", "bitnet_chat_backend_memory_bytes"

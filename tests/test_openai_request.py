@@ -20,7 +20,7 @@ from bitnet_chat.conversation.api_messages import MOST_MESSAGES, conversation_of
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields, InvalidFieldError
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.server.ollama.requests import chat_request as ollama_request
-from bitnet_chat.server.openai.requests import ReplyRequest, chat_request, completion_request
+from bitnet_chat.server.openai.requests import OpenAIRequest, chat_request, completion_request
 
 HELLO = [{"role": "user", "content": "hello"}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
@@ -34,7 +34,7 @@ def read(*messages: Mapping[str, object]) -> tuple[Message, ...]:
     return conversation_of(fields).messages
 
 
-def noted(**body: object) -> tuple[ReplyRequest, list[str]]:
+def noted(**body: object) -> tuple[OpenAIRequest, list[str]]:
     """The request, and what its reply will tell of it."""
     notes = IgnoredFields()
     return chat_request(Fields({"messages": HELLO, **body}, notes=notes)), notes.lines

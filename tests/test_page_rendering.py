@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, TextDelta
-from bitnet_chat.server.broadcast import Seen
-from bitnet_chat.server.chats.events import Opening, Teller
+from bitnet_chat.server.broadcast import Cursor
+from bitnet_chat.server.chats.events import EventEncoder, ReplyStart
 from bitnet_chat.server.web import html_stream
 from bitnet_chat.server.web.code_html import Listing, language_of
 from bitnet_chat.server.web.html_stream import HtmlStream, html_of
@@ -375,27 +375,27 @@ def test_a_reply_is_rendered_once_for_all_that_watch_it(monkeypatch: pytest.Monk
     text, size = SAMPLE * 2, 7
     places = [*range(size, len(text), size), len(text)]
     html = SharedHtml()
-    opening = Opening("g", "m", 1, 2)
+    opening = ReplyStart("g", "m", 1, 2)
 
     def told(parts: Iterable[bytes]) -> dict[int, str]:
         events = [json.loads(part.partition(b"data: ")[2]) for part in parts if b"event: html" in part]
         return {event["block"]: event["html"] for event in events}
 
-    def seen(start: int, place: int) -> Seen:
-        return Seen(TextDelta(text[start:place]), place)
+    def seen(start: int, place: int) -> Cursor:
+        return Cursor(TextDelta(text[start:place]), place)
 
-    first, back = Teller(opening, html=html), Teller(opening, html=html)
+    first, back = EventEncoder(opening, html=html), EventEncoder(opening, html=html)
     shown, again = told(first.begin()), told(back.begin())
     known = places[len(places) // 2]
     for place in places:
         shown.update(told(first.tell(seen(place - size if place < len(text) else places[-2], place))))
         if place <= known:
             again.update(told(back.tell(seen(place - size, place))))
-    late = Teller(opening, html=html)
+    late = EventEncoder(opening, html=html)
     everything = told(late.begin())
-    back = Teller(opening, known, html)
+    back = EventEncoder(opening, known, html)
     again.update(told(back.begin()))
-    end = Seen(Completed(FinishReason.STOP, text), len(text))
+    end = Cursor(Completed(FinishReason.STOP, text), len(text))
     for teller, blocks in ((first, shown), (late, everything), (back, again)):
         blocks.update(told(teller.tell(seen(0, len(text)))))
         blocks.update(told(teller.tell(end)))

@@ -30,7 +30,7 @@ from bitnet_chat.models.parts import part, stem_of
 from bitnet_chat.models.pull import PulledModel, pull
 from bitnet_chat.models.registry import ModelSource, parse
 from bitnet_chat.models.template_selection import prepare
-from bitnet_chat.server.model_manager import Catalogue
+from bitnet_chat.server.model_manager import ModelManager
 
 NAMES = [f"demo-Q4_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
 
@@ -293,8 +293,8 @@ def test_the_limit_of_memory_counts_all_parts(model: Path, tmp_path: Path) -> No
     files = written(model, 3, tmp_path, "demo")
     source = BackendSource("demo", 1, lambda: pytest.fail("it was loaded"), path=files[0])
     with pytest.raises(ModelError, match="demo"):
-        Catalogue({"demo": source}, memory_limit=files[0].stat().st_size + 1)
-    assert Catalogue({"demo": source}, memory_limit=model.stat().st_size * 2).names == ["demo"]
+        ModelManager({"demo": source}, memory_limit=files[0].stat().st_size + 1)
+    assert ModelManager({"demo": source}, memory_limit=model.stat().st_size * 2).names == ["demo"]
 
 
 def test_a_model_in_parts_answers(model: Path, classic: EngineBinary) -> None:

@@ -18,8 +18,8 @@ from bitnet_chat.errors import FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started, TextDelta
 from bitnet_chat.repl import reply_view as replies
 from bitnet_chat.repl.display import ReplyDisplay
-from bitnet_chat.server.broadcast import Generation
-from bitnet_chat.server.chats.events import Opening, Teller
+from bitnet_chat.server.broadcast import ReplyBroadcast
+from bitnet_chat.server.chats.events import EventEncoder, ReplyStart
 from bitnet_chat.text.sse import SseDecoder
 
 HELLO = Conversation().with_user("hello")
@@ -104,9 +104,9 @@ def test_what_stands_before_a_backend_passes_it_on() -> None:
 
 def test_a_server_tells_the_newest_to_those_who_want_it() -> None:
     async def main() -> None:
-        generation = Generation("g", "m")
-        opening = Opening(generation="g", chat=1, model="m", user=(1, "hello"), message=2, before=None, parent=None)
-        teller = Teller(opening)
+        generation = ReplyBroadcast("g", "m")
+        opening = ReplyStart(generation="g", chat=1, model="m", user=(1, "hello"), message=2, before=None, parent=None)
+        teller = EventEncoder(opening)
         for event in (Started(), PromptProgress(1, 1200), HALF):
             generation.put(event)
         watched, plain = generation.watch(progress=True), generation.watch()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.server.model_router import Candidate, is_about_code, route
+from bitnet_chat.server.model_router import RouteCandidate, is_about_code, route
 
-SMALL, CODER, LONG = Candidate("short", 2048), Candidate("qwen-coder", 4096), Candidate("long", 32768)
-ALL = [Candidate("main", 8192), SMALL, CODER, LONG]
+SMALL, CODER, LONG = RouteCandidate("short", 2048), RouteCandidate("qwen-coder", 4096), RouteCandidate("long", 32768)
+ALL = [RouteCandidate("main", 8192), SMALL, CODER, LONG]
 
 
 def asked(text: str) -> Conversation:
@@ -68,19 +68,21 @@ def test_the_names_say_what_a_model_is_for() -> None:
     assert route(asked("Hello"), ALL).name == "short"
     assert route(asked("my python script"), ALL).name == "qwen-coder"
     assert route(asked("my python script"), [SMALL, LONG]).name == "short"
-    assert route(asked("Hello"), [Candidate("main"), CODER]).name == "main"
-    assert route(asked("Hello"), [Candidate("shortening"), SMALL]).name == "short", "words, not parts of words"
-    assert route(Conversation(), [Candidate("only")]).name == "only"
+    assert route(asked("Hello"), [RouteCandidate("main"), CODER]).name == "main"
+    assert route(asked("Hello"), [RouteCandidate("shortening"), SMALL]).name == "short", "words, not parts of words"
+    assert route(Conversation(), [RouteCandidate("only")]).name == "only"
 
 
 def test_what_is_long_goes_where_there_is_room() -> None:
     chatter = asked("la " * 1500)  # some 1300 tokens: more than half of 2048
     assert route(chatter, ALL) == route(chatter, [SMALL, LONG])
     assert (route(chatter, ALL).name, route(chatter, ALL).kind) == ("long", "long")
-    assert route(chatter, [SMALL, Candidate("big", 4096), Candidate("bigger", 8192)]).name == "bigger"
-    assert route(chatter, [Candidate("a", 2048), Candidate("b", 2048)]).name == "a", "there is no more room anywhere"
-    assert route(chatter, [Candidate("unknown"), LONG]).name == "unknown", "nobody knows that it is too small"
-    assert route(chatter, [SMALL, Candidate("long")]).name == "long", "its name says so"
+    assert route(chatter, [SMALL, RouteCandidate("big", 4096), RouteCandidate("bigger", 8192)]).name == "bigger"
+    assert route(chatter, [RouteCandidate("a", 2048), RouteCandidate("b", 2048)]).name == "a", (
+        "there is no more room anywhere"
+    )
+    assert route(chatter, [RouteCandidate("unknown"), LONG]).name == "unknown", "nobody knows that it is too small"
+    assert route(chatter, [SMALL, RouteCandidate("long")]).name == "long", "its name says so"
     code = asked("fix this code\n```\n" + "x = 1\n" * 2000 + "```")  # some 3400 tokens
     assert route(code, ALL).name == "long", "more than half of the window of the model for code"
     assert route(asked("fix this code" + " la" * 1500), ALL).name == "qwen-coder", "which it fits into"

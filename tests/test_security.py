@@ -22,9 +22,18 @@ from bitnet_chat.errors import FinishReason, UsageError
 from bitnet_chat.events import Completed, TextDelta
 from bitnet_chat.server import uvicorn_server
 from bitnet_chat.server.app import application
-from bitnet_chat.server.auth import COOKIE, CSP, SESSION, Facts, Gate, Keys, TooManyGuesses, key_in
-from bitnet_chat.server.model_manager import Catalogue
-from bitnet_chat.server.scheduler import Desk
+from bitnet_chat.server.auth import (
+    COOKIE,
+    CSP,
+    SESSION,
+    ApiKeyAuth,
+    RequestGuard,
+    RequestInfo,
+    TooManyAttemptsError,
+    key_in,
+)
+from bitnet_chat.server.model_manager import ModelManager
+from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings, is_loopback
 
 HERE = "http://127.0.0.1:8033"
@@ -33,17 +42,17 @@ STRANGER = "https://evil.example"
 SAID = "what the user said"
 
 
-def facts(method: str = "GET", path: str = "/v1/models", *, address: str = "127.0.0.1", **headers: str) -> Facts:
+def facts(method: str = "GET", path: str = "/v1/models", *, address: str = "127.0.0.1", **headers: str) -> RequestInfo:
     named = {"host": "127.0.0.1:8033"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    return Facts(method, path, "http", address, named)
+    return RequestInfo(method, path, "http", address, named)
 
 
-def gate(**changes: object) -> Gate:
+def gate(**changes: object) -> RequestGuard:
     settings = ServeSettings(**changes)  # type: ignore[arg-type]
-    return Gate(settings, Keys(settings.api_key))
+    return RequestGuard(settings, ApiKeyAuth(settings.api_key))
 
 
-def status(gate: Gate, facts: Facts) -> int:
+def status(gate: RequestGuard, facts: RequestInfo) -> int:
     refusal = gate.refusal(facts)
     return refusal.status if refusal is not None else 200
 
@@ -128,7 +137,7 @@ def test_what_is_no_host_is_refused(host: str) -> None:
 
 
 def test_two_hosts_are_none() -> None:
-    assert status(gate(), Facts("GET", "/", "http", "", {"host": "localhost"}, hosts=2)) == 400
+    assert status(gate(), RequestInfo("GET", "/", "http", "", {"host": "localhost"}, hosts=2)) == 400
 
 
 def test_more_names() -> None:
@@ -220,11 +229,11 @@ def test_patterns_of_origins(pattern: str, may: tuple[str, ...], may_not: tuple[
 
 def test_the_cookie_of_the_page_is_worth_nothing_to_another_page_of_this_computer() -> None:
     settings = ServeSettings(api_key=KEY)
-    keys = Keys(KEY)
-    locked, cookies = Gate(settings, keys), {COOKIE: keys.session()}
+    keys = ApiKeyAuth(KEY)
+    locked, cookies = RequestGuard(settings, keys), {COOKIE: keys.session()}
     for origin, expected in ((HERE, 200), ("http://localhost:3000", 401), ("app://x", 401)):
         headers = {"host": "127.0.0.1:8033", "origin": origin}
-        assert status(locked, Facts("POST", "/chats/1/stop", "http", "", headers, cookies=cookies)) == expected
+        assert status(locked, RequestInfo("POST", "/chats/1/stop", "http", "", headers, cookies=cookies)) == expected
 
 
 def test_our_own_page_may() -> None:
@@ -298,11 +307,11 @@ def test_without_a_key_any_key_will_do() -> None:
 
 def test_a_session_is_worth_its_time_and_its_key() -> None:
     now = [1000.0]
-    keys = Keys(KEY, lambda: now[0])
+    keys = ApiKeyAuth(KEY, lambda: now[0])
     session = keys.session()
     assert keys.is_session(session) and keys.session() != session and KEY not in session
-    assert Keys(KEY, lambda: now[0]).is_session(session), "a restart logs nobody out"
-    assert not Keys("another", lambda: now[0]).is_session(session)
+    assert ApiKeyAuth(KEY, lambda: now[0]).is_session(session), "a restart logs nobody out"
+    assert not ApiKeyAuth("another", lambda: now[0]).is_session(session)
     expires, rest = session.split(".", 1)
     for forged in ("", "..", session + "0", session[:-1], f"{int(expires) + 1}.{rest}", "9" * 30 + ".a.b", "é.é"):
         assert not keys.is_session(forged)
@@ -313,18 +322,18 @@ def test_a_session_is_worth_its_time_and_its_key() -> None:
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.text(max_size=80))
 def test_no_text_is_a_session_or_a_key_by_chance(text: str) -> None:
-    keys = Keys(KEY)
+    keys = ApiKeyAuth(KEY)
     assert not keys.is_session(text)
     key_in(text, text)
 
 
 def test_wrong_keys_have_to_wait_and_the_right_one_never_does() -> None:
     now = [0.0]
-    keys = Keys(KEY, lambda: now[0])
+    keys = ApiKeyAuth(KEY, lambda: now[0])
     for _ in range(20):
         assert not keys.is_right("guess", "10.0.0.9")
         now[0] += 1
-    with pytest.raises(TooManyGuesses) as refused:
+    with pytest.raises(TooManyAttemptsError) as refused:
         keys.is_right("guess", "10.0.0.9")
     assert refused.value.retry_after == 40.0
     assert keys.is_right(KEY, "10.0.0.9"), "others may share the address"
@@ -343,7 +352,7 @@ def test_wrong_keys_have_to_wait_and_the_right_one_never_does() -> None:
 def app_of() -> Iterator[Callable[..., httpx.AsyncClient]]:
     def make(**changes: object) -> httpx.AsyncClient:
         backends: list[ScriptedBackend] = []
-        desk = Desk(Catalogue({"m": scripted_source(lambda _: say("hi"), backends)}))
+        desk = ReplyScheduler(ModelManager({"m": scripted_source(lambda _: say("hi"), backends)}))
         app = application(desk, ServeSettings(**changes), None)  # type: ignore[arg-type]
 
         async def echo(request: Request) -> Response:

@@ -28,7 +28,7 @@ from bitnet_chat.text.sanitize import one_line
 if TYPE_CHECKING:
     from bitnet_chat.backend import Sampling
     from bitnet_chat.backends.pool import BackendFactory
-    from bitnet_chat.server.scheduler import Desk
+    from bitnet_chat.server.scheduler import ReplyScheduler
     from bitnet_chat.server.settings import ServeSettings
 
 _NEEDED = ("starlette", "uvicorn", "httptools", "sse_starlette", "prometheus_client", "markdown_it", "nh3")
@@ -182,7 +182,7 @@ class OpenServer:
     """A server that listens. ``url``: where."""
 
     url: str
-    desk: Desk
+    desk: ReplyScheduler
 
 
 @asynccontextmanager
@@ -198,9 +198,9 @@ async def open_server(
     from bitnet_chat.backends.factory import open_factory, open_local_journal
     from bitnet_chat.cli.server_engine import has_models, models_of, preferred
     from bitnet_chat.server.app import running
-    from bitnet_chat.server.model_manager import Catalogue
-    from bitnet_chat.server.reply_cache import Cache
-    from bitnet_chat.server.scheduler import Defaults, Desk
+    from bitnet_chat.server.model_manager import ModelManager
+    from bitnet_chat.server.reply_cache import ReplyCache
+    from bitnet_chat.server.scheduler import ReplyScheduler, RequestDefaults
 
     sources: dict[str, BackendFactory] = {}
     notices: list[str] = []
@@ -228,12 +228,12 @@ async def open_server(
     more = partial(models_of, settings, configured, parallel=serving.parallel) if has_models(settings) else None
     if more is not None and not models:
         sources = dict(await more()) or sources
-    catalogue = Catalogue(sources, queue=serving.queue, memory_limit=serving.memory_limit, more=more)
+    catalogue = ModelManager(sources, queue=serving.queue, memory_limit=serving.memory_limit, more=more)
     if serving.memory_limit:
         await catalogue.check()
-    cache = Cache(_sampling(settings)) if serving.cache else None
-    defaults = Defaults(settings.system, settings.max_tokens or None, settings.timeout or None)
-    desk = Desk(catalogue, cache=cache, defaults=defaults, log_prompts=serving.log_prompts)
+    cache = ReplyCache(_sampling(settings)) if serving.cache else None
+    defaults = RequestDefaults(settings.system, settings.max_tokens or None, settings.timeout or None)
+    desk = ReplyScheduler(catalogue, cache=cache, defaults=defaults, log_prompts=serving.log_prompts)
     async with running(desk, serving, open_local_journal(settings) if settings.journal else None) as url:
         yield OpenServer(url, desk)
 

@@ -15,14 +15,14 @@ from starlette.routing import BaseRoute
 
 from bitnet_chat.journal.memory import MemoryJournal
 from bitnet_chat.server import health, llama_server_api
-from bitnet_chat.server.auth import Gate, Keys, Refusal
+from bitnet_chat.server.auth import ApiKeyAuth, RejectedRequest, RequestGuard
 from bitnet_chat.server.chats import endpoints as chats
-from bitnet_chat.server.chats.service import ChatDesk
-from bitnet_chat.server.middleware import Frame, login_routes, refused
+from bitnet_chat.server.chats.service import ChatService
+from bitnet_chat.server.middleware import RequestMiddleware, login_routes, refused
 from bitnet_chat.server.ollama import endpoints as ollama
 from bitnet_chat.server.openai import endpoints as openai
 from bitnet_chat.server.openapi import document
-from bitnet_chat.server.scheduler import Desk
+from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.server.uvicorn_server import listening
 from bitnet_chat.server.web import files as page
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import Journal
 
 
-def application(desk: Desk, settings: ServeSettings, journal: Journal | None) -> Starlette:
+def application(desk: ReplyScheduler, settings: ServeSettings, journal: Journal | None) -> Starlette:
     """Everything that is served. ``journal``: where chats are kept; None: nowhere but in memory."""
 
     @asynccontextmanager
@@ -43,10 +43,10 @@ def application(desk: Desk, settings: ServeSettings, journal: Journal | None) ->
             await desk.close(0.0)
             await chat_desk.close()
 
-    chat_desk = ChatDesk(desk, journal if journal is not None else MemoryJournal(), settings.linger)
-    keys = Keys(settings.api_key)
+    chat_desk = ChatService(desk, journal if journal is not None else MemoryJournal(), settings.linger)
+    keys = ApiKeyAuth(settings.api_key)
     routes = [*health.routes(desk), *login_routes(keys), *_routes(desk, settings, chat_desk)]
-    frame = Middleware(Frame, settings=settings, gate=Gate(settings, keys), metrics=desk.metrics)
+    frame = Middleware(RequestMiddleware, settings=settings, gate=RequestGuard(settings, keys), metrics=desk.metrics)
     app = Starlette(
         routes=routes, middleware=[frame], lifespan=lifespan, exception_handlers={HTTPException: _no_such_route}
     )
@@ -62,12 +62,12 @@ def _no_such_route(request: Request, error: Exception) -> Response:
     else:
         what = f"{request.url.path} is not served here"
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
-    return refused(Refusal(error.status_code, what, code=code, headers=error.headers or {}), request.url.path)
+    return refused(RejectedRequest(error.status_code, what, code=code, headers=error.headers or {}), request.url.path)
 
 
 @asynccontextmanager
 async def running(
-    desk: Desk, settings: ServeSettings, journal: Journal | None, app: Starlette | None = None
+    desk: ReplyScheduler, settings: ServeSettings, journal: Journal | None, app: Starlette | None = None
 ) -> AsyncIterator[str]:
     """The application, listening, in the block; gives its address.
 
@@ -85,7 +85,7 @@ async def running(
             await desk.close(grace)
 
 
-def _routes(desk: Desk, settings: ServeSettings, chat_desk: ChatDesk) -> Sequence[BaseRoute]:
+def _routes(desk: ReplyScheduler, settings: ServeSettings, chat_desk: ChatService) -> Sequence[BaseRoute]:
     """Each API brings its own."""
     return [
         *openai.routes(desk, settings),

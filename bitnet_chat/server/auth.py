@@ -18,7 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from bitnet_chat.server.origins import Hosts, Origins
+from bitnet_chat.server.origins import AllowedHosts, AllowedOrigins
 from bitnet_chat.server.settings import ServeSettings, is_loopback
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d{1,5})?")
@@ -48,7 +48,7 @@ HEADERS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RejectedRequest:
     """``what`` happened, and the ``remedy``; ``kind`` in the words of the OpenAI API."""
 
     status: int
@@ -60,7 +60,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RequestInfo:
     """Of a request, as far as they matter here. Names of headers are lower case."""
 
     method: str
@@ -74,40 +74,40 @@ class Facts:
     cookies: Mapping[str, str] = field(default_factory=dict)
 
 
-class Gate:
+class RequestGuard:
     """Who may come in."""
 
-    def __init__(self, settings: ServeSettings, keys: Keys) -> None:
+    def __init__(self, settings: ServeSettings, keys: ApiKeyAuth) -> None:
         self._settings, self._keys = settings, keys
-        self._origins = Origins(settings.cors)
+        self._origins = AllowedOrigins(settings.cors)
         self._is_open = settings.host in _ANY_ADDRESS
-        self._hosts = Hosts(("localhost", ".localhost", *settings.allow_host))
+        self._hosts = AllowedHosts(("localhost", ".localhost", *settings.allow_host))
         self._own = {settings.host.lower()}
         if self._is_open:
             name = socket.gethostname().lower()
             self._own = {name, name.partition(".")[0], f"{name.partition('.')[0]}.local"}
 
-    def refusal(self, facts: Facts) -> Refusal | None:
+    def refusal(self, facts: RequestInfo) -> RejectedRequest | None:
         """Why it may not; None where it may."""
         return self._of_host(facts) or self._of_origin(facts) or self._of_key(facts) or self._of_body(facts)
 
-    def allowed_origin(self, facts: Facts) -> str:
+    def allowed_origin(self, facts: RequestInfo) -> str:
         """The page elsewhere that may read the reply; empty where there is none."""
         origin = facts.headers.get("origin", "").lower()
         return origin if origin in self._origins else ""
 
-    def _of_host(self, facts: Facts) -> Refusal | None:
+    def _of_host(self, facts: RequestInfo) -> RejectedRequest | None:
         host = facts.headers.get("host", "")
         match = _HOST.fullmatch(host)
         if facts.hosts != 1 or match is None:
-            return Refusal(400, "the request does not say in one Host header whom it is for", code="bad_host")
+            return RejectedRequest(400, "the request does not say in one Host header whom it is for", code="bad_host")
         name = match[1].lower().strip("[]").rstrip(".")
         if name in self._own or name in self._hosts:
             return None
         # DNS rebinding needs a name: an address cannot be pointed here. 0.0.0.0 is this computer, too.
         if is_loopback(name) or name in _ANY_ADDRESS or (self._is_open and _is_address(name)):
             return None
-        return Refusal(
+        return RejectedRequest(
             403,
             f"{match[1]} is no name of this server",
             f"--allow-host {match[1]} lets it in, if it is meant to be one",
@@ -115,12 +115,12 @@ class Gate:
             "host_not_allowed",
         )
 
-    def _of_origin(self, facts: Facts) -> Refusal | None:
+    def _of_origin(self, facts: RequestInfo) -> RejectedRequest | None:
         if self.allowed_origin(facts):
             return None
         origin = facts.headers.get("origin")
         if origin is not None and not _is_own(facts):
-            return Refusal(
+            return RejectedRequest(
                 403,
                 f"a page of {origin[:100]} may not use this server",
                 f"--cors {origin[:100]} lets it, if you trust it" if "://" in origin else "",
@@ -129,10 +129,12 @@ class Gate:
             )
         site = facts.headers.get("sec-fetch-site", "none")
         if origin is None and site == "cross-site" and facts.method not in _SAFE:
-            return Refusal(403, "a page of another site may not use this server", "", "permission_error", "cross_site")
+            return RejectedRequest(
+                403, "a page of another site may not use this server", "", "permission_error", "cross_site"
+            )
         return None
 
-    def _of_key(self, facts: Facts) -> Refusal | None:
+    def _of_key(self, facts: RequestInfo) -> RejectedRequest | None:
         if not self._keys.wanted or facts.path in _OPEN or facts.path.startswith(_OPEN_FOLDER):
             return None
         if facts.method == "OPTIONS" and "access-control-request-method" in facts.headers:
@@ -145,13 +147,13 @@ class Gate:
         try:
             if key and self._keys.is_right(key, facts.address):
                 return None
-        except TooManyGuesses as error:
+        except TooManyAttemptsError as error:
             return too_many_guesses(error)
         what = "that API key is wrong" if key else "this server wants an API key"
         code = "invalid_api_key" if key else "missing_api_key"
-        return Refusal(401, what, remedy, "authentication_error", code, {"www-authenticate": "Bearer"})
+        return RejectedRequest(401, what, remedy, "authentication_error", code, {"www-authenticate": "Bearer"})
 
-    def _of_body(self, facts: Facts) -> Refusal | None:
+    def _of_body(self, facts: RequestInfo) -> RejectedRequest | None:
         size = facts.headers.get("content-length", "")
         if size.isdecimal() and int(size[:20]) > self._settings.body_limit:
             return too_large(self._settings.body_limit)
@@ -165,21 +167,21 @@ class Gate:
         # and does not get here without leave: but it cannot send JSON without being asked first.
         if "origin" not in facts.headers and "sec-fetch-site" not in facts.headers:
             return None
-        return Refusal(
+        return RejectedRequest(
             415,
             f"the body is said to be {kind[:100] or 'nothing in particular'}",
             "send Content-Type: application/json",
         )
 
 
-def _is_own(facts: Facts) -> bool:
+def _is_own(facts: RequestInfo) -> bool:
     """Whether no page elsewhere has sent it, as far as a browser tells."""
     origin, here = facts.headers.get("origin"), facts.headers.get("host", "").lower()
     return origin is None or origin.lower() in (f"http://{here}", f"https://{here}")
 
 
-def too_large(limit: int) -> Refusal:
-    return Refusal(
+def too_large(limit: int) -> RejectedRequest:
+    return RejectedRequest(
         413,
         f"the request is larger than {limit:,} bytes",
         "send less, or begin another conversation",
@@ -187,9 +189,11 @@ def too_large(limit: int) -> Refusal:
     )
 
 
-def too_many_guesses(error: TooManyGuesses) -> Refusal:
+def too_many_guesses(error: TooManyAttemptsError) -> RejectedRequest:
     wait = str(max(1, round(error.retry_after)))
-    return Refusal(429, str(error), f"wait {wait} s", "rate_limit_error", "too_many_wrong_keys", {"retry-after": wait})
+    return RejectedRequest(
+        429, str(error), f"wait {wait} s", "rate_limit_error", "too_many_wrong_keys", {"retry-after": wait}
+    )
 
 
 def _is_address(name: str) -> bool:
@@ -233,7 +237,7 @@ _GUESSES, _WINDOW = 20, 60.0
 _ADDRESSES = 4096
 
 
-class TooManyGuesses(Exception):
+class TooManyAttemptsError(Exception):
     """``retry_after``: seconds."""
 
     def __init__(self, retry_after: float) -> None:
@@ -241,7 +245,7 @@ class TooManyGuesses(Exception):
         self.retry_after = retry_after
 
 
-class Keys:
+class ApiKeyAuth:
     """Knows the key. An empty one lets everybody in."""
 
     def __init__(self, key: str, clock: Callable[[], float] = time.time) -> None:
@@ -264,7 +268,7 @@ class Keys:
         while times and now - times[0] >= _WINDOW:
             times.popleft()
         if times and len(times) >= _GUESSES:
-            raise TooManyGuesses(_WINDOW - (now - times[0]))
+            raise TooManyAttemptsError(_WINDOW - (now - times[0]))
         if times is None:
             times = self._wrong[address] = deque(maxlen=_GUESSES)
         times.append(now)

@@ -33,7 +33,7 @@ _BLOCK = 1024
 
 
 @dataclass(slots=True)
-class _Block:
+class _Segment:
     """A stretch of the reply: text of one kind, or one event."""
 
     start: int
@@ -46,14 +46,14 @@ class _Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Cursor:
     """What a watcher gets: an event, and the place behind it."""
 
     event: Event
     place: int
 
 
-class Generation:
+class ReplyBroadcast:
     """What is said goes in by :meth:`put`, and comes out of :meth:`watch`, for as many as want it."""
 
     def __init__(self, id: str, model: str) -> None:
@@ -70,7 +70,7 @@ class Generation:
         """Whether a watcher was given any of it."""
         self._stop: Callable[[], object] | None = None
         self._stopping = False
-        self._blocks: list[_Block] = []
+        self._blocks: list[_Segment] = []
         self._place = 0
         self._progress: PromptProgress | None = None
         """Of the prompt that is being read, as long as nothing was said."""
@@ -133,11 +133,11 @@ class Generation:
             last.event = type(event)(last.event.text + event.text)
             self._place += len(event.text)
             return
-        block = _Block(self._place, event)
+        block = _Segment(self._place, event)
         self._blocks.append(block)
         self._place += block.size
 
-    async def watch(self, place: int = 0, *, progress: bool = False) -> AsyncIterator[Seen]:
+    async def watch(self, place: int = 0, *, progress: bool = False) -> AsyncIterator[Cursor]:
         """What was said from ``place`` on, then what is being said; the last one holds Completed or Failed.
         ``progress``: how far the prompt is read comes too, the newest only, and is not kept."""
         told: PromptProgress | None = None
@@ -152,31 +152,31 @@ class Generation:
                 if progress and self.end is None and self._progress not in (None, told):
                     told = self._progress
                     assert told is not None
-                    yield Seen(told, place)
+                    yield Cursor(told, place)
                     continue
                 if self.end is not None and place >= self._place:
-                    yield Seen(self.end, place)
+                    yield Cursor(self.end, place)
                     return
                 if place >= self._place:
                     await news.wait()
         finally:
             self._watchers.discard(news)
 
-    def _since(self, place: int) -> list[Seen]:
+    def _since(self, place: int) -> list[Cursor]:
         """All there is behind ``place``, text of one kind joined."""
         if place >= self._place:
             return []
         last = self._blocks[-1]
         if place >= last.start and isinstance(last.event, TextDelta | ThinkingDelta):  # as it nearly always is
-            return [Seen(type(last.event)(last.event.text[place - last.start :]), self._place)]
+            return [Cursor(type(last.event)(last.event.text[place - last.start :]), self._place)]
         first = max(0, bisect_right(self._blocks, place, key=lambda block: block.start) - 1)
-        found: list[Seen] = []
+        found: list[Cursor] = []
         texts: list[str] = []
         kind: type[TextDelta | ThinkingDelta] = TextDelta
 
         def join(end: int) -> None:
             if texts:
-                found.append(Seen(kind("".join(texts)), end))
+                found.append(Cursor(kind("".join(texts)), end))
                 texts.clear()
 
         for block in self._blocks[first:]:
@@ -184,7 +184,7 @@ class Generation:
             if not isinstance(event, TextDelta | ThinkingDelta):
                 join(block.start)
                 if block.start >= place:
-                    found.append(Seen(event, block.start + 1))
+                    found.append(Cursor(event, block.start + 1))
                 continue
             if type(event) is not kind:
                 join(block.start)

@@ -23,26 +23,26 @@ from bitnet_chat.errors import (
     UsageError,
 )
 from bitnet_chat.events import Completed, Failed
-from bitnet_chat.server.model_manager import UnknownModel
-from bitnet_chat.server.scheduler import Ending
+from bitnet_chat.server.model_manager import UnknownModelError
+from bitnet_chat.server.scheduler import ShuttingDownError
 from bitnet_chat.text.sanitize import escaped
 from bitnet_chat.text.utf8 import well_formed
 
 
-class TooSlow(BitnetChatError):
+class RequestTimeoutError(BitnetChatError):
     """The time that a reply may take ran out before its first word."""
 
     reason = FinishReason.TIMEOUT
 
 
-class Ended(BitnetChatError):
+class CancelledError(BitnetChatError):
     """The reply was stopped from this side before its first word."""
 
     reason = FinishReason.INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class APIError:
     """An error in the terms of HTTP. ``type`` and ``code`` are those of the OpenAI API."""
 
     status: int
@@ -72,7 +72,7 @@ class Problem:
 _INVALID, _LIMIT, _SERVER = "invalid_request_error", "rate_limit_error", "server_error"
 
 
-def problem_of(error: BitnetChatError) -> Problem:
+def to_api_error(error: BitnetChatError) -> APIError:
     """What a client is told of an error."""
     status, kind, code, param, passes = _place(error)
     what, remedy = well_formed(error.what), well_formed(error.remedy)
@@ -82,7 +82,7 @@ def problem_of(error: BitnetChatError) -> Problem:
         what = _too_long(needed, error.reserve, window)
     if isinstance(error, ContextOverflowError) and remedy:  # which is for one at a terminal
         remedy = "send less of the conversation; --overflow drop-oldest has the server leave out the oldest messages"
-    return Problem(
+    return APIError(
         status,
         kind,
         code,
@@ -113,13 +113,13 @@ def _place(error: BitnetChatError) -> tuple[int, str, str, str, bool]:
             return error.status, _INVALID, error.code or "invalid_value", error.param, False
         case UnsupportedError():
             return 400, _INVALID, "unsupported_parameter", error.option, False
-        case UnknownModel():
+        case UnknownModelError():
             return 404, _INVALID, "model_not_found", "model", False
         case UsageError():
             return 400, _INVALID, "invalid_value", "", False
         case ContextOverflowError():
             return 400, _INVALID, "context_length_exceeded", "messages", False
-        case Ending():
+        case ShuttingDownError():
             return 503, _SERVER, "ending", "", True
         case BusyError():
             return 429, _LIMIT, "rate_limit_exceeded", "", True
@@ -129,9 +129,9 @@ def _place(error: BitnetChatError) -> tuple[int, str, str, str, bool]:
             return 503, _SERVER, "bad_model", "", False
         case EngineDiedError():
             return 503, _SERVER, "engine_died", "", True
-        case TooSlow():
+        case RequestTimeoutError():
             return 504, _SERVER, "timeout", "", True
-        case Ended():
+        case CancelledError():
             return 503, _SERVER, "interrupted", "", True
         case _:
             return 500, _SERVER, str(error.reason), "", True
@@ -157,15 +157,17 @@ def failure_of(end: Completed | Failed) -> BitnetChatError | None:
         return None
     match end.reason:
         case FinishReason.TIMEOUT:
-            return TooSlow("the time for this reply ran out before its first word", remedy="try again later")
+            return RequestTimeoutError(
+                "the time for this reply ran out before its first word", remedy="try again later"
+            )
         case FinishReason.INTERRUPTED:
-            return Ended("the reply was stopped before its first word", remedy="try again")
+            return CancelledError("the reply was stopped before its first word", remedy="try again")
         case FinishReason.CONTEXT_OVERFLOW:
             return ContextOverflowError("the conversation leaves no room for a reply in the context window")
     return None
 
 
-def openai_form(problem: Problem) -> dict[str, object]:
+def openai_form(problem: APIError) -> dict[str, object]:
     """``{"error": …}`` as the OpenAI API has it."""
     counts = {"n_prompt_tokens": problem.prompt_tokens, "n_ctx": problem.context_size}  # as llama-server tells them
     return {

@@ -9,13 +9,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from bitnet_chat.backend import BackendStatus
-from bitnet_chat.server.scheduler import Desk
+from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.version import __version__
 
 _READY = frozenset({"idle", "generating", "interrupting"})
 
 
-def routes(desk: Desk) -> list[BaseRoute]:
+def routes(desk: ReplyScheduler) -> list[BaseRoute]:
     async def health(request: Request) -> Response:
         status, facts = health_of(desk)
         headers = {} if status == 200 else {"retry-after": "1"}
@@ -28,7 +28,7 @@ def routes(desk: Desk) -> list[BaseRoute]:
     return [Route("/health", health), Route("/metrics", metrics)]
 
 
-def health_of(desk: Desk) -> tuple[int, dict[str, object]]:
+def health_of(desk: ReplyScheduler) -> tuple[int, dict[str, object]]:
     """The HTTP status, 200 where an engine is ready and 503 else, and what is to be said about it."""
     pools = desk.catalogue.pools
     statuses = [backend.status() for pool in pools.values() for backend in pool.backends]

@@ -20,11 +20,11 @@ from starlette.types import Receive, Scope, Send
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.errors import BitnetChatError, ModelError
-from bitnet_chat.server.errors import InvalidFieldError, openai_form, problem_of
+from bitnet_chat.server.errors import InvalidFieldError, openai_form, to_api_error
 from bitnet_chat.server.openai.responses import to_json
 from bitnet_chat.server.request_body import read
 from bitnet_chat.server.responses import respond
-from bitnet_chat.server.scheduler import Desk
+from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.version import __version__
 
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
 
 _MOST = 400_000
 """Characters, and tokens, of one request: some seconds of work, beside the event loop."""
-_Work = Callable[["_Text", Fields], dict[str, object]]
+_Work = Callable[["_TextRequest", Fields], dict[str, object]]
 
 
-def routes(desk: Desk, settings: ServeSettings) -> list[BaseRoute]:
+def routes(desk: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
     paths = _Paths(desk, settings)
     return [
-        Route("/props", _Endpoint("GET", paths.props)),
-        Route("/slots", _Endpoint("GET", paths.slots)),
-        Route("/tokenize", _Endpoint("POST", paths.of(_tokenized))),
-        Route("/detokenize", _Endpoint("POST", paths.of(_detokenized))),
-        Route("/apply-template", _Endpoint("POST", paths.of(_templated))),
+        Route("/props", _LlamaEndpoint("GET", paths.props)),
+        Route("/slots", _LlamaEndpoint("GET", paths.slots)),
+        Route("/tokenize", _LlamaEndpoint("POST", paths.of(_tokenized))),
+        Route("/detokenize", _LlamaEndpoint("POST", paths.of(_detokenized))),
+        Route("/apply-template", _LlamaEndpoint("POST", paths.of(_templated))),
     ]
 
 
-class _Endpoint:
+class _LlamaEndpoint:
     """A path with one method."""
 
     def __init__(self, method: str, answer: Callable[[Request], object]) -> None:
@@ -67,7 +67,7 @@ class _Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class _TextRequest:
     """What turns messages into text and text into tokens."""
 
     header: ModelHeader
@@ -78,9 +78,9 @@ class _Text:
 
 
 class _Paths:
-    def __init__(self, desk: Desk, settings: ServeSettings) -> None:
+    def __init__(self, desk: ReplyScheduler, settings: ServeSettings) -> None:
         self._catalogue, self._limit = desk.catalogue, settings.body_limit
-        self._texts: dict[str, _Text] = {}
+        self._texts: dict[str, _TextRequest] = {}
 
     async def props(self, request: Request) -> dict[str, object]:
         name = self._catalogue.choose(request.query_params.get("model", ""))
@@ -119,7 +119,7 @@ class _Paths:
 
         return answer
 
-    async def _text(self, name: str) -> _Text:
+    async def _text(self, name: str) -> _TextRequest:
         if name not in self._texts:
             source = self._catalogue.pools[name].source
             if source.path is None:
@@ -130,7 +130,7 @@ class _Paths:
         return self._texts[name]
 
 
-def _read(source: BackendFactory) -> _Text:
+def _read(source: BackendFactory) -> _TextRequest:
     """Raises ModelError for a file that cannot be read."""
     from bitnet_chat.models.gguf import read_header
     from bitnet_chat.models.known_faults import mended
@@ -149,10 +149,10 @@ def _read(source: BackendFactory) -> _Text:
         )
     except ModelError:
         pass
-    return _Text(header, template, read_tokenizer(source.path))
+    return _TextRequest(header, template, read_tokenizer(source.path))
 
 
-def _tokenizer_of(text: _Text) -> Tokenizer:
+def _tokenizer_of(text: _TextRequest) -> Tokenizer:
     if text.tokenizer is None:
         raise InvalidFieldError(
             f"the vocabulary of {text.header.label} is of a kind that is not known here", status=501
@@ -160,7 +160,7 @@ def _tokenizer_of(text: _Text) -> Tokenizer:
     return text.tokenizer
 
 
-def _tokenized(text: _Text, fields: Fields) -> dict[str, object]:
+def _tokenized(text: _TextRequest, fields: Fields) -> dict[str, object]:
     tokenizer, content = _tokenizer_of(text), fields.needed_text("content")
     if len(content) > _MOST:
         raise fields.wrong("content", f"has more than {_MOST:,} characters")
@@ -179,7 +179,7 @@ def _tokenized(text: _Text, fields: Fields) -> dict[str, object]:
     return {"tokens": [{"id": number, "piece": tokenizer.written([number])} for number in numbers]}
 
 
-def _detokenized(text: _Text, fields: Fields) -> dict[str, object]:
+def _detokenized(text: _TextRequest, fields: Fields) -> dict[str, object]:
     tokenizer, tokens = _tokenizer_of(text), fields.get("tokens")
     if not isinstance(tokens, list) or not all(type(each) is int for each in tokens) or len(tokens) > _MOST:
         raise fields.wrong("tokens", f"has to be a list of at most {_MOST:,} numbers of tokens")
@@ -189,7 +189,7 @@ def _detokenized(text: _Text, fields: Fields) -> dict[str, object]:
         raise fields.wrong("tokens", f"has {error}, which is not a token of this model") from None
 
 
-def _templated(text: _Text, fields: Fields) -> dict[str, object]:
+def _templated(text: _TextRequest, fields: Fields) -> dict[str, object]:
     from bitnet_chat.server.openai.requests import options_of
 
     if text.template is None:
@@ -208,7 +208,7 @@ def _templated(text: _Text, fields: Fields) -> dict[str, object]:
 
 
 def _refusal(error: BitnetChatError) -> Response:
-    problem = problem_of(error)
+    problem = to_api_error(error)
     return _json(openai_form(problem), problem.status, problem.headers)
 
 

@@ -19,7 +19,7 @@ from bitnet_chat.backends.pool import Slot
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, TextDelta, ThinkingDelta
-from bitnet_chat.server.model_manager import Catalogue
+from bitnet_chat.server.model_manager import ModelManager
 from bitnet_chat.version import __version__
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -29,7 +29,7 @@ _RATES = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1000
 class Metrics:
     """The account of one server, in a registry of its own. All methods belong to the event loop."""
 
-    def __init__(self, catalogue: Catalogue, running: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, catalogue: ModelManager, running: Callable[[], int] = lambda: 0) -> None:
         """``running``: how many replies are waited for or made."""
         self.registry = CollectorRegistry()
         by_model = ("model",)
@@ -84,14 +84,14 @@ class Metrics:
         self._catalogue = catalogue
         self._shared_restarts: dict[str, int] = {}
         """Those of a process that answers for several seats which were accounted for."""
-        self.registry.register(_Now(catalogue, running))
+        self.registry.register(_Collector(catalogue, running))
 
     def request(self, api: str, status: int) -> None:
         self._requests.labels(api, str(status)).inc()
 
-    def reply(self, model: str) -> Account:
+    def reply(self, model: str) -> ReplyMetrics:
         """The account of a reply that is asked for now."""
-        return Account(self, model)
+        return ReplyMetrics(self, model)
 
     def yielded(self, model: str) -> None:
         self._yields.labels(model).inc()
@@ -118,7 +118,7 @@ class Metrics:
         return encode(self.registry), kind
 
 
-class Account:
+class ReplyMetrics:
     """What is counted of one reply."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
@@ -147,10 +147,10 @@ class Account:
                 self._metrics._rate.labels(self._model).observe(rate)
 
 
-class _Now(Collector):
+class _Collector(Collector):
     """What is looked up when somebody asks."""
 
-    def __init__(self, catalogue: Catalogue, running: Callable[[], int]) -> None:
+    def __init__(self, catalogue: ModelManager, running: Callable[[], int]) -> None:
         self._catalogue, self._running = catalogue, running
         self._process = psutil.Process()
         self._started = self._process.create_time()

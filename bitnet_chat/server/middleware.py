@@ -17,11 +17,11 @@ from bitnet_chat.server.auth import (
     COOKIE,
     HEADERS,
     SESSION,
-    Facts,
-    Gate,
-    Keys,
-    Refusal,
-    TooManyGuesses,
+    ApiKeyAuth,
+    RejectedRequest,
+    RequestGuard,
+    RequestInfo,
+    TooManyAttemptsError,
     cors_headers,
     preflight_headers,
     too_large,
@@ -30,7 +30,7 @@ from bitnet_chat.server.auth import (
 from bitnet_chat.server.errors import InvalidFieldError, error_json
 from bitnet_chat.server.metrics import Metrics
 from bitnet_chat.server.request_body import read_object
-from bitnet_chat.server.responses import ClientGone
+from bitnet_chat.server.responses import ClientDisconnectedError
 from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.text.utf8 import well_formed
@@ -65,10 +65,10 @@ _APIS = {
 } | dict.fromkeys(("props", "slots", "tokenize", "detokenize", "apply-template"), "llama")
 
 
-class Frame:
+class RequestMiddleware:
     """ASGI middleware, the outermost one."""
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: ServeSettings, gate: RequestGuard, metrics: Metrics) -> None:
         self._app, self._settings, self._gate, self._metrics = app, settings, gate, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,17 +76,17 @@ class Frame:
             await self._app(scope, receive, send)
             return
         scope = {**scope, "path": plain(scope["path"])}
-        await _Exchange(self._app, self._settings, self._gate, self._metrics).run(scope, receive, send)
+        await _RequestCycle(self._app, self._settings, self._gate, self._metrics).run(scope, receive, send)
 
 
-class _TooLarge(Exception):
+class _TooLargeError(Exception):
     """More of a body came than may."""
 
 
-class _Exchange:
+class _RequestCycle:
     """One request and its response."""
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: ServeSettings, gate: RequestGuard, metrics: Metrics) -> None:
         self._app, self._settings, self._gate, self._metrics = app, settings, gate, metrics
         self._status = 0
         self._read = 0
@@ -101,7 +101,7 @@ class _Exchange:
             self._read += len(message.get("body", b""))
             self._read_all = not message.get("more_body", False)
             if self._read > self._settings.body_limit + _SLACK:
-                raise _TooLarge
+                raise _TooLargeError
             return message
 
         async def framed(message: Message) -> None:
@@ -115,11 +115,11 @@ class _Exchange:
 
         try:
             await self._answer(facts, scope, counted, framed)
-        except _TooLarge:
+        except _TooLargeError:
             await self._fail(too_large(self._settings.body_limit), facts, scope, receive, framed)
         except Exception:
             log.exception("a request broke")
-            broken = Refusal(500, "the server failed at this request; its log says why", kind="server_error")
+            broken = RejectedRequest(500, "the server failed at this request; its log says why", kind="server_error")
             await self._fail(broken, facts, scope, receive, framed)
         finally:
             status = self._status or _GONE
@@ -127,7 +127,7 @@ class _Exchange:
             took = 1000 * (time.monotonic() - began)
             requests.info("%s %s %s %.0f ms", facts.method, one_line(facts.path), status, took)
 
-    async def _answer(self, facts: Facts, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, facts: RequestInfo, scope: Scope, receive: Receive, send: Send) -> None:
         if origin := self._gate.allowed_origin(facts):
             self._cors = cors_headers(origin)
         if (refusal := self._gate.refusal(facts)) is not None:
@@ -138,7 +138,7 @@ class _Exchange:
         else:
             await self._app(scope, receive, send)
 
-    async def _spend(self, facts: Facts, receive: Receive) -> bool:
+    async def _spend(self, facts: RequestInfo, receive: Receive) -> bool:
         """Reads the rest of the body for nothing. False: not all of it, so that the connection is of no more use."""
         if not self._read and "expect" in facts.headers:
             return False  # its client waits for leave to send it
@@ -148,7 +148,9 @@ class _Exchange:
             self._read_all = not message.get("more_body", False)
         return self._read_all
 
-    async def _fail(self, refusal: Refusal, facts: Facts, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _fail(
+        self, refusal: RejectedRequest, facts: RequestInfo, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Where a response has begun already there is no way to say so but to cut it."""
         if self._status:
             raise ConnectionAbortedError(refusal.what)
@@ -171,7 +173,7 @@ def plain(path: str) -> str:
     return _ALIASES.get(path, path)
 
 
-def refused(refusal: Refusal, path: str) -> Response:
+def refused(refusal: RejectedRequest, path: str) -> Response:
     """In the form of the API whose path it is."""
     what, remedy = well_formed(refusal.what), well_formed(refusal.remedy)
     message = f"{what}; {remedy}" if remedy else what
@@ -187,7 +189,7 @@ def refused(refusal: Refusal, path: str) -> Response:
     return _json({"error": error}, refusal.status, dict(refusal.headers))
 
 
-def login_routes(keys: Keys) -> list[BaseRoute]:
+def login_routes(keys: ApiKeyAuth) -> list[BaseRoute]:
     """``POST /login {key}``: the cookie that the page brings with each of its requests."""
 
     async def login(request: Request) -> Response:
@@ -195,14 +197,16 @@ def login_routes(keys: Keys) -> list[BaseRoute]:
         try:
             key = (await read_object(request, _LOGIN_LIMIT)).needed_text("key")
         except InvalidFieldError as error:
-            return refused(Refusal(error.status, error.what, 'send {"key": "…"}', code=error.code), request.url.path)
-        except ClientGone:
+            return refused(
+                RejectedRequest(error.status, error.what, 'send {"key": "…"}', code=error.code), request.url.path
+            )
+        except ClientDisconnectedError:
             return Response(status_code=_GONE)
         try:
             if not keys.is_right(key, address):
-                wrong = Refusal(401, "that API key is wrong", "", "authentication_error", "invalid_api_key")
+                wrong = RejectedRequest(401, "that API key is wrong", "", "authentication_error", "invalid_api_key")
                 return refused(wrong, request.url.path)
-        except TooManyGuesses as error:
+        except TooManyAttemptsError as error:
             return refused(too_many_guesses(error), request.url.path)
         response = Response(status_code=204)
         response.set_cookie(
@@ -223,10 +227,10 @@ def login_routes(keys: Keys) -> list[BaseRoute]:
     return [Route("/login", login, methods=["POST"]), Route("/logout", logout, methods=["POST"])]
 
 
-def _facts(scope: Scope) -> Facts:
+def _facts(scope: Scope) -> RequestInfo:
     headers = Headers(scope=scope)
     client = scope.get("client")
-    return Facts(
+    return RequestInfo(
         scope["method"],
         scope["path"],
         scope["scheme"],

@@ -24,7 +24,7 @@ from bitnet_chat.errors import BitnetChatError, BusyError, ModelError, UsageErro
 from bitnet_chat.models import memory
 from bitnet_chat.models.gguf import size_of
 from bitnet_chat.models.names import ModelNames, key_of
-from bitnet_chat.server.model_router import AUTO, Candidate, route
+from bitnet_chat.server.model_router import AUTO, RouteCandidate, route
 from bitnet_chat.util.progress import size
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ _OFTEN = 5.0
 """Seconds between two looks at another server's list of models."""
 
 
-class UnknownModel(UsageError):
+class UnknownModelError(UsageError):
     """There is no such model here."""
 
 
 @dataclass(slots=True)
-class _Model:
+class _ManagedModel:
     name: str
     source: BackendFactory
     pool: Pool
@@ -63,7 +63,7 @@ class _Model:
         return bool(self.users or self.closing or self.pool.backends)
 
 
-class Catalogue:
+class ModelManager:
     """By name; the first one is the default. All methods belong to the event loop."""
 
     def __init__(
@@ -82,7 +82,9 @@ class Catalogue:
         """
         if any(key_of(name) == AUTO for name in sources):
             raise UsageError(f"no model can be called {AUTO!r}: it is the name for whichever fits best")
-        self._models = {name: _Model(name, source, Pool(source, queue=queue)) for name, source in sources.items()}
+        self._models = {
+            name: _ManagedModel(name, source, Pool(source, queue=queue)) for name, source in sources.items()
+        }
         self._queue, self._limit, self._more = queue, memory_limit, more
         self._looked = time.monotonic()
         self._clock = itertools.count(1)
@@ -137,11 +139,11 @@ class Catalogue:
             return self.names[0]
         found = self._names.find(name)
         if found is None and key_of(name) == AUTO:
-            candidates = [Candidate(each, self.window(each)) for each in self._models]
+            candidates = [RouteCandidate(each, self.window(each)) for each in self._models]
             return route(conversation or Conversation(), candidates).name
         if found is None:
             self._look_for_more()
-            raise UnknownModel(f"there is no model {name!r} here", remedy=f"there are: {', '.join(self.listed)}")
+            raise UnknownModelError(f"there is no model {name!r} here", remedy=f"there are: {', '.join(self.listed)}")
         return found
 
     def _all_names(self) -> ModelNames:
@@ -155,7 +157,7 @@ class Catalogue:
     async def _add_more(self, more: Callable[[], Awaitable[Mapping[str, BackendFactory]]]) -> None:
         for name, source in (await more()).items():
             if name not in self._models:
-                self._models[name] = _Model(name, source, Pool(source, queue=self._queue))
+                self._models[name] = _ManagedModel(name, source, Pool(source, queue=self._queue))
         self._names = self._all_names()
 
     async def check(self) -> None:
@@ -172,7 +174,7 @@ class Catalogue:
             first.pool.start()
         self._spawn(self._prepare(first))
 
-    async def _prepare(self, first: _Model) -> None:
+    async def _prepare(self, first: _ManagedModel) -> None:
         if self._limit:
             async with self.held(first.name) as pool:
                 pool.start()
@@ -243,7 +245,7 @@ class Catalogue:
 
     # Room
 
-    async def _admit(self, model: _Model) -> None:
+    async def _admit(self, model: _ManagedModel) -> None:
         """No more than one waits for room at a time; small models do not overtake a large one."""
         if not model.leaving and model.closing is None and (model.loaded or not self._limit):
             self._enter(model)
@@ -259,18 +261,18 @@ class Catalogue:
         finally:
             self._waiting -= 1
 
-    def _fits(self, model: _Model) -> bool:
+    def _fits(self, model: _ManagedModel) -> bool:
         if not self._limit:
             return True
         cards = [each.card for each in self._models.values() if each is model or each.loaded]
         return all(cards) and sum(card.memory for card in cards if card) <= self._limit
 
-    def _enter(self, model: _Model) -> None:
+    def _enter(self, model: _ManagedModel) -> None:
         model.users += 1
         model.used = next(self._clock)
         model.unwanted = False
 
-    async def _make_room(self, model: _Model) -> None:
+    async def _make_room(self, model: _ManagedModel) -> None:
         """One step towards it. Who is cancelled here leaves nothing behind but what was unloaded."""
         self._news.clear()
         if model.closing is not None:
@@ -293,10 +295,10 @@ class Catalogue:
         else:
             await self._wait_for(others, need)
 
-    async def _wait_for(self, others: list[_Model], need: int) -> None:
+    async def _wait_for(self, others: list[_ManagedModel], need: int) -> None:
         """Until one of those that have to go has ended its replies."""
         excess = need + sum(each.card.memory for each in others if each.card) - self._limit
-        leaving: list[_Model] = []
+        leaving: list[_ManagedModel] = []
         for each in others:
             if excess > 0:
                 each.leaving = True
@@ -308,13 +310,13 @@ class Catalogue:
             for each in leaving:
                 each.leaving = False
 
-    def _close(self, model: _Model) -> asyncio.Task[None]:
+    def _close(self, model: _ManagedModel) -> asyncio.Task[None]:
         """Nobody holds it. It goes on when who asked for it has gone: a child that is half ended helps nobody."""
         if model.closing is None:
             model.closing = self._spawn(self._unload(model))
         return model.closing
 
-    async def _unload(self, model: _Model) -> None:
+    async def _unload(self, model: _ManagedModel) -> None:
         try:
             await model.pool.close()
         except BitnetChatError:

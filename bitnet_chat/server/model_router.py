@@ -30,7 +30,7 @@ SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class RouteCandidate:
     name: str
     window: int = 0
     """Tokens; 0: not known."""
@@ -46,7 +46,7 @@ class Route:
     """``code``, ``long`` or ``short``."""
 
 
-def route(conversation: Conversation, candidates: Sequence[Candidate]) -> Route:
+def route(conversation: Conversation, candidates: Sequence[RouteCandidate]) -> Route:
     """``candidates``: at least one, in the order in which they were named."""
     about_code = is_about_code(conversation)
     kind = "code" if about_code else "short"
@@ -59,7 +59,7 @@ def route(conversation: Conversation, candidates: Sequence[Candidate]) -> Route:
     return Route(chosen.name, kind)
 
 
-def _for_long(candidates: Sequence[Candidate]) -> Candidate:
+def _for_long(candidates: Sequence[RouteCandidate]) -> RouteCandidate:
     named = next((each for each in candidates if each.is_for("long")), None)
     return named or max(candidates, key=lambda each: each.window)
 

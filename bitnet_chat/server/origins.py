@@ -36,7 +36,7 @@ def tidy(origin: str) -> str:
     return origin if origin.endswith("://") else origin.rstrip("/")
 
 
-class Origins:
+class AllowedOrigins:
     """Those that ``patterns`` and the usual ones let in: ``http://localhost:*``, ``https://*.example.com``, ``app://``.
     ``*``: all; ``none``: not even the usual ones."""
 
@@ -78,7 +78,7 @@ def _regex_of(pattern: str) -> str:
     return f"{re.escape(scheme)}://{name}{number}"
 
 
-class Hosts:
+class AllowedHosts:
     """Names, and with a dot before them all names below: ``.example.com`` is ``example.com`` and ``a.example.com``."""
 
     def __init__(self, names: Iterable[str]) -> None:

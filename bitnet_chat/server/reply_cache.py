@@ -32,20 +32,20 @@ _OWN_ENDS = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.ROLE_MARKER, F
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _CachedReply:
     status: BackendStatus
     pieces: tuple[Event, ...]
     end: Completed
     size: int
 
 
-class Cache:
+class ReplyCache:
     """All methods belong to the event loop."""
 
     def __init__(self, defaults: Sampling | None = None, *, limit: int = LIMIT) -> None:
         """``defaults``: how the server samples where a request says nothing. ``limit``: bytes of all replies."""
         self._defaults, self.limit = defaults or Sampling(), limit
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._kept: OrderedDict[bytes, _CachedReply] = OrderedDict()
         self.size = 0
         self.hits = 0
         self.misses = 0
@@ -53,17 +53,17 @@ class Cache:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def place(self, key: bytes | None) -> Place | None:
+    def place(self, key: bytes | None) -> CacheEntry | None:
         """Where the reply to a request is, or will be; None where its ``key`` is."""
         if key is None:
             return None
         kept = self._kept.get(key)
         if kept is None:
             self.misses += 1
-            return Place(self, key, None)
+            return CacheEntry(self, key, None)
         self._kept.move_to_end(key)
         self.hits += 1
-        return Place(self, key, Replay(kept))
+        return CacheEntry(self, key, CachedBackend(kept))
 
     def key(self, model: str, conversation: Conversation, options: ReplyOptions) -> bytes | None:
         """That of a request, which takes as long as it is: may be called in a thread. None for one that may get another
@@ -88,7 +88,7 @@ class Cache:
         ]
         return hashlib.sha256(json.dumps([model, said, asked], sort_keys=True).encode("ascii")).digest()
 
-    def _keep(self, key: bytes, kept: _Kept) -> None:
+    def _keep(self, key: bytes, kept: _CachedReply) -> None:
         if kept.size > self.limit:
             return
         before = self._kept.pop(key, None)
@@ -100,12 +100,12 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CacheEntry:
     """That of one reply. ``replay``: the reply, if it is there."""
 
-    cache: Cache
+    cache: ReplyCache
     key: bytes
-    replay: Replay | None
+    replay: CachedBackend | None
 
     async def filled(self, status: BackendStatus, events: AsyncIterator[Event]) -> AsyncGenerator[Event]:
         """``events`` as they are, and kept if they are a reply that can be given again. ``status``: of who makes it."""
@@ -123,16 +123,16 @@ class Place:
                 elif isinstance(event, Notice | Failed):
                     size = limit + 1  # what had to be said may be otherwise next time
                 elif isinstance(event, Completed) and event.reason in _OWN_ENDS:
-                    self.cache._keep(self.key, _Kept(status, tuple(pieces), event, size + 4 * len(event.text)))
+                    self.cache._keep(self.key, _CachedReply(status, tuple(pieces), event, size + 4 * len(event.text)))
                 if size > limit:
                     pieces.clear()
                 yield event
 
 
-class Replay:
+class CachedBackend:
     """A backend that knows one reply. See :class:`bitnet_chat.backend.Backend`."""
 
-    def __init__(self, kept: _Kept) -> None:
+    def __init__(self, kept: _CachedReply) -> None:
         self._kept = kept
         self._stopped = False
 

@@ -50,7 +50,7 @@ async def read_object(request: Request, limit: int) -> Fields:
 async def _data(request: Request, limit: int) -> bytes:
     from starlette.requests import ClientDisconnect
 
-    from bitnet_chat.server.responses import ClientGone
+    from bitnet_chat.server.responses import ClientDisconnectedError
 
     _check_encoding(request)
     announced = request.headers.get("content-length", "")
@@ -64,7 +64,7 @@ async def _data(request: Request, limit: int) -> bytes:
                 raise _too_large(limit)
             parts.append(part)
     except ClientDisconnect:
-        raise ClientGone from None
+        raise ClientDisconnectedError from None
     return b"".join(parts)
 
 

@@ -23,7 +23,7 @@ _GONE = 499
 """The status that the log has for a client that did not wait; nobody else sees it."""
 
 
-class ClientGone(Exception):
+class ClientDisconnectedError(Exception):
     """Nobody is there to answer any more."""
 
 
@@ -39,7 +39,7 @@ async def respond(
         response = await answer(Request(scope, receive))
     except BitnetChatError as error:
         response = refusal(error)
-    except ClientGone:
+    except ClientDisconnectedError:
         response = Response(status_code=_GONE)
     except Exception:
         log.exception("a request broke")
@@ -58,7 +58,7 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
         await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ClientGone
+        raise ClientDisconnectedError
     finally:
         gone.cancel()
         task.cancel()

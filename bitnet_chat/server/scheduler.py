@@ -17,10 +17,10 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, BusyError, EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed
 from bitnet_chat.journal import JournalRecorder
-from bitnet_chat.server.broadcast import Generation
-from bitnet_chat.server.metrics import Account, Metrics
-from bitnet_chat.server.model_manager import Catalogue
-from bitnet_chat.server.reply_cache import Cache, Place, Replay
+from bitnet_chat.server.broadcast import ReplyBroadcast
+from bitnet_chat.server.metrics import Metrics, ReplyMetrics
+from bitnet_chat.server.model_manager import ModelManager
+from bitnet_chat.server.reply_cache import CachedBackend, CacheEntry, ReplyCache
 from bitnet_chat.util.threads import beside
 
 log = logging.getLogger("bitnet_chat.server")
@@ -31,12 +31,12 @@ _PATIENCE = 8.0
 """Seconds that replies which were told to stop have to end. A guarded backend gives up on a deaf one after six."""
 
 
-class Ending(BusyError):
+class ShuttingDownError(BusyError):
     """The server is about to end, and begins nothing new."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ReplyRequest:
     """What a client wants. ``recorder``: who writes the reply down, if anybody does."""
 
     conversation: Conversation
@@ -53,7 +53,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Defaults:
+class RequestDefaults:
     """What holds where an order says nothing. None: no limit."""
 
     system: str = ""
@@ -62,7 +62,7 @@ class Defaults:
     timeout: float | None = None
     """Seconds."""
 
-    def applied(self, order: Order) -> Order:
+    def applied(self, order: ReplyRequest) -> ReplyRequest:
         options, conversation = order.options, order.conversation
         if options.max_tokens is None and self.max_tokens is not None:
             options = replace(options, max_tokens=self.max_tokens)
@@ -74,22 +74,22 @@ class Defaults:
         return replace(order, options=options, conversation=conversation)
 
 
-class Desk:
+class ReplyScheduler:
     """All methods belong to the event loop."""
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        catalogue: ModelManager,
         *,
-        cache: Cache | None = None,
-        defaults: Defaults | None = None,
+        cache: ReplyCache | None = None,
+        defaults: RequestDefaults | None = None,
         log_prompts: bool = False,
     ) -> None:
         """``cache``: where replies that repeat are found. ``log_prompts``: whether what is said goes into the log."""
         self.catalogue = catalogue
-        self.defaults = defaults or Defaults()
+        self.defaults = defaults or RequestDefaults()
         self._cache = cache
-        self._tasks: dict[asyncio.Task[None], Generation] = {}
+        self._tasks: dict[asyncio.Task[None], ReplyBroadcast] = {}
         self.metrics = Metrics(catalogue, lambda: self.running)
         self.ending = asyncio.Event()
         """Set when the server begins to end: streams that wait for something to happen should end, too."""
@@ -105,14 +105,14 @@ class Desk:
     def start(self) -> None:
         self.catalogue.start()
 
-    def begin(self, order: Order, *, on_end: Callable[[Generation], None] | None = None) -> Generation:
+    def begin(self, order: ReplyRequest, *, on_end: Callable[[ReplyBroadcast], None] | None = None) -> ReplyBroadcast:
         """Starts the reply. Raises UnknownModel, or Ending when the server is ending; other errors, a full queue among
         them, are the Failed that the generation ends with."""
         if self.ending.is_set():
-            raise Ending("this server is ending", retry_after=10.0, remedy="try again when it is back")
+            raise ShuttingDownError("this server is ending", retry_after=10.0, remedy="try again when it is back")
         order = self.defaults.applied(order)
         model = self.catalogue.choose(order.model, order.conversation)
-        generation = Generation(secrets.token_hex(12), model)
+        generation = ReplyBroadcast(secrets.token_hex(12), model)
         account = self.metrics.reply(model)
         task = asyncio.ensure_future(self._make(order, generation, account))
         self._tasks[task] = generation
@@ -155,7 +155,7 @@ class Desk:
 
     # One reply
 
-    async def _make(self, order: Order, generation: Generation, account: Account) -> None:
+    async def _make(self, order: ReplyRequest, generation: ReplyBroadcast, account: ReplyMetrics) -> None:
         task = asyncio.current_task()
         assert task is not None
         turn = number()
@@ -174,7 +174,7 @@ class Desk:
                     if not generation.stopped_by(task.cancel):
                         raise asyncio.CancelledError
                     may_yield = tries < _YIELDS and not order.urgent and order.recorder is None
-                    way = _Way(generation) if may_yield else None
+                    way = _Preemption(generation) if may_yield else None
                     async with pool.lease(
                         order.conversation,
                         order.options.sampling,
@@ -202,14 +202,14 @@ class Desk:
             if generation.end is None:
                 generation.put(Failed(EngineDiedError("the reply ended without a word about why"), generation.text))
 
-    async def _place(self, order: Order, model: str) -> Place | None:
+    async def _place(self, order: ReplyRequest, model: str) -> CacheEntry | None:
         """Of the reply in the cache, where there is one."""
         if self._cache is None:
             return None
         key = await beside(order.conversation, self._cache.key, model, order.conversation, order.options)
         return self._cache.place(key)
 
-    async def _refusal(self, order: Order, model: str) -> BitnetChatError | None:
+    async def _refusal(self, order: ReplyRequest, model: str) -> BitnetChatError | None:
         """What the request is refused for without its turn."""
         pool, options = self.catalogue.pools[model], order.options
         refusal = await pool.refusal(order.conversation, options)
@@ -221,11 +221,11 @@ class Desk:
     async def _ask(
         self,
         seat: Slot,
-        order: Order,
-        generation: Generation,
-        account: Account,
-        way: _Way | None,
-        place: Place | None,
+        order: ReplyRequest,
+        generation: ReplyBroadcast,
+        account: ReplyMetrics,
+        way: _Preemption | None,
+        place: CacheEntry | None,
     ) -> None:
         backend = _with_tools_as_wished(seat.backend, order)
         if way is not None:
@@ -245,16 +245,16 @@ class Desk:
             seat.memory = _remembered(order.conversation, generation)
 
 
-def _with_tools_as_wished(backend: Backend, order: Order) -> Backend:
+def _with_tools_as_wished(backend: Backend, order: ReplyRequest) -> Backend:
     if order.options.tools and order.tools_optional:
         backend = OptionalToolsBackend(backend)
     return SingleCallBackend(backend) if order.options.tools and order.one_call else backend
 
 
-class _Way:
+class _Preemption:
     """How batch work makes way for a person."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: ReplyBroadcast) -> None:
         self._generation = generation
         self.backend: Backend | None = None
         """The one that it has, once it has one."""
@@ -271,7 +271,7 @@ class _Way:
         return True
 
 
-async def _give_again(replay: Replay, order: Order, generation: Generation) -> None:
+async def _give_again(replay: CachedBackend, order: ReplyRequest, generation: ReplyBroadcast) -> None:
     if not generation.stopped_by(replay.interrupt):
         raise asyncio.CancelledError
     async with aclosing(_events(replay, order, None)) as events:
@@ -279,7 +279,7 @@ async def _give_again(replay: Replay, order: Order, generation: Generation) -> N
             generation.put(event)
 
 
-async def _events(backend: Backend, order: Order, place: Place | None) -> AsyncGenerator[Event]:
+async def _events(backend: Backend, order: ReplyRequest, place: CacheEntry | None) -> AsyncGenerator[Event]:
     """Something that can be closed, whatever a backend gives. ``place``: of the cache, where the reply is kept."""
     if order.recorder is None:
         events = backend.reply(order.conversation, order.options)
@@ -296,7 +296,7 @@ async def _events(backend: Backend, order: Order, place: Place | None) -> AsyncG
             await close()
 
 
-def _remembered(conversation: Conversation, generation: Generation) -> Conversation:
+def _remembered(conversation: Conversation, generation: ReplyBroadcast) -> Conversation:
     """What the backend has lived through."""
     last = conversation.last
     if last is not None and last.role == "assistant":  # it was gone on with
@@ -307,7 +307,7 @@ def _remembered(conversation: Conversation, generation: Generation) -> Conversat
     return conversation.with_assistant(generation.text, tool_calls=generation.calls)
 
 
-def _log(order: Order, generation: Generation) -> None:
+def _log(order: ReplyRequest, generation: ReplyBroadcast) -> None:
     asked = order.conversation.last
     log.info("%s asked: %s", generation.id, asked.content if asked is not None else "")
     log.info("%s replied: %s", generation.id, generation.text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bitnet_chat.context.window import Policy
 from bitnet_chat.errors import UsageError
-from bitnet_chat.server.origins import Hosts, Origins
+from bitnet_chat.server.origins import AllowedHosts, AllowedOrigins
 
 PORT = 8033
 
@@ -63,12 +63,12 @@ class ServeSettings:
                 f"--host {self.host} lets other computers in, and there is no API key to tell who may",
                 remedy="set one: BITNET_CHAT_API_KEY=… or --api-key KEY",
             )
-        if Hosts(self.allow_host).all and not self.api_key:
+        if AllowedHosts(self.allow_host).all and not self.api_key:
             raise UsageError(
                 "--allow-host '*' lets a page whose name was made to point here use this server",
                 remedy="name the hosts, or set an API key too",
             )
-        if Origins(self.cors).all and not self.api_key:
+        if AllowedOrigins(self.cors).all and not self.api_key:
             raise UsageError(
                 "--cors '*' lets every web page that is open in a browser here use this server",
                 remedy="name the origins, or set an API key too",

@@ -30,7 +30,7 @@ _BODY_TIMEOUT = 120.0
 _UNWANTED = 32_000_000
 """Bytes of a body that are taken after the request was answered: one who still sends does not read the answer."""
 _CONNECTIONS = 1000
-"""So many at once, see :class:`Places`."""
+"""So many at once, see :class:`ConnectionLimit`."""
 _FILES = 384
 """Of those that this process may have open, so many are for other things than connections: engines, the journal, and
 the newcomers that one turn of the loop lets in."""
@@ -52,7 +52,7 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
     """
     listeners = _bound(host, port)
     address = url(host, listeners[0].getsockname()[1])
-    places = Places(min(_CONNECTIONS, _affordable()))
+    places = ConnectionLimit(min(_CONNECTIONS, _affordable()))
     server = _Server(
         uvicorn.Config(
             app,
@@ -181,7 +181,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-class Places:
+class ConnectionLimit:
     """Which connections there may be: ``limit`` of them, and a newcomer instead of the one that has waited longest for
     its own client. A client that is waiting for this server never loses its place for another; where all are waiting,
     newcomers get 503."""
@@ -231,7 +231,7 @@ class _Protocol(HttpToolsProtocol):
     _unwanted = 0
     _patience: asyncio.TimerHandle | None = None
 
-    def __init__(self, *args: Any, places: Places, **options: Any) -> None:
+    def __init__(self, *args: Any, places: ConnectionLimit, **options: Any) -> None:
         super().__init__(*args, **options)
         self._places = places
 

@@ -18,13 +18,13 @@ from starlette.types import Receive, Scope, Send
 
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed
-from bitnet_chat.server.broadcast import Generation
-from bitnet_chat.server.chats.events import RETRY, LastSeen, Opening, Teller, chat_event
-from bitnet_chat.server.chats.live import Changed, Live, Room
-from bitnet_chat.server.chats.requests import MOST_ROWS, Ask, ask, lone_ask, new_chat, new_title
+from bitnet_chat.server.broadcast import ReplyBroadcast
+from bitnet_chat.server.chats.events import RETRY, EventEncoder, LastSeen, ReplyStart, chat_event
+from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveReply
+from bitnet_chat.server.chats.requests import MOST_ROWS, ChatRequest, ask, new_chat, new_title, stateless_request
 from bitnet_chat.server.chats.responses import chat_json, entry_form, error_form, to_json
-from bitnet_chat.server.chats.service import ChatDesk, NoSuchChat
-from bitnet_chat.server.errors import InvalidFieldError, error_json, problem_of
+from bitnet_chat.server.chats.service import ChatService, NoSuchChatError
+from bitnet_chat.server.errors import InvalidFieldError, error_json, to_api_error
 from bitnet_chat.server.request_body import read
 from bitnet_chat.server.responses import EventStream, is_urgent, respond, while_connected
 from bitnet_chat.server.settings import ServeSettings
@@ -42,8 +42,8 @@ _MOST_WORDS = 1000
 """Characters of a search."""
 
 
-def routes(chats: ChatDesk, settings: ServeSettings) -> list[BaseRoute]:
-    api = _Api(chats, settings)
+def routes(chats: ChatService, settings: ServeSettings) -> list[BaseRoute]:
+    api = _ChatsApi(chats, settings)
     return [
         Route("/chats", api.of(GET=api.list, POST=api.create)),
         Route("/chats/{id}", api.of(GET=api.show, PATCH=api.rename, DELETE=api.remove)),
@@ -54,7 +54,7 @@ def routes(chats: ChatDesk, settings: ServeSettings) -> list[BaseRoute]:
     ]
 
 
-class _Endpoint:
+class _ChatsEndpoint:
     """What is at a path, by method. Whatever goes wrong there is told in the form of this API."""
 
     def __init__(self, handlers: Mapping[str, _Handler]) -> None:
@@ -70,22 +70,22 @@ class _Endpoint:
         handler = self._handlers.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
             allowed = [*self._handlers, *(["HEAD"] if "GET" in self._handlers else [])]
-            raise _WrongMethod(request.method, ", ".join(allowed))
+            raise _ChatsWrongMethod(request.method, ", ".join(allowed))
         return handler
 
 
-class _WrongMethod(InvalidFieldError):
+class _ChatsWrongMethod(InvalidFieldError):
     def __init__(self, method: str, allowed: str) -> None:
         super().__init__(f"{method} is not for this", code="method_not_allowed", status=405, remedy=f"use {allowed}")
         self.allowed = allowed
 
 
-class _Api:
-    def __init__(self, chats: ChatDesk, settings: ServeSettings) -> None:
+class _ChatsApi:
+    def __init__(self, chats: ChatService, settings: ServeSettings) -> None:
         self._chats, self._settings = chats, settings
 
-    def of(self, **handlers: _Handler) -> _Endpoint:
-        return _Endpoint(handlers)
+    def of(self, **handlers: _Handler) -> _ChatsEndpoint:
+        return _ChatsEndpoint(handlers)
 
     # What there is
 
@@ -162,7 +162,7 @@ class _Api:
         return EventStream(_kept(live, _renders(request)), gone=live.leave)
 
     async def reply(self, request: Request) -> Response:
-        asked: Ask = await read(request, self._settings.body_limit, lone_ask)
+        asked: ChatRequest = await read(request, self._settings.body_limit, stateless_request)
         opening, generation = self._chats.begin_alone(asked, urgent=_is_urgent(request))
         try:
             await while_connected(request, generation.started.wait())
@@ -204,7 +204,7 @@ class _Api:
         with self._chats.rooms.entered(stored.id) as room:
             async with aclosing(room.follow(seen)) as following:  # type: ignore[type-var]  # it is a generator
                 async for told, place in following:
-                    if isinstance(told, Changed):
+                    if isinstance(told, ChatChanged):
                         yield chat_event(_changed(stored, told.title, deleted=told.deleted))
                         continue
                     told.join()
@@ -215,7 +215,7 @@ class _Api:
                         told.leave()
 
 
-def _to_watch(room: Room, seen: LastSeen | None) -> tuple[Live, int | None] | None:
+def _to_watch(room: LiveChat, seen: LastSeen | None) -> tuple[LiveReply, int | None] | None:
     """The reply that a reader gets, and the place that it has seen; None: there is nothing for it."""
     found = room.find(seen)
     if found is not None:
@@ -225,21 +225,21 @@ def _to_watch(room: Room, seen: LastSeen | None) -> tuple[Live, int | None] | No
     return None if room.answering is None else (room.answering, None)
 
 
-def _kept(live: Live, renders: bool, place: int | None = None) -> AsyncIterator[bytes]:
+def _kept(live: LiveReply, renders: bool, place: int | None = None) -> AsyncIterator[bytes]:
     """The events of a reply of a chat."""
     return _all_of(live.opening, live.generation, live.html() if renders else None, place, live.settled)
 
 
 async def _all_of(
-    opening: Opening,
-    generation: Generation,
+    opening: ReplyStart,
+    generation: ReplyBroadcast,
     html: SharedHtml | None = None,
     place: int | None = None,
     settled: asyncio.Event | None = None,
 ) -> AsyncIterator[bytes]:
     """The events of one reply, from behind ``place`` on. ``settled``: what its last event waits for, so that who has
     heard the end finds the reply in the journal, from another program too."""
-    teller = Teller(opening, place, html)
+    teller = EventEncoder(opening, place, html)
     yield RETRY
     for part in teller.begin():
         yield part
@@ -259,7 +259,7 @@ def _changed(stored: StoredConversation, title: str, *, deleted: bool = False) -
     return {"id": stored.id, "title": title, "deleted": deleted}
 
 
-def _refused(generation: Generation) -> Response | None:
+def _refused(generation: ReplyBroadcast) -> Response | None:
     """A failure before the first word has a status of its own."""
     end = generation.end
     if isinstance(end, Failed) and not (generation.text or generation.thinking or generation.calls):
@@ -300,8 +300,8 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
 
 
 def _refusal(error: BitnetChatError) -> Response:
-    problem = problem_of(error)
-    allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
+    problem = to_api_error(error)
+    allow = {"Allow": error.allowed} if isinstance(error, _ChatsWrongMethod) else {}
     told = {**problem.headers, **allow}
     return Response(error_json(error_form(error)), problem.status, told, media_type="application/json")
 
@@ -310,4 +310,4 @@ def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = 
     return Response(to_json(value), status, headers, media_type="application/json")
 
 
-__all__ = ["NoSuchChat", "routes"]
+__all__ = ["NoSuchChatError", "routes"]

@@ -16,7 +16,7 @@ from bitnet_chat.server.chats.responses import error_form, to_json
 from bitnet_chat.server.responses import detailed_usage
 
 if TYPE_CHECKING:
-    from bitnet_chat.server.broadcast import Seen
+    from bitnet_chat.server.broadcast import Cursor
     from bitnet_chat.server.web.shared_html import SharedHtml
 
 _NOT_KEPT = "the journal cannot be written: what is said now may not be kept"
@@ -25,7 +25,7 @@ RETRY = b"retry: 1000\n\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class ReplyStart:
     """What is known when a reply begins. Rows are None where nothing is kept, or the journal cannot be written."""
 
     generation: str
@@ -57,13 +57,13 @@ class LastSeen:
         return cls(generation, int(place))
 
 
-class Teller:
+class EventEncoder:
     """The events of one reply, for one reader: from its beginning, or from behind the place that was seen last.
 
     With ``html`` the reply has to be told from the place up to which that was rendered, if not from an earlier one.
     """
 
-    def __init__(self, opening: Opening, seen: int | None = None, html: SharedHtml | None = None) -> None:
+    def __init__(self, opening: ReplyStart, seen: int | None = None, html: SharedHtml | None = None) -> None:
         """``seen``: None for all of it, ``start`` included."""
         self._opening = opening
         self._seen = seen or 0
@@ -90,7 +90,7 @@ class Teller:
                 yield _event("notice", {"text": _NOT_KEPT})
         yield from self._blocks()
 
-    def tell(self, seen: Seen) -> Iterator[bytes]:
+    def tell(self, seen: Cursor) -> Iterator[bytes]:
         """What to send for the next that was said."""
         event, place = seen.event, seen.place
         if isinstance(event, Completed | Failed):

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bitnet_chat.server.broadcast import Generation
-from bitnet_chat.server.chats.events import LastSeen, Opening
-from bitnet_chat.server.chats.responses import LiveReply
+from bitnet_chat.server.broadcast import ReplyBroadcast
+from bitnet_chat.server.chats.events import LastSeen, ReplyStart
+from bitnet_chat.server.chats.responses import LiveReplyState
 from bitnet_chat.server.errors import InvalidFieldError
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ _MOST_TOLD = 32
 """What a chat keeps of what happened in it, for followers that are slow."""
 
 
-class Live:
+class LiveReply:
     """One reply of a chat, from its beginning until it is forgotten."""
 
-    def __init__(self, opening: Opening, generation: Generation, linger: float) -> None:
+    def __init__(self, opening: ReplyStart, generation: ReplyBroadcast, linger: float) -> None:
         """``linger``: seconds that it goes on while nobody watches."""
         self.opening = opening
         self.generation = generation
@@ -78,10 +78,10 @@ class Live:
             self._timer.cancel()
             self._timer = None
 
-    def as_it_is(self) -> LiveReply:
+    def as_it_is(self) -> LiveReplyState:
         """All of it that there is now."""
         generation, opening = self.generation, self.opening
-        return LiveReply(
+        return LiveReplyState(
             generation.id,
             opening.message,
             generation.place,
@@ -94,14 +94,14 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class ChatChanged:
     """The chat as a whole: its title, or that it is there no more."""
 
     title: str = ""
     deleted: bool = False
 
 
-class Answering(InvalidFieldError):
+class ReplyRunning(InvalidFieldError):
     """One reply at a time."""
 
     def __init__(self) -> None:
@@ -113,12 +113,12 @@ class Answering(InvalidFieldError):
         )
 
 
-class Room:
+class LiveChat:
     """A chat in which somebody is, or was not long ago."""
 
     def __init__(self, id: int) -> None:
         self.id = id
-        self.live: Live | None = None
+        self.live: LiveReply | None = None
         """The last reply; it may have ended."""
         self.closed = False
         self.users = 0
@@ -126,31 +126,31 @@ class Room:
         self._claimed = False
         self._unwanted = False
         """What is about to begin was stopped already."""
-        self._told: deque[tuple[int, Live | Changed]] = deque(maxlen=_MOST_TOLD)
+        self._told: deque[tuple[int, LiveReply | ChatChanged]] = deque(maxlen=_MOST_TOLD)
         self._number = 0
         self._followers: set[asyncio.Event] = set()
 
     @property
-    def answering(self) -> Live | None:
+    def answering(self) -> LiveReply | None:
         """The reply that is being made."""
         return self.live if self.live is not None and self.live.running else None
 
     @property
     def empty(self) -> bool:
-        return not self.users and self.live is None and not any(isinstance(told, Live) for _, told in self._told)
+        return not self.users and self.live is None and not any(isinstance(told, LiveReply) for _, told in self._told)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Nobody else begins a reply in this block. Raises Answering."""
         if self._claimed or self.answering is not None:
-            raise Answering
+            raise ReplyRunning
         self._claimed = True
         try:
             yield
         finally:
             self._claimed = self._unwanted = False
 
-    def begin(self, live: Live) -> None:
+    def begin(self, live: LiveReply) -> None:
         self.live = live
         self.tell(live)
         if self._unwanted:
@@ -164,7 +164,7 @@ class Room:
         self._unwanted = self._claimed
         return self._claimed
 
-    def tell(self, what: Live | Changed) -> None:
+    def tell(self, what: LiveReply | ChatChanged) -> None:
         """All followers hear of it."""
         self._number += 1
         self._told.append((self._number, what))
@@ -175,24 +175,24 @@ class Room:
         self.closed = True
         self._wake()
 
-    def forget(self, live: Live) -> None:
+    def forget(self, live: LiveReply) -> None:
         """Nobody comes back to a reply that ended long ago."""
         self._told = deque((each for each in self._told if each[1] is not live), maxlen=_MOST_TOLD)
         if self.live is live:
             self.live = None
 
-    def find(self, seen: LastSeen | None) -> tuple[Live, int] | None:
+    def find(self, seen: LastSeen | None) -> tuple[LiveReply, int] | None:
         """The reply of which a reader has seen something, and the place behind that. None for one that is not known, or
         has no such place."""
         if seen is None:
             return None
         for _, told in self._told:
-            if isinstance(told, Live) and told.generation.id == seen.generation:
+            if isinstance(told, LiveReply) and told.generation.id == seen.generation:
                 # The end has a place of its own, once it is there.
                 return (told, seen.place) if seen.place <= told.generation.place + (not told.running) else None
         return None
 
-    async def follow(self, seen: LastSeen | None) -> AsyncIterator[tuple[Live | Changed, int | None]]:
+    async def follow(self, seen: LastSeen | None) -> AsyncIterator[tuple[LiveReply | ChatChanged, int | None]]:
         """What is being said, and what is said and done from now on; with the place that was seen, None: nothing was.
 
         ``seen``: what a reader who comes back knows; then what was said meanwhile comes as well."""
@@ -225,23 +225,23 @@ class Room:
             news.set()
 
 
-class Rooms:
+class LiveChatRegistry:
     """By the numbers of the chats."""
 
     def __init__(self) -> None:
-        self._rooms: dict[int, Room] = {}
-        self._ended: OrderedDict[str, tuple[Room, Live]] = OrderedDict()
+        self._rooms: dict[int, LiveChat] = {}
+        self._ended: OrderedDict[str, tuple[LiveChat, LiveReply]] = OrderedDict()
         self._closed = False
 
-    def get(self, id: int) -> Room | None:
+    def get(self, id: int) -> LiveChat | None:
         return self._rooms.get(id)
 
     @contextmanager
-    def entered(self, id: int) -> Iterator[Room]:
+    def entered(self, id: int) -> Iterator[LiveChat]:
         """The room of a chat, which stays for this block at least."""
         room = self._rooms.get(id)
         if room is None:
-            room = self._rooms[id] = Room(id)
+            room = self._rooms[id] = LiveChat(id)
             room.closed = self._closed
         room.users += 1
         try:
@@ -250,7 +250,7 @@ class Rooms:
             room.users -= 1
             self._tidy(room)
 
-    def ended(self, room: Room, live: Live) -> None:
+    def ended(self, room: LiveChat, live: LiveReply) -> None:
         """The reply is over; it is kept for a while."""
         live.over()
         self._ended[live.generation.id] = room, live
@@ -258,9 +258,9 @@ class Rooms:
         while len(self._ended) > MOST_KEPT:
             self._forget(next(iter(self._ended)))
 
-    def remove(self, room: Room) -> None:
+    def remove(self, room: LiveChat) -> None:
         """The chat is gone."""
-        room.tell(Changed(deleted=True))
+        room.tell(ChatChanged(deleted=True))
         room.close()
         if self._rooms.get(room.id) is room:
             del self._rooms[room.id]
@@ -278,6 +278,6 @@ class Rooms:
             room.forget(live)
             self._tidy(room)
 
-    def _tidy(self, room: Room) -> None:
+    def _tidy(self, room: LiveChat) -> None:
         if room.empty and self._rooms.get(room.id) is room:
             del self._rooms[room.id]

@@ -26,14 +26,14 @@ _WAYS = ("content", "messages", "regenerate", "continue")
 
 
 @dataclass(frozen=True, slots=True)
-class NewChat:
+class NewChatRequest:
     title: str = ""
     model: str = ""
     conversation: Conversation = field(default_factory=Conversation)
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ChatRequest:
     """What is to be answered. One of ``content``, ``messages``, ``regenerate`` and ``goes_on`` is given; ``goes_on``
     also together with ``messages`` that end in the reply to go on with."""
 
@@ -49,7 +49,7 @@ class Ask:
     stream: bool = True
 
 
-def new_chat(fields: Fields) -> NewChat:
+def new_chat(fields: Fields) -> NewChatRequest:
     """A body of ``POST /chats``. Raises Refused."""
     messages = fields.objects("messages")
     # A copy of another conversation ends in its last reply.
@@ -58,7 +58,7 @@ def new_chat(fields: Fields) -> NewChat:
     if system is not None:
         conversation = conversation.with_system(system)
     title = _title(fields)
-    chat = NewChat(title, fields.text("model") or "", conversation)
+    chat = NewChatRequest(title, fields.text("model") or "", conversation)
     fields.finish()
     return chat
 
@@ -73,7 +73,7 @@ def new_title(fields: Fields) -> str:
     return title
 
 
-def ask(fields: Fields) -> Ask:
+def ask(fields: Fields) -> ChatRequest:
     """A body of ``POST /chats/{id}/messages``. Raises Refused."""
     content, objects = fields.text("content"), fields.objects("messages")
     regenerate, goes_on = bool(fields.flag("regenerate")), bool(fields.flag("continue"))
@@ -85,7 +85,7 @@ def ask(fields: Fields) -> Ask:
     edit = fields.whole("edit", 1, MOST_ROWS)
     if edit is not None and content is None:
         raise fields.wrong("edit", "needs content: what the message is to be now")
-    asked = Ask(
+    asked = ChatRequest(
         content=content,
         edit=edit,
         messages=None if objects is None else _messages(objects, may_end_in_it=goes_on),
@@ -100,11 +100,13 @@ def ask(fields: Fields) -> Ask:
     return asked
 
 
-def lone_ask(fields: Fields) -> Ask:
+def stateless_request(fields: Fields) -> ChatRequest:
     """A body of ``POST /replies``: messages that belong to no chat. Raises Refused."""
     goes_on = bool(fields.flag("continue"))
     messages = _messages(fields.needed_objects("messages"), may_end_in_it=goes_on)
-    asked = Ask(messages=messages, goes_on=goes_on, model=fields.text("model") or "", options=options_of(fields))
+    asked = ChatRequest(
+        messages=messages, goes_on=goes_on, model=fields.text("model") or "", options=options_of(fields)
+    )
     fields.finish()
     return asked
 
@@ -114,14 +116,14 @@ def line_of(stored: StoredConversation) -> tuple[MessageRecord, ...]:
     return stored.records if stored.pending is None else (*stored.records, stored.pending)
 
 
-def before_asked(ask: Ask, stored: StoredConversation) -> int | None:
+def before_asked(ask: ChatRequest, stored: StoredConversation) -> int | None:
     """The row that ``content`` stands behind; None where it is the first. What it takes the place of is another branch,
     and a message that got no reply stays where it is."""
     before = [record.row for record in stored.shown if ask.edit is None or record.row < ask.edit]
     return before[-1] if before else None
 
 
-def asked_of(ask: Ask, stored: StoredConversation) -> Conversation:
+def asked_of(ask: ChatRequest, stored: StoredConversation) -> Conversation:
     """The conversation that is to be replied to. Raises Refused for what cannot be asked here."""
     line = [record.message for record in line_of(stored)]
     if ask.messages is not None:
@@ -143,7 +145,7 @@ def asked_of(ask: Ask, stored: StoredConversation) -> Conversation:
     return conversation if ask.system is None else conversation.with_system(ask.system)
 
 
-def lone_conversation(ask: Ask) -> Conversation:
+def lone_conversation(ask: ChatRequest) -> Conversation:
     """The same for messages that belong to no chat."""
     assert ask.messages is not None
     if ask.goes_on:

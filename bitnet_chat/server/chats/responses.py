@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bitnet_chat.conversation import Message, ToolCall
 from bitnet_chat.journal.records import ReplyState
 from bitnet_chat.server.chats.requests import line_of
-from bitnet_chat.server.errors import problem_of
+from bitnet_chat.server.errors import to_api_error
 from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Render = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class LiveReply:
+class LiveReplyState:
     """The reply of a chat that is being made, as far as it is at this moment. ``row``: of its message, where it is
     kept. ``place``: behind all of ``content``, ``thinking`` and ``calls``."""
 
@@ -44,7 +44,7 @@ def to_json(value: object) -> bytes:
 
 def error_form(error: BitnetChatError) -> dict[str, object]:
     """``{"error": …}`` as this API has it."""
-    problem = problem_of(error)
+    problem = to_api_error(error)
     told: dict[str, object] = {"message": problem.what, "remedy": problem.remedy, "type": problem.code}
     return {"error": told | ({"param": problem.param} if problem.param else {})}
 
@@ -64,7 +64,9 @@ def entry_form(entry: JournalEntry, live: bool, snippet: str | None = None) -> d
     return form if snippet is None else form | {"snippet": snippet}
 
 
-def chat_form(stored: StoredConversation, live: LiveReply | None, render: Render | None = None) -> dict[str, object]:
+def chat_form(
+    stored: StoredConversation, live: LiveReplyState | None, render: Render | None = None
+) -> dict[str, object]:
     """A whole chat. The reply that is being made is the last of its messages, without a ``finish_reason``."""
     records = [record for record in line_of(stored) if live is None or record.row != live.row]
     messages = [_message(record, render) for record in records]
@@ -84,7 +86,7 @@ def chat_form(stored: StoredConversation, live: LiveReply | None, render: Render
     }
 
 
-def chat_json(stored: StoredConversation, live: LiveReply | None, render: Render | None = None) -> bytes:
+def chat_json(stored: StoredConversation, live: LiveReplyState | None, render: Render | None = None) -> bytes:
     """The same, message by message: one call for a long chat would hold up all other threads."""
     form = chat_form(stored, live, render)
     lists = {name: form.pop(name) for name in ("messages", "passed_over")}
@@ -110,7 +112,7 @@ def _message(record: MessageRecord, render: Render | None) -> dict[str, object]:
     return form | _calls(message) | _html(message.role, message.content, render)
 
 
-def _live_message(live: LiveReply, render: Render | None) -> dict[str, object]:
+def _live_message(live: LiveReplyState, render: Render | None) -> dict[str, object]:
     message = Message("assistant", live.content, None, live.thinking, live.calls)
     form: dict[str, object] = {
         "id": live.row,

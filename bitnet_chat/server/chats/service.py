@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, UsageError
 from bitnet_chat.journal import Journal, JournalRecorder
-from bitnet_chat.server.broadcast import Generation
-from bitnet_chat.server.chats.events import Opening
-from bitnet_chat.server.chats.live import Changed, Live, Room, Rooms
+from bitnet_chat.server.broadcast import ReplyBroadcast
+from bitnet_chat.server.chats.events import ReplyStart
+from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveChatRegistry, LiveReply
 from bitnet_chat.server.chats.requests import (
     MOST_ROWS,
-    Ask,
-    NewChat,
+    ChatRequest,
+    NewChatRequest,
     asked_of,
     before_asked,
     line_of,
     lone_conversation,
 )
 from bitnet_chat.server.errors import InvalidFieldError
-from bitnet_chat.server.scheduler import Desk, Order
+from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 from bitnet_chat.util.threads import beside
 
 if TYPE_CHECKING:
@@ -39,20 +39,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class NoSuchChat(InvalidFieldError):
+class NoSuchChatError(InvalidFieldError):
     def __init__(self, id: int) -> None:
         super().__init__(
             f"there is no chat {id}", status=404, code="chat_not_found", remedy="GET /chats lists those that there are"
         )
 
 
-class ChatDesk:
+class ChatService:
     """All methods belong to the event loop."""
 
-    def __init__(self, desk: Desk, journal: Journal, linger: float) -> None:
+    def __init__(self, desk: ReplyScheduler, journal: Journal, linger: float) -> None:
         """``linger``: seconds that a reply goes on while nobody watches."""
         self.desk = desk
-        self.rooms = Rooms()
+        self.rooms = LiveChatRegistry()
         self._journal = journal
         self._linger = linger
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,7 +67,7 @@ class ChatDesk:
     async def load(self, id: int) -> StoredConversation:
         """Raises NoSuchChat."""
         if not 0 < id <= MOST_ROWS:
-            raise NoSuchChat(id)
+            raise NoSuchChatError(id)
         room = self.rooms.get(id)
         if room is not None and room.live is not None and not room.live.running:
             await room.live.settled.wait()
@@ -76,9 +76,9 @@ class ChatDesk:
         except InvalidFieldError:
             raise
         except UsageError:
-            raise NoSuchChat(id) from None
+            raise NoSuchChatError(id) from None
 
-    async def create(self, chat: NewChat) -> StoredConversation:
+    async def create(self, chat: NewChatRequest) -> StoredConversation:
         """Raises UnknownModel, and Refused where nothing can be written."""
         if chat.model:
             self.desk.catalogue.choose(chat.model)
@@ -95,7 +95,7 @@ class ChatDesk:
         recorder.rename(title)
         await self._written(recorder)
         if (room := self.rooms.get(id)) is not None:
-            room.tell(Changed(title))
+            room.tell(ChatChanged(title))
         return await self.load(id)
 
     async def remove(self, id: int) -> None:
@@ -108,10 +108,10 @@ class ChatDesk:
             except InvalidFieldError:
                 raise
             except UsageError:
-                raise NoSuchChat(id) from None
+                raise NoSuchChatError(id) from None
             self.rooms.remove(room)
 
-    async def begin(self, id: int, ask: Ask, *, urgent: bool) -> Live:
+    async def begin(self, id: int, ask: ChatRequest, *, urgent: bool) -> LiveReply:
         """A reply in a chat. Raises NoSuchChat, Answering, Refused for what cannot be asked, UnknownModel and Busy."""
         with self.rooms.entered(id) as room, room.claimed():
             stored = await self.load(id)
@@ -126,27 +126,27 @@ class ChatDesk:
             if ask.content is not None:
                 recorder.follow(before)
             ended = asyncio.Event()
-            order = Order(conversation, ask.options, model, recorder, urgent)
+            order = ReplyRequest(conversation, ask.options, model, recorder, urgent)
             generation = self.desk.begin(order, on_end=lambda _: ended.set())
             recorder.begin_reply(conversation, model=generation.model)
-            live: Live | None = None
+            live: LiveReply | None = None
             try:
                 opening = await self._opening(id, conversation, generation, recorder)
-                live = Live(opening, generation, self._linger)
+                live = LiveReply(opening, generation, self._linger)
                 room.begin(live)
                 if recorder.title not in ("", stored.title):
-                    room.tell(Changed(recorder.title))
+                    room.tell(ChatChanged(recorder.title))
             finally:
                 if live is None:
                     generation.stop()
                 self._spawn(self._end(ended, recorder, room, live))
             return live
 
-    def begin_alone(self, ask: Ask, *, urgent: bool) -> tuple[Opening, Generation]:
+    def begin_alone(self, ask: ChatRequest, *, urgent: bool) -> tuple[ReplyStart, ReplyBroadcast]:
         """A reply to messages that belong to no chat; it is kept nowhere."""
         conversation = lone_conversation(ask)
-        generation = self.desk.begin(Order(conversation, ask.options, ask.model, None, urgent))
-        return Opening(
+        generation = self.desk.begin(ReplyRequest(conversation, ask.options, ask.model, None, urgent))
+        return ReplyStart(
             generation.id, generation.model, user=_user(conversation), before=_goes_on_with(conversation)
         ), generation
 
@@ -172,18 +172,20 @@ class ChatDesk:
             await asyncio.wait(self._tasks)
 
     async def _opening(
-        self, id: int, conversation: Conversation, generation: Generation, recorder: JournalRecorder
-    ) -> Opening:
+        self, id: int, conversation: Conversation, generation: ReplyBroadcast, recorder: JournalRecorder
+    ) -> ReplyStart:
         user, before = _user(conversation), _goes_on_with(conversation)
         rows = await recorder.rows()
         if rows is None or rows.reply is None:  # a disk that is full; the recorder goes on trying
-            return Opening(generation.id, generation.model, id, None, user, None, before)
+            return ReplyStart(generation.id, generation.model, id, None, user, None, before)
         parent = rows.line[-1] if rows.line else None
         if user is not None and parent is not None:
             user, parent = (parent, user[1]), rows.before
-        return Opening(generation.id, generation.model, id, rows.reply, user, parent, before)
+        return ReplyStart(generation.id, generation.model, id, rows.reply, user, parent, before)
 
-    async def _end(self, ended: asyncio.Event, recorder: JournalRecorder, room: Room, live: Live | None) -> None:
+    async def _end(
+        self, ended: asyncio.Event, recorder: JournalRecorder, room: LiveChat, live: LiveReply | None
+    ) -> None:
         await ended.wait()
         try:
             await recorder.close()
@@ -192,7 +194,7 @@ class ChatDesk:
                 live.settled.set()
                 self.rooms.ended(room, live)
 
-    async def _quiet(self, room: Room) -> None:
+    async def _quiet(self, room: LiveChat) -> None:
         """Until nothing is said in the chat any more."""
         live = room.live
         if live is not None:

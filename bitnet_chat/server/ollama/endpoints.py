@@ -20,15 +20,15 @@ from bitnet_chat.context.window import Policy
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed, Notice
-from bitnet_chat.server.broadcast import Generation
-from bitnet_chat.server.errors import InvalidFieldError, Problem, error_json, failure_of, problem_of, without_tools
+from bitnet_chat.server.broadcast import ReplyBroadcast
+from bitnet_chat.server.errors import APIError, InvalidFieldError, error_json, failure_of, to_api_error, without_tools
 from bitnet_chat.server.model_manager import ModelCard
 from bitnet_chat.server.model_router import AUTO
 from bitnet_chat.server.ollama import responses
-from bitnet_chat.server.ollama.requests import ReplyRequest, chat_request, generate_request, model_request
+from bitnet_chat.server.ollama.requests import OllamaRequest, chat_request, generate_request, model_request
 from bitnet_chat.server.request_body import read
 from bitnet_chat.server.responses import is_urgent, respond, while_connected
-from bitnet_chat.server.scheduler import Desk, Order
+from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings
 from bitnet_chat.version import __version__
 
@@ -50,14 +50,14 @@ _REFUSED = {
 _NAMES = {"response_format": "format"}
 
 
-def routes(desk: Desk, settings: ServeSettings) -> list[BaseRoute]:
-    return [Route("/api/{path:path}", _Api(desk, settings))]
+def routes(desk: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
+    return [Route("/api/{path:path}", _OllamaApi(desk, settings))]
 
 
-class _Api:
+class _OllamaApi:
     """All of ``/api``, so that whatever goes wrong there is told in the form that its clients read."""
 
-    def __init__(self, desk: Desk, settings: ServeSettings) -> None:
+    def __init__(self, desk: ReplyScheduler, settings: ServeSettings) -> None:
         self._desk, self._settings = desk, settings
         self._catalogue = desk.catalogue
 
@@ -84,19 +84,19 @@ class _Api:
             raise InvalidFieldError(f"/api/{path} is not served here", status=404)
         methods, handler = handlers[path]
         if request.method not in methods:
-            raise _WrongMethod(request.method, path, ", ".join(methods))
+            raise _OllamaWrongMethod(request.method, path, ", ".join(methods))
         return handler
 
     # Replies
 
     async def _chat(self, request: Request) -> Response:
-        return await self._reply(request, chat_request, responses.ChatWriter)
+        return await self._reply(request, chat_request, responses.OllamaChatEncoder)
 
     async def _generate(self, request: Request) -> Response:
-        return await self._reply(request, generate_request, responses.GenerateWriter)
+        return await self._reply(request, generate_request, responses.OllamaGenerateEncoder)
 
     async def _reply(
-        self, request: Request, parse: Callable[[Fields], ReplyRequest], writer_of: type[responses.Writer]
+        self, request: Request, parse: Callable[[Fields], OllamaRequest], writer_of: type[responses.OllamaEncoder]
     ) -> Response:
         notes = None if self._settings.strict else IgnoredFields()
         asked = await read(request, self._settings.body_limit, parse, notes)
@@ -107,7 +107,7 @@ class _Api:
         if asked.only_loads:
             return await self._load(request, asked, model, writer)
         policy: Policy = "stop" if asked.whole else self._settings.overflow or "drop-oldest"
-        order = Order(
+        order = ReplyRequest(
             asked.conversation,
             replace(asked.options, overflow=policy),
             model,
@@ -115,7 +115,7 @@ class _Api:
             urgent=is_urgent(request.headers.get("priority")),
         )
 
-        def over(generation: Generation) -> None:
+        def over(generation: ReplyBroadcast) -> None:
             if asked.unloads:
                 self._catalogue.unload(model)
 
@@ -128,9 +128,9 @@ class _Api:
         headers = generation.headers
         if not asked.stream or _failed_at_once(generation):
             return await _whole(generation, writer, notices, headers)
-        return _Stream(_lines(generation, writer, notices), generation.stop, headers)
+        return _OllamaStream(_lines(generation, writer, notices), generation.stop, headers)
 
-    async def _check_window(self, asked: ReplyRequest, model: str, notes: IgnoredFields | None) -> None:
+    async def _check_window(self, asked: OllamaRequest, model: str, notes: IgnoredFields | None) -> None:
         if not asked.window:
             return
         window = self._catalogue.window(model) or (await self._catalogue.card(model)).window
@@ -145,7 +145,9 @@ class _Api:
                     remedy="leave it out, or start the server with a larger --ctx",
                 )
 
-    async def _load(self, request: Request, asked: ReplyRequest, model: str, writer: responses.Writer) -> Response:
+    async def _load(
+        self, request: Request, asked: OllamaRequest, model: str, writer: responses.OllamaEncoder
+    ) -> Response:
         """A request that asks nothing wants the model to be loaded, or not to be."""
         if asked.unloads:
             self._catalogue.unload(model)
@@ -190,7 +192,7 @@ class _Api:
 _LINES = "application/x-ndjson"
 
 
-class _Stream(StreamingResponse):
+class _OllamaStream(StreamingResponse):
     """Ends with its client, and takes with it what was made for that client."""
 
     def __init__(self, lines: AsyncIterator[bytes], gone: Callable[[], object], headers: Mapping[str, str]) -> None:
@@ -204,7 +206,9 @@ class _Stream(StreamingResponse):
             self._gone()
 
 
-async def _lines(generation: Generation, writer: responses.Writer, before: Sequence[str]) -> AsyncIterator[bytes]:
+async def _lines(
+    generation: ReplyBroadcast, writer: responses.OllamaEncoder, before: Sequence[str]
+) -> AsyncIterator[bytes]:
     notices = [*before]
     async with aclosing(generation.watch()) as watched:  # type: ignore[type-var]  # it is a generator
         async for seen in watched:
@@ -213,7 +217,7 @@ async def _lines(generation: Generation, writer: responses.Writer, before: Seque
                     notices.append(text)
                 case Completed() | Failed() as end:
                     if (error := failure_of(end)) is not None:
-                        yield error_json(responses.error(_message(problem_of(error)))) + b"\n"
+                        yield error_json(responses.error(_message(to_api_error(error)))) + b"\n"
                         return
                     assert isinstance(end, Completed)
                     now = time.time()
@@ -224,7 +228,7 @@ async def _lines(generation: Generation, writer: responses.Writer, before: Seque
 
 
 async def _whole(
-    generation: Generation, writer: responses.Writer, before: Sequence[str], headers: Mapping[str, str]
+    generation: ReplyBroadcast, writer: responses.OllamaEncoder, before: Sequence[str], headers: Mapping[str, str]
 ) -> Response:
     end = await generation.ended()
     if (error := failure_of(end)) is not None:
@@ -237,27 +241,27 @@ async def _whole(
     return _json(writer.whole(end, generation.thinking, generation.calls, total, notices, now), headers=headers)
 
 
-def _failed_at_once(generation: Generation) -> bool:
+def _failed_at_once(generation: ReplyBroadcast) -> bool:
     """Whether there is nothing to stream, but a status to tell."""
     if generation.end is None or failure_of(generation.end) is None:
         return False
     return not (generation.text or generation.thinking or generation.calls)
 
 
-class _WrongMethod(InvalidFieldError):
+class _OllamaWrongMethod(InvalidFieldError):
     def __init__(self, method: str, path: str, allowed: str) -> None:
         super().__init__(f"{method} is not for /api/{path}", status=405, remedy=f"use {allowed}")
         self.allowed = allowed
 
 
 def _refusal(error: BitnetChatError, headers: Mapping[str, str] | None = None) -> Response:
-    problem = problem_of(error)
-    allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
+    problem = to_api_error(error)
+    allow = {"Allow": error.allowed} if isinstance(error, _OllamaWrongMethod) else {}
     told = {**problem.headers, **allow, **(headers or {})}
     return Response(error_json(responses.error(_message(problem))), problem.status, told, media_type="application/json")
 
 
-def _message(problem: Problem) -> str:
+def _message(problem: APIError) -> str:
     """In words of this API, where a backend has refused what OpenAI's calls otherwise."""
     if problem.param == "tools":
         return without_tools(problem.message)

@@ -26,7 +26,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
 
 @dataclass(frozen=True, slots=True)
-class ReplyRequest:
+class OllamaRequest:
     """What a client asks for."""
 
     model: str
@@ -52,7 +52,7 @@ class ReplyRequest:
         return self.keep_alive == 0
 
 
-def chat_request(fields: Fields) -> ReplyRequest:
+def chat_request(fields: Fields) -> OllamaRequest:
     """A body of ``/api/chat``. Raises Refused."""
     messages = fields.objects("messages") or []
     tools = tuple(_tool(each) for each in fields.objects("tools") or ())
@@ -61,7 +61,7 @@ def chat_request(fields: Fields) -> ReplyRequest:
     return _request(fields, lambda: conversation_of(messages) if messages else Conversation(), tools)
 
 
-def generate_request(fields: Fields) -> ReplyRequest:
+def generate_request(fields: Fields) -> OllamaRequest:
     """A body of ``/api/generate``. The prompt becomes the message of a user: models that chat know no other text.
 
     Raises Refused.
@@ -92,7 +92,7 @@ def _needed(fields: Fields, name: str | None) -> str:
     return name
 
 
-def _request(fields: Fields, said: Callable[[], Conversation], tools: tuple[Tool, ...]) -> ReplyRequest:
+def _request(fields: Fields, said: Callable[[], Conversation], tools: tuple[Tool, ...]) -> OllamaRequest:
     model = _needed(fields, fields.text("model"))
     stream = fields.flag("stream")
     options, window = _options(fields.inner("options") or Fields({}, "options", fields.notes))
@@ -103,7 +103,7 @@ def _request(fields: Fields, said: Callable[[], Conversation], tools: tuple[Tool
     template, keep_alive = _template(fields), _keep_alive(fields)
     format = _format(fields)
     fields.finish()
-    return ReplyRequest(
+    return OllamaRequest(
         model=model,
         conversation=said(),
         options=ReplyOptions(

@@ -41,7 +41,7 @@ def time_of(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-class Writer:
+class OllamaEncoder:
     """The objects of one reply; ``now`` is the time, in seconds since 1970."""
 
     def __init__(self, model: str, *, thinking: bool = True) -> None:
@@ -86,7 +86,7 @@ class Writer:
         raise NotImplementedError
 
 
-class ChatWriter(Writer):
+class OllamaChatEncoder(OllamaEncoder):
     """Those of ``/api/chat``."""
 
     def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
@@ -98,7 +98,7 @@ class ChatWriter(Writer):
         return {"message": message}
 
 
-class GenerateWriter(Writer):
+class OllamaGenerateEncoder(OllamaEncoder):
     """Those of ``/api/generate``, which has no place for calls of tools."""
 
     def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:

@@ -14,37 +14,37 @@ from starlette.types import Receive, Scope, Send
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.events import Completed, Failed, Notice
-from bitnet_chat.server.broadcast import Generation
+from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.errors import (
+    APIError,
     InvalidFieldError,
-    Problem,
     error_json,
     failure_of,
     openai_form,
-    problem_of,
+    to_api_error,
     without_tools,
 )
-from bitnet_chat.server.openai.requests import ReplyRequest, chat_request, completion_request
-from bitnet_chat.server.openai.responses import DONE, ChatWriter, CompletionWriter, Head, to_json
+from bitnet_chat.server.openai.requests import OpenAIRequest, chat_request, completion_request
+from bitnet_chat.server.openai.responses import DONE, ChunkHeader, OpenAIChatEncoder, OpenAICompletionEncoder, to_json
 from bitnet_chat.server.request_body import read
 from bitnet_chat.server.responses import EventStream, is_urgent, respond, while_connected
-from bitnet_chat.server.scheduler import Desk, Order
+from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings
 
-Writer = ChatWriter | CompletionWriter
+Writer = OpenAIChatEncoder | OpenAICompletionEncoder
 _Handler = Callable[[Request], Awaitable[Response]]
 _NAMES = {"format": "response_format"}
 """What a backend may refuse, where the API calls it something else."""
 
 
-def routes(desk: Desk, settings: ServeSettings) -> list[BaseRoute]:
-    return [Route("/v1/{path:path}", _Api(desk, settings))]
+def routes(desk: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
+    return [Route("/v1/{path:path}", _OpenAIApi(desk, settings))]
 
 
-class _Api:
+class _OpenAIApi:
     """All of ``/v1``, so that whatever goes wrong there is told in the form that its clients read."""
 
-    def __init__(self, desk: Desk, settings: ServeSettings) -> None:
+    def __init__(self, desk: ReplyScheduler, settings: ServeSettings) -> None:
         self._desk, self._settings = desk, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +68,7 @@ class _Api:
             case _:
                 raise InvalidFieldError(f"/v1/{path} is not served here", code="not_found", status=404)
         if request.method not in handlers:
-            raise _WrongMethod(request.method, path, ", ".join(handlers))
+            raise _OpenAIWrongMethod(request.method, path, ", ".join(handlers))
         return handlers[request.method]
 
     async def _models(self, request: Request) -> Response:
@@ -84,22 +84,22 @@ class _Api:
         return {"id": name, "object": "model", "created": created, "owned_by": "bitnet-chat"}
 
     async def _chat(self, request: Request) -> Response:
-        return await self._reply(request, chat_request, "chatcmpl", ChatWriter)
+        return await self._reply(request, chat_request, "chatcmpl", OpenAIChatEncoder)
 
     async def _completion(self, request: Request) -> Response:
-        return await self._reply(request, completion_request, "cmpl", CompletionWriter)
+        return await self._reply(request, completion_request, "cmpl", OpenAICompletionEncoder)
 
     async def _reply(
         self,
         request: Request,
-        parse: Callable[[Fields], ReplyRequest],
+        parse: Callable[[Fields], OpenAIRequest],
         prefix: str,
-        writer_of: type[ChatWriter] | type[CompletionWriter],
+        writer_of: type[OpenAIChatEncoder] | type[OpenAICompletionEncoder],
     ) -> Response:
         notes = None if self._settings.strict else IgnoredFields()
         asked = await read(request, self._settings.body_limit, parse, notes)
         notices = notes.lines if notes is not None else []
-        order = Order(
+        order = ReplyRequest(
             asked.conversation,
             # As OpenAI and llama-server do: what is too long is refused, unless this server was told otherwise.
             replace(asked.options, overflow=self._settings.overflow or "stop"),
@@ -118,7 +118,7 @@ class _Api:
             generation.stop()
             raise
         headers = generation.headers
-        head = Head(f"{prefix}-{generation.id}", int(generation.created), generation.model)
+        head = ChunkHeader(f"{prefix}-{generation.id}", int(generation.created), generation.model)
         writer = writer_of(head, usage=asked.usage)
         if asked.stream and not _failed_at_once(generation):
             return EventStream(_chunks(generation, writer, notices), gone=generation.stop, headers=headers)
@@ -131,14 +131,14 @@ class _Api:
         return _json(whole, headers=headers)
 
 
-def _failed_at_once(generation: Generation) -> bool:
+def _failed_at_once(generation: ReplyBroadcast) -> bool:
     """Whether there is nothing to stream, but a status to tell."""
     if generation.end is None or failure_of(generation.end) is None:
         return False
     return not (generation.text or generation.thinking or generation.calls)
 
 
-async def _chunks(generation: Generation, writer: Writer, before: Sequence[str]) -> AsyncIterator[bytes]:
+async def _chunks(generation: ReplyBroadcast, writer: Writer, before: Sequence[str]) -> AsyncIterator[bytes]:
     for chunk in writer.first():
         yield chunk
     notices = [*before]
@@ -149,7 +149,7 @@ async def _chunks(generation: Generation, writer: Writer, before: Sequence[str])
                     notices.append(text)
                 case Completed() | Failed() as end:
                     if (error := failure_of(end)) is not None:
-                        form = openai_form(_in_words_of_the_api(problem_of(error)))
+                        form = openai_form(_in_words_of_the_api(to_api_error(error)))
                         yield b"data: %b\n\n" % error_json(form)
                         return
                     assert isinstance(end, Completed)
@@ -161,14 +161,14 @@ async def _chunks(generation: Generation, writer: Writer, before: Sequence[str])
                         yield chunk
 
 
-async def _notices(generation: Generation) -> AsyncIterator[str]:
+async def _notices(generation: ReplyBroadcast) -> AsyncIterator[str]:
     """Of a reply that has ended."""
     async for seen in generation.watch():
         if isinstance(seen.event, Notice):
             yield seen.event.text
 
 
-class _WrongMethod(InvalidFieldError):
+class _OpenAIWrongMethod(InvalidFieldError):
     def __init__(self, method: str, path: str, allowed: str) -> None:
         super().__init__(
             f"{method} is not for /v1/{path}", code="method_not_allowed", status=405, remedy=f"use {allowed}"
@@ -177,13 +177,13 @@ class _WrongMethod(InvalidFieldError):
 
 
 def _refusal(error: BitnetChatError, headers: Mapping[str, str] | None = None) -> Response:
-    problem = _in_words_of_the_api(problem_of(error))
-    allow = {"Allow": error.allowed} if isinstance(error, _WrongMethod) else {}
+    problem = _in_words_of_the_api(to_api_error(error))
+    allow = {"Allow": error.allowed} if isinstance(error, _OpenAIWrongMethod) else {}
     told = {**problem.headers, **allow, **(headers or {})}
     return Response(error_json(openai_form(problem)), problem.status, told, media_type="application/json")
 
 
-def _in_words_of_the_api(problem: Problem) -> Problem:
+def _in_words_of_the_api(problem: APIError) -> APIError:
     if problem.param == "tools":
         return replace(problem, message=without_tools(problem.message))
     if problem.param not in _NAMES:

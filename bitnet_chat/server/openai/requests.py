@@ -37,7 +37,7 @@ _ITS_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_toke
 
 
 @dataclass(frozen=True, slots=True)
-class ReplyRequest:
+class OpenAIRequest:
     """What a client asks for. ``usage``: whether a stream is to tell its tokens at the end."""
 
     conversation: Conversation
@@ -49,7 +49,7 @@ class ReplyRequest:
     """Whether the reply may ask for one call of a tool at the most."""
 
 
-def chat_request(fields: Fields) -> ReplyRequest:
+def chat_request(fields: Fields) -> OpenAIRequest:
     """A body of ``/v1/chat/completions``. Raises Refused."""
     model = fields.text("model") or ""
     messages = fields.needed_objects("messages")
@@ -68,7 +68,7 @@ def chat_request(fields: Fields) -> ReplyRequest:
     one_call = fields.flag("parallel_tool_calls") is False
     _deal_with_the_rest(fields)
     fields.finish()
-    return ReplyRequest(conversation_of(messages), options, model, stream, usage, one_call)
+    return OpenAIRequest(conversation_of(messages), options, model, stream, usage, one_call)
 
 
 def options_of(fields: Fields) -> ReplyOptions:
@@ -85,7 +85,7 @@ def options_of(fields: Fields) -> ReplyOptions:
     )
 
 
-def completion_request(fields: Fields) -> ReplyRequest:
+def completion_request(fields: Fields) -> OpenAIRequest:
     """A body of ``/v1/completions``. The prompt becomes the message of a user: models that chat know no other text.
 
     Raises Refused.
@@ -108,7 +108,7 @@ def completion_request(fields: Fields) -> ReplyRequest:
     fields.refuse("suffix", "")
     _deal_with_the_rest(fields)
     fields.finish()
-    return ReplyRequest(Conversation().with_user(prompt), options, model, stream, usage)
+    return OpenAIRequest(Conversation().with_user(prompt), options, model, stream, usage)
 
 
 def _deal_with_the_rest(fields: Fields) -> None:

@@ -40,7 +40,7 @@ def event(value: object) -> bytes:
     return b"data: " + to_json(value) + b"\n\n"
 
 
-class _Form:
+class _ChunkTemplate:
     """A chunk that is the same for each piece of a reply but for its text: all else is written once."""
 
     def __init__(self, empty: bytes) -> None:
@@ -52,7 +52,7 @@ class _Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ChunkHeader:
     """What all chunks of a reply have in common. ``created``: seconds since 1970."""
 
     id: str
@@ -90,13 +90,15 @@ def _call(call: ToolCall) -> dict[str, object]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-class ChatWriter:
+class OpenAIChatEncoder:
     """The forms of ``/v1/chat/completions``."""
 
-    def __init__(self, head: Head, *, usage: bool) -> None:
+    def __init__(self, head: ChunkHeader, *, usage: bool) -> None:
         """``usage``: whether a stream tells it."""
         self._head, self._wants_usage = head, usage
-        self._text, self._thought = (_Form(self._chunk({name: ""})) for name in ("content", "reasoning_content"))
+        self._text, self._thought = (
+            _ChunkTemplate(self._chunk({name: ""})) for name in ("content", "reasoning_content")
+        )
         self._calls = 0
 
     def first(self) -> list[bytes]:
@@ -146,12 +148,12 @@ class ChatWriter:
         }
 
 
-class CompletionWriter:
+class OpenAICompletionEncoder:
     """The forms of ``/v1/completions``, which has no place for thoughts and tools."""
 
-    def __init__(self, head: Head, *, usage: bool) -> None:
+    def __init__(self, head: ChunkHeader, *, usage: bool) -> None:
         self._head, self._wants_usage = head, usage
-        self._text = _Form(self._chunk(""))
+        self._text = _ChunkTemplate(self._chunk(""))
 
     def first(self) -> list[bytes]:
         return []

@@ -10,7 +10,7 @@ from bitnet_chat.server.web.html_stream import HtmlStream
 
 
 class SharedHtml:
-    """Places are those of :class:`bitnet_chat.server.broadcast.Generation`."""
+    """Places are those of :class:`bitnet_chat.server.broadcast.ReplyBroadcast`."""
 
     def __init__(self, before: str = "") -> None:
         """``before``: the text that the reply goes on with."""
