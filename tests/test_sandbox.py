@@ -31,11 +31,11 @@ from bitnet_chat.templates.builtin import OWN
 from bitnet_chat.templates.chat_template import ChatTemplate
 from bitnet_chat.templates.jinja import JinjaProgram
 from bitnet_chat.templates.sandbox import SandboxedProgram, program_of
-from bitnet_chat.templates.sandbox.protocol import Limits
+from bitnet_chat.templates.sandbox.protocol import SandboxLimits
 
 LOOPS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
 NESTED = "{% set n = namespace(x=[]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | tojson }}"
-SLOW, NOW = Limits(seconds=0.2), datetime(2026, 11, 29)
+SLOW, NOW = SandboxLimits(seconds=0.2), datetime(2026, 11, 29)
 LONG = "{% for i in range(2000) %}{{ 'x' * 1000 }}{% endfor %}"
 
 
@@ -94,7 +94,7 @@ def test_one_process_answers_and_goes_with_its_template() -> None:
 def test_memory_is_looked_at_where_the_system_does_not_limit_it() -> None:
     hungry = "x = b'1' * 200_000_000; import time; time.sleep(60)"
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", hungry]) as process:
-        with sandbox._Watch(process, Limits(memory=100_000_000)) as watch:
+        with sandbox._MemoryWatch(process, SandboxLimits(memory=100_000_000)) as watch:
             process.wait(30)
         assert watch.reason == "it takes more than 100 MB of memory"
 

@@ -23,7 +23,7 @@ from bitnet_chat.filters.tool_calls import (
 )
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.templates.chat_template import ChatTemplate
-from bitnet_chat.templates.tool_format import Spoken, ToolFormat, lowered
+from bitnet_chat.templates.tool_format import RawToolTurn, ToolFormat, inline_tools
 
 TEMPLATE = (Path(__file__).parent / "models" / "tool-demo.jinja").read_text("utf-8")
 ADD = Tool("add", "The sum.", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
@@ -190,7 +190,7 @@ def asked(system: str = "Be kind.") -> Conversation:
 def test_the_plain_conversation_renders_as_the_template_itself_would(system: str) -> None:
     from bitnet_chat.templates.tool_format import described
 
-    ours = lowered(asked(system), [ADD], ToolFormat(template()))
+    ours = inline_tools(asked(system), [ADD], ToolFormat(template()))
     assert [each.role for each in ours.turns] == ["user", "assistant", "user"]
     assert not any(each.tool_calls for each in ours.messages)
     assert template().render(ours, reply_follows=True) == template().render(
@@ -200,11 +200,11 @@ def test_the_plain_conversation_renders_as_the_template_itself_would(system: str
 
 def test_a_template_with_tools_in_a_message_of_their_own() -> None:
     format = ToolFormat(template(SYSTEM_OF_ITS_OWN))
-    ours = lowered(asked(), [ADD], format)
+    ours = inline_tools(asked(), [ADD], format)
     assert ours.system.startswith("Tools: [") and ours.system.endswith("\n\nBe kind.") and "<|im_" not in ours.system
     assert ours.turns[1].content.startswith("So:\n<tool_call>")
     assert ours.turns[2].content == "<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>"
-    assert "Be kind" not in lowered(asked(""), [ADD], format).system
+    assert "Be kind" not in inline_tools(asked(""), [ADD], format).system
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
@@ -220,13 +220,13 @@ def test_calls_in_a_form_that_is_not_read_here() -> None:
 
 def test_what_was_really_said_is_kept() -> None:
     conversation = asked()
-    said = Spoken((Message("assistant", "So: <tool_call>{}</tool_call>"),), ("error: three",))
-    ours = lowered(conversation, [ADD], None, lambda message: said if message.tool_calls else None)
+    said = RawToolTurn((Message("assistant", "So: <tool_call>{}</tool_call>"),), ("error: three",))
+    ours = inline_tools(conversation, [ADD], None, lambda message: said if message.tool_calls else None)
     assert ours.turns[1].content == "So: <tool_call>{}</tool_call>"
     assert ours.turns[2].content.endswith("<tool_response>\nerror: three\n</tool_response>")
 
 
 def test_messages_in_a_row_become_one() -> None:
-    ours = lowered(asked().with_user("Never mind."), [], None)
+    ours = inline_tools(asked().with_user("Never mind."), [], None)
     assert [each.role for each in ours.turns] == ["user", "assistant", "user"]
     assert ours.turns[2].content.endswith("</tool_response>\n\nNever mind.")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bitnet_chat.models.gguf import ModelHeader
     from bitnet_chat.templates.chat_template import ChatTemplate, TemplateError
-    from bitnet_chat.templates.checks import Flaw
+    from bitnet_chat.templates.checks import TemplateFlaw
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def prepare(
     return PreparedTemplate(header, template, "" if source == said.chat_template else source, result.overrides)
 
 
-def flaws_of(header: ModelHeader) -> tuple[Flaw, ...]:
+def flaws_of(header: ModelHeader) -> tuple[TemplateFlaw, ...]:
     """What is wrong with the template that a model brings, by rendering it."""
     from bitnet_chat.templates.checks import flaws
 

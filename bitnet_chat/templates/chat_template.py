@@ -13,7 +13,7 @@ from typing import Any
 
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.errors import ModelError
-from bitnet_chat.templates.jinja import JinjaProgram, Kind, Program, TemplateFault
+from bitnet_chat.templates.jinja import FaultKind, JinjaProgram, TemplateFaultError, TemplateProgram
 
 # What llama.cpp itself takes for an end of generation, by text (llama-vocab.cpp).
 END_TOKENS = (
@@ -34,7 +34,7 @@ _FIRST, _REPLY, _SECOND = "\ue0001\ue000", "\ue0002\ue000", "\ue0003\ue000"
 
 
 @dataclass(frozen=True, slots=True)
-class TurnMarks:
+class TurnDelimiters:
     """What a template has around each user message but the first: ``in_prefix``, from the end of the reply before it,
     and ``in_suffix``, up to the reply to it. ``end``: the end-of-turn token between a reply and ``in_prefix``, which
     the model makes itself; empty for a template without one."""
@@ -45,17 +45,17 @@ class TurnMarks:
 
 
 _SAID = {
-    Kind.UNREADABLE: "cannot be read",
-    Kind.REFUSED: "refused this conversation",
-    Kind.FAILED: "fails",
-    Kind.LIMIT: "fails",
+    FaultKind.UNREADABLE: "cannot be read",
+    FaultKind.REFUSED: "refused this conversation",
+    FaultKind.FAILED: "fails",
+    FaultKind.LIMIT: "fails",
 }
 
 
 class TemplateError(ModelError):
     """A template that cannot be used, or not for a conversation."""
 
-    def __init__(self, name: str, fault: TemplateFault) -> None:
+    def __init__(self, name: str, fault: TemplateFaultError) -> None:
         self.kind, self.fault = fault.kind, f"{_SAID[fault.kind]}: {fault.text}"
         super().__init__(f"the chat template {name} {self.fault}", remedy="choose another with --chat-template NAME")
 
@@ -71,7 +71,7 @@ class ChatTemplate:
         bos: str = "",
         eos: str = "",
         adds_bos: bool = True,
-        read: Callable[[str], Program] = JinjaProgram,
+        read: Callable[[str], TemplateProgram] = JinjaProgram,
     ) -> None:
         """``adds_bos``: the engine puts ``bos`` in front of the prompt by itself. ``read``: for a template of others,
         :func:`bitnet_chat.templates.sandbox.program_of`."""
@@ -82,7 +82,7 @@ class ChatTemplate:
         """What it is given beside the messages, such as ``enable_thinking``."""
         try:
             self._program = read(source)
-        except TemplateFault as fault:
+        except TemplateFaultError as fault:
             raise TemplateError(name, fault) from fault
 
     def render(
@@ -102,13 +102,13 @@ class ChatTemplate:
                 "eos_token": self.eos,
             }
             return self._program.run(given, datetime.now())
-        except TemplateFault as fault:
+        except TemplateFaultError as fault:
             raise TemplateError(self.name, fault) from fault
         except (ValueError, RecursionError) as error:
-            no_json = TemplateFault(Kind.REFUSED, f"the arguments of a call are not JSON ({error})")
+            no_json = TemplateFaultError(FaultKind.REFUSED, f"the arguments of a call are not JSON ({error})")
             raise TemplateError(self.name, no_json) from error
 
-    def marks(self) -> TurnMarks:
+    def marks(self) -> TurnDelimiters:
         """Raises ModelError for a template that drops or changes messages."""
         dialogue = Conversation((Message("user", _FIRST), Message("assistant", _REPLY), Message("user", _SECOND)))
         text = self.render(dialogue, reply_follows=True)
@@ -121,8 +121,8 @@ class ChatTemplate:
             )
         for token in (self.eos, *END_TOKENS):
             if token and glue.startswith(token):
-                return TurnMarks(glue[len(token) :], suffix, token)
-        return TurnMarks(glue, suffix)
+                return TurnDelimiters(glue[len(token) :], suffix, token)
+        return TurnDelimiters(glue, suffix)
 
     def without_effect(self, arguments: Mapping[str, object]) -> str:
         """A line for the user where it uses none of them; empty where it does."""

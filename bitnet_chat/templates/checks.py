@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.templates.chat_template import END_TOKENS, ChatTemplate, TemplateError
-from bitnet_chat.templates.jinja import Kind
+from bitnet_chat.templates.jinja import FaultKind
 
 # Private-use characters: no template strips, folds or escapes them.
 _SYSTEM, _FIRST, _REPLY, _LAST = (f"\ue001{number}\ue001" for number in range(4))
@@ -14,7 +14,7 @@ OTHER = "--chat-template NAME takes another: bitnet, chatml, gemma, llama3, zeph
 
 
 @dataclass(frozen=True, slots=True)
-class Flaw:
+class TemplateFlaw:
     """``what``: goes on from "the chat template NAME"."""
 
     what: str
@@ -22,7 +22,7 @@ class Flaw:
     """No reply can be had with it."""
 
 
-def flaws(template: ChatTemplate | TemplateError, eos: str) -> tuple[Flaw, ...]:
+def flaws(template: ChatTemplate | TemplateError, eos: str) -> tuple[TemplateFlaw, ...]:
     """``template``: or why it could not be read. ``eos``: the model's own end token. None for a template that refuses
     to be rendered."""
     try:
@@ -31,27 +31,31 @@ def flaws(template: ChatTemplate | TemplateError, eos: str) -> tuple[Flaw, ...]:
         return _flaws(template, eos)
     except TemplateError as error:
         # A server may read it, or compute what it fails at here; none limits what it takes.
-        is_fatal = error.kind is Kind.LIMIT
-        return (Flaw(error.fault if is_fatal else f"{error.fault}; a server may read it", is_fatal),)
+        is_fatal = error.kind is FaultKind.LIMIT
+        return (TemplateFlaw(error.fault if is_fatal else f"{error.fault}; a server may read it", is_fatal),)
 
 
-def _flaws(template: ChatTemplate, eos: str) -> tuple[Flaw, ...]:
+def _flaws(template: ChatTemplate, eos: str) -> tuple[TemplateFlaw, ...]:
     asked = Conversation((Message("user", _FIRST),))
     dialogue = Conversation((*asked.messages, Message("assistant", _REPLY), Message("user", _LAST)))
     once, often = _rendered(template, asked), _rendered(template, dialogue)
-    found: list[Flaw] = []
+    found: list[TemplateFlaw] = []
     ends = (eos, *END_TOKENS)
     for text, marker in ((once, _FIRST), (often, _LAST)):
         suffix = text.rpartition(marker)[2] if marker in text else ""
         if not found and (token := next((each for each in ends if each and suffix.endswith(each)), "")):
-            found.append(Flaw(f"ends with {token} behind the user's message: the reply is over before it begins", True))
+            found.append(
+                TemplateFlaw(f"ends with {token} behind the user's message: the reply is over before it begins", True)
+            )
     if often and not all(marker in often for marker in (_FIRST, _REPLY, _LAST)):
-        found.append(Flaw("leaves out messages of the conversation"))
+        found.append(TemplateFlaw("leaves out messages of the conversation"))
     if once and often and not found and _does_not_begin(template, asked, once, often):
-        found.append(Flaw("does not begin the reply (no add_generation_prompt): the model may begin it wrongly"))
+        found.append(
+            TemplateFlaw("does not begin the reply (no add_generation_prompt): the model may begin it wrongly")
+        )
     told = _rendered(template, asked.with_system(_SYSTEM))
     if told and _SYSTEM not in told:
-        found.append(Flaw("leaves out system prompts: the model does not get them"))
+        found.append(TemplateFlaw("leaves out system prompts: the model does not get them"))
     return tuple(found)
 
 
@@ -69,6 +73,6 @@ def _rendered(template: ChatTemplate, conversation: Conversation, *, reply_follo
     try:
         return template.render(conversation, reply_follows=reply_follows)
     except TemplateError as error:
-        if error.kind is not Kind.REFUSED:
+        if error.kind is not FaultKind.REFUSED:
             raise
         return ""

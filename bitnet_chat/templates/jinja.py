@@ -20,7 +20,7 @@ _TOLD = 300
 """Characters of an error that are told: a template may raise a text of any length."""
 
 
-class Kind(StrEnum):
+class FaultKind(StrEnum):
     UNREADABLE = "unreadable"
     """The text is not Jinja. Other programs accept some that are refused here."""
     REFUSED = "refused"
@@ -30,15 +30,15 @@ class Kind(StrEnum):
     """It takes more time, memory or output than a template may."""
 
 
-class TemplateFault(Exception):
+class TemplateFaultError(Exception):
     """``text``: one line."""
 
-    def __init__(self, kind: Kind, text: str) -> None:
+    def __init__(self, kind: FaultKind, text: str) -> None:
         super().__init__(text)
         self.kind, self.text = kind, text
 
 
-class Program(Protocol):
+class TemplateProgram(Protocol):
     """A template that was read."""
 
     def run(self, variables: Mapping[str, object], now: datetime) -> str:
@@ -55,7 +55,7 @@ class JinjaProgram:
         try:
             self._template = _environment().from_string(source)
         except TemplateSyntaxError as error:
-            raise TemplateFault(Kind.UNREADABLE, _told(error)) from None
+            raise TemplateFaultError(FaultKind.UNREADABLE, _told(error)) from None
         except Exception as error:  # constants are computed while it is read
             raise _fault(error) from None
 
@@ -66,30 +66,32 @@ class JinjaProgram:
             for piece in self._template.generate(**variables, strftime_now=now.strftime):
                 length += len(piece)
                 if most is not None and length > most:
-                    raise TemplateFault(Kind.LIMIT, f"it writes more than {most:,} characters")
+                    raise TemplateFaultError(FaultKind.LIMIT, f"it writes more than {most:,} characters")
                 pieces.append(piece)
             return "".join(pieces)
-        except (_Refusal, TemplateFault) as error:
-            raise error if isinstance(error, TemplateFault) else TemplateFault(Kind.REFUSED, _told(error)) from None
+        except (_RaisedError, TemplateFaultError) as error:
+            raise (
+                error if isinstance(error, TemplateFaultError) else TemplateFaultError(FaultKind.REFUSED, _told(error))
+            ) from None
         except Exception as error:  # a template can make Jinja and Python raise anything
             raise _fault(error) from None
 
 
-class _Refusal(Exception):
+class _RaisedError(Exception):
     """Raised by a template with ``raise_exception``."""
 
 
-def _fault(error: Exception) -> TemplateFault:
+def _fault(error: Exception) -> TemplateFaultError:
     if isinstance(error, MemoryError):
-        return TemplateFault(Kind.LIMIT, "it takes more memory than a template may")
-    return TemplateFault(Kind.FAILED, _told(error))
+        return TemplateFaultError(FaultKind.LIMIT, "it takes more memory than a template may")
+    return TemplateFaultError(FaultKind.FAILED, _told(error))
 
 
 def _told(error: Exception) -> str:
     from jinja2 import TemplateError
 
     text = " ".join(str(error)[:_TOLD].split())
-    return text if text and isinstance(error, (TemplateError, _Refusal)) else f"{type(error).__name__}: {text}"
+    return text if text and isinstance(error, (TemplateError, _RaisedError)) else f"{type(error).__name__}: {text}"
 
 
 def _environment() -> Environment:
@@ -135,4 +137,4 @@ def _to_json(
 
 
 def _raise(message: str) -> None:
-    raise _Refusal(message)
+    raise _RaisedError(message)

@@ -35,7 +35,7 @@ _NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class InitialPrompt:
     """How an engine is started for a history: ``prompt``, its initial prompt, guarded and without the BOS token that
     the engine adds; ``in_prefix`` and ``in_suffix``, its flags. ``is_open``: a message can be typed to it."""
 
@@ -127,7 +127,7 @@ class PromptSegments:
     def _stripped(self, text: str) -> str:
         return self._space.sub(r"\1", text) if self._space is not None else text
 
-    def opening(self, history: Conversation) -> Opening:
+    def opening(self, history: Conversation) -> InitialPrompt:
         """How to start an engine that has ``history`` and waits for the next message."""
         before = self.before_message(history)
         end = self._end_of_last_special(before)
@@ -135,14 +135,14 @@ class PromptSegments:
             in_prefix = self._in_prefix[start:]
             prompt = before[: end - len(in_prefix)]
             if before[:end].endswith(in_prefix) and self._is_seam(prompt, in_prefix):
-                return Opening(prompt, in_prefix, self._in_suffix)
+                return InitialPrompt(prompt, in_prefix, self._in_suffix)
         # An engine that adds no BOS token refuses an empty prompt. A message does not continue this one: it gets an
         # engine that is started with it.
-        return Opening("\n", "", self._in_suffix, is_open=False)
+        return InitialPrompt("\n", "", self._in_suffix, is_open=False)
 
-    def behind_reply(self, prompt: str) -> Opening:
+    def behind_reply(self, prompt: str) -> InitialPrompt:
         """How to start an engine that replies to ``prompt``, guarded, and then waits for the next message."""
-        return Opening(prompt, self._in_prefix, self._in_suffix)
+        return InitialPrompt(prompt, self._in_prefix, self._in_suffix)
 
     def within_reply(self, history: Conversation, closing: str = "") -> tuple[str, str]:
         """A prompt, guarded, that ends in the middle of the last reply of ``history``, and the end of that reply that

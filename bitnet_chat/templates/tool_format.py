@@ -25,7 +25,7 @@ _REMEDY = "choose a model whose template has tools in the form of Hermes or Qwen
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class RawToolTurn:
     """How a reply with calls was really given and taken, where that is known. An engine that still has it in memory
     need not read it again. ``turns``: from the reply on. ``faults``: what its calls were told that could not be read,
     to be told with the results of the others."""
@@ -114,11 +114,11 @@ class ToolFormat:
         return UnsupportedError("tools", f"the chat template {self._template.name} {why}", remedy=_REMEDY)
 
 
-def lowered(
+def inline_tools(
     conversation: Conversation,
     tools: Sequence[Tool],
     format: ToolFormat | None,
-    spoken: Callable[[Message], Spoken | None] = lambda message: None,
+    spoken: Callable[[Message], RawToolTurn | None] = lambda message: None,
 ) -> Conversation:
     """The conversation in plain messages. ``format``: None for a template without one; then past calls are told in
     the words of Hermes, so that a conversation can go on with any model. ``spoken``: what is known of a reply.

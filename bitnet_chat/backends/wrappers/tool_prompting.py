@@ -24,7 +24,7 @@ from bitnet_chat.filters.tool_calls import (
     PlainText,
     ToolCallSplitter,
 )
-from bitnet_chat.templates.tool_format import Spoken, ToolFormat, lowered, responses
+from bitnet_chat.templates.tool_format import RawToolTurn, ToolFormat, inline_tools, responses
 from bitnet_chat.text.utf8 import rejoined
 from bitnet_chat.util.threads import beside, in_daemon
 
@@ -63,7 +63,7 @@ class PromptToolAdapter:
         self._replies = replies
         self._interrupt = interrupt
         self._format: ToolFormat | BitnetChatError | None = None
-        self._spoken: OrderedDict[tuple[object, ...], Spoken] = OrderedDict()
+        self._spoken: OrderedDict[tuple[object, ...], RawToolTurn] = OrderedDict()
         self._preparing: asyncio.Task[None] | None = None
         self._was_interrupted = False
         self._alone = False
@@ -138,7 +138,7 @@ class PromptToolAdapter:
                 cut = conversation.messages[-1]
                 before = cut.content if cut.role == "assistant" else ""
                 message = Message("assistant", rejoined(before + end.text), tool_calls=calls)
-                self._remember(message, Spoken(turns, reading.told if calls else ()))
+                self._remember(message, RawToolTurn(turns, reading.told if calls else ()))
             elif begun and end.reason is FinishReason.STOP:
                 why = "the model was made to begin a call, and wrote none that can be read"
                 end = Failed(UnsupportedError("tool_choice", why, remedy="use auto"), end.text)
@@ -206,9 +206,9 @@ class PromptToolAdapter:
 
     def _plain(self, conversation: Conversation, tools: Sequence[Tool], alone: bool) -> Conversation:
         format = self._format if isinstance(self._format, ToolFormat) else None
-        return lowered(conversation, tools, format, lambda message: self._spoken.get(_key(message, alone)))
+        return inline_tools(conversation, tools, format, lambda message: self._spoken.get(_key(message, alone)))
 
-    def _remember(self, message: Message, spoken: Spoken) -> None:
+    def _remember(self, message: Message, spoken: RawToolTurn) -> None:
         if self._alone and not message.tool_calls:
             return
         key = _key(message, self._alone)

@@ -42,7 +42,7 @@ from bitnet_chat.frames import (
     UnexpectedOutput,
     held_length,
 )
-from bitnet_chat.templates.segments import PLACEHOLDER, Opening, PromptSegments, joined
+from bitnet_chat.templates.segments import PLACEHOLDER, InitialPrompt, PromptSegments, joined
 from bitnet_chat.templates.special_tokens import note
 from bitnet_chat.templates.thinking import TemplateThinking
 from bitnet_chat.text.utf8 import encode, rejoined
@@ -342,7 +342,7 @@ class ClassicProtocol:
             loose_end=loose_end,
         )
 
-    def _framer(self, opening: Opening) -> Framer:
+    def _framer(self, opening: InitialPrompt) -> Framer:
         ordered = self._binary.traits.ordered
         framer: Framer
         if self._binary.verbosity():

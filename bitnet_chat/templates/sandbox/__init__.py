@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from bitnet_chat.templates.builtin import OWN
-from bitnet_chat.templates.jinja import JinjaProgram, Kind, Program, TemplateFault
-from bitnet_chat.templates.sandbox.protocol import Limits, read_answer, write_request
+from bitnet_chat.templates.jinja import FaultKind, JinjaProgram, TemplateFaultError, TemplateProgram
+from bitnet_chat.templates.sandbox.protocol import SandboxLimits, read_answer, write_request
 from bitnet_chat.util.progress import size as in_words
 
 _BOOT = f"import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from {__name__}.child import run; run()"
@@ -37,7 +37,7 @@ else:
     _TOOK_TOO_LONG = -signal.SIGPROF
 
 
-def program_of(source: str) -> Program:
+def program_of(source: str) -> TemplateProgram:
     """A template that was read; the same for the same text, as long as it is used. May take 0.2 s. Raises
     TemplateFault."""
     if source in OWN:
@@ -50,14 +50,14 @@ def program_of(source: str) -> Program:
 
 
 class SandboxedProgram:
-    """See :class:`bitnet_chat.templates.jinja.Program`. ``run`` blocks, at most for the time of its limits. Any
+    """See :class:`bitnet_chat.templates.jinja.TemplateProgram`. ``run`` blocks, at most for the time of its limits. Any
     thread may call it; the process answers one of them after the other."""
 
-    def __init__(self, source: str, limits: Limits | None = None) -> None:
+    def __init__(self, source: str, limits: SandboxLimits | None = None) -> None:
         """``limits``: of the smallest request. Raises TemplateFault."""
-        self._source, self._limits = source, limits or Limits()
+        self._source, self._limits = source, limits or SandboxLimits()
         self._lock = threading.Lock()
-        self._holder = _Holder()
+        self._holder = _ChildHandle()
         weakref.finalize(self, self._holder.end)
         with self._lock:
             self._start()
@@ -71,7 +71,7 @@ class SandboxedProgram:
         try:
             content = json.dumps({"variables": variables, "now": now.isoformat()})
         except (TypeError, ValueError, RecursionError) as error:
-            raise TemplateFault(Kind.FAILED, f"the conversation cannot be given to it ({error})") from None
+            raise TemplateFaultError(FaultKind.FAILED, f"the conversation cannot be given to it ({error})") from None
         with self._lock:
             if self._holder.process is None or self._holder.process.poll() is not None:
                 self._start()
@@ -81,13 +81,13 @@ class SandboxedProgram:
         try:
             self._holder.start()
         except (OSError, TypeError) as error:  # TypeError: this program runs without an interpreter of its own
-            raise TemplateFault(Kind.FAILED, f"no process can be started to render it ({error})") from None
+            raise TemplateFaultError(FaultKind.FAILED, f"no process can be started to render it ({error})") from None
         self._ask(json.dumps({"source": self._source}), self._limits)
 
-    def _ask(self, content: str, limits: Limits) -> dict[str, Any]:
+    def _ask(self, content: str, limits: SandboxLimits) -> dict[str, Any]:
         process = self._holder.process
         assert process is not None and process.stdin is not None and process.stdout is not None
-        watch, answer = _Watch(process, limits), b""
+        watch, answer = _MemoryWatch(process, limits), b""
         with watch, contextlib.suppress(OSError):
             write_request(process.stdin, limits, content.encode("ascii"))
             answer = read_answer(process.stdout)
@@ -97,14 +97,14 @@ class SandboxedProgram:
             self._holder.end(within=_END_WITHIN)
             raise _of_end(process.returncode, limits, watch.reason) from None
         if "fault" in found:
-            raise TemplateFault(Kind(found["fault"]), found["text"])
+            raise TemplateFaultError(FaultKind(found["fault"]), found["text"])
         return found
 
 
 _PROGRAMS: weakref.WeakValueDictionary[str, SandboxedProgram] = weakref.WeakValueDictionary()
 
 
-class _Holder:
+class _ChildHandle:
     """The process of a program, apart from it, so that it can be ended when the program is gone."""
 
     def __init__(self) -> None:
@@ -139,10 +139,10 @@ class _Holder:
                         stream.close()
 
 
-class _Watch:
+class _MemoryWatch:
     """Ends a process that is over its limits where it does not end by itself: macOS and Windows limit no memory."""
 
-    def __init__(self, process: subprocess.Popen[bytes], limits: Limits) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], limits: SandboxLimits) -> None:
         self.reason = ""
         self._process, self._limits = process, limits
         self._over = threading.Event()
@@ -179,17 +179,17 @@ def _resident(pid: int) -> int:
         return 0
 
 
-def _of_end(code: int | None, limits: Limits, reason: str) -> TemplateFault:
+def _of_end(code: int | None, limits: SandboxLimits, reason: str) -> TemplateFaultError:
     if reason:
-        return TemplateFault(Kind.LIMIT, reason)
+        return TemplateFaultError(FaultKind.LIMIT, reason)
     if code == _TOOK_TOO_LONG:
-        return TemplateFault(Kind.LIMIT, f"it takes longer than {limits.seconds:.0f} s")
+        return TemplateFaultError(FaultKind.LIMIT, f"it takes longer than {limits.seconds:.0f} s")
     if code == -getattr(signal, "SIGKILL", 0):
-        return TemplateFault(Kind.LIMIT, _too_large(limits))
-    return TemplateFault(Kind.FAILED, f"the process that renders it has crashed (exit code {code})")
+        return TemplateFaultError(FaultKind.LIMIT, _too_large(limits))
+    return TemplateFaultError(FaultKind.FAILED, f"the process that renders it has crashed (exit code {code})")
 
 
-def _too_large(limits: Limits) -> str:
+def _too_large(limits: SandboxLimits) -> str:
     return f"it takes more than {in_words(limits.memory)} of memory"
 
 

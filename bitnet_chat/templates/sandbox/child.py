@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from bitnet_chat.templates.jinja import JinjaProgram, TemplateFault
-from bitnet_chat.templates.sandbox.protocol import Limits, read_request, write_answer
+from bitnet_chat.templates.jinja import JinjaProgram, TemplateFaultError
+from bitnet_chat.templates.sandbox.protocol import SandboxLimits, read_request, write_answer
 
 
 def run() -> None:
@@ -42,13 +42,13 @@ def run() -> None:
                 else:
                     now = datetime.fromisoformat(given["now"])
                     answer["text"] = program.run(given["variables"], now, limits.output)
-        except TemplateFault as fault:
+        except TemplateFaultError as fault:
             answer = {"fault": fault.kind, "text": fault.text}
         write_answer(to, json.dumps(answer).encode("ascii"))
 
 
 @contextlib.contextmanager
-def _limited(limits: Limits) -> Iterator[None]:
+def _limited(limits: SandboxLimits) -> Iterator[None]:
     if sys.platform == "win32":
         # Ends the process with exit code 1, whatever it does; counts the time on the wall.
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123

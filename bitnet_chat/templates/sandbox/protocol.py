@@ -10,7 +10,7 @@ _REQUEST, _ANSWER = struct.Struct(">dQQQ"), struct.Struct(">Q")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SandboxLimits:
     """What a template may take for one answer. An ordinary one takes some milliseconds and a few megabytes."""
 
     seconds: float = 2.0
@@ -31,18 +31,18 @@ class Limits:
         return type(self)(seconds, self.memory + 32 * size, self.output + 8 * size)
 
 
-def write_request(to: IO[bytes], limits: Limits, content: bytes) -> None:
+def write_request(to: IO[bytes], limits: SandboxLimits, content: bytes) -> None:
     to.write(_REQUEST.pack(limits.seconds, limits.memory, limits.output, len(content)) + content)
     to.flush()
 
 
-def read_request(source: IO[bytes]) -> tuple[Limits, bytes] | None:
+def read_request(source: IO[bytes]) -> tuple[SandboxLimits, bytes] | None:
     """None at the end."""
     head = source.read(_REQUEST.size)
     if len(head) < _REQUEST.size:
         return None
     seconds, memory, output, size = _REQUEST.unpack(head)
-    return Limits(seconds, memory, output), source.read(size)
+    return SandboxLimits(seconds, memory, output), source.read(size)
 
 
 def write_answer(to: IO[bytes], content: bytes) -> None:
