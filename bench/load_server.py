@@ -24,7 +24,7 @@ from bitnet_chat.server.app import running
 from bitnet_chat.server.model_manager import ModelManager
 from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.server.settings import ServeSettings
-from bitnet_chat.text.utf8 import Gathering
+from bitnet_chat.text.utf8 import TextBuffer
 
 TICK = 0.0002
 """Seconds: the unit of the moments."""
@@ -61,7 +61,7 @@ class SyntheticBackend:
         self._stopped.clear()
         yield Started()
         loop = asyncio.get_running_loop()
-        begun, said, check = loop.time(), Gathering(), 0
+        begun, said, check = loop.time(), TextBuffer(), 0
         # A place of its own within the interval: a hundred engines do not speak in one voice.
         begun += self._interval * (hash(id(self)) % 997) / 997
         for number in range(self._count):

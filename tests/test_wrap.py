@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from styled import rows
 
 from bitnet_chat.text.cell_width import width
-from bitnet_chat.text.wrap import Wrapper, wrapped
+from bitnet_chat.text.wrap import WordWrapper, wrapped
 
 TEXT = """\
 The quick brown fox jumped over the surrounded lazy dog, see https://example.org/a/very/long/address?x=1&y=2 and so on.
@@ -40,7 +40,7 @@ texts = st.lists(WORDS, max_size=60).map("".join)
 
 def screen(*parts: str, columns: int) -> str:
     """What a terminal shows that has got these parts."""
-    wrapper, shown = Wrapper(lambda: columns), pyte.Screen(columns, 60)
+    wrapper, shown = WordWrapper(lambda: columns), pyte.Screen(columns, 60)
     shown.set_mode(pyte.modes.LNM)
     stream = pyte.Stream(shown)
     for part in parts:
@@ -70,13 +70,13 @@ def test_words_stay_whole_whatever_the_parts(columns: int) -> None:
 def test_code_is_left_to_the_terminal(columns: int) -> None:
     """What is copied from the screen is the line as it is."""
     for parts in ([CODE], pieces(CODE)):
-        wrapper = Wrapper(lambda: columns)
+        wrapper = WordWrapper(lambda: columns)
         assert "".join(map(wrapper.feed, parts)).startswith(CODE.partition("the last")[0])
-    assert rows(Wrapper(lambda: 20).feed(CODE))[-3:] == ["the last words of", "it all", ""]
+    assert rows(WordWrapper(lambda: 20).feed(CODE))[-3:] == ["the last words of", "it all", ""]
 
 
 def test_the_word_under_way_is_written_again_and_nothing_else() -> None:
-    wrapper = Wrapper(lambda: 20)
+    wrapper = WordWrapper(lambda: 20)
     assert wrapper.feed("The quick brown fo") == "The quick brown fo"
     assert wrapper.feed("x") == "x"
     assert wrapper.feed("es") == "\x1b[4D\x1b[K\nfoxes"
@@ -85,7 +85,7 @@ def test_the_word_under_way_is_written_again_and_nothing_else() -> None:
 
 
 def test_a_look_does_not_reach_into_the_next_row() -> None:
-    wrapper = Wrapper(lambda: 20)
+    wrapper = WordWrapper(lambda: 20)
     assert wrapper.feed("\x1b[1mThe quick brown fo") == "\x1b[1mThe quick brown fo"
     assert wrapper.feed("xes\x1b[0m") == "\x1b[3D\x1b[K\x1b[0m\n\x1b[1mfoxes\x1b[0m"
 
@@ -97,7 +97,7 @@ def test_a_look_does_not_reach_into_the_next_row() -> None:
 def test_no_character_is_lost_or_written_twice(text: str, parts: list[tuple[int, int]]) -> None:
     """In any parts, and with a window that changes between them."""
     size = 30
-    wrapper, shown, left, number = Wrapper(lambda: size), "", pieces(text), 0
+    wrapper, shown, left, number = WordWrapper(lambda: size), "", pieces(text), 0
     while left:
         count, size = parts[number % len(parts)]
         number += 1
@@ -109,14 +109,14 @@ def test_no_character_is_lost_or_written_twice(text: str, parts: list[tuple[int,
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from(SHORT), max_size=60).map(" ".join), st.integers(13, 60))
 def test_no_row_is_too_long(text: str, columns: int) -> None:
-    whole, wrapper = Wrapper(lambda: columns).feed(text), Wrapper(lambda: columns)
+    whole, wrapper = WordWrapper(lambda: columns).feed(text), WordWrapper(lambda: columns)
     for row in rows(whole):
         assert width(row) < columns and row == row.strip()
     assert "".join(map(wrapper.feed, pieces(text))).count("\n") == whole.count("\n")
 
 
 def test_nothing_is_broken_where_no_terminal_is() -> None:
-    wrapper = Wrapper(None)
+    wrapper = WordWrapper(None)
     assert wrapper.feed("word " * 100) == "word " * 100
     assert not wrapper.fresh
     wrapper.feed("\n")

@@ -13,8 +13,8 @@ def tell(text: str, stream: TextIO | None = None, *, said: bool = False) -> None
     are those of a conversation, with code that is left as it is."""
     stream = sys.stderr if stream is None else stream
     if stream.isatty():
-        from bitnet_chat.text.wrap import Wrapper, wrapped
+        from bitnet_chat.text.wrap import WordWrapper, wrapped
 
         columns = terminal.size(stream)[0]
-        text = Wrapper(lambda: columns).feed(text) if said else wrapped(text, columns)
+        text = WordWrapper(lambda: columns).feed(text) if said else wrapped(text, columns)
     print(text, file=stream, flush=True)

@@ -34,7 +34,7 @@ from bitnet_chat.journal import Journal, JournalRecorder, StoredConversation
 from bitnet_chat.markdown import Mode, prose
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.text.utf8 import well_formed
-from bitnet_chat.text.wrap import Wrapper
+from bitnet_chat.text.wrap import WordWrapper
 from bitnet_chat.util.file_lock import try_lock
 from bitnet_chat.util.progress import Progress, ProgressLine
 
@@ -417,7 +417,7 @@ class AnswerWriter:
         self._begun = self._within_line = False
         # A Windows console obeys escape sequences only after it was told to, which here nobody does.
         draws = terminal.draws(stream) and sys.platform != "win32"
-        self._wrapper = Wrapper(self._columns if draws else None)
+        self._wrapper = WordWrapper(self._columns if draws else None)
         colour = terminal.shows_colours(stream)
         self._prose = prose(mode, terminal=draws, colour=colour, columns=lambda: self._columns() - 1)
 

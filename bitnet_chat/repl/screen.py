@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from bitnet_chat.text.cell_width import clip_styled
-from bitnet_chat.text.wrap import OFF, Wrapper, wrapped
+from bitnet_chat.text.wrap import OFF, WordWrapper, wrapped
 
 Size = Callable[[], tuple[int, int]]
 """Columns and rows of the window, now."""
@@ -42,7 +42,7 @@ class WrappedScreen:
         self._sink = sink
         self._size = size
         self._draws = draws and size is not None
-        self._wrapper = Wrapper(self._columns if self._draws else None)
+        self._wrapper = WordWrapper(self._columns if self._draws else None)
         self._below: tuple[str, ...] = ()
 
     def _columns(self) -> int:

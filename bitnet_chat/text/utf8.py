@@ -51,7 +51,7 @@ _JOINED = 32
 """Pieces. Joined they are a text of some hundred bytes, which is copied once and lies where small objects lie."""
 
 
-class Gathering:
+class TextBuffer:
     """Costs little more than its characters: each piece by itself would cost ten times that, and one text that grows
     would be copied again and again."""
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 from bitnet_chat.text.cell_width import width
 
-__all__ = ["OFF", "Wrapper", "wrapped"]
+__all__ = ["OFF", "WordWrapper", "wrapped"]
 
 _PIECE = re.compile(r"\x1b\[[0-9;]*m|\n|[ \t]+|[^ \t\n\x1b]+|\x1b")
 OFF = "\x1b[0m"
@@ -48,7 +48,7 @@ def wrapped(text: str, columns: int) -> str:
     of a command (``/help  this list``) as what says what it does."""
     out = []
     for line in text.split("\n"):
-        wrapper = Wrapper(lambda: columns, code=False, indent=_indent(line, columns))
+        wrapper = WordWrapper(lambda: columns, code=False, indent=_indent(line, columns))
         out.append(wrapper.feed(line))
     return "\n".join(out)
 
@@ -66,7 +66,7 @@ def _indent(line: str, columns: int) -> int:
     return size if size <= columns // 2 else 0
 
 
-class Wrapper:
+class WordWrapper:
     """``feed`` what is to be written next; what comes back is to be written at once."""
 
     def __init__(self, columns: Callable[[], int] | None, *, code: bool = True, indent: int = 0) -> None:

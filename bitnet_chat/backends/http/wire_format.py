@@ -19,7 +19,7 @@ from bitnet_chat.events import Stats
 from bitnet_chat.filters.continuation import OverlapRemover
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter, ThinkingSplitter
 from bitnet_chat.frames import Frame, ReplyText, ThinkingText
-from bitnet_chat.text.utf8 import Gathering
+from bitnet_chat.text.utf8 import TextBuffer
 
 _TAGS = "<think>", "</think>"
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
@@ -215,7 +215,7 @@ class ResponseAccumulator:
         self._sent = sent
         self._first: float | None = None
         self._ended: float | None = None
-        self._said, self._thoughts = Gathering(), Gathering()
+        self._said, self._thoughts = TextBuffer(), TextBuffer()
         self._told = 0
         """Pieces of the text."""
         self._retelling = DuplicatePrefixFilter("")
@@ -252,7 +252,7 @@ class ResponseAccumulator:
         self._before = self.stats(None)
         self._said_before = self._told
         self._apart = True
-        self._thoughts, self._ended, self.usage = Gathering(), None, Usage()
+        self._thoughts, self._ended, self.usage = TextBuffer(), None, Usage()
 
     def begin(self, *ends: str) -> None:
         """Another attempt begins. ``ends``: what it may repeat before it says anything new, in this order."""

@@ -27,7 +27,7 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
-from bitnet_chat.text.utf8 import Gathering
+from bitnet_chat.text.utf8 import TextBuffer
 from bitnet_chat.util.threads import beside
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class GuardedBackend:
         watch = self._watch = _EventWatcher(self.inner, self._limits.stall_timeout, self._grace)
         events = self.inner.reply(conversation, options)
         guard: ReplyGuard | None = None
-        said = Gathering()
+        said = TextBuffer()
         # Of a reply that goes on there may be nothing more to say.
         last = conversation.last
         is_empty = last is None or last.role != "assistant" or not last.content
