@@ -179,10 +179,10 @@ async def _events(
     if toolbox is None:
         events = replies(conversation)
     else:
-        from bitnet_chat.tools.loop import Space, rounds
+        from bitnet_chat.tools.loop import ResultBudget, rounds
 
-        def space(conversation: Conversation) -> Space:
-            return Space(conversation, toolbox.tools, backend.status().context_size, backend.count)
+        def space(conversation: Conversation) -> ResultBudget:
+            return ResultBudget(conversation, toolbox.tools, backend.status().context_size, backend.count)
 
         events = rounds(replies, conversation, toolbox, space)
     try:

@@ -12,7 +12,7 @@ from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.repl.interfaces import UserInterface
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.tools import Toolbox
-from bitnet_chat.tools.loop import ROUNDS, Space, clipped, loss
+from bitnet_chat.tools.loop import ROUNDS, ResultBudget, clipped, loss
 
 DECLINED = "The user declined this call."
 _SPIN = 0.1
@@ -33,7 +33,7 @@ class ToolExecutor:
         *,
         keeps_all: bool = False,
     ) -> None:
-        """``allowed``: tools that need no question. ``keeps_all``: see :class:`bitnet_chat.tools.loop.Space`."""
+        """``allowed``: tools that need no question. ``keeps_all``: see :class:`bitnet_chat.tools.loop.ResultBudget`."""
         self._toolbox = toolbox
         self._display = display
         self._console = console
@@ -50,7 +50,7 @@ class ToolExecutor:
                 f"The model has called tools in {ROUNDS} replies in a row: it is stopped here. /continue lets it go on."
             )
             return conversation.with_all_answered(), False
-        space = Space(
+        space = ResultBudget(
             conversation, self._toolbox.tools, backend.status().context_size, backend.count, keeps_all=self._keeps_all
         )
         for call in conversation.open_calls:
@@ -89,7 +89,7 @@ class ToolExecutor:
     def _question(call: ToolCall) -> str:
         return one_line(f"Call {call.name} {clipped(call.arguments, _QUESTION)}?")
 
-    async def _call(self, call: ToolCall, space: Space) -> str:
+    async def _call(self, call: ToolCall, space: ResultBudget) -> str:
         loop = asyncio.get_running_loop()
         since = loop.time()
         timer: asyncio.TimerHandle | None = None

@@ -31,7 +31,7 @@ _AT_LEAST = 16
 and where they cannot the engine says so."""
 
 
-class Space:
+class ResultBudget:
     """For the results of one reply, each with its share of what is left; together at most half of the window, since
     what was said before is wanted, too."""
 
@@ -92,7 +92,7 @@ _SHOWN = 200
 """Characters of a call or a result in a line about it."""
 
 Replies = Callable[[Conversation], AsyncIterator[Event]]
-Spaces = Callable[[Conversation], Space | None]
+Spaces = Callable[[Conversation], ResultBudget | None]
 
 
 async def rounds(

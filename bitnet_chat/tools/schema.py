@@ -16,7 +16,7 @@ Read = Callable[[Any, str], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class TypeSchema:
     """``read(value, place)``: the value for Python. Raises ValueError, with a line for the model that names
     ``place``."""
 
@@ -24,10 +24,10 @@ class Kind:
     read: Read
 
 
-def kind_of(hint: Any) -> Kind:
+def kind_of(hint: Any) -> TypeSchema:
     """Raises TypeError, with a few words, for a hint that JSON has nothing for."""
     if hint is Any or hint is object:
-        return Kind({}, lambda value, place: value)
+        return TypeSchema({}, lambda value, place: value)
     if hint in _SIMPLE:
         return _SIMPLE[hint]
     origin, arguments = get_origin(hint), get_args(hint)
@@ -78,24 +78,24 @@ def _read_none(value: Any, place: str) -> None:
         raise ValueError(f"{place} is {shown(value)}, not null")
 
 
-_SIMPLE: dict[Any, Kind] = {
-    str: Kind({"type": "string"}, _expect(str, "a text")),
-    int: Kind({"type": "integer"}, _read_int),
-    float: Kind({"type": "number"}, _read_float),
-    bool: Kind({"type": "boolean"}, _expect(bool, "true or false")),
-    None: Kind({"type": "null"}, _read_none),
-    type(None): Kind({"type": "null"}, _read_none),
+_SIMPLE: dict[Any, TypeSchema] = {
+    str: TypeSchema({"type": "string"}, _expect(str, "a text")),
+    int: TypeSchema({"type": "integer"}, _read_int),
+    float: TypeSchema({"type": "number"}, _read_float),
+    bool: TypeSchema({"type": "boolean"}, _expect(bool, "true or false")),
+    None: TypeSchema({"type": "null"}, _read_none),
+    type(None): TypeSchema({"type": "null"}, _read_none),
 }
 
 
-def _annotated(arguments: tuple[Any, ...]) -> Kind:
+def _annotated(arguments: tuple[Any, ...]) -> TypeSchema:
     """A text beside the type says what it is for."""
     kind = kind_of(arguments[0])
     texts = [each for each in arguments[1:] if isinstance(each, str)]
-    return Kind(kind.schema | ({"description": texts[0]} if texts else {}), kind.read)
+    return TypeSchema(kind.schema | ({"description": texts[0]} if texts else {}), kind.read)
 
 
-def _union(hints: tuple[Any, ...]) -> Kind:
+def _union(hints: tuple[Any, ...]) -> TypeSchema:
     kinds = [kind_of(each) for each in hints]
 
     def read(value: Any, place: str) -> Any:
@@ -109,11 +109,11 @@ def _union(hints: tuple[Any, ...]) -> Kind:
 
     names = [kind.schema.get("type") for kind in kinds]
     if all(isinstance(name, str) and set(kind.schema) == {"type"} for name, kind in zip(names, kinds, strict=True)):
-        return Kind({"type": names}, read)
-    return Kind({"anyOf": [kind.schema for kind in kinds]}, read)
+        return TypeSchema({"type": names}, read)
+    return TypeSchema({"anyOf": [kind.schema for kind in kinds]}, read)
 
 
-def _choice(values: Mapping[Any, Any]) -> Kind:
+def _choice(values: Mapping[Any, Any]) -> TypeSchema:
     for each in values:
         if not isinstance(each, str | int | float | bool | None):
             raise TypeError(f"the value {each!r} has no form in JSON")
@@ -126,20 +126,20 @@ def _choice(values: Mapping[Any, Any]) -> Kind:
 
     kinds = {type(each) for each in values}
     one = _SIMPLE[kinds.pop()].schema if len(kinds) == 1 else {}
-    return Kind(one | {"enum": list(values)}, read)
+    return TypeSchema(one | {"enum": list(values)}, read)
 
 
-def _list(arguments: tuple[Any, ...]) -> Kind:
+def _list(arguments: tuple[Any, ...]) -> TypeSchema:
     item = kind_of(arguments[0] if arguments else Any)
 
     def read(value: Any, place: str) -> list[Any]:
         whole = _expect(list, "a list")(value, place)
         return [item.read(each, f"{place}[{number}]") for number, each in enumerate(whole)]
 
-    return Kind({"type": "array"} | ({"items": item.schema} if item.schema else {}), read)
+    return TypeSchema({"type": "array"} | ({"items": item.schema} if item.schema else {}), read)
 
 
-def _dict(arguments: tuple[Any, ...]) -> Kind:
+def _dict(arguments: tuple[Any, ...]) -> TypeSchema:
     key, hint = arguments or (str, Any)
     if key is not str:
         raise TypeError("the keys of an object of JSON are texts")
@@ -149,18 +149,18 @@ def _dict(arguments: tuple[Any, ...]) -> Kind:
         whole = _expect(dict, "an object")(value, place)
         return {name: item.read(each, f"{place}.{name}") for name, each in whole.items()}
 
-    return Kind({"type": "object"} | ({"additionalProperties": item.schema} if item.schema else {}), read)
+    return TypeSchema({"type": "object"} | ({"additionalProperties": item.schema} if item.schema else {}), read)
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
     """A parameter of a function, or a field of an object."""
 
-    kind: Kind
+    kind: TypeSchema
     is_required: bool
 
 
-def object_kind(fields: Mapping[str, Field], what: str = "") -> Kind:
+def object_kind(fields: Mapping[str, Field], what: str = "") -> TypeSchema:
     """Of an object with these fields and no others. ``what``: how its fields are called in errors."""
 
     def read(value: Any, place: str) -> dict[str, Any]:
@@ -180,10 +180,10 @@ def object_kind(fields: Mapping[str, Field], what: str = "") -> Kind:
         "properties": {name: field.kind.schema for name, field in fields.items()},
         "required": [name for name, field in fields.items() if field.is_required],
     }
-    return Kind(schema, read)
+    return TypeSchema(schema, read)
 
 
-def _dataclass(hint: Any) -> Kind:
+def _dataclass(hint: Any) -> TypeSchema:
     hints = _hints(hint)
     missing = dataclasses.MISSING
     fields = {
@@ -195,10 +195,10 @@ def _dataclass(hint: Any) -> Kind:
         if each.init
     }
     whole = object_kind(fields)
-    return Kind(whole.schema, lambda value, place: hint(**whole.read(value, place)))
+    return TypeSchema(whole.schema, lambda value, place: hint(**whole.read(value, place)))
 
 
-def _typed_dict(hint: Any) -> Kind:
+def _typed_dict(hint: Any) -> TypeSchema:
     required = hint.__required_keys__
     fields = _hints(hint).items()
     return object_kind({name: Field(_kind_of_field(hint, each, name), name in required) for name, each in fields})
@@ -215,7 +215,7 @@ _holders: list[Any] = []
 """Whose fields are looked at."""
 
 
-def _kind_of_field(holder: Any, hint: Any, name: str) -> Kind:
+def _kind_of_field(holder: Any, hint: Any, name: str) -> TypeSchema:
     if get_origin(hint) in (typing.Required, typing.NotRequired):
         hint = get_args(hint)[0]
     if holder in _holders:

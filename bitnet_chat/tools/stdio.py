@@ -18,11 +18,11 @@ _LIMIT = 400_000
 """Bytes that are kept of what a function writes."""
 
 
-class Printed:
+class CapturedOutput:
     """What a function has written to stdout and stderr, up to a limit. Afterwards nothing more is taken."""
 
     def __init__(self) -> None:
-        self._kept = _Kept()
+        self._kept = _SavedStreams()
         self.stream = io.TextIOWrapper(
             cast(Any, self._kept), encoding="utf-8", errors="surrogateescape", newline="\n", write_through=True
         )
@@ -35,7 +35,7 @@ class Printed:
         return self._kept.data.decode("utf-8", "replace")
 
 
-class _Kept(io.RawIOBase):
+class _SavedStreams(io.RawIOBase):
     def __init__(self) -> None:
         self.data = bytearray()
         self.is_open = True
@@ -50,7 +50,7 @@ class _Kept(io.RawIOBase):
         return size
 
 
-class _Split:
+class _SplitStream:
     """A stream that is one for the thread that made it, and another for all others."""
 
     def __init__(self, ours: TextIO, theirs: TextIO) -> None:
@@ -75,17 +75,17 @@ _left_behind: list[Callable[[], bool]] = []
 
 
 @contextlib.contextmanager
-def apart(is_running: Callable[[], bool]) -> Iterator[Printed]:
+def isolated_stdio(is_running: Callable[[], bool]) -> Iterator[CapturedOutput]:
     """For one call of a function in another thread, one at a time. ``is_running``: whether it is at work; where it goes
     on behind the end of its call it stays apart."""
-    printed = Printed()
+    printed = CapturedOutput()
     streams = {"stdin": printed.nothing, "stdout": printed.stream, "stderr": printed.stream}
     for name, theirs in streams.items():
         before = getattr(sys, name)
-        if isinstance(before, _Split):  # somebody was left behind
+        if isinstance(before, _SplitStream):  # somebody was left behind
             before.theirs = theirs
         else:
-            setattr(sys, name, _Split(before, theirs))
+            setattr(sys, name, _SplitStream(before, theirs))
     try:
         with _programs_apart():
             yield printed
@@ -94,7 +94,7 @@ def apart(is_running: Callable[[], bool]) -> Iterator[Printed]:
         _left_behind[:] = [each for each in (*_left_behind, is_running) if each()]
         for name in streams if not _left_behind else ():
             now = getattr(sys, name)
-            if isinstance(now, _Split):
+            if isinstance(now, _SplitStream):
                 setattr(sys, name, now.ours)
 
 
@@ -125,7 +125,7 @@ def _put(source: int, target: int, changed: contextlib.ExitStack) -> None:
 def keep_the_keyboard() -> None:
     """Before anything reads stdin: ours is a descriptor of its own from now on, which no call takes away."""
     stdin = sys.stdin
-    if sys.platform != "win32" and stdin is not None and not isinstance(stdin, _Split):
+    if sys.platform != "win32" and stdin is not None and not isinstance(stdin, _SplitStream):
         with contextlib.suppress(OSError, ValueError):  # it is closed, or no file
             if stdin.fileno() == 0:
                 sys.stdin = os.fdopen(os.dup(0), encoding=stdin.encoding, errors=stdin.errors)

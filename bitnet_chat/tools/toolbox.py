@@ -16,8 +16,8 @@ from enum import Enum
 from typing import Any
 
 from bitnet_chat.conversation import Tool, ToolCall
-from bitnet_chat.tools.schema import Kind
-from bitnet_chat.tools.stdio import apart
+from bitnet_chat.tools.schema import TypeSchema
+from bitnet_chat.tools.stdio import isolated_stdio
 from bitnet_chat.util.threads import in_daemon
 
 TIMEOUT = 120.0
@@ -38,7 +38,7 @@ class Function:
 
     tool: Tool
     call: Callable[..., Any]
-    arguments: Kind
+    arguments: TypeSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Toolbox:
             return _failure(words(error))
         run = _Run(function.call, arguments)
         # The terminal is ours, and stdout may be a file of answers.
-        with apart(lambda: run.is_running) as printed:
+        with isolated_stdio(lambda: run.is_running) as printed:
             result = await self._result(run)
             return dataclasses.replace(result, printed=printed.close()[:_PRINT_LIMIT])
 
