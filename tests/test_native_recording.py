@@ -34,8 +34,8 @@ from bitnet_chat.frames import (
     UnexpectedOutput,
 )
 from bitnet_chat.trace import format
-from bitnet_chat.trace.format import Entry, Kind, of_facts
-from bitnet_chat.trace.masking import conceal
+from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
+from bitnet_chat.trace.masking import mask_session
 from bitnet_chat.trace.playback import play
 from bitnet_chat.trace.redaction import Redactor
 
@@ -50,20 +50,20 @@ def prompt(*texts: str, end: str = "assistant\n") -> tuple[tuple[str, bool], ...
     return (*pieces, ("<|im_start|>", True), (end, False))
 
 
-def session(*messages: Any, facts: dict[str, Any] | None = None) -> list[Entry]:
+def session(*messages: Any, facts: dict[str, Any] | None = None) -> list[TraceEntry]:
     """Requests and messages in their order. Messages come cut in the middle of a line."""
-    entries = [of_facts(0.0, Kind.SPAWN, 1, facts or FACTS)]
+    entries = [of_facts(0.0, TraceEntryKind.SPAWN, 1, facts or FACTS)]
     for number, message in enumerate(messages):
         line = encode(message)
         ours = isinstance(message, Complete | Stop)
         is_message = isinstance(message, Complete) and message.max_tokens != 0
-        kind = (Kind.IN if is_message else Kind.COMMAND) if ours else Kind.OUT
+        kind = (TraceEntryKind.IN if is_message else TraceEntryKind.COMMAND) if ours else TraceEntryKind.OUT
         for part in (line,) if ours else (line[:9], line[9:]):
-            entries.append(Entry(number / 10, kind, 1, part))
+            entries.append(TraceEntry(number / 10, kind, 1, part))
     return entries
 
 
-def played(entries: Sequence[Entry]) -> list[Frame]:
+def played(entries: Sequence[TraceEntry]) -> list[Frame]:
     return [frame for happening in play(entries) for frame in happening.frames]
 
 
@@ -102,7 +102,7 @@ def test_a_recording_is_played_as_it_was_lived() -> None:
 @pytest.mark.parametrize("with_text", [False, True])
 def test_nobody_learns_what_was_said(with_text: bool) -> None:
     entries = session(*LIVED)
-    hidden = list(conceal(entries, Redactor(users=["Zebulon"]), with_text=with_text))
+    hidden = list(mask_session(entries, Redactor(users=["Zebulon"]), with_text=with_text))
     data = b"".join(entry.data for entry in hidden)
     assert b"Zebu" not in data and b"11234" not in data and (b"Who" in data) is with_text
     assert [len(entry.data) for entry in hidden[1:]] == [len(entry.data) for entry in entries[1:]]
@@ -134,9 +134,9 @@ def test_thoughts_in_a_recording() -> None:
 
 
 def test_a_recording_that_begins_within_a_reply() -> None:
-    spawn = of_facts(0.0, Kind.SPAWN, 1, FACTS | {"again": True})
+    spawn = of_facts(0.0, TraceEntryKind.SPAWN, 1, FACTS | {"again": True})
     rest = b"".join(map(encode, (Token(7, " words", ()), NativeReplyEnded(7, "stop", 1, 2, 3, 4))))
-    entries = [spawn, Entry(0.1, Kind.OUT, 1, b'xt":"cut"}\n' + rest)]
+    entries = [spawn, TraceEntry(0.1, TraceEntryKind.OUT, 1, b'xt":"cut"}\n' + rest)]
     assert played(entries) == [
         ReplyText(" words"),
         ReplyFigures(context_used=6, prompt_tokens=1, prompt_size=2, tokens=3),
@@ -166,7 +166,7 @@ def test_a_failure_ends_the_turn() -> None:
 
 def test_requests_that_are_cut_or_hold_a_schema_say_nothing_either() -> None:
     request = Complete(1, prompt("Zebulon"), schema={"title": "Zebulon"}, grammar='root ::= "Zebulon"')
-    cut = Entry(0.1, Kind.IN, 1, encode(request)[:90])
-    hidden = list(conceal([*session(NativeReady(), request), cut], Redactor(), with_text=False))
+    cut = TraceEntry(0.1, TraceEntryKind.IN, 1, encode(request)[:90])
+    hidden = list(mask_session([*session(NativeReady(), request), cut], Redactor(), with_text=False))
     assert not any(b"Zebu" in entry.data for entry in hidden)
     assert json.loads(hidden[-2].data)["prompt"][1] == ["user\nXxxxxxx", False]

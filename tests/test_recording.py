@@ -21,9 +21,9 @@ from program import PATIENCE, command, environment, fake_engine, run
 
 from bitnet_chat.errors import UsageError
 from bitnet_chat.trace import format, recorder
-from bitnet_chat.trace.format import MAGIC, Entry, Kind, of_facts, pack, unpack
-from bitnet_chat.trace.masking import conceal, conceal_log, marks, mask, our_arguments
-from bitnet_chat.trace.recorder import Recorder
+from bitnet_chat.trace.format import MAGIC, TraceEntry, TraceEntryKind, of_facts, pack, unpack
+from bitnet_chat.trace.masking import conceal_log, marks, mask, mask_session, our_arguments
+from bitnet_chat.trace.recorder import TraceRecorder
 from bitnet_chat.trace.redaction import Redactor
 
 NOBODY = Redactor()
@@ -32,7 +32,11 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.text(
     st.sampled_from("aZ9é字😀\u0301 \n.<|" + SURROGATES)
 )
 BIT_BY_BIT = st.builds(
-    Entry, st.floats(0, 1e6), st.sampled_from(list(Kind)), st.integers(0, 0xFFFF), st.binary(max_size=200)
+    TraceEntry,
+    st.floats(0, 1e6),
+    st.sampled_from(list(TraceEntryKind)),
+    st.integers(0, 0xFFFF),
+    st.binary(max_size=200),
 )
 
 
@@ -45,7 +49,7 @@ def size(text: str) -> int:
 
 @settings(max_examples=50)
 @given(st.lists(BIT_BY_BIT, max_size=20))
-def test_what_was_packed_comes_back_as_far_as_the_file_is_whole(entries: list[Entry]) -> None:
+def test_what_was_packed_comes_back_as_far_as_the_file_is_whole(entries: list[TraceEntry]) -> None:
     whole = MAGIC + b"".join(map(pack, entries))
     assert list(unpack(whole)) == entries
     for cut in range(0, len(whole), 7):  # a death while it was written
@@ -65,13 +69,13 @@ def test_other_bytes_are_told_as_such(noise: bytes) -> None:
 # The recorder
 
 
-def read_back(made: Recorder) -> list[Entry]:
+def read_back(made: TraceRecorder) -> list[TraceEntry]:
     made.close()
     return recorder.read(made.folder)
 
 
 def test_a_session_is_kept_for_its_owner_only(tmp_path: Path) -> None:
-    made = Recorder(tmp_path / "deep" / "sessions")
+    made = TraceRecorder(tmp_path / "deep" / "sessions")
     track = made.track({"argv": ["engine", "--color", "\udcff"]})
     track.output(b"hello")
     track.logged(b"a line\n")
@@ -89,14 +93,14 @@ def test_a_session_is_kept_for_its_owner_only(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_for_a_session_without_an_engine(tmp_path: Path) -> None:
-    made = Recorder(tmp_path / "sessions")
+    made = TraceRecorder(tmp_path / "sessions")
     made.close()
     assert not (tmp_path / "sessions").exists()
 
 
 def test_a_long_session_keeps_its_beginning_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "_EVERY", 0.0)
-    made = Recorder(tmp_path)
+    made = TraceRecorder(tmp_path)
     track = made.track({"argv": ["engine"]})
     track.output(b"the beginning")
     for number in range(100):  # written in between, so that nothing is dropped before it comes to the disk
@@ -106,15 +110,15 @@ def test_a_long_session_keeps_its_beginning_and_its_end(tmp_path: Path, monkeypa
     entries = read_back(made)
     assert sum(file.stat().st_size for file in made.folder.iterdir()) <= 4_100_000
     assert len(list(made.folder.iterdir())) == 3
-    out = [entry.data for entry in entries if entry.kind is Kind.OUT]
+    out = [entry.data for entry in entries if entry.kind is TraceEntryKind.OUT]
     assert out[0] == b"the beginning" and out[-1] == b"the end" and out[-2].startswith(b"000000099 ")
-    gap = next(entry for entry in entries if entry.kind is Kind.GAP)
+    gap = next(entry for entry in entries if entry.kind is TraceEntryKind.GAP)
     assert gap.number > 4_000_000
-    assert any(entry.facts.get("again") for entry in entries if entry.kind is Kind.SPAWN)
+    assert any(entry.facts.get("again") for entry in entries if entry.kind is TraceEntryKind.SPAWN)
 
 
 def test_a_flood_costs_no_more_memory_than_is_allowed(tmp_path: Path) -> None:
-    made = Recorder(tmp_path)
+    made = TraceRecorder(tmp_path)
     track = made.track({"argv": ["engine"]})
     block = bytes(100_000)
     for _ in range(400):  # faster than the writing thread comes by
@@ -123,12 +127,17 @@ def test_a_flood_costs_no_more_memory_than_is_allowed(tmp_path: Path) -> None:
     track.wrote(b"x" * 1_000_000, command=False)
     track.exited(0)
     kinds = [entry.kind for entry in read_back(made)]
-    assert kinds[-1] is Kind.EXIT and Kind.IN in kinds and Kind.GAP in kinds and Kind.SPAWN in kinds
+    assert (
+        kinds[-1] is TraceEntryKind.EXIT
+        and TraceEntryKind.IN in kinds
+        and TraceEntryKind.GAP in kinds
+        and TraceEntryKind.SPAWN in kinds
+    )
 
 
 def test_a_disk_that_cannot_be_written_disturbs_nobody(tmp_path: Path) -> None:
     (tmp_path / "sessions").write_text("no folder")
-    made = Recorder(tmp_path / "sessions")
+    made = TraceRecorder(tmp_path / "sessions")
     track = made.track({"argv": ["engine"]})
     track.output(b"hello")
     made.close()
@@ -140,7 +149,7 @@ def test_a_file_that_takes_no_more_ends_the_recording_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    made = Recorder(tmp_path)
+    made = TraceRecorder(tmp_path)
     monkeypatch.setattr(
         made, "_next_segment", lambda at: setattr(made, "_file", os.open(tmp_path / "file", os.O_RDONLY))
     )
@@ -152,7 +161,7 @@ def test_a_file_that_takes_no_more_ends_the_recording_and_nothing_else(
 def test_the_last_few_are_kept(tmp_path: Path) -> None:
     folders = []
     for _ in range(recorder.KEPT + 3):
-        made = Recorder(tmp_path)
+        made = TraceRecorder(tmp_path)
         made.track({"argv": ["engine"]})
         made.close()
         folders.append(made.folder)
@@ -160,10 +169,10 @@ def test_the_last_few_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_damaged_or_missing_part_is_a_gap(tmp_path: Path) -> None:
-    head = MAGIC + pack(of_facts(0, Kind.ABOUT, 0, {})) + pack(Entry(1, Kind.OUT, 1, b"hello"))
+    head = MAGIC + pack(of_facts(0, TraceEntryKind.ABOUT, 0, {})) + pack(TraceEntry(1, TraceEntryKind.OUT, 1, b"hello"))
     (tmp_path / "000000").write_bytes(head)
     (tmp_path / "000001").write_bytes(MAGIC + b"\xff" * 100)
-    (tmp_path / "000004").write_bytes(MAGIC + pack(Entry(9, Kind.OUT, 1, b"bye")))
+    (tmp_path / "000004").write_bytes(MAGIC + pack(TraceEntry(9, TraceEntryKind.OUT, 1, b"bye")))
     assert [entry.kind.name for entry in recorder.read(tmp_path)] == ["ABOUT", "OUT", "GAP", "GAP", "OUT"]
 
 
@@ -178,9 +187,9 @@ def engine(tmp_path: Path) -> Path:
 def test_one_question_leaves_its_bytes_and_no_journal_leaves_nothing(engine: Path) -> None:
     assert run("--engine", str(engine), "say something else").returncode == 0
     entries = recorder.read(recorder.session(1))
-    assert any(entry.kind is Kind.IN and entry.data == b"user\\\nsay something else/\n" for entry in entries)
-    assert b"something else" in b"".join(entry.data for entry in entries if entry.kind is Kind.OUT)
-    assert entries[-1].kind is Kind.EXIT
+    assert any(entry.kind is TraceEntryKind.IN and entry.data == b"user\\\nsay something else/\n" for entry in entries)
+    assert b"something else" in b"".join(entry.data for entry in entries if entry.kind is TraceEntryKind.OUT)
+    assert entries[-1].kind is TraceEntryKind.EXIT
     assert run("--engine", str(engine), "--no-journal", "say a secret").returncode == 0
     assert run("--engine", str(engine), "say another", BITNET_CHAT_JOURNAL="off").returncode == 0
     assert len(recorder.sessions()) == 1
@@ -207,7 +216,7 @@ def test_a_program_that_is_killed_leaves_what_was_written(engine: Path) -> None:
 
 
 def _words_of(folder: Path) -> bytes:
-    out = b"".join(entry.data for entry in recorder.read(folder) if entry.kind is Kind.OUT)
+    out = b"".join(entry.data for entry in recorder.read(folder) if entry.kind is TraceEntryKind.OUT)
     return out[out.find(b"word0") :] if b"word0" in out else b""
 
 
@@ -245,9 +254,9 @@ def test_a_masked_recording_has_as_many_bytes_at_each_moment(name: str) -> None:
     lines = (recordings.FOLDER / f"{name}.jsonl").read_text("utf-8").split("\n")
     entries = list(format.of_lines(lines, name))
     for with_text in (False, True):
-        concealed = list(conceal(entries, NOBODY, with_text=with_text))
+        concealed = list(mask_session(entries, NOBODY, with_text=with_text))
         assert [(e.at, e.kind, e.process) for e in concealed] == [(e.at, e.kind, e.process) for e in entries]
-        streams = (Kind.OUT, Kind.ERR, Kind.IN)
+        streams = (TraceEntryKind.OUT, TraceEntryKind.ERR, TraceEntryKind.IN)
         assert all(len(a.data) == len(b.data) for a, b in zip(entries, concealed, strict=True) if a.kind in streams)
         if with_text:
             assert [e.data for e in concealed if e.kind in streams] == [e.data for e in entries if e.kind in streams]
@@ -340,10 +349,18 @@ def test_what_stands_behind_a_secret_flag_leaves() -> None:
 
 
 @settings(max_examples=50)
-@given(st.lists(BIT_BY_BIT.filter(lambda entry: entry.kind in (Kind.OUT, Kind.IN, Kind.COMMAND, Kind.ERR))))
-def test_a_transcript_gives_the_same_streams(entries: list[Entry]) -> None:
-    def streams(them: list[Entry]) -> dict[tuple[int, Kind], bytes]:
-        result: dict[tuple[int, Kind], bytes] = {}
+@given(
+    st.lists(
+        BIT_BY_BIT.filter(
+            lambda entry: (
+                entry.kind in (TraceEntryKind.OUT, TraceEntryKind.IN, TraceEntryKind.COMMAND, TraceEntryKind.ERR)
+            )
+        )
+    )
+)
+def test_a_transcript_gives_the_same_streams(entries: list[TraceEntry]) -> None:
+    def streams(them: list[TraceEntry]) -> dict[tuple[int, TraceEntryKind], bytes]:
+        result: dict[tuple[int, TraceEntryKind], bytes] = {}
         for each in them:
             result[each.process, each.kind] = result.get((each.process, each.kind), b"") + each.data
         return {key: value for key, value in result.items() if value}

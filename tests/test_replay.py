@@ -17,20 +17,20 @@ from bitnet_chat.errors import UsageError
 from bitnet_chat.frames import Frame, ReplyText, ThinkingText, TurnEnd, UnexpectedOutput
 from bitnet_chat.text.utf8 import Utf8Decoder
 from bitnet_chat.trace import format
-from bitnet_chat.trace.format import Entry, Kind, of_facts
-from bitnet_chat.trace.masking import conceal
+from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
+from bitnet_chat.trace.masking import mask_session
 from bitnet_chat.trace.playback import play
 from bitnet_chat.trace.redaction import Redactor
 
 ARGV = ["llama-completion", "--simple-io", "--color", "on", "--in-prefix", "USER:", "--in-suffix", "BOT:"]
-ORDERED = of_facts(0.0, Kind.SPAWN, 1, {"argv": ARGV})
+ORDERED = of_facts(0.0, TraceEntryKind.SPAWN, 1, {"argv": ARGV})
 
 
 def file_of(name: str) -> Path:
     return recordings.FOLDER / f"{name}.jsonl"
 
 
-def entries_of(name: str) -> list[Entry]:
+def entries_of(name: str) -> list[TraceEntry]:
     return list(format.of_lines(file_of(name).read_text("utf-8").split("\n"), name))
 
 
@@ -45,7 +45,7 @@ def joined(frames: list[Frame]) -> list[Frame]:
     return result
 
 
-def frames_of(entries: list[Entry]) -> list[Frame]:
+def frames_of(entries: list[TraceEntry]) -> list[Frame]:
     return joined([frame for happening in play(entries) for frame in happening.frames])
 
 
@@ -74,7 +74,7 @@ def test_a_recording_gives_the_frames_that_it_gave(name: str) -> None:
 @pytest.mark.parametrize("name", recordings.NAMES)
 def test_a_masked_recording_has_the_same_shape(name: str) -> None:
     """Random bytes of every kind: what trips over one of them trips over its mask."""
-    masked = frames_of(list(conceal(entries_of(name), Redactor(), with_text=False)))
+    masked = frames_of(list(mask_session(entries_of(name), Redactor(), with_text=False)))
     real = frames_of(entries_of(name))
     assert [type(frame) for frame in masked] == [type(frame) for frame in real]
     for before, after in zip(real, masked, strict=True):
@@ -96,7 +96,7 @@ def test_it_is_shown_safely_in_each_way(name: str, capsys: pytest.CaptureFixture
     lines = [json.loads(line) for line in shown["--json"].splitlines()]
     assert [line["frame"] for line in lines if "frame" in line]
     assert len(shown["--raw"].splitlines()) == len(entries_of(name))
-    messages = [decode_lines(entry.data) for entry in entries_of(name) if entry.kind is Kind.IN]
+    messages = [decode_lines(entry.data) for entry in entries_of(name) if entry.kind is TraceEntryKind.IN]
     assert all(f"> {message.split(chr(10))[0]}" in shown[""] for message in messages)
 
 
@@ -111,11 +111,19 @@ def test_time_passes_as_it_passed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_part_behind_a_gap_is_read_as_the_middle_of_a_reply() -> None:
-    again = of_facts(9.0, Kind.SPAWN, 1, {"argv": ARGV, "again": True})
+    again = of_facts(9.0, TraceEntryKind.SPAWN, 1, {"argv": ARGV, "again": True})
     entries = [
-        *(ORDERED, Entry(1, Kind.OUT, 1, b"USER:\x1b[1m\x1b[32m"), Entry(2, Kind.IN, 1, b"hello\n")),
-        *(Entry(3, Kind.OUT, 1, b"\x1b[0mBOT:the beg"), Entry(4, Kind.GAP, 0, b"1000000"), again),
-        Entry(10, Kind.OUT, 1, b"the end\nUSER:\x1b[1m\x1b[32m"),
+        *(
+            ORDERED,
+            TraceEntry(1, TraceEntryKind.OUT, 1, b"USER:\x1b[1m\x1b[32m"),
+            TraceEntry(2, TraceEntryKind.IN, 1, b"hello\n"),
+        ),
+        *(
+            TraceEntry(3, TraceEntryKind.OUT, 1, b"\x1b[0mBOT:the beg"),
+            TraceEntry(4, TraceEntryKind.GAP, 0, b"1000000"),
+            again,
+        ),
+        TraceEntry(10, TraceEntryKind.OUT, 1, b"the end\nUSER:\x1b[1m\x1b[32m"),
     ]
     *_, before, last, end = frames_of(entries)
     assert isinstance(last, ReplyText) and last.text.endswith("the end") and end == TurnEnd(natural=True)
@@ -124,21 +132,31 @@ def test_the_part_behind_a_gap_is_read_as_the_middle_of_a_reply() -> None:
 
 def test_a_likely_end_is_taken_for_one_after_the_same_silence_as_live() -> None:
     entries = [
-        *(ORDERED, Entry(1, Kind.OUT, 1, b"USER:\x1b[1m\x1b[32m"), Entry(2, Kind.IN, 1, b"hello\n")),
-        Entry(3, Kind.OUT, 1, b"\x1b[0mBOT:hi\x1b[1m\x1b[32m\nUSER:"),
-        Entry(6, Kind.IN, 1, b"next\n"),
+        *(
+            ORDERED,
+            TraceEntry(1, TraceEntryKind.OUT, 1, b"USER:\x1b[1m\x1b[32m"),
+            TraceEntry(2, TraceEntryKind.IN, 1, b"hello\n"),
+        ),
+        TraceEntry(3, TraceEntryKind.OUT, 1, b"\x1b[0mBOT:hi\x1b[1m\x1b[32m\nUSER:"),
+        TraceEntry(6, TraceEntryKind.IN, 1, b"next\n"),
     ]
     assert any(isinstance(frame, TurnEnd) for frame in frames_of(entries))
 
 
 def test_thoughts_and_a_reply_that_was_continued(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     entries = [
-        of_facts(0.0, Kind.SPAWN, 1, {"argv": ARGV, "thinking": ["<think>", "</think>", False]}),
-        *(Entry(1, Kind.OUT, 1, b"USER:\x1b[1m\x1b[32m"), Entry(2, Kind.IN, 1, b"hello\n")),
-        *(Entry(3, Kind.OUT, 1, b"\x1b[0mBOT:<think>Hm.</think>One,USER:\x1b[1m\x1b[32m"), Entry(4, Kind.IN, 1, b"\n")),
-        Entry(5, Kind.OUT, 1, b"\x1b[0m two.\nUSER:\x1b[1m\x1b[32m"),
+        of_facts(0.0, TraceEntryKind.SPAWN, 1, {"argv": ARGV, "thinking": ["<think>", "</think>", False]}),
+        *(
+            TraceEntry(1, TraceEntryKind.OUT, 1, b"USER:\x1b[1m\x1b[32m"),
+            TraceEntry(2, TraceEntryKind.IN, 1, b"hello\n"),
+        ),
+        *(
+            TraceEntry(3, TraceEntryKind.OUT, 1, b"\x1b[0mBOT:<think>Hm.</think>One,USER:\x1b[1m\x1b[32m"),
+            TraceEntry(4, TraceEntryKind.IN, 1, b"\n"),
+        ),
+        TraceEntry(5, TraceEntryKind.OUT, 1, b"\x1b[0m two.\nUSER:\x1b[1m\x1b[32m"),
     ]
-    for each in (entries, list(conceal(entries, Redactor(), with_text=False))):
+    for each in (entries, list(mask_session(entries, Redactor(), with_text=False))):
         kinds = [type(frame).__name__ for frame in frames_of(each)]
         assert kinds == ["Ready", "ThinkingText", "ReplyText", "TurnEnd", "ReplyText", "TurnEnd"]
     file = tmp_path / "file.jsonl"

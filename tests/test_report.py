@@ -20,8 +20,8 @@ from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.frames import Frame, ReplyText, TurnEnd
 from bitnet_chat.trace import format, recorder
-from bitnet_chat.trace.format import Entry, Kind, of_facts
-from bitnet_chat.trace.masking import conceal, our_arguments
+from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
+from bitnet_chat.trace.masking import mask_session, our_arguments
 from bitnet_chat.trace.playback import play
 from bitnet_chat.trace.redaction import Redactor
 
@@ -227,10 +227,10 @@ def test_the_engine_and_the_model_of_the_session_are_examined(tmp_path: Path, mo
 
 
 def test_names_in_a_command_line_start_from_the_folder_of_the_session(tmp_path: Path) -> None:
-    about = of_facts(0.0, Kind.ABOUT, 0, {"folder": "/work/there"})
+    about = of_facts(0.0, TraceEntryKind.ABOUT, 0, {"folder": "/work/there"})
     argv = ["./engine", "--model", "m.gguf", "--ctx-size", "9", "--threads", "3"]
-    spawn = of_facts(0.1, Kind.SPAWN, 1, {"argv": argv})
-    again = of_facts(0.2, Kind.SPAWN, 2, {"argv": ["/opt/engine", "--model", "/m.gguf", "--ctx-size", "0"]})
+    spawn = of_facts(0.1, TraceEntryKind.SPAWN, 1, {"argv": argv})
+    again = of_facts(0.2, TraceEntryKind.SPAWN, 2, {"argv": ["/opt/engine", "--model", "/m.gguf", "--ctx-size", "0"]})
     now = Settings(backend="ollama", attach="http://x", engine="now", model="now", threads=2, system="be brief")
     first = of_session(now, [about, spawn])
     assert (Path(first.engine), Path(first.model)) == (Path("/work/there/engine"), Path("/work/there/m.gguf"))
@@ -245,10 +245,10 @@ def test_names_in_a_command_line_start_from_the_folder_of_the_session(tmp_path: 
 def test_what_a_template_types_around_a_message_is_no_part_of_it(front: str, with_text: bool) -> None:
     argv = ["llama-cli", "--simple-io", "--in-prefix", "<|im_start|>", "--in-suffix", "<|im_end|>"]
     session = [
-        of_facts(0.0, Kind.SPAWN, 1, {"argv": argv, "around": [front, " (Acme)"]}),
-        Entry(0.1, Kind.IN, 1, encode_lines(f"{front}Hello you (Acme)")),
+        of_facts(0.0, TraceEntryKind.SPAWN, 1, {"argv": argv, "around": [front, " (Acme)"]}),
+        TraceEntry(0.1, TraceEntryKind.IN, 1, encode_lines(f"{front}Hello you (Acme)")),
     ]
-    redacted = conceal(session, Redactor(), with_text=with_text)
+    redacted = mask_session(session, Redactor(), with_text=with_text)
     text = "\n".join(format.to_lines(redacted))
     assert ("Acme" in text or b"Acme" in bytes_in(text)) == with_text
     shown = "".join(part for _, part in replay._FramePrinter().all(list(format.of_lines(text.split("\n"), "report"))))

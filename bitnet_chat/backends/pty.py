@@ -33,7 +33,7 @@ from bitnet_chat.engine.transport import pty_is_available
 from bitnet_chat.errors import BitnetChatError, ModelError, UnsupportedError, UsageError
 from bitnet_chat.events import Event
 from bitnet_chat.models.names import name_of
-from bitnet_chat.trace.recorder import Recorder
+from bitnet_chat.trace.recorder import TraceRecorder
 from bitnet_chat.trace.recorder import folder as recordings
 from bitnet_chat.util.resources import Load
 
@@ -101,7 +101,7 @@ class PtyBackend:
         self._name = name or name_of(self._model)
         self._role_markers: tuple[str, ...] = ()
         self.notices: list[str] = []
-        self._recorder = Recorder(recordings()) if settings.journal else None
+        self._recorder = TraceRecorder(recordings()) if settings.journal else None
         self._on_spawn = on_spawn
         self._load = Load()
         self._session = Session(

@@ -29,8 +29,8 @@ from bitnet_chat.frames import (
 )
 from bitnet_chat.text.sanitize import Sanitizer, one_line, visible
 from bitnet_chat.trace import format, recorder
-from bitnet_chat.trace.format import Entry, Kind
-from bitnet_chat.trace.playback import Happening, is_native, play
+from bitnet_chat.trace.format import TraceEntry, TraceEntryKind
+from bitnet_chat.trace.playback import PlaybackStep, is_native, play
 
 _LARGEST = 200_000_000  # bytes of a file; a session on the disk is at most 4 MB
 _LONGEST_PAUSE = 3.0
@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _entries(flags: argparse.Namespace) -> list[Entry]:
+def _entries(flags: argparse.Namespace) -> list[TraceEntry]:
     if flags.file is None:
         return recorder.read(recorder.session(1))
     path = paths.meant(flags.file)
@@ -99,20 +99,26 @@ def _show(lines: Iterator[tuple[float, str]], speed: float, sleep: Callable[[flo
     sys.stdout.flush()
 
 
-def _raw(entries: list[Entry]) -> Iterator[tuple[float, str]]:
+def _raw(entries: list[TraceEntry]) -> Iterator[tuple[float, str]]:
     for entry in entries:
-        if entry.kind in (Kind.ABOUT, Kind.SPAWN):
+        if entry.kind in (TraceEntryKind.ABOUT, TraceEntryKind.SPAWN):
             text = json_text(entry.facts)
         else:
             text = entry.text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
         yield entry.at, f"{entry.at:10.6f} {entry.process:2} {entry.kind.name.lower():7} {visible(text)}\n"
 
 
-def _frames_as_json(entries: list[Entry]) -> Iterator[tuple[float, str]]:
+def _frames_as_json(entries: list[TraceEntry]) -> Iterator[tuple[float, str]]:
     for happening in play(entries):
         entry = happening.entry
         fields: dict[str, object] = {"t": entry.at, "process": entry.process}
-        if entry.kind in (Kind.IN, Kind.COMMAND, Kind.SIGNAL, Kind.EXIT, Kind.GAP):
+        if entry.kind in (
+            TraceEntryKind.IN,
+            TraceEntryKind.COMMAND,
+            TraceEntryKind.SIGNAL,
+            TraceEntryKind.EXIT,
+            TraceEntryKind.GAP,
+        ):
             text = visible(entry.text)
             yield (
                 entry.at,
@@ -143,39 +149,39 @@ class _FramePrinter:
         self._fresh = True
         """We are at the start of a line."""
 
-    def all(self, entries: list[Entry]) -> Iterator[tuple[float, str]]:
+    def all(self, entries: list[TraceEntry]) -> Iterator[tuple[float, str]]:
         for happening in play(entries):
             text = self._entry(happening) + "".join(map(self._frame, happening.frames))
             if text:
                 yield happening.entry.at, text
         yield entries[-1].at, self._settled()
 
-    def _entry(self, happening: Happening) -> str:
+    def _entry(self, happening: PlaybackStep) -> str:
         entry = happening.entry
-        if entry.kind is Kind.IN and entry.data == b"\n":
+        if entry.kind is TraceEntryKind.IN and entry.data == b"\n":
             return self._remark("told to go on")
-        if entry.kind is Kind.IN:
+        if entry.kind is TraceEntryKind.IN:
             message = visible(self._message(entry))
             return self._settled() + "".join(f"> {line}\n" for line in message.split("\n"))
-        if entry.kind is Kind.SPAWN:
+        if entry.kind is TraceEntryKind.SPAWN:
             self._around[entry.process] = entry.facts.get("around")
             if is_native(entry):
                 self._natives.add(entry.process)
             again = ", which had been started before" if entry.facts.get("again") else ""
             return self._remark(f"engine {entry.process}: {Path((*entry.argv, '?')[0]).name}{again}")
-        if entry.kind is Kind.COMMAND and is_stop(entry.data):
+        if entry.kind is TraceEntryKind.COMMAND and is_stop(entry.data):
             return self._remark("told to stop")
-        if entry.kind is Kind.COMMAND and entry.process in self._natives:
+        if entry.kind is TraceEntryKind.COMMAND and entry.process in self._natives:
             return self._remark("told to read the conversation before its next message")
-        if entry.kind is Kind.COMMAND and entry.text.strip():
+        if entry.kind is TraceEntryKind.COMMAND and entry.text.strip():
             return self._remark(f"told to the engine: {entry.text}")
-        if entry.kind is Kind.SIGNAL:
+        if entry.kind is TraceEntryKind.SIGNAL:
             return self._remark(entry.text)
-        if entry.kind is Kind.EXIT:
+        if entry.kind is TraceEntryKind.EXIT:
             return self._remark(f"engine {entry.process} ended with {entry.text}")
-        return self._remark(f"{entry.number} bytes were not kept") if entry.kind is Kind.GAP else ""
+        return self._remark(f"{entry.number} bytes were not kept") if entry.kind is TraceEntryKind.GAP else ""
 
-    def _message(self, entry: Entry) -> str:
+    def _message(self, entry: TraceEntry) -> str:
         """A message without what the chat template has typed around it."""
         text = prompt_of(entry.data) if entry.process in self._natives else decode_lines(entry.data)
         match self._around.get(entry.process):

@@ -20,8 +20,8 @@ from bitnet_chat.cli.parser import Parser
 from bitnet_chat.errors import BitnetChatError
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.trace import format, recorder
-from bitnet_chat.trace.format import Entry, Kind
-from bitnet_chat.trace.masking import conceal, engine_arguments, mask
+from bitnet_chat.trace.format import TraceEntry, TraceEntryKind
+from bitnet_chat.trace.masking import engine_arguments, mask, mask_session
 from bitnet_chat.trace.playback import option
 from bitnet_chat.trace.redaction import Redactor
 from bitnet_chat.util.files import write_new
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
         json.dumps(line)
         for line in _about(redactor, entries, with_text=flags.with_text, session=flags.session if entries else None)
     ]
-    lines += format.to_lines(conceal(entries, redactor, with_text=flags.with_text))
+    lines += format.to_lines(mask_session(entries, redactor, with_text=flags.with_text))
     text = "\n".join([*lines, ""])
     if flags.output == "-":
         sys.stdout.write(text)
@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _recorded(number: int) -> list[Entry]:
+def _recorded(number: int) -> list[TraceEntry]:
     """Of a session; none where nothing was recorded yet, as the rest of a report is worth something too."""
     if number == 1 and not recorder.sessions():
         return []
@@ -93,7 +93,7 @@ def _secrets() -> list[str]:
 
 
 def _about(
-    redactor: Redactor, entries: Sequence[Entry], *, with_text: bool, session: int | None
+    redactor: Redactor, entries: Sequence[TraceEntry], *, with_text: bool, session: int | None
 ) -> Iterator[dict[str, object]]:
     """The lines before those of the session: each an object with ``t`` and ``kind``."""
     from bitnet_chat.doctor.checks import CheckOptions, run_checks
@@ -122,13 +122,13 @@ def _about(
         yield {"t": 0, "kind": "finding"} | {key: redactor.value(value) for key, value in finding.as_json().items()}
 
 
-def of_session(settings: config.Settings, entries: Sequence[Entry]) -> config.Settings:
+def of_session(settings: config.Settings, entries: Sequence[TraceEntry]) -> config.Settings:
     """``settings`` with the engine that a session was held with, its model, window and threads; as they are where no
     engine was recorded. Where there were several it is the last one: what is reported mostly happened with it."""
-    argv = next((entry.argv for entry in reversed(entries) if entry.kind is Kind.SPAWN and entry.argv), ())
+    argv = next((entry.argv for entry in reversed(entries) if entry.kind is TraceEntryKind.SPAWN and entry.argv), ())
     if not argv:
         return settings
-    folder = next((str(entry.facts.get("folder", "")) for entry in entries if entry.kind is Kind.ABOUT), "")
+    folder = next((str(entry.facts.get("folder", "")) for entry in entries if entry.kind is TraceEntryKind.ABOUT), "")
     engine, model = (str(Path(folder, name)) if name else "" for name in (argv[0], option(argv, "--model")))
     ctx, threads = option(argv, "--ctx-size"), option(argv, "--threads")
     return replace(
@@ -143,13 +143,13 @@ def of_session(settings: config.Settings, entries: Sequence[Entry]) -> config.Se
     )
 
 
-def _told(path: Path, text: str, entries: list[Entry], *, with_text: bool) -> Iterator[str]:
+def _told(path: Path, text: str, entries: list[TraceEntry], *, with_text: bool) -> Iterator[str]:
     """What the user is told about the file."""
     yield one_line(f"{path}: {len(text.encode()) / 1000:,.0f} kB")
     yield "  versions, settings, and what bitnet-chat doctor found"
     if entries:
-        messages = sum(entry.kind is Kind.IN for entry in entries)
-        engines = sum(entry.kind is Kind.SPAWN and not entry.facts.get("again") for entry in entries)
+        messages = sum(entry.kind is TraceEntryKind.IN for entry in entries)
+        engines = sum(entry.kind is TraceEntryKind.SPAWN and not entry.facts.get("again") for entry in entries)
         began = str(entries[0].facts.get("began", ""))[:16].replace("T", " ")
         words = "readable, because of --with-text" if with_text else "masked; --with-text leaves them readable"
         yield "  " + one_line(

@@ -43,7 +43,7 @@ LARGEST = 1 << 18
 _HEAD = struct.Struct("<BHdI")
 
 
-class Kind(IntEnum):
+class TraceEntryKind(IntEnum):
     """Told in a transcript by the name in small letters."""
 
     ABOUT = 0
@@ -66,11 +66,11 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TraceEntry:
     """``at``: seconds since the start of the session. ``process``: which engine, from 1; 0: the session itself."""
 
     at: float
-    kind: Kind
+    kind: TraceEntryKind
     process: int = 0
     data: bytes = b""
 
@@ -101,17 +101,17 @@ class Entry:
         return tuple(map(str, argv)) if isinstance(argv, list) else ()
 
 
-def of_facts(at: float, kind: Kind, process: int, facts: Mapping[str, object]) -> Entry:
+def of_facts(at: float, kind: TraceEntryKind, process: int, facts: Mapping[str, object]) -> TraceEntry:
     # Escaped: an argument may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
-    return Entry(at, kind, process, json.dumps(dict(facts)).encode())
+    return TraceEntry(at, kind, process, json.dumps(dict(facts)).encode())
 
 
-def pack(entry: Entry) -> bytes:
+def pack(entry: TraceEntry) -> bytes:
     data = entry.data[:LARGEST]
     return _HEAD.pack(entry.kind, entry.process & 0xFFFF, entry.at, len(data)) + data
 
 
-def unpack(segment: bytes) -> Iterator[Entry]:
+def unpack(segment: bytes) -> Iterator[TraceEntry]:
     """The entries of a segment as far as it is whole. Raises ValueError for what is no segment or has other bytes
     where a frame should begin."""
     if not segment.startswith(MAGIC):
@@ -126,44 +126,44 @@ def unpack(segment: bytes) -> Iterator[Entry]:
         at += _HEAD.size
         if at + length > len(segment):
             return
-        yield Entry(seconds, Kind(kind), process, segment[at : at + length])
+        yield TraceEntry(seconds, TraceEntryKind(kind), process, segment[at : at + length])
         at += length
 
 
-_KINDS_ON_DISK = frozenset(Kind)
+_KINDS_ON_DISK = frozenset(TraceEntryKind)
 
 
 _MERGED_WITHIN = 0.05  # seconds; when exactly a line of the log came tells nothing
-_PLAIN = {Kind.ABOUT: "about", Kind.SPAWN: "spawn"}
+_PLAIN = {TraceEntryKind.ABOUT: "about", TraceEntryKind.SPAWN: "spawn"}
 
 
-def to_lines(entries: Iterable[Entry]) -> Iterator[str]:
+def to_lines(entries: Iterable[TraceEntry]) -> Iterator[str]:
     """Each without a newline. Pieces of a log that came close together become one."""
     for entry in _with_joined_logs(entries):
         yield json.dumps(_fields(entry))
 
 
-def _fields(entry: Entry) -> dict[str, object]:
+def _fields(entry: TraceEntry) -> dict[str, object]:
     fields: dict[str, object] = {"t": round(entry.at, 6), "kind": entry.kind.name.lower()}
-    if entry.process or entry.kind not in (Kind.ABOUT, Kind.GAP):
+    if entry.process or entry.kind not in (TraceEntryKind.ABOUT, TraceEntryKind.GAP):
         fields["process"] = entry.process
     if entry.kind in _PLAIN:
         fields |= entry.facts
-    elif entry.kind in (Kind.OUT, Kind.ERR, Kind.IN, Kind.COMMAND):
-        if entry.kind is Kind.COMMAND:
+    elif entry.kind in (TraceEntryKind.OUT, TraceEntryKind.ERR, TraceEntryKind.IN, TraceEntryKind.COMMAND):
+        if entry.kind is TraceEntryKind.COMMAND:
             fields |= {"kind": "in", "command": True}
         fields["b64"] = base64.b64encode(entry.data).decode()
-    elif entry.kind is Kind.SIGNAL:
+    elif entry.kind is TraceEntryKind.SIGNAL:
         fields["name"] = entry.text
-    elif entry.kind is Kind.EXIT:
+    elif entry.kind is TraceEntryKind.EXIT:
         fields["code"] = entry.number
-    elif entry.kind is Kind.GAP:
+    elif entry.kind is TraceEntryKind.GAP:
         fields["bytes"] = entry.number
     return fields
 
 
-def _with_joined_logs(entries: Iterable[Entry]) -> Iterator[Entry]:
-    last: Entry | None = None
+def _with_joined_logs(entries: Iterable[TraceEntry]) -> Iterator[TraceEntry]:
+    last: TraceEntry | None = None
     for entry in entries:
         if last is not None:
             same = entry.kind is last.kind and entry.process == last.process
@@ -172,7 +172,7 @@ def _with_joined_logs(entries: Iterable[Entry]) -> Iterator[Entry]:
                 continue
             yield last
             last = None
-        if entry.kind is Kind.ERR:
+        if entry.kind is TraceEntryKind.ERR:
             last = entry
         else:
             yield entry
@@ -180,7 +180,7 @@ def _with_joined_logs(entries: Iterable[Entry]) -> Iterator[Entry]:
         yield last
 
 
-def of_lines(lines: Iterable[str], name: str) -> Iterator[Entry]:
+def of_lines(lines: Iterable[str], name: str) -> Iterator[TraceEntry]:
     """Raises UsageError that names the line of what is no recording; ``name`` is that of the file."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -200,7 +200,7 @@ def of_lines(lines: Iterable[str], name: str) -> Iterator[Entry]:
             yield entry
 
 
-def _entry(fields: dict[str, Any]) -> Entry | None:
+def _entry(fields: dict[str, Any]) -> TraceEntry | None:
     kind = fields["kind"]
     if kind not in _KINDS:
         return None
@@ -208,20 +208,22 @@ def _entry(fields: dict[str, Any]) -> Entry | None:
     if not 0 <= at < 1e9 or not 0 <= process <= 0xFFFF:
         raise ValueError(f"t is {at:g}, process {process}")
     if kind == "about":
-        return of_facts(at, Kind.ABOUT, process, {key: fields[key] for key in fields.keys() - {"t", "kind", "process"}})
+        return of_facts(
+            at, TraceEntryKind.ABOUT, process, {key: fields[key] for key in fields.keys() - {"t", "kind", "process"}}
+        )
     if kind == "spawn":
         if not isinstance(fields["argv"], list) or not all(isinstance(each, str) for each in fields["argv"]):
             raise ValueError("argv is no list of texts")
-        return of_facts(at, Kind.SPAWN, process, {key: fields[key] for key in _OF_SPAWN if key in fields})
+        return of_facts(at, TraceEntryKind.SPAWN, process, {key: fields[key] for key in _OF_SPAWN if key in fields})
     if kind in ("out", "err", "in"):
         data = base64.b64decode(fields["b64"], validate=True)
-        return Entry(at, Kind.COMMAND if fields.get("command") else _KINDS[kind], process, data)
+        return TraceEntry(at, TraceEntryKind.COMMAND if fields.get("command") else _KINDS[kind], process, data)
     if kind == "signal":
-        return Entry(at, Kind.SIGNAL, process, str(fields["name"]).encode("utf-8", "replace"))
+        return TraceEntry(at, TraceEntryKind.SIGNAL, process, str(fields["name"]).encode("utf-8", "replace"))
     if kind in ("exit", "gap"):
-        return Entry(at, _KINDS[kind], process, str(int(fields["code" if kind == "exit" else "bytes"])).encode())
-    return Entry(at, Kind.KILLED, process)
+        return TraceEntry(at, _KINDS[kind], process, str(int(fields["code" if kind == "exit" else "bytes"])).encode())
+    return TraceEntry(at, TraceEntryKind.KILLED, process)
 
 
 _OF_SPAWN = ("argv", "again", "thinking", "around", "framer")
-_KINDS = {kind.name.lower(): kind for kind in Kind if kind is not Kind.COMMAND}
+_KINDS = {kind.name.lower(): kind for kind in TraceEntryKind if kind is not TraceEntryKind.COMMAND}

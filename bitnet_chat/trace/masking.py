@@ -15,11 +15,11 @@ from typing import Any
 
 from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.protocols.modern import PROMPT
-from bitnet_chat.trace.format import Entry, Kind, of_facts
+from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
 from bitnet_chat.trace.playback import is_modern, is_native, option
 from bitnet_chat.trace.redaction import Redactor
 
-_STREAMS = (Kind.OUT, Kind.ERR)
+_STREAMS = (TraceEntryKind.OUT, TraceEntryKind.ERR)
 _WORD = re.compile(r"[^\W_]{3,}")
 
 # What the engine's console says of its own, with the colours that only it writes.
@@ -39,14 +39,14 @@ _PLAIN = """-m --model --engine -c --ctx -t --threads --temp --temperature --see
 _PLAIN_FLAGS = frozenset(_PLAIN.split())
 
 
-def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) -> Iterator[Entry]:
+def mask_session(entries: Sequence[TraceEntry], redactor: Redactor, *, with_text: bool) -> Iterator[TraceEntry]:
     """In the order they came. ``with_text``: the words of the conversation stay."""
-    argvs = {entry.process: entry.argv for entry in entries if entry.kind is Kind.SPAWN}
-    fronts = {entry.process: _front(entry) for entry in entries if entry.kind is Kind.SPAWN}
+    argvs = {entry.process: entry.argv for entry in entries if entry.kind is TraceEntryKind.SPAWN}
+    fronts = {entry.process: _front(entry) for entry in entries if entry.kind is TraceEntryKind.SPAWN}
     natives = {
         entry.process: [behind_marks(each) for each in _around(entry.facts.get("around"))]
         for entry in entries
-        if entry.kind is Kind.SPAWN and is_native(entry)
+        if entry.kind is TraceEntryKind.SPAWN and is_native(entry)
     }
     words = frozenset[str]() if with_text else _vocabulary(entries, argvs, fronts, natives)
 
@@ -56,16 +56,16 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
     def told(text: str) -> str:
         return redactor.same_length(_without(text, words))
 
-    streams: dict[tuple[int, Kind], bytes] = {}
+    streams: dict[tuple[int, TraceEntryKind], bytes] = {}
     for key, data in _joined(entries).items():
         process, kind = key
         text = data.decode("utf-8", "surrogateescape")
-        if process in natives and kind is Kind.OUT:
+        if process in natives and kind is TraceEntryKind.OUT:
             streams[key] = native_output(text, change, told).encode("utf-8", "surrogateescape")
             continue
         if not with_text:
             argv = argvs.get(process, ())
-            text = conceal_log(text, words) if kind is Kind.ERR else _conceal_output(text, argv, words)
+            text = conceal_log(text, words) if kind is TraceEntryKind.ERR else _conceal_output(text, argv, words)
         streams[key] = redactor.same_length(text).encode("utf-8", "surrogateescape")
     taken = dict.fromkeys(streams, 0)
     for entry in entries:
@@ -74,12 +74,12 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
             start = taken[key]
             taken[key] += len(entry.data)
             yield replace(entry, data=streams[key][start : taken[key]])
-        elif entry.kind in (Kind.SPAWN, Kind.ABOUT):
+        elif entry.kind in (TraceEntryKind.SPAWN, TraceEntryKind.ABOUT):
             facts = entry.facts
             if "argv" in facts:
                 arguments = list(entry.argv)
                 if not with_text:
-                    masked = engine_arguments if entry.kind is Kind.SPAWN else our_arguments
+                    masked = engine_arguments if entry.kind is TraceEntryKind.SPAWN else our_arguments
                     arguments = masked(arguments)
                 facts["argv"] = redactor.arguments(arguments)
             if "around" in facts:
@@ -90,12 +90,12 @@ def conceal(entries: Sequence[Entry], redactor: Redactor, *, with_text: bool) ->
             if "folder" in facts:
                 facts["folder"] = redactor.text(str(facts["folder"]))
             yield of_facts(entry.at, entry.kind, entry.process, facts)
-        elif entry.kind in (Kind.IN, Kind.COMMAND) and entry.process in natives:
+        elif entry.kind in (TraceEntryKind.IN, TraceEntryKind.COMMAND) and entry.process in natives:
             yield replace(
                 entry,
                 data=native_request(entry.text, change, natives[entry.process]).encode("utf-8", "surrogateescape"),
             )
-        elif entry.kind is Kind.IN:
+        elif entry.kind is TraceEntryKind.IN:
             front, text = _message(entry, fronts)
             text = front + (text if with_text else mask(text, _marks(argvs.get(entry.process, ()))))
             yield replace(entry, data=redactor.same_length(text).encode("utf-8", "surrogateescape"))
@@ -134,9 +134,9 @@ def _marks(argv: tuple[str, ...]) -> re.Pattern[str]:
     return marks(option(argv, "--in-prefix"), option(argv, "--in-suffix"))
 
 
-def _joined(entries: Iterable[Entry]) -> dict[tuple[int, Kind], bytes]:
+def _joined(entries: Iterable[TraceEntry]) -> dict[tuple[int, TraceEntryKind], bytes]:
     """Each stream in one: a character may be cut between two reads, and so may a name."""
-    parts: dict[tuple[int, Kind], list[bytes]] = {}
+    parts: dict[tuple[int, TraceEntryKind], list[bytes]] = {}
     for entry in entries:
         if entry.kind in _STREAMS:
             parts.setdefault((entry.process, entry.kind), []).append(entry.data)
@@ -147,20 +147,20 @@ def _around(fact: object) -> list[str]:
     return [each for each in fact if isinstance(each, str)] if isinstance(fact, list) else []
 
 
-def _front(spawn: Entry) -> str:
+def _front(spawn: TraceEntry) -> str:
     """What is typed to an engine in front of each message, as far as it is made of names of roles."""
     front, *_ = *_around(spawn.facts.get("around")), ""
     return encode_lines(front).decode().removesuffix("/\n") if front and is_role(front) else ""
 
 
-def _message(entry: Entry, fronts: Mapping[int, str]) -> tuple[str, str]:
+def _message(entry: TraceEntry, fronts: Mapping[int, str]) -> tuple[str, str]:
     """What was typed to an engine in front of a message, and the message."""
     front = fronts.get(entry.process, "")
     return (front, entry.text.removeprefix(front)) if entry.text.startswith(front) else ("", entry.text)
 
 
 def _vocabulary(
-    entries: Sequence[Entry],
+    entries: Sequence[TraceEntry],
     argvs: Mapping[int, tuple[str, ...]],
     fronts: Mapping[int, str],
     natives: Collection[int],
@@ -168,11 +168,11 @@ def _vocabulary(
     """The words that were said, in small letters: where a log repeats one it is masked."""
     words: set[str] = set()
     for entry in entries:
-        if entry.kind is Kind.IN or (entry.kind is Kind.COMMAND and entry.process in natives):
+        if entry.kind is TraceEntryKind.IN or (entry.kind is TraceEntryKind.COMMAND and entry.process in natives):
             text = native_text(entry.text) if entry.process in natives else _message(entry, fronts)[1]
             words.update(_WORD.findall(text.casefold()))
     for (process, kind), data in _joined(entries).items():
-        if kind is Kind.OUT:
+        if kind is TraceEntryKind.OUT:
             output = data.decode("utf-8", "surrogateescape")
             said = native_text(output) if process in natives else _parted(output, argvs.get(process, ()))[1]
             words.update(_WORD.findall(said.casefold()))
@@ -334,13 +334,13 @@ def _masked(code: int) -> str:
     return ("\u00c4" if upper else "\u00e4") if size == 2 else "\U0001d4d0" if upper else "\U0001d4ea"
 
 
-class _Table(dict[int, str]):
+class _MaskTable(dict[int, str]):
     def __missing__(self, code: int) -> str:
         self[code] = _masked(code)
         return self[code]
 
 
-_TABLE = _Table()
+_TABLE = _MaskTable()
 
 
 # The lines of a native engine, with the texts in them changed. Pure.

@@ -14,21 +14,21 @@ from bitnet_chat.errors import UsageError
 from bitnet_chat.filters.thinking import ThinkingFramer, leaves_open
 from bitnet_chat.frames import RESET, USER_INPUT, Frame, Framer
 from bitnet_chat.text.utf8 import Utf8Decoder
-from bitnet_chat.trace.format import Entry, Kind
+from bitnet_chat.trace.format import TraceEntry, TraceEntryKind
 
 _SETTLE_AFTER = 2.0  # as in engine/process.py: seconds of silence after which a likely end is taken for one
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class PlaybackStep:
     """An entry, and the frames that our framer made of it."""
 
-    entry: Entry
+    entry: TraceEntry
     frames: tuple[Frame, ...] = ()
 
 
 @dataclass(slots=True)
-class _Engine:
+class _PlayedEngine:
     framer: Framer
     heard_at: float
     decoder: Utf8Decoder = field(default_factory=Utf8Decoder)
@@ -47,16 +47,18 @@ class _Engine:
         return self.framer.waiting() if waits else []
 
 
-def play(entries: Iterable[Entry]) -> Iterator[Happening]:
+def play(entries: Iterable[TraceEntry]) -> Iterator[PlaybackStep]:
     """In order. Raises UsageError for bytes of an engine that was never started, or one of no known dialect."""
-    engines: dict[int, _Engine] = {}
+    engines: dict[int, _PlayedEngine] = {}
     for entry in entries:
-        if entry.kind is Kind.SPAWN:
+        if entry.kind is TraceEntryKind.SPAWN:
             again = bool(entry.facts.get("again"))
-            engines[entry.process] = _Engine(_framer(entry, in_reply=again), entry.at)
-            yield Happening(entry)
-        elif entry.kind in (Kind.ABOUT, Kind.GAP) or (entry.kind is Kind.ERR and entry.process not in engines):
-            yield Happening(entry)
+            engines[entry.process] = _PlayedEngine(_framer(entry, in_reply=again), entry.at)
+            yield PlaybackStep(entry)
+        elif entry.kind in (TraceEntryKind.ABOUT, TraceEntryKind.GAP) or (
+            entry.kind is TraceEntryKind.ERR and entry.process not in engines
+        ):
+            yield PlaybackStep(entry)
         else:
             engine = engines.get(entry.process)
             if engine is None:
@@ -64,34 +66,34 @@ def play(entries: Iterable[Entry]) -> Iterator[Happening]:
                     f"the recording tells of engine {entry.process} before it was started",
                     remedy="give the whole file, beginning with its spawn",
                 )
-            yield Happening(entry, tuple(_frames(engine, entry)))
+            yield PlaybackStep(entry, tuple(_frames(engine, entry)))
     for process, engine in engines.items():
         if frames := engine.settled():
-            yield Happening(Entry(engine.heard_at, Kind.OUT, process, b""), tuple(frames))
+            yield PlaybackStep(TraceEntry(engine.heard_at, TraceEntryKind.OUT, process, b""), tuple(frames))
 
 
-def _frames(engine: _Engine, entry: Entry) -> list[Frame]:
+def _frames(engine: _PlayedEngine, entry: TraceEntry) -> list[Frame]:
     framer, frames = engine.framer, list[Frame]()
-    if entry.kind is Kind.ERR:
+    if entry.kind is TraceEntryKind.ERR:
         engine.log.feed(entry.data)
         return frames
-    if entry.kind is not Kind.OUT:
+    if entry.kind is not TraceEntryKind.OUT:
         frames += engine.settled()
     if entry.at - engine.heard_at >= _SETTLE_AFTER:
         frames += framer.settle()
-    if entry.kind is Kind.OUT:
+    if entry.kind is TraceEntryKind.OUT:
         engine.heard_at = entry.at
         frames += framer.feed(engine.decoder.decode(entry.data))
-    elif entry.kind is Kind.IN:
+    elif entry.kind is TraceEntryKind.IN:
         engine.heard_at = entry.at
         (framer.continued if _goes_on(framer, entry.data) else framer.sent)(entry.data)
-    elif entry.kind is Kind.COMMAND and native.is_stop(entry.data):
+    elif entry.kind is TraceEntryKind.COMMAND and native.is_stop(entry.data):
         framer.interrupted()
-    elif entry.kind is Kind.COMMAND:
+    elif entry.kind is TraceEntryKind.COMMAND:
         framer.commanded(entry.data)
-    elif entry.kind is Kind.SIGNAL and entry.text == "SIGINT":
+    elif entry.kind is TraceEntryKind.SIGNAL and entry.text == "SIGINT":
         framer.interrupted()
-    elif entry.kind is Kind.EXIT:
+    elif entry.kind is TraceEntryKind.EXIT:
         frames += framer.feed(engine.decoder.flush())
         frames += framer.eof(clean=entry.number == 0)
     return frames
@@ -104,7 +106,7 @@ def _goes_on(framer: Framer, data: bytes) -> bool:
     return framer.is_open and not leaves_open(native.prompt_of(data), framer.tags)
 
 
-def is_native(spawn: Entry) -> bool:
+def is_native(spawn: TraceEntry) -> bool:
     return spawn.facts.get("framer") == native.KIND
 
 
@@ -113,7 +115,7 @@ def is_modern(argv: tuple[str, ...]) -> bool:
     return "--in-prefix" not in argv
 
 
-def _framer(spawn: Entry, *, in_reply: bool) -> Framer:
+def _framer(spawn: TraceEntry, *, in_reply: bool) -> Framer:
     """``in_reply``: the beginning was not kept, and the middle of a reply is the likeliest place to be."""
     argv = spawn.argv
     framer: Framer

@@ -25,7 +25,7 @@ from pathlib import Path
 from bitnet_chat import paths
 from bitnet_chat.errors import UsageError
 from bitnet_chat.trace import format
-from bitnet_chat.trace.format import Entry, Kind, of_facts, unpack
+from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts, unpack
 from bitnet_chat.version import __version__
 
 KEPT = 5
@@ -35,10 +35,10 @@ _SEGMENT_BYTES = 1_500_000
 _WAITING = 1_500_000
 _EVERY = 1.0
 """Seconds between two visits of the writing thread."""
-_BYTES = (Kind.OUT, Kind.ERR)
+_BYTES = (TraceEntryKind.OUT, TraceEntryKind.ERR)
 
 
-class Recorder:
+class TraceRecorder:
     """Of one session, which may have several engines. Never raises: what cannot be written is not kept."""
 
     def __init__(self, folder: Path) -> None:
@@ -51,7 +51,7 @@ class Recorder:
         with contextlib.suppress(OSError):  # it was removed
             self._about["folder"] = str(Path.cwd())  # what names in command lines start from
         self._lock = threading.Lock()
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[TraceEntry] = deque()
         self._size = 0
         self._lost = 0
         self._awake = False
@@ -59,21 +59,21 @@ class Recorder:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._engines = 0
-        self._living: dict[int, Entry] = {}
+        self._living: dict[int, TraceEntry] = {}
         self._file: int | None = None
         self._number = -1
         self._written = 0
         self._broken = False
 
-    def track(self, facts: Mapping[str, object]) -> Track:
+    def track(self, facts: Mapping[str, object]) -> TraceWriter:
         """For an engine that has just been started. ``facts``: its ``argv`` and more, see :mod:`.transcript`."""
         self._engines += 1
-        track = Track(self, self._engines)
-        self._note(of_facts(self._now(), Kind.SPAWN, self._engines, facts))
+        track = TraceWriter(self, self._engines)
+        self._note(of_facts(self._now(), TraceEntryKind.SPAWN, self._engines, facts))
         return track
 
-    def note(self, kind: Kind, process: int, data: bytes) -> None:
-        self._note(Entry(time.monotonic() - self._began, kind, process, data))
+    def note(self, kind: TraceEntryKind, process: int, data: bytes) -> None:
+        self._note(TraceEntry(time.monotonic() - self._began, kind, process, data))
 
     def close(self) -> None:
         """Write what waits. Gives up after a second: a disk that hangs must not keep us from leaving."""
@@ -85,7 +85,7 @@ class Recorder:
     def _now(self) -> float:
         return time.monotonic() - self._began
 
-    def _note(self, new: Entry) -> None:
+    def _note(self, new: TraceEntry) -> None:
         if self._broken or self._closing.is_set():
             return
         with self._lock:
@@ -102,7 +102,7 @@ class Recorder:
 
     def _make_room(self) -> None:
         """Forget the oldest half of what engines wrote. Half: so that it is done seldom."""
-        kept: list[Entry] = []
+        kept: list[TraceEntry] = []
         while self._waiting and self._size > _WAITING // 2:
             oldest = self._waiting.popleft()
             if oldest.kind in _BYTES:
@@ -111,7 +111,7 @@ class Recorder:
             elif len(oldest.data) > 1024:  # long input: that it was given matters, its words do not
                 self._size -= len(oldest.data)
                 self._lost += len(oldest.data) - 1024
-                kept.append(Entry(oldest.at, oldest.kind, oldest.process, oldest.data[:1024]))
+                kept.append(TraceEntry(oldest.at, oldest.kind, oldest.process, oldest.data[:1024]))
             else:
                 kept.append(oldest)
         self._waiting.extendleft(reversed(kept))
@@ -138,7 +138,7 @@ class Recorder:
         if not entries or self._broken:
             return
         if lost:
-            entries.appendleft(Entry(entries[0].at, Kind.GAP, 0, str(lost).encode()))
+            entries.appendleft(TraceEntry(entries[0].at, TraceEntryKind.GAP, 0, str(lost).encode()))
         try:
             block = bytearray()
             for each in entries:
@@ -149,9 +149,9 @@ class Recorder:
                     block = bytearray()
                     self._next_segment(each.at)
                 block += frames
-                if each.kind is Kind.SPAWN:
+                if each.kind is TraceEntryKind.SPAWN:
                     self._living[each.process] = each
-                elif each.kind is Kind.EXIT:
+                elif each.kind is TraceEntryKind.EXIT:
                     self._living.pop(each.process, None)
             self._append(block)
         except OSError:  # no room, no permission, no folder any more: the conversation matters, this does not
@@ -178,37 +178,37 @@ class Recorder:
         self._file = os.open(self.folder / f"{self._number:06}", flags, 0o600)
         self._written = 0
         block = bytearray(format.MAGIC)
-        block += format.pack(of_facts(at, Kind.ABOUT, 0, self._about))
+        block += format.pack(of_facts(at, TraceEntryKind.ABOUT, 0, self._about))
         for each in self._living.values():
-            block += format.pack(of_facts(at, Kind.SPAWN, each.process, each.facts | {"again": True}))
+            block += format.pack(of_facts(at, TraceEntryKind.SPAWN, each.process, each.facts | {"again": True}))
         self._append(block)
         if self._number > 2:
             (self.folder / f"{self._number - 2:06}").unlink(missing_ok=True)
 
 
-class Track:
+class TraceWriter:
     """What one engine says and hears; see :class:`bitnet_chat.engine.process.TraceListener`."""
 
-    def __init__(self, recorder: Recorder, number: int) -> None:
+    def __init__(self, recorder: TraceRecorder, number: int) -> None:
         self._recorder, self._number = recorder, number
 
     def output(self, data: bytes) -> None:
-        self._recorder.note(Kind.OUT, self._number, data)
+        self._recorder.note(TraceEntryKind.OUT, self._number, data)
 
     def logged(self, data: bytes) -> None:
-        self._recorder.note(Kind.ERR, self._number, data)
+        self._recorder.note(TraceEntryKind.ERR, self._number, data)
 
     def wrote(self, data: bytes, *, command: bool) -> None:
-        self._recorder.note(Kind.COMMAND if command else Kind.IN, self._number, data)
+        self._recorder.note(TraceEntryKind.COMMAND if command else TraceEntryKind.IN, self._number, data)
 
     def signalled(self, name: str) -> None:
-        self._recorder.note(Kind.SIGNAL, self._number, name.encode())
+        self._recorder.note(TraceEntryKind.SIGNAL, self._number, name.encode())
 
     def exited(self, code: int) -> None:
-        self._recorder.note(Kind.EXIT, self._number, str(code).encode())
+        self._recorder.note(TraceEntryKind.EXIT, self._number, str(code).encode())
 
 
-def _in_parts(long: Entry) -> Iterator[Entry]:
+def _in_parts(long: TraceEntry) -> Iterator[TraceEntry]:
     """An entry as frames that are not too large. Of input, which is one message in one frame, the beginning does."""
     if len(long.data) <= format.LARGEST:
         yield long
@@ -217,7 +217,7 @@ def _in_parts(long: Entry) -> Iterator[Entry]:
             yield replace(long, data=long.data[at : at + format.LARGEST])
     else:
         yield replace(long, data=long.data[: format.LARGEST])
-        yield Entry(long.at, Kind.GAP, long.process, str(len(long.data) - format.LARGEST).encode())
+        yield TraceEntry(long.at, TraceEntryKind.GAP, long.process, str(len(long.data) - format.LARGEST).encode())
 
 
 def _prune(folder: Path) -> None:
@@ -265,7 +265,7 @@ def session(number: int) -> Path:
     return found[number - 1]
 
 
-def read(path: Path) -> list[Entry]:
+def read(path: Path) -> list[TraceEntry]:
     """The entries of a session. Raises UsageError for a folder that is none or cannot be read.
 
     Where a segment is missing or damaged stands a GAP; it may be that of a session that is still being written.
@@ -277,17 +277,19 @@ def read(path: Path) -> list[Entry]:
         raise UsageError(f"the recording {path} cannot be read: {error.strerror}") from None
     if not segments:
         raise UsageError(f"{path} holds no recording", remedy="give a file that bitnet-chat report wrote")
-    entries: list[Entry] = []
+    entries: list[TraceEntry] = []
     expected = 0
     for number, data in segments:
         if number != expected:
             size = (number - expected) * max(len(data) for _, data in segments)
-            entries.append(Entry(entries[-1].at if entries else 0.0, Kind.GAP, 0, str(size).encode()))
+            entries.append(TraceEntry(entries[-1].at if entries else 0.0, TraceEntryKind.GAP, 0, str(size).encode()))
         try:
             for each in unpack(data):
-                if each.kind is not Kind.ABOUT or not entries:
+                if each.kind is not TraceEntryKind.ABOUT or not entries:
                     entries.append(each)
         except ValueError:
-            entries.append(Entry(entries[-1].at if entries else 0.0, Kind.GAP, 0, str(len(data)).encode()))
+            entries.append(
+                TraceEntry(entries[-1].at if entries else 0.0, TraceEntryKind.GAP, 0, str(len(data)).encode())
+            )
         expected = number + 1
     return entries
