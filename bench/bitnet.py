@@ -26,7 +26,7 @@ from bitnet_chat.engine.probe import probe
 from bitnet_chat.engine.selection import EngineOption
 from bitnet_chat.engine.speeds import EngineSpeed
 from bitnet_chat.engine_checks import benchmark
-from bitnet_chat.util.progress import Clock, ProgressLine
+from bitnet_chat.util.progress import ProgressClock, ProgressLine
 
 _HERE = Path(__file__).resolve().parent
 _GOALS = {"prefill": 1.7, "decode": 1.35}
@@ -45,7 +45,7 @@ def main() -> int:
     if prebuilt is None:
         sys.exit("the prebuilt engine is not installed: bitnet-chat engine install bitnet")
     line = ProgressLine(sys.stderr)
-    clock = Clock(line)
+    clock = ProgressClock(line)
     # BitNet of 2024 knows its first architecture alone: the same weights, and another activation.
     old, new = _model(flags.folder / "old.gguf", "bitnet"), _model(flags.folder / "new.gguf", "bitnet-b1.58")
     conversion.obtain(new, prebuilt, on_progress=line)

@@ -30,7 +30,7 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDe
 from bitnet_chat.journal import Journal, JournalRecorder
 from bitnet_chat.models.gguf import read_header
 from bitnet_chat.templates.builtin import TEMPLATES
-from bitnet_chat.util.threads import beside
+from bitnet_chat.util.threads import run_beside_loop
 
 TURNS = 200
 SYSTEM = "You are a helpful guide."
@@ -149,7 +149,7 @@ def test_what_is_as_long_as_a_conversation_runs_beside_the_loop() -> None:
         short = Conversation().with_user("hello")
         long = [Conversation(short.messages * 1000), short.with_assistant("word " * 10_000)]
         loop = threading.get_ident()
-        return [await beside(each, threading.get_ident) == loop for each in (short, *long)]
+        return [await run_beside_loop(each, threading.get_ident) == loop for each in (short, *long)]
 
     assert asyncio.run(scene()) == [True, False, False]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat.errors import UsageError
-from bitnet_chat.util.files import write_new
+from bitnet_chat.util.files import write_exclusive
 
 
 def test_a_new_file(tmp_path: Path) -> None:
     path = tmp_path / "talk.md"
-    write_new(path, "数据\r\n\udcf0\n")
+    write_exclusive(path, "数据\r\n\udcf0\n")
     assert path.read_bytes() == "数据\r\n".encode() + b"\xf0\n"
     assert list(tmp_path.iterdir()) == [path]
     if sys.platform != "win32":
@@ -25,9 +25,9 @@ def test_a_file_that_is_there_stays_unless_it_is_forced(tmp_path: Path) -> None:
     path = tmp_path / "talk.md"
     path.write_text("before")
     with pytest.raises(UsageError, match="is there already"):
-        write_new(path, "after")
+        write_exclusive(path, "after")
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
-    write_new(path, "after", force=True)
+    write_exclusive(path, "after", force=True)
     assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
 
 
@@ -37,17 +37,17 @@ def test_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     path = tmp_path / "talk.md"
-    write_new(path, "one")
+    write_exclusive(path, "one")
     with pytest.raises(UsageError, match="is there already"):
-        write_new(path, "two")
+        write_exclusive(path, "two")
     assert path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="cannot be written: No such file"):
-        write_new(tmp_path / "missing" / "talk.md", "x")
+        write_exclusive(tmp_path / "missing" / "talk.md", "x")
     with pytest.raises(UsageError, match="is there already"):
-        write_new(tmp_path, "x")
+        write_exclusive(tmp_path, "x")
 
     def fail(handle: int, mode: str) -> None:
         os.close(handle)
@@ -55,7 +55,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "fdopen", fail)
     with pytest.raises(UsageError, match="No space left"):
-        write_new(tmp_path / "talk.md", "x")
+        write_exclusive(tmp_path / "talk.md", "x")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -68,6 +68,6 @@ def test_force_replaces_files_and_nothing_else(tmp_path: Path) -> None:
     link.symlink_to(device)
     for each in (device, folder, link):
         with pytest.raises(UsageError, match="is there already"):
-            write_new(each, "text", force=True)
+            write_exclusive(each, "text", force=True)
     assert device.is_fifo() and folder.is_dir() and link.is_symlink()
     assert sorted(tmp_path.iterdir()) == [device, folder, link]

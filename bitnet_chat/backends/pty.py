@@ -35,7 +35,7 @@ from bitnet_chat.events import Event
 from bitnet_chat.models.names import name_of
 from bitnet_chat.trace.recorder import TraceRecorder
 from bitnet_chat.trace.recorder import folder as recordings
-from bitnet_chat.util.resources import Load
+from bitnet_chat.util.resources import ProcessUsage
 
 if TYPE_CHECKING:
     from bitnet_chat.backends.wrappers.tool_prompting import PromptToolAdapter
@@ -103,7 +103,7 @@ class PtyBackend:
         self.notices: list[str] = []
         self._recorder = TraceRecorder(recordings()) if settings.journal else None
         self._on_spawn = on_spawn
-        self._load = Load()
+        self._load = ProcessUsage()
         self._session = Session(
             self.talk,
             ContextPolicy(settings.overflow, lambda text: self.count(text) or by_length(text)),

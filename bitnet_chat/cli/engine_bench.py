@@ -15,7 +15,7 @@ from bitnet_chat.engine.speeds import EngineSpeed
 from bitnet_chat.engine_checks import benchmark, known_answers
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.text.sanitize import one_line
-from bitnet_chat.util.progress import Clock, ProgressLine
+from bitnet_chat.util.progress import ProgressClock, ProgressLine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def run(flags: argparse.Namespace) -> int:
     info = read_info(model)
     measured: dict[EngineOption, EngineSpeed] = {}
     line = ProgressLine(sys.stderr)
-    clock = Clock(line)
+    clock = ProgressClock(line)
     try:
         clock.step("Comparing answers with known ones")
         _ask(wish, {kind for kind, _ in info.tensor_types})

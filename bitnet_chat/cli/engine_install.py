@@ -66,13 +66,13 @@ def _ask(folder: Path) -> None:
     """Its known answers, once. An engine that was compiled is asked by ``doctor``, which has time."""
     from bitnet_chat.engine import verdicts
     from bitnet_chat.engine_checks import known_answers
-    from bitnet_chat.util.progress import Clock
+    from bitnet_chat.util.progress import ProgressClock
 
     engine = packages.at(folder)
     if engine is None or verdicts.kept(engine):
         return
     line = ProgressLine(sys.stderr)
-    clock = Clock(line)
+    clock = ProgressClock(line)
     clock.step("Comparing its answers with known ones")
     try:
         known_answers.require(engine, clock.at)

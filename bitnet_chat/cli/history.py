@@ -17,7 +17,7 @@ from bitnet_chat.conversation.export import FORMATS, LEFT_OUT, NOT_ANSWERED, exp
 from bitnet_chat.journal import Journal, JournalEntry, ReplyState, SearchHit, StoredConversation
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.trace.recorder import folder, forget
-from bitnet_chat.util.files import write_new
+from bitnet_chat.util.files import write_exclusive
 
 _STATES = {ReplyState.CUT_OFF: "cut off", ReplyState.ANSWERING: "being answered", ReplyState.UNANSWERED: "not answered"}
 
@@ -160,7 +160,7 @@ def _export(stored: StoredConversation, flags: argparse.Namespace) -> int:
     if target is None:
         _print(text)
         return 0
-    write_new(target, text, force=flags.force)
+    write_exclusive(target, text, force=flags.force)
     if flags.json:
         _print_json({"id": stored.id, "format": format, "file": str(target)})
     else:

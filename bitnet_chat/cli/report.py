@@ -24,7 +24,7 @@ from bitnet_chat.trace.format import TraceEntry, TraceEntryKind
 from bitnet_chat.trace.masking import engine_arguments, mask, mask_session
 from bitnet_chat.trace.playback import option
 from bitnet_chat.trace.redaction import Redactor
-from bitnet_chat.util.files import write_new
+from bitnet_chat.util.files import write_exclusive
 
 FORMAT = 1
 _SECRET_VARIABLES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.write(text)
         return 0
     path = paths.meant(flags.output or f"bitnet-chat-report-{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl")
-    write_new(path, text, force=flags.force)
+    write_exclusive(path, text, force=flags.force)
     for line in _told(path, text, entries, with_text=flags.with_text):
         print(line)
     return 0

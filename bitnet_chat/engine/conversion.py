@@ -38,7 +38,7 @@ from bitnet_chat.models.known_faults import mended
 from bitnet_chat.models.registry import CONVERTED
 from bitnet_chat.models.store import write_json
 from bitnet_chat.util import file_lock, pip
-from bitnet_chat.util.progress import Clock, Progress, duration, size
+from bitnet_chat.util.progress import Progress, ProgressClock, duration, size
 
 ARCHITECTURES = frozenset(("bitnet-b1.58", "bitnet", "llama"))
 """Those for which the converted file was compared with a reference."""
@@ -116,7 +116,7 @@ def obtain(
         return found
 
     check = check or require
-    target, clock = target_of(source), Clock(on_progress)
+    target, clock = target_of(source), ProgressClock(on_progress)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
 
@@ -159,7 +159,7 @@ def _convert(
     source: Path,
     target: Path,
     engine: EngineBinary,
-    clock: Clock,
+    clock: ProgressClock,
     check: Callable[[Path, Path, EngineBinary], None],
 ) -> Path:
     info, status = read_info(source), source.stat()

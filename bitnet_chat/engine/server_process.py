@@ -24,7 +24,7 @@ from bitnet_chat.engine.transport import environment
 from bitnet_chat.engine.transport.descendants import end_marked, new_mark
 from bitnet_chat.engine.transport.parent_death import ParentDeathWatchdog
 from bitnet_chat.errors import EngineNotFoundError
-from bitnet_chat.util.threads import in_daemon
+from bitnet_chat.util.threads import run_in_daemon_thread
 
 HOST = "127.0.0.1"
 # "listening on http://127.0.0.1:40123" since 2024, "hostname: 127.0.0.1, port: 40123" before; with --log-prefix or not.
@@ -139,7 +139,7 @@ class ServerProcess:
     async def _end_rest(self) -> None:
         """What it has left behind would keep its log open."""
         await self._process.wait()
-        await in_daemon(lambda: end_marked(self._mark))
+        await run_in_daemon_thread(lambda: end_marked(self._mark))
 
     async def _read(self) -> None:
         """Its log, and then how it ended."""

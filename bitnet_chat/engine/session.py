@@ -44,7 +44,7 @@ from bitnet_chat.events import (
     ThinkingDelta,
 )
 from bitnet_chat.frames import EngineError, PrefillProgress, ReplyText, ThinkingText, TurnEnd
-from bitnet_chat.util.threads import beside, in_daemon
+from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 _TRIES = 9  # loads again of a model that failed to load without a word
 _WITH_GRAMMAR = "use --backend llama-server"
@@ -161,7 +161,7 @@ class Session:
         # With others than before the template is rendered, which takes what time it is given.
         is_new, self._arguments = options.template != self._arguments, options.template
         use = partial(talk.use, options.template)
-        if without_effect := await in_daemon(use) if is_new else use():
+        if without_effect := await run_in_daemon_thread(use) if is_new else use():
             self.keeper.tell(without_effect)
         question = await self._asked(conversation, cut, options)
         if question.goes_on and question.text:
@@ -177,10 +177,10 @@ class Session:
             why = "an engine on a pseudo-terminal takes no grammar for one reply"
             raise UnsupportedError("response_format", why, remedy=_WITH_GRAMMAR)
         if cut is None:
-            *earlier, asked = (await beside(conversation, encoded_conversation, conversation)).messages
+            *earlier, asked = (await run_beside_loop(conversation, encoded_conversation, conversation)).messages
             return EnginePrompt(Conversation(tuple(earlier)), asked.content)
         whole = Conversation((*conversation.messages, cut))
-        return EnginePrompt(await beside(whole, encoded_conversation, whole), talk.go_on_message, goes_on=True)
+        return EnginePrompt(await run_beside_loop(whole, encoded_conversation, whole), talk.go_on_message, goes_on=True)
 
     async def _allowance(self, options: ReplyOptions) -> TokenLimit | None:
         """For an engine that does not keep to a limit by itself, and is a few tokens over before it has stopped."""

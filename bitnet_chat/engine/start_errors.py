@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bitnet_chat.engine.binary import NEEDED, EngineBinary
 from bitnet_chat.errors import EngineNotFoundError, RefusedFlagError
-from bitnet_chat.util.files import is_native
+from bitnet_chat.util.files import is_native_executable
 
 _LIBRARY = re.compile(
     r"error while loading shared libraries: (?P<glibc>[^:\n]+): cannot open shared object"
@@ -38,7 +38,7 @@ class ProgramName:
 
     @property
     def is_native(self) -> bool:
-        return is_native(self.head)
+        return is_native_executable(self.head)
 
     @property
     def interpreter(self) -> str:

@@ -27,7 +27,7 @@ from bitnet_chat.engine.standby import StandbyPool
 from bitnet_chat.engine.transport import TransportKind
 from bitnet_chat.errors import BitnetChatError, EngineDiedError
 from bitnet_chat.events import Notice
-from bitnet_chat.util.threads import in_daemon
+from bitnet_chat.util.threads import run_in_daemon_thread
 
 _PAUSE = 0.1  # seconds
 
@@ -120,7 +120,7 @@ class EngineSupervisor:
             talk = await self.talk()
             while self._wanted is not None and not self.busy and not self._closed:
                 history, self._wanted = self._wanted, None
-                count = await in_daemon(partial(self.to_drop, talk, history, "", None))
+                count = await run_in_daemon_thread(partial(self.to_drop, talk, history, "", None))
                 if self.room.policy == "drop-oldest":
                     self.let_go(history, count)
                 elif count > self.room.window.count_left(history):

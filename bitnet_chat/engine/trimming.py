@@ -19,7 +19,7 @@ from bitnet_chat.engine.reply import ReplyAccumulator
 from bitnet_chat.engine.supervisor import EngineSupervisor
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.frames import EngineError, ReplyText, ThinkingText, TurnEnd
-from bitnet_chat.util.threads import beside, in_daemon
+from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 
 class ContextTrimmer:
@@ -40,7 +40,7 @@ class ContextTrimmer:
         summary = ""
         if (options.overflow or room.policy) == "summarize":
             summary = await self._made_of(leaving, "")
-        tokens = await beside(history, room.cost_of_oldest, await keeper.talk(), history, count)
+        tokens = await run_beside_loop(history, room.cost_of_oldest, await keeper.talk(), history, count)
         keeper.tell(left_note(count, len(history.turns), tokens, summary), count)
         return summaries.with_summary(without_oldest(history, count), summary)
 
@@ -48,7 +48,7 @@ class ContextTrimmer:
         """How many of the oldest messages such a request is answered without. Raises as ``cut``."""
         talk = await self._keeper.talk()
         most, policy = options.max_tokens or talk.max_tokens, options.overflow or self._keeper.room.policy
-        return await in_daemon(lambda: self._keeper.to_drop(talk, history, text, most, policy))
+        return await run_in_daemon_thread(lambda: self._keeper.to_drop(talk, history, text, most, policy))
 
     async def make_room(self, history: Conversation, text: str, most: int | None) -> bool:
         """Let leave what has to, by what is known before ``text`` is sent; True where something did. False, too, where
@@ -60,7 +60,7 @@ class ContextTrimmer:
         before = window.kept(history)
         # It renders the chat template, which takes what time it is given.
         work = partial(self._keeper.to_drop, talk, history, text, most or talk.max_tokens)
-        counting = asyncio.ensure_future(in_daemon(work))
+        counting = asyncio.ensure_future(run_in_daemon_thread(work))
         counting.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may have no waiter any more
         await self._or_stop(counting)
         if not counting.done():

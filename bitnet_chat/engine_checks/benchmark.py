@@ -14,7 +14,7 @@ from bitnet_chat.engine.selection import EngineOption
 from bitnet_chat.engine.speeds import EngineSpeed
 from bitnet_chat.errors import EngineDiedError
 from bitnet_chat.events import Completed, Failed, Stats, TextDelta, ThinkingDelta
-from bitnet_chat.util.progress import Clock
+from bitnet_chat.util.progress import ProgressClock
 
 if TYPE_CHECKING:
     from bitnet_chat.backends.pty import PtyBackend
@@ -28,7 +28,7 @@ _REPLY = 64
 _PATIENCE = 120.0
 
 
-def measure(contender: EngineOption, model: Path, settings: Settings, clock: Clock) -> EngineSpeed:
+def measure(contender: EngineOption, model: Path, settings: Settings, clock: ProgressClock) -> EngineSpeed:
     """A few seconds, with the model loaded and converted if need be. Raises BitnetChatError."""
     wanted = replace(
         settings,
@@ -43,7 +43,7 @@ def measure(contender: EngineOption, model: Path, settings: Settings, clock: Clo
     return asyncio.run(_measured(wanted, contender.name, clock))
 
 
-async def _measured(settings: Settings, name: str, clock: Clock) -> EngineSpeed:
+async def _measured(settings: Settings, name: str, clock: ProgressClock) -> EngineSpeed:
     from bitnet_chat.backends.pty import PtyBackend
 
     backend = PtyBackend(settings)

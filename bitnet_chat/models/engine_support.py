@@ -17,7 +17,7 @@ from bitnet_chat.models.info import ModelInfo, read_info
 from bitnet_chat.models.misfit import BITNET_WORD, IK_WORD, MARKERS, EndedEngine, Misfit, misfit, spelled
 from bitnet_chat.models.tensor_types import I2_S_FILE
 from bitnet_chat.models.verify import lack
-from bitnet_chat.util.files import is_native
+from bitnet_chat.util.files import is_native_executable
 
 PULL = "bitnet-chat models pull goes on where it stopped"
 _PART = 1 << 22
@@ -118,7 +118,7 @@ def _files(binary: Path) -> Iterator[Path]:
         yield from sorted(path for path in real.rglob("*") if path.is_file() and _is_library(path))
         return
     with real.open("rb") as file:
-        if not is_native(file.read(8)):
+        if not is_native_executable(file.read(8)):
             return
     yield real
     base = real.parent.parent
@@ -135,7 +135,7 @@ def _is_library(path: Path) -> bool:
     if path.is_symlink() or path.suffix not in (".so", ".dylib", ".dll", ".pyd"):
         return False
     with path.open("rb") as file:
-        return is_native(file.read(8))
+        return is_native_executable(file.read(8))
 
 
 def _mentioned(path: Path, words: Collection[str]) -> set[str]:

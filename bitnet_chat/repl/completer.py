@@ -26,7 +26,7 @@ from bitnet_chat.attachments.attachment import quoted, unfinished
 from bitnet_chat.repl import commands
 from bitnet_chat.repl.commands import FORMATS, ThinkingMode
 from bitnet_chat.text.sanitize import one_line
-from bitnet_chat.util.threads import in_daemon
+from bitnet_chat.util.threads import run_in_daemon_thread
 
 PATIENCE = 2.0
 """Seconds that a folder may take to be read."""
@@ -94,7 +94,7 @@ class LineCompleter(Completer):
                 self._threads.release()
 
         with contextlib.suppress(TimeoutError):
-            for completion in await asyncio.wait_for(in_daemon(work), PATIENCE):
+            for completion in await asyncio.wait_for(run_in_daemon_thread(work), PATIENCE):
                 yield completion
 
     def _of_argument(self, argument: ArgumentKind, text: str) -> Iterator[Completion]:

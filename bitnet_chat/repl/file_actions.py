@@ -14,7 +14,7 @@ from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.repl.interfaces import CLIPBOARD_LIMIT, UserInterface
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.progress import size
-from bitnet_chat.util.threads import in_daemon
+from bitnet_chat.util.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
@@ -48,7 +48,7 @@ class FileActions:
 
         try:
             # Disks sleep, servers are far away, and a PDF takes its time.
-            files = await in_daemon(lambda: attach_all(paths))
+            files = await run_in_daemon_thread(lambda: attach_all(paths))
         except BitnetChatError as error:
             self._display.error(error)
             return
@@ -69,12 +69,14 @@ class FileActions:
         if "@" in message:
             from bitnet_chat.attachments.reading import attach_all, mentioned, missing
 
-            gone = await in_daemon(lambda: missing(message))
+            gone = await run_in_daemon_thread(lambda: missing(message))
             if gone and not await self._console.confirm(f"{not_files(gone)}: send the message as it is?"):
                 return None
             try:
                 named = {file.name for file in self.attached}
-                files = await in_daemon(lambda: attach_all([each for each in mentioned(message) if each not in named]))
+                files = await run_in_daemon_thread(
+                    lambda: attach_all([each for each in mentioned(message) if each not in named])
+                )
             except BitnetChatError as error:
                 self._display.error(error)
                 return None
@@ -90,13 +92,13 @@ class FileActions:
 
     async def write(self, errand: Write, conversation: Conversation, asides: Sequence[SideNote] = ()) -> None:
         from bitnet_chat.conversation.export import export
-        from bitnet_chat.util.files import write_new
+        from bitnet_chat.util.files import write_exclusive
 
         title = self._recorder.title if self._recorder is not None else ""
         path = Path(errand.path or f"{_file_name(title)}.{errand.format}")
         try:
             text = export(conversation, errand.format, about={"title": title}, asides=asides)
-            await in_daemon(lambda: write_new(path, text))
+            await run_in_daemon_thread(lambda: write_exclusive(path, text))
         except BitnetChatError as error:
             self._display.error(error)
             return

@@ -21,7 +21,7 @@ from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.metrics import Metrics, ReplyMetrics
 from bitnet_chat.server.model_manager import ModelManager
 from bitnet_chat.server.reply_cache import CachedBackend, CacheEntry, ReplyCache
-from bitnet_chat.util.threads import beside
+from bitnet_chat.util.threads import run_beside_loop
 
 log = logging.getLogger("bitnet_chat.server")
 
@@ -206,7 +206,7 @@ class ReplyScheduler:
         """Of the reply in the cache, where there is one."""
         if self._cache is None:
             return None
-        key = await beside(order.conversation, self._cache.key, model, order.conversation, order.options)
+        key = await run_beside_loop(order.conversation, self._cache.key, model, order.conversation, order.options)
         return self._cache.place(key)
 
     async def _refusal(self, order: ReplyRequest, model: str) -> BitnetChatError | None:

@@ -18,7 +18,7 @@ from typing import Any
 from bitnet_chat.conversation import Tool, ToolCall
 from bitnet_chat.tools.schema import TypeSchema
 from bitnet_chat.tools.stdio import isolated_stdio
-from bitnet_chat.util.threads import in_daemon
+from bitnet_chat.util.threads import run_in_daemon_thread
 
 TIMEOUT = 120.0
 """Seconds that a function may take."""
@@ -107,7 +107,7 @@ class Toolbox:
     async def _result(self, run: _Run) -> Result:
         try:
             async with asyncio.timeout(self._timeout):
-                self._running = asyncio.ensure_future(in_daemon(run))
+                self._running = asyncio.ensure_future(run_in_daemon_thread(run))
                 return await self._running
         except TimeoutError:
             run.cancel()

@@ -11,7 +11,7 @@ from bitnet_chat import paths
 from bitnet_chat.errors import UsageError
 
 
-def write_new(path: Path, text: str, *, force: bool = False) -> None:
+def write_exclusive(path: Path, text: str, *, force: bool = False) -> None:
     """Writes ``text`` as UTF-8; a surrogate that stands for a byte becomes that byte again. ``force``: also in place of
     a file that is there.
 
@@ -62,6 +62,6 @@ MAGIC = (
 """ELF, PE, and Mach-O for one processor or several. What begins otherwise is a script, or no program."""
 
 
-def is_native(head: bytes) -> bool:
+def is_native_executable(head: bytes) -> bool:
     """``head``: the first bytes of a file."""
     return head.startswith(MAGIC)

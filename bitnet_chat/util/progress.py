@@ -153,7 +153,7 @@ def _tenth(progress: Progress) -> int:
 # When a long piece of work and its current step began, and how far the step is: told as :class:`Progress`.
 
 
-class Clock:
+class ProgressClock:
     def __init__(self, on_progress: Callable[[Progress], None]) -> None:
         self.tell = on_progress
         self._began = self._step_began = time.monotonic()

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 
-class Load:
+class ProcessUsage:
     """Of one process at a time."""
 
     def __init__(self) -> None:

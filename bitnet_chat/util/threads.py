@@ -13,7 +13,7 @@ from bitnet_chat.conversation import Conversation
 Result = TypeVar("Result")
 
 
-async def in_daemon(work: Callable[[], Result]) -> Result:
+async def run_in_daemon_thread(work: Callable[[], Result]) -> Result:
     """What ``work`` returns or raises, from a thread that does not outlive the program.
 
     ``asyncio.to_thread`` waits for its threads when the loop ends. Here a wait that is cancelled leaves the thread
@@ -52,7 +52,7 @@ _CHARACTERS = 1 << 14
 """More than these may take longer than 20 ms to look through."""
 
 
-async def beside(conversation: Conversation, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+async def run_beside_loop(conversation: Conversation, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """What ``work`` gives, which takes as long as ``conversation`` is: at once for a short one, in a thread for a long
     one, so that others are not held up."""
     if is_long(conversation):

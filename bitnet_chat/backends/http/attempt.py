@@ -25,7 +25,7 @@ from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.filters.tool_calls import CALL_LIMIT
 from bitnet_chat.templates.special_tokens import note
-from bitnet_chat.util.threads import beside
+from bitnet_chat.util.threads import run_beside_loop
 
 _REFUSAL = 5.0  # seconds that a server has to refuse what may be too long
 
@@ -63,7 +63,9 @@ class RequestAttempt:
         """What the reply says, and how it ended. Raises Stopped, Refused, Lost, Misspoken."""
         account, reader = self._account, self.wire.reader(options)
         account.prompt_estimate = lambda: self._fit.estimate(question)
-        body = await self._line.within(beside(question.history, sent, self.wire, question, options, self._fit, target))
+        body = await self._line.within(
+            run_beside_loop(question.history, sent, self.wire, question, options, self._fit, target)
+        )
         prefix, _ = target.specials.as_text(question.prefix)
         account.begin(prefix, question.loose_end if prefix else "")
         await self._line.ask(lambda sent: target.connection.post(self.wire.path, body.content, sent))

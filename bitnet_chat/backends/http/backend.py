@@ -28,8 +28,8 @@ from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice
-from bitnet_chat.util.resources import Load
-from bitnet_chat.util.threads import beside
+from bitnet_chat.util.resources import ProcessUsage
+from bitnet_chat.util.threads import run_beside_loop
 
 _REFUSALS = 8  # of one message that lead to another try
 SIGN_OF_LIFE = 20.0
@@ -66,7 +66,7 @@ class RemoteBackend:
         """Of the reply that is under way."""
         self._used: int | None = None
         self._is_exact = True
-        self._load = Load()
+        self._load = ProcessUsage()
 
     @property
     def service(self) -> Endpoint:
@@ -139,7 +139,7 @@ class RemoteBackend:
         account = ResponseAccumulator(time.monotonic())
         try:
             try:
-                question = await line.within(beside(conversation, self._question, conversation, options))
+                question = await line.within(run_beside_loop(conversation, self._question, conversation, options))
             except (UsageError, RequestCancelledError) as error:
                 self._rest(line)
                 yield Failed(error) if isinstance(error, UsageError) else self._stopped(account, line)
@@ -160,7 +160,7 @@ class RemoteBackend:
         """See :func:`bitnet_chat.backend.refusal_of`."""
         line, target = CancellableRequest(options.timeout), self._service.target
         try:
-            question = await beside(conversation, self._question, conversation, options)
+            question = await run_beside_loop(conversation, self._question, conversation, options)
             if target is not None and options.alone:
                 self._learn_size(target)
                 self._check_tools(options, target)

@@ -28,7 +28,7 @@ from bitnet_chat.events import (
     ThinkingDelta,
 )
 from bitnet_chat.text.utf8 import TextBuffer
-from bitnet_chat.util.threads import beside
+from bitnet_chat.util.threads import run_beside_loop
 
 if TYPE_CHECKING:
     from bitnet_chat.filters.guard import ReplyGuard
@@ -180,7 +180,7 @@ class GuardedBackend:
         before = last.content if last is not None and last.role == "assistant" else ""
         markers: tuple[str, ...] = ()
         if self._limits.markers:
-            markers = await beside(conversation, relevant, self._markers(), conversation)
+            markers = await run_beside_loop(conversation, relevant, self._markers(), conversation)
         length = LengthLimit(self._window, lambda text: self._tokens(text).at_least)
         count = self._tokens
         return ReplyGuard(

@@ -26,7 +26,7 @@ from bitnet_chat.filters.tool_calls import (
 )
 from bitnet_chat.templates.tool_format import RawToolTurn, ToolFormat, inline_tools, responses
 from bitnet_chat.text.utf8 import rejoined
-from bitnet_chat.util.threads import beside, in_daemon
+from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 if TYPE_CHECKING:
     from bitnet_chat.templates.chat_template import ChatTemplate
@@ -82,7 +82,7 @@ class PromptToolAdapter:
     async def _prepare_later(self, history: Conversation, prepare: Callable[[Conversation], None]) -> None:
         await self._known()
         with contextlib.suppress(BitnetChatError):  # the next reply will tell
-            prepare(await in_daemon(lambda: self._plain(history, self.tools, self._alone)))
+            prepare(await run_in_daemon_thread(lambda: self._plain(history, self.tools, self._alone)))
 
     def cancel(self) -> None:
         """What was to be prepared and has not begun is not wanted any more."""
@@ -156,9 +156,9 @@ class PromptToolAdapter:
             why = "this engine cannot be made to begin its reply with a call"
             raise UnsupportedError("tool_choice", why, remedy="use auto, or --backend llama-server")
         if tools or has_tools(conversation):  # written by the template, which takes what time it is given
-            plain = await in_daemon(lambda: self._plain(conversation, tools, options.alone))
+            plain = await run_in_daemon_thread(lambda: self._plain(conversation, tools, options.alone))
         else:
-            plain = await beside(conversation, self._plain, conversation, tools, options.alone)
+            plain = await run_beside_loop(conversation, self._plain, conversation, tools, options.alone)
         # A stop text ends what is said, and no call.
         return _begun(plain, begun), replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
 
@@ -195,7 +195,7 @@ class PromptToolAdapter:
     async def _known(self) -> ToolFormat | BitnetChatError:
         """The format of the template, or why there is none."""
         if self._format is None:
-            self._format = await in_daemon(self._look)
+            self._format = await run_in_daemon_thread(self._look)
         return self._format
 
     def _look(self) -> ToolFormat | BitnetChatError:

@@ -29,7 +29,7 @@ from bitnet_chat.engine.install.prebuilt import explained
 from bitnet_chat.engine.install.source import DEFAULT
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import file_lock, pip, subprocess_errors, subprocess_log
-from bitnet_chat.util.progress import Clock, Progress, ninja_counter, size
+from bitnet_chat.util.progress import Progress, ProgressClock, ninja_counter, size
 
 __all__ = ["DEFAULT", "Progress", "install", "installed"]
 
@@ -76,7 +76,7 @@ def install(
             remedy=f"It can with: {', '.join(origin.extras)}.",
         )
     wanted = tuple(feature for feature in origin.extras if feature in {*features, *_features_in(home, name)})
-    build = _Build(origin, wanted, home, Clock(on_progress))
+    build = _Build(origin, wanted, home, ProgressClock(on_progress))
     try:
         return build.run()
     except OSError as error:
@@ -84,7 +84,9 @@ def install(
 
 
 class _Build:
-    def __init__(self, origin: source.SourceArchive, features: tuple[str, ...], home: Path, clock: Clock) -> None:
+    def __init__(
+        self, origin: source.SourceArchive, features: tuple[str, ...], home: Path, clock: ProgressClock
+    ) -> None:
         self.origin = origin
         self.features = features
         self.targets = (origin.program, *(origin.extras[name] for name in features))

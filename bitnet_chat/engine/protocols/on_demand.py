@@ -10,7 +10,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.protocols import EngineOptions, EngineProtocol
 from bitnet_chat.filters.thinking import Tags
-from bitnet_chat.util.threads import in_daemon
+from bitnet_chat.util.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from bitnet_chat.templates.chat_template import ChatTemplate
@@ -27,7 +27,7 @@ class ProtocolOnDemand:
     async def get(self) -> EngineProtocol:
         if self.made is None:
             if self._making is None or self._making.done():
-                self._making = asyncio.ensure_future(in_daemon(self._make))
+                self._making = asyncio.ensure_future(run_in_daemon_thread(self._make))
             self.made = await asyncio.shield(self._making)  # another task may be waiting for it too
         return self.made
 
@@ -39,7 +39,7 @@ class ProtocolOnDemand:
         """Have at hand what ``text`` after ``memory`` needs rendered. A chat template is foreign code, which takes what
         time it is given: never on the event loop."""
         talk = await self.get()
-        await in_daemon(lambda: talk.render_ahead(memory, text))
+        await run_in_daemon_thread(lambda: talk.render_ahead(memory, text))
 
 
 def protocol_for(

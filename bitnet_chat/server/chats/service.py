@@ -29,7 +29,7 @@ from bitnet_chat.server.chats.requests import (
 )
 from bitnet_chat.server.errors import InvalidFieldError
 from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
-from bitnet_chat.util.threads import beside
+from bitnet_chat.util.threads import run_beside_loop
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import JournalEntry, SearchHit, StoredConversation
@@ -119,7 +119,7 @@ class ChatService:
             # With the message that got no reply: where it is asked again it keeps its row.
             stored = replace(stored, records=line)
             before_it = replace(stored, records=line if stored.pending is None else line[:-1])
-            conversation = await beside(stored.conversation, asked_of, ask, before_it)
+            conversation = await run_beside_loop(stored.conversation, asked_of, ask, before_it)
             model = ask.model or (stored.model if stored.model in self.desk.catalogue.names else "")
             recorder = self._journal.recorder(log.warning)
             recorder.resume(stored)
