@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from bitnet_chat.errors import UsageError
 
+BUNDLED = "bitnet-demo.gguf"
 APP = "bitnet-chat"
 
 
@@ -80,8 +80,23 @@ def checkout() -> Path | None:
 
 
 def bundled_model() -> Path | None:
-    """The demo model: from the checkout, or from where the wheel put it."""
-    root = checkout()
-    places = [root / "models"] if root else []
-    places.append(Path(sys.prefix) / "share" / APP / "models")
-    return next((place / "bitnet-demo.gguf" for place in places if (place / "bitnet-demo.gguf").is_file()), None)
+    """The demo model of the package. From a zipped wheel it is copied into the cache once: an engine maps a file."""
+    file = Path(__file__).parent / "models" / BUNDLED
+    if file.is_file():
+        return file
+    from importlib.resources import files  # late: a zipped package is rare
+
+    packed = files("bitnet_chat") / "models" / BUNDLED
+    if not packed.is_file():
+        return None
+    content = packed.read_bytes()
+    copy = cache_dir() / BUNDLED
+    try:
+        if not copy.is_file() or copy.read_bytes() != content:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            partial = copy.with_name(f"{BUNDLED}.{os.getpid()}")
+            partial.write_bytes(content)
+            partial.replace(copy)
+    except OSError:  # a full disk, a cache that cannot be written
+        return None
+    return copy

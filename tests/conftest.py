@@ -171,7 +171,7 @@ def dequantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 @pytest.fixture
 def model(request: pytest.FixtureRequest, dequantized: Callable[[], Path]) -> Path:
     """The bundled model, as the engine of the test can load it."""
-    assert MODEL is not None, "models/bitnet-demo.gguf is missing"
+    assert MODEL is not None, "the bundled model is missing"
     names = [
         name
         for name in ("engine", "any_engine", "exact_engine", "any_native", "classic_engine")

@@ -17,7 +17,7 @@ from bitnet_chat.engine.binary import EngineBinary
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ("langchain", "litellm", "pydantic_ai", "instructor", "llama_index", "openai_agents", "autogen")
-MODELS = ("bitnet-demo=models/bitnet-demo.gguf", "tool-demo=tests/models/tool-demo.gguf")
+MODELS = ("bitnet-demo=bitnet_chat/models/bitnet-demo.gguf", "tool-demo=tests/models/tool-demo.gguf")
 
 
 @pytest.mark.engine

@@ -33,8 +33,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, copy / name)
     shutil.copytree(REPOSITORY / "bitnet_chat", copy / "bitnet_chat", ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "models").mkdir()
-    shutil.copy(REPOSITORY / "models" / MODEL, copy / "models" / MODEL)
     out = tmp_path_factory.mktemp("wheel")
     run([sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", out, copy])
     (built,) = out.iterdir()
@@ -60,9 +58,8 @@ def test_every_module_is_in_it_and_nothing_else(wheel: Path) -> None:
 
 def test_the_demo_model_is_in_it_as_it_is(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(MODEL))
-        assert name.endswith(f".data/data/share/bitnet-chat/models/{MODEL}")
-        assert archive.read(name) == (REPOSITORY / "models" / MODEL).read_bytes()
+        name = f"bitnet_chat/models/{MODEL}"
+        assert archive.read(name) == (REPOSITORY / name).read_bytes()
 
 
 def test_the_data_files_are_in_it(wheel: Path) -> None:
@@ -90,14 +87,73 @@ def test_the_metadata_is_that_of_setup_cfg(metadata: email.message.Message) -> N
     assert metadata["Description-Content-Type"] == "text/markdown"
 
 
-def test_installed_it_runs_and_finds_its_model(wheel: Path, tmp_path: Path) -> None:
-    """In an environment of its own, without the packages it depends on: neither of these needs them."""
+def pip_install(python: Path, *arguments: str | Path) -> None:
+    run([sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", *arguments])
+
+
+FIND = "from bitnet_chat import paths; print(paths.bundled_model(), paths.checkout())"
+
+
+@pytest.mark.parametrize("way", ["environment", "user", "target", "zipped"])
+def test_installed_it_runs_and_finds_its_model(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Without the packages it depends on: neither of these needs them but ``cache_dir``, for a zipped wheel."""
     home = tmp_path / "environment"
     venv.create(home, with_pip=False)
     scripts = home / ("Scripts" if sys.platform == "win32" else "bin")
     python = scripts / ("python.exe" if sys.platform == "win32" else "python")
-    run([sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel])
-    assert run([scripts / "bitnet-chat", "--version"]).strip() == f"bitnet-chat {__version__}"
-    assert run([python, "-I", "-m", "bitnet_chat", "--version"]).strip() == f"bitnet-chat {__version__}"
-    found = run([python, "-I", "-c", "from bitnet_chat import paths; print(paths.bundled_model(), paths.checkout())"])
-    assert found.strip() == f"{home / 'share' / 'bitnet-chat' / 'models' / MODEL} None"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITNET_CHAT_CACHE", str(tmp_path / "cache"))
+    isolated = ["-I"]
+    if way == "environment":
+        pip_install(python, wheel)
+        assert run([scripts / "bitnet-chat", "--version"]).strip() == f"bitnet-chat {__version__}"
+        (package,) = home.glob("**/site-packages/bitnet_chat")
+    elif way == "user":
+        python = Path(sys._base_executable)  # type: ignore[attr-defined]  # of the system, without an environment
+        monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path / "user"))
+        monkeypatch.setenv("PIP_BREAK_SYSTEM_PACKAGES", "1")
+        run([python, "-m", "pip", "install", "--user", "--no-deps", "--no-index", wheel])
+        (package,) = (tmp_path / "user").glob("**/site-packages/bitnet_chat")
+        isolated = []
+    elif way == "target":
+        pip_install(python, "--target", tmp_path / "target", wheel)
+        package = tmp_path / "target" / "bitnet_chat"
+        monkeypatch.setenv("PYTHONPATH", str(package.parent))
+        isolated = []
+    else:
+        package = tmp_path / "cache"
+        monkeypatch.setenv("PYTHONPATH", str(wheel))
+        isolated = []
+    assert run([python, *isolated, "-m", "bitnet_chat", "--version"]).strip() == f"bitnet-chat {__version__}"
+    model = package / MODEL if way == "zipped" else package / "models" / MODEL
+    assert run([python, *isolated, "-c", FIND]).strip() == f"{model} None"
+    assert model.read_bytes() == (REPOSITORY / "bitnet_chat" / "models" / MODEL).read_bytes()
+
+
+def test_the_source_distribution_runs_its_own_tests(tmp_path: Path) -> None:
+    """All that is tracked is in it, and a test runs in what was unpacked."""
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("no repository: this is what was unpacked")
+    tracked = run(["git", "-C", REPOSITORY, "ls-files"]).splitlines()
+    copy = tmp_path / "copy"
+    for name in tracked:
+        if (REPOSITORY / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, copy / name)
+    build = "import os, setuptools.build_meta as build; print(build.build_sdist('dist'))"
+    subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True, timeout=120)
+    (archive,) = (copy / "dist").glob("*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path, filter="data")
+    root = tmp_path / f"bitnet_chat-{__version__}"
+    not_needed = (".github/", ".gitignore")
+    assert not [name for name in tracked if not name.startswith(not_needed) and not (root / name).exists()]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_sse.py", "tests/test_paths.py"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

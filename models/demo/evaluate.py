@@ -149,7 +149,7 @@ def main() -> int:
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description="Evaluate the demo model through a real engine.")
     parser.add_argument("--engine", type=Path, required=True, help="a llama-completion binary")
-    parser.add_argument("--model", type=Path, default=here.parent / "bitnet-demo.gguf")
+    parser.add_argument("--model", type=Path, default=here.parents[1] / "bitnet_chat/models/bitnet-demo.gguf")
     parser.add_argument("--questions", type=Path, default=here / "heldout.jsonl")
     parser.add_argument("--minimum", type=float, default=0.9, help="share of right replies that is enough")
     arguments = parser.parse_args()

@@ -120,7 +120,7 @@ def main() -> None:
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description="Write the trained demo model as GGUF.")
     parser.add_argument("--build", type=Path, default=here / "build", help="where train.py left its results")
-    parser.add_argument("--output", type=Path, default=here.parent / "bitnet-demo.gguf")
+    parser.add_argument("--output", type=Path, default=here.parents[1] / "bitnet_chat/models/bitnet-demo.gguf")
     arguments = parser.parse_args()
     write_gguf(arguments.build, arguments.output)
 
