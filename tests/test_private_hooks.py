@@ -1,4 +1,4 @@
-"""What is used of uvicorn and sse-starlette that neither promises: it is there in the versions that setup.cfg allows."""
+"""Private parts of uvicorn and sse-starlette that the server uses are there in the versions that setup.cfg allows."""
 
 from __future__ import annotations
 
