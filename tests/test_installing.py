@@ -189,8 +189,8 @@ def test_a_computer_without_a_prebuilt_engine(
     assert main(["engine", "install", "bitnet", "--yes"]) == 0
     assert compiled == [("bitnet", ())]
     answers = iter([False, True])
-    monkeypatch.setattr(engine_install, "can_be_asked", lambda: True)
-    monkeypatch.setattr(engine_install, "agrees", lambda question, usually: next(answers))
+    monkeypatch.setattr(engine_install, "can_prompt", lambda: True)
+    monkeypatch.setattr(engine_install, "confirm", lambda question, usually: next(answers))
     assert main(["engine", "install"]) == 3
     assert main(["engine", "install"]) == 0
     assert compiled == [("bitnet", ()), ("llama.cpp", ())]

@@ -130,10 +130,13 @@ class ReplyAccumulator:
         return text
 
     def within_after_all(self) -> list[tuple[str, bool]]:
-        """What had come beyond the allowance, and whether it is thoughts, where the engine says that the whole reply is
-        within: it may have written a text in fewer tokens than it would read it in."""
+        """What had come beyond the limit, and whether it is thoughts, where the engine says that the whole reply is
+        within: it may have written a text in fewer tokens than it would read it in.
+
+        Nothing of a reply that was stopped: how far the engine came until it was interrupted depends on time, and one
+        seed has one reply."""
         made = self._meter.tokens
-        if self._allowance is None or made is None or made - self._is_natural > self._allowance.limit:
+        if not self._is_natural or self._allowance is None or made is None or made - 1 > self._allowance.limit:
             return []
         self._allowance.lift()
         beyond, self._beyond = self._beyond, []
