@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -330,3 +331,16 @@ COUNTERS: dict[str, Callable[[str, int], str]] = {
     "step of": lambda text, number: f"Step {number} of 500: {text}\n",
     "two counters": lambda text, number: f"In {1900 + number} they did {number} times what {text}\n",
 }
+
+
+def story() -> Iterator[str]:
+    """What the scripted engine tells."""
+    return (f"word{number} " for number in count())
+
+
+def is_story(text: str) -> bool:
+    whole = ""
+    words = story()
+    while len(whole) < len(text):
+        whole += next(words)
+    return whole.startswith(text)

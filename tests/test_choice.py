@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from model_files import engine_file, model_file, text
 
 from bitnet_chat import paths
 from bitnet_chat.backends.pty import model_path
@@ -87,25 +88,6 @@ def test_a_container_has_what_its_limit_leaves(tmp_path: Path) -> None:
 
 
 # Engines.
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def model_file(path: Path, kind: int, architecture: str = "llama") -> Path:
-    """A model of one tensor, and of a vocabulary of none."""
-    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + text("general.architecture") + struct.pack("<I", 8)
-    head += text(architecture) + text("a") + struct.pack("<IQIQ", 1, 256, kind, 0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(head + bytes(4096))
-    return path
-
-
-def engine_file(path: Path, *words: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\x7fELF" + b"\0".join(word.encode() for word in ("x", *words, "y")))
-    return path
 
 
 def test_the_real_engine_knows_the_bundled_model(engine: EngineBinary, model: Path) -> None:

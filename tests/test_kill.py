@@ -15,10 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from replies import is_story
 
 from bitnet_chat.journal import Journal, ReplyState
 
@@ -47,19 +48,6 @@ LONGEST = 1.0
 GRACE = 0.4
 """Seconds before the kill; what had been shown by then has to be there. The goal is 0.2, but who measures it from
 outside also measures how busy the computer is: see :func:`owed`. tests/test_journal_writer.py has the exact bound."""
-
-
-def story() -> Iterator[str]:
-    """What the scripted engine tells."""
-    return (f"word{number} " for number in count())
-
-
-def is_story(text: str) -> bool:
-    whole = ""
-    words = story()
-    while len(whole) < len(text):
-        whole += next(words)
-    return whole.startswith(text)
 
 
 def owed(seen: list[tuple[float, int]], killed: float) -> int:

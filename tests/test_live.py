@@ -14,10 +14,10 @@ import aiohttp
 import pytest
 from event_source import EventSource, words
 from program import CTRL_C, CTRL_D, ENTER, PATIENCE, Start, fake_engine, start
+from replies import is_story
 from scripted_backend import Gate
 from serving import Served, served_process, serving
 from test_chats import run
-from test_kill import is_story
 
 from bitnet_chat.backends.attach.client import ServerClient
 from bitnet_chat.backends.attach.journal import ServerJournal

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import llama3_file
 import pytest
+from model_files import engine_file, model_file
 from program import run
-from test_choice import engine_file, model_file
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.factory import open_backend

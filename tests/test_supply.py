@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from model_files import model_file
 from program import CTRL_C, CTRL_D, ENTER, Start, fake_engine, run, start
-from test_choice import model_file
 
 from bitnet_chat import paths
 from bitnet_chat.cli.first_run import FirstRun, missing, question
