@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The runaway guard: false alarms, what it finds and when, and what it costs. ``python bench/guard.py [--texts N]``.
 
-Normal texts are made by rule (``tests/replies.py``) and taken from the files of this computer: pieces of 16,000
+Normal texts are made by rule (``tests/support/replies.py``) and taken from the files of this computer: pieces of 16,000
 characters of source code in all its languages, markup, data, manual pages and licences, none of them in a code block,
 each judged with the role markers of all templates at once. Runaways are made by rule. Time is processor time: it does
 not matter what else the computer does.
@@ -149,7 +149,7 @@ def _found(known: tuple[str, ...], count: int, seed: int) -> Section:
 
 
 def _real_loops() -> Section:
-    """Of SmolLM2-135M, as ``tests/loops.json`` has them, in tokens of its own vocabulary."""
+    """Of SmolLM2-135M, as ``tests/data/loops.json`` has them, in tokens of its own vocabulary."""
     section = Section("Tokens of a real model's loop until it is stopped")
     delays: list[float] = []
     loops = json.loads((_TESTS / "loops.json").read_text("utf-8"))["loops"]

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 # Known answers: how each small model begins its replies to some questions.
 #
-# Computed by a reference in float64 (``tests/bitnet_reference.py``, which prints this table). Each token is ahead of
-# all others by 0.4 standard deviations of the logits at least, where what engines round differently (the activations in
-# eight bits, mostly) moves a logit by 0.05. All prompts end in the same tokens and the replies differ, so that a
-# model whose matrices count for nothing cannot be right.
+# Computed by a reference in float64 (``tests/support/bitnet_reference.py``, which prints this table). Each token is
+# ahead of all others by 0.4 standard deviations of the logits at least, where what engines round differently (the
+# activations in eight bits, mostly) moves a logit by 0.05. All prompts end in the same tokens and the replies differ,
+# so that a model whose matrices count for nothing cannot be right.
 
 LENGTH = 3
 

@@ -1,0 +1,175 @@
+"""Text that repeats itself without end is found, and text that only looks like it is left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from replies import COUNTERS, LOOPS, NORMAL, installed_python, prose, sentence, stammer
+
+from bitnet_chat.filters.repetition import RepetitionDetector
+
+LIMIT = 12
+STEP = 127
+REAL = json.loads((Path(__file__).parents[1] / "data" / "loops.json").read_text("utf-8"))
+"""Replies of SmolLM2-135M at temperature 0 without a repeat penalty: ``loops``, what came before them and of what unit,
+or what they were in all where each unit has another number, and the tokens of both; and those that are ``whole``."""
+
+
+def found_at(
+    text: str, limit: int = LIMIT, cuts: list[int] | None = None, count: Callable[[str], int] | None = None
+) -> int | None:
+    """How many characters had come by then, with the text cut at these places."""
+    detector = RepetitionDetector(limit, count=count)
+    at = 0
+    for end in [*sorted(cuts or []), len(text)]:
+        if (more := detector.feed(text[at:end])) is not None:
+            return at + more
+        at = end
+    return None
+
+
+@pytest.mark.parametrize("kind", NORMAL)
+def test_normal_replies_are_left_alone(kind: str) -> None:
+    for seed in range(15):
+        text = NORMAL[kind](Random(seed))
+        assert found_at(text) is None, (kind, seed)
+
+
+@pytest.mark.parametrize("each", REAL["loops"], ids=[each["prompt"][:20] for each in REAL["loops"]])
+def test_a_real_loop_is_stopped_within_400_tokens(each: dict[str, Any]) -> None:
+    before, unit, tokens = each["before"], each["unit"], each["tokens"][1]
+    text = each.get("rest") or unit * (20_000 // len(unit))
+    density = tokens / len(each.get("rest") or unit)
+    at = found_at(before + text, count=lambda text: round(len(text) * density))
+    if unit == "\n# 1":  # "art" in a code block, where arrays of zeros have many more lines
+        assert at is not None and 3000 < (at - len(before)) * density < 4096
+        return
+    assert at is not None and at > len(before)
+    assert (at - len(before)) * density <= 400
+
+
+def test_what_a_real_model_ended_itself_is_left_alone() -> None:
+    assert len(REAL["loops"]) >= 18 and len(REAL["whole"]) >= 10
+    for text in REAL["whole"]:
+        assert found_at(text) is found_at(text, count=lambda text: len(text) // 2) is None
+
+
+@pytest.mark.parametrize("kind", NORMAL)
+def test_normal_replies_of_many_tokens_are_left_alone(kind: str) -> None:
+    """As many as a small vocabulary makes of them: two characters in one, three tokens of any other sign."""
+    for seed in range(15, 20):
+        text = NORMAL[kind](Random(seed))
+        assert found_at(text, count=lambda text: len(text.encode()) * 3 // 5) is None, (kind, seed)
+
+
+def test_code_without_a_code_block_is_left_alone() -> None:
+    for name, text in installed_python(Random(5), 60):
+        assert found_at(text) is None, name
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_loops_are_found(kind: str) -> None:
+    for seed in range(6):
+        random = Random(seed)
+        good, unit = prose(random, random.choice([1, 300, 2000])), LOOPS[kind](random)
+        at = found_at(good + unit * (20_000 // len(unit)))
+        assert at is not None, (kind, seed)
+        assert at >= len(good), "it was found before it began"
+        # 480 characters; 1,920 or 4 repetitions where those are more; 1,920 without letters. And a step or three.
+        repeated = len(unit) if len(set(filter(str.isalpha, unit))) > 2 else 40 * LIMIT
+        assert (
+            at - len(good) <= max(40 * LIMIT, min(LIMIT, 4) * repeated, min(160 * LIMIT, LIMIT * repeated)) + 4 * STEP
+        )
+
+
+@pytest.mark.parametrize("kind", COUNTERS)
+def test_loops_that_count_are_found(kind: str) -> None:
+    for seed in range(6):
+        random = Random(seed)
+        good, text = prose(random, random.choice([1, 2000])), sentence(random, 5, 12)
+        units = [COUNTERS[kind](text, number) for number in range(1, 100)]
+        at = found_at(good + "".join(units))
+        assert at is not None, (kind, seed)
+        assert at - len(good) >= len("".join(units[:6])), "six repetitions, in more than 1,000 characters"
+        assert at - len(good) <= max(84 * LIMIT, len("".join(units[:7]))) + 3 * STEP
+
+
+def test_stammer_is_found() -> None:
+    for seed in range(10):
+        random = Random(seed)
+        good, rest = prose(random, 1000), stammer(random)
+        at = found_at(good + rest)
+        assert at is not None, seed
+        words = (good + rest)[len(good) : at].split()
+        assert 25 * LIMIT <= len(words) <= 25 * LIMIT + 3 * STEP // 3
+        assert found_at(f"{good}```\n{rest}") is None
+        assert found_at(good + rest.replace(" ", "\n")) is None
+
+
+def test_the_limit_is_the_number_of_repetitions() -> None:
+    unit = "All work and no play makes Jack a dull boy, says he. "
+    assert found_at(unit * 11) is None
+    assert found_at(unit * 20) is not None
+    assert found_at(unit * 20, limit=30) is None
+    assert found_at(unit * 50, limit=30) is not None
+    assert found_at(unit * 5, limit=2) is not None
+    assert found_at(unit * 1000, limit=0) is None
+    detector = RepetitionDetector(LIMIT)
+    detector.feed(unit * 100)
+    assert 12 <= detector.repetitions <= 15
+
+
+def test_any_limit_is_taken() -> None:
+    for limit in (1, 2, 3, 1000, 10**8):
+        assert found_at(prose(Random(1), 3000), limit) is None
+    assert found_at("once more. " * 10_000, limit=1000) is not None
+
+
+def test_in_a_code_block_only_the_extreme_is_found() -> None:
+    line = "    call(first, second);\n"
+    assert found_at("Look:\n" + line * 40) is not None
+    assert found_at("Look:\n```c\n" + line * 100) is None
+    assert found_at("Look:\n```c\n" + line * 250) is not None
+    assert found_at("Look:\n```c\nx\n```\n" + line * 40) is not None
+    assert found_at("Look:\n````c\n```\n" + line * 100) is None, "the inner fence does not close the outer one"
+
+
+def test_a_reply_that_goes_on_in_a_code_block_is_in_it() -> None:
+    detector = RepetitionDetector(LIMIT, before="Look:\n```c\nint a;\n")
+    assert detector.feed("    call(first, second);\n" * 100) is None
+
+
+def test_counters_are_those_that_count() -> None:
+    text = "the very same words again"
+    assert found_at("".join(f"{number}. {text}\n" for number in range(1, 90))) is not None
+    assert found_at("".join(f"{number}. {text}\n" for number in range(90, 1, -1))) is None
+    assert found_at("".join(f"{number * number}. {text}\n" for number in range(1, 90))) is None
+    assert found_at("".join(f"{10**30 + number}. {text}\n" for number in range(1, 90))) is not None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([*LOOPS.values(), *NORMAL.values()]),
+    st.integers(0, 50),
+    st.lists(st.integers(0, 6000), max_size=40),
+)
+def test_any_cut_gives_the_same_finding(make: object, seed: int, cuts: list[int]) -> None:
+    unit = make(Random(seed))  # type: ignore[operator]
+    text = prose(Random(seed), 400) + unit * max(1, 6000 // len(unit))
+    whole = found_at(text)
+    assert found_at(text, cuts=[cut for cut in cuts if cut <= len(text)]) == whole
+    assert found_at(text[:1500], cuts=list(range(1500))) == found_at(text[:1500])
+
+
+@given(st.text(st.sampled_from("ab1 \n`")))
+def test_nothing_breaks_it(text: str) -> None:
+    for limit in (0, 1, 12):
+        at = found_at(text * 20, limit)
+        assert at is None or 0 < at <= 20 * len(text)

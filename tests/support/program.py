@@ -1,0 +1,267 @@
+"""The program itself for tests: as a process, or on a terminal with a screen that is read back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from fake_engine import wrapper
+from warm import WarmProgram
+
+if sys.platform != "win32":
+    import pexpect
+    import pyte
+
+PATIENCE = 60.0  # seconds; nothing takes a tenth of it on an idle machine
+ENTER, CTRL_C, CTRL_D, CTRL_J, CTRL_U, ESC, ARROW_UP = "\r", "\x03", "\x04", "\n", "\x15", "\x1b", "\x1b[A"
+FIGURES = "first token after"
+_WARM = WarmProgram()
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*arguments: str, script: Path | None = None) -> list[str]:
+    """The command line of the program, or of a script that runs it, with warnings as errors."""
+    return [sys.executable, "-W", "error", *([str(script)] if script else ["-m", "bitnet_chat"]), *arguments]
+
+
+def environment(**more: str) -> dict[str, str]:
+    theirs = ("NO_COLOR", "VISUAL", "EDITOR", "COLUMNS", "LINES")
+    ours = {name: value for name, value in os.environ.items() if name not in theirs}
+    places = os.pathsep.join((str(_ROOT), str(Path(__file__).parent)))
+    return ours | {"PYTHONPATH": places, "PYTHONUTF8": "1"} | more
+
+
+def run(
+    *arguments: str, stdin: str | bytes = b"", script: Path | None = None, **more: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Runs it to its end, with nothing that is a terminal."""
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    if script is None and sys.platform != "win32" and not any(name.startswith("PYTHON") for name in more):
+        done = _WARM.run(arguments, data, environment(**more), PATIENCE)
+        if done is not None:
+            return done
+    return subprocess.run(
+        command(*arguments, script=script), input=data, capture_output=True, timeout=PATIENCE, env=environment(**more)
+    )
+
+
+def fake_engine(folder: Path) -> Path:
+    """The scripted engine of ``fake_engine.py`` as a program of its own."""
+    path = folder / "fake-engine"
+    script = Path(__file__).with_name("fake_engine.py")
+    path.write_text(wrapper(str(script)))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def engines_of(pid: int) -> list[psutil.Process]:
+    """The processes that the program has started, and those that they have."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [each for each in psutil.Process(pid).children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
+    return []
+
+
+def assert_gone(processes: Sequence[psutil.Process]) -> None:
+    assert processes, "there was nothing that could have been left"
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
+    # Where nobody reaps orphans, a process that has ended stays as a zombie.
+    left = [each for each in alive if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert not left, f"left behind: {left}"
+
+
+class Terminal:
+    """The program on a terminal of its own."""
+
+    def __init__(
+        self, *arguments: str, columns: int = 80, lines: int = 24, script: Path | None = None, **more: str
+    ) -> None:
+        program, *rest = command(*arguments, script=script)
+        self.child = pexpect.spawn(
+            program, rest, dimensions=(lines, columns), env=environment(TERM="xterm-256color", **more)
+        )
+        self.child.delaybeforesend = None
+        self.written = ""
+        self._gone: list[str] = []
+        self._screen = pyte.HistoryScreen(columns, lines, history=100_000)
+        self._screen.write_process_input = self.child.send  # answers to the program's questions
+        self._stream = pyte.ByteStream(self._screen)
+
+    @property
+    def pid(self) -> int:
+        return int(self.child.pid)
+
+    @property
+    def engines(self) -> list[psutil.Process]:
+        return engines_of(self.pid)
+
+    @property
+    def text(self) -> str:
+        """What the screen shows."""
+        return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
+
+    @property
+    def scroll(self) -> str:
+        """The same, and all that has left it at its top."""
+        return "\n".join([*self._gone, self.text])
+
+    @property
+    def prompt(self) -> str:
+        """The last line that begins like a prompt."""
+        starts = [line for line in self.text.split("\n") if line == ">" or line.startswith("> ")]
+        return starts[-1][2:] if starts else "no prompt"
+
+    def until(self, condition: str | Callable[[], bool]) -> None:
+        """Reads until the screen shows ``condition``."""
+        deadline = time.monotonic() + PATIENCE
+        while not (condition in self.text if isinstance(condition, str) else condition()):
+            left = deadline - time.monotonic()
+            assert left > 0, f"waited in vain for {condition!r} on:\n{self.text}"
+            try:
+                self._read(min(left, 1.0))
+            except pexpect.EOF:
+                raise AssertionError(f"the program ended before {condition!r} on:\n{self.text}") from None
+
+    def _read(self, seconds: float) -> None:
+        try:
+            data = self.child.read_nonblocking(65536, timeout=seconds)
+        except pexpect.TIMEOUT:
+            return
+        self.written += data.decode(errors="replace")
+        self._stream.feed(data)
+        top = self._screen.history.top
+        while top:
+            line = top.popleft()
+            self._gone.append("".join(line[x].data for x in range(self._screen.columns)).rstrip())
+
+    def ready(self) -> None:
+        """Until a prompt waits for input and the engine is idle: nothing but the bar is below it."""
+        self.until(self._is_ready)
+
+    def _is_ready(self) -> bool:
+        lines = self.text.split("\n")
+        return lines[-1].startswith((" bitnet-demo", " smollm2", " other")) and self.prompt == ""
+
+    def send(self, *keys: str) -> None:
+        for key in keys:
+            self.child.send(key)
+
+    def say(self, text: str) -> str:
+        """Sends a short line, waits for the prompt after its answer, and gives what is between the two."""
+        before = self.times(text)
+        self.send(text, ENTER)
+        self.until(lambda: self.times(text) > before and self._is_ready() and "\n>" in self.after(text))
+        return self.after(text).rpartition("\n>")[0].rstrip()
+
+    def undo(self, message: str) -> None:
+        """Takes a short message back, which is on the prompt again, and clears the line."""
+        self.send("/undo", ENTER)
+        self.until(lambda: self.prompt == message and f"Taken back: {message}\n" in self.after("/undo"))
+        self.send(CTRL_U)
+        self.ready()
+
+    def told(self, text: str) -> int:
+        """How often it was shown, on one line or on several."""
+        return " ".join(self.scroll.split()).count(text)
+
+    def times(self, text: str) -> int:
+        """How often a short line was sent."""
+        return self.scroll.count(f"\n> {text}\n")
+
+    def after(self, text: str) -> str:
+        """What is shown behind the last time that a short line was sent; nothing before that is shown."""
+        _, sent, behind = self.scroll.rpartition(f"\n> {text}\n")
+        return behind if sent else ""
+
+    def paste(self, text: str) -> None:
+        self.send(f"\x1b[200~{text}\x1b[201~")
+
+    def resize(self, lines: int, columns: int) -> None:
+        self._screen.resize(lines, columns)
+        self.child.setwinsize(lines, columns)
+
+    def end(self) -> int:
+        """Reads until the program has ended; gives its exit code, or minus the number of the signal."""
+        deadline = time.monotonic() + PATIENCE
+        with contextlib.suppress(pexpect.EOF):
+            while True:
+                assert time.monotonic() < deadline, f"it does not end:\n{self.text}"
+                self._read(1.0)
+        self.child.wait()
+        return int(self.child.exitstatus if self.child.exitstatus is not None else -self.child.signalstatus)
+
+    def leave(self) -> None:
+        """Ctrl-D: the program and its engine end."""
+        self.until(lambda: bool(self.engines))  # the prompt is there before the engine, also when one is replaced
+        engines = self.engines
+        self.send(CTRL_D)
+        assert self.end() == 0, self.text
+        assert_gone(engines)
+
+    def close(self) -> None:
+        self.child.close(force=True)
+
+
+Start = Callable[..., Terminal]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Programs on terminals, ended when the test is."""
+    terminals: list[Terminal] = []
+
+    def start(*arguments: str, **options: object) -> Terminal:
+        terminals.append(Terminal(*arguments, **options))  # type: ignore[arg-type]
+        return terminals[-1]
+
+    yield start
+    for terminal in terminals:
+        terminal.close()
+
+
+class Ear:
+    """Hears each message that a scripted engine gets, the moment it gets it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "heard"
+        os.mkfifo(self.path)
+        self._descriptor = os.open(self.path, os.O_RDWR)  # both ways: it never ends and never blocks the writer
+        self._lines: list[str] = []
+        self._open = b""
+
+    def next(self) -> str:
+        """Waits for the next message."""
+        while not self._lines:
+            self._read(PATIENCE)
+        return self._lines.pop(0)
+
+    def rest(self) -> list[str]:
+        """All that were heard and not yet asked for, but what is for the console and not for the model."""
+        while select.select([self._descriptor], [], [], 0)[0]:
+            self._read(0)
+        lines, self._lines = self._lines, []
+        return [line for line in lines if line not in ("", "/clear")]
+
+    def _read(self, seconds: float) -> None:
+        assert select.select([self._descriptor], [], [], seconds)[0], "the engine gets no message"
+        *lines, self._open = (self._open + os.read(self._descriptor, 65536)).split(b"\n")
+        self._lines += [str(json.loads(line)) for line in lines]
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+@pytest.fixture
+def ear(tmp_path: Path) -> Iterator[Ear]:
+    ear = Ear(tmp_path)
+    yield ear
+    ear.close()
