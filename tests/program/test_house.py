@@ -97,3 +97,35 @@ def test_imports_of_the_public_names() -> None:
         assert getattr(bitnet_chat, name) is not None
     with pytest.raises(AttributeError, match="nothing_like_this"):
         _ = bitnet_chat.nothing_like_this  # type: ignore[attr-defined]
+
+
+SHARED_NAMES: set[str] = set()
+"""Class names that may be defined more than once: none."""
+
+
+def test_no_class_name_is_defined_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name_of(path))
+    assert {name: found for name, found in places.items() if len(found) > 1 and name not in SHARED_NAMES} == {}
+
+
+CHANGING = {
+    *("backends.attach.backend", "backends.http.client", "backends.http.wire_format", "backends.pool"),
+    *("conversation.api_messages", "journal.branch", "journal.store", "markdown.table", "server.broadcast"),
+    *("server.model_manager", "trace.playback"),
+}
+"""Modules with a dataclass that collects something while it lives."""
+
+
+def test_dataclasses_are_frozen_and_have_slots() -> None:
+    for path in MODULES:
+        frozen = name_of(path).removeprefix("bitnet_chat.") not in CHANGING
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for decorator in node.decorator_list if isinstance(node, ast.ClassDef) else ():
+                written = ast.unparse(decorator)
+                if written.startswith("dataclass"):
+                    assert "slots=True" in written, f"{name_of(path)}: {written}"
+                    assert not frozen or "frozen=True" in written, f"{name_of(path)}: {written}"
