@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = {
     "text/utf8.py": "tests/text/test_utf8.py",
     "text/sse.py": "tests/text/test_sse.py",
-    "text/cell_width.py": "tests/text tests/repl/test_repl_toolbar.py",
+    "text/cell_width.py": "tests/text/test_wrap.py tests/text/test_cell_width.py tests/repl/test_repl_toolbar.py",
     "text/wrap.py": "tests/text/test_wrap.py",
     "filters/stop_texts.py": "tests/filters/test_stops.py",
     "filters/continuation.py": "tests/filters",

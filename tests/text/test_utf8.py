@@ -1,65 +1,55 @@
-"""Text in arguments, file names and variables is UTF-8, whatever the locale says."""
+"""Bytes become characters as soon as their last byte is there, and no byte is lost."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-from program import PATIENCE, command, environment, fake_engine
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bitnet_chat.engine.transport.preexec import as_bytes
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="arguments are Unicode there")
-LOCALES = (
-    {"LC_ALL": "C", "PYTHONUTF8": "0"},
-    {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    {"LC_ALL": "C"},
-)
+from bitnet_chat.text.utf8 import TextBuffer, Utf8Decoder, encode, rejoined, well_formed
 
 
-def run(locale: dict[str, str], *arguments: str, **more: str) -> subprocess.CompletedProcess[bytes]:
-    """A process of its own: only the start of a Python reads the locale."""
-    variables = {name: value for name, value in environment(**more).items() if name != "PYTHONUTF8"}
-    return subprocess.run(command(*arguments), input=b"", capture_output=True, timeout=PATIENCE, env=variables | locale)
+@given(st.binary(), st.lists(st.integers(0, 200)))
+def test_bytes_come_back_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
+    decoder = Utf8Decoder()
+    ends = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
+    text, start = "", 0
+    for end in ends:
+        text += decoder.decode(data[start:end])
+        start = end
+    assert encode(text + decoder.flush()) == data
 
 
-@pytest.mark.parametrize("locale", LOCALES, ids=lambda locale: " ".join(locale))
-def test_words_and_names(tmp_path: Path, model: Path, locale: dict[str, str]) -> None:
-    folder = tmp_path / "Ordner ü 🙂"
-    folder.mkdir()
-    engine, file, text = fake_engine(folder), folder / "modèle.gguf", folder / "frage-日本.txt"
-    shutil.copy(model, file)
-    text.write_text("say aus der Datei: ß", "utf-8")
-    record = folder / "record"
-    flags = ("--engine", str(engine), "-m", str(file))
-    done = run(locale, *flags, "--system", "Größe 🙂", "say naïve 🙂 日本", FAKE_ENGINE_RECORD=str(record))
-    assert (done.returncode, done.stdout.decode()) == (0, "naïve 🙂 日本\n"), done.stderr
-    assert done.stderr == b""
-    launch = json.loads(record.read_text("utf-8"))
-    assert "Größe 🙂" in launch["prompt"]
-    assert launch["argv"][launch["argv"].index("--model") + 1] == str(file) or locale  # as the fake's Python reads it
-    assert run(locale, *flags, "-f", str(text)).stdout.decode() == "aus der Datei: ß\n"
+def test_a_character_is_there_with_its_last_byte() -> None:
+    decoder = Utf8Decoder()
+    assert [decoder.decode(bytes([byte])) for byte in "é🙂".encode()] == ["", "é", "", "", "", "🙂"]
+    assert decoder.flush() == ""
 
 
-@pytest.mark.parametrize("locale", LOCALES, ids=lambda locale: " ".join(locale))
-def test_variables_and_the_file_of_settings(tmp_path: Path, home: Path, locale: dict[str, str]) -> None:
-    engine = fake_engine(tmp_path)
-    (home / "config.toml").write_text(f'engine = "{engine}"\nsystem = "aus der Datei: ß"\n', "utf-8")
-    record = tmp_path / "record"
-    assert run(locale, "say it", FAKE_ENGINE_RECORD=str(record)).returncode == 0
-    assert run(locale, "say it", FAKE_ENGINE_RECORD=str(record), BITNET_CHAT_SYSTEM="日本").returncode == 0
-    prompts = [json.loads(line)["prompt"] for line in record.read_text("utf-8").splitlines()]
-    assert "aus der Datei: ß" in prompts[0] and "日本" in prompts[1]
+def test_what_is_held_comes_with_the_end_as_surrogates_and_is_forgotten() -> None:
+    decoder = Utf8Decoder()
+    assert decoder.decode(b"a\xf0\x9f\x99") == "a"
+    assert decoder.flush() == "\udcf0\udc9f\udc99"
+    assert decoder.decode(b"b") == "b" and decoder.flush() == ""
 
 
-def test_flags_of_python_and_a_failure_are_kept(tmp_path: Path) -> None:
-    done = run(LOCALES[0], "--engine", str(tmp_path / "nirgendwo-ü"), "hello")
-    assert done.returncode == 3 and "nirgendwo-ü does not exist".encode() in done.stderr
+def test_bytes_in_two_parts_are_one_character_again() -> None:
+    assert rejoined("a\udcc3" + "\udca9b") == "aéb"
+    assert rejoined("\udcff") == "\udcff"
+    assert rejoined("plain é") == "plain é"
 
 
-def test_what_an_engine_gets() -> None:
-    assert as_bytes(["engine", "--in-prefix", "ü🙂", "\udcff"]) == ["engine", b"--in-prefix", "ü🙂".encode(), b"\xff"]
+@pytest.mark.parametrize(("text", "written"), [("plain", "plain"), ("é", "é"), ("a\udcffb\ud800", "a\ufffdb\ufffd")])
+def test_what_is_written_is_utf_8(text: str, written: str) -> None:
+    assert well_formed(text) == written
+    assert written.encode()
+
+
+@given(st.lists(st.text(max_size=3), max_size=200))
+def test_a_buffer_is_the_text_of_its_pieces(pieces: list[str]) -> None:
+    buffer = TextBuffer()
+    for number, piece in enumerate(pieces, 1):
+        buffer.add(piece)
+        if number % 7 == 0:
+            assert buffer.text == "".join(pieces[:number])
+    assert buffer.text == "".join(pieces)
