@@ -346,12 +346,12 @@ async def run(
     Raises EngineNotFound, ModelError, Unsupported, RefusedFlag or EngineDied where the rest would fail as well; what
     was written stays.
     """
-    worst, failed, deaths = FinishReason.STOP, 0, 0
+    worst, failed, crashes = FinishReason.STOP, 0, _CrashCount()
 
     async def answered(conversation: Conversation, backend: Backend) -> tuple[Backend, Answer]:
         answer = await ask(backend, conversation, options, say, toolbox=toolbox)
-        if answer.reason is FinishReason.ENGINE_DIED and deaths + 1 < _HOPELESS:
-            # Nobody has seen the first try.
+        if answer.reason is FinishReason.ENGINE_DIED and not crashes.is_last:
+            # The first try was not written anywhere.
             answer = await ask(backend, conversation, options, say, toolbox=toolbox)
         return backend, answer
 
@@ -374,29 +374,49 @@ async def run(
                 backend, answer = await answering
                 if answer.reason is FinishReason.INTERRUPTED:
                     return FinishReason.INTERRUPTED  # not written: the next run asks it again
-                if isinstance(answer.error, EngineNotFoundError | ModelError | UnsupportedError | RefusedFlagError):
-                    raise answer.error
-                deaths = deaths + 1 if answer.reason is FinishReason.ENGINE_DIED else 0
-                if deaths == _HOPELESS:
-                    raise answer.error or EngineDiedError(
-                        "the engine dies again and again", remedy="run the same command again"
-                    )
+                crashes.check(answer)
                 result, reason = answer.as_json(backend), answer.reason
-            try:
-                output.write(_encoded(_head(job) | result) + b"\n")
-                output.flush()
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                raise UsageError(
-                    f"the reply to line {job.index} cannot be written: {error.strerror}",
-                    remedy="make room, and run the same command again: it goes on from here",
-                ) from None
+            _write(output, job, result)
             if reason.exit_code:
                 failed += 1
                 worst = worst if worst.exit_code else reason
             progress.advance(number, count, failed)
     return worst
+
+
+class _CrashCount:
+    """Crashes of the engine one after the other, and when they end a run."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether one more ends the run."""
+        return self._count + 1 >= _HOPELESS
+
+    def check(self, answer: Answer) -> None:
+        """Raises the error of an answer after which the rest would fail as well."""
+        if isinstance(answer.error, EngineNotFoundError | ModelError | UnsupportedError | RefusedFlagError):
+            raise answer.error
+        self._count = self._count + 1 if answer.reason is FinishReason.ENGINE_DIED else 0
+        if self._count == _HOPELESS:
+            raise answer.error or EngineDiedError(
+                "the engine dies again and again", remedy="run the same command again"
+            )
+
+
+def _write(output: IO[bytes], job: Job, result: dict[str, Any]) -> None:
+    try:
+        output.write(_encoded(_head(job) | result) + b"\n")
+        output.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(
+            f"the reply to line {job.index} cannot be written: {error.strerror}",
+            remedy="make room, and run the same command again: it goes on from here",
+        ) from None
 
 
 async def _in_order(

@@ -81,7 +81,6 @@ async def _answer_one(
         raise
     _tell(settings)
     expect(backend, box)
-    options = reply_options(settings)
     if stored is not None:
         recorder.resume(stored)
     try:
@@ -96,28 +95,51 @@ async def _answer_one(
                 box.stop()
 
         with _interrupting(stop):
-            if hasattr(flags, "json") or hasattr(flags, "no_stream"):
-                answer = await batch.ask(backend, conversation, options, _say, recorder, box)
-            else:
-                answer = await batch.stream(backend, conversation, options, page.say, page.show, recorder, box)
-                page.close()
+            answer = await _reply(flags, settings, backend, conversation, recorder, box, page)
         await recorder.close()
         if hasattr(flags, "json"):
             print(json_text(answer.as_json(backend) | _where_kept(recorder)))
-        elif not hasattr(flags, "no_stream"):
-            page.end()
-        elif answer.text and (not answer.reason.exit_code or answer.reason in _PRINTED):
-            print(visible(answer.text))
-        if answer.error is not None:
-            tell(f"bitnet-chat: {visible(str(answer.error))}")
-        elif answer.reason.exit_code and answer.reason not in TOLD:
-            _say(f"the reply is not whole: {answer.reason.value.replace('_', ' ')}")
+        else:
+            _print(answer, page, streamed=not hasattr(flags, "no_stream"))
+        _tell_failure(answer)
         sys.stdout.flush()
         return answer.reason.exit_code or (FinishReason.JOURNAL.exit_code if recorder.unkept else 0)
     finally:
         await recorder.close()
         await backend.close()
         page.close()
+
+
+async def _reply(
+    flags: argparse.Namespace,
+    settings: Settings,
+    backend: Backend,
+    conversation: Conversation,
+    recorder: JournalRecorder,
+    box: Toolbox | None,
+    page: AnswerWriter,
+) -> batch.Answer:
+    options = reply_options(settings)
+    if hasattr(flags, "json") or hasattr(flags, "no_stream"):
+        return await batch.ask(backend, conversation, options, _say, recorder, box)
+    answer = await batch.stream(backend, conversation, options, page.say, page.show, recorder, box)
+    page.close()
+    return answer
+
+
+def _print(answer: batch.Answer, page: AnswerWriter, *, streamed: bool) -> None:
+    """The end of a streamed answer; a whole one, as far as a failure leaves it worth printing."""
+    if streamed:
+        page.end()
+    elif answer.text and (not answer.reason.exit_code or answer.reason in _PRINTED):
+        print(visible(answer.text))
+
+
+def _tell_failure(answer: batch.Answer) -> None:
+    if answer.error is not None:
+        tell(f"bitnet-chat: {visible(str(answer.error))}")
+    elif answer.reason.exit_code and answer.reason not in TOLD:
+        _say(f"the reply is not whole: {answer.reason.value.replace('_', ' ')}")
 
 
 def _where_kept(recorder: JournalRecorder) -> dict[str, object]:

@@ -128,22 +128,21 @@ def _entry(path: Path, name: str, table: Any, *, own: bool) -> RegistryEntry:
         raise UsageError(f"{where}: a name is letters, digits, '.', '_' and '-'")
     if not isinstance(table, dict):
         raise UsageError(f"{where}: wants a table with repo and file, or url")
-    types = {each.name: each.type for each in fields(RegistryEntry) if each.name not in ("name", "own")}
-    given: dict[str, Any] = {}
-    for key, value in table.items():
-        if key in _TABLES:
-            given[key] = _TABLES[key](f"{where}: {key}", value)
-        elif key not in types:
-            raise UsageError(f"{where}: there is no key {key!r}", remedy=f"known are: {', '.join(types)}")
-        elif types[key] == "int":
-            given[key] = _number(f"{where}: {key}", value)
-        elif types[key] == "bool":
-            given[key] = _truth(f"{where}: {key}", value)
-        elif not isinstance(value, str):
-            raise UsageError(f"{where}: {key} wants a text, not {value!r}")
-        else:
-            given[key] = value
-    entry = RegistryEntry(name, own=own, **given)
+    entry = RegistryEntry(name, own=own, **{key: _value(where, key, each) for key, each in table.items()})
+    _check(where, entry)
+    return entry
+
+
+def _value(where: str, key: str, value: Any) -> Any:
+    """A value of a key, checked by the type of the field."""
+    types = {each.name: str(each.type) for each in fields(RegistryEntry) if each.name not in ("name", "own")}
+    if key not in types:
+        raise UsageError(f"{where}: there is no key {key!r}", remedy=f"known are: {', '.join(types)}")
+    return _READERS.get(key, _READERS.get(types[key], _string))(f"{where}: {key}", value)
+
+
+def _check(where: str, entry: RegistryEntry) -> None:
+    """The keys of an entry together."""
     wheel = bool(entry.wheel and entry.file and not entry.repo)
     if [bool(entry.url), bool(entry.repo and entry.file), wheel].count(True) != 1:
         raise UsageError(f"{where}: wants either repo and file, or url, or wheel and file")
@@ -152,7 +151,12 @@ def _entry(path: Path, name: str, table: Any, *, own: bool) -> RegistryEntry:
     for key, choices in _CHOICES.items():
         if getattr(entry, key) not in choices:
             raise UsageError(f"{where}: {key} is one of {', '.join(choices)}, not {getattr(entry, key)!r}")
-    return entry
+
+
+def _string(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{where} wants a text, not {value!r}")
+    return value
 
 
 def _truth(where: str, value: Any) -> bool:
@@ -200,7 +204,10 @@ def _wheel(where: str, value: Any) -> Pin:
     return Pin(**texts, size=_number(f"{where}.size", value["size"]))
 
 
-_TABLES: Mapping[str, Callable[[str, Any], Any]] = {"shape": _shape, "sampling": _sampling, "wheel": _wheel}
+_READERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "shape": _shape, "sampling": _sampling, "wheel": _wheel, "int": _number, "bool": _truth,
+}  # fmt: skip
+"""By the key, or by the type of its field."""
 
 
 # What to pull, from what a user writes: a name of the registry, a place on the hub, or an address. Pure.

@@ -107,34 +107,29 @@ def _too_long(needed: int, reserve: int, window: int) -> str:
 
 
 def _place(error: BitnetChatError) -> tuple[int, str, str, str, bool]:
-    """Status, type, code, parameter, and whether another try may fare better."""
+    """Status, type, code, parameter, and whether another try may succeed."""
     match error:
         case InvalidFieldError():
             return error.status, _INVALID, error.code or "invalid_value", error.param, False
         case UnsupportedError():
             return 400, _INVALID, "unsupported_parameter", error.option, False
-        case UnknownModelError():
-            return 404, _INVALID, "model_not_found", "model", False
-        case UsageError():
-            return 400, _INVALID, "invalid_value", "", False
-        case ContextOverflowError():
-            return 400, _INVALID, "context_length_exceeded", "messages", False
-        case ShuttingDownError():
-            return 503, _SERVER, "ending", "", True
-        case BusyError():
-            return 429, _LIMIT, "rate_limit_exceeded", "", True
-        case EngineNotFoundError():
-            return 503, _SERVER, "no_engine", "", False
-        case ModelError():
-            return 503, _SERVER, "bad_model", "", False
-        case EngineDiedError():
-            return 503, _SERVER, "engine_died", "", True
-        case RequestTimeoutError():
-            return 504, _SERVER, "timeout", "", True
-        case CancelledError():
-            return 503, _SERVER, "interrupted", "", True
-        case _:
-            return 500, _SERVER, str(error.reason), "", True
+    known = (place for kind, place in _PLACES if isinstance(error, kind))
+    return next(known, (500, _SERVER, str(error.reason), "", True))
+
+
+_PLACES: tuple[tuple[type[BitnetChatError], tuple[int, str, str, str, bool]], ...] = (
+    (UnknownModelError, (404, _INVALID, "model_not_found", "model", False)),
+    (UsageError, (400, _INVALID, "invalid_value", "", False)),
+    (ContextOverflowError, (400, _INVALID, "context_length_exceeded", "messages", False)),
+    (ShuttingDownError, (503, _SERVER, "ending", "", True)),
+    (BusyError, (429, _LIMIT, "rate_limit_exceeded", "", True)),
+    (EngineNotFoundError, (503, _SERVER, "no_engine", "", False)),
+    (ModelError, (503, _SERVER, "bad_model", "", False)),
+    (EngineDiedError, (503, _SERVER, "engine_died", "", True)),
+    (RequestTimeoutError, (504, _SERVER, "timeout", "", True)),
+    (CancelledError, (503, _SERVER, "interrupted", "", True)),
+)
+"""The first that matches: a subclass stands before its base."""
 
 
 _BROKEN = {

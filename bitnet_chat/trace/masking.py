@@ -41,32 +41,8 @@ _PLAIN_FLAGS = frozenset(_PLAIN.split())
 
 def mask_session(entries: Sequence[TraceEntry], redactor: Redactor, *, with_text: bool) -> Iterator[TraceEntry]:
     """In the order they came. ``with_text``: the words of the conversation stay."""
-    argvs = {entry.process: entry.argv for entry in entries if entry.kind is TraceEntryKind.SPAWN}
-    fronts = {entry.process: _front(entry) for entry in entries if entry.kind is TraceEntryKind.SPAWN}
-    natives = {
-        entry.process: [behind_marks(each) for each in _around(entry.facts.get("around"))]
-        for entry in entries
-        if entry.kind is TraceEntryKind.SPAWN and is_native(entry)
-    }
-    words = frozenset[str]() if with_text else _vocabulary(entries, argvs, fronts, natives)
-
-    def change(text: str) -> str:
-        return redactor.same_length(text if with_text else mask(text))
-
-    def told(text: str) -> str:
-        return redactor.same_length(_without(text, words))
-
-    streams: dict[tuple[int, TraceEntryKind], bytes] = {}
-    for key, data in _joined(entries).items():
-        process, kind = key
-        text = data.decode("utf-8", "surrogateescape")
-        if process in natives and kind is TraceEntryKind.OUT:
-            streams[key] = native_output(text, change, told).encode("utf-8", "surrogateescape")
-            continue
-        if not with_text:
-            argv = argvs.get(process, ())
-            text = conceal_log(text, words) if kind is TraceEntryKind.ERR else _conceal_output(text, argv, words)
-        streams[key] = redactor.same_length(text).encode("utf-8", "surrogateescape")
+    session = _SessionMask(entries, redactor, with_text=with_text)
+    streams = {key: session.stream(key, data) for key, data in _joined(entries).items()}
     taken = dict.fromkeys(streams, 0)
     for entry in entries:
         key = entry.process, entry.kind
@@ -75,32 +51,79 @@ def mask_session(entries: Sequence[TraceEntry], redactor: Redactor, *, with_text
             taken[key] += len(entry.data)
             yield replace(entry, data=streams[key][start : taken[key]])
         elif entry.kind in (TraceEntryKind.SPAWN, TraceEntryKind.ABOUT):
-            facts = entry.facts
-            if "argv" in facts:
-                arguments = list(entry.argv)
-                if not with_text:
-                    masked = engine_arguments if entry.kind is TraceEntryKind.SPAWN else our_arguments
-                    arguments = masked(arguments)
-                facts["argv"] = redactor.arguments(arguments)
-            if "around" in facts:
-                around = _around(facts["around"])
-                if not with_text:
-                    around = [each if is_role(each) else mask(each, _marks(entry.argv)) for each in around]
-                facts["around"] = [redactor.same_length(each) for each in around]
-            if "folder" in facts:
-                facts["folder"] = redactor.text(str(facts["folder"]))
-            yield of_facts(entry.at, entry.kind, entry.process, facts)
-        elif entry.kind in (TraceEntryKind.IN, TraceEntryKind.COMMAND) and entry.process in natives:
-            yield replace(
-                entry,
-                data=native_request(entry.text, change, natives[entry.process]).encode("utf-8", "surrogateescape"),
-            )
-        elif entry.kind is TraceEntryKind.IN:
-            front, text = _message(entry, fronts)
-            text = front + (text if with_text else mask(text, _marks(argvs.get(entry.process, ()))))
-            yield replace(entry, data=redactor.same_length(text).encode("utf-8", "surrogateescape"))
+            yield of_facts(entry.at, entry.kind, entry.process, session.facts(entry))
+        elif entry.kind is TraceEntryKind.IN or session.is_native_request(entry):
+            yield replace(entry, data=session.input(entry))
         else:
             yield entry
+
+
+class _SessionMask:
+    """The entries of one session, masked: what of them depends on the engines that were started in it."""
+
+    def __init__(self, entries: Sequence[TraceEntry], redactor: Redactor, *, with_text: bool) -> None:
+        self._redactor, self._with_text = redactor, with_text
+        spawns = [entry for entry in entries if entry.kind is TraceEntryKind.SPAWN]
+        self._argvs = {entry.process: entry.argv for entry in spawns}
+        self._fronts = {entry.process: _front(entry) for entry in spawns}
+        self._natives = {
+            entry.process: [behind_marks(each) for each in _around(entry.facts.get("around"))]
+            for entry in spawns
+            if is_native(entry)
+        }
+        self._words = frozenset[str]() if with_text else _vocabulary(entries, self._argvs, self._fronts, self._natives)
+
+    def stream(self, key: tuple[int, TraceEntryKind], data: bytes) -> bytes:
+        """All that one engine wrote to its output or its log."""
+        process, kind = key
+        text = data.decode("utf-8", "surrogateescape")
+        if process in self._natives and kind is TraceEntryKind.OUT:
+            return _encoded(native_output(text, self._change, self._told))
+        if not self._with_text:
+            if kind is TraceEntryKind.ERR:
+                text = conceal_log(text, self._words)
+            else:
+                text = _conceal_output(text, self._argvs.get(process, ()), self._words)
+        return _encoded(self._redactor.same_length(text))
+
+    def facts(self, entry: TraceEntry) -> dict[str, Any]:
+        """Of a SPAWN or ABOUT."""
+        facts = entry.facts
+        if "argv" in facts:
+            arguments = list(entry.argv)
+            if not self._with_text:
+                masked = engine_arguments if entry.kind is TraceEntryKind.SPAWN else our_arguments
+                arguments = masked(arguments)
+            facts["argv"] = self._redactor.arguments(arguments)
+        if "around" in facts:
+            around = _around(facts["around"])
+            if not self._with_text:
+                around = [each if is_role(each) else mask(each, _marks(entry.argv)) for each in around]
+            facts["around"] = [self._redactor.same_length(each) for each in around]
+        if "folder" in facts:
+            facts["folder"] = self._redactor.text(str(facts["folder"]))
+        return facts
+
+    def is_native_request(self, entry: TraceEntry) -> bool:
+        return entry.kind in (TraceEntryKind.IN, TraceEntryKind.COMMAND) and entry.process in self._natives
+
+    def input(self, entry: TraceEntry) -> bytes:
+        """What was written to an engine."""
+        if self.is_native_request(entry):
+            return _encoded(native_request(entry.text, self._change, self._natives[entry.process]))
+        front, text = _message(entry, self._fronts)
+        text = front + (text if self._with_text else mask(text, _marks(self._argvs.get(entry.process, ()))))
+        return _encoded(self._redactor.same_length(text))
+
+    def _change(self, text: str) -> str:
+        return self._redactor.same_length(text if self._with_text else mask(text))
+
+    def _told(self, text: str) -> str:
+        return self._redactor.same_length(_without(text, self._words))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def engine_arguments(argv: Sequence[str]) -> list[str]:

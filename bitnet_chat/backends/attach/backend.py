@@ -60,6 +60,10 @@ class _PendingReply:
     """The message that it answers, where it is one of the user."""
     said: list[str] = field(default_factory=list)
     response: aiohttp.ClientResponse | None = None
+    last_id: str = ""
+    """Of the last event that came."""
+    tries: int = 0
+    """To go on with the stream since then."""
 
     @property
     def text(self) -> str:
@@ -181,6 +185,37 @@ class AttachedBackend:
     async def _events(
         self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions
     ) -> AsyncGenerator[Event]:
+        try:
+            if not await self._open(asked, conversation, options):
+                yield Completed(FinishReason.INTERRUPTED, "")
+                return
+        except BitnetChatError as error:
+            yield Failed(error)
+            return
+        except ConnectionLostError as error:  # in a chat it may have been heard all the same
+            if asked.chat is None:
+                yield Failed(self._server.missing(str(error)))
+                return
+        while True:
+            async with aclosing(decode_events(asked.response)) as stream:
+                async for told in stream:
+                    asked.last_id, asked.tries = told.id or asked.last_id, 0
+                    self._heard = asked.chat, asked.last_id
+                    event = self._event(asked, told)
+                    if event is not None:
+                        yield event
+                    if isinstance(event, Completed | Failed):
+                        return
+            if asked.stop.is_set() and (asked.chat is None or asked.tries):
+                yield Completed(FinishReason.INTERRUPTED, asked.text)
+                return
+            if not await self._reopen(asked):
+                for event in await self._rest(asked):
+                    yield event
+                return
+
+    async def _open(self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions) -> bool:
+        """The stream of the reply. False: it was stopped before the server answered."""
         asking = asyncio.ensure_future(self._ask(asked, conversation, options))
         try:
             stop = asyncio.ensure_future(asked.stop.wait())
@@ -190,45 +225,11 @@ class AttachedBackend:
             if self._place is not None and not asking.done():
                 await asyncio.wait([asking], timeout=_GRACE)
             if not asking.done():
-                yield Completed(FinishReason.INTERRUPTED, "")
-                return
+                return False
             asked.response = await asking
-        except BitnetChatError as error:
-            yield Failed(error)
-            return
-        except ConnectionLostError as error:  # in a chat it may have been heard all the same
-            if asked.chat is None:
-                yield Failed(self._server.missing(str(error)))
-                return
+            return True
         finally:
             asking.cancel()
-        last_id, tries = "", 0
-        while True:
-            async with aclosing(decode_events(asked.response)) as stream:
-                async for told in stream:
-                    last_id, tries = told.id or last_id, 0
-                    self._heard = asked.chat, last_id
-                    event = self._event(asked, told)
-                    if event is not None:
-                        yield event
-                    if isinstance(event, Completed | Failed):
-                        return
-            if asked.stop.is_set() and (asked.chat is None or tries):
-                yield Completed(FinishReason.INTERRUPTED, asked.text)
-                return
-            response = None
-            while asked.chat is not None and response is None and tries < len(WAITS):
-                tries += 1
-                await wait(WAITS[tries - 1], asked.stop)
-                response = await self._again(asked.chat, last_id)
-                if response is not None and response.status != 200:  # it knows nothing of this reply any more
-                    response.close()
-                    response, tries = None, len(WAITS)
-            if response is None:
-                for event in await self._rest(asked):
-                    yield event
-                return
-            asked.response = response
 
     async def _ask(
         self, asked: _PendingReply, conversation: Conversation, options: ReplyOptions
@@ -279,6 +280,22 @@ class AttachedBackend:
 
     # What broke
 
+    async def _reopen(self, asked: _PendingReply) -> bool:
+        """A stream that goes on behind the last event. False: there is none."""
+        while asked.chat is not None and asked.tries < len(WAITS):
+            asked.tries += 1
+            await wait(WAITS[asked.tries - 1], asked.stop)
+            response = await self._again(asked.chat, asked.last_id)
+            if response is None:
+                continue
+            if response.status != 200:  # it knows nothing of this reply any more
+                response.close()
+                asked.tries = len(WAITS)
+                return False
+            asked.response = response
+            return True
+        return False
+
     async def _again(self, chat: int, last_id: str) -> aiohttp.ClientResponse | None:
         """The stream from behind the last event that came; None where nobody answers."""
         try:
@@ -325,37 +342,42 @@ class AttachedBackend:
             return
         while True:
             place.moved.clear()
-            if place.chat is None:
-                await place.moved.wait()
-                continue
-            # From behind what was said to us: nothing falls between that and this.
-            chat, last_id, tries = place.chat, self._heard[1] if self._heard[0] == place.chat else "", 0
-            listening = ChatEventParser()
-            while place.chat == chat:
-                response = await self._follow(chat, last_id)
-                if response is not None and response.status == 200:
-                    async with aclosing(decode_events(response, until=place.moved)) as stream:
-                        async for told in stream:
-                            last_id, tries = told.id or last_id, 0
-                            if told.event == "start":
-                                await self._known.wait()
-                            for heard in listening.heard(told, self._own):
-                                yield heard
-                elif response is not None:
-                    response.close()
-                    break  # there is no such chat
-                if place.chat != chat:
-                    break
-                if listening.open and tries >= len(WAITS):
-                    yield listening.lost()
-                await wait(WAITS[tries] if tries < len(WAITS) else _REST, place.moved)
-                tries += 1
-            if listening.open:
-                yield listening.lost()
+            chat = place.chat
+            if chat is not None:
+                async with aclosing(self._follow(place, chat)) as heard:
+                    async for each in heard:
+                        yield each
             if place.chat == chat:
                 await place.moved.wait()
 
-    async def _follow(self, chat: int, last_id: str) -> aiohttp.ClientResponse | None:
+    async def _follow(self, place: ChatPosition, chat: int) -> AsyncGenerator[Heard]:
+        """The same in one chat, for as long as this is the place and the server has it."""
+        # From behind what was said to us: nothing falls between that and this.
+        last_id, tries = self._heard[1] if self._heard[0] == chat else "", 0
+        listening = ChatEventParser()
+        while place.chat == chat:
+            response = await self._listen(chat, last_id)
+            if response is not None and response.status != 200:
+                response.close()
+                break  # the server does not have this chat
+            if response is not None:
+                async with aclosing(decode_events(response, until=place.moved)) as stream:
+                    async for told in stream:
+                        last_id, tries = told.id or last_id, 0
+                        if told.event == "start":
+                            await self._known.wait()
+                        for heard in listening.heard(told, self._own):
+                            yield heard
+            if place.chat != chat:
+                break
+            if listening.open and tries >= len(WAITS):
+                yield listening.lost()
+            await wait(WAITS[tries] if tries < len(WAITS) else _REST, place.moved)
+            tries += 1
+        if listening.open:
+            yield listening.lost()
+
+    async def _listen(self, chat: int, last_id: str) -> aiohttp.ClientResponse | None:
         try:
             return await self._wire.send(
                 "GET", f"/chats/{chat}/events?follow=1", None, {"Last-Event-ID": last_id} if last_id else {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http.client import CancellableRequest, ConnectionLostError, not_an_api, whole
@@ -26,6 +27,9 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDe
 from bitnet_chat.filters.tool_calls import CALL_LIMIT
 from bitnet_chat.templates.special_tokens import note
 from bitnet_chat.util.threads import run_beside_loop
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _REFUSAL = 5.0  # seconds that a server has to refuse what may be too long
 
@@ -60,7 +64,7 @@ class RequestAttempt:
     async def events(
         self, question: RequestMessages, options: ReplyOptions, target: RequestTarget
     ) -> AsyncGenerator[Event, None]:
-        """What the reply says, and how it ended. Raises Stopped, Refused, Lost, Misspoken."""
+        """What the reply says, and how it ended. Raises the errors of :data:`.retry.AttemptError`."""
         account, reader = self._account, self.wire.reader(options)
         account.prompt_estimate = lambda: self._fit.estimate(question)
         body = await self._line.within(
@@ -73,28 +77,13 @@ class RequestAttempt:
         if options.alone and target.count is None and self._fit.may_be_refused(question):
             # A client gets a refusal as a status, if it comes before anything is told.
             response = await self._line.heard(_REFUSAL)
-        text, dropped = self._fit.window.take_note()
-        if text:  # not before: what is refused may have to be cut again
-            yield Notice(text, dropped)
-        if not self._has_started:
-            self._has_started = True
-            if body.changed:
-                yield Notice(note(body.changed, "conversation"))
-            yield Started()  # not before: who hears it has work of its own to do, which should not hold up the request
+        for event in self._opening(body.changed):
+            yield event
         response = response or await self._line.answer()
         try:
-            if response.content_type == "application/json" != self.wire.streamed:
-                content = await self._line.within(whole(response, target.connection.base))
-                for event in _told(reader.whole(content), account):
+            async with aclosing(self._content(response, reader, target)) as events:
+                async for event in events:
                     yield event
-            elif response.content_type == "text/html":
-                raise not_an_api(target.connection.base)
-            else:
-                async with aclosing(self._streamed(reader)) as events:
-                    async for event in events:
-                        yield event
-            for event in _told(reader.end(), account):
-                yield event
         except ValueError as error:
             reader.error = f"it sent {error}"
             for event in _told(reader.speech.take(), account):  # what came before that
@@ -104,41 +93,57 @@ class RequestAttempt:
                 raise
         finally:
             account.pieces, account.usage = reader.speech.pieces, reader.usage
+        for event in self._end(reader, question, options, target):
+            yield event
+
+    def _opening(self, changed: int) -> Iterator[Event]:
+        """What is told once the server has taken the request: what is refused may have to be cut again."""
+        text, dropped = self._fit.window.take_note()
+        if text:
+            yield Notice(text, dropped)
+        if self._has_started:
+            return
+        self._has_started = True
+        if changed:
+            yield Notice(note(changed, "conversation"))
+        yield Started()  # its receiver has work of its own to do, which should not hold up the request
+
+    async def _content(
+        self, response: aiohttp.ClientResponse, reader: ResponseParser, target: RequestTarget
+    ) -> AsyncGenerator[Event, None]:
+        """The body of the response, streamed or not. Raises ValueError for what is no reply."""
+        if response.content_type == "application/json" != self.wire.streamed:
+            content = await self._line.within(whole(response, target.connection.base))
+            for event in _told(reader.whole(content), self._account):
+                yield event
+        elif response.content_type == "text/html":
+            raise not_an_api(target.connection.base)
+        else:
+            calls = _CallProgress(self._sign_of_life)
+            while not reader.done and (data := await self._line.chunk()):
+                said = reader.feed(data)
+                for event in _told(said, self._account):
+                    yield event
+                for notice in calls.feed(reader.call_size, self._account, is_quiet=not said):
+                    yield notice
+                if calls.is_too_long:
+                    reader.finish, reader.done = FinishReason.LENGTH, True
+                    self._line.hang_up()
+        for event in _told(reader.end(), self._account):
+            yield event
+
+    def _end(
+        self, reader: ResponseParser, question: RequestMessages, options: ReplyOptions, target: RequestTarget
+    ) -> list[Event]:
+        """Of a stream that has ended. Raises ConnectionLostError, InvalidToolCallsError."""
+        account, usage, events = self._account, reader.usage, list[Event]()
         account.over()
         if reader.error:
-            for event in cut_off(self._server, account, reader.error, self._fit.size):
-                yield event
-            return
+            return cut_off(self._server, account, reader.error, self._fit.size)
         if reader.finish is None:
             raise ConnectionLostError("the stream ended before the reply did")
         if (heard := self._line.take()) is not None:
             target.connection.spend(heard)
-        for event in self._end(reader, question, options):
-            yield event
-
-    async def _streamed(self, reader: ResponseParser) -> AsyncGenerator[Event, None]:
-        now, told, gathered = asyncio.get_running_loop().time, 0.0, 0
-        while not reader.done and (data := await self._line.chunk()):
-            said = reader.feed(data)
-            if said or not told:
-                told = now()
-            for event in _told(said, self._account):
-                yield event
-            if reader.call_size <= gathered:
-                continue
-            gathered = reader.call_size
-            self._account.asked()
-            if gathered > CALL_LIMIT:
-                yield Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters")
-                reader.finish, reader.done = FinishReason.LENGTH, True
-                self._line.hang_up()
-            elif now() - told > self._sign_of_life:
-                told = now()
-                yield Notice("the model is writing a long call of a tool")
-
-    def _end(self, reader: ResponseParser, question: RequestMessages, options: ReplyOptions) -> list[Event]:
-        """Of a reply that has come to an end of its own. Raises Misspoken."""
-        account, usage, events = self._account, reader.usage, list[Event]()
         offered = options.tools if options.tool_choice != "none" else ()
         if usage.prompt is not None and not options.alone:
             self._fit.learn(question, usage.prompt)
@@ -150,8 +155,35 @@ class RequestAttempt:
         calls = self._untold.keep(calls, faults)
         asks = reader.finish is FinishReason.TOOL_CALLS
         reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP if asks else reader.finish
-        assert reason is not None
         return [*events, *calls, completed(account, reason, self._fit.size)]
+
+
+class _CallProgress:
+    """The calls of tools of one reply while they are written: nothing else is seen of them."""
+
+    def __init__(self, sign_of_life: float) -> None:
+        self._sign_of_life = sign_of_life
+        self._told, self._size = 0.0, 0
+
+    @property
+    def is_too_long(self) -> bool:
+        return self._size > CALL_LIMIT
+
+    def feed(self, size: int, account: ResponseAccumulator, *, is_quiet: bool) -> list[Notice]:
+        """After each chunk. ``size``: characters of all calls so far. ``is_quiet``: the chunk held no text."""
+        now = asyncio.get_running_loop().time()
+        if not is_quiet or not self._told:
+            self._told = now
+        if size <= self._size:
+            return []
+        self._size = size
+        account.asked()
+        if self.is_too_long:
+            return [Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters")]
+        if now - self._told > self._sign_of_life:
+            self._told = now
+            return [Notice("the model is writing a long call of a tool")]
+        return []
 
 
 def _told(said: Sequence[Delta], account: ResponseAccumulator) -> list[Event]:
@@ -172,6 +204,12 @@ def _told(said: Sequence[Delta], account: ResponseAccumulator) -> list[Event]:
 def completed(account: ResponseAccumulator, reason: FinishReason, size: int | None) -> Completed:
     """``size``: tokens of the window, where they are known; so below."""
     return Completed(reason, account.text, account.stats(size))
+
+
+def stopped(account: ResponseAccumulator, reason: FinishReason | None, size: int | None) -> Completed:
+    """Of a reply that was cancelled from here."""
+    account.over()
+    return completed(account, reason or FinishReason.INTERRUPTED, size)
 
 
 def of_window(end: Completed, options: ReplyOptions, size: int | None) -> Completed:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.backends.http import attempt
-from bitnet_chat.backends.http.attempt import InvalidToolCallsError, RequestAttempt
+from bitnet_chat.backends.http.attempt import RequestAttempt
 from bitnet_chat.backends.http.client import (
     CancellableRequest,
     ConnectionLostError,
@@ -21,9 +21,10 @@ from bitnet_chat.backends.http.client import (
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import Endpoint, RequestTarget
 from bitnet_chat.backends.http.request import RequestMessages
-from bitnet_chat.backends.http.tool_errors import PendingToolErrors, limits_left, repair_prompt
+from bitnet_chat.backends.http.retry import AttemptError, ReplyRetry
+from bitnet_chat.backends.http.tool_errors import PendingToolErrors
 from bitnet_chat.backends.http.trimming import RequestTrimmer
-from bitnet_chat.backends.http.wire_format import InvalidToolCall, ResponseAccumulator, WireFormat
+from bitnet_chat.backends.http.wire_format import ResponseAccumulator, WireFormat
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
@@ -31,7 +32,6 @@ from bitnet_chat.events import Completed, Event, Failed, Notice
 from bitnet_chat.util.resources import ProcessUsage
 from bitnet_chat.util.threads import run_beside_loop
 
-_REFUSALS = 8  # of one message that lead to another try
 SIGN_OF_LIFE = 20.0
 """Seconds of a call of a tool after which a line says that it is still being written: nothing else is seen of it."""
 
@@ -142,12 +142,15 @@ class RemoteBackend:
                 question = await line.within(run_beside_loop(conversation, self._question, conversation, options))
             except (UsageError, RequestCancelledError) as error:
                 self._rest(line)
-                yield Failed(error) if isinstance(error, UsageError) else self._stopped(account, line)
+                if isinstance(error, UsageError):
+                    yield Failed(error)
+                else:
+                    yield attempt.stopped(account, line.reason, self._fit.size)
                 return
             if question.note:
                 yield Notice(question.note)
-            fit = self._fit_for(options)
-            async with aclosing(self._attempts(question, options, account, line, fit)) as events:
+            retry = self._retry(line, account, question, options)
+            async with aclosing(self._attempts(retry, line)) as events:
                 async for event in events:
                     if isinstance(event, Completed | Failed):
                         self._rest(line)  # before it is told: who hears it may ask the next question at once
@@ -172,6 +175,15 @@ class RemoteBackend:
         finally:
             line.close()
         return None
+
+    def _retry(
+        self, line: CancellableRequest, account: ResponseAccumulator, question: RequestMessages, options: ReplyOptions
+    ) -> ReplyRetry:
+        service, fit = self._service, self._fit_for(options)
+        attempt = RequestAttempt(
+            line, account, self._wire, fit, self._untold, server=service.name, sign_of_life=self._sign_of_life
+        )
+        return ReplyRetry(service, line, account, fit, attempt, question, options)
 
     def _fit_for(self, options: ReplyOptions) -> ServerContextWindow:
         fit = self._fit.alone(options.overflow) if options.alone else self._fit
@@ -200,121 +212,43 @@ class RemoteBackend:
         line.close()
         self._line, self._is_starting = None, False
 
-    async def _attempts(
-        self,
-        question: RequestMessages,
-        options: ReplyOptions,
-        account: ResponseAccumulator,
-        line: CancellableRequest,
-        fit: ServerContextWindow,
-    ) -> AsyncGenerator[Event, None]:
-        """Tries until there is a reply or no hope."""
-        cuts = refusals = 0
-        told: list[InvalidToolCall] = []
-        wanted = options
-        window, clearing, wire = fit.window, RequestTrimmer(line, fit, self._wire), self._wire
-        exchange = RequestAttempt(
-            line,
-            account,
-            self._wire,
-            fit,
-            self._untold,
-            server=self._service.name,
-            sign_of_life=self._sign_of_life,
-        )
-        before = window.left, window.summary
-        if question.prefix and not self._goes_on:
-            question = question.in_words()
-            yield Notice("this server cannot go on with a reply by itself: it was asked to continue")
-        while True:
-            target: RequestTarget | None = None
+    async def _attempts(self, retry: ReplyRetry, line: CancellableRequest) -> AsyncGenerator[Event, None]:
+        """Attempts until there is a reply, or nothing is left to change."""
+        if retry.question.prefix and not self._goes_on:
+            yield retry.continue_in_words("this server cannot go on with a reply by itself")
+        asked = retry.options
+        while not retry.is_over:
             try:
-                target = await line.within(self._service.ready())
-                self._learn_size(target)
-                fit.size = fit.size or self._fit.size
-                self._check_tools(options, target)
-                await clearing.make_room(question, wanted, target)
+                await self._prepare(retry, line, asked)
                 for note in self._service.take_notices():
                     yield Notice(note)
-                async with aclosing(exchange.events(question, wanted, target)) as events:
+                assert retry.target is not None
+                async with aclosing(retry.attempt.events(retry.question, retry.options, retry.target)) as events:
                     async for event in events:
-                        if isinstance(event, Completed):
-                            # Of what was refused for what one client had asked, nothing is known to be the server's.
-                            self._wire = self._wire if options.alone and wire.depends_on_request else wire
-                            self._used = event.stats.context_used or self._used
-                            self._is_exact = event.stats.exact
-                            event = attempt.of_window(event, options, fit.size)
-                        yield event
+                        yield self._learn(event, retry, asked) if isinstance(event, Completed) else event
                 return
-            except InvalidToolCallsError as error:
-                why = error.faults[0].why
-                if told:
-                    yield Notice(f"the model twice asked for a tool in a form that cannot be read: {why}")
-                    yield self._completed(account, FinishReason.STOP)
-                    return
-                # Once: the model is told what is wrong, and goes on in the same reply.
-                told = error.faults
-                question = repair_prompt(question, account.text, told)
-                wanted = limits_left(options, account.stats(fit.size))
-                account.go_on()
-                cuts = refusals = 0
-            except RequestCancelledError:
-                yield self._stopped(account, line)
-                return
-            except HTTPStatusError as error:
-                refusals += 1
-                again = refusals <= _REFUSALS and account.is_fresh
-                if again and (less := _without(wire, error)) is not None:
-                    wire = exchange.wire = clearing.wire = less
-                    continue
-                if again and question.prefix and error.refusal.status in (400, 422) and not error.refusal.is_overflow:
-                    question = question.in_words()  # some templates take no reply that is not whole
-                    yield Notice("this model's template cannot go on with a reply: it was asked to continue")
-                    continue
-                try:
-                    if again and error.refusal.is_overflow and target is not None:
-                        await clearing.drop_more(question, error.refusal, target)
-                        continue
-                    failure = error.refusal.error(self._service.name, self._service.model)
-                except BitnetChatError as overflow:
-                    window.restore(*before)
-                    failure = overflow
-                except RequestCancelledError:
-                    yield self._stopped(account, line)
-                    return
-                for event in attempt.refused(failure, account, told, fit.size):
+            except AttemptError as error:
+                for event in await retry.after(error):
                     yield event
-                return
-            except ConnectionLostError as error:
-                why = await self._service.after_loss() or str(error)
-                cuts += 1
-                if account.is_fresh and cuts <= self._service.retries:
-                    continue
-                account.over()
-                for event in attempt.cut_off(self._service.name, account, why, fit.size):
-                    yield event
-                return
-            except BitnetChatError as error:
-                for note in self._service.take_notices():
-                    yield Notice(note)
-                for event in attempt.refused(error, account, told, fit.size):
-                    yield event
-                return
             finally:
                 line.hang_up()
 
-    def _stopped(self, account: ResponseAccumulator, line: CancellableRequest) -> Completed:
-        account.over()
-        return self._completed(account, line.reason or FinishReason.INTERRUPTED)
+    async def _prepare(self, retry: ReplyRetry, line: CancellableRequest, asked: ReplyOptions) -> None:
+        """The server, and room in its window."""
+        retry.target = None
+        target = retry.target = await line.within(self._service.ready())
+        self._learn_size(target)
+        retry.fit.size = retry.fit.size or self._fit.size
+        self._check_tools(asked, target)
+        await retry.trimmer.make_room(retry.question, retry.options, target)
 
-    def _completed(self, account: ResponseAccumulator, reason: FinishReason) -> Completed:
-        return attempt.completed(account, reason, self._fit.size)
+    def _learn(self, end: Completed, retry: ReplyRetry, asked: ReplyOptions) -> Completed:
+        # Of what was refused for what one client had asked, nothing is known to be the server's.
+        self._wire = self._wire if asked.alone and retry.wire.depends_on_request else retry.wire
+        self._used = end.stats.context_used or self._used
+        self._is_exact = end.stats.exact
+        return attempt.of_window(end, asked, retry.fit.size)
 
     def _learn_size(self, target: RequestTarget) -> None:
         if target.context_size is not None:
             self._fit.size = target.context_size
-
-
-def _without(wire: WireFormat, error: HTTPStatusError) -> WireFormat | None:
-    """A strict server knows fewer fields: the format without the one that it named, if that can be left out."""
-    return next((wire.without(field) for field in wire.optional if error.refusal.names(field)), None)

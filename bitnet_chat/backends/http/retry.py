@@ -1,0 +1,135 @@
+"""What changes between two attempts at one reply, and when there is no other attempt."""
+
+from __future__ import annotations
+
+from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.http.attempt import (
+    InvalidToolCallsError,
+    RequestAttempt,
+    completed,
+    cut_off,
+    refused,
+    stopped,
+)
+from bitnet_chat.backends.http.client import (
+    CancellableRequest,
+    ConnectionLostError,
+    HTTPStatusError,
+    RequestCancelledError,
+)
+from bitnet_chat.backends.http.context_window import ServerContextWindow
+from bitnet_chat.backends.http.endpoint import Endpoint, RequestTarget
+from bitnet_chat.backends.http.request import RequestMessages
+from bitnet_chat.backends.http.tool_errors import limits_left, repair_prompt
+from bitnet_chat.backends.http.trimming import RequestTrimmer
+from bitnet_chat.backends.http.wire_format import InvalidToolCall, ResponseAccumulator, WireFormat
+from bitnet_chat.errors import BitnetChatError, FinishReason
+from bitnet_chat.events import Event, Notice
+
+_REFUSALS = 8  # of one message that lead to another attempt
+
+AttemptError = (InvalidToolCallsError, RequestCancelledError, HTTPStatusError, ConnectionLostError, BitnetChatError)
+"""The errors of an attempt that :meth:`ReplyRetry.after` knows."""
+
+
+class ReplyRetry:
+    """One reply: the request as it stands, and what becomes of it after an attempt that failed."""
+
+    def __init__(
+        self,
+        service: Endpoint,
+        line: CancellableRequest,
+        account: ResponseAccumulator,
+        fit: ServerContextWindow,
+        attempt: RequestAttempt,
+        question: RequestMessages,
+        options: ReplyOptions,
+    ) -> None:
+        self._service, self._line, self._account, self.fit, self.attempt = service, line, account, fit, attempt
+        self.trimmer = RequestTrimmer(line, fit, attempt.wire)
+        self.question = question
+        self.options = options
+        """Those of the next attempt: what is left of the limits."""
+        self.target: RequestTarget | None = None
+        """Of the attempt under way, once it is known."""
+        self.is_over = False
+        self._wanted = options
+        self._told: list[InvalidToolCall] = []
+        self._cuts = self._refusals = 0
+        self._before = fit.window.left, fit.window.summary
+
+    @property
+    def wire(self) -> WireFormat:
+        return self.attempt.wire
+
+    def continue_in_words(self, why: str) -> Notice:
+        """The server cannot continue a reply by itself: it is asked to."""
+        self.question = self.question.in_words()
+        return Notice(f"{why}: it was asked to continue")
+
+    async def after(self, error: Exception) -> list[Event]:
+        """The events of an attempt that failed; with ``is_over`` they end the reply."""
+        try:
+            match error:
+                case InvalidToolCallsError():
+                    return self._after_invalid_calls(error)
+                case HTTPStatusError():
+                    return await self._after_status(error)
+                case ConnectionLostError():
+                    return await self._after_loss(error)
+                case BitnetChatError():
+                    return [*map(Notice, self._service.take_notices()), *self._refused(error)]
+        except RequestCancelledError:
+            pass
+        return self._end(stopped(self._account, self._line.reason, self.fit.size))
+
+    def _after_invalid_calls(self, error: InvalidToolCallsError) -> list[Event]:
+        if self._told:
+            why = f"the model twice asked for a tool in a form that cannot be read: {error.faults[0].why}"
+            return self._end(Notice(why), completed(self._account, FinishReason.STOP, self.fit.size))
+        # Once: the model is told what is wrong, and goes on in the same reply.
+        self._told = error.faults
+        self.question = repair_prompt(self.question, self._account.text, self._told)
+        self.options = limits_left(self._wanted, self._account.stats(self.fit.size))
+        self._account.go_on()
+        self._cuts = self._refusals = 0
+        return []
+
+    async def _after_status(self, error: HTTPStatusError) -> list[Event]:
+        refusal = error.refusal
+        self._refusals += 1
+        if self._refusals <= _REFUSALS and self._account.is_fresh:
+            if (less := _without(self.wire, error)) is not None:
+                self.attempt.wire = self.trimmer.wire = less
+                return []
+            if self.question.prefix and refusal.status in (400, 422) and not refusal.is_overflow:
+                # Some templates take no reply that is not whole.
+                return [self.continue_in_words("this model's template cannot go on with a reply")]
+            if refusal.is_overflow and self.target is not None:
+                try:
+                    await self.trimmer.drop_more(self.question, refusal, self.target)
+                except BitnetChatError as overflow:
+                    self.fit.window.restore(*self._before)
+                    return self._refused(overflow)
+                return []
+        return self._refused(refusal.error(self._service.name, self._service.model))
+
+    async def _after_loss(self, error: ConnectionLostError) -> list[Event]:
+        why = await self._service.after_loss() or str(error)
+        self._cuts += 1
+        if self._account.is_fresh and self._cuts <= self._service.retries:
+            return []
+        self._account.over()
+        return self._end(*cut_off(self._service.name, self._account, why, self.fit.size))
+
+    def _refused(self, error: BitnetChatError) -> list[Event]:
+        return self._end(*refused(error, self._account, self._told, self.fit.size))
+
+    def _end(self, *events: Event) -> list[Event]:
+        self.is_over = True
+        return list(events)
+
+
+def _without(wire: WireFormat, error: HTTPStatusError) -> WireFormat | None:
+    """A strict server knows fewer fields: the format without the one that it named, if that can be left out."""
+    return next((wire.without(field) for field in wire.optional if error.refusal.names(field)), None)
