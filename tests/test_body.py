@@ -13,13 +13,14 @@ from bitnet_chat.errors import (
     EngineDiedError,
     EngineNotFoundError,
     FinishReason,
+    InvalidFieldError,
     ModelError,
+    UnknownModelError,
     UnsupportedError,
     UsageError,
 )
 from bitnet_chat.events import Completed, Failed
-from bitnet_chat.server.errors import InvalidFieldError, failure_of, openai_form, to_api_error
-from bitnet_chat.server.model_manager import UnknownModelError
+from bitnet_chat.server.errors import failure_of, openai_form, to_api_error
 from bitnet_chat.server.request_body import Fields, object_of
 from bitnet_chat.server.responses import is_urgent
 
