@@ -21,12 +21,13 @@
     ├── EngineDiedError               (5) an engine process that ended unasked
     │   └── EngineStalledError      (124) an engine process that was ended because it made no progress
     ├── ContextOverflowError          (6) a prompt that is larger than the context window
-    ├── EmptyReplyError               (8) a reply of thoughts alone
+    ├── RepetitionError               (7) a reply that was stopped because it repeated itself
+    ├── EmptyReplyError               (8) a reply without text
     ├── JournalError                  (9) a journal that cannot be read or written
     │   └── JournalTooNewError        (9) a journal file of a later release
     ├── BusyError                   (124) more requests than a server or a pool lets wait
     │   └── ShuttingDownError       (124) a request to a server that is shutting down
-    ├── RequestTimeoutError         (124) a time limit that was reached before the first token
+    ├── RequestTimeoutError         (124) a time limit that was reached before the end of a reply
     ├── ReplyCancelledError         (130) a reply that was stopped before its first token
     └── InternalError                 (2) a fault of the program itself
         └── InvalidTransitionError    (2) a signal that a state machine does not accept in its state
@@ -99,7 +100,11 @@ class BitnetChatError(Exception):
     """Base of the tree. ``str(error)`` is fit to be shown, on several lines; it is not escaped for a terminal."""
 
     reason: ClassVar[FinishReason]
-    """The finish reason; ``reason.exit_code`` is that of the program. Each direct subclass sets it."""
+    """The finish reason; ``reason.exit_code`` is that of the program."""
+
+    def __init_subclass__(cls) -> None:
+        if not hasattr(cls, "reason"):  # no default: an error would get the exit code of another
+            raise TypeError(f"{cls.__name__} has no reason")
 
     def __init__(self, what: str, *, remedy: str = "", detail: str = "") -> None:
         """``what``: what happened, to what. ``remedy``: what to do next. ``detail``: evidence, such as a log tail."""
@@ -274,9 +279,15 @@ class ContextOverflowError(BitnetChatError):
 
 
 class EmptyReplyError(BitnetChatError):
-    """The model thought and did not answer."""
+    """The model ended its reply without text, or thought and did not answer."""
 
     reason = FinishReason.EMPTY
+
+
+class RepetitionError(BitnetChatError):
+    """The reply was stopped: it repeated itself."""
+
+    reason = FinishReason.REPETITION
 
 
 class JournalError(BitnetChatError):
@@ -304,7 +315,7 @@ class ShuttingDownError(BusyError):
 
 
 class RequestTimeoutError(BitnetChatError):
-    """The time limit of a reply was reached before its first token."""
+    """The time limit of a reply was reached: on a server before its first token, in a library call before its end."""
 
     reason = FinishReason.TIMEOUT
 

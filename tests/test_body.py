@@ -13,6 +13,7 @@ from bitnet_chat.errors import (
     EngineDiedError,
     EngineNotFoundError,
     FinishReason,
+    InternalError,
     InvalidFieldError,
     ModelError,
     UnknownModelError,
@@ -121,10 +122,6 @@ def test_what_nobody_asked_for_is_refused_by_name() -> None:
     assert len(refusal(Fields({"x" * 10_000: 1}).finish)[1]) < 100
 
 
-class Odd(BitnetChatError):
-    pass
-
-
 @pytest.mark.parametrize(
     ("error", "status", "code", "param"),
     [
@@ -138,7 +135,7 @@ class Odd(BitnetChatError):
         (EngineNotFoundError("x"), 503, "no_engine", None),
         (ModelError("x"), 503, "bad_model", None),
         (EngineDiedError("x", detail="/root/secret"), 503, "engine_died", None),
-        (Odd("x"), 500, "usage", None),
+        (InternalError("x"), 500, "usage", None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BitnetChatError) else None,
 )
