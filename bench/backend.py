@@ -12,6 +12,7 @@ import time
 
 from subject import QUESTION, endless
 
+from bitnet_chat.backend import BackendState
 from bitnet_chat.backends.factory import open_backend
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.events import Completed, Failed, TextDelta
@@ -22,7 +23,7 @@ async def reply(threads: int) -> dict[str, object]:
     backend = open_backend(endless(threads), "")
     try:
         backend.start()
-        while backend.status().state != "idle":  # noqa: ASYNC110 -- outside of what is measured
+        while backend.status().state is not BackendState.IDLE:  # noqa: ASYNC110 -- outside of what is measured
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
         cpu, begun = time.process_time(), time.perf_counter()

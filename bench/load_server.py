@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator
 
-from bitnet_chat.backend import BackendStatus, ReplyOptions
+from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
 from bitnet_chat.context.token_count import TokenCount
@@ -87,7 +87,7 @@ class SyntheticBackend:
         self._stopped.set()
 
     def status(self) -> BackendStatus:
-        return BackendStatus("synthetic", "synthetic", "idle")
+        return BackendStatus("synthetic", "synthetic", BackendState.IDLE)
 
     async def close(self) -> None:
         pass

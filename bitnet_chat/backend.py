@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Protocol
 
 from bitnet_chat.context.token_count import TokenCount
@@ -74,14 +75,25 @@ class ReplyOptions:
     nothing in what it gets, and what its reply is made without is told with that reply, however often it is asked."""
 
 
+class BackendState(StrEnum):
+    """What a backend does. The values are those of ``/health``."""
+
+    STARTING = "starting"
+    """It loads the model."""
+    IDLE = "idle"
+    GENERATING = "generating"
+    INTERRUPTING = "interrupting"
+    """It was told to stop a reply, and has not ended it yet."""
+    DEAD = "dead"
+
+
 @dataclass(frozen=True, slots=True)
 class BackendStatus:
     """What a status line may show; any of it may change from one moment to the next."""
 
     model: str
     engine: str
-    state: str
-    """``starting``, ``idle``, ``generating``, ``interrupting`` or ``dead``."""
+    state: BackendState
     context_used: int | None = None
     context_size: int | None = None
     memory: int | None = None

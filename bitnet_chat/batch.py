@@ -19,6 +19,7 @@ from bitnet_chat.conversation.export import json_text
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
 from bitnet_chat.errors import (
     BitnetChatError,
+    EmptyReplyError,
     EngineDiedError,
     EngineNotFoundError,
     FinishReason,
@@ -69,7 +70,7 @@ class Answer:
             return cls(end.error.reason, end.text, error=end.error, thinking=thinking)
         if end.reason in _ANSWERED and not end.text.strip() and thinking.strip():
             cut = "--max-tokens N allows more; " if end.reason is FinishReason.LENGTH else ""
-            error = BitnetChatError(
+            error = EmptyReplyError(
                 "the model thought and did not answer: its thoughts did not end",
                 remedy=f"{cut}--json prints them, and the journal keeps them",
             )

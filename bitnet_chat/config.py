@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -111,13 +111,19 @@ class SettingValue:
     origin: str
 
 
-def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> tuple[Settings, str]:
+def load(
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    *,
+    written: Callable[[str, Any], str] | None = None,
+) -> tuple[Settings, str]:
     """The settings, and the engine that the config file or the persona names (it has a place of its own in the search
     order).
 
-    ``flags``: what was given on the command line, by field name. Raises UsageError naming source and key.
+    ``flags``: what was given on the command line, by field name. ``written``: how an error names a setting of them;
+    :func:`flag` unless given. Raises UsageError naming source and key.
     """
-    layers = _layers(flags, environment)
+    layers = _layers(flags, environment, written or flag)
     configured = str((layers.file | layers.persona).get("engine", SettingValue("", "")).value)
     merged = layers.file | layers.persona | {"engine": SettingValue("", "")} | layers.environment | layers.flags
     return replace(Settings(), **{name: each.value for name, each in merged.items()}), configured
@@ -125,13 +131,29 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) 
 
 def sourced(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, SettingValue]:
     """Every setting with where it comes from, in the order of :class:`Settings`. Raises as :func:`load` does."""
-    layers = _layers(flags, environment)
+    layers = _layers(flags, environment, flag)
     merged = layers.file | layers.persona | layers.environment
     if environment.get(ENVIRONMENT_PREFIX + "ENGINE"):
         merged["engine"] = SettingValue(environment[ENVIRONMENT_PREFIX + "ENGINE"], f"${ENVIRONMENT_PREFIX}ENGINE")
     merged |= layers.flags
     defaults = Settings()
     return {name: merged.get(name, SettingValue(getattr(defaults, name), "default")) for name in _TYPES}
+
+
+def from_keywords(settings: Settings | None, keywords: Mapping[str, object]) -> tuple[Settings, str]:
+    """The settings of a library call, and the configured engine as :func:`load` has it. ``settings``: taken as they
+    are, without a look at the config file and the environment; None: both count, and keywords win. A path may be given
+    for a text. The journal is off and nothing is installed unless a keyword says otherwise.
+
+    Raises UsageError for a name or a value that cannot be used."""
+    for key in keywords:
+        if key not in _TYPES:
+            raise UsageError(f"there is no setting {key!r}{did_you_mean(key, _TYPES)}")
+    given: dict[str, object] = {"journal": False, "install": "no"}
+    given |= {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in keywords.items()}
+    if settings is not None:
+        return replace(settings, **{key: checked(key, value, "settings: ") for key, value in given.items()}), ""
+    return load(given, written=lambda name, value: "settings")
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -152,7 +174,7 @@ class _Layers:
     flags: dict[str, SettingValue]
 
 
-def _layers(flags: Mapping[str, Any], environment: Mapping[str, str]) -> _Layers:
+def _layers(flags: Mapping[str, Any], environment: Mapping[str, str], written: Callable[[str, Any], str]) -> _Layers:
     path = paths.config_file()
     from_file = {key: SettingValue(value, str(path)) for key, value in read(path).items()}
     from_environment = {
@@ -163,7 +185,7 @@ def _layers(flags: Mapping[str, Any], environment: Mapping[str, str]) -> _Layers
         if name != "engine" and environment.get(variable := ENVIRONMENT_PREFIX + name.upper())
     }
     from_flags = {
-        key: SettingValue(checked(key, value, f"{flag(key, value)}: "), flag(key, value))
+        key: SettingValue(checked(key, value, f"{written(key, value)}: "), written(key, value))
         for key, value in flags.items()
     }
     name = (from_file | from_environment | from_flags).get("persona", SettingValue("", "")).value

@@ -1,28 +1,45 @@
-"""Every error of the project, and the one table of finish reasons and exit codes.
+"""Every error that reaches a caller, and the one table of finish reasons and exit codes.
 
 ::
 
-    BitnetChatError            what happened, to what, what to do next
-    ├── UsageError        (2)  a flag, a file, a JSON line or a setting that cannot be used
-    │   ├── Unsupported   (2)  something that a backend cannot do
-    │   └── RefusedFlag   (2)  a flag behind ``--`` that the engine does not take
-    ├── EngineNotFound    (3)  no binary that can talk, or one that is no engine
-    │   ├── EngineMissing (3)  no engine at hand that can run the model
-    │   └── BuildError    (3)  an engine that could not be built
-    ├── ModelError        (4)  no model, or one that cannot be read, rendered or loaded
-    ├── EngineDied        (5)  the engine process ended without being asked to
-    │   └── EngineStalled (124) the engine does nothing more, and was ended for it
-    ├── ContextOverflow   (6)  a prompt that is larger than the context window
-    ├── JournalError      (9)  a journal that cannot be read or written
-    └── Busy            (124)  more at once than a server or a pool lets wait
+    BitnetChatError                       subject, verb, value; ``remedy``: what to do
+    ├── UsageError                    (2) a flag, a file, a JSON line or a setting that cannot be used
+    │   ├── UnsupportedError          (2) an option that the backend does not support
+    │   ├── RefusedFlagError          (2) a flag behind ``--`` that the engine does not take
+    │   ├── EmptyFileError            (2) an attachment without content
+    │   ├── UnknownModelError         (2) a model name that the server does not serve
+    │   ├── ChatNotFoundError         (2) a chat that the attached server does not have
+    │   └── InvalidFieldError         (2) a field of a request that cannot be used
+    │       ├── NoSuchChatError       (2) a chat id that the server does not have
+    │       └── ReplyRunningError     (2) a second reply to one chat at the same time
+    ├── EngineNotFoundError           (3) an engine that was not found, or cannot chat
+    │   ├── EngineMissingError        (3) a prebuilt engine that is not installed
+    │   ├── BuildError                (3) an engine that could not be built or installed
+    │   └── ServerUnreachableError    (3) an attached server that does not answer
+    ├── ModelError                    (4) a model that is missing, or cannot be read, rendered or loaded
+    │   └── TemplateError             (4) a chat template that cannot be used
+    ├── EngineDiedError               (5) an engine process that ended unasked
+    │   └── EngineStalledError      (124) an engine process that was ended because it made no progress
+    ├── ContextOverflowError          (6) a prompt that is larger than the context window
+    ├── RepetitionError               (7) a reply that was stopped because it repeated itself
+    ├── EmptyReplyError               (8) a reply without text
+    ├── JournalError                  (9) a journal that cannot be read or written
+    │   └── JournalTooNewError        (9) a journal file of a later release
+    ├── BusyError                   (124) more requests than a server or a pool lets wait
+    │   └── ShuttingDownError       (124) a request to a server that is shutting down
+    ├── RequestTimeoutError         (124) a time limit that was reached before the end of a reply
+    ├── ReplyCancelledError         (130) a reply that was stopped before its first token
+    └── InternalError                 (2) a fault of the program itself
+        └── InvalidTransitionError    (2) a signal that a state machine does not accept in its state
 
 The numbers are exit codes. A reply that ends carries a :class:`FinishReason`; both come from the same table, so
-that a script may look at either.
+that a script may look at either. :class:`BitnetChatError` has no reason of its own: each branch names one.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import ClassVar
 
 
 class FinishReason(StrEnum):
@@ -80,9 +97,14 @@ _EXIT_CODES = {
 
 
 class BitnetChatError(Exception):
-    """Base of the tree. ``str(error)`` is fit to be shown; ``reason`` is its finish reason."""
+    """Base of the tree. ``str(error)`` is fit to be shown, on several lines; it is not escaped for a terminal."""
 
-    reason = FinishReason.USAGE
+    reason: ClassVar[FinishReason]
+    """The finish reason; ``reason.exit_code`` is that of the program."""
+
+    def __init_subclass__(cls) -> None:
+        if not hasattr(cls, "reason"):  # no default: an error would get the exit code of another
+            raise TypeError(f"{cls.__name__} has no reason")
 
     def __init__(self, what: str, *, remedy: str = "", detail: str = "") -> None:
         """``what``: what happened, to what. ``remedy``: what to do next. ``detail``: evidence, such as a log tail."""
@@ -101,11 +123,13 @@ class BitnetChatError(Exception):
 
 
 class UsageError(BitnetChatError):
+    """A flag, a file, a JSON line or a setting cannot be used."""
+
     reason = FinishReason.USAGE
 
 
 class UnsupportedError(UsageError):
-    """What was asked for is right, and this backend cannot do it. ``option``: its name, as the caller wrote it."""
+    """The backend does not support an option. ``option``: its name, as the caller wrote it."""
 
     def __init__(self, option: str, why: str, *, remedy: str = "") -> None:
         super().__init__(f"{option} is not supported here: {why}", remedy=remedy)
@@ -113,25 +137,59 @@ class UnsupportedError(UsageError):
 
 
 class RefusedFlagError(UsageError):
-    """No question can be answered with this flag."""
+    """The engine does not take a flag: each reply would fail."""
 
 
-class BusyError(BitnetChatError):
-    """More is asked for at once than may wait. ``retry_after``: seconds after which it is worth another try."""
+class EmptyFileError(UsageError):
+    """The attachment has no content."""
 
-    reason = FinishReason.TIMEOUT
 
-    def __init__(self, what: str, *, retry_after: float, remedy: str = "") -> None:
+class UnknownModelError(UsageError):
+    """The server serves no model of that name."""
+
+
+class ChatNotFoundError(UsageError):
+    """The attached server does not have the chat any more."""
+
+
+class InvalidFieldError(UsageError):
+    """A request cannot be used. ``param``: the path of the wrong field, such as ``messages[2].role``; ``code`` and
+    ``status``: in the terms of the OpenAI API and of HTTP."""
+
+    def __init__(self, what: str, *, param: str = "", code: str = "", status: int = 400, remedy: str = "") -> None:
         super().__init__(what, remedy=remedy)
-        self.retry_after = retry_after
+        self.param, self.code, self.status = param, code, status
+
+
+class NoSuchChatError(InvalidFieldError):
+    """The server has no chat with the number ``id``."""
+
+    def __init__(self, id: int) -> None:
+        super().__init__(
+            f"there is no chat {id}", status=404, code="chat_not_found", remedy="GET /chats lists those that there are"
+        )
+
+
+class ReplyRunningError(InvalidFieldError):
+    """A chat takes one reply at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this chat is being answered already",
+            status=409,
+            code="chat_is_answering",
+            remedy="wait for the end of the reply, or stop it",
+        )
 
 
 class EngineNotFoundError(BitnetChatError):
+    """An engine was not found, or cannot chat."""
+
     reason = FinishReason.NO_ENGINE
 
 
 class EngineMissingError(EngineNotFoundError):
-    """No engine at hand can run the model; ``package``: the one that can, which can be installed."""
+    """No installed engine can run the model. ``package``: the prebuilt one that can."""
 
     def __init__(self, what: str, *, package: str, remedy: str = "", detail: str = "") -> None:
         super().__init__(what, remedy=remedy, detail=detail)
@@ -139,28 +197,70 @@ class EngineMissingError(EngineNotFoundError):
 
 
 class BuildError(EngineNotFoundError):
-    """The engine build failed; ``detail`` is the tail of its log."""
+    """An engine could not be built or installed. ``detail``: the tail of the build log."""
+
+
+class ServerUnreachableError(EngineNotFoundError):
+    """The attached server does not answer at its address."""
 
 
 class ModelError(BitnetChatError):
+    """A model is missing, or cannot be read, rendered or loaded."""
+
     reason = FinishReason.BAD_MODEL
 
 
+class FaultKind(StrEnum):
+    """What is wrong with a chat template."""
+
+    UNREADABLE = "unreadable"
+    """The text is not Jinja. Other programs accept some that are refused here."""
+    REFUSED = "refused"
+    """It says itself that it has no form for this conversation."""
+    FAILED = "failed"
+    LIMIT = "limit"
+    """It takes more time, memory or output than a template may."""
+
+
+class TemplateFaultError(Exception):
+    """A template failed; :class:`TemplateError` is what a caller gets. ``text``: one line."""
+
+    def __init__(self, kind: FaultKind, text: str) -> None:
+        super().__init__(text)
+        self.kind, self.text = kind, text
+
+
+_FAULTS = {
+    FaultKind.UNREADABLE: "cannot be read",
+    FaultKind.REFUSED: "refused this conversation",
+    FaultKind.FAILED: "fails",
+    FaultKind.LIMIT: "fails",
+}
+
+
+class TemplateError(ModelError):
+    """A chat template cannot be used, or not for a conversation. ``fault``: what is wrong with it, one line."""
+
+    def __init__(self, name: str, fault: TemplateFaultError) -> None:
+        self.kind, self.fault = fault.kind, f"{_FAULTS[fault.kind]}: {fault.text}"
+        super().__init__(f"the chat template {name} {self.fault}", remedy="choose another with --chat-template NAME")
+
+
 class EngineDiedError(BitnetChatError):
-    """``detail`` is the tail of the engine's log."""
+    """The engine process ended unasked. ``detail``: the tail of its log."""
 
     reason = FinishReason.ENGINE_DIED
 
 
 class EngineStalledError(EngineDiedError):
-    """Ended from here, since nothing came from it for longer than the stall timeout."""
+    """The engine process was ended: it made no progress for longer than the stall timeout."""
 
     reason = FinishReason.STALLED
 
 
 class ContextOverflowError(BitnetChatError):
-    """``needed``: tokens of all that would have been sent; ``reserve``: those that are kept for the reply; ``size``:
-    those of the window. None where they are not known."""
+    """A prompt is larger than the context window. In tokens: ``needed``, the whole prompt; ``reserve``, those kept for
+    the reply; ``size``, the window. None: not known."""
 
     reason = FinishReason.CONTEXT_OVERFLOW
 
@@ -178,5 +278,63 @@ class ContextOverflowError(BitnetChatError):
         self.needed, self.reserve, self.size = needed, reserve, size
 
 
+class EmptyReplyError(BitnetChatError):
+    """The model ended its reply without text, or thought and did not answer."""
+
+    reason = FinishReason.EMPTY
+
+
+class RepetitionError(BitnetChatError):
+    """The reply was stopped: it repeated itself."""
+
+    reason = FinishReason.REPETITION
+
+
 class JournalError(BitnetChatError):
+    """The journal cannot be read or written."""
+
     reason = FinishReason.JOURNAL
+
+
+class JournalTooNewError(JournalError):
+    """A later release made the journal file: it is left unchanged."""
+
+
+class BusyError(BitnetChatError):
+    """More requests wait than may. ``retry_after``: seconds until another try may succeed."""
+
+    reason = FinishReason.TIMEOUT
+
+    def __init__(self, what: str, *, retry_after: float, remedy: str = "") -> None:
+        super().__init__(what, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class ShuttingDownError(BusyError):
+    """The server shuts down and starts no more replies."""
+
+
+class RequestTimeoutError(BitnetChatError):
+    """The time limit of a reply was reached: on a server before its first token, in a library call before its end."""
+
+    reason = FinishReason.TIMEOUT
+
+
+class ReplyCancelledError(BitnetChatError):
+    """The reply was stopped from this side before its first token."""
+
+    reason = FinishReason.INTERRUPTED
+
+
+class InternalError(BitnetChatError):
+    """A fault of the program itself, which its log explains."""
+
+    reason = FinishReason.USAGE
+
+
+class InvalidTransitionError(InternalError):
+    """A state machine got a signal that its state does not accept. ``state`` and ``signal``: their names."""
+
+    def __init__(self, machine: str, state: str, signal: str) -> None:
+        super().__init__(f"{machine} does not accept {signal} in the state {state}")
+        self.state, self.signal = state, signal

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bitnet_chat.attachments.attachment import Attachment, looks_like_file, mentions
-from bitnet_chat.errors import UsageError
+from bitnet_chat.errors import EmptyFileError, UsageError
 
 TEXT_LIMIT = 4_000_000
 """Bytes of a text: ten times what the largest context windows hold."""
@@ -107,10 +107,6 @@ def from_bytes(name: str, data: bytes) -> Attachment:
             f"{name} is no text: it seems to be {error}", remedy="attach text or a PDF; most programs can export one"
         ) from None
     return Attachment(name, text, len(data), encoding=encoding)
-
-
-class EmptyFileError(UsageError):
-    """Nothing is in it. Of stdin it says that nobody had anything to add."""
 
 
 def _from_pdf(name: str, data: bytes) -> Attachment:

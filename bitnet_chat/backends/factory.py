@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bitnet_chat.backend import Backend, Sampling
     from bitnet_chat.backends.llama_server import LlamaServer
     from bitnet_chat.engine.binary import EngineBinary
+    from bitnet_chat.tools import Toolbox
 
 Convert = Callable[["Path", "EngineBinary"], object]
 """Makes the file that an engine needs out of a model file, as :func:`bitnet_chat.engine.conversion.obtain` does."""
@@ -35,12 +36,13 @@ _ENGINE = ("engine", "backend", "base_url", "rpc", "ctx", "threads", "chat_templ
 """Settings of an engine of our own."""
 
 
-def refuse_for_an_engine(given: Mapping[str, object], settings: Settings) -> None:
-    """Raises UsageError for a flag that would be ignored, since the server's engine is as it is."""
-    clash = [flag(name) for name in _ENGINE if name in given]
+def refuse_for_an_engine(given: Iterable[str], settings: Settings, written: Callable[[str], str] = flag) -> None:
+    """Raises UsageError for a setting that would be ignored, since the server's engine is as it is. ``written``: how
+    the user writes a setting."""
+    clash = [written(name) for name in _ENGINE if name in given]
     if settings.attach and clash:
         raise UsageError(
-            f"{' and '.join(clash)} does not go with --attach: the engine is that of {settings.attach}",
+            f"{' and '.join(clash)} does not go with {written('attach')}: the engine is that of {settings.attach}",
             remedy="bitnet-chat serve takes it",
         )
 
@@ -233,6 +235,13 @@ def _elsewhere(settings: Settings) -> Backend:
     from bitnet_chat.backends.openai import openai_backend
 
     return openai_backend(settings)
+
+
+def expect(backend: Backend, toolbox: Toolbox | None) -> None:
+    """Tells an engine which tools a reply will have, so that the prompt that it loads now is the first one."""
+    expecting = getattr(getattr(backend, "inner", backend), "expect", None)
+    if toolbox is not None and expecting is not None:
+        expecting(toolbox.tools)
 
 
 # The limits of one reply, and what it is made with, out of the settings.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat import paths
-from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, Tool
@@ -219,7 +219,7 @@ class PtyBackend:
             engine=f"{packages.name_of(self.binary)} ({self.binary.dialect.value})",
             engine_version=self.binary.version,
             sampling=self._sampling,
-            state=self._session.state.value,
+            state=BackendState(self._session.state),
             context_used=used.count if used is not None else None,
             context_exact=used is None or not used.error,
             context_size=process.meter.context_size or self._session.keeper.room.size if process else None,

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bitnet_chat.attachments import Attachment
-from bitnet_chat.attachments.reading import EmptyFileError, attach, attach_stdin, stdin_is_given
-from bitnet_chat.errors import UsageError
+from bitnet_chat.attachments.reading import attach, attach_stdin, stdin_is_given
+from bitnet_chat.errors import EmptyFileError, UsageError
 
 if TYPE_CHECKING:
     from bitnet_chat.journal import Journal, StoredConversation

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from bitnet_chat import paths
+from bitnet_chat.backends.factory import expect
 from bitnet_chat.config import Settings
 from bitnet_chat.errors import UsageError
 
@@ -49,13 +50,6 @@ def allowed_toolbox(flags: argparse.Namespace, settings: Settings) -> Toolbox | 
             remedy=f"--allow-tools {box.names[0]},… or --allow-tools all allows it beforehand; or start a conversation",
         )
     return box.only(allowed)
-
-
-def expect(backend: Backend, box: Toolbox | None) -> None:
-    """Tells an engine which tools it will hear of, so that what it loads now is right for the first reply."""
-    expecting = getattr(getattr(backend, "inner", backend), "expect", None)
-    if box is not None and expecting is not None:
-        expecting(box.tools)
 
 
 def offered(backend: Backend, box: Toolbox | None) -> Backend:

@@ -11,9 +11,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bitnet_chat.conversation.json_fields import Fields, InvalidFieldError
+from bitnet_chat.conversation.json_fields import Fields
 from bitnet_chat.conversation.message import NOT_CALLED, Conversation, Message, Role, ToolCall
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.errors import FinishReason, InvalidFieldError
 
 MOST_MESSAGES = 10_000
 """Of one request: what is done to each of them adds up, and no window holds as many."""

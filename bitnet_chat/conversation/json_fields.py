@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from bitnet_chat.errors import UsageError
+from bitnet_chat.errors import InvalidFieldError
 
 T = TypeVar("T")
 _SHOWN = 60
@@ -19,15 +19,6 @@ _SHOWN = 60
 _NAMED = 20
 """Fields that one notice names."""
 _INDEX = re.compile(r"\[\d+\]")
-
-
-class InvalidFieldError(UsageError):
-    """A request that cannot be used. ``param``: the name of what is wrong in it, such as ``messages[2].role``;
-    ``code`` and ``status``: in the terms of the OpenAI API and of HTTP."""
-
-    def __init__(self, what: str, *, param: str = "", code: str = "", status: int = 400, remedy: str = "") -> None:
-        super().__init__(what, remedy=remedy)
-        self.param, self.code, self.status = param, code, status
 
 
 class IgnoredFields:

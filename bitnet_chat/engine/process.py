@@ -26,7 +26,7 @@ from bitnet_chat.engine.protocols import GO_ON, EncodedMessage, EngineProtocol, 
 from bitnet_chat.engine.protocols.log_format import LogDetector, log_line
 from bitnet_chat.engine.transport import Transport, TransportKind
 from bitnet_chat.engine.transport.spawn import spawn
-from bitnet_chat.errors import EngineDiedError
+from bitnet_chat.errors import EngineDiedError, InvalidTransitionError
 from bitnet_chat.filters.thinking import ThinkingFramer
 from bitnet_chat.frames import EngineError, Frame, Ready, ReplyFigures, TurnEnd, UnexpectedOutput
 from bitnet_chat.text.utf8 import Utf8Decoder
@@ -76,6 +76,14 @@ TRANSITIONS = {
     (ProcessState.INTERRUPTING, Signal.EXIT): ProcessState.DEAD,
     (ProcessState.DEAD, Signal.EXIT): ProcessState.DEAD,
 }
+
+
+def next_state(state: ProcessState, signal: Signal) -> ProcessState:
+    """Raises InvalidTransitionError for a signal that ``state`` does not accept."""
+    try:
+        return TRANSITIONS[state, signal]
+    except KeyError:
+        raise InvalidTransitionError("the engine process", state.value, signal.name.lower()) from None
 
 
 class TraceListener(Protocol):
@@ -384,7 +392,7 @@ class EngineProcess:
                 self._changed.set()
 
     def _move(self, signal: Signal) -> None:
-        self.state = TRANSITIONS[self.state, signal]
+        self.state = next_state(self.state, signal)
         self._changed.set()
 
     def _settle(self) -> None:

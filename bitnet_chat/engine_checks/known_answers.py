@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.small_model import CONTEXT, SmallModel, question, tokens
 from bitnet_chat.engine.verdicts import ANSWERS, LENGTH, AnswerVerdict, _keep, kept, offered
-from bitnet_chat.errors import BitnetChatError, BuildError
+from bitnet_chat.errors import BitnetChatError, BuildError, EngineDiedError
 
 if TYPE_CHECKING:
     pass
@@ -92,7 +92,7 @@ def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict
                 reply(prompt[:end], 1)
             return {"": at_once, " one by one": [reply(prompt)]}
     except NativeClientError as error:
-        raise BitnetChatError(str(error)) from error
+        raise EngineDiedError(str(error)) from error
 
 
 async def _of_program(engine: EngineBinary, model: Path, questions: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.errors import JournalError
+from bitnet_chat.errors import JournalTooNewError
 from bitnet_chat.journal import schema
 from bitnet_chat.journal.codec import decoded
 
@@ -29,10 +29,6 @@ _FULL = 1 << 16
 _MAGIC = b"SQLite format 3\0"
 _LOOKING = threading.Lock()
 _LOOKED_AT: set[tuple[int, int] | None] = set()
-
-
-class JournalTooNewError(JournalError):
-    """The file was made by a later release: it is left alone."""
 
 
 def open_to_read(path: Path, *, busy: float = BUSY) -> Connection:

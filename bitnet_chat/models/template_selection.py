@@ -13,8 +13,9 @@ from bitnet_chat.templates.builtin import DEFAULT, TEMPLATES
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bitnet_chat.errors import TemplateError
     from bitnet_chat.models.gguf import ModelHeader
-    from bitnet_chat.templates.chat_template import ChatTemplate, TemplateError
+    from bitnet_chat.templates.chat_template import ChatTemplate
     from bitnet_chat.templates.checks import TemplateFlaw
 
 
@@ -84,7 +85,8 @@ def flaws_of(header: ModelHeader) -> tuple[TemplateFlaw, ...]:
 
 
 def _read(source: str, name: str, header: ModelHeader) -> ChatTemplate | TemplateError:
-    from bitnet_chat.templates.chat_template import ChatTemplate, TemplateError
+    from bitnet_chat.errors import TemplateError
+    from bitnet_chat.templates.chat_template import ChatTemplate
     from bitnet_chat.templates.sandbox import program_of
 
     try:

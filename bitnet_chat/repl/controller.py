@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backend import Backend, BackendStatus
+from bitnet_chat.backend import Backend, BackendState, BackendStatus
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import SideNote
@@ -112,7 +112,7 @@ class ReplController:
         """Of the message on the prompt, with the files that go with it. None where it is too short to matter, and
         while the model loads: its tokenizer may not be at hand."""
         files = self._clerk.attached
-        if (len(text) < WORTH_COUNTING and not files) or self._backend.status().state == "starting":
+        if (len(text) < WORTH_COUNTING and not files) or self._backend.status().state is BackendState.STARTING:
             return None
         if self._counted[0] != (text, len(files)):
             from bitnet_chat.attachments import with_attachments

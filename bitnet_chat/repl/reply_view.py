@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backend import Backend, BackendState, ReplyOptions
 from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, ToolCall
@@ -51,7 +51,7 @@ class ReplyView:
         self._interrupted: float | None = None
         self._asked = False
         self._abandoned = False
-        self._loading = backend.status().state == "starting"
+        self._loading = backend.status().state is BackendState.STARTING
         self._progress: PromptProgress | None = None
         self._text: list[str] = []
         self._thoughts: list[str] = []

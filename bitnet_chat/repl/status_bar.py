@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bitnet_chat.backend import BackendStatus
+from bitnet_chat.backend import BackendState, BackendStatus
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.events import Stats
 from bitnet_chat.text.cell_width import clip, width
@@ -25,11 +25,11 @@ _OVERFLOW = {
     "stop": "the conversation will end there",
 }
 _STATES = {
-    "starting": "loading",
-    "idle": "idle",
-    "generating": "answering",
-    "interrupting": "stopping",
-    "dead": "stopped",
+    BackendState.STARTING: "loading",
+    BackendState.IDLE: "idle",
+    BackendState.GENERATING: "answering",
+    BackendState.INTERRUPTING: "stopping",
+    BackendState.DEAD: "stopped",
 }
 
 
@@ -57,7 +57,7 @@ def context(used: int | None, total: int | None, exact: bool = True) -> str:
 
 def state(status: BackendStatus) -> str:
     """What the engine does, in a word for people."""
-    return _STATES.get(status.state, one_line(status.state))
+    return _STATES[status.state]
 
 
 def _too_much(draft: TokenCount | None, used: int | None, total: int | None) -> bool:
@@ -88,7 +88,7 @@ def bar(
     # In the order of display; the number says how long each is kept when the room gets short.
     parts = [
         (_NAME, "", one_line(status.model)),
-        (8, "", state(status) if status.state != "idle" else ""),
+        (8, "", state(status) if status.state is not BackendState.IDLE else ""),
         (7, WARNING if _too_much(draft, used, total) else "", f"message {draft}" if draft is not None else ""),
         (9, WARNING if full else "", ("! " if full else "") + context(used, total, status.context_exact)),
         (6, WARNING, _OVERFLOW.get(overflow, "") if full else ""),

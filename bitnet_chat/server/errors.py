@@ -8,9 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from bitnet_chat.conversation.json_fields import (
-    InvalidFieldError as InvalidFieldError,  # the modules that import it from here
-)
 from bitnet_chat.errors import (
     BitnetChatError,
     BusyError,
@@ -18,27 +15,18 @@ from bitnet_chat.errors import (
     EngineDiedError,
     EngineNotFoundError,
     FinishReason,
+    InvalidFieldError,
     ModelError,
+    ReplyCancelledError,
+    RequestTimeoutError,
+    ShuttingDownError,
+    UnknownModelError,
     UnsupportedError,
     UsageError,
 )
 from bitnet_chat.events import Completed, Failed
-from bitnet_chat.server.model_manager import UnknownModelError
-from bitnet_chat.server.scheduler import ShuttingDownError
 from bitnet_chat.text.sanitize import escaped
 from bitnet_chat.text.utf8 import well_formed
-
-
-class RequestTimeoutError(BitnetChatError):
-    """The time that a reply may take ran out before its first word."""
-
-    reason = FinishReason.TIMEOUT
-
-
-class CancelledError(BitnetChatError):
-    """The reply was stopped from this side before its first word."""
-
-    reason = FinishReason.INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +115,7 @@ _PLACES: tuple[tuple[type[BitnetChatError], tuple[int, str, str, str, bool]], ..
     (ModelError, (503, _SERVER, "bad_model", "", False)),
     (EngineDiedError, (503, _SERVER, "engine_died", "", True)),
     (RequestTimeoutError, (504, _SERVER, "timeout", "", True)),
-    (CancelledError, (503, _SERVER, "interrupted", "", True)),
+    (ReplyCancelledError, (503, _SERVER, "interrupted", "", True)),
 )
 """The first that matches: a subclass stands before its base."""
 
@@ -156,7 +144,7 @@ def failure_of(end: Completed | Failed) -> BitnetChatError | None:
                 "the time for this reply ran out before its first word", remedy="try again later"
             )
         case FinishReason.INTERRUPTED:
-            return CancelledError("the reply was stopped before its first word", remedy="try again")
+            return ReplyCancelledError("the reply was stopped before its first word", remedy="try again")
         case FinishReason.CONTEXT_OVERFLOW:
             return ContextOverflowError("the conversation leaves no room for a reply in the context window")
     return None

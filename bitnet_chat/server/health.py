@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from bitnet_chat.backend import BackendStatus
+from bitnet_chat.backend import BackendState, BackendStatus
 from bitnet_chat.server.scheduler import ReplyScheduler
 from bitnet_chat.version import __version__
 
-_READY = frozenset({"idle", "generating", "interrupting"})
+_READY = frozenset({BackendState.IDLE, BackendState.GENERATING, BackendState.INTERRUPTING})
 
 
 def routes(desk: ReplyScheduler) -> list[BaseRoute]:
@@ -33,7 +33,7 @@ def health_of(desk: ReplyScheduler) -> tuple[int, dict[str, object]]:
     pools = desk.catalogue.pools
     statuses = [backend.status() for pool in pools.values() for backend in pool.backends]
     shown = max(statuses, key=_readiness, default=None)
-    state = shown.state if shown is not None else "starting"
+    state: str = shown.state if shown is not None else BackendState.STARTING
     if desk.ending.is_set():
         state = "ending"
     elif shown is None and desk.has_answered:
@@ -54,4 +54,4 @@ def health_of(desk: ReplyScheduler) -> tuple[int, dict[str, object]]:
 
 
 def _readiness(status: BackendStatus) -> int:
-    return 2 if status.state in _READY else 1 if status.state == "starting" else 0
+    return 2 if status.state in _READY else 1 if status.state is BackendState.STARTING else 0

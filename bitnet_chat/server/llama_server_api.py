@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
-from bitnet_chat.errors import BitnetChatError, ModelError
-from bitnet_chat.server.errors import InvalidFieldError, openai_form, to_api_error
+from bitnet_chat.errors import BitnetChatError, InvalidFieldError, ModelError
+from bitnet_chat.server.errors import openai_form, to_api_error
 from bitnet_chat.server.openai.responses import to_json
 from bitnet_chat.server.request_body import read
 from bitnet_chat.server.responses import respond

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bitnet_chat.errors import InvalidFieldError
 from bitnet_chat.server.auth import (
     COOKIE,
     HEADERS,
@@ -27,7 +28,7 @@ from bitnet_chat.server.auth import (
     too_large,
     too_many_guesses,
 )
-from bitnet_chat.server.errors import InvalidFieldError, error_json
+from bitnet_chat.server.errors import error_json
 from bitnet_chat.server.metrics import Metrics
 from bitnet_chat.server.request_body import read_object
 from bitnet_chat.server.responses import ClientDisconnectedError

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.backends.pool import BackendFactory, Pool
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, BusyError, ModelError, UsageError
+from bitnet_chat.errors import BitnetChatError, BusyError, ModelError, UnknownModelError, UsageError
 from bitnet_chat.models import memory
 from bitnet_chat.models.gguf import size_of
 from bitnet_chat.models.names import ModelNames, key_of
@@ -35,10 +35,6 @@ log = logging.getLogger("bitnet_chat.server")
 
 _OFTEN = 5.0
 """Seconds between two looks at another server's list of models."""
-
-
-class UnknownModelError(UsageError):
-    """There is no such model here."""
 
 
 @dataclass(slots=True)

@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bitnet_chat.conversation.json_fields import Fields, IgnoredFields, InvalidFieldError
+from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
+from bitnet_chat.errors import InvalidFieldError
 from bitnet_chat.text.utf8 import well_formed
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, InternalError
 from bitnet_chat.events import Stats
 
 log = logging.getLogger("bitnet_chat.server")
@@ -43,7 +43,7 @@ async def respond(
         response = Response(status_code=_GONE)
     except Exception:
         log.exception("a request broke")
-        response = refusal(BitnetChatError("the server failed at this request; its log says why"))
+        response = refusal(InternalError("the server failed at this request; its log says why"))
     await response(scope, receive, send)
 
 

@@ -14,7 +14,7 @@ from bitnet_chat.backends.pool import Slot, number
 from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend, SingleCallBackend, refuses_tools
 from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, BusyError, EngineDiedError, FinishReason
+from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, ShuttingDownError
 from bitnet_chat.events import Completed, Event, Failed
 from bitnet_chat.journal import JournalRecorder
 from bitnet_chat.server.broadcast import ReplyBroadcast
@@ -29,10 +29,6 @@ _YIELDS = 3
 """So often one piece of batch work makes way for people; then it is finished, so that it ends at all."""
 _PATIENCE = 8.0
 """Seconds that replies which were told to stop have to end. A guarded backend gives up on a deaf one after six."""
-
-
-class ShuttingDownError(BusyError):
-    """The server is about to end, and begins nothing new."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.errors import ModelError
-from bitnet_chat.templates.jinja import FaultKind, JinjaProgram, TemplateFaultError, TemplateProgram
+from bitnet_chat.errors import FaultKind, ModelError, TemplateError, TemplateFaultError
+from bitnet_chat.templates.jinja import JinjaProgram, TemplateProgram
 
 # What llama.cpp itself takes for an end of generation, by text (llama-vocab.cpp).
 END_TOKENS = (
@@ -42,22 +42,6 @@ class TurnDelimiters:
     in_prefix: str
     in_suffix: str
     end: str = ""
-
-
-_SAID = {
-    FaultKind.UNREADABLE: "cannot be read",
-    FaultKind.REFUSED: "refused this conversation",
-    FaultKind.FAILED: "fails",
-    FaultKind.LIMIT: "fails",
-}
-
-
-class TemplateError(ModelError):
-    """A template that cannot be used, or not for a conversation."""
-
-    def __init__(self, name: str, fault: TemplateFaultError) -> None:
-        self.kind, self.fault = fault.kind, f"{_SAID[fault.kind]}: {fault.text}"
-        super().__init__(f"the chat template {name} {self.fault}", remedy="choose another with --chat-template NAME")
 
 
 class ChatTemplate:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bitnet_chat.conversation import Conversation, Message
-from bitnet_chat.templates.chat_template import END_TOKENS, ChatTemplate, TemplateError
-from bitnet_chat.templates.jinja import FaultKind
+from bitnet_chat.errors import FaultKind, TemplateError
+from bitnet_chat.templates.chat_template import END_TOKENS, ChatTemplate
 
 # Private-use characters: no template strips, folds or escapes them.
 _SYSTEM, _FIRST, _REPLY, _LAST = (f"\ue001{number}\ue001" for number in range(4))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
+
+from bitnet_chat.errors import FaultKind, TemplateFaultError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -18,24 +19,6 @@ if TYPE_CHECKING:
 
 _TOLD = 300
 """Characters of an error that are told: a template may raise a text of any length."""
-
-
-class FaultKind(StrEnum):
-    UNREADABLE = "unreadable"
-    """The text is not Jinja. Other programs accept some that are refused here."""
-    REFUSED = "refused"
-    """It says itself that it has no form for this conversation."""
-    FAILED = "failed"
-    LIMIT = "limit"
-    """It takes more time, memory or output than a template may."""
-
-
-class TemplateFaultError(Exception):
-    """``text``: one line."""
-
-    def __init__(self, kind: FaultKind, text: str) -> None:
-        super().__init__(text)
-        self.kind, self.text = kind, text
 
 
 class TemplateProgram(Protocol):

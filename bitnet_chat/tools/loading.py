@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -25,7 +26,7 @@ def load(path: Path) -> Toolbox:
     """Runs the file. Raises UsageError for one that cannot be run, and for a function that can be no tool."""
     module = _run(path)
     functions = [
-        _function(each, path)
+        _function(each, f"{path}, line {inspect.unwrap(each).__code__.co_firstlineno}")
         for name, each in vars(module).items()
         if isinstance(each, FunctionType) and each.__module__ == module.__name__ and not name.startswith("_")
         if name == each.__name__  # a second name is no second tool
@@ -35,6 +36,19 @@ def load(path: Path) -> Toolbox:
             f"{path} has no tools", remedy="define functions in it, with type hints and docstrings, without a leading _"
         )
     return Toolbox(functions)
+
+
+def toolbox_of(functions: Iterable[Callable[..., object]]) -> Toolbox:
+    """Python functions as tools: their names, type hints and docstrings are what the model is told.
+
+    Raises UsageError for one that cannot be a tool, and for two of the same name."""
+    found: dict[str, Function] = {}
+    for each in functions:
+        made = _function(each, getattr(each, "__module__", None) or "a tool")
+        if made.tool.name in found:
+            raise UsageError(f"two tools have the name {made.tool.name}", remedy="rename one of the functions")
+        found[made.tool.name] = made
+    return Toolbox(list(found.values()))
 
 
 def _run(path: Path) -> ModuleType:
@@ -63,13 +77,13 @@ def _run(path: Path) -> ModuleType:
     return module
 
 
-def _function(function: FunctionType, path: Path) -> Function:
-    name = function.__name__
-    place = f"{path}, line {inspect.unwrap(function).__code__.co_firstlineno}: {name}"
+def _function(function: Callable[..., object], place: str) -> Function:
+    name = getattr(function, "__name__", repr(function))
 
     def refused(why: str) -> UsageError:
         return UsageError(
-            f"{place} can be no tool: {why}", remedy="change it, or begin its name with _ if it is not meant to be one"
+            f"{place}: {name} can be no tool: {why}",
+            remedy="change it, or begin its name with _ if it is not meant to be one",
         )
 
     if not _NAME.fullmatch(name):

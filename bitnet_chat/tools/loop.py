@@ -98,9 +98,9 @@ Spaces = Callable[[Conversation], ResultBudget | None]
 async def rounds(
     replies: Replies, conversation: Conversation, toolbox: Toolbox, space: Spaces = lambda conversation: None
 ) -> AsyncIterator[Event]:
-    """The events of ``replies(conversation)``; its calls are made, a Notice tells of each, and the replies to their
-    results follow. One Started, one end, whose text is that of all replies with a blank line between them. ``space``:
-    what the window has for the results of the open calls; None: nobody knows."""
+    """The events of ``replies(conversation)``; its calls are made, and the replies to their results follow. Each call
+    is yielded before it is made, and a Notice tells its result. One Started, one end, whose text is that of all replies
+    with a blank line between them. ``space``: room in the window for the results; None: not known."""
     said: list[str] = []
     earlier: Stats | None = None
     for number in range(ROUNDS + 1):
@@ -142,6 +142,7 @@ async def rounds(
         conversation = conversation.with_assistant(own, FinishReason.TOOL_CALLS, tool_calls=tuple(calls))
         room = space(conversation)
         for call in calls:
+            yield call
             result = await (toolbox.call(call) if room is None else toolbox.call(call, room.limit))
             yield Notice(f"{shown(call)}: {clipped(result.text)}{loss(result)}")
             if result.printed.strip():

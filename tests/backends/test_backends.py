@@ -15,7 +15,7 @@ import psutil
 import pytest
 from api_server import Threaded, ollama
 
-from bitnet_chat.backend import ReplyOptions, Sampling
+from bitnet_chat.backend import BackendState, ReplyOptions, Sampling
 from bitnet_chat.backends.factory import open_backend
 from bitnet_chat.backends.wrappers.guard import GuardedBackend
 from bitnet_chat.config import Settings
@@ -178,7 +178,7 @@ def test_replies_and_their_figures(settings: Settings) -> None:
         assert stats.time_to_first_token is not None and 0 < stats.time_to_first_token <= stats.seconds
         assert stats.context_used and stats.context_used >= stats.tokens
         status = backend.status()
-        assert status.model and status.engine and status.state == "idle"
+        assert status.model and status.engine and status.state is BackendState.IDLE
         again = end_of(await ask(backend))
         assert again.text == first.text, "temperature 0 says the same again"
         more = end_of(await ask(backend, SHORT.with_assistant(first.text, first.reason).with_user("say 3")))

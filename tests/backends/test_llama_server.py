@@ -17,7 +17,7 @@ import aiohttp
 import psutil
 import pytest
 
-from bitnet_chat.backend import ReplyOptions, ResponseFormat
+from bitnet_chat.backend import BackendState, ReplyOptions, ResponseFormat
 from bitnet_chat.backends import llama_server
 from bitnet_chat.backends.factory import open_factory
 from bitnet_chat.backends.http.backend import RemoteBackend
@@ -117,7 +117,7 @@ def process_of(server: LlamaServer) -> ServerProcess:
 
 def test_a_reply_and_what_is_known_of_it(classic: EngineBinary) -> None:
     async def body(backend: RemoteBackend, server: LlamaServer) -> None:
-        assert backend.status().state == "dead"
+        assert backend.status().state is BackendState.DEAD
         end = end_of(await ask(backend))
         assert end.reason is FinishReason.STOP and end.text
         assert end.stats.exact and end.stats.tokens > 3 and end.stats.prompt_tokens

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from api_server import CUT, Answer, ApiServer, Request, Script, lines, ollama, whole
 
-from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backend import BackendState, ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.backends.http.backend import RemoteBackend
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.config import Settings
@@ -210,7 +210,7 @@ def test_models() -> None:
 def test_it_loads_while_the_user_types() -> None:
     async def body(backend: RemoteBackend, server: ApiServer) -> None:
         backend.start()
-        assert backend.status().state in ("starting", "idle")
+        assert backend.status().state in (BackendState.STARTING, BackendState.IDLE)
         while not server.asked("/api/chat"):  # noqa: ASYNC110  # the server is in this loop
             await asyncio.sleep(0)
         assert server.asked("/api/chat")[0].json["messages"] == []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from api_server import CUT, Answer, ApiServer, Request, Script, piece, sse, usage, whole
 
-from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backend import BackendState, ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.backends.http.backend import RemoteBackend
 from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.config import Settings
@@ -417,7 +417,7 @@ def test_whoever_stops_it_the_server_hears_of_it(by: str) -> None:
             await closing
             return
         await server.hung_up.wait()
-        assert backend.status().state == "idle"
+        assert backend.status().state is BackendState.IDLE
         assert end_of(await ask(backend)).text == "Hello."
 
     for gate_before in (False, True):

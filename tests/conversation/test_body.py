@@ -13,13 +13,15 @@ from bitnet_chat.errors import (
     EngineDiedError,
     EngineNotFoundError,
     FinishReason,
+    InternalError,
+    InvalidFieldError,
     ModelError,
+    UnknownModelError,
     UnsupportedError,
     UsageError,
 )
 from bitnet_chat.events import Completed, Failed
-from bitnet_chat.server.errors import InvalidFieldError, failure_of, openai_form, to_api_error
-from bitnet_chat.server.model_manager import UnknownModelError
+from bitnet_chat.server.errors import failure_of, openai_form, to_api_error
 from bitnet_chat.server.request_body import Fields, object_of
 from bitnet_chat.server.responses import is_urgent
 
@@ -120,10 +122,6 @@ def test_what_nobody_asked_for_is_refused_by_name() -> None:
     assert len(refusal(Fields({"x" * 10_000: 1}).finish)[1]) < 100
 
 
-class Odd(BitnetChatError):
-    pass
-
-
 @pytest.mark.parametrize(
     ("error", "status", "code", "param"),
     [
@@ -137,7 +135,7 @@ class Odd(BitnetChatError):
         (EngineNotFoundError("x"), 503, "no_engine", None),
         (ModelError("x"), 503, "bad_model", None),
         (EngineDiedError("x", detail="/root/secret"), 503, "engine_died", None),
-        (Odd("x"), 500, "usage", None),
+        (InternalError("x"), 500, "usage", None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BitnetChatError) else None,
 )

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from program import fake_engine
 
-from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backend import BackendState, ReplyOptions
 from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
@@ -145,7 +145,7 @@ def test_early_messages_wait_for_the_load(rig: Rig, tmp_path: Path) -> None:
         reply = asyncio.ensure_future(ask(backend, said("say early")))
         # Opening it for writing returns when the engine opened it for reading: it is loading now.
         descriptor = await asyncio.get_running_loop().run_in_executor(None, os.open, gate, os.O_WRONLY)
-        assert backend.status().state == "starting"
+        assert backend.status().state is BackendState.STARTING
         os.close(descriptor)
         assert (await reply)[-1].text == "early"  # type: ignore[union-attr]
 

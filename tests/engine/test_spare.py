@@ -16,6 +16,7 @@ import psutil
 import pytest
 from program import fake_engine
 
+from bitnet_chat.backend import BackendState
 from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
@@ -121,7 +122,7 @@ def test_a_load_that_is_outdated_is_given_up(rig: Rig) -> None:
         rig.no_gate()
         backend.prepare(told(Conversation().with_system("wanted")))
         await prepared(backend)
-        assert backend.status().state == "idle"
+        assert backend.status().state is BackendState.IDLE
         os.close(gate)
         await ask(backend, told(Conversation().with_system("wanted")), "say fine")
         assert ["wanted" in launch["prompt"] for launch in rig.launches] == [False, True]

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, FinishReason, UsageError
+from bitnet_chat.errors import BitnetChatError, FinishReason, JournalTooNewError, UsageError
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, salvage, schema
-from bitnet_chat.journal.database import JournalTooNewError, problem
+from bitnet_chat.journal.database import problem
 from bitnet_chat.journal.salvage import open_file, read_back
 
 

@@ -13,7 +13,7 @@ import pytest
 from program import fake_engine
 from scripted_backend import ScriptedBackend
 
-from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions
+from bitnet_chat.backend import Backend, BackendState, BackendStatus, ReplyOptions
 from bitnet_chat.backends.http.ollama_format import OllamaFormat
 from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.backends.llama_server import LlamaServer
@@ -278,7 +278,7 @@ def test_a_turn_of_several_replies_has_the_prompt_of_the_first() -> None:
 def test_the_bar_says_that_it_is_an_estimate() -> None:
     assert context(512, 2048) == "ctx 512/2048 (25 %)" and context(512, 2048, False) == "ctx ~512/2048 (25 %)"
     assert context(None, 2048, False) == "ctx ?/2048"
-    status = BackendStatus("m", "e", "idle", 1700, 2048, context_exact=False)
+    status = BackendStatus("m", "e", BackendState.IDLE, 1700, 2048, context_exact=False)
     assert (WARNING, "! ctx ~1700/2048 (83 %)") in bar(status, None, 120)
 
 

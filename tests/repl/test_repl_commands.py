@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.backend import BackendStatus
+from bitnet_chat.backend import BackendState, BackendStatus
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
@@ -38,7 +38,7 @@ from bitnet_chat.repl.commands import (
 )
 from bitnet_chat.repl.statistics import SessionStats
 
-STATUS = BackendStatus("demo.gguf", "llama-completion 9090", "idle", 100, 2048, 812_000_000, 199.7)
+STATUS = BackendStatus("demo.gguf", "llama-completion 9090", BackendState.IDLE, 100, 2048, 812_000_000, 199.7)
 TALK = Conversation().with_system("Be brief.").with_user("Hi").with_assistant("Hello", FinishReason.STOP)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_chat.backend import BackendStatus
+from bitnet_chat.backend import BackendState, BackendStatus
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.events import Stats
 from bitnet_chat.repl.status_bar import WARNING, context, rate, seconds, tokens
@@ -14,7 +14,7 @@ from bitnet_chat.repl.status_bar import bar as fragments
 from bitnet_chat.text.cell_width import clip, width
 from bitnet_chat.util.progress import size
 
-STATUS = BackendStatus("demo.gguf", "llama", "idle", 512, 2048, 812_400_000, 199.7)
+STATUS = BackendStatus("demo.gguf", "llama", BackendState.IDLE, 512, 2048, 812_400_000, 199.7)
 LAST = Stats(tokens=11, time_to_first_token=0.5, seconds=1.5)
 
 
@@ -36,18 +36,18 @@ def test_less_and_less_of_it() -> None:
 
 
 def test_little_is_known() -> None:
-    assert bar(BackendStatus("m", "e", "starting"), None, 80) == " m · loading"
-    assert bar(BackendStatus("m", "e", "idle", 0, 4), None, 80) == " m · ctx 0/4 (0 %)"
+    assert bar(BackendStatus("m", "e", BackendState.STARTING), None, 80) == " m · loading"
+    assert bar(BackendStatus("m", "e", BackendState.IDLE, 0, 4), None, 80) == " m · ctx 0/4 (0 %)"
 
 
-@pytest.mark.parametrize("state", ["idle", "starting"])
-def test_what_the_last_reply_used_says_nothing_of_another_conversation(state: str) -> None:
+@pytest.mark.parametrize("state", [BackendState.IDLE, BackendState.STARTING])
+def test_what_the_last_reply_used_says_nothing_of_another_conversation(state: BackendState) -> None:
     """After /clear, /undo or /resume, until the engine has told what is in its window now."""
     line = bar(BackendStatus("m", "e", state), Stats(context_used=511, context_size=512), 80)
     assert line.endswith(" · ctx ?/512")
 
 
-FULL = BackendStatus("demo.gguf", "llama", "idle", 820, 1024, 812_400_000, spare_memory=400_000_000)
+FULL = BackendStatus("demo.gguf", "llama", BackendState.IDLE, 820, 1024, 812_400_000, spare_memory=400_000_000)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_context_that_is_nearly_full(overflow: str, shown: str) -> None:
     line = fragments(FULL, None, 120, overflow)
     assert (WARNING, "! ctx 820/1024 (80 %)") in line and (WARNING, shown) in line
     assert WARNING not in {
-        look for look, _ in fragments(BackendStatus("m", "e", "idle", 819, 1024), None, 120, overflow)
+        look for look, _ in fragments(BackendStatus("m", "e", BackendState.IDLE, 819, 1024), None, 120, overflow)
     }
 
 
@@ -78,12 +78,12 @@ def test_a_spare_engine_costs_memory() -> None:
 
 
 def test_a_name_is_data() -> None:
-    assert bar(BackendStatus("a\x1b[2Jb\nc", "e", "idle"), None, 80) == " a␛[2Jb c"
+    assert bar(BackendStatus("a\x1b[2Jb\nc", "e", BackendState.IDLE), None, 80) == " a␛[2Jb c"
 
 
 @given(st.text(), st.integers(1, 120))
 def test_it_never_wraps(name: str, columns: int) -> None:
-    line = bar(BackendStatus(name, "e", "starting", 1, 2, 3, 4.0), LAST, columns)
+    line = bar(BackendStatus(name, "e", BackendState.STARTING, 1, 2, 3, 4.0), LAST, columns)
     assert width(line) <= columns and "\n" not in line
 
 

@@ -21,14 +21,21 @@ from test_chats import ALL_OF_IT, gated
 from test_chats import run as run_test
 
 from bitnet_chat import batch
-from bitnet_chat.backend import ReplyOptions, Sampling
+from bitnet_chat.backend import BackendState, ReplyOptions, Sampling
 from bitnet_chat.backends.attach.backend import AttachedBackend
-from bitnet_chat.backends.attach.client import ServerClient, ServerUnreachableError
+from bitnet_chat.backends.attach.client import ServerClient
 from bitnet_chat.backends.attach.journal import ServerJournal
 from bitnet_chat.backends.attach.messages import ChatRemoved, ChatRenamed, Heard, RemoteReplyStarted
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
-from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UnsupportedError, UsageError
+from bitnet_chat.errors import (
+    BitnetChatError,
+    EngineDiedError,
+    FinishReason,
+    ServerUnreachableError,
+    UnsupportedError,
+    UsageError,
+)
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.journal import ReplyState
 from bitnet_chat.server.settings import ServeSettings
@@ -82,7 +89,7 @@ def test_a_reply_of_a_server_is_like_any_other(kept: bool) -> None:
             end = events[-1]
             assert isinstance(end, Completed) and end.text == ALL_OF_IT and end.reason is FinishReason.TOOL_CALLS
             assert end.stats.tokens == 11 and end.stats.exact
-            assert backend.status().context_size == 2048 and backend.status().state == "idle"
+            assert backend.status().context_size == 2048 and backend.status().state is BackendState.IDLE
 
     run_test(main)
 

@@ -11,7 +11,7 @@ import pytest
 from program import PATIENCE
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 
-from bitnet_chat.backend import BackendStatus, ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import EngineDiedError, FinishReason
@@ -24,7 +24,7 @@ from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 
 HELLO = Conversation().with_user("hello")
 COLD = ReplyOptions(sampling=Sampling(temperature=0))
-STATUS = BackendStatus("model", "engine", "idle")
+STATUS = BackendStatus("model", "engine", BackendState.IDLE)
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:

@@ -20,10 +20,10 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.errors import BusyError, ModelError, UsageError
+from bitnet_chat.errors import BusyError, ModelError, UnknownModelError, UsageError
 from bitnet_chat.events import Completed, Event, Failed
 from bitnet_chat.server import model_manager as catalogue_module
-from bitnet_chat.server.model_manager import ModelCard, ModelManager, UnknownModelError, read_card
+from bitnet_chat.server.model_manager import ModelCard, ModelManager, read_card
 from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 
 HELLO = Conversation().with_user("hello")

@@ -14,11 +14,18 @@ from serving import scripted_source
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BusyError, EngineDiedError, EngineNotFoundError, FinishReason
+from bitnet_chat.errors import (
+    BusyError,
+    EngineDiedError,
+    EngineNotFoundError,
+    FinishReason,
+    ShuttingDownError,
+    UnknownModelError,
+)
 from bitnet_chat.events import Completed, Event, Failed, Started, TextDelta
 from bitnet_chat.journal import Journal, JournalRecorder
-from bitnet_chat.server.model_manager import ModelManager, UnknownModelError
-from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler, RequestDefaults, ShuttingDownError
+from bitnet_chat.server.model_manager import ModelManager
+from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler, RequestDefaults
 
 PATIENCE = 60.0
 

@@ -22,14 +22,14 @@ from test_chats import run
 from bitnet_chat.backends.attach.client import ServerClient
 from bitnet_chat.backends.attach.journal import ServerJournal
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, FinishReason
+from bitnet_chat.errors import FinishReason, JournalError, ReplyRunningError
 from bitnet_chat.events import Completed, Event, Started, TextDelta
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState
 from bitnet_chat.journal.memory import MemoryJournal
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats import live as live_module
 from bitnet_chat.server.chats.events import LastSeen, ReplyStart
-from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveChatRegistry, LiveReply, ReplyRunning
+from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveChatRegistry, LiveReply
 
 __all__ = ["start"]
 ASKED = Conversation().with_user("Hello")
@@ -110,7 +110,7 @@ def test_one_reply_at_a_time_and_a_stop_before_it_has_begun() -> None:
         room = LiveChat(1)
         assert not room.stop()
         with room.claimed():
-            with pytest.raises(ReplyRunning), room.claimed():
+            with pytest.raises(ReplyRunningError), room.claimed():
                 pass
             assert room.stop()
             live = reply("a")
@@ -118,7 +118,7 @@ def test_one_reply_at_a_time_and_a_stop_before_it_has_begun() -> None:
             live.generation.stopped_by(lambda: stopped.append(True))
             room.begin(live)
             assert stopped, "it was unwanted before it was there"
-        with pytest.raises(ReplyRunning), room.claimed():
+        with pytest.raises(ReplyRunningError), room.claimed():
             pass
         live.generation.put(Completed(FinishReason.STOP, ""))
         with room.claimed():
@@ -252,7 +252,7 @@ def test_a_journal_that_fails_is_told_without_its_path_and_what_is_not_kept_is_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
-        raise BitnetChatError("the journal cannot be used: the disk is full: /secret/journal.db")
+        raise JournalError("the journal cannot be used: the disk is full: /secret/journal.db")
 
     async def no_rows(_: JournalRecorder) -> None:
         return None

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from scripted_backend import Gate, ScriptedBackend, say
 from serving import Served, serving
 
-from bitnet_chat.backend import BackendStatus, ReplyOptions
+from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDiedError
@@ -172,10 +172,10 @@ def test_health_is_that_of_the_engine() -> None:
             assert ready.json()["status"] == "ok" and ready.json()["model"] == "scripted"
             head = await client.head("/health")
             assert (head.status_code, head.content) == (200, b"")
-            served.backend._state = "dead"
+            served.backend._state = BackendState.DEAD
             dead = await client.get("/health")
             assert (dead.status_code, dead.json()["state"]) == (503, "dead")
-            served.backend._state = "idle"
+            served.backend._state = BackendState.IDLE
             await ask(served, "hi")
             served.desk.catalogue.unload("scripted")
             while (unloaded := await client.get("/health")).json()["state"] == "idle":  # noqa: ASYNC110

@@ -25,10 +25,9 @@ from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReason, UnsupportedError
+from bitnet_chat.errors import ContextOverflowError, EngineDiedError, FinishReason, InvalidFieldError, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
 from bitnet_chat.server import model_manager as catalogue_module
-from bitnet_chat.server.errors import InvalidFieldError
 from bitnet_chat.server.model_manager import ModelCard
 from bitnet_chat.server.ollama.requests import chat_request, generate_request
 from bitnet_chat.server.ollama.responses import done_reason, shown

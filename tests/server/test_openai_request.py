@@ -17,8 +17,8 @@ from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
 from bitnet_chat.batch import read_jobs
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.conversation.api_messages import MOST_MESSAGES, conversation_of
-from bitnet_chat.conversation.json_fields import Fields, IgnoredFields, InvalidFieldError
-from bitnet_chat.errors import FinishReason
+from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
+from bitnet_chat.errors import FinishReason, InvalidFieldError
 from bitnet_chat.server.ollama.requests import chat_request as ollama_request
 from bitnet_chat.server.openai.requests import OpenAIRequest, chat_request, completion_request
 

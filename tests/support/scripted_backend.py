@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pages import PAGES
 
-from bitnet_chat.backend import BackendStatus, ReplyOptions
+from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import EngineDiedError, FinishReason, UsageError
@@ -49,7 +49,7 @@ class ScriptedBackend:
         self.prepared: list[Conversation] = []
         self.calls: list[str] = []
         self.used = 64
-        self._state = "idle"
+        self._state = BackendState.IDLE
         self.generating = asyncio.Event()
         self._gated = gated
         self._gates = asyncio.Semaphore(0)
@@ -59,13 +59,13 @@ class ScriptedBackend:
 
     def start(self) -> None:
         self.calls.append("start")
-        self._state = "starting"
+        self._state = BackendState.STARTING
         self._loading = asyncio.get_running_loop().create_task(self._load())
 
     async def _load(self) -> None:
         if self._gated:
             await self._gates.acquire()
-        self._state = "idle"
+        self._state = BackendState.IDLE
         self._loaded.set()
 
     def open_gate(self) -> None:
@@ -80,7 +80,7 @@ class ScriptedBackend:
             if not await self._or_stopped(self._loaded.wait()):
                 yield Completed(FinishReason.INTERRUPTED, "")
                 return
-            self._state = "generating"
+            self._state = BackendState.GENERATING
             self.generating.set()
             for step in self.script(conversation):
                 if isinstance(step, Gate):
@@ -95,7 +95,7 @@ class ScriptedBackend:
                 yield step
                 await asyncio.sleep(0)
         finally:
-            self._state = "idle"
+            self._state = BackendState.IDLE
             self.calls.append("end of reply")
 
     async def _or_stopped(self, coroutine: object) -> bool:

@@ -12,20 +12,20 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
-from bitnet_chat.backends.attach.client import (
-    ChatNotFoundError,
-    ServerClient,
-    ServerConnection,
-    ServerUnreachableError,
-    decode_events,
-    wait,
-)
+from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backends.attach.client import ServerClient, ServerConnection, decode_events, wait
 from bitnet_chat.backends.attach.messages import LOST, ChatEventParser, Heard, body_of, data_of, event_of, message_in
 from bitnet_chat.backends.http.client import ConnectionLostError, whole
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, BusyError, EngineDiedError, FinishReason
+from bitnet_chat.errors import (
+    BitnetChatError,
+    BusyError,
+    ChatNotFoundError,
+    EngineDiedError,
+    FinishReason,
+    ServerUnreachableError,
+)
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta
 from bitnet_chat.text.sse import ServerSentEvent
 from bitnet_chat.text.utf8 import well_formed
@@ -121,7 +121,7 @@ class AttachedBackend:
         return None
 
     def status(self) -> BackendStatus:
-        state = "generating" if self._asked else "idle"
+        state = BackendState.GENERATING if self._asked else BackendState.IDLE
         place = f"serve at {self._server.url}"
         return BackendStatus(self._name, place, state, self._used, self._size, context_exact=self._is_exact)
 

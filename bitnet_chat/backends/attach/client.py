@@ -16,10 +16,12 @@ from bitnet_chat.backends.http.client import ConnectionLostError, checked_url, c
 from bitnet_chat.errors import (
     BitnetChatError,
     BusyError,
+    ChatNotFoundError,
     ContextOverflowError,
     EngineDiedError,
     EngineNotFoundError,
     ModelError,
+    ServerUnreachableError,
     UnsupportedError,
     UsageError,
 )
@@ -33,14 +35,6 @@ if TYPE_CHECKING:
 TIMEOUT = 30.0
 """Seconds for an answer that takes no reply of a model."""
 _LIMIT = 1 << 28
-
-
-class ServerUnreachableError(EngineNotFoundError):
-    """Nobody answers at the address."""
-
-
-class ChatNotFoundError(UsageError):
-    """The chat is not there any more."""
 
 
 class ServerClient:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
-from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions, Sampling
 from bitnet_chat.backends.http import attempt
 from bitnet_chat.backends.http.attempt import RequestAttempt
 from bitnet_chat.backends.http.client import (
@@ -97,12 +97,12 @@ class RemoteBackend:
             self._line.stop(reason)
 
     @property
-    def _state(self) -> str:
+    def _state(self) -> BackendState:
         if self._line is None:
-            return "starting" if self._is_starting else "idle"
+            return BackendState.STARTING if self._is_starting else BackendState.IDLE
         if self._line.reason is not None:
-            return "interrupting"
-        return "generating" if self._line.is_open else "starting"
+            return BackendState.INTERRUPTING
+        return BackendState.GENERATING if self._line.is_open else BackendState.STARTING
 
     def status(self) -> BackendStatus:
         service, state = self._service, self._state
@@ -110,7 +110,7 @@ class RemoteBackend:
         return BackendStatus(
             model=service.model,
             engine=service.engine,
-            state=state if service.is_alive or state == "starting" else "dead",
+            state=state if service.is_alive or state is BackendState.STARTING else BackendState.DEAD,
             context_used=self._used,
             context_size=self._fit.size,
             memory=memory,

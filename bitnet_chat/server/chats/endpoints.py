@@ -16,15 +16,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, InvalidFieldError, NoSuchChatError
 from bitnet_chat.events import Completed, Failed
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import RETRY, EventEncoder, LastSeen, ReplyStart, chat_event
 from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveReply
 from bitnet_chat.server.chats.requests import MOST_ROWS, ChatRequest, ask, new_chat, new_title, stateless_request
 from bitnet_chat.server.chats.responses import chat_json, entry_form, error_form, to_json
-from bitnet_chat.server.chats.service import ChatService, NoSuchChatError
-from bitnet_chat.server.errors import InvalidFieldError, error_json, to_api_error
+from bitnet_chat.server.chats.service import ChatService
+from bitnet_chat.server.errors import error_json, to_api_error
 from bitnet_chat.server.request_body import read
 from bitnet_chat.server.responses import EventStream, is_urgent, respond, while_connected
 from bitnet_chat.server.settings import ServeSettings

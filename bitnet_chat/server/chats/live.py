@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bitnet_chat.errors import ReplyRunningError
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import LastSeen, ReplyStart
 from bitnet_chat.server.chats.responses import LiveReplyState
-from bitnet_chat.server.errors import InvalidFieldError
 
 if TYPE_CHECKING:
     from bitnet_chat.server.web.shared_html import SharedHtml
@@ -101,18 +101,6 @@ class ChatChanged:
     deleted: bool = False
 
 
-class ReplyRunning(InvalidFieldError):
-    """One reply at a time."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "this chat is being answered already",
-            status=409,
-            code="chat_is_answering",
-            remedy="wait for the end of the reply, or stop it",
-        )
-
-
 class LiveChat:
     """A chat in which somebody is, or was not long ago."""
 
@@ -143,7 +131,7 @@ class LiveChat:
     def claimed(self) -> Iterator[None]:
         """Nobody else begins a reply in this block. Raises Answering."""
         if self._claimed or self.answering is not None:
-            raise ReplyRunning
+            raise ReplyRunningError
         self._claimed = True
         try:
             yield

@@ -9,8 +9,7 @@ from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.api_messages import conversation_of
 from bitnet_chat.conversation.json_fields import Fields
-from bitnet_chat.errors import FinishReason
-from bitnet_chat.server.errors import InvalidFieldError
+from bitnet_chat.errors import FinishReason, InvalidFieldError
 from bitnet_chat.server.openai.requests import options_of
 from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.text.utf8 import well_formed

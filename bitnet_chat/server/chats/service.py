@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.errors import BitnetChatError, UsageError
+from bitnet_chat.errors import BitnetChatError, InvalidFieldError, NoSuchChatError, UsageError
 from bitnet_chat.journal import Journal, JournalRecorder
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import ReplyStart
@@ -27,7 +27,6 @@ from bitnet_chat.server.chats.requests import (
     line_of,
     lone_conversation,
 )
-from bitnet_chat.server.errors import InvalidFieldError
 from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 from bitnet_chat.util.threads import run_beside_loop
 
@@ -37,13 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("bitnet_chat.server")
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class NoSuchChatError(InvalidFieldError):
-    def __init__(self, id: int) -> None:
-        super().__init__(
-            f"there is no chat {id}", status=404, code="chat_not_found", remedy="GET /chats lists those that there are"
-        )
 
 
 class ChatService:

@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 
 from bitnet_chat.context.window import Policy
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, InvalidFieldError
 from bitnet_chat.events import Completed, Failed, Notice
 from bitnet_chat.server.broadcast import ReplyBroadcast
-from bitnet_chat.server.errors import APIError, InvalidFieldError, error_json, failure_of, to_api_error, without_tools
+from bitnet_chat.server.errors import APIError, error_json, failure_of, to_api_error, without_tools
 from bitnet_chat.server.model_manager import ModelCard
 from bitnet_chat.server.model_router import AUTO
 from bitnet_chat.server.ollama import responses

@@ -12,18 +12,10 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from bitnet_chat.conversation.json_fields import Fields, IgnoredFields
-from bitnet_chat.errors import BitnetChatError
+from bitnet_chat.errors import BitnetChatError, InvalidFieldError
 from bitnet_chat.events import Completed, Failed, Notice
 from bitnet_chat.server.broadcast import ReplyBroadcast
-from bitnet_chat.server.errors import (
-    APIError,
-    InvalidFieldError,
-    error_json,
-    failure_of,
-    openai_form,
-    to_api_error,
-    without_tools,
-)
+from bitnet_chat.server.errors import APIError, error_json, failure_of, openai_form, to_api_error, without_tools
 from bitnet_chat.server.openai.requests import OpenAIRequest, chat_request, completion_request
 from bitnet_chat.server.openai.responses import DONE, ChunkHeader, OpenAIChatEncoder, OpenAICompletionEncoder, to_json
 from bitnet_chat.server.request_body import read

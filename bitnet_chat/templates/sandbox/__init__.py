@@ -19,8 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from bitnet_chat.errors import FaultKind, TemplateFaultError
 from bitnet_chat.templates.builtin import OWN
-from bitnet_chat.templates.jinja import FaultKind, JinjaProgram, TemplateFaultError, TemplateProgram
+from bitnet_chat.templates.jinja import JinjaProgram, TemplateProgram
 from bitnet_chat.templates.sandbox.protocol import SandboxLimits, read_answer, write_request
 from bitnet_chat.util.progress import size as in_words
 

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from bitnet_chat.templates.jinja import JinjaProgram, TemplateFaultError
+from bitnet_chat.errors import TemplateFaultError
+from bitnet_chat.templates.jinja import JinjaProgram
 from bitnet_chat.templates.sandbox.protocol import SandboxLimits, read_request, write_answer
 
 

