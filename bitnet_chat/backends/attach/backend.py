@@ -135,7 +135,7 @@ class AttachedBackend:
             await asyncio.wait(self._tasks, timeout=_GRACE)
         await self._wire.close()
 
-    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
+    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
         options = options or ReplyOptions()
         last = conversation.last
         asked = _PendingReply(None)
