@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
@@ -29,11 +29,11 @@ class ReplyFilter:
     """Work to await when the events of the last ``feed`` are delivered; set by the filter, cleared by the loop. A
     pipeline as its result replaces all that stands before this filter: the same reply goes on from another source."""
 
-    def feed(self, event: Event) -> Iterable[Event]:
+    def feed(self, event: Event) -> Sequence[Event]:
         """The events that go on in place of ``event``."""
         return (event,)
 
-    def flush(self) -> Iterable[Event]:
+    def flush(self) -> Sequence[Event]:
         """The last events: the source has ended, or did not end in time after it was told to stop."""
         return ()
 
@@ -51,42 +51,51 @@ class ReplyPipeline:
         """The time limits of the source."""
         self.is_over = False
         """The source has given its Completed or Failed."""
+        self.has_step = False
+        """The step of a filter is to be awaited."""
 
     def then(self, added: ReplyFilter, watch: StallWatch | None = None) -> ReplyPipeline:
         """The same pipeline with one more filter at its end."""
         self.filters.append(added)
+        self.has_step = self.has_step or added.step is not None
         self.watch = watch or self.watch
         return self
 
-    def feed(self, event: Event) -> Iterable[Event]:
+    def feed(self, event: Event) -> Sequence[Event]:
         """``event`` through all filters."""
         self.is_over = isinstance(event, (Completed, Failed))
-        return _passed((event,), self.filters)
+        return self._pass((event,), self.filters)
 
-    def flush(self) -> Iterable[Event]:
+    def flush(self) -> Iterator[Event]:
         """The last events of each filter, through those behind it."""
         for number, each in enumerate(self.filters, 1):
-            yield from _passed(each.flush(), self.filters[number:])
+            yield from self._pass(each.flush(), self.filters[number:])
 
-    @property
-    def has_step(self) -> bool:
-        return any(each.step is not None for each in self.filters)
+    def _pass(self, events: Sequence[Event], filters: Sequence[ReplyFilter]) -> Sequence[Event]:
+        for each in filters:
+            if len(events) == 1:  # as good as always, and twice as fast
+                events = each.feed(events[0])
+            else:
+                events = [passed for event in events for passed in each.feed(event)]
+            if each.step is not None:
+                self.has_step = True
+        return events
 
     async def run_steps(self) -> None:
         """Await the steps of the filters. Those of a new source are run at once."""
-        while (found := next((n for n, each in enumerate(self.filters) if each.step is not None), None)) is not None:
-            each = self.filters[found]
-            step, each.step, before = each.step, None, None
-            assert step is not None
+        while steps := [(number, each.step) for number, each in enumerate(self.filters) if each.step is not None]:
+            (number, step), before = steps[0], None
+            self.filters[number].step = None
             if self.watch is None or self.is_over:  # time limits end with the source
                 before = await step()
             else:
                 with self.watch:
                     before = await step()
             if before is not None:
-                await self.close(found)
-                self.source, self.filters[:found], self.is_over = before.source, before.filters, False
+                await self.close(number)
+                self.source, self.filters[:number], self.is_over = before.source, before.filters, False
                 self.watch = before.watch or self.watch
+        self.has_step = False
 
     async def close(self, number: int | None = None) -> None:
         """Close the source, and the first ``number`` filters; None: all of them."""
@@ -96,13 +105,6 @@ class ReplyPipeline:
         finally:
             for each in self.filters[:number]:
                 each.close()
-
-
-def _passed(events: Iterable[Event], filters: Iterable[ReplyFilter]) -> Iterable[Event]:
-    for each in filters:
-        feed = each.feed
-        events = [passed for event in events for passed in feed(event)]
-    return events
 
 
 async def run(make: Callable[[], ReplyPipeline]) -> AsyncGenerator[Event]:

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass
 
 from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
@@ -114,7 +114,7 @@ class _CacheFilter(ReplyFilter):
         self._pieces: list[Event] = []
         self._size = len(entry.key)
 
-    def feed(self, event: Event) -> Iterable[Event]:
+    def feed(self, event: Event) -> Sequence[Event]:
         if isinstance(event, (TextDelta, ThinkingDelta)):
             self._size += _EVENT + len(event.text.encode("utf-8", "surrogatepass"))
             self._pieces.append(event)

@@ -6,7 +6,7 @@ ended before its first token gets its own reason here as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -178,7 +178,7 @@ class _GuardFilter(ReplyFilter):
         self._is_empty = last is None or last.role != "assistant" or not last.content
         self._is_over = False
 
-    def feed(self, event: Event) -> Iterable[Event]:
+    def feed(self, event: Event) -> Sequence[Event]:
         if isinstance(event, (TextDelta, ThinkingDelta)):
             return self._tokens(event)
         if isinstance(event, Started):
@@ -192,7 +192,7 @@ class _GuardFilter(ReplyFilter):
             return self._finished(event)
         return (event,)
 
-    def flush(self) -> Iterable[Event]:
+    def flush(self) -> Sequence[Event]:
         return () if self._is_over else self._finished(None)
 
     def close(self) -> None:
@@ -201,7 +201,7 @@ class _GuardFilter(ReplyFilter):
     async def _prepare(self) -> None:
         self._guard = await self._backend.guard(self._conversation, self._options)
 
-    def _tokens(self, event: TextDelta | ThinkingDelta) -> Iterable[Event]:
+    def _tokens(self, event: TextDelta | ThinkingDelta) -> Sequence[Event]:
         self._watch.has_spoken()
         if self._watch.finding is not None:
             return ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +55,7 @@ class _OptionalTools(ReplyFilter):
         self._backend, self._conversation, self._wanted, self._asked = backend, conversation, wanted, asked
         self._has_started = self._has_spoken = False
 
-    def feed(self, event: Event) -> Iterable[Event]:
+    def feed(self, event: Event) -> Sequence[Event]:
         if isinstance(event, Started):
             if self._has_started:
                 return ()
@@ -97,7 +97,7 @@ class SingleCallBackend(BackendWrapper):
 class _SingleCall(ReplyFilter):
     _has_called = False
 
-    def feed(self, event: Event) -> Iterable[Event]:
+    def feed(self, event: Event) -> Sequence[Event]:
         if not isinstance(event, ToolCall):
             return (event,)
         is_first, self._has_called = not self._has_called, True

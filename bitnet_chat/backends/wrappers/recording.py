@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class _JournalFilter(ReplyFilter):
         self._backend, self._recorder, self._options = backend, recorder, options
         self._is_over = False
 
-    def feed(self, event: Event) -> Iterable[Event]:
+    def feed(self, event: Event) -> Sequence[Event]:
         if isinstance(event, TextDelta):
             self._recorder.text(event.text)
         elif isinstance(event, ThinkingDelta):

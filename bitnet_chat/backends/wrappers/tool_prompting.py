@@ -7,7 +7,7 @@ import contextlib
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -166,7 +166,7 @@ class _ToolCallFilter(ReplyFilter):
         self._delivered = self._loop.time()
         self.step = self._ask
 
-    def feed(self, event: Event) -> Iterable[Event]:
+    def feed(self, event: Event) -> Sequence[Event]:
         if isinstance(event, TextDelta):
             return self._parsed(event.text)
         if isinstance(event, (Completed, Failed)):
