@@ -115,11 +115,13 @@ async def run(make: Callable[[], ReplyPipeline]) -> AsyncGenerator[Event]:
         while True:
             if pipeline.has_step:
                 await pipeline.run_steps()
-            if pipeline.is_over or (source := pipeline.source) is None:
+            if (source := pipeline.source) is None:
                 break
             event: Event | None = None
             if (watch := pipeline.watch) is None:
                 event = await anext(source, None)
+            elif pipeline.is_over:  # not waited for: it may never return from its last event
+                break
             else:
                 with watch:
                     event = await anext(source, None)
