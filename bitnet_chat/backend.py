@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Protocol
@@ -124,8 +124,9 @@ class Backend(Protocol):
     def start(self) -> None:
         """Begin to load in the background; returns at once. Needs a running loop. Errors come with the next reply."""
 
-    def reply(self, conversation: Conversation, options: ReplyOptions = ...) -> AsyncIterator[Event]:
-        """Events of one reply. One at a time; closing the iterator stops the reply."""
+    def reply(self, conversation: Conversation, options: ReplyOptions = ...) -> AsyncGenerator[Event]:
+        """Events of one reply; one reply at a time. Use it with :func:`contextlib.aclosing`: closing the generator
+        stops the reply, and leaves the backend ready for the next one."""
 
     def prepare(self, history: Conversation) -> None:
         """The next message will follow ``history``: get ready for it in the background, where that saves a wait.

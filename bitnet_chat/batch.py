@@ -167,12 +167,12 @@ async def _events(
     options: ReplyOptions,
     recorder: JournalRecorder | None,
     toolbox: Toolbox | None,
-) -> AsyncIterator[AsyncIterator[Event]]:
+) -> AsyncIterator[AsyncGenerator[Event]]:
     """The events of a reply. It is over when the block is: the backend is free for the next one."""
     if toolbox is not None:
         options = replace(options, tools=toolbox.tools)
 
-    def replies(conversation: Conversation) -> AsyncIterator[Event]:
+    def replies(conversation: Conversation) -> AsyncGenerator[Event]:
         if recorder is None:
             return backend.reply(conversation, options)
         return record_reply(backend, recorder, conversation, options)
@@ -186,13 +186,8 @@ async def _events(
             return ResultBudget(conversation, toolbox.tools, backend.status().context_size, backend.count)
 
         events = rounds(replies, conversation, toolbox, space)
-    try:
+    async with aclosing(events):
         yield events
-    finally:
-        # An async generator has something to close; an iterator without aclose has nothing.
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
 
 
 @dataclass(frozen=True, slots=True)

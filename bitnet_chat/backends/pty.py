@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat import paths
 from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backends.pipeline import ReplyPipeline, run
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, Tool
@@ -146,11 +147,14 @@ class PtyBackend:
     def start(self, conversation: Conversation | None = None) -> None:
         self.prepare(conversation or Conversation().with_system(self._settings.system))
 
-    def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
-        options = options or ReplyOptions()
+    def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
+        return run(lambda: self.pipeline(conversation, options or ReplyOptions()))
+
+    def pipeline(self, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
+        """See :class:`bitnet_chat.backends.pipeline.PipelineBackend`."""
         if (interpreter := self._interpreter_for(conversation, options.tools)) is not None:
-            return interpreter.reply(conversation, options)
-        return self._session.reply(conversation, options)
+            return interpreter.pipeline(conversation, options)
+        return ReplyPipeline(self._session.reply(conversation, options))
 
     async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
         """See :func:`bitnet_chat.backend.refusal_of`."""

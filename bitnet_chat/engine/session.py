@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -43,7 +43,7 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
-from bitnet_chat.frames import EngineError, PrefillProgress, ReplyText, ThinkingText, TurnEnd
+from bitnet_chat.frames import EngineError, Frame, PrefillProgress, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 _TRIES = 9  # loads again of a model that failed to load without a word
@@ -99,52 +99,61 @@ class Session:
         self.interrupt()
         await self.keeper.close()
 
-    async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncIterator[Event]:
-        keeper = self.keeper
-        if keeper.busy:
+    async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncGenerator[Event]:
+        """See :meth:`bitnet_chat.backend.Backend.reply`. Turns are tried until there is a reply or no hope: a death
+        before the first token costs the user nothing but time."""
+        if self.keeper.busy:
             raise UsageError("a reply is under way already")
         cut, conversation = _cut_reply(conversation)
         cleaned = normalise(conversation.messages[-1].content)
         if not cleaned.text:
             yield Failed(_empty())
             return
+        attempts = self._begin(conversation, cut, options)
+        try:
+            if cleaned.note and cut is None:
+                yield Notice(cleaned.note)
+            for notice in self.keeper.take_notices(of_launch=False):  # of what was done since the last reply
+                yield notice
+            while attempts.end is None:
+                for event in await self._begin_turn(attempts):
+                    yield event
+                while attempts.is_in_turn and (frames := await attempts.process.frames()):
+                    for event in self._read(attempts, frames):
+                        yield event
+                for event in await self._end_turn(attempts):
+                    yield event
+            for notice in self.keeper.take_notices(of_launch=False):
+                yield notice
+            # Before the end is told: the next question may follow it at once.
+            self._release(attempts)
+            yield attempts.end
+        finally:
+            if self._release(attempts):  # the caller has left
+                self.keeper.abandon()
+
+    def _begin(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> _Attempts:
+        keeper = self.keeper
         keeper.begin(alone=options.alone)
         keeper.sampling = options.sampling
         self._stop_reason = None
         self._stopped.clear()
-        timer = None
+        window = keeper.room.window
+        attempts = _Attempts(conversation, cut, options, window.left, window.summary)
         if options.timeout is not None:
             loop = asyncio.get_running_loop()
-            timer = loop.call_later(options.timeout, self.interrupt, FinishReason.TIMEOUT)
-        finished = sent = False
-        window = keeper.room.window
-        left, summary = window.left, window.summary
-        try:
-            if cleaned.note and cut is None:
-                yield Notice(cleaned.note)
-            for notice in keeper.take_notices(of_launch=False):  # of what was done while nobody asked
-                yield notice
-            async for event in self._attempts(conversation, cut, options):
-                sent = sent or isinstance(event, Started)
-                if isinstance(event, Completed | Failed) and not event.text and (sent or _is_overflow(event)):
-                    # What left made room for a message that may be no part of the conversation, or was too long alone.
-                    window.restore(left, summary)
-                for notice in keeper.take_notices(of_launch=isinstance(event, Started)):
-                    yield notice
-                if isinstance(event, Completed | Failed):
-                    # Before it is told: who hears it may ask the next question at once.
-                    finished = True
-                    self._release(timer)
-                yield event
-        finally:
-            if not finished:  # the caller walked away
-                self._release(timer)
-                keeper.abandon()
+            attempts.timer = loop.call_later(options.timeout, self.interrupt, FinishReason.TIMEOUT)
+        return attempts
 
-    def _release(self, timer: asyncio.TimerHandle | None) -> None:
-        if timer is not None:
-            timer.cancel()
+    def _release(self, attempts: _Attempts) -> bool:
+        """The reply is over. Whether it was not before."""
+        if attempts.is_over:
+            return False
+        attempts.is_over = True
+        if attempts.timer is not None:
+            attempts.timer.cancel()
         self.keeper.rest()
+        return True
 
     async def check(self, conversation: Conversation, options: ReplyOptions) -> None:
         """Raises BitnetChatError for what would be refused whatever the engine says. A reply may be under way."""
@@ -198,65 +207,97 @@ class Session:
 
         return Estimate(self.keeper.used(talk, question.history), asked, count)
 
-    async def _attempts(
-        self, conversation: Conversation, cut: Message | None, options: ReplyOptions
-    ) -> AsyncIterator[Event]:
-        """Tries until there is a reply or no hope: a death before the first word costs the user nothing but time."""
-        started = time.monotonic()
-        announced = False
-        told = ""
-        question: EnginePrompt | None = None
-        while True:
-            try:
-                question = question or await self._question(conversation, cut, options)
-                allowance = await self._allowance(options)
-                process = await self._ready(question, options)
-                if process is None:
-                    yield Completed(self._stop_reason or FinishReason.INTERRUPTED, "", Stats())
-                    return
-                # From here until the message is sent nothing is waited for: the child might die meanwhile.
-                talk = await self.keeper.talk()
-                estimate = self._estimate(talk, question)
-                message = self._input(process, question, options)
-                tags = process.thinking_tags
-                turn = ReplyAccumulator(process.meter, started, told, message.loose_end, allowance, estimate, tags)
-                process.send(message)
-                if not announced and (changed := talk.note_of(question.text)):
-                    self.keeper.tell(changed)
-                if not announced:
-                    announced = True
-                    yield Started()
-                async for event in self._turn(process, turn, options):
-                    yield event
-                told = turn.told
-                if turn.error is not None:
-                    if talk.carries_all:
-                        self.keeper.expect(question.history)
-                    else:
-                        self.keeper.discard()
-                    if (failed := await self._error(process, question.history, turn, turn.error, options)) is None:
-                        continue
-                    yield failed
-                    return
-                if turn.end is not None:
-                    yield await self._completed(process, question, turn, turn.end)
-                    return
-                reason = await self._reason_of_death(process, question, turn)
-                if reason is not None:
-                    await self._keep_in_step(question, turn, reason)
-                    yield Completed(reason, turn.text, turn.stats())
-                    return
-            except BitnetChatError as error:
-                if self.state is ProcessState.DEAD:  # a message that was not even sent is no fault of the child
-                    self.keeper.discard()
-                yield Failed(error)
-                return
+    async def _begin_turn(self, attempts: _Attempts) -> list[Event]:
+        """Sends the message to a process that is ready for it. Sets the end of the reply where that is not possible."""
+        options = attempts.options
+        try:
+            question = attempts.question or await self._question(attempts.conversation, attempts.cut, options)
+            attempts.question = question
+            allowance = await self._allowance(options)
+            process = await self._ready(question, options)
+            if process is None:
+                self._finish(attempts, Completed(self._stop_reason or FinishReason.INTERRUPTED, "", Stats()))
+                return []
+            # From here until the message is sent nothing is waited for: the child might die meanwhile.
+            talk = await self.keeper.talk()
+            estimate = self._estimate(talk, question)
+            message = self._input(process, question, options)
+            tags = process.thinking_tags
+            attempts.process, attempts.turn = (
+                process,
+                ReplyAccumulator(
+                    process.meter, attempts.began, attempts.told, message.loose_end, allowance, estimate, tags
+                ),
+            )
+            attempts.limit = None if _matches_prefix(talk, options.max_tokens) else options.max_tokens
+            process.send(message)
+            if self._stop_reason is not None:  # it came while the message was being handed over
+                process.stop()
+            if attempts.has_started:
+                return []
+            attempts.has_started = True
+            if changed := talk.note_of(question.text):
+                self.keeper.tell(changed)
+            return [*self.keeper.take_notices(of_launch=True), Started()]
+        except BitnetChatError as error:
+            self._fail(attempts, error)
+            return []
+
+    def _read(self, attempts: _Attempts, frames: Iterable[Frame]) -> Iterator[Event]:
+        """The events of ``frames``; stops a turn that has reached its limit."""
+        process, turn = attempts.process, attempts.turn
+        for event in _events(turn, frames):
+            yield from self.keeper.take_notices(of_launch=False)
+            yield event
+        if turn.end is not None:
+            return
+        if attempts.limit is not None and turn.exceeds(attempts.limit):
+            self.interrupt(FinishReason.LENGTH)
+        if process.meter.has_shifted:  # what follows answers another context
+            process.kill()
+
+    async def _end_turn(self, attempts: _Attempts) -> list[Event]:
+        """The turn has ended, or the child has died. Sets the end of the reply, unless another turn is worth a try."""
+        if attempts.end is not None:
+            return []
+        process, turn, question = attempts.process, attempts.turn, attempts.question
+        assert question is not None, "a turn has begun"
+        turn.over(natural=turn.end is not None and turn.end.natural)
+        await process.log_is_level()
+        last: list[Event] = [
+            ThinkingDelta(text) if thinking else TextDelta(text) for text, thinking in turn.within_after_all()
+        ]
+        attempts.told = turn.told
+        try:
+            end: Completed | Failed | None
+            if turn.error is not None:
+                end = await self._error(process, question.history, turn, turn.error, attempts.options)
+            elif turn.end is not None:
+                end = await self._completed(process, question, turn, turn.end)
+            else:
+                end = await self._died(process, question, turn)
+            if end is not None:
+                self._finish(attempts, end)
+        except BitnetChatError as error:
+            self._fail(attempts, error)
+        return last
+
+    def _fail(self, attempts: _Attempts, error: BitnetChatError) -> None:
+        if self.state is ProcessState.DEAD:  # a message that was not even sent is no fault of the child
+            self.keeper.discard()
+        self._finish(attempts, Failed(error))
+
+    def _finish(self, attempts: _Attempts, end: Completed | Failed) -> None:
+        attempts.end = end
+        if not end.text and (attempts.has_started or _is_overflow(end)):
+            # What left made room for a message that may be no part of the conversation, or was too long alone.
+            self.keeper.room.window.restore(attempts.left, attempts.summary)
 
     async def _ready(self, question: EnginePrompt, options: ReplyOptions) -> EngineProcess | None:
         """The child, idle, in step, and with room for what it is told; None when the user does not want to wait any
         longer."""
         history, text = question.history, question.text
-        silent_deaths, began = 0, time.monotonic()
+        deaths = _SilentDeaths()
         if self.keeper.starting is not None:
             await self._or_stop(self.keeper.starting)
         while not self._stopped.is_set():
@@ -274,26 +315,29 @@ class Session:
                 if process.state is ProcessState.STARTING and process.launch.answers:
                     self.keeper.discard()  # it reads a message that is not to be answered
                 break
-            if self.state is ProcessState.IDLE:
-                # Now it has told how much it holds.
-                if await self._trimmer.make_room(history, text, options.max_tokens):
-                    continue
+            if self.state is not ProcessState.IDLE:
+                await self._died_before(process, history, deaths)
+            # Now it has told how much it holds.
+            elif not await self._trimmer.make_room(history, text, options.max_tokens):
                 return process
-            await process.gone()
-            if process.ready_after is None:
-                if await self.keeper.refitted(process):
-                    continue
-                # A large model is not loaded that often for it.
-                if process.fault is None and process.refusal is None and failures.is_silent(process):
-                    silent_deaths += 1
-                    if silent_deaths <= (_TRIES if time.monotonic() - began < _PATIENCE else 2):
-                        continue
-                if not process.meter.overflowed:
-                    raise failures.while_loading(process, process.refusal)
-                await self._trimmer.drop_more(process, history)
-            elif not process.was_stopped:
-                self.keeper.spend_restart(process)
         return None
+
+    async def _died_before(self, process: EngineProcess, history: Conversation, deaths: _SilentDeaths) -> None:
+        """The child died before it was sent the message. Raises BitnetChatError when another one is not worth a
+        try."""
+        await process.gone()
+        if process.ready_after is not None:
+            if not process.was_stopped:
+                self.keeper.spend_restart(process)
+            return
+        if await self.keeper.refitted(process):
+            return
+        is_silent = process.fault is None and process.refusal is None and failures.is_silent(process)
+        if is_silent and deaths.is_worth_a_try():
+            return
+        if not process.meter.overflowed:
+            raise failures.while_loading(process, process.refusal)
+        await self._trimmer.drop_more(process, history)
 
     def _input(self, process: EngineProcess, question: EnginePrompt, options: ReplyOptions) -> EncodedMessage:
         found = process.input_for(self.keeper.room.window.kept(question.history), question.text, options)
@@ -307,39 +351,6 @@ class Session:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
-
-    async def _turn(
-        self, process: EngineProcess, turn: ReplyAccumulator, options: ReplyOptions
-    ) -> AsyncIterator[Event]:
-        """Passes on what the child says until the turn ends or it dies; ``turn`` keeps the account."""
-        talk = await self.keeper.talk()
-        limit = None if _matches_prefix(talk, options.max_tokens) else options.max_tokens
-        if self._stop_reason is not None:  # it came while the message was being handed over
-            process.stop()
-        while turn.end is None and (frames := await process.frames()):
-            text = ""
-            for frame in frames:
-                if isinstance(frame, ReplyText):
-                    text += frame.text
-                elif isinstance(frame, ThinkingText):
-                    if thought := turn.thought(frame.text):
-                        yield ThinkingDelta(thought)
-                elif isinstance(frame, PrefillProgress):
-                    yield PromptProgress(frame.done, frame.total)
-                elif isinstance(frame, EngineError):
-                    turn.error = frame
-                elif isinstance(frame, TurnEnd):
-                    turn.end = frame
-            if text and (said := turn.said(text)):
-                yield TextDelta(said)
-            if limit is not None and turn.end is None and turn.exceeds(limit):
-                self.interrupt(FinishReason.LENGTH)
-            if process.meter.has_shifted and turn.end is None:  # what follows answers another context
-                process.kill()
-        turn.over(natural=turn.end is not None and turn.end.natural)
-        await process.log_is_level()
-        for text, thinking in turn.within_after_all():
-            yield ThinkingDelta(text) if thinking else TextDelta(text)
 
     # The end of a turn
 
@@ -386,6 +397,10 @@ class Session:
         options: ReplyOptions,
     ) -> Completed | Failed | None:
         """The engine reported an error instead of a reply, or in the middle of it. None: worth another try."""
+        if (await self.keeper.talk()).carries_all:
+            self.keeper.expect(history)
+        else:
+            self.keeper.discard()
         if error.why == "unsupported":
             option = "response_format" if options.format is not None else "this request"
             return Failed(UnsupportedError(option, error.text, remedy=_WITH_GRAMMAR), turn.text)
@@ -396,6 +411,14 @@ class Session:
             return Completed(FinishReason.CONTEXT_OVERFLOW, turn.text, turn.stats())
         await self._trimmer.drop_more(process, history)
         return None
+
+    async def _died(self, process: EngineProcess, question: EnginePrompt, turn: ReplyAccumulator) -> Completed | None:
+        """The child died in this turn. None: worth another try."""
+        reason = await self._reason_of_death(process, question, turn)
+        if reason is None:
+            return None
+        await self._keep_in_step(question, turn, reason)
+        return Completed(reason, turn.text, turn.stats())
 
     async def _reason_of_death(
         self, process: EngineProcess, question: EnginePrompt, turn: ReplyAccumulator
@@ -431,6 +454,73 @@ class Session:
                     count = keeper.room.more_to_drop(memory)
                 keeper.let_go(memory, count)
         keeper.try_spawn(memory)
+
+
+class _Attempts:
+    """The turns of one reply. ``left`` and ``summary``: of the context window when the reply began."""
+
+    process: EngineProcess
+    turn: ReplyAccumulator
+    """Of the turn that was begun last."""
+    limit: int | None = None
+    """Tokens after which the turn is stopped from here."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        cut: Message | None,
+        options: ReplyOptions,
+        left: tuple[Message, ...],
+        summary: str,
+    ) -> None:
+        self.conversation, self.cut, self.options = conversation, cut, options
+        self.left, self.summary = left, summary
+        self.began = time.monotonic()
+        self.timer: asyncio.TimerHandle | None = None
+        self.question: EnginePrompt | None = None
+        self.told = ""
+        """Thoughts that the user has seen."""
+        self.has_started = False
+        """The message was sent once at least."""
+        self.end: Completed | Failed | None = None
+        self.is_over = False
+        """The backend is free for the next reply."""
+
+    @property
+    def is_in_turn(self) -> bool:
+        return self.end is None and self.turn.end is None
+
+
+class _SilentDeaths:
+    """Counts the children that died without a word while they loaded: a large model is not loaded that often again."""
+
+    def __init__(self) -> None:
+        self._count, self._began = 0, time.monotonic()
+
+    def is_worth_a_try(self) -> bool:
+        self._count += 1
+        return self._count <= (_TRIES if time.monotonic() - self._began < _PATIENCE else 2)
+
+
+def _events(turn: ReplyAccumulator, frames: Iterable[Frame]) -> list[Event]:
+    """What a front end is told of ``frames``; ``turn`` keeps the account."""
+    events: list[Event] = []
+    text = ""
+    for frame in frames:
+        if isinstance(frame, ReplyText):
+            text += frame.text
+        elif isinstance(frame, ThinkingText):
+            if thought := turn.thought(frame.text):
+                events.append(ThinkingDelta(thought))
+        elif isinstance(frame, PrefillProgress):
+            events.append(PromptProgress(frame.done, frame.total))
+        elif isinstance(frame, EngineError):
+            turn.error = frame
+        elif isinstance(frame, TurnEnd):
+            turn.end = frame
+    if text and (said := turn.said(text)):
+        events.append(TextDelta(said))
+    return events
 
 
 def _empty() -> UsageError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import Backend, BackendState, ReplyOptions
@@ -10,7 +11,7 @@ from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason
-from bitnet_chat.events import Completed, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
+from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started, TextDelta, ThinkingDelta
 from bitnet_chat.repl.display import ReplyDisplay
 from bitnet_chat.repl.pacing import PacedWriter
 from bitnet_chat.repl.statistics import LiveRate
@@ -111,37 +112,37 @@ class ReplyView:
         )
         self._asked = True
         try:
-            async for event in stream:
-                if isinstance(event, TextDelta):
-                    self._said(event.text)
-                elif isinstance(event, ThinkingDelta):
-                    self._thought(event.text)
-                elif isinstance(event, ToolCall):
-                    self._flush()
-                    self._end_thinking()
-                    self._calls.append(event)
-                    self._display.call(event)
-                elif isinstance(event, Started):
-                    self._loading = False
-                elif isinstance(event, PromptProgress):
-                    self._progress = event
-                elif isinstance(event, Notice):
-                    self._flush()
-                    self._end_thinking()
-                    self._display.notice(event.text)
-                elif isinstance(event, (Completed, Failed)):
-                    if self._typist is not None:
-                        await self._typist.drain()
-                    return self._end(event)
+            async with aclosing(stream):
+                async for event in stream:
+                    if isinstance(event, (Completed, Failed)):
+                        if self._typist is not None:
+                            await self._typist.drain()
+                        return self._end(event)
+                    self._heard(event)
         except BitnetChatError as error:
             return self._end(Failed(error, "".join(self._text)))
-        finally:
-            # An async generator stops the reply when it is closed; an iterator without aclose has nothing to stop.
-            close = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
         broken = EngineDiedError("the reply ended without a word about why", remedy="send the message again")
         return self._end(Failed(broken, "".join(self._text)))
+
+    def _heard(self, event: Event) -> None:
+        """Shows any event but the last one."""
+        if isinstance(event, TextDelta):
+            self._said(event.text)
+        elif isinstance(event, ThinkingDelta):
+            self._thought(event.text)
+        elif isinstance(event, ToolCall):
+            self._flush()
+            self._end_thinking()
+            self._calls.append(event)
+            self._display.call(event)
+        elif isinstance(event, Started):
+            self._loading = False
+        elif isinstance(event, PromptProgress):
+            self._progress = event
+        elif isinstance(event, Notice):
+            self._flush()
+            self._end_thinking()
+            self._display.notice(event.text)
 
     def _said(self, text: str) -> None:
         self._end_thinking()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from bitnet_chat.conversation import ToolCall
@@ -137,7 +137,7 @@ class ReplyBroadcast:
         self._blocks.append(block)
         self._place += block.size
 
-    async def watch(self, place: int = 0, *, progress: bool = False) -> AsyncIterator[Cursor]:
+    async def watch(self, place: int = 0, *, progress: bool = False) -> AsyncGenerator[Cursor]:
         """What was said from ``place`` on, then what is being said; the last one holds Completed or Failed.
         ``progress``: how far the prompt is read comes too, the newest only, and is not kept."""
         told: PromptProgress | None = None

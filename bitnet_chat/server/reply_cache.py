@@ -10,19 +10,15 @@ import asyncio
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import BackendStatus, ReplyOptions, Sampling
+from bitnet_chat.backends.pipeline import ReplyFilter
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDelta, ThinkingDelta
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
 
 LIMIT = 64_000_000
 """Bytes."""
@@ -88,7 +84,7 @@ class ReplyCache:
         ]
         return hashlib.sha256(json.dumps([model, said, asked], sort_keys=True).encode("ascii")).digest()
 
-    def _keep(self, key: bytes, kept: _CachedReply) -> None:
+    def keep(self, key: bytes, kept: _CachedReply) -> None:
         if kept.size > self.limit:
             return
         before = self._kept.pop(key, None)
@@ -107,26 +103,33 @@ class CacheEntry:
     key: bytes
     replay: CachedBackend | None
 
-    async def filled(self, status: BackendStatus, events: AsyncIterator[Event]) -> AsyncGenerator[Event]:
-        """``events`` as they are, and kept if they are a reply that can be given again. ``status``: of who makes it."""
-        limit = self.cache.limit
-        pieces: list[Event] = []
-        size = len(self.key)
-        async with aclosing(_generator(events)) as heard:
-            async for event in heard:
-                if isinstance(event, TextDelta | ThinkingDelta):
-                    size += _EVENT + len(event.text.encode("utf-8", "surrogatepass"))
-                    pieces.append(event)
-                elif isinstance(event, ToolCall):
-                    size += _EVENT + 4 * len(event.arguments)
-                    pieces.append(event)
-                elif isinstance(event, Notice | Failed):
-                    size = limit + 1  # what had to be said may be otherwise next time
-                elif isinstance(event, Completed) and event.reason in _OWN_ENDS:
-                    self.cache._keep(self.key, _CachedReply(status, tuple(pieces), event, size + 4 * len(event.text)))
-                if size > limit:
-                    pieces.clear()
-                yield event
+    def filter(self, status: BackendStatus) -> ReplyFilter:
+        """Keeps the reply that passes, if it can be given again. ``status``: of the backend that makes it."""
+        return _CacheFilter(self, status)
+
+
+class _CacheFilter(ReplyFilter):
+    def __init__(self, entry: CacheEntry, status: BackendStatus) -> None:
+        self._entry, self._status, self._limit = entry, status, entry.cache.limit
+        self._pieces: list[Event] = []
+        self._size = len(entry.key)
+
+    def feed(self, event: Event) -> Sequence[Event]:
+        if isinstance(event, (TextDelta, ThinkingDelta)):
+            self._size += _EVENT + len(event.text.encode("utf-8", "surrogatepass"))
+            self._pieces.append(event)
+        elif isinstance(event, ToolCall):
+            self._size += _EVENT + 4 * len(event.arguments)
+            self._pieces.append(event)
+        elif isinstance(event, (Notice, Failed)):
+            self._size = self._limit + 1  # what had to be said may be otherwise next time
+        elif isinstance(event, Completed) and event.reason in _OWN_ENDS:
+            size = self._size + 4 * len(event.text)
+            kept = _CachedReply(self._status, tuple(self._pieces), event, size)
+            self._entry.cache.keep(self._entry.key, kept)
+        if self._size > self._limit:
+            self._pieces.clear()
+        return (event,)
 
 
 class CachedBackend:
@@ -139,7 +142,7 @@ class CachedBackend:
     def start(self) -> None:
         pass
 
-    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
+    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
         """Piece by piece; others get their turn after each."""
         yield Started()
         text: list[str] = []
@@ -167,14 +170,3 @@ class CachedBackend:
 
     async def close(self) -> None:
         pass
-
-
-async def _generator(events: AsyncIterator[Event]) -> AsyncGenerator[Event]:
-    """Something that can be closed, whatever a backend gives."""
-    try:
-        async for event in events:
-            yield event
-    finally:
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backends.pipeline import ReplyPipeline, pipeline_of, run
 from bitnet_chat.backends.pool import Slot, number
 from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend, SingleCallBackend, refuses_tools
-from bitnet_chat.backends.wrappers.recording import record_reply
+from bitnet_chat.backends.wrappers.recording import recorded
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, ShuttingDownError
-from bitnet_chat.events import Completed, Event, Failed
+from bitnet_chat.events import Completed, Failed
 from bitnet_chat.journal import JournalRecorder
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.metrics import Metrics, ReplyMetrics
@@ -229,7 +230,7 @@ class ReplyScheduler:
         if not generation.stopped_by(backend.interrupt):
             raise asyncio.CancelledError
         try:
-            async with aclosing(_events(backend, order, place)) as events:
+            async with aclosing(run(lambda: _pipeline(backend, order, place))) as events:
                 async for event in events:
                     if way is not None and way.made:
                         continue  # what comes now is the end of what nobody will hear
@@ -270,26 +271,18 @@ class _Preemption:
 async def _give_again(replay: CachedBackend, order: ReplyRequest, generation: ReplyBroadcast) -> None:
     if not generation.stopped_by(replay.interrupt):
         raise asyncio.CancelledError
-    async with aclosing(_events(replay, order, None)) as events:
+    async with aclosing(run(lambda: _pipeline(replay, order, None))) as events:
         async for event in events:
             generation.put(event)
 
 
-async def _events(backend: Backend, order: ReplyRequest, place: CacheEntry | None) -> AsyncGenerator[Event]:
-    """Something that can be closed, whatever a backend gives. ``place``: of the cache, where the reply is kept."""
+def _pipeline(backend: Backend, order: ReplyRequest, place: CacheEntry | None) -> ReplyPipeline:
+    """``place``: of the cache, where the reply is kept."""
     if order.recorder is None:
-        events = backend.reply(order.conversation, order.options)
+        pipeline = pipeline_of(backend, order.conversation, order.options)
     else:
-        events = record_reply(backend, order.recorder, order.conversation, order.options)
-    if place is not None:
-        events = place.filled(backend.status(), events)
-    try:
-        async for event in events:
-            yield event
-    finally:
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
+        pipeline = recorded(backend, order.recorder, order.conversation, order.options)
+    return pipeline if place is None else pipeline.then(place.filter(backend.status()))
 
 
 def _remembered(conversation: Conversation, generation: ReplyBroadcast) -> Conversation:

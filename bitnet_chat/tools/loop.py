@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -91,47 +92,29 @@ ROUNDS = 8
 _SHOWN = 200
 """Characters of a call or a result in a line about it."""
 
-Replies = Callable[[Conversation], AsyncIterator[Event]]
+Replies = Callable[[Conversation], AsyncGenerator[Event]]
 Spaces = Callable[[Conversation], ResultBudget | None]
 
 
 async def rounds(
     replies: Replies, conversation: Conversation, toolbox: Toolbox, space: Spaces = lambda conversation: None
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event]:
     """The events of ``replies(conversation)``; its calls are made, and the replies to their results follow. Each call
     is yielded before it is made, and a Notice tells its result. One Started, one end, whose text is that of all replies
-    with a blank line between them. ``space``: room in the window for the results; None: not known."""
-    said: list[str] = []
-    earlier: Stats | None = None
+    with a blank line between them. ``space``: what the window has for the results of the open calls; None: not
+    known."""
+    progress = _Progress()
     for number in range(ROUNDS + 1):
-        calls: list[ToolCall] = []
-        gap = _gap("".join(said))
-        end: Completed | Failed | None = None
-        events = replies(conversation)
-        try:
+        progress.begin_reply()
+        async with aclosing(replies(conversation)) as events:
             async for event in events:
+                if (passed := progress.feed(event)) is not None:
+                    yield passed
                 if isinstance(event, Completed | Failed):
-                    end = event
                     break
-                if isinstance(event, ToolCall):
-                    calls.append(event)
-                elif isinstance(event, TextDelta):
-                    said.append(gap + event.text)
-                    gap = ""
-                    yield TextDelta(said[-1])
-                elif number == 0 or not isinstance(event, Started):
-                    yield event
-        finally:
-            # An async generator has something to close; an iterator without aclose has nothing.
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()
+        own, end = progress.end()
         if end is None:
             return
-        own, end = end.text, replace(end, text="".join(said))
-        if isinstance(end, Completed):
-            earlier = end.stats if earlier is None else together(earlier, end.stats)
-            end = replace(end, stats=earlier)
         if not isinstance(end, Completed) or end.reason is not FinishReason.TOOL_CALLS:
             yield end
             return
@@ -139,18 +122,64 @@ async def rounds(
             yield Notice(f"the model has called tools in {ROUNDS} replies in a row: it is not asked again")
             yield end
             return
-        conversation = conversation.with_assistant(own, FinishReason.TOOL_CALLS, tool_calls=tuple(calls))
+        conversation = conversation.with_assistant(own, FinishReason.TOOL_CALLS, tool_calls=tuple(progress.calls))
         room = space(conversation)
-        for call in calls:
+        for call in progress.calls:
             yield call
             result = await (toolbox.call(call) if room is None else toolbox.call(call, room.limit))
-            yield Notice(f"{shown(call)}: {clipped(result.text)}{loss(result)}")
-            if result.printed.strip():
-                yield Notice(f"{call.name} printed: {clipped(result.printed)}")
+            for line in _lines(call, result):
+                yield Notice(line)
             conversation = conversation.with_tool_result(call, result.text)
             if toolbox.stopped:
                 yield Completed(FinishReason.INTERRUPTED, end.text, end.stats)
                 return
+
+
+class _Progress:
+    """What has come of all replies so far."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._gap = ""
+        self._stats: Stats | None = None
+        self._end: Completed | Failed | None = None
+        self._has_started = False
+        self.calls: list[ToolCall] = []
+        """Those of the reply that came last."""
+
+    def begin_reply(self) -> None:
+        self.calls, self._end, self._gap = [], None, _gap("".join(self._text))
+
+    def feed(self, event: Event) -> Event | None:
+        """What of ``event`` goes on at once."""
+        if isinstance(event, TextDelta):
+            self._text.append(self._gap + event.text)
+            self._gap = ""
+            return TextDelta(self._text[-1])
+        if isinstance(event, ToolCall):
+            self.calls.append(event)
+        elif isinstance(event, Completed | Failed):
+            self._end = event
+        elif not isinstance(event, Started) or not self._has_started:
+            self._has_started = self._has_started or isinstance(event, Started)
+            return event
+        return None
+
+    def end(self) -> tuple[str, Completed | Failed | None]:
+        """The text of the last reply, and the end of all of them so far; None where the reply had none."""
+        if self._end is None:
+            return "", None
+        end = replace(self._end, text="".join(self._text))
+        if isinstance(end, Completed):
+            self._stats = end.stats if self._stats is None else together(self._stats, end.stats)
+            end = replace(end, stats=self._stats)
+        return self._end.text, end
+
+
+def _lines(call: ToolCall, result: Result) -> list[str]:
+    """About a call that was made."""
+    lines = [f"{shown(call)}: {clipped(result.text)}{loss(result)}"]
+    return [*lines, f"{call.name} printed: {clipped(result.printed)}"] if result.printed.strip() else lines
 
 
 def _gap(text: str) -> str:

@@ -239,7 +239,7 @@ def test_who_stops_listening_may_ask_again_at_once(settings: Settings, talkers: 
             async for event in replies:
                 if isinstance(event, wanted):
                     break
-            await replies.aclose()  # type: ignore[attr-defined]
+            await replies.aclose()
             assert end_of(await ask(backend)).text == expected
 
     talkers.run(settings, body)

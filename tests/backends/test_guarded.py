@@ -367,7 +367,7 @@ def test_walking_away_closes_the_reply_of_the_backend() -> None:
         async for event in events:
             if isinstance(event, TextDelta):
                 break
-        await events.aclose()  # type: ignore[attr-defined]
+        await events.aclose()
         assert inner.closed
         inner = Slow((0.0, Started()), (1e6, TextDelta("never")))
         task = asyncio.create_task(events_of(guarded(inner)))

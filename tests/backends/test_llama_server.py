@@ -245,7 +245,7 @@ def test_who_stops_listening_stops_the_server(classic: EngineBinary, shared: Sha
                     break
                 backend.interrupt()
         if by == "closing":
-            await replies.aclose()  # type: ignore[attr-defined]
+            await replies.aclose()
         else:
             assert end_of(found).reason is FinishReason.INTERRUPTED
         await idle(server)

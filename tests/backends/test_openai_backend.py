@@ -409,7 +409,7 @@ def test_whoever_stops_it_the_server_hears_of_it(by: str) -> None:
                 elif by == "close the iterator":
                     break
         if by == "close the iterator":
-            await replies.aclose()  # type: ignore[attr-defined]
+            await replies.aclose()
         else:
             reason = FinishReason.TIMEOUT if by == "timeout" else FinishReason.INTERRUPTED
             assert (end_of(found).reason, end_of(found).text) == (reason, "Hello")

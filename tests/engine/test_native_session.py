@@ -247,7 +247,7 @@ def test_a_reply_that_is_left_is_stopped(rig: Rig) -> None:
         async for event in events:
             if isinstance(event, TextDelta):
                 break
-        await events.aclose()  # type: ignore[attr-defined]
+        await events.aclose()
         assert (await whole(backend, "say on")).text == "on"
 
     run(rig, body)

@@ -532,7 +532,7 @@ def test_who_heard_the_end_of_a_reply_may_ask_at_once(rig: Rig) -> None:
                     assert event.text == text.removeprefix("say ")
                     break
         for reply in open_replies:
-            await reply.aclose()  # type: ignore[attr-defined]
+            await reply.aclose()
         assert (await ask(backend, said("say four")))[-1].text == "four"  # type: ignore[union-attr]
 
     run(rig, body)
@@ -693,7 +693,7 @@ def test_walking_away_from_a_reply_leaves_the_session_usable(rig: Rig) -> None:
         async for event in events:
             if isinstance(event, TextDelta):
                 break
-        await events.aclose()  # type: ignore[attr-defined]
+        await events.aclose()
         assert (await ask(backend, said("say back")))[-1].text == "back"  # type: ignore[union-attr]
 
     run(rig, body)

@@ -281,7 +281,7 @@ def test_interrupting_while_it_answers_waits_in_line_or_is_over() -> None:
             async for event in left:
                 if isinstance(event, TextDelta):
                     break
-            await left.aclose()  # type: ignore[attr-defined]  # a generator
+            await left.aclose()
             await backend.close()
             await until(lambda: not served.desk.running)
             await other.close()

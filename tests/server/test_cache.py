@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from program import PATIENCE
 from scripted_backend import STATS, Gate, ScriptedBackend, by_message, say
 
 from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions, ResponseFormat, Sampling
+from bitnet_chat.backends.pipeline import ReplyPipeline, run
 from bitnet_chat.backends.pool import BackendFactory
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import EngineDiedError, FinishReason
@@ -19,7 +20,7 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDe
 from bitnet_chat.journal import Journal
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.model_manager import ModelManager
-from bitnet_chat.server.reply_cache import ReplyCache
+from bitnet_chat.server.reply_cache import CacheEntry, ReplyCache
 from bitnet_chat.server.scheduler import ReplyRequest, ReplyScheduler
 
 HELLO = Conversation().with_user("hello")
@@ -29,6 +30,10 @@ STATUS = BackendStatus("model", "engine", BackendState.IDLE)
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scene, PATIENCE))
+
+
+def filled(place: CacheEntry, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    return run(lambda: ReplyPipeline(events).then(place.filter(STATUS)))
 
 
 async def fill(
@@ -42,7 +47,7 @@ async def fill(
 
     place = cache.place(cache.key("model", Conversation().with_user(text), options))
     assert place is not None and place.replay is None
-    assert [event async for event in place.filled(STATUS, said())] == list(events)
+    assert [event async for event in filled(place, said())] == list(events)
 
 
 async def again(cache: ReplyCache, options: ReplyOptions = COLD, text: str = "hello") -> list[Event] | None:
@@ -175,7 +180,7 @@ def test_the_same_reply_twice_at_once_is_kept_once() -> None:
 
         for place in places:
             assert place is not None
-            assert len([event async for event in place.filled(STATUS, said())]) == 3
+            assert len([event async for event in filled(place, said())]) == 3
         size = cache.size
         assert len(cache) == 1 and 0 < size < 1000
 

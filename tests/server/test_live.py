@@ -52,7 +52,7 @@ async def heard(room: LiveChat, seen: LastSeen | None, count: int) -> list[tuple
         found.append(each)
         if len(found) == count:
             break
-    await following.aclose()  # type: ignore[attr-defined]  # it is a generator
+    await following.aclose()
     return found
 
 

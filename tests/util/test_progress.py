@@ -121,7 +121,7 @@ def test_a_server_tells_the_newest_to_those_who_want_it() -> None:
         late = generation.watch(progress=True)
         assert (await anext(late)).event == TextDelta("Hello."), "what is read is read"
         for each in (watched, plain, late):
-            await each.aclose()  # type: ignore[attr-defined]
+            await each.aclose()
 
     asyncio.run(main())
 

@@ -101,6 +101,10 @@ class AttachedBackend:
         self._size: int | None = facts.get("context_size")
         self._used: int | None = None
         self._is_exact = True
+        self._left_at = float("-inf")
+        """When a reader left a reply that the server had not ended."""
+        self._leaving: asyncio.Task[None] | None = None
+        """Stops that reply. A later message waits for it, which would be stopped otherwise."""
         self._asked: set[_PendingReply] = set()
         self._own: set[str] = set()
         """Generations that were asked for from here."""
@@ -139,7 +143,7 @@ class AttachedBackend:
             await asyncio.wait(self._tasks, timeout=_GRACE)
         await self._wire.close()
 
-    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
+    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
         options = options or ReplyOptions()
         last = conversation.last
         asked = _PendingReply(None)
@@ -168,7 +172,8 @@ class AttachedBackend:
             if asked.response is not None:
                 asked.response.close()
             if not ended and asked.chat is not None:
-                self._spawn(self._stop_in(asked.chat))
+                self._left_at = asyncio.get_running_loop().time()
+                self._leaving = self._spawn(self._stop_in(asked.chat))
 
     def _end(self, asked: _PendingReply, event: Completed | Failed) -> Event:
         if isinstance(event, Failed):
@@ -248,11 +253,23 @@ class AttachedBackend:
             await self._make(place)
         asked.chat = place.chat
         try:
-            return await self._wire.post(f"/chats/{place.chat}/messages", body)
+            return await self._post(asked, body)
         except ChatNotFoundError:  # somebody has removed it: what was said is here, and goes into another one
             await self._make(place)
             asked.chat = place.chat
             return await self._wire.post(f"/chats/{place.chat}/messages", body)
+
+    async def _post(self, asked: _PendingReply, body: dict[str, object]) -> aiohttp.ClientResponse:
+        """A chat whose last reply was left by its reader is busy until the server has stopped that reply."""
+        if self._leaving is not None and not self._leaving.done():
+            await asyncio.wait([self._leaving], timeout=_GRACE)
+        while True:
+            try:
+                return await self._wire.post(f"/chats/{asked.chat}/messages", body)
+            except BusyError:
+                if asked.stop.is_set() or asyncio.get_running_loop().time() - self._left_at > _GRACE:
+                    raise
+                await wait(_AGAIN, asked.stop)
 
     async def _make(self, place: ChatPosition) -> None:
         body: dict[str, object] = {"title": place.title[:200]} if place.title else {}
@@ -415,7 +432,8 @@ class AttachedBackend:
                     return
                 await asyncio.sleep(_AGAIN)
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

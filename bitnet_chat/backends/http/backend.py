@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -131,7 +131,7 @@ class RemoteBackend:
             await asyncio.wait([self._starting])
         await self._service.close()
 
-    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
+    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
         options = self._with_defaults(options or ReplyOptions())
         if self._line is not None:
             raise UsageError("a reply is under way already")

@@ -1,32 +1,29 @@
-"""A backend that stops the replies of another one, whichever that is: runaways, and those that reach a stop text.
+"""A backend that stops the replies of another one: runaways, and those that reach a stop text.
 
-What is a runaway is decided in ``stream/guard.py``; here the reply is stopped, and ended in order. A reply that the
-model ended before it said anything is told here as well.
+``filters/guard.py`` decides what is a runaway; here the reply is stopped, and ended in order. A reply that the model
+ended before its first token gets its own reason here as well.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions, refusal_of
+from bitnet_chat.backend import Backend, ReplyOptions
+from bitnet_chat.backends.pipeline import (
+    FIRST_TOKEN,
+    BackendWrapper,
+    ReplyFilter,
+    ReplyPipeline,
+    StallWatch,
+    pipeline_of,
+)
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, ToolCall
-from bitnet_chat.errors import BitnetChatError, FinishReason
-from bitnet_chat.events import (
-    Completed,
-    Event,
-    Failed,
-    Notice,
-    PromptProgress,
-    Started,
-    Stats,
-    TextDelta,
-    ThinkingDelta,
-)
+from bitnet_chat.errors import FinishReason
+from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta, ThinkingDelta
 from bitnet_chat.text.utf8 import TextBuffer
 from bitnet_chat.util.threads import run_beside_loop
 
@@ -48,8 +45,6 @@ TOLD = frozenset(
 )
 """A reply that ends for one of these comes with a notice that says so."""
 _WITH_TEMPLATE = ("engine", "llama-server")
-_FIRST_TOKEN = 10
-"""So many times the stall timeout may pass before the first token: a long message takes its time to be read."""
 _LARGEST = 1 << 18
 """Tokens of a reply from a server that does not tell its window."""
 _EMPTY = "the model ended its reply at once, before the first word: its chat template may be wrong"
@@ -72,7 +67,7 @@ class GuardLimits:
         return cls(settings.guard, repeat_limit, settings.stall_timeout, own)
 
 
-class GuardedBackend:
+class GuardedBackend(BackendWrapper):
     """See :class:`bitnet_chat.backend.Backend`. All but the replies is that of ``inner``."""
 
     def __init__(
@@ -89,98 +84,33 @@ class GuardedBackend:
         model is loaded its template may not be known. ``advice``: what the user is told that helps: commands and
         flags, flags alone, or nothing at all.
         """
-        self.inner = inner
+        super().__init__(inner)
         self._limits, self._markers, self._grace = limits, markers, grace
         self._advice = advice
-        self._watch: _EventWatcher | None = None
+        self._watch: StallWatch | None = None
 
-    def start(self) -> None:
-        self.inner.start()
-
-    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
-        options = options or ReplyOptions()
-        watch = self._watch = _EventWatcher(self.inner, self._limits.stall_timeout, self._grace)
-        events = self.inner.reply(conversation, options)
-        guard: ReplyGuard | None = None
-        said = TextBuffer()
-        # Of a reply that goes on there may be nothing more to say.
-        last = conversation.last
-        is_empty = last is None or last.role != "assistant" or not last.content
-        try:
-            while (event := await watch.next(events)) is not None:
-                if isinstance(event, Completed | Failed):
-                    break
-                if isinstance(event, Notice | PromptProgress):
-                    yield event
-                elif isinstance(event, Started):
-                    yield event
-                    guard = guard or await self._guard(conversation, options)  # while the engine reads the message
-                elif isinstance(event, ToolCall):
-                    is_empty = False
-                    if watch.finding is None:
-                        if guard is not None and (rest := guard.flush()):
-                            said.add(rest)
-                            yield TextDelta(rest)
-                        yield event
-                elif watch.finding is None:
-                    is_empty = False
-                    guard = guard or await self._guard(conversation, options)
-                    passed = _passed(event, guard)
-                    if guard.finding is not None:
-                        watch.stop(guard.finding)
-                    for each in passed:
-                        if isinstance(each, TextDelta):
-                            said.add(each.text)
-                        yield each
-            if guard is not None and (rest := guard.flush()):
-                said.add(rest)
-                yield TextDelta(rest)
-            end = _end(event, watch, guard, said.text)
-            if isinstance(end, Completed):
-                if is_empty and end.reason is FinishReason.STOP and not end.text:
-                    end = replace(end, reason=FinishReason.EMPTY)
-                line = self._line(end, options, guard, watch.limit)
-                if line:
-                    yield Notice(line)
-            if end is not None:
-                yield end
-        finally:
-            watch.close()
-            # An async generator has something to close; an iterator without aclose has nothing.
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()
-
-    async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
-        return await refusal_of(self.inner, conversation, options)
-
-    def prepare(self, history: Conversation) -> None:
-        self.inner.prepare(history)
-
-    def count(self, text: str) -> TokenCount | None:
-        return self.inner.count(text)
+    def pipeline(self, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
+        watch = self._watch = StallWatch(self.inner.interrupt, self._limits.stall_timeout, self._grace)
+        guard = _GuardFilter(self, conversation, options, watch)
+        return pipeline_of(self.inner, conversation, options).then(guard, watch)
 
     def interrupt(self) -> None:
         self.inner.interrupt()
         if self._watch is not None:
             self._watch.interrupted()
 
-    def status(self) -> BackendStatus:
-        return self.inner.status()
+    async def guard(self, conversation: Conversation, options: ReplyOptions) -> ReplyGuard:
+        return await run_beside_loop(conversation, self.guard_now, conversation, options)
 
-    async def close(self) -> None:
-        await self.inner.close()
-
-    async def _guard(self, conversation: Conversation, options: ReplyOptions) -> ReplyGuard:
+    def guard_now(self, conversation: Conversation, options: ReplyOptions) -> ReplyGuard:
+        """Takes as long as ``conversation`` is; may run in a thread."""
         # Here and not above: a prompt is on the screen 5 ms earlier.
         from bitnet_chat.filters.guard import LengthLimit, ReplyGuard
         from bitnet_chat.filters.role_markers import relevant
 
         last = conversation.last
         before = last.content if last is not None and last.role == "assistant" else ""
-        markers: tuple[str, ...] = ()
-        if self._limits.markers:
-            markers = await run_beside_loop(conversation, relevant, self._markers(), conversation)
+        markers = relevant(self._markers(), conversation) if self._limits.markers else ()
         length = LengthLimit(self._window, lambda text: self._tokens(text).at_least)
         count = self._tokens
         return ReplyGuard(
@@ -193,8 +123,8 @@ class GuardedBackend:
     def _window(self) -> int:
         return self.inner.status().context_size or _LARGEST
 
-    def _line(self, end: Completed, options: ReplyOptions, guard: ReplyGuard | None, silence: float) -> str:
-        """What happened, and how to go on; empty where nobody need be told."""
+    def line(self, end: Completed, options: ReplyOptions, guard: ReplyGuard | None, silence: float) -> str:
+        """What happened, and how to go on; empty for an ordinary end."""
         if self._advice == "nothing":
             return _EMPTY if end.reason is FinishReason.EMPTY else ""
         limits, with_commands = self._limits, self._advice == "commands"
@@ -216,7 +146,7 @@ class GuardedBackend:
                 what, ways = f"the reply was stopped: the context window of {size:,} tokens holds no more", [again]
             case FinishReason.STALLED:
                 what = f"the reply was stopped: nothing had come from the engine for {silence:g} s"
-                longer = f", {_FIRST_TOKEN} times that for the first token" if silence != limits.stall_timeout else ""
+                longer = f", {FIRST_TOKEN} times that for the first token" if silence != limits.stall_timeout else ""
                 now = f"(now {limits.stall_timeout:g}{longer})"
                 ways = [go_on or again, f"--stall-timeout SECONDS {now} waits longer"]
             case FinishReason.LENGTH:
@@ -233,105 +163,96 @@ class GuardedBackend:
         return f"{what}; {', '.join(way for way in ways if way and (with_commands or not way.startswith('/')))}"
 
 
-def _passed(event: TextDelta | ThinkingDelta, guard: ReplyGuard) -> list[TextDelta | ThinkingDelta]:
-    """What may be shown now that ``event`` is there."""
-    if isinstance(event, TextDelta):
-        text = guard.feed(event.text)
-        return [TextDelta(text)] if text else []
-    text, thoughts = guard.flush(), guard.think(event.text)
-    return [*([TextDelta(text)] if text else ()), *([ThinkingDelta(thoughts)] if thoughts else ())]
+class _GuardFilter(ReplyFilter):
+    """Passes what :class:`~bitnet_chat.filters.guard.ReplyGuard` lets pass, and ends the reply."""
+
+    def __init__(
+        self, backend: GuardedBackend, conversation: Conversation, options: ReplyOptions, watch: StallWatch
+    ) -> None:
+        self._backend, self._watch = backend, watch
+        self._conversation, self._options = conversation, options
+        self._guard: ReplyGuard | None = None
+        self._text = TextBuffer()
+        # Of a reply that goes on there may be nothing more to say.
+        last = conversation.last
+        self._is_empty = last is None or last.role != "assistant" or not last.content
+        self._is_over = False
+
+    def feed(self, event: Event) -> Sequence[Event]:
+        if isinstance(event, (TextDelta, ThinkingDelta)):
+            return self._tokens(event)
+        if isinstance(event, Started):
+            self._watch.started()
+            if self._guard is None:
+                self.step = self._prepare  # while the engine reads the message
+        elif isinstance(event, ToolCall):
+            self._is_empty = False
+            return [*self._rest(), event] if self._watch.finding is None else []
+        elif isinstance(event, (Completed, Failed)):
+            return self._finished(event)
+        return (event,)
+
+    def flush(self) -> Sequence[Event]:
+        return () if self._is_over else self._finished(None)
+
+    def close(self) -> None:
+        self._watch.close()
+
+    async def _prepare(self) -> None:
+        self._guard = await self._backend.guard(self._conversation, self._options)
+
+    def _tokens(self, event: TextDelta | ThinkingDelta) -> Sequence[Event]:
+        self._watch.has_spoken()
+        if self._watch.finding is not None:
+            return ()
+        self._is_empty = False
+        guard = self._guard = self._guard or self._backend.guard_now(self._conversation, self._options)
+        passed: list[Event] = []
+        if isinstance(event, TextDelta):
+            text = guard.feed(event.text)
+        else:
+            text, thoughts = guard.flush(), guard.think(event.text)
+            if thoughts:
+                passed.append(ThinkingDelta(thoughts))
+        if text:
+            self._text.add(text)
+            passed.insert(0, TextDelta(text))
+        if guard.finding is not None:
+            self._watch.stop(guard.finding)
+        return passed
+
+    def _rest(self) -> list[Event]:
+        """The characters that had waited for what follows."""
+        if self._guard is None or not (rest := self._guard.flush()):
+            return []
+        self._text.add(rest)
+        return [TextDelta(rest)]
+
+    def _finished(self, event: Completed | Failed | None) -> list[Event]:
+        """``event``: the end of the source, if it gave one."""
+        self._is_over = True
+        last = self._rest()
+        end = _end(event, self._watch, self._guard, self._text.text)
+        if isinstance(end, Completed):
+            if self._is_empty and end.reason is FinishReason.STOP and not end.text:
+                end = replace(end, reason=FinishReason.EMPTY)
+            if line := self._backend.line(end, self._options, self._guard, self._watch.limit):
+                last.append(Notice(line))
+        return last if end is None else [*last, end]
 
 
 def _end(
-    event: Completed | Failed | None, watch: _EventWatcher, guard: ReplyGuard | None, text: str
+    event: Completed | Failed | None, watch: StallWatch, guard: ReplyGuard | None, text: str
 ) -> Completed | Failed | None:
-    """How the reply ended; ``event`` is what the inner backend says, None where it said nothing more."""
+    """How the reply ended; ``event``: the end of the source, None where it gave none."""
     reason = watch.finding
     if reason is None and isinstance(event, Completed):
         reason = event.reason
         # In the very last characters, which had waited for what follows.
         if guard is not None and guard.finding is not None and reason in (FinishReason.STOP, FinishReason.LENGTH):
             reason = guard.finding
-    if reason is None and watch.abandoned:
+    if reason is None and watch.is_abandoned:
         reason = FinishReason.INTERRUPTED
     if reason is None:
         return event
     return Completed(reason, text, event.stats if isinstance(event, Completed) else Stats())
-
-
-class _EventWatcher:
-    """Waits for the next event of ``inner``, and not for ever."""
-
-    def __init__(self, inner: Backend, stall_timeout: float, grace: float) -> None:
-        self._inner, self._grace = inner, grace
-        self.limit = stall_timeout * _FIRST_TOKEN
-        """Seconds of silence that are too long at this moment; 0: none are."""
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
-        self._since: float | None = None
-        """Since when an event is waited for; None while the last one is dealt with, which is not the engine's fault."""
-        self._spoken = False
-        self._deadline: float | None = None
-        self._patience = asyncio.timeout(None)
-        self.finding: FinishReason | None = None
-        """Why the reply was stopped, if it was from here."""
-        self.abandoned = False
-        """Whether ``inner`` was left, since it did not end in time."""
-
-    async def next(self, events: AsyncIterator[Event]) -> Event | None:
-        """None: there is none any more."""
-        self._since = self._loop.time()
-        try:
-            async with asyncio.timeout_at(self._deadline) as self._patience:
-                event = await anext(events, None)
-        except TimeoutError:
-            if not self._patience.expired():
-                raise
-            self.abandoned = True
-            return None
-        finally:
-            self._since = None
-        if isinstance(event, Started):
-            self._arm(self.limit)
-        elif isinstance(event, TextDelta | ThinkingDelta) and not self._spoken:
-            self._spoken = True
-            self.limit /= _FIRST_TOKEN
-            self._arm(self.limit)
-        return event
-
-    def stop(self, reason: FinishReason) -> None:
-        """Ends the reply; what ``inner`` still says is not heard."""
-        self.finding = reason
-        self._inner.interrupt()
-        self.interrupted()
-
-    def interrupted(self) -> None:
-        """``inner`` was told to stop, and has so much time to do so."""
-        self.close()
-        if self._deadline is None:
-            self._deadline = self._loop.time() + self._grace
-            if self._since is not None:
-                self._patience.reschedule(self._deadline)
-
-    def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _arm(self, delay: float) -> None:
-        self.close()
-        if self.limit and self._deadline is None:
-            self._due = self._loop.time() + delay
-            self._timer = self._loop.call_at(self._due, self._look)
-
-    def _look(self) -> None:
-        """Once in a while, not at each event: what is to be done if nothing came in all this time."""
-        now = self._loop.time()
-        slept = now - self._due > self.limit / 2  # Ctrl-Z, a busy computer: the engine's words may be waiting
-        if self._since is None or slept:
-            self._arm(self.limit)
-        elif now - self._since < self.limit:
-            self._arm(self._since + self.limit - now)
-        else:
-            self.stop(FinishReason.STALLED)

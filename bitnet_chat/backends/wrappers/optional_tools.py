@@ -1,97 +1,83 @@
-"""Backends that do with tools as a front end wishes: without them where the model has no place for them, or with one
-call in a reply.
-"""
+"""Backends that limit tools: a reply without them where the model has no place for them, or with one call at most."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions, refusal_of
-from bitnet_chat.context.token_count import TokenCount
+from bitnet_chat.backend import Backend, ReplyOptions, refusal_of
+from bitnet_chat.backends.pipeline import BackendWrapper, ReplyFilter, ReplyPipeline, only, pipeline_of
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError, UsageError
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Started
 
 _TOOLS = re.compile(r"\btools?\b|\btool_choice\b", re.IGNORECASE)
-"""In a refusal of somebody else's server: Ollama says "does not support tools", vLLM that "auto" tool choice is off."""
+"""In a refusal of another server: Ollama says "does not support tools", vLLM that "auto" tool choice is off."""
 
 
-class OptionalToolsBackend:
+class OptionalToolsBackend(BackendWrapper):
     """See :class:`bitnet_chat.backend.Backend`. All but the replies is that of ``inner``, which is offered tools, and
     asked again without them where its model has no place for them."""
 
     def __init__(self, inner: Backend) -> None:
-        self.inner = inner
-        self._without = False
+        super().__init__(inner)
+        self.without = False
         """The model has no place for tools, and the user knows it. Not so for requests that stand for themselves: each
         is told."""
-        self._was_interrupted = False
+        self.was_interrupted = False
         if (follow := getattr(inner, "follow", None)) is not None:
             self.follow: Any = follow
 
-    def start(self) -> None:
-        self.inner.start()
-
-    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
-        wanted = options or ReplyOptions()
-        without = replace(wanted, tools=(), tool_choice="auto")
-        asked = without if self._without and not wanted.alone else wanted
-        self._was_interrupted = False
-        has_started, has_spoken = False, False
-        while True:
-            refusal: BitnetChatError | None = None
-            events = self.inner.reply(conversation, asked)
-            try:
-                async for event in events:
-                    if isinstance(event, Failed) and asked.tools and not has_spoken and refuses_tools(event.error):
-                        refusal = event.error
-                        break
-                    if isinstance(event, Started):
-                        if has_started:
-                            continue
-                        has_started = True
-                    elif isinstance(event, Completed) and not wanted.alone:
-                        self._without = asked.tools != wanted.tools  # it was the tools, then
-                    has_spoken = has_spoken or not isinstance(event, Started | Notice | PromptProgress)
-                    yield event
-            finally:
-                # An async generator has something to close; an iterator without aclose has nothing.
-                close = getattr(events, "aclose", None)
-                if close is not None:
-                    await close()
-            if refusal is None:
-                return
-            asked = without
-            why = refusal.what.removeprefix("tools is not supported here: ")
-            yield Notice(f"the model is not offered the tools: {why}")
-            if self._was_interrupted:  # while there was nothing to stop
-                yield Completed(FinishReason.INTERRUPTED, "")
-                return
+    def pipeline(self, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
+        self.was_interrupted = False
+        asked = _without_tools(options) if self.without and not options.alone else options
+        return pipeline_of(self.inner, conversation, asked).then(_OptionalTools(self, conversation, options, asked))
 
     async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
         error = await refusal_of(self.inner, conversation, options)
         if error is None or not options.tools or not refuses_tools(error):
             return error
-        return await refusal_of(self.inner, conversation, replace(options, tools=(), tool_choice="auto"))
-
-    def prepare(self, history: Conversation) -> None:
-        self.inner.prepare(history)
-
-    def count(self, text: str) -> TokenCount | None:
-        return self.inner.count(text)
+        return await refusal_of(self.inner, conversation, _without_tools(options))
 
     def interrupt(self) -> None:
-        self._was_interrupted = True
+        self.was_interrupted = True
         self.inner.interrupt()
 
-    def status(self) -> BackendStatus:
-        return self.inner.status()
 
-    async def close(self) -> None:
-        await self.inner.close()
+class _OptionalTools(ReplyFilter):
+    """Asks once more, without the tools, when a reply is refused for them."""
+
+    def __init__(
+        self, backend: OptionalToolsBackend, conversation: Conversation, wanted: ReplyOptions, asked: ReplyOptions
+    ) -> None:
+        self._backend, self._conversation, self._wanted, self._asked = backend, conversation, wanted, asked
+        self._has_started = self._has_spoken = False
+
+    def feed(self, event: Event) -> Sequence[Event]:
+        if isinstance(event, Started):
+            if self._has_started:
+                return ()
+            self._has_started = True
+            return (event,)
+        if isinstance(event, Failed) and self._asked.tools and not self._has_spoken and refuses_tools(event.error):
+            self._asked, self.step = _without_tools(self._wanted), self._ask_again
+            why = event.error.what.removeprefix("tools is not supported here: ")
+            return (Notice(f"the model is not offered the tools: {why}"),)
+        if isinstance(event, Completed) and not self._wanted.alone:
+            self._backend.without = self._asked.tools != self._wanted.tools  # it was the tools, then
+        self._has_spoken = self._has_spoken or not isinstance(event, (Notice, PromptProgress))
+        return (event,)
+
+    async def _ask_again(self) -> ReplyPipeline:
+        if self._backend.was_interrupted:  # while there was nothing to stop
+            return ReplyPipeline(only(Completed(FinishReason.INTERRUPTED, "")))
+        return pipeline_of(self._backend.inner, self._conversation, self._asked)
+
+
+def _without_tools(options: ReplyOptions) -> ReplyOptions:
+    return replace(options, tools=(), tool_choice="auto")
 
 
 def refuses_tools(error: BitnetChatError) -> bool:
@@ -101,26 +87,18 @@ def refuses_tools(error: BitnetChatError) -> bool:
     return isinstance(error, UsageError) and bool(_TOOLS.search(error.what))
 
 
-class SingleCallBackend:
+class SingleCallBackend(BackendWrapper):
     """See :class:`bitnet_chat.backend.Backend`. Of the calls that a reply of ``inner`` asks for the first is kept."""
 
-    def __init__(self, inner: Backend) -> None:
-        self.inner = inner
-        self.start, self.prepare, self.count = inner.start, inner.prepare, inner.count
-        self.interrupt, self.status, self.close = inner.interrupt, inner.status, inner.close
+    def pipeline(self, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
+        return pipeline_of(self.inner, conversation, options).then(_SingleCall())
 
-    async def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncIterator[Event]:
-        has_called = False
-        events = self.inner.reply(conversation, options or ReplyOptions())
-        try:
-            async for event in events:
-                if isinstance(event, ToolCall):
-                    if has_called:
-                        continue
-                    has_called = True
-                yield event
-        finally:
-            # An async generator has something to close; an iterator without aclose has nothing.
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()
+
+class _SingleCall(ReplyFilter):
+    _has_called = False
+
+    def feed(self, event: Event) -> Sequence[Event]:
+        if not isinstance(event, ToolCall):
+            return (event,)
+        is_first, self._has_called = not self._has_called, True
+        return (event,) if is_first else ()

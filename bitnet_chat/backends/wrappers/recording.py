@@ -1,13 +1,13 @@
-"""Any backend, with every reply written down while it is made."""
+"""The recording of replies in the journal while they are made, for every backend."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import Backend, BackendStatus, ReplyOptions
+from bitnet_chat.backends.pipeline import ReplyFilter, ReplyPipeline, pipeline_of, run
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Failed, TextDelta, ThinkingDelta
@@ -16,33 +16,47 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import JournalRecorder
 
 
-async def record_reply(
+def record_reply(
     backend: Backend, recorder: JournalRecorder, conversation: Conversation, options: ReplyOptions
-) -> AsyncIterator[Event]:
-    """``backend.reply``, as it is; ``recorder`` hears of each event before the caller does."""
+) -> AsyncGenerator[Event]:
+    """``backend.reply``, as it is; ``recorder`` gets each event before the caller does."""
+    return run(lambda: recorded(backend, recorder, conversation, options))
+
+
+def recorded(
+    backend: Backend, recorder: JournalRecorder, conversation: Conversation, options: ReplyOptions
+) -> ReplyPipeline:
+    """The pipeline of a reply that is written to the journal; recording begins with the call."""
     status = backend.status()
+    pipeline = pipeline_of(backend, conversation, options)
     recorder.begin_reply(conversation, model=status.model, engine=status.engine, options=made_with(options, status))
-    ended = False
-    try:
-        async with aclosing(_generator(backend.reply(conversation, options))) as events:
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    recorder.text(event.text)
-                elif isinstance(event, ThinkingDelta):
-                    recorder.thinking(event.text)
-                elif isinstance(event, ToolCall):
-                    recorder.tool_call(event)
-                elif isinstance(event, Completed):
-                    ended = True
-                    made = made_with(options, backend.status())  # more of it is known than before it had loaded
-                    recorder.end_reply(event.reason, event.stats, text=event.text, options=made)
-                elif isinstance(event, Failed):
-                    ended = True
-                    recorder.end_reply(event.error.reason, text=event.text)
-                yield event
-    finally:
-        if not ended:  # the caller walked away, or the backend broke
-            recorder.end_reply(FinishReason.INTERRUPTED)
+    return pipeline.then(_JournalFilter(backend, recorder, options))
+
+
+class _JournalFilter(ReplyFilter):
+    def __init__(self, backend: Backend, recorder: JournalRecorder, options: ReplyOptions) -> None:
+        self._backend, self._recorder, self._options = backend, recorder, options
+        self._is_over = False
+
+    def feed(self, event: Event) -> Sequence[Event]:
+        if isinstance(event, TextDelta):
+            self._recorder.text(event.text)
+        elif isinstance(event, ThinkingDelta):
+            self._recorder.thinking(event.text)
+        elif isinstance(event, ToolCall):
+            self._recorder.tool_call(event)
+        elif isinstance(event, Completed):
+            self._is_over = True
+            made = made_with(self._options, self._backend.status())  # more of it is known than before it had loaded
+            self._recorder.end_reply(event.reason, event.stats, text=event.text, options=made)
+        elif isinstance(event, Failed):
+            self._is_over = True
+            self._recorder.end_reply(event.error.reason, text=event.text)
+        return (event,)
+
+    def close(self) -> None:
+        if not self._is_over:  # the reader has left, or the backend raised an error
+            self._recorder.end_reply(FinishReason.INTERRUPTED)
 
 
 def made_with(options: ReplyOptions, status: BackendStatus) -> dict[str, object]:
@@ -56,14 +70,3 @@ def made_with(options: ReplyOptions, status: BackendStatus) -> dict[str, object]
     if options.format is not None:
         facts["response_format"] = options.format.schema or "json"
     return {name: value for name, value in facts.items() if value is not None}
-
-
-async def _generator(events: AsyncIterator[Event]) -> AsyncGenerator[Event]:
-    """Something that can be closed, whatever a backend gives."""
-    try:
-        async for event in events:
-            yield event
-    finally:
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()

@@ -7,11 +7,12 @@ import contextlib
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import ReplyOptions
+from bitnet_chat.backends.pipeline import ReplyFilter, ReplyPipeline, only, run
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import BitnetChatError, FinishReason, UnsupportedError
 from bitnet_chat.events import Completed, Event, Failed, Notice, Started, Stats, TextDelta
@@ -36,7 +37,7 @@ _REMEMBERED = 256
 _SIGN_OF_LIFE = 20.0
 """Seconds of a call after which a line says that it is still being written: nothing else is seen of it."""
 
-Replies = Callable[[Conversation, ReplyOptions], AsyncIterator[Event]]
+Replies = Callable[[Conversation, ReplyOptions], AsyncGenerator[Event]]
 
 
 class PromptToolAdapter:
@@ -60,12 +61,12 @@ class PromptToolAdapter:
         engine. ``continues``: whether it goes on with a reply that was begun for it, so that it can be made to call."""
         self._continues = continues
         self._template = template
-        self._replies = replies
-        self._interrupt = interrupt
+        self.replies = replies
+        self.stop = interrupt
         self._format: ToolFormat | BitnetChatError | None = None
         self._spoken: OrderedDict[tuple[object, ...], RawToolTurn] = OrderedDict()
         self._preparing: asyncio.Task[None] | None = None
-        self._was_interrupted = False
+        self.was_interrupted = False
         self._alone = False
         """Whether the request stands for itself."""
         self.tools: tuple[Tool, ...] = ()
@@ -91,59 +92,19 @@ class PromptToolAdapter:
             self._preparing = None
 
     def interrupt(self) -> None:
-        self._was_interrupted = True
-        self._interrupt()
+        self.was_interrupted = True
+        self.stop()
 
-    async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncIterator[Event]:
+    def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncGenerator[Event]:
         """See :meth:`bitnet_chat.backend.Backend.reply`."""
+        return run(lambda: self.pipeline(conversation, options))
+
+    def pipeline(self, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
+        """See :class:`bitnet_chat.backends.pipeline.PipelineBackend`."""
         self.cancel()
-        self._was_interrupted, self._alone = False, options.alone
-        tools = self.tools = _offered(options)
-        try:
-            plain, asked = await self.plain(conversation, options)
-        except BitnetChatError as error:
-            yield Failed(error)
-            return
-        if self._was_interrupted:
-            yield Completed(FinishReason.INTERRUPTED, "")
-            return
-        begun = _beginning(options)
-        reading = _ReplyParser(tools, begun)
-        async for event in self._read(plain, asked, reading):
-            yield event
-        last = plain.last
-        goes_on = last is not None and last.role == "assistant"
-        turns: tuple[Message, ...] = (
-            Message("assistant", (last.content if last is not None and goes_on else "") + reading.raw),
-        )
-        if reading.is_faulty and not self._was_interrupted:
-            # Once: the model is told what is wrong, and goes on in the same reply.
-            turns = (*turns, Message("user", responses(reading.told)))
-            earlier = plain.messages[:-1] if goes_on else plain.messages
-            asked = _left(asked, reading.stats)
-            reading.begin_again()
-            async for event in self._read(_begun(Conversation((*earlier, *turns)), begun), asked, reading):
-                if not isinstance(event, Started):
-                    yield event
-            turns = (*turns, Message("assistant", begun + reading.raw))
-            if reading.is_faulty:
-                why = reading.faults[-1].why
-                yield Notice(f"the model twice asked for a tool in a form that cannot be read: {why}")
-        end = reading.end
-        if isinstance(end, Completed):
-            calls = tuple(reading.calls) if end.reason is FinishReason.STOP else ()
-            if calls:
-                end = replace(end, reason=FinishReason.TOOL_CALLS)
-            if calls or (len(turns) > 1 and not begun):
-                cut = conversation.messages[-1]
-                before = cut.content if cut.role == "assistant" else ""
-                message = Message("assistant", rejoined(before + end.text), tool_calls=calls)
-                self._remember(message, RawToolTurn(turns, reading.told if calls else ()))
-            elif begun and end.reason is FinishReason.STOP:
-                why = "the model was made to begin a call, and wrote none that can be read"
-                end = Failed(UnsupportedError("tool_choice", why, remedy="use auto"), end.text)
-        if end is not None:
-            yield end
+        self.was_interrupted, self._alone = False, options.alone
+        self.tools = _offered(options)
+        return ReplyPipeline(None).then(_ToolCallFilter(self, conversation, options))
 
     async def plain(self, conversation: Conversation, options: ReplyOptions) -> tuple[Conversation, ReplyOptions]:
         """What an engine is asked instead. Raises Unsupported for tools that it cannot be told of."""
@@ -162,36 +123,6 @@ class PromptToolAdapter:
         # A stop text ends what is said, and no call.
         return _begun(plain, begun), replace(options, tools=(), tool_choice="auto", stop=() if tools else options.stop)
 
-    async def _read(self, plain: Conversation, options: ReplyOptions, reading: _ReplyParser) -> AsyncIterator[Event]:
-        """All events but the last, which ``reading`` keeps."""
-        loop = asyncio.get_running_loop()
-        told = loop.time()
-        events = self._replies(plain, options)
-        try:
-            async for event in events:
-                if isinstance(event, Completed | Failed):
-                    for each in reading.finish(event):
-                        yield each
-                    return
-                if not isinstance(event, TextDelta):
-                    yield event
-                    continue
-                for each in reading.feed(event.text):
-                    told = loop.time()
-                    yield each
-                if reading.is_too_long and not reading.is_stopped:
-                    reading.is_stopped = True
-                    yield Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters")
-                    self._interrupt()
-                elif reading.is_in_call and loop.time() - told > _SIGN_OF_LIFE:
-                    told = loop.time()
-                    yield Notice("the model is writing a long call of a tool")
-        finally:
-            # An async generator has something to close; an iterator without aclose has nothing.
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()
-
     async def _known(self) -> ToolFormat | BitnetChatError:
         """The format of the template, or why there is none."""
         if self._format is None:
@@ -208,7 +139,7 @@ class PromptToolAdapter:
         format = self._format if isinstance(self._format, ToolFormat) else None
         return inline_tools(conversation, tools, format, lambda message: self._spoken.get(_key(message, alone)))
 
-    def _remember(self, message: Message, spoken: RawToolTurn) -> None:
+    def remember(self, message: Message, spoken: RawToolTurn) -> None:
         if self._alone and not message.tool_calls:
             return
         key = _key(message, self._alone)
@@ -216,6 +147,114 @@ class PromptToolAdapter:
         self._spoken.move_to_end(key)
         if len(self._spoken) > _REMEMBERED:
             self._spoken.popitem(last=False)
+
+
+class _ToolCallFilter(ReplyFilter):
+    """Tells calls from text. Begins with the plain form of the conversation, and asks once more after a call that
+    cannot be read."""
+
+    def __init__(self, adapter: PromptToolAdapter, conversation: Conversation, options: ReplyOptions) -> None:
+        self._adapter, self._conversation, self._options = adapter, conversation, options
+        self._begun = _beginning(options)
+        self._reading = _ReplyParser(adapter.tools, self._begun)
+        self._plain, self._asked = conversation, options
+        self._turns: tuple[Message, ...] = ()
+        """What the engine said and was told in this reply, once its first answer has ended."""
+        self._is_parsed = False
+        """The events to come are those of the front end already."""
+        self._loop = asyncio.get_running_loop()
+        self._delivered = self._loop.time()
+        self.step = self._ask
+
+    def feed(self, event: Event) -> Sequence[Event]:
+        if isinstance(event, TextDelta):
+            return self._parsed(event.text)
+        if isinstance(event, (Completed, Failed)):
+            return self._ended(event)
+        if isinstance(event, Started) and self._turns:
+            return ()
+        return (event,)
+
+    async def _ask(self) -> ReplyPipeline:
+        try:
+            self._plain, self._asked = await self._adapter.plain(self._conversation, self._options)
+        except BitnetChatError as error:
+            return ReplyPipeline(only(Failed(error)))
+        if self._adapter.was_interrupted:
+            return ReplyPipeline(only(Completed(FinishReason.INTERRUPTED, "")))
+        return self._source(self._plain)
+
+    async def _ask_again(self) -> ReplyPipeline:
+        """Once: the model is told what is wrong, and goes on in the same reply."""
+        reading, plain = self._reading, self._plain
+        if self._adapter.was_interrupted and reading.end is not None:
+            self._is_parsed = True
+            return ReplyPipeline(only(reading.end))
+        self._turns = (*self._turns, Message("user", responses(reading.told)))
+        earlier = plain.messages[:-1] if self._goes_on else plain.messages
+        self._asked = _left(self._asked, reading.stats)
+        reading.begin_again()
+        return self._source(_begun(Conversation((*earlier, *self._turns)), self._begun))
+
+    def _source(self, plain: Conversation) -> ReplyPipeline:
+        self._delivered = self._loop.time()
+        return ReplyPipeline(self._adapter.replies(plain, self._asked))
+
+    def _parsed(self, text: str) -> list[Event]:
+        reading = self._reading
+        events = reading.feed(text)
+        if events:
+            self._delivered = self._loop.time()
+        if reading.is_too_long and not reading.is_stopped:
+            reading.is_stopped = True
+            events.append(Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters"))
+            self._adapter.stop()
+        elif reading.is_in_call and self._loop.time() - self._delivered > _SIGN_OF_LIFE:
+            self._delivered = self._loop.time()
+            events.append(Notice("the model is writing a long call of a tool"))
+        return events
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the reply continues one that was cut."""
+        last = self._plain.last
+        return last is not None and last.role == "assistant"
+
+    def _ended(self, event: Completed | Failed) -> list[Event]:
+        reading, is_first = self._reading, not self._turns
+        events = [] if self._is_parsed else reading.finish(event)
+        if is_first:
+            last = self._plain.last
+            before = last.content if last is not None and self._goes_on else ""
+            self._turns = (Message("assistant", before + reading.raw),)
+            if reading.is_faulty and not self._adapter.was_interrupted:
+                self.step = self._ask_again
+                return events
+        elif not self._is_parsed:
+            self._turns = (*self._turns, Message("assistant", self._begun + reading.raw))
+            if reading.is_faulty:
+                why = reading.faults[-1].why
+                events.append(Notice(f"the model twice asked for a tool in a form that cannot be read: {why}"))
+        if reading.end is not None:
+            events.append(self._as_told(reading.end))
+        return events
+
+    def _as_told(self, end: Completed | Failed) -> Completed | Failed:
+        """``end`` for the front end. Remembers the engine's own words for what the front end gives back of them."""
+        if not isinstance(end, Completed):
+            return end
+        calls = tuple(self._reading.calls) if end.reason is FinishReason.STOP else ()
+        if calls:
+            end = replace(end, reason=FinishReason.TOOL_CALLS)
+        if calls or (len(self._turns) > 1 and not self._begun):
+            cut = self._conversation.messages[-1]
+            before = cut.content if cut.role == "assistant" else ""
+            message = Message("assistant", rejoined(before + end.text), tool_calls=calls)
+            self._adapter.remember(message, RawToolTurn(self._turns, self._reading.told if calls else ()))
+        elif self._begun and end.reason is FinishReason.STOP:
+            why = "the model was made to begin a call, and wrote none that can be read"
+            return Failed(UnsupportedError("tool_choice", why, remedy="use auto"), end.text)
+        return end
 
 
 class _ReplyParser:

@@ -202,7 +202,7 @@ class _ChatsApi:
         yield RETRY
         yield chat_event(_changed(stored, stored.title))
         with self._chats.rooms.entered(stored.id) as room:
-            async with aclosing(room.follow(seen)) as following:  # type: ignore[type-var]  # it is a generator
+            async with aclosing(room.follow(seen)) as following:
                 async for told, place in following:
                     if isinstance(told, ChatChanged):
                         yield chat_event(_changed(stored, told.title, deleted=told.deleted))
@@ -244,7 +244,7 @@ async def _all_of(
     for part in teller.begin():
         yield part
     begin = place or 0 if html is None else min(html.place, place or 0)
-    async with aclosing(generation.watch(begin, progress=True)) as watched:  # type: ignore[type-var]
+    async with aclosing(generation.watch(begin, progress=True)) as watched:
         async for seen in watched:
             if html is not None and html.place + _AT_ONCE < seen.place:
                 await asyncio.sleep(0)  # of a long reply that is rendered late: others come in between

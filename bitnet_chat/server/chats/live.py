@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -180,7 +180,7 @@ class LiveChat:
                 return (told, seen.place) if seen.place <= told.generation.place + (not told.running) else None
         return None
 
-    async def follow(self, seen: LastSeen | None) -> AsyncIterator[tuple[LiveReply | ChatChanged, int | None]]:
+    async def follow(self, seen: LastSeen | None) -> AsyncGenerator[tuple[LiveReply | ChatChanged, int | None]]:
         """What is being said, and what is said and done from now on; with the place that was seen, None: nothing was.
 
         ``seen``: what a reader who comes back knows; then what was said meanwhile comes as well."""

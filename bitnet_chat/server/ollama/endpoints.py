@@ -210,7 +210,7 @@ async def _lines(
     generation: ReplyBroadcast, writer: responses.OllamaEncoder, before: Sequence[str]
 ) -> AsyncIterator[bytes]:
     notices = [*before]
-    async with aclosing(generation.watch()) as watched:  # type: ignore[type-var]  # it is a generator
+    async with aclosing(generation.watch()) as watched:
         async for seen in watched:
             match seen.event:
                 case Notice(text):

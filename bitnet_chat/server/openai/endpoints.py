@@ -134,7 +134,7 @@ async def _chunks(generation: ReplyBroadcast, writer: Writer, before: Sequence[s
     for chunk in writer.first():
         yield chunk
     notices = [*before]
-    async with aclosing(generation.watch()) as watched:  # type: ignore[type-var]  # it is a generator
+    async with aclosing(generation.watch()) as watched:
         async for seen in watched:
             match seen.event:
                 case Notice(text):
