@@ -112,15 +112,16 @@ def test_help_names_every_command_and_the_escape() -> None:
     assert "//" in text and "Ctrl-R" in text
 
 
-def test_a_command_has_one_spelling_in_help_readme_and_messages() -> None:
+def test_a_command_has_one_spelling_in_help_documents_and_messages() -> None:
     root = Path(__file__).parents[1]
     readme = (root / "README.md").read_text("utf-8")
+    using = (root / "docs/using.md").read_text("utf-8")
     usages = {name: entry.usage for name, entry in COMMANDS.items()}
-    rows = "".join(line.split(" | ")[0] for line in readme.splitlines() if line.startswith("| `/"))
+    rows = "".join(line.split(" | ")[0] for line in using.splitlines() if line.startswith("| `/"))
     assert {*re.findall(r"`(/[^`]*)`", rows)} >= {*usages.values()}
     written = re.compile(rf"(?<![\w./~-])/({'|'.join(COMMANDS)})\b((?: \[?[A-Z]{{2,}}…?\]?)*)")
     sources = [source.read_text("utf-8") for source in sorted((root / "bitnet_chat").rglob("*.py"))]
-    for text in (readme, *sources):
+    for text in (readme, using, *sources):
         for name, arguments in written.findall(text):
             assert arguments == "" or f"/{name}{arguments}" == usages[name], f"/{name}{arguments}"
 
