@@ -166,7 +166,7 @@ class NoSuchChatError(InvalidFieldError):
 
     def __init__(self, id: int) -> None:
         super().__init__(
-            f"there is no chat {id}", status=404, code="chat_not_found", remedy="GET /chats lists those that there are"
+            f"chat {id} does not exist", status=404, code="chat_not_found", remedy="GET /chats lists the chats"
         )
 
 
@@ -175,10 +175,10 @@ class ReplyRunningError(InvalidFieldError):
 
     def __init__(self) -> None:
         super().__init__(
-            "this chat is being answered already",
+            "this chat already has a running reply",
             status=409,
             code="chat_is_answering",
-            remedy="wait for the end of the reply, or stop it",
+            remedy="wait until it ends, or stop it",
         )
 
 
@@ -243,7 +243,7 @@ class TemplateError(ModelError):
 
     def __init__(self, name: str, fault: TemplateFaultError) -> None:
         self.kind, self.fault = fault.kind, f"{_FAULTS[fault.kind]}: {fault.text}"
-        super().__init__(f"the chat template {name} {self.fault}", remedy="choose another with --chat-template NAME")
+        super().__init__(f"the chat template {name} {self.fault}", remedy="select another with --chat-template NAME")
 
 
 class EngineDiedError(BitnetChatError):

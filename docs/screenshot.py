@@ -1,4 +1,4 @@
-"""Makes the pictures of the README: real sessions on a real engine, each drawn as SVG into this folder.
+"""Make the pictures of the documentation: real sessions on a real engine, each drawn as SVG into this folder.
 
 Needs the packages of the test extra and an installed engine: ``.venv/bin/python docs/screenshot.py [NAME …]``.
 """

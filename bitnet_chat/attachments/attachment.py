@@ -70,7 +70,7 @@ class Attachment:
             facts.append(self.encoding)
         facts += [fact for fact in (self.remark, str(tokens)) if fact]
         if window and tokens.at_least > window:
-            facts.append(f"more than the window of {window} tokens holds")
+            facts.append(f"more than the context window of {window} tokens")
         elif window:
             facts.append(f"{100 * tokens.count / window:.0f} % of the window")
         return one_line(f"{self.name}: {', '.join(facts)}")

@@ -36,13 +36,13 @@ class PdfError(Exception):
         self.what, self.remedy = what, remedy
 
 
-_SPLIT = "take the pages that matter out of it, for example with qpdf --pages"
+_SPLIT = "extract the relevant pages, for example with qpdf --pages"
 _PROBLEMS = {
     "encrypted": ("is encrypted", "remove its password, for example with qpdf --decrypt"),
-    "scanned": ("holds pictures of pages and no text", "run text recognition over it, for example ocrmypdf"),
+    "scanned": ("contains images of pages and no text", "run text recognition over it, for example ocrmypdf"),
     "pages": (f"has more than {PAGES} pages", _SPLIT),
-    "long": (f"holds more than {CHARACTERS:,} characters", _SPLIT),
-    "broken": ("is a damaged PDF", "write it anew, for example with qpdf, or export its text"),
+    "long": (f"contains more than {CHARACTERS:,} characters", _SPLIT),
+    "broken": ("is a damaged PDF", "rewrite it, for example with qpdf, or export its text"),
     "limits": (f"cannot be read within {SECONDS} seconds and {MEMORY / 1e9:.1f} GB", _SPLIT),
 }
 

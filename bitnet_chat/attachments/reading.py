@@ -73,7 +73,7 @@ def attach_stdin(say: Callable[[str], None]) -> Attachment:
     ``say`` is called, with a line for the user, where nothing has come for a while.
     """
     if sys.stdin is None or sys.stdin.closed:
-        raise UsageError("stdin is closed: there is nothing to attach")
+        raise UsageError("stdin is closed: nothing to attach")
     _tell_who_waits(say)
     return from_bytes("stdin", sys.stdin.buffer.read(PDF_LIMIT + 1))
 
@@ -95,7 +95,7 @@ def stdin_is_given() -> bool:
 def from_bytes(name: str, data: bytes) -> Attachment:
     """Raises UsageError for what is empty, too large or no text."""
     if not data:
-        raise EmptyFileError(f"{name} is empty: there is nothing to attach")
+        raise EmptyFileError(f"{name} is empty: nothing to attach")
     if _PDF in data[:_HEAD]:
         return _from_pdf(name, data)
     if len(data) > TEXT_LIMIT:
@@ -104,7 +104,8 @@ def from_bytes(name: str, data: bytes) -> Attachment:
         text, encoding = decoded(data)
     except NotTextError as error:
         raise UsageError(
-            f"{name} is no text: it seems to be {error}", remedy="attach text or a PDF; most programs can export one"
+            f"{name} is not a text file: it seems to be {error}",
+            remedy="attach text or a PDF; most programs can export one",
         ) from None
     return Attachment(name, text, len(data), encoding=encoding)
 
@@ -118,20 +119,20 @@ def _from_pdf(name: str, data: bytes) -> Attachment:
         found = pdf_text(data)
     except PdfError as error:
         raise UsageError(f"{name} {error.what}", remedy=error.remedy) from None
-    remark = f"{found.empty} of them without text" if found.empty else ""
+    remark = f"{found.empty} without text" if found.empty else ""
     return Attachment(name, found.text, len(data), kind="pdf", pages=found.pages, remark=remark)
 
 
 def _too_large(name: str, size: int, limit: int) -> UsageError:
     return UsageError(
         f"{name} is too large: {size / 1e6:.1f} MB or more, and the limit is {limit // 1_000_000} MB",
-        remedy="attach the part that matters",
+        remedy="attach the relevant part",
     )
 
 
 _KINDS = (
-    (stat.S_ISDIR, "a folder", "name the files in it"),
-    (stat.S_ISFIFO, "a named pipe", "give its data on stdin"),
+    (stat.S_ISDIR, "a folder", "name files inside it"),
+    (stat.S_ISFIFO, "a named pipe", "pass its data on stdin"),
     (stat.S_ISSOCK, "a socket", "only files can be attached"),
     (stat.S_ISCHR, "a device", "only files can be attached"),
     (stat.S_ISBLK, "a device", "only files can be attached"),
@@ -153,7 +154,7 @@ def _opened(place: Path, name: str) -> BinaryIO:
 
 def _must_be_file(mode: int, name: str) -> None:
     if not stat.S_ISREG(mode):
-        what, remedy = next(((what, do) for test, what, do in _KINDS if test(mode)), ("no file", ""))
+        what, remedy = next(((what, do) for test, what, do in _KINDS if test(mode)), ("not a file", ""))
         raise UsageError(f"{name} is {what} and cannot be attached", remedy=remedy)
 
 
@@ -166,12 +167,12 @@ def _is_file(path: str) -> bool:
 
 def _tell_who_waits(say: Callable[[str], None]) -> None:
     if sys.stdin.isatty():
-        say("reading what is to be attached from the terminal; Ctrl-D ends it")
+        say("reading the attachment from the terminal; Ctrl-D ends the input")
     elif sys.platform != "win32":  # where select knows sockets only
         import select
 
         if not select.select([sys.stdin], [], [], _PATIENCE)[0]:
-            say("waiting for stdin, which is a pipe that nobody has closed; </dev/null says that it has nothing")
+            say("waiting for stdin, an open pipe; use </dev/null if it has no data")
 
 
 # Bytes of a file become text, or a word for what they are instead. Pure.

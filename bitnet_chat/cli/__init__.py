@@ -1,4 +1,4 @@
-"""The command line. One file per verb; each imports what it needs when it runs."""
+"""The command line. One module per verb; each imports its dependencies when it runs."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from importlib import import_module
 from bitnet_chat.version import __version__
 
 VERBS = {
-    "serve": "OpenAI, Ollama and chat APIs and a web page, over one engine",
-    "app": "the web page in a window of its own, or in the browser",
+    "serve": "server with the APIs of OpenAI and Ollama, a chat API and a web page",
+    "app": "web page in a window of its own, or in the browser",
     "history": "conversations of the journal: list, show, search, export, rm",
-    "models": "models to be had and those that are here: list, pull, info, rm, verify",
-    "config": "settings and where each comes from: show, path, edit, personas",
-    "completion": "a script for bash, zsh or fish that completes our command lines",
-    "doctor": "what is wrong with engine, model, memory or terminal, and what to do",
-    "report": "write one redacted file for a bug report",
-    "replay": "play such a file, or a recording, back",
-    "engine": "engines: list those found, probe one, install one from source",
+    "models": "installed and available models: list, pull, info, rm, verify",
+    "config": "settings with their sources: show, path, edit, personas",
+    "completion": "completion script for bash, zsh or fish",
+    "doctor": "check of engine, model, memory and terminal, with remedies",
+    "report": "redacted file for a bug report",
+    "replay": "playback of a report or a recording",
+    "engine": "engines: list, probe, install, bench",
 }
 """Each is the name of a module here: ``run`` takes the arguments behind the verb and gives an exit code, ``parser``
 gives the argparse parser that it reads them with. The values are what ``--help`` says."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; gives its exit code. Errors become messages on stderr, never a traceback."""
+    """Run one command and return its exit code. Errors become messages on stderr, never a traceback."""
     if argv is None:
         _read_utf8()
     _open_streams()
@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _read_utf8() -> None:
-    """Arguments, file names and variables are UTF-8, whatever the locale says: where Python has read them otherwise it
-    is started once more, as only its start can change that."""
+    """Read arguments, file names and variables as UTF-8 in any locale. If Python has read them otherwise, the program
+    is started again, since only the start can change that.
+    """
     once = ["-X", "utf8"]
     is_other = os.name == "posix" and sys.getfilesystemencoding() != "utf-8"
     if is_other and sys.executable and sys.orig_argv[1:3] != once:
@@ -86,8 +87,9 @@ def _complain(text: str) -> None:
 
 
 def _open_streams() -> None:
-    """What was closed before we began (``>&-``) becomes the null device: else the next file that is opened, such as the
-    journal, would take its number, and an engine would write into it what it means for its stdout."""
+    """Replace closed standard streams (``>&-``) by the null device. Otherwise the next file that is opened, such as the
+    journal, would get the number of stdout, and an engine would write into it.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             with contextlib.suppress(OSError):
@@ -99,5 +101,5 @@ def _open_streams() -> None:
 
 
 def _close_stdout() -> None:
-    """What waits to be written has nowhere to go: Python, which would try it again at exit, gets the null device."""
+    """Replace stdout by the null device after a failed write, since Python would repeat that write at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

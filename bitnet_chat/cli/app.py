@@ -1,8 +1,7 @@
 """``bitnet-chat app``: the page in a window of its own, or in the browser.
 
-The window belongs to the main thread, as every toolkit wants it; the server runs beside it in a thread of its own, and
-ends with the window. Where no window can be had, the browser shows the page, and where there is no display its address
-is told.
+The window runs in the main thread, as GUI toolkits require; the server runs in a second thread and ends with the
+window. The browser is the fallback without a window, and the printed address the fallback without a display.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ _SIZE = (1100, 800)
 def parser() -> Parser:
     parser = serve.parser(serve.REFUSED.keys() - {"attach"})  # whose page is shown
     parser.prog = "bitnet-chat app"
-    parser.description = "The web page in a window of its own, or in the browser."
-    parser.add_argument("--browser", action="store_true", help="the browser, even where a window can be had")
+    parser.description = "Web page in a window of its own, or in the browser."
+    parser.add_argument("--browser", action="store_true", help="the browser, even if a window is available")
     return parser
 
 
@@ -54,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _port(host: str) -> int:
-    """The usual one where it is free, since a browser keeps drafts and colours by address; else 0, which takes any."""
+    """The default port if it is free, since a browser stores drafts and colours per address; else 0, any free port."""
     from bitnet_chat.server import settings
 
     with socket.socket() as probe:
@@ -69,7 +68,7 @@ def _port(host: str) -> int:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP leave the block as Ctrl-C does, so that the server ends in order."""
+    """Leave the block on SIGTERM and SIGHUP as on Ctrl-C, so that the server shuts down in order."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -84,7 +83,9 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _address(attach: str) -> str:
-    """Of a server that runs already. Raises NoServer, or UsageError for one that is none of ours or wants a key."""
+    """The address of a running server. Raises ServerUnreachableError, or UsageError for a foreign server or one that
+    requires a key.
+    """
     from bitnet_chat.backends.attach.client import ServerClient
 
     server = ServerClient(attach, os.environ.get("BITNET_CHAT_API_KEY", ""))
@@ -96,9 +97,10 @@ def _address(attach: str) -> str:
 def _server(
     serving: ServeSettings, settings: Settings, configured: str, models: Mapping[str, str]
 ) -> Iterator[tuple[str, Callable[[], int]]]:
-    """It listens in the block. Gives its address, and what waits until it ends by itself.
+    """Run a server during the block. Gives its address, and a function that waits until it ends by itself.
 
-    Raises what :func:`bitnet_chat.cli.serve.open_server` raises."""
+    Raises the errors of :func:`bitnet_chat.cli.serve.open_server`.
+    """
     listening: Future[str] = Future()
     ended: Future[int] = Future()
     loop_of: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -130,24 +132,25 @@ def _server(
 
 
 def _show(url: str, in_window: bool, wait: Callable[[], int] | None) -> int:
-    """Until the window is closed; in a browser, until ``wait`` ends or Ctrl-C. ``wait``: None for a server that does
-    not need us."""
+    """Show the page until the window is closed; in a browser, until ``wait`` ends or Ctrl-C. ``wait`` is None for a
+    server that runs independently.
+    """
     if in_window and (code := _window(url)) is not None:
         return code
     if _has_display() or os.environ.get("BROWSER"):
         import webbrowser
 
         if not webbrowser.open(url):
-            _say("no browser could be opened")
+            _say("the browser cannot be opened")
     _say(f"the page is at {url}")
     if wait is None:
         return 0
-    _say("Ctrl-C ends it")
+    _say("Ctrl-C stops the server")
     return wait()
 
 
 def _window(url: str) -> int | None:
-    """None where no window can be had."""
+    """The window, or None if it cannot be opened."""
     try:
         webview: Any = import_module("webview")
     except ImportError:
@@ -160,7 +163,7 @@ def _window(url: str) -> int | None:
         # Not private: drafts and the colours are kept, beside the other data.
         webview.start(private_mode=False, storage_path=str(paths.data_dir() / "window"))
     except Exception as error:  # each toolkit has its own
-        _say(f"no window can be opened ({error}); the browser is used")
+        _say(f"the window cannot be opened ({error}); the browser is used")
         return None
     return 0
 

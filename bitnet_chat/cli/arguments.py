@@ -1,4 +1,4 @@
-"""Which conversation of the journal a command line goes on with."""
+"""The conversation and the attachments that a command line names."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import Journal, StoredConversation
 
 
-_REMEDY = "bitnet-chat history list shows those that there are"
+_REMEDY = "bitnet-chat history list shows the conversations"
 
 
 def find_conversation(
     flags: argparse.Namespace, journal: Journal, say: Callable[[str], None]
 ) -> StoredConversation | None:
-    """What ``--continue`` or ``--resume ID`` name; None where neither was given. ``say`` is told where that may be
-    another conversation than the user means, and what of it is damaged.
+    """The conversation of ``--continue`` or ``--resume ID``; None without either flag. ``say`` receives a line if it
+    may be another conversation than expected, and lines about damage.
 
-    Raises UsageError for a conversation that there is not, and for ``--resume`` without ID: only a prompt can ask.
+    Raises UsageError for an unknown conversation, and for ``--resume`` without ID, which needs a prompt.
     """
     last, other = hasattr(flags, "resume_last"), getattr(flags, "resume", None)
     if last and other is not None:
-        raise UsageError("--continue does not go with --resume: it is the last conversation or another one")
+        raise UsageError("--continue cannot be combined with --resume")
     if last:
         stored = journal.latest()
         if stored is None:
-            raise UsageError("there is no conversation to go on with", remedy="ask without --continue")
+            raise UsageError("no conversation to continue was found", remedy="ask without --continue")
         if why := _not_the_last(journal, stored):
-            say(f"{why}: this goes on with conversation {stored.id}, “{stored.title}”, of {_clock(stored.updated)}")
+            say(f"{why}: continuing conversation {stored.id}, “{stored.title}”, of {_clock(stored.updated)}")
         return _sound(stored, say)
     if other is None:
         return None
     if not other:
-        raise UsageError("--resume needs the number of a conversation here", remedy=_REMEDY)
+        raise UsageError("--resume requires the number of a conversation here", remedy=_REMEDY)
     if not (other.isascii() and other.isdigit() and len(other) < 19):
-        raise UsageError(f"--resume wants the number of a conversation, not {other!r}", remedy=_REMEDY)
+        raise UsageError(f"--resume requires the number of a conversation, not {other!r}", remedy=_REMEDY)
     return _sound(journal.load(int(other)), say)
 
 
 def _not_the_last(journal: Journal, stored: StoredConversation) -> str:
-    """Why something may have been said after this conversation; empty where that was kept."""
+    """The reason why a later conversation may be missing; empty if all were saved."""
     from bitnet_chat.journal import unsaved_marker
 
     lost = unsaved_marker.since(journal.path)
     if lost is not None and lost >= stored.updated:
-        return f"what was said on {_clock(lost)} was not kept"
+        return f"the conversation of {_clock(lost)} was not saved"
     places = (journal.path, journal.path.parent)
     if journal.path.is_file() and not all(os.access(each, os.W_OK) for each in places):
-        return f"nothing is kept at present, as {journal.path} cannot be written"
+        return f"conversations are not saved: {journal.path} cannot be written"
     return ""
 
 
@@ -76,13 +76,13 @@ def _clock(seconds: float) -> str:
 def read_attachments(
     flags: argparse.Namespace, say: Callable[[str], None], *, stdin_is_taken: bool
 ) -> list[Attachment]:
-    """Reads them all. ``say``: where stdin is waited for.
+    """Read all attachments. ``say`` receives a line while stdin is waited for.
 
-    ``stdin_is_taken``: by the question, or by the user who is going to talk. Raises UsageError.
+    ``stdin_is_taken``: stdin already holds the question or the input of the conversation. Raises UsageError.
     """
     names = list(dict.fromkeys(getattr(flags, "attachment", ())))
     if "-" in names and stdin_is_taken:
-        raise UsageError("-a - attaches stdin, and the question is read from there", remedy="give the question as text")
+        raise UsageError("-a - attaches stdin, which already holds the question", remedy="give the question as text")
     found = [attach_stdin(say) if name == "-" else attach(name) for name in names]
     if not stdin_is_taken and "-" not in names and stdin_is_given():
         with contextlib.suppress(EmptyFileError):  # nobody had anything to add

@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _answering(flags: argparse.Namespace) -> Callable[[argparse.Namespace, config.Settings, str], _Main]:
-    """What the flags ask for. Raises UsageError for those that do not go together."""
+    """The mode that the flags select. Raises UsageError for flags that cannot be combined."""
     if hasattr(flags, "input"):
         from bitnet_chat.cli.questions import answer_file
 
@@ -44,7 +44,7 @@ def _answering(flags: argparse.Namespace) -> Callable[[argparse.Namespace, confi
         _refuse(flags, "--input", others, bool(flags.question))
         return answer_file
     if hasattr(flags, "output"):
-        raise UsageError("--output holds the replies to --input; there is no --input", remedy="add --input FILE")
+        raise UsageError("--output requires --input", remedy="add --input FILE")
     wanted = flags.question or any(hasattr(flags, name) for name in ("file", "no_stream", "json"))
     if hasattr(flags, "interactive"):
         _refuse(flags, "--interactive", ("file", "json", "no_stream"), bool(flags.question))
@@ -61,7 +61,7 @@ def _refuse(flags: argparse.Namespace, flag: str, others: Sequence[str], questio
     if question:
         clash.append("a question")
     if clash:
-        raise UsageError(f"{flag} does not go with {' or '.join(clash)}")
+        raise UsageError(f"{flag} cannot be combined with {' or '.join(clash)}")
 
 
 async def _converse(flags: argparse.Namespace, settings: config.Settings, configured: str) -> int:
@@ -119,13 +119,13 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
 
 
 async def _picked(flags: argparse.Namespace, journal: Journal) -> bool:
-    """Lets the user pick for a ``--resume`` without ID, on a terminal. False: none was wanted after all."""
+    """Choose a conversation from a list for ``--resume`` without ID, on a terminal. False: the choice was cancelled."""
     if getattr(flags, "resume", None) == "" and sys.stdin.isatty() and sys.stdout.isatty():
         from bitnet_chat.repl.dialogs import pick
 
         entries = journal.list()
         if not entries:
-            raise UsageError("there is no conversation to go on with", remedy="start without --resume")
+            raise UsageError("no conversation to continue was found", remedy="start without --resume")
         id = await pick(entries)
         if id is None:
             return False
@@ -134,7 +134,7 @@ async def _picked(flags: argparse.Namespace, journal: Journal) -> bool:
 
 
 def _run(main: _Main) -> int:
-    """Runs ``main``; SIGTERM and SIGHUP end it in good order, so that no engine is left behind."""
+    """Run ``main``. SIGTERM and SIGHUP shut it down in order, so that engine processes end too."""
     import asyncio
     import contextlib
     import signal

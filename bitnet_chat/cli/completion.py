@@ -1,4 +1,4 @@
-"""``bitnet-chat completion bash|zsh|fish``: scripts made by shtab out of the parsers themselves."""
+"""``bitnet-chat completion bash|zsh|fish``: scripts that shtab generates from the parsers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SHELLS = ("bash", "zsh", "fish")
 _FILES = ("FILE", "PATH")
 
 _DESCRIPTION = """\
-A script that completes the command lines of bitnet-chat: verbs, flags, files, personas. To have it in every shell:
+Completion script for the command lines of bitnet-chat: verbs, flags, files, personas. Installation for every shell:
 
   bash  bitnet-chat completion bash > ~/.local/share/bash-completion/completions/bitnet-chat
   zsh   bitnet-chat completion zsh > "${fpath[1]}/_bitnet-chat"
   fish  bitnet-chat completion fish > ~/.config/fish/completions/bitnet-chat.fish
 
-or in this shell alone: eval "$(bitnet-chat completion bash)"
+for this shell only: eval "$(bitnet-chat completion bash)"
 """
 
 
@@ -38,20 +38,21 @@ def parser() -> Parser:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shell", choices=SHELLS, help="the shell to make it for")
+    parser.add_argument("shell", choices=SHELLS, help="shell of the script")
     return parser
 
 
 def script(shell: str) -> str:
-    """The personas in it are those of this moment."""
+    """The completion script, with the current personas."""
     import shtab
 
     return shtab.complete(tree(), shell)
 
 
 def tree() -> Parser:
-    """All that ``bitnet-chat`` takes, in one parser. Its question, which is any text, is not in it: argparse and the
-    shells would take a verb for its first word."""
+    """All verbs and flags in one parser, without the question: argparse and the shells would take a verb for its first
+    word.
+    """
     root = build(question=False)
     verbs = root.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     for verb, help in VERBS.items():
@@ -76,7 +77,7 @@ def _say_what_completes(parser: argparse.ArgumentParser, names: Mapping[tuple[st
 
 
 def _names() -> dict[tuple[str, object], list[str]]:
-    """By what an action is called: what there is to name, as far as it can be read."""
+    """Candidates by the name of an action, as far as they can be read."""
     from bitnet_chat import config
     from bitnet_chat.models import registry, store
 

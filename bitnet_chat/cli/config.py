@@ -37,20 +37,20 @@ def run(arguments: Sequence[str]) -> int:
 
 def parser() -> Parser:
     """See :data:`bitnet_chat.cli.VERBS`."""
-    parser = Parser(prog="bitnet-chat config", description="The settings, and where each of them comes from.")
+    parser = Parser(prog="bitnet-chat config", description="The settings and their sources.")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
     showing = verbs.add_parser(
         "show",
-        help="every value with its source, as TOML; with flags: what would be used",
+        help="every value with its source, as TOML; flags are taken into account",
         usage="bitnet-chat config show [--json] [FLAG …] [-- ENGINE-FLAG …]",
         argument_default=argparse.SUPPRESS,
     )
     add_settings(showing)
-    verbs.add_parser("path", help="where config.toml is, or would be")
-    verbs.add_parser("edit", help="open it in $EDITOR; a new one lists all settings")
-    listing = verbs.add_parser("personas", help="the personas, and where each is", argument_default=argparse.SUPPRESS)
+    verbs.add_parser("path", help="path of config.toml")
+    verbs.add_parser("edit", help="editor ($EDITOR) with config.toml; a new file lists all settings")
+    listing = verbs.add_parser("personas", help="the personas with their paths", argument_default=argparse.SUPPRESS)
     for each in (showing, listing):
-        each.add_argument("--json", action="store_true", help="print JSON")
+        each.add_argument("--json", action="store_true", help="JSON output")
     return parser
 
 
@@ -66,14 +66,15 @@ def _show(flags: argparse.Namespace, given: dict[str, Any]) -> int:
             print(f"{visible(line):<{width}}  # {one_line(each.origin)}")
     for variable in config.unknown_variables():
         print(
-            f"bitnet-chat: ${one_line(variable)} is set and means nothing{config.did_you_mean(variable, _variables())}",
+            f"bitnet-chat: unknown environment variable ${one_line(variable)} is ignored"
+            f"{config.did_you_mean(variable, _variables())}",
             file=sys.stderr,
         )
     return 0
 
 
 def _told(name: str, value: config.SettingValue) -> config.SettingValue:
-    """What is secret stays so, on a screen that others may see as well."""
+    """A value for the screen; secrets are masked."""
     secret = name in config.SECRET and value.value
     return config.SettingValue("(secret)", value.origin) if secret else value
 
@@ -95,13 +96,12 @@ def _edit(path: Path) -> int:
             if not _again(error):
                 raise UsageError(
                     error.what,
-                    remedy="the file is kept as you left it, and nothing starts until it is mended: "
-                    "bitnet-chat config edit",
+                    remedy="the file is invalid; correct it with bitnet-chat config edit",
                 ) from None
 
 
 def _again(error: UsageError) -> bool:
-    """Asks whether to edit once more; no without a terminal to ask on."""
+    """Ask whether to edit again; False without a terminal."""
     if not can_prompt():
         return False
     print(f"bitnet-chat: {visible(str(error))}", file=sys.stderr)
@@ -127,7 +127,7 @@ def _personas(flags: argparse.Namespace) -> int:
         words = entry.get("problem") or entry["description"] or "no description"
         place = f"  [{entry['source']}]" if entry.get("source", "shipped") != "shipped" else ""
         print(f"{one_line(entry['name']):<{width}}  {one_line(words + place)}")
-    print(f"\nYours go into {one_line(str(config.folder()))} as NAME.toml: a description, and any settings.")
+    print(f"\nAdd your own in {one_line(str(config.folder()))} as NAME.toml: a description, and any settings.")
     return 0
 
 
@@ -137,13 +137,13 @@ def _personas(flags: argparse.Namespace) -> int:
 _ESCAPED = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 _TITLE = """\
-# Settings of bitnet-chat. Each line shows a default: take its # away to change it.
-# A persona, BITNET_CHAT_* variables and flags win over this file; `bitnet-chat config show` tells which did.
+# Settings of bitnet-chat. Each line shows a default: remove the # to change it.
+# A persona, BITNET_CHAT_* variables and flags override this file; `bitnet-chat config show` shows the sources.
 """
 
 
 def value(value: Any) -> str:
-    """As TOML: JSON's spelling is TOML's for texts, numbers that are finite, true and false, and lists of texts."""
+    """A value as TOML. The JSON form is valid TOML for strings, finite numbers, booleans and lists of strings."""
     if isinstance(value, float):
         return repr(value)
     text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
@@ -152,7 +152,7 @@ def value(value: Any) -> str:
 
 @cache
 def documentation() -> dict[str, str]:
-    """The docstring of each setting, on one line. They are in the source alone: empty where that is not there."""
+    """The docstring of each setting, on one line. Docstrings exist in the source only: empty without it."""
     docs = dict.fromkeys((each.name for each in fields(config.Settings)), "")
     with contextlib.suppress(OSError, SyntaxError):
         tree = ast.parse(Path(config.__file__).read_text("utf-8"))
@@ -167,7 +167,7 @@ def documentation() -> dict[str, str]:
 
 
 def commented() -> str:
-    """All settings with what they mean and their defaults, as comments."""
+    """All settings with their descriptions and defaults, as comments."""
     defaults = config.Settings()
     parts = [_TITLE]
     for name, words in documentation().items():
@@ -176,7 +176,7 @@ def commented() -> str:
 
 
 def create(path: Path) -> None:
-    """The commented file, mode 0600, unless there is one. Raises UsageError where it cannot be written."""
+    """Create the commented file, mode 0600, unless it exists. Raises UsageError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -1,4 +1,4 @@
-"""A conversion in front of the user: what it takes, how far it is."""
+"""Conversion of a model with progress output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def convert(model: Path, engine: EngineBinary) -> Path:
-    """The converted file. Raises ModelError; KeyboardInterrupt leaves nothing behind."""
+    """The converted file. Raises ModelError; KeyboardInterrupt leaves no partial file."""
     from bitnet_chat.engine import conversion  # late: most models need none
 
     _say(conversion.announcement(model))
@@ -29,8 +29,9 @@ def convert(model: Path, engine: EngineBinary) -> Path:
 
 
 def after_pull(model: Path, wish: EngineRequest, *, alone: bool) -> None:
-    """Convert a model that was just pulled, where the engine that will run it needs that; else say which it needs.
-    ``alone``: the original goes."""
+    """Convert a model after its download if its engine requires that; else report which engine it requires. ``alone``:
+    remove the original.
+    """
     from bitnet_chat.engine import conversion
     from bitnet_chat.engine.selection import select
 
@@ -51,7 +52,7 @@ def after_pull(model: Path, wish: EngineRequest, *, alone: bool) -> None:
         _say(f"{model.stem} is ready ({after}); the original ({size(before)}) was removed")
     elif was_here is None:
         _say(
-            f"{model.stem} is ready ({after}); the original ({size(before)}), which BitNet builds read, stays:"
+            f"{model.stem} is ready ({after}); the original ({size(before)}), which BitNet builds read, is kept:"
             f" bitnet-chat models pull {model.stem} --only-converted removes it"
         )
 

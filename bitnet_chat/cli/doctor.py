@@ -1,4 +1,4 @@
-"""``bitnet-chat doctor``: what is wrong here, and what to do about it."""
+"""``bitnet-chat doctor``: findings about the installation, with remedies."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ _MARGIN = 2 + 6 + 2 + _NAME_WIDTH + 1
 def parser() -> Parser:
     parser = Parser(
         prog="bitnet-chat doctor",
-        description="Look at engine, model, memory, terminal and files, and change nothing. Exit code 1: something is"
-        " broken.",
+        description="Check of engine, model, memory, terminal and files, without changes. Exit code 1: a check failed.",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="do not measure threads (which takes up to 10 s)")
-    parser.add_argument("--backend", metavar="NAME", help="look at who answers with this backend")
-    parser.add_argument("--base-url", metavar="URL", help="look at the server there")
-    parser.add_argument("--attach", metavar="URL", help="look at the bitnet-chat serve there")
-    parser.add_argument("-m", "--model", metavar="FILE", help="look at this model (default: that of the settings)")
-    parser.add_argument("--engine", metavar="PATH", help="look at this engine (default: the one that would be used)")
-    parser.add_argument("-c", "--ctx", type=int, metavar="N", help="with a context window of N tokens")
-    parser.add_argument("-t", "--threads", type=int, metavar="N", help="with so many threads of the engine")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--quick", action="store_true", help="no measurement of threads (which takes up to 10 s)")
+    parser.add_argument("--backend", metavar="NAME", help="backend to check")
+    parser.add_argument("--base-url", metavar="URL", help="server of --backend openai or ollama to check")
+    parser.add_argument("--attach", metavar="URL", help="running bitnet-chat serve to check")
+    parser.add_argument("-m", "--model", metavar="FILE", help="model to check (default: that of the settings)")
+    parser.add_argument("--engine", metavar="PATH", help="engine to check (default: the one that would be used)")
+    parser.add_argument("-c", "--ctx", type=int, metavar="N", help="tokens of the context window")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads of the engine")
     return parser
 
 
@@ -61,8 +60,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def effective(given: dict[str, Any]) -> tuple[config.Settings, str, str]:
-    """The settings, the configured engine, and why the settings cannot be used: then they are the defaults with what
-    was ``given``. Raises UsageError for what was given and cannot be."""
+    """The settings, the configured engine, and the error of the settings; with an error the settings are the defaults
+    with the ``given`` flags. Raises UsageError for invalid flags.
+    """
     try:
         return *config.load(given), ""
     except UsageError as error:
@@ -71,15 +71,15 @@ def effective(given: dict[str, Any]) -> tuple[config.Settings, str, str]:
 
 
 def summary(counts: dict[str, int]) -> str:
-    """One line."""
+    """The counts of the findings in one line."""
     ok, warn, broken = (counts[status.value] for status in FindingStatus)
     if broken:
-        return f"{broken} broken, {warn} to look at, {ok} in order."
-    return f"Nothing is broken; {warn} to look at, {ok} in order." if warn else f"All {ok} in order."
+        return f"{broken} failed, {warn} warnings, {ok} passed."
+    return f"Nothing failed; {warn} warnings, {ok} passed." if warn else f"All {ok} checks passed."
 
 
 class _FindingPrinter:
-    """Findings as lines, the groups with a heading each, wrapped to the terminal where there is one."""
+    """Print findings as lines, with a heading for each group, wrapped to the width of a terminal."""
 
     def __init__(self) -> None:
         self._group = ""

@@ -35,16 +35,18 @@ def parser() -> Parser:
     """See :data:`bitnet_chat.cli.VERBS`."""
     parser = Parser(prog="bitnet-chat engine", description="The engines of this computer.")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
-    listing = verbs.add_parser("list", help="what was found, and why the first one wins")
-    listing.add_argument("--engine", metavar="PATH", help="look here and nowhere else")
-    probing = verbs.add_parser("probe", help="what a binary is and can do")
+    listing = verbs.add_parser("list", help="engines found, and the reason for the preferred one")
+    listing.add_argument("--engine", metavar="PATH", help="the only engine to consider")
+    probing = verbs.add_parser("probe", help="kind and capabilities of a binary")
     probing.add_argument("path", metavar="PATH")
-    probing.add_argument("--talk", action="store_true", help="ask it a question too, as a conversation does")
-    probing.add_argument("-m", "--model", metavar="FILE", default="", help="the model for --talk")
+    probing.add_argument("--talk", action="store_true", help="a question to the engine, as in a conversation")
+    probing.add_argument("-m", "--model", metavar="FILE", default="", help="model for --talk")
     for each in (listing, probing):
-        each.add_argument("--json", action="store_true", help="print JSON")
-    engine_bench.add_arguments(verbs.add_parser("bench", help="tokens a second of each engine that can run a model"))
-    engine_install.add_arguments(verbs.add_parser("install", help="a prebuilt engine, or one that is compiled here"))
+        each.add_argument("--json", action="store_true", help="JSON output")
+    engine_bench.add_arguments(verbs.add_parser("bench", help="tokens per second of each engine that can run a model"))
+    engine_install.add_arguments(
+        verbs.add_parser("install", help="installation of a prebuilt engine, or compilation of one")
+    )
     return parser
 
 
@@ -61,17 +63,17 @@ def _list(flags: argparse.Namespace) -> int:
         for each in found:
             print(one_line(_described(each, each is winner)))
         if winner is not None:
-            print(f"* is used, for a model that it can run: {_why(winner)}")
+            print(f"* is preferred, for a model that it can run: {_why(winner)}")
     if winner is None:
         raise EngineNotFoundError("no engine was found", remedy=INSTALL)
     return 0
 
 
 def _why(winner: EngineCandidate) -> str:
-    why = f"it is the first that can chat in the search order ({winner.source})"
+    why = f"first in the search order that can chat ({winner.source})"
     if winner.holds_history and winner.binary is not None:
         kind = winner.binary.dialect.value
-        why += f"; {kind}, so it takes a history exactly (such engines come first in places of one kind)"
+        why += f"; {kind}, so it reproduces a history exactly (such engines come first among places of one kind)"
     return why
 
 
@@ -88,8 +90,9 @@ _TERNARY = ("I2_S", "TQ1_0", "TQ2_0", "IQ1_BN", "IQ2_BN", "IQ2_BN_R4")
 
 
 def _ternary(binary: EngineBinary | None) -> tuple[str, ...]:
-    """The ternary types that an engine loads and computes, as the names in its files tell. Of ik_llama.cpp not I2_S,
-    which it loads and computes wrongly."""
+    """The ternary types that an engine loads and computes, by the names in its files. Without I2_S for ik_llama.cpp,
+    which loads it and computes it wrongly.
+    """
     from bitnet_chat.models.engine_support import mentioned
 
     if binary is None:
@@ -103,7 +106,7 @@ def _ternary(binary: EngineBinary | None) -> tuple[str, ...]:
 
 
 def _features(program: Path) -> tuple[str, ...]:
-    """What an engine that was built by us was built with; of others nothing is known."""
+    """The features of an engine that was compiled here; unknown for others."""
     record = manifest.read(program.parent)
     return record.features if record is not None and program.name in record.files else ()
 
@@ -168,7 +171,7 @@ def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
 
 
 def _asked(written: str, limit: float) -> list[EngineBinary]:
-    """All engines of a folder, or the program that was named, which may be a server. Raises EngineNotFound."""
+    """All engines of a folder, or the named program, which may be a server. Raises EngineNotFoundError."""
     from bitnet_chat.engine.probe import probe
 
     path = named(written)
@@ -182,7 +185,7 @@ def _asked(written: str, limit: float) -> list[EngineBinary]:
 
 
 def _answers(binary: EngineBinary) -> str:
-    """How it computes small models with ternary weights of the types that it knows."""
+    """Known answers of small models with the ternary weights that the engine supports."""
     from bitnet_chat.engine import verdicts
     from bitnet_chat.engine_checks import known_answers
 
@@ -202,8 +205,10 @@ def _facts(binary: EngineBinary) -> dict[str, object]:
         "dialect": binary.dialect.value,
         "make": binary.make.value,
         "version": binary.version,
-        "chat": "yes" if binary.can_chat else "no: a server",
-        "history": "ours, replayed exactly" if exact else "its own; told in the system prompt after a restart",
+        "chat": "yes" if binary.can_chat else "no (a server)",
+        "history": "of bitnet-chat, replayed exactly"
+        if exact
+        else "of the engine; in the system prompt after a restart",
         "forgets": "by a new process" if binary.dialect is Dialect.CLASSIC else "without loading again",
         "features": ", ".join(_features(binary.path)) or "none known",
         "ternary": " ".join(_ternary(binary)) or "none known",

@@ -19,12 +19,10 @@ from bitnet_chat.util.progress import ProgressClock, ProgressLine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-m", "--model", metavar="MODEL", default="", help="file or name (default: the one that answers)"
-    )
+    parser.add_argument("-m", "--model", metavar="MODEL", default="", help="file or name (default: the model in use)")
     parser.add_argument("-t", "--threads", type=int, metavar="N", default=0, help="threads (default: as for a reply)")
-    parser.add_argument("--engine", metavar="PATH", default="", help="this engine alone")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--engine", metavar="PATH", default="", help="only this engine")
+    parser.add_argument("--json", action="store_true", help="JSON output")
 
 
 def run(flags: argparse.Namespace) -> int:
@@ -41,7 +39,7 @@ def run(flags: argparse.Namespace) -> int:
     line = ProgressLine(sys.stderr)
     clock = ProgressClock(line)
     try:
-        clock.step("Comparing answers with known ones")
+        clock.step("Checking known answers")
         _ask(wish, {kind for kind, _ in info.tensor_types})
         found = contenders(wish, info)
         problems = {each: each.obstacle for each in found if each.obstacle}
@@ -61,7 +59,7 @@ def run(flags: argparse.Namespace) -> int:
     if flags.json:
         print(json_text({"model": str(model), "engines": rows}, indent=2))
         return 0
-    print(one_line(f"{model.name}, tokens a second:"))
+    print(one_line(f"{model.name}, tokens per second:"))
     width = max(len(str(row["engine"])) for row in rows)
     print(f"{'engine':{width}}  type      prefill   decode")
     for row in rows:
@@ -71,7 +69,7 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _ask(wish: EngineRequest, types: Collection[str]) -> None:
-    """An engine is measured only where its answers are right."""
+    """Check the known answers: only a correct engine is measured."""
     for each in wish.candidates():
         if each.binary is not None and each.binary.dialect is Dialect.NATIVE:
             known_answers.check(each.binary, [one for one in verdicts.offered(each.binary) if one.weights in types])

@@ -22,18 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", choices=names, metavar="NAME", help=f"{' or '.join(names)} (default: {names[0]})"
     )
     parser.add_argument(
-        "--build", action="store_true", help="compile it for this processor instead of the prebuilt one (5 minutes)"
+        "--build", action="store_true", help="compilation for this processor instead of a prebuilt engine (5 minutes)"
     )
-    parser.add_argument("--if-missing", action="store_true", help="do nothing if any engine is found")
-    parser.add_argument("--yes", action="store_true", help="compile without a question where no prebuilt one fits")
+    parser.add_argument("--if-missing", action="store_true", help="no installation if an engine is found")
+    parser.add_argument(
+        "--yes", action="store_true", help="compilation without confirmation if prebuilt engines do not fit"
+    )
     parser.add_argument(
         "--with",
         dest="features",
         action="append",
         default=[],
         choices=sorted({feature for each in manifest.FEATURES.values() for feature in each}),
-        help="implies --build. server: the program llama-server; cli: llama-cli of today, which keeps its own history; "
-        "rpc: models spread over several computers, and the program rpc-server for those that help",
+        help="additional program, with --build. server: llama-server; cli: the current llama-cli, which keeps its own"
+        " history; "
+        "rpc: models distributed over several computers, and the program rpc-server for them",
     )
 
 
@@ -53,7 +56,7 @@ def run(flags: argparse.Namespace) -> int:
         folder = _compile(name, flags.features, line) if compiled else _install(name, line)
     except KeyboardInterrupt:
         line.close()
-        print("bitnet-chat: stopped; the same command goes on where it was", file=sys.stderr)
+        print("bitnet-chat: stopped; run the same command to resume", file=sys.stderr)
         return FinishReason.INTERRUPTED.exit_code
     finally:
         line.close()
@@ -63,7 +66,7 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _ask(folder: Path) -> None:
-    """Its known answers, once. An engine that was compiled is asked by ``doctor``, which has time."""
+    """Check known answers once after an installation. A compiled engine is checked by ``doctor``."""
     from bitnet_chat.engine import verdicts
     from bitnet_chat.engine_checks import known_answers
     from bitnet_chat.util.progress import ProgressClock
@@ -73,7 +76,7 @@ def _ask(folder: Path) -> None:
         return
     line = ProgressLine(sys.stderr)
     clock = ProgressClock(line)
-    clock.step("Comparing its answers with known ones")
+    clock.step("Checking its known answers")
     try:
         known_answers.require(engine, clock.at)
     finally:
@@ -95,7 +98,9 @@ def _install(name: str, line: ProgressLine) -> Path:
 
 
 def _why_not_prebuilt(name: str) -> BuildError | None:
-    """Why this computer or this Python has no prebuilt engine of that name; None where it has."""
+    """The reason why a prebuilt engine of that name does not exist for this computer or this Python; None
+    if it does.
+    """
     from bitnet_chat.engine.install import prebuilt, wheels
 
     package = packages.by_name(name)
@@ -113,8 +118,7 @@ def _compiles_instead(problem: BuildError) -> bool:
 
 
 def _is_there(compiled: bool, features: Sequence[str]) -> bool:
-    """Whether any engine is found that will do. Of which features an engine that was found has, only the server can be
-    told."""
+    """Whether a suitable engine is found. Of the features of a found engine only the server can be determined."""
     settings, configured = config.load({})
     limit = settings.probe_timeout
     if set(features) - {"server"}:

@@ -1,4 +1,4 @@
-"""What an answer needs and this computer lacks, an engine or a model: installed after one question, or without one."""
+"""Installation of a missing engine or model, after one question or without it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ def question(wanted: Sequence[Requirement]) -> str:
 
 
 def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
-    """Installs what is missing, as ``settings.install`` or the user at the terminal says. ``may_ask``: whether this
-    command may wait for an answer.
+    """Install what is missing, by ``settings.install`` or after confirmation. ``may_ask``: whether this command may
+    prompt.
 
-    Gives the exit code of an installation that was interrupted, else 0. What is missing after a refusal is told by the
-    error of what needs it. Raises BuildError or ModelError for an installation that failed, unless the bundled model
-    can answer instead.
+    Returns the exit code of an interrupted installation, else 0. After a refusal the error of the later step reports
+    what is missing. Raises BuildError or ModelError for a failed installation, unless the bundled model can be used.
     """
     asks = settings.install == "ask" and may_ask and _is_attended()
     if settings.install == "yes" or asks:
@@ -41,7 +40,7 @@ def provide(settings: Settings, configured: str, *, may_ask: bool) -> int:
 
 
 def _is_attended() -> bool:
-    """A terminal of a CI job has no user."""
+    """Whether a user is at the terminal: not in a CI job."""
     return can_prompt() and not os.environ.get("CI")
 
 

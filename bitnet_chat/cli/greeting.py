@@ -1,4 +1,4 @@
-"""What the greeting of a conversation says about the model, beside its name."""
+"""Notes about the model in the greeting of a conversation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SMALL = 300_000_000
 
 
 def about(settings: Settings, model: str) -> list[str]:
-    """Lines for the user, at most one. ``model``: its name, which is that of its file."""
+    """At most one line for the user. ``model``: its name, which is that of its file."""
     from bitnet_chat.models import default_model
     from bitnet_chat.models.registry import entries
     from bitnet_chat.util import resources
@@ -23,7 +23,7 @@ def about(settings: Settings, model: str) -> list[str]:
     known = entries()
     if model not in known or not 0 < known[model].bytes < _SMALL or not _is_first_time(model):
         return []
-    said = f"{known[model].title or model} is a real model, but a small one ({size(known[model].bytes)})."
+    said = f"{known[model].title or model} is a small model ({size(known[model].bytes)})."
     instead = default_model.better(known, resources.available(), default_model.disk_free())
     return [
         said if instead is None else f"{said} {instead.name} ({size(instead.size)}) answers better: {instead.command}"
@@ -31,7 +31,7 @@ def about(settings: Settings, model: str) -> list[str]:
 
 
 def alone(settings: Settings) -> list[str]:
-    """For an answer without a greeting: a line where the bundled model gives it, although no model was named."""
+    """A line for an answer without a greeting, if the bundled model is used without ``-m``."""
     from bitnet_chat.models.resolve import present
 
     named = settings.model or settings.backend != "engine" or settings.attach
@@ -42,7 +42,7 @@ def alone(settings: Settings) -> list[str]:
 
 
 def _bundled() -> str:
-    """The name of the bundled model; empty where there is none."""
+    """The name of the bundled model; empty without one."""
     path = paths.bundled_model()
     return path.stem if path is not None else ""
 
@@ -51,16 +51,17 @@ def _toy(name: str) -> str:
     from bitnet_chat.models.registry import entries
 
     said = (
-        f"{name} answers, a toy of 2 MB for tests and offline use: what it says about this program may be out of date."
+        f"{name} is in use, a demo model of 2 MB for tests and offline use;"
+        " its answers about this program may be out of date."
     )
     real = next((each for each in entries().values() if each.first and each.wheel), None)
     if real is None:
         return said
-    return f"{said} A real model ({size(real.download)}): bitnet-chat models pull {real.name}"
+    return f"{said} A full model ({size(real.download)}): bitnet-chat models pull {real.name}"
 
 
 def _is_first_time(model: str) -> bool:
-    """Whether nothing was said about this model in a greeting before; also where that cannot be kept."""
+    """Whether this model has not been in a greeting before; also True if that cannot be stored."""
     told = paths.data_dir() / "greeted" / model
     try:
         told.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.trace.recorder import folder, forget
 from bitnet_chat.util.files import write_exclusive
 
-_STATES = {ReplyState.CUT_OFF: "cut off", ReplyState.ANSWERING: "being answered", ReplyState.UNANSWERED: "not answered"}
+_STATES = {ReplyState.CUT_OFF: "cut off", ReplyState.ANSWERING: "reply running", ReplyState.UNANSWERED: "not answered"}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -42,29 +42,31 @@ def parser() -> Parser:
     """See :data:`bitnet_chat.cli.VERBS`."""
     parser = Parser(prog="bitnet-chat history", description="The conversations in the journal.")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
-    listing = verbs.add_parser("list", help="the conversations, the last one first")
-    listing.add_argument("-n", "--limit", type=partial(_number, what="limit"), metavar="N", help="so many at most")
+    listing = verbs.add_parser("list", help="the conversations, most recent first")
+    listing.add_argument(
+        "-n", "--limit", type=partial(_number, what="limit"), metavar="N", help="maximum number of conversations"
+    )
     showing = verbs.add_parser("show", help="one conversation")
-    searching = verbs.add_parser("search", help="the conversations in which all the words stand")
+    searching = verbs.add_parser("search", help="the conversations that contain all the words")
     searching.add_argument("words", nargs="+", metavar="WORD")
     exporting = verbs.add_parser("export", help="one conversation as a file")
     exporting.add_argument("--format", choices=FORMATS, help="default: by the name of FILE, else md")
     exporting.add_argument("-o", "--output", metavar="FILE", default="-", help="default: stdout")
-    exporting.add_argument("--force", action="store_true", help="replace FILE")
-    removing = verbs.add_parser("rm", help="remove conversations for good")
+    exporting.add_argument("--force", action="store_true", help="replacement of an existing FILE")
+    removing = verbs.add_parser("rm", help="permanent deletion of conversations")
     removing.add_argument("ids", nargs="+", type=_number, metavar="ID")
-    removing.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    removing.add_argument("-y", "--yes", action="store_true", help="no confirmation")
     for each in (showing, exporting):
         each.add_argument("id", type=_number, metavar="ID")
     for each in (listing, showing, searching, exporting, removing):
-        each.add_argument("--json", action="store_true", help="print JSON")
+        each.add_argument("--json", action="store_true", help="JSON output")
     return parser
 
 
 def _number(text: str, what: str = "number of a conversation") -> int:
     # At most what SQLite can number.
     if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) < 1 << 63 and len(text) < 20):
-        raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {what}")
     return int(text)
 
 
@@ -73,7 +75,7 @@ def _list(journal: Journal, flags: argparse.Namespace) -> int:
     if flags.json:
         _print_json([asdict(entry) for entry in entries])
     elif not entries:
-        print("No conversation is kept.", file=sys.stderr)
+        print("The journal is empty.", file=sys.stderr)
     else:
         widest = max(len(str(entry.id)) for entry in entries)
         for entry in entries:
@@ -134,12 +136,12 @@ def _exported(stored: StoredConversation, format: str) -> str:
 
 
 def _search(journal: Journal, flags: argparse.Namespace) -> int:
-    """Like grep(1): 1 when nothing was found."""
+    """Search as grep(1) does: exit code 1 without a match."""
     hits = journal.search(" ".join(flags.words))
     if flags.json:
         _print_json([_hit_as_json(hit) for hit in hits])
     elif not hits:
-        print("Nothing was found.", file=sys.stderr)
+        print("No match.", file=sys.stderr)
     else:
         widest = max(len(str(hit.entry.id)) for hit in hits)
         for hit in hits:
@@ -152,7 +154,7 @@ def _search(journal: Journal, flags: argparse.Namespace) -> int:
 
 def _export(stored: StoredConversation, flags: argparse.Namespace) -> int:
     if stored.state is ReplyState.ANSWERING:
-        _say("a reply is being written: only what has arrived is exported")
+        _say("a reply is running: the export contains only its text so far")
     target = None if flags.output == "-" else paths.meant(flags.output)
     ending = target.suffix.lstrip(".").lower() if target is not None else ""
     format = flags.format or (ending if ending in FORMATS else "json" if flags.json else "md")
@@ -173,17 +175,17 @@ def _remove(journal: Journal, flags: argparse.Namespace) -> int:
     if not flags.yes and not may_remove([f"{id}  {one_line(journal.load(id).title)}" for id in ids]):
         return 1
     if not journal.remove(ids):
-        _say("another program has the journal open: traces stay in its log until it ends")
+        _say("another program has the journal open: traces remain in its log until it ends")
     forgotten = forget()  # the bytes of the last sessions may hold the same words
     if not forgotten:
-        _say(f"the recordings in {folder()} cannot be removed, and may hold the same words")
+        _say(f"the recordings in {folder()} cannot be removed, and may contain the same text")
     typed = paths.data_dir() / "history"
     if typed.exists():
-        _say(f"what was typed at the prompt is still in {typed}")
+        _say(f"the input history is still in {typed}")
     if flags.json:
         _print_json({"removed": ids})
     else:
-        recordings = ", and the recordings that report would have taken" if forgotten else ""
+        recordings = ", and the recordings for report" if forgotten else ""
         print(f"removed: {', '.join(map(str, ids))}{recordings}")
     return 0
 

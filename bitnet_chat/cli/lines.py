@@ -1,4 +1,4 @@
-"""Lines of ours beside what was asked for: whole words at the edge of a terminal, as they are everywhere else."""
+"""Lines of the program on stderr, wrapped at words to the width of the terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from bitnet_chat import terminal
 
 
 def tell(text: str, stream: TextIO | None = None, *, said: bool = False) -> None:
-    """Writes whole lines that are safe for a terminal already, to stderr or to ``stream``. ``said``: they
-    are those of a conversation, with code that is left as it is."""
+    """Write whole lines that are already sanitized, to stderr or to ``stream``. ``said``: they are part of a
+    conversation, with code left unwrapped.
+    """
     stream = sys.stderr if stream is None else stream
     if stream.isatty():
         from bitnet_chat.text.wrap import WordWrapper, wrapped

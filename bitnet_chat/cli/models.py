@@ -45,40 +45,40 @@ def run(arguments: Sequence[str]) -> int:
 
 def parser() -> Parser:
     """See :data:`bitnet_chat.cli.VERBS`."""
-    parser = Parser(prog="bitnet-chat models", description="The models of this computer, and those to be had.")
+    parser = Parser(prog="bitnet-chat models", description="Installed and available models.")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser)
-    listing = verbs.add_parser("list", help="what is here, what can be pulled, and what fits")
-    listing.add_argument("--engine", metavar="PATH", help="judge by this engine")
-    listing.add_argument("-c", "--ctx", type=_count, default=0, metavar="N", help="judge by this context window")
-    pulling = verbs.add_parser("pull", help="fetch a model; goes on where it was interrupted")
+    listing = verbs.add_parser("list", help="installed and available models, and which fit into memory")
+    listing.add_argument("--engine", metavar="PATH", help="engine for the comparison")
+    listing.add_argument("-c", "--ctx", type=_count, default=0, metavar="N", help="context window for the comparison")
+    pulling = verbs.add_parser("pull", help="download of a model; an interrupted one resumes")
     pulling.add_argument(
         "model",
         metavar="MODEL",
-        help="a name of the list, hf:user/repo:QUANT, hf:user/repo/file.gguf[@revision] or an address; "
-        "hf:user/repo lists what there is",
+        help="name of the list, hf:user/repo:QUANT, hf:user/repo/file.gguf[@revision] or a URL; "
+        "hf:user/repo lists its files",
     )
-    pulling.add_argument("--name", default="", help="what to call it")
+    pulling.add_argument("--name", default="", help="name for the model")
     pulling.add_argument(
         "--only-converted",
         action="store_true",
-        help="remove the original of a model that the engine needs converted",
+        help="removal of the original of a model that the engine needs converted",
     )
-    pulling.add_argument("--if-missing", action="store_true", help="do nothing if any model is installed")
-    telling = verbs.add_parser("info", help="what a model file says about itself")
+    pulling.add_argument("--if-missing", action="store_true", help="no download if a model is installed")
+    telling = verbs.add_parser("info", help="metadata of a model file")
     telling.add_argument("model", metavar="FILE", help="a file, or a name")
-    checking = verbs.add_parser("verify", help="whether models are still what was pulled")
-    checking.add_argument("names", nargs="*", metavar="NAME", help="default: all that are installed")
-    removing = verbs.add_parser("rm", help="remove models for good")
+    checking = verbs.add_parser("verify", help="check of models against their hashes")
+    checking.add_argument("names", nargs="*", metavar="NAME", help="default: all installed models")
+    removing = verbs.add_parser("rm", help="permanent deletion of models")
     removing.add_argument("names", nargs="+", metavar="NAME")
-    removing.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    removing.add_argument("-y", "--yes", action="store_true", help="no confirmation")
     for each in (listing, pulling, telling, checking, removing):
-        each.add_argument("--json", action="store_true", help="print JSON")
+        each.add_argument("--json", action="store_true", help="JSON output")
     return parser
 
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 10):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens")
     return int(text)
 
 
@@ -104,7 +104,7 @@ def _list(flags: argparse.Namespace) -> int:
 
 
 def _wish(given: str = "") -> EngineRequest:
-    """One engine that was asked for, or all at hand."""
+    """The engine of the flag, or all that are installed."""
     from bitnet_chat.engine.selection import EngineRequest
 
     settings, configured = config.load({})
@@ -119,20 +119,20 @@ def _listed(found: Catalog) -> list[str]:
     width = max((len(item.name) for item in found.items), default=0)
     lines = [one_line(f"Installed in {paths.models_dir()}:")] if here else []
     lines += [_row(item, width) for item in here]
-    lines += [f"  {name}: {size(count)} of a pull that was interrupted" for name, count in found.unfinished]
+    lines += [f"  {name}: {size(count)} of an interrupted download" for name, count in found.unfinished]
     if elsewhere:
-        lines += ["Of other programs, used where they are:", *(_row(item, width, item.path) for item in elsewhere)]
+        lines += ["Models of other programs, used in place:", *(_row(item, width, item.path) for item in elsewhere)]
     if here or elsewhere:
-        mark = "* answers where no model is named" if found.choice.name else "-m auto"
-        instead = "; the bundled one answers" if ours and not found.choice.name else ""
+        mark = "* is used without -m" if found.choice.name else "-m auto"
+        instead = "; the bundled one is used" if ours and not found.choice.name else ""
         lines.append(f"{mark}: {one_line(found.choice.reason)}{instead}")
     if ours:
         others = (
-            "Bundled, a toy for tests and offline use"
+            "Bundled: a demo model for tests and offline use"
             if here or elsewhere
-            else "No model is installed but the bundled toy"
+            else "Only the bundled demo model is installed"
         )
-        answers = "" if found.choice.name else ", which answers where no model is named"
+        answers = "" if found.choice.name else ", used without -m"
         lines += [
             f"{others}{answers}:",
             *(_row(replace(item, auto=False), width) for item in ours),
@@ -140,9 +140,11 @@ def _listed(found: Catalog) -> list[str]:
     elif not (here or elsewhere):
         lines.insert(0, "No model is installed.")
     if there:
-        lines += ["To be had with bitnet-chat models pull NAME:", *(_row(item, width) for item in there)]
+        lines += ["Available with bitnet-chat models pull NAME:", *(_row(item, width) for item in there)]
         if not all(item.checked for item in there):
-            lines.append("not checked: no sha256 of the file is known beforehand; a pull compares it with the hub's")
+            lines.append(
+                "not checked: the sha256 of the file is not known in advance; a pull compares it with that of the hub"
+            )
     return lines
 
 
@@ -189,13 +191,13 @@ def _pull(flags: argparse.Namespace) -> int:
     def wait(holder: str) -> None:
         if holder not in told:
             told.add(holder)
-            print(f"bitnet-chat: waiting: process {holder or '?'} is pulling {source.name} too", file=sys.stderr)
+            print(f"bitnet-chat: waiting: process {holder or '?'} is also pulling {source.name}", file=sys.stderr)
 
     try:
         pulled = pull(source, on_bytes=_shower(line, f"Fetching {source.name}"), on_wait=wait)
     except KeyboardInterrupt:
         line.close()
-        print("bitnet-chat: stopped; the same command goes on where it was", file=sys.stderr)
+        print("bitnet-chat: stopped; run the same command to resume", file=sys.stderr)
         return FinishReason.INTERRUPTED.exit_code
     finally:
         line.close()
@@ -207,7 +209,7 @@ def _pull(flags: argparse.Namespace) -> int:
         record = asdict(model.record) if model.record else {}
         _print_json({"name": model.name, "path": str(model.path), "was_here": pulled.was_here} | record)
     else:
-        state = "was here already" if pulled.was_here else f"is here, {size(model.size)}"
+        state = "is already installed" if pulled.was_here else f"is installed, {size(model.size)}"
         print(one_line(f"{model.name} {state}: bitnet-chat -m {model.name}"))
         if not pulled.was_here and model.record and model.record.license:
             print(one_line(f"licence: {model.record.license}"))
@@ -219,8 +221,10 @@ def _show_offered(source: ModelSource, models: Sequence[OfferedModel], flags: ar
         _print_json([asdict(each) for each in models])
         return 0
     if not models:
-        raise UsageError(f"{source.origin} has no GGUF model", remedy="many models have a repository NAME-GGUF beside")
-    print(f"{source.origin} has:")
+        raise UsageError(
+            f"{source.origin} contains no GGUF model", remedy="look for a repository NAME-GGUF, which many models have"
+        )
+    print(f"{source.origin} contains:")
     width = max(len(each.quantization) for each in models)
     for each in models:
         held = size(each.size) if each.size else "?"
@@ -228,12 +232,12 @@ def _show_offered(source: ModelSource, models: Sequence[OfferedModel], flags: ar
         print(f"  {each.quantization:{width}}  {held:>7}  {one_line(each.file)}{parts}")
     at = f"@{source.revision}" if source.revision else ""
     choice = next((each.quantization for each in models if each.quantization), "QUANT")
-    print(f"To be had with bitnet-chat models pull hf:{source.repo}:{choice}{at}")
+    print(f"Available with bitnet-chat models pull hf:{source.repo}:{choice}{at}")
     return 0
 
 
 def _shower(line: ProgressLine, step: str) -> Callable[[int, int], None]:
-    """Bytes as a progress line. What was there before this run says nothing about how fast it goes."""
+    """Bytes as a progress line. Bytes of an earlier run are left out of the rate."""
     began, first = time.monotonic(), -1
 
     def show(done: int, total: int) -> None:
@@ -318,7 +322,9 @@ def _remove(flags: argparse.Namespace) -> int:
             raise _not_installed(name, "removed")
     if not flags.yes:
         found = {name: store.find(name) for name in names}
-        if not may_remove([f"{name}  {size(at.size) if at else 'an interrupted pull'}" for name, at in found.items()]):
+        if not may_remove(
+            [f"{name}  {size(at.size) if at else 'an interrupted download'}" for name, at in found.items()]
+        ):
             return 1
     freed = sum(store.remove(name) for name in names)
     if flags.json:
@@ -338,8 +344,8 @@ def _not_installed(name: str, done: str) -> UsageError:
 
     ours = bundled()
     if ours is not None and ours.name == name:
-        return UsageError(f"{name} is the bundled model: it came with bitnet-chat, and was never pulled")
-    return UsageError(f"there is no installed model {name!r}", remedy="bitnet-chat models list shows them")
+        return UsageError(f"{name} is the bundled model and cannot be removed")
+    return UsageError(f"model {name!r} is not installed", remedy="bitnet-chat models list shows them")
 
 
 def _verify(flags: argparse.Namespace) -> int:
@@ -361,6 +367,6 @@ def _verify(flags: argparse.Namespace) -> int:
     if flags.json:
         _print_json([asdict(each) | {"ok": not each.problems} for each in verdicts])
     for each in () if flags.json else verdicts:
-        whose = f"its sha256 is that of the {each.compared_with}" if each.compared_with else "no hash of it is known"
+        whose = f"its sha256 matches the {each.compared_with}" if each.compared_with else "its hash is not known"
         print(one_line(f"{each.name}: {'; '.join(each.problems) or f'whole; {whose}'}"))
     return FinishReason.BAD_MODEL.exit_code if any(each.problems for each in verdicts) else 0

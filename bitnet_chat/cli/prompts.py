@@ -1,4 +1,4 @@
-"""Questions of yes or no to whoever sits at the terminal: on stderr, as stdout is for what was asked for."""
+"""Yes-or-no questions on stderr; stdout is for results."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ def can_prompt() -> bool:
 
 
 def confirm(question: str, *, usually: bool) -> bool:
-    """``usually``: what an empty line means. The end of the input means no."""
+    """Ask a yes-or-no question. ``usually``: the meaning of an empty line. The end of the input means no."""
     answer = _answer(question, "Y/n" if usually else "y/N")
     return bool(answer) and (answer.strip() in ("y", "yes") or (usually and not answer.strip()))
 
 
 def choose(question: str, others: Mapping[str, str]) -> str:
-    """``y``, ``n``, or one of ``others``, whose values say what each means. An empty line means yes, the end of the
-    input and anything else no."""
+    """Ask for ``y``, ``n``, or one of ``others``, which maps letters to meanings. An empty line means yes, the end of
+    the input and anything else no.
+    """
     answer = _answer(question, ", ".join(["Y/n", *(f"{letter}: {meaning}" for letter, meaning in others.items())]))
     if answer and answer.strip() in ("", "y", "yes"):
         return "y"
@@ -28,7 +29,7 @@ def choose(question: str, others: Mapping[str, str]) -> str:
 
 
 def _answer(question: str, answers: str) -> str:
-    """The line that was typed, in small letters; empty at the end of the input."""
+    """The line that was typed, in lower case; empty at the end of the input."""
     print(f"{question} [{answers}] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
     if not answer:
@@ -37,15 +38,15 @@ def _answer(question: str, answers: str) -> str:
 
 
 def may_remove(things: Sequence[str]) -> bool:
-    """Shows ``things``, a line each that is safe for a terminal, and asks whether they may go.
+    """Show ``things``, one sanitized line each, and ask for confirmation of their removal.
 
-    Raises UsageError without a terminal to ask on.
+    Raises UsageError without a terminal.
     """
     if not can_prompt():
-        raise UsageError("stdin is not a terminal, so removal cannot be confirmed", remedy="add --yes")
+        raise UsageError("removal cannot be confirmed: stdin is not a terminal", remedy="add --yes")
     for thing in things:
         print(thing, file=sys.stderr)
-    agreed = confirm(f"Remove {'it' if len(things) == 1 else 'them'} for good?", usually=False)
+    agreed = confirm(f"Remove {'it' if len(things) == 1 else 'them'} permanently?", usually=False)
     if not agreed:
         print("Nothing was removed.", file=sys.stderr)
     return agreed

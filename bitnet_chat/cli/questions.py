@@ -1,4 +1,4 @@
-"""``bitnet-chat QUESTION``, ``-f FILE``, stdin, and ``--input FILE``: answers, then the end."""
+"""``bitnet-chat QUESTION``, ``-f FILE``, stdin, and ``--input FILE``: answers without a conversation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ _PRINTED = (FinishReason.TIMEOUT, FinishReason.STALLED, FinishReason.INTERRUPTED
 
 
 def answer_one(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
-    """Reads the question now, while signals do what they always do: a read would keep the loop from hearing them."""
+    """Answer one question. It is read before the event loop runs, since a blocking read would keep the loop from
+    handling signals.
+    """
     journal = open_journal(settings)
     stored = find_conversation(flags, journal, _say)  # first: a long question is not to be typed in vain
     box = allowed_toolbox(flags, settings)
@@ -139,17 +141,17 @@ def _tell_failure(answer: batch.Answer) -> None:
     if answer.error is not None:
         tell(f"bitnet-chat: {visible(str(answer.error))}")
     elif answer.reason.exit_code and answer.reason not in TOLD:
-        _say(f"the reply is not whole: {answer.reason.value.replace('_', ' ')}")
+        _say(f"the reply is incomplete: {answer.reason.value.replace('_', ' ')}")
 
 
 def _where_kept(recorder: JournalRecorder) -> dict[str, object]:
-    """What ``--json`` says about the journal."""
+    """The fields of ``--json`` about the journal."""
     kept: dict[str, object] = {"conversation": recorder.id, "kept": recorder.id is not None and not recorder.unkept}
     return kept | ({"not_kept": well_formed(recorder.unkept)} if recorder.unkept else {})
 
 
 def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
-    """What is asked, and the files that go with it."""
+    """The question and its attachments."""
     from_stdin = not flags.question and getattr(flags, "file", "-") == "-"
     if flags.question:
         if hasattr(flags, "file"):
@@ -164,7 +166,7 @@ def _question(flags: argparse.Namespace) -> tuple[str, list[Attachment]]:
         text = _decoded(data, str(path))
     else:
         if sys.stdin.isatty():
-            _say("reading the question from the terminal; Ctrl-D ends it")
+            _say("reading the question from the terminal; Ctrl-D ends the input")
         text = _decoded(sys.stdin.buffer.read(), "stdin")
     if not flags.question:  # the newline that an editor or echo adds does not belong to the question
         text = text.removesuffix("\n").removesuffix("\r")
@@ -188,14 +190,14 @@ def _decoded(data: bytes, source: str) -> str:
 
 
 def answer_file(flags: argparse.Namespace, settings: Settings, configured: str) -> Coroutine[object, object, int]:
-    """Reads the input now; see :func:`answer_one`."""
+    """Answer the lines of a file, which is read before the event loop runs; see :func:`answer_one`."""
     jobs = list(batch.read_jobs(iter(_input_lines(flags.input)), settings.system))
     _tell_mentions(jobs)
     return _answer_file(_output_path(flags), settings, configured, jobs, allowed_toolbox(flags, settings))
 
 
 def _tell_mentions(jobs: Sequence[batch.Job]) -> None:
-    """One line about all of them: a prompt may be foreign text, so it reads no file."""
+    """Report all mentions in one line. They are not attached: a prompt may be foreign text."""
     asked = [(job.index, job.conversation.last) for job in jobs if job.conversation is not None]
     lines = [(index, path) for index, last in asked if last is not None for path in meant(last.content)[:1]]
     if lines:
@@ -230,10 +232,10 @@ async def _answer_rest(
             noted.add(note)
     failed = [done[index] for index in sorted(done) if done[index].exit_code]
     if done:
-        told = f"{output_path} has {len(done)} of {len(jobs)} replies already"
+        told = f"{output_path} already has {len(done)} of {len(jobs)} replies"
         told += f", {len(failed)} of them failed" if failed else ""
-        again = "; a line that is taken out of it is asked again" if failed else ""
-        _say(f"{told}: going on" if todo else f"{told}: nothing is left to do{again}")
+        again = "; to repeat a line, remove it from the file" if failed else ""
+        _say(f"{told}: resuming" if todo else f"{told}: complete{again}")
         if not todo:
             return failed[0].exit_code if failed else 0
     engines = _Engines(settings, configured, box)
@@ -265,10 +267,10 @@ def _output_path(flags: argparse.Namespace) -> Path | None:
 
 
 class _Engines:
-    """At most one backend of each kind, made when first needed.
+    """At most one backend of each kind, opened on first use.
 
-    A modern engine can forget without loading again, so that one process answers all the questions. Where a line
-    brings its own history, or text that looks like a special token, a classic engine is the faithful one.
+    A modern engine can clear its context without loading again, so one process answers all questions. A line with its
+    own history, or with text that looks like a special token, uses a classic engine, which reproduces it exactly.
     """
 
     def __init__(self, settings: Settings, configured: str, box: Toolbox | None = None) -> None:
@@ -331,7 +333,7 @@ class _Engines:
 
 
 class _ProgressBar:
-    """Progress on stderr, and lines that do not run into it."""
+    """Progress on stderr, kept apart from other lines."""
 
     def __init__(self, stream: TextIO) -> None:
         self._line = ProgressLine(stream)
@@ -363,7 +365,7 @@ def _input_lines(name: str) -> list[bytes]:
 
 @contextlib.contextmanager
 def _opened(path: Path | None) -> Iterator[IO[bytes]]:
-    """For this run alone. Raises UsageError where that cannot be."""
+    """The output, opened for this run only. Raises UsageError."""
     if path is None:
         yield sys.stdout.buffer
         return
@@ -373,9 +375,7 @@ def _opened(path: Path | None) -> Iterator[IO[bytes]]:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     try:
         if not _claimed(file):
-            raise UsageError(
-                f"{path} is being written by another run", remedy="wait for its end, or give another --output"
-            )
+            raise UsageError(f"{path} is in use by another run", remedy="wait until it ends, or use another --output")
         yield file
     finally:
         with contextlib.suppress(OSError):  # what could not be written was told when it was written
@@ -383,7 +383,7 @@ def _opened(path: Path | None) -> Iterator[IO[bytes]]:
 
 
 def _claimed(file: IO[bytes]) -> bool:
-    """Whether no other run has it. A device or a pipe is for all of them."""
+    """Lock the output; False if another run has locked it. A device or a pipe is not locked."""
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return True
     try:
@@ -394,7 +394,7 @@ def _claimed(file: IO[bytes]) -> bool:
 
 @contextlib.contextmanager
 def _interrupting(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C stops the reply in good order; a second one ends the program."""
+    """Stop the reply on Ctrl-C; a second Ctrl-C ends the program."""
     loop = asyncio.get_running_loop()
 
     def on_interrupt() -> None:
@@ -425,10 +425,10 @@ def _say(text: str) -> None:
 
 
 class AnswerWriter:
-    """``show`` pieces that are safe for a terminal already, then ``close``, which may come more than once, or ``end``.
+    """Write an answer: ``show`` for sanitized pieces, then ``close``, which may be repeated, or ``end``.
 
-    ``say`` tells the user a line beside the answer: on a terminal it stands on a line of its own, in a file nothing of
-    it is among the words of the answer.
+    ``say`` writes a line apart from the answer: on a terminal on a line of its own, in a file never among the words of
+    the answer.
     """
 
     def __init__(self, mode: Mode, stream: TextIO, say: Callable[[str], None]) -> None:
@@ -457,8 +457,7 @@ class AnswerWriter:
         self._write(self._prose.finish())
 
     def end(self) -> None:
-        """The answer is whole. In a file it gets one newline more than it has, on a terminal none that it does not
-        need."""
+        """End a complete answer: with an additional newline in a file, with a newline only if needed on a terminal."""
         self.close()
         if self._within_line if self._is_terminal else self._begun:
             self._write("\n")

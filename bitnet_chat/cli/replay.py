@@ -1,4 +1,4 @@
-"""``bitnet-chat replay``: shows a recorded session once more, through our own decoder and framers."""
+"""``bitnet-chat replay``: playback of a recorded session through the decoder and the framers."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from bitnet_chat.trace.playback import PlaybackStep, is_native, play
 
 _LARGEST = 200_000_000  # bytes of a file; a session on the disk is at most 4 MB
 _LONGEST_PAUSE = 3.0
-"""Seconds: nobody wants to wait for what somebody else thought before he typed."""
+"""Seconds; longer pauses of the recorded session are shortened to this."""
 
 
 def parser() -> Parser:
-    parser = Parser(prog="bitnet-chat replay", description="Show a recorded session once more, as it was shown.")
+    parser = Parser(prog="bitnet-chat replay", description="Playback of a recorded session.")
     parser.add_argument(
-        "file", nargs="?", metavar="FILE", help="what bitnet-chat report wrote (default: the last session)"
+        "file", nargs="?", metavar="FILE", help="file written by bitnet-chat report (default: the last session)"
     )
     parser.add_argument(
         "--speed",
         type=float,
         default=1.0,
         metavar="X",
-        help=f"times as fast; 0: at once (default: 1, but no pause above {_LONGEST_PAUSE:g} s)",
+        help=f"playback speed; 0: at once (default: 1, pauses at most {_LONGEST_PAUSE:g} s)",
     )
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--raw", action="store_true", help="the bytes themselves, one line for each piece")
-    how.add_argument("--json", action="store_true", help="what the framer made of it, one JSON object a line")
+    how.add_argument("--raw", action="store_true", help="raw bytes, one line per chunk")
+    how.add_argument("--json", action="store_true", help="frames, one JSON object per line")
     return parser
 
 
@@ -76,19 +76,19 @@ def _entries(flags: argparse.Namespace) -> list[TraceEntry]:
         return recorder.read(path)
     try:
         if not path.is_file():
-            raise UsageError(f"{path} is no file that could be played back" if path.exists() else f"there is no {path}")
+            raise UsageError(f"{path} is not a recording" if path.exists() else f"{path} does not exist")
         if path.stat().st_size > _LARGEST:
-            raise UsageError(f"{path} is too large for a recording", remedy=f"they have at most {_LARGEST >> 20} MB")
+            raise UsageError(f"{path} is too large for a recording", remedy=f"the limit is {_LARGEST >> 20} MB")
         text = path.read_text("utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text", remedy="give a file that bitnet-chat report wrote") from None
+        raise UsageError(f"{path} is not a text file", remedy="give a file that bitnet-chat report wrote") from None
     return list(format.of_lines(text.split("\n"), str(path)))
 
 
 def _show(lines: Iterator[tuple[float, str]], speed: float, sleep: Callable[[float], None]) -> None:
-    """``lines``: texts, safe for a terminal, and the second each is to be shown at."""
+    """Show ``lines``: sanitized texts with the second at which each is due."""
     before = 0.0
     for at, text in lines:
         if speed and at > before:
@@ -140,7 +140,7 @@ def _frame_fields(frame: Frame) -> dict[str, object]:
 
 
 class _FramePrinter:
-    """A conversation as plain text: messages behind ``>``, replies as they came, all else in brackets."""
+    """A conversation as plain text: messages after ``>``, replies unchanged, all else in brackets."""
 
     def __init__(self) -> None:
         self._sanitizer = Sanitizer()
@@ -159,7 +159,7 @@ class _FramePrinter:
     def _entry(self, happening: PlaybackStep) -> str:
         entry = happening.entry
         if entry.kind is TraceEntryKind.IN and entry.data == b"\n":
-            return self._remark("told to go on")
+            return self._remark("asked to continue")
         if entry.kind is TraceEntryKind.IN:
             message = visible(self._message(entry))
             return self._settled() + "".join(f"> {line}\n" for line in message.split("\n"))
@@ -167,19 +167,19 @@ class _FramePrinter:
             self._around[entry.process] = entry.facts.get("around")
             if is_native(entry):
                 self._natives.add(entry.process)
-            again = ", which had been started before" if entry.facts.get("again") else ""
+            again = ", started earlier" if entry.facts.get("again") else ""
             return self._remark(f"engine {entry.process}: {Path((*entry.argv, '?')[0]).name}{again}")
         if entry.kind is TraceEntryKind.COMMAND and is_stop(entry.data):
-            return self._remark("told to stop")
+            return self._remark("interrupted")
         if entry.kind is TraceEntryKind.COMMAND and entry.process in self._natives:
-            return self._remark("told to read the conversation before its next message")
+            return self._remark("conversation to be read before the next message")
         if entry.kind is TraceEntryKind.COMMAND and entry.text.strip():
-            return self._remark(f"told to the engine: {entry.text}")
+            return self._remark(f"command to the engine: {entry.text}")
         if entry.kind is TraceEntryKind.SIGNAL:
             return self._remark(entry.text)
         if entry.kind is TraceEntryKind.EXIT:
             return self._remark(f"engine {entry.process} ended with {entry.text}")
-        return self._remark(f"{entry.number} bytes were not kept") if entry.kind is TraceEntryKind.GAP else ""
+        return self._remark(f"{entry.number} bytes were not recorded") if entry.kind is TraceEntryKind.GAP else ""
 
     def _message(self, entry: TraceEntry) -> str:
         """A message without what the chat template has typed around it."""

@@ -33,14 +33,16 @@ _SECRET_VARIABLES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 def parser() -> Parser:
     parser = Parser(
         prog="bitnet-chat report",
-        description="Write one file for a bug report: versions, settings, what doctor found, and all bytes of the last"
-        " session with their timings. Names, home directories and keys are taken out, and unless --with-text is"
-        " given, all words of the conversation are masked.",
+        description="One file for a bug report: versions, settings, the findings of doctor, and all bytes of the last"
+        " session with their timings. Names, home directories and keys are removed, and without --with-text"
+        " all text of the conversation is masked.",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to (-: stdout; default: a new file here)")
-    parser.add_argument("--with-text", action="store_true", help="leave the words of the conversation readable")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="output file (-: stdout; default: a new file in the current directory)"
+    )
+    parser.add_argument("--with-text", action="store_true", help="no masking of the text of the conversation")
     parser.add_argument("--session", type=int, default=1, metavar="N", help="1: the last session, 2: the one before it")
-    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+    parser.add_argument("--force", action="store_true", help="replacement of an existing file")
     return parser
 
 
@@ -65,14 +67,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _recorded(number: int) -> list[TraceEntry]:
-    """Of a session; none where nothing was recorded yet, as the rest of a report is worth something too."""
+    """The lines of a session; empty without a recording, since the rest of a report is useful by itself."""
     if number == 1 and not recorder.sessions():
         return []
     return recorder.read(recorder.session(number))
 
 
 def of_this_user() -> Redactor:
-    """Who and where we are, by every name that is at hand."""
+    """Names of the user and the computer, from all available sources."""
     home = paths.home()
     homes, users = ([str(home), str(home.resolve())], [home.name]) if home is not None else ([], [])
     for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER"):
@@ -84,7 +86,7 @@ def of_this_user() -> Redactor:
 
 
 def _secrets() -> list[str]:
-    """The keys at hand: those of the settings, even where the file cannot be used, and of the environment."""
+    """Known keys: of the settings, even if their file is invalid, and of the environment."""
     found: list[object] = [value for name, value in os.environ.items() if name.endswith(_SECRET_VARIABLES)]
     with contextlib.suppress(BitnetChatError, OSError):
         values = config.toml(paths.config_file())
@@ -95,7 +97,7 @@ def _secrets() -> list[str]:
 def _about(
     redactor: Redactor, entries: Sequence[TraceEntry], *, with_text: bool, session: int | None
 ) -> Iterator[dict[str, object]]:
-    """The lines before those of the session: each an object with ``t`` and ``kind``."""
+    """The lines before those of the session, each an object with ``t`` and ``kind``."""
     from bitnet_chat.doctor.checks import CheckOptions, run_checks
     from bitnet_chat.doctor.environment import versions
 
@@ -123,8 +125,9 @@ def _about(
 
 
 def of_session(settings: config.Settings, entries: Sequence[TraceEntry]) -> config.Settings:
-    """``settings`` with the engine that a session was held with, its model, window and threads; as they are where no
-    engine was recorded. Where there were several it is the last one: what is reported mostly happened with it."""
+    """``settings`` with the engine, model, window and threads of a session; unchanged if an engine was not recorded. Of
+    several engines the last one is used, as the likely subject of a report.
+    """
     argv = next((entry.argv for entry in reversed(entries) if entry.kind is TraceEntryKind.SPAWN and entry.argv), ())
     if not argv:
         return settings
@@ -144,20 +147,20 @@ def of_session(settings: config.Settings, entries: Sequence[TraceEntry]) -> conf
 
 
 def _told(path: Path, text: str, entries: list[TraceEntry], *, with_text: bool) -> Iterator[str]:
-    """What the user is told about the file."""
+    """The summary of the file for the user."""
     yield one_line(f"{path}: {len(text.encode()) / 1000:,.0f} kB")
-    yield "  versions, settings, and what bitnet-chat doctor found"
+    yield "  versions, settings, and the findings of bitnet-chat doctor"
     if entries:
         messages = sum(entry.kind is TraceEntryKind.IN for entry in entries)
         engines = sum(entry.kind is TraceEntryKind.SPAWN and not entry.facts.get("again") for entry in entries)
         began = str(entries[0].facts.get("began", ""))[:16].replace("T", " ")
-        words = "readable, because of --with-text" if with_text else "masked; --with-text leaves them readable"
+        words = "readable, because of --with-text" if with_text else "masked; --with-text leaves it readable"
         yield "  " + one_line(
-            f"the session of {began} UTC: {messages} messages, {engines} starts of an engine, all bytes with timings"
+            f"the session of {began} UTC: {messages} messages, {engines} engine starts, all bytes with timings"
         )
-        yield f"  the words of the conversation are {words}"
+        yield f"  the text of the conversation is {words}"
     else:
-        yield "  no session: nothing was recorded yet, or the journal is off"
-    yield "  names, home directories, e-mail addresses and keys were taken out as far as a program can know them"
-    yield "Read it before you send it: it is text, and this shows the bytes in it:"
+        yield "  no session: nothing was recorded, or the journal is off"
+    yield "  names, home directories, e-mail addresses and keys were removed as far as they can be recognized"
+    yield "Check this text file before you send it. To show the bytes in it:"
     yield "  " + one_line(f"bitnet-chat replay --raw --speed 0 {path}")

@@ -1,4 +1,4 @@
-"""``bitnet-chat serve``: the same conversations for programs and browsers."""
+"""``bitnet-chat serve``: the server."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 _NEEDED = ("starlette", "uvicorn", "httptools", "sse_starlette", "prometheus_client", "markdown_it", "nh3")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
-_SEEN = "it is about what a terminal shows"
+_SEEN = "it applies to a terminal only"
 REFUSED = {
-    "attach": "it has an engine of its own",
-    "tools": "it hands tool calls to its clients, which bring their own tools",
+    "attach": "it always uses an engine",
+    "tools": "it passes tool calls to its clients, which bring their own tools",
     "markdown": _SEEN,
     "thinking": _SEEN,
     "typing_speed": _SEEN,
@@ -49,41 +49,49 @@ def parser(unlisted: Collection[str] = REFUSED.keys()) -> Parser:
     """``unlisted``: settings that :func:`read` refuses."""
     parser = Parser(
         prog="bitnet-chat serve",
-        description="OpenAI, Ollama and chat APIs, and a web page, over one engine.",
-        epilog="Flags behind -- go to the engine.",
+        description="Server with the APIs of OpenAI and Ollama, a chat API and a web page.",
+        epilog="Flags after -- are passed to the engine.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         conflict_handler="resolve",
     )
     server = parser.add_argument_group("server")
     server.add_argument("--host", metavar="HOST", help="address to listen on (default: 127.0.0.1)")
-    server.add_argument("--port", type=int, metavar="N", help="port; 0: any that is free (default: 8033)")
-    server.add_argument("--api-key", metavar="KEY", help="what clients must bring (better: $BITNET_CHAT_API_KEY)")
+    server.add_argument("--port", type=int, metavar="N", help="port; 0: any free port (default: 8033)")
+    server.add_argument(
+        "--api-key", metavar="KEY", help="API key that clients must send (better: $BITNET_CHAT_API_KEY)"
+    )
     server.add_argument(
         "--cors",
         action="append",
         metavar="ORIGIN",
-        help="pages elsewhere that may use the APIs: http://host:*, app://, none",
+        help="origins of web pages that may use the APIs: http://host:*, app://, none",
     )
     server.add_argument(
-        "--allow-host", action="append", metavar="NAME", help="another name that this server has; .NAME: all below it"
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="additional host name of this server; .NAME: all names below it",
     )
+    server.add_argument("--parallel", type=int, metavar="N", help="number of parallel requests (default: 1)")
+    server.add_argument("--queue", type=int, metavar="N", help="maximum number of waiting requests (default: 64)")
+    server.add_argument("--cache", action="store_true", help="cache of deterministic replies")
     server.add_argument(
-        "--parallel", type=int, metavar="N", help="conversations that are answered at once (default: 1)"
-    )
-    server.add_argument("--queue", type=int, metavar="N", help="requests that may wait (default: 64)")
-    server.add_argument("--cache", action="store_true", help="answer again from memory what is repeatable")
-    server.add_argument(
-        "--memory-limit", type=_size, metavar="SIZE", help="of all loaded models, such as 12G (default: no limit)"
+        "--memory-limit",
+        type=_size,
+        metavar="SIZE",
+        help="memory of all loaded models, such as 12G (default: no limit)",
     )
     server.add_argument(
         "--linger",
         type=float,
         metavar="SECONDS",
-        help="that the reply of a chat goes on while nobody watches (default: 30)",
+        help="time that a reply continues after the last client disconnects (default: 30)",
     )
-    server.add_argument("--strict", action="store_true", help="refuse by name what a request asks for without effect")
-    server.add_argument("--log-prompts", action="store_true", help="what is said goes into the log")
+    server.add_argument(
+        "--strict", action="store_true", help="refusal of unsupported fields of a request instead of a notice"
+    )
+    server.add_argument("--log-prompts", action="store_true", help="log of prompts and replies")
     add_settings(parser, unlisted)
     parser.add_argument(
         "-m",
@@ -91,7 +99,7 @@ def parser(unlisted: Collection[str] = REFUSED.keys()) -> Parser:
         dest="models",
         action="append",
         metavar="[NAME=]FILE",
-        help="a GGUF file; again: more models, each under its name (default: the bundled demo model)",
+        help="GGUF file; repeatable, each under its name (default: the bundled demo model)",
     )
     return parser
 
@@ -107,17 +115,17 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def provide_all(settings: config.Settings, configured: str, models: Mapping[str, str], *, may_ask: bool) -> int:
-    """As :func:`bitnet_chat.cli.first_run.provide`, for each model."""
+    """Apply :func:`bitnet_chat.cli.first_run.provide` to each model."""
     wanted = [replace(settings, model=file) for file in models.values()] or [settings]
     return next((code for each in wanted if (code := provide(each, configured, may_ask=may_ask))), 0)
 
 
 def require() -> None:
-    """Raises UsageError where packages are missing."""
+    """Raise UsageError if packages are missing."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"serve needs packages that are not installed: {', '.join(missing)}",
+            f"serve requires packages that are not installed: {', '.join(missing)}",
             remedy='pip install "bitnet-chat[serve]"',
         )
 
@@ -125,8 +133,9 @@ def require() -> None:
 def read(
     flags: argparse.Namespace, given: Mapping[str, object], environment: Mapping[str, str] = os.environ
 ) -> tuple[ServeSettings, config.Settings, str, Mapping[str, str]]:
-    """What the flags of :func:`parser` say: how to serve, what to answer with, the configured engine, and the files of
-    the models by name, if there are several. Raises UsageError."""
+    """The meaning of the flags of :func:`parser`: server settings, reply settings, the configured engine, and the files
+    of the models by name, if there are several. Raises UsageError.
+    """
     from bitnet_chat.server.origins import tidy
     from bitnet_chat.server.settings import ServeSettings
 
@@ -139,7 +148,7 @@ def read(
         given = {**given, "model": models.pop("")}
     for name, why in REFUSED.items():
         if name in given:
-            raise UsageError(f"{config.flag(name)} is not for a server: {why}")
+            raise UsageError(f"{config.flag(name)} cannot be used with serve: {why}")
     settings, configured = config.load(given, environment)
     sources = config.sourced(given, environment)
     if sources["overflow"].origin != "default":
@@ -150,19 +159,19 @@ def read(
 
 
 def _models(texts: Sequence[str]) -> dict[str, str]:
-    """Files by name; one without a name has the name "" where it is the only one, and else that of its file."""
+    """Files by name; one without a name has the name "" if it is the only one, else that of its file."""
     found: dict[str, str] = {}
     for text in texts:
         named = None if Path(text).is_file() else _NAMED.fullmatch(text)
         name, file = (one_line(named[1]), named[2]) if named else ("" if len(texts) == 1 else _name(text), text)
         if name in found:
-            raise UsageError(f"-m {text}: there is a model {name!r} already", remedy="-m NAME=FILE names each")
+            raise UsageError(f"-m {text}: the name {name!r} is already in use", remedy="use -m NAME=FILE")
         found[name] = file
     return found
 
 
 def _name(text: str) -> str:
-    """Of the model that ``-m`` says, a file or a name."""
+    """The name of the model of ``-m``, a file or a name."""
     from bitnet_chat.models.names import name_of
     from bitnet_chat.models.resolve import find
 
@@ -173,13 +182,13 @@ def _name(text: str) -> str:
 def _size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; one is 12G or 800M")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; use 12G or 800M, for example")
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
 @dataclass(frozen=True, slots=True)
 class OpenServer:
-    """A server that listens. ``url``: where."""
+    """A listening server. ``url``: its address."""
 
     url: str
     desk: ReplyScheduler
@@ -189,11 +198,11 @@ class OpenServer:
 async def open_server(
     serving: ServeSettings, settings: config.Settings, configured: str, models: Mapping[str, str] | None = None
 ) -> AsyncIterator[OpenServer]:
-    """It listens in the block, and its default model loads; replies that are under way at the end of the block have
-    ``serving.grace`` seconds, and none where the block is left by an exception. Takes no signals.
+    """Run a server during the block, and load its default model. At the end of the block running replies have
+    ``serving.grace`` seconds, or none after an exception. Handles no signals.
 
-    ``models``: files by name, for several. Raises UsageError, EngineNotFound or ModelError for what is seen to be
-    wrong before anything is loaded.
+    ``models``: files by name, for several. Raises UsageError, EngineNotFoundError or ModelError for faults that are
+    found before loading.
     """
     from bitnet_chat.backends.factory import open_factory, open_local_journal
     from bitnet_chat.cli.server_engine import has_models, models_of, preferred
@@ -239,7 +248,7 @@ async def open_server(
 
 
 def _of_threads(settings: config.Settings, parallel: int) -> str:
-    """What is to be said of a number of threads that is more than may be used."""
+    """A line about a number of threads above the usable processors."""
     from bitnet_chat.engine import processors
     from bitnet_chat.engine.threads import Sharing, threads
 
@@ -250,7 +259,7 @@ def _of_threads(settings: config.Settings, parallel: int) -> str:
 
 
 def _sampling(settings: config.Settings) -> Sampling:
-    """How a model samples where a request says nothing."""
+    """The default sampling of a model."""
     from bitnet_chat.backend import Sampling
 
     return Sampling(
@@ -277,7 +286,7 @@ async def _serve(serving: ServeSettings, settings: config.Settings, configured: 
                 _say(f"listening on {server.url}")
                 await ending.wait()
                 if running := server.desk.running:
-                    _say(f"ending; {running} under way, {serving.grace:g} s at most; once more ends at once")
+                    _say(f"shutting down: {running} running, {serving.grace:g} s at most; Ctrl-C again ends at once")
         except asyncio.CancelledError:
             if not ended_by:
                 raise
@@ -291,7 +300,7 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _signals(end: Callable[[int], None]) -> Iterator[None]:
-    """In the block, ``end`` hears of Ctrl-C, SIGTERM and SIGHUP."""
+    """Call ``end`` on Ctrl-C, SIGTERM and SIGHUP during the block."""
     loop = asyncio.get_running_loop()
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
@@ -310,7 +319,7 @@ def _signals(end: Callable[[int], None]) -> Iterator[None]:
 
 
 def log_to_stderr(*, prompts: bool) -> None:
-    """One line for each request and for what goes wrong. ``prompts``: whether what is said may stand in it."""
+    """Log one line for each request and each fault. ``prompts``: include prompts and replies."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogLine(prompts=prompts))
     levels = {"bitnet_chat.server": logging.INFO, "uvicorn": logging.CRITICAL}
@@ -322,8 +331,7 @@ def log_to_stderr(*, prompts: bool) -> None:
 
 
 class LogLine(logging.Formatter):
-    """Made safe for a terminal. Where an error comes with a traceback it tells where and of what kind; its message may
-    quote what was said."""
+    """A log line, sanitized. A traceback is reduced to places and kinds, since its message may quote a conversation."""
 
     def __init__(self, *, prompts: bool) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""The engine of a server that was not told which one to take.
+"""The default engine of a server.
 
-Most requests of a server have nothing in common with the one before. A program for a terminal is started again for each
-of them; the prebuilt library and a llama-server read any conversation in the process that runs. So one of these goes
-before such a program, where it can run the model as it is.
+Consecutive requests of a server rarely share a history. A program for a terminal is started again for each of them; the
+prebuilt library and a llama-server read any conversation in the running process. So these are preferred if they support
+the model unchanged.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class PreferredEngine:
 
 
 def preferred(settings: Settings, configured: str, *, parallel: int, any_backend: bool) -> PreferredEngine:
-    """``parallel``: conversations that are answered at once: several have one llama-server, and each a process of its
-    own with the library. ``any_backend``: whether the backend was left to the server. What is wrong is told when the
-    backend is opened."""
+    """The preferred engine. ``parallel``: number of parallel requests: several use one llama-server, or a process each
+    with the library. ``any_backend``: whether the backend was left to the server. Faults are reported when the
+    backend is opened.
+    """
     usual = PreferredEngine(settings)
     if settings.backend != "engine" or settings.engine_args or settings.rpc:
         return usual
@@ -66,8 +67,8 @@ def _library(settings: Settings, configured: str, model: Path) -> PreferredEngin
     if taken.obstacle or (taken.converts and conversion.present(model) is None):
         return None
     name = packages.name_of(taken.engine)
-    why = "needs no new process for another conversation; --engine PATH takes another"
-    return PreferredEngine(settings, Dialect.NATIVE, f"the prebuilt engine {name} answers: it {why}")
+    why = "reads another conversation without a new process; --engine PATH selects another"
+    return PreferredEngine(settings, Dialect.NATIVE, f"using the prebuilt engine {name}: it {why}")
 
 
 def _server(settings: Settings, configured: str, model: Path) -> PreferredEngine | None:
@@ -82,8 +83,8 @@ def _server(settings: Settings, configured: str, model: Path) -> PreferredEngine
             return None
     except BitnetChatError:
         return None
-    why = "one process reads all conversations; --backend engine takes an engine for each"
-    return PreferredEngine(replace(settings, backend="llama-server"), None, f"llama-server answers: {why}")
+    why = "one process serves all conversations; --backend engine uses one engine per conversation"
+    return PreferredEngine(replace(settings, backend="llama-server"), None, f"using llama-server: {why}")
 
 
 # The models of a server that answers for this one, each offered by its own name.
@@ -95,13 +96,14 @@ _MOST = 500
 
 
 def has_models(settings: Settings) -> bool:
-    """Whether it is asked what it has: not where a model was named."""
+    """Whether the other server is asked for its models: not if a model was named."""
     return settings.backend in ("openai", "ollama") and not settings.model
 
 
 async def models_of(settings: Settings, configured: str, *, parallel: int) -> Mapping[str, BackendFactory]:
-    """By name, in its order. Empty where it tells of none, or does not answer: then it answers with its own default,
-    once it does. Raises UsageError for settings that cannot be used."""
+    """Models by name, in the order of the server. Empty if it lists none or cannot be reached: then its own default is
+    used. Raises UsageError for invalid settings.
+    """
     backend = open_backend(settings, configured, advice="nothing")
     assert isinstance(backend.inner, RemoteBackend)
     try:

@@ -1,4 +1,4 @@
-"""The tools of a run: those of ``--tools``, and which of them need no question."""
+"""The tools of ``--tools``, and those of them that need no confirmation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def toolbox(flags: argparse.Namespace, settings: Settings) -> tuple[Toolbox | None, tuple[str, ...]]:
-    """The tools, and those that ``--allow-tools`` names. Runs the file. Raises UsageError."""
+    """The tools, and the names of ``--allow-tools``. Runs the file. Raises UsageError."""
     given = getattr(flags, "allow_tools", None)
     if not settings.tools:
         if given is not None:
-            raise UsageError("--allow-tools names tools, and there are none", remedy="add --tools FILE.py")
+            raise UsageError("--allow-tools requires --tools", remedy="add --tools FILE.py")
         return None, ()
     from bitnet_chat.tools.loading import load
 
@@ -30,15 +30,16 @@ def toolbox(flags: argparse.Namespace, settings: Settings) -> tuple[Toolbox | No
         return box, box.names
     for name in names:
         if name not in box.names:
-            raise UsageError(f"--allow-tools: there is no tool {name!r}", remedy=f"there are: {', '.join(box.names)}")
+            raise UsageError(f"--allow-tools: unknown tool {name!r}", remedy=f"available: {', '.join(box.names)}")
     return box, names
 
 
 def allowed_toolbox(flags: argparse.Namespace, settings: Settings) -> Toolbox | None:
-    """For a run in which nobody is asked: the tools that were allowed beforehand, None where there are none.
+    """The allowed tools of a run without confirmation; None without tools.
 
-    Raises UsageError for ``--tools`` on the command line that would all be useless. A file named in the settings waits
-    for the next conversation."""
+    Raises UsageError for ``--tools`` on the command line without an allowed tool. A file named in the settings is left
+    for the next conversation.
+    """
     if not hasattr(flags, "tools") and not hasattr(flags, "allow_tools"):
         return None
     box, allowed = toolbox(flags, settings)
@@ -46,15 +47,16 @@ def allowed_toolbox(flags: argparse.Namespace, settings: Settings) -> Toolbox | 
         return None
     if not allowed:
         raise UsageError(
-            "--tools: nobody is asked here before a tool is called",
-            remedy=f"--allow-tools {box.names[0]},… or --allow-tools all allows it beforehand; or start a conversation",
+            "--tools: tool calls cannot be confirmed here",
+            remedy=f"use --allow-tools {box.names[0]},… or --allow-tools all, or start a conversation",
         )
     return box.only(allowed)
 
 
 def offered(backend: Backend, box: Toolbox | None) -> Backend:
-    """For a conversation, which goes on with whatever model: one without a place for tools is not offered them, and
-    the user is told. Where nobody talks, and tools were asked for with the question, such a model is an error."""
+    """A backend for a conversation, which works with any model: tools are not offered to a model without support for
+    them, and a line reports that. Without a conversation, if tools were requested, such a model is an error.
+    """
     if box is None:
         return backend
     from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend

@@ -67,14 +67,14 @@ class _MessageReader:
             if (call.id == id) if id else (not name or call.name == name):
                 return self.open_calls.pop(place)
         if id:
-            raise fields.wrong("tool_call_id", f"is {id!r}, which no call before it has that is not answered yet")
-        raise fields.wrong("role", "is tool, and each call before it has its result already")
+            raise fields.wrong("tool_call_id", f"is {id!r}, which is not the id of a pending tool call")
+        raise fields.wrong("role", "is tool, without a pending tool call")
 
     def settle(self, fields: Fields) -> None:
         """Something else than a result follows: what is missing will not come any more."""
         if not self.open_calls:
             return
-        fields.change("role", "follows calls of tools without their results: these are told that they were not made")
+        fields.change("role", "follows tool calls without results: they are marked as not executed")
         self.drafts += [_Draft("tool", [NOT_CALLED], call=call) for call in self.open_calls]
         self.open_calls.clear()
 
@@ -86,7 +86,7 @@ def conversation_of(messages: Sequence[Fields]) -> Conversation:
         raise InvalidFieldError("messages is empty", param="messages")
     if len(messages) > MOST_MESSAGES:
         raise InvalidFieldError(
-            f"messages has {len(messages):,} messages; {MOST_MESSAGES:,} is the most",
+            f"messages has {len(messages):,} messages; the maximum is {MOST_MESSAGES:,}",
             param="messages",
             code="array_above_max_length",
         )
@@ -101,11 +101,11 @@ def _read(fields: Fields, reading: _MessageReader) -> None:
     match role:
         case "system" | "developer":
             if reading.drafts:
-                fields.change("role", f"is {role} behind other messages: it is given in front of them")
+                fields.change("role", f"is {role} after other messages: it is moved before them")
             reading.systems.append(_content(fields))
         case "user":
             reading.settle(fields)
-            fields.refuse("images", [], why="is not supported here: only text can be read")
+            fields.refuse("images", [], why="is not supported here: only text is")
             reading.add(_Draft("user", [_content(fields)]))
         case "assistant":
             reading.settle(fields)
@@ -119,7 +119,7 @@ def _read(fields: Fields, reading: _MessageReader) -> None:
         fields.ignore("name", "")  # a chat template has no place for it
         fields.accept("tool_call_id", "tool_name")
     fields.accept("cache_control", *_THOUGHTS, *_OTHER_THINGS)
-    fields.refuse("images", [], why="is not supported here: only text can be read")
+    fields.refuse("images", [], why="is not supported here: only text is")
     fields.finish()
 
 
@@ -136,14 +136,14 @@ def _whole(reading: _MessageReader, last: Fields) -> Conversation:
         else:
             drafts.pop()
     if not drafts and systems:
-        last.change("role", "is the only one: a user's message is needed, and the system message is given as such")
+        last.change("role", "is the only message: it is sent as a user message")
         drafts, systems = [_Draft("user", systems)], []
     if not any(draft.role == "user" for draft in drafts):
-        raise last.wrong("role", "ends messages that hold no message of a user")
+        raise last.wrong("role", "ends messages without a user message")
     messages = [draft.message() for draft in drafts[:-1]]
     messages.append(drafts[-1].message(finish))
     if messages[-1].role == "user" and not messages[-1].content:
-        last.change("content", "is empty, which no engine can be told: a space is sent")
+        last.change("content", "is empty: a space is sent")
         messages[-1] = Message("user", " ")
     system = [Message("system", _BETWEEN.join(systems))] if systems else []
     return Conversation((*system, *messages))
@@ -162,7 +162,7 @@ def _content(fields: Fields, *, needed: bool = True) -> str:
         if kind in _PASSED_OVER:
             continue
         if kind not in _TEXTS:
-            raise part.wrong("type", f"is {kind!r}: only text can be read here", code="unsupported_content")
+            raise part.wrong("type", f"is {kind!r}: only text is supported", code="unsupported_content")
         texts.append(part.needed_text(_TEXTS[kind]))
         part.accept("cache_control", "prompt_cache_breakpoint", "annotations", "id", "index")
         part.finish()
@@ -174,7 +174,7 @@ def _assistant(fields: Fields, number: int, reading: _MessageReader) -> _Draft:
         _call(each, f"call_{number}_{place}") for place, each in enumerate(fields.objects("tool_calls") or ())
     )
     if len(calls) > _MOST_CALLS:
-        raise fields.wrong("tool_calls", f"has {len(calls)} calls; {_MOST_CALLS} is the most")
+        raise fields.wrong("tool_calls", f"has {len(calls)} calls; the maximum is {_MOST_CALLS}")
     if not calls and (old := fields.inner("function_call")) is not None:
         calls = (_function(old, f"call_{number}"),)
     fields.accept("function_call")
@@ -186,7 +186,7 @@ def _assistant(fields: Fields, number: int, reading: _MessageReader) -> _Draft:
 def _call(fields: Fields, id: str) -> ToolCall:
     kind = fields.text("type") or "function"
     if kind != "function":
-        raise fields.wrong("type", f"is {kind!r}: only functions can be called here", code="unsupported_parameter")
+        raise fields.wrong("type", f"is {kind!r}: only function is supported", code="unsupported_parameter")
     call = _function(fields.needed_inner("function"), fields.text("id") or id)
     fields.accept("index", "cache_control", "extra_content")
     fields.finish()

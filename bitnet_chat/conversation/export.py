@@ -53,7 +53,7 @@ def export(
         return _markdown(shown, facts)
     if format == "html":
         return _html(shown, facts)
-    raise UsageError(f"there is no format {one_line(format)!r}", remedy=f"use one of: {', '.join(FORMATS)}")
+    raise UsageError(f"unknown format {one_line(format)!r}", remedy=f"use one of: {', '.join(FORMATS)}")
 
 
 def _shown(
@@ -82,9 +82,9 @@ def restore(text: str) -> Conversation:
         # One message a line; a single line is JSON as well.
         dicts = whole["messages"] if isinstance(whole, dict) and "messages" in whole else _lines(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"this is no exported conversation ({error})") from None
+        raise UsageError(f"this is not an exported conversation ({error})") from None
     if not isinstance(dicts, list):
-        raise UsageError("this is no exported conversation: 'messages' is no list")
+        raise UsageError("this is not an exported conversation: 'messages' is not a list")
     dicts = [each for each in dicts if not (isinstance(each, dict) and each.get("left_out"))]
     messages = Conversation.from_dicts(dicts).messages
     return Conversation(tuple(_restored(*pair) for pair in zip(messages, dicts, strict=True)))

@@ -75,7 +75,7 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, kinds):
-            raise self.wrong(field, f"has to be {wants}, not {_shown(value)}", code="invalid_type")
+            raise self.wrong(field, f"must be {wants}, not {_shown(value)}", code="invalid_type")
         return value
 
     def _needed(self, field: str, value: T | None) -> T:
@@ -84,7 +84,7 @@ class Fields:
         return value
 
     def text(self, field: str) -> str | None:
-        return self._typed(field, str, "a text")
+        return self._typed(field, str, "a string")
 
     def needed_text(self, field: str) -> str:
         return self._needed(field, self.text(field))
@@ -97,9 +97,9 @@ class Fields:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.wrong(field, f"has to be a number, not {_shown(value)}", code="invalid_type")
+            raise self.wrong(field, f"must be a number, not {_shown(value)}", code="invalid_type")
         if not least <= value <= most:
-            raise self.wrong(field, f"has to be between {least} and {most}, not {_shown(value)}")
+            raise self.wrong(field, f"must be between {least} and {most}, not {_shown(value)}")
         return float(value)
 
     def whole(self, field: str, least: int, most: int) -> int | None:
@@ -109,9 +109,9 @@ class Fields:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self.wrong(field, f"has to be a whole number, not {_shown(value)}", code="invalid_type")
+            raise self.wrong(field, f"must be a whole number, not {_shown(value)}", code="invalid_type")
         if not least <= value <= most:
-            raise self.wrong(field, f"has to be between {least} and {most}, not {_shown(value)}")
+            raise self.wrong(field, f"must be between {least} and {most}, not {_shown(value)}")
         return value
 
     def choice(self, field: str, words: Iterable[str]) -> str | None:
@@ -176,20 +176,20 @@ class Fields:
                 continue
             name = self.name(field if len(field) <= _SHOWN else field[:_SHOWN] + "…")
             if self.notes is None:
-                raise InvalidFieldError(f"{name} is not known here", param=name, code="unknown_parameter")
+                raise InvalidFieldError(f"{name} is unknown", param=name, code="unknown_parameter")
             if value is not None:
                 self.notes.ignored(name)
 
 
 def _as_object(value: object, place: str) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise InvalidFieldError(f"{place} has to be an object, not {_shown(value)}", param=place, code="invalid_type")
+        raise InvalidFieldError(f"{place} must be an object, not {_shown(value)}", param=place, code="invalid_type")
     return value
 
 
 def _as_text(value: object, place: str) -> str:
     if not isinstance(value, str):
-        raise InvalidFieldError(f"{place} has to be a text, not {_shown(value)}", param=place, code="invalid_type")
+        raise InvalidFieldError(f"{place} must be a text, not {_shown(value)}", param=place, code="invalid_type")
     return value
 
 

@@ -196,22 +196,22 @@ def calls_in(value: object, number: int) -> tuple[ToolCall, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise UsageError(f"message {number} has 'tool_calls' that are no list")
+        raise UsageError(f"message {number} has 'tool_calls' that are not a list")
     calls: list[ToolCall] = []
     for place, each in enumerate(value, 1):
         function = each.get("function") if isinstance(each, Mapping) else None
         if not isinstance(each, Mapping) or not isinstance(function, Mapping):
-            raise UsageError(f"message {number}, call {place}, is no object with 'function'")
+            raise UsageError(f"message {number}, call {place}, is not an object with 'function'")
         id, name, arguments = each.get("id", f"call_{number}_{place}"), function.get("name"), function.get("arguments")
         if not isinstance(id, str) or not isinstance(name, str) or not name:
-            raise UsageError(f"message {number}, call {place}, has no 'name', or an 'id' that is no text")
+            raise UsageError(f"message {number}, call {place}, has no 'name', or an 'id' that is not a string")
         if isinstance(arguments, Mapping):
             arguments = json.dumps(arguments)
         try:
             if not isinstance(arguments, str) or not isinstance(json.loads(arguments), dict):
                 raise ValueError
         except (ValueError, RecursionError):
-            raise UsageError(f"message {number}, call {place}, has 'arguments' that are no JSON object") from None
+            raise UsageError(f"message {number}, call {place}, has 'arguments' that are not a JSON object") from None
         calls.append(ToolCall(id, name, arguments))
     return tuple(calls)
 
@@ -224,5 +224,5 @@ def _call_answered(fields: Mapping[str, object], messages: Sequence[Message], nu
         if id in (call.id, None):
             return call
     if not open_calls:
-        raise UsageError(f"message {number} is the result of a tool that nobody has called")
-    raise UsageError(f"message {number} is the result of a call {id!r} that there is not")
+        raise UsageError(f"message {number} is the result of a tool without a call")
+    raise UsageError(f"message {number} is a result: no tool call with id {id!r}")

@@ -12,7 +12,7 @@ from bitnet_chat.engine.verdicts import AnswerVerdict
 from bitnet_chat.engine_checks import known_answers
 
 _GROUP = "answer"
-_OTHER = "bitnet-chat engine install bitnet has one that is known to be right"
+_OTHER = "bitnet-chat engine install bitnet has a verified one"
 
 
 def look(winner: EngineBinary | None) -> Iterator[Finding]:
@@ -30,11 +30,11 @@ def judge(engine: EngineBinary, verdicts: Sequence[AnswerVerdict]) -> Finding:
     wrong = {each.model.name: each.wrong for each in verdicts if each.wrong}
     facts: dict[str, object] = {"right": right, "wrong": wrong}
     if not verdicts:
-        return warn(_GROUP, engine.path.name, "its files do not tell for which types of weights it is", "", **facts)
+        return warn(_GROUP, engine.path.name, "its files do not show the supported types of weights", "", **facts)
     if not wrong:
-        return ok(_GROUP, engine.path.name, f"its answers are right with {', '.join(right)}", **facts)
+        return ok(_GROUP, engine.path.name, f"its answers are correct with {', '.join(right)}", **facts)
     if engine.dialect is Dialect.NATIVE and right:
-        seen = f"its answers are right with {', '.join(right)}; it is not used for {', '.join(wrong)}"
+        seen = f"its answers are correct with {', '.join(right)}; it is not used for {', '.join(wrong)}"
         return ok(_GROUP, engine.path.name, f"{seen}, which it computes wrongly", **facts)
     told = "; ".join(f"{name}: {what}" for name, what in wrong.items())
-    return broken(_GROUP, engine.path.name, f"it computes something else than it should ({told})", _OTHER, **facts)
+    return broken(_GROUP, engine.path.name, f"it computes wrong results ({told})", _OTHER, **facts)

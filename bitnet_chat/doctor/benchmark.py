@@ -92,7 +92,7 @@ async def _ask(settings: Settings, limit: float) -> BenchmarkReply:
                 if isinstance(event, Failed):
                     error = event.error
                 elif isinstance(event, Completed) and event.reason is FinishReason.TIMEOUT:
-                    error = EngineDiedError(f"there was no whole answer within {limit:g} s")
+                    error = EngineDiedError(f"the answer was not complete within {limit:g} s")
                 elif isinstance(event, Completed):
                     answers.append(event.text)
             if error is not None:
@@ -109,13 +109,13 @@ def judge_replies(heard: BenchmarkReply) -> Finding:
     """Whether the engine computes what it should. Pure."""
     if heard.error is not None:
         detail = heard.error.detail.strip().split("\n")[0]
-        seen = f"the engine does not answer with the bundled model: {heard.error.what}"
+        seen = f"the engine failed with the bundled model: {heard.error.what}"
         illegal = "SIGILL" in heard.error.what
         return broken(
             _REPLIES_GROUP,
             "known answers",
             f"{seen} ({detail})" if detail else seen,
-            "it was compiled for another processor: bitnet-chat engine install --build compiles one for this"
+            "it was compiled for another processor: bitnet-chat engine install --build compiles one for this processor"
             if illegal
             else "bitnet-chat engine list shows others, bitnet-chat engine install installs one",
         )
@@ -126,21 +126,21 @@ def judge_replies(heard: BenchmarkReply) -> Finding:
     ]
     if not differences:
         count = len(KNOWN_ANSWERS)
-        seen = f"{count} of {count} questions were answered as they should be, in {heard.seconds:.1f} s with loading"
+        seen = f"{count} of {count} questions were answered correctly, in {heard.seconds:.1f} s with loading"
         return ok(_REPLIES_GROUP, "known answers", seen, seconds=round(heard.seconds, 3))
     told = "; ".join(f"{question!r} got {said!r} instead of {known!r}" for question, _, said, known in differences)
     if all(to_the_point for _, to_the_point, _, _ in differences):
         return warn(
             _REPLIES_GROUP,
             "known answers",
-            f"right, but in other words than usual: {told}",
-            "builds may round differently; if replies seem odd, bitnet-chat engine install installs one that does not",
+            f"correct, but worded differently: {told}",
+            "builds may round differently; if replies are wrong, use bitnet-chat engine install",
         )
     return broken(
         _REPLIES_GROUP,
         "known answers",
-        f"the engine computes something else than it should: {told}",
-        "bitnet-chat engine install installs one that is known to be right",
+        f"the engine computes wrong results: {told}",
+        "bitnet-chat engine install installs a verified one",
     )
 
 
@@ -240,19 +240,19 @@ def judge_threads(rates: Sequence[ThreadRate], *, current: int, physical: int, t
         return warn(
             _THREADS_GROUP,
             _NAME,
-            "nothing could be measured in the time there was",
-            "give a smaller model with -m, or more time",
+            "nothing could be measured within the time limit",
+            "use a smaller model with -m",
         )
     best = max(rates, key=lambda rate: rate.tokens)
     now = next((rate for rate in rates if rate.threads == current), best)
     told = ", ".join(f"{rate.threads}: {rate.tokens:,.1f}" for rate in sorted(rates, key=lambda rate: rate.threads))
-    seen = f"tokens a second by threads: {told}; in use: {current}"
+    seen = f"tokens per second by threads: {told}; in use: {current}"
     facts: dict[str, object] = {
         "rates": {str(rate.threads): round(rate.tokens, 2) for rate in rates},
         "best": best.threads,
     }
     if tiny:
-        return ok(_THREADS_GROUP, _NAME, f"{seen}. This model is too small to tell anything about others", **facts)
+        return ok(_THREADS_GROUP, _NAME, f"{seen}. This model is too small for conclusions about others", **facts)
     bitnets = next((rate for rate in rates if rate.threads == _BITNETS_DEFAULT), None)
     if bitnets is not None and physical > _BITNETS_DEFAULT and best.tokens > _WORTH_IT * bitnets.tokens:
         share = 100 * bitnets.tokens / best.tokens

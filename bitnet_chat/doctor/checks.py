@@ -73,19 +73,19 @@ def _safely(group: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except BitnetChatError as error:
-        yield broken(group, "looked at", error.what, error.remedy)
+        yield broken(group, "check", error.what, error.remedy)
     except Exception as error:
-        yield warn(group, "looked at", f"looking at it failed: {error!r}", "please report this: bitnet-chat report")
+        yield warn(group, "check", f"the check failed: {error!r}", "please report this: bitnet-chat report")
 
 
 def _asked(settings: Settings, binary: EngineBinary | None) -> Iterator[Finding]:
     bundled = bundled_model()
     if bundled is None:
-        yield warn("answer", "known answers", "the bundled model is not installed", "install bitnet-chat anew")
+        yield warn("answer", "known answers", "the bundled model is not installed", "reinstall bitnet-chat")
         return
     unfit = explanation(binary.path, bundled) if binary is not None else None
     if unfit is not None and unfit.certain:
-        seen = f"not compared: the bundled model cannot be loaded ({unfit.what})"
+        seen = f"not checked: the bundled model cannot be loaded ({unfit.what})"
         yield warn(
             "answer", "known answers", seen, "bitnet-chat engine probe PATH --talk -m MODEL tries it with another model"
         )

@@ -38,13 +38,11 @@ def look(engine: str, configured: str, limit: float | None = None) -> tuple[list
         if winner is None:
             findings.append(broken(_GROUP, "found", "no engine was found", INSTALL, problems=problems))
         elif problems:
-            findings.append(
-                warn(_GROUP, "others", f"not usable: {'; '.join(problems)}", "move it away, or build it anew")
-            )
+            findings.append(warn(_GROUP, "others", f"not usable: {'; '.join(problems)}", "remove it, or rebuild it"))
     if winner is not None:
         seen = f"{winner.path.name}, {winner.dialect.value}, {winner.label} ({source}: {winner.path.parent})"
         if winner.dialect is Dialect.MODERN:
-            seen += "; it keeps its own history, which after a restart is told to it in the system prompt"
+            seen += "; it keeps its own history, which after a restart is sent in the system prompt"
         facts = {"path": str(winner.path), "dialect": winner.dialect.value, "version": winner.version}
         facts["make"] = winner.make.value
         findings.insert(0, ok(_GROUP, "found", seen, **facts, source=source, others=others))
@@ -68,14 +66,14 @@ def _of_other_computers(winner: EngineBinary | None) -> Iterator[Finding]:
             _GROUP,
             "installed",
             f"{folder} {what}, and is not used",
-            "bitnet-chat engine install --build compiles it anew",
+            "bitnet-chat engine install --build compiles it again",
         )
 
 
 def _what_is_wrong(folder: Path) -> str:
     found = manifest.read(folder)
     if found is None:
-        return "has no record of how it was built"
+        return "has no manifest"
     if found.cpu != manifest.cpu_fingerprint():
         return f"was built for another processor ({found.cpu_name})"
-    return "is not whole"
+    return "is incomplete"

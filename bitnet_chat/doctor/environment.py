@@ -56,12 +56,12 @@ def judge_terminal(terminal: TerminalFacts) -> Iterator[Finding]:
     if encoding in ("utf8", "cp65001"):
         yield ok(_GROUP, "unicode", f"the locale is {terminal.encoding}")
     elif terminal.windows:
-        yield ok(_GROUP, "unicode", f"the code page is {terminal.encoding}; a console gets Unicode all the same")
+        yield ok(_GROUP, "unicode", f"the code page is {terminal.encoding}; a console gets Unicode nevertheless")
     else:
         yield warn(
             _GROUP,
             "unicode",
-            f"the locale is {terminal.encoding}: what is typed beyond it may arrive as other characters",
+            f"the locale is {terminal.encoding}: other typed characters may be changed",
             "set a UTF-8 locale, for example LANG=C.UTF-8",
         )
     yield _colours(terminal)
@@ -71,14 +71,14 @@ def _screen(terminal: TerminalFacts) -> Finding:
     term = terminal.variables.get("TERM", "")
     facts: dict[str, object] = {"stdin": terminal.stdin, "stdout": terminal.stdout, "term": term}
     if not terminal.stdout:
-        return ok(_GROUP, "screen", "stdout is no terminal: text goes there as it is", **facts)
+        return ok(_GROUP, "screen", "stdout is not a terminal: output is plain text", **facts)
     facts |= {"columns": terminal.columns, "lines": terminal.lines}
-    seen = f"{term or 'a terminal without a name'}, {terminal.columns} columns and {terminal.lines} lines"
+    seen = f"{term or 'an unnamed terminal'}, {terminal.columns} columns and {terminal.lines} lines"
     if not terminals.is_capable(term, windows=terminal.windows):
-        remedy = "set TERM to what this terminal is, for example xterm-256color"
-        return warn(_GROUP, "screen", f"{seen}: lines are read and written plainly", remedy, **facts)
+        remedy = "set TERM to the type of this terminal, for example xterm-256color"
+        return warn(_GROUP, "screen", f"{seen}: input and output are plain lines", remedy, **facts)
     if terminal.columns < _NARROW:
-        return warn(_GROUP, "screen", f"{seen}: narrow", f"make the window {_NARROW} columns wide or more", **facts)
+        return warn(_GROUP, "screen", f"{seen}: narrow", f"widen the window to {_NARROW} columns or more", **facts)
     return ok(_GROUP, "screen", seen, **facts)
 
 
@@ -87,9 +87,9 @@ def _colours(terminal: TerminalFacts) -> Finding:
     if variables.get("NO_COLOR"):
         return ok(_GROUP, "colours", "none, because NO_COLOR is set", colours=False)
     if not (terminal.stdout and terminals.is_capable(variables.get("TERM"), windows=terminal.windows)):
-        return ok(_GROUP, "colours", "none, because this is no terminal that has them", colours=False)
-    more = " (it says that it has 16 million)" if variables.get("COLORTERM") in ("truecolor", "24bit") else ""
-    return ok(_GROUP, "colours", f"the 16 of every terminal are used{more}", colours=True)
+        return ok(_GROUP, "colours", "none, because this is not a terminal with colours", colours=False)
+    more = " (the terminal reports 16 million)" if variables.get("COLORTERM") in ("truecolor", "24bit") else ""
+    return ok(_GROUP, "colours", f"the 16 standard colours are used{more}", colours=True)
 
 
 def pty() -> Iterator[Finding]:
@@ -99,8 +99,8 @@ def pty() -> Iterator[Finding]:
         yield warn(
             _GROUP,
             name,
-            "there are no pseudo-terminals here: engines are connected by pipes, and write in bursts",
-            "nothing to do: text is shown at an even pace; --typing-speed sets it",
+            "pseudo-terminals are not available: engines are connected by pipes, and write in bursts",
+            "nothing to do: output is paced; --typing-speed sets the pace",
         )
         return
     problem = _try_pty()
@@ -109,7 +109,7 @@ def pty() -> Iterator[Finding]:
             _GROUP,
             name,
             f"a pseudo-terminal cannot be used: {problem}",
-            "--io pipe does without; in a container /dev/pts may have to be mounted",
+            "use --io pipe; in a container /dev/pts may have to be mounted",
         )
     else:
         yield ok(_GROUP, name, "a pseudo-terminal opens, in raw mode, and passes bytes on")
@@ -132,14 +132,14 @@ def _try_pty() -> str:
             tty.setraw(theirs)
             os.write(theirs, b"\n\x03")
             if not select.select([ours], [], [], 1.0)[0]:
-                return "what is written to it does not arrive"
+                return "written bytes do not arrive"
             heard = os.read(ours, 16)
         except (OSError, termios.error) as error:
             return str(error)
         finally:
             os.close(ours)
             os.close(theirs)
-        return "" if heard == b"\n\x03" else f"it changed what was written to {heard!r}"
+        return "" if heard == b"\n\x03" else f"it changed the written bytes to {heard!r}"
 
 
 # This program itself: how it is installed, and on what.
@@ -194,5 +194,5 @@ def program() -> Iterator[Finding]:
             _PROGRAM_GROUP,
             "installed",
             "as a package, but no bitnet-chat is on PATH",
-            f"{sys.executable} -m bitnet_chat starts it; pipx ensurepath or the like mends PATH",
+            f"{sys.executable} -m bitnet_chat starts it; pipx ensurepath or a similar command corrects PATH",
         )

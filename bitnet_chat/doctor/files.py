@@ -25,29 +25,27 @@ def settings(problem: str) -> Iterator[Finding]:
     elif path.exists():
         yield ok(_GROUP, "settings", f"{path} is valid")
     else:
-        yield ok(_GROUP, "settings", f"there is no {path}: defaults are used")
+        yield ok(_GROUP, "settings", f"{path} does not exist: defaults are used")
     unknown = config.unknown_variables()
     if unknown:
-        yield warn(
-            _GROUP, "variables", f"there is no setting for {', '.join(unknown)}", "bitnet-chat config show lists all"
-        )
+        yield warn(_GROUP, "variables", f"unknown: {', '.join(unknown)}", "bitnet-chat config show lists all")
 
 
 def data_folder() -> Finding:
     folder = paths.data_dir()
     above = next((each for each in (folder, *folder.parents) if each.exists()), folder)
     if not above.is_dir():
-        return broken(_GROUP, "data", f"{above} is no directory", "move it away, or set BITNET_CHAT_DATA=FOLDER")
+        return broken(_GROUP, "data", f"{above} is not a directory", "remove it, or set BITNET_CHAT_DATA=FOLDER")
     if not os.access(above, os.W_OK | os.X_OK):
         return broken(
             _GROUP,
             "data",
-            f"{above} cannot be written: no conversation is kept",
-            "mend its permissions, or set BITNET_CHAT_DATA",
+            f"{above} cannot be written: conversations are not saved",
+            "correct its permissions, or set BITNET_CHAT_DATA",
         )
     recorded = len(recorder.sessions())
     kept = f", with {recorded} recorded session{'s' * (recorded != 1)}" if recorded else ""
-    return ok(_GROUP, "data", f"{folder}{kept}" if folder.is_dir() else f"{folder} is made when it is needed")
+    return ok(_GROUP, "data", f"{folder}{kept}" if folder.is_dir() else f"{folder} is created on first use")
 
 
 def journal(*, wanted: bool) -> Finding:
@@ -57,9 +55,9 @@ def journal(*, wanted: bool) -> Finding:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return ok(_GROUP, "journal", f"there is none yet{off}")
+        return ok(_GROUP, "journal", f"it does not exist yet{off}")
     except OSError as error:
-        return broken(_GROUP, "journal", f"{path} cannot be looked at: {error.strerror}", "mend its permissions")
+        return broken(_GROUP, "journal", f"{path} cannot be read: {error.strerror}", "correct its permissions")
     size = status.st_size
     problem, newer = _check(path)
     if problem:
@@ -67,7 +65,7 @@ def journal(*, wanted: bool) -> Finding:
             _GROUP,
             "journal",
             f"{path} cannot be used: {problem}",
-            "the next start sets a damaged one aside; a copy of the file first does no harm",
+            "the next start moves a damaged one aside; make a copy of the file first",
             bytes=size,
         )
     if newer:
@@ -75,10 +73,10 @@ def journal(*, wanted: bool) -> Finding:
             _GROUP, "journal", f"{path} is of a later version ({newer})", "use the newer bitnet-chat", bytes=size
         )
     if not os.access(path, os.W_OK):
-        return broken(_GROUP, "journal", f"{path} cannot be written", "mend its permissions", bytes=size)
+        return broken(_GROUP, "journal", f"{path} cannot be written", "correct its permissions", bytes=size)
     if sys.platform != "win32" and status.st_mode & 0o077:
         return warn(_GROUP, "journal", f"others may read {path}", f"chmod 600 {path}", mode=oct(status.st_mode & 0o777))
-    return ok(_GROUP, "journal", f"{path} is sound, {in_words(size)}{off}", bytes=size)
+    return ok(_GROUP, "journal", f"{path} is intact, {in_words(size)}{off}", bytes=size)
 
 
 def set_aside() -> Iterator[Finding]:
@@ -92,8 +90,8 @@ def set_aside() -> Iterator[Finding]:
             yield warn(
                 _GROUP,
                 "set aside",
-                f"{path} is a journal that was damaged, {in_words(path.stat().st_size)}",
-                f"{rest_of(path)}; remove it when you do not need it",
+                f"{path} is a damaged journal, {in_words(path.stat().st_size)}",
+                f"{rest_of(path)}; remove it if it is not needed",
             )
 
 

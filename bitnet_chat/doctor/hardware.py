@@ -182,11 +182,11 @@ class ProcessorInstructions:
 def judge_instructions(build: BuildInstructions | None, processor: ProcessorInstructions | None) -> Finding:
     """``processor``: None where this platform does not tell."""
     if build is None:
-        return ok(_GROUP, _NAME, "the engine does not tell what its build uses")
+        return ok(_GROUP, _NAME, "the engine does not report the instructions of its build")
     used = build.used & NEEDS.keys()
-    listed = ", ".join(sorted(used)) or "none beyond the plainest"
+    listed = ", ".join(sorted(used)) or "only the basic ones"
     if processor is None:
-        return ok(_GROUP, _NAME, f"the build uses {listed}; this platform does not tell what the CPU has")
+        return ok(_GROUP, _NAME, f"the build uses {listed}; this platform does not report those of the CPU")
     can = processor.names()
     used = frozenset(name for name in used if processor.knows(name))
     too_much = sorted(used - can)
@@ -195,7 +195,7 @@ def judge_instructions(build: BuildInstructions | None, processor: ProcessorInst
         return broken(
             _GROUP,
             _NAME,
-            f"the build uses {', '.join(too_much)}, which this CPU does not have: it can end at any moment",
+            f"the build uses {', '.join(too_much)}, which this CPU does not have: it can crash at any moment",
             "bitnet-chat engine install --build compiles one for this CPU",
             **facts,
         )
@@ -204,11 +204,11 @@ def judge_instructions(build: BuildInstructions | None, processor: ProcessorInst
         return warn(
             _GROUP,
             _NAME,
-            f"this CPU has {', '.join(missed)}, and the build does not use it: replies are slower than they could be",
+            f"this CPU has {', '.join(missed)}, which the build does not use: replies are slower than necessary",
             "bitnet-chat engine install --build compiles one for this CPU",
             **facts,
         )
-    return ok(_GROUP, _NAME, f"the build uses what this CPU has ({listed})", **facts)
+    return ok(_GROUP, _NAME, f"the build uses the instructions of this CPU ({listed})", **facts)
 
 
 # Memory and room on the disk.
@@ -246,7 +246,7 @@ def judge_memory(has: MemoryFacts | None, needed: int | None) -> Finding:
     """``needed``: bytes for the model with its context; None where there is no model. Pure."""
     group, name = "memory", "memory"
     if has is None:
-        return ok(group, name, "this platform does not tell how much memory there is")
+        return ok(group, name, "this platform does not report its memory")
     facts: dict[str, object] = {"total": has.total, "available": has.available, "swap_used": has.swap_used}
     seen = f"{size(has.available)} of {size(has.total)} are free"
     if has.swap:
@@ -256,9 +256,11 @@ def judge_memory(has: MemoryFacts | None, needed: int | None) -> Finding:
     facts["needed"] = needed
     seen += f"; the model with its context takes up to {size(needed)}"
     if needed > has.total:
-        return warn(group, name, f"{seen}: more than there is", "take a smaller model, or a smaller --ctx", **facts)
+        return warn(group, name, f"{seen}: more than the total", "use a smaller model, or a smaller --ctx", **facts)
     if needed > has.available:
-        return warn(group, name, f"{seen}: more than is free", "end other programs, or take a smaller --ctx", **facts)
+        return warn(
+            group, name, f"{seen}: more than the free memory", "close other programs, or use a smaller --ctx", **facts
+        )
     return ok(group, name, seen, **facts)
 
 
@@ -274,11 +276,13 @@ def disk() -> Iterator[Finding]:
     try:
         free = shutil.disk_usage(place).free
     except OSError as error:
-        yield warn(group, name, f"{place} does not tell how much room there is ({error.strerror})", "look at the disk")
+        yield warn(group, name, f"{place} does not report its free space ({error.strerror})", "check the disk")
         return
     seen = f"{size(free)} are free for {folder}"
     if free < _LITTLE_ROOM:
-        yield warn(group, name, seen, "make some room, or choose another place with BITNET_CHAT_DATA=FOLDER", free=free)
+        yield warn(
+            group, name, seen, "free disk space, or choose another place with BITNET_CHAT_DATA=FOLDER", free=free
+        )
     else:
         yield ok(group, name, seen, free=free)
 

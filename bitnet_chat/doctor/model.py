@@ -60,7 +60,9 @@ def _whole(info: ModelInfo) -> Finding:
         )
     if (lacking := lack(info.header.path, info.split)) is not None:
         return broken(_GROUP, "whole", f"the file {lacking.what}", lacking.remedy)
-    told = "no tensor is cut off" if whole is not None else "its tensor types are not known here, so nothing tells"
+    told = (
+        "all tensors are complete" if whole is not None else "its tensor types are unknown, so this cannot be checked"
+    )
     return ok(_GROUP, "whole", told)
 
 
@@ -70,13 +72,13 @@ def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
     if reason := obstacle(replace(info, split=None), names):
         # A type that is unknown here may be known to a newer engine than this program.
         status = warn if any(name.startswith("type ") for name, _ in info.tensor_types) else broken
-        return status(_GROUP, "engine", reason, "take a newer engine, or the model in another quantization")
+        return status(_GROUP, "engine", reason, "use a newer engine, or the model in another quantization")
     types = ", ".join(sorted({name for name, _ in info.tensor_types}))
     if names is None:
         return ok(
             _GROUP,
             "engine",
-            f"its weights are {types}, as llama.cpp knows them; nothing in {engine} tells whether it does",
+            f"its weights are {types}, which llama.cpp supports; {engine} does not show whether it does",
         )
     return ok(_GROUP, "engine", f"{engine} knows its weights: {types}")
 
@@ -84,7 +86,7 @@ def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
 def _faults(info: ModelInfo, names: frozenset[str] | None) -> Iterator[Finding]:
     """``names``: see :func:`judge`; without an engine only what is wrong for each."""
     for fault in faults_in(info.header, lambda word: names is None or word in names):
-        other = "a chat with it is right; other programs have to be told"
+        other = "bitnet-chat corrects it; other programs may not"
         yield warn(_GROUP, "metadata", f"{fault.wrong} ({fault.mended})", other, source=fault.source)
 
 
@@ -97,28 +99,28 @@ def _template(info: ModelInfo) -> Finding:
             status = broken if any(flaw.is_fatal for flaw in found) else warn
             return status(_GROUP, "template", f"its chat template {'; it '.join(flaw.what for flaw in found)}", OTHER)
         replaced = header.chat_template != info.header.chat_template
-        seen = "another is used instead of its own chat template" if replaced else "it brings its own chat template"
+        seen = "another template replaces its own" if replaced else "it has its own chat template"
         return ok(_GROUP, "template", seen)
     return warn(
         _GROUP,
         "template",
-        "it brings no chat template: a usual one is taken, which may not be the one it was trained with",
-        "--chat-template NAME takes another; its card should say which",
+        "it has no chat template: a common one is used, which may differ from that of its training",
+        "select one with --chat-template NAME; see the card of the model",
     )
 
 
 def _context(info: ModelInfo, context: int) -> Finding:
     trained = info.header.context_length
     if trained is None:
-        return ok(_GROUP, "context", "it does not say for how many tokens it was trained")
+        return ok(_GROUP, "context", "the file does not state its training context")
     if context > trained:
         return warn(
             _GROUP,
             "context",
-            f"--ctx {context:,} is more than the {trained:,} tokens that it was trained for: beyond them it is lost",
+            f"--ctx {context:,} exceeds its training context of {trained:,} tokens: replies beyond it are wrong",
             f"--ctx {trained}",
         )
     asked = f"{context:,} of {trained:,}" if context else f"{trained:,}"
     return ok(
-        _GROUP, "context", f"trained for {asked} tokens" if not context else f"{asked} tokens that it was trained for"
+        _GROUP, "context", f"trained for {asked} tokens" if not context else f"{asked} tokens of its training context"
     )

@@ -33,13 +33,13 @@ def _of(package: EnginePackage, *, needed: bool) -> Finding:
                 _GROUP,
                 name,
                 f"the prebuilt engine in {folder} is damaged, and is not used",
-                f"{install} installs it anew",
+                f"{install} reinstalls it",
             )
         try:
             import_check.check(package, folder)
         except BitnetChatError as error:
             return broken(_GROUP, name, error.what, error.remedy, path=str(folder))
-        seen = f"prebuilt {package.project} {package.version}, whole and can be loaded ({folder})"
+        seen = f"prebuilt {package.project} {package.version}, complete and loadable ({folder})"
         return ok(_GROUP, name, seen, path=str(folder), version=package.version)
     try:
         wheel = wheels.choose(package, wheels.here())
@@ -59,4 +59,4 @@ def _older(package: EnginePackage) -> str:
     folders = packages.folder_of(package).parent.glob(f"{package.name}-*")
     records = filter(None, map(packages.read, sorted(folders)))
     versions = [record.version for record in records if record.name == package.name]
-    return f" (another version is: {', '.join(versions)})" if versions else ""
+    return f" (installed are other versions: {', '.join(versions)})" if versions else ""

@@ -31,11 +31,11 @@ def look(settings: Settings) -> Iterator[Finding]:
     try:
         name, models = asyncio.run(_listed(settings))
     except BitnetChatError as error:
-        yield broken(_GROUP, "answers", error.what, error.remedy or "start it, or give its address with --base-url")
+        yield broken(_GROUP, "answers", error.what, error.remedy or "start it, or correct --base-url")
         return
     except (ConnectionLostError, TimeoutError) as error:
-        why = str(error) or f"nothing came within {_LIMIT:g} s"
-        yield broken(_GROUP, "answers", f"the server does not answer: {why}", "look at the server's own log")
+        why = str(error) or f"no response within {_LIMIT:g} s"
+        yield broken(_GROUP, "answers", f"the server does not answer: {why}", "check the log of the server")
         return
     yield ok(_GROUP, "answers", f"{name} answers", models=len(models))
     yield _model(settings, models)
@@ -67,12 +67,12 @@ def _model(settings: Settings, models: list[str]) -> Finding:
     told = ", ".join(models[:5]) + (f" and {len(models) - 5} more" if len(models) > 5 else "")
     wanted = settings.model
     if not models and not wanted:
-        return broken(_GROUP, "model", "the server names no model", "-m NAME gives one, or load one there")
+        return broken(_GROUP, "model", "the server lists no model", "use -m NAME, or load one on the server")
     if not wanted:
-        return ok(_GROUP, "model", f"{models[0]} will answer, the first of: {told}", models=models)
+        return ok(_GROUP, "model", f"{models[0]} is used, the first of: {told}", models=models)
     if not models or any(wanted in (each, each.removesuffix(":latest")) for each in models):
-        return ok(_GROUP, "model", f"{wanted} will answer", models=models)
-    return warn(_GROUP, "model", f"the server does not name {wanted}; it names: {told}", "-m NAME takes one of them")
+        return ok(_GROUP, "model", f"{wanted} is used", models=models)
+    return warn(_GROUP, "model", f"the server does not list {wanted}; it lists: {told}", "use -m with one of them")
 
 
 def _attached(settings: Settings) -> Iterator[Finding]:

@@ -18,14 +18,14 @@ def judge(environment: Iterable[str]) -> Finding:
     facts: dict[str, object] = {"passed": kept, "taken_out": list(taken)}
     if not found:
         return ok(_GROUP, _NAME, "no variable of llama.cpp is set", **facts)
-    passed = f"the engine gets {', '.join(kept)}" if kept else "the engine gets no other variable of llama.cpp"
+    passed = f"the engine gets {', '.join(kept)}" if kept else "the engine gets no variable of llama.cpp"
     if not taken:
         return ok(_GROUP, _NAME, passed, **facts)
     told = "; ".join(f"{name}: {why}" for name, why in taken.items())
     return warn(
         _GROUP,
         _NAME,
-        f"set, and not passed to the engine: {told}; {passed}",
-        "unset them; a setting of bitnet-chat, or a flag behind --, does the same",
+        f"not passed to the engine: {told}; {passed}",
+        "unset them, and use a setting of bitnet-chat or a flag after --",
         **facts,
     )

@@ -77,7 +77,9 @@ def choose_first(
             why = f"{entry.name}, from the package index" + ("" if hub else ": the hub was not reached")
             return DefaultModel(entry.name, entry.download, why, best)
     if bundled:
-        return DefaultModel(bundled, 0, f"{bundled}, the bundled toy: no real model is here or can be fetched", best)
+        return DefaultModel(
+            bundled, 0, f"{bundled}, the bundled demo model: other models are neither installed nor reachable", best
+        )
     return None
 
 
@@ -103,7 +105,7 @@ def better(
 
 
 def _rank(free: int | None) -> str:
-    return f"the largest of the hub that fits well into {size(free or 0)} of free memory"
+    return f"the largest of the hub that fits into {size(free or 0)} of free memory"
 
 
 def _has_room(entry: RegistryEntry, disk: int | None) -> bool:

@@ -38,7 +38,7 @@ _PROGRESS = 1_000_000
 _ROOM = 50_000_000  # bytes that stay free on the disk
 _DIGITS = re.compile("[0-9]{1,18}")  # of a server, which may write ² or a thousand of them
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)")
-_GOES_ON = "the same command goes on where it was"
+_GOES_ON = "run the same command to resume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if scheme not in ("https", urlsplit(req.full_url).scheme):
             fp.close()
             raise ModelError(
-                f"the server of {req.full_url.partition('?')[0]} sends us on to an address of the kind {scheme!r}",
-                remedy="that is not followed; is there an https address of the file itself?",
+                f"the server of {req.full_url.partition('?')[0]} redirects to a URL of the scheme {scheme!r}",
+                remedy="use an https URL of the file itself",
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -122,14 +122,16 @@ class Download:
             except _Stale:
                 restarts += 1
                 if restarts > 2:
-                    raise ModelError(f"the server of {self._remote.origin} contradicts itself about the file") from None
+                    raise ModelError(
+                        f"the server of {self._remote.origin} sends contradictory information about the file"
+                    ) from None
                 self.discard()
             except _Cut as cut:
                 cuts = 0 if self._done() - before >= _PROGRESS else cuts + 1
                 if cuts > _CUTS:
                     raise ModelError(
-                        f"the download of {self._remote.origin} breaks off again and again ({cut})",
-                        remedy=f"{shown(self._done())} are here; {_GOES_ON}",
+                        f"the download of {self._remote.origin} was interrupted too often ({cut})",
+                        remedy=f"{shown(self._done())} are stored; {_GOES_ON}",
                     ) from None
                 self._pause(min(30.0, 0.5 * 2**cuts))
 
@@ -167,14 +169,14 @@ class Download:
             if final or (isinstance(reason, socket.gaierror | ConnectionRefusedError) and not self._done()):
                 raise ModelError(
                     f"{self._remote.origin} cannot be reached ({reason})",
-                    remedy="its certificate is not trusted here" if final else "is this computer connected?",
+                    remedy="its certificate is not trusted" if final else "check the network connection",
                 ) from None
             raise _Cut(str(reason) or type(reason).__name__) from None
 
     def _receive(self, response: Any, done: int) -> None:
         headers = response.headers
         if headers.get("Content-Encoding", "identity") != "identity":
-            raise ModelError(f"the server of {self._remote.origin} sends the file packed, which was not asked for")
+            raise ModelError(f"the server of {self._remote.origin} sends the file compressed, which was not requested")
         total = number(headers.get("Content-Length"))
         if response.status == 206:
             match = _RANGE.fullmatch(headers.get("Content-Range", ""))
@@ -188,8 +190,8 @@ class Download:
             if done:
                 raise _Stale
             raise ModelError(
-                f"{self._remote.origin} is {total} bytes; {self._remote.size} were expected: it is another file",
-                remedy="look at its page, and pull it by hf:user/repo/file.gguf if it is what you want",
+                f"{self._remote.origin} is {total} bytes; {self._remote.size} were expected: it is a different file",
+                remedy="check its page; hf:user/repo/file.gguf pulls it nevertheless",
             )
         total = total or self._remote.size
         self._make_room(max(0, total - done) + self._more)
@@ -206,7 +208,7 @@ class Download:
                     self.discard()
                     raise ModelError(
                         f"{self._remote.origin} is not a GGUF model (it begins with {chunk[:16]!r})",
-                        remedy="is it the address of the file itself, and not of a page about it?",
+                        remedy="use the URL of the file itself, not of a page about it",
                     )
                 if total and done + len(chunk) > total:
                     raise _Stale
@@ -229,11 +231,11 @@ class Download:
             return  # all of it had arrived before
         if status in (401, 403):
             raise ModelError(
-                f"{origin} is not for everybody (HTTP {status})",
-                remedy="accept its licence on its page if there is one, and give a token (`hf auth login`, HF_TOKEN)",
+                f"{origin} requires authorization (HTTP {status})",
+                remedy="accept the licence on its page, if any, and provide a token (`hf auth login`, HF_TOKEN)",
             )
         if status in (404, 410):
-            raise ModelError(f"there is no {origin} (HTTP {status})", remedy="look at its page for the right name")
+            raise ModelError(f"{origin} does not exist (HTTP {status})", remedy="check the name on its page")
         if status in (408, 429) or status >= 500:
             raise _Cut(f"HTTP {status}")
         raise ModelError(f"{origin} cannot be fetched: HTTP {status} {error.reason}")
@@ -243,8 +245,8 @@ class Download:
         if self._remote.sha256 and found != self._remote.sha256:
             self.discard()
             raise ModelError(
-                f"what came from {self._remote.origin} is not the file that was expected, and was deleted",
-                remedy="try again; if it stays so, the file there was changed or damaged",
+                f"the file from {self._remote.origin} is not the expected one, and was deleted",
+                remedy="try again; if the error persists, the file on the server was changed or damaged",
                 detail=f"sha256   {found}\nexpected {self._remote.sha256}",
             )
         return found
@@ -317,7 +319,7 @@ class Download:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise ModelError(
                     f"the disk of {self._part.parent} is full ({error.strerror})",
-                    remedy=f"make room: {_GOES_ON}. BITNET_CHAT_DATA=FOLDER chooses another place",
+                    remedy=f"free disk space; {_GOES_ON}. BITNET_CHAT_DATA=FOLDER chooses another place",
                 ) from None
             raise ModelError(f"{self._part} cannot be written: {error.strerror}") from None
 
@@ -327,8 +329,8 @@ def require_room(folder: Path, wanted: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if wanted + _ROOM > free:
         raise ModelError(
-            f"{what} needs {shown(wanted)} more on the disk of {folder}, which has {shown(free)} left",
-            remedy="make room and try again, or choose another place with BITNET_CHAT_DATA=FOLDER",
+            f"{what} needs {shown(wanted)} more on the disk of {folder}, which has {shown(free)} free",
+            remedy="free disk space and try again, or choose another place with BITNET_CHAT_DATA=FOLDER",
         )
 
 

@@ -19,7 +19,7 @@ from bitnet_chat.models.tensor_types import I2_S_FILE
 from bitnet_chat.models.verify import lack
 from bitnet_chat.util.files import is_native_executable
 
-PULL = "bitnet-chat models pull goes on where it stopped"
+PULL = "bitnet-chat models pull resumes it"
 _PART = 1 << 22
 _KNOWN_EVERYWHERE = "q6_K"  # of ggml alone: names such as q4_0 are among the options of every program
 _LIBRARIES = ("libggml*", "libllama*", "ggml*.dll", "llama*.dll")
@@ -67,14 +67,14 @@ def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
     An engine of which nothing is known counts as a stock one: it runs all but BitNet's own types.
     """
     if info.kind not in ("", "model"):
-        return f"it is no model but {info.kind}"
+        return f"it is not a model but {info.kind}"
     if (lacking := lack(info.header.path, info.split)) is not None:
         return f"it {lacking.what}"
     if not info.tensor_types:
-        return "it holds no weights"
+        return "it contains no weights"
     unknown = [kind for kind, _ in info.tensor_types if kind.startswith("type ")]
     if unknown:
-        return f"its weights are of a kind that is not known here ({unknown[0]})"
+        return f"its weights are of an unknown type ({unknown[0]})"
     found = misfit(info, names, "the engine")
     return found.short if found is not None else ""
 

@@ -242,18 +242,18 @@ def opened(path: Path) -> Iterator[GGUFReader]:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ModelError(f"{path} is a directory", remedy="give a .gguf file with -m")
+            raise ModelError(f"{path} is a directory", remedy="use -m with a .gguf file")
         if not stat.S_ISREG(status.st_mode):  # and is not opened: a pipe would wait for its other end
-            raise ModelError(f"{path} is not a file", remedy="give a .gguf file with -m")
+            raise ModelError(f"{path} is not a file", remedy="use -m with a .gguf file")
         with path.open("rb", buffering=0) as file:
             start = file.read(4)
             if start != b"GGUF":
                 raise ModelError(
-                    f"{path} is not a GGUF model (it begins with {start!r})", remedy="give a .gguf file with -m"
+                    f"{path} is not a GGUF model (it begins with {start!r})", remedy="use -m with a .gguf file"
                 )
             yield GGUFReader(file, path, status.st_size)
     except FileNotFoundError:
-        raise ModelError(f"there is no model at {path}", remedy="give a .gguf file with -m") from None
+        raise ModelError(f"the model {path} does not exist", remedy="use -m with a .gguf file") from None
     except OSError as error:
         raise ModelError(f"the model {path} cannot be read: {error.strerror or error}") from None
     except (struct.error, ValueError, OverflowError) as error:
@@ -281,12 +281,12 @@ class GGUFReader:
         version = self._u32()
         if version >= 1 << 24 and version & 0xFFFF == 0:
             raise ModelError(
-                f"{self.path} is a big-endian GGUF file, made for another kind of computer",
-                remedy="get the little-endian file, or convert this one with gguf_convert_endian of the gguf package",
+                f"{self.path} is a big-endian GGUF file, for a computer of other byte order",
+                remedy="use the little-endian file, or convert this one with gguf_convert_endian of the gguf package",
             )
         if version not in (2, 3):
             raise ModelError(
-                f"{self.path} is GGUF version {version}; versions 2 and 3 can be read", remedy="convert the model anew"
+                f"{self.path} is GGUF version {version}; versions 2 and 3 can be read", remedy="convert the model again"
             )
         tensors, count = self._u64(), self._u64()
         if count > _MAX_PAIRS or tensors > _MAX_TENSORS:
@@ -298,7 +298,7 @@ class GGUFReader:
         for _ in range(count):
             raw = self._text(_MAX_KEY)
             if hash(raw) in seen:  # as llama.cpp does; and who would say which of the two holds?
-                raise ValueError(f"the key {raw[:80].decode('utf-8', 'replace')!r} is there twice")
+                raise ValueError(f"the key {raw[:80].decode('utf-8', 'replace')!r} is present twice")
             seen.add(hash(raw))
             key = raw[:256].decode("utf-8", "replace")
             kind = self._u32()

@@ -79,9 +79,8 @@ def locate(source: ModelSource) -> HubFile:
         sha256 = etag if _SHA256.fullmatch(etag) else ""  # of a large file; a small one has another kind of hash
         if source.sha256 and sha256 and source.sha256 != sha256:
             raise ModelError(
-                f"{source.origin} is not the file any more that bitnet-chat knows: "
-                "the hub has another one under its name",
-                remedy=f"pull it by hf:{source.repo}/{source.file} --name NAME if you want that one",
+                f"{source.origin} has changed: the hub has another file under this name",
+                remedy=f"pull it by hf:{source.repo}/{source.file} --name NAME to use that one",
                 detail=f"sha256   {sha256}\nexpected {source.sha256}",
             )
         told = number(headers.get("X-Linked-Size")) or number(headers.get("Content-Length"))
@@ -185,7 +184,7 @@ def _page(url: str, source: ModelSource, token: str) -> tuple[Message, list[Any]
             content = response.read(_MAX_PAGE + 1)
             listed = json.loads(content) if len(content) <= _MAX_PAGE else None
             if not isinstance(listed, list):
-                raise ModelError(f"the list of files that the hub sends for {source.origin} is not understood")
+                raise ModelError(f"the list of files of the hub for {source.origin} is invalid")
             return response.headers, listed
     except urllib.error.HTTPError as error:
         error.close()
@@ -206,28 +205,30 @@ def _refused(error: urllib.error.HTTPError, source: ModelSource) -> ModelError:
     code = error.headers.get("X-Error-Code") or ""
     if code == "GatedRepo":
         return ModelError(
-            f"{source.repo} is open only to those who accepted its licence",
-            remedy="do so on its page on the hub, then give a token: HF_TOKEN=TOKEN, or `hf auth login`",
+            f"{source.repo} requires acceptance of its licence",
+            remedy="accept it on its page on the hub, then provide a token: HF_TOKEN=TOKEN, or `hf auth login`",
         )
     if error.code in (401, 403, 404, 410):  # to a stranger a private repository is one that does not exist
         return ModelError(
             f"the hub has no {source.origin} ({code or f'HTTP {error.code}'})",
-            remedy="look at its page on the hub for the right name; a private one needs a token: HF_TOKEN=TOKEN",
+            remedy="check the name on its page on the hub; a private one requires a token: HF_TOKEN=TOKEN",
         )
-    return ModelError(f"the hub could not be asked for {source.origin} (HTTP {error.code})", remedy="try again later")
+    return ModelError(
+        f"the request to the hub for {source.origin} failed (HTTP {error.code})", remedy="try again later"
+    )
 
 
 def _unreachable(error: Exception, source: ModelSource) -> ModelError:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     return ModelError(
-        f"the hub could not be asked for {source.origin} ({type(reason).__name__}: {reason})"[:400],
-        remedy="is this computer connected? Try again. HF_ENDPOINT=ADDRESS names a mirror",
+        f"the request to the hub for {source.origin} failed ({type(reason).__name__}: {reason})"[:400],
+        remedy="check the network connection and try again; HF_ENDPOINT=ADDRESS selects a mirror",
     )
 
 
 def _require_online(source: ModelSource) -> None:
     if is_offline():
-        raise ModelError(f"{source.origin} cannot be asked for: HF_HUB_OFFLINE is set")
+        raise ModelError(f"{source.origin} cannot be requested: HF_HUB_OFFLINE is set")
 
 
 def _headers(token: str) -> dict[str, str]:
@@ -319,7 +320,8 @@ def pick(source: ModelSource, models: Sequence[OfferedModel]) -> ModelSource:
     if not fitting:
         raise UsageError(
             f"hf:{source.repo} has no model of the quantization {source.quantization}",
-            remedy="it has: " + (", ".join(dict.fromkeys(each.quantization or each.file for each in models)) or "none"),
+            remedy="available: "
+            + (", ".join(dict.fromkeys(each.quantization or each.file for each in models)) or "none"),
         )
     listed = ", ".join(f"hf:{source.repo}/{each.file}" for each in fitting[:_SHOWN])
     raise UsageError(

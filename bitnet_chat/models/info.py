@@ -55,7 +55,9 @@ class ModelInfo:
         """What is missing of one that is cut off, in words."""
         names = ", ".join(path.name for path in self.cut or (self.header.path,))
         of = " of the model" if self.cut else ""
-        return f"{names} ends too early: {self.header.size:,} bytes{of} are there, its tensors need {self.whole_size:,}"
+        return (
+            f"{names} ends too early: {self.header.size:,} bytes{of} are present, its tensors need {self.whole_size:,}"
+        )
 
 
 def read_info(path: Path) -> ModelInfo:
@@ -117,7 +119,7 @@ def _info(cursor: GGUFReader, contents: GGUFContents, found: ModelHeader) -> Mod
         name = kind.name if kind else f"type {tensor.kind}"
         size = kind.bytes_of(tensor.shape) if kind else None
         if tensor.offset % alignment:
-            raise ValueError(f"a tensor at {tensor.offset}, which is no multiple of {alignment}")
+            raise ValueError(f"a tensor at {tensor.offset}, which is not a multiple of {alignment}")
         if len(counts) > 64:
             raise ValueError("more than 64 types of tensors")
         counts[name] = counts.get(name, 0) + 1

@@ -77,7 +77,7 @@ FAULTS = (
         template="bitnet",
     ),
     ModelFault(
-        wrong="it names no pre-tokenizer (tokenizer.ggml.pre), without which text is split wrongly",
+        wrong="it names no pre-tokenizer (tokenizer.ggml.pre), without which text is tokenized wrongly",
         mended="llama-bpe is used",
         source="the same file, and all that convert-ms-to-gguf-bitnet.py writes: microsoft/BitNet pull request 508,"
         " ikawrakow/ik_llama.cpp pull request 337; llama.cpp files of Llama 3 from April 2024 have the same",
@@ -143,5 +143,5 @@ def mended(
             result = replace(result, header=changed, overrides=(*result.overrides, override))
             notes.append(f"{fault.wrong} ({fault.mended})")
         elif fault.pre_tokenizer:
-            notes.append(f"{fault.wrong} (not mended: the engine was not given {OVERRIDE} {override})")
-    return replace(result, note=f"{header.label} was mended: {'; '.join(notes)}" if notes else "")
+            notes.append(f"{fault.wrong} (not corrected: the engine was not given {OVERRIDE} {override})")
+    return replace(result, note=f"{header.label} was corrected: {'; '.join(notes)}" if notes else "")

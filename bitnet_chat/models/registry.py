@@ -127,7 +127,7 @@ def _entry(path: Path, name: str, table: Any, *, own: bool) -> RegistryEntry:
     if not is_name(name):
         raise UsageError(f"{where}: a name is letters, digits, '.', '_' and '-'")
     if not isinstance(table, dict):
-        raise UsageError(f"{where}: wants a table with repo and file, or url")
+        raise UsageError(f"{where}: must be a table with repo and file, or url")
     entry = RegistryEntry(name, own=own, **{key: _value(where, key, each) for key, each in table.items()})
     _check(where, entry)
     return entry
@@ -137,7 +137,7 @@ def _value(where: str, key: str, value: Any) -> Any:
     """A value of a key, checked by the type of the field."""
     types = {each.name: str(each.type) for each in fields(RegistryEntry) if each.name not in ("name", "own")}
     if key not in types:
-        raise UsageError(f"{where}: there is no key {key!r}", remedy=f"known are: {', '.join(types)}")
+        raise UsageError(f"{where}: unknown key {key!r}", remedy=f"known are: {', '.join(types)}")
     return _READERS.get(key, _READERS.get(types[key], _string))(f"{where}: {key}", value)
 
 
@@ -145,9 +145,9 @@ def _check(where: str, entry: RegistryEntry) -> None:
     """The keys of an entry together."""
     wheel = bool(entry.wheel and entry.file and not entry.repo)
     if [bool(entry.url), bool(entry.repo and entry.file), wheel].count(True) != 1:
-        raise UsageError(f"{where}: wants either repo and file, or url, or wheel and file")
+        raise UsageError(f"{where}: must have either repo and file, or url, or wheel and file")
     if entry.sha256 and not _SHA256.fullmatch(entry.sha256):
-        raise UsageError(f"{where}: sha256 wants 64 hexadecimal digits, in small letters")
+        raise UsageError(f"{where}: sha256 must be 64 lower-case hexadecimal digits")
     for key, choices in _CHOICES.items():
         if getattr(entry, key) not in choices:
             raise UsageError(f"{where}: {key} is one of {', '.join(choices)}, not {getattr(entry, key)!r}")
@@ -155,25 +155,25 @@ def _check(where: str, entry: RegistryEntry) -> None:
 
 def _string(where: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{where} wants a text, not {value!r}")
+        raise UsageError(f"{where} must be a string, not {value!r}")
     return value
 
 
 def _truth(where: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise UsageError(f"{where} wants true or false, not {value!r}")
+        raise UsageError(f"{where} must be true or false, not {value!r}")
     return value
 
 
 def _number(where: str, value: Any) -> int:
     if type(value) is not int or not 0 < value < 1 << 50:
-        raise UsageError(f"{where} wants a number above 0, not {value!r}")
+        raise UsageError(f"{where} must be a number above 0, not {value!r}")
     return value
 
 
 def _shape(where: str, value: Any) -> ModelShape:
     if not isinstance(value, dict) or set(value) != set(_MEASURES):
-        raise UsageError(f"{where} wants {', '.join(_MEASURES)}")
+        raise UsageError(f"{where} must have {', '.join(_MEASURES)}")
     number = {key: _number(f"{where}.{key}", each) for key, each in value.items()}
     return ModelShape(
         heads_kv=number["layers"] * number["heads_kv"],
@@ -186,21 +186,21 @@ def _shape(where: str, value: Any) -> ModelShape:
 
 def _sampling(where: str, value: Any) -> dict[str, float]:
     if not isinstance(value, dict) or not set(value) <= set(_SAMPLING):
-        raise UsageError(f"{where} wants some of {', '.join(_SAMPLING)}")
+        raise UsageError(f"{where} may only have {', '.join(_SAMPLING)}")
     for key, each in value.items():
         if type(each) not in (int, float) or not 0 <= each < 1000:
-            raise UsageError(f"{where}.{key} wants a number, not {each!r}")
+            raise UsageError(f"{where}.{key} must be a number, not {each!r}")
     return value
 
 
 def _wheel(where: str, value: Any) -> Pin:
     if not isinstance(value, dict) or set(value) != {*_PIN, "size"}:
-        raise UsageError(f"{where} wants {', '.join(_PIN)}, size")
+        raise UsageError(f"{where} must have {', '.join(_PIN)}, size")
     texts = {key: value[key] for key in _PIN}
     if not all(isinstance(each, str) for each in texts.values()) or not _SHA256.fullmatch(texts["sha256"]):
-        raise UsageError(f"{where} wants texts, and 64 hexadecimal digits for sha256")
+        raise UsageError(f"{where} must have strings, and 64 hexadecimal digits for sha256")
     if not texts["file"].endswith("-none-any.whl") or "/" in texts["file"]:
-        raise UsageError(f"{where}.file wants the name of a wheel for every platform, not {texts['file']!r}")
+        raise UsageError(f"{where}.file must be the name of a wheel for every platform, not {texts['file']!r}")
     return Pin(**texts, size=_number(f"{where}.size", value["size"]))
 
 
@@ -213,7 +213,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
 # What to pull, from what a user writes: a name of the registry, a place on the hub, or an address. Pure.
 
 _FORMS = "a name of `models list`, hf:user/repo:QUANT, hf:user/repo/file.gguf, or an https address of a .gguf file"
-_HUB_FORMS = "the forms are hf:user/repo, hf:user/repo:QUANT and hf:user/repo/file.gguf, each with @revision at will"
+_HUB_FORMS = "the forms are hf:user/repo, hf:user/repo:QUANT and hf:user/repo/file.gguf, each optionally with @revision"
 _HUB_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _QUANTIZATION = re.compile(r"[A-Za-z0-9_.-]+")
 _SHA256_FRAGMENT = re.compile(r"sha256=([0-9A-Fa-f]{64})")
@@ -275,8 +275,8 @@ def parse(text: str, entries: Mapping[str, RegistryEntry], name: str = "") -> Mo
     else:
         near = [each for each in entries if text and (text.lower() in each or each in text.lower())]
         raise UsageError(
-            f"there is no model {text!r} to pull",
-            remedy=f"did you mean {', '.join(near[:4])}?" if near else f"give {_FORMS}",
+            f"unknown model {text!r}",
+            remedy=f"did you mean {', '.join(near[:4])}?" if near else f"use {_FORMS}",
         )
     return named(source, name)
 
@@ -286,17 +286,17 @@ def named(source: ModelSource, name: str = "") -> ModelSource:
     for a part of a model that is not the first."""
     source = replace(source, name=name or source.name)
     if (source.name or source.file or source.url) and not is_name(source.name):
-        raise UsageError(f"{source.name!r} is no name for a model", remedy="choose one with --name NAME")
+        raise UsageError(f"{source.name!r} is not a valid name for a model", remedy="choose one with --name NAME")
     found = part(source.file if source.repo else _without_query(source.url)[0])
     if found is not None and found.number > 1:
         raise UsageError(
             f"{source.origin} is part {found.number} of {found.count} of a model",
-            remedy="name the first part, and all of them are pulled",
+            remedy="name the first part to pull all of them",
         )
     if found is not None and source.sha256:
         raise UsageError(
             f"{source.origin} is a model in {found.count} parts; sha256 is the hash of one file",
-            remedy="leave the hash away: each part is compared with the hash that the hub states",
+            remedy="leave out the hash: each part is compared with the hash on the hub",
         )
     return source
 
@@ -326,7 +326,7 @@ def _from_hub(text: str) -> ModelSource:
     if file and not file.endswith(".gguf"):
         raise UsageError(f"{text} names no .gguf file of the hub", remedy=_HUB_FORMS)
     if colon and (file or not _QUANTIZATION.fullmatch(quantization)):
-        raise UsageError(f"{text} is not understood", remedy=_HUB_FORMS)
+        raise UsageError(f"{text} is invalid", remedy=_HUB_FORMS)
     name = _called(repo, file) if file else ""
     return ModelSource(name, repo, file, revision, sha256=sha256, quantization=quantization)
 
@@ -344,13 +344,13 @@ def _address(text: str) -> ModelSource:
         parts = urlsplit(text)
         host = parts.hostname
     except ValueError as error:
-        raise UsageError(f"{text} is no address ({error})") from None
+        raise UsageError(f"{text} is not a URL ({error})") from None
     if parts.scheme not in ("https", "http"):
-        raise UsageError(f"{text} is no address of the web", remedy=f"give {_FORMS}")
+        raise UsageError(f"{text} is not a web URL", remedy=f"use {_FORMS}")
     if not host:
-        raise UsageError(f"{text} is no address: it names no computer")
+        raise UsageError(f"{text} is not a URL: it has no host")
     if "@" in parts.netloc:
-        raise UsageError("an address with a user or a password in it cannot be pulled")
+        raise UsageError("a URL with a user or a password cannot be pulled")
     if host in _HUB_HOSTS:  # what stands in the address bar is a page: about a file, or about a repository
         place = parts.path.strip("/")
         if place.count("/") == 1:
@@ -372,5 +372,5 @@ def _fragment(text: str) -> tuple[str, str]:
         return place, ""
     match = _SHA256_FRAGMENT.fullmatch(fragment)
     if match is None:
-        raise UsageError(f"#{fragment} is not understood", remedy="what may stand there is #sha256= and 64 digits")
+        raise UsageError(f"#{fragment} is invalid", remedy="use #sha256= and 64 digits")
     return place, match[1].lower()

@@ -71,7 +71,7 @@ def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Reso
         )
     raise ModelError(
         f"there is no file and no installed model called {model}",
-        remedy="give a .gguf file, or a name that bitnet-chat models list shows",
+        remedy="use a .gguf file, or a name of bitnet-chat models list",
     )
 
 
@@ -133,14 +133,14 @@ def _auto(judge: Judge, context: int, *, named: bool) -> ResolvedModel:
     found, free = present(), available()
     looked_at = options(found, judge, context, free)
     choice = choose(looked_at, free, smaller=len(found) - len(looked_at))
-    begin = "-m auto" if named else "no model was named"
+    begin = "-m auto" if named else "without -m"
     if choice.name:
         notice = f"{begin}: {choice.reason}" if named or len(found) > 1 else ""
         return ResolvedModel(next(each.path for each in found if each.name == choice.name), notice)
     ours = bundled()
     if ours is None:
-        raise ModelError(f"{begin}: {choice.reason}", remedy="give a GGUF file with -m")
-    notice = f"{begin}: {choice.reason}; the bundled demo model answers" if named or found else ""
+        raise ModelError(f"{begin}: {choice.reason}", remedy="use -m with a GGUF file")
+    notice = f"{begin}: {choice.reason}; the bundled demo model is used" if named or found else ""
     return ResolvedModel(ours.path, notice)
 
 
@@ -158,7 +158,7 @@ class ExaminedModel:
         """``obstacle``: why no engine can run it."""
         reason = self.damage or obstacle
         if not reason and self.info is not None and self.info.embeds:
-            reason = "it makes embeddings and no replies"
+            reason = "it is an embedding model"
         return ModelOption(self.model.name, self.model.size, self.need, reason)
 
 
@@ -220,9 +220,7 @@ def choose(options: Sequence[ModelOption], free: int | None, *, smaller: int = 0
     refused = {each.name: each.obstacle for each in options if each.obstacle}
     if free is None and runnable:
         least = runnable[-1]
-        return ModelChoice(
-            least.name, f"{least.name} ({size(least.size)}), the smallest: free memory is not known here"
-        )
+        return ModelChoice(least.name, f"{least.name} ({size(least.size)}), the smallest: free memory is unknown")
     fitting = [each for each in runnable if each.need <= (free or 0)]
     if fitting:
         taken = fitting[0]

@@ -68,7 +68,9 @@ class InstalledModel:
 def path_of(name: str) -> Path:
     """Where a model of this name lies, or would lie. Raises UsageError for a value that is not a host name."""
     if not is_name(name):
-        raise UsageError(f"{name!r} is no name for a model", remedy="a name is letters, digits, '.', '_' and '-'")
+        raise UsageError(
+            f"{name!r} is not a valid name for a model", remedy="a name is letters, digits, '.', '_' and '-'"
+        )
     return paths.models_dir() / f"{name}.gguf"
 
 

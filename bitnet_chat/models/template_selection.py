@@ -111,10 +111,10 @@ def template_source(wanted: str, header: ModelHeader, notify: Callable[[str], No
             return paths.meant(wanted).read_text("utf-8"), wanted
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(
-                f"the chat template {wanted} is no name and no file that can be read ({error})",
-                remedy=f"names are: {', '.join(sorted(TEMPLATES))}",
+                f"the chat template {wanted} is neither a name nor a readable file ({error})",
+                remedy=f"available: {', '.join(sorted(TEMPLATES))}",
             ) from None
     if header.chat_template:
         return header.chat_template, f"of {header.label}"
-    notify(f"{header.label} brings no chat template: using {DEFAULT}; --chat-template NAME takes another")
+    notify(f"{header.label} has no chat template: using {DEFAULT}; --chat-template NAME selects another")
     return TEMPLATES[DEFAULT], DEFAULT

@@ -49,7 +49,7 @@ def verify(
     for file, each, wanted in zip(model.files, found, expected, strict=False):
         if each != wanted:
             what = "its sha256" if len(found) == 1 else f"the sha256 of {file.name}"
-            problems.append(f"{what} is not that of the {whose}: {each} instead of {wanted}")
+            problems.append(f"{what} differs from the {whose}: {each} instead of {wanted}")
     one = len(found) == 1
     return VerifyResult(model.name, tuple(problems), found[0] if one else "", whose, () if one else tuple(found))
 
@@ -104,11 +104,11 @@ def lack(path: Path, split: tuple[int, int] | None) -> MissingPart | None:
     paths = [path.with_name(name) for name in named.all()] if named is not None and named.count == count else []
     if number != 1:
         first = f": {paths[0]}" if paths and paths[0].is_file() else ", with all others beside it under their own names"
-        return MissingPart(f"is part {number} of {count}", f"give part 1{first}")
+        return MissingPart(f"is part {number} of {count}", f"use part 1{first}")
     if not paths:
         return MissingPart(
-            f"is part 1 of {count}, and its name does not say so: an engine finds the others by it",
-            f"give the parts back their names, this one NAME-00001-of-{count:05}.gguf",
+            f"is part 1 of {count}, but its name does not have the form of a part, by which an engine finds the others",
+            f"restore the names of the parts, of this one NAME-00001-of-{count:05}.gguf",
         )
     missing = [each.name for each in paths if not each.is_file()]
     if not missing:
@@ -117,5 +117,5 @@ def lack(path: Path, split: tuple[int, int] | None) -> MissingPart | None:
     told = ", ".join(missing[:_TOLD]) + ", …" * (len(missing) > _TOLD)
     return MissingPart(
         f"is part 1 of {count}, and {len(missing)} of the others {verb} missing: {told}",
-        "put all parts into one folder under their own names, or download the model again",
+        "put all parts into one folder under their original names, or download the model again",
     )

@@ -1,6 +1,6 @@
-"""The interactive front end: a prompt, replies as they are made, a few commands.
+"""The interactive front end: a prompt, streamed replies and slash commands.
 
-``run`` picks the loop: prompt_toolkit's on a terminal that can do it, plain lines everywhere else.
+``run`` selects the user interface: prompt_toolkit on a capable terminal, plain lines everywhere else.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ async def run(
     resumed: StoredConversation | None = None,
     attached: Sequence[Attachment] = (),
 ) -> int:
-    """Talks until the user leaves; returns the exit code of the process.
+    """Run a conversation until the user exits; returns the exit code of the process.
 
-    ``backend`` is not started yet: it is when the prompt has been drawn. Whichever backend the session has at its end
-    is closed. ``notices`` are lines to show first. ``switch_model`` makes an unstarted backend for another model, or
-    raises BitnetChatError, which is shown. ``journal`` keeps what is said; None keeps nothing. ``resumed``: a
-    conversation to go on with. ``attached``: files that go with the first message.
+    ``backend`` is not started yet: it is started once the prompt is drawn. The backend in use at the end is closed.
+    ``notices``: lines to show first. ``switch_model`` makes an unstarted backend for another model, or raises
+    BitnetChatError, which is shown. ``journal`` stores the conversation; None stores nothing. ``resumed``: a
+    conversation to continue. ``attached``: attachments of the first message.
     """
     colour = settings.colour
     if colour is None:
@@ -57,7 +57,7 @@ async def run(
 
 
 def _can_draw() -> bool:
-    """True when stdin and stdout are a terminal that can move its cursor, and prompt_toolkit can drive it."""
+    """True if stdin and stdout are a terminal that can move its cursor, and prompt_toolkit supports it."""
     if not (sys.stdin.isatty() and terminal.draws(sys.stdout)):
         return False
     # prompt_toolkit itself can be imported where these are missing; it fails when it opens the keyboard.

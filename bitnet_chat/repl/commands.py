@@ -1,4 +1,6 @@
-"""What a typed line means, and what a command does. Pure: a front end carries out the :class:`CommandResult`."""
+"""The meaning of a typed line, and the result of a command. Pure: a front end carries out the
+:class:`CommandResult`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from bitnet_chat.util.progress import size
 
 @dataclass(frozen=True, slots=True)
 class SendMessage:
-    """Words for the model."""
+    """Text for the model."""
 
     text: str
 
@@ -32,7 +34,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class UnknownCommand:
-    """Looks like a command and is none. ``guess`` is the nearest one, or empty."""
+    """A line with the form of a command and an unknown name. ``guess`` is the nearest command, or empty."""
 
     name: str
     guess: str = ""
@@ -40,32 +42,32 @@ class UnknownCommand:
 
 @dataclass(frozen=True, slots=True)
 class CommandContext:
-    """All that a command may look at."""
+    """The state that a command may read."""
 
     conversation: Conversation
     status: BackendStatus
     tally: SessionStats = field(default_factory=SessionStats)
     tools: tuple[Tool, ...] = ()
     allowed: frozenset[str] = frozenset()
-    """Tools that are called without a question."""
+    """Tools that are called without confirmation."""
     unanswered: bool = False
-    """Whether a message was sent that got no reply."""
+    """Whether the last message sent has no reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """All that a command may want. ``lines`` are safe for a terminal."""
+    """The effects that a command requests. ``lines`` are sanitized."""
 
     conversation: Conversation
     lines: tuple[str, ...] = ()
     ask: bool = False
-    """Ask for a reply to ``conversation``, whose last message is the user's."""
+    """Request a reply to ``conversation``, which ends with a user message."""
     leave: bool = False
     anew: bool = False
-    """What follows is another conversation: the journal keeps the one before."""
+    """The conversation is a new one; the journal keeps the previous one."""
     errand: Errand | None = None
     back: str = ""
-    """What to put on the prompt."""
+    """The text to put on the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ _ALIASES = {"": "help", "?": "help", "quit": "exit", "bye": "exit"}
 
 
 def read(line: str) -> SendMessage | Command | UnknownCommand:
-    """What a submitted line means. ``//text`` says ``/text``; a leading space makes any line words for the model."""
+    """The meaning of a submitted line. ``//text`` sends ``/text``; a line with a leading space is always text for the
+    model.
+    """
     if line.startswith("//"):
         return SendMessage(line[1:])
     match = _COMMAND.fullmatch(line)
@@ -101,23 +105,23 @@ def read(line: str) -> SendMessage | Command | UnknownCommand:
 
 
 def retyped(text: str) -> str:
-    """The line that says ``text`` to the model: the inverse of :func:`read`."""
+    """The line that sends ``text`` to the model: the inverse of :func:`read`."""
     return text if read(text) == SendMessage(text) else f"/{text}"
 
 
 def explain(unknown: UnknownCommand) -> str:
-    """One line that says what is wrong and what to do."""
+    """One line with the error and the remedy."""
     meant = f"did you mean /{unknown.guess}?" if unknown.guess else "/help lists them."
-    return f"There is no command /{unknown.name}: {meant} To say it to the model, type a second slash first."
+    return f"Unknown command /{unknown.name}: {meant} To send it to the model, type a second slash first."
 
 
 def apply(command: Command, situation: CommandContext) -> CommandResult:
-    """What ``command`` does. It changes nothing by itself."""
+    """The result of ``command``. Has no effect by itself."""
     return COMMANDS[command.name].apply(situation, command.argument)
 
 
 def complete(text: str) -> list[tuple[str, str]]:
-    """Commands that begin with ``text``, each with its help; empty for text that does not begin one."""
+    """Commands that begin with ``text``, each with its help; empty for text that begins no command."""
     return [(f"/{name}", entry.help) for name, entry in COMMANDS.items() if f"/{name}".startswith(text) and text]
 
 
@@ -128,11 +132,11 @@ def _help(situation: CommandContext, argument: str) -> CommandResult:
 
 
 _KEYS = (
-    "Enter sends. Alt-Enter, Ctrl-J or a \\ at the end of the line make a new line.",
-    "Ctrl-C or Esc stops a reply. Ctrl-C clears the line, Ctrl-D leaves.",
+    "Enter sends. Alt-Enter, Ctrl-J or a \\ at the end of the line insert a newline.",
+    "Ctrl-C or Esc stops a reply. Ctrl-C clears the line, Ctrl-D exits.",
     "Ctrl-R searches earlier lines, Ctrl-X Ctrl-E opens $EDITOR.",
     "@FILE in a message attaches the file. Tab completes commands and files.",
-    "A message that begins with a command word: type // or a space first.",
+    "To send a message that begins with a command, type // or a space first.",
 )
 
 
@@ -142,28 +146,28 @@ def _exit(situation: CommandContext, argument: str) -> CommandResult:
 
 def _clear(situation: CommandContext, argument: str) -> CommandResult:
     cleared = situation.conversation.cleared()
-    kept = " The system prompt stays." if cleared.messages else ""
-    return CommandResult(cleared, (f"The conversation starts anew.{kept}",), anew=True)
+    kept = " The system prompt is kept." if cleared.messages else ""
+    return CommandResult(cleared, (f"New conversation.{kept}",), anew=True)
 
 
 def _regen(situation: CommandContext, argument: str) -> CommandResult:
-    """The whole turn, with the calls that it led to."""
+    """Regenerate the whole turn, including the replies to its tool calls."""
     before = situation.conversation.without_last_turn()
     asked = Conversation(situation.conversation.messages[: len(before.messages) + 1])
     if asked.last is None or asked.last.role != "user":
-        return CommandResult(situation.conversation, ("There is no reply to make again.",))
+        return CommandResult(situation.conversation, ("No reply to regenerate.",))
     return CommandResult(asked, ask=True)
 
 
 def _undo(situation: CommandContext, argument: str) -> CommandResult:
     before = situation.conversation.without_last_turn()
     if before == situation.conversation:
-        return CommandResult(before, ("There is nothing to take back.",))
+        return CommandResult(before, ("Nothing to undo.",))
     gone = situation.conversation.messages[len(before.messages)].content
     back = typed(gone)
-    lines = [f"Taken back: {_short(back)}"]
+    lines = [f"Undone: {_short(back)}"]
     if back != gone:
-        lines.append("Its files are off: an @path in it attaches that file again, /file the others.")
+        lines.append("Its attachments are removed: an @path in it attaches that file again, /file the others.")
     return CommandResult(before, tuple(lines), back=retyped(back))
 
 
@@ -223,18 +227,16 @@ def _continue(situation: CommandContext, argument: str) -> CommandResult:
     if last is not None and last.role == "tool":
         return CommandResult(conversation, ask=True)
     if last is None or last.role != "assistant":
-        return CommandResult(situation.conversation, ("There is no reply to go on with.",))
+        return CommandResult(situation.conversation, ("No reply to continue.",))
     if not last.was_cut:
-        return CommandResult(
-            situation.conversation, ("The last reply came to its end: ask for more in words, or /regen.",)
-        )
+        return CommandResult(situation.conversation, ("The last reply is complete: ask for more, or use /regen.",))
     return CommandResult(situation.conversation, ask=True)
 
 
 def _edit(situation: CommandContext, argument: str) -> CommandResult:
     before = situation.conversation.without_last_turn()
     if before == situation.conversation:
-        return CommandResult(before, ("There is no message to edit.",))
+        return CommandResult(before, ("No message to edit.",))
     return CommandResult(
         situation.conversation, errand=Edit(situation.conversation.messages[len(before.messages)].content)
     )
@@ -250,20 +252,20 @@ def _resume(situation: CommandContext, argument: str) -> CommandResult:
 
 def _rename(situation: CommandContext, argument: str) -> CommandResult:
     if not argument:
-        return CommandResult(situation.conversation, ("Say how: /rename TITLE",))
+        return CommandResult(situation.conversation, ("A title is missing: /rename TITLE",))
     return CommandResult(situation.conversation, errand=Rename(one_line(argument)))
 
 
 def _fork(situation: CommandContext, argument: str) -> CommandResult:
     if not situation.conversation.turns:
-        return CommandResult(situation.conversation, ("Nothing has been said yet: there is nothing to copy.",))
+        return CommandResult(situation.conversation, ("Nothing to copy: the conversation is empty.",))
     return CommandResult(situation.conversation, errand=Fork())
 
 
 def _save(situation: CommandContext, argument: str) -> CommandResult:
     if not argument:
         return CommandResult(
-            situation.conversation, ("Say where: /save FILE; its ending may be .md, .json, .jsonl or .html.",)
+            situation.conversation, ("A file name is missing: /save FILE, which ends in .md, .json, .jsonl or .html.",)
         )
     ending = argument.rpartition(".")[2].lower()
     return _write(situation, next((each for each in FORMATS if each == ending), "md"), argument)
@@ -275,19 +277,21 @@ def _export(situation: CommandContext, argument: str) -> CommandResult:
         if name.lower() == format:
             return _write(situation, format, path.strip())
     forms = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-    return CommandResult(situation.conversation, (f"Say which form: /export FORMAT [FILE], where FORMAT is {forms}.",))
+    return CommandResult(
+        situation.conversation, (f"A format is missing: /export FORMAT [FILE], where FORMAT is {forms}.",)
+    )
 
 
 def _write(situation: CommandContext, format: ExportFormat, path: str) -> CommandResult:
     if not situation.conversation.turns and not situation.unanswered:
-        return CommandResult(situation.conversation, ("Nothing has been said yet: there is nothing to write.",))
+        return CommandResult(situation.conversation, ("Nothing to write: the conversation is empty.",))
     return CommandResult(situation.conversation, errand=Write(format, path))
 
 
 def _copy(situation: CommandContext, argument: str) -> CommandResult:
     reply = next((each for each in reversed(situation.conversation.turns) if each.role == "assistant"), None)
     if reply is None:
-        return CommandResult(situation.conversation, ("There is no reply to copy.",))
+        return CommandResult(situation.conversation, ("No reply to copy.",))
     if argument == "code":
         blocks = _FENCED.findall(reply.content)
         if not blocks:
@@ -310,19 +314,17 @@ def _thinking(situation: CommandContext, argument: str) -> CommandResult:
             return CommandResult(situation.conversation, errand=ShowThoughts("", mode))
     if argument:
         return CommandResult(
-            situation.conversation, ("Say which: /thinking [MODE], where MODE is show, fold, hide or left out.",)
+            situation.conversation, ("Unknown mode: /thinking [MODE], where MODE is show, fold, hide or left out.",)
         )
     thoughts = next((each.thinking for each in reversed(situation.conversation.turns) if each.thinking), "")
     if not thoughts:
-        return CommandResult(situation.conversation, ("No thoughts came with a reply.",))
+        return CommandResult(situation.conversation, ("The last reply has no thoughts.",))
     return CommandResult(situation.conversation, errand=ShowThoughts(thoughts))
 
 
 def _tools(situation: CommandContext, argument: str) -> CommandResult:
     if not situation.tools:
-        return CommandResult(
-            situation.conversation, ("There are no tools: --tools FILE.py brings the functions of a file.",)
-        )
+        return CommandResult(situation.conversation, ("No tools: --tools FILE.py adds the functions of a file.",))
     lines = [
         one_line(f"{tool.name}: {tool.description}") + (" (always allowed)" if tool.name in situation.allowed else "")
         for tool in situation.tools
@@ -338,23 +340,23 @@ def _short(text: str, columns: int = 60) -> str:
 COMMANDS = {
     "help": _CommandEntry("/help", "this list", _help),
     "exit": _CommandEntry("/exit", "leave", _exit),
-    "clear": _CommandEntry("/clear", "forget the conversation, keep the system prompt", _clear),
-    "regen": _CommandEntry("/regen", "make the last reply again", _regen),
-    "continue": _CommandEntry("/continue", "go on with a reply that was cut", _continue),
-    "undo": _CommandEntry("/undo", "take the last message and its reply back", _undo),
-    "edit": _CommandEntry("/edit", "change the last message in $EDITOR and ask it again", _edit),
-    "file": _CommandEntry("/file [PATH…]", "attach files to the next message (- takes them off)", _file),
-    "copy": _CommandEntry("/copy [code]", "the last reply, or its last code block, to the clipboard", _copy),
-    "save": _CommandEntry("/save FILE", "the conversation to a file: .md, .json, .jsonl or .html", _save),
+    "clear": _CommandEntry("/clear", "start a new conversation with the same system prompt", _clear),
+    "regen": _CommandEntry("/regen", "regenerate the last reply", _regen),
+    "continue": _CommandEntry("/continue", "continue a reply that was cut", _continue),
+    "undo": _CommandEntry("/undo", "remove the last message and its reply", _undo),
+    "edit": _CommandEntry("/edit", "edit the last message in $EDITOR and send it again", _edit),
+    "file": _CommandEntry("/file [PATH…]", "attach files to the next message (- removes them)", _file),
+    "copy": _CommandEntry("/copy [code]", "copy the last reply, or its last code block, to the clipboard", _copy),
+    "save": _CommandEntry("/save FILE", "write the conversation to a file: .md, .json, .jsonl or .html", _save),
     "export": _CommandEntry("/export FORMAT [FILE]", "the same: md, json, jsonl or html", _export),
-    "resume": _CommandEntry("/resume [ID]", "go on with another conversation", _resume),
-    "rename": _CommandEntry("/rename TITLE", "give the conversation another title", _rename),
-    "fork": _CommandEntry("/fork", "go on in a copy of the conversation", _fork),
+    "resume": _CommandEntry("/resume [ID]", "continue another conversation", _resume),
+    "rename": _CommandEntry("/rename TITLE", "change the title of the conversation", _rename),
+    "fork": _CommandEntry("/fork", "continue in a copy of the conversation", _fork),
     "system": _CommandEntry("/system [TEXT]", "set the system prompt (- removes it), or show it", _system),
-    "stats": _CommandEntry("/stats", "figures of this session and the engine", _stats),
-    "thinking": _CommandEntry("/thinking [MODE]", "the last thoughts; or show, fold, hide those to come", _thinking),
-    "tools": _CommandEntry("/tools", "what the model may ask to have called", _tools),
-    "model": _CommandEntry("/model [NAME]", "switch to another model, or show this one", _model),
+    "stats": _CommandEntry("/stats", "statistics of the session and the engine", _stats),
+    "thinking": _CommandEntry("/thinking [MODE]", "show the last thoughts; or show, fold, hide later ones", _thinking),
+    "tools": _CommandEntry("/tools", "list the tools that the model may call", _tools),
+    "model": _CommandEntry("/model [NAME]", "switch to another model, or show the current one", _model),
 }
 
 
@@ -372,7 +374,7 @@ class SwitchModel:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Go on with another conversation of the journal. None: let the user pick one."""
+    """Continue another conversation of the journal. None: choose from a list."""
 
     id: int | None
 
@@ -384,19 +386,19 @@ class Rename:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Go on in a copy of the conversation; the one before stays as it is."""
+    """Continue in a copy of the conversation; the original is unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Let the user edit this text, the last message, and ask it in place of that."""
+    """Edit this text, the last message, and send it in place of that message."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """The conversation into a file. ``path`` empty: a name made of the title."""
+    """Write the conversation to a file. ``path`` empty: a name made of the title."""
 
     format: ExportFormat
     path: str = ""
@@ -404,7 +406,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """``text`` into the clipboard of the user's terminal; ``what`` it is."""
+    """Copy ``text`` to the clipboard of the terminal; ``what`` describes it."""
 
     text: str
     what: str
@@ -412,14 +414,14 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """These files go with the next message. None at all: say which do; ``-`` alone: none any more."""
+    """Attach these files to the next message. Empty: list the attached ones; ``-`` alone: remove them."""
 
     paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ShowThoughts:
-    """Of the last reply. ``mode``: how those to come are shown, unless None."""
+    """Show the thoughts of the last reply. ``mode``: the display of later ones, unless None."""
 
     text: str
     mode: ThinkingMode | None = None

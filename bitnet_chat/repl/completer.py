@@ -1,6 +1,6 @@
-"""What Tab offers on the prompt: commands, their arguments, and the files behind ``@`` and ``/file``.
+"""Tab completion on the prompt: commands, their arguments, and files after ``@`` and ``/file``.
 
-A folder may be on a computer that does not answer: it is read in a thread that nobody has to wait for.
+A folder may be on an unresponsive file system: it is read in a thread, with a time limit.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from bitnet_chat.text.sanitize import one_line
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 PATIENCE = 2.0
-"""Seconds that a folder may take to be read."""
+"""Seconds within which a folder must be read."""
 _THREADS = 4
-"""That may wait for folders at the same time; while they do, nothing is offered."""
+"""Maximum number of threads that read folders; while all are busy, completion is empty."""
 _LOOKED_AT = 20_000
-"""Entries of one folder that are looked at, and how many of them are offered."""
+"""Entries of one folder that are read, and the maximum number of candidates."""
 _OFFERED = 200
 _COMMAND = re.compile(r"/([A-Za-z]+)\s+(.*)\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class ArgumentKind:
-    """What may stand behind a command."""
+    """The arguments of a command."""
 
     words: Callable[[], Mapping[str, str]] = dict
-    """Its first word may be one of these; the values say what they mean."""
+    """Possible first words, with their meanings."""
     paths: bool = False
-    """It is a path, or a path follows the word."""
+    """The argument is a path, or a path follows the word."""
     several: bool = False
-    """It is paths with blanks between them, so that one with a blank in it goes in quotes."""
+    """The argument is a list of paths, separated by blanks; one that contains a blank is quoted."""
     endings: tuple[str, ...] = ()
-    """Of the files that are offered; empty: any."""
+    """Suffixes of the offered files; empty: any."""
 
 
 ARGUMENTS: Mapping[str, ArgumentKind] = {
@@ -115,13 +115,13 @@ class LineCompleter(Completer):
 
 
 def is_command(text: str) -> bool:
-    """A line that is for us, typed so far: the words of another one may hold mentions."""
+    """Whether the line typed so far is a command. Other lines may contain mentions."""
     return re.fullmatch(r"/([A-Za-z]*|\?)(\s.*)?", text, re.DOTALL) is not None
 
 
 @Condition
 def typing_a_mention() -> bool:
-    """For ``complete_while_typing``: a menu that comes by itself would be in the way of anything else."""
+    """Condition for ``complete_while_typing``: an automatic menu is useful for mentions only."""
     text = get_app().current_buffer.document.text_before_cursor
     return not is_command(text) and unfinished(text) is not None
 
@@ -136,9 +136,9 @@ def _quoted_paths(text: str, start: int, sign: str, typed: str, in_quotes: bool)
 
 
 def listed(typed: str, endings: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    """Paths that go on from what is typed, each with its last part, folders with ``/`` at their end.
+    """Paths that complete the typed text, each with its last part; folders end with ``/``.
 
-    Hidden ones only where the dot is typed; none whose name a terminal could not show as it is.
+    Hidden entries are included only after a typed dot. Names that cannot be displayed unchanged are left out.
     """
     last = os.path.basename(typed)  # noqa: PTH119 -- Path would drop a slash at the end
     before = typed[: len(typed) - len(last)]

@@ -1,4 +1,4 @@
-"""The state of one REPL, whichever loop reads the lines: backend, conversation, journal, figures."""
+"""The state of one REPL, for every user interface: backend, conversation, journal, statistics."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from bitnet_chat.repl.tool_approval import ToolExecutor
 
 WORTH_COUNTING = 200
-"""Characters from which on the cost of a message is shown while it is written."""
+"""Characters from which on the cost of a message is shown while it is typed."""
 
 SwitchModel = Callable[[str], Backend]
 
 _UNSAID = (FinishReason.INTERRUPTED, FinishReason.EMPTY)
-"""Ends of a reply that stays out of the conversation if it is empty."""
+"""Ends of a reply that is left out of the conversation if it is empty."""
 
 
 class ReplController:
-    """Takes submitted lines. Owns the backend and the recorder: ``close`` closes whichever it has by then."""
+    """Handles submitted lines. Owns the backend and the recorder: ``close`` closes the current ones."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class ReplController:
     ) -> None:
         self._backend = backend
         self._parked: Backend | None = None
-        """With ``settings.spare``: the backend before the last switch of models, loaded and ready."""
+        """With ``settings.spare``: the previous backend, loaded and ready, after a switch of models."""
         self._settings = settings
         self._display = display
         self._switch_model = switch_model
@@ -65,7 +65,7 @@ class ReplController:
         self._stage: RemoteReplyScreen | None = None
         self._following: asyncio.Task[None] | None = None
         self.floor = asyncio.Lock()
-        """Held by whoever is talking: a line that was typed here, or a reply that somebody else has asked for."""
+        """Held during a turn: of a line typed here, or of a reply requested by another client."""
         self._console = console
         self._clerk = FileActions(display, console, self._recorder if journal is not None else None)
         self._clerk.attached.extend(attached)
@@ -81,21 +81,21 @@ class ReplController:
         self.tally = SessionStats()
         self.leaving = False
         self._error: FinishReason | None = None
-        """Why the last reply failed that did."""
+        """The error of the last reply that failed."""
         self.failure: FinishReason | None = None
-        """How the first reply ended that is not whole, or why the first line was refused; not what the user stopped."""
+        """The end of the first incomplete reply, or the refusal of the first line; not an interrupt by the user."""
         self.unanswered = ""
-        """The last message, where it failed to get a reply."""
+        """The last message, if it has no reply."""
         self._asides: tuple[SideNote, ...] = ()
-        """Messages that got no reply. They are written into files, and no model sees them."""
+        """Messages without a reply. Exports contain them, prompts do not."""
 
     @property
     def unkept(self) -> bool:
-        """After :meth:`close`: whether something that was said is not in the journal."""
+        """After :meth:`close`: whether a part of the conversation is not in the journal."""
         return bool(self._recorder.unkept)
 
     def start(self) -> None:
-        """The model begins to load."""
+        """Start to load the model."""
         if self.conversation.turns:
             self._backend.prepare(self.conversation)
         else:
@@ -109,8 +109,9 @@ class ReplController:
         return replace(status, spare_memory=(status.spare_memory or 0) + parked)
 
     def cost_of(self, text: str) -> TokenCount | None:
-        """Of the message on the prompt, with the files that go with it. None where it is too short to matter, and
-        while the model loads: its tokenizer may not be at hand."""
+        """Tokens of the message on the prompt, with its attachments. None for a short message, and while the model
+        loads, since its tokenizer may not be available.
+        """
         files = self._clerk.attached
         if (len(text) < WORTH_COUNTING and not files) or self._backend.status().state is BackendState.STARTING:
             return None
@@ -121,7 +122,7 @@ class ReplController:
         return self._counted[1]
 
     def interrupt(self) -> None:
-        """Stops the reply under way, if any."""
+        """Stop the running reply, if any."""
         if self._reply is not None:
             self._reply.interrupt()
         elif self._caller is not None:
@@ -130,7 +131,7 @@ class ReplController:
             self._backend.interrupt()  # what somebody else has asked, and a line waits for
 
     def follow(self, stage: RemoteReplyScreen) -> None:
-        """What others say in this conversation is shown from now on, where the backend hears of it."""
+        """Show the messages of other clients in this conversation from now on, if the backend reports them."""
         follow = getattr(self._backend, "follow", None)
         if follow is None or self._journal is None:
             return
@@ -146,7 +147,7 @@ class ReplController:
             await asyncio.wait([following])
 
     async def catch_up(self) -> None:
-        """The conversation has gone on without us."""
+        """Load the current state of the conversation, which another client has continued."""
         if self._journal is None or self._recorder.id is None:
             return
         try:
@@ -157,11 +158,11 @@ class ReplController:
         self.conversation, self._asides = stored.conversation, stored.asides
 
     def renamed(self, title: str) -> None:
-        """Somebody else has given the conversation another title."""
+        """Another client has changed the title of the conversation."""
         self._recorder.title = title
 
     def removed(self) -> None:
-        """Somebody else has removed the conversation: what comes next begins another one."""
+        """Another client has removed the conversation: the next message begins a new one."""
         title = self._recorder.title
         self._recorder.anew()
         self._recorder.title = title
@@ -176,7 +177,7 @@ class ReplController:
             await self._recorder.close()
 
     async def submit(self, line: str) -> str:
-        """Carries out one line. Returns what to put back on the prompt: the line, if nothing came of it."""
+        """Handle one line. Returns the text to put back on the prompt: the line, if it had no effect."""
         if not line.strip():
             return ""
         async with self.floor:
@@ -199,7 +200,7 @@ class ReplController:
             self._display.lines(*outcome.lines)
         self.leaving = outcome.leave
         if outcome.ask:
-            await self._ask(outcome.conversation, "Nothing had been said yet: the conversation is as it was.")
+            await self._ask(outcome.conversation, "Stopped before the first word: the conversation is unchanged.")
             return ""
         if outcome.conversation != self.conversation:
             self._become(outcome.conversation, anew=outcome.anew)
@@ -212,7 +213,7 @@ class ReplController:
             self.unanswered = line
             self.failure = self.failure or FinishReason.USAGE
             return line
-        dropped = "Nothing had been said yet: the message is not part of the conversation."
+        dropped = "Stopped before the first word: the message is not part of the conversation."
         if await self._ask(self.conversation.with_user(message), dropped):
             self.unanswered = line
         else:
@@ -220,7 +221,7 @@ class ReplController:
         return self.unanswered
 
     def _become(self, conversation: Conversation, *, anew: bool = False) -> None:
-        """The conversation is now this one; journal and backend follow."""
+        """Replace the conversation; journal and backend follow."""
         self.conversation = conversation
         self._asides = () if anew else _still(self._asides, conversation)
         if anew:
@@ -230,7 +231,7 @@ class ReplController:
         self._backend.prepare(conversation)
 
     async def _run(self, errand: commands.Errand) -> str:
-        """Returns what to put on the prompt."""
+        """Carry out an effect of a command. Returns the text to put on the prompt."""
         match errand:
             case commands.SwitchModel(name):
                 await self._switch(name)
@@ -253,8 +254,9 @@ class ReplController:
         return ""
 
     async def _ask(self, conversation: Conversation, dropped: str) -> bool:
-        """Shows and keeps a reply, and those to the results of its calls. True: it failed, and the conversation is what
-        it was."""
+        """Show and store a reply, and those to the results of its calls. True: it failed, and the conversation is
+        unchanged.
+        """
         failed, rounds = await self._exchange(conversation, dropped), 0
         while self._caller is not None and not failed and self.conversation.open_calls:
             answered, goes_on = await self._caller.answer(self.conversation, rounds, self._backend)
@@ -263,14 +265,14 @@ class ReplController:
             if not goes_on:
                 self._display.lines()
                 self._backend.prepare(answered)
-            elif await self._exchange(answered, "Nothing more was said: /continue asks again."):
+            elif await self._exchange(answered, "No further text: /continue tries again."):
                 fits = self._error is not FinishReason.CONTEXT_OVERFLOW
-                way = "/continue asks again" if fits else "/undo takes the message back"
-                self._display.lines(f"The results are kept: {way}.")
+                way = "/continue tries again" if fits else "/undo removes the message"
+                self._display.lines(f"The results are saved: {way}.")
         return failed
 
     async def _exchange(self, conversation: Conversation, dropped: str) -> bool:
-        """Shows one reply and keeps it. True: it failed, and the conversation is what it was."""
+        """Show and store one reply. True: it failed, and the conversation is unchanged."""
         last = conversation.last
         goes_on = last is not None and last.role == "assistant"
         settings = self._settings
@@ -310,40 +312,40 @@ class ReplController:
         return False
 
     async def _edit(self, text: str) -> str:
-        """The last message as the user wants it now, asked again. What cannot be asked comes back on the prompt."""
+        """Send the edited last message. If it cannot be sent, it is returned for the prompt."""
         try:
             edited = await self._console.edit(text)
         except BitnetChatError as error:
             self._display.error(error)
             return ""
         if edited == text or not edited.strip():
-            self._display.lines("The message is as it was." if edited.strip() else "An empty message is not sent.")
+            self._display.lines("The message is unchanged." if edited.strip() else "An empty message is not sent.")
             return ""
         self._display.lines(*display.quoted(edited))
         asked = self.conversation.without_last_turn().with_user(edited)
-        if await self._ask(asked, "Nothing had been said yet: the conversation is as it was."):
+        if await self._ask(asked, "Stopped before the first word: the conversation is unchanged."):
             self.unanswered = retyped(edited)
         return self.unanswered
 
     def _fork(self) -> None:
         if self._journal is None:
-            self._display.lines("This conversation is not kept: there is nothing that a copy would leave behind.")
+            self._display.lines("Nothing to fork: this conversation is not saved.")
             return
         before = self._recorder.id
         self._recorder.fork()
-        kept = f" /resume {before} goes back to the one before." if before is not None else ""
-        self._display.lines(f"What follows goes into a copy of the conversation.{kept}")
+        kept = f" /resume {before} returns to the original." if before is not None else ""
+        self._display.lines(f"Forked: new messages go to the copy.{kept}")
 
     async def _resume(self, id: int | None) -> str:
         journal = self._journal
         if journal is None:
-            self._display.lines("No conversations are kept in this session.")
+            self._display.lines("Conversations are not saved in this session.")
             return ""
         try:
             if id is None:
                 entries = [each for each in await asyncio.to_thread(journal.list) if each.id != self._recorder.id]
                 if not entries:
-                    self._display.lines("There is no other conversation yet.")
+                    self._display.lines("The journal has no other conversation.")
                     return ""
                 id = await self._console.pick(entries)
                 if id is None:
@@ -353,14 +355,14 @@ class ReplController:
             self._display.error(error)
             return ""
         if id == self._recorder.id:
-            self._display.lines("That is this conversation.")
+            self._display.lines("This conversation is already open.")
             return ""
         back = self.resume(stored)
         self._backend.prepare(self.conversation)
         return back
 
     def resume(self, stored: StoredConversation) -> str:
-        """Goes on with a conversation of the journal, and shows where it stands. Returns what to put on the prompt."""
+        """Continue a conversation of the journal, and show its end. Returns the text to put on the prompt."""
         self._recorder.resume(stored)
         self.conversation, self._asides = stored.conversation, stored.asides
         display.show(self._display, stored)
@@ -376,7 +378,7 @@ class ReplController:
 
     async def _switch(self, name: str) -> None:
         if self._switch_model is None:
-            self._display.lines("This session cannot change its model: start bitnet-chat with the other one.")
+            self._display.lines("The model cannot be changed in this session: start bitnet-chat with another one.")
             return
         try:
             other = self._switch_model(name)
@@ -398,9 +400,9 @@ class ReplController:
             await self._unfollow()
             self.follow(self._stage)
         other.prepare(self.conversation)
-        self._display.lines(f"The next reply comes from {one_line(other.status().model)}.")
+        self._display.lines(f"Next model: {one_line(other.status().model)}.")
 
 
 def _still(asides: Sequence[SideNote], conversation: Conversation) -> tuple[SideNote, ...]:
-    """Those that stand in what the conversation has become."""
+    """Those that are part of the new conversation."""
     return tuple(each for each in asides if each.place <= len(conversation.messages))

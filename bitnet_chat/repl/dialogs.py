@@ -1,4 +1,4 @@
-"""A list of conversations to pick one from: a few lines below the cursor, which are gone when it is done."""
+"""A list of conversations to choose from: a few lines below the cursor, erased afterwards."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from bitnet_chat.text.cell_width import clip, width
 from bitnet_chat.text.sanitize import one_line
 
 ROWS = 10
-"""Conversations that are shown at once, on a terminal that has the lines."""
+"""Maximum number of conversations shown at once."""
 
-_HINT = " Enter goes on with it, Esc leaves, typing narrows the list"
+_HINT = " Enter continues it, Esc cancels, typing narrows the list"
 _STATES = {ReplyState.CUT_OFF: "cut off", ReplyState.ANSWERING: "in use", ReplyState.UNANSWERED: "not answered"}
 _ESCAPE_TIME = 0.05  # seconds after which Esc is the key and not the beginning of another one's bytes
 
@@ -39,7 +39,7 @@ async def pick(
     output: Output | None = None,
     now: Callable[[], float] = time.time,
 ) -> int | None:
-    """The number of the conversation that the user picks; None where he leaves, or where there is none.
+    """The id of the chosen conversation; None if the list is empty or the choice is cancelled.
 
     ``now``: seconds since the epoch, for the ages.
     """
@@ -49,7 +49,7 @@ async def pick(
 
 
 def matching(entries: Sequence[JournalEntry], text: str) -> list[JournalEntry]:
-    """Those that have all the words of ``text`` in title or model, or one as their number."""
+    """Conversations that have all the words of ``text`` in title or model, or one as their number."""
     words = text.split()
     return [
         entry
@@ -59,7 +59,7 @@ def matching(entries: Sequence[JournalEntry], text: str) -> list[JournalEntry]:
 
 
 def age(seconds: float) -> str:
-    """``now``, ``5 min``, ``3 h``, ``12 d``, ``2 y``: how long ago something was."""
+    """``now``, ``5 min``, ``3 h``, ``12 d``, ``2 y``."""
     for unit, name in ((31_536_000, "y"), (86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= unit:
             return f"{seconds / unit:.0f} {name}" if unit == 60 else f"{int(seconds // unit)} {name}"
@@ -67,8 +67,9 @@ def age(seconds: float) -> str:
 
 
 def row(entry: JournalEntry, now: float, columns: int) -> str:
-    """One line of at most ``columns`` cells: the title, and at its end the age, turns, state and model, as many of
-    them as leave room for some of the title."""
+    """One line of at most ``columns`` cells: the title, then age, turns, state and model, as many as leave room for
+    some of the title.
+    """
     turns = f"{entry.turns} turn{'' if entry.turns == 1 else 's'}"
     facts = [age(now - entry.updated), turns, _STATES.get(entry.state, ""), one_line(entry.model)]
     facts = [fact for fact in facts if fact]
@@ -90,7 +91,7 @@ class _ConversationPicker:
         self._at = 0
         self._top = 0
         self._filter = Buffer(multiline=False, on_text_changed=self._narrow)
-        question = BufferControl(self._filter, input_processors=[BeforeInput("Go on with: ")])
+        question = BufferControl(self._filter, input_processors=[BeforeInput("Continue: ")])
         self.app: Application[int | None] = Application(
             layout=Layout(
                 HSplit(
@@ -125,7 +126,7 @@ class _ConversationPicker:
             chosen = number == self._at
             text = f"{'>' if chosen else ' '} {row(entry, now, columns)}"
             lines += [("reverse" if chosen else "", text), ("", "\n")]
-        return lines[:-1] if lines else [("", "  No conversation has that in its title.")]
+        return lines[:-1] if lines else [("", "  No conversation matches.")]
 
     def _hint(self) -> StyleAndTextTuples:
         count = f" {self._at + 1 if self._shown else 0}/{len(self._shown)}"
@@ -171,13 +172,14 @@ _QUESTION_ESCAPE_TIME = 0.05  # seconds after which Esc is the key and not the b
 
 
 async def decide(question: str, input: Input | None = None, output: Output | None = None) -> Verdict | None:
-    """What the user says; None for Esc, Ctrl-C and Ctrl-D. Other keys are no answer, and neither is Enter: it may have
-    been meant for something else."""
+    """The answer of the user; None for Esc, Ctrl-C and Ctrl-D. Other keys are ignored, Enter included: it may have been
+    typed for another purpose.
+    """
     return await _ask(question, _VERDICTS, " · Esc stops", input, output)
 
 
 async def confirm(question: str, input: Input | None = None, output: Output | None = None) -> bool:
-    """Whether the user says yes; Esc, Ctrl-C and Ctrl-D say no. Other keys are ignored."""
+    """Whether the user confirms; Esc, Ctrl-C and Ctrl-D mean no. Other keys are ignored."""
     return await _ask(question, {"y": "yes", "n": "no"}, "", input, output) == "yes"
 
 

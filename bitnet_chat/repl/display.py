@@ -1,8 +1,8 @@
-"""Events become what a terminal shows, append-only: nothing that was written is ever painted again.
+"""Events as text on a terminal, append-only: written text is never painted again.
 
-The exceptions are the word under way at the edge of the window (``stream/wrap.py``) and the lines below the text, which
-are erased before anything else is written (:mod:`bitnet_chat.repl.screen`). So a terminal may be resized or scrolled at
-any moment and nothing is duplicated.
+The exceptions are the current word at the edge of the window (``text/wrap.py``) and the lines below the text, which are
+erased before anything else is written (:mod:`bitnet_chat.repl.screen`). So a terminal may be resized or scrolled at any
+moment without duplicated text.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Theme:
 
 
 CALL_SHOWN = 2000
-"""Characters of the arguments of a call."""
+"""Maximum number of characters of the arguments of a call."""
 _DOTS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BARS = "|/-\\"
 
 
 class ReplyDisplay:
-    """Writes replies and remarks to a sink, and knows whether the cursor is at the start of a line."""
+    """Writes replies and remarks to a sink, and tracks whether the cursor is at the start of a line."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class ReplyDisplay:
         thinking: Literal["show", "fold", "hide"] = "show",
         size: Size | None = None,
     ) -> None:
-        """``size``: of the window that the text goes to; None where it goes to none. ``spinner``: that can erase what
-        it shows. ``unicode``: it can show more than ASCII. ``prose``: what styles the words of replies; None leaves
-        them as they are."""
+        """``size``: of the window; None without a terminal. ``spinner``: the terminal can erase it. ``unicode``:
+        characters beyond ASCII can be shown. ``prose``: styles the text of replies; None leaves it unchanged.
+        """
         self._screen = WrappedScreen(sink, size, draws=spinner)
         self._paint = Theme.of(colour)
         self._frames = _DOTS if unicode else _BARS
@@ -66,14 +66,14 @@ class ReplyDisplay:
         self._prose = prose or PlainRenderer()
         self._sanitizer = Sanitizer()
         self.thinking = thinking
-        """How thoughts are shown from now on."""
+        """The display of later thoughts."""
         self._waiting = True
-        """Nothing of the reply is to be seen yet."""
+        """The reply has no visible text yet."""
         self._dim = False
         """Thoughts are being written."""
 
     def begin(self, before: str = "") -> None:
-        """A reply comes. ``before``: what it goes on with, which has been shown and is part of what it means."""
+        """Begin a reply. ``before``: the text that it continues, which is on the screen and part of its Markdown."""
         self._finish()
         self._waiting = True
         before = visible(before)
@@ -83,8 +83,9 @@ class ReplyDisplay:
             self._prose.flush()
 
     def spin(self, elapsed: float, what: str = "", figures: str = "") -> None:
-        """The next picture of the spinner below the text, with the time while there is nothing to read (``elapsed`` in
-        seconds), else with the ``figures`` of the reply so far, and with the lines that are held back."""
+        """Draw the next frame of the spinner below the text, with the ``elapsed`` seconds before the first text, later
+        with the ``figures`` of the reply so far, and with the lines that are held back.
+        """
         held = self._prose.held
         what = self._prose.holding or what
         if self._waiting or held:
@@ -99,7 +100,7 @@ class ReplyDisplay:
         self._screen.below(*held, f"{self._paint.dim} {picture} {text}{self._paint.off}")
 
     def words(self, text: str) -> None:
-        """The next characters of the reply, as they came from the model."""
+        """Write the next characters of the reply, as received from the model."""
         self._leave_thinking()
         replaces = self._waiting or self._prose.holding
         self._waiting = False
@@ -109,12 +110,12 @@ class ReplyDisplay:
         self._screen.words(shown)
 
     def pause(self) -> None:
-        """Nothing has come for a moment: what waits for its successor is shown."""
+        """Write text that is held back, after a moment without input."""
         if not self._dim:
             self._screen.words(self._prose.pause())
 
     def thoughts(self, text: str, *, whole: bool = False) -> None:
-        """The next characters of what the model thinks before it answers; ``whole``: all of them, to be read now."""
+        """Write the next characters of the thoughts; ``whole``: all of them, undimmed."""
         if self.thinking == "show" or whole:
             self._think(text)
         if whole:
@@ -122,27 +123,27 @@ class ReplyDisplay:
             self._screen.lines("\n")
 
     def thought(self, time: float, count: int) -> None:
-        """The thinking is over, after so many seconds and about so many tokens."""
+        """End the thoughts, after ``time`` seconds and about ``count`` tokens."""
         if self.thinking == "fold":
             self.notice(f"thought for {seconds(time)}, {tokens(count, exact=False)}{SEPARATOR}/thinking shows it")
 
     def notice(self, text: str) -> None:
-        """One dim line."""
+        """Write one dim line."""
         self._settle()
         self._screen.lines(f"{self._dimmed(one_line(text))}\n")
 
     def call(self, call: ToolCall) -> None:
-        """What the model asks for: enough of it to decide on."""
+        """Write a tool call, with enough of its arguments for a decision."""
         more = len(call.arguments) - CALL_SHOWN
         left_out = f"… ({more:,} more characters)" if more > 0 else ""
         self.notice(f"calls {call.name} {call.arguments[:CALL_SHOWN]}{left_out}")
 
     def rest(self) -> None:
-        """To the start of a line: another hand writes next."""
+        """Move to the start of a line, before other code writes."""
         self._settle()
 
     def lines(self, *texts: str) -> None:
-        """The answer of a command, safe for a terminal already, and an empty line."""
+        """Write the sanitized output of a command, and an empty line."""
         self._finish()
         self._screen.lines("".join(f"{text}\n" for text in (*texts, "")))
 
@@ -152,13 +153,13 @@ class ReplyDisplay:
         self._screen.lines(f"{self._paint.error}{text}{self._paint.off}\n\n")
 
     def completed(self, event: Completed) -> None:
-        """Marks a stopped reply, then one dim line with the figures, and an empty one."""
+        """Mark a stopped reply, then write one dim line with the figures, and an empty one."""
         self._leave_thinking()
         self._screen.words(self._prose.feed(self._sanitizer.flush()) + self._prose.finish())
         if event.reason is FinishReason.INTERRUPTED:
             self._mark("[stopped]")
         elif not event.text and event.reason is not FinishReason.TOOL_CALLS:
-            self._mark("[nothing was said]")
+            self._mark("[empty reply]")
         self._finish()
         self._screen.lines(f"{self._dimmed(summary(event.stats, event.reason))}\n\n")
 
@@ -185,14 +186,14 @@ class ReplyDisplay:
             self._end_line()
 
     def _finish(self) -> None:
-        """The reply is over, as far as it came."""
+        """End the reply, complete or not."""
         self._settle()
         self._screen.words(self._prose.finish())
         self._end_line()
         self._waiting = True
 
     def _settle(self) -> None:
-        """To the start of a line, in plain writing, with nothing held."""
+        """Move to the start of a line, with styles reset and nothing held back."""
         self._leave_thinking()
         self._screen.words(self._prose.feed(self._sanitizer.flush()) + self._prose.flush())
         self._end_line()
@@ -205,15 +206,15 @@ class ReplyDisplay:
 
 _REASONS = {
     FinishReason.LENGTH: "cut at its limit",
-    FinishReason.ROLE_MARKER: "ended before it spoke for you",
+    FinishReason.ROLE_MARKER: "stopped at a user turn marker",
     FinishReason.CUT_OFF: "cut off",
     FinishReason.TOOL_CALLS: "calls a tool",
-    FinishReason.CONTEXT_OVERFLOW: "the context is full",
+    FinishReason.CONTEXT_OVERFLOW: "the context window is full",
     FinishReason.ENGINE_DIED: "the engine died",
-    FinishReason.EMPTY: "ended before its first word",
-    FinishReason.REPETITION: "stopped for repeating itself",
-    FinishReason.STALLED: "stopped, for nothing more came",
-    FinishReason.TIMEOUT: "stopped at its time limit",
+    FinishReason.EMPTY: "empty reply",
+    FinishReason.REPETITION: "stopped: it repeated itself",
+    FinishReason.STALLED: "stopped: no output",
+    FinishReason.TIMEOUT: "stopped at the time limit",
 }
 
 
@@ -231,7 +232,7 @@ def summary(stats: Stats, reason: FinishReason) -> str:
 # Where a resumed conversation stands: its title, the last message and what was said to it.
 
 LINES = 6
-"""Of the last message, which may be a whole file."""
+"""Maximum number of lines of the last message, which may be a whole file."""
 
 _CUT = {
     FinishReason.CUT_OFF: "the program ended before this reply did",
@@ -245,7 +246,7 @@ def show(display: ReplyDisplay, stored: StoredConversation) -> None:
 
     turns = stored.conversation.turns
     count = f"{len(turns)} message{'' if len(turns) == 1 else 's'}"
-    display.notice(f"Going on with “{stored.title}” (number {stored.id}, {count}).")
+    display.notice(f"Continuing “{stored.title}” (number {stored.id}, {count}).")
     question = next((each for each in reversed(turns) if each.role == "user"), None)
     if question is not None:
         display.lines(*quoted(question.content))
@@ -254,22 +255,26 @@ def show(display: ReplyDisplay, stored: StoredConversation) -> None:
     if last is not None and last.role == "assistant":
         display.words(last.content)
         if last.was_cut:
-            why = (last.finish and _CUT.get(last.finish)) or "this reply is not whole"
+            why = (last.finish and _CUT.get(last.finish)) or "this reply is incomplete"
             if answering:
                 why = "another program is still writing this reply"
-            display.notice(f"[{why}: /continue goes on with it{' from here' if answering else ''}]")
+            display.notice(f"[{why}: /continue continues it{' from here' if answering else ''}]")
     if stored.conversation.open_calls:
-        display.notice("[its calls of tools were not made: /continue lets the model go on]")
+        display.notice("[its tool calls were not executed: /continue lets the model continue]")
     elif last is not None and last.role == "tool":
-        display.notice("[the results of its calls got no reply: /continue asks for it]")
+        display.notice("[the results of its tool calls have no reply: /continue requests one]")
     if stored.unanswered:
-        why = "Another program is answering the last message" if answering else "The last message got no reply"
+        why = (
+            "Another program is generating a reply to the last message"
+            if answering
+            else "The last message has no reply"
+        )
         display.notice(f"{why}: {clip(one_line(typed(stored.unanswered)), 60)}")
     display.lines()
 
 
 def quoted(message: str) -> list[str]:
-    """The message as it stood on the prompt, its beginning where it is long."""
+    """The message as on the prompt; of a long one the beginning."""
     from bitnet_chat.attachments import typed
 
     lines = visible(typed(message)).split("\n")

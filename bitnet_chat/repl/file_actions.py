@@ -1,4 +1,4 @@
-"""Carries out the errands of a talk that concern files, the clipboard and titles, and says what came of them."""
+"""Effects of commands on files, the clipboard and titles, with their messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class FileActions:
-    """``attached``: the files that go with the next message, in the order in which they were named."""
+    """``attached``: the attachments of the next message, in the order in which they were named."""
 
     def __init__(self, display: ReplyDisplay, console: UserInterface, recorder: JournalRecorder | None) -> None:
         self._display = display
@@ -34,16 +34,16 @@ class FileActions:
     async def attach(self, errand: Attach, backend: Backend) -> None:
         if errand.paths == ("-",):
             self.attached.clear()
-            self._display.lines("No file goes with the next message.")
+            self._display.lines("No file is attached.")
         elif errand.paths:
             await self._read(errand.paths, backend)
         elif self.attached:
             self._tell(self.attached, backend)
         else:
-            self._display.lines("No file goes with the next message: /file [PATH…] adds some.")
+            self._display.lines("No file is attached: /file [PATH…] attaches some.")
 
     async def _read(self, paths: Sequence[str], backend: Backend) -> None:
-        """Adds files; none of them where one cannot be read."""
+        """Add files; none of them if one cannot be read."""
         from bitnet_chat.attachments.reading import attach_all
 
         try:
@@ -61,16 +61,16 @@ class FileActions:
         self._display.lines(*(file.described(backend.count(file.block), window) for file in files))
 
     async def with_files(self, message: str, backend: Backend) -> str | None:
-        """The message with the files that go with it, those included that it mentions. None where one of those cannot
-        be read, which was told, or where the user does not want to do without one that is missing; the files stay for
-        the next try until :meth:`sent`."""
+        """The message with its attachments and the files that it mentions. None if one of those cannot be read, which
+        is reported, or if the user does not confirm a missing one; the attachments remain until :meth:`sent`.
+        """
         from bitnet_chat.attachments import with_attachments
 
         if "@" in message:
             from bitnet_chat.attachments.reading import attach_all, mentioned, missing
 
             gone = await run_in_daemon_thread(lambda: missing(message))
-            if gone and not await self._console.confirm(f"{not_files(gone)}: send the message as it is?"):
+            if gone and not await self._console.confirm(f"{not_files(gone)}: send the message unchanged?"):
                 return None
             try:
                 named = {file.name for file in self.attached}
@@ -87,7 +87,7 @@ class FileActions:
         return with_attachments(message, [*self.attached, *files])
 
     def sent(self) -> None:
-        """The files have gone out."""
+        """Clear the attachments after they were sent."""
         self.attached.clear()
 
     async def write(self, errand: Write, conversation: Conversation, asides: Sequence[SideNote] = ()) -> None:
@@ -108,28 +108,30 @@ class FileActions:
     def copy(self, errand: Copy) -> None:
         length = len(errand.text.encode("utf-8", "surrogateescape"))
         if length > CLIPBOARD_LIMIT:
-            self._display.lines(f"{errand.what} is {size(length)}, more than terminals take: /save FILE keeps it.")
+            self._display.lines(
+                f"{errand.what} is {size(length)}, too large for the clipboard of a terminal: use /save FILE."
+            )
         elif self._console.copy(errand.text):
             count = f"{len(errand.text)} character{'' if len(errand.text) == 1 else 's'}"
-            self._display.lines(f"{errand.what}, {count}, was given to the clipboard of the terminal.")
+            self._display.lines(f"{errand.what}, {count}, sent to the clipboard of the terminal.")
         else:
-            self._display.lines("There is no terminal whose clipboard could take it: /save FILE keeps it.")
+            self._display.lines("The clipboard requires a terminal: use /save FILE.")
 
     def rename(self, title: str) -> None:
         if self._recorder is None:
-            self._display.lines("This conversation is not kept, and has no title.")
+            self._display.lines("This conversation is not saved, and has no title.")
             return
         self._recorder.rename(title)
-        self._display.lines(f"The conversation is now called {one_line(title)}.")
+        self._display.lines(f"Title: {one_line(title)}.")
 
 
 def not_files(paths: Sequence[str]) -> str:
-    """``@notse.md is not a file``; safe for a terminal."""
+    """``@notse.md is not a file``, sanitized."""
     names = [one_line(f"@{path}") for path in paths]
     return f"{names[0]} is not a file" if len(names) == 1 else f"{', '.join(names)} are not files"
 
 
 def _file_name(title: str) -> str:
-    """A name for a file, out of a title: letters and digits of any script, and hyphens."""
+    """A file name made of a title: letters and digits of any script, and hyphens."""
     words = "".join(character if character.isalnum() else " " for character in title).split()
     return "-".join(words)[:60].strip("-").lower() or "conversation"

@@ -1,6 +1,6 @@
-"""Lines typed before, kept in a file for Ctrl-R and the arrow keys.
+"""The input history, stored in a file for Ctrl-R and the arrow keys.
 
-One JSON string a line: any text fits, and a damaged line costs itself only. Two programs may append at once.
+One JSON string per line: any text is possible, and a damaged line affects only itself. Two programs may append at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TAIL = 1 << 20
 
 
 class FileHistory(History):
-    """Never raises for the file's sake: ``complain`` gets one line about the first thing that goes wrong."""
+    """Raises no error about the file: ``complain`` receives one line about the first failure."""
 
     def __init__(self, file: Path | None, complain: Callable[[str], None]) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class FileHistory(History):
         self._complained = False
 
     def load_history_strings(self) -> Iterable[str]:
-        """Latest first."""
+        """Lines, latest first."""
         if self._file is None:
             return self.get_strings()[::-1]  # a line may have been added already
         try:
@@ -34,7 +34,7 @@ class FileHistory(History):
         except FileNotFoundError:
             return []
         except OSError as error:
-            self._say(f"Earlier lines cannot be read: {error.strerror}: {self._file}")
+            self._say(f"The input history cannot be read: {error.strerror}: {self._file}")
             return []
         entries: list[str] = []
         damaged = 0
@@ -45,7 +45,7 @@ class FileHistory(History):
             else:
                 entries.append(entry)
         if damaged:
-            self._say(f"{damaged} damaged line{'s' * (damaged > 1)} left out of the history: {self._file}")
+            self._say(f"{damaged} damaged line{'s' * (damaged > 1)} left out of the input history: {self._file}")
         return reversed(entries)
 
     def store_string(self, string: str) -> None:
@@ -62,7 +62,7 @@ class FileHistory(History):
             finally:
                 os.close(handle)
         except OSError as error:
-            self._say(f"Lines are kept only until you leave: {error.strerror}: {self._file}")
+            self._say(f"The input history is not saved: {error.strerror}: {self._file}")
 
     def _say(self, text: str) -> None:
         if not self._complained:
@@ -71,7 +71,7 @@ class FileHistory(History):
 
 
 def _tail(file: Path) -> list[bytes]:
-    """The last whole lines of a file, at most TAIL bytes of them."""
+    """The last whole lines of a file, at most TAIL bytes."""
     with file.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - TAIL))

@@ -1,4 +1,4 @@
-"""The terminal between two prompts: written to as text comes, read for the keys that stop a reply."""
+"""The terminal between two prompts: output as it arrives, input for the keys that stop a reply."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prompt_toolkit.output import Output
 
 
 class TerminalOutput:
-    """Words and remarks go to the same screen."""
+    """Output of words and remarks to the same screen."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -35,7 +35,9 @@ class TerminalOutput:
 
 @contextmanager
 def between_prompts(source: Input, output: Output, stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and Esc call ``stop``, Ctrl-Z suspends; everything else, pastes included, is kept for the next prompt."""
+    """Call ``stop`` for Ctrl-C and Esc, suspend for Ctrl-Z; all other input, pastes included, is kept for the next
+    prompt.
+    """
 
     def suspend() -> None:
         with lent(source, output):
@@ -53,7 +55,7 @@ def between_prompts(source: Input, output: Output, stop: Callable[[], None]) -> 
 
 @contextmanager
 def lent(source: Input, output: Output) -> Iterator[None]:
-    """The terminal as other programs expect it: they have it until the block ends."""
+    """Restore the usual modes of the terminal for another program until the block ends."""
     output.reset_attributes()
     output.disable_bracketed_paste()
     output.flush()
@@ -71,7 +73,7 @@ def _stop_this_process_group() -> None:
 
 
 def is_raw(source: Input) -> bool:
-    """False when someone, such as a shell after ``fg``, gave the terminal its usual modes back."""
+    """False if another program, such as a shell after ``fg``, has reset the modes of the terminal."""
     if sys.platform != "win32":
         import termios
 
@@ -86,7 +88,7 @@ def is_raw(source: Input) -> bool:
 
 
 def bindings(open_editor: Callable[[Buffer], None], hint: Callable[[str], None]) -> KeyBindings:
-    """``open_editor``: lets the user edit a buffer elsewhere. ``hint``: a few words for the bar."""
+    """``open_editor``: edits a buffer in an external editor. ``hint``: a few words for the status bar."""
     keys = KeyBindings()
     writing = has_focus(DEFAULT_BUFFER)
 
@@ -111,7 +113,7 @@ def bindings(open_editor: Callable[[Buffer], None], hint: Callable[[str], None])
     @keys.add(Keys.SIGINT)
     def _(event: KeyPressEvent) -> None:
         if not event.app.current_buffer.text:
-            hint("Ctrl-D or /exit leaves")
+            hint("Ctrl-D or /exit exits")
         event.app.current_buffer.reset()
 
     @keys.add("c-x", "c-e", filter=writing)
@@ -122,8 +124,9 @@ def bindings(open_editor: Callable[[Buffer], None], hint: Callable[[str], None])
 
 
 def forget_escape(app: Application[str]) -> None:
-    """A lone Esc does nothing, and does not take the next key with it: prompt_toolkit waits 1.5 s for the rest of an
-    Alt key, in which the slash of a command would be lost. The bytes of a real Alt key come together."""
+    """Drop a lone Esc without dropping the next key: prompt_toolkit waits 1.5 s for the rest of an Alt key, in which
+    the slash of a command would be lost. The bytes of a real Alt key arrive together.
+    """
     app.ttimeoutlen = ESCAPE
     keys = app.key_processor
     usual = app.timeoutlen
@@ -139,7 +142,7 @@ def forget_escape(app: Application[str]) -> None:
 # The keyboard while a reply is under way: Ctrl-C and Esc stop it, all else waits for the next prompt.
 
 ESCAPE = 0.1
-"""Seconds after which an ESC is the key and not the beginning of a sequence; slow links split those."""
+"""Seconds after which an ESC is the key and not the beginning of a sequence; slow connections split sequences."""
 
 # Answers of the terminal and reports, no typing.
 _DROPPED = {Keys.CPRResponse, Keys.Vt100MouseEvent, Keys.WindowsMouseEvent, Keys.Ignore}
@@ -147,7 +150,7 @@ _DROPPED = {Keys.CPRResponse, Keys.Vt100MouseEvent, Keys.WindowsMouseEvent, Keys
 
 @contextmanager
 def watch(source: Input, stop: Callable[[], None], suspend: Callable[[], None] | None = None) -> Iterator[None]:
-    """Reads keys in raw mode. ``stop`` is called for Ctrl-C and for Esc alone, ``suspend`` for Ctrl-Z."""
+    """Read keys in raw mode. ``stop`` is called for Ctrl-C and for Esc alone, ``suspend`` for Ctrl-Z."""
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle | None = None
     kept: list[KeyPress] = []

@@ -1,4 +1,4 @@
-"""What a talk needs of the place where it happens: an editor, a choice, a clipboard. Each loop has its own."""
+"""The interface of a controller to its user interface: editor, choice, clipboard. Each user interface implements it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 CLIPBOARD_LIMIT = 74_994
-"""Bytes. xterm takes a sequence of 100,000 characters, and base64 makes four of three bytes; others take as much or
-more."""
+"""Bytes. xterm accepts a sequence of 100,000 characters, and base64 makes four of three bytes; others accept as much or
+more.
+"""
 
 
 Verdict = Literal["yes", "no", "always"]
@@ -25,27 +26,26 @@ Verdict = Literal["yes", "no", "always"]
 
 class UserInterface(Protocol):
     async def edit(self, text: str) -> str:
-        """``text`` as the user leaves it. Raises UsageError where there is no editor or it fails."""
+        """``text`` after editing. Raises UsageError if an editor is missing or fails."""
 
     async def pick(self, entries: Sequence[JournalEntry]) -> int | None:
-        """The id of the conversation that the user picks, or None."""
+        """The id of the chosen conversation, or None."""
 
     async def decide(self, question: str) -> Verdict | None:
-        """What the user says to a question. Keys that were typed before it was asked are no answer. None: he wants to
-        stop. Without a terminal to ask on: no."""
+        """The answer to a question. Keys typed before the question are ignored. None: stop. Without a terminal: no."""
 
     async def confirm(self, question: str) -> bool:
-        """Whether the user says yes. Without a terminal to ask on, the question is shown and taken as yes."""
+        """Whether the user confirms. Without a terminal the question is shown, and the answer is yes."""
 
     def complain(self, text: str) -> None:
-        """A line about something that has gone wrong in the background."""
+        """Show a line about a failure in the background."""
 
     def copy(self, text: str) -> bool:
-        """``text`` into the clipboard; False where nothing can take it there."""
+        """Copy ``text`` to the clipboard; False if that is not possible."""
 
 
 def clipboard_sequence(text: str) -> str:
-    """OSC 52: the terminal, be it on another computer, puts ``text`` into its clipboard."""
+    """OSC 52: the terminal, local or remote, copies ``text`` to its clipboard."""
     data = text.encode("utf-8", "surrogateescape")
     return f"\x1b]52;c;{base64.b64encode(data).decode('ascii')}\x07"
 
@@ -56,25 +56,24 @@ def clipboard_sequence(text: str) -> str:
 @dataclass(frozen=True, slots=True)
 class ReplSettings:
     model: str
-    """Label of the model, for the greeting; later names come from the backend's status."""
+    """Label of the model, for the greeting; later names come from the status of the backend."""
     system: str = ""
     options: ReplyOptions = field(default_factory=ReplyOptions)
     typing_speed: float | None = None
-    """Grapheme clusters a second; None or 0 shows text the moment it is there. For a backend that says that its
-    words come in bursts."""
+    """Grapheme clusters per second; None or 0 shows text at once. For a backend with output in bursts."""
     history_file: Path | None = None
-    """Where typed lines are kept; None keeps them in memory."""
+    """File of the input history; None keeps it in memory."""
     spare: bool = False
-    """Keep the backend before a change of models, loaded, so that changing back takes no time."""
+    """Keep the previous backend loaded after a switch of models, so that switching back takes no time."""
     markdown: Literal["auto", "on", "off"] = "auto"
-    """Whether replies are styled; only ever on a terminal. auto: where there are colours."""
+    """Whether replies are styled, on a terminal only. auto: if colours are available."""
     thinking: Literal["show", "fold", "hide"] = "show"
-    """What is seen of thoughts: all, a line with their length, or nothing."""
+    """The display of thoughts: all, a line with their length, or nothing."""
     overflow: Literal["drop-oldest", "summarize", "stop"] = "drop-oldest"
-    """What happens when the context is full; the bar warns of it."""
+    """The policy for a full context window, for the warning in the status bar."""
     toolbox: Toolbox | None = None
-    """What calls of the model are made with; ``options`` has the same tools."""
+    """The tools that can be called; ``options`` has the same ones."""
     allowed_tools: tuple[str, ...] = ()
-    """Tools that are called without a question."""
+    """Tools that are called without confirmation."""
     colour: bool | None = None
     """None: colours on a terminal unless ``NO_COLOR`` is set."""

@@ -1,4 +1,4 @@
-"""The line that is being typed, as it is shown: made safe like all other text, and erased when the window changes."""
+"""Display of the input line: sanitized like all other text, and erased when the window changes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from bitnet_chat.text.sanitize import visible, visible_characters
 
 
 class SafeDisplayProcessor(Processor):
-    """What is typed, pasted or found in the history is shown like the words of a model: nothing in it reorders or hides
-    the rest. It is sent as it is."""
+    """Sanitize the display of typed, pasted and recalled text: nothing in it reorders or hides the rest. The text
+    itself is sent unchanged.
+    """
 
     def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
         given = transformation_input.fragments
@@ -43,9 +44,10 @@ class SafeDisplayProcessor(Processor):
 
 
 def leave_nothing_behind(app: Application[str], variables: Mapping[str, str]) -> None:
-    """What ``app`` has drawn is gone when its window has become narrower. Most terminals wrap the rows anew: there are
-    more of them above the cursor than prompt_toolkit has drawn, and what no longer fits goes out at the top. So the bar
-    is kept just below what is typed, not in the last row of the window, and all rows are erased."""
+    """Erase the drawing of ``app`` when its window becomes narrower. Most terminals reflow the rows: more of them are
+    above the cursor than prompt_toolkit has drawn, and excess rows leave at the top. So the status bar is directly
+    below the input, not in the last row of the window, and all rows are erased.
+    """
     renderer, output = app.renderer, app.output
     report, anew = renderer.report_absolute_cursor_row, wraps_anew(variables)
 
@@ -68,8 +70,9 @@ def leave_nothing_behind(app: Application[str], variables: Mapping[str, str]) ->
     height = 0
 
     def drawn(_: object) -> None:
-        """Where the bar has moved, its old row is a row of text now. tmux goes on to count the cells that were erased
-        there, so all is drawn on rows that are wholly empty."""
+        """If the bar has moved, its old row is a row of text now. tmux continues to count the cells that were erased
+        there, so everything is drawn on rows that are completely empty.
+        """
         nonlocal height
         screen = renderer.last_rendered_screen
         before, height = height, screen.height if screen is not None else 0
@@ -86,7 +89,7 @@ def leave_nothing_behind(app: Application[str], variables: Mapping[str, str]) ->
 
 
 def rows_more(drawn: Drawn, x: int, y: int, columns: int) -> int:
-    """Rows above the cursor, at ``x`` and ``y`` of what was drawn, that there are in addition in ``columns`` cells."""
+    """Additional rows above the cursor, at ``x`` and ``y`` of the drawing, in a window of ``columns`` cells."""
     if columns < 1:
         return 0
     cells = [_cells(drawn.data_buffer[row]) for row in range(y + 1)]
@@ -95,5 +98,5 @@ def rows_more(drawn: Drawn, x: int, y: int, columns: int) -> int:
 
 
 def _cells(row: Mapping[int, Char]) -> int:
-    """Cells of a row that were written: blanks at its end are not."""
+    """Written cells of a row, without blanks at its end."""
     return max((at + cell.width for at, cell in row.items() if cell.char.strip(" ")), default=0)

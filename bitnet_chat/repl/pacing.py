@@ -1,10 +1,10 @@
-"""Steady typing: text that arrives in bursts leaves at a readable pace, one grapheme cluster after the other.
+"""Steady output: text that arrives in bursts is written at a readable pace, one grapheme cluster after the other.
 
-Pure: the caller brings the time, in seconds of any clock that only goes forward.
+Pure: the caller provides the time, in seconds of any monotonic clock.
 
-The promise is that nothing waits longer than :data:`BEHIND` seconds. It needs no deadlines: whenever text is added,
-the pace becomes at least ``waiting / DRAIN`` clusters a second, and it does not drop again before the queue is
-empty. What was added last leaves within DRAIN seconds, hence so does everything before it.
+No text waits longer than :data:`BEHIND` seconds, without deadlines: whenever text is added, the pace becomes at least
+``waiting / DRAIN`` clusters per second, and it does not drop again before the queue is empty. The last addition is
+written within DRAIN seconds, hence everything before it is, too.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from collections.abc import Callable, Sequence
 from wcwidth import iter_graphemes
 
 BEHIND = 1.0
-"""Seconds that the screen may lag behind the text: HOLD + DRAIN + FRAME, and room for a late timer."""
+"""Maximum lag of the screen in seconds: HOLD + DRAIN + FRAME, and room for a late timer."""
 HOLD = 0.15
-"""Seconds that a last cluster waits for a combining mark or a joiner that may follow it."""
+"""Seconds that a last cluster waits for a combining mark or a joiner."""
 DRAIN = 0.7
-"""Seconds in which whatever waits is shown."""
+"""Seconds within which all waiting text is written."""
 FRAME = 1 / 60
 """Shortest time between two wake-ups, in seconds: faster paces show several clusters at a time."""
 
 
 class OutputPacer:
-    """``feed`` what arrives, show what is ``due``, wake up at ``next_at``; ``flush`` ends or hurries it."""
+    """``feed`` input, write the text that is ``due``, wake up at ``next_at``; ``flush`` ends or hurries it."""
 
     def __init__(self, pace: float | None) -> None:
-        """``pace``: clusters a second; None or 0: everything is due at once."""
+        """``pace``: clusters per second; None or 0: everything is due at once."""
         self._pace = pace if pace and pace > 0 else 0.0
         self._rate = self._pace
         self._queue: deque[Sequence[str]] = deque()
         """Runs of clusters. A plain ASCII run is its own string: each character of it is a cluster."""
         self._offset = 0
-        """Clusters of the first run that have been shown."""
+        """Clusters of the first run that have been written."""
         self._waiting = 0
         self._slot = float("-inf")
-        """When the next cluster may be shown."""
+        """The time at which the next cluster may be written."""
         self._seen = float("-inf")
-        """When ``due`` was last asked."""
+        """The time of the last call of ``due``."""
         self._tail = ""
-        """The last cluster, which the next text may still extend."""
+        """The last cluster, which the next text may extend."""
         self._tail_since = 0.0
 
     def feed(self, text: str, now: float) -> None:
@@ -55,7 +55,7 @@ class OutputPacer:
         self._add(clusters[:-1], now)
 
     def due(self, now: float) -> str:
-        """The text to show now."""
+        """The text to write now."""
         if not self._pace:
             return self.flush()
         if self._tail and now >= self._tail_since + HOLD:
@@ -69,7 +69,7 @@ class OutputPacer:
         return self._take(count)
 
     def next_at(self, now: float) -> float | None:
-        """When ``due`` will have something; never before ``now``. None: nothing waits."""
+        """The time at which ``due`` will have text; never before ``now``. None: the queue is empty."""
         times = []
         if self._waiting:
             times.append(max(self._slot, self._seen + FRAME) if self._rate * FRAME > 1 else self._slot)
@@ -78,7 +78,7 @@ class OutputPacer:
         return max(now, min(times)) if times else None
 
     def flush(self) -> str:
-        """Everything that still waits, at once."""
+        """All waiting text, at once."""
         return self._take(self._waiting) + self._drop_tail()
 
     def _drop_tail(self) -> str:
@@ -123,10 +123,10 @@ def _clusters(text: str) -> Sequence[str]:
 
 
 class PacedWriter:
-    """Between a reply and a display. ``hurry`` shows all that waits, now and from now on."""
+    """A pacer between a reply and a display. ``hurry`` writes all waiting text, and later text at once."""
 
     def __init__(self, show: Callable[[str], None], pace: float) -> None:
-        """``pace``: grapheme clusters a second, more than 0."""
+        """``pace``: grapheme clusters per second, more than 0."""
         self._show = show
         self._pacer = OutputPacer(pace)
         self._loop = asyncio.get_running_loop()
@@ -144,11 +144,11 @@ class PacedWriter:
         self._show_due()
 
     async def drain(self) -> None:
-        """Returns when all text has been shown, which takes less than a second."""
+        """Wait until all text has been written, which takes less than a second."""
         await self._idle.wait()
 
     def flush(self) -> None:
-        """Shows all that waits; what comes later is paced again."""
+        """Write all waiting text; later text is paced again."""
         self._out(self._pacer.flush())
         self._schedule()
 

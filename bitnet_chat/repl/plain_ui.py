@@ -1,6 +1,6 @@
-"""The same conversation without a terminal library: lines in, text out.
+"""The user interface without a terminal library: lines in, text out.
 
-For dumb terminals, for pipes, and for systems without termios. The terminal's own line editing has to do.
+For dumb terminals, for pipes, and for systems without termios, with the line editing of the terminal.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 PROMPT = "> "
 CHOICES = 20
-"""Conversations of a list, the latest first."""
+"""Maximum number of conversations in a list, the latest first."""
 
 
 class StreamOutput:
-    """Words to one stream, remarks to another, which may be the same."""
+    """Output of words to one stream and remarks to another, which may be the same."""
 
     def __init__(self, words: TextIO, remarks: TextIO) -> None:
         self._words = words
@@ -55,7 +55,7 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 class LineReader:
-    """Lines of a stream, read ahead by a thread; ``None`` when it has ended."""
+    """Lines of a stream, read ahead by a thread; ``None`` at its end."""
 
     def __init__(self, stream: TextIO) -> None:
         self._loop = asyncio.get_running_loop()
@@ -72,7 +72,7 @@ class LineReader:
         return await self._lines.get()
 
     def answer(self, line: str | None) -> None:
-        """As if this line had been read; None: as if the stream had ended."""
+        """Insert a line as if it had been read; None: the end of the stream."""
         self._lines.put_nowait(line)
 
     def _read_raw(self, raw: io.RawIOBase, encoding: str) -> None:
@@ -120,14 +120,16 @@ class PlainUI:
         self._talk = ReplController(backend, settings, self._display, self, switch_model, journal, attached)
         self._lines = LineReader(sys.stdin)
         self._parts: list[str] = []
-        """Lines of a message that goes on."""
+        """Lines of a message that continues on the next line."""
         self._replying = False
         self._picking = False
         self._code = 0
 
     async def run(self, notices: Sequence[str], resumed: StoredConversation | None = None) -> int:
-        """Until the input ends or the user leaves; closes the backend. Returns 9 where the end was not kept. On piped
-        input: 130 for Ctrl-C, else as a batch does, by the first question that got no whole reply."""
+        """Run until the input ends or the user exits; closes the backend. Returns 9 if the end of the conversation was
+        not saved. On piped input: 130 for Ctrl-C, else, as for a batch, the code of the first question without a
+        complete reply.
+        """
         try:
             for text in notices:
                 self._display.notice(text)
@@ -181,14 +183,14 @@ class PlainUI:
     async def edit(self, text: str) -> str:
         """See :class:`bitnet_chat.repl.interfaces.UserInterface`."""
         if not self._typed:
-            raise UsageError("an editor needs a terminal, and the input is none")
+            raise UsageError("an editor requires a terminal as input")
         return await asyncio.to_thread(edit, text)
 
     async def pick(self, entries: Sequence[JournalEntry]) -> int | None:
-        """Without a screen to move on: a list, and the next line is the number of one."""
+        """Print a list; the next line is the number of a conversation."""
         self._display.lines(*(f"{each.id:>6}  {one_line(each.title)}" for each in entries[:CHOICES]))
         more = f" ({CHOICES} of {len(entries)} are shown)" if len(entries) > CHOICES else ""
-        self._display.notice(f"Its number{more}, or an empty line for none:")
+        self._display.notice(f"Enter a number{more}, or an empty line to cancel:")
         self._picking = True
         try:
             line = (await self._lines.next() or "").strip()
@@ -203,7 +205,7 @@ class PlainUI:
     async def decide(self, question: str) -> Verdict | None:
         if not self._typed:
             self._display.notice(
-                f"{question} No: stdin is not a terminal. --allow-tools NAME allows a tool beforehand."
+                f"{question} No: stdin is not a terminal. --allow-tools NAME allows a tool in advance."
             )
             return "no"
         line = await self._answer(f"{question} yes, no or always: ")
@@ -232,7 +234,7 @@ class PlainUI:
         return True
 
     def complain(self, text: str) -> None:
-        """A line about something that has gone wrong in the background."""
+        """Show a line about a failure in the background."""
         self._display.notice(text)
 
     # The stage for what others say: the terminal has the line that is being typed, and nobody can draw above it.

@@ -1,8 +1,7 @@
-"""What others say in the same conversation, shown while the prompt is up.
+"""Replies of other clients in the same conversation, shown while the prompt is active.
 
-Of a backend that can follow (:meth:`bitnet_chat.backends.attach.backend.AttachedBackend.follow`). A reply comes above
-the prompt line by line, as it is made; the line that is not whole yet stands just above the prompt, which stays as it
-is.
+For a backend that can follow (:meth:`bitnet_chat.backends.attach.backend.AttachedBackend.follow`). A reply is written
+above the prompt line by line, as it streams; the incomplete line is directly above the prompt, which is unchanged.
 """
 
 from __future__ import annotations
@@ -21,29 +20,29 @@ if TYPE_CHECKING:
 
 
 class RemoteReplyScreen(Protocol):
-    """Where it is shown. Each loop has its own."""
+    """The output of such replies. Each user interface implements it."""
 
     by_lines: bool
     """False: only whole replies can be shown."""
 
     async def above(self, write: Callable[[], None]) -> None:
-        """Calls ``write``, which writes whole lines, when nothing else is on the screen but what was said."""
+        """Call ``write``, which writes whole lines, when the screen holds only the conversation."""
 
     def preview(self, text: str) -> None:
-        """The line that is not whole yet; empty: there is none."""
+        """Show the incomplete line; empty: erase it."""
 
 
 class RemoteReplyView:
-    """``await run(heard)`` shows all of it, and takes it into the conversation of the talk."""
+    """``await run(heard)`` shows all events, and updates the conversation of the controller."""
 
     def __init__(self, talk: ReplController, display: ReplyDisplay, stage: RemoteReplyScreen) -> None:
         self._talk, self._display, self._stage = talk, display, stage
         self._rest = ""
-        """What was said and is not shown."""
+        """Text that is received and not shown."""
         self._thinking = False
-        """What was said last are thoughts."""
+        """The last text received is a thought."""
         self._shown: list[Callable[[], None]] = []
-        """What is to be written at the end, where nothing can be written before."""
+        """Text to write at the end, if it cannot be written before."""
 
     async def run(self, heard: AsyncIterator[Heard]) -> None:
         async for each in heard:
@@ -88,7 +87,7 @@ class RemoteReplyView:
         self._stage.preview(self._rest)
 
     def _open(self) -> Callable[[], None]:
-        """What shows all that was said and not shown."""
+        """A display with all text that was received and not shown."""
         text, self._rest = self._rest, ""
         show = self._display.thoughts if self._thinking else self._display.words
         return lambda: show(text) if text else None

@@ -1,8 +1,8 @@
-"""What is written to a terminal, words kept whole at its edge, and a few lines below it that are never left behind.
+"""Terminal output with whole words at the edge, and a few temporary lines below it.
 
-What is written stays as it is. The lines below it (a spinner, figures, a table that is not whole yet) are drawn behind
-the cursor, which goes back to where it was; before anything else is written, all behind the cursor is erased. So
-nothing has to be known of how a terminal treats those lines when its window changes.
+Written text is final. The lines below it (a spinner, figures, an incomplete table) are drawn after the cursor, which
+then returns to its place; before anything else is written, all after the cursor is erased. So it does not matter how a
+terminal treats those lines when its window changes.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ Size = Callable[[], tuple[int, int]]
 _SAVE, _RESTORE = "\x1b7", "\x1b8"
 _ERASE_BEHIND = "\x1b[J"
 ERASE_BELOW = f"{_SAVE}\x1b[B{_ERASE_BEHIND}{_RESTORE}\x1b[K"
-"""From the start of a row: tmux takes the other one, in the first row, for a wish to keep all of it in its history."""
+"""From the start of a row: with the other sequence, in the first row, tmux moves the rows into its history."""
 _DOWN, _NEXT_ROW = "\x1bD", "\r\x1b[B"
-"""The first of them scrolls where there is no row below; both keep to what is there."""
+"""The first scrolls if the cursor is in the last row; both stop at the last row."""
 
 
 class Output(Protocol):
-    """Where text goes, at once. All of it is safe for a terminal by now."""
+    """The destination of text, without buffering. All text is sanitized."""
 
     def words(self, text: str) -> None:
-        """Words of a reply."""
+        """Write text of a reply."""
 
     def remarks(self, text: str) -> None:
-        """Everything else."""
+        """Write all other text."""
 
 
 class WrappedScreen:
-    """``words`` of a reply, ``remark`` on the same line, ``lines`` of our own, and what is ``below`` them for now."""
+    """``words`` of a reply, ``remark`` on the same line, ``lines`` of the program, and temporary lines ``below``."""
 
     def __init__(self, sink: Output, size: Size | None, *, draws: bool) -> None:
-        """``size``: None where no terminal is. ``draws``: it can erase what it shows."""
+        """``size``: None without a terminal. ``draws``: the terminal can erase."""
         self._sink = sink
         self._size = size
         self._draws = draws and size is not None
@@ -50,11 +50,11 @@ class WrappedScreen:
 
     @property
     def fresh(self) -> bool:
-        """The cursor is at the start of a line."""
+        """Whether the cursor is at the start of a line."""
         return self._wrapper.fresh
 
     def begin(self, before: str = "") -> None:
-        """Another text begins, as one that goes on after ``before``."""
+        """Begin another text, as a continuation of ``before``."""
         self.clear()
         self._wrapper.begin(before)
 
@@ -65,12 +65,12 @@ class WrappedScreen:
         self._write(self._sink.remarks, text)
 
     def lines(self, text: str) -> None:
-        """Whole lines. The cursor is at the start of one."""
+        """Write whole lines. The cursor is at the start of one."""
         self.clear()
         self._sink.remarks(wrapped(text, self._columns()) if self._size is not None else text)
 
     def below(self, *lines: str) -> None:
-        """Shows these, until the next are shown or words begin another row; anything else erases them."""
+        """Show these lines until the next ones are shown or text begins another row; any other output erases them."""
         if not self._draws or lines == self._below or not (self._wrapper.settled or not lines):
             return
         erased = self._erased if self._below else ""
@@ -96,7 +96,7 @@ class WrappedScreen:
         return ERASE_BELOW if self.fresh else _ERASE_BEHIND
 
     def _drawn(self) -> str:
-        """Draws them and goes back. The row of the cursor is the first of them where it is empty."""
+        """Draw them and return. The row of the cursor is the first of them if it is empty."""
         if not self._below or self._size is None:
             return ""
         columns, rows = self._size()

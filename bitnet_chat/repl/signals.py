@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
-    """``callback`` runs in the loop for each SIGINT, instead of cancelling the main task."""
+    """Run ``callback`` in the loop for each SIGINT, instead of cancelling the main task."""
     loop = asyncio.get_running_loop()
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -36,7 +36,7 @@ def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def on_continue(callback: Callable[[], None]) -> Iterator[None]:
-    """``callback`` runs in the loop when a suspended process goes on. Nothing where there is no such signal."""
+    """Run ``callback`` in the loop when a suspended process continues. No effect on a platform without that signal."""
     number = getattr(signal, "SIGCONT", None)
     if number is None:
         yield

@@ -1,4 +1,4 @@
-"""Running figures of one REPL session. Pure."""
+"""Statistics of one REPL session. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class SessionStats:
     replies: int = 0
     tokens: int = 0
     generated: int = 0
-    """Tokens that ``generating`` is the time of: all but the first ones of each reply whose rate is known."""
+    """Tokens that were generated in ``generating`` seconds: all but the first ones of each reply with a known rate."""
     generating: float = 0.0
     first_tokens: int = 0
-    """Replies whose time to first token is known, and ``waited`` is the sum of."""
+    """Number of replies with a known time to first token; ``waited`` is its sum."""
     waited: float = 0.0
     exact: bool = True
     last: Stats | None = None
@@ -47,31 +47,32 @@ class SessionStats:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Over all replies whose rate is known."""
+        """Rate over all replies with a known rate."""
         return self.generated / self.generating if self.generating > 0 else None
 
     @property
     def time_to_first_token(self) -> float | None:
-        """Mean over all replies for which it is known."""
+        """Mean over all replies with a known time."""
         return self.waited / self.first_tokens if self.first_tokens else None
 
 
 # The figures of a reply while it is made: about how many tokens, and how fast. Pure; the caller brings the time.
 
 MEASURABLE = 1.0
-"""Seconds from the first text on before which a rate would jump about."""
+"""Seconds after the first text before which a rate would be unstable."""
 
 
 class LiveRate:
-    """``feed`` what comes, ``read`` the figures. Each text is counted once, with the model's vocabulary where it is at
-    hand, in the parts in which it is read: hence an estimate, which the figures after the reply replace."""
+    """``feed`` text, ``read`` the figures. Each text is counted once, with the vocabulary of the model if available, in
+    the parts in which it is read: hence an estimate, which the figures after the reply replace.
+    """
 
     def __init__(self, count: Callable[[str], TokenCount | None]) -> None:
         self._count = count
         self._new: list[str] = []
         self._tokens = 0
         self._first = 0
-        """Tokens of the first text, which took no time that was measured."""
+        """Tokens of the first text, whose generation time is unknown."""
         self._since: float | None = None
 
     def feed(self, text: str, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The bar below the prompt, and the figures it shares with ``/stats`` and the line after a reply. Pure."""
+"""The status bar below the prompt, and the figures it shares with ``/stats`` and the line after a reply. Pure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bitnet_chat.util.progress import size
 
 SEPARATOR = " · "
 FULL = 0.8
-"""Share of the context from which on the bar warns."""
+"""Share of the context window from which on the bar warns."""
 WARNING = "class:warning"
 _NAME = 5
-"""How long the name of the model is kept in the bar, see there."""
+"""Priority of the name of the model in the bar, see :func:`bar`."""
 _NAME_CELLS = 8
-"""Less of it says nothing."""
+"""Minimum cells of the name; less is not informative."""
 _OVERFLOW = {
-    "drop-oldest": "the oldest turns will leave it",
-    "summarize": "the oldest turns will be summed up",
-    "stop": "the conversation will end there",
+    "drop-oldest": "the oldest turns will be dropped",
+    "summarize": "the oldest turns will be summarized",
+    "stop": "the conversation will end",
 }
 _STATES = {
     BackendState.STARTING: "loading",
@@ -47,8 +47,9 @@ def tokens(count: int, exact: bool = True) -> str:
 
 
 def context(used: int | None, total: int | None, exact: bool = True) -> str:
-    """``ctx 512/2048 (25 %)``, ``ctx ~512/2048 (25 %)`` for an estimate; ``ctx ?/2048`` when it is not known how much
-    is used, empty when the size is not."""
+    """``ctx 512/2048 (25 %)``, ``ctx ~512/2048 (25 %)`` for an estimate; ``ctx ?/2048`` if the used part is not known,
+    empty if the size is not.
+    """
     if not total:
         return ""
     share = "?" if used is None else f"{'' if exact else '~'}{used}"
@@ -75,9 +76,10 @@ def bar(
     overflow: str = "drop-oldest",
     draft: TokenCount | None = None,
 ) -> list[tuple[str, str]]:
-    """One line for ``columns`` cells, in fragments of a style class and a text: what does not fit is left out, the
-    least important first; the name is cut before it is left out. ``overflow``: what happens to a conversation that
-    outgrows the context. ``draft``: the cost of the message that is being written."""
+    """One line of ``columns`` cells, as fragments of a style class and a text: fragments that do not fit are left out,
+    the least important first; the name is cut before it is left out. ``overflow``: the policy for a full context
+    window. ``draft``: the cost of the message on the prompt.
+    """
     used = status.context_used  # not that of the last reply: it may have been one of another conversation
     total = status.context_size or (last.context_size if last else None)
     speed = last.tokens_per_second if last else None

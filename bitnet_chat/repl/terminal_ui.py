@@ -1,8 +1,8 @@
-"""The prompt on a terminal.
+"""The user interface on a terminal.
 
-The keyboard is in raw mode from the first prompt to the last, so that no key is lost or echoed between a prompt and
-its reply. The prompt is prompt_toolkit's; a reply is written straight to the terminal, because text that is never
-painted again cannot flicker, and the terminal itself wraps and scrolls it.
+The keyboard is in raw mode from the first prompt to the last, so that input between a prompt and its reply is neither
+lost nor echoed. The prompt is drawn by prompt_toolkit; a reply is written directly to the terminal, since text that is
+never painted again cannot flicker, and the terminal itself wraps and scrolls it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import Journal, JournalEntry, StoredConversation
 
 REFRESH = 1.0
-"""Seconds between two looks at the engine's memory and CPU while the prompt is shown."""
+"""Seconds between two measurements of the memory and CPU of the engine while the prompt is shown."""
 
 _COLOURS = {
     "prompt": "bold ansigreen",
@@ -87,10 +87,10 @@ class TerminalUI:
         self._complaints: list[str] = []
         self._hint = ""
         self._preview = ""
-        """The line that somebody else's reply has come to."""
+        """The incomplete line of a reply of another client."""
         self._editing: asyncio.Task[None] | None = None
         self._lending = False
-        """An editor has the terminal, between two prompts."""
+        """Whether an editor has the terminal, between two prompts."""
         self._session: PromptSession[str] = PromptSession(
             self._prompt,
             multiline=True,
@@ -119,7 +119,9 @@ class TerminalUI:
         self._started = False
 
     async def run(self, notices: Sequence[str], resumed: StoredConversation | None = None) -> int:
-        """Until the user leaves. Returns the exit code and closes the backend. ``resumed``: go on with this one."""
+        """Run until the user exits. Returns the exit code and closes the backend. ``resumed``: a conversation to
+        continue.
+        """
         try:
             with self._input.raw_mode(), on_interrupt(self._interrupt), on_continue(self._continue):
                 for text in notices:
@@ -172,13 +174,14 @@ class TerminalUI:
         return True
 
     def complain(self, text: str) -> None:
-        """A line about something that has gone wrong in the background: shown at the next chance."""
+        """Show a line about a failure in the background, as soon as the screen allows it."""
         self._complaints.append(text)
         self._session.app.invalidate()
 
     def _default(self, back: str) -> str:
-        """What the next prompt begins with. Keys typed ahead would run into it, and a long one would push out of sight
-        why it came back: then it is for Arrow-Up to bring."""
+        """The initial text of the next prompt. Not with keys typed ahead, which would run into it, and not a long text,
+        which would hide the reason for its return: then Arrow-Up recalls it.
+        """
         ahead = get_typeahead(self._input)
         store_typeahead(self._input, ahead)
         size = self._output.get_size()
@@ -187,7 +190,7 @@ class TerminalUI:
             history = self._session.history
             if back not in history.get_strings()[-1:]:  # it was typed in another session
                 history.append_string(back)
-            self._display.notice("Arrow-Up brings the message back.")
+            self._display.notice("Arrow-Up recalls the message.")
             return ""
         return back
 
@@ -253,7 +256,7 @@ class TerminalUI:
         self._complaints.clear()
 
     def _interrupt(self) -> None:
-        """SIGINT from elsewhere: in raw mode Ctrl-C is a key."""
+        """Handle a SIGINT from another process: in raw mode Ctrl-C is a key."""
         if self._editing is not None or self._lending:
             return  # the editor's business
         if self._session.app.is_running:
@@ -262,7 +265,9 @@ class TerminalUI:
             self._talk.interrupt()
 
     def _continue(self) -> None:
-        """After SIGSTOP or SIGTSTP from elsewhere and ``fg``; Ctrl-Z takes care of itself and leaves raw mode on."""
+        """Handle the end of a SIGSTOP or SIGTSTP from another process; Ctrl-Z is handled elsewhere and leaves raw mode
+        on.
+        """
         if self._editing is not None or self._lending or is_raw(self._input):
             return
         self._input.raw_mode().__enter__()  # the one of run() restores what was there before

@@ -1,4 +1,4 @@
-"""Calls of tools in a conversation: shown, asked about, made."""
+"""Tool calls in a conversation: display, confirmation, execution."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from bitnet_chat.tools.loop import ROUNDS, ResultBudget, clipped, loss
 
 DECLINED = "The user declined this call."
 _SPIN = 0.1
-"""Seconds between two pictures of the spinner."""
+"""Seconds between two frames of the spinner."""
 _QUESTION = 60
-"""Characters of the arguments in the question; the whole call stands above it."""
+"""Maximum number of characters of the arguments in the question; the whole call is shown above it."""
 
 
 class ToolExecutor:
-    """Makes the calls that the user allows."""
+    """Executes the calls that the user confirms."""
 
     def __init__(
         self,
@@ -33,21 +33,24 @@ class ToolExecutor:
         *,
         keeps_all: bool = False,
     ) -> None:
-        """``allowed``: tools that need no question. ``keeps_all``: see :class:`bitnet_chat.tools.loop.ResultBudget`."""
+        """``allowed``: tools that need no confirmation. ``keeps_all``: see
+        :class:`bitnet_chat.tools.loop.ResultBudget`.
+        """
         self._toolbox = toolbox
         self._display = display
         self._console = console
         self._keeps_all = keeps_all
         self.allowed = set(allowed)
-        """Grows with each answer "always", until the program ends."""
+        """Extended by each answer "always", until the program ends."""
         self._running: asyncio.Task[str] | None = None
 
     async def answer(self, conversation: Conversation, rounds: int, backend: Backend) -> tuple[Conversation, bool]:
-        """The conversation with a result for each open call, and whether the model is to go on. ``rounds``: replies
-        with calls that there were in this turn before. ``backend``: whose window the results are to fit into."""
+        """The conversation with a result for each open call, and whether the model is to continue. ``rounds``: earlier
+        replies with calls in this turn. ``backend``: the one whose context window limits the results.
+        """
         if rounds >= ROUNDS:
             self._display.notice(
-                f"The model has called tools in {ROUNDS} replies in a row: it is stopped here. /continue lets it go on."
+                f"The model has called tools in {ROUNDS} replies in a row and is stopped. /continue lets it continue."
             )
             return conversation.with_all_answered(), False
         space = ResultBudget(
@@ -57,7 +60,7 @@ class ToolExecutor:
             verdict = "yes" if call.name in self.allowed else await self._console.decide(self._question(call))
             if verdict is None:
                 conversation = conversation.with_tool_result(call, DECLINED).with_all_answered()
-                self._display.notice("Stopped: nothing is called. /continue lets the model go on without it.")
+                self._display.notice("Stopped: the call is cancelled. /continue lets the model continue without it.")
                 return conversation, False
             if verdict == "always":
                 self.allowed.add(call.name)
@@ -71,17 +74,17 @@ class ToolExecutor:
                 if not self._was_stopped():
                     raise
                 conversation = conversation.with_tool_result(call, "error: the user stopped this call")
-                self._display.notice(f"{one_line(call.name)} was stopped. /continue lets the model go on.")
+                self._display.notice(f"{one_line(call.name)} was stopped. /continue lets the model continue.")
                 return conversation.with_all_answered(NOT_CALLED), False
         return conversation, True
 
     def interrupt(self) -> None:
-        """Gives up the call that is under way, if any."""
+        """Cancel the running call, if any."""
         if self._running is not None:
             self._running.cancel()
 
     def _was_stopped(self) -> bool:
-        """Whether it was the call that was cancelled, and not all of us."""
+        """Whether only the call was cancelled, and not the whole task."""
         task = asyncio.current_task()
         return task is None or not task.cancelling()
 

@@ -1,4 +1,4 @@
-"""The application: which path is whose, and what stands around all of them."""
+"""The ASGI application: routes and middleware."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def application(desk: ReplyScheduler, settings: ServeSettings, journal: Journal | None) -> Starlette:
-    """Everything that is served. ``journal``: where chats are kept; None: nowhere but in memory."""
+    """The whole application. ``journal``: storage of the chats; None: memory only."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -55,12 +55,12 @@ def application(desk: ReplyScheduler, settings: ServeSettings, journal: Journal 
 
 
 def _no_such_route(request: Request, error: Exception) -> Response:
-    """What no API had a word for."""
+    """The answer for a path outside the APIs."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        what = f"{request.method} is not for {request.url.path}"
+        what = f"method {request.method} is not supported by {request.url.path}"
     else:
-        what = f"{request.url.path} is not served here"
+        what = f"path {request.url.path} does not exist"
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
     return refused(RejectedRequest(error.status_code, what, code=code, headers=error.headers or {}), request.url.path)
 
@@ -69,10 +69,10 @@ def _no_such_route(request: Request, error: Exception) -> Response:
 async def running(
     desk: ReplyScheduler, settings: ServeSettings, journal: Journal | None, app: Starlette | None = None
 ) -> AsyncIterator[str]:
-    """The application, listening, in the block; gives its address.
+    """Serve the application during the block; gives its address.
 
-    At the end of the block replies that are under way have ``settings.grace`` seconds while new ones are refused, and
-    their clients hear the end of them; none have any time where the block is left by an exception.
+    At the end of the block running replies have ``settings.grace`` seconds while new ones are refused, and their
+    clients receive the rest; after an exception they have no time.
     """
     async with listening(app or application(desk, settings, journal), settings.host, settings.port) as url:
         grace = settings.grace
@@ -86,7 +86,7 @@ async def running(
 
 
 def _routes(desk: ReplyScheduler, settings: ServeSettings, chat_desk: ChatService) -> Sequence[BaseRoute]:
-    """Each API brings its own."""
+    """The routes of all APIs."""
     return [
         *openai.routes(desk, settings),
         *ollama.routes(desk, settings),

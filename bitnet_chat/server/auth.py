@@ -1,8 +1,8 @@
-"""What a request has to be like before anybody looks at what it wants. Pure: facts in, a refusal or nothing out.
+"""Validation of Host, Origin, key and Content-Type of a request. Pure: facts in, a refusal or None out.
 
-A browser runs pages of strangers, and each of them may send requests to this computer. Three things tell them apart:
-the ``Host`` that the browser thinks it talks to (a stranger's name that was made to point here is refused), the
-``Origin`` of the page, and ``Sec-Fetch-Site``. A program sends none of the last two.
+A browser runs pages of any origin, and each of them may send requests to this computer. Three headers tell them apart:
+the ``Host`` that the browser connects to (a foreign name that resolves to this computer is refused), the ``Origin`` of
+the page, and ``Sec-Fetch-Site``. A program sends neither of the last two.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bitnet_chat.server.settings import ServeSettings, is_loopback
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d{1,5})?")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OPEN = frozenset({"/", "/health", "/login", "/sw.js", "/manifest.webmanifest", "/favicon.ico"})
-"""What needs no key: the page, which is the same for everybody, and whether all is well."""
+"""Paths without a key: the page, which contains no user data, and health."""
 _OPEN_FOLDER = "/page/"
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 _JSON = re.compile(r"application/(?:json|[\w.+-]+\+json)\s*(?:;.*)?", re.IGNORECASE)
@@ -44,12 +44,12 @@ HEADERS: Mapping[str, str] = {
     "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
     "cache-control": "no-store",
 }
-"""Stand on every reply that does not say otherwise itself."""
+"""Default headers of every reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedRequest:
-    """``what`` happened, and the ``remedy``; ``kind`` in the words of the OpenAI API."""
+    """``what`` failed, and the ``remedy``; ``kind`` is an error type of the OpenAI API."""
 
     status: int
     what: str
@@ -61,21 +61,21 @@ class RejectedRequest:
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """Of a request, as far as they matter here. Names of headers are lower case."""
+    """The facts of a request that the checks use. Names of headers are lower case."""
 
     method: str
     path: str
     scheme: str
     address: str
-    """Of the client."""
+    """Address of the client."""
     headers: Mapping[str, str]
     hosts: int = 1
-    """How many ``Host`` headers there are."""
+    """Number of ``Host`` headers."""
     cookies: Mapping[str, str] = field(default_factory=dict)
 
 
 class RequestGuard:
-    """Who may come in."""
+    """Validates Host, Origin, key and Content-Type."""
 
     def __init__(self, settings: ServeSettings, keys: ApiKeyAuth) -> None:
         self._settings, self._keys = settings, keys
@@ -88,11 +88,11 @@ class RequestGuard:
             self._own = {name, name.partition(".")[0], f"{name.partition('.')[0]}.local"}
 
     def refusal(self, facts: RequestInfo) -> RejectedRequest | None:
-        """Why it may not; None where it may."""
+        """The reason to reject the request; None if it is allowed."""
         return self._of_host(facts) or self._of_origin(facts) or self._of_key(facts) or self._of_body(facts)
 
     def allowed_origin(self, facts: RequestInfo) -> str:
-        """The page elsewhere that may read the reply; empty where there is none."""
+        """The origin of a foreign page that may read the reply; empty without one."""
         origin = facts.headers.get("origin", "").lower()
         return origin if origin in self._origins else ""
 
@@ -100,7 +100,7 @@ class RequestGuard:
         host = facts.headers.get("host", "")
         match = _HOST.fullmatch(host)
         if facts.hosts != 1 or match is None:
-            return RejectedRequest(400, "the request does not say in one Host header whom it is for", code="bad_host")
+            return RejectedRequest(400, "exactly one Host header is required", code="bad_host")
         name = match[1].lower().strip("[]").rstrip(".")
         if name in self._own or name in self._hosts:
             return None
@@ -109,8 +109,8 @@ class RequestGuard:
             return None
         return RejectedRequest(
             403,
-            f"{match[1]} is no name of this server",
-            f"--allow-host {match[1]} lets it in, if it is meant to be one",
+            f"{match[1]} is not an allowed host",
+            f"--allow-host {match[1]} allows it",
             "permission_error",
             "host_not_allowed",
         )
@@ -122,15 +122,15 @@ class RequestGuard:
         if origin is not None and not _is_own(facts):
             return RejectedRequest(
                 403,
-                f"a page of {origin[:100]} may not use this server",
-                f"--cors {origin[:100]} lets it, if you trust it" if "://" in origin else "",
+                f"origin {origin[:100]} is not allowed",
+                f"--cors {origin[:100]} allows it, if you trust it" if "://" in origin else "",
                 "permission_error",
                 "origin_not_allowed",
             )
         site = facts.headers.get("sec-fetch-site", "none")
         if origin is None and site == "cross-site" and facts.method not in _SAFE:
             return RejectedRequest(
-                403, "a page of another site may not use this server", "", "permission_error", "cross_site"
+                403, "requests of pages of other sites are not allowed", "", "permission_error", "cross_site"
             )
         return None
 
@@ -149,7 +149,7 @@ class RequestGuard:
                 return None
         except TooManyAttemptsError as error:
             return too_many_guesses(error)
-        what = "that API key is wrong" if key else "this server wants an API key"
+        what = "the API key is wrong" if key else "an API key is required"
         code = "invalid_api_key" if key else "missing_api_key"
         return RejectedRequest(401, what, remedy, "authentication_error", code, {"www-authenticate": "Bearer"})
 
@@ -169,13 +169,13 @@ class RequestGuard:
             return None
         return RejectedRequest(
             415,
-            f"the body is said to be {kind[:100] or 'nothing in particular'}",
+            f"unsupported Content-Type: {kind[:100] or 'none'}",
             "send Content-Type: application/json",
         )
 
 
 def _is_own(facts: RequestInfo) -> bool:
-    """Whether no page elsewhere has sent it, as far as a browser tells."""
+    """Whether the request was not sent by a foreign page, as far as the browser reports."""
     origin, here = facts.headers.get("origin"), facts.headers.get("host", "").lower()
     return origin is None or origin.lower() in (f"http://{here}", f"https://{here}")
 
@@ -184,7 +184,7 @@ def too_large(limit: int) -> RejectedRequest:
     return RejectedRequest(
         413,
         f"the request is larger than {limit:,} bytes",
-        "send less, or begin another conversation",
+        "send a shorter request, or begin another conversation",
         code="request_too_large",
     )
 
@@ -205,7 +205,7 @@ def _is_address(name: str) -> bool:
 
 
 def preflight_headers(origin: str, wanted: str) -> dict[str, str]:
-    """The answer to a browser that asks whether a page of ``origin``, which may, can send ``wanted`` headers."""
+    """The answer to a preflight request: an allowed page of ``origin`` may send ``wanted`` headers."""
     named = ", ".join(name for name in (each.strip().lower() for each in wanted.split(",")) if _TOKEN.fullmatch(name))
     return {
         **cors_headers(origin),
@@ -233,7 +233,7 @@ COOKIE = "bitnet_chat_session"
 SESSION = 30 * 24 * 3600
 """Seconds that a browser stays logged in."""
 _GUESSES, _WINDOW = 20, 60.0
-"""So many wrong keys in so many seconds are answered as such from one address; more are told to wait."""
+"""Maximum number of wrong keys from one address, within a number of seconds; further ones get 429."""
 _ADDRESSES = 4096
 
 
@@ -246,7 +246,7 @@ class TooManyAttemptsError(Exception):
 
 
 class ApiKeyAuth:
-    """Knows the key. An empty one lets everybody in."""
+    """Checks the API key. An empty key allows all requests."""
 
     def __init__(self, key: str, clock: Callable[[], float] = time.time) -> None:
         self._key = key.encode()
@@ -258,8 +258,10 @@ class ApiKeyAuth:
         return bool(self._key)
 
     def is_right(self, key: str, address: str) -> bool:
-        """Raises TooManyGuesses for a wrong one after too many of them from ``address``. The right one always passes:
-        many clients may share an address, behind a proxy for example, and one of them may have a wrong key."""
+        """Whether the key is right. Raises TooManyAttemptsError for a wrong one after too many of them from
+        ``address``. The right key is always accepted: many clients may share an address, behind a proxy for example,
+        and one of them may have a wrong key.
+        """
         # Digests have the same length whatever was sent, so that the time tells nothing.
         right = hmac.compare_digest(_digest(key.encode("utf-8", "surrogatepass")), _digest(self._key))
         if right or not self._key:
@@ -278,12 +280,12 @@ class ApiKeyAuth:
         return False
 
     def session(self) -> str:
-        """A new value for the cookie. It tells nothing of the key, and is worth nothing under another one."""
+        """A new value for the cookie. It does not reveal the key, and is invalid with another key."""
         said = f"{int(self._clock()) + SESSION}.{secrets.token_urlsafe(12)}"
         return f"{said}.{self._mark(said)}"
 
     def is_session(self, value: str) -> bool:
-        """Whether ``value`` is from :meth:`session`, and not too old."""
+        """Whether ``value`` is from :meth:`session`, and not expired."""
         said, _, mark = value.rpartition(".")
         if not said.isascii() or not mark.isascii() or not hmac.compare_digest(mark, self._mark(said)):
             return False
@@ -299,6 +301,6 @@ def _digest(key: bytes) -> bytes:
 
 
 def key_in(authorization: str, x_api_key: str) -> str:
-    """The key that a request brings by ``Authorization: Bearer`` or ``x-api-key``; empty: none."""
+    """The key of a request, from ``Authorization: Bearer`` or ``x-api-key``; empty: none."""
     scheme, _, key = authorization.strip().partition(" ")
     return key.strip() if scheme.lower() == "bearer" else x_api_key.strip()

@@ -1,8 +1,8 @@
-"""One reply while it is made, for any number of watchers.
+"""A running reply, for any number of readers.
 
-What was said is kept as text, not as pieces: a watcher that is slow, or comes late, or comes back gets what it has not
-seen yet in one piece, and costs nothing but its place. A place is a number: each character counts one, and so does each
-tool call and each notice.
+The reply is stored as text, not as pieces: a reader that is slow, late or reconnected receives all unread text in one
+piece, and costs only its position. A position is a number: each character counts one, and so does each tool call and
+each notice.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from bitnet_chat.events import (
 )
 
 DROPPED = "x-messages-dropped"
-"""The header that says how many of the oldest messages had no room in the window."""
+"""Header with the number of oldest messages that did not fit into the context window."""
 _BLOCK = 1024
-"""Characters to which pieces are joined. Appending to a text copies it, so that it should not get longer."""
+"""Characters up to which pieces are joined. Appending copies the text, so it must stay short."""
 
 
 @dataclass(slots=True)
 class _Segment:
-    """A stretch of the reply: text of one kind, or one event."""
+    """A part of the reply: text of one kind, or one event."""
 
     start: int
     event: Event
-    """A TextDelta or ThinkingDelta holds what was joined so far."""
+    """A TextDelta or ThinkingDelta holds the joined text."""
 
     @property
     def size(self) -> int:
@@ -47,33 +47,33 @@ class _Segment:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """What a watcher gets: an event, and the place behind it."""
+    """An event, and the position after it."""
 
     event: Event
     place: int
 
 
 class ReplyBroadcast:
-    """What is said goes in by :meth:`put`, and comes out of :meth:`watch`, for as many as want it."""
+    """Events enter by :meth:`put`, and are read by :meth:`watch`, any number of times."""
 
     def __init__(self, id: str, model: str) -> None:
-        """``model``: the name of the one that answers."""
+        """``model``: the name of the model of the reply."""
         self.id = id
         self.model = model
         self.created = time.time()
         self.started = asyncio.Event()
-        """Set when there is something to tell a client: the reply has begun, or has failed."""
+        """Set when the response can begin: the reply has begun, or has failed."""
         self.end: Completed | Failed | None = None
         self.cached = False
-        """Whether it is one that was made before, and is given again."""
+        """Whether it is a replay of a cached reply."""
         self.seen = False
-        """Whether a watcher was given any of it."""
+        """Whether a reader has received any of it."""
         self._stop: Callable[[], object] | None = None
         self._stopping = False
         self._blocks: list[_Segment] = []
         self._place = 0
         self._progress: PromptProgress | None = None
-        """Of the prompt that is being read, as long as nothing was said."""
+        """Progress of the prefill, before the first text."""
         self._watchers: set[asyncio.Event] = set()
         self._ended = asyncio.Event()
 
@@ -83,22 +83,22 @@ class ReplyBroadcast:
 
     @property
     def dropped(self) -> int:
-        """Messages of the conversation that the reply is made without, as far as is told by now."""
+        """Number of messages of the conversation that the prompt leaves out, as far as known."""
         return max((each.event.dropped for each in self._blocks if isinstance(each.event, Notice)), default=0)
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a client is told of it before it hears any of it."""
+        """Response headers."""
         told = {"x-request-id": self.id, **({"x-cache": "hit"} if self.cached else {})}
         return {**told, **({DROPPED: str(self.dropped)} if self.dropped else {})}
 
     @property
     def place(self) -> int:
-        """Behind all that was said so far."""
+        """The position after all text so far."""
         return self._place
 
     def put(self, event: Event) -> None:
-        """The next event. The last one is Completed or Failed; what comes after it is not heard."""
+        """Add an event. The last one is Completed or Failed; later ones are ignored."""
         if self.end is not None:
             return
         if isinstance(event, Completed | Failed):
@@ -117,7 +117,7 @@ class ReplyBroadcast:
             watcher.set()
 
     def again(self) -> None:
-        """Forgets what was said, none of which was seen: the reply begins once more."""
+        """Discard the text so far, which has no reader: the reply is generated again."""
         assert not self.seen and self.end is None
         self._blocks.clear()
         self._place = 0
@@ -163,7 +163,7 @@ class ReplyBroadcast:
             self._watchers.discard(news)
 
     def _since(self, place: int) -> list[Cursor]:
-        """All there is behind ``place``, text of one kind joined."""
+        """All events after ``place``, text of one kind joined."""
         if place >= self._place:
             return []
         last = self._blocks[-1]
@@ -199,7 +199,7 @@ class ReplyBroadcast:
 
     @property
     def text(self) -> str:
-        """The reply so far."""
+        """The text so far."""
         return "".join(block.event.text for block in self._blocks if isinstance(block.event, TextDelta))
 
     @property
@@ -208,7 +208,7 @@ class ReplyBroadcast:
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
-        """What it asks for. Nothing of that is to be done where it has ended for another reason."""
+        """The tool calls. They must not be executed if the reply ended for another reason."""
         if isinstance(self.end, Failed) or (self.end is not None and self.end.reason is not FinishReason.TOOL_CALLS):
             return ()
         return tuple(block.event for block in self._blocks if isinstance(block.event, ToolCall))
@@ -221,12 +221,12 @@ class ReplyBroadcast:
     # Stopping
 
     def stop(self) -> None:
-        """Ends the reply with what it has. It still ends with a Completed of its own."""
+        """Stop the reply and keep its text. It still ends with its own Completed."""
         self._stopping = True
         if self._stop is not None and self.end is None:
             self._stop()
 
     def stopped_by(self, stop: Callable[[], object]) -> bool:
-        """From now on ``stop`` is what ends it. False: it was to be stopped before, and need not even begin."""
+        """Register ``stop`` as the function that ends the reply. False: it was stopped before, and need not begin."""
         self._stop = stop
         return not self._stopping

@@ -1,4 +1,4 @@
-"""``/health`` and ``/metrics``: for those who watch over the server."""
+"""``/health`` and ``/metrics``, for monitoring."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def routes(desk: ReplyScheduler) -> list[BaseRoute]:
 
 
 def health_of(desk: ReplyScheduler) -> tuple[int, dict[str, object]]:
-    """The HTTP status, 200 where an engine is ready and 503 else, and what is to be said about it."""
+    """The HTTP status, 200 if an engine is ready, else 503, and the body."""
     pools = desk.catalogue.pools
     statuses = [backend.status() for pool in pools.values() for backend in pool.backends]
     shown = max(statuses, key=_readiness, default=None)

@@ -1,7 +1,7 @@
-"""What clients ask a llama-server about its model: ``/props``, ``/slots``, ``/tokenize``, ``/detokenize`` and
-``/apply-template``. Nothing is changed here, and nothing that was said is told.
+"""Endpoints of a llama-server about its model: ``/props``, ``/slots``, ``/tokenize``, ``/detokenize`` and
+``/apply-template``. They change nothing and reveal no conversation.
 
-All is answered from the file of the model, whatever answers requests; of a model on another computer nothing is known.
+All data comes from the file of the model, with any backend; a model on another computer has no data.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bitnet_chat.templates.chat_template import ChatTemplate
 
 _MOST = 400_000
-"""Characters, and tokens, of one request: some seconds of work, beside the event loop."""
+"""Maximum number of characters, and of tokens, of one request: some seconds of work, outside the event loop."""
 _Work = Callable[["_TextRequest", Fields], dict[str, object]]
 
 
@@ -59,7 +59,7 @@ class _LlamaEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def answer(request: Request) -> Response:
             if request.method not in (self._method, "HEAD" if self._method == "GET" else self._method):
-                what = f"{request.method} is not for {request.url.path}"
+                what = f"method {request.method} is not supported by {request.url.path}"
                 raise InvalidFieldError(what, code="method_not_allowed", status=405, remedy=f"use {self._method}")
             return _json(await self._answer(request))  # type: ignore[misc]  # each of them is awaited
 
@@ -68,13 +68,13 @@ class _LlamaEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class _TextRequest:
-    """What turns messages into text and text into tokens."""
+    """Chat template and tokenizer of a model."""
 
     header: ModelHeader
     template: ChatTemplate | None
     """None: it cannot be read."""
     tokenizer: Tokenizer | None
-    """None: its kind of vocabulary is not known here."""
+    """None: its kind of vocabulary is not supported."""
 
 
 class _Paths:
@@ -124,7 +124,7 @@ class _Paths:
             source = self._catalogue.pools[name].source
             if source.path is None:
                 raise InvalidFieldError(
-                    f"the model {name} is on another computer: its vocabulary is not here", status=501
+                    f"the model {name} is on another computer: its vocabulary is not available", status=501
                 )
             self._texts[name] = await asyncio.to_thread(_read, source)
         return self._texts[name]
@@ -154,9 +154,7 @@ def _read(source: BackendFactory) -> _TextRequest:
 
 def _tokenizer_of(text: _TextRequest) -> Tokenizer:
     if text.tokenizer is None:
-        raise InvalidFieldError(
-            f"the vocabulary of {text.header.label} is of a kind that is not known here", status=501
-        )
+        raise InvalidFieldError(f"the vocabulary of {text.header.label} is of an unsupported kind", status=501)
     return text.tokenizer
 
 
@@ -182,7 +180,7 @@ def _tokenized(text: _TextRequest, fields: Fields) -> dict[str, object]:
 def _detokenized(text: _TextRequest, fields: Fields) -> dict[str, object]:
     tokenizer, tokens = _tokenizer_of(text), fields.get("tokens")
     if not isinstance(tokens, list) or not all(type(each) is int for each in tokens) or len(tokens) > _MOST:
-        raise fields.wrong("tokens", f"has to be a list of at most {_MOST:,} numbers of tokens")
+        raise fields.wrong("tokens", f"must be a list of at most {_MOST:,} token ids")
     try:
         return {"content": tokenizer.written(tokens)}
     except IndexError as error:

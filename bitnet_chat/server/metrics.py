@@ -1,7 +1,7 @@
-"""What the server counts, for Prometheus.
+"""The metrics of the server, for Prometheus.
 
-Names, units and labels are Prometheus' conventions: base units, ``_total`` behind counters, and no label whose values
-a client could make up.
+Names, units and labels follow the conventions of Prometheus: base units, ``_total`` for counters, and no label with
+values that a client could choose.
 """
 
 from __future__ import annotations
@@ -27,70 +27,69 @@ _RATES = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1000
 
 
 class Metrics:
-    """The account of one server, in a registry of its own. All methods belong to the event loop."""
+    """The metrics of one server, in a registry of its own. All methods belong to the event loop."""
 
     def __init__(self, catalogue: ModelManager, running: Callable[[], int] = lambda: 0) -> None:
-        """``running``: how many replies are waited for or made."""
+        """``running``: gives the number of waiting and running replies."""
         self.registry = CollectorRegistry()
         by_model = ("model",)
         self._requests = Counter(
             "bitnet_chat_http_requests",
-            "HTTP requests that were answered",
+            "HTTP requests answered",
             ("api", "status"),
             registry=self.registry,
         )
         self._replies = Counter(
-            "bitnet_chat_replies", "Replies that have ended, by why", ("model", "reason"), registry=self.registry
+            "bitnet_chat_replies", "Replies ended, by finish reason", ("model", "reason"), registry=self.registry
         )
-        self._prompt_tokens = Counter(
-            "bitnet_chat_prompt_tokens", "Tokens that models were given to read", by_model, registry=self.registry
-        )
-        self._tokens = Counter(
-            "bitnet_chat_generated_tokens", "Tokens that models have made", by_model, registry=self.registry
-        )
+        self._prompt_tokens = Counter("bitnet_chat_prompt_tokens", "Prompt tokens", by_model, registry=self.registry)
+        self._tokens = Counter("bitnet_chat_generated_tokens", "Generated tokens", by_model, registry=self.registry)
         self._first = Histogram(
             "bitnet_chat_time_to_first_token_seconds",
-            "From the request to the first word of its reply, waiting included",
+            "Time from a request to the first text of its reply, queue included",
             by_model,
             registry=self.registry,
             buckets=_SECONDS,
         )
         self._rate = Histogram(
             "bitnet_chat_tokens_per_second",
-            "Rate of generation of one reply, reading the prompt excluded",
+            "Generation rate of one reply, prefill excluded",
             by_model,
             registry=self.registry,
             buckets=_RATES,
         )
         self._waited = Histogram(
             "bitnet_chat_queue_wait_seconds",
-            "From the request to when a backend was free for it",
+            "Time from a request to the assignment of a backend",
             by_model,
             registry=self.registry,
             buckets=_SECONDS,
         )
         self._yields = Counter(
-            "bitnet_chat_yields", "Batch replies that made way for people", by_model, registry=self.registry
+            "bitnet_chat_yields",
+            "Low-priority replies that yielded to interactive ones",
+            by_model,
+            registry=self.registry,
         )
         self._restarts = Counter(
-            "bitnet_chat_engine_restarts", "Engines that died and were started again", by_model, registry=self.registry
+            "bitnet_chat_engine_restarts", "Engine restarts after a crash", by_model, registry=self.registry
         )
         self._cached = Counter(
-            "bitnet_chat_cached_replies", "Replies that were given again from memory", by_model, registry=self.registry
+            "bitnet_chat_cached_replies", "Replies replayed from the cache", by_model, registry=self.registry
         )
         for name in catalogue.names:  # 0 is a figure, too, and a rate wants a beginning
             for counter in (self._prompt_tokens, self._tokens, self._yields, self._restarts, self._cached):
                 counter.labels(name)
         self._catalogue = catalogue
         self._shared_restarts: dict[str, int] = {}
-        """Those of a process that answers for several seats which were accounted for."""
+        """Counted restarts of a process that serves several slots."""
         self.registry.register(_Collector(catalogue, running))
 
     def request(self, api: str, status: int) -> None:
         self._requests.labels(api, str(status)).inc()
 
     def reply(self, model: str) -> ReplyMetrics:
-        """The account of a reply that is asked for now."""
+        """Metrics of a reply that is requested now."""
         return ReplyMetrics(self, model)
 
     def yielded(self, model: str) -> None:
@@ -100,7 +99,7 @@ class Metrics:
         self._cached.labels(model).inc()
 
     def restarted(self, model: str, seat: Slot) -> None:
-        """Accounts for the restarts of its engine that were not yet accounted for."""
+        """Count the restarts of its engine that are not counted yet."""
         count, known = seat.backend.status().restarts, seat.restarts
         if self._catalogue.pools[model].source.shared:
             known = self._shared_restarts.get(model, 0)
@@ -110,7 +109,7 @@ class Metrics:
         seat.restarts = count
 
     def exposed(self, accept: str) -> tuple[bytes, str]:
-        """All of it in the format that the ``Accept`` header asks for, and the name of that format."""
+        """All metrics in the format that the ``Accept`` header asks for, and the name of that format."""
         for model, pool in self._catalogue.pools.items():
             for seat in pool.seats:
                 self.restarted(model, seat)
@@ -119,7 +118,7 @@ class Metrics:
 
 
 class ReplyMetrics:
-    """What is counted of one reply."""
+    """Metrics of one reply."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics, self._model = metrics, model
@@ -127,7 +126,7 @@ class ReplyMetrics:
         self._is_seated = self._has_spoken = False
 
     def seated(self) -> None:
-        """A backend is free for it."""
+        """A backend is assigned to it."""
         if not self._is_seated:
             self._is_seated = True
             self._metrics._waited.labels(self._model).observe(time.monotonic() - self._asked)
@@ -148,7 +147,7 @@ class ReplyMetrics:
 
 
 class _Collector(Collector):
-    """What is looked up when somebody asks."""
+    """Values that are computed at each scrape."""
 
     def __init__(self, catalogue: ModelManager, running: Callable[[], int]) -> None:
         self._catalogue, self._running = catalogue, running
@@ -156,15 +155,13 @@ class _Collector(Collector):
         self._started = self._process.create_time()
 
     def collect(self) -> Iterable[Metric]:
-        info = GaugeMetricFamily("bitnet_chat_build_info", "The version that runs", labels=("version",))
+        info = GaugeMetricFamily("bitnet_chat_build_info", "Version of the server", labels=("version",))
         info.add_metric((__version__,), 1)
         yield info
-        yield GaugeMetricFamily(
-            "bitnet_chat_replies_running", "Replies that are waited for or made", value=self._running()
-        )
-        waiting = GaugeMetricFamily("bitnet_chat_queue_length", "Requests that wait for a backend", labels=("model",))
-        busy = GaugeMetricFamily("bitnet_chat_backends_busy", "Backends that make a reply", labels=("model",))
-        loaded = GaugeMetricFamily("bitnet_chat_backends_loaded", "Backends that there are", labels=("model",))
+        yield GaugeMetricFamily("bitnet_chat_replies_running", "Waiting and running replies", value=self._running())
+        waiting = GaugeMetricFamily("bitnet_chat_queue_length", "Requests waiting for a backend", labels=("model",))
+        busy = GaugeMetricFamily("bitnet_chat_backends_busy", "Backends with a running reply", labels=("model",))
+        loaded = GaugeMetricFamily("bitnet_chat_backends_loaded", "Backends", labels=("model",))
         memory = GaugeMetricFamily(
             "bitnet_chat_backend_memory_bytes", "Resident memory of the engines", labels=("model",)
         )
@@ -180,5 +177,5 @@ class _Collector(Collector):
             value=self._process.memory_info().rss,
         )
         yield GaugeMetricFamily(
-            "process_start_time_seconds", "When the server was started, since 1970", value=self._started
+            "process_start_time_seconds", "Start time of the server, since 1970", value=self._started
         )

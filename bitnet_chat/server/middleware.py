@@ -1,4 +1,4 @@
-"""What stands around every route: the gate, headers, limits, the log of requests, and the last net for errors."""
+"""Middleware around every route: request checks, headers, limits, the request log, and the last error handler."""
 
 from __future__ import annotations
 
@@ -40,14 +40,15 @@ log = logging.getLogger("bitnet_chat.server")
 requests = logging.getLogger("bitnet_chat.server.requests")
 
 _SLACK = 1 << 20
-"""Bytes that a body may be over the limit before it is cut here: an API that looks itself says so in its own words."""
+"""Bytes above the limit at which a body is cut here: below, an API reports the limit in its own error format."""
 _UNREAD = 32_000_000
-"""Bytes of a body that nobody wants which are read before the refusal is told. Most clients send all of it before they
-look at the answer, and would find a cut connection instead."""
+"""Bytes of a rejected body that are read before the refusal is sent. Most clients send all of it before they read the
+response, and would report a broken connection instead.
+"""
 _LOGIN_LIMIT = 4096
-"""Bytes: strangers may log in."""
+"""Bytes; a login needs no key."""
 _GONE = 499
-"""What is written down where the client went before it was told anything; others write it, too."""
+"""Logged status if the client disconnected before the response; other servers use it as well."""
 _SLASHES = re.compile(r"/{2,}")
 _ALIASES = {
     "/models": "/v1/models",
@@ -55,7 +56,7 @@ _ALIASES = {
     "/completions": "/v1/completions",
     "/v1/health": "/health",
 }
-"""What a llama-server answers under both names."""
+"""Paths that a llama-server serves under both names."""
 _APIS = {
     "v1": "openai",
     "api": "ollama",
@@ -81,7 +82,7 @@ class RequestMiddleware:
 
 
 class _TooLargeError(Exception):
-    """More of a body came than may."""
+    """The body exceeds the limit."""
 
 
 class _RequestCycle:
@@ -120,7 +121,7 @@ class _RequestCycle:
             await self._fail(too_large(self._settings.body_limit), facts, scope, receive, framed)
         except Exception:
             log.exception("a request broke")
-            broken = RejectedRequest(500, "the server failed at this request; its log says why", kind="server_error")
+            broken = RejectedRequest(500, "internal server error; see the log of the server", kind="server_error")
             await self._fail(broken, facts, scope, receive, framed)
         finally:
             status = self._status or _GONE
@@ -140,7 +141,7 @@ class _RequestCycle:
             await self._app(scope, receive, send)
 
     async def _spend(self, facts: RequestInfo, receive: Receive) -> bool:
-        """Reads the rest of the body for nothing. False: not all of it, so that the connection is of no more use."""
+        """Read and discard the rest of the body. False: it is incomplete, so the connection cannot be reused."""
         if not self._read and "expect" in facts.headers:
             return False  # its client waits for leave to send it
         while not self._read_all and self._read <= _UNREAD:
@@ -152,7 +153,7 @@ class _RequestCycle:
     async def _fail(
         self, refusal: RejectedRequest, facts: RequestInfo, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Where a response has begun already there is no way to say so but to cut it."""
+        """Send an error. A response that has begun can only be cut."""
         if self._status:
             raise ConnectionAbortedError(refusal.what)
         await refused(refusal, facts.path)(scope, receive, send)
@@ -167,15 +168,16 @@ class _RequestCycle:
 
 
 def plain(path: str) -> str:
-    """A path under the one name that the gate, the routes and the log know it by: clients join a base address that
-    ends in a slash with a path that begins with one."""
+    """A path in the form that checks, routes and log use: clients join a base URL with a trailing slash and a path with
+    a leading one.
+    """
     path = _SLASHES.sub("/", path)
     path = path.rstrip("/") or "/"
     return _ALIASES.get(path, path)
 
 
 def refused(refusal: RejectedRequest, path: str) -> Response:
-    """In the form of the API whose path it is."""
+    """A refusal in the error format of the API of its path."""
     what, remedy = well_formed(refusal.what), well_formed(refusal.remedy)
     message = f"{what}; {remedy}" if remedy else what
     error: object = message
@@ -191,7 +193,7 @@ def refused(refusal: RejectedRequest, path: str) -> Response:
 
 
 def login_routes(keys: ApiKeyAuth) -> list[BaseRoute]:
-    """``POST /login {key}``: the cookie that the page brings with each of its requests."""
+    """``POST /login {key}``: the cookie that the page sends with its requests."""
 
     async def login(request: Request) -> Response:
         address = request.client.host if request.client is not None else ""
@@ -205,7 +207,7 @@ def login_routes(keys: ApiKeyAuth) -> list[BaseRoute]:
             return Response(status_code=_GONE)
         try:
             if not keys.is_right(key, address):
-                wrong = RejectedRequest(401, "that API key is wrong", "", "authentication_error", "invalid_api_key")
+                wrong = RejectedRequest(401, "the API key is wrong", "", "authentication_error", "invalid_api_key")
                 return refused(wrong, request.url.path)
         except TooManyAttemptsError as error:
             return refused(too_many_guesses(error), request.url.path)
@@ -251,7 +253,7 @@ def _cookies(header: str) -> dict[str, str]:
 
 
 def _api(path: str) -> str:
-    """Whose path it is, by one of a few names."""
+    """The API of a path."""
     first = path.split("/")[1] if path.startswith("/") else ""
     return _APIS.get(first, first if first in ("health", "metrics", "login") else "other")
 

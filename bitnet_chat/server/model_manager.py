@@ -1,10 +1,9 @@
-"""The models that are served, and the pools that answer for them: loaded when they are asked for, unloaded when others
-need the room.
+"""The served models with their pools, loaded on demand and unloaded when others need the memory.
 
-With a limit of memory, a model that has to be loaded takes the place of those that were used least recently. What is
-answering is never unloaded: the newcomer waits for the end of its replies, and what comes for it meanwhile waits behind
-the newcomer, so that neither can keep the other out for ever. What a model needs is computed from its file
-(:mod:`bitnet_chat.models.memory`); one on another computer needs nothing here.
+With a memory limit, a model to load replaces the least recently used ones. A model with a running reply is never
+unloaded: the new one waits for the end of its replies, and later requests for it wait behind the new one, so that
+neither can starve the other. The memory of a model is computed from its file (:mod:`bitnet_chat.models.memory`); one on
+another computer needs none here.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bitnet_chat.server")
 
 _OFTEN = 5.0
-"""Seconds between two looks at another server's list of models."""
+"""Minimum seconds between two requests for the list of models of another server."""
 
 
 @dataclass(slots=True)
@@ -45,13 +44,13 @@ class _ManagedModel:
     card: ModelCard | None = None
     """None: its file was not read yet."""
     users: int = 0
-    """Who holds it, and keeps it from being unloaded."""
+    """Number of holders, which keep it from being unloaded."""
     used: int = 0
-    """When it was held last, in holds of all models."""
+    """When it was held last, counted in holds of all models."""
     leaving: bool = False
-    """Another one waits for its room: nobody new may hold it."""
+    """Another model waits for its memory: new holders are not admitted."""
     unwanted: bool = False
-    """It is to be unloaded as soon as nobody holds it."""
+    """To be unloaded once it has no holders."""
     closing: asyncio.Task[None] | None = None
 
     @property
@@ -60,7 +59,7 @@ class _ManagedModel:
 
 
 class ModelManager:
-    """By name; the first one is the default. All methods belong to the event loop."""
+    """Models by name; the first one is the default. All methods belong to the event loop."""
 
     def __init__(
         self,
@@ -70,14 +69,14 @@ class ModelManager:
         memory_limit: int = 0,
         more: Callable[[], Awaitable[Mapping[str, BackendFactory]]] | None = None,
     ) -> None:
-        """``sources``: at least one. ``queue``: how many may wait for a model; more are refused. ``memory_limit``:
-        bytes of all loaded models, 0: no limit. ``more``: what there is by now, where that is for another server to
-        say; new ones are offered too, a moment after the list was asked for, or a name that is not in it.
+        """``sources``: at least one. ``queue``: maximum number of requests that wait for a model. ``memory_limit``:
+        bytes of all loaded models, 0: no limit. ``more``: gives the current models of another server; new ones are
+        added shortly after a request for the list or for an unknown name.
 
-        Raises UsageError for a name that means something else, ModelError for a file that is larger than the limit.
+        Raises UsageError for a reserved name, ModelError for a file that is larger than the limit.
         """
         if any(key_of(name) == AUTO for name in sources):
-            raise UsageError(f"no model can be called {AUTO!r}: it is the name for whichever fits best")
+            raise UsageError(f"a model cannot have the name {AUTO!r}: the name is reserved for the best fit")
         self._models = {
             name: _ManagedModel(name, source, Pool(source, queue=queue)) for name, source in sources.items()
         }
@@ -85,10 +84,10 @@ class ModelManager:
         self._looked = time.monotonic()
         self._clock = itertools.count(1)
         self._line = asyncio.Lock()
-        """Who loads a model stands in it."""
+        """Held while a model is loading."""
         self._waiting = 0
         self._news = asyncio.Event()
-        """Somebody has let go of a model."""
+        """Set when a model is released."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.created = time.time()
         self._names = self._all_names()
@@ -103,13 +102,13 @@ class ModelManager:
 
     @property
     def listed(self) -> list[str]:
-        """The names that a client may choose from: ``auto`` too, where there is a choice."""
+        """The names that a client may use; with several models also ``auto``."""
         self._look_for_more()
         return [*self._models, AUTO] if len(self._models) > 1 else self.names
 
     @property
     def pools(self) -> Mapping[str, Pool]:
-        """Of all models; one that is not loaded has no backends."""
+        """Pools of all models; one that is not loaded has no backends."""
         return {name: model.pool for name, model in self._models.items()}
 
     @property
@@ -118,18 +117,18 @@ class ModelManager:
 
     @property
     def waiting(self) -> int:
-        """Who waits for a model to be loaded, or for the room for it."""
+        """Number of requests that wait for a model, or for memory for it."""
         return self._waiting
 
     def find(self, name: str) -> str | None:
-        """The name in :attr:`listed` that is meant, however it is written; None where none is."""
+        """The name in :attr:`listed` that ``name`` means, in any spelling; None without a match."""
         found = self._names.find(name)
         return AUTO if found is None and key_of(name) == AUTO and AUTO in self.listed else found
 
     def choose(self, name: str, conversation: Conversation | None = None) -> str:
-        """The name of the model that answers; empty: the default; ``auto``: by what is said in ``conversation``.
+        """The name of the model of a reply; empty: the default; ``auto``: by the content of ``conversation``.
 
-        Raises UnknownModel.
+        Raises UnknownModelError.
         """
         if not name:
             return self.names[0]
@@ -139,7 +138,7 @@ class ModelManager:
             return route(conversation or Conversation(), candidates).name
         if found is None:
             self._look_for_more()
-            raise UnknownModelError(f"there is no model {name!r} here", remedy=f"there are: {', '.join(self.listed)}")
+            raise UnknownModelError(f"unknown model {name!r} here", remedy=f"available: {', '.join(self.listed)}")
         return found
 
     def _all_names(self) -> ModelNames:
@@ -157,14 +156,14 @@ class ModelManager:
         self._names = self._all_names()
 
     async def check(self) -> None:
-        """Reads the files. Raises ModelError for a model that can never have the room that it needs."""
+        """Read the files. Raises ModelError for a model that can never fit into the limit."""
         for name in list(self._models):
             need = (await self.card(name)).memory
             if need > self._limit > 0:
                 raise _too_large(name, need, self._limit)
 
     def start(self) -> None:
-        """Loads the default model in the background, and reads what the files of all say about themselves."""
+        """Load the default model in the background, and read the headers of all files."""
         first = self._models[self.names[0]]
         if not self._limit:
             first.pool.start()
@@ -179,9 +178,9 @@ class ModelManager:
 
     @asynccontextmanager
     async def held(self, name: str) -> AsyncIterator[Pool]:
-        """The pool of a model, which has the room to be loaded and is not unloaded in the block.
+        """The pool of a model, which has memory to be loaded and is not unloaded during the block.
 
-        Raises ModelError for a model that does not fit into the limit, and Busy when too many wait already.
+        Raises ModelError for a model that does not fit into the limit, and BusyError if the queue is full.
         """
         model = self._models[name]
         await self._admit(model)
@@ -195,13 +194,14 @@ class ModelManager:
                     self._close(model)
 
     async def load(self, name: str) -> None:
-        """Has it loaded in the background, if it is not; returns when there is the room for it. Raises as held does."""
+        """Load a model in the background unless it is loaded; returns once memory is available. Raises as held does."""
         async with self.held(name) as pool:
             pool.start()
 
     def unload(self, name: str) -> None:
-        """Ends its backends in the background, now or when nobody holds it. A request that comes before that keeps it;
-        one that comes later has it loaded again."""
+        """Close its backends in the background, now or when it has no holders. An earlier request keeps it; a later one
+        loads it again.
+        """
         model = self._models[name]
         if model.users:
             model.unwanted = True
@@ -209,20 +209,20 @@ class ModelManager:
             self._close(model)
 
     async def unloaded(self, name: str) -> None:
-        """Waits until what is being unloaded is gone."""
+        """Wait until all models that are being unloaded are closed."""
         closing = self._models[name].closing
         if closing is not None:
             await asyncio.shield(closing)
 
     async def card(self, name: str) -> ModelCard:
-        """What is known of a model; its file is read the first time, in a thread."""
+        """Facts about a model; its file is read the first time, in a thread."""
         model = self._models[name]
         if model.card is None:
             model.card = await asyncio.to_thread(read_card, name, model.source)
         return model.card
 
     def window(self, name: str) -> int:
-        """Tokens of its window, as far as is known now; 0: nothing is known yet."""
+        """Tokens of its context window, as far as known; 0: not known yet."""
         model = self._models[name]
         for backend in model.pool.backends:
             if window := backend.status().context_size:
@@ -242,12 +242,12 @@ class ModelManager:
     # Room
 
     async def _admit(self, model: _ManagedModel) -> None:
-        """No more than one waits for room at a time; small models do not overtake a large one."""
+        """Only one request waits for memory at a time; small models do not overtake a large one."""
         if not model.leaving and model.closing is None and (model.loaded or not self._limit):
             self._enter(model)
             return
         if self._waiting >= self._queue:
-            raise BusyError(f"{self._waiting} requests wait for models to be loaded already", retry_after=5.0)
+            raise BusyError(f"{self._waiting} requests already wait for models to be loaded", retry_after=5.0)
         self._waiting += 1
         try:
             async with self._line:
@@ -269,7 +269,7 @@ class ModelManager:
         model.unwanted = False
 
     async def _make_room(self, model: _ManagedModel) -> None:
-        """One step towards it. Who is cancelled here leaves nothing behind but what was unloaded."""
+        """One step towards free memory. A cancellation here leaves only models that are already unloaded."""
         self._news.clear()
         if model.closing is not None:
             await asyncio.shield(model.closing)
@@ -292,7 +292,7 @@ class ModelManager:
             await self._wait_for(others, need)
 
     async def _wait_for(self, others: list[_ManagedModel], need: int) -> None:
-        """Until one of those that have to go has ended its replies."""
+        """Wait until one of the models to unload has ended its replies."""
         excess = need + sum(each.card.memory for each in others if each.card) - self._limit
         leaving: list[_ManagedModel] = []
         for each in others:
@@ -307,7 +307,7 @@ class ModelManager:
                 each.leaving = False
 
     def _close(self, model: _ManagedModel) -> asyncio.Task[None]:
-        """Nobody holds it. It goes on when who asked for it has gone: a child that is half ended helps nobody."""
+        """Precondition: no holders. Shielded from cancellation, so that child processes are always reaped."""
         if model.closing is None:
             model.closing = self._spawn(self._unload(model))
         return model.closing
@@ -316,7 +316,7 @@ class ModelManager:
         try:
             await model.pool.close()
         except BitnetChatError:
-            log.exception("the model %s could not be unloaded in order", model.name)
+            log.exception("unloading of the model %s failed", model.name)
         finally:
             model.pool = Pool(model.source, queue=self._queue)
             model.closing, model.unwanted = None, False
@@ -329,7 +329,7 @@ class ModelManager:
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None:
-                log.warning("a model could not be loaded: %s", error)
+                log.warning("loading of a model failed: %s", error)
 
         task.add_done_callback(over)
         return task
@@ -337,8 +337,8 @@ class ModelManager:
 
 def _too_large(name: str, need: int, limit: int) -> ModelError:
     return ModelError(
-        f"the model {name} needs {size(need)} of memory, and all models together may have {size(limit)}",
-        remedy="a larger --memory-limit, a smaller window (--ctx) or fewer --parallel help",
+        f"the model {name} needs {size(need)} of memory; the limit of all models is {size(limit)}",
+        remedy="use a larger --memory-limit, a smaller context window (--ctx) or a smaller --parallel",
     )
 
 
@@ -347,30 +347,30 @@ def _too_large(name: str, need: int, limit: int) -> ModelError:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """Facts for listings. Empty or 0 where nothing is known: for a model on another computer that is nearly all."""
+    """Facts for listings. Empty or 0 if unknown: for a model on another computer that is nearly all."""
 
     name: str
-    """What it is called here."""
+    """Its name on this server."""
     size: int = 0
     """Bytes of its file."""
     modified: float = 0.0
-    """When the file was changed, in seconds since 1970."""
+    """Modification time of the file, in seconds since 1970."""
     architecture: str = ""
     parameters: int = 0
     quantization: str = ""
     trained: int = 0
-    """Tokens of the window that it was trained for."""
+    """Tokens of the context window that it was trained for."""
     window: int = 0
-    """Tokens of the window that it gets here."""
+    """Tokens of the context window on this server."""
     memory: int = 0
-    """Bytes that all its backends together need: the weights once, and a window for each."""
+    """Bytes of all its backends together: the weights once, and a context window for each."""
     template: str = ""
     """Its own chat template."""
     license: str = ""
 
     @property
     def takes_tools(self) -> bool:
-        """Whether its template has a place for tools."""
+        """Whether its template supports tools."""
         return "tools" in self.template
 
     @property
@@ -379,8 +379,9 @@ class ModelCard:
 
 
 def read_card(name: str, source: BackendFactory) -> ModelCard:
-    """Reads the header of the file: a tenth of a second for a large model. A file that cannot be read leaves the card
-    empty; whoever loads it says what is wrong with it."""
+    """Read the header of the file: a tenth of a second for a large model. A file that cannot be read leaves the card
+    empty; loading it reports the error.
+    """
     from bitnet_chat.models.info import read_info
 
     if source.path is None:

@@ -1,16 +1,16 @@
-"""Which model answers a request for ``auto``. Pure.
+"""Choice of the model for a request for ``auto``. Pure.
 
-The names decide. A model with ``code`` or ``coder`` among the words of its name is for code, one with ``long`` for long
+Names decide. A model with ``code`` or ``coder`` among the words of its name is for code, one with ``long`` for long
 conversations, one with ``short`` for all others; ``qwen-coder`` is such a name, and so is ``code``. The rule:
 
-1. A conversation about code goes to the model for code, any other to the one for short ones; where no name says so, to
-   the first model.
-2. A conversation that takes more than half of the window of that model goes to the one for long conversations; where
-   no name says so, to the one with the largest window. A model with a smaller window is no help, and is not taken.
+1. A conversation about code uses the model for code, any other the one for short ones; without such a name, the first
+model.
+2. A conversation that takes more than half of the context window of that model uses the one for long conversations;
+without such a name, the one with the largest window. A model with a smaller window is never chosen.
 
-A conversation is about code when the last message of the user shows some or speaks of it, or when the reply before it
-shows some: a fence of three backticks, a line that is a statement in a common language, or words that are hardly used
-for anything else. A window of a size that nobody knows counts as large enough.
+A conversation is about code if the last user message contains or mentions some, or if the reply before it contains
+some: a fence of three backticks, a line that is a statement in a common language, or words that are rarely used for
+anything else. A window of unknown size counts as large enough.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation
 
 AUTO = "auto"
-"""The name of no model: whichever fits best."""
+"""The reserved name for the best fit."""
 SHARE = 0.5
-"""Of a window; the rest is for the reply, and for the turns to come."""
+"""Share of a context window; the rest is for the reply and for later turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Route:
 
 
 def route(conversation: Conversation, candidates: Sequence[RouteCandidate]) -> Route:
-    """``candidates``: at least one, in the order in which they were named."""
+    """The route of a conversation. ``candidates``: at least one, in the order of the command line."""
     about_code = is_about_code(conversation)
     kind = "code" if about_code else "short"
     words = ("code", "coder") if about_code else ("short",)
@@ -65,7 +65,7 @@ def _for_long(candidates: Sequence[RouteCandidate]) -> RouteCandidate:
 
 
 def size_of(conversation: Conversation) -> int:
-    """Tokens, estimated: those of the models differ, and none of them need be loaded."""
+    """Estimated tokens: models count differently, and none of them needs to be loaded."""
     return sum(by_length(each.content).count for each in conversation.messages)
 
 
@@ -108,7 +108,7 @@ _MAYBE = re.compile(
 _CLOSE = 200
 """Characters."""
 _LOOKED_AT = 10_000
-"""Characters at each end of a message: what it is about is to be seen there, and a long one is not to cost time."""
+"""Characters at each end of a message that are examined: enough for its subject, at a bounded cost."""
 
 
 def is_about_code(conversation: Conversation) -> bool:

@@ -1,6 +1,6 @@
-"""Which pages may use the APIs, and which names this server has: patterns for ``Origin`` and ``Host``. Pure.
+"""Patterns for ``Origin`` and ``Host``: the pages that may use the APIs, and the names of this server. Pure.
 
-An origin is ``http://localhost:3000``, or what an application calls its own pages: ``app://obsidian.md``, ``file://``.
+An origin is ``http://localhost:3000``, or the scheme of an application: ``app://obsidian.md``, ``file://``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ USUAL = (
     *(f"{scheme}://*.localhost:*" for scheme in ("http", "https")),
     *(f"{scheme}://*" for scheme in ("app", "file", "tauri", "vscode-webview", "vscode-file")),
 )
-"""Pages of this computer's own servers and applications. A page from the network cannot take one of these origins."""
+"""Pages of servers and applications on this computer. A page from the network cannot have one of these origins."""
 _PATTERN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\*|(?:\*\.)?[^\s/?#@:\[\]*]+|\[[0-9a-f:.]+\])?(?::(?P<port>\d{1,5}|\*))?"
 )
@@ -31,20 +31,21 @@ _HOST_PATTERN = re.compile(r"(?:\*?\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[?[0-9a-f:
 
 
 def tidy(origin: str) -> str:
-    """As browsers write it."""
+    """An origin in the form that browsers send."""
     origin = origin.strip().lower()
     return origin if origin.endswith("://") else origin.rstrip("/")
 
 
 class AllowedOrigins:
-    """Those that ``patterns`` and the usual ones let in: ``http://localhost:*``, ``https://*.example.com``, ``app://``.
-    ``*``: all; ``none``: not even the usual ones."""
+    """Origins that ``patterns`` and the usual ones allow: ``http://localhost:*``, ``https://*.example.com``,
+    ``app://``. ``*``: all; ``none``: not even the usual ones.
+    """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         """Raises UsageError for a value that is not a pattern."""
         given = [tidy(each) for each in patterns]
         self.all = False
-        """Whether every page of the network is let in."""
+        """Whether every origin is allowed."""
         regexes: list[str] = []
         for pattern in (*given, *(() if NONE in given else USUAL)):
             if pattern == NONE:
@@ -55,18 +56,18 @@ class AllowedOrigins:
         self._regex = re.compile("|".join(filter(None, regexes)) or "(?!)")
 
     def __contains__(self, origin: str) -> bool:
-        """``null`` is what a page says that hides where it is from: that is in no pattern."""
+        """``null``, the origin of a page that hides its own, matches no pattern."""
         origin = origin.lower()
         return origin not in ("", "null") and (self.all or self._regex.fullmatch(origin) is not None)
 
 
 def _regex_of(pattern: str) -> str:
-    """Empty for one that lets every page of the network in."""
+    """Empty for a pattern that allows every origin."""
     match = _PATTERN.fullmatch(pattern)
     if match is None or (match["scheme"] in _WEB and match["host"] is None):
         raise UsageError(
-            f"--cors {pattern}: this is not an origin",
-            remedy="one looks like http://box:3000, http://box:*, https://*.example.com or app://, without a path",
+            f"--cors {pattern}: not an origin",
+            remedy="use a form such as http://box:3000, http://box:*, https://*.example.com or app://, without a path",
         )
     scheme, host, port = match["scheme"], match["host"] or ANY, match["port"]
     if host == ANY and scheme in _WEB:
@@ -79,7 +80,7 @@ def _regex_of(pattern: str) -> str:
 
 
 class AllowedHosts:
-    """Names, and with a dot before them all names below: ``.example.com`` is ``example.com`` and ``a.example.com``."""
+    """Names, and with a leading dot all names below: ``.example.com`` is ``example.com`` and ``a.example.com``."""
 
     def __init__(self, names: Iterable[str]) -> None:
         """Raises UsageError for a value that is not a host name."""
@@ -92,8 +93,9 @@ class AllowedHosts:
                 self.all = True
             elif _HOST_PATTERN.fullmatch(name) is None:
                 raise UsageError(
-                    f"--allow-host {given}: this is not a host name",
-                    remedy="one looks like chat.example.com, or .example.com for all below it, without scheme and port",
+                    f"--allow-host {given}: not a host name",
+                    remedy="use a form such as chat.example.com, or .example.com for all names below it,"
+                    " without scheme and port",
                 )
             elif name.startswith((".", "*.")):
                 self._suffixes += (name.removeprefix("*"),)
@@ -101,5 +103,5 @@ class AllowedHosts:
                 self._names.add(name.strip("[]"))
 
     def __contains__(self, name: str) -> bool:
-        """``name``: in lower case, without port, brackets and a dot at its end."""
+        """``name``: in lower case, without port, brackets and trailing dot."""
         return self.all or name in self._names or f".{name}".endswith(self._suffixes)

@@ -1,7 +1,7 @@
-"""Replies that can be given again: kept in memory, and replayed as the stream that they were.
+"""A cache of deterministic replies in memory, replayed as streams.
 
-Only what the same request would get again is kept: replies at temperature 0 or with a seed, which came to an end of
-their own, and with which nothing else had to be said. When there are too many, those used least recently leave.
+Only repeatable replies are stored: at temperature 0 or with a seed, complete, and without notices. The least recently
+used ones are removed first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bitnet_chat.events import Completed, Event, Failed, Notice, Started, TextDe
 LIMIT = 64_000_000
 """Bytes."""
 _EVENT = 200
-"""Bytes that a piece takes besides its text, about."""
+"""Approximate bytes of an event besides its text."""
 _OWN_ENDS = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.ROLE_MARKER, FinishReason.TOOL_CALLS)
 
 
@@ -39,7 +39,7 @@ class ReplyCache:
     """All methods belong to the event loop."""
 
     def __init__(self, defaults: Sampling | None = None, *, limit: int = LIMIT) -> None:
-        """``defaults``: how the server samples where a request says nothing. ``limit``: bytes of all replies."""
+        """``defaults``: the default sampling of the server. ``limit``: bytes of all replies."""
         self._defaults, self.limit = defaults or Sampling(), limit
         self._kept: OrderedDict[bytes, _CachedReply] = OrderedDict()
         self.size = 0
@@ -50,7 +50,7 @@ class ReplyCache:
         return len(self._kept)
 
     def place(self, key: bytes | None) -> CacheEntry | None:
-        """Where the reply to a request is, or will be; None where its ``key`` is."""
+        """The entry of a request; None if its ``key`` is None."""
         if key is None:
             return None
         kept = self._kept.get(key)
@@ -62,8 +62,9 @@ class ReplyCache:
         return CacheEntry(self, key, CachedBackend(kept))
 
     def key(self, model: str, conversation: Conversation, options: ReplyOptions) -> bytes | None:
-        """That of a request, which takes as long as it is: may be called in a thread. None for one that may get another
-        reply each time."""
+        """The key of a request. Its cost grows with the request: may be called in a thread. None if the reply is not
+        repeatable.
+        """
         sampling, defaults = options.sampling, self._defaults
         temperature = sampling.temperature if sampling.temperature is not None else defaults.temperature
         seed = sampling.seed if sampling.seed is not None else defaults.seed
@@ -97,7 +98,7 @@ class ReplyCache:
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """That of one reply. ``replay``: the reply, if it is there."""
+    """The entry of one reply. ``replay``: the reply, if stored."""
 
     cache: ReplyCache
     key: bytes
@@ -133,7 +134,7 @@ class _CacheFilter(ReplyFilter):
 
 
 class CachedBackend:
-    """A backend that knows one reply. See :class:`bitnet_chat.backend.Backend`."""
+    """A backend with one stored reply. See :class:`bitnet_chat.backend.Backend`."""
 
     def __init__(self, kept: _CachedReply) -> None:
         self._kept = kept

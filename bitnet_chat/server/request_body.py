@@ -1,7 +1,7 @@
-"""The JSON body of a request, read within limits. :class:`bitnet_chat.conversation.json_fields.Fields` takes it apart.
+"""The JSON body of a request, read within limits. :class:`bitnet_chat.conversation.json_fields.Fields` checks it.
 
-A body that takes more than a moment to read is read in a thread, and in steps of Python: while the parser in C reads
-7 MB of short messages no other thread of the program runs for a quarter of a second.
+A large body is parsed in a thread, and in steps of Python: while the C parser reads 7 MB of short messages it blocks
+all other threads for a quarter of a second.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["Fields", "object_of", "read", "read_object"]
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _AT_ONCE = 32_000
-"""Bytes that are read on the event loop: about 8 ms for the shortest messages."""
+"""Bytes that are parsed on the event loop: about 8 ms for the shortest messages."""
 _MOST_VALUES = 100_000
-"""Values in a body that is read in steps: about half a second in its thread."""
+"""Maximum number of values in a body that is parsed in steps: about half a second in its thread."""
 
 
 async def read(request: Request, limit: int, parse: Callable[[Fields], T], notes: IgnoredFields | None = None) -> T:
-    """What ``parse``, which is pure, makes of the object that a request brings; ``limit`` in bytes. A large one is
-    parsed beside the event loop. ``notes``: see :class:`Fields`.
+    """The result of ``parse``, which is pure, for the object in the body; ``limit`` in bytes. A large one is parsed
+    outside the event loop. ``notes``: see :class:`Fields`.
 
-    Raises Refused (400 or 413), or ClientGone when the client goes away before all of it is here.
+    Raises InvalidFieldError (400 or 413), or ClientDisconnectedError if the client disconnects before its end.
     """
     data = await _data(request, limit)
     if len(data) <= _AT_ONCE:
@@ -70,19 +70,19 @@ async def _data(request: Request, limit: int) -> bytes:
 
 
 def _check_encoding(request: Request) -> None:
-    """Raises Refused for bytes that are not the JSON itself, in UTF-8."""
+    """Raises InvalidFieldError for bytes that are not plain JSON in UTF-8."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise InvalidFieldError(
-            f"the body is in the encoding {encoding[:40]!r}, which is not read here",
+            f"the encoding {encoding[:40]!r} of the body is not supported",
             status=415,
             code="unsupported_encoding",
-            remedy="send it as it is, without Content-Encoding",
+            remedy="send it without Content-Encoding",
         )
     charset = _CHARSET.search(request.headers.get("content-type", ""))
     if charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
         raise InvalidFieldError(
-            f"the body is in the character set {charset[1][:40]!r}, which is not read here",
+            f"the character set {charset[1][:40]!r} of the body is not supported",
             status=415,
             code="unsupported_encoding",
             remedy="send it in UTF-8",
@@ -94,17 +94,17 @@ def _too_large(limit: int) -> InvalidFieldError:
         f"the request is larger than {limit:,} bytes",
         status=413,
         code="request_too_large",
-        remedy="send less, or begin another conversation",
+        remedy="send a shorter request, or begin another conversation",
     )
 
 
 def object_of(data: bytes, notes: IgnoredFields | None = None) -> Fields:
-    """The object in a body. Raises Refused."""
+    """The object in a body. Raises InvalidFieldError."""
     try:
         text = data.decode("utf-8-sig")
         value: Any = _json(text, in_steps=len(data) > _AT_ONCE)
     except UnicodeDecodeError as error:
-        raise InvalidFieldError(f"the body is not UTF-8: byte {error.start} is wrong", code="invalid_json") from None
+        raise InvalidFieldError(f"the body is not UTF-8: byte {error.start} is invalid", code="invalid_json") from None
     except InvalidFieldError as error:
         raise error.with_traceback(None) from None  # or all that was read would live on with it, to be freed elsewhere
     except RecursionError:
@@ -119,7 +119,7 @@ def object_of(data: bytes, notes: IgnoredFields | None = None) -> Fields:
 
 
 def _json(text: str, *, in_steps: bool) -> Any:
-    """``in_steps``: lists and objects are read by Python and texts by C, so that others run in between."""
+    """``in_steps``: lists and objects are parsed by Python and texts by C, so that other threads run in between."""
     if not in_steps:
         return json.loads(text, parse_constant=_no_number)
     parts: Any = json.decoder  # what is in Python there has no types
@@ -132,7 +132,7 @@ def _json(text: str, *, in_steps: bool) -> Any:
         left -= 1
         if left < 0:
             raise InvalidFieldError(
-                f"the body holds more than {_MOST_VALUES:,} values",
+                f"the body contains more than {_MOST_VALUES:,} values",
                 status=413,
                 code="request_too_large",
                 remedy="send fewer messages",

@@ -1,4 +1,4 @@
-"""From a request to its response, whatever goes wrong in between, and clients that go away."""
+"""From a request to its response, with errors and disconnects."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ log = logging.getLogger("bitnet_chat.server")
 
 T = TypeVar("T")
 _GONE = 499
-"""The status that the log has for a client that did not wait; nobody else sees it."""
+"""Logged status for a client that disconnected; it is never sent."""
 
 
 class ClientDisconnectedError(Exception):
-    """Nobody is there to answer any more."""
+    """The client has closed its connection."""
 
 
 async def respond(
@@ -34,7 +34,7 @@ async def respond(
     answer: Callable[[Request], Awaitable[Response]],
     refusal: Callable[[BitnetChatError], Response],
 ) -> None:
-    """Sends what ``answer`` gives, or what ``refusal`` makes of the error that it raises."""
+    """Send the result of ``answer``, or of ``refusal`` for the error that it raises."""
     try:
         response = await answer(Request(scope, receive))
     except BitnetChatError as error:
@@ -43,14 +43,15 @@ async def respond(
         response = Response(status_code=_GONE)
     except Exception:
         log.exception("a request broke")
-        response = refusal(InternalError("the server failed at this request; its log says why"))
+        response = refusal(InternalError("internal server error; see the log of the server"))
     await response(scope, receive, send)
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """What ``work`` gives. Raises ClientGone, with ``work`` cancelled, when the client closes its connection first.
+    """The result of ``work``. Raises ClientDisconnectedError, with ``work`` cancelled, if the client closes its
+    connection first.
 
-    The body of the request has to have been read before.
+    The body of the request must have been read before.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
@@ -72,13 +73,13 @@ async def _gone(request: Request) -> None:
 # A stream of server-sent events that ends when its client goes, and takes with it what was made for that client.
 
 PING = 15.0
-"""Seconds of silence after which a comment tells everything in between that the connection lives."""
+"""Seconds of silence after which a comment keeps the connection alive through proxies."""
 
 
 class EventStream(EventSourceResponse):
-    """``events`` are bytes of whole events, each sent at once; ``gone`` is called when nobody reads any more.
+    """``events`` are bytes of whole events, each sent at once; ``gone`` is called when the response ends.
 
-    ``gone`` is called in any case, when all was said too, and when the client went before the first event.
+    ``gone`` is called in any case: at the end of all events, and after a disconnect before the first one.
     """
 
     def __init__(
@@ -122,11 +123,11 @@ class EventStream(EventSourceResponse):
 
 _URGENCY = re.compile(r"(?:^|,)\s*u=([0-7])(?=\s*(?:$|[,;]))")
 _BACKGROUND = 6
-"""Urgency from which on it is batch work; what says nothing has 3."""
+"""Urgency from which on a request has low priority; the default is 3."""
 
 
 def is_urgent(header: str | None) -> bool:
-    """False for ``u=6`` and ``u=7``. What is no such header says nothing."""
+    """False for ``u=6`` and ``u=7``. An invalid header is ignored."""
     found = _URGENCY.findall(header or "")
     return not found or int(found[-1]) < _BACKGROUND
 
@@ -135,7 +136,7 @@ def is_urgent(header: str | None) -> bool:
 
 
 def usage_of(stats: Stats) -> dict[str, int]:
-    """``prompt_tokens`` are those of the whole prompt, what the engine had evaluated before included."""
+    """``prompt_tokens`` is the whole prompt, including the tokens that were in the context before."""
     before = stats.prompt_size
     if before is None and stats.context_used is not None:
         before = stats.context_used - stats.tokens
@@ -144,7 +145,7 @@ def usage_of(stats: Stats) -> dict[str, int]:
 
 
 def detailed_usage(stats: Stats) -> dict[str, object]:
-    """The same, and how much of the prompt the engine had evaluated before, where that is known."""
+    """The same, with the number of prompt tokens that were in the context before, if known."""
     usage = usage_of(stats)
     if stats.prompt_tokens is None:
         return dict(usage)

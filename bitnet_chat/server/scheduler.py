@@ -1,4 +1,4 @@
-"""Where orders come in: the desk finds who answers, starts the reply, and keeps account of it."""
+"""The scheduler of replies: selects model and backend, starts a reply, and counts it."""
 
 from __future__ import annotations
 
@@ -27,34 +27,35 @@ from bitnet_chat.util.threads import run_beside_loop
 log = logging.getLogger("bitnet_chat.server")
 
 _YIELDS = 3
-"""So often one piece of batch work makes way for people; then it is finished, so that it ends at all."""
+"""Maximum number of times that a low-priority reply yields; then it is completed, so that it ends at all."""
 _PATIENCE = 8.0
-"""Seconds that replies which were told to stop have to end. A guarded backend gives up on a deaf one after six."""
+"""Seconds for replies to end after a stop. A guarded backend abandons an unresponsive one after six."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyRequest:
-    """What a client wants. ``recorder``: who writes the reply down, if anybody does."""
+    """A request for a reply. ``recorder``: the journal recorder of the reply, or None."""
 
     conversation: Conversation
     options: ReplyOptions = field(default_factory=ReplyOptions)
     model: str = ""
     recorder: JournalRecorder | None = None
     tools_optional: bool = False
-    """Whether a model that has no place for tools may answer without them."""
+    """Whether a model without support for tools may answer without them."""
     one_call: bool = False
-    """Whether the reply may ask for one call of a tool at the most."""
+    """Whether the reply may contain at most one tool call."""
     urgent: bool = True
-    """A person waits. Batch work is not urgent: as long as nobody has seen any of its reply, and it is not written
-    down, it makes way for people and begins again behind them."""
+    """Interactive priority. A low-priority reply that has no reader of its text yet and is not recorded yields to an
+    interactive one, and is generated again after it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class RequestDefaults:
-    """What holds where an order says nothing. None: no limit."""
+    """Defaults of a request. None: no limit."""
 
     system: str = ""
-    """For conversations that nobody writes down: what is written down begins as it was begun."""
+    """For conversations that are not recorded: a recorded one keeps the system prompt that it began with."""
     max_tokens: int | None = None
     timeout: float | None = None
     """Seconds."""
@@ -82,31 +83,34 @@ class ReplyScheduler:
         defaults: RequestDefaults | None = None,
         log_prompts: bool = False,
     ) -> None:
-        """``cache``: where replies that repeat are found. ``log_prompts``: whether what is said goes into the log."""
+        """``cache``: the cache of deterministic replies. ``log_prompts``: log prompts and replies."""
         self.catalogue = catalogue
         self.defaults = defaults or RequestDefaults()
         self._cache = cache
         self._tasks: dict[asyncio.Task[None], ReplyBroadcast] = {}
         self.metrics = Metrics(catalogue, lambda: self.running)
         self.ending = asyncio.Event()
-        """Set when the server begins to end: streams that wait for something to happen should end, too."""
+        """Set when the server begins to shut down: idle streams should end, too."""
         self.has_answered = False
-        """Whether any reply came to an end of its own: a model could be loaded."""
+        """Whether any reply was completed: a model could be loaded."""
         self._log_prompts = log_prompts
 
     @property
     def running(self) -> int:
-        """Replies that are waited for or made."""
+        """Number of waiting and running replies."""
         return len(self._tasks)
 
     def start(self) -> None:
         self.catalogue.start()
 
     def begin(self, order: ReplyRequest, *, on_end: Callable[[ReplyBroadcast], None] | None = None) -> ReplyBroadcast:
-        """Starts the reply. Raises UnknownModel, or Ending when the server is ending; other errors, a full queue among
-        them, are the Failed that the generation ends with."""
+        """Start a reply. Raises UnknownModelError, or ShuttingDownError during shutdown; other errors, a full queue
+        among them, are the Failed that the broadcast ends with.
+        """
         if self.ending.is_set():
-            raise ShuttingDownError("this server is ending", retry_after=10.0, remedy="try again when it is back")
+            raise ShuttingDownError(
+                "the server is shutting down", retry_after=10.0, remedy="try again after its restart"
+            )
         order = self.defaults.applied(order)
         model = self.catalogue.choose(order.model, order.conversation)
         generation = ReplyBroadcast(secrets.token_hex(12), model)
@@ -133,8 +137,9 @@ class ReplyScheduler:
         return generation
 
     async def close(self, grace: float = 0.0) -> None:
-        """Nothing new begins; what is under way has ``grace`` seconds, and then ends with what it has, as it does at
-        once when this is cancelled."""
+        """Start no new reply; running ones have ``grace`` seconds, and are then stopped with their text so far, as they
+        are at once if this is cancelled.
+        """
         self.ending.set()
         try:
             if self._tasks and grace:
@@ -192,22 +197,20 @@ class ReplyScheduler:
             generation.put(Failed(error, generation.text))
         except Exception:
             log.exception("a reply broke")
-            generation.put(
-                Failed(EngineDiedError("the server broke off this reply; its log says why"), generation.text)
-            )
+            generation.put(Failed(EngineDiedError("internal server error; see the log of the server"), generation.text))
         finally:
             if generation.end is None:
-                generation.put(Failed(EngineDiedError("the reply ended without a word about why"), generation.text))
+                generation.put(Failed(EngineDiedError("the reply stream ended unexpectedly"), generation.text))
 
     async def _place(self, order: ReplyRequest, model: str) -> CacheEntry | None:
-        """Of the reply in the cache, where there is one."""
+        """The entry of the reply in the cache, if there can be one."""
         if self._cache is None:
             return None
         key = await run_beside_loop(order.conversation, self._cache.key, model, order.conversation, order.options)
         return self._cache.place(key)
 
     async def _refusal(self, order: ReplyRequest, model: str) -> BitnetChatError | None:
-        """What the request is refused for without its turn."""
+        """The error of a request that can be refused without a backend."""
         pool, options = self.catalogue.pools[model], order.options
         refusal = await pool.refusal(order.conversation, options)
         if refusal is not None and options.tools and order.tools_optional and refuses_tools(refusal):
@@ -249,16 +252,16 @@ def _with_tools_as_wished(backend: Backend, order: ReplyRequest) -> Backend:
 
 
 class _Preemption:
-    """How batch work makes way for a person."""
+    """The way in which a low-priority reply yields to an interactive one."""
 
     def __init__(self, generation: ReplyBroadcast) -> None:
         self._generation = generation
         self.backend: Backend | None = None
-        """The one that it has, once it has one."""
+        """Its backend, once assigned."""
         self.made = False
 
     def make(self) -> bool:
-        """Whether it does: not when somebody has seen some of its reply, which cannot be taken back."""
+        """Whether it yields: not if a reader has received a part of it, which cannot be revoked."""
         if self._generation.seen or self._generation.end is not None or self._generation.is_stopping:
             return False
         if self.backend is None:
@@ -286,7 +289,7 @@ def _pipeline(backend: Backend, order: ReplyRequest, place: CacheEntry | None) -
 
 
 def _remembered(conversation: Conversation, generation: ReplyBroadcast) -> Conversation:
-    """What the backend has lived through."""
+    """The conversation in the context of the backend."""
     last = conversation.last
     if last is not None and last.role == "assistant":  # it was gone on with
         before = Conversation(conversation.messages[:-1])

@@ -1,7 +1,7 @@
 """The socket: an application, a port, and the HTTP server between them.
 
-The HTTP server is uvicorn's. What it is not asked for is taken from it: signals belong to the command line, and its
-loop that looks ten times a second whether to end waits for an event instead.
+The HTTP server is uvicorn. Two of its parts are replaced: signals are handled by the command line, and the loop that
+checks ten times per second whether to end waits for an event instead.
 """
 
 from __future__ import annotations
@@ -24,31 +24,33 @@ from bitnet_chat.errors import UsageError
 _HEAD_LIMIT = 65_536
 """Bytes of a request line and its headers."""
 _HEAD_TIMEOUT = 30.0
-"""Seconds that a client has to send them."""
+"""Seconds for a client to send them."""
 _BODY_TIMEOUT = 120.0
-"""Seconds that it has for what follows them: 8 MB at 67 KB a second."""
+"""Seconds for the body: 8 MB at 67 KB per second."""
 _UNWANTED = 32_000_000
-"""Bytes of a body that are taken after the request was answered: one who still sends does not read the answer."""
+"""Bytes of a body that are read after the response: a client that still sends does not read the response."""
 _CONNECTIONS = 1000
-"""So many at once, see :class:`ConnectionLimit`."""
+"""Maximum number of connections, see :class:`ConnectionLimit`."""
 _FILES = 384
-"""Of those that this process may have open, so many are for other things than connections: engines, the journal, and
-the newcomers that one turn of the loop lets in."""
+"""Open files that are reserved for other purposes than connections: engines, the journal, and new connections of one
+turn of the loop.
+"""
 _BACKLOG = 256
-"""Newcomers that wait to be let in."""
+"""Length of the listen queue."""
 _KEEP_ALIVE = 120
-"""Seconds: longer than clients keep an idle connection (httpx 5, aiohttp 15, Go 90). A server that closes one first
-does so, at times, while the next request is on its way."""
+"""Seconds: longer than clients keep an idle connection (httpx 5, aiohttp 15, Go 90). A server that closes it first may
+do so while the next request is being sent.
+"""
 _LINGER = 5.0
-"""Seconds that connections have to take the last of their replies when the server ends."""
+"""Seconds for connections to receive the end of their replies at shutdown."""
 
 
 @asynccontextmanager
 async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
-    """The server runs in the block; gives its address, such as ``http://127.0.0.1:8033``. ``port`` 0: any that is free.
+    """Run the server during the block; gives its address, such as ``http://127.0.0.1:8033``. ``port`` 0: any free port.
 
-    At the end of the block no connection is taken any more, and those that are there may finish. Raises UsageError
-    for an address that cannot be listened on.
+    At the end of the block new connections are refused, and open ones may finish. Raises UsageError for an address that
+    cannot be used.
     """
     listeners = _bound(host, port)
     address = url(host, listeners[0].getsockname()[1])
@@ -93,7 +95,7 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
 
 
 def _affordable() -> int:
-    """Connections that the limit of open files leaves room for."""
+    """Number of connections within the limit of open files."""
     affordable = _CONNECTIONS
     if sys.platform != "win32":
         import resource
@@ -105,18 +107,19 @@ def _affordable() -> int:
 
 
 def url(host: str, port: int) -> str:
-    """How a browser writes the address. All interfaces are written as this computer, where it can be tried."""
+    """The address as a URL. The address of all interfaces is written as that of this computer, which is among them."""
     name = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def _bound(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address that ``host`` has; ``localhost`` mostly has two. All have the same port."""
+    """A socket for each address of ``host``; ``localhost`` usually has two. All have the same port."""
     try:
         places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise UsageError(
-            f"{host!r} is no address to listen on: {error}", remedy="--host takes one of this computer's addresses"
+            f"{host!r} is not an address of this computer: {error}",
+            remedy="use --host with an address of this computer",
         ) from None
     listeners: list[socket.socket] = []
     for family, kind, protocol, _, address in places:
@@ -151,11 +154,11 @@ def _refused(host: str, port: int, error: Exception) -> UsageError:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return UsageError(
-            f"{where} is in use already",
-            remedy="another server may run there; --port N takes another port, --port 0 any that is free",
+            f"{where} is already in use",
+            remedy="another server may be running; use another --port N, or --port 0 for any free port",
         )
-    reason = error.strerror if isinstance(error, OSError) else "there is no such port"
-    return UsageError(f"{where} cannot be listened on: {reason}", remedy="--host and --port say where to listen")
+    reason = error.strerror if isinstance(error, OSError) else "the port is out of range"
+    return UsageError(f"{where} cannot be listened on: {reason}", remedy="check --host and --port")
 
 
 class _Server(uvicorn.Server):
@@ -172,7 +175,7 @@ class _Server(uvicorn.Server):
         await self.down.wait()
 
     def abort(self) -> None:
-        """Cuts every connection."""
+        """Close every connection at once."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
@@ -182,15 +185,17 @@ class _Server(uvicorn.Server):
 
 
 class ConnectionLimit:
-    """Which connections there may be: ``limit`` of them, and a newcomer instead of the one that has waited longest for
-    its own client. A client that is waiting for this server never loses its place for another; where all are waiting,
-    newcomers get 503."""
+    """At most ``limit`` connections; a new one replaces the one that has waited longest for its client. A connection
+    that waits for the server is never closed; if all of them do, new ones get 503.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._taken = 0
         self._idle: dict[_Protocol, None] = {}
-        """Those that this server waits for, the longest first: no request yet, half of one, or none after a reply."""
+        """Connections that wait for their clients, the longest first: without a request, with an incomplete one, or
+        idle after a reply.
+        """
 
     def enter(self, newcomer: _Protocol) -> None:
         self._taken += 1
@@ -211,7 +216,7 @@ class ConnectionLimit:
             self._idle[connection] = None
 
     def busy(self, connection: _Protocol) -> None:
-        """It waits for this server."""
+        """The connection waits for the server."""
         self._idle.pop(connection, None)
 
     def leave(self, connection: _Protocol) -> None:
@@ -222,10 +227,10 @@ class ConnectionLimit:
 
 
 class _Protocol(HttpToolsProtocol):
-    """With limits for the head of a request, which the parser has none for, and for the time of its body."""
+    """The protocol with a limit for the head of a request, which the parser lacks, and for the time of its body."""
 
     has_left = False
-    """Its place is another one's."""
+    """Its place is taken by another connection."""
     _head = 0
     _in_body = False
     _unwanted = 0

@@ -101,7 +101,7 @@ class ChatTemplate:
         if not (found and found_too and _FIRST in before):
             raise ModelError(
                 f"the chat template {self.name} leaves out messages",
-                remedy="choose another with --chat-template NAME",
+                remedy="select another with --chat-template NAME",
             )
         for token in (self.eos, *END_TOKENS):
             if token and glue.startswith(token):

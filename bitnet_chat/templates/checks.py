@@ -10,7 +10,7 @@ from bitnet_chat.templates.chat_template import END_TOKENS, ChatTemplate
 
 # Private-use characters: no template strips, folds or escapes them.
 _SYSTEM, _FIRST, _REPLY, _LAST = (f"\ue001{number}\ue001" for number in range(4))
-OTHER = "--chat-template NAME takes another: bitnet, chatml, gemma, llama3, zephyr or plain, a file or Jinja text"
+OTHER = "select another with --chat-template NAME: bitnet, chatml, gemma, llama3, zephyr or plain, a file or Jinja text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def flaws(template: ChatTemplate | TemplateError, eos: str) -> tuple[TemplateFla
     except TemplateError as error:
         # A server may read it, or compute what it fails at here; none limits what it takes.
         is_fatal = error.kind is FaultKind.LIMIT
-        return (TemplateFlaw(error.fault if is_fatal else f"{error.fault}; a server may read it", is_fatal),)
+        return (TemplateFlaw(error.fault if is_fatal else f"{error.fault}; a server may support it", is_fatal),)
 
 
 def _flaws(template: ChatTemplate, eos: str) -> tuple[TemplateFlaw, ...]:
@@ -45,17 +45,15 @@ def _flaws(template: ChatTemplate, eos: str) -> tuple[TemplateFlaw, ...]:
         suffix = text.rpartition(marker)[2] if marker in text else ""
         if not found and (token := next((each for each in ends if each and suffix.endswith(each)), "")):
             found.append(
-                TemplateFlaw(f"ends with {token} behind the user's message: the reply is over before it begins", True)
+                TemplateFlaw(f"ends with {token} after the user message: the reply ends before it begins", True)
             )
     if often and not all(marker in often for marker in (_FIRST, _REPLY, _LAST)):
         found.append(TemplateFlaw("leaves out messages of the conversation"))
     if once and often and not found and _does_not_begin(template, asked, once, often):
-        found.append(
-            TemplateFlaw("does not begin the reply (no add_generation_prompt): the model may begin it wrongly")
-        )
+        found.append(TemplateFlaw("does not begin the reply (no add_generation_prompt): its beginning may be wrong"))
     told = _rendered(template, asked.with_system(_SYSTEM))
     if told and _SYSTEM not in told:
-        found.append(TemplateFlaw("leaves out system prompts: the model does not get them"))
+        found.append(TemplateFlaw("leaves out system prompts"))
     return tuple(found)
 
 

@@ -66,7 +66,7 @@ class _RaisedError(Exception):
 
 def _fault(error: Exception) -> TemplateFaultError:
     if isinstance(error, MemoryError):
-        return TemplateFaultError(FaultKind.LIMIT, "it takes more memory than a template may")
+        return TemplateFaultError(FaultKind.LIMIT, "it exceeds the memory limit")
     return TemplateFaultError(FaultKind.FAILED, _told(error))
 
 

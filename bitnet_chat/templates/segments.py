@@ -158,7 +158,7 @@ class PromptSegments:
         if not found:
             raise ModelError(
                 f"the chat template {self.template.name} leaves out the last message",
-                remedy="choose another with --chat-template NAME",
+                remedy="select another with --chat-template NAME",
             )
         return before
 

@@ -21,7 +21,7 @@ _SYSTEM, _USER, _REPLY, _AFTER = "\ue000s\ue000", "\ue000u\ue000", "\ue000r\ue00
 _FIRST, _SECOND = "\ue0001\ue000", "\ue0002\ue000"
 _REMEMBERED = 1000
 """Replies with calls that need not be rendered again."""
-_REMEDY = "choose a model whose template has tools in the form of Hermes or Qwen, or use --backend llama-server"
+_REMEDY = "use a model with a template that has tools in the form of Hermes or Qwen, or use --backend llama-server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +46,20 @@ class ToolFormat:
         self._before_system = before
         tool = Tool("probe", "A probe.", {"type": "object", "properties": {"x": {"type": "string"}}})
         if '"probe"' not in self.system(_SYSTEM, (tool,)):
-            raise self._unsupported("has no place for tools")
+            raise self._unsupported("does not support tools")
         call = ToolCall("call_1", "probe", '{"x": "y"}')
         splitter = ToolCallSplitter()
         text = self._calls(_REPLY, (call,)) or ""
         pieces = [*splitter.feed(text), *splitter.flush(whole=False)]
         if pieces != [PlainText(_REPLY), ParsedCall(call.name, call.arguments)]:
-            raise self._unsupported("writes calls in a form that is not read here")
+            raise self._unsupported("writes calls in an unsupported form")
 
     def system(self, system: str, tools: Iterable[Tool]) -> str:
         """The system prompt with the tools in it."""
         text = self._render(_dialogue(_SYSTEM if system else ""), [described(tool) for tool in tools])
         found = _between(text, self._before_system, self._behind_system)
         if found is None or (system and _SYSTEM not in found):
-            raise self._unsupported("has its tools in another place than the system prompt")
+            raise self._unsupported("does not place its tools in the system prompt")
         found = _joined_systems(found)
         return found.replace(_SYSTEM, system)
 

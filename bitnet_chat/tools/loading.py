@@ -54,7 +54,7 @@ def toolbox_of(functions: Iterable[Callable[..., object]]) -> Toolbox:
 def _run(path: Path) -> ModuleType:
     path = path.absolute()
     if not path.is_file():
-        raise UsageError(f"there is no file of tools {path}")
+        raise UsageError(f"the tools file {path} does not exist")
     name = f"bitnet_chat_tools_{re.sub(r'[^A-Za-z0-9]', '_', path.stem)}"
     loader = SourceFileLoader(name, str(path))
     spec = spec_from_loader(name, loader)
@@ -67,13 +67,13 @@ def _run(path: Path) -> ModuleType:
         with contextlib.redirect_stdout(sys.stderr):  # stdout may be a file of answers
             loader.exec_module(module)
     except SyntaxError as error:
-        raise UsageError(f"{path}, line {error.lineno}: {error.msg}", remedy="mend the file of tools") from None
+        raise UsageError(f"{path}, line {error.lineno}: {error.msg}", remedy="correct the tools file") from None
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == str(path)]
         where = f", line {lines[-1]}" if lines else ""
-        raise UsageError(f"{path}{where}: {words(error)}", remedy="mend the file of tools") from None
+        raise UsageError(f"{path}{where}: {words(error)}", remedy="correct the tools file") from None
     return module
 
 
@@ -82,15 +82,14 @@ def _function(function: Callable[..., object], place: str) -> Function:
 
     def refused(why: str) -> UsageError:
         return UsageError(
-            f"{place}: {name} can be no tool: {why}",
-            remedy="change it, or begin its name with _ if it is not meant to be one",
+            f"{place} cannot be a tool: {why}", remedy="change it, or begin its name with _ if it is not a tool"
         )
 
     if not _NAME.fullmatch(name):
         raise refused("its name has characters other than letters, digits, _ and -, or more than 64 of them")
     summary, words = described(inspect.getdoc(function) or "")
     if not summary:
-        raise refused("it has no docstring to tell the model what it does")
+        raise refused("it has no docstring to describe it to the model")
     try:
         hints = get_type_hints(function, include_extras=True)
         parameters = inspect.signature(function).parameters
@@ -99,7 +98,7 @@ def _function(function: Callable[..., object], place: str) -> Function:
     fields: dict[str, Field] = {}
     for each in parameters.values():
         if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
-            raise refused(f"its parameter {each} cannot be given by its name")
+            raise refused(f"its parameter {each} cannot be passed by name")
         if each.name not in hints:
             raise refused(f"its parameter {each.name} has no type hint")
         try:

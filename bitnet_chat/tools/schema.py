@@ -48,7 +48,7 @@ def kind_of(hint: Any) -> TypeSchema:
             return _dataclass(hint)
         if typing.is_typeddict(hint):
             return _typed_dict(hint)
-    raise TypeError(f"the type {_name(hint)} has no form in JSON")
+    raise TypeError(f"the type {_name(hint)} cannot be expressed in JSON")
 
 
 def _expect(kind: type | tuple[type, ...], words: str) -> Read:
@@ -116,7 +116,7 @@ def _union(hints: tuple[Any, ...]) -> TypeSchema:
 def _choice(values: Mapping[Any, Any]) -> TypeSchema:
     for each in values:
         if not isinstance(each, str | int | float | bool | None):
-            raise TypeError(f"the value {each!r} has no form in JSON")
+            raise TypeError(f"the value {each!r} cannot be expressed in JSON")
 
     def read(value: Any, place: str) -> Any:
         for each, meant in values.items():
@@ -169,7 +169,7 @@ def object_kind(fields: Mapping[str, Field], what: str = "") -> TypeSchema:
         for name in whole:
             if name not in fields:
                 known = ", ".join(fields) or "none"
-                raise ValueError(f"there is no {what or 'field'} {shown(prefix + name)}; there are: {known}")
+                raise ValueError(f"unknown {what or 'field'} {shown(prefix + name)}; known are: {known}")
         for name, field in fields.items():
             if field.is_required and name not in whole:
                 raise ValueError(f"{prefix}{name} is missing")
@@ -219,7 +219,7 @@ def _kind_of_field(holder: Any, hint: Any, name: str) -> TypeSchema:
     if get_origin(hint) in (typing.Required, typing.NotRequired):
         hint = get_args(hint)[0]
     if holder in _holders:
-        raise TypeError(f"the type {_name(holder)} holds itself")
+        raise TypeError(f"the type {_name(holder)} contains itself")
     _holders.append(holder)
     try:
         return kind_of(hint)

@@ -90,7 +90,7 @@ class Toolbox:
     async def _outcome(self, call: ToolCall) -> Result:
         function = self._functions.get(call.name)
         if function is None:
-            return _failure(f"there is no tool {call.name!r}; there are: {', '.join(self.names) or 'none'}")
+            return _failure(f"unknown tool {call.name!r}; available: {', '.join(self.names) or 'none'}")
         try:
             given = json.loads(call.arguments)
             arguments = function.arguments.read(given, "")

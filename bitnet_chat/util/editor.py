@@ -30,7 +30,7 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
     for name in ("notepad",) if sys.platform == "win32" else ("editor", "nano", "vi"):
         if shutil.which(name):
             return [name]
-    raise UsageError("There is no editor: $EDITOR is not set", remedy=_REMEDY)
+    raise UsageError("An editor was not found: $EDITOR is not set", remedy=_REMEDY)
 
 
 def edit_file(file: Path) -> None:
@@ -70,7 +70,7 @@ def edit(text: str) -> str:
             edit_file(file)
         except UsageError as error:
             saved = file.read_bytes() not in (before, b"")
-            raise UsageError(error.what, remedy=f"what it had saved is in {name}" if saved else error.remedy) from None
+            raise UsageError(error.what, remedy=f"the saved text is in {name}" if saved else error.remedy) from None
         edited = file.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n")
     except OSError as error:
         raise UsageError(f"The text for the editor in {name} cannot be kept: {error.strerror}") from None

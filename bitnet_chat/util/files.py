@@ -32,7 +32,7 @@ def write_exclusive(path: Path, text: str, *, force: bool = False) -> None:
         else:
             _take_name(new, path)
     except FileExistsError:
-        raise UsageError(f"{path} is there already and stays as it is", remedy="choose another name") from None
+        raise UsageError(f"{path} already exists (not overwritten)", remedy="choose another name") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}", remedy="choose another place") from None
     finally:

@@ -1,4 +1,4 @@
-"""Files become text in a message: encodings, PDF, everything that is no text, mentions, stdin."""
+"""Files become text in a message: encodings, PDF, everything that is not text, mentions, stdin."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_what_is_said_of_it_before_it_is_sent() -> None:
     assert file.described(TokenCount(3100, 0.1), 2048).endswith("more than the window of 2048 tokens holds")
     assert file.described(TokenCount(2100, 0.1), 2048).endswith("103 % of the window"), "it may fit"
     assert "~4230 tokens (±50 %)" in file.described(), "an estimate where nobody counts"
-    paper = Attachment("p.pdf", "x", 2_345_678, kind="pdf", pages=3, remark="1 of them without text")
-    assert paper.described(TokenCount(9)) == "p.pdf: 2 MB, 3 pages, 1 of them without text, 9 tokens"
+    paper = Attachment("p.pdf", "x", 2_345_678, kind="pdf", pages=3, remark="1 without text")
+    assert paper.described(TokenCount(9)) == "p.pdf: 2 MB, 3 pages, 1 without text, 9 tokens"
     assert "shift-jis" in Attachment("j", "x", 999_600, encoding="shift-jis").described()
     for size, words in ((999, "999 bytes"), (1000, "1.0 kB"), (99_960, "100 kB"), (4_000_000, "4 MB")):
         assert words in Attachment("j", "x", size).described()
@@ -136,7 +136,7 @@ def test_any_bytes_are_text_or_refused(data: bytes) -> None:
     try:
         found = reading.from_bytes("x", data)
     except UsageError as error:
-        assert str(error).startswith(("x is no text: it seems to be", "x is a damaged PDF"))
+        assert str(error).startswith(("x is not a text file: it seems to be", "x is a damaged PDF"))
     else:
         found.text.encode()
 
@@ -163,7 +163,7 @@ def test_any_bytes_are_text_or_refused(data: bytes) -> None:
 def test_what_is_no_text_is_refused_with_what_it_seems_to_be(tmp_path: Path, data: bytes, words: str) -> None:
     file = tmp_path / "file.txt"
     file.write_bytes(data)
-    with pytest.raises(UsageError, match=r"no text: it seems to be") as caught:
+    with pytest.raises(UsageError, match=r"not a text file: it seems to be") as caught:
         attach(str(file))
     assert words in str(caught.value)
 
@@ -271,7 +271,7 @@ def test_a_pdf_from_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     found = attach("paper.pdf")
     assert found.text == "Hello from page one.\n\nAnd from three.\n"
-    assert (found.kind, found.pages, found.remark) == ("pdf", 3, "1 of them without text")
+    assert (found.kind, found.pages, found.remark) == ("pdf", 3, "1 without text")
     assert found.block.startswith("[File: paper.pdf]\n```\nHello")
 
 
@@ -280,7 +280,7 @@ def test_pdfs_that_cannot_be_attached(tmp_path: Path) -> None:
     whole = pdf("Hello.")
     for name, data, words in (
         ("locked", pdf("Hello.", password="secret"), "locked is encrypted"),
-        ("scan", pdf("", ""), "scan holds pictures of pages and no text"),
+        ("scan", pdf("", ""), "scan contains images of pages and no text"),
         ("cut", whole[: len(whole) // 3], "cut is a damaged PDF"),
         ("head", b"%PDF-1.7\n", "head is a damaged PDF"),
         ("long", pdf(*[""] * 501), "long has more than 500 pages"),
@@ -468,7 +468,7 @@ def test_a_pipe_that_is_slow_is_waited_for(fake: str) -> None:
         (("-a", "/", "hello"), "/ is a folder and cannot be attached"),
         (("-a", sys.executable, "hello"), "is"),
         (("-a", "-", "hello"), "stdin is empty"),
-        (("-a", "-"), "-a - attaches stdin, and the question is read from there"),
+        (("-a", "-"), "-a - attaches stdin, which already holds the question"),
     ],
 )
 def test_an_attachment_that_cannot_be_used_stops_before_the_engine(arguments: tuple[str, ...], words: str) -> None:

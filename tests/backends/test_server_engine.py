@@ -72,6 +72,6 @@ def test_several_at_once_have_one_llama_server(
         pytest.skip("no llama-server was built")
     (home / "programs" / server.path.name).symlink_to(server.path)
     taken = preferred(settings, "", parallel=4, any_backend=True)
-    assert taken.settings.backend == "llama-server" and "llama-server answers" in taken.notice
+    assert taken.settings.backend == "llama-server" and "using llama-server" in taken.notice
     assert preferred(settings, "", parallel=4, any_backend=False).settings.backend == "engine"
     assert preferred(settings, "", parallel=1, any_backend=True).dialect is Dialect.NATIVE

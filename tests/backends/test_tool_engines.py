@@ -221,7 +221,7 @@ def test_one_answer_and_a_conversation(classic: EngineBinary, tmp_path: Path) ->
         terminal.child.send("Weather in Rome?" + ENTER)
         terminal.until("y yes · n no · a always")
         terminal.child.send(ESC)
-        terminal.until(lambda: "Stopped: nothing is called." in terminal.text and terminal.prompt == "")
+        terminal.until(lambda: "Stopped: the call is cancelled." in terminal.text and terminal.prompt == "")
         terminal.child.send("/regen" + ENTER)
         terminal.until("y yes · n no · a always")
         terminal.child.send("a")

@@ -169,10 +169,10 @@ def test_docstrings(docstring: str, words: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        ('def f(a): "D."', "f can be no tool: its parameter a has no type hint"),
-        ('def f(*a: int): "D."', r"its parameter \*a: int cannot be given by its name"),
-        ('def f(a: int, /): "D."', "its parameter a: int cannot be given by its name"),
-        ('def f(a: complex): "D."', "its parameter a: the type complex has no form in JSON"),
+        ('def f(a): "D."', "f cannot be a tool: its parameter a has no type hint"),
+        ('def f(*a: int): "D."', r"its parameter \*a: int cannot be passed by name"),
+        ('def f(a: int, /): "D."', "its parameter a: int cannot be passed by name"),
+        ('def f(a: complex): "D."', "its parameter a: the type complex cannot be expressed in JSON"),
         ('def f(a: dict[int, str]): "D."', "the keys of an object of JSON are texts"),
         ('def f(a: "Missing"): "D."', "its type hints cannot be read"),
         ("def f(a: int): pass", "it has no docstring"),
@@ -191,7 +191,7 @@ def test_what_can_be_no_tool_is_refused(tmp_path: Path, source: str, why: str) -
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no file of tools"):
+    with pytest.raises(UsageError, match="the tools file"):
         load(tmp_path / "none.py")
 
 
@@ -452,16 +452,16 @@ def test_people_can_read_it() -> None:
 @pytest.mark.parametrize(
     ("messages", "why"),
     [
-        ([{"role": "tool", "content": "x"}], "message 1 is the result of a tool that nobody has called"),
+        ([{"role": "tool", "content": "x"}], "message 1 is the result of a tool without a call"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "message 1 has a part of the type 'image_url'"),
         ([{"role": "user", "content": [{"type": "text"}]}], "message 1 has a part without a text"),
         ([{"role": "user", "content": None}], "message 1 has no text"),
-        ("calls", "message 2 has 'tool_calls' that are no list"),
-        ([{}], "message 2, call 1, is no object with 'function'"),
+        ("calls", "message 2 has 'tool_calls' that are not a list"),
+        ([{}], "message 2, call 1, is not an object with 'function'"),
         ([{"function": {"name": "", "arguments": "{}"}}], "message 2, call 1, has no 'name'"),
         (
             [{"function": {"name": "f", "arguments": "[]"}}],
-            "message 2, call 1, has 'arguments' that are no JSON object",
+            "message 2, call 1, has 'arguments' that are not a JSON object",
         ),
     ],
 )
@@ -558,10 +558,10 @@ TOOLS = 'def f() -> str:\n    "Does."\n    return "done"\n'
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--tools", "FILE", "hello"], "nobody is asked here before a tool is called"),
+        (["--tools", "FILE", "hello"], "tool calls cannot be confirmed here"),
         (["--tools", "FILE", "--allow-tools", "g", "hello"], "there is no tool 'g'"),
         (["--allow-tools", "f", "hello"], "there are none"),
-        (["--tools", "missing.py", "--allow-tools", "f", "hello"], "there is no file of tools"),
+        (["--tools", "missing.py", "--allow-tools", "f", "hello"], "the tools file"),
     ],
 )
 def test_flags_that_do_not_fit(tmp_path: Path, arguments: list[str], why: str) -> None:

@@ -135,12 +135,12 @@ def test_bad_lines_get_an_error_and_the_rest_goes_on(batch: Batch) -> None:
     before = batch.output.read_bytes()
     done = batch.run()
     assert (done.returncode, batch.output.read_bytes()) == (2, before)
-    assert b"has 16 of 16 replies already, 14 of them failed: nothing is left to do; a line that" in done.stderr
+    assert b"already has 16 of 16 replies, 14 of them failed: complete; to repeat a line" in done.stderr
     assert b"0/0" not in done.stderr
     # A line of it that is taken out is asked again, and what an earlier run could not do still counts.
     batch.output.write_bytes(before.partition(b"\n")[2])
     done = batch.run()
-    assert done.returncode == 2 and b"has 15 of 16 replies already, 14 of them failed: going on" in done.stderr
+    assert done.returncode == 2 and b"already has 15 of 16 replies, 14 of them failed: resuming" in done.stderr
     assert batch.entries[-1]["reply"] == "first"
 
 
@@ -223,7 +223,7 @@ def test_a_killed_run_goes_on_where_it_was(batch: Batch, ear: Ear, torn: str, mo
     assert ear.rest() == []
     done = batch.run("--timeout", "1", FAKE_ENGINE_HEARD=str(ear.path))
     assert done.returncode == 124
-    assert b"has 2 of 4 replies already: going on" in done.stderr
+    assert b"already has 2 of 4 replies: resuming" in done.stderr
     assert ear.rest() == ["silence", "say four"]
     assert [entry["finish_reason"] for entry in batch.entries] == ["stop", "stop", "timeout", "stop"]
     assert [entry["index"] for entry in batch.entries] == [1, 2, 3, 4]
@@ -381,7 +381,7 @@ def test_an_output_belongs_to_one_run(batch: Batch) -> None:
     with batch.output.open("ab") as first:
         fcntl.flock(first, fcntl.LOCK_EX)
         done = batch.run()
-        assert done.returncode == 2 and b"out.jsonl is being written by another run" in done.stderr
+        assert done.returncode == 2 and b"out.jsonl is in use by another run" in done.stderr
         assert batch.output.read_bytes() == torn and not batch.record.exists()
     assert batch.run().returncode == 0 and batch.replies == ["one", "two"]
 

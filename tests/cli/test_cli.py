@@ -222,10 +222,10 @@ def test_a_limit_of_tokens_with_a_modern_engine(modern: EngineBinary) -> None:
         (("-f", "/no/such/file"), "/no/such/file cannot be read: No such file"),
         (("-f", "/"), "cannot be read: Is a directory"),
         (("-f", "x", "question"), "not both"),
-        (("-i", "question"), "--interactive does not go with a question"),
-        (("-i", "--json"), "--interactive does not go with --json"),
-        (("--output", "x"), "there is no --input"),
-        (("--input", "x", "question"), "--input does not go with a question"),
+        (("-i", "question"), "--interactive cannot be combined with a question"),
+        (("-i", "--json"), "--interactive cannot be combined with --json"),
+        (("--output", "x"), "--output requires --input"),
+        (("--input", "x", "question"), "--input cannot be combined with a question"),
         (("--input", "/no/such/file"), "cannot be read"),
         (("engine",), "verb"),
         (("engine", "fly"), "fly"),
@@ -262,7 +262,7 @@ def test_exit_code_4(fake: str, tmp_path: Path) -> None:
     done = run("--engine", fake, "hello", "--", "--refuse")
     assert done.returncode == 4 and b"unknown model architecture: 'strange'" in done.stderr
     done = run("--engine", fake, "--chat-template", "no such thing", "hello")
-    assert done.returncode == 4 and b"names are: " in done.stderr
+    assert done.returncode == 4 and b"available: " in done.stderr
 
 
 @pytest.mark.engine
@@ -282,7 +282,7 @@ def test_exit_code_5(fake: str, tmp_path: Path) -> None:
     assert "SIGKILL" in answer["error"] and len(launches(tmp_path / "record")) == 4
     done = run("--engine", fake, "kill half a", FAKE_ENGINE_RECORD=str(tmp_path / "record2"))
     assert (done.returncode, done.stdout) == (5, b"half a\n")
-    assert b"the reply is not whole: engine died" in done.stderr
+    assert b"the reply is incomplete: engine died" in done.stderr
 
 
 def test_exit_code_6(fake: str) -> None:
@@ -304,7 +304,7 @@ def test_exit_code_6_from_a_real_engine(engine: EngineBinary, transport: str) ->
 def test_exit_code_124(fake: str, message: str) -> None:
     done = run("--engine", fake, "--json", "--timeout", "0.5", message)
     assert (done.returncode, json.loads(done.stdout)["finish_reason"]) == (124, "timeout")
-    assert b"the reply was stopped at its time limit of 0.5 s" in done.stderr
+    assert b"the reply was stopped at the time limit of 0.5 s" in done.stderr
 
 
 def test_exit_code_130(fake: str, ear: Ear) -> None:
@@ -387,7 +387,7 @@ def test_engine_list(built_engine: EngineBinary) -> None:
     assert done.returncode == 0, done.stderr
     first, *_ = done.stdout.decode().splitlines()
     assert first.startswith("* ") and "llama-completion" in first and "[--engine]" in first and "classic" in first
-    assert "it is the first that can chat in the search order (--engine); classic" in done.stdout.decode()
+    assert "irst in the search order that can chat (--engine); classic" in done.stdout.decode()
     entries = json.loads(run("engine", "list", "--json", "--engine", str(built_engine.path.parent)).stdout)
     assert [entry["used"] for entry in entries] == [True, *[False] * (len(entries) - 1)]
 
@@ -446,7 +446,7 @@ def test_the_help_of_a_server_lists_what_it_takes(verb: str, capsys: pytest.Capt
             continue
         assert flag not in listed
         assert main([verb, *filter(None, (flag, value))]) == 2
-        assert f"{flag} is not for a server: {serve.REFUSED[name]}" in capsys.readouterr().err
+        assert f"{flag} cannot be used with serve: {serve.REFUSED[name]}" in capsys.readouterr().err
 
 
 def test_help_and_version() -> None:

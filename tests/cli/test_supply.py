@@ -232,7 +232,7 @@ def test_a_conversation_without_the_model_greets_as_the_toy(start: Start, progra
     terminal = start(script=program, columns=100)
     terminal.until(f"Fetch {SMALL} (93 MB)? [Y/n]")
     terminal.send("n", ENTER)
-    terminal.until("a toy of 2 MB for tests and offline use")
+    terminal.until("a demo model of 2 MB for tests and offline use")
     terminal.until(f"bitnet-chat models pull {SMALL}")
     terminal.until(lambda: bool(terminal.engines))
     terminal.leave()
@@ -242,7 +242,7 @@ def test_a_small_model_is_told_of_once(start: Start, program: Path, bare: Path, 
     (bare / "llama-cli").symlink_to(program.with_name("fake-engine"))
     install(model, SMALL)
     first = start(script=program, columns=100)
-    first.until("SmolLM2 135M Instruct is a real model, but a small one (98 MB).")
+    first.until("SmolLM2 135M Instruct is a small model (98 MB).")
     first.ready()
     first.leave()
     second = start(script=program, columns=100)
@@ -290,9 +290,9 @@ def test_without_a_question_where_the_user_has_said_so(program: Path, home: Path
 def test_without_the_model_the_toy_answers_and_says_so(program: Path, tmp_path: Path) -> None:
     done = run("say hello", "--yes", script=program, FAKE_MODEL_FAILS="1")
     assert (done.returncode, done.stdout) == (0, b"hello\n")
-    assert b"no model came" in done.stderr and b"bitnet-demo answers, a toy of 2 MB" in done.stderr
+    assert b"no model came" in done.stderr and b"bitnet-demo is in use, a demo model of 2 MB" in done.stderr
     (tmp_path / "jobs").write_text('{"prompt": "say a"}\n{"prompt": "say b"}\n')
-    assert run("--input", "jobs", script=program).stderr.count(b"a toy of 2 MB") == 1
+    assert run("--input", "jobs", script=program).stderr.count(b"a demo model of 2 MB") == 1
     named = run("say hello", "-m", "bitnet-demo", script=program)
     assert (named.returncode, named.stderr) == (0, b"")
 

@@ -113,7 +113,7 @@ def test_a_large_text_is_counted_by_samples(model: Path, unit: str) -> None:
 def test_counting_again_what_is_being_typed_costs_little(model: Path) -> None:
     tokenizer = read_tokenizer(model)
     assert tokenizer is not None
-    text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs/using.md").read_text("utf-8")
     tokenizer.count(text)
     started = time.process_time()
     tokenizer.count(text + " and one more word")

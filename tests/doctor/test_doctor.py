@@ -73,7 +73,7 @@ def test_all_is_well_on_this_computer(engine: EngineBinary) -> None:
     model/engine model/template model/context memory/memory memory/disk terminal/screen terminal/unicode
     terminal/colours terminal/pty files/settings files/data files/journal"""
     if engine.make is EngineVariant.IK:  # which does not know the bundled model's weights
-        assert "not compared" in findings["answer/known answers"].seen
+        assert "not checked" in findings["answer/known answers"].seen
         return
     assert {"answer/known answers", *expected.split()} <= findings.keys()
     for name in ("answer/known answers", "engine/instructions", "model/engine", "terminal/pty"):
@@ -131,7 +131,7 @@ def test_an_engine_that_never_gets_ready_is_not_waited_for(tmp_path: Path, monke
     monkeypatch.setenv("FAKE_ENGINE_GATE", str(tmp_path / "gate"))
     settings = Settings(engine=str(fake_engine(tmp_path)))
     found = benchmark.judge_replies(benchmark.ask(settings, limit=0.2))
-    assert found.status is FindingStatus.BROKEN and "no whole answer within 0.2 s" in found.seen
+    assert found.status is FindingStatus.BROKEN and "not complete within 0.2 s" in found.seen
     assert list(benchmark.measure(settings, (1, 2), 1.0)) == []
 
 
@@ -218,7 +218,7 @@ def test_a_damaged_journal(damage: str) -> None:
         data = bytearray(b"this is no database at all, but a text. " * 100)
     path.write_bytes(data)
     found = files.journal(wanted=True)
-    assert found.status is FindingStatus.BROKEN and "sets a damaged one aside" in found.remedy
+    assert found.status is FindingStatus.BROKEN and "moves a damaged one aside" in found.remedy
     assert path.read_bytes() == data
 
 
@@ -236,7 +236,7 @@ def test_a_journal_that_was_set_aside() -> None:
 
 
 def test_journals_that_others_may_read_or_that_are_newer() -> None:
-    assert "none yet" in files.journal(wanted=True).seen
+    assert "not exist yet" in files.journal(wanted=True).seen
     path = a_journal()
     if sys.platform != "win32":
         path.chmod(0o644)
@@ -376,8 +376,8 @@ def test_threads() -> None:
 def test_memory() -> None:
     has = MemoryFacts(total=8_000_000_000, available=3_000_000_000, swap=1_000_000_000, swap_used=5)
     assert [hardware.judge_memory(has, need).status for need in (None, 10**9)] == [FindingStatus.OK] * 2
-    assert "more than is free" in hardware.judge_memory(has, 4_000_000_000).seen
-    assert "more than there is" in hardware.judge_memory(has, 9_000_000_000).seen
+    assert "more than the free memory" in hardware.judge_memory(has, 4_000_000_000).seen
+    assert "more than the total" in hardware.judge_memory(has, 9_000_000_000).seen
     assert hardware.judge_memory(None, 1).status is FindingStatus.OK
 
 
@@ -429,8 +429,8 @@ def test_with_a_server_elsewhere_no_engine_is_looked_for() -> None:
 @pytest.mark.parametrize(
     ("answer", "status", "model", "words"),
     [
-        (whole({"data": [{"id": "a"}, {"id": "b"}]}), FindingStatus.OK, "", "a will answer, the first of: a, b"),
-        (whole({"data": []}), FindingStatus.BROKEN, "", "names no model"),
+        (whole({"data": [{"id": "a"}, {"id": "b"}]}), FindingStatus.OK, "", "a is used, the first of: a, b"),
+        (whole({"data": []}), FindingStatus.BROKEN, "", "lists no model"),
         (whole({"error": {"message": "no such route"}}, 404), FindingStatus.OK, "mine", "mine will answer"),
     ],
 )

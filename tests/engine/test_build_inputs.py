@@ -65,7 +65,7 @@ def test_links_that_are_not_needed_are_left_out(tmp_path: Path) -> None:
 def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz"):
         pass
-    with pytest.raises(BuildError, match="holds no source"):
+    with pytest.raises(BuildError, match="contains no source"):
         source.unpack(tmp_path / "x.tar.gz", tmp_path / "s", source.known(source.DEFAULT), lambda done, total: None)
 
 
@@ -186,7 +186,7 @@ def test_the_compiler_that_the_user_names_wins() -> None:
 def test_a_compiler_without_headers(tmp_path: Path) -> None:
     fake_build.script(tmp_path / "cxx", "print('fatal error: filesystem: No such file'); raise SystemExit(1)")
     fake_build.script(tmp_path / "cc", "")
-    with pytest.raises(BuildError, match="does not compile a program of three lines") as caught:
+    with pytest.raises(BuildError, match="cannot compile a test program") as caught:
         toolchain.check_compilers({"CC": str(tmp_path / "cc"), "CXX": str(tmp_path / "cxx")})
     assert "fatal error: filesystem" in caught.value.detail
 

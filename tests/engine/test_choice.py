@@ -33,7 +33,7 @@ SMALL, MIDDLE, LARGE = (
     ModelOption("middle", 2 * GB, 3 * GB),
     ModelOption("large", 5 * GB, 7 * GB),
 )
-STRANGE = ModelOption("strange", 9 * GB, 9 * GB, "I2_S weights need a BitNet build as engine")
+STRANGE = ModelOption("strange", 9 * GB, 9 * GB, "I2_S weights require a BitNet build as engine")
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ STRANGE = ModelOption("strange", 9 * GB, 9 * GB, "I2_S weights need a BitNet bui
         ([LARGE, SMALL, MIDDLE], 3 * GB, "middle", "middle (2.0 GB), the largest that fits: it needs 3.0 GB of 3.0 GB"),
         ([SMALL, MIDDLE, LARGE], 2 * GB, "small", "(large: needs 7.0 GB; middle: needs 3.0 GB)"),
         ([SMALL, MIDDLE, LARGE], GB, "", "none of the 3 installed can be used (large: needs 7.0 GB, 1.0 GB are free;"),
-        ([SMALL, STRANGE], 90 * GB, "small", "(strange: I2_S weights need a BitNet build as engine)"),
+        ([SMALL, STRANGE], 90 * GB, "small", "(strange: I2_S weights require a BitNet build as engine)"),
         ([STRANGE], 90 * GB, "", "none of the 1 installed can be used (strange: I2_S"),
         ([SMALL], 8 * GB, "small", "the only one installed, and it fits"),
         ([], 8 * GB, "", "no model is installed"),
-        ([SMALL, LARGE], None, "small", "the smallest: free memory is not known here"),
+        ([SMALL, LARGE], None, "small", "the smallest: free memory is unknown"),
         ([STRANGE], None, "", "none of the 1 installed"),
         ([ModelOption(f"m{n}", n * GB, n * GB) for n in range(1, 9)], GB, "m1", "m6: needs 6.0 GB; 4 more)"),
         ([ModelOption("b", GB, GB), ModelOption("a", GB, GB)], GB, "a", "a (1.0 GB)"),
@@ -104,8 +104,8 @@ def test_what_an_engine_cannot_run(tmp_path: Path) -> None:
     infos = [read_info(path) for path in (bitnet, ternary, unknown, strange)]
     stock = engine_support.known(engine_file(tmp_path / "bin" / "llama-cli", "q6_K", "tq2_0", "llama", "f32"), infos)
     assert [bool(engine_support.obstacle(info, stock)) for info in infos] == [True, False, True, True]
-    assert "I2_S weights need a BitNet build" in engine_support.obstacle(infos[0], stock)
-    assert "does not know the architecture qwen9" in engine_support.obstacle(infos[3], stock)
+    assert "I2_S weights require a BitNet build" in engine_support.obstacle(infos[0], stock)
+    assert "does not support the architecture qwen9" in engine_support.obstacle(infos[3], stock)
     old = engine_support.known(engine_file(tmp_path / "old" / "llama-cli", "q6_K", "llama", "f32"), infos)
     assert "does not know TQ2_0 weights" in engine_support.obstacle(infos[1], old)
     script = engine_support.known(engine_file(tmp_path / "script", "exec llama-cli"), infos)
@@ -116,8 +116,8 @@ def test_what_an_engine_cannot_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "tensors", "words"),
     [
-        ("a.gguf", "adapter", 1, "it is no model but adapter"),
-        ("a.gguf", "model", 0, "it holds no weights"),
+        ("a.gguf", "adapter", 1, "it is not a model but adapter"),
+        ("a.gguf", "model", 0, "it contains no weights"),
         ("a-00002-of-00003.gguf", "model", 1, "it is part 2 of 3"),
     ],
 )
@@ -181,12 +181,12 @@ def test_auto_takes_what_the_engine_can_run(stored: Path, engine: EngineBinary) 
     assert model_path(Settings(model="auto"), by_engine(engine.path), said.append) == stored / "tiny.gguf"
     (line,) = said
     assert line.startswith("-m auto: tiny (2 MB), the largest that fits")
-    assert line.endswith("(ternary: I2_S weights need a BitNet build as engine)")  # smaller ones are not looked at
+    assert line.endswith("(ternary: I2_S weights require a BitNet build as engine)")  # smaller ones are not looked at
     (stored / "tiny.gguf").unlink()
     model_path(Settings(model="auto"), by_engine(engine.path), said.append)
     assert "cut: the file is cut off" in said[1]
     assert "broken: it cannot be read" in said[1]
-    assert said[1].endswith("; the bundled demo model answers")
+    assert said[1].endswith("; the bundled demo model is used")
 
 
 def test_auto_takes_no_model_that_makes_embeddings(stored: Path) -> None:
@@ -197,14 +197,14 @@ def test_auto_takes_no_model_that_makes_embeddings(stored: Path) -> None:
     (stored / "embedding.gguf").write_bytes(content)
     said: list[str] = []
     assert model_path(Settings(model="auto"), None, said.append) == stored / "tiny.gguf"
-    assert said[0].endswith("(embedding: it makes embeddings and no replies)")
+    assert said[0].endswith("(embedding: it is an embedding model)")
     assert model_path(Settings(model="embedding")) == stored / "embedding.gguf"
 
 
 def test_auto_with_nothing_installed_takes_the_bundled_one(home: Path, model: Path) -> None:
     said: list[str] = []
     assert model_path(Settings(model="auto"), None, said.append) == model
-    assert "no model is installed" in said[0] and "the bundled demo model answers" in said[0]
+    assert "no model is installed" in said[0] and "the bundled demo model is used" in said[0]
 
 
 def test_auto_with_nothing_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_a_full_conversation(engine: EngineBinary) -> None:
     assert "Taken back: what did" in remarks
     assert "The system prompt is set." in remarks
     assert "did you mean /clear?" in remarks
-    assert "The conversation starts anew." in remarks
+    assert "New conversation." in remarks
     assert f"Engine: {engine.path.name} ({engine.dialect.value})" in remarks
     assert "Traceback" not in remarks
     # Words to stdout, all else to stderr.

@@ -112,7 +112,7 @@ def test_the_engine_is_told_where_it_takes_it(classic: EngineBinary, microsoft: 
     assert flags[flags.index(OVERRIDE) + 1] == LLAMA_BPE
     assert OVERRIDE not in common_flags(classic, EngineOptions(microsoft))
     untold = mended(read_header(microsoft), takes_overrides=False)
-    assert not untold.overrides and f"not mended: the engine was not given {OVERRIDE} {LLAMA_BPE}" in untold.note
+    assert not untold.overrides and f"not corrected: the engine was not given {OVERRIDE} {LLAMA_BPE}" in untold.note
     assert untold.header.chat_template == TEMPLATES["bitnet"] and untold.header.pre_tokenizer == ""
 
 
@@ -123,7 +123,7 @@ def test_an_override_of_the_users_own_is_not_doubled(classic: EngineBinary, micr
         own = (OVERRIDE, value)
         settings = Settings(model=str(microsoft), engine=str(classic.path), backend=backend, engine_args=own, ctx=512)
         (events,) = replies(replace(settings, temperature=0.0, threads=1, journal=False), ASKED)
-        assert ("not mended" in notices(events)[0]) == (value == pre) and end(events).text == "yes"
+        assert ("not corrected" in notices(events)[0]) == (value == pre) and end(events).text == "yes"
 
 
 def test_our_own_tokenizer_follows(microsoft: Path, right: Path, tmp_path: Path) -> None:

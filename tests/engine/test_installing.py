@@ -130,7 +130,7 @@ def test_the_list_says_what_each_loads_and_why_the_first_wins(
     assert llama.startswith(f"* {prebuilt_engines['llama.cpp']} [prebuilt] native, llama.cpp, version xllamacpp 2026")
     assert llama.endswith("ternary types: TQ1_0 TQ2_0") and "IQ2_BN_R4" in bitnet and "I2_S" not in bitnet
     assert beside.startswith(f"- {server} [PATH] server")
-    assert "first that can chat in the search order (prebuilt); native, so it takes a history exactly" in why
+    assert "first in the search order that can chat (prebuilt); native, so it reproduces a history exactly" in why
     assert main(["engine", "list", "--json"]) == 0
     first, second, third = json.loads(capsys.readouterr().out)
     assert (first["dialect"], first["used"], second["ternary"]) == ("native", True, ["IQ1_BN", "IQ2_BN", "IQ2_BN_R4"])
@@ -141,7 +141,7 @@ def test_the_probe_of_a_prebuilt_engine(prebuilt_engines: dict[str, Path], capsy
     assert main(["engine", "probe", str(prebuilt_engines["bitnet"]), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["dialect"], facts["version"]) == ("native", "ik-llama-cpp-python 0.1.5")
-    assert facts["history"] == "ours, replayed exactly" and "IQ2_BN" in facts["ternary"]
+    assert facts["history"] == "of bitnet-chat, replayed exactly" and "IQ2_BN" in facts["ternary"]
 
 
 # The command.
@@ -183,7 +183,7 @@ def test_a_computer_without_a_prebuilt_engine(
     monkeypatch.setattr(wheels, "here", lambda: MUSL)
     assert main(["engine", "install"]) == 3
     said = capsys.readouterr().err
-    assert "There is no prebuilt engine llama.cpp for this computer (Linux without glibc (musl)" in said
+    assert "A prebuilt engine llama.cpp does not exist for this computer (Linux without glibc (musl)" in said
     assert "bitnet-chat engine install llama.cpp --build" in said
     assert compiled == []
     assert main(["engine", "install", "bitnet", "--yes"]) == 0
@@ -230,7 +230,7 @@ def test_an_interrupted_installation(monkeypatch: pytest.MonkeyPatch, capsys: py
 
     monkeypatch.setattr(prebuilt, "install", install)
     assert main(["engine", "install"]) == 130
-    assert "the same command goes on where it was" in capsys.readouterr().err
+    assert "run the same command to resume" in capsys.readouterr().err
 
 
 # The doctor.
@@ -240,7 +240,7 @@ def test_the_doctor_knows_prebuilt_engines(monkeypatch: pytest.MonkeyPatch, preb
     monkeypatch.setattr(import_check, "check", lambda package, folder: None)
     llama, bitnet = prebuilt_check.look(needed=False)
     assert (llama.status, bitnet.status) == (FindingStatus.OK, FindingStatus.OK)
-    assert "xllamacpp 2026.10.11549, whole and can be loaded" in llama.seen
+    assert "xllamacpp 2026.10.11549, complete and loadable" in llama.seen
     (prebuilt_engines["bitnet"] / "LICENSE").unlink()
     _, bitnet = prebuilt_check.look(needed=False)
     assert bitnet.status is FindingStatus.WARN and "is damaged" in bitnet.seen

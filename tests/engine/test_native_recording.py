@@ -112,7 +112,7 @@ def test_nobody_learns_what_was_said(with_text: bool) -> None:
     assert said == ("xxxxxxx \udcff 世🙂 Quag" if with_text else "Xxxxxxx \udcff 字🙂 Xxxx")
     shown = "".join(text for _, text in _FramePrinter().all(hidden))
     assert ("> Who is xxxxxxx?\n" if with_text else "> Xxx xx Xxxxxxx?\n") in shown
-    assert "[told to stop]" in shown and "[told to read the conversation before its next message]" in shown
+    assert "[interrupted]" in shown and "[conversation to be read before the next message]" in shown
 
 
 def test_thoughts_in_a_recording() -> None:

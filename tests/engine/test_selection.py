@@ -262,7 +262,7 @@ def test_bench_shows_a_table(at_hand: Offer, native: EngineBinary, i2_s: Path, t
     at_hand(native)
     assert cli.run(["bench", "-m", str(i2_s)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "small.gguf, tokens a second:"
+    assert lines[0] == "small.gguf, tokens per second:"
     assert lines[1].split() == ["engine", "type", "prefill", "decode"]
     assert lines[2].split()[:2] == ["llama.cpp", "I2_S"] and "need" in lines[2]
 

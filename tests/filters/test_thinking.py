@@ -213,7 +213,7 @@ def test_thoughts_are_switched_off_for_one_reply(rig: Rig) -> None:
         assert [(await ask(backend, asked))[0], (await ask(backend, asked))[1].text] == ["hm", "42"]
         without = Conversation().with_user("say 42")
         thoughts, reply = await ask(backend, without, options=OFF)
-        assert (thoughts, reply.text) == ("", " and more"), "the message is in the prompt: it is told to go on"
+        assert (thoughts, reply.text) == ("", " and more"), "the message is in the prompt: it is asked to continue"
         assert rig.prompts[-1].rstrip().endswith("say 42<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>")
         cut = without.with_assistant("4", FinishReason.LENGTH)
         assert not (await ask(backend, cut, options=OFF))[0] and rig.prompts[-1].endswith("</think>\n\n4")

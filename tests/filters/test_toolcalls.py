@@ -214,7 +214,7 @@ def test_a_template_without_a_form_for_tools_says_so(name: str) -> None:
 
 
 def test_calls_in_a_form_that_is_not_read_here() -> None:
-    with pytest.raises(UnsupportedError, match="in a form that is not read here"):
+    with pytest.raises(UnsupportedError, match="in an unsupported form"):
         ToolFormat(template(TEMPLATE.replace("<tool_call>", "<function_call>")))
 
 

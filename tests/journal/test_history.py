@@ -65,7 +65,7 @@ def test_list(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_nothing_to_list(capsys: pytest.CaptureFixture[str], home: Path) -> None:
-    assert history(capsys, "list") == (0, "", "No conversation is kept.\n")
+    assert history(capsys, "list") == (0, "", "The journal is empty.\n")
     assert history(capsys, "list", "--json") == (0, "[]\n", "")
     assert not (home / "data").exists()
 
@@ -112,7 +112,7 @@ def test_show_messages_that_got_no_reply(journal: Journal, capsys: pytest.Captur
 def test_search(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
     code, output, _ = history(capsys, "search", "NEEDLE")
     assert code == 0 and output.startswith("1  ") and "needle" in output.splitlines()[1]
-    assert history(capsys, "search", "plain", "nothing") == (1, "", "Nothing was found.\n")
+    assert history(capsys, "search", "plain", "nothing") == (1, "", "No match.\n")
     code, output, _ = history(capsys, "search", "--json", "据")
     assert [hit["id"] for hit in json.loads(output)] == [1]
     assert history(capsys, "search", " ")[0] == 2
@@ -149,12 +149,12 @@ def test_rm_tells_what_it_could_not_remove(
     code, output, errors = history(capsys, "rm", "2", "--yes")
     assert (code, output) == (0, "removed: 2\n")
     assert f"the recordings in {recorder.folder()} cannot be removed" in errors
-    assert f"what was typed at the prompt is still in {paths.data_dir() / 'history'}" in errors
+    assert f"the input history is still in {paths.data_dir() / 'history'}" in errors
 
 
 def test_what_is_no_limit(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["history", "list", "-n", "0"]) == 2
-    assert "'0' is no limit" in capsys.readouterr().err
+    assert "'0' is not a limit" in capsys.readouterr().err
 
 
 def test_export(journal: Journal, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -260,11 +260,11 @@ def test_a_batch_is_not_kept(fake: str, home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "error"),
     [
-        (("-C",), "no conversation to go on with"),
+        (("-C",), "no conversation to continue"),
         (("--resume", "7"), "no conversation 7"),
         (("--resume", "seven"), "not 'seven'"),
-        (("--resume",), "needs the number"),
-        (("-C", "--resume", "7"), "does not go with"),
+        (("--resume",), "requires the number"),
+        (("-C", "--resume", "7"), "cannot be combined with"),
     ],
 )
 def test_conversations_that_cannot_be_gone_on_with(flags: tuple[str, ...], error: str) -> None:
@@ -314,6 +314,6 @@ def test_an_answer_that_is_not_kept(fake: str, home: Path) -> None:
     assert "this conversation is not kept: the journal cannot be written: database is locked: " in line
     done = run("--engine", fake, "-C", "say three")
     [line] = done.stderr.decode().splitlines()
-    assert done.returncode == 0 and "was not kept: this goes on with conversation 1, “say one”, of 2" in line
+    assert done.returncode == 0 and "was not saved: continuing conversation 1, “say one”, of 2" in line
     done = run("--engine", fake, "--json", "-C", "say four")
     assert (done.returncode, done.stderr, json.loads(done.stdout)["kept"]) == (0, b"", True)

@@ -55,7 +55,7 @@ def test_with_the_hub_the_largest_that_fits_the_memory_well(free: int) -> None:
     if fitting:
         largest = max(fitting, key=lambda each: each.bytes)
         assert (found.name, found.size, found.better) == (largest.name, largest.size, None)
-        assert "the largest of the hub that fits well into" in found.why and found.engine == largest.engine
+        assert "the largest of the hub that fits into" in found.why and found.engine == largest.engine
     else:
         assert found.name == default_model.SMALL
 
@@ -172,7 +172,7 @@ license = "MIT"
     assert {each.name for each in paths.models_dir().iterdir()} == {"some.gguf", "some.json"}
     assert not list((paths.cache_dir() / "wheels").iterdir())
     assert main(["models", "verify"]) == 0
-    assert capsys.readouterr().out == "some: whole; its sha256 is that of the registry\n"
+    assert capsys.readouterr().out == "some: whole; its sha256 matches the registry\n"
     assert main(["models", "pull", "some", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["was_here"]
 
@@ -180,7 +180,7 @@ license = "MIT"
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"sha256": "ab" * 32}, "is not the file that was expected"),
+        ({"sha256": "ab" * 32}, "is not the expected file"),
         ({"file": "some_model/absent.gguf"}, "holds no some_model/absent.gguf"),
         ({"file": "some_model/notes.txt"}, "is not a GGUF model"),
     ],

@@ -57,11 +57,11 @@ def test_list_says_what_is_here_and_what_can_be_had(capsys: pytest.CaptureFixtur
     assert code == 0
     assert lines[0] == f"Installed in {stored}:"
     assert lines[1].startswith("* tiny ") and lines[1].endswith("fits")
-    assert lines[2] == "  half: 5 kB of a pull that was interrupted"
-    assert lines[3].startswith("* answers where no model is named: tiny (2 MB), the only one installed")
-    assert lines[4] == "Bundled, a toy for tests and offline use:"
+    assert lines[2] == "  half: 5 kB of an interrupted download"
+    assert lines[3].startswith("* is used without -m: tiny (2 MB), the only one installed")
+    assert lines[4] == "Bundled: a demo model for tests and offline use:"
     assert lines[5].startswith("  bitnet-demo ") and lines[5].endswith("fits")
-    assert lines[6] == "To be had with bitnet-chat models pull NAME:"
+    assert lines[6] == "Available with bitnet-chat models pull NAME:"
     by_name = {line.split()[0]: line for line in lines[7:]}
     assert "installs the engine bitnet" in by_name["bitnet-2b"]
     assert "Q4_K_M" in by_name["llama-3.2-3b"]
@@ -82,13 +82,13 @@ def test_list_with_an_empty_home(capsys: pytest.CaptureFixture[str], monkeypatch
     code, out, _ = run(capsys, "list")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0] == "No model is installed but the bundled toy, which answers where no model is named:"
+    assert lines[0] == "Only the bundled demo model is installed, used without -m:"
     assert lines[1].startswith("  bitnet-demo ") and lines[1].endswith("fits")
     paths.models_dir().mkdir(parents=True)
     (paths.models_dir() / "broken.gguf").write_bytes(b"GGUF")
     lines = run(capsys, "list")[1].splitlines()
     assert lines[2].startswith("-m auto: none of the 1 installed can be used")
-    assert lines[2].endswith("; the bundled one answers")
+    assert lines[2].endswith("; the bundled one is used")
     (paths.models_dir() / "broken.gguf").unlink()
     monkeypatch.setattr(paths, "bundled_model", lambda: None)
     code, out, _ = run(capsys, "list")
@@ -151,12 +151,12 @@ def test_pull_verify_and_rm(capsys: pytest.CaptureFixture[str], server: ModelSer
     sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
     code, out, err = run(capsys, "pull", f"{server.base}/tiny.gguf#sha256={sha256}")
     assert code == 0
-    assert out.startswith("tiny is here, 2 MB: bitnet-chat -m tiny\nlicence: MIT\n")
+    assert out.startswith("tiny is installed, 2 MB: bitnet-chat -m tiny\nlicence: MIT\n")
     assert "Fetching tiny" in err and "100 %" in err and "\r" not in err
     again = facts(capsys, "pull", f"{server.base}/tiny.gguf")
     assert (again["was_here"], again["sha256"]) == (True, sha256)
     code, out, _ = run(capsys, "verify")
-    assert (code, out) == (0, "tiny: whole; its sha256 is that of the record\n")
+    assert (code, out) == (0, "tiny: whole; its sha256 matches the record\n")
 
     path = paths.models_dir() / "tiny.gguf"
     damaged = bytearray(path.read_bytes())
@@ -191,7 +191,7 @@ def test_rm_asks(
     monkeypatch.setattr(sys, "stdin", terminal)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     code, _, err = run(capsys, "rm", "tiny")
-    assert "tiny  2 MB\nRemove it for good? [y/N] " in err
+    assert "tiny  2 MB\nRemove it permanently? [y/N] " in err
     assert ((stored / "tiny.gguf").exists(), code) == (stays, 1 if stays else 0)
 
 

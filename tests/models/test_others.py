@@ -129,7 +129,7 @@ def test_they_are_found_listed_and_used_where_they_are(
     }
     assert items["lmstudio:parts"]["parameters"] == items["ollama:demo:1b"]["parameters"]
     lines = run(capsys, "list")[1].splitlines()
-    assert lines[0] == "Of other programs, used where they are:"
+    assert lines[0] == "Models of other programs, used in place:"
     assert any(line.startswith("  hub:tiny-Q8 ") and line.endswith(str(stores["hub:tiny-Q8"])) for line in lines)
     assert sum(line.startswith("* ") for line in lines) == 2  # the one that -m auto takes, and the line that says so
     assert resolve("auto").path in stores.values()

@@ -1,6 +1,6 @@
-"""The examples of the README do what they say: each is run as it stands there, against a server with the bundled model.
+"""The examples of docs/server.md work: each is run unchanged, against a server with the bundled model.
 
-Only the address is another one, since the port of the README may be taken.
+Only the address differs, since the port of the examples may be in use.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 import pytest
 from serving import ServedProcess, served_process
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/server.md").read_text("utf-8")
 ADDRESS = "http://127.0.0.1:8033"
 PATIENCE = 60.0
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def examples(language: str) -> list[str]:
-    found = [code for name, code in _FENCE.findall(README) if name == language]
-    assert found, f"the README has no {language} example"
+    found = [code for name, code in _FENCE.findall(PAGE) if name == language]
+    assert found, f"docs/server.md has no {language} example"
     return found
 
 

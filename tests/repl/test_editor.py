@@ -62,4 +62,4 @@ def test_what_an_editor_saved_before_it_failed_is_kept(editor: Path) -> None:
         edit("some")
     (kept,) = left(editor)
     assert kept.read_text() == "an hour of work"
-    assert caught.value.remedy == f"what it had saved is in {kept}"
+    assert caught.value.remedy == f"the saved text is in {kept}"

@@ -114,8 +114,8 @@ def test_the_message_stays_unanswered_in_the_repl() -> None:
         room.talk._backend = GuardedBackend(room.backend, GuardLimits())
         await room.talk.submit("hello")
         assert room.talk.conversation.messages == ()
-        assert AT_ONCE in room.paper.all and "[nothing was said]" in room.paper.all
-        assert "ended before its first word" in room.paper.all
+        assert AT_ONCE in room.paper.all and "[empty reply]" in room.paper.all
+        assert "empty reply" in room.paper.all
         assert "the message is not part of the conversation" in room.paper.all
         await room.talk.submit("again")
         assert room.backend.asked == [Conversation().with_user("hello"), Conversation().with_user("again")]

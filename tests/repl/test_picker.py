@@ -138,7 +138,7 @@ def test_what_is_shown_and_that_nothing_is_left(columns: int, lines: int) -> Non
 
     asyncio.run(choose())
     first, second = shown
-    assert first[:2] == ["before", "Go on with:"]
+    assert first[:2] == ["before", "Continue:"]
     rows = min(10, lines - 3)
     assert first[2].startswith("> About bread")
     assert len([line for line in first if line]) == min(rows + 3, lines)

@@ -112,15 +112,16 @@ def test_help_names_every_command_and_the_escape() -> None:
     assert "//" in text and "Ctrl-R" in text
 
 
-def test_a_command_has_one_spelling_in_help_readme_and_messages() -> None:
+def test_a_command_has_one_spelling_in_help_documents_and_messages() -> None:
     root = Path(__file__).parents[2]
     readme = (root / "README.md").read_text("utf-8")
+    using = (root / "docs/using.md").read_text("utf-8")
     usages = {name: entry.usage for name, entry in COMMANDS.items()}
-    rows = "".join(line.split(" | ")[0] for line in readme.splitlines() if line.startswith("| `/"))
+    rows = "".join(line.split(" | ")[0] for line in using.splitlines() if line.startswith("| `/"))
     assert {*re.findall(r"`(/[^`]*)`", rows)} >= {*usages.values()}
     written = re.compile(rf"(?<![\w./~-])/({'|'.join(COMMANDS)})\b((?: \[?[A-Z]{{2,}}…?\]?)*)")
     sources = [source.read_text("utf-8") for source in sorted((root / "bitnet_chat").rglob("*.py"))]
-    for text in (readme, *sources):
+    for text in (readme, using, *sources):
         for name, arguments in written.findall(text):
             assert arguments == "" or f"/{name}{arguments}" == usages[name], f"/{name}{arguments}"
 
@@ -132,7 +133,7 @@ def test_exit() -> None:
 def test_clear_keeps_the_system_prompt() -> None:
     assert do("/clear").anew and not do("/undo").anew
     assert do("/clear").conversation == Conversation().with_system("Be brief.")
-    assert "system prompt stays" in do("/clear").lines[0]
+    assert "system prompt is kept" in do("/clear").lines[0]
     assert "system prompt" not in do("/clear", Conversation().with_user("x")).lines[0]
 
 
@@ -147,7 +148,7 @@ def test_undo() -> None:
     outcome = do("/undo")
     assert outcome.conversation == Conversation().with_system("Be brief.")
     assert outcome.lines == ("Taken back: Hi",)
-    assert do("/undo", Conversation()).lines == ("There is nothing to take back.",)
+    assert do("/undo", Conversation()).lines == ("Nothing to undo.",)
     assert "\x1b" not in do("/undo", Conversation().with_user("\x1b[2J")).lines[0]
 
 
@@ -199,7 +200,7 @@ def test_continue_goes_on_with_a_reply_that_was_cut() -> None:
 def test_edit_brings_the_last_message_to_the_editor() -> None:
     assert do("/edit").errand == Edit("Hi")
     assert do("/edit", TALK.without_last_reply()).errand == Edit("Hi")
-    assert do("/edit", Conversation()).lines == ("There is no message to edit.",)
+    assert do("/edit", Conversation()).lines == ("No message to edit.",)
 
 
 @pytest.mark.parametrize(

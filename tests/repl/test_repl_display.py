@@ -108,7 +108,7 @@ def test_a_stopped_reply_is_marked() -> None:
 def test_nothing_said() -> None:
     paper, shown = display()
     shown.completed(Completed(FinishReason.STOP, ""))
-    assert paper.all.startswith("[nothing was said]\n")
+    assert paper.all.startswith("[empty reply]\n")
 
 
 def test_the_spinner_leaves_nothing() -> None:
@@ -179,7 +179,7 @@ def test_no_word_moves_the_cursor(parts: list[str]) -> None:
 
 def test_summary() -> None:
     assert summary(Stats(), FinishReason.STOP) == "0 tokens · stop"
-    assert summary(Stats(tokens=1), FinishReason.CONTEXT_OVERFLOW) == "~1 token · the context is full"
+    assert summary(Stats(tokens=1), FinishReason.CONTEXT_OVERFLOW) == "~1 token · the context window is full"
 
 
 @pytest.mark.parametrize("reason", FinishReason)

@@ -60,7 +60,7 @@ def test_a_folder_in_its_place(tmp_path: Path) -> None:
     lines, complaints = loaded(tmp_path)
     assert lines == [] and len(complaints) == 1 and "cannot be read" in complaints[0]
     complaints = written(tmp_path, "one", "two")
-    assert len(complaints) == 1 and "only until you leave: Is a directory" in complaints[0]
+    assert len(complaints) == 1 and "is not saved: Is a directory" in complaints[0]
 
 
 def test_a_half_written_line_does_not_spoil_the_next(tmp_path: Path) -> None:

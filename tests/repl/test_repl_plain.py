@@ -78,7 +78,7 @@ def test_escape_sequences_stay_text() -> None:
 def test_a_failure_goes_to_stderr() -> None:
     """Which the exit code tells as well: the first one."""
     out, err = Program().all("fail\ncount\n@gone.md\n/nothing\n", code=5)
-    assert "\n@gone.md is not a file: send the message as it is? Yes: stdin is not a terminal.\n" in err
+    assert "\n@gone.md is not a file: send the message unchanged? Yes: stdin is not a terminal.\n" in err
     assert "The engine died\n  try again\n  | ␛[31mlog tail\n" in err
     assert out.startswith("1 messages")
 
@@ -110,7 +110,7 @@ def test_ctrl_c_picks_no_conversation(monkeypatch: pytest.MonkeyPatch, capsys: p
             assert await loop._lines.next() is None
 
     asyncio.run(work())
-    assert "Its number (20 of 21 are shown), or an empty line for none:" in "".join(capsys.readouterr())
+    assert "Enter a number (20 of 21 are shown), or an empty line to cancel:" in "".join(capsys.readouterr())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
@@ -164,7 +164,7 @@ def test_a_conversation_on_a_terminal(without: str) -> None:
         child.expect("An empty line sends the message again.")
         child.expect("\n> ")
         child.send("read @gone.md\n")
-        child.expect_exact("send the message as it is? yes or no: ")
+        child.expect_exact("send the message unchanged? yes or no: ")
         child.send("\n")
         child.expect("An empty line sends the message again.")
         child.send("\n")

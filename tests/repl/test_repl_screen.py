@@ -227,10 +227,10 @@ def test_tab_completes_commands(start: Start) -> None:
     terminal.send("/reg", TAB)
     terminal.until(lambda: terminal.prompt == "/regen")
     terminal.send(ENTER)
-    terminal.until("There is no reply to make again.")
+    terminal.until("No reply to regenerate.")
     terminal.ready()
     terminal.send("/s", TAB)
-    terminal.until("figures of this session")
+    terminal.until("statistics of the session")
     terminal.send(CTRL_C)
     terminal.until(lambda: terminal.prompt == "")
 
@@ -270,7 +270,7 @@ def test_what_comes_back_to_the_prompt(start: Start) -> None:
     for answer in ("n", ESC, "y"):
         terminal.ready()
         terminal.send(line if answer == "n" else "", ENTER)
-        terminal.until("@gone.md is not a file: send the message as it is?  y yes · n no")
+        terminal.until("@gone.md is not a file: send the message unchanged?  y yes · n no")
         terminal.send(answer)
         terminal.until(lambda: "y yes" not in terminal.text)
     terminal.until(f"You said '{line}'.")
@@ -311,7 +311,7 @@ def test_ctrl_c_clears_the_line(start: Start) -> None:
     terminal.send("never mind", CTRL_C)
     terminal.until(lambda: terminal.prompt == "")
     terminal.send(CTRL_C)
-    terminal.until("Ctrl-D or /exit leaves")
+    terminal.until("Ctrl-D or /exit exits")
     terminal.say("count", "1 messages")
 
 
@@ -435,7 +435,7 @@ def test_a_failed_message_does_not_run_into_what_was_typed_ahead(start: Start) -
     spins = terminal.written.count("loading the model")
     terminal.until(lambda: terminal.written.count("loading the model") > spins + 3)  # it has read the keys by then
     terminal.gate()
-    terminal.until("Arrow-Up brings the message back.")
+    terminal.until("Arrow-Up recalls the message.")
     terminal.until(lambda: terminal.prompt == "other")
 
 
@@ -459,9 +459,9 @@ def test_commands(start: Start) -> None:
     terminal.until(lambda: terminal.prompt == "")
     terminal.say("/model", "Engine: scripted-engine · idle")
     terminal.say("/model missing.gguf", "There is no model missing.gguf")
-    terminal.say("/model other.gguf", "The next reply comes from other.gguf.")
+    terminal.say("/model other.gguf", "Next model: other.gguf.")
     terminal.say("count", "1 messages, system 'Be kind.'")
-    terminal.say("/clear", "The conversation starts anew.")
+    terminal.say("/clear", "New conversation.")
     terminal.say("//clear", "You said '/clear'.")
     terminal.say("/clera", "did you mean /clear?")
     terminal.say("/help", "Ctrl-R searches")
@@ -628,6 +628,6 @@ def test_what_waits_for_its_successor_is_shown_when_none_comes(start: Start) -> 
 
 def test_the_bar_warns_of_a_full_context(start: Start) -> None:
     terminal = start("--context", "1700", columns=120)
-    terminal.until("! ctx 1700/2048 (83 %) · the oldest turns will leave it")
+    terminal.until("! ctx 1700/2048 (83 %) · the oldest turns will be dropped")
     terminal.ready()
     assert terminal.looks("! ctx 1700/2048") == {"brown"}

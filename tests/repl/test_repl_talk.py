@@ -379,7 +379,7 @@ def test_edit_asks_the_changed_message() -> None:
         ]
         room.desk.edited = "LAST"
         await room.talk.submit("/edit")
-        assert "The message is as it was." in room.paper.all and len(room.backend.asked) == 3
+        assert "The message is unchanged." in room.paper.all and len(room.backend.asked) == 3
         room.desk.edited = ""
         await room.talk.submit("/edit")
         assert "There is no editor" in room.paper.all and len(room.backend.asked) == 3
@@ -432,7 +432,7 @@ def test_a_conversation_is_resumed() -> None:
         assert "/continue goes on" in room.paper.all
         assert room.paper.all.endswith("]\n\n")
         assert room.talk.conversation.turns[-1].was_cut
-        for line, answer in (("/resume 3", "no conversation 3"), ("/resume 2", "That is this conversation")):
+        for line, answer in (("/resume 3", "no conversation 3"), ("/resume 2", "This conversation is already open")):
             await room.talk.submit(line)
             assert answer in room.paper.all, room.paper.all
         room.desk.picked = None
@@ -451,7 +451,7 @@ def test_a_message_without_reply_is_on_the_prompt_after_resuming() -> None:
 
     async def second(room: Room) -> None:
         assert await room.talk.submit("/resume 1") == room.talk.unanswered == "fail now"
-        assert "The last message got no reply: fail now" in room.paper.all
+        assert "The last message has no reply: fail now" in room.paper.all
         assert len(room.talk.conversation.turns) == 2
 
     in_room(first, journal=True)
@@ -581,7 +581,7 @@ def test_a_mention_that_is_not_a_file_is_asked_about(tmp_path: Path) -> None:
         line = f"what is in @{tmp_path}/notse.md, @pytest.fixture?"
         assert await room.talk.submit(line) == room.talk.unanswered == line
         assert room.backend.asked == [] and room.talk.conversation == Conversation()
-        assert room.desk.questions == [f"@{tmp_path}/notse.md is not a file: send the message as it is?"]
+        assert room.desk.questions == [f"@{tmp_path}/notse.md is not a file: send the message unchanged?"]
         room.desk.agrees = True
         assert await room.talk.submit(line) == ""
         assert room.backend.asked[-1].last == Message("user", line)
@@ -596,7 +596,7 @@ def test_what_is_undone_is_on_the_prompt_again(tmp_path: Path) -> None:
         for line in ("hello", "//stats is a command", f"read @{tmp_path}/a.txt"):
             await room.talk.submit(line)
             assert await room.talk.submit("/undo") == room.talk.unanswered == line
-        assert "Its files are off" in room.paper.all and room.talk.conversation == Conversation()
+        assert "Its attachments are removed" in room.paper.all and room.talk.conversation == Conversation()
         assert await room.talk.submit("/undo") == ""
 
     in_room(work)
@@ -609,12 +609,12 @@ def test_copy() -> None:
         assert room.desk.clipboard == "You said 'hello'." and "clipboard" in room.paper.all
         room.desk.has_clipboard = False
         await room.talk.submit("/copy")
-        assert "no terminal whose clipboard" in room.paper.all
+        assert "clipboard requires a terminal" in room.paper.all
         room.desk.clipboard = None
         room.backend.script = lambda _: say("x" * 80_000)
         await room.talk.submit("much")
         await room.talk.submit("/copy")
-        assert room.desk.clipboard is None and "more than terminals take" in room.paper.all
+        assert room.desk.clipboard is None and "too large for the clipboard" in room.paper.all
 
     in_room(work)
 

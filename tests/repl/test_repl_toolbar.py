@@ -53,9 +53,9 @@ FULL = BackendStatus("demo.gguf", "llama", BackendState.IDLE, 820, 1024, 812_400
 @pytest.mark.parametrize(
     ("overflow", "shown"),
     [
-        ("drop-oldest", "the oldest turns will leave it"),
-        ("summarize", "the oldest turns will be summed up"),
-        ("stop", "the conversation will end there"),
+        ("drop-oldest", "the oldest turns will be dropped"),
+        ("summarize", "the oldest turns will be summarized"),
+        ("stop", "the conversation will end"),
     ],
 )
 def test_a_context_that_is_nearly_full(overflow: str, shown: str) -> None:
@@ -67,9 +67,9 @@ def test_a_context_that_is_nearly_full(overflow: str, shown: str) -> None:
 
 
 def test_what_is_left_of_a_warning() -> None:
-    assert bar(FULL, None, 80) == " demo.gguf · ! ctx 820/1024 (80 %) · the oldest turns will leave it · 812 MB"
-    assert bar(FULL, None, 70) == " demo.gguf · ! ctx 820/1024 (80 %) · the oldest turns will leave it"
-    assert bar(FULL, None, 58) == " ! ctx 820/1024 (80 %) · the oldest turns will leave it"
+    assert bar(FULL, None, 80) == " demo.gguf · ! ctx 820/1024 (80 %) · the oldest turns will be dropped · 812 MB"
+    assert bar(FULL, None, 70) == " demo.gguf · ! ctx 820/1024 (80 %) · the oldest turns will be dropped"
+    assert bar(FULL, None, 58) == " ! ctx 820/1024 (80 %) · the oldest turns will be dropped"
     assert bar(FULL, None, 40) == " ! ctx 820/1024 (80 %)"
 
 

@@ -180,7 +180,7 @@ def test_what_a_tool_says_cannot_act_on_the_terminal(tmp_path: Path) -> None:
 def test_a_result_that_does_not_fit(tmp_path: Path) -> None:
     async def work(room: Room) -> None:
         await room.talk.submit("weather?")
-        assert "The results are kept: /undo takes the message back." in room.paper.all
+        assert "The results are saved: /undo removes the message." in room.paper.all
         await room.talk.submit("/undo")
         assert not room.talk.conversation.turns
 
@@ -267,7 +267,7 @@ def test_a_failure_after_a_call_keeps_what_there_is(tmp_path: Path) -> None:
     async def work(room: Room) -> None:
         assert await room.talk.submit("weather?") == ""
         assert [each.role for each in room.talk.conversation.messages] == ["user", "assistant", "tool"]
-        assert "The results are kept" in room.paper.all and not room.talk.unanswered
+        assert "The results are saved" in room.paper.all and not room.talk.unanswered
         await room.talk.submit("/continue")
         assert room.talk.conversation.last == Message("assistant", "Fine.", FinishReason.STOP)
 
@@ -309,7 +309,7 @@ def test_no_tools(tmp_path: Path) -> None:
             Desk([]),
         )
         await talk.submit("/tools")
-        assert "There are no tools: --tools FILE.py" in paper.all
+        assert "No tools: --tools FILE.py" in paper.all
         await talk.close()
 
     asyncio.run(work())
@@ -319,7 +319,7 @@ def test_a_model_without_a_place_for_tools_answers_and_the_user_is_told_once(tmp
     made: list[ScriptedBackend] = []
 
     def backend(name: str) -> Backend:
-        refusal = Failed(UnsupportedError("tools", f"{name} has no place for tools", remedy="choose another"))
+        refusal = Failed(UnsupportedError("tools", f"{name} does not support tools", remedy="choose another"))
 
         def script(_: Conversation) -> list[Event | Gate]:
             return [refusal] if made[-1].options[-1].tools and name != "able" else say("Hello.")
@@ -339,7 +339,7 @@ def test_a_model_without_a_place_for_tools_answers_and_the_user_is_told_once(tmp
         for line in ("hello", "again", "/model other", "hello", "again", "/model able", "hello"):
             assert await talk.submit(line) == ""
         await talk.close()
-        told = [f"the model is not offered the tools: {name} has no place for tools\n" for name in ("small", "other")]
+        told = [f"the model is not offered the tools: {name} does not support tools\n" for name in ("small", "other")]
         assert [paper.all.count(each) for each in told] == [1, 1] and paper.all.count("not offered") == 2
         assert paper.all.index(told[0]) < paper.all.index("Hello.") and "is not supported" not in paper.all
         assert [each.content for each in talk.conversation.turns[1::2]] == ["Hello."] * 5

@@ -73,7 +73,7 @@ def test_a_conversation(start: Start, engine: EngineBinary, transport: str) -> N
         terminal.undo("tell me a long story")
         assert "2 turns in the conversation" in terminal.say("/stats")
     terminal.undo("thank you" if engine.dialect.value == "classic" else "tell me a long story")
-    assert "The conversation starts anew." in terminal.say("/clear")
+    assert "New conversation." in terminal.say("/clear")
     assert "0 turns in the conversation" in terminal.say("/stats")
     assert "The system prompt is set." in terminal.say("/system You are brief.")
     assert "System prompt: You are brief." in terminal.say("/system")
@@ -102,7 +102,7 @@ def test_switching_the_model(
     terminal.until(lambda: terminal.prompt == "")
     terminal.say("hello")
     (first,) = terminal.engines
-    assert "The next reply comes from other." in terminal.say(f"/model {other}")
+    assert "Next model: other." in terminal.say(f"/model {other}")
     assert_gone([first])
     assert FIGURES in terminal.say("thank you")
     assert "2 turns in the conversation" in terminal.say("/stats")
@@ -207,7 +207,7 @@ def test_a_paste_that_does_not_fit_is_not_lost(start: Start, engine: EngineBinar
     terminal.until("299. A line")
     terminal.send(ENTER)
     # Why it was not sent stays in sight, and the message is one key away.
-    terminal.until("Arrow-Up brings the message back.")
+    terminal.until("Arrow-Up recalls the message.")
     told = "".join(terminal.text.split())  # lines wrap anywhere
     assert "doesnotfitintothecontextwindowof2,048tokens;itwasnotsent" in told
     terminal.until(lambda: terminal.prompt == "")

@@ -113,7 +113,7 @@ def test_what_is_missing_is_told_before_a_window_is_opened(
         app.run(["-m", "no-such-model.gguf"])
 
 
-@pytest.mark.parametrize("flags", [["--browser"], []], ids=["asked for", "no window can be had"])
+@pytest.mark.parametrize("flags", [["--browser"], []], ids=["asked for", "no window"])
 def test_the_browser_shows_it_until_ctrl_c(tmp_path: Path, engine_flags: list[str], flags: list[str]) -> None:
     """A browser is a script here, which writes down what it was told to open."""
     browser, told = tmp_path / "browser", tmp_path / "told"
@@ -134,7 +134,7 @@ def test_the_browser_shows_it_until_ctrl_c(tmp_path: Path, engine_flags: list[st
     try:
         assert child.stderr is not None
         lines = [child.stderr.readline()]
-        while "Ctrl-C ends it" not in lines[-1]:
+        while "Ctrl-C stops the server" not in lines[-1]:
             assert lines[-1], lines
             lines.append(child.stderr.readline())
         url = told.read_text()

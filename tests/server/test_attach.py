@@ -137,7 +137,7 @@ def test_the_history_is_that_of_the_server() -> None:
             assert recorder.id == first
             assert [hit.entry.id for hit in await asyncio.to_thread(journal.search, "Else")] == [first + 1]
             await asyncio.to_thread(journal.remove, [first])
-            with pytest.raises(UsageError, match="there is no chat"):
+            with pytest.raises(UsageError, match="does not exist"):
                 await asyncio.to_thread(journal.load, first)
             await all_of(backend, longer)  # removed elsewhere: it goes into another one
             assert recorder.id == first + 2

@@ -327,7 +327,7 @@ def test_the_default_model_is_loaded_at_the_start_if_it_fits(
     play(scene(10))
     assert not caplog.records
     play(scene(11))
-    assert "could not be loaded: the model a needs" in caplog.text
+    assert "loading of a model failed: the model a needs" in caplog.text
 
 
 def test_unload(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,5 +486,5 @@ def test_real_models_take_turns(classic: EngineBinary, model: Path, tmp_path: Pa
 
         assert [asked(text) for text in ("hello", "my python script", "hello")] == ["main", "code", "main"]
         assert process.end() == 143
-    with pytest.raises(AssertionError, match=r"the model main needs 99 MB of memory, and .* 52 MB"):
+    with pytest.raises(AssertionError, match=r"the model main needs 99 MB of memory; .* 52 MB"):
         ServedProcess(*flags, "--memory-limit", "50M")

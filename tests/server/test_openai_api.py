@@ -398,7 +398,7 @@ def test_what_was_not_done_as_asked_is_told() -> None:
 
 def test_tools_that_a_model_has_no_place_for() -> None:
     tools = [{"type": "function", "function": {"name": "add"}}]
-    refusal = Failed(UnsupportedError("tools", "the chat template x has no place for tools"))
+    refusal = Failed(UnsupportedError("tools", "the chat template x does not support tools"))
 
     async def test() -> None:
         async with client() as http:

@@ -127,7 +127,7 @@ def test_errors_have_their_classes(client: openai.OpenAI) -> None:
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="", messages=QUESTION, n=2)
-    assert refused.value.param == "n" and "n can only be 1" in refused.value.message
+    assert refused.value.param == "n" and "n must be 1" in refused.value.message
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="", messages=[{"role": "user", "content": "word " * 20_000}])
     with pytest.raises(openai.NotFoundError):

@@ -260,7 +260,7 @@ IGNORED: list[tuple[str, object, str]] = [
     ("store", True, "store"),
     ("Temperature", 1, "Temperature"),
     ("mirostat", 2, "mirostat"),
-    ("stream_options", {"include_usage": True}, "stream_options is of no use without stream: true"),
+    ("stream_options", {"include_usage": True}, "stream_options requires stream: true"),
     ("messages", [said("user", name="Bob", weight=1), said("user", name="Eve")], "messages[].name, messages[].weight"),
     ("messages", [said("user", [{"type": "text", "text": "x", "colour": 1}])], "messages[].content[].colour"),
     ("tools", [{**ADD, "defer": 1}], "tools[].defer"),

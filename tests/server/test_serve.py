@@ -106,7 +106,7 @@ def test_ending_in_mid_reply_gives_it_its_time_and_a_second_signal_none(tmp_path
                 pass
             engines = engines_of(process.pid)
             process.send_signal(signal.SIGTERM)
-            while "ending; 1 under way" not in process.line():
+            while "shutting down: 1 running" not in process.line():
                 pass
             refused = client.post("/v1/chat/completions", json=LONG)
             assert refused.status_code == 503 and "retry-after" in refused.headers
@@ -311,21 +311,21 @@ def test_a_port_that_is_taken_is_said_to_be() -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         done = run("serve", "--port", port, *ENGINE_FLAGS)
-        assert done.returncode == 2 and b"is in use already" in done.stderr and b"--port" in done.stderr
+        assert done.returncode == 2 and b"is already in use" in done.stderr and b"--port" in done.stderr
         assert b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--host", "0.0.0.0"), "no API key"),
+        (("--host", "0.0.0.0"), "an API key is required"),
         (("--port", "99999"), "no port 99999"),
-        (("--cors", "*"), "every web page"),
-        (("--memory-limit", "much"), "no size"),
+        (("--cors", "*"), "every page"),
+        (("--memory-limit", "much"), "not a size"),
         (("-m", "a=x.gguf", "-m", "a=y.gguf"), "already"),
         (("hello",), "hello"),
         (("--parallel", "0"), "--parallel cannot be 0"),
-        (("--attach=http://127.0.0.1:1",), "an engine of its own"),
+        (("--attach=http://127.0.0.1:1",), "always uses an engine"),
         (("--tools", "tools.py"), "bring their own tools"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -340,7 +340,7 @@ def test_what_cannot_be_served_is_said(
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("--host", "no.such.host.invalid", "--api-key", "k"), 2, b"no address to listen on"),
+        (("--host", "no.such.host.invalid", "--api-key", "k"), 2, b"not an address of this computer"),
         (("-m", "missing.gguf"), 4, b"missing.gguf"),
     ],
     ids=["host", "model"],

@@ -582,7 +582,7 @@ def test_a_key_is_asked_for(browser: Chromium) -> None:
             await page.goto(it.url)
             await page.locator("#key").fill("wrong")
             await page.get_by_role("button", name="Log in").click()
-            await page.get_by_text("that API key is wrong").wait_for()
+            await page.get_by_text("the API key is wrong").wait_for()
             for _ in range(3):
                 await page.keyboard.press("Escape")
             await it.until("document.querySelector('#login').open")

@@ -165,7 +165,7 @@ class Terminal:
     def undo(self, message: str) -> None:
         """Takes a short message back, which is on the prompt again, and clears the line."""
         self.send("/undo", ENTER)
-        self.until(lambda: self.prompt == message and f"Taken back: {message}\n" in self.after("/undo"))
+        self.until(lambda: self.prompt == message and f"Undone: {message}\n" in self.after("/undo"))
         self.send(CTRL_U)
         self.ready()
 

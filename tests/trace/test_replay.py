@@ -162,12 +162,12 @@ def test_thoughts_and_a_reply_that_was_continued(capsys: pytest.CaptureFixture[s
     file = tmp_path / "file.jsonl"
     file.write_text("\n".join(format.to_lines(entries)))
     replay.run([str(file), "--speed", "0"])
-    assert "[told to go on]" in capsys.readouterr().out
+    assert "[asked to continue]" in capsys.readouterr().out
 
 
 BROKEN = {
     "empty": (b"", "is empty"),
-    "binary": (b"GGUF\xff\xfe\x00", "no text"),
+    "binary": (b"GGUF\xff\xfe\x00", "not a text file"),
     "no json": (b"hello\n", "line 1 of"),
     "no start": (b'{"t": 0, "kind": "out", "b64": "aGk="}\n', "before it was started"),
     "no engine": (b'{"t": 0, "kind": "spawn", "argv": ["ls"]}\n', "not started for a conversation"),
@@ -184,7 +184,7 @@ def test_what_cannot_be_played_back_is_told(name: str, tmp_path: Path) -> None:
 
 
 def test_other_things_that_are_no_recording(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no"):
+    with pytest.raises(UsageError, match="does not exist"):
         replay.run([str(tmp_path / "missing")])
     with pytest.raises(UsageError, match="holds no recording"):
         replay.run([str(tmp_path)])
@@ -216,4 +216,4 @@ def test_as_a_command() -> None:
     done = run("replay", str(file_of("cli-modern")), "--speed", "0")
     assert done.returncode == 0 and b"> hello\nB\n" in done.stdout and done.stderr == b""
     done = run("replay", "/nowhere/at/all")
-    assert done.returncode == 2 and b"there is no" in done.stderr
+    assert done.returncode == 2 and b"does not exist" in done.stderr

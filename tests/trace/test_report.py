@@ -59,7 +59,7 @@ def test_a_real_session_without_a_word_that_was_said(
     file = tmp_path / "report.jsonl"
     done = run("report", "-o", str(file))
     assert done.returncode == 0, done.stderr
-    assert b"masked" in done.stdout and b"Read it before you send it" in done.stdout
+    assert b"masked" in done.stdout and b"Check this text file before you send it" in done.stdout
     text = file.read_text("utf-8")
     said = bytes_in(text)
     for secret in (*QUESTION.split(), *system.split(), "Elementary", "Watson"):

@@ -73,7 +73,7 @@ def install(
     if unknown := set(features) - set(origin.extras):
         raise BuildError(
             f"The engine {name} cannot be compiled with {', '.join(sorted(unknown))}.",
-            remedy=f"It can with: {', '.join(origin.extras)}.",
+            remedy=f"Available: {', '.join(origin.extras)}.",
         )
     wanted = tuple(feature for feature in origin.extras if feature in {*features, *_features_in(home, name)})
     build = _Build(origin, wanted, home, ProgressClock(on_progress))
@@ -139,7 +139,7 @@ class _Build:
         free = shutil.disk_usage(self.home).free
         if free < needed:
             raise BuildError(
-                f"There is not enough room in {self.home} to build the engine: it takes {size(needed)}, "
+                f"{self.home} has too little free space to build the engine: {size(needed)} are needed, "
                 f"{size(free)} are free.",
                 remedy="Free some space, or choose another place with BITNET_CHAT_DATA=FOLDER.",
             )
@@ -259,7 +259,7 @@ class _Build:
             problem = str(error)
         if problem:
             raise BuildError(
-                f"The engine was built, but {program.name} --version does not run: {problem}.",
+                f"The engine was built, but {program.name} --version fails: {problem}.",
                 remedy=f"The log is {self.log}.",
             )
 

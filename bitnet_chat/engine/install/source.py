@@ -141,7 +141,7 @@ _CHUNK = 1 << 20
 def known(name: str) -> SourceArchive:
     """:raises BuildError: no source is pinned for an engine of this name."""
     if name not in SOURCES:
-        raise BuildError(f"There is no engine {name!r} to compile.", remedy=f"Name one of {', '.join(SOURCES)}.")
+        raise BuildError(f"The engine {name!r} cannot be compiled.", remedy=f"Use one of {', '.join(SOURCES)}.")
     return SOURCES[name]
 
 
@@ -155,7 +155,7 @@ def wanted(member: tarfile.TarInfo, source: SourceArchive) -> PurePosixPath | No
     """
     parts = member.name.split("/")
     if member.name.startswith("/") or ".." in parts or "\\" in member.name or ":" in member.name or "\0" in member.name:
-        raise subprocess_errors.unsafe_archive(source.pin.file, f"holds an unsafe file name, {member.name!r}")
+        raise subprocess_errors.unsafe_archive(source.pin.file, f"contains an unsafe file name, {member.name!r}")
     path = PurePosixPath(member.name)
     if not path.is_relative_to(source.prefix):
         return None
@@ -164,7 +164,7 @@ def wanted(member: tarfile.TarInfo, source: SourceArchive) -> PurePosixPath | No
         return None
     if not (member.isfile() or member.isdir()):
         raise subprocess_errors.unsafe_archive(
-            source.pin.file, f"holds something that is no plain file, {member.name!r}"
+            source.pin.file, f"contains a member that is not a plain file, {member.name!r}"
         )
     return inside
 
@@ -198,7 +198,7 @@ def unpack(archive: Path, folder: Path, source: SourceArchive, on_bytes: Callabl
             target.chmod(0o755 if member.mode & 0o100 else 0o644)
             os.utime(target, (member.mtime, member.mtime))  # older than any object, also when unpacked once more
     if not (part / "CMakeLists.txt").is_file():
-        raise subprocess_errors.unsafe_archive(source.pin.file, f"holds no source under {source.prefix}")
+        raise subprocess_errors.unsafe_archive(source.pin.file, f"contains no source under {source.prefix}")
     for name, text in source.added.items():
         (part / name).parent.mkdir(parents=True, exist_ok=True)
         (part / name).write_text(text, encoding="utf-8")

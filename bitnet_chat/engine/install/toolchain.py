@@ -62,7 +62,7 @@ def find_compilers(env: Mapping[str, str], which: Callable[[str], str | None] = 
             return c, cxx
     chosen = [f"${name}={env[name]}" for name in ("CC", "CXX") if env.get(name)]
     looked = ", ".join(chosen or [cxx for _, cxx in pairs])
-    raise BuildError(f"There is no C++ compiler to build the engine (looked for {looked}).", remedy=_install_hint())
+    raise BuildError(f"A C++ compiler was not found (searched: {looked}).", remedy=_install_hint())
 
 
 def check_compilers(env: Mapping[str, str]) -> Compilers:
@@ -79,7 +79,7 @@ def check_compilers(env: Mapping[str, str]) -> Compilers:
         status, output = _ask(argv, probe)
         if status != 0:
             raise BuildError(
-                f"The compiler {command} does not compile a program of three lines.",
+                f"The compiler {command} cannot compile a test program.",
                 remedy=_install_hint(),
                 detail="\n".join(output.splitlines()[:6]),
             )
@@ -124,7 +124,7 @@ def _install_hint() -> str:
     else:
         command = next((command for manager, command in _INSTALL if shutil.which(manager)), "")
         how = f"Run `{command}` as root" if command else "Install g++ or clang++"
-    return f"{how}, then try again; or name an engine that is already here with --engine PATH."
+    return f"{how}, then try again; or select an installed engine with --engine PATH."
 
 
 def fetch_tools(folder: Path, *, scratch: Path, log: Path, on_tick: Callable[[], None]) -> BuildTools:

@@ -138,7 +138,7 @@ def choose(package: EnginePackage, computer: Platform) -> Wheel:
     ]
     if not fitting:
         raise BuildError(
-            f"There is no prebuilt engine {package.name} for this computer ({computer.label}).",
+            f"A prebuilt engine {package.name} does not exist for this computer ({computer.label}).",
             remedy=f"{_compiled(package).capitalize()}",
         )
     wheel = fitting[0]

@@ -1,1 +1,1 @@
-"""Conversations of the journal over HTTP: any number may watch a reply, and a stream that broke goes on."""
+"""Conversations of the journal over HTTP: any number of clients may read a reply, and a broken stream resumes."""

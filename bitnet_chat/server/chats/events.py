@@ -1,7 +1,7 @@
 """A reply of a chat as server-sent events. Pure.
 
-Each event that stands for something said has the id ``<generation>.<place>``, the place behind it: who comes back with
-it misses nothing and hears nothing twice. ``complete`` and ``error`` have the place behind all others.
+Each event with content has the id ``<generation>.<place>``, the position after it: a client that reconnects with it
+receives each event exactly once. ``complete`` and ``error`` have the last position.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from bitnet_chat.server.broadcast import Cursor
     from bitnet_chat.server.web.shared_html import SharedHtml
 
-_NOT_KEPT = "the journal cannot be written: what is said now may not be kept"
+_NOT_KEPT = "the journal cannot be written: this reply may not be saved"
 RETRY = b"retry: 1000\n\n"
-"""Milliseconds after which a browser comes back."""
+"""Milliseconds after which a browser reconnects."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyStart:
-    """What is known when a reply begins. Rows are None where nothing is kept, or the journal cannot be written."""
+    """Facts at the beginning of a reply. Rows are None without a journal, or if it cannot be written."""
 
     generation: str
     model: str
@@ -34,23 +34,23 @@ class ReplyStart:
     message: int | None = None
     """The row of the reply."""
     user: tuple[int | None, str] | None = None
-    """The row and the text of the message that is answered; None where a reply goes on, or a tool was called."""
+    """The row and the text of the user message; None if a reply is continued, or after a tool call."""
     parent: int | None = None
-    """The row that the new ones follow: what had stood behind it is another branch now."""
+    """The row that the new ones follow: later rows are another branch now."""
     before: str | None = None
-    """The reply that goes on; None for a new one."""
+    """The reply that is continued; None for a new one."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastSeen:
-    """The last event that a reader got."""
+    """The last event that a client received."""
 
     generation: str
     place: int
 
     @classmethod
     def of(cls, id: str) -> LastSeen | None:
-        """None for what is no id of ours."""
+        """None for an unknown form of id."""
         generation, _, place = id.rpartition(".")
         if not generation or not (place.isascii() and place.isdigit() and len(place) < 16):
             return None
@@ -58,19 +58,19 @@ class LastSeen:
 
 
 class EventEncoder:
-    """The events of one reply, for one reader: from its beginning, or from behind the place that was seen last.
+    """The events of one reply, for one client: from its beginning, or after the last position that it received.
 
-    With ``html`` the reply has to be told from the place up to which that was rendered, if not from an earlier one.
+    With ``html`` the events must begin at the position up to which HTML was sent, or earlier.
     """
 
     def __init__(self, opening: ReplyStart, seen: int | None = None, html: SharedHtml | None = None) -> None:
-        """``seen``: None for all of it, ``start`` included."""
+        """``seen``: None for all events, ``start`` included."""
         self._opening = opening
         self._seen = seen or 0
         self._fresh = seen is None
         self._html = html
         self._shown = -1 if seen is None else seen
-        """The place up to which the reader knows the HTML."""
+        """The position up to which the client has the HTML."""
 
     def begin(self) -> Iterator[bytes]:
         opening = self._opening
@@ -91,7 +91,7 @@ class EventEncoder:
         yield from self._blocks()
 
     def tell(self, seen: Cursor) -> Iterator[bytes]:
-        """What to send for the next that was said."""
+        """The bytes for the next event."""
         event, place = seen.event, seen.place
         if isinstance(event, Completed | Failed):
             yield from self._end(event, place + 1)
@@ -150,7 +150,7 @@ class EventEncoder:
         yield _event("complete", complete, self._id(place))
 
     def _blocks(self) -> Iterator[bytes]:
-        """What has changed in the HTML since the reader was told of it."""
+        """Changes of the HTML since the last position of the client."""
         if self._html is not None:
             for number, html in self._html.changed(self._shown):
                 yield _event("html", {"message": self._opening.message, "block": number, "html": html})
@@ -161,12 +161,12 @@ class EventEncoder:
 
 
 def chat_event(form: dict[str, object]) -> bytes:
-    """Something about the chat as a whole has changed."""
+    """An event about the chat as a whole."""
     return _event("chat", form)
 
 
 def _is_kept(end: Completed) -> bool:
-    """Whether there is a message: a reply that was stopped before its first word is none."""
+    """Whether the reply is a message: one that was stopped before its first word is not."""
     return bool(end.text) or not end.reason.exit_code
 
 

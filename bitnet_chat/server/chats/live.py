@@ -1,7 +1,7 @@
-"""Who is being answered in which chat, and who watches.
+"""Running replies by chat, with their readers.
 
-A reply belongs to its chat, not to the connection that asked for it: it goes on for a while when nobody watches, and it
-is kept for a while when it has ended, for those whose connection broke just before.
+A reply belongs to its chat, not to the connection that requested it: it continues for a while without readers, and is
+kept for a while after its end, for clients that have to reconnect.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from bitnet_chat.server.web.shared_html import SharedHtml
 
 FIRST = 10.0
-"""Seconds that the first watcher has to come, where the lingering is shorter."""
+"""Minimum seconds for the first reader to connect."""
 KEPT = 300.0
-"""Seconds that a reply is kept here behind its end."""
+"""Seconds that a reply is kept in memory after its end."""
 MOST_KEPT = 200
-"""So many of them in all chats together; the oldest go first."""
+"""Maximum number of ended replies in all chats together; the oldest are removed first."""
 _MOST_TOLD = 32
-"""What a chat keeps of what happened in it, for followers that are slow."""
+"""Maximum number of events about the chat that are kept for slow followers."""
 
 
 class LiveReply:
     """One reply of a chat, from its beginning until it is forgotten."""
 
     def __init__(self, opening: ReplyStart, generation: ReplyBroadcast, linger: float) -> None:
-        """``linger``: seconds that it goes on while nobody watches."""
+        """``linger``: seconds that it continues without readers."""
         self.opening = opening
         self.generation = generation
         self.settled = asyncio.Event()
-        """Set when all of it is in the journal."""
+        """Set when it is completely in the journal."""
         self._html: SharedHtml | None = None
         self._linger = linger
         self._watchers = 0
@@ -51,7 +51,7 @@ class LiveReply:
         return self.generation.end is None
 
     def html(self) -> SharedHtml:
-        """Its HTML, for all that watch it as such."""
+        """Its HTML, for all readers of HTML."""
         if self._html is None:
             from bitnet_chat.server.web.shared_html import SharedHtml
 
@@ -59,18 +59,18 @@ class LiveReply:
         return self._html
 
     def join(self) -> None:
-        """One more watches."""
+        """Add a reader."""
         self._watchers += 1
         self._relax()
 
     def leave(self) -> None:
-        """One of those who watched does not any more."""
+        """Remove a reader."""
         self._watchers -= 1
         if not self._watchers and self.running:
             self._timer = self._loop.call_later(self._linger, self.generation.stop)
 
     def over(self) -> None:
-        """It has ended."""
+        """The reply has ended."""
         self._relax()
 
     def _relax(self) -> None:
@@ -79,7 +79,7 @@ class LiveReply:
             self._timer = None
 
     def as_it_is(self) -> LiveReplyState:
-        """All of it that there is now."""
+        """The reply so far."""
         generation, opening = self.generation, self.opening
         return LiveReplyState(
             generation.id,
@@ -95,32 +95,32 @@ class LiveReply:
 
 @dataclass(frozen=True, slots=True)
 class ChatChanged:
-    """The chat as a whole: its title, or that it is there no more."""
+    """A change of the chat as a whole: its title, or its removal."""
 
     title: str = ""
     deleted: bool = False
 
 
 class LiveChat:
-    """A chat in which somebody is, or was not long ago."""
+    """A chat that is in use, or was recently."""
 
     def __init__(self, id: int) -> None:
         self.id = id
         self.live: LiveReply | None = None
-        """The last reply; it may have ended."""
+        """The last reply, running or ended."""
         self.closed = False
         self.users = 0
-        """Who is in it at this moment."""
+        """Number of users of this object."""
         self._claimed = False
         self._unwanted = False
-        """What is about to begin was stopped already."""
+        """The reply that is about to begin is already stopped."""
         self._told: deque[tuple[int, LiveReply | ChatChanged]] = deque(maxlen=_MOST_TOLD)
         self._number = 0
         self._followers: set[asyncio.Event] = set()
 
     @property
     def answering(self) -> LiveReply | None:
-        """The reply that is being made."""
+        """The running reply."""
         return self.live if self.live is not None and self.live.running else None
 
     @property
@@ -129,7 +129,7 @@ class LiveChat:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Nobody else begins a reply in this block. Raises Answering."""
+        """Exclude other new replies during the block. Raises InvalidFieldError."""
         if self._claimed or self.answering is not None:
             raise ReplyRunningError
         self._claimed = True
@@ -145,7 +145,7 @@ class LiveChat:
             live.generation.stop()
 
     def stop(self) -> bool:
-        """Ends the reply that is being made, or that is just about to begin. False: there is none."""
+        """Stop the reply that is running or about to begin. False without one."""
         if self.answering is not None:
             self.answering.generation.stop()
             return True
@@ -153,25 +153,26 @@ class LiveChat:
         return self._claimed
 
     def tell(self, what: LiveReply | ChatChanged) -> None:
-        """All followers hear of it."""
+        """Send an event to all followers."""
         self._number += 1
         self._told.append((self._number, what))
         self._wake()
 
     def close(self) -> None:
-        """Followers are told what was told so far, and leave."""
+        """Close all subscriptions, after the events so far."""
         self.closed = True
         self._wake()
 
     def forget(self, live: LiveReply) -> None:
-        """Nobody comes back to a reply that ended long ago."""
+        """Drop an ended reply that is too old for a reconnect."""
         self._told = deque((each for each in self._told if each[1] is not live), maxlen=_MOST_TOLD)
         if self.live is live:
             self.live = None
 
     def find(self, seen: LastSeen | None) -> tuple[LiveReply, int] | None:
-        """The reply of which a reader has seen something, and the place behind that. None for one that is not known, or
-        has no such place."""
+        """The reply that a client has read a part of, and the position after that. None if it is unknown, or has no
+        such position.
+        """
         if seen is None:
             return None
         for _, told in self._told:
@@ -183,7 +184,8 @@ class LiveChat:
     async def follow(self, seen: LastSeen | None) -> AsyncGenerator[tuple[LiveReply | ChatChanged, int | None]]:
         """What is being said, and what is said and done from now on; with the place that was seen, None: nothing was.
 
-        ``seen``: what a reader who comes back knows; then what was said meanwhile comes as well."""
+        ``seen``: the last event of a client that reconnects; missed events are included.
+        """
         news = asyncio.Event()
         self._followers.add(news)
         number = self._number
@@ -214,7 +216,7 @@ class LiveChat:
 
 
 class LiveChatRegistry:
-    """By the numbers of the chats."""
+    """Chats by their numbers."""
 
     def __init__(self) -> None:
         self._rooms: dict[int, LiveChat] = {}
@@ -226,7 +228,7 @@ class LiveChatRegistry:
 
     @contextmanager
     def entered(self, id: int) -> Iterator[LiveChat]:
-        """The room of a chat, which stays for this block at least."""
+        """The object of a chat, which exists at least during the block."""
         room = self._rooms.get(id)
         if room is None:
             room = self._rooms[id] = LiveChat(id)
@@ -239,7 +241,7 @@ class LiveChatRegistry:
             self._tidy(room)
 
     def ended(self, room: LiveChat, live: LiveReply) -> None:
-        """The reply is over; it is kept for a while."""
+        """A reply has ended; it is kept for a while."""
         live.over()
         self._ended[live.generation.id] = room, live
         asyncio.get_running_loop().call_later(KEPT, self._forget, live.generation.id)
@@ -247,14 +249,14 @@ class LiveChatRegistry:
             self._forget(next(iter(self._ended)))
 
     def remove(self, room: LiveChat) -> None:
-        """The chat is gone."""
+        """The chat is removed."""
         room.tell(ChatChanged(deleted=True))
         room.close()
         if self._rooms.get(room.id) is room:
             del self._rooms[room.id]
 
     def close(self) -> None:
-        """Nobody follows any more."""
+        """Close all subscriptions."""
         self._closed = True
         for room in self._rooms.values():
             room.close()

@@ -1,4 +1,4 @@
-"""Requests of the chats API, taken apart, and the conversation that each of them asks a reply to. Pure."""
+"""Requests of the chats API, parsed and checked, and their conversations. Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import MessageRecord, StoredConversation
 
 MOST_ROWS = 2**63 - 1
-"""Numbers of conversations and messages are rows of SQLite."""
+"""Ids of conversations and messages are row numbers of SQLite."""
 _TITLE = 200
-"""Characters of a title."""
+"""Maximum number of characters of a title."""
 _WAYS = ("content", "messages", "regenerate", "continue")
 
 
@@ -33,12 +33,13 @@ class NewChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What is to be answered. One of ``content``, ``messages``, ``regenerate`` and ``goes_on`` is given; ``goes_on``
-    also together with ``messages`` that end in the reply to go on with."""
+    """A request for a reply. One of ``content``, ``messages``, ``regenerate`` and ``goes_on`` is given; ``goes_on``
+    also together with ``messages`` that end in the reply to continue.
+    """
 
     content: str | None = None
     edit: int | None = None
-    """The row of the message that ``content`` takes the place of."""
+    """The row of the message that ``content`` replaces."""
     messages: Conversation | None = None
     regenerate: bool = False
     goes_on: bool = False
@@ -49,7 +50,7 @@ class ChatRequest:
 
 
 def new_chat(fields: Fields) -> NewChatRequest:
-    """A body of ``POST /chats``. Raises Refused."""
+    """A body of ``POST /chats``. Raises InvalidFieldError."""
     messages = fields.objects("messages")
     # A copy of another conversation ends in its last reply.
     conversation = _messages(messages, reply=None, may_end_in_it=True) if messages else Conversation()
@@ -63,7 +64,7 @@ def new_chat(fields: Fields) -> NewChatRequest:
 
 
 def new_title(fields: Fields) -> str:
-    """A body of ``PATCH /chats/{id}``. Raises Refused."""
+    """A body of ``PATCH /chats/{id}``. Raises InvalidFieldError."""
     fields.needed_text("title")
     title = _title(fields)
     if not title:
@@ -73,17 +74,17 @@ def new_title(fields: Fields) -> str:
 
 
 def ask(fields: Fields) -> ChatRequest:
-    """A body of ``POST /chats/{id}/messages``. Raises Refused."""
+    """A body of ``POST /chats/{id}/messages``. Raises InvalidFieldError."""
     content, objects = fields.text("content"), fields.objects("messages")
     regenerate, goes_on = bool(fields.flag("regenerate")), bool(fields.flag("continue"))
     given = [content is not None, objects is not None, regenerate, goes_on and objects is None]
     if sum(given) != 1:
-        raise InvalidFieldError(f"exactly one of {', '.join(_WAYS)} is to be given", param="content")
+        raise InvalidFieldError(f"exactly one of {', '.join(_WAYS)} is required", param="content")
     if content is not None and not content:
         raise fields.wrong("content", "is empty")
     edit = fields.whole("edit", 1, MOST_ROWS)
     if edit is not None and content is None:
-        raise fields.wrong("edit", "needs content: what the message is to be now")
+        raise fields.wrong("edit", "requires content, the new text of the message")
     asked = ChatRequest(
         content=content,
         edit=edit,
@@ -100,7 +101,7 @@ def ask(fields: Fields) -> ChatRequest:
 
 
 def stateless_request(fields: Fields) -> ChatRequest:
-    """A body of ``POST /replies``: messages that belong to no chat. Raises Refused."""
+    """A body of ``POST /replies``: messages without a chat. Raises InvalidFieldError."""
     goes_on = bool(fields.flag("continue"))
     messages = _messages(fields.needed_objects("messages"), may_end_in_it=goes_on)
     asked = ChatRequest(
@@ -111,26 +112,27 @@ def stateless_request(fields: Fields) -> ChatRequest:
 
 
 def line_of(stored: StoredConversation) -> tuple[MessageRecord, ...]:
-    """The present line with the message at its end that got no reply."""
+    """The current branch with the last message that has no reply."""
     return stored.records if stored.pending is None else (*stored.records, stored.pending)
 
 
 def before_asked(ask: ChatRequest, stored: StoredConversation) -> int | None:
-    """The row that ``content`` stands behind; None where it is the first. What it takes the place of is another branch,
-    and a message that got no reply stays where it is."""
+    """The row before ``content``; None if it is the first. The replaced message is another branch, and a message
+    without a reply keeps its place.
+    """
     before = [record.row for record in stored.shown if ask.edit is None or record.row < ask.edit]
     return before[-1] if before else None
 
 
 def asked_of(ask: ChatRequest, stored: StoredConversation) -> Conversation:
-    """The conversation that is to be replied to. Raises Refused for what cannot be asked here."""
+    """The conversation of the request. Raises InvalidFieldError for an impossible one."""
     line = [record.message for record in line_of(stored)]
     if ask.messages is not None:
         conversation = _known(ask.messages, line)
     elif ask.regenerate:
         conversation = Conversation(tuple(line)).without_last_reply()
         if conversation.last is None or conversation.last.role not in ("user", "tool"):
-            raise InvalidFieldError("there is no reply to make again in this chat", param="regenerate")
+            raise InvalidFieldError("this chat has no reply to regenerate", param="regenerate")
     elif ask.goes_on:
         conversation = Conversation(tuple(line))
     elif ask.edit is not None:
@@ -145,7 +147,7 @@ def asked_of(ask: ChatRequest, stored: StoredConversation) -> Conversation:
 
 
 def lone_conversation(ask: ChatRequest) -> Conversation:
-    """The same for messages that belong to no chat."""
+    """The same for messages without a chat."""
     assert ask.messages is not None
     if ask.goes_on:
         _check_goes_on(ask.messages)
@@ -155,25 +157,25 @@ def lone_conversation(ask: ChatRequest) -> Conversation:
 def _check_goes_on(conversation: Conversation) -> None:
     last = conversation.last
     if last is None or last.role != "assistant":
-        raise InvalidFieldError("there is no reply to go on with", param="continue")
+        raise InvalidFieldError("this chat has no reply to continue", param="continue")
     if not last.was_cut:
-        raise InvalidFieldError("the last reply came to its end: there is nothing to go on with", param="continue")
+        raise InvalidFieldError("the last reply is complete and cannot be continued", param="continue")
 
 
 def _place(row: int, stored: StoredConversation) -> int:
-    """How many messages of the line stand before this one."""
+    """Number of messages of the branch before this one."""
     for record in stored.shown:
         if record.row == row:
             if record.message.role != "user":
-                raise InvalidFieldError(f"message {row} is none of the user, and cannot be edited", param="edit")
+                raise InvalidFieldError(f"message {row} is not a user message and cannot be edited", param="edit")
             return sum(each.row < row for each in line_of(stored))
-    raise InvalidFieldError(f"there is no message {row} in this chat", param="edit", code="message_not_found")
+    raise InvalidFieldError(f"message {row} does not exist in this chat", param="edit", code="message_not_found")
 
 
 def _messages(
     objects: list[Fields], *, may_end_in_it: bool, reply: FinishReason | None = FinishReason.INTERRUPTED
 ) -> Conversation:
-    """OpenAI's form. Where it may end in a reply, ``reply`` is how that one ended."""
+    """Messages in the form of the OpenAI API. If they may end in a reply, ``reply`` is how that one ended."""
     last = objects[-1] if objects else None
     if not (may_end_in_it and last is not None and last.text("role") == "assistant" and len(objects) > 1):
         return _question(objects)
@@ -185,16 +187,17 @@ def _messages(
 
 
 def _question(objects: list[Fields]) -> Conversation:
-    """Here ``continue`` says that a reply is to go on."""
+    """Here ``continue`` means that a reply is to be continued."""
     conversation = conversation_of(objects)
     if conversation.last is not None and conversation.last.role == "assistant":
-        raise objects[-1].wrong("role", "is assistant: a reply follows a message of a user, or the result of a tool")
+        raise objects[-1].wrong("role", "is assistant: a reply must follow a user message or a tool result")
     return conversation
 
 
 def _known(given: Conversation, line: list[Message]) -> Conversation:
-    """``given`` with the messages that are here already as they are here: with the bytes that JSON could not carry, and
-    with what is known about how they ended."""
+    """``given`` with stored messages in their stored form: with bytes that JSON cannot carry, and with their finish
+    reasons.
+    """
     messages = list(given.messages)
     for place, (mine, theirs) in enumerate(zip(line, messages, strict=False)):
         if _key(mine) != _key(theirs):

@@ -23,8 +23,9 @@ Render = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class LiveReplyState:
-    """The reply of a chat that is being made, as far as it is at this moment. ``row``: of its message, where it is
-    kept. ``place``: behind all of ``content``, ``thinking`` and ``calls``."""
+    """The running reply of a chat at this moment. ``row``: of its message, if stored. ``place``: after all of
+    ``content``, ``thinking`` and ``calls``.
+    """
 
     generation: str
     row: int | None
@@ -37,20 +38,20 @@ class LiveReplyState:
 
 
 def to_json(value: object) -> bytes:
-    """Bytes of a reply that were no UTF-8 are U+FFFD in it."""
+    """JSON in which bytes of a reply that are not UTF-8 are U+FFFD."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return well_formed(text).encode()
 
 
 def error_form(error: BitnetChatError) -> dict[str, object]:
-    """``{"error": …}`` as this API has it."""
+    """``{"error": …}`` in the format of this API."""
     problem = to_api_error(error)
     told: dict[str, object] = {"message": problem.what, "remedy": problem.remedy, "type": problem.code}
     return {"error": told | ({"param": problem.param} if problem.param else {})}
 
 
 def entry_form(entry: JournalEntry, live: bool, snippet: str | None = None) -> dict[str, object]:
-    """A line of the list. ``snippet``: what stands around the words that were searched for."""
+    """An entry of the list. ``snippet``: the text around the words of a search."""
     form: dict[str, object] = {
         "id": entry.id,
         "title": entry.title,
@@ -67,7 +68,7 @@ def entry_form(entry: JournalEntry, live: bool, snippet: str | None = None) -> d
 def chat_form(
     stored: StoredConversation, live: LiveReplyState | None, render: Render | None = None
 ) -> dict[str, object]:
-    """A whole chat. The reply that is being made is the last of its messages, without a ``finish_reason``."""
+    """A whole chat. The running reply is the last of its messages, without a ``finish_reason``."""
     records = [record for record in line_of(stored) if live is None or record.row != live.row]
     messages = [_message(record, render) for record in records]
     if live is not None:
@@ -87,7 +88,7 @@ def chat_form(
 
 
 def chat_json(stored: StoredConversation, live: LiveReplyState | None, render: Render | None = None) -> bytes:
-    """The same, message by message: one call for a long chat would hold up all other threads."""
+    """The same, message by message: one call for a long chat would block all other threads."""
     form = chat_form(stored, live, render)
     lists = {name: form.pop(name) for name in ("messages", "passed_over")}
     parts = [to_json(form)[:-1]]

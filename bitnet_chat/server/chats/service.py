@@ -1,7 +1,7 @@
-"""Chats as they are kept: read, begun, renamed and removed in the journal, and answered by the desk.
+"""Stored chats: read, created, renamed and removed in the journal, with replies of the scheduler.
 
-The journal is read anew for each of it, since other programs write to it as well. It is read in a thread, and written
-in that of a recorder, which lives as long as the reply that it writes down.
+The journal is read again for each request, since other programs write to it as well. It is read in a thread, and
+written in the thread of a recorder, which lives as long as its reply.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ChatService:
     """All methods belong to the event loop."""
 
     def __init__(self, desk: ReplyScheduler, journal: Journal, linger: float) -> None:
-        """``linger``: seconds that a reply goes on while nobody watches."""
+        """``linger``: seconds that a reply continues without readers."""
         self.desk = desk
         self.rooms = LiveChatRegistry()
         self._journal = journal
@@ -57,7 +57,7 @@ class ChatService:
         return (await _done(self._journal.search, words))[:limit]
 
     async def load(self, id: int) -> StoredConversation:
-        """Raises NoSuchChat."""
+        """Raises NoSuchChatError."""
         if not 0 < id <= MOST_ROWS:
             raise NoSuchChatError(id)
         room = self.rooms.get(id)
@@ -71,7 +71,7 @@ class ChatService:
             raise NoSuchChatError(id) from None
 
     async def create(self, chat: NewChatRequest) -> StoredConversation:
-        """Raises UnknownModel, and Refused where nothing can be written."""
+        """Raises UnknownModelError, and InvalidFieldError if the journal cannot be written."""
         if chat.model:
             self.desk.catalogue.choose(chat.model)
         recorder = self._journal.recorder(log.warning)
@@ -91,7 +91,7 @@ class ChatService:
         return await self.load(id)
 
     async def remove(self, id: int) -> None:
-        """A reply that is being made is stopped first."""
+        """Remove a chat, after a running reply is stopped."""
         await self.load(id)
         with self.rooms.entered(id) as room:
             await self._quiet(room)
@@ -104,7 +104,9 @@ class ChatService:
             self.rooms.remove(room)
 
     async def begin(self, id: int, ask: ChatRequest, *, urgent: bool) -> LiveReply:
-        """A reply in a chat. Raises NoSuchChat, Answering, Refused for what cannot be asked, UnknownModel and Busy."""
+        """Begin a reply in a chat. Raises errors for a missing chat, a running reply, an impossible request, an unknown
+        model and a full queue.
+        """
         with self.rooms.entered(id) as room, room.claimed():
             stored = await self.load(id)
             line, before = line_of(stored), before_asked(ask, stored)
@@ -135,7 +137,7 @@ class ChatService:
             return live
 
     def begin_alone(self, ask: ChatRequest, *, urgent: bool) -> tuple[ReplyStart, ReplyBroadcast]:
-        """A reply to messages that belong to no chat; it is kept nowhere."""
+        """Begin a reply to messages without a chat; it is not stored."""
         conversation = lone_conversation(ask)
         generation = self.desk.begin(ReplyRequest(conversation, ask.options, ask.model, None, urgent))
         return ReplyStart(
@@ -143,7 +145,7 @@ class ChatService:
         ), generation
 
     def attend(self) -> None:
-        """From now on followers leave when the server ends."""
+        """End idle streams when the server shuts down."""
         if not self._attending:
             self._attending = True
             self._spawn(self._attend())
@@ -153,12 +155,12 @@ class ChatService:
         self.rooms.close()
 
     def stop(self, id: int) -> bool:
-        """Ends the reply that is being made, if there is one."""
+        """Stop the running reply, if any."""
         room = self.rooms.get(id)
         return room is not None and room.stop()
 
     async def close(self) -> None:
-        """All that was said is written. For when the desk is closed."""
+        """Finish all writes, after the scheduler is closed."""
         self.rooms.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -187,7 +189,7 @@ class ChatService:
                 self.rooms.ended(room, live)
 
     async def _quiet(self, room: LiveChat) -> None:
-        """Until nothing is said in the chat any more."""
+        """Wait until the chat has no running reply."""
         live = room.live
         if live is not None:
             live.generation.stop()
@@ -206,8 +208,9 @@ class ChatService:
 
 
 async def _done(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What the journal gives, in a thread. Raises what it raises for a wrong request, and Refused where its file or its
-    disk is at fault: what is the matter with those concerns no client."""
+    """The result of a journal operation, in a thread. Raises its error for a wrong request, and InvalidFieldError for a
+    fault of its file or disk (details go to the log only).
+    """
     try:
         return await asyncio.to_thread(work, *arguments, **named)
     except UsageError:
@@ -219,10 +222,10 @@ async def _done(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> 
 
 def _not_written(what: str) -> InvalidFieldError:
     return InvalidFieldError(
-        f"the journal cannot be {what}; the server's log says why",
+        f"the journal cannot be {what}; see the log of the server",
         status=503,
         code="journal_not_written",
-        remedy="make room, and try again",
+        remedy="free disk space, and try again",
     )
 
 

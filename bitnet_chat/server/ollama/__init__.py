@@ -1,1 +1,1 @@
-"""The API of Ollama, so that its clients work unchanged."""
+"""The API of Ollama, compatible with its clients."""

@@ -1,7 +1,7 @@
-"""Requests of Ollama's API, taken apart. Pure.
+"""Requests of the Ollama API, parsed and checked. Pure.
 
-What is obeyed, ignored and refused is decided as in :mod:`bitnet_chat.server.openai.requests`. What says how a computer
-runs a model (``num_thread``, ``num_gpu``, …) was decided when the server was started, and changes no answer: it is
+Fields are obeyed, ignored or refused as in :mod:`bitnet_chat.server.openai.requests`. Fields about how a computer runs
+a model (``num_thread``, ``num_gpu``, …) were decided at the start of the server and do not change a reply: they are
 accepted.
 """
 
@@ -20,28 +20,28 @@ from bitnet_chat.server.openai.requests import MOST_STOPS, MOST_TOOLS, thinking
 
 _MOST = 2**31 - 1
 _SEEDS = 2**32 - 1
-"""An engine has so many; the one behind the last asks llama.cpp for a new seed each time."""
+"""Seeds of an engine; the one after the last asks llama.cpp for a new seed each time."""
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
 
 @dataclass(frozen=True, slots=True)
 class OllamaRequest:
-    """What a client asks for."""
+    """A request of a client."""
 
     model: str
     conversation: Conversation
-    """Without messages: the model is to be loaded, or unloaded."""
+    """Empty: the model is to be loaded or unloaded."""
     options: ReplyOptions
     stream: bool
     thinking: bool
-    """Whether the client wants to see what the model thinks."""
+    """Whether the client wants thoughts."""
     window: int
-    """Tokens of the context window that it counts on; 0: whatever there is."""
+    """Tokens of the context window that the client expects; 0: any."""
     whole: bool
-    """Whether a conversation that is larger than the window is to be refused, whatever the server does with others."""
+    """Whether a conversation that is larger than the window is refused, whatever the policy of the server."""
     keep_alive: float | None
-    """Seconds that the model is to stay loaded; 0: not at all, negative: for ever."""
+    """Seconds that the model stays loaded; 0: not at all, negative: forever."""
 
     @property
     def only_loads(self) -> bool:
@@ -53,25 +53,25 @@ class OllamaRequest:
 
 
 def chat_request(fields: Fields) -> OllamaRequest:
-    """A body of ``/api/chat``. Raises Refused."""
+    """A body of ``/api/chat``. Raises InvalidFieldError."""
     messages = fields.objects("messages") or []
     tools = tuple(_tool(each) for each in fields.objects("tools") or ())
     if len(tools) > MOST_TOOLS:
-        raise fields.wrong("tools", f"has {len(tools)} tools; {MOST_TOOLS} is the most")
+        raise fields.wrong("tools", f"has {len(tools)} tools; the maximum is {MOST_TOOLS}")
     return _request(fields, lambda: conversation_of(messages) if messages else Conversation(), tools)
 
 
 def generate_request(fields: Fields) -> OllamaRequest:
-    """A body of ``/api/generate``. The prompt becomes the message of a user: models that chat know no other text.
+    """A body of ``/api/generate``. The prompt becomes a user message, since chat models support no other text.
 
-    Raises Refused.
+    Raises InvalidFieldError.
     """
     prompt, system = fields.text("prompt") or "", fields.text("system") or ""
     for field in ("suffix", "template"):
         fields.refuse(field, "")
     fields.refuse("raw", False)
-    fields.refuse("context", [], why="is not supported here: /api/chat takes what was said before")
-    fields.refuse("images", [], why="is not supported here: only text can be read")
+    fields.refuse("context", [], why="is not supported here: use /api/chat for earlier messages")
+    fields.refuse("images", [], why="is not supported here: only text is")
     for field in ("width", "height", "steps"):
         fields.refuse(field, 0)
     conversation = Conversation().with_system(system).with_user(prompt) if prompt else Conversation()
@@ -79,7 +79,7 @@ def generate_request(fields: Fields) -> OllamaRequest:
 
 
 def model_request(fields: Fields) -> str:
-    """The name in a body of ``/api/show``. Raises Refused."""
+    """The name in a body of ``/api/show``. Raises InvalidFieldError."""
     name = fields.text("model") or fields.text("name")
     fields.accept("name", "system", "template", "options", "verbose")
     fields.finish()
@@ -148,7 +148,7 @@ class _Options:
 
 
 def _options(fields: Fields) -> tuple[_Options, int]:
-    """And the tokens of the window."""
+    """Options of the reply, and the tokens of the context window."""
     limit = fields.whole("num_predict", -2, _MOST)
     seed = fields.whole("seed", -(2**63), 2**63 - 1)
     top_k = fields.whole("top_k", -1, _MOST)
@@ -186,7 +186,7 @@ def _stop(fields: Fields) -> tuple[str, ...]:
     value = fields.get("stop")
     stops = (fields.texts("stop") or []) if isinstance(value, list | None) else [fields.text("stop") or ""]
     if len(stops) > MOST_STOPS:
-        raise fields.wrong("stop", f"has {len(stops)} texts; {MOST_STOPS} is the most")
+        raise fields.wrong("stop", f"has {len(stops)} texts; the maximum is {MOST_STOPS}")
     if "" in stops:
         raise fields.wrong("stop", "has an empty text")
     return tuple(stops)
@@ -199,13 +199,13 @@ def _format(fields: Fields) -> ResponseFormat | None:
     if value == "json":
         return ResponseFormat()
     if not isinstance(value, dict):
-        raise fields.wrong("format", "has to be 'json' or a JSON schema")
+        raise fields.wrong("format", "must be 'json' or a JSON schema")
     schema: Mapping[str, object] = value
     return ResponseFormat(schema)
 
 
 def _template(fields: Fields) -> Mapping[str, object]:
-    """Arguments of the chat template, as far as ``think`` says something."""
+    """Arguments of the chat template, if ``think`` is given."""
     value = fields.get("think")
     if value is None or isinstance(value, bool):
         return {} if value is None else thinking(on=value)
@@ -214,14 +214,14 @@ def _template(fields: Fields) -> Mapping[str, object]:
 
 
 def _keep_alive(fields: Fields) -> float | None:
-    """Seconds: a number, or a duration as ``5m`` and ``1h30m``."""
+    """Seconds: a number, or a duration such as ``5m`` and ``1h30m``."""
     value = fields.get("keep_alive")
     if value is None or value == "":
         return None
     text = value.strip() if isinstance(value, str) else ""
     seconds = _seconds(text) if text else fields.number("keep_alive", -math.inf, math.inf)
     if seconds is None:
-        raise fields.wrong("keep_alive", "has to be a number of seconds or a duration such as 5m")
+        raise fields.wrong("keep_alive", "must be a number of seconds or a duration such as 5m")
     return seconds
 
 

@@ -1,6 +1,6 @@
-"""Replies and listings as Ollama's API has them: objects of JSON, one a line where they stream. Pure.
+"""Replies and listings in the format of the Ollama API: JSON objects, one per line in a stream. Pure.
 
-Durations are in nanoseconds, times as RFC 3339 has them.
+Durations are in nanoseconds, times in the format of RFC 3339.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from bitnet_chat.server.responses import usage_of
 from bitnet_chat.text.utf8 import well_formed
 
 TAG = ":latest"
-"""Behind every name in listings: Ollama's clients look for it, with and without."""
+"""Suffix of every name in listings: Ollama clients look for it, and for the plain name."""
 _FOR_EVER = "2318-01-01T00:00:00Z"
-"""When a model is unloaded that stays until its room is needed. Ollama's clients show a year like this as for ever."""
+"""The unload time of a model that stays until its memory is needed. Ollama clients show such a year as forever."""
 _WHOLE = (FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.EMPTY, FinishReason.TOOL_CALLS)
 
 
@@ -45,11 +45,11 @@ class OllamaEncoder:
     """The objects of one reply; ``now`` is the time, in seconds since 1970."""
 
     def __init__(self, model: str, *, thinking: bool = True) -> None:
-        """``thinking``: whether thoughts are told."""
+        """``thinking``: include thoughts."""
         self._model, self._thinking = model, thinking
 
     def piece(self, event: Event, now: float) -> dict[str, object] | None:
-        """What was said; None for what the API has no place for."""
+        """The object for an event; None if the API cannot express it."""
         match event:
             case TextDelta(text):
                 return self._object(now, self._said(text), done=False)
@@ -60,7 +60,7 @@ class OllamaEncoder:
         return None
 
     def last(self, end: Completed, total: float, notices: Sequence[str], now: float) -> dict[str, object]:
-        """``total``: seconds since the request came."""
+        """``total``: seconds since the request arrived."""
         return {**self._object(now, self._said(""), done=True), **_end(end, total, notices)}
 
     def whole(
@@ -87,7 +87,7 @@ class OllamaEncoder:
 
 
 class OllamaChatEncoder(OllamaEncoder):
-    """Those of ``/api/chat``."""
+    """The objects of ``/api/chat``."""
 
     def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
         message: dict[str, object] = {"role": "assistant", "content": well_formed(text)}
@@ -99,7 +99,7 @@ class OllamaChatEncoder(OllamaEncoder):
 
 
 class OllamaGenerateEncoder(OllamaEncoder):
-    """Those of ``/api/generate``, which has no place for calls of tools."""
+    """The objects of ``/api/generate``, which has no tool calls."""
 
     def _said(self, text: str, *, thinking: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, object]:
         return {"response": well_formed(text), **({"thinking": well_formed(thinking)} if thinking else {})}
@@ -111,7 +111,7 @@ def _call(call: ToolCall) -> dict[str, object]:
 
 
 def done_reason(reason: FinishReason) -> str:
-    """The API has no other word than ``length`` for a reply that is not whole."""
+    """``length`` for any incomplete reply: the API has no other value."""
     return "stop" if reason in _WHOLE else "length"
 
 
@@ -134,7 +134,7 @@ def _end(end: Completed, total: float, notices: Sequence[str]) -> dict[str, obje
 
 
 def _durations(stats: Stats, total: float) -> dict[str, object]:
-    """Whatever came before the message went to the engine, a line of others for example, counts as loading."""
+    """The time before the message was sent to the engine, a queue for example, counts as loading."""
     first = min(stats.time_to_first_token or 0.0, stats.seconds)
     return {
         "total_duration": _nanoseconds(total),
@@ -156,7 +156,7 @@ def full_name(name: str) -> str:
 
 
 def listed(card: ModelCard, created: float) -> dict[str, object]:
-    """One of ``/api/tags``. ``created``: its time where its file tells none."""
+    """An entry of ``/api/tags``. ``created``: its time if its file has none."""
     name = full_name(card.name)
     return {
         "name": name,
@@ -169,7 +169,7 @@ def listed(card: ModelCard, created: float) -> dict[str, object]:
 
 
 def running(card: ModelCard, size: int, window: int) -> dict[str, object]:
-    """One of ``/api/ps``. ``size``: bytes of memory, ``window``: tokens."""
+    """An entry of ``/api/ps``. ``size``: bytes of memory, ``window``: tokens."""
     name = full_name(card.name)
     return {
         "name": name,
@@ -184,8 +184,9 @@ def running(card: ModelCard, size: int, window: int) -> dict[str, object]:
 
 
 def shown(card: ModelCard, created: float, *, here: bool) -> dict[str, object]:
-    """``/api/show``. ``here``: whether its file lies on this computer; what another one can do is not known, and not
-    denied."""
+    """``/api/show``. ``here``: whether its file is on this computer; capabilities of a remote model are unknown, and
+    not denied.
+    """
     kind = card.architecture
     info: dict[str, object] = {"general.architecture": kind, "general.parameter_count": card.parameters}
     if kind and card.trained:
@@ -225,6 +226,6 @@ def _amount(parameters: int) -> str:
 
 
 def _digest(card: ModelCard) -> str:
-    """Tells one model from another, and from what it was before its file changed. It is no hash of the file."""
+    """An identifier that changes with the model or its file. It is not a hash of the file."""
     facts = f"{card.name}\0{card.size}\0{card.modified}\0{card.parameters}"
     return hashlib.sha256(facts.encode("utf-8", "replace")).hexdigest()

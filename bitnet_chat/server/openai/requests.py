@@ -1,8 +1,8 @@
-"""Requests of the OpenAI API, taken apart, with what llama-server and others have beside it. Pure.
+"""Requests of the OpenAI API, parsed and checked, with extensions of llama-server and others. Pure.
 
-What changes the answer is obeyed where that can be. Where it cannot: a field without which the answer is still the one
-that was asked for (``verbosity``, a sampler that there is not) is ignored, and the reply says so; one that asks for
-another kind of answer (``n``, ``logprobs``, ``grammar``, audio) is refused by name. ``serve --strict`` refuses both.
+Fields that change the reply are obeyed if possible. If not: a field without which the reply is still the requested one
+(``verbosity``, an unknown sampler) is ignored with a notice; one that requests another kind of reply (``n``,
+``logprobs``, ``grammar``, audio) is refused by name. ``serve --strict`` refuses both.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from bitnet_chat.conversation.json_fields import Fields
 
 _MOST_TOKENS = 2**31 - 1
 _SEEDS = 2**32 - 1
-"""An engine has so many; the API has more. The one behind the last asks llama.cpp for a new seed each time."""
+"""Seeds of an engine; the API has more. The one after the last asks llama.cpp for a new seed each time."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""Of a function at OpenAI. Others have dots, slashes and more in theirs."""
+"""Function names of OpenAI. Other servers allow dots, slashes and more."""
 _NAME_LIMIT = 128
 _CHOICES = ("auto", "none", "required")
 MOST_TOOLS = 1000
@@ -30,7 +30,7 @@ _HARMLESS = (
     *("prediction", "cache_prompt", "id_slot", "n_keep", "add_generation_prompt", "continue_final_message"),
     *("timings_per_token", "return_progress", "keep_alive"),
 )
-"""They change nothing in the answer, whatever they hold."""
+"""Fields that never change the reply, whatever their value."""
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _ITS_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
 """Arguments of a chat template that are made from the rest of a request."""
@@ -38,7 +38,7 @@ _ITS_OWN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_toke
 
 @dataclass(frozen=True, slots=True)
 class OpenAIRequest:
-    """What a client asks for. ``usage``: whether a stream is to tell its tokens at the end."""
+    """A request of a client. ``usage``: whether a stream reports its tokens at the end."""
 
     conversation: Conversation
     options: ReplyOptions
@@ -46,23 +46,23 @@ class OpenAIRequest:
     stream: bool
     usage: bool
     one_call: bool = False
-    """Whether the reply may ask for one call of a tool at the most."""
+    """Whether the reply may contain at most one tool call."""
 
 
 def chat_request(fields: Fields) -> OpenAIRequest:
-    """A body of ``/v1/chat/completions``. Raises Refused."""
+    """A body of ``/v1/chat/completions``. Raises InvalidFieldError."""
     model = fields.text("model") or ""
     messages = fields.needed_objects("messages")
     options = options_of(fields)
     stream, usage = _stream(fields)
     fields.refuse("audio")
-    fields.refuse("functions", [], why="is not supported here: tools takes its place")
-    fields.refuse("function_call", "none", "auto", why="is not supported here: tool_choice takes its place")
+    fields.refuse("functions", [], why="is not supported here: use tools")
+    fields.refuse("function_call", "none", "auto", why="is not supported here: use tool_choice")
     fields.refuse("web_search_options")
     fields.refuse("modalities", ["text"])
     fields.refuse("logprobs", False)
     fields.refuse("top_logprobs", 0)
-    fields.ignore("store", False, why="is not possible here: nothing is stored for this API")
+    fields.ignore("store", False, why="is not supported here: this API stores nothing")
     fields.ignore("verbosity", "medium")
     fields.ignore("moderation")
     one_call = fields.flag("parallel_tool_calls") is False
@@ -72,7 +72,7 @@ def chat_request(fields: Fields) -> OpenAIRequest:
 
 
 def options_of(fields: Fields) -> ReplyOptions:
-    """What the reply is to be like, in any API that has this one's words for it. Raises Refused."""
+    """Options of the reply, for any API with the same field names. Raises InvalidFieldError."""
     tools = _tools(fields)
     return ReplyOptions(
         max_tokens=_max_tokens(fields, "max_completion_tokens", "max_tokens", "n_predict"),
@@ -86,15 +86,15 @@ def options_of(fields: Fields) -> ReplyOptions:
 
 
 def completion_request(fields: Fields) -> OpenAIRequest:
-    """A body of ``/v1/completions``. The prompt becomes the message of a user: models that chat know no other text.
+    """A body of ``/v1/completions``. The prompt becomes a user message, since chat models support no other text.
 
-    Raises Refused.
+    Raises InvalidFieldError.
     """
     model = fields.text("model") or ""
     if isinstance(fields.get("prompt"), list):
         prompts = fields.texts("prompt") or []
         if len(prompts) != 1:
-            raise fields.wrong("prompt", f"is a list of {len(prompts)}: one prompt can be answered at a time")
+            raise fields.wrong("prompt", f"is a list of {len(prompts)}: only one prompt per request is supported")
         prompt = prompts[0]
     else:
         prompt = fields.needed_text("prompt")
@@ -112,24 +112,24 @@ def completion_request(fields: Fields) -> OpenAIRequest:
 
 
 def _deal_with_the_rest(fields: Fields) -> None:
-    """What all requests have in common."""
+    """Handle the remaining fields, which all requests share."""
     fields.accept(*_HARMLESS)
-    fields.refuse("n", 1, why="can only be 1 here")
+    fields.refuse("n", 1, why="must be 1")
     fields.refuse("n_probs", 0)
     fields.refuse("logit_bias", {}, [])
     fields.ignore("service_tier", "auto", "default")
     for field in ("grammar", "guided_grammar", "guided_regex", "guided_choice", "structured_outputs"):
-        fields.refuse(field, "", why="is not supported here: response_format takes a JSON schema")
+        fields.refuse(field, "", why="is not supported here: use response_format with a JSON schema")
 
 
 def _stream(fields: Fields) -> tuple[bool, bool]:
-    """Whether to stream, and whether to tell the usage then."""
+    """Whether to stream, and whether to report the usage then."""
     stream = bool(fields.flag("stream"))
     options = fields.inner("stream_options")
     if options is None:
         return stream, False
     if not stream:
-        fields.change("stream_options", "is of no use without stream: true")
+        fields.change("stream_options", "requires stream: true")
     usage = bool(options.flag("include_usage"))
     options.ignore("include_obfuscation", False)
     options.finish()
@@ -137,16 +137,16 @@ def _stream(fields: Fields) -> tuple[bool, bool]:
 
 
 def _max_tokens(fields: Fields, *names: str) -> int | None:
-    """The smallest of these limits; -1, as at llama-server, is none."""
+    """The smallest of these limits; -1 means unlimited, as in llama-server."""
     given = [value for name in names if (value := fields.whole(name, -1, _MOST_TOKENS)) is not None]
     for name in names:
         if fields.values.get(name) == 0:
-            raise fields.wrong(name, "is 0: a reply has a token at least", remedy="-1 stands for no limit")
+            raise fields.wrong(name, "is 0: the minimum is 1", remedy="use -1 for no limit")
     return min((value for value in given if value > 0), default=None)
 
 
 def template_of(fields: Fields) -> Mapping[str, object]:
-    """Arguments of the chat template. ``think`` and ``enable_thinking`` are what other servers call the same."""
+    """Arguments of the chat template. ``think`` and ``enable_thinking`` are names of other servers for the same."""
     found: dict[str, object] = {}
     effort = fields.choice("reasoning_effort", _EFFORTS)
     if effort == "none":
@@ -165,7 +165,7 @@ def template_of(fields: Fields) -> Mapping[str, object]:
 
 
 def thinking(*, on: bool) -> dict[str, object]:
-    """Templates have two names for it."""
+    """Templates use two names for it."""
     return {"enable_thinking": on, "thinking": on}
 
 
@@ -191,7 +191,7 @@ def _stop(fields: Fields) -> tuple[str, ...]:
     value = fields.get("stop")
     stops = (fields.texts("stop") or []) if isinstance(value, list | None) else [fields.needed_text("stop")]
     if len(stops) > MOST_STOPS:
-        raise fields.wrong("stop", f"has {len(stops)} texts; {MOST_STOPS} is the most")
+        raise fields.wrong("stop", f"has {len(stops)} texts; the maximum is {MOST_STOPS}")
     if "" in stops:
         raise fields.wrong("stop", "has an empty text")
     return tuple(stops)
@@ -200,9 +200,9 @@ def _stop(fields: Fields) -> tuple[str, ...]:
 def _tools(fields: Fields) -> tuple[Tool, ...]:
     tools = [_tool(each) for each in fields.objects("tools") or ()]
     if len(tools) > MOST_TOOLS:
-        raise fields.wrong("tools", f"has {len(tools)} tools; {MOST_TOOLS} is the most")
+        raise fields.wrong("tools", f"has {len(tools)} tools; the maximum is {MOST_TOOLS}")
     if twice := _twice(tool.name for tool in tools):
-        raise fields.wrong("tools", f"has the name {twice} twice")
+        raise fields.wrong("tools", f"contains the name {twice} twice")
     return tuple(tools)
 
 
@@ -218,12 +218,12 @@ def _twice(names: Iterable[str]) -> str:
 def _tool(fields: Fields) -> Tool:
     kind = fields.needed_text("type")
     if kind != "function":
-        raise fields.wrong("type", f"is {kind!r}: only functions can be called here", code="unsupported_parameter")
+        raise fields.wrong("type", f"is {kind!r}: only function is supported", code="unsupported_parameter")
     function = fields.needed_inner("function")
     name = _named(function)
     parameters = function.inner("parameters")
     if parameters is not None and parameters.values.get("type", "object") != "object":
-        raise parameters.wrong("type", "has to be object")
+        raise parameters.wrong("type", "must be object")
     function.accept("strict", "cache_control")  # calls are read and checked here in any case
     fields.accept("cache_control")
     tool = Tool(name, function.text("description") or "", {} if parameters is None else parameters.values)
@@ -235,9 +235,9 @@ def _tool(fields: Fields) -> Tool:
 def _named(fields: Fields) -> str:
     name = fields.needed_text("name")
     if fields.notes is None and not _NAME.fullmatch(name):
-        raise fields.wrong("name", "has to be 1 to 64 letters, digits, _ or -")
+        raise fields.wrong("name", "must be 1 to 64 letters, digits, _ or -")
     if not 0 < len(name) <= _NAME_LIMIT or not name.isprintable():
-        raise fields.wrong("name", f"has to be 1 to {_NAME_LIMIT} characters")
+        raise fields.wrong("name", f"must be 1 to {_NAME_LIMIT} characters")
     return name
 
 
@@ -248,17 +248,17 @@ def _tool_choice(fields: Fields, tools: tuple[Tool, ...]) -> str:
         named = fields.needed_inner("tool_choice")
         kind = named.needed_text("type")
         if kind != "function":
-            raise named.wrong("type", f"is {kind!r}: only a function can be chosen", code="unsupported_parameter")
+            raise named.wrong("type", f"is {kind!r}: only function is supported", code="unsupported_parameter")
         function = named.needed_inner("function")
         choice = _named(function)
         if choice in _CHOICES:
-            raise function.wrong("name", f"is {choice}, which means something else as a choice")
+            raise function.wrong("name", f"is {choice}, which is a reserved value of tool_choice")
         if choice not in [tool.name for tool in tools]:
-            raise function.wrong("name", f"is {choice}, which is none of the tools")
+            raise function.wrong("name", f"is {choice}, which is not one of the tools")
         function.finish()
         named.finish()
     if choice == "required" and not tools:
-        raise fields.wrong("tool_choice", "is required, and there are no tools")
+        raise fields.wrong("tool_choice", "is required, but the request has no tools")
     return choice
 
 
@@ -266,8 +266,8 @@ def _format(fields: Fields) -> ResponseFormat | None:
     given = fields.inner("response_format")
     if given is None:
         return next((ResponseFormat(at.values) for at in map(fields.inner, ("json_schema", "guided_json")) if at), None)
-    fields.refuse("json_schema", why="does not go together with response_format")
-    fields.refuse("guided_json", why="does not go together with response_format")
+    fields.refuse("json_schema", why="cannot be combined with response_format")
+    fields.refuse("guided_json", why="cannot be combined with response_format")
     kind = given.needed_text("type")
     if kind not in ("text", "json_object", "json_schema"):
         raise given.wrong("type", f"is {kind!r}", remedy="use one of: text, json_object, json_schema")

@@ -1,4 +1,4 @@
-"""Replies as the OpenAI API has them, whole and in chunks. Pure."""
+"""Replies in the format of the OpenAI API, whole and in chunks. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AS_THEY_WERE = {
 
 
 def finish_reason(reason: FinishReason) -> str:
-    """Any end that is not the model's own is ``length``: the API has no other word for a reply that is not whole."""
+    """``length`` for any end but that of the model: the API has no other value for an incomplete reply."""
     return _AS_THEY_WERE.get(reason, "length")
 
 
@@ -41,10 +41,10 @@ def event(value: object) -> bytes:
 
 
 class _ChunkTemplate:
-    """A chunk that is the same for each piece of a reply but for its text: all else is written once."""
+    """A chunk in which only the text varies: all else is encoded once."""
 
     def __init__(self, empty: bytes) -> None:
-        """``empty``: the chunk for a text without characters, which is the last empty one in it."""
+        """``empty``: the chunk for an empty text, in which the last empty string is the text."""
         self._before, _, self._after = empty.rpartition(b'""')
 
     def of(self, text: str) -> bytes:
@@ -53,7 +53,7 @@ class _ChunkTemplate:
 
 @dataclass(frozen=True, slots=True)
 class ChunkHeader:
-    """What all chunks of a reply have in common. ``created``: seconds since 1970."""
+    """Fields that all chunks of a reply share. ``created``: seconds since 1970."""
 
     id: str
     created: int
@@ -71,7 +71,7 @@ class ChunkHeader:
 
 
 def details(end: Completed, notices: Sequence[str]) -> dict[str, object]:
-    """What the API has no place for: why the reply really ended, how fast it was, and what there was to tell."""
+    """Facts that the API cannot express: the finish reason, the speed, and the notices."""
     stats = end.stats
     return {
         "finish_reason": str(end.reason),
@@ -94,7 +94,7 @@ class OpenAIChatEncoder:
     """The forms of ``/v1/chat/completions``."""
 
     def __init__(self, head: ChunkHeader, *, usage: bool) -> None:
-        """``usage``: whether a stream tells it."""
+        """``usage``: whether a stream reports it."""
         self._head, self._wants_usage = head, usage
         self._text, self._thought = (
             _ChunkTemplate(self._chunk({name: ""})) for name in ("content", "reasoning_content")
@@ -105,7 +105,7 @@ class OpenAIChatEncoder:
         return [self._chunk({"role": "assistant", "content": ""})]
 
     def piece(self, event: Event) -> list[bytes]:
-        """The chunk for what was said; none for what the API has no place for in mid-stream."""
+        """The chunk for an event; none if the API cannot express it within a stream."""
         match event:
             case TextDelta(text):
                 return [self._text.of(text)]
@@ -149,7 +149,7 @@ class OpenAIChatEncoder:
 
 
 class OpenAICompletionEncoder:
-    """The forms of ``/v1/completions``, which has no place for thoughts and tools."""
+    """The forms of ``/v1/completions``, which has no thoughts and tools."""
 
     def __init__(self, head: ChunkHeader, *, usage: bool) -> None:
         self._head, self._wants_usage = head, usage

@@ -38,7 +38,7 @@ from bitnet_chat.server.openapi.schema import (
 _ROW: Schema = {"type": "integer", "minimum": 1, "maximum": 2**63 - 1}
 _SHORT: Schema = {"type": "string", "maxLength": 200}
 _OPTIONS: dict[str, Schema] = {
-    "model": told(TEXT, "Empty: the model of the chat, or else the default one."),
+    "model": told(TEXT, "Empty: the model of the chat, else the default model."),
     "max_completion_tokens": TOKENS,
     "max_tokens": TOKENS,
     **SAMPLING,
@@ -61,13 +61,13 @@ SCHEMAS: dict[str, Schema] = {
         taken(
             {},
             {
-                "content": told({"type": "string", "minLength": 1}, "The next message of the user."),
-                "edit": told(_ROW, "The id of the message that content takes the place of."),
+                "content": told({"type": "string", "minLength": 1}, "The next user message."),
+                "edit": told(_ROW, "The id of the message that content replaces."),
                 "messages": listed(ref("Message"), description="The whole conversation."),
-                "regenerate": told(FLAG, "Another reply to the last message."),
-                "continue": told(FLAG, "The rest of a reply that was cut."),
+                "regenerate": told(FLAG, "Regenerate the last reply."),
+                "continue": told(FLAG, "Continue a reply that was cut."),
                 "system": TEXT,
-                "stream": told(FLAG, "false: the reply is watched elsewhere, and the answer is 202."),
+                "stream": told(FLAG, "false: the response is 202, and the reply is read from the events."),
                 **_OPTIONS,
             },
         ),
@@ -75,7 +75,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "LoneAsk": taken(
         {"messages": listed(ref("Message"), minItems=1)},
-        {"continue": told(FLAG, "The last message is a reply that was cut, and is gone on with."), **_OPTIONS},
+        {"continue": told(FLAG, "The last message is a reply that was cut and is continued."), **_OPTIONS},
     ),
     "ChatEntry": given(
         {
@@ -85,7 +85,7 @@ SCHEMAS: dict[str, Schema] = {
             "turns": AMOUNT,
             "model": TEXT,
             "state": _STATE,
-            "live": told(FLAG, "Whether a reply is being made here."),
+            "live": told(FLAG, "Whether a reply is running."),
         },
         {"snippet": TEXT},
     ),
@@ -96,7 +96,7 @@ SCHEMAS: dict[str, Schema] = {
             "role": one_of("system", "user", "assistant", "tool"),
             "content": TEXT,
             "thinking": TEXT,
-            "finish_reason": told(maybe(TEXT), "null while it is being made."),
+            "finish_reason": told(maybe(TEXT), "null while the reply is running."),
             "created": NUMBER,
             "model": TEXT,
             "stats": OBJECT,
@@ -123,11 +123,11 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Begun": given({"generation": TEXT, "user_message": maybe(WHOLE), "message": maybe(WHOLE)}),
-    "Stopped": given({"stopped": told(FLAG, "Whether there was a reply to stop.")}),
+    "Stopped": given({"stopped": told(FLAG, "Whether a reply was running.")}),
 }
 
 _ID = parameter("path", "id", _ROW, "Of the chat.")
-_RENDER = parameter("query", "render", one_of("html"), "Replies also as clean HTML.")
+_RENDER = parameter("query", "render", one_of("html"), "Replies also as sanitized HTML.")
 _EVENTS = "Events: start, chunk, thinking, tool_call, notice, html, then complete or error."
 _EVENT = given(
     {
@@ -136,7 +136,7 @@ _EVENT = given(
         ),
         "data": told(TEXT, "JSON; empty where only the time is told after which a reader comes back."),
     },
-    {"id": told(TEXT, "The generation and the place behind what was said: where to go on.")},
+    {"id": told(TEXT, "The generation and the position after the event, for Last-Event-ID.")},
 )
 
 
@@ -153,15 +153,15 @@ PATHS: dict[str, Schema] = {
         "get": operation(
             "listChats",
             "Chats",
-            "Those that there are, the newest first",
-            {"200": answer("A list.", ref("Chats")), **_refusals(400)},
-            parameter("query", "limit", between(1, 1000, WHOLE), "So many at most; 100 where it is not given."),
-            parameter("query", "q", {"type": "string", "maxLength": 1000}, "Words that are said in them."),
+            "List chats, newest first",
+            {"200": answer("The list.", ref("Chats")), **_refusals(400)},
+            parameter("query", "limit", between(1, 1000, WHOLE), "Maximum number of chats; default 100."),
+            parameter("query", "q", {"type": "string", "maxLength": 1000}, "Words of the search."),
         ),
         "post": operation(
             "createChat",
             "Chats",
-            "A new one",
+            "Create a chat",
             {"201": answer("It.", ref("Chat")), **_refusals(*WITH_BODY, 404, 503)},
             body=body(ref("NewChat")),
         ),
@@ -170,7 +170,7 @@ PATHS: dict[str, Schema] = {
         "get": operation(
             "showChat",
             "Chats",
-            "All of one",
+            "Get a chat",
             {"200": answer("It.", ref("Chat")), **_refusals(400, 404)},
             _ID,
             _RENDER,
@@ -178,7 +178,7 @@ PATHS: dict[str, Schema] = {
         "patch": operation(
             "renameChat",
             "Chats",
-            "Another title for it",
+            "Rename a chat",
             {"200": answer("It.", ref("Chat")), **_refusals(*WITH_BODY, 404, 503)},
             _ID,
             body=body(ref("NewTitle")),
@@ -186,8 +186,8 @@ PATHS: dict[str, Schema] = {
         "delete": operation(
             "removeChat",
             "Chats",
-            "Away with it; a reply that is being made ends",
-            {"204": answer("It is gone."), **_refusals(404, 409, 503)},
+            "Delete a chat; a running reply is cancelled",
+            {"204": answer("The chat is deleted."), **_refusals(404, 409, 503)},
             _ID,
         ),
     },
@@ -195,10 +195,10 @@ PATHS: dict[str, Schema] = {
         "post": operation(
             "ask",
             "Chats",
-            "A reply in a chat; it goes on for a while when its reader goes away",
+            "Generate a reply in a chat; it continues for a while after a disconnect",
             {
                 "200": _stream(_EVENTS),
-                "202": answer("It has begun.", ref("Begun")),
+                "202": answer("The reply has begun.", ref("Begun")),
                 **_refusals(*WITH_BODY, *WITH_REPLY, 409),
             },
             _ID,
@@ -211,21 +211,21 @@ PATHS: dict[str, Schema] = {
         "get": operation(
             "watch",
             "Chats",
-            "The reply that is being made, from its beginning or from where a stream broke",
-            {"200": _stream(_EVENTS), "204": answer("None is being made."), **_refusals(400, 404)},
+            "Stream the running reply, from its beginning or from Last-Event-ID",
+            {"200": _stream(_EVENTS), "204": answer("No reply is running."), **_refusals(400, 404)},
             _ID,
             _RENDER,
-            parameter("query", "follow", one_of("0", "1"), "1: stays open, and tells of every later reply, too."),
-            parameter("query", "last_event_id", TEXT, "The same as the header, for those who cannot set one."),
-            parameter("header", "Last-Event-ID", TEXT, "The id of the last event that was seen."),
+            parameter("query", "follow", one_of("0", "1"), "1: the stream stays open and includes every later reply."),
+            parameter("query", "last_event_id", TEXT, "The same as the header, for clients that cannot set one."),
+            parameter("header", "Last-Event-ID", TEXT, "The id of the last event received."),
         )
     },
     "/chats/{id}/stop": {
         "post": operation(
             "stop",
             "Chats",
-            "An end to the reply that is being made",
-            {"200": answer("What happened.", ref("Stopped")), **_refusals(404)},
+            "Stop the running reply",
+            {"200": answer("The result.", ref("Stopped")), **_refusals(404)},
             _ID,
         )
     },
@@ -233,7 +233,7 @@ PATHS: dict[str, Schema] = {
         "post": operation(
             "reply",
             "Chats",
-            "A reply that is kept nowhere, and ends with its reader",
+            "Generate a reply without a chat; a disconnect cancels it",
             {"200": _stream(_EVENTS), **_refusals(*WITH_BODY, *WITH_REPLY)},
             URGENCY,
             body=body(ref("LoneAsk")),

@@ -1,4 +1,4 @@
-"""``/openapi.json``: what the server understands and answers, as OpenAPI 3.1."""
+"""``/openapi.json``: requests and responses of the server, as OpenAPI 3.1."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _written() -> bytes:
 
 
 def document() -> dict[str, Any]:
-    """Made anew each time."""
+    """A new document for each call."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -43,14 +43,18 @@ def document() -> dict[str, Any]:
         "tags": [
             {"name": "OpenAI", "description": "For clients of the OpenAI API."},
             {"name": "Ollama", "description": "For clients of Ollama."},
-            {"name": "Chats", "description": "Conversations that are kept, and can be watched by several."},
-            {"name": "Server", "description": "How it is."},
+            {"name": "Chats", "description": "Stored conversations, readable by several clients."},
+            {"name": "Server", "description": "Status of the server."},
         ],
         "paths": {**openai.PATHS, **chats.PATHS, **ollama.PATHS, **_PATHS},
         "components": {
             "schemas": {**openai.SCHEMAS, **chats.SCHEMAS, **ollama.SCHEMAS, **_SCHEMAS},
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "Where the server was started with a key."}
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Required if the server was started with a key.",
+                }
             },
         },
     }
@@ -78,18 +82,18 @@ _PATHS = {
         "get": operation(
             "health",
             "Server",
-            "Whether an engine is ready",
-            {"200": answer("One is.", ref("Health")), "503": answer("None is.", ref("Health"))},
+            "Readiness of an engine",
+            {"200": answer("An engine is ready.", ref("Health")), "503": answer("No engine is ready.", ref("Health"))},
         )
     },
     "/metrics": {
         "get": operation(
             "metrics",
             "Server",
-            "Figures for Prometheus",
+            "Prometheus metrics",
             {
                 "200": {
-                    "description": "Text, in the form that was asked for.",
+                    "description": "Text in the requested format.",
                     "content": {
                         "text/plain": {"schema": TEXT},
                         "application/openmetrics-text": {"schema": TEXT},

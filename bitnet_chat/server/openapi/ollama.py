@@ -32,8 +32,8 @@ _NONE: Schema = {"type": "array", "maxItems": 0}
 _OPTIONS = open_to(
     {},
     {
-        "num_predict": told(between(-2, _MOST, WHOLE), "Tokens of the reply; what is not above 0 is no limit."),
-        "num_ctx": told(between(0, _MOST, WHOLE), "Where the window is smaller it is used, and a notice says so."),
+        "num_predict": told(between(-2, _MOST, WHOLE), "Maximum tokens of the reply; 0 or less: no limit."),
+        "num_ctx": told(between(0, _MOST, WHOLE), "A smaller context window of the server is used with a notice."),
         "temperature": between(0, 100),
         "top_p": between(0, 1),
         "top_k": between(-1, _MOST, WHOLE),
@@ -47,14 +47,16 @@ _OPTIONS = open_to(
     },
 )
 _ALL: dict[str, Schema] = {
-    "stream": told(FLAG, "true where it is not given."),
+    "stream": told(FLAG, "Default: true."),
     "options": _OPTIONS,
     "format": any_of(one_of("json", ""), OBJECT),
-    "think": told(any_of(FLAG, one_of("low", "medium", "high", "max")), "For the chat template."),
-    "keep_alive": told(any_of(NUMBER, TEXT), "0: the model is unloaded behind the reply. Seconds, or as 5m."),
+    "think": told(any_of(FLAG, one_of("low", "medium", "high", "max")), "Argument of the chat template."),
+    "keep_alive": told(
+        any_of(NUMBER, TEXT), "Seconds or a duration such as 5m. 0: the model is unloaded after the reply."
+    ),
     "logprobs": one_of(False),
     "top_logprobs": {"enum": [0]},
-    "truncate": told(FLAG, "false: messages that are larger than the window are refused."),
+    "truncate": told(FLAG, "false: a conversation larger than the context window is refused."),
 }
 _TOOL = open_to(
     {"function": open_to({"name": _NAME}, {"description": TEXT, "parameters": OBJECT})},
@@ -125,7 +127,7 @@ def _refusals(*statuses: int) -> dict[str, Schema]:
 
 
 def _reply(id: str, summary: str, request: str, whole: str) -> Schema:
-    answered = answer("The reply: whole, or as objects, one a line.", ref(whole))
+    answered = answer("The reply: whole, or as objects, one per line.", ref(whole))
     answered["content"]["application/x-ndjson"] = {"schema": TEXT}
     return operation(
         id,
@@ -142,20 +144,22 @@ def _known(id: str, summary: str, schema: str) -> Schema:
 
 
 PATHS: dict[str, Schema] = {
-    "/api/chat": {"post": _reply("ollamaChat", "A reply to a conversation", "OllamaChatRequest", "OllamaChatReply")},
+    "/api/chat": {
+        "post": _reply("ollamaChat", "Generate a reply to a conversation", "OllamaChatRequest", "OllamaChatReply")
+    },
     "/api/generate": {
-        "post": _reply("ollamaGenerate", "A reply to a prompt", "OllamaGenerateRequest", "OllamaGenerateReply")
+        "post": _reply("ollamaGenerate", "Generate a reply to a prompt", "OllamaGenerateRequest", "OllamaGenerateReply")
     },
     "/api/show": {
         "post": operation(
             "ollamaShow",
             "Ollama",
-            "What is known of a model",
+            "Show a model",
             {"200": answer("It.", ref("OllamaModel")), **_refusals(*WITH_BODY, 404)},
             body=body(ref("OllamaShowRequest")),
         )
     },
-    "/api/tags": {"get": _known("ollamaTags", "What can answer", "OllamaModels")},
-    "/api/ps": {"get": _known("ollamaPs", "What is loaded", "OllamaLoaded")},
-    "/api/version": {"get": _known("ollamaVersion", "What is spoken here", "OllamaVersion")},
+    "/api/tags": {"get": _known("ollamaTags", "List models", "OllamaModels")},
+    "/api/ps": {"get": _known("ollamaPs", "List loaded models", "OllamaLoaded")},
+    "/api/version": {"get": _known("ollamaVersion", "API version", "OllamaVersion")},
 }

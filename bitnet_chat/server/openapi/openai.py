@@ -30,25 +30,23 @@ from bitnet_chat.server.openapi.schema import (
 )
 
 WHAT_WENT_WRONG = {
-    400: "A parameter cannot be used; it is named. Or the messages do not fit into the context window.",
+    400: "An invalid parameter, which is named, or messages that do not fit into the context window.",
     401: "The API key is missing or wrong.",
-    403: "Another name of this server, or a page of another site.",
-    404: "There is no such thing here: a model, a chat, a path.",
-    409: "The chat is being answered already.",
+    403: "A host or an origin that is not allowed.",
+    404: "A model, chat or path that does not exist.",
+    409: "The chat already has a running reply.",
     413: "The request is too large.",
-    415: "The body is not said to be JSON, or is in an encoding that is not spoken.",
-    429: "Too many wait already; Retry-After says for how long to stay away.",
-    500: "A fault of the server.",
-    501: "Not a thing that this server does.",
-    503: "No engine can answer at the moment.",
-    504: "The time for the reply ran out before its first word.",
+    415: "An unsupported Content-Type or encoding.",
+    429: "The queue is full; Retry-After has the seconds to wait.",
+    500: "Internal server error.",
+    501: "Not supported.",
+    503: "No engine is available.",
+    504: "The time limit expired before the first word.",
 }
 ALWAYS = (401, 403, 500)
 WITH_BODY = (400, 413, 415)
 WITH_REPLY = (404, 429, 503, 504)
-URGENCY = parameter(
-    "header", "Priority", TEXT, "RFC 9218: with u=6 or u=7 this is batch work, which makes way for people."
-)
+URGENCY = parameter("header", "Priority", TEXT, "RFC 9218: with u=6 or u=7 the request yields to interactive ones.")
 NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 128}
 MOST = 2**31 - 1
 SAMPLING: dict[str, Schema] = {
@@ -57,8 +55,8 @@ SAMPLING: dict[str, Schema] = {
     "top_k": told(between(0, MOST, WHOLE), "Beyond OpenAI's API, as llama-server has it."),
     "min_p": told(between(0, 1), "Beyond OpenAI's API, as llama-server has it."),
     "repeat_penalty": told(between(0.01, 2), "Beyond OpenAI's API, as llama-server has it."),
-    "repetition_penalty": told(between(0.01, 2), "The same, as vLLM has it."),
-    "seed": told(between(-(2**63), 2**63 - 1, WHOLE), "The same seed, the same reply."),
+    "repetition_penalty": told(between(0.01, 2), "The same in vLLM."),
+    "seed": told(between(-(2**63), 2**63 - 1, WHOLE), "The same seed gives the same reply."),
     "presence_penalty": between(-2, 2),
     "frequency_penalty": between(-2, 2),
     "stop": any_of({"type": "string", "minLength": 1}, listed({"type": "string", "minLength": 1}, maxItems=256)),
@@ -66,7 +64,7 @@ SAMPLING: dict[str, Schema] = {
 TOOLING: dict[str, Schema] = {
     "tools": told(
         listed(ref("Tool"), maxItems=1000),
-        "With tool_choice auto a model that has no place for them answers without, and says so.",
+        "With tool_choice auto a model without support for tools answers without them, with a notice.",
     ),
     "tool_choice": any_of(
         one_of("auto", "none", "required"),
@@ -85,24 +83,24 @@ TOOLING: dict[str, Schema] = {
         ),
     ),
     **{
-        name: told(OBJECT, "A schema, in place of response_format, as llama-server and vLLM have it.")
+        name: told(OBJECT, "A schema in place of response_format, as in llama-server and vLLM.")
         for name in ("json_schema", "guided_json")
     },
     "reasoning_effort": told(
         one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
-        "For the chat template. none: without thoughts, where the template can say that.",
+        "Argument of the chat template. none: without thoughts, if the template supports it.",
     ),
-    **dict.fromkeys(("think", "enable_thinking"), told(FLAG, "Whether the chat template asks for thoughts.")),
+    **dict.fromkeys(("think", "enable_thinking"), told(FLAG, "Whether the chat template enables thoughts.")),
     "chat_template_kwargs": {
         "type": "object",
         "properties": dict.fromkeys(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"), NULL),
-        "description": "More arguments of the chat template.",
+        "description": "Additional arguments of the chat template.",
     },
 }
 TOKENS: Schema = told(between(-1, MOST, WHOLE), "-1: no limit.")
 _STREAM: dict[str, Schema] = {
     "stream": FLAG,
-    "stream_options": told(open_to({}, {"include_usage": FLAG}), "Of use with stream: true."),
+    "stream_options": told(open_to({}, {"include_usage": FLAG}), "Requires stream: true."),
 }
 _ONLY: dict[str, Schema] = {
     "n": {"enum": [1]},
@@ -116,9 +114,9 @@ _ONLY: dict[str, Schema] = {
 _PART = any_of(
     open_to({"type": one_of("text", "input_text", "output_text"), "text": TEXT}, {}),
     open_to({"type": {"const": "refusal"}, "refusal": TEXT}, {}),
-    told(open_to({"type": one_of("thinking", "redacted_thinking", "reasoning")}, {}), "Passed over."),
+    told(open_to({"type": one_of("thinking", "redacted_thinking", "reasoning")}, {}), "Ignored."),
 )
-_CONTENT = told(any_of(TEXT, listed(any_of(TEXT, _PART))), "Parts are joined, a line each.")
+_CONTENT = told(any_of(TEXT, listed(any_of(TEXT, _PART))), "Parts are joined by newlines.")
 _NAMED_CALL = open_to({"name": TEXT}, {"arguments": told(any_of(TEXT, OBJECT), "A JSON object.")})
 _NONE: Schema = {"type": "array", "maxItems": 0}
 
@@ -136,10 +134,10 @@ _DETAILS = told(
             "seconds": NUMBER,
             "context_used": maybe(WHOLE),
             "context_size": maybe(WHOLE),
-            "notices": told(listed(TEXT), "What was ignored, changed or left out for this reply."),
+            "notices": told(listed(TEXT), "Fields and messages that were ignored, changed or left out for this reply."),
         }
     ),
-    "Beyond OpenAI's API: why the reply really ended, whether the engine itself counted its tokens, how fast it was.",
+    "Beyond OpenAI's API: the exact finish reason, whether the engine counted the tokens, and the timings.",
 )
 _FINISH = one_of("stop", "length", "tool_calls")
 _CALL = given({"id": TEXT, "type": {"const": "function"}, "function": given({"name": TEXT, "arguments": TEXT})})
@@ -177,7 +175,7 @@ SCHEMAS: dict[str, Schema] = {
     "ToolCall": open_to({"function": _NAMED_CALL}, {"id": TEXT, "type": one_of("function")}),
     "SystemMessage": told(
         open_to({"role": one_of("system", "developer"), "content": _CONTENT}, {"images": _NONE}),
-        "All of them are given in front of the conversation.",
+        "All of them are placed before the conversation.",
     ),
     "UserMessage": open_to({"role": {"const": "user"}, "content": _CONTENT}, {"images": _NONE}),
     "AssistantMessage": told(
@@ -190,7 +188,7 @@ SCHEMAS: dict[str, Schema] = {
                 "images": _NONE,
             },
         ),
-        "At the end: the beginning of the reply, which is gone on with.",
+        "At the end: the beginning of the reply, which is continued.",
     ),
     "ToolMessage": open_to(
         {"role": one_of("tool", "function")},
@@ -201,7 +199,7 @@ SCHEMAS: dict[str, Schema] = {
         open_to(
             {"messages": listed(ref("Message"), minItems=1, maxItems=10_000)},
             {
-                "model": told(TEXT, "Empty: the default model. auto: whichever suits."),
+                "model": told(TEXT, "Empty: the default model. auto: the best fit."),
                 **dict.fromkeys(("max_completion_tokens", "max_tokens", "n_predict"), TOKENS),
                 **SAMPLING,
                 **TOOLING,
@@ -216,7 +214,7 @@ SCHEMAS: dict[str, Schema] = {
                 **dict.fromkeys(("audio", "web_search_options"), NULL),
             },
         ),
-        "Names that are not here are ignored, which bitnet_chat.notices of the reply tells.",
+        "Unknown names are ignored, with a notice in bitnet_chat.notices of the reply.",
     ),
     "ChatCompletion": _whole(
         "chat.completion",
@@ -259,7 +257,7 @@ SCHEMAS: dict[str, Schema] = {
 }
 
 
-_EVENT = given({"data": told(TEXT, "A chunk as the OpenAI API has it, an error, or [DONE].")})
+_EVENT = given({"data": told(TEXT, "A chunk of the OpenAI API, an error, or [DONE].")})
 
 
 def _refusals(*statuses: int) -> dict[str, Schema]:
@@ -281,28 +279,30 @@ def _reply(id: str, summary: str, request: str, whole: str) -> Schema:
 
 PATHS: dict[str, Schema] = {
     "/v1/chat/completions": {
-        "post": _reply("createChatCompletion", "A reply to a conversation", "ChatRequest", "ChatCompletion")
+        "post": _reply("createChatCompletion", "Generate a reply to a conversation", "ChatRequest", "ChatCompletion")
     },
     "/v1/completions": {
         "post": _reply(
             "createCompletion",
-            "A reply to a prompt, which becomes the message of a user",
+            "Generate a reply to a prompt, which becomes a user message",
             "CompletionRequest",
             "Completion",
         )
     },
     "/v1/models": {
         "get": operation(
-            "listModels", "OpenAI", "What can answer", {"200": answer("All of them.", ref("Models")), **_refusals()}
+            "listModels", "OpenAI", "List models", {"200": answer("The models.", ref("Models")), **_refusals()}
         )
     },
     "/v1/models/{model}": {
         "get": operation(
             "retrieveModel",
             "OpenAI",
-            "One of the models",
+            "Get a model",
             {"200": answer("It.", ref("Model")), **_refusals(404)},
-            parameter("path", "model", {"type": "string", "minLength": 1}, "Its name; it may hold slashes."),
+            parameter(
+                "path", "model", {"type": "string", "minLength": 1}, "Name of the model; it may contain slashes."
+            ),
         )
     },
 }

@@ -1,4 +1,4 @@
-"""Words for JSON schemas, for the description of the APIs. Pure."""
+"""Building blocks of JSON schemas for the OpenAPI document. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def any_of(*schemas: Schema) -> Schema:
 
 
 def maybe(schema: Schema) -> Schema:
-    """Or null, which is the same as nothing."""
+    """The schema or null, which means the same as absence."""
     if schema in (ANYTHING, NULL):
         return schema
     if isinstance(schema.get("type"), str):
@@ -54,12 +54,12 @@ def maybe(schema: Schema) -> Schema:
 
 
 def taken(needed: Mapping[str, Schema], more: Mapping[str, Schema]) -> Schema:
-    """An object of a request: names that are not here are refused, and null is the same as nothing."""
+    """An object of a request: unknown names are refused, and null means the same as absence."""
     return {**open_to(needed, more), "additionalProperties": False}
 
 
 def open_to(needed: Mapping[str, Schema], more: Mapping[str, Schema]) -> Schema:
-    """The same where names that are not here are ignored."""
+    """The same with unknown names ignored."""
     return {
         "type": "object",
         "properties": {**needed, **{name: maybe(schema) for name, schema in more.items()}},
@@ -68,7 +68,7 @@ def open_to(needed: Mapping[str, Schema], more: Mapping[str, Schema]) -> Schema:
 
 
 def given(needed: Mapping[str, Schema], more: Mapping[str, Schema] | None = None) -> Schema:
-    """An object of a reply: it may have more in a later version."""
+    """An object of a reply: later versions may add names."""
     return {"type": "object", "properties": {**needed, **(more or {})}, "required": list(needed)}
 
 

@@ -1,1 +1,1 @@
-"""The web page: what it is made of (``files``), and replies as safe HTML (``rendering``, ``code``)."""
+"""The web page: its files (``files``), and replies as safe HTML (``html_stream``, ``code_html``)."""

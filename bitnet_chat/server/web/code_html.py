@@ -1,9 +1,9 @@
-"""Code as HTML: what Pygments says of it, in a few classes, for a listing that grows line by line. Pure.
+"""Code as HTML: the tokens of Pygments in a few classes, for a listing that grows line by line. Pure.
 
-A Pygments lexer wants a whole text. So that a long listing does not cost more with every line, it is cut into pieces
-of some thirty lines; a piece that is full is never looked at again. What comes behind it is lexed together with the
-piece before, so that a string or a comment of several lines goes on; where a piece means the same with and without what
-stands before it, all of that can be forgotten.
+A Pygments lexer requires a whole text. To bound the cost per line of a long listing, it is cut into pieces of some
+thirty lines; a full piece is never lexed again. The next piece is lexed together with the one before, so that a string
+or a comment of several lines continues; if a piece means the same with and without the text before it, all of that can
+be forgotten.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, Error, Generic, Keyword, Name, Number, Operator, String
 
 _LINES, _SIZE = 30, 1_200
-"""A piece is full with so many lines, or characters."""
+"""Lines and characters with which a piece is full."""
 _MEMORY = 4_000
 """Characters before a piece that may be lexed with it."""
 _CLASSES = (
@@ -46,7 +46,7 @@ _CLASSES = (
     (Generic.Prompt, "c"),
     (Error, ""),
 )
-"""What kind of word has which class; the first that fits."""
+"""The class of a kind of token; the first match is used."""
 _OTHER_NAMES = {"jsonc": "json5", "kt": "kotlin", "patch": "diff", "env": "bash", "cmd": "batch", "vue": "html"}
 _NAMES = """
 asm awk bash bat batch c c# c++ clojure cmake cpp cs csharp css csv dart diff docker dockerfile elixir elm erlang
@@ -63,7 +63,7 @@ Token = tuple[Any, str]
 
 @lru_cache(maxsize=64)
 def _lexer(language: str) -> Any:
-    """None: the words stay uncoloured."""
+    """None: the code is not coloured."""
     name = language.lower()
     name = _OTHER_NAMES.get(name, name)
     return get_lexer_by_name(name, stripnl=False, ensurenl=False) if name in _KNOWN else None
@@ -89,7 +89,7 @@ def _behind(tokens: Iterable[Token], skipped: int) -> Iterator[Token]:
 
 
 def _html(tokens: Iterable[Token]) -> str:
-    """Neighbours of one class share a span."""
+    """HTML in which neighbours of one class share a span."""
     out: list[str] = []
     open_ = ""
     for kind, text in tokens:
@@ -110,14 +110,14 @@ def _frame(language: str, inner: str, *, more: bool = False) -> str:
 
 
 def language_of(info: str) -> str:
-    """What stands behind the fence, as the name of a language: ``{.python}``, ``python title="x"`` are python."""
+    """The name of a language in the text after a fence: ``{.python}``, ``python title="x"`` are python."""
     words = info.replace("{", " ").replace("}", " ").replace(",", " ").split()
     return words[0].lstrip(".")[:40] if words else ""
 
 
 @lru_cache(maxsize=64)
 def whole(code: str, language: str) -> str:
-    """A block of code that is all there. Long ones are not coloured: they come in pieces, by :class:`Listing`."""
+    """A complete block of code. Long ones are not coloured: they come in pieces, by :class:`Listing`."""
     lexer = _lexer(language) if len(code) <= 2 * _MEMORY else None
     return _frame(language, escape(code, quote=False) if lexer is None else _html(_tokens(code, lexer)))
 
@@ -126,12 +126,12 @@ class Listing:
     """The pieces of one block of code. ``add`` lines; when it is ``full``, ``cut`` gives the piece."""
 
     def __init__(self, language: str, before: str | None = None) -> None:
-        """``before``: the code that stands elsewhere already, and that this goes on with."""
+        """``before``: the earlier code that this continues."""
         self.language = language
         self._lexer = _lexer(language)
         self._more = before is not None
         self._before = (before or "")[-_MEMORY:]
-        """What the piece is lexed with."""
+        """The text that the piece is lexed with."""
         self._text = ""
         self._lines = 0
         self._inner: str | None = ""
@@ -145,18 +145,17 @@ class Listing:
 
     @property
     def needed(self) -> bool:
-        """There is something to show: a piece, or a listing without a line."""
+        """Whether the listing has something to show: a piece, or an empty listing."""
         return bool(self._text) or not self._more
 
     def add(self, line: str) -> None:
-        """With its newline, if it has one."""
+        """Add a line, with its newline, if it has one."""
         self._text += line
         self._lines += 1
         self._inner = None
 
     def html(self, partial: str = "") -> str:
-        """The piece so far, and a line that is not complete. That one is lexed alone, and coloured for good with its
-        end."""
+        """The piece so far, and an incomplete line. That one is lexed alone, and coloured finally at its end."""
         inner = self._settled()
         if partial:
             if self._within or self._lexer is None:
@@ -167,7 +166,7 @@ class Listing:
         return _frame(self.language, inner, more=self._more)
 
     def cut(self) -> str:
-        """The piece as it will stay; the next one begins."""
+        """The final piece; begins the next one."""
         html = self.html()
         if self._lexer is not None:
             alone = _html(_tokens(self._text, self._lexer)) == self._settled()

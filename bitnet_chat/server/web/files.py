@@ -1,5 +1,6 @@
-"""The files that the page is made of, as routes. They are the same for everybody, hold nothing of anybody, and need no
-key; a browser asks each time whether its copy is still good, and gets the file only where it is not."""
+"""The files of the page, as routes. They contain no user data and need no key; a browser revalidates its copy each
+time, and receives the file only if it has changed.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +24,11 @@ _TYPES = {
     "webmanifest": "application/manifest+json",
 }
 _AT_ROOT = {"index.html": "/", "sw.js": "/sw.js", "manifest.webmanifest": "/manifest.webmanifest"}
-"""A service worker and a manifest speak for the folder that they lie in; all others are in ``/page/``."""
+"""The scope of a service worker and a manifest is their folder; all other files are in ``/page/``."""
 PAGE_CSP = f"{CSP}; require-trusted-types-for 'script'; trusted-types bitnet-chat"
 """HTML may become part of the page in one place only (``html.js``)."""
 _GREETING = "Ollama is running"
-"""Ollama's clients ask ``/`` whether there is one."""
+"""Ollama clients use ``/`` to detect a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def routes() -> list[BaseRoute]:
 
 
 def _wants_html(request: Request) -> bool:
-    """Browsers say so, and so does the worker of the page."""
+    """Whether the client accepts HTML, as browsers and the worker of the page do."""
     return "text/html" in request.headers.get("accept", "")
 
 

@@ -1,16 +1,16 @@
-"""Replies as HTML that does no harm: Markdown by markdown-it-py, code by Pygments, all of it cleaned by nh3. Pure.
+"""Replies as safe HTML: Markdown by markdown-it-py, code by Pygments, cleaned by nh3. Pure.
 
-A reply is HTML while it is made. It is taken apart into top-level blocks; only the last of them can still change, and a
-block that grows too long is cut where its kind allows it: a list between two items, a table between two rows, with its
-head again, code between two lines (code in a list as well: such a piece stands behind the list, and its class ``more``
-says that it goes on with the code before it). So that the cost of a character does not grow with the reply.
+A reply is HTML while it streams. It is split into top-level blocks; only the last of them can still change, and a block
+that grows too long is cut where its kind allows it: a list between two items, a table between two rows, with its head
+again, code between two lines (code in a list as well: such a piece follows the list, and its class ``more`` says that
+it continues the code before it). So the cost of a character does not grow with the reply.
 
-Three things keep a model from doing harm. Raw HTML in Markdown is off, and is shown as the text it is. Links go to
-http, https and mailto and nowhere else, and a picture becomes a link, so that nothing is loaded. And nh3 lets only
-those tags and attributes pass that are made here. What would reorder text or act on a terminal is made visible.
+Three measures keep it safe. Raw HTML in Markdown is off, and is shown as text. Links lead to http, https and mailto
+only, and an image becomes a link, so that nothing is loaded. And nh3 allows only the tags and attributes that are
+generated here. Characters that would reorder text or act on a terminal are made visible.
 
-Two things are not as CommonMark has them. Reference definitions are left as text: a line at the end would change all
-that was shown. And a heading is two levels lower, because the page has headings of its own.
+Two things differ from CommonMark. Reference definitions are left as text: a line at the end would change all that was
+shown. And a heading is two levels lower, since the page has headings of its own.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from bitnet_chat.text.sanitize import Sanitizer
 from bitnet_chat.text.utf8 import well_formed
 
 _LIMIT, _TABLE = 1_000, 3_000
-"""A block with more characters is cut, a table later than the others."""
+"""Characters from which on a block is cut; the second is for tables."""
 _MOST = 4_000
-"""A block that cannot be cut anywhere is cut all the same."""
+"""Characters from which on any block is cut."""
 _LONGEST = 2_000
-"""Characters of a line; what follows is taken for another line."""
+"""Characters of a line; the rest is taken for another line."""
 _SMALL = 256
-"""Characters of a block that is looked at with each of its lines; a larger one when it has grown by an eighth."""
+"""Characters of a block that is examined with each of its lines; a larger one after it has grown by an eighth."""
 _RATE, _SAVED = 150, 15_000
-"""What the open block may cost for each character that comes, and what may be saved up, in characters of prose that are
-parsed. A paragraph of prose costs as much at each token, one with nothing but markup twenty times as much: it is
-rendered less often, and meanwhile what comes stands behind it as plain text."""
+"""Budget of the open block for each received character, and its maximum, in characters of prose that are parsed. A
+paragraph of prose costs as much at each token, one of markup only twenty times as much: it is rendered less often,
+and text received meanwhile follows it as plain text.
+"""
 _MARKS, _MARK = re.compile(r"[\[\]!*_`<&\\~|\n]"), 20
 _FENCE = re.compile(r" {0,3}(?P<mark>`{3,}|~{3,})(?P<info>.*)")
 _TELLING = re.compile(r" {0,3}(`{3}|~{3})|[ |:-]*-[ |:-]*$")
@@ -50,7 +51,7 @@ _LINKING = re.compile(r"!?\[([^\[\]\n]*)\](\([^()\s]*)?$")
 
 
 def html_of(text: str) -> str:
-    """A whole reply. The same as what :class:`HtmlStream` shows at its end, for any cut of the text."""
+    """A whole reply. The same as the final state of :class:`HtmlStream`, for any cut of the text."""
     return _html_of(text)
 
 
@@ -63,13 +64,14 @@ def _html_of(text: str) -> str:
 
 
 class HtmlStream:
-    """A reply that is made. ``feed`` and ``finish`` tell which blocks read differently now: number and HTML, an empty
-    one for a block that is gone again. Blocks are numbered from 0 on; only the last ones are ever told again."""
+    """A streamed reply. ``feed`` and ``finish`` give the changed blocks: number and HTML, which is empty for a removed
+    block. Blocks are numbered from 0 on; only the last ones ever change.
+    """
 
     def __init__(self) -> None:
         self._sanitizer = Sanitizer()
         self._lines: list[str] = []
-        """The lines of the open block that are complete, without their newlines."""
+        """The complete lines of the open block, without their newlines."""
         self._size = 0
         self._partial = ""
         self._listing: Listing | None = None
@@ -81,20 +83,20 @@ class HtmlStream:
         self._table: str | None = None
         """The open block is this table."""
         self._number: int | None = None
-        """The open block goes on with a list: 0, or the number of its next item."""
+        """The open block continues a list: 0, or the number of its next item."""
         self._first = 0
         """The number of the open block."""
         self._told: list[str] = []
-        """What was told of the open block, and of those that seemed to stand behind it."""
+        """The HTML given for the open block, and for apparent blocks after it."""
         self._changes: dict[int, str] = {}
         self._next = 0
-        """The size from which on it is worth another look whether the open block can be divided."""
+        """The size from which on it is examined again whether the open block can be divided."""
         self._drawn: int | None = None
         """Characters of the open block that were rendered last."""
         self._drawn_html = ""
-        """What the last block of them became."""
+        """The HTML of the last of these blocks."""
         self._credit = 0
-        """What rendering the open block may cost; see :data:`_RATE`."""
+        """Remaining budget for rendering the open block; see :data:`_RATE`."""
 
     def feed(self, text: str) -> list[tuple[int, str]]:
         """The next characters."""
@@ -104,7 +106,7 @@ class HtmlStream:
         return self._changed()
 
     def finish(self) -> list[tuple[int, str]]:
-        """The reply has ended. Nothing may be fed any more."""
+        """End the reply. ``feed`` must not be called any more."""
         self._take(self._sanitizer.flush())
         if self._partial:
             self._line(self._partial, end="")
@@ -131,7 +133,7 @@ class HtmlStream:
         self._partial = self._chopped(partial)
 
     def _chopped(self, line: str) -> str:
-        """What is left of a line when all that is too long has been taken."""
+        """The rest of a line after its overlong parts have been taken."""
         while len(line) > _LONGEST:
             cut = line.rfind(" ", _LONGEST // 2, _LONGEST) + 1 or _LONGEST
             self._line(line[:cut], end="")
@@ -175,7 +177,7 @@ class HtmlStream:
     # Blocks
 
     def _divide(self) -> None:
-        """Blocks behind which another one has begun are settled; a long one is cut."""
+        """Settle blocks that are followed by another one; cut a long one."""
         self._table = None
         self._next = self._next_look()
         tokens = self._parsed("\n".join(self._lines))
@@ -200,7 +202,9 @@ class HtmlStream:
             self._table = self._html(tokens[first:behind])
 
     def _next_look(self) -> int:
-        """The size at which to divide again, where nothing comes of it now. What is cut at a limit is cut there."""
+        """The size at which to divide again, after an attempt without effect. A cut at a limit happens exactly
+        there.
+        """
         if self._size <= _SMALL:
             return 0
         later = self._size * 9 // 8
@@ -247,7 +251,7 @@ class HtmlStream:
         self._number = number
 
     def _cut_code(self, tokens: Sequence[Token], start: int) -> bool:
-        """Where code in the list is being written, its next lines stand alone. False: there is none."""
+        """If code in the list is being written, its next lines form a block of their own. False without code."""
         fence = next((token for token in reversed(tokens) if token.type == "fence" and token.map is not None), None)
         if fence is None or fence.map is None or fence.map[1] - start < len(self._lines):
             return False
@@ -272,7 +276,7 @@ class HtmlStream:
         self._drawn = None
 
     def _settle(self, html: str) -> None:
-        """The open block reads like this for good; behind it begins the next."""
+        """Make the open block final, and begin the next after it."""
         if self._told[:1] != [html]:
             self._changes[self._first] = html
         else:
@@ -304,7 +308,7 @@ class HtmlStream:
         return blocks
 
     def _with_row(self, table: str, row: str) -> list[str]:
-        """The open table and a row that is not complete. Only that is parsed: a table has many characters."""
+        """The open table and an incomplete row. Only that row is parsed: a table has many characters."""
         head = [line for line in self._lines if line.strip()][:2]
         blocks = self._rendered("\n".join([*head, row]))
         if len(blocks) != 1:  # it is no row
@@ -337,12 +341,12 @@ class HtmlStream:
 
 
 def _cost(text: str) -> int:
-    """Of parsing and rendering it, in characters of prose."""
+    """Cost of parsing and rendering, in characters of prose."""
     return len(text) + _MARK * len(_MARKS.findall(text))
 
 
 def _with_tail(html: str, tail: str) -> str:
-    """A block with text behind it that was not parsed yet, inside of what its last tags close."""
+    """A block followed by text that is not parsed yet, inside its last tags."""
     at = len(html)
     while at and html[at - 1] in ">\n" and (html[at - 1] == "\n" or html.startswith("</", html.rfind("<", 0, at))):
         at = at - 1 if html[at - 1] == "\n" else html.rfind("<", 0, at)
@@ -350,7 +354,7 @@ def _with_tail(html: str, tail: str) -> str:
 
 
 def _blocks(tokens: Sequence[Token]) -> list[tuple[int, int]]:
-    """Where each top-level block begins among the tokens, and where the next one does."""
+    """The beginning of each top-level block among the tokens, and that of the next one."""
     starts = [index for index, token in enumerate(tokens) if token.level == 0 and token.nesting >= 0]
     return list(pairwise([*starts, len(tokens)]))
 
@@ -361,7 +365,7 @@ def _first_number(token: Token) -> int:
 
 
 def _closed(line: str) -> str:
-    """A line that is being written, as if what it has opened were closed: marks do not show up to vanish again."""
+    """An incomplete line with its open markup closed, so that marks do not appear and vanish again."""
     line = _LINKING.sub(r"\1", line)
     if line.count("`") % 2:
         return line.rstrip("`") if line.endswith("`") else line + "`"

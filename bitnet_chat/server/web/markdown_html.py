@@ -1,4 +1,4 @@
-"""Markdown as HTML that does no harm: the parser, how each kind of token is written, and what may pass. Pure."""
+"""Markdown as safe HTML: the parser, the rendering of each kind of token, and the allowed tags. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from markdown_it.utils import EnvType, OptionsDict
 from bitnet_chat.server.web.code_html import language_of, whole
 
 _LOOKS, _LEAST = 8, 4_000
-"""So often a text is looked through for the ends of links at most, and so many characters in any case."""
+"""Maximum number of scans of a text for the ends of links, and the minimum number of characters for any text."""
 _ADDRESS = re.compile(r"(https?://|mailto:)[^\s]", re.IGNORECASE)
 
 TAGS = {
@@ -46,7 +46,7 @@ _CLEANER = nh3.Cleaner(
 
 
 class _Renderer(RendererHTML):
-    """How each kind of token is written."""
+    """Rendering of each kind of token."""
 
     def image(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
         token = tokens[index]
@@ -85,13 +85,13 @@ def _lower(tag: str) -> str:
 
 _Rule = Callable[[StateInline, bool], bool]
 _SPENT = -1
-"""Where the cache of a state, which is by places, holds the characters that labels were looked for in."""
+"""Position in the cache of a state, which is by positions, that holds the characters scanned for labels."""
 
 
 def _bounded(rule: _Rule) -> _Rule:
-    """A rule for links or images whose cost is linear: each bracket that is never closed makes the original look
-    through all that follows. It gives up where there is no destination, and where it has looked through the text often
-    enough: then what follows is text."""
+    """A rule for links or images with linear cost: the original scans all following text for each bracket that is never
+    closed. It stops if the text has no destination, and after enough scans: then the rest is text.
+    """
 
     def bounded(state: StateInline, silent: bool) -> bool:
         spent = state.cache.get(_SPENT, 0)
@@ -119,5 +119,5 @@ MARKDOWN = _parser()
 
 
 def clean(html: str) -> str:
-    """Only what is made here passes; without the newlines at its ends."""
+    """Only the generated tags and attributes; without newlines at its ends."""
     return _CLEANER.clean(html).strip()

@@ -1,7 +1,7 @@
-"""The HTML of one reply, rendered once for all that watch it. Pure.
+"""The HTML of one reply, rendered once for all readers. Pure.
 
-Each watcher passes on the text, as far as it has come; only what is new is rendered. Each block knows the place in
-the reply at which it was changed last, so that a watcher gets what has changed since the place that it knows.
+Each reader passes on the text so far; only new text is rendered. Each block has the position in the reply at which it
+was changed last, so that a reader receives the changes since its own position.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ from bitnet_chat.server.web.html_stream import HtmlStream
 
 
 class SharedHtml:
-    """Places are those of :class:`bitnet_chat.server.broadcast.ReplyBroadcast`."""
+    """Positions are those of :class:`bitnet_chat.server.broadcast.ReplyBroadcast`."""
 
     def __init__(self, before: str = "") -> None:
-        """``before``: the text that the reply goes on with."""
+        """``before``: the text that the reply continues."""
         self._stream = HtmlStream()
         self.place = 0
-        """Behind what was rendered."""
+        """The position after the rendered text."""
         self._blocks: dict[int, tuple[int, str]] = {}
-        """The place of its last change, and its HTML, by the number of a block."""
+        """Position of the last change and HTML, by the number of a block."""
         self._ended = False
         if before:
             self._keep(self._stream.feed(before))
 
     def advance(self, text: str, place: int) -> None:
-        """``text``: what was said before ``place``. It has to join on to what was told before, and may overlap it."""
+        """``text``: the text before ``place``. It must join on to earlier text, and may overlap it."""
         new = text[max(0, len(text) - max(0, place - self.place)) :]
         if new and not self._ended:
             self.place = place
             self._keep(self._stream.feed(new))
 
     def finish(self, place: int) -> None:
-        """The reply has ended. ``place``: of its end, behind all that was said."""
+        """End the reply. ``place``: the position after all text."""
         if not self._ended:
             self._ended, self.place = True, place
             self._keep(self._stream.finish())
 
     def changed(self, since: int) -> list[tuple[int, str]]:
-        """Number and HTML of the blocks that have changed behind a place; empty HTML: the block is gone."""
+        """Number and HTML of the blocks that changed after a position; empty HTML: the block was removed."""
         return [(number, html) for number, (place, html) in sorted(self._blocks.items()) if place > since]
 
     def _keep(self, changes: list[tuple[int, str]]) -> None:

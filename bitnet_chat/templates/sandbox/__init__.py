@@ -72,7 +72,7 @@ class SandboxedProgram:
         try:
             content = json.dumps({"variables": variables, "now": now.isoformat()})
         except (TypeError, ValueError, RecursionError) as error:
-            raise TemplateFaultError(FaultKind.FAILED, f"the conversation cannot be given to it ({error})") from None
+            raise TemplateFaultError(FaultKind.FAILED, f"the conversation cannot be passed to it ({error})") from None
         with self._lock:
             if self._holder.process is None or self._holder.process.poll() is not None:
                 self._start()
@@ -82,7 +82,7 @@ class SandboxedProgram:
         try:
             self._holder.start()
         except (OSError, TypeError) as error:  # TypeError: this program runs without an interpreter of its own
-            raise TemplateFaultError(FaultKind.FAILED, f"no process can be started to render it ({error})") from None
+            raise TemplateFaultError(FaultKind.FAILED, f"its process cannot be started ({error})") from None
         self._ask(json.dumps({"source": self._source}), self._limits)
 
     def _ask(self, content: str, limits: SandboxLimits) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class _MemoryWatch:
                 self.reason = _too_large(self._limits)
                 break
         else:
-            self.reason = f"it gives no answer within {self._limits.wall:.0f} s"
+            self.reason = f"it does not respond within {self._limits.wall:.0f} s"
         self._process.kill()
 
 
@@ -187,7 +187,7 @@ def _of_end(code: int | None, limits: SandboxLimits, reason: str) -> TemplateFau
         return TemplateFaultError(FaultKind.LIMIT, f"it takes longer than {limits.seconds:.0f} s")
     if code == -getattr(signal, "SIGKILL", 0):
         return TemplateFaultError(FaultKind.LIMIT, _too_large(limits))
-    return TemplateFaultError(FaultKind.FAILED, f"the process that renders it has crashed (exit code {code})")
+    return TemplateFaultError(FaultKind.FAILED, f"its process has crashed (exit code {code})")
 
 
 def _too_large(limits: SandboxLimits) -> str:

@@ -47,7 +47,7 @@ HELLO = Conversation().with_user("say one two three")
 ENDLESS = Conversation().with_user("story")
 NONE = ReplyOptions()
 TOOLS = ReplyOptions(tools=(Tool("add"),))
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parents[1] / "data" / "models"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine is a POSIX script")
 
 Replies = Callable[[Conversation], AsyncGenerator[Event]]
