@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import cycle
 
 from bare import converse
 from report import Figure, Goal, Section, ratios
 
-from bitnet_chat.backend import Sampling
+from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.process import EngineProcess, ProcessState
@@ -48,6 +48,8 @@ class _Flood:
     """The dialect of that child."""
 
     closes_interrupted = True
+    hears_while_reading = True
+    carries_all = False
     max_tokens: int | None = None
     no_message: bytes | None = None
     context_size = 0
@@ -64,7 +66,15 @@ class _Flood:
     ) -> LaunchCommand:
         return LaunchCommand(argv=self.argv, framer=ClassicFramer(_IN_PREFIX, _IN_SUFFIX, ordered=True))
 
-    def input(self, launch: LaunchCommand, context: str, history: Conversation, text: str) -> EncodedMessage | None:
+    def use(self, arguments: Mapping[str, object]) -> str:
+        return ""
+
+    def preparation(self, history: Conversation) -> EncodedMessage | None:
+        return None
+
+    def input(
+        self, launch: LaunchCommand, context: str, history: Conversation, text: str, options: ReplyOptions | None = None
+    ) -> EncodedMessage | None:
         return EncodedMessage(text.encode() + b"\n")
 
     def render_ahead(self, history: Conversation, text: str) -> None:
@@ -207,8 +217,6 @@ async def _through_process() -> float:
 
 
 async def _through_session() -> float:
-    from bitnet_chat.backend import ReplyOptions
-
     session = Session(_Flood)
     try:
         session.keeper.prepare(Conversation())

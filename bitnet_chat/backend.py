@@ -1,4 +1,4 @@
-"""TODO"""
+"""The protocol of a backend, and its data: sampling, options of a reply, status. A front end needs nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bitnet_chat.events import Event
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn. None: as the backend was set up; its own default where nobody set anything."""
+    """How the next token is drawn. None: the setting of the backend, or its default without one."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -29,7 +29,7 @@ class Sampling:
     frequency_penalty: float | None = None
 
     def over(self, other: Sampling) -> Sampling:
-        """This, and what ``other`` says where this says nothing."""
+        """These values, and those of ``other`` where they are None."""
         mine = {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
         return replace(other, **mine)
 
@@ -40,7 +40,7 @@ class Sampling:
 
     @property
     def repeats(self) -> bool:
-        """Whether the same conversation gets the same reply, as far as this says so."""
+        """Whether the same conversation gets the same reply, as far as sampling decides."""
         return self.temperature == 0 or self.seed is not None
 
 
@@ -53,7 +53,7 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class ReplyOptions:
-    """What one reply is to be like. What a backend cannot do it refuses, with a Failed that holds Unsupported."""
+    """The request for one reply. A backend refuses what it does not support: with Failed(UnsupportedError)."""
 
     max_tokens: int | None = None
     """None: no limit."""
@@ -61,7 +61,7 @@ class ReplyOptions:
     """Wall clock seconds, loading included. None: no limit."""
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
-    """Texts that end the reply where they would begin; no part of one is ever said."""
+    """Texts that end the reply where they would begin; no part of them is in the reply."""
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
     """``auto``, ``none``, ``required`` or the name of a tool."""

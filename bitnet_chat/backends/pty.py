@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_chat import paths
 from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions, Sampling
-from bitnet_chat.backends.pipeline import ReplyPipeline, run
+from bitnet_chat.backends.pipeline import ReplyPipeline
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.conversation import Conversation, Tool
@@ -148,7 +148,10 @@ class PtyBackend:
         self.prepare(conversation or Conversation().with_system(self._settings.system))
 
     def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
-        return run(lambda: self.pipeline(conversation, options or ReplyOptions()))
+        options = options or ReplyOptions()
+        if (interpreter := self._interpreter_for(conversation, options.tools)) is not None:
+            return interpreter.reply(conversation, options)
+        return self._session.reply(conversation, options)
 
     def pipeline(self, conversation: Conversation, options: ReplyOptions) -> ReplyPipeline:
         """See :class:`bitnet_chat.backends.pipeline.PipelineBackend`."""

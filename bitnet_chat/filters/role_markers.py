@@ -208,7 +208,7 @@ HEAD, TAIL = 200, 1000
 
 
 class FenceTracker:
-    """Follows a text. What it says does not depend on how the text was cut into pieces, as long as nobody looks at
+    """Follows a text. What it says does not depend on how the text was cut into pieces, unless the caller looks at
     more of a line than its first ``HEAD`` and its last ``TAIL`` characters. A line ends in a newline."""
 
     __slots__ = ("_fence", "after_blank", "before", "line")

@@ -20,7 +20,7 @@ from bitnet_chat.frames import held_length
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 CALL_LIMIT = 200_000
-"""Characters of one call. With more of them it is no call any longer, and the reply had better be stopped."""
+"""Characters of one call. A longer one is not a call any more, and the reply is stopped."""
 
 _SPACE = " \t\r\n"
 _TAG = re.compile(f"[{_SPACE}]*(?:{OPENING}|{CLOSING})")
@@ -45,7 +45,7 @@ class ParsedCall:
 
 @dataclass(frozen=True, slots=True)
 class MalformedCall:
-    """What stood between the tags and is no call. ``why``: a line for the model."""
+    """Text between the tags that is not a call. ``why``: a line for the model."""
 
     text: str
     why: str
@@ -80,7 +80,7 @@ class ToolCallSplitter:
 
     @property
     def is_too_long(self) -> bool:
-        """Whether a call has outgrown the limit: nothing good can come of it."""
+        """Whether a call is longer than the limit."""
         return self._in_call and len(self._held) > CALL_LIMIT
 
     def feed(self, text: str) -> list[Piece]:
@@ -171,7 +171,7 @@ class ToolCallSplitter:
 def parse(text: str) -> ParsedCall | MalformedCall:
     """What stands between the tags."""
     try:
-        # Models break lines inside of strings, and everybody knows what they mean.
+        # Models break lines inside of strings, which the strict form of JSON forbids.
         value = json.loads(text, strict=False, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         return MalformedCall(text, f"it is no JSON ({error})")

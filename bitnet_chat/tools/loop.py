@@ -1,4 +1,4 @@
-"""A reply with all that follows from its calls, where nobody is asked: as one reply."""
+"""A reply, the calls it asks for and the replies to their results, as one reply. Calls need no approval."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ResultBudget:
         *,
         keeps_all: bool = False,
     ) -> None:
-        """``conversation``: its last reply has the open calls. ``size``: tokens of the window; None: nobody knows, and
+        """``conversation``: its last reply has the open calls. ``size``: tokens of the window; None: not known, and
         a result may be as long as any. ``keeps_all``: no older turn leaves the window to make room."""
         self._count = count
         self._calls = len(conversation.open_calls)

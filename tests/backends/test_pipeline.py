@@ -17,6 +17,7 @@ from scripted_backend import ScriptedBackend, by_message, say
 from test_attach import attached
 
 from bitnet_chat.backend import Backend, ReplyOptions, Sampling
+from bitnet_chat.backends.http.client import CancellableRequest
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.backends.pipeline import (
@@ -144,8 +145,10 @@ def on_engine(
 
 @posix
 @pytest.mark.parametrize("way", WAYS)
-def test_an_event_passes_two_generators(way: str, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of the session and the loop of the pipeline, however many backends are around the engine."""
+def test_an_event_passes_two_generators_at_most(
+    way: str, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the session and the loop of the pipeline, however many backends are around that of the engine."""
     stacks: list[list[str]] = []
     real = EngineProcess.frames
 
@@ -161,7 +164,33 @@ def test_an_event_passes_two_generators(way: str, tmp_path: Path, model: Path, m
         assert "".join(each.text for each in events if isinstance(each, TextDelta)) == "one two three"
 
     on_engine(tmp_path, model, scene)
-    assert stacks and all(each == ["reply", "run"] for each in stacks), stacks
+    expected = ["reply"] if way == "engine" else ["reply", "run"]
+    assert stacks and all(each == expected for each in stacks), stacks
+
+
+def test_an_event_of_an_api_passes_five_generators_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the backend, four, and the loop of the pipeline."""
+    stacks: list[list[str]] = []
+    real = CancellableRequest.chunk
+
+    async def chunk(request: CancellableRequest) -> bytes:
+        found = await real(request)
+        stacks.append(asynchronous(sys._getframe(1)))
+        return found
+
+    monkeypatch.setattr(CancellableRequest, "chunk", chunk)
+
+    async def main() -> None:
+        async with ApiServer(ollama) as server:
+            inner = ollama_backend(Settings(backend="ollama", base_url=server.url))
+            backend = OptionalToolsBackend(GuardedBackend(inner, GuardLimits()))
+            try:
+                await everything(backend.reply(Conversation().with_user("say 3 words")))
+            finally:
+                await backend.close()
+
+    play(main)
+    assert stacks and max(map(len, stacks)) <= 5, stacks
 
 
 # Leaving

@@ -24,8 +24,8 @@ class OptionalToolsBackend(BackendWrapper):
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner)
         self.without = False
-        """The model has no place for tools, and the user knows it. Not so for requests that stand for themselves: each
-        is told."""
+        """The chat template of the model takes no tools, and the user was told. Requests that stand for themselves are
+        told one by one."""
         self.was_interrupted = False
         if (follow := getattr(inner, "follow", None)) is not None:
             self.follow: Any = follow
