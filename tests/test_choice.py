@@ -125,7 +125,7 @@ def test_what_an_engine_cannot_run(tmp_path: Path) -> None:
     assert "I2_S weights require a BitNet build" in engine_support.obstacle(infos[0], stock)
     assert "does not support the architecture qwen9" in engine_support.obstacle(infos[3], stock)
     old = engine_support.known(engine_file(tmp_path / "old" / "llama-cli", "q6_K", "llama", "f32"), infos)
-    assert "does not know TQ2_0 weights" in engine_support.obstacle(infos[1], old)
+    assert "does not support TQ2_0 weights" in engine_support.obstacle(infos[1], old)
     script = engine_support.known(engine_file(tmp_path / "script", "exec llama-cli"), infos)
     assert script is None
     assert [bool(engine_support.obstacle(info, script)) for info in infos] == [True, False, True, False]

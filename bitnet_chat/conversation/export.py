@@ -145,7 +145,7 @@ def _cut(message: Message) -> str:
 
 
 def _name(message: Message) -> str:
-    """Whose message it is."""
+    """The author of a message."""
     tool = _plain(one_line(message.tool_name))
     return f"{_NAMES[message.role]}{' ' * bool(tool)}{tool}"
 

@@ -1,4 +1,4 @@
-"""A Python file as a toolbox: its public functions, with what their type hints and docstrings say."""
+"""A Python file as a toolbox: its public functions, with their type hints and docstrings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what the APIs allow
 
 
 def load(path: Path) -> Toolbox:
-    """Runs the file. Raises UsageError for one that cannot be run, and for a function that can be no tool."""
+    """Run the file. Raises UsageError for one that fails, and for a function that cannot be a tool."""
     module = _run(path)
     functions = [
         _function(each, path)

@@ -32,7 +32,7 @@ class Progress:
     """What is being done, fit to be shown: ``Compiling llama.cpp``."""
     done: int
     total: int
-    """Units of this step; 0: nobody knows how many there are."""
+    """Units of this step; 0: unknown."""
     seconds: float
     """Since the whole work began."""
     eta: float | None
