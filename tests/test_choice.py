@@ -183,7 +183,7 @@ def test_a_file_a_name_and_neither(stored: Path, model: Path, tmp_path: Path, mo
     with pytest.raises(ModelError, match="bitnet-2b is not installed") as caught:
         model_path(Settings(model="bitnet-2b"))
     assert "bitnet-chat models pull bitnet-2b fetches it (1.2 GB)" in str(caught.value)
-    with pytest.raises(ModelError, match="no file and no installed model called nothing"):
+    with pytest.raises(ModelError, match="model nothing is neither a file nor installed"):
         model_path(Settings(model="nothing"))
     assert model_path(Settings(model="no/such.gguf")) == Path("no/such.gguf")  # whoever opens it says so
 

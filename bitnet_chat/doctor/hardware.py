@@ -1,4 +1,4 @@
-"""The instructions of this computer's processor, in the words of Linux."""
+"""Processor instructions, cores, memory and disk space: facts and findings."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ WORTH_IT = ("AVX", "AVX2", "FMA", "F16C", "AVX_VNNI", "AVX512", "AVX512_VNNI", "
 
 @dataclass(frozen=True, slots=True)
 class BuildInstructions:
-    """``used``: names from a ``system_info``. ``complete``: names that are absent there are not used."""
+    """``used``: names from a ``system_info``. ``complete``: names that it lacks are not used."""
 
     used: frozenset[str]
     complete: bool

@@ -70,7 +70,7 @@ def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Reso
             f"the model {model} is not installed", remedy=f"bitnet-chat models pull {model} fetches it{cost}"
         )
     raise ModelError(
-        f"there is no file and no installed model called {model}",
+        f"model {model} is neither a file nor installed",
         remedy="use a .gguf file, or a name of bitnet-chat models list",
     )
 

@@ -213,7 +213,7 @@ def _hints(holder: Any) -> dict[str, Any]:
 
 
 _holders: list[Any] = []
-"""Types with fields that are being examined."""
+"""The types with fields under examination."""
 
 
 def _kind_of_field(holder: Any, hint: Any, name: str) -> TypeSchema:
