@@ -127,9 +127,9 @@ def _size(count: int) -> str:
 
 # ``@path`` in what a user typed, and paths with blanks in quotes. Pure.
 #
-# A mention begins at the start of the text or behind white space, so that an address of e-mail is none. Whether it
-# names a file is for ``reading.mentioned`` to see: one that does not stays a word. ``@"my file.txt"`` is for blanks;
-# in quotes a backslash stands before a quote or a backslash that is meant as such, as a shell has it.
+# A mention begins at the start of the text or after white space, unlike the @ of an e-mail address. Whether it names a
+# file is decided by ``reading.mentioned``: otherwise it is a word. ``@"my file.txt"`` allows blanks; in quotes a
+# backslash escapes a quote or a backslash, as in a shell.
 
 _INSIDE = r'((?:[^"\\\n]|\\.)*)'
 _MENTION = re.compile(rf'(?:(?<=\s)|\A)@(?:"{_INSIDE}"|([^\s"]\S*))')

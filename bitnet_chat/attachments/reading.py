@@ -224,8 +224,8 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8"),
 )
-# What real files come in. Asked about all the encodings that Python knows, charset-normalizer 3.5.2 takes short
-# Western texts for cp1006 and hp_roman8, and KOI8-R for Japanese.
+# Encodings of real files. With all encodings of Python as candidates, charset-normalizer 3.5.2 detects short Western
+# texts as cp1006 and hp_roman8, and KOI8-R as Japanese.
 _CANDIDATES = [
     *("cp1252", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
     *("cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "iso8859_2", "iso8859_5"),

@@ -30,8 +30,8 @@ _MEASURED = 0.8
 """Seconds of one measurement, from the first token on."""
 _LONG_QUESTION = "tell me a long story"
 
-# What the bundled model says at temperature 0 on every engine that was tried; the words in the second place are the
-# point of it. Another build may round differently and say the same in other words.
+# Answers of the bundled model at temperature 0 on every engine that was tested; the second text is the required part.
+# Another build may round differently and word the same answer differently.
 KNOWN_ANSWERS = (
     ("how do I leave?", "/exit", "Type /exit to leave, or press Ctrl-D on an empty line."),
     ("how do I stop a reply?", "Ctrl-C", "Press Ctrl-C or Esc to stop the reply."),
@@ -153,7 +153,7 @@ def measure(settings: Settings, counts: tuple[int, ...], budget: float) -> Itera
     longest = 0.0
     for threads in counts:
         left = budget - (time.monotonic() - begun)
-        if left < max(longest, _MEASURED):  # there is no room for one more like the one before
+        if left < max(longest, _MEASURED):  # too little time for another one of the same length
             return
         started = time.monotonic()
         rate = asyncio.run(_rate(replace(_plain(settings), threads=threads), limit=left))

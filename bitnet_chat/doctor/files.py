@@ -114,7 +114,7 @@ def _check(path: Path) -> tuple[str, int]:
         finally:
             connection.close()
     except sqlite3.OperationalError as error:
-        # A large one may take longer than anybody wants to wait; what was seen until then was sound.
+        # A large one may take too long; the part checked until then is intact.
         return ("" if "interrupted" in str(error) else str(error)), 0
     except sqlite3.Error as error:
         return str(error), 0

@@ -111,14 +111,14 @@ def name() -> str:
 
 # What a processor can do against what an engine was compiled for. Pure.
 #
-# An engine lists what its build uses in its log, ``system_info: … | AVX2 = 1 | …``. Builds since 2025 leave out what
-# they do not use; older ones write ``= 0``, and then say nothing about what they do not know.
+# An engine lists the instructions of its build in its log, ``system_info: … | AVX2 = 1 | …``. Builds since 2025 omit
+# unused ones; older ones write ``= 0``, and do not list newer instructions.
 
 _GROUP, _NAME = "engine", "instructions"
 _PAIR = re.compile(r"\b([A-Z][A-Z0-9_]+) = (\d+)")
 
-# By the name that llama.cpp gives them (ggml-cpu.cpp): the words of /proc/cpuinfo or of macOS's sysctl that all have to
-# be there. What it calls AVX512 is these five together.
+# Names of llama.cpp (ggml-cpu.cpp): the words of /proc/cpuinfo or of sysctl on macOS that are all required. Its AVX512
+# means these five together.
 NEEDS: dict[str, tuple[str, ...]] = {
     "SSE3": ("pni",),
     "SSSE3": ("ssse3",),
@@ -140,8 +140,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "SVE": ("sve",),
     "SME": ("sme",),
 }
-# Those that make ternary and integer products faster by more than a little. Builds without the others lose nothing
-# that was ever measured.
+# Instructions that accelerate ternary and integer products noticeably. Builds without the others had no measurable
+# loss.
 WORTH_IT = ("AVX", "AVX2", "FMA", "F16C", "AVX_VNNI", "AVX512", "AVX512_VNNI", "NEON", "DOTPROD", "MATMUL_INT8")
 
 

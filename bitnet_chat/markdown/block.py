@@ -334,7 +334,7 @@ class BlockParser:
     def _in_row(self, text: str, at: int) -> int:
         end = text.find("\n", at)
         part = text[at : end if end >= 0 else len(text)]
-        # The line below a header has nothing but these; the first other character shows that there is no table.
+        # The line below a header has nothing but these; the first other character shows that it is not a table.
         if self._table is None and self._header is not None and part.strip(" \t|:-"):
             self._leave_table()
             return at

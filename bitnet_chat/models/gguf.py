@@ -175,10 +175,9 @@ def _special(cursor: GGUFReader, contents: GGUFContents) -> tuple[dict[int, str]
 # name, u32 dimensions, u64 of each, u32 type, u64 offset). Strings are a u64 length and UTF-8 bytes; arrays a u32
 # element type, a u64 length and the elements. Little endian.
 #
-# A model file is downloaded from somewhere: nothing in it is believed. No count is allocated, texts are read only where
-# they are wanted, and every loop is bounded, so that a broken file costs a few megabytes and a second at most. The file
-# is read and not mapped: one that another program cuts short meanwhile is an error here, and not the SIGBUS that ends a
-# process which touches a page that is gone.
+# A model file is untrusted. Counts are never allocated in advance, texts are read only if needed, and every loop is
+# bounded, so that a damaged file costs a few megabytes and a second at most. The file is read, not mapped: a file that
+# another program truncates meanwhile raises an error here, instead of a SIGBUS at an access to a missing page.
 
 Scalar = str | int | float | bool
 
@@ -197,7 +196,7 @@ _MAX_ELEMENTS = 1 << 22
 _MAX_TEXT = 1 << 18
 _MAX_TEXTS = 1 << 20
 
-# Texts that somebody asks for; all others are stepped over.
+# Texts that are used; all others are skipped.
 _WANTED = frozenset(
     (
         *("general.architecture", "general.name", "general.type", "general.size_label"),
@@ -299,7 +298,7 @@ class GGUFReader:
         room, elements = _MAX_TEXTS, _MAX_ELEMENTS
         for _ in range(count):
             raw = self._text(_MAX_KEY)
-            if hash(raw) in seen:  # as llama.cpp does; and who would say which of the two holds?
+            if hash(raw) in seen:  # as llama.cpp does: it is undefined which of the two is valid
                 raise ValueError(f"the key {raw[:80].decode('utf-8', 'replace')!r} is present twice")
             seen.add(hash(raw))
             key = raw[:256].decode("utf-8", "replace")

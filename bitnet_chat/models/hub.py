@@ -257,7 +257,7 @@ def _token() -> str:
 
 # What a repository of the hub offers: its models by quantization, each one file or several parts. Pure.
 
-# As llama-quantize and the people who publish files write them: Q4_K_M, IQ2_XXS, TQ2_0, I2_S, UD-Q4_K_XL, MXFP4, BF16.
+# Names of llama-quantize and of published files: Q4_K_M, IQ2_XXS, TQ2_0, I2_S, UD-Q4_K_XL, MXFP4, BF16.
 _QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])"
     r"(?:UD-)?(?:I?Q[1-8](?:_[A-Z0-9]{1,3}){1,3}|TQ[12]_0|I2_S|TL[12]|(?:MX|NV)FP4(?:_MOE)?|B?F16|FP?32|FP16)"

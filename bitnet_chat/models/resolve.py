@@ -188,8 +188,8 @@ def judged(models: Sequence[ExaminedModel], judge: Judge) -> list[ModelOption]:
 
 # Which model ``-m auto`` takes: the largest installed one that the engine can run and that fits into free memory.
 #
-# The largest by the size of its file: of two models that both fit, more bytes hold more of what was learnt, whatever
-# they are packed in. Pure.
+# The largest by the size of its file: of two models that both fit, more bytes store more information in any packing.
+# Pure.
 
 
 @dataclass(frozen=True, slots=True)

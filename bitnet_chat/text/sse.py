@@ -45,7 +45,7 @@ class SseDecoder:
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """The events that ``chunk`` completes. Raises ValueError for one that is too long."""
         if self._after_cr and chunk:
-            # The CR had ended its line at once: who waits for an LF would be a whole event late.
+            # The CR had ended its line at once: waiting for an LF would delay the event until the next one.
             self._after_cr = False
             chunk = chunk.removeprefix(b"\n")
         if b"\r" in chunk:

@@ -28,7 +28,7 @@ def load(path: Path) -> Toolbox:
         _function(each, path)
         for name, each in vars(module).items()
         if isinstance(each, FunctionType) and each.__module__ == module.__name__ and not name.startswith("_")
-        if name == each.__name__  # a second name is no second tool
+        if name == each.__name__  # an alias is not a second tool
     ]
     if not functions:
         raise UsageError(

@@ -83,7 +83,7 @@ def isolated_stdio(is_running: Callable[[], bool]) -> Iterator[CapturedOutput]:
     streams = {"stdin": printed.nothing, "stdout": printed.stream, "stderr": printed.stream}
     for name, theirs in streams.items():
         before = getattr(sys, name)
-        if isinstance(before, _SplitStream):  # somebody was left behind
+        if isinstance(before, _SplitStream):  # an abandoned call still runs
             before.theirs = theirs
         else:
             setattr(sys, name, _SplitStream(before, theirs))
@@ -110,7 +110,7 @@ def _programs_apart() -> Iterator[None]:
                 _put(null, 0, changed)
                 if not os.isatty(1):
                     if (stdout := getattr(sys.stdout, "ours", None)) is not None:
-                        stdout.flush()  # what waits there is not theirs
+                        stdout.flush()  # buffered text is not output of the call
                     _put(2, 1, changed)
         yield
 

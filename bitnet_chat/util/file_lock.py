@@ -14,8 +14,8 @@ from pathlib import Path
 
 _RETRY_SECONDS = 0.25
 
-# Windows forbids reading bytes that are locked, and the holder's process number is read by whoever waits: lock a byte
-# far behind it.
+# Windows forbids reading locked bytes, and waiting processes read the process number of the holder: lock a byte far
+# after it.
 _LOCKED_BYTE = 1 << 20
 
 
@@ -29,7 +29,7 @@ def held(path: Path, on_wait: Callable[[str], None] = lambda holder: None) -> It
     try:
         yield
     finally:
-        # Removed while still held; whoever waits sees that its file is no longer the one at the path. Windows does
+        # Removed while still held; a waiting process sees that its file is no longer the one at the path. Windows does
         # not remove an open file: it stays there, and does no harm.
         with contextlib.suppress(OSError):
             path.unlink()

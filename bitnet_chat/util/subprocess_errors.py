@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bitnet_chat.errors import BuildError
 
-# What pip and the libraries inside it print when there is no way to the index (pip 22 to 25, Linux, macOS, Windows).
+# Messages of pip and its libraries if the index cannot be reached (pip 22 to 25, Linux, macOS, Windows).
 _NO_NETWORK = re.compile(
     r"NewConnectionError|ConnectTimeoutError|ReadTimeoutError|ConnectionResetError|ConnectionRefusedError"
     r"|NameResolutionError|name resolution|getaddrinfo failed|nodename nor servname|Network is unreachable"

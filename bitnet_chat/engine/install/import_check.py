@@ -12,7 +12,7 @@ from bitnet_chat.errors import BuildError
 _SECONDS = 120.0
 
 # The folder of the package is the first argument. The second library of ik_llama.cpp is found by its name once the
-# first is loaded: on macOS neither says where the other one is.
+# first is loaded: on macOS neither contains the path of the other.
 _IMPORT = "import sys; sys.path.insert(0, sys.argv[1]); import xllamacpp; xllamacpp.CommonParams()"
 _LOAD = """
 import ctypes, os, sys
