@@ -1,8 +1,8 @@
-"""What a framer is: engine output in, frames out.
+"""The framer protocol: engine output in, frames out.
 
-A framer knows the shape of one engine dialect's console and cuts the reply out of it. It is told when a message was
-sent; everything else it learns from the text. Frames do not depend on how the text was cut into chunks, except
-where a run of reply text is split into several :class:`ReplyText`.
+A framer knows the console format of one engine dialect and extracts the reply from it. It is told when a message was
+sent; all else it learns from the text. Frames do not depend on how the text was cut into chunks, except that a run of
+reply text may be split into several :class:`ReplyText`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ class ThinkingText:
 
 @dataclass(frozen=True, slots=True)
 class EngineError:
-    """The engine reported an error in place of the reply, or in the middle of it. ``why``: its kind, where the engine
-    tells: ``usage``, ``unsupported``, ``context_full``, ``model`` or ``failed``."""
+    """The engine reported an error in place of the reply, or in the middle of it. ``why``: its kind, if the engine
+    states it: ``usage``, ``unsupported``, ``context_full``, ``model`` or ``failed``.
+    """
 
     text: str
     why: str = ""
@@ -47,8 +48,9 @@ class EngineError:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The engine waits for input again. ``natural``: the reply came to its own end. ``reason``: why it ended, where the
-    engine tells."""
+    """The engine waits for input again. ``natural``: the reply is complete. ``reason``: its end, if the engine states
+    it.
+    """
 
     natural: bool
     reason: FinishReason | None = None
@@ -64,7 +66,7 @@ class PrefillProgress:
 
 @dataclass(frozen=True, slots=True)
 class ReplyFigures:
-    """Token counts that the engine tells, see :class:`bitnet_chat.events.Stats`. None: not told."""
+    """Token counts of the engine, see :class:`bitnet_chat.events.Stats`. None: not reported."""
 
     context_size: int | None = None
     context_used: int | None = None
@@ -75,7 +77,7 @@ class ReplyFigures:
 
 @dataclass(frozen=True, slots=True)
 class UnexpectedOutput:
-    """Output where none was expected: the two sides disagree about whose turn it is."""
+    """Output in a state that expects none: the framer and the engine disagree about the turn."""
 
     text: str
 
@@ -86,44 +88,48 @@ Frame = Ready | ReplyText | ThinkingText | EngineError | TurnEnd | PrefillProgre
 class Framer(Protocol):
     @property
     def kind(self) -> str:
-        """By which a recording is read in the same way: ``modern``, ``ordered``, ``unordered``, ``logged``,
-        ``logged, ordered`` or ``native``."""
+        """The name under which a recording is read in the same way: ``modern``, ``ordered``, ``unordered``, ``logged``,
+        ``logged, ordered`` or ``native``.
+        """
 
     @property
     def reply(self) -> str:
-        """The reply to the last message as it was printed, thoughts included; empty where that is of no use."""
+        """The reply to the last message as it was printed, thoughts included; empty if not available."""
 
     def feed(self, text: str) -> list[Frame]: ...
 
     def logged(self, line: str) -> bool:
-        """A line of the log, without prefix. True for one that says that the engine waits for input: :meth:`waiting`
-        is to be called as soon as all that it had printed until then was fed."""
+        """A line of the log, without prefix. True if it states that the engine waits for input: :meth:`waiting` is to
+        be called once all output up to then was fed.
+        """
 
     def waiting(self) -> list[Frame]: ...
 
     def sent(self, data: bytes = b"") -> None:
-        """A message went to the engine as ``data``: what comes next is its reply."""
+        """A message was sent to the engine as ``data``: its reply follows."""
 
     def continued(self, data: bytes = b"") -> None:
-        """The engine was told by ``data`` to go on with its own last reply: what comes next is more of it."""
+        """The engine was told by ``data`` to continue its own last reply: the rest of it follows."""
 
     def commanded(self, data: bytes = b"") -> None:
-        """``data`` that is no message went to the engine: all up to the next prompt is dropped, which gives Ready."""
+        """``data`` other than a message was sent to the engine: all up to the next prompt is dropped, which gives
+        Ready.
+        """
 
     def interrupted(self) -> None:
-        """The reply was asked to stop: its end may look different."""
+        """The reply was interrupted: its end may have another form."""
 
     def settle(self) -> list[Frame]:
-        """Called after seconds of silence: ends a turn whose end is likely but not certain."""
+        """Called after seconds of silence: ends a turn if its end is likely but not certain."""
 
     def eof(self, *, clean: bool) -> list[Frame]:
-        """The engine is gone; ``clean``: it exited with 0. Gives what was held back of a reply."""
+        """The engine has exited; ``clean``: with 0. Gives held text of a reply."""
 
 
 def held_length(text: str, endings: Iterable[str]) -> int:
     """Length of the longest suffix of ``text`` that is a proper prefix of one of ``endings``.
 
-    That much must be held back, as it may be the beginning of an ending; everything before it can be shown.
+    That much must be held, as it may be the beginning of an ending; everything before it can be shown.
     """
     longest = 0
     for ending in endings:

@@ -1,4 +1,4 @@
-"""Where things live on this computer. Every place is asked for here and nowhere else."""
+"""Paths of files and folders. All of them are defined here."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ APP = "bitnet-chat"
 
 
 def meant(written: str) -> Path:
-    """The path that a user wrote, with ``~`` and ``~name`` as a shell has them. Raises UsageError for a home that there
-    is not."""
+    """A path given by the user, with ``~`` and ``~name`` as in a shell. Raises UsageError for an unknown home."""
     try:
         return Path(written).expanduser()
     except RuntimeError:
         raise UsageError(
-            f"{written}: there is no home directory for this", remedy=f"./{written} names a file that begins with ~"
+            f"{written}: home directory not found", remedy=f"./{written} names a file that begins with ~"
         ) from None
 
 
 def home() -> Path | None:
-    """Of the user; None in a container, say, whose user has none."""
+    """The home of the user; None without one, in a container for example."""
     try:
         return Path.home()
     except RuntimeError:
@@ -46,17 +45,17 @@ def _place(variable: str, kind: str) -> Path:
 
 
 def data_dir() -> Path:
-    """Engines, history: ``$BITNET_CHAT_DATA`` or the platform's place."""
+    """Engines, history: ``$BITNET_CHAT_DATA`` or the default of the platform."""
     return _place("BITNET_CHAT_DATA", "user_data_dir")
 
 
 def cache_dir() -> Path:
-    """What can be made again: ``$BITNET_CHAT_CACHE`` or the platform's place."""
+    """Reproducible data: ``$BITNET_CHAT_CACHE`` or the default of the platform."""
     return _place("BITNET_CHAT_CACHE", "user_cache_dir")
 
 
 def config_file() -> Path:
-    """``$BITNET_CHAT_CONFIG`` or ``config.toml`` in the platform's place."""
+    """``$BITNET_CHAT_CONFIG`` or ``config.toml`` in the default folder of the platform."""
     chosen = os.environ.get("BITNET_CHAT_CONFIG")
     if chosen:
         return meant(chosen)
@@ -69,7 +68,7 @@ def engine_home() -> Path:
 
 
 def models_dir() -> Path:
-    """Models fetched by ``bitnet-chat models pull``, each a file called after its name."""
+    """Models fetched by ``bitnet-chat models pull``, each a file named after its model."""
     return data_dir() / "models"
 
 

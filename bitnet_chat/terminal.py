@@ -1,8 +1,8 @@
-"""What a terminal is and what it can. The one rule, for everything that draws, colours, wraps or copies.
+"""Capabilities of a terminal, for all code that draws, colours, wraps or copies.
 
-A stream is a terminal where it says so (``isatty``). What that can do is in its name, ``TERM``: without one, or with
-``dumb`` or ``unknown``, it gets lines of plain text, as git and ncurses do it. A Windows console has no name and can do
-all of it. Standard library only: the scripts in ``bin/`` need it before anything is installed.
+A stream is a terminal if ``isatty`` says so. Its capabilities follow from its name, ``TERM``: without one, or with
+``dumb`` or ``unknown``, it gets lines of plain text, as in git and ncurses. A Windows console has no name and all
+capabilities. Standard library only: the scripts in ``bin/`` need it before anything is installed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WINDOWS = sys.platform == "win32"
 
 
 def is_capable(term: str | None, *, windows: bool = _WINDOWS) -> bool:
-    """Whether a terminal of this name can move its cursor, erase and show looks. None: it has no name."""
+    """Whether a terminal of this name can move its cursor, erase and show styles. None: it has no name."""
     return (windows and not term) or (term or "").strip().lower() not in _PLAIN
 
 
@@ -28,12 +28,12 @@ def draws(stream: TextIO) -> bool:
 
 
 def shows_colours(stream: TextIO) -> bool:
-    """Whether it can, and colours are wanted: ``NO_COLOR`` is not set."""
+    """Whether it can, and ``NO_COLOR`` is not set."""
     return draws(stream) and not os.environ.get("NO_COLOR")
 
 
 def size(stream: TextIO) -> tuple[int, int]:
-    """Columns and rows of the terminal behind ``stream``; 80 and 24 where it does not tell."""
+    """Columns and rows of the terminal of ``stream``; 80 and 24 if unknown."""
     try:
         columns, rows = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):  # io.UnsupportedOperation is both
@@ -42,8 +42,9 @@ def size(stream: TextIO) -> tuple[int, int]:
 
 
 def wraps_anew(variables: Mapping[str, str]) -> bool:
-    """Whether a terminal with these environment variables wraps again what it shows when its window gets narrower. Most
-    do; those that cut it instead are known by name."""
+    """Whether a terminal with these environment variables reflows its rows when its window gets narrower. Most do;
+    those that cut them are known by name.
+    """
     if "TMUX" in variables:
         return True
     term = variables.get("TERM", "")

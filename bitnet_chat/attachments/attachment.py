@@ -45,7 +45,7 @@ _HEAD = re.compile(r"\[File: [^\n]*\]\n(`{3,})[^`\n]*\n")
 @dataclass(frozen=True, slots=True)
 class Attachment:
     name: str
-    """As the user gave it; may hold anything that a file name may."""
+    """As given by the user; may contain any characters of a file name."""
     text: str
     size: int
     """Bytes of the file."""
@@ -55,12 +55,12 @@ class Attachment:
     pages: int = 0
     """Of a PDF."""
     remark: str = ""
-    """What the user should know: pages without text, say."""
+    """A note for the user: pages without text, for example."""
 
     def described(self, tokens: TokenCount | None = None, window: int | None = None) -> str:
-        """One line, safe for a terminal: ``notes.md: 12.4 kB, ~3100 tokens (±10 %), 38 % of the window``.
+        """One sanitized line: ``notes.md: 12.4 kB, ~3100 tokens (±10 %), 38 % of the window``.
 
-        ``tokens``: what ``Backend.count`` says of :attr:`block`; None: a rough estimate. ``window``: tokens.
+        ``tokens``: the result of ``Backend.count`` for :attr:`block`; None: a rough estimate. ``window``: tokens.
         """
         tokens = tokens or rough_count(self.block)
         facts = [_size(self.size)]
@@ -77,7 +77,7 @@ class Attachment:
 
     @property
     def block(self) -> str:
-        """What stands in the message, without the empty line behind it."""
+        """The text in the message, without the empty line after it."""
         longest = max(map(len, _BACKTICKS.findall(self.text)), default=0)
         fence = "`" * max(3, longest + 1)
         end = "" if self.text.endswith("\n") else "\n"
@@ -90,12 +90,12 @@ class Attachment:
 
 
 def with_attachments(message: str, attachments: Sequence[Attachment]) -> str:
-    """The message with the files before it; the message itself where there are none."""
+    """The message with the files before it; the message itself without files."""
     return "".join(f"{each.block}\n" for each in attachments) + message
 
 
 def typed(message: str) -> str:
-    """What the user typed of a message: for titles and one-line lists. The inverse of :func:`with_attachments`."""
+    """The typed text of a message: for titles and one-line lists. The inverse of :func:`with_attachments`."""
     while head := _HEAD.match(message):
         end = message.find(f"\n{head[1]}\n\n", head.end() - 1)
         if end < 0:
@@ -105,11 +105,11 @@ def typed(message: str) -> str:
 
 
 def rough_count(text: str) -> TokenCount:
-    """An estimate for when no tokenizer is at hand, as of a model that has not been loaded yet.
+    """An estimate without a tokenizer, for a model that is not loaded yet, for example.
 
     Measured with nine vocabularies (Llama 3, Qwen 2, Phi 3, GPT-2, DeepSeek, Falcon, Command R, StarCoder, Gemma) on
     prose, code, JSON, CSV, logs, diffs and hexadecimal: each within 50 %, but for base64 (70 %). For other scripts the
-    vocabularies themselves differ fourfold; what is said there is the middle, within 75 %.
+    vocabularies themselves differ fourfold; the estimate is the middle, within 75 %.
     """
     letters, digits, signs, breaks, others, ideographs = (len(kind.findall(text)) for kind in _KINDS)
     latin = 0.34 * letters + 1.2 * digits + 0.85 * signs + 0.2 * breaks
@@ -119,7 +119,7 @@ def rough_count(text: str) -> TokenCount:
 
 
 def _size(count: int) -> str:
-    """Bytes, finer than elsewhere where files are small: ``840 bytes``, ``12.4 kB``, ``2 MB``."""
+    """Bytes, with a finer form for small files: ``840 bytes``, ``12.4 kB``, ``2 MB``."""
     if count < 1000:
         return f"{count} byte{'' if count == 1 else 's'}"
     return f"{count / 1000:.1f} kB" if count < 99_950 else size(count)
@@ -127,9 +127,9 @@ def _size(count: int) -> str:
 
 # ``@path`` in what a user typed, and paths with blanks in quotes. Pure.
 #
-# A mention begins at the start of the text or behind white space, so that an address of e-mail is none. Whether it
-# names a file is for ``reading.mentioned`` to see: one that does not stays a word. ``@"my file.txt"`` is for blanks;
-# in quotes a backslash stands before a quote or a backslash that is meant as such, as a shell has it.
+# A mention begins at the start of the text or after white space, unlike the @ of an e-mail address. Whether it names a
+# file is decided by ``reading.mentioned``: otherwise it is a word. ``@"my file.txt"`` allows blanks; in quotes a
+# backslash escapes a quote or a backslash, as in a shell.
 
 _INSIDE = r'((?:[^"\\\n]|\\.)*)'
 _MENTION = re.compile(rf'(?:(?<=\s)|\A)@(?:"{_INSIDE}"|([^\s"]\S*))')
@@ -146,11 +146,11 @@ class Mention:
     end: int
     """``text[start:end]`` is the mention, ``@`` and quotes included."""
     paths: tuple[str, ...]
-    """What it may mean, the likeliest first: with and without the punctuation behind it."""
+    """Possible paths, the likeliest first: with and without the punctuation after it."""
 
 
 def mentions(text: str) -> list[Mention]:
-    """All that may be mentions, in their order."""
+    """All possible mentions, in order."""
     found = []
     for match in _MENTION.finditer(text):
         if match[1] is not None:
@@ -164,23 +164,25 @@ def mentions(text: str) -> list[Mention]:
 
 
 def looks_like_file(mention: Mention, text: str) -> bool:
-    """Whether the user must have meant a file: quotes, a path that begins as such, or an ending."""
+    """Whether a mention certainly means a file: quotes, the beginning of a path, or a suffix."""
     return text[mention.start + 1] == '"' or _FILE_LIKE.fullmatch(mention.paths[-1]) is not None
 
 
 def unquoted(inside: str) -> str:
-    """What stands between two quotes, meant."""
+    """The text between two quotes, unescaped."""
     return _ESCAPE.sub(r"\1", inside)
 
 
 def quoted(path: str) -> str:
-    """The inside of the quotes for a path."""
+    """The text between quotes for a path."""
     return path.replace("\\", "\\\\").replace('"', '\\"')
 
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedMention:
-    """A path that is being typed: it begins at ``start`` of the text, sign and quote included, and ends with it."""
+    """A path that is being typed: it begins at ``start`` of the text, sign and quote included, and extends
+    to its end.
+    """
 
     start: int
     path: str
@@ -188,8 +190,9 @@ class UnfinishedMention:
 
 
 def unfinished(text: str, sign: Literal["@", ""] = "@") -> UnfinishedMention | None:
-    """The path at the end of a text before the cursor. ``sign``: ``@`` for a mention, nothing for the last of some
-    paths."""
+    """The path at the end of a text before the cursor. ``sign``: ``@`` for a mention, empty for the last
+    of some paths.
+    """
     match = _UNFINISHED[sign].search(text)
     if match is None:
         return None

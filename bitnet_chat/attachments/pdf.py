@@ -1,8 +1,8 @@
-"""The text of a PDF, got out by a process of its own.
+"""The text of a PDF, extracted by a process of its own.
 
-A PDF is a program of a kind, and may have been written to never end or to need all memory: what reads it is given
-limits that it cannot leave, and dies alone. This file is that process, too: run as a script it reads a PDF from
-stdin and writes one JSON object. Then it has nothing of this package: its folder is not on the path.
+A PDF is a program of a kind, and may have been written to never end or to use all memory: its reader runs with fixed
+limits in a process of its own. This file is that process, too: run as a script it reads a PDF from stdin and writes one
+JSON object. Then it imports nothing of this package: its folder is not on the path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 PAGES = 500
 SECONDS = 60
 MEMORY = 1_500_000_000
-"""Bytes of address space, where the platform can limit it; a large but honest PDF takes less than half of it."""
+"""Bytes of address space, if the platform can limit it; a large but honest PDF takes less than half of it."""
 CHARACTERS = 4_000_000
 
 
@@ -29,7 +29,7 @@ class PdfText:
 
 
 class PdfError(Exception):
-    """``what``: what is wrong, to be said behind the name. ``remedy``: what to do."""
+    """``what``: the fault, to follow the name. ``remedy``: what to do."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what)
@@ -48,7 +48,7 @@ _PROBLEMS = {
 
 
 def pdf_text(data: bytes) -> PdfText:
-    """Raises UnreadablePdf. Blocks for at most ``SECONDS``."""
+    """Raises PdfError. Blocks for at most ``SECONDS``."""
     try:
         done = subprocess.run(
             # -P: no folder of this package, and not the one the user is in, becomes a place of modules. -I also leaves
@@ -71,7 +71,7 @@ def pdf_text(data: bytes) -> PdfText:
 
 
 def _extracted(data: bytes) -> dict[str, Any]:
-    """In the process of its own. A page's text ends with a newline; an empty line is between pages."""
+    """In the separate process. The text of a page ends with a newline; an empty line is between pages."""
     import io
 
     from pypdf import PdfReader

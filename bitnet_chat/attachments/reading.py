@@ -1,4 +1,4 @@
-"""Files and stdin become attachments. May wait for a disk: a front end with a loop calls this in a thread."""
+"""Files and stdin as attachments. May block on a disk: a front end with an event loop calls this in a thread."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from bitnet_chat.attachments.attachment import Attachment, looks_like_file, ment
 from bitnet_chat.errors import EmptyFileError, UsageError
 
 TEXT_LIMIT = 4_000_000
-"""Bytes of a text: ten times what the largest context windows hold."""
+"""Bytes of a text: ten times the largest context windows."""
 PDF_LIMIT = 64_000_000
 
 _PATIENCE = 2.0
-"""Seconds after which somebody who waits for stdin is told so."""
+"""Seconds of waiting for stdin after which a line reports it."""
 _PDF = b"%PDF-"
 _HEAD = 1024  # bytes in which the mark of a PDF may come, as readers of PDF have always had it
 
 
 def attach(path: str) -> Attachment:
-    """Reads a file. Raises UsageError for what is missing, may not be read, is no file, is empty, too large or no text.
+    """Read a file. Raises UsageError for one that is missing, unreadable, not a file, empty, too large or not a text.
 
-    Never blocks on a device or a pipe. ``~`` is the user's home; the name of the attachment is ``path`` as it is.
+    Never blocks on a device or a pipe. ``~`` is the home of the user; the name of the attachment is ``path``,
+    unchanged.
     """
     try:
         place = Path(path).expanduser()
@@ -51,13 +52,13 @@ def attach_all(paths: Sequence[str]) -> list[Attachment]:
 
 
 def mentioned(text: str) -> list[str]:
-    """The paths of the files that a typed message mentions, each once; a mention that is no file is a word."""
+    """The paths of the files that a typed message mentions, each once; a mention without a file is a word."""
     found = (next(filter(_is_file, mention.paths), None) for mention in mentions(text))
     return [*dict.fromkeys(path for path in found if path is not None)]
 
 
 def missing(text: str) -> list[str]:
-    """The paths of what a typed message mentions as a file and is none, each once."""
+    """The paths that a typed message mentions as files and that are not files, each once."""
     found = [each for each in mentions(text) if looks_like_file(each, text) and not any(map(_is_file, each.paths))]
     return [*dict.fromkeys(each.paths[-1] for each in found)]
 
@@ -70,7 +71,7 @@ def meant(text: str) -> list[str]:
 def attach_stdin(say: Callable[[str], None]) -> Attachment:
     """All of stdin under the name ``stdin``. Raises UsageError.
 
-    ``say`` is called, with a line for the user, where nothing has come for a while.
+    ``say`` is called, with a line for the user, after some seconds without input.
     """
     if sys.stdin is None or sys.stdin.closed:
         raise UsageError("stdin is closed: nothing to attach")
@@ -79,11 +80,11 @@ def attach_stdin(say: Callable[[str], None]) -> Attachment:
 
 
 def stdin_is_given() -> bool:
-    """True when stdin is a pipe or a file: somebody has put that there for us to read.
+    """True if stdin is a pipe or a file, and so contains input.
 
-    A terminal, a socket or /dev/null is there whether or not anybody has something to say, and is left alone. A pipe is
-    read to its end, as every filter does, however long its writer takes; where nobody writes and nobody closes it, as
-    in ``ssh HOST bitnet-chat ...`` without -n, a line says what we wait for.
+    A terminal, a socket or /dev/null may be connected without any input, and is not read. A pipe is read to its end, as
+    every filter does, however long its writer takes; if it stays open without a writer, as in ``ssh HOST bitnet-chat
+    ...`` without -n, a line reports the wait.
     """
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
@@ -93,7 +94,7 @@ def stdin_is_given() -> bool:
 
 
 def from_bytes(name: str, data: bytes) -> Attachment:
-    """Raises UsageError for what is empty, too large or no text."""
+    """Raises UsageError for data that is empty, too large or not a text."""
     if not data:
         raise EmptyFileError(f"{name} is empty: nothing to attach")
     if _PDF in data[:_HEAD]:
@@ -140,7 +141,7 @@ _KINDS = (
 
 
 def _opened(place: Path, name: str) -> BinaryIO:
-    """The file, opened so that nothing can wait; looked at before, because opening is enough to wake some devices."""
+    """The file, opened without blocking; checked before, because opening has an effect on some devices."""
     _must_be_file(place.stat().st_mode, name)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
     file = open(os.open(place, flags), "rb", closefd=True)  # noqa: PTH123, SIM115 -- of a descriptor; the caller closes
@@ -219,24 +220,24 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8"),
 )
-# What real files come in. Asked about all the encodings that Python knows, charset-normalizer 3.5.2 takes short
-# Western texts for cp1006 and hp_roman8, and KOI8-R for Japanese.
+# Encodings of real files. With all encodings of Python as candidates, charset-normalizer 3.5.2 detects short Western
+# texts as cp1006 and hp_roman8, and KOI8-R as Japanese.
 _CANDIDATES = [
     *("cp1252", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
     *("cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "iso8859_2", "iso8859_5"),
 ]
 _SAMPLE = 64_000
-"""Bytes that are looked at to find the encoding: it takes seconds a megabyte."""
+"""Bytes from which the encoding is detected: detection takes seconds per megabyte."""
 
 _CONTROL = re.compile(rb"[\x00-\x07\x0b\x0e-\x1a\x1c-\x1f]")  # of a text may be: \b \t \n \f \r ESC
 
 
 class NotTextError(Exception):
-    """``str(error)`` is what the bytes seem to be: ``a PNG picture``."""
+    """``str(error)`` is the apparent format: ``a PNG picture``."""
 
 
 def decoded(data: bytes) -> tuple[str, str]:
-    """The text, line ends as ``\\n``, and its encoding: UTF-8 wherever that fits. Raises NotText."""
+    r"""The text, with line ends as ``\n``, and its encoding: UTF-8 if valid. Raises NotTextError."""
     text, encoding = _decoded(data)
     return text.replace("\r\n", "\n"), encoding
 
@@ -272,7 +273,7 @@ def _named(data: bytes, *, beyond_doubt: bool = False) -> str:
 
 
 def _utf_16_without_a_mark(data: bytes) -> tuple[str, str]:
-    """Where nearly every second byte of a text is NUL, it is UTF-16: no other text has any."""
+    """A text in which nearly every second byte is NUL is UTF-16: no other text has any."""
     head = data[:_SAMPLE]
     high, low = head[0::2].count(0), head[1::2].count(0)
     for encoding, zeros, others in (("utf-16-le", low, high), ("utf-16-be", high, low)):
@@ -312,7 +313,7 @@ def _guessed(data: bytes) -> tuple[str, str]:
 
 
 def _plain_name(encoding: str) -> str:
-    """As people write it: ``windows-1252``, ``Shift-JIS``."""
+    """The usual spelling: ``windows-1252``, ``Shift-JIS``."""
     names = {"cp932": "shift-jis", "cp949": "euc-kr", "gb18030": "gb18030", "latin-1": "iso-8859-1"}
     if encoding in names:
         return names[encoding]

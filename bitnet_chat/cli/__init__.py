@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as FinishReason.INTERRUPTED
     except BrokenPipeError:
-        _close_stdout()  # whoever read our output has left
+        _close_stdout()  # the reader of stdout has closed it
         return 141  # 128 + SIGPIPE, as a shell reports it
     except OSError as error:  # a full disk behind stdout, a terminal that is gone
         _close_stdout()

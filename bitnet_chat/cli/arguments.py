@@ -85,6 +85,6 @@ def read_attachments(
         raise UsageError("-a - attaches stdin, which already holds the question", remedy="give the question as text")
     found = [attach_stdin(say) if name == "-" else attach(name) for name in names]
     if not stdin_is_taken and "-" not in names and stdin_is_given():
-        with contextlib.suppress(EmptyFileError):  # nobody had anything to add
+        with contextlib.suppress(EmptyFileError):  # stdin was empty
             found.append(attach_stdin(say))
     return found

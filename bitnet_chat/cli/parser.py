@@ -22,7 +22,7 @@ verbs (details: bitnet-chat VERB --help; a question that begins with a verb goes
 flags after -- are passed to the engine. A pipe or a file on stdin is attached to the question.
 Settings also come from config.toml, personas and BITNET_CHAT_* variables: bitnet-chat config show.
 
-exit codes: 0 answered, 1 doctor found something broken, 2 usage, 3 no engine, 4 no or bad model,
+exit codes: 0 answered, 1 doctor found a failure, 2 usage, 3 no engine, 4 no or bad model,
             5 engine died, 6 context overflow, 7 endless repetition, 8 empty reply, 9 journal, 124 timeout
             or stall, 130 interrupted
 """

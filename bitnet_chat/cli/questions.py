@@ -78,7 +78,7 @@ async def _answer_one(
     try:
         backend = open_interactive(settings, configured, journal, model=getattr(flags, "model", ""), convert=convert)
     except BitnetChatError as error:
-        if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
+        if hasattr(flags, "json"):  # --json prints an object for every failure
             print(json_text(batch.failure(error, settings.model) | {"conversation": None, "kept": False}))
         raise
     _tell(settings)
@@ -437,7 +437,7 @@ class AnswerWriter:
         self._told = say
         self._is_terminal = stream.isatty()
         self._begun = self._within_line = False
-        # A Windows console obeys escape sequences only after it was told to, which here nobody does.
+        # A Windows console obeys escape sequences only after they were enabled, which is not done here.
         draws = terminal.draws(stream) and sys.platform != "win32"
         self._wrapper = WordWrapper(self._columns if draws else None)
         colour = terminal.shows_colours(stream)

@@ -294,7 +294,7 @@ async def _serve(serving: ServeSettings, settings: config.Settings, configured: 
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # nobody reads it any more, which is no reason to end
+    with suppress(OSError):  # stderr is closed, which does not stop the server
         print(f"bitnet-chat: {line}", file=sys.stderr, flush=True)
 
 

@@ -1,8 +1,8 @@
-"""The messages of a request as a conversation, in the forms of OpenAI's and of Ollama's API. Pure.
+"""The messages of a request as a conversation, in the forms of the OpenAI and Ollama APIs. Pure.
 
-One function for batches and servers, so that the same messages get the same reply. What chat templates and engines are
-given is one system message and then turns: so all system messages become one in front, several of a role in a row
-become one, with a blank line between them, and a reply at the end is gone on with. Linear in the number of messages.
+One function for batches and servers, so that the same messages get the same reply. Chat templates and engines require
+one system message and then alternating turns: so all system messages become one at the start, several of a role in a
+row become one, with a blank line between them, and a reply at the end is continued. Linear in the number of messages.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from bitnet_chat.conversation.message import NOT_CALLED, Conversation, Message, 
 from bitnet_chat.errors import FinishReason, InvalidFieldError
 
 MOST_MESSAGES = 10_000
-"""Of one request: what is done to each of them adds up, and no window holds as many."""
+"""Of one request: the work per message adds up, and no context window holds as many."""
 _MOST_CALLS = 256
 _BETWEEN = "\n\n"
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
-"""What a client gives back of what a model thought. It never goes back to a model."""
+"""Thoughts of a model that a client returns. They are never sent to a model."""
 _OTHER_THINGS = ("refusal", "annotations", "parsed", "prefix", "partial")
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-"""Kinds of parts that are texts, and the field in which the text is."""
+"""Kinds of parts that are texts, with the field of the text."""
 _PASSED_OVER = ("thinking", "redacted_thinking", "reasoning")
 
 
 @dataclass(slots=True)
 class _Draft:
-    """A message as long as more may be joined to it."""
+    """A message to which more may be joined."""
 
     role: Role
     texts: list[str]
     calls: tuple[ToolCall, ...] = ()
     call: ToolCall | None = None
-    """The one that this is the result of."""
+    """The call of which this is the result."""
 
     def message(self, finish: FinishReason | None = None) -> Message:
         text = _BETWEEN.join(filter(None, self.texts))
@@ -60,7 +60,7 @@ class _MessageReader:
             self.drafts.append(draft)
 
     def answered(self, fields: Fields) -> ToolCall:
-        """The call that this is the result of: by its id, by its name, or else the next one."""
+        """The call of a result: by its id, by its name, or else the next one."""
         id = fields.text("tool_call_id")
         name = fields.text("tool_name") or fields.text("name")
         for place, call in enumerate(self.open_calls):
@@ -71,7 +71,7 @@ class _MessageReader:
         raise fields.wrong("role", "is tool, without a pending tool call")
 
     def settle(self, fields: Fields) -> None:
-        """Something else than a result follows: what is missing will not come any more."""
+        """Close the open calls before a message that is not a result: missing results cannot follow any more."""
         if not self.open_calls:
             return
         fields.change("role", "follows tool calls without results: they are marked as not executed")
@@ -80,8 +80,9 @@ class _MessageReader:
 
 
 def conversation_of(messages: Sequence[Fields]) -> Conversation:
-    """The conversation that is to be replied to. Raises Refused, naming what cannot be used, such as
-    ``messages[2].content[0].type``."""
+    """The conversation of the request. Raises InvalidFieldError, naming an invalid field such as
+    ``messages[2].content[0].type``.
+    """
     if not messages:
         raise InvalidFieldError("messages is empty", param="messages")
     if len(messages) > MOST_MESSAGES:
@@ -124,7 +125,7 @@ def _read(fields: Fields, reading: _MessageReader) -> None:
 
 
 def _whole(reading: _MessageReader, last: Fields) -> Conversation:
-    """The conversation, if there is something in it to reply to."""
+    """The conversation, if it has a message to reply to."""
     drafts, systems = reading.drafts, [each for each in reading.systems if each]
     if reading.open_calls:
         call = reading.open_calls[0]
@@ -150,7 +151,7 @@ def _whole(reading: _MessageReader, last: Fields) -> Conversation:
 
 
 def _content(fields: Fields, *, needed: bool = True) -> str:
-    """A text, or the texts of its parts, a line each."""
+    """A text, or the texts of its parts, joined by newlines."""
     content = fields.get("content")
     if not isinstance(content, list):
         return fields.needed_text("content") if needed else fields.text("content") or ""
@@ -194,7 +195,7 @@ def _call(fields: Fields, id: str) -> ToolCall:
 
 
 def _function(fields: Fields, id: str) -> ToolCall:
-    """``id``: of the call. Arguments are a text at OpenAI, and an object at Ollama."""
+    """``id``: of the call. Arguments are a text in the OpenAI API, and an object in that of Ollama."""
     arguments = fields.get("arguments")
     if isinstance(arguments, dict):
         text = json.dumps(arguments, ensure_ascii=False)

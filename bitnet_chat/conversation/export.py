@@ -1,7 +1,8 @@
-"""A conversation as a file for people or programs: Markdown, HTML, JSON, JSON lines. Pure: texts in, one text out.
+r"""A conversation as a file: Markdown, HTML, JSON, JSON lines. Pure: texts in, one text out.
 
-All of them are UTF-8 texts and end with a newline. JSON keeps any text exactly: what is no UTF-8 becomes the escape
-that JSON has for a lone surrogate (``\udcff``). People get U+FFFD for it, and signs for what a terminal would obey.
+All of them are UTF-8 texts and end with a newline. JSON keeps any text exactly: bytes that are not UTF-8 become the
+JSON escape of a lone surrogate (``\udcff``). Markdown and HTML have U+FFFD for it, and visible symbols for control
+characters.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _ExportedMessage:
     message: Message
     details: Mapping[str, object]
     why: str = ""
-    """Why it does not belong to the conversation; empty where it does."""
+    """The reason why it is not part of the conversation; empty if it is."""
 
 
 def export(
@@ -40,9 +41,10 @@ def export(
     details: Sequence[Mapping[str, object]] = (),
     asides: Sequence[SideNote] = (),
 ) -> str:
-    """The whole file. ``about``: facts about the conversation, such as ``title`` and ``model``. ``details``: for each
-    message what is known beside its text; what the message says itself comes first. ``asides``: what stands between the
-    messages, in order. Raises UsageError for a format that there is not."""
+    """The whole file. ``about``: facts about the conversation, such as ``title`` and ``model``. ``details``: further
+    facts for each message; its own fields come first. ``asides``: messages between those of the conversation, in
+    order. Raises UsageError for an unknown format.
+    """
     facts = dict(about or {})
     shown = _shown(conversation, details, asides)
     if format == "json":
@@ -72,8 +74,7 @@ def _beside(aside: SideNote) -> _ExportedMessage:
 
 
 def restore(text: str) -> Conversation:
-    """The conversation in a JSON or JSON lines export, without what is shown beside it. Raises UsageError for
-    another text."""
+    """The conversation of a JSON or JSON lines export, without additional facts. Raises UsageError for another text."""
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
@@ -122,13 +123,13 @@ def _object(shown: _ExportedMessage) -> dict[str, object]:
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """``value`` as JSON that may go to a terminal or a UTF-8 file: what could not is an escape, and nothing is lost."""
+    """``value`` as JSON for a terminal or a UTF-8 file, lossless: unsafe characters are escapes."""
     # Outside of strings JSON has nothing that is escaped.
     return escaped(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def _heading(facts: Mapping[str, object]) -> tuple[str, str]:
-    """Title, and what else people want to know."""
+    """Title and facts."""
     title = _plain(one_line(str(facts.get("title") or ""))) or "Conversation"
     number = facts.get("id")
     known = [f"conversation {number}" if number else "", str(facts.get("model") or ""), str(facts.get("engine") or "")]
@@ -140,12 +141,12 @@ def _plain(text: str) -> str:
 
 
 def _cut(message: Message) -> str:
-    """How a reply ended that did not come to its own end."""
+    """The end of a reply that is incomplete."""
     return message.finish.value.replace("_", " ") if message.was_cut and message.finish is not None else ""
 
 
 def _name(message: Message) -> str:
-    """Whose message it is."""
+    """The author of a message."""
     tool = _plain(one_line(message.tool_name))
     return f"{_NAMES[message.role]}{' ' * bool(tool)}{tool}"
 
@@ -155,7 +156,7 @@ def _called(call: ToolCall) -> str:
 
 
 def _code(text: str) -> str:
-    """``text`` as code in a line of Markdown, whatever backticks are in it."""
+    """``text`` as code in a line of Markdown, with any backticks in it."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     pad = " " if text[:1] == "`" or text[-1:] == "`" else ""
     return f"{'`' * (longest + 1)}{pad}{text}{pad}{'`' * (longest + 1)}"
@@ -183,7 +184,7 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})([^\n]*)")
 
 
 def _closed(text: str) -> str:
-    """Markdown whose last code block is closed: one that was cut must not swallow what follows."""
+    """Markdown with its last code block closed, so that a cut one does not swallow the following text."""
     fence = ""
     for line in text.split("\n"):
         match = _FENCE.match(line)
@@ -254,14 +255,14 @@ def _escaped(text: str) -> str:
 # What is shown beside a conversation and does not belong to it. Pure data.
 
 NOT_ANSWERED = "not answered"
-"""The mark of a message that got no reply."""
+"""The mark of a message without a reply."""
 LEFT_OUT = "left out: its place is damaged"
-"""That of a message of a damaged journal which no model can be given where it stands."""
+"""The mark of a message of a damaged journal that cannot be part of a prompt at its place."""
 
 
 @dataclass(frozen=True, slots=True)
 class SideNote:
-    """``place``: so many messages of the conversation stand before it. ``details``: what is known beside its text."""
+    """``place``: the number of messages of the conversation before it. ``details``: further facts."""
 
     place: int
     message: Message

@@ -1,7 +1,7 @@
-"""An object of JSON that was given to this program, taken apart field by field. Pure.
+"""A JSON object from a client, checked field by field. Pure.
 
-What was never asked for by name is dealt with at the end: noted, so that the reply can say that it was ignored, or
-refused by name where no reply would tell of it.
+Unknown fields are handled at the end: noted, so that the reply can report them as ignored, or refused by name if the
+reply cannot.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from bitnet_chat.errors import InvalidFieldError
 
 T = TypeVar("T")
 _SHOWN = 60
-"""Characters of a wrong value that are quoted."""
+"""Maximum number of quoted characters of an invalid value."""
 _NAMED = 20
-"""Fields that one notice names."""
+"""Maximum number of fields in one notice."""
 _INDEX = re.compile(r"\[\d+\]")
 
 
 class IgnoredFields:
-    """What a request asked for and did not get, to be told with its reply. The items of a list count as one."""
+    """Fields of a request without effect, to be reported with its reply. The items of a list count as one."""
 
     def __init__(self) -> None:
         self._ignored: dict[str, None] = {}
         self._changed: dict[str, None] = {}
 
     def ignored(self, name: str) -> None:
-        """A field that changes nothing here."""
+        """A field without effect here."""
         self._ignored[_INDEX.sub("[]", name)] = None
 
     def changed(self, name: str, why: str) -> None:
-        """Something that was taken otherwise than it was given."""
+        """A value that is used in a changed form."""
         self._changed[f"{_INDEX.sub('[]', name)} {why}"] = None
 
     @property
@@ -46,13 +46,16 @@ class IgnoredFields:
 
 
 class Fields:
-    """An object of a request. ``null`` is the same as nothing. Every method raises Refused, which names the field."""
+    """An object of a request. ``null`` means the same as absence. Every method raises InvalidFieldError, which names
+    the field.
+    """
 
     __slots__ = ("_asked", "notes", "place", "values")
 
     def __init__(self, values: Mapping[str, object], place: str = "", notes: IgnoredFields | None = None) -> None:
-        """``place``: what the object is called in messages, such as ``messages[2]``; empty: the body. ``notes``: where
-        the reply will tell what was ignored; None: such a thing is refused."""
+        """``place``: the name of the object in messages, such as ``messages[2]``; empty: the body. ``notes``: receives
+        ignored fields for the reply; None: they are refused.
+        """
         self.values = values
         self.place = place
         self.notes = notes
@@ -62,7 +65,7 @@ class Fields:
         return f"{self.place}.{field}" if self.place else field
 
     def get(self, field: str) -> object:
-        """Whatever it is."""
+        """Any value."""
         self._asked.add(field)
         return self.values.get(field)
 
@@ -143,34 +146,34 @@ class Fields:
         return [make(value, f"{self.name(field)}[{index}]") for index, value in enumerate(values)]
 
     def accept(self, *fields: str) -> None:
-        """Fields that change nothing in the answer, whatever they hold."""
+        """Fields that never change a reply, whatever their value."""
         self._asked.update(fields)
 
     def ignore(self, field: str, *harmless: object, why: str = "is not supported here") -> None:
-        """A field that a reply may go without, if it says so."""
+        """A field that may be ignored with a notice."""
         if self.notes is None:
             self.refuse(field, *harmless, why=why)
         elif not self._is(field, harmless):
             self.notes.ignored(self.name(field))
 
     def change(self, field: str, why: str) -> None:
-        """It is taken otherwise than it was given, which the reply says."""
+        """Note that the value is used in a changed form."""
         if self.notes is None:
             raise self.wrong(field, why)
         self.notes.changed(self.name(field), why)
 
     def refuse(self, field: str, *harmless: object, why: str = "is not supported here") -> None:
-        """A field of the API that nothing here can do, unless it asks for what is done anyway."""
+        """A field of the API that is not supported here, unless it has the value of the default behaviour."""
         if not self._is(field, harmless):
             raise self.wrong(field, why, code="unsupported_parameter")
 
     def _is(self, field: str, harmless: tuple[object, ...]) -> bool:
-        """Whether it is not given, or one of these."""
+        """Whether it is absent, or one of these."""
         value = self.get(field)
         return value is None or any(value is each or (type(value) is type(each) and value == each) for each in harmless)
 
     def finish(self) -> None:
-        """All that there is to ask was asked: the rest is noted, or the first of it refused."""
+        """Handle the remaining fields: note them, or refuse the first of them."""
         for field, value in self.values.items():
             if field in self._asked:
                 continue
@@ -194,7 +197,7 @@ def _as_text(value: object, place: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """A wrong value, as short as it can be told."""
+    """An invalid value, shortened."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

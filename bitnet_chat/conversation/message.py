@@ -1,7 +1,7 @@
 """A conversation is an immutable tuple of messages; every change makes a new one.
 
-Text may hold lone surrogates (U+DC80..U+DCFF): they stand for bytes of a reply that were not UTF-8, as
-``surrogateescape`` makes them, so that a reply can be given back to an engine byte for byte.
+Text may contain lone surrogates (U+DC80..U+DCFF): they stand for bytes of a reply that were not UTF-8, as in
+``surrogateescape``, so that a reply can be sent to an engine again byte for byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WHOLE = (None, FinishReason.STOP, FinishReason.ROLE_MARKER, FinishReason.EMPTY,
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that a model may ask to have called. ``parameters``: a JSON schema of type ``object``."""
+    """A function that a model may call. ``parameters``: a JSON schema of type ``object``."""
 
     name: str
     description: str = ""
@@ -30,7 +30,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A whole call that a model asks for; also an event of a reply. ``arguments``: a JSON object, as text."""
+    """A complete call of a model; also an event of a reply. ``arguments``: a JSON object, as text."""
 
     id: str
     name: str
@@ -39,11 +39,11 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. ``finish`` tells why an assistant message ended; None for other roles and replies from outside.
+    """One message. ``finish``: the finish reason of an assistant message; None for other roles and external replies.
 
-    ``thinking``: what a model thought before it answered. It is kept, and never goes back to an engine.
-    ``tool_calls``: what an assistant message asks for, behind its text. A message of the role ``tool`` is the result of
-    the call ``call_id`` of the tool ``tool_name``.
+    ``thinking``: the thoughts of a model before its answer. They are stored, and never sent to an engine.
+    ``tool_calls``: calls of an assistant message, after its text. A message of the role ``tool`` is the result of the
+    call ``call_id`` of the tool ``tool_name``.
     """
 
     role: Role
@@ -56,18 +56,19 @@ class Message:
 
     @property
     def was_cut(self) -> bool:
-        """True for a reply that did not come to its own end, and that may be continued."""
+        """True for an incomplete reply, which may be continued."""
         return self.finish not in _WHOLE
 
 
 NOT_CALLED = "error: the tool was not called"
-"""The result of a call that a program left open: it was stopped, or it ended."""
+"""The result of a call that was not executed, after a stop or the end of the program."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in order: at most one system message, first, then user and assistant in turn, mostly beginning with the
-    user. The results of a reply with calls stand behind it. See :mod:`bitnet_chat.conversation.api_messages`."""
+    """Messages in order: at most one system message, first, then user and assistant in turn, usually beginning with the
+    user. The results of a reply with calls follow it. See :mod:`bitnet_chat.conversation.api_messages`.
+    """
 
     messages: tuple[Message, ...] = ()
 
@@ -118,7 +119,7 @@ class Conversation:
         return Conversation(head + self.turns)
 
     def with_user(self, text: str) -> Conversation:
-        """Calls that have got no result by now get one that says so: nobody will make them any more."""
+        """Add a user message. Open calls get a result that marks them as not executed."""
         return Conversation((*self.with_all_answered().messages, Message("user", text)))
 
     def with_assistant(
@@ -135,7 +136,7 @@ class Conversation:
 
     @property
     def open_calls(self) -> tuple[ToolCall, ...]:
-        """Those of the last reply that have got no result yet."""
+        """The calls of the last reply without a result."""
         answered: Counter[str] = Counter()
         for message in reversed(self.messages):
             if message.role == "tool":
@@ -156,13 +157,13 @@ class Conversation:
         return Conversation((*self.messages, *results))
 
     def without_last_reply(self) -> Conversation:
-        """Drops the last assistant message, if it is the last one: what ``/regen`` asks again."""
+        """Drop the last message if it is an assistant message, for ``/regen``."""
         if self.last is not None and self.last.role == "assistant":
             return Conversation(self.messages[:-1])
         return self
 
     def without_last_turn(self) -> Conversation:
-        """Drops the last user message and all that follows it; unchanged where there is none."""
+        """Drop the last user message and all that follows it; unchanged without one."""
         for index in range(len(self.messages) - 1, -1, -1):
             if self.messages[index].role == "user":
                 return Conversation(self.messages[:index])
@@ -192,7 +193,7 @@ def text_in(content: object, number: int) -> str:
 
 
 def calls_in(value: object, number: int) -> tuple[ToolCall, ...]:
-    """The ``tool_calls`` of message ``number``, as the OpenAI API has them. Raises UsageError."""
+    """The ``tool_calls`` of message ``number``, in the form of the OpenAI API. Raises UsageError."""
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -217,7 +218,7 @@ def calls_in(value: object, number: int) -> tuple[ToolCall, ...]:
 
 
 def _call_answered(fields: Mapping[str, object], messages: Sequence[Message], number: int) -> ToolCall:
-    """The call whose result message ``number`` is."""
+    """The call of which message ``number`` is the result."""
     open_calls = Conversation(tuple(messages)).open_calls
     id = fields.get("tool_call_id")
     for call in open_calls:

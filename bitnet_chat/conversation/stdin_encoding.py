@@ -1,9 +1,9 @@
-"""A message on its way to an engine: every character arrives, and none of them acts.
+r"""Encoding of a message for the stdin of an engine: every character arrives, without side effects.
 
 Two steps. :func:`normalise` makes control characters visible: a terminal line or an engine might act on them.
-:func:`encode_lines` writes the text for llama.cpp's ``--simple-io`` reader, ``readline_simple`` in
-common/console.cpp, which takes lines with these rules: a trailing ``\\`` is dropped and means that another line
-follows; a trailing ``/`` is dropped and ends the message; an empty message is no message.
+:func:`encode_lines` encodes the text for the ``--simple-io`` reader of llama.cpp, ``readline_simple`` in
+common/console.cpp, which takes lines with these rules: a trailing ``\`` is dropped and means that another line
+follows; a trailing ``/`` is dropped and ends the message; an empty message is ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODERN_COMMANDS = frozenset({"/exit", "/regen", "/clear", "/read", "/glob", "/im
 
 @dataclass(frozen=True, slots=True)
 class NormalisedText:
-    """``text``: what the model will get. ``note``: what was changed, one line, empty when nothing was."""
+    """``text``: the text for the model. ``note``: the changes in one line, or empty."""
 
     text: str
     note: str = ""
@@ -52,8 +52,9 @@ def normalise(text: str) -> NormalisedText:
 
 
 def _utf8(text: str) -> bytes | None:
-    """None for a text with surrogates. Looks 20 times faster than an expression: a long conversation is looked through
-    at each turn."""
+    """None for a text with surrogates. 20 times faster than a regular expression: a long conversation is checked at
+    each turn.
+    """
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -66,10 +67,10 @@ def _is_clean(text: str) -> bool:
 
 
 def encoded_conversation(conversation: Conversation) -> Conversation:
-    """A conversation as an engine got it: user and system messages clean, no finish reasons.
+    """A conversation in the form for an engine: user and system messages normalised, without finish reasons.
 
-    Replies stay as they came, byte for byte, but for surrogates that stand for no byte: nothing can write those. Bytes
-    that came in two parts and make a character together are one.
+    Replies are unchanged, byte for byte, except for surrogates that stand for no byte: these cannot be written. Bytes
+    of one character that came in two parts are joined.
     """
 
     def sent(message: Message) -> str:

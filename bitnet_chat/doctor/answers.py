@@ -1,4 +1,4 @@
-"""Whether engines compute what they should, by known answers of small models."""
+"""Correctness of engines, by known answers of small models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OTHER = "bitnet-chat engine install bitnet has a verified one"
 
 
 def look(winner: EngineBinary | None) -> Iterator[Finding]:
-    """Of the prebuilt engines, and of a BitNet build that would be used. A quarter of a second for a type, once."""
+    """Findings about the prebuilt engines, and a BitNet build in use. A quarter of a second for a type, once."""
     for engine in packages.installed():
         yield judge(engine, known_answers.check(engine))
     if winner is not None and winner.make is EngineVariant.BITNET and winner.can_chat:
@@ -25,7 +25,7 @@ def look(winner: EngineBinary | None) -> Iterator[Finding]:
 
 
 def judge(engine: EngineBinary, verdicts: Sequence[AnswerVerdict]) -> Finding:
-    """Pure. What a prebuilt engine computes wrongly is left to others."""
+    """Pure. Weights that a prebuilt engine computes wrongly are run by other engines."""
     right = [each.model.name for each in verdicts if not each.wrong]
     wrong = {each.model.name: each.wrong for each in verdicts if each.wrong}
     facts: dict[str, object] = {"right": right, "wrong": wrong}

@@ -1,6 +1,6 @@
-"""Real questions to a real engine: whether it answers as it should, and with how many threads it is fastest.
+"""Questions to a real engine: whether its answers are correct, and the fastest number of threads.
 
-Nothing of this is kept in the journal or recorded.
+Nothing of this is stored in the journal or recorded.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from bitnet_chat.events import Completed, Failed, TextDelta, ThinkingDelta
 
 _REPLIES_GROUP = "answer"
 _LIMIT = 60.0
-"""Seconds for one answer, loading included. The bundled model takes a tenth of one."""
+"""Seconds for one answer, loading included. The bundled model needs a tenth of one."""
 _SILENCE = 10.0
-"""Seconds without any work of an engine that loads."""
+"""Seconds without any work while an engine loads."""
 _LOG_BYTES = 1 << 18
 _MEASURED = 0.8
 """Seconds of one measurement, from the first token on."""
 _LONG_QUESTION = "tell me a long story"
 
-# What the bundled model says at temperature 0 on every engine that was tried; the words in the second place are the
-# point of it. Another build may round differently and say the same in other words.
+# Answers of the bundled model at temperature 0 on every engine that was tested; the second text is the required part.
+# Another build may round differently and word the same answer differently.
 KNOWN_ANSWERS = (
     ("how do I leave?", "/exit", "Type /exit to leave, or press Ctrl-D on an empty line."),
     ("how do I stop a reply?", "Ctrl-C", "Press Ctrl-C or Esc to stop the reply."),
@@ -40,7 +40,7 @@ KNOWN_ANSWERS = (
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkReply:
-    """``answers``: to :data:`KNOWN_ANSWERS`, as far as it came. ``log``: the beginning of the engine's log."""
+    """``answers``: to :data:`KNOWN_ANSWERS`, as far as generated. ``log``: the beginning of the log of the engine."""
 
     answers: tuple[str, ...] = ()
     log: str = ""
@@ -49,7 +49,7 @@ class BenchmarkReply:
 
 
 class _LogCapture:
-    """A tape that keeps the beginning of the log; see :class:`bitnet_chat.engine.process.TraceListener`."""
+    """A trace listener that keeps the beginning of the log; see :class:`bitnet_chat.engine.process.TraceListener`."""
 
     def __init__(self) -> None:
         self.log = bytearray()
@@ -75,7 +75,7 @@ class _LogCapture:
 
 
 def ask(settings: Settings, *, limit: float = _LIMIT) -> BenchmarkReply:
-    """:data:`KNOWN_ANSWERS`, to the bundled model. ``settings.engine`` is the engine."""
+    """Ask the bundled model :data:`KNOWN_ANSWERS`. ``settings.engine`` is the engine."""
     return asyncio.run(_ask(replace(_plain(settings), temperature=0.0, model="", threads=1), limit))
 
 
@@ -106,7 +106,7 @@ async def _ask(settings: Settings, limit: float) -> BenchmarkReply:
 
 
 def judge_replies(heard: BenchmarkReply) -> Finding:
-    """Whether the engine computes what it should. Pure."""
+    """Whether the engine computes correct answers. Pure."""
     if heard.error is not None:
         detail = heard.error.detail.strip().split("\n")[0]
         seen = f"the engine failed with the bundled model: {heard.error.what}"
@@ -145,15 +145,15 @@ def judge_replies(heard: BenchmarkReply) -> Finding:
 
 
 def measure(settings: Settings, counts: tuple[int, ...], budget: float) -> Iterator[ThreadRate]:
-    """The rate of a real generation with each number of threads, until ``budget`` seconds are spent.
+    """The generation rate with each number of threads, until ``budget`` seconds are spent.
 
-    Raises BitnetChatError when the engine or the model cannot be used.
+    Raises BitnetChatError if the engine or the model cannot be used.
     """
     begun = time.monotonic()
     longest = 0.0
     for threads in counts:
         left = budget - (time.monotonic() - begun)
-        if left < max(longest, _MEASURED):  # there is no room for one more like the one before
+        if left < max(longest, _MEASURED):  # too little time for another one of the same length
             return
         started = time.monotonic()
         rate = asyncio.run(_rate(replace(_plain(settings), threads=threads), limit=left))
@@ -164,7 +164,7 @@ def measure(settings: Settings, counts: tuple[int, ...], budget: float) -> Itera
 
 
 async def _rate(settings: Settings, limit: float) -> float | None:
-    """Tokens a second; None when nothing could be measured."""
+    """Tokens per second; None if the measurement failed."""
     backend = PtyBackend(settings)
     stop: asyncio.TimerHandle | None = None
     rate: float | None = None
@@ -202,11 +202,11 @@ _BITNETS_DEFAULT = 2
 class ThreadRate:
     threads: int
     tokens: float
-    """Tokens a second."""
+    """Tokens per second."""
 
 
 def counts(physical: int, logical: int, current: int) -> tuple[int, ...]:
-    """What to try, the likeliest first. ``current``: what a conversation would get."""
+    """Numbers of threads to try, the likeliest first. ``current``: the number for a conversation."""
     return tuple(
         dict.fromkeys(
             min(each, logical)
@@ -217,7 +217,7 @@ def counts(physical: int, logical: int, current: int) -> tuple[int, ...]:
 
 
 def given(share: Threads, has: Processors) -> Finding:
-    """What an engine is given, and what that follows from."""
+    """The number of threads of an engine, and its origin."""
     count = "1 thread" if share.number == 1 else f"{share.number} threads"
     processors = "1 processor" if has.count == 1 else f"{has.count} processors"
     seen = f"an engine gets {count}; {processors} may be used: {has.origin}"
@@ -235,7 +235,7 @@ def given(share: Threads, has: Processors) -> Finding:
 
 
 def judge_threads(rates: Sequence[ThreadRate], *, current: int, physical: int, tiny: bool) -> Finding:
-    """``tiny``: the model is too small to say anything about others."""
+    """``tiny``: the model is too small for conclusions about others."""
     if not rates:
         return warn(
             _THREADS_GROUP,

@@ -1,4 +1,4 @@
-"""One look at everything, in an order that a reader can follow."""
+"""All checks, in reading order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SWEEP_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """What to look at. ``problem``: why the settings cannot be used; ``settings`` are then the defaults."""
+    """The subjects of the checks. ``problem``: the error of the settings; ``settings`` are then the defaults."""
 
     settings: Settings
     configured: str = ""
@@ -34,7 +34,9 @@ class CheckOptions:
 
 
 def run_checks(wish: CheckOptions) -> Iterator[Finding]:
-    """Findings as they come. Takes some seconds, of which the sweep has most; never raises for what it looks at."""
+    """Findings as they arise. Takes some seconds, most of them for the benchmark; never raises for a fault of a
+    subject.
+    """
     settings = wish.settings
     yield from _safely("program", environment.program)
     info: list[ModelInfo] = []
@@ -69,7 +71,7 @@ def run_checks(wish: CheckOptions) -> Iterator[Finding]:
 
 
 def _safely(group: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """Whoever looks at a broken computer must expect anything; what goes wrong is a finding too."""
+    """Report any exception of a check as a finding."""
     try:
         yield from look()
     except BitnetChatError as error:
@@ -96,7 +98,7 @@ def _asked(settings: Settings, binary: EngineBinary | None) -> Iterator[Finding]
 
 
 def _of_model(settings: Settings, binary: EngineBinary | None, info: list[ModelInfo]) -> Iterator[Finding]:
-    """``info`` gets what was read, for the checks that follow."""
+    """``info`` receives the header for later checks."""
     path = binary.path if binary is not None else None
     reasons: list[str] = []
     judge = by_engine(path) if path is not None else None

@@ -1,4 +1,4 @@
-"""Which engine there is."""
+"""The engine in use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GROUP = "engine"
 
 
 def look(engine: str, configured: str, limit: float | None = None) -> tuple[list[Finding], EngineBinary | None]:
-    """What was found, and the engine that a conversation would get."""
+    """The engines found, and the one that a conversation would use."""
     findings: list[Finding] = []
     problems: list[str] = []
     winner: EngineBinary | None = None
@@ -52,7 +52,7 @@ def look(engine: str, configured: str, limit: float | None = None) -> tuple[list
 
 
 def _of_other_computers(winner: EngineBinary | None) -> Iterator[Finding]:
-    """Engines in the data directory that the search passes over without a word."""
+    """Engines in the data directory that the search skips silently."""
     try:
         folders = [each for each in paths.engine_home().iterdir() if not each.name.startswith(".") and each.is_dir()]
     except (OSError, BitnetChatError):  # no folder, or no place for one

@@ -1,4 +1,4 @@
-"""The terminal that we run on, and the pseudo-terminal that an engine would get."""
+"""The terminal, and the pseudo-terminal for an engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NARROW = 40  # columns: below this every line of ours wraps
 
 @dataclass(frozen=True, slots=True)
 class TerminalFacts:
-    """``columns`` and ``lines``: 0 where stdout is no terminal."""
+    """``columns`` and ``lines``: 0 if stdout is not a terminal."""
 
     stdin: bool
     stdout: bool
@@ -93,7 +93,7 @@ def _colours(terminal: TerminalFacts) -> Finding:
 
 
 def pty() -> Iterator[Finding]:
-    """Really opens one, with a byte through it."""
+    """Open one and pass bytes through it."""
     name = "pty"
     if not pty_is_available():
         yield warn(
@@ -116,7 +116,7 @@ def pty() -> Iterator[Finding]:
 
 
 def _try_pty() -> str:
-    """What went wrong; empty when nothing did."""
+    """The failure; empty without one."""
     if sys.platform == "win32":
         return "not on this platform"
     else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform
@@ -150,7 +150,7 @@ _ON_POSIX = ("ptyprocess",)
 
 
 def versions() -> dict[str, str]:
-    """Of this program, of what it stands on, and of the packages it uses; empty where one is missing."""
+    """Versions of this program, of the platform, and of its packages; empty for a missing one."""
     packages = _NEEDED if sys.platform == "win32" else (*_NEEDED, *_ON_POSIX)
     return {
         "bitnet-chat": __version__,

@@ -1,4 +1,4 @@
-"""Our own files: settings, data directory, journal, recordings."""
+"""Files of the program: settings, data directory, journal, recordings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHECK_SECONDS = 10.0
 
 
 def settings(problem: str) -> Iterator[Finding]:
-    """``problem``: why the settings cannot be used, if they cannot."""
+    """``problem``: the error of the settings, if any."""
     path = paths.config_file()
     if problem:
         yield broken(_GROUP, "settings", problem, "bitnet-chat config edit opens the file")
@@ -49,7 +49,7 @@ def data_folder() -> Finding:
 
 
 def journal(*, wanted: bool) -> Finding:
-    """Looks at it without changing anything. ``wanted``: the setting."""
+    """Check it without changes. ``wanted``: the setting."""
     path = paths.data_dir() / "journal.db"
     off = "" if wanted else "; it is switched off"
     try:
@@ -80,7 +80,7 @@ def journal(*, wanted: bool) -> Finding:
 
 
 def set_aside() -> Iterator[Finding]:
-    """Journals that were damaged."""
+    """Damaged journals that were moved aside."""
     from bitnet_chat.journal.database import SET_ASIDE
     from bitnet_chat.journal.salvage import rest_of
 
@@ -96,7 +96,7 @@ def set_aside() -> Iterator[Finding]:
 
 
 def _check(path: Path) -> tuple[str, int]:
-    """What is wrong with a database, and its version where that is a later one."""
+    """The fault of a database, and its version if that is a later one."""
     import sqlite3
 
     from bitnet_chat.journal import schema
@@ -114,7 +114,7 @@ def _check(path: Path) -> tuple[str, int]:
         finally:
             connection.close()
     except sqlite3.OperationalError as error:
-        # A large one may take longer than anybody wants to wait; what was seen until then was sound.
+        # A large one may take too long; the part checked until then is intact.
         return ("" if "interrupted" in str(error) else str(error)), 0
     except sqlite3.Error as error:
         return str(error), 0

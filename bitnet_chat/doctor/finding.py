@@ -1,4 +1,4 @@
-"""One thing that was looked at. Pure."""
+"""The result of one check. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from enum import StrEnum
 class FindingStatus(StrEnum):
     OK = "ok"
     WARN = "warn"
-    """It works, but not as well as it could, or perhaps not for long."""
+    """It works, but not optimally, or with a risk."""
     BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``seen``: what there is, one sentence. ``remedy``: what to do about it, empty where there is nothing to do."""
+    """``seen``: the observation, one sentence. ``remedy``: what to do about it, or empty."""
 
     group: str
     name: str
@@ -25,7 +25,7 @@ class Finding:
     seen: str
     remedy: str = ""
     facts: dict[str, object] = field(default_factory=dict)
-    """The same in figures, for programs."""
+    """The same as values, for programs."""
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -44,6 +44,6 @@ def broken(group: str, name: str, seen: str, remedy: str, **facts: object) -> Fi
 
 
 def count(findings: Iterable[Finding]) -> dict[str, int]:
-    """How many there are of each status, those of which there are none included."""
+    """Number of findings by status, zeros included."""
     counts = Counter(finding.status for finding in findings)
     return {status.value: counts[status] for status in FindingStatus}

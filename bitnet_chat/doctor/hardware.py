@@ -1,4 +1,4 @@
-"""The instructions of this computer's processor, in the words of Linux."""
+"""Processor instructions, cores, memory and disk space: facts and findings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WINDOWS = {13: "pni", 36: "ssse3", 39: "avx", 40: "avx2", 19: "asimd", 43: "asi
 
 
 def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> ProcessorInstructions | None:
-    """None where this platform tells nothing."""
+    """None if the platform does not report them."""
     if sys.platform == "win32":
         import ctypes
 
@@ -69,7 +69,7 @@ def of_sysctl(text: str) -> frozenset[str] | None:
 
 
 def cores() -> tuple[int, int]:
-    """Physical and logical ones."""
+    """Physical and logical cores."""
     import os
 
     logical = os.cpu_count() or 1
@@ -103,7 +103,7 @@ def _sysctl() -> str:
 
 
 def name() -> str:
-    """What people call it."""
+    """The marketing name of the processor."""
     from bitnet_chat.engine.install.manifest import cpu_name
 
     return cpu_name() or platform.machine()
@@ -111,14 +111,14 @@ def name() -> str:
 
 # What a processor can do against what an engine was compiled for. Pure.
 #
-# An engine lists what its build uses in its log, ``system_info: … | AVX2 = 1 | …``. Builds since 2025 leave out what
-# they do not use; older ones write ``= 0``, and then say nothing about what they do not know.
+# An engine lists the instructions of its build in its log, ``system_info: … | AVX2 = 1 | …``. Builds since 2025 omit
+# unused ones; older ones write ``= 0``, and do not list newer instructions.
 
 _GROUP, _NAME = "engine", "instructions"
 _PAIR = re.compile(r"\b([A-Z][A-Z0-9_]+) = (\d+)")
 
-# By the name that llama.cpp gives them (ggml-cpu.cpp): the words of /proc/cpuinfo or of macOS's sysctl that all have to
-# be there. What it calls AVX512 is these five together.
+# Names of llama.cpp (ggml-cpu.cpp): the words of /proc/cpuinfo or of sysctl on macOS that are all required. Its AVX512
+# means these five together.
 NEEDS: dict[str, tuple[str, ...]] = {
     "SSE3": ("pni",),
     "SSSE3": ("ssse3",),
@@ -140,21 +140,21 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "SVE": ("sve",),
     "SME": ("sme",),
 }
-# Those that make ternary and integer products faster by more than a little. Builds without the others lose nothing
-# that was ever measured.
+# Instructions that accelerate ternary and integer products noticeably. Builds without the others had no measurable
+# loss.
 WORTH_IT = ("AVX", "AVX2", "FMA", "F16C", "AVX_VNNI", "AVX512", "AVX512_VNNI", "NEON", "DOTPROD", "MATMUL_INT8")
 
 
 @dataclass(frozen=True, slots=True)
 class BuildInstructions:
-    """``used``: names from a ``system_info``. ``complete``: what is missing there is not used."""
+    """``used``: names from a ``system_info``. ``complete``: names that it lacks are not used."""
 
     used: frozenset[str]
     complete: bool
 
 
 def build_of(log: str) -> BuildInstructions | None:
-    """From the log of an engine that has started; None where it does not tell."""
+    """From the log of an engine that has started; None if the log has none."""
     line = next((line for line in log.split("\n") if "system_info:" in line), "")
     pairs = _PAIR.findall(line)
     if not pairs:
@@ -166,13 +166,13 @@ def build_of(log: str) -> BuildInstructions | None:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorInstructions:
-    """Words of a processor. ``tells``: those that this platform knows of; None: all there are."""
+    """Names of instructions. ``tells``: those that this platform can report; None: all."""
 
     words: frozenset[str]
     tells: frozenset[str] | None = None
 
     def names(self) -> frozenset[str]:
-        """What it can do, as llama.cpp calls it."""
+        """The instructions under their names in llama.cpp."""
         return frozenset(name for name, needed in NEEDS.items() if self.words.issuperset(needed))
 
     def knows(self, name: str) -> bool:
@@ -180,7 +180,7 @@ class ProcessorInstructions:
 
 
 def judge_instructions(build: BuildInstructions | None, processor: ProcessorInstructions | None) -> Finding:
-    """``processor``: None where this platform does not tell."""
+    """``processor``: None if this platform does not report it."""
     if build is None:
         return ok(_GROUP, _NAME, "the engine does not report the instructions of its build")
     used = build.used & NEEDS.keys()
@@ -227,7 +227,7 @@ class MemoryFacts:
 
 
 def memory() -> MemoryFacts | None:
-    """None where nothing tells."""
+    """None if the platform does not report it."""
     try:
         import psutil
     except ImportError:  # it wants modules that some platforms do not have
@@ -243,7 +243,7 @@ def memory() -> MemoryFacts | None:
 
 
 def judge_memory(has: MemoryFacts | None, needed: int | None) -> Finding:
-    """``needed``: bytes for the model with its context; None where there is no model. Pure."""
+    """``needed``: bytes for the model with its context; None without a model. Pure."""
     group, name = "memory", "memory"
     if has is None:
         return ok(group, name, "this platform does not report its memory")
@@ -265,7 +265,7 @@ def judge_memory(has: MemoryFacts | None, needed: int | None) -> Finding:
 
 
 def needed(info: ModelInfo, context: int) -> int:
-    """Bytes. ``context``: tokens that were asked for; 0: what a conversation gets."""
+    """Bytes. ``context``: requested tokens; 0: the default of a conversation."""
     return need_of.need(info.header.size, info.shape, need_of.context_for(info.header.context_length, context))
 
 
@@ -288,5 +288,5 @@ def disk() -> Iterator[Finding]:
 
 
 def _present(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """The folder, or its nearest existing parent."""
     return next((each for each in (folder, *folder.parents) if each.is_dir()), Path.cwd())

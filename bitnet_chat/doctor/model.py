@@ -1,4 +1,4 @@
-"""A model file by itself, and against the engine that is to run it."""
+"""A model file, by itself and for its engine."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ _GROUP = "model"
 
 
 def judge(info: ModelInfo, *, context: int, names: frozenset[str] | None, engine: str) -> Iterator[Finding]:
-    """Pure. ``context``: tokens that were asked for, 0: none. ``engine``: its name; empty where there is none.
-    ``names``: what it knows, see :func:`bitnet_chat.models.engine_support.known`."""
+    """Pure. ``context``: requested tokens, 0: none. ``engine``: its name; empty without one. ``names``: what it
+    supports, see :func:`bitnet_chat.models.engine_support.known`.
+    """
     header = info.header
     yield ok(
         _GROUP,
@@ -84,14 +85,14 @@ def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
 
 
 def _faults(info: ModelInfo, names: frozenset[str] | None) -> Iterator[Finding]:
-    """``names``: see :func:`judge`; without an engine only what is wrong for each."""
+    """``names``: see :func:`judge`; without an engine only faults that concern any engine."""
     for fault in faults_in(info.header, lambda word: names is None or word in names):
         other = "bitnet-chat corrects it; other programs may not"
         yield warn(_GROUP, "metadata", f"{fault.wrong} ({fault.mended})", other, source=fault.source)
 
 
 def _template(info: ModelInfo) -> Finding:
-    """Of the template as it ought to be, where what is wrong with it is known."""
+    """The finding about the corrected template, if the file has a known fault."""
     header = mended(info.header).header
     if header.chat_template:
         found = flaws_of(header)
@@ -117,7 +118,7 @@ def _context(info: ModelInfo, context: int) -> Finding:
         return warn(
             _GROUP,
             "context",
-            f"--ctx {context:,} exceeds its training context of {trained:,} tokens: replies beyond it are wrong",
+            f"--ctx {context:,} is more than the {trained:,} tokens of its training context: later replies are wrong",
             f"--ctx {trained}",
         )
     asked = f"{context:,} of {trained:,}" if context else f"{trained:,}"

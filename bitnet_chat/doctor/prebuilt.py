@@ -1,4 +1,4 @@
-"""The prebuilt engines: which are installed and whole, and which this computer could have."""
+"""The prebuilt engines: installed and complete ones, and those that exist for this computer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GROUP = "engine"
 
 
 def look(*, needed: bool) -> Iterator[Finding]:
-    """``needed``: no other engine was found."""
+    """``needed``: another engine was not found."""
     for package in PACKAGES:
         try:
             yield _of(package, needed=needed)
@@ -23,7 +23,7 @@ def look(*, needed: bool) -> Iterator[Finding]:
 
 
 def _of(package: EnginePackage, *, needed: bool) -> Finding:
-    """One finding, of the folder that the pinned version has or will have."""
+    """One finding, about the folder of the pinned version."""
     name = package.name
     folder = packages.folder_of(package)
     install = f"bitnet-chat engine install {package.name}"
@@ -50,12 +50,12 @@ def _of(package: EnginePackage, *, needed: bool) -> Finding:
 
 
 def _told(group: str, name: str, seen: str, remedy: str) -> Finding:
-    """Nothing is wrong: another engine was found."""
+    """A finding without a warning, since another engine was found."""
     return ok(group, name, f"{seen} {remedy}")
 
 
 def _older(package: EnginePackage) -> str:
-    """The other versions of it that are there; they are not used."""
+    """Installed other versions; they are not used."""
     folders = packages.folder_of(package).parent.glob(f"{package.name}-*")
     records = filter(None, map(packages.read, sorted(folders)))
     versions = [record.version for record in records if record.name == package.name]

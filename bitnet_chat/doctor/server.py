@@ -1,4 +1,4 @@
-"""Who answers where it is no engine on a pseudo-terminal: a server elsewhere, or a llama-server of our own."""
+"""A remote server, or the llama-server to start, in place of an engine on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bitnet_chat.errors import BitnetChatError
 
 _GROUP = "server"
 _LIMIT = 15.0
-"""Seconds for an answer."""
+"""Seconds for a response."""
 
 
 def is_elsewhere(settings: Settings) -> bool:
-    """Whether engine and model are somebody else's, so that those of this computer do not matter."""
+    """Whether engine and model are on a server, so that those of this computer do not matter."""
     return bool(settings.attach) or settings.backend in ("openai", "ollama")
 
 
 def look(settings: Settings) -> Iterator[Finding]:
-    """Whether the server that is to answer does. Nothing is asked of its model."""
+    """Whether the server responds. Its model is asked nothing."""
     if settings.attach:
         yield from _attached(settings)
         return
@@ -42,7 +42,7 @@ def look(settings: Settings) -> Iterator[Finding]:
 
 
 async def _listed(settings: Settings) -> tuple[str, list[str]]:
-    """The server's name, and what models it has."""
+    """The name of the server, and its models."""
     if settings.backend == "ollama":
         from bitnet_chat.backends.ollama import ollama_backend
 

@@ -1,4 +1,4 @@
-"""The variables of the environment that stand for flags of an engine. Pure."""
+"""Environment variables that stand for flags of an engine. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _GROUP, _NAME = "engine", "variables"
 
 
 def judge(environment: Iterable[str]) -> Finding:
-    """``environment``: the names of what is set. Values are not told: some are keys."""
+    """``environment``: the names of the set variables. Values are not shown: some are keys."""
     found = of_engines(environment)
     taken = {name: why for name in found if (why := reason(name))}
     kept = [name for name in found if name not in taken]

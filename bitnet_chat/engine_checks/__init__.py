@@ -1,1 +1,1 @@
-"""Engines tried by real replies: known answers, a first turn, speed."""
+"""Checks of engines by real replies: known answers, a first turn, speed."""

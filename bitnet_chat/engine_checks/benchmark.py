@@ -1,4 +1,4 @@
-"""How fast an engine reads a prompt and writes a reply, measured by the way that every conversation goes."""
+"""Prefill and decode speed of an engine, measured through the backend of every conversation."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from bitnet_chat.config import Settings
 
 _SECONDS = 4.0
-"""Of writing."""
+"""Of decoding."""
 _SHORT, _LONG = "hello", "Tell me a long story about all of the animals that you know and where they live. " * 11
-"""A question to warm up with, and one of about 200 tokens."""
+"""A question as a warm-up, and one of about 200 tokens."""
 _REPLY = 64
 _PATIENCE = 120.0
 
 
 def measure(contender: EngineOption, model: Path, settings: Settings, clock: ProgressClock) -> EngineSpeed:
-    """A few seconds, with the model loaded and converted if need be. Raises BitnetChatError."""
+    """Takes a few seconds, with the model loaded and converted if necessary. Raises BitnetChatError."""
     wanted = replace(
         settings,
         engine=str(contender.engine.path),

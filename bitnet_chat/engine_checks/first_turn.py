@@ -1,6 +1,6 @@
-"""A rehearsal: a real first turn with an engine, by the way that every conversation goes, to see whether it can talk.
+"""A first turn with an engine through the backend of every conversation, to check that it can chat.
 
-It passes with the first word. A few tokens later the reply is stopped, as a model may talk for minutes.
+It passes with the first word. A few tokens later the reply is stopped, since it may be long.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _REMEDY = "try another model with -m, or another engine"
 
 @dataclass(frozen=True, slots=True)
 class FirstTurn:
-    """What was heard. Times in seconds."""
+    """The result. Times in seconds."""
 
     ready_after: float
     answered_after: float
-    """From the message to the first word of the reply, or of what the model thinks before it."""
+    """From the message to the first word of the reply or of its thoughts."""
 
 
 async def try_first_turn(backend: Backend, engine: object) -> FirstTurn:
     """Ask :data:`QUESTION` without any history. ``engine``: its name, for errors.
 
-    Raises EngineDied where no word comes, and what else the backend fails with.
+    Raises EngineDiedError if no word is received, and the errors of the backend.
     """
     started = time.monotonic()
     ready = heard = 0.0

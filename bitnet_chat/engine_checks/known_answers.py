@@ -1,4 +1,6 @@
-"""TODO"""
+"""Known answers of small models: checks that an engine computes each type of weights correctly, and
+stores the results.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,10 @@ def check(
     anew: bool = False,
     on_model: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[AnswerVerdict, ...]:
-    """Ask for what is not kept, and keep it. ``models``: some of :data:`ANSWERS`; all that are :func:`offered` unless
-    given. ``anew``: what is kept does not count. Blocks; raises OSError where no model can be written."""
+    """Ask the questions without a stored result, and store the results. ``models``: some of :data:`ANSWERS`; all that
+    are :func:`offered` by default. ``anew``: ignore stored results. Blocks; raises OSError if a model cannot be
+    written.
+    """
     wanted = tuple(offered(engine) if models is None else models)
     found = {} if anew else dict(kept(engine))
     asked = [model for model in wanted if model.name not in found]
@@ -45,7 +49,7 @@ def check(
 
 
 def require(engine: EngineBinary, on_model: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Raises BuildError for an engine that is right for no type at all."""
+    """Raises BuildError for an engine that is correct for no type at all."""
     verdicts = check(engine, on_model=on_model)
     if verdicts and all(each.wrong for each in verdicts):
         raise BuildError(
@@ -74,8 +78,9 @@ def _ask(engine: EngineBinary, model: SmallModel, path: Path) -> str:
 
 
 def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict[str, list[str]]:
-    """Each in one batch; and the first one token by token: each prompt is one longer than the last, and their common
-    part is not evaluated again."""
+    """Each in one batch; and the first one token by token: each prompt is one token longer than the last, and their
+    common part is not evaluated again.
+    """
     from bitnet_chat.engine.native.client import NativeClient, NativeClientError
     from bitnet_chat.engine.native.command import command
 
@@ -96,7 +101,7 @@ def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict
 
 
 async def _of_program(engine: EngineBinary, model: Path, questions: list[str]) -> list[str]:
-    """By the way that every conversation goes."""
+    """Through the backend of every conversation."""
     from bitnet_chat.backend import ReplyOptions, Sampling
     from bitnet_chat.backends.pty import PtyBackend
     from bitnet_chat.config import Settings

@@ -1,16 +1,16 @@
-"""Markdown while it streams: text of a model becomes the same text with styles, append-only.
+"""Streamed Markdown: text of a model becomes the same text with styles, append-only.
 
-Nothing that the model wrote is taken away or altered: marks such as ``**``, ``#`` and backticks stay, dim, around the
-text that they style. So what is copied from the screen is what was written, and a mark that turns out to be none has
-cost nothing. The escape sequences apart, what comes out is what went in. Only tables are laid out anew, once they are
-complete; until then their rows can be asked for, to be shown for the time being.
+Text of the model is never removed or altered: marks such as ``**``, ``#`` and backticks stay, dim, around the text that
+they style. So copied text is the text of the model, and a character that turns out not to be a mark has no effect.
+Apart from escape sequences, the output is the input. Only tables are laid out anew, once they are complete; until then
+their rows are available for temporary display.
 
-A character comes out as soon as it is clear how it looks. What can still become two things is held, a few characters
-at most (a run of ``*``, the ``-`` at the start of a line, a word of code that may be a keyword), until the next
-character, or until ``pause`` says that there is none for now.
+A character is written as soon as its style is clear. An ambiguous one is held, a few characters at most (a run of
+``*``, the ``-`` at the start of a line, a word of code that may be a keyword), until the next character, or until
+``pause``, which means that none follows for now.
 
-The text must be safe for a terminal already (``stream/sanitize.py``): every escape sequence that comes out is ours.
-Pure; the time for a character does not depend on how much came before it.
+The text must be sanitized already (``text/sanitize.py``): every escape sequence in the output is from here. Pure; the
+time for a character does not depend on the text before it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,25 @@ Mode = Literal["auto", "on", "off"]
 
 
 class MarkdownRenderer(Protocol):
-    """Text on its way to a terminal. Everything that a method gives is to be written at once."""
+    """Text for a terminal. The result of each method is to be written at once."""
 
     def feed(self, text: str) -> str:
-        """The next characters of a reply."""
+        """The output for the next characters of a reply."""
 
     def pause(self) -> str:
-        """Nothing more has come for a while: what was held only to be judged by its successor, but no table."""
+        """The output after a moment without input: text that was held for its successor only, but no table."""
 
     def flush(self) -> str:
-        """Something else is to be written now: all that was held, and plain writing. The reply goes on after it."""
+        """The output before other text is written: all held text, and a reset of styles. The reply continues
+        after it.
+        """
 
     def finish(self) -> str:
-        """The reply has ended: all that was held, and plain writing. The next one begins anew."""
+        """The output at the end of the reply: all held text, and a reset of styles. The next reply begins anew."""
 
     @property
     def holding(self) -> str:
-        """What is being held back for longer, for people: ``table, 12 rows``; empty when there is nothing."""
+        """A description of text that is held for longer: ``table, 12 rows``; empty without any."""
 
     @property
     def held(self) -> Sequence[str]:
@@ -48,7 +50,7 @@ class MarkdownRenderer(Protocol):
 
 
 class PlainRenderer:
-    """Text as it is."""
+    """Text unchanged."""
 
     holding = ""
     held = ()
@@ -63,7 +65,7 @@ class PlainRenderer:
 
 
 class _Styled:
-    """Markdown, loaded at the first word: a prompt need not wait for it."""
+    """Markdown, imported at the first word, so that the prompt appears earlier."""
 
     def __init__(self, colour: bool, columns: Callable[[], int]) -> None:
         self._colour, self._columns = colour, columns
@@ -98,10 +100,10 @@ class _Styled:
 
 
 def prose(mode: Mode, *, terminal: bool, colour: bool, columns: Callable[[], int]) -> MarkdownRenderer:
-    """What writes the replies under ``--markdown MODE``.
+    """The renderer of replies for ``--markdown MODE``.
 
-    ``terminal``: the text goes to one. ``colour``: that shows colours, and they are wanted; ``on`` styles without it
-    too, in bold, italic and dim alone. ``columns``: its width now, for tables.
+    ``terminal``: the output is a terminal. ``colour``: colours are available and wanted; ``on`` styles without it too,
+    in bold, italic and dim only. ``columns``: gives the current width, for tables.
     """
     if not terminal or mode == "off" or (mode == "auto" and not colour):
         return PlainRenderer()

@@ -1,4 +1,4 @@
-"""The lines of a reply: what each one is, from its first characters, and then its words."""
+"""Block structure of a reply: the kind of each line, from its first characters, and then its text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bitnet_chat.markdown.style import DIM, MARK, PLAIN, Palette
 from bitnet_chat.markdown.table import Table
 
 _LONGEST_HEAD = 64
-"""Characters after which the start of a line is no longer waited for: nothing but blanks has so many."""
+"""Characters after which the start of a line is written: only a line of blanks has so many."""
 _LONGEST_ROW = 4000
 """Characters of a line that is held because it may belong to a table."""
 _PATIENCE = 100
-"""Rows after which a table is written as far as it is, and then row by row."""
+"""Rows after which an incomplete table is written, and then row by row."""
 
 # The start of a line behind its blanks: what it is for certain, and what it may still become.
 _HEADING = re.compile(r"#{1,6}(?=\s)")
@@ -33,7 +33,7 @@ _Step = Callable[[str, int], int]
 
 
 class BlockParser:
-    """See the package: ``feed`` text in any parts; what comes out does not depend on the parts."""
+    """See the package: ``feed`` text in any parts; the output does not depend on the parts."""
 
     def __init__(self, palette: Palette, columns: Callable[[], int]) -> None:
         self._palette = palette
@@ -54,7 +54,7 @@ class BlockParser:
     def _begin_line(self) -> None:
         self._step: _Step = self._start
         self._head = ""
-        """The start of a line, while it is not clear what the line is."""
+        """The start of a line, while its kind is unclear."""
         self._quotes = 0
         self._item = False
         """The line has begun with the mark of a list."""
@@ -129,7 +129,7 @@ class BlockParser:
         return at + 1
 
     def _judge(self) -> None:
-        """What the line is, if that is clear by now."""
+        """The kind of the line, if it is clear by now."""
         head = self._head
         rest = head.lstrip(" \t")
         blanks = head[: len(head) - len(rest)]
@@ -239,7 +239,7 @@ class BlockParser:
     # Code
 
     def _in_fence(self, text: str, at: int) -> int:
-        """Behind the first three marks of a fence."""
+        """After the first three marks of a fence."""
         if text[at] == self._fence[0] and len(self._fence) < _LONGEST_HEAD:
             self._fence += text[at]
             self._painter.put(text[at], MARK)
@@ -334,7 +334,7 @@ class BlockParser:
     def _in_row(self, text: str, at: int) -> int:
         end = text.find("\n", at)
         part = text[at : end if end >= 0 else len(text)]
-        # The line below a header has nothing but these; the first other character shows that there is no table.
+        # The line below a header has nothing but these; the first other character shows that it is not a table.
         if self._table is None and self._header is not None and part.strip(" \t|:-"):
             self._leave_table()
             return at
@@ -382,7 +382,7 @@ class BlockParser:
         return at + 1
 
     def _let_go(self) -> None:
-        """What is held is written. Where a row was cut, the rest of it is words; those behind it are rows again."""
+        """Write the held text. If a row was cut, the rest of it is text; later rows are rows again."""
         row = "".join(self._row) if self._step == self._in_row else ""
         if self._table is not None:
             self._table.write(self._painter, self._columns())
@@ -393,13 +393,13 @@ class BlockParser:
             self._words("", row)
 
     def _leave_table(self) -> None:
-        """There is none after all, or a row is too long: what was held is words, and so is the rest of the line."""
+        """It is not a table, or a row is too long: the held text is text, and so is the rest of the line."""
         row = "".join(self._row)
         self._end_table()
         self._words("", row)
 
     def _end_table(self) -> None:
-        """Writes what is held and complete; a line begins anew."""
+        """Write the held complete rows; a line begins anew."""
         self._head = ""
         if self._table is not None:
             self._table.write(self._painter, self._columns())

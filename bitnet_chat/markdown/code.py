@@ -1,7 +1,7 @@
-"""The lines of a code block, coloured as they come.
+"""The lines of a code block, coloured while they stream.
 
-Strings and comments are followed character by character and are shown at once. A word is held until the character
-behind it, because only then it is clear whether it is a keyword; one that gets too long for that is shown plain.
+Strings and comments are followed character by character and are written at once. A word is held until the character
+after it shows whether it is a keyword; one that gets too long for that is written plain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BLANKS = re.compile(r"\s*")
 _CHARACTER = re.compile(r"'(?:\\.|[^'\\])'")
 _CHARACTER_SO_FAR = re.compile(r"'(?:\\.?|[^'\\])?")
 _PREFIXES = frozenset(("b", "f", "r", "u", "rb", "br", "fr", "rf", "l", "u8"))
-"""Words that belong to the string behind them."""
+"""Words that belong to the string after them."""
 
 
 class CodeBlock:
@@ -52,7 +52,7 @@ class CodeBlock:
             self._run(self._held + text, self._language, last=False)
 
     def newline(self) -> None:
-        """The line has ended; the newline itself is for the caller to write."""
+        """The line has ended; the caller writes the newline itself."""
         if self._language is not None:
             self._run(self._held, self._language, last=True)
         if self._inside is not None and not self._inside.lines:
@@ -60,7 +60,7 @@ class CodeBlock:
         self._begin_line()
 
     def pause(self) -> None:
-        """Shows the characters that are held, as what they probably are."""
+        """Write the held characters in their probable style."""
         if self._held and self._language is not None:
             look = PLAIN
             if self._inside is not None:

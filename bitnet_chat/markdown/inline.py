@@ -1,8 +1,8 @@
-"""The words of one line: emphasis, strong, strikethrough, code, links.
+"""The text of one line: emphasis, strong, strikethrough, code, links.
 
-A span is opened when its mark comes, since nobody knows yet whether it will be closed, and ends with its line at the
-latest: a mark that was none styles no more than that. So the rules for opening are narrower than CommonMark's: no
-``*`` or ``_`` within a word, none in front of what looks like a file pattern, none within a URL.
+A span is opened at its mark, before it is known whether it will be closed, and ends with its line at the latest: a
+false mark styles at most the rest of the line. So the rules for opening are narrower than those of CommonMark: no ``*``
+or ``_`` within a word, before a file pattern, or within a URL.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bitnet_chat.markdown.style import BOLD, CODE, ITALIC, LINK, MARK, PLAIN, ST
 
 
 class StyledOutput(Protocol):
-    """What styled text is put on."""
+    """The destination of styled text."""
 
     def put(self, text: str, look: int = ...) -> None: ...
 
@@ -49,28 +49,28 @@ class InlineParser:
         self._base = base
         self._mark = over(base & ~BOLD, MARK)
         self._open: dict[int, str] = {}
-        """The spans that are open, each with the character of its mark."""
+        """The open spans, each with the character of its mark."""
         self._look = base
         self._before = ""
         """The character before the next one."""
         self._run, self._run_before = "", ""
-        """A run of one mark whose next character is still to come."""
+        """A run of one mark that may be continued by the next character."""
         self._literal = ""
-        """A mark in a run that is too long to mean anything."""
+        """A mark in a run that is too long to have a meaning."""
         self._ticks = 0
         """Backticks in the run that has just been written."""
         self._code = 0
-        """Backticks that opened the code we are in."""
+        """Number of backticks that opened the current code."""
         self._escaped = False
         self._scheme = self._url = False
         self._brackets = 0
         self._linkable = False
         """A ``]`` came last."""
         self._target = 0
-        """Parentheses that are open in the target of a link."""
+        """Open parentheses in the target of a link."""
 
     def begin_code(self, base: int, ticks: int) -> None:
-        """A line that has begun with code: ``ticks`` backticks and some of what they quote."""
+        """A line that has begun with code: ``ticks`` backticks and some of the quoted text."""
         self.begin(base)
         self._code = ticks
 
@@ -87,7 +87,7 @@ class InlineParser:
         self.begin(self._base)
 
     def pause(self) -> None:
-        """Shows the marks that are held."""
+        """Write the held marks."""
         self._paper.show("`" * self._ticks if 0 < self._ticks < self._code else self._run, MARK)
 
     def _next(self, text: str, at: int) -> int:
@@ -164,7 +164,7 @@ class InlineParser:
         return at
 
     def _judge(self, after: str) -> None:
-        """What a run of marks is, now that the character ``after`` it is known; empty at the end of the line."""
+        """The meaning of a run of marks, given the character ``after`` it; empty at the end of the line."""
         run, self._run = self._run, ""
         mark, before = run[0], self._run_before
         self._before = mark

@@ -1,9 +1,9 @@
-"""What a language looks like: its comments and strings, and how its words are coloured, learnt from Pygments.
+"""Traits of a language: its comments and strings, and the colours of its words, learnt from Pygments.
 
-A Pygments lexer wants a whole text: fed with half a line it takes an open string for an error, and fed with the whole
-block at every new character it takes ever longer. So it is not run over the code at all. It is asked once how the
-language quotes and comments, by lexing a few probes, and for each new word what that is, by lexing the word with its
-nearest neighbours. The answers are kept, and ``code.py`` needs no more to colour a stream in constant time.
+A Pygments lexer requires a whole text: half a line with an open string is an error, and lexing the whole block at every
+new character takes ever longer. So it is not run over the code at all. It is used once to find quotes and comments of
+the language, by lexing a few probes, and for each new word, by lexing the word with its nearest neighbours. The results
+are cached, and ``code.py`` colours a stream with them in constant time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BLOCK_COMMENTS = (
 _LONG_QUOTES = ('"""', "'''")
 _QUOTES = ('"', "'", "`")
 _CONTEXTS = ("x = ", "", "key: ", "(", '{"a": ')
-"""What may stand before a string, in one language or another."""
+"""Text that may precede a string, in one language or another."""
 _IN_A_TAG = "<a b="
 _LINE_MARKS = "+-@!<>"
 _NAME = re.compile(r"\w[\w+#.-]*")
@@ -41,25 +41,25 @@ _NAME = re.compile(r"\w[\w+#.-]*")
 _OTHER_NAMES = {"jsonc": "json5", "kt": "kotlin", "patch": "diff", "vb": "vb.net", "env": "bash", "cmd": "batch"}
 _NO_CODE = frozenset(("text", "markdown", "md", "output", "rst", "restructuredtext", "rest", "tex", "latex"))
 _KNOWN_WORDS = 4096
-"""Words whose look is remembered; then it begins anew."""
+"""Maximum number of cached words; then the cache is cleared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A comment or a string: all from ``open`` to ``close`` looks the same."""
+    """A comment or a string: all from ``open`` to ``close`` has one style."""
 
     open: str
     close: str
     """Empty: the end of the line."""
     look: int
     lines: bool = False
-    """It may go on behind the end of a line."""
+    """It may extend over several lines."""
     escapes: bool = False
-    """A backslash takes the next character's meaning."""
+    """A backslash escapes the next character."""
     apart: bool = False
     """It opens only where no word touches it."""
     behind: str = ""
-    """It opens only behind this character."""
+    """It opens only after this character."""
 
 
 class Language:
@@ -77,8 +77,9 @@ class Language:
         """Looks of whole lines by the character that they begin with: of a diff."""
 
     def look(self, word: str, sigil: str, previous: str, after: str) -> int:
-        """The look of a word: ``sigil`` is the punctuation that touches it, ``previous`` the word before it on its line
-        if that was a keyword, ``after`` the character behind it."""
+        """The style of a word: ``sigil`` is the adjacent punctuation, ``previous`` the word before it on its line if
+        that was a keyword, ``after`` the character after it.
+        """
         if after not in ("(", ":", "=", ">"):
             after = " "
         key = (word, sigil, previous, after)
@@ -181,7 +182,7 @@ def _look(kind: Any, defines: bool, sigil: str) -> int:
 
 
 def find(info: str) -> Language | None:
-    """The language that the info string of a fence names first; None for one that is not known."""
+    """The language that the info string of a fence names first; None for an unknown one."""
     name = _NAME.search(info)
     return _known(name[0].lower()) if name and len(name[0]) < 40 else None
 
@@ -198,7 +199,7 @@ def _known(name: str) -> Language | None:
 
 @lru_cache(maxsize=1)
 def _titles() -> dict[str, str]:
-    """By the names that a fence may have. Without plugins: to look for those takes longer than all the rest."""
+    """Languages by the names of a fence. Without plugins: a search for those takes longer than all the rest."""
     from pygments.lexers import get_all_lexers
 
     return {alias.lower(): title for title, aliases, *_ in get_all_lexers(plugins=False) for alias in aliases}

@@ -1,7 +1,7 @@
-"""Looks of text, and the escape sequences that make them. Few colours, from the eight that every terminal has.
+"""Styles of text, and their escape sequences. Few colours, from the eight of every terminal.
 
-A look is a set of bits, so that a bold word in a heading is ``HEADING | BOLD``. Green, magenta and cyan can be read on
-dark and on light ground alike; yellow, white and blue cannot, and black and the bright ones not everywhere.
+A style is a set of bits, so that a bold word in a heading is ``HEADING | BOLD``. Green, magenta and cyan are readable
+on dark and on light backgrounds; yellow, white and blue are not, and black and the bright ones not everywhere.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ KEYWORD = MAGENTA
 STRING = GREEN
 COMMENT = DIM
 VALUE = CYAN
-"""Numbers, constants, types, what a language brings along."""
+"""Numbers, constants, types, built-in names."""
 DEFINED = BOLD
-"""A name where it is defined."""
+"""A name at its definition."""
 
 _SGR = {BOLD: 1, DIM: 2, ITALIC: 3, UNDERLINE: 4, STRIKE: 9, RED: 31, GREEN: 32, MAGENTA: 35, CYAN: 36}
 OFF = "\x1b[0m"
@@ -37,7 +37,7 @@ def over(base: int, look: int) -> int:
 
 
 class Palette:
-    """Escape sequences for looks; without colours what is left is bold, dim, italic, underlined and struck."""
+    """Escape sequences for styles; without colours bold, dim, italic, underlined and struck remain."""
 
     def __init__(self, colour: bool = True) -> None:
         self._mask = ~0 if colour else ~_COLOURS

@@ -1,4 +1,4 @@
-"""Tables: rows of a source become lines of equal columns. Pure, and for whole rows only."""
+"""Tables: rows of a source become lines of equal columns. Pure, for whole rows only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bitnet_chat.text.cell_width import width
 _BAR = re.compile(r"(?<!\\)\|")
 _RULE = re.compile(r":?-+:?")
 _LATEST = 30
-"""Rows of a table on its way that are shown."""
+"""Rows of an incomplete table that are shown."""
 _NARROWEST = 8
 """Cells that a column keeps when its table is too wide."""
 
@@ -24,7 +24,7 @@ Side = Literal["left", "right", "centre"]
 
 @dataclass(slots=True)
 class TableCell:
-    """The words of a cell with their looks. A cell is a paper for :class:`InlineParser`."""
+    """The words of a cell with their styles. A cell is an output of :class:`InlineParser`."""
 
     spans: list[tuple[str, int]] = field(default_factory=list)
 
@@ -92,7 +92,7 @@ def _clusters(text: str) -> Sequence[str]:
 
 
 def cells(row: str) -> list[str]:
-    """What is between the bars of a row; the first bar is at its start, the last may be missing."""
+    """The text between the bars of a row; the first bar is at its start, the last may be missing."""
     inner = row.replace("\t", " ").strip().removeprefix("|")
     parts = [part.strip() for part in _BAR.split(inner)]
     return parts[:-1] if len(parts) > 1 and not parts[-1] else parts
@@ -117,7 +117,7 @@ class Layout:
 
     @classmethod
     def of(cls, indent: str, sides: Sequence[Side], rows: Sequence[Sequence[TableCell]], columns: int) -> Layout | None:
-        """For rows of one length. None where ``columns`` cells are too few to tell them apart."""
+        """For rows of one length. None if ``columns`` cells are too few to separate them."""
         natural = [max(3, *(row[number].width for row in rows)) for number in range(len(sides))]
         room = columns - width(indent) - 3 * len(natural) - 1
         if sum(min(each, _NARROWEST) for each in natural) > room:
@@ -160,10 +160,10 @@ class Layout:
 
 
 class Table:
-    """A table on its way: ``header`` and ``rule``, then rows until they are too many to wait for the last."""
+    """An incomplete table: ``header`` and ``rule``, then rows until they are too many to wait for the last."""
 
     def __init__(self, header: str, rule: str) -> None:
-        """Raises ValueError where the two are no beginning of a table."""
+        """Raises ValueError if the two lines are not the beginning of a table."""
         self._indent = header[: len(header) - len(header.lstrip())]
         names = cells(header)
         found = sides(rule, len(names))
@@ -173,7 +173,7 @@ class Table:
         self._source = [header, rule]
         self._layout: Layout | None = None
         self.written = False
-        """Some of it is on the paper, and the widths are settled."""
+        """A part of it is written, and the widths are final."""
         self.rows = 0
         """Rows below the header."""
 
@@ -182,7 +182,7 @@ class Table:
         self.rows += 1
 
     def latest(self) -> Table:
-        """A table of the header and the last rows, as far as they are not written; this one stays as it is."""
+        """A table of the header and the last unwritten rows; this one is unchanged."""
         if self.written:
             return self
         header, rule, *rows = self._source
@@ -192,7 +192,7 @@ class Table:
         return table
 
     def write(self, painter: AnsiBuffer, columns: int) -> None:
-        """Writes all that was added since the last time, in columns that are settled at the first time."""
+        """Write all new rows since the last call, in columns that the first call has fixed."""
         if not self.written:
             self._settle(columns)
         count = len(self._sides)

@@ -1,1 +1,1 @@
-"""Models: their files, where they come from, what they need and which one to take."""
+"""Models: files, sources, requirements and selection."""

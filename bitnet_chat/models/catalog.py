@@ -1,4 +1,4 @@
-"""What ``models list`` tells: the models that are here, those that can be had, and what each needs."""
+"""The list of ``models list``: installed and available models, with their requirements."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from bitnet_chat.models.verify import lack
 from bitnet_chat.util import resources
 
 BITNET_ENGINE = "bitnet"
-"""The prebuilt engine; or a BitNet build by hand."""
+"""The prebuilt engine; or a BitNet build."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogItem:
-    """One model. What is not known is empty, 0 or None."""
+    """One model. Unknown values are empty, 0 or None."""
 
     name: str
     installed: bool
@@ -42,22 +42,22 @@ class CatalogItem:
     parameters: str
     context: int
     memory: int | None
-    """Bytes for a conversation with the usual window, see :mod:`bitnet_chat.models.memory`."""
+    """Bytes for a conversation with the default window, see :mod:`bitnet_chat.models.memory`."""
     fits: bool | None
-    """Into the memory that is free now."""
+    """Whether it fits into the memory that is free now."""
     engine: str
-    """What it needs: ``any``, or ``bitnet``, which a BitNet build does for."""
+    """Its requirement: ``any``, or ``bitnet``, which a BitNet build also meets."""
     obstacle: str
-    """Why no engine at hand can run it. Empty: one can, or nothing is known against it."""
+    """The reason why no installed engine can run it. Empty: one can, or it is unknown."""
     license: str
     origin: str
     path: str
     auto: bool
-    """It answers where no model is named, and ``-m auto`` takes it."""
+    """It is used without ``-m``, and ``-m auto`` selects it."""
     bundled: bool = False
-    """It came with this program: a toy, which answers where no model is installed."""
+    """The bundled demo model, used if no model is installed."""
     program: str = ""
-    """Whose it is, where another program has it: it is used in place and never changed."""
+    """The other program that owns it: it is used in place and never changed."""
     kind: str = "chat"
     """``chat`` or ``embedding``."""
     template: str = ""
@@ -72,11 +72,11 @@ class Catalog:
     choice: ModelChoice
     free: int | None
     unfinished: tuple[tuple[str, int], ...]
-    """Names and bytes so far of pulls that were interrupted."""
+    """Names and bytes so far of interrupted downloads."""
 
 
 def take(judge: Judge = stock, context: int = 0, *, missing: str = "") -> Catalog:
-    """``missing``: what a model of BitNet's needs and is not here. Raises UsageError for a broken registry."""
+    """``missing``: a missing requirement of BitNet models. Raises UsageError for an invalid registry."""
     known, free = entries(), resources.available()
     models = [examine(model, context) for model in present()]
     options = judged(models, judge)
@@ -119,7 +119,7 @@ def _installed(
 
 
 def _bundled(judge: Judge, context: int, free: int | None, *, auto: bool) -> Iterator[CatalogItem]:
-    """None where it is not there."""
+    """None if it is missing."""
     model = bundled()
     if model is not None:
         seen = examine(model, context)
@@ -161,7 +161,7 @@ def _fits(need: int | None, free: int | None) -> bool | None:
 
 
 def _faults(info: ModelInfo) -> list[str]:
-    """What is known to be wrong, or is seen to be; what is mended says so."""
+    """Known and detected faults, with the corrections."""
     known = [f"{fault.wrong} ({fault.mended})" for fault in faults_in(info.header)]
     header = mended(info.header).header
     found = flaws_of(header) if header.chat_template else ()
@@ -169,7 +169,7 @@ def _faults(info: ModelInfo) -> list[str]:
 
 
 def described(info: ModelInfo) -> dict[str, object]:
-    """JSON-ready; None or empty where the file is silent."""
+    """JSON-ready; None or empty for values that the file lacks."""
     header = info.header
     window = memory.context_for(header.context_length)
     has_memory = info.shape.heads_kv and info.split is None  # the size of parts that are missing is not known

@@ -1,7 +1,7 @@
-"""Which model a user who has named none gets first: the best that this computer and its network can have.
+"""The default model without ``-m`` on first use: the best for this computer and its network.
 
-In this order: a real model that is here and fits (it costs nothing); with the hub reachable, the largest of the
-registry's ``first`` models that fits the memory well; the one that the package index has; the bundled toy.
+In this order: an installed model that fits (no download); with the hub reachable, the largest of the ``first`` models
+of the registry that fits well into memory; the one of the package index; the bundled demo model.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from bitnet_chat.models.resolve import ModelOption, choose
 from bitnet_chat.util.progress import size
 
 SMALL = "smollm2-135m"
-"""The model that the package index has."""
+"""The model of the package index."""
 
 _SHARE = 2
-"""A model fits well where it needs one part in so many of the free memory: browsers and editors want some, too."""
+"""A model fits well if it needs at most this fraction of the free memory: other programs need some, too."""
 _MUCH = 3
-"""A model is better where its file is at least so many times as large."""
+"""A model is better if its file is larger by at least this factor."""
 _KEPT_FREE = 1_000_000_000
 
 
 class BetterModel(NamedTuple):
-    """A model to have instead. ``size``: bytes to fetch."""
+    """A recommended model. ``size``: bytes to fetch."""
 
     name: str
     size: int
@@ -37,14 +37,14 @@ class BetterModel(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class DefaultModel:
     name: str
-    """For ``-m`` and, where it is to be fetched, for ``models pull``."""
+    """For ``-m`` and for ``models pull``."""
     size: int
-    """Bytes to fetch; 0: it is here."""
+    """Bytes to fetch; 0: it is installed."""
     why: str
-    """One line."""
+    """The reason, in one line."""
     better: BetterModel | None = None
     engine: Needs = "any"
-    """What it needs, as in the registry: ``bitnet`` for the engine of that name."""
+    """Its requirement, as in the registry: ``bitnet`` for the engine of that name."""
 
 
 def choose_first(
@@ -58,11 +58,11 @@ def choose_first(
     limit: int = 0,
     bundled: str = "",
 ) -> DefaultModel | None:
-    """Pure. ``known``: the registry; ``here``: all real models of this computer; ``hub``, ``index``: whether they can
-    be reached; ``free``, ``disk``: bytes of memory and of the disk, None where they are unknown; ``limit``: the largest
-    download that is wanted, 0 for any; ``bundled``: the name of the toy, where there is one.
+    """Pure. ``known``: the registry; ``here``: all models of this computer except the bundled one; ``hub``, ``index``:
+    whether they are reachable; ``free``, ``disk``: bytes of memory and of the disk, None if unknown; ``limit``: the
+    largest acceptable download, 0 for any; ``bundled``: the name of the bundled model, or empty.
 
-    None where there is no model at all.
+    None if no model is available.
     """
     best = better(known, free, disk)
     have = choose(here, free)
@@ -86,7 +86,7 @@ def choose_first(
 def better(
     known: Mapping[str, RegistryEntry], free: int | None, disk: int | None, limit: int = 0
 ) -> BetterModel | None:
-    """The largest ``first`` model of the registry of the hub that fits the memory well; None: none does. Pure."""
+    """The largest ``first`` model of the hub in the registry that fits well into memory, or None. Pure."""
     fitting = [
         entry
         for entry in known.values()
@@ -113,9 +113,10 @@ def _has_room(entry: RegistryEntry, disk: int | None) -> bool:
 
 
 def first_model(*, ask: bool = True, limit: int = 0) -> DefaultModel | None:
-    """:func:`choose_first` for this computer. Reads the headers of the models that are here, and only where none of
-    them will do, asks the hub whether it is there: one request, which takes a few seconds at most. ``ask``: False for a
-    start that must not wait; the hub then counts as out of reach. Raises UsageError for a broken registry."""
+    """:func:`choose_first` for this computer. Reads the headers of the installed models, and asks the hub only if none
+    of them is suitable: one request, which takes a few seconds at most. ``ask``: False for a start that must not
+    wait; the hub then counts as unreachable. Raises UsageError for an invalid registry.
+    """
     from bitnet_chat.models import hub
     from bitnet_chat.models.registry import entries
     from bitnet_chat.models.resolve import bundled, options, present
@@ -138,7 +139,7 @@ def first_model(*, ask: bool = True, limit: int = 0) -> DefaultModel | None:
 
 
 def disk_free() -> int | None:
-    """Bytes free where models are kept; None where that cannot be told."""
+    """Free bytes in the folder of models; None if unknown."""
     from bitnet_chat import paths
 
     folder = paths.models_dir()

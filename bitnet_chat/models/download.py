@@ -1,8 +1,8 @@
-"""One file over HTTP into a part file that outlives us: what has arrived is asked for no second time.
+"""One file over HTTP into a part file that survives the process: received bytes are never requested again.
 
-A part is gone on with only where the server says, or a hash that is known beforehand will show, that it belongs to the
-same file; what is left of another file is thrown away. Standard library: the hub's own client downloads only from the
-hub, and shows neither what arrives nor stops at the first bytes of something that is no model.
+A part is resumed only if the server states, or a known hash will show, that it belongs to the same file; the part of a
+different file is discarded. Standard library only: the client of the hub downloads only from the hub, shows no
+progress, and does not stop at the first bytes of something that is not a model.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ class RemoteFile:
 
     url: str
     origin: str
-    """Names it in messages and on disk; nothing secret is in it."""
+    """Its name in messages and on disk, without secrets."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """For the computer that the address names, and for no other that it redirects to."""
+    """For the host of the URL only, not for hosts that it redirects to."""
     size: int = 0
-    """Bytes, where they are known beforehand."""
+    """Bytes, if known in advance."""
     sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _DownloadState:
-    """What is known of a part, in a file beside it."""
+    """Facts about a part, in a file beside it."""
 
     origin: str = ""
     sha256: str = ""
@@ -66,16 +66,17 @@ class _DownloadState:
 
 
 class _Cut(Exception):
-    """The connection ended early; it is worth another try."""
+    """The connection ended early; a retry is useful."""
 
 
 class _Stale(Exception):
-    """What is there belongs to no file of this server."""
+    """The part belongs to no file of this server."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Goes where a server sends it on the web, and from a safe address to no unsafe one. Python's own would follow to
-    any FTP server, too."""
+    """Follows redirects on the web, and never from https to http. The default of Python would follow to any FTP server,
+    too.
+    """
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -91,7 +92,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class Download:
-    """Fetches ``remote`` into ``part``. ``on_bytes(done, total)`` hears how far it is; total 0: nobody knows."""
+    """Fetches ``remote`` into ``part``. ``on_bytes(done, total)`` receives the progress; total 0: unknown."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class Download:
         pause: Callable[[float], None] = time.sleep,
         silence: float = _SILENCE,
     ) -> None:
-        """``more``: bytes that are to come behind this file, for which there must be room too."""
+        """``more``: bytes that follow this file, for which space is required too."""
         self._remote, self._part, self._on_bytes, self._more = remote, part, on_bytes, more
         self._state_path = state_path(part.with_suffix(""))
         self._pause, self._silence = pause, silence
@@ -111,8 +112,7 @@ class Download:
         self._hashed = 0  # bytes of the part that are in the hash
 
     def run(self) -> str:
-        """The sha256 of the whole file, which is then in the part. Raises ModelError; the part stays where it may
-        be of use."""
+        """The sha256 of the whole file, which is then in the part. Raises ModelError; a reusable part is kept."""
         cuts, restarts = 0, 0
         while True:
             before = self._done()
@@ -142,7 +142,7 @@ class Download:
                 path.unlink(missing_ok=True)
 
     def _attempt(self) -> None:
-        """One request, and all that it brings. Raises _Cut, _Stale or ModelError."""
+        """One request and its data. Raises _Cut, _Stale or ModelError."""
         done = self._resumable()
         request = urllib.request.Request(
             self._remote.url, headers={"User-Agent": f"bitnet-chat/{__version__}", "Accept-Encoding": "identity"}
@@ -221,7 +221,7 @@ class Download:
             raise _Cut(f"after {done} of {total} bytes")
 
     def _refused(self, error: urllib.error.HTTPError, done: int) -> None:
-        """What a status of 400 and above means."""
+        """The error for a status of 400 and above."""
         status, origin = error.code, self._remote.origin
         if status == 416 and done:
             length = number((error.headers.get("Content-Range") or "").rpartition("/")[2])
@@ -260,7 +260,7 @@ class Download:
             return 0
 
     def _resumable(self) -> int:
-        """Bytes to go on from; what cannot belong to this file is thrown away."""
+        """Bytes to resume from; a part that cannot belong to this file is discarded."""
         done, state = self._done(), self._state()
         if not done:
             return 0
@@ -272,7 +272,7 @@ class Download:
         return done
 
     def _validator(self) -> str:
-        """By which the server can tell whether the file is still the same. A weak ETag allows no ranges."""
+        """The header by which the server can tell whether the file is unchanged. A weak ETag allows no ranges."""
         state = self._state()
         return state.etag if state.etag and not state.etag.startswith("W/") else state.modified
 
@@ -289,7 +289,7 @@ class Download:
                 write_json(self._state_path, asdict(state))
 
     def _hash_part(self, done: int) -> None:
-        """Brings the hash to the first ``done`` bytes of the part."""
+        """Compute the hash of the first ``done`` bytes of the part."""
         if self._hashed == done:
             return
         self._hash, self._hashed = hashlib.sha256(), done
@@ -312,7 +312,7 @@ class Download:
 
     @contextlib.contextmanager
     def _on_disk(self) -> Iterator[None]:
-        """What goes wrong in the block is the disk's fault, and not to be taken for a cut connection."""
+        """Report errors in the block as faults of the disk, not as a lost connection."""
         try:
             yield
         except OSError as error:
@@ -325,7 +325,7 @@ class Download:
 
 
 def require_room(folder: Path, wanted: int, what: str) -> None:
-    """Raises ModelError where the folder's disk has no room for so many bytes of ``what``, or OSError."""
+    """Raises ModelError if the disk of the folder lacks the bytes for ``what``, or OSError."""
     free = shutil.disk_usage(folder).free
     if wanted + _ROOM > free:
         raise ModelError(

@@ -1,8 +1,8 @@
-"""What an engine can run: the tensor types and architectures whose names stand in its program or its libraries.
+"""Capabilities of an engine: the tensor types and architectures that are named in its program or its libraries.
 
-llama.cpp prints those names, so each is in it as a text that ends in a NUL; nothing else of a binary tells which fork
-and which age it is. Measured on the engine that ``engine install`` builds, 13 MB: ``tq2_0`` and ``mxfp4`` are in it,
-``i2_s`` is not; looking takes 20 ms.
+llama.cpp prints those names, so each is in it as a text that ends in a NUL; nothing else in a binary shows its fork and
+age. Measured on the engine that ``engine install`` builds, 13 MB: ``tq2_0`` and ``mxfp4`` are in it, ``i2_s`` is not;
+the search takes 20 ms.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _GPU = ("cuda", "hip", "vulkan", "sycl", "cann", "metal", "opencl")  # hundreds 
 
 
 def known(binary: Path, infos: Iterable[ModelInfo]) -> frozenset[str] | None:
-    """Of all the names that these models need, and of MARKERS, those that the engine at ``binary`` knows.
+    """The names that the engine at ``binary`` supports, among all names that these models need, and MARKERS.
 
-    None where its files tell nothing: a script, or libraries in an unusual place. Raises nothing.
+    None if its files do not show them: a script, or libraries in an unusual place. Raises nothing.
     """
     wanted = {_KNOWN_EVERYWHERE, *MARKERS, *(word for info in infos for word in _words(info))}
     found = mentioned(binary, wanted)
@@ -37,13 +37,14 @@ def known(binary: Path, infos: Iterable[ModelInfo]) -> frozenset[str] | None:
 
 
 def is_bitnet(binary: Path) -> bool:
-    """Whether the engine is a build of BitNet, which can read I2_S weights. ik_llama.cpp knows the name, too, and
-    computes nonsense with them (measured)."""
+    """Whether the engine is a build of BitNet, which supports I2_S weights. ik_llama.cpp contains the name, too, and
+    computes wrong results with them (measured).
+    """
     return mentioned(binary, (BITNET_WORD, IK_WORD)) == {BITNET_WORD}
 
 
 def mentioned(binary: Path, words: Collection[str]) -> frozenset[str]:
-    """Those of the words that stand in an engine's files, each followed by a NUL. Raises nothing."""
+    """The words that are in the files of an engine, each followed by a NUL. Raises nothing."""
     wanted, found = set(words), set[str]()
     with contextlib.suppress(OSError):
         for path in _files(binary):
@@ -55,16 +56,16 @@ def mentioned(binary: Path, words: Collection[str]) -> frozenset[str]:
 
 
 def libraries(binary: Path) -> list[Path]:
-    """llama.cpp's libraries where builds and packages put them. Raises nothing."""
+    """Libraries of llama.cpp in the places of builds and packages. Raises nothing."""
     with contextlib.suppress(OSError):
         return list(_files(binary))[1:]
     return []
 
 
 def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
-    """Why an engine that knows ``names`` cannot run a model; empty when it can.
+    """The reason why an engine that supports ``names`` cannot run a model; empty if it can.
 
-    An engine of which nothing is known counts as a stock one: it runs all but BitNet's own types.
+    An engine with unknown names counts as an unmodified llama.cpp: it runs all but the types of BitNet.
     """
     if info.kind not in ("", "model"):
         return f"it is not a model but {info.kind}"
@@ -80,8 +81,9 @@ def obstacle(info: ModelInfo, names: frozenset[str] | None) -> str:
 
 
 def require_right_results(binary: Path, header: ModelHeader) -> None:
-    """Raises ModelError for an engine that loads the model and computes it wrongly. Reads both files where there is a
-    sign of it."""
+    """Raises ModelError for an engine that loads the model and computes it wrongly. Reads both files if there is a sign
+    of it.
+    """
     if header.file_type != I2_S_FILE:
         return
     try:
@@ -94,8 +96,9 @@ def require_right_results(binary: Path, header: ModelHeader) -> None:
 
 
 def explanation(binary: Path, model: Path, ending: EndedEngine | None = None) -> Misfit | None:
-    """Why the engine at ``binary`` cannot run a model, or could not where it has ended in ``ending``. Reads both files;
-    None where they do not tell. Raises nothing."""
+    """The reason why the engine at ``binary`` cannot run a model, or failed with ``ending``. Reads both files; None if
+    they do not show it. Raises nothing.
+    """
     try:
         info = read_info(model)
     except ModelError:
@@ -111,8 +114,9 @@ def _words(info: ModelInfo) -> set[str]:
 
 
 def _files(binary: Path) -> Iterator[Path]:
-    """The program, and llama.cpp's libraries where builds and packages put them. None for a script: what lies beside it
-    need not be what it starts."""
+    """The program, and the libraries of llama.cpp in the places of builds and packages. None for a script, which may
+    start any other file.
+    """
     real = binary.resolve()
     if real.is_dir():  # a prebuilt package
         yield from sorted(path for path in real.rglob("*") if path.is_file() and _is_library(path))
@@ -139,7 +143,7 @@ def _is_library(path: Path) -> bool:
 
 
 def _mentioned(path: Path, words: Collection[str]) -> set[str]:
-    """Those of the words that stand in the file, a NUL behind them."""
+    """The words that are in the file, each followed by a NUL."""
     patterns = {word: word.encode("utf-8", "replace") + b"\0" for word in words}
     overlap = max((len(pattern) for pattern in patterns.values()), default=1) - 1
     found: set[str] = set()

@@ -1,4 +1,4 @@
-"""The header of a GGUF file: the few facts a chat needs."""
+"""The header of a GGUF file: the facts that a chat requires."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STRIPS = re.compile("phi-?3")
 
 @dataclass(frozen=True, slots=True)
 class ModelHeader:
-    """What the header of a model says. Empty or None where it is silent."""
+    """The contents of the header of a model. Empty or None for missing values."""
 
     path: Path
     architecture: str
@@ -48,38 +48,39 @@ class ModelHeader:
     tokenizer: str = ""
     """``gpt2`` (byte-level BPE), ``llama`` (SentencePiece), ``t5``, ``bert`` …"""
     pre_tokenizer: str = ""
-    """How a BPE tokenizer cuts text into words first: ``llama-bpe``, ``qwen2``, …"""
+    """The first splitting of text by a BPE tokenizer: ``llama-bpe``, ``qwen2``, …"""
     vocabulary_size: int = 0
     file_type: int | None = None
-    """``general.file_type``: the mixture of its weights, numbered as the program that made the file does."""
+    """``general.file_type``: the mixture of its weights, in the numbering of the program that made the file."""
 
     split: tuple[int, int] | None = None
-    """The how-manieth of how many files this is; None for a whole model."""
+    """Number and count of the part; None for a whole model."""
 
     @property
     def strips_after_special(self) -> bool:
-        """Whether llama.cpp drops white space behind the special tokens of this model (llama-vocab.cpp)."""
+        """Whether llama.cpp drops white space after the special tokens of this model (llama-vocab.cpp)."""
         return bool(_STRIPS.search(self.name.lower()))
 
     @property
     def label(self) -> str:
-        """What the model is called, see :mod:`bitnet_chat.models.names`. ``name`` is its title."""
+        """The name of the model, see :mod:`bitnet_chat.models.names`. ``name`` is its title."""
         from bitnet_chat.models.names import name_of
 
         return name_of(self.path)
 
 
 def read_header(path: Path) -> ModelHeader:
-    """Of a model in parts, the header of the first with the size of all that are beside it.
+    """The header; for a model in parts that of the first, with the size of all existing parts.
 
-    Raises ModelError for a file that is missing, no GGUF, cut off or too strange to be true."""
+    Raises ModelError for a file that is missing, not GGUF, truncated or invalid.
+    """
     with opened(path) as cursor:
         found = header(cursor, cursor.contents())
     return replace(found, size=max(found.size, size_of(path)))
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a model: of all parts that are beside a part. 0 where there is no file."""
+    """Bytes of a model: of all parts in the folder of a part. 0 for a missing file."""
     piece = parts.part(path.name)
     return sum(_size(path.with_name(name)) for name in piece.all()) if piece is not None else _size(path)
 
@@ -92,7 +93,7 @@ def _size(path: Path) -> int:
 
 
 def header(cursor: GGUFReader, contents: GGUFContents) -> ModelHeader:
-    """The header of a file whose pairs were read. Raises ValueError for damage."""
+    """The header of a file with these pairs. Raises ValueError for damage."""
     values = contents.values
     _check(contents)
     architecture = text(values.get("general.architecture"))
@@ -122,7 +123,7 @@ def header(cursor: GGUFReader, contents: GGUFContents) -> ModelHeader:
 
 
 def _split(number: object, count: object, name: str) -> tuple[int, int] | None:
-    """By the header, whose count starts at 0; else by the name that ``llama-gguf-split`` gives."""
+    """From the header, which counts from 0; else from the name that ``llama-gguf-split`` gives."""
     if type(count) is int and count > 1 and type(number) is int:
         return number + 1, count
     named = parts.part(name.removesuffix(".part"))
@@ -140,8 +141,9 @@ def _check(contents: GGUFContents) -> None:
 
 
 def _special(cursor: GGUFReader, contents: GGUFContents) -> tuple[dict[int, str], frozenset[int]]:
-    """The texts, by number, of the tokens that mark a conversation, a few hundred of a vocabulary; and which of them
-    are control tokens."""
+    """The texts, by number, of the tokens that mark a conversation, a few hundred of a vocabulary; and the control
+    tokens among them.
+    """
     texts = contents.arrays.get("tokenizer.ggml.tokens")
     kinds = contents.arrays.get("tokenizer.ggml.token_type")
     if texts is None or texts.kind != STRING:
@@ -173,10 +175,9 @@ def _special(cursor: GGUFReader, contents: GGUFContents) -> tuple[dict[int, str]
 # name, u32 dimensions, u64 of each, u32 type, u64 offset). Strings are a u64 length and UTF-8 bytes; arrays a u32
 # element type, a u64 length and the elements. Little endian.
 #
-# A model file is downloaded from somewhere: nothing in it is believed. No count is allocated, texts are read only where
-# they are wanted, and every loop is bounded, so that a broken file costs a few megabytes and a second at most. The file
-# is read and not mapped: one that another program cuts short meanwhile is an error here, and not the SIGBUS that ends a
-# process which touches a page that is gone.
+# A model file is untrusted. Counts are never allocated in advance, texts are read only if needed, and every loop is
+# bounded, so that a damaged file costs a few megabytes and a second at most. The file is read, not mapped: a file that
+# another program truncates meanwhile raises an error here, instead of a SIGBUS at an access to a missing page.
 
 Scalar = str | int | float | bool
 
@@ -195,7 +196,7 @@ _MAX_ELEMENTS = 1 << 22
 _MAX_TEXT = 1 << 18
 _MAX_TEXTS = 1 << 20
 
-# Texts that somebody asks for; all others are stepped over.
+# Texts that are used; all others are skipped.
 _WANTED = frozenset(
     (
         *("general.architecture", "general.name", "general.type", "general.size_label"),
@@ -207,7 +208,7 @@ _WANTED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class GGUFArray:
-    """Where an array lies in the file: ``length`` elements of type ``kind`` from byte ``start`` on."""
+    """Position of an array in the file: ``length`` elements of type ``kind`` from byte ``start`` on."""
 
     kind: int
     length: int
@@ -220,7 +221,7 @@ class GGUFContents:
 
     version: int
     values: dict[str, Scalar]
-    """Numbers and truth values of every key; texts of the keys that are wanted somewhere."""
+    """Numbers and booleans of every key; texts of the wanted keys."""
     arrays: dict[str, GGUFArray]
     tensor_count: int
     tensors_at: int
@@ -233,12 +234,12 @@ class GGUFTensor:
     kind: int
     """ggml_type."""
     offset: int
-    """Bytes behind the beginning of the data section."""
+    """Bytes after the beginning of the data section."""
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[GGUFReader]:
-    """A cursor behind the magic. What goes wrong in the block, and is the file's fault, is raised as ModelError."""
+    """A cursor after the magic. Errors in the block that are caused by the file are raised as ModelError."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -263,7 +264,7 @@ def opened(path: Path) -> Iterator[GGUFReader]:
 
 
 class GGUFReader:
-    """A position in a file, and the part of the file that was read around it."""
+    """A position in a file, and a buffer around it."""
 
     def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
         self.path, self.size = path, size
@@ -277,7 +278,7 @@ class GGUFReader:
         return self._base + self._at
 
     def contents(self) -> GGUFContents:
-        """Reads the pairs. Raises ModelError for a version or byte order that is not ours, ValueError for damage."""
+        """Read the pairs. Raises ModelError for an unsupported version or byte order, ValueError for damage."""
         version = self._u32()
         if version >= 1 << 24 and version & 0xFFFF == 0:
             raise ModelError(
@@ -297,7 +298,7 @@ class GGUFReader:
         room, elements = _MAX_TEXTS, _MAX_ELEMENTS
         for _ in range(count):
             raw = self._text(_MAX_KEY)
-            if hash(raw) in seen:  # as llama.cpp does; and who would say which of the two holds?
+            if hash(raw) in seen:  # as llama.cpp does: it is undefined which of the two is valid
                 raise ValueError(f"the key {raw[:80].decode('utf-8', 'replace')!r} is present twice")
             seen.add(hash(raw))
             key = raw[:256].decode("utf-8", "replace")
@@ -330,13 +331,13 @@ class GGUFReader:
             yield GGUFTensor(name, shape, self._u32(), self._u64())
 
     def strings(self, array: GGUFArray) -> Iterator[bytes]:
-        """The elements of an array of texts. Other than UTF-8 may be in them: a token may be any bytes."""
+        """The elements of an array of texts. They may be other than UTF-8: a token may be any bytes."""
         self._texts_at(array)
         for _ in range(array.length):
             yield self._text(_MAX_TEXT)
 
     def strings_at(self, array: GGUFArray, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
-        """The elements with these numbers, which rise; those that the array does not have are left out."""
+        """The elements with these numbers, in ascending order; numbers beyond the array are left out."""
         self._texts_at(array)
         passed = 0
         for number in numbers:
@@ -347,7 +348,7 @@ class GGUFReader:
             passed = number + 1
 
     def numbers(self, array: GGUFArray) -> Iterator[tuple[int | float, ...]]:
-        """The elements of an array of numbers or truth values, in parts."""
+        """The elements of an array of numbers or booleans, in parts."""
         form = _FORMS.get(array.kind)
         if form is None:
             raise ValueError(f"an array of type {array.kind} where numbers were expected")
@@ -364,7 +365,7 @@ class GGUFReader:
         self._at += count
 
     def _array(self, limit: int) -> GGUFArray:
-        """Steps over an array of at most ``limit`` elements."""
+        """Skip an array of at most ``limit`` elements."""
         kind, length = self._u32(), self._u64()
         if length > limit:
             raise ValueError(f"an array of {length}")
@@ -420,7 +421,7 @@ class GGUFReader:
         return part
 
     def _fill(self, count: int) -> None:
-        """Makes the window hold ``count`` bytes from the position on."""
+        """Fill the buffer with ``count`` bytes from the position on."""
         if self._at + count <= len(self._window):
             return
         self._base, self._at = self.position, 0

@@ -1,4 +1,4 @@
-"""Writes GGUF files: metadata, then tensors. :mod:`bitnet_chat.models.gguf` describes the format."""
+"""Writing of GGUF files: metadata, then tensors. :mod:`bitnet_chat.models.gguf` describes the format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ALIGNMENT = 32
 
 @dataclass(frozen=True, slots=True)
 class NewTensor:
-    """``kind``: ggml_type. ``shape``: the length of a row first. ``data``: its bytes in parts, ``size`` in all."""
+    """``kind``: ggml_type. ``shape``: the length of a row first. ``data``: its bytes in parts, ``size`` in total."""
 
     name: str
     kind: int

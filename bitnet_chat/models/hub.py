@@ -1,8 +1,8 @@
-"""The Hugging Face hub: which files a repository has, where a file is, how large, and with which hash.
+"""The Hugging Face hub: files of a repository, with URL, size and hash.
 
-Two plain requests of its public interface, so that a pull needs no library of the hub: ``HEAD`` of a file's address,
-whose headers tell size, sha256 and commit, and the list of a repository's files. The environment variables and the
-stored token are those of ``huggingface_hub``. A request tells the hub which file is wanted and nothing else.
+Two plain requests of its public interface, so that a pull needs no library of the hub: ``HEAD`` of a file, for headers
+with size, sha256 and commit, and the list of files of a repository. The environment variables and the stored token are
+those of ``huggingface_hub``. A request reveals only the requested file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TRUE = ("1", "on", "yes", "true")
 @dataclass(frozen=True, slots=True)
 class HubFile:
     remotes: tuple[RemoteFile, ...]
-    """One for each part."""
+    """One per part."""
     commit: str
 
 
@@ -51,13 +51,13 @@ def endpoint() -> str:
 
 
 def is_offline() -> bool:
-    """Whether the user has forbidden to ask the hub."""
+    """Whether requests to the hub are disabled."""
     set_to = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return set_to.lower() in _TRUE
 
 
 def home() -> Path | None:
-    """Where programs of the hub keep what is theirs: ``HF_HOME``, or the usual place; None without a home directory."""
+    """The folder of programs of the hub: ``HF_HOME``, or the default; None without a home directory."""
     chosen = os.environ.get("HF_HOME")
     if chosen:
         return paths.meant(chosen)
@@ -68,7 +68,7 @@ def home() -> Path | None:
 
 
 def locate(source: ModelSource) -> HubFile:
-    """The files behind a source. Asks the hub. Raises ModelError."""
+    """The files of a source. Asks the hub. Raises ModelError."""
     _require_online(source)
     token = _token()
     remotes, commit = [], ""
@@ -98,7 +98,7 @@ def locate(source: ModelSource) -> HubFile:
 
 
 def files(source: ModelSource) -> list[OfferedFile]:
-    """All files of the source's repository. Asks the hub. Raises ModelError."""
+    """All files of the repository of the source. Asks the hub. Raises ModelError."""
     _require_online(source)
     token = _token()
     revision = quote(source.revision or "main", safe="")
@@ -115,7 +115,7 @@ def files(source: ModelSource) -> list[OfferedFile]:
 
 
 def answers(timeout: float = 2.0) -> bool:
-    """Whether the hub can be reached: one request for its headers, with the user's proxies. Raises nothing."""
+    """Whether the hub is reachable: one request for its headers, with the configured proxies. Raises nothing."""
     if is_offline():
         return False
     found: list[bool] = []
@@ -139,7 +139,7 @@ def _answers(timeout: float) -> bool:
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows nothing: where a redirect goes is decided by whoever asked."""
+    """Follows no redirect: the caller decides about it."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -148,8 +148,9 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 def _head(url: str, source: ModelSource, token: str) -> tuple[str, Message]:
-    """The address of a file, and the headers there. A repository that was renamed is followed on the hub itself; a
-    redirect elsewhere is to the server that has the bytes, and says nothing more of the file."""
+    """The URL of a file, and its headers. The redirect of a renamed repository is followed on the hub itself; another
+    redirect leads to the server with the data, and has no further information.
+    """
     opener = urllib.request.build_opener(_Stay)
     for _ in range(_HOPS):
         request = urllib.request.Request(url, method="HEAD", headers=_headers(token))
@@ -171,7 +172,7 @@ def _head(url: str, source: ModelSource, token: str) -> tuple[str, Message]:
 
 
 def _is_same_server(one: str, other: str) -> bool:
-    """The token is for the hub alone."""
+    """The token is for the hub only."""
     return urlsplit(one)[:2] == urlsplit(other)[:2]
 
 
@@ -194,7 +195,7 @@ def _page(url: str, source: ModelSource, token: str) -> tuple[Message, list[Any]
 
 
 def _file(entry: object) -> OfferedFile | None:
-    """One of the list; None for a folder, and for what is not understood."""
+    """An entry of the list; None for a folder, and for an unknown form."""
     if not isinstance(entry, dict) or entry.get("type") != "file" or not isinstance(entry.get("path"), str):
         return None
     size = entry.get("size")
@@ -241,7 +242,9 @@ def _authorization(token: str) -> Mapping[str, str]:
 
 
 def _token() -> str:
-    """The user's: ``HF_TOKEN``, or what ``hf auth login`` has stored. Empty: none, or one that cannot be read."""
+    """The token of the user: ``HF_TOKEN``, or the one stored by ``hf auth login``. Empty: none, or an
+    unreadable one.
+    """
     given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or ""
     stored, folder = os.environ.get("HF_TOKEN_PATH"), home()
     path = paths.meant(stored) if stored else folder / "token" if folder is not None else None
@@ -254,7 +257,7 @@ def _token() -> str:
 
 # What a repository of the hub offers: its models by quantization, each one file or several parts. Pure.
 
-# As llama-quantize and the people who publish files write them: Q4_K_M, IQ2_XXS, TQ2_0, I2_S, UD-Q4_K_XL, MXFP4, BF16.
+# Names of llama-quantize and of published files: Q4_K_M, IQ2_XXS, TQ2_0, I2_S, UD-Q4_K_XL, MXFP4, BF16.
 _QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])"
     r"(?:UD-)?(?:I?Q[1-8](?:_[A-Z0-9]{1,3}){1,3}|TQ[12]_0|I2_S|TL[12]|(?:MX|NV)FP4(?:_MOE)?|B?F16|FP?32|FP16)"
@@ -280,15 +283,16 @@ class OfferedModel:
     file: str
     """The only file, or the first part."""
     quantization: str
-    """In capital letters; empty where the name does not tell."""
+    """In capital letters; empty if the name has none."""
     size: int
     """Bytes of all parts."""
     parts: int
 
 
 def offered(files: Iterable[OfferedFile]) -> list[OfferedModel]:
-    """The models among the files, the smallest first. Projectors of images, importance matrices, heads that predict
-    several tokens, and models of which a part is missing are none."""
+    """The models among the files, the smallest first. Without image projectors, importance matrices, heads that predict
+    several tokens, and models with a missing part.
+    """
     sizes = {file.path: file.size for file in files if file.path.endswith(".gguf") and not _NO_MODEL.search(file.path)}
     found = []
     for path, size in sizes.items():
@@ -302,7 +306,7 @@ def offered(files: Iterable[OfferedFile]) -> list[OfferedModel]:
 
 
 def quantization_of(path: str) -> str:
-    """The last that the file's name tells, else the last of its folders' names."""
+    """The last in the name of the file, else the last in the names of its folders."""
     for name in reversed(path.split("/")):
         if found := _QUANTIZATION.findall(stem_of(name)):
             return str(found[-1]).upper()
@@ -310,7 +314,7 @@ def quantization_of(path: str) -> str:
 
 
 def pick(source: ModelSource, models: Sequence[OfferedModel]) -> ModelSource:
-    """The source with the one file of its quantization. Raises UsageError where there is none, or more than one."""
+    """The source with the one file of its quantization. Raises UsageError for none, or more than one."""
     wanted = source.quantization.upper()
     fitting = [each for each in models if each.quantization == wanted] or [
         each for each in models if each.quantization.removeprefix("UD-") == wanted

@@ -1,4 +1,4 @@
-"""All that a model file says about itself: what ``models info`` shows, and what a choice between models rests on."""
+"""The contents of a model file: for ``models info`` and for the choice between models."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from bitnet_chat.models.tensor_types import BITNET_TYPES, quantization, tensor_t
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A header, its tensors summed up, and what follows from them. Empty, 0 or None where the file is silent."""
+    """A header, a summary of its tensors, and derived facts. Empty, 0 or None for missing values."""
 
     header: ModelHeader
     version: int
     quantization: str
-    """As people call it: ``Q4_K_M``, ``I2_S``."""
+    """The usual name: ``Q4_K_M``, ``I2_S``."""
     tensor_types: tuple[tuple[str, int], ...]
-    """Names and how many tensors are of each, the most frequent first. ``type 99``: an unknown number."""
+    """Names with the number of tensors of each, the most frequent first. ``type 99``: an unknown number."""
     parameters: int
     """Elements of all tensors."""
     kind: str
@@ -33,17 +33,17 @@ class ModelInfo:
     license: str
     shape: ModelShape
     whole_size: int | None
-    """Bytes that the file must have for its last tensor to be whole; None where a tensor type is unknown."""
+    """Bytes that the file must have for a complete last tensor; None if a tensor type is unknown."""
     split: tuple[int, int] | None
-    """The how-manieth of how many files this is; None for a whole model, in one file or in several that were read."""
+    """Number and count of the part; None for a whole model, in one file or in several that were read."""
     cut: tuple[Path, ...] = ()
-    """Those of the files of a model in parts that end too early."""
+    """Truncated files of a model in parts."""
     embeds: bool = False
-    """It makes embeddings, or ranks texts, and replies to nothing."""
+    """It makes embeddings or ranks texts, and generates no replies."""
 
     @property
     def needs_bitnet(self) -> bool:
-        """Only builds of BitNet know how its weights are packed."""
+        """Whether only builds of BitNet support its weights."""
         return any(kind in BITNET_TYPES for kind, _ in self.tensor_types)
 
     @property
@@ -52,7 +52,7 @@ class ModelInfo:
 
     @property
     def shortness(self) -> str:
-        """What is missing of one that is cut off, in words."""
+        """The missing bytes of a truncated file, in words."""
         names = ", ".join(path.name for path in self.cut or (self.header.path,))
         of = " of the model" if self.cut else ""
         return (
@@ -61,9 +61,9 @@ class ModelInfo:
 
 
 def read_info(path: Path) -> ModelInfo:
-    """Of a model in parts all parts are read, where ``path`` is the first and the others are beside it.
+    """Of a model in parts all parts are read, if ``path`` is the first and the others are beside it.
 
-    Raises ModelError as :func:`bitnet_chat.models.gguf.read_header` does, also for a broken table of tensors.
+    Raises ModelError as :func:`bitnet_chat.models.gguf.read_header` does, also for an invalid table of tensors.
     """
     first = part(path.name)
     if first is not None and first.number == 1 and first.count > 1:
@@ -145,7 +145,9 @@ def _info(cursor: GGUFReader, contents: GGUFContents, found: ModelHeader) -> Mod
 
 
 def _shape(cursor: GGUFReader, contents: GGUFContents, found: ModelHeader) -> ModelShape:
-    """What the memory for a context depends on. Models with layers of different kinds give a list of heads."""
+    """The dimensions that determine the memory of a context. Models with layers of different kinds give a list of
+    heads.
+    """
     values = contents.values
 
     def number(key: str) -> int:
@@ -182,7 +184,7 @@ _FAMILIES = (
 
 
 def template_family(template: str) -> str:
-    """Which kind of chat template a text is, by the markers in it; ``own`` for all others, ``none`` for no text."""
+    """The kind of a chat template, by its markers; ``own`` for all others, ``none`` for an empty text."""
     if not template.strip():
         return "none"
     return next((name for name, marker in _FAMILIES if marker in template), "own")

@@ -1,7 +1,7 @@
-"""Model files whose metadata is known to be wrong, and what is taken instead. Pure: what is known is data.
+"""Model files with known wrong metadata, and the corrections. Pure: the table is data.
 
 The facts are from public sources, named in each entry. The files themselves were not fetched to write this list; a file
-with the metadata of the first two entries, which stand together in one file, was made for the tests.
+with the metadata of the first two entries, which occur together, was made for the tests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PRE, OVERRIDE = "tokenizer.ggml.pre", "--override-kv"
 
 
 def overridden(engine_args: Iterable[str]) -> bool:
-    """Whether flags of the user's own set the pre-tokenizer."""
+    """Whether flags of the user set the pre-tokenizer."""
     return any(_PRE in argument for argument in engine_args)
 
 
@@ -40,23 +40,23 @@ _LLAMA3 = VocabularySign("gpt2", range(128_256, 128_513), "<|begin_of_text|>")  
 
 @dataclass(frozen=True, slots=True)
 class ModelFault:
-    """A file has it where all that is given here is found in it; what is not given does not matter."""
+    """A file has the fault if all given values match; absent ones do not matter."""
 
     wrong: str
-    """What is wrong; goes on from the name of the model."""
+    """The fault; a predicate for the name of the model."""
     mended: str
-    """What is taken instead."""
+    """The correction."""
     source: str
     vocabulary: VocabularySign | None = None
     template_holds: str = ""
     pre_tokenizers: tuple[str, ...] = ()
     """Values of ``tokenizer.ggml.pre``; empty: the key is missing."""
     template: str = ""
-    """Name of the template that is taken."""
+    """Name of the replacement template."""
     pre_tokenizer: str = ""
-    """Value that is taken."""
+    """Replacement value."""
     only_unknown: bool = False
-    """Right in itself: a fault only for an engine that does not know this pre-tokenizer by its name."""
+    """Valid in itself: a fault only for an engine that does not support this pre-tokenizer by name."""
 
     def is_in(self, header: ModelHeader) -> bool:
         return (
@@ -107,7 +107,7 @@ FAULTS = (
 
 
 def faults_in(header: ModelHeader, knows: Callable[[str], bool] = lambda word: True) -> tuple[ModelFault, ...]:
-    """``knows``: whether the engine has a name; asked only where it matters."""
+    """``knows``: whether the engine contains a name; called only if it matters."""
     return tuple(
         fault for fault in FAULTS if fault.is_in(header) and not (fault.only_unknown and knows(header.pre_tokenizer))
     )
@@ -115,8 +115,9 @@ def faults_in(header: ModelHeader, knows: Callable[[str], bool] = lambda word: T
 
 @dataclass(frozen=True, slots=True)
 class RepairedMetadata:
-    """``header``: as it ought to be. ``overrides``: what an engine is told with ``--override-kv``. ``note``: one line
-    about it, empty where nothing was wrong."""
+    """``header``: the corrected one. ``overrides``: values for ``--override-kv`` of an engine. ``note``: one line about
+    it, empty without a fault.
+    """
 
     header: ModelHeader
     overrides: tuple[str, ...] = ()
@@ -130,8 +131,9 @@ def mended(
     takes_overrides: bool = True,
     keeps_template: bool = False,
 ) -> RepairedMetadata:
-    """``takes_overrides``: whether the engine can be told of another value. ``keeps_template``: whether the template of
-    the file is not used at all."""
+    """``takes_overrides``: whether the engine accepts overrides. ``keeps_template``: whether the template of the file
+    is unused.
+    """
     result, notes = RepairedMetadata(header), []
     for fault in faults_in(header, knows):
         if fault.template and not keeps_template:

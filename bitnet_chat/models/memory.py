@@ -46,9 +46,9 @@ def need(size: int, shape: ModelShape, context: int) -> int:
 
 
 def context_for(trained: int | None, wanted: int = 0) -> int:
-    """The window that a conversation gets: ``wanted`` (--ctx), or what the model was trained for up to a limit.
+    """The window of a conversation: ``wanted`` (--ctx), or the training context up to a limit.
 
-    Whole pages, as newer engines make of it anyway: asked for anything else, llama-completion 0.5.0 gets a window of
-    whole pages, a batch of what was asked for, and aborts at a message between the two.
+    Whole pages, as newer engines use in any case: for another value llama-completion 0.5.0 has a window of whole pages
+    and a batch of the requested size, and aborts at a message between the two.
     """
     return -(-(wanted or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)) // _PAGE) * _PAGE

@@ -1,8 +1,8 @@
-"""Why an engine cannot run a model: the one explanation, for ``doctor``, for lists, and for a load that failed. Pure.
+"""Reasons why an engine cannot run a model: for ``doctor``, for lists, and for a failed load. Pure.
 
-What is known stands in ``_RULES``. The facts are the model's own tensor types and architecture, and the names in the
-engine's files (:func:`bitnet_chat.models.engine_support.known`); where an engine ended, its log and its exit code as
-well.
+The rules are in ``_RULES``. The facts are the tensor types and architecture of the model, and the names in the files of
+the engine (:func:`bitnet_chat.models.engine_support.known`); after a failure also the log and the exit code of the
+engine.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ MARKERS = frozenset((BITNET_WORD, IK_WORD))
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """``what`` and ``remedy``: sentences without a full stop. ``short``: for a list, without the engine's name."""
+    """``what`` and ``remedy``: sentences without a full stop. ``short``: for a list, without the name of the engine."""
 
     what: str
     remedy: str
     short: str
     certain: bool = True
-    """False: the engine's files do not tell."""
+    """False: the files of the engine do not show it."""
     loads: bool = False
-    """The engine takes the model, and what it then says is of no use."""
+    """The engine loads the model, and generates useless replies."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndedEngine:
-    """How an engine ended that was to load the model. ``code``: minus the number of a signal."""
+    """The end of an engine that was to load the model. ``code``: minus the number of a signal."""
 
     code: int | None
     log: Sequence[str] = ()
@@ -49,8 +49,9 @@ class EndedEngine:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Applies to tensors of ``types`` (none: of any) in an engine that has not their names (``missing``) or has them.
-    ``knows``: a name that it has. In the texts, ``{types}`` and ``{engine}`` are filled in."""
+    """Applies to tensors of ``types`` (none: of any) in an engine that lacks their names (``missing``) or has them.
+    ``knows``: a name that it has. In the texts, ``{types}`` and ``{engine}`` are filled in.
+    """
 
     short: str
     what: str
@@ -134,7 +135,7 @@ _SINCE = {
     "bitnet-b1.58": "a BitNet build since April 2025 or ik_llama.cpp (bitnet-chat engine install bitnet) supports it",
     "bitnet-25": "ik_llama.cpp (bitnet-chat engine install bitnet) supports it",
 }
-"""What knows an architecture that many engines do not."""
+"""Engines that support an architecture that many do not."""
 
 # llama.cpp since November 2024; since 2025; BitNet 2024; a type that has the number of another one.
 _STRANGE_TYPE = re.compile(
@@ -147,8 +148,9 @@ _STRANGE_PRE = re.compile(r"unknown pre-tokenizer type: '([^']*)'")
 def misfit(
     info: ModelInfo, names: frozenset[str] | None, engine: str, ending: EndedEngine | None = None
 ) -> Misfit | None:
-    """None where nothing speaks against the two. ``names``: what the engine at hand knows of all that the model needs
-    and of :data:`MARKERS`; None: its files do not tell. ``engine``: its name. ``ending``: of the one that tried."""
+    """None without an obstacle. ``names``: the supported names of the engine, among all that the model needs and
+    :data:`MARKERS`; None: its files do not show them. ``engine``: its name. ``ending``: of the failed one.
+    """
     kinds = [kind for kind, _ in info.tensor_types if not kind.startswith("type ")]
     if names is not None:
         missing = [kind for kind in kinds if spelled(kind) not in names]
@@ -173,7 +175,7 @@ def misfit(
 
 
 def spelled(name: str) -> str:
-    """A tensor type as ggml writes it: ``q4_K``, ``iq2_xxs``, ``iq2_k``."""
+    """A tensor type in the spelling of ggml: ``q4_K``, ``iq2_xxs``, ``iq2_k``."""
     return name[:-2].lower() + "_K" if re.fullmatch(r"Q\d_K", name) else name.lower()
 
 

@@ -1,10 +1,10 @@
-"""What a model is called: one name, and all others that it is asked for by.
+"""Names of a model: the canonical one, and all accepted spellings.
 
 A model has the name under which ``models list`` shows it: that of its file without ``.gguf`` and without the number of
-a part, ``PROGRAM:NAME`` for one of another program. What the header of the file says is its title, and no name.
+a part, ``PROGRAM:NAME`` for one of another program. The name in the header of the file is its title.
 
-Clients write a name in their own way: with ``:latest`` or ``.gguf`` behind it, in capital letters, with a colon where
-the file has a hyphen, as the hub's address. All of these mean the same model, see :func:`key_of`.
+Clients spell a name in various ways: with ``:latest`` or ``.gguf`` at its end, in capital letters, with a colon for a
+hyphen, as the URL on the hub. All of these mean the same model, see :func:`key_of`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _QUANTIZATION = re.compile(r"[._-]((?:IQ|Q|TQ)\d\w*|I2_S|BF16|F16|F32)$", re.IGN
 
 
 def name_of(path: Path) -> str:
-    """Of the model in a file. What is not UTF-8 in the file's name, or acts on a terminal, is made visible."""
+    """The name of the model in a file. Bytes of the file name that are not UTF-8, or act on a terminal, are made
+    visible.
+    """
     from bitnet_chat.models import other_programs
 
     if path.suffix != ".gguf" or other_programs.may_have(path):
@@ -32,7 +34,7 @@ def name_of(path: Path) -> str:
 
 
 def key_of(name: str) -> str:
-    """The same for all ways to write a name."""
+    """The same for all spellings of a name."""
     key = name.strip().casefold()
     hub = _HUB.match(key)
     key = key[hub.end() :] if hub is not None else key
@@ -43,8 +45,9 @@ def key_of(name: str) -> str:
 
 
 def keys_of(name: str, path: Path | None = None, origin: str = "") -> Iterator[str]:
-    """All that a model is found by, the most exact first. ``origin``: where its file came from, ``hf:user/repo/file``;
-    then the hub's own ways to name it count, too."""
+    """All keys of a model, the most exact first. ``origin``: the source of its file, ``hf:user/repo/file``; then the
+    names on the hub count, too.
+    """
     yield key_of(name)
     if path is not None:
         yield key_of(one_line(path.name))
@@ -61,7 +64,7 @@ def keys_of(name: str, path: Path | None = None, origin: str = "") -> Iterator[s
 
 
 def _origin_in(path: Path) -> str:
-    """Of a file in the hub's cache: ``models--user--repo/snapshots/COMMIT/file.gguf``."""
+    """The origin of a file in the cache of the hub: ``models--user--repo/snapshots/COMMIT/file.gguf``."""
     parts = path.parts
     for at, part in enumerate(parts[:-3]):
         if part.startswith("models--") and parts[at + 1] == "snapshots":
@@ -71,8 +74,9 @@ def _origin_in(path: Path) -> str:
 
 
 class ModelNames:
-    """Models by all their names. A name as it is written goes before all other ways to read it, and a model that was
-    named earlier before a later one."""
+    """Models by all their names. An exact spelling takes precedence over all others, and an earlier model over a later
+    one.
+    """
 
     def __init__(self, models: Iterable[tuple[str, Path | None, str]] = ()) -> None:
         """``models``: name, file and origin of each, see :func:`keys_of`."""

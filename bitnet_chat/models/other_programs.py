@@ -1,11 +1,11 @@
-"""Models that other programs have on this computer: found and used where they are, never written, moved or removed.
+"""Models of other programs on this computer: found and used in place, never written, moved or removed.
 
-``PROGRAM:NAME`` names one. For Ollama NAME is its own name there (``ollama:qwen3:4b``); for LM Studio, the hub's cache
-and llama.cpp's cache it is the file's name without ``.gguf`` (``lmstudio:Qwen3-4B-Q4_K_M``), with its folders before it
-where two files have the same one. Where a NAME is unambiguous it does without ``PROGRAM:``.
+``PROGRAM:NAME`` names one. For Ollama NAME is its own name there (``ollama:qwen3:4b``); for LM Studio, the cache of the
+hub and that of llama.cpp it is the name of the file without ``.gguf`` (``lmstudio:Qwen3-4B-Q4_K_M``), preceded by its
+folders if two files have the same one. An unambiguous NAME needs no ``PROGRAM:``.
 
-What other programs left there may be of any kind: links in circles, broken JSON, a million files. All of it is read
-within limits, links to folders are not followed, and nothing is raised.
+The files of other programs may be of any kind: links in circles, broken JSON, a million files. All are read within
+limits, links to folders are not followed, and nothing is raised.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class OtherModel:
     size: int
     """Bytes of all files."""
     program: str
-    """As people call it."""
+    """Its name for users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class _Program:
     title: str
     folders: Callable[[], list[Path]]
     scan: Callable[[Path], Iterator[tuple[str, Path]]]
-    """The models of a folder: what each is called, and its file."""
+    """The models of a folder: names and files."""
     remedy: str
-    """How its own user removes a model; with ``{name}``."""
+    """The way to remove a model with that program; with ``{name}``."""
 
 
 def found() -> list[OtherModel]:
@@ -71,7 +71,7 @@ def found() -> list[OtherModel]:
 
 
 def find(name: str) -> OtherModel | None:
-    """The model of this name; None where there is none, or where a name without its program means more than one."""
+    """The model of this name; None without a match, or for an ambiguous name without its program."""
     models = found()
     exact = [each for each in models if each.name == name]
     plain = exact or [each for each in models if each.name.partition(":")[2] == name]
@@ -79,17 +79,17 @@ def find(name: str) -> OtherModel | None:
 
 
 def may_have(path: Path) -> bool:
-    """Whether a file lies in a folder of another program."""
+    """Whether a file is in a folder of another program."""
     return any(path.is_relative_to(folder) for program in _PROGRAMS for folder in program.folders())
 
 
 def may_be(text: str) -> bool:
-    """Whether a text has the form of such a name, and not that of a path alone."""
+    """Whether a text has the form of such a name, and not that of a path."""
     return ":" in text and "\\" not in text and not text.startswith((".", "/", "~"))
 
 
 def refusal(model: OtherModel, done: str) -> UsageError:
-    """For what this program does with its own models alone; ``done`` completes "cannot be"."""
+    """The error for an operation that only concerns own models; ``done`` completes "cannot be"."""
     program = _BY_PREFIX[model.name.partition(":")[0]]
     remedy = program.remedy.format(name=model.name.partition(":")[2], path=model.path)
     return UsageError(
@@ -137,7 +137,7 @@ def _ollama(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _ollama_name(place: tuple[str, ...]) -> str:
-    """Of ``registry.ollama.ai/library/qwen3/4b``: what ``ollama list`` says."""
+    """The name in ``ollama list`` for ``registry.ollama.ai/library/qwen3/4b``."""
     host, *names, tag = place
     if host == "registry.ollama.ai":
         host = ""
@@ -146,7 +146,7 @@ def _ollama_name(place: tuple[str, ...]) -> str:
 
 
 def _model_of(manifest: Path) -> str:
-    """The hash of the one model that a manifest names; empty where it names none, several, or one with an adapter."""
+    """The hash of the one model of a manifest; empty for none, several, or one with an adapter."""
     if not manifest.is_file() or manifest.stat().st_size > _MAX_MANIFEST:
         return ""
     content = json.loads(manifest.read_bytes())
@@ -208,13 +208,13 @@ def _age(path: Path) -> float:
 
 
 def _models(folder: Path) -> list[Path]:
-    """Whole models and first parts, without what goes with a model: projectors of images and the like."""
+    """Whole models and first parts, without companions such as image projectors."""
     pieces = [path for path in _walk(folder) if path.suffix == ".gguf" and not _NO_MODEL.search(path.name)]
     return [path for path in pieces if (piece := part(path.name)) is None or piece.number == 1]
 
 
 def _called(places: Mapping[Path, tuple[str, ...]]) -> Iterator[tuple[str, Path]]:
-    """Each file by its name, with the folders before it where another file has the same."""
+    """Each file by its name, preceded by its folders if another file has the same name."""
     stems = Counter(stem_of(path.name) for path in places)
     for path, folders in places.items():
         stem = stem_of(path.name)

@@ -16,10 +16,10 @@ _MAX_PARTS = 1000
 class ModelPart:
     stem: str
     number: int
-    """From 1."""
+    """Counted from 1."""
     count: int
     end: str
-    """What follows in the name: ``.gguf``, or nothing."""
+    """The rest of the name: ``.gguf``, or empty."""
 
     def all(self) -> tuple[str, ...]:
         """The names of all parts, in order."""
@@ -27,7 +27,7 @@ class ModelPart:
 
 
 def part(name: str) -> ModelPart | None:
-    """What a file's name, with or without ``.gguf`` and what follows it, says about parts; None for a whole file."""
+    """The part that a file name states, with or without ``.gguf`` and a suffix; None for a whole file."""
     match = _PART.fullmatch(name)
     if match is None:
         return None
@@ -40,7 +40,7 @@ def suffix(number: int, count: int) -> str:
 
 
 def stem_of(name: str) -> str:
-    """A file's name without ``.gguf`` and without the number of its part: what its model is called."""
+    """A file name without ``.gguf`` and without the number of a part: the name of its model."""
     stem = name.removesuffix(".gguf")
     found = part(stem)
     return found.stem if found is not None else stem

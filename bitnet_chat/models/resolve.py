@@ -1,4 +1,4 @@
-"""From what ``-m`` says to a file: a path, the name of an installed model, ``auto``, or nothing, which is as auto."""
+"""The file of ``-m``: a path, the name of an installed model, ``auto``, or nothing, which means auto."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 Judge = Callable[[Sequence["ModelInfo"]], list[str]]
-"""Why each model cannot be run here; empty for those that can."""
+"""The reason why each model cannot be run here; empty for those that can."""
 
 
 def stock(infos: Sequence[ModelInfo]) -> list[str]:
-    """As an engine of which nothing is known."""
+    """For an engine with unknown capabilities."""
     from bitnet_chat.models.engine_support import obstacle
 
     return [obstacle(each, None) for each in infos]
 
 
 def by_engine(engine: Path) -> Judge:
-    """By what the files of one engine tell."""
+    """By the files of one engine."""
     from bitnet_chat.models.engine_support import known, obstacle
 
     def judge(infos: Sequence[ModelInfo]) -> list[str]:
@@ -44,14 +44,14 @@ def by_engine(engine: Path) -> Judge:
 class ResolvedModel:
     path: Path
     notice: str = ""
-    """One line for the user: why this one."""
+    """One line with the reason of the choice."""
 
 
 def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> ResolvedModel:
-    """The file that ``model`` means. Raises ModelError where there is none.
+    """The file that ``model`` means. Raises ModelError without one.
 
-    ``judge``: which models can be run, for ``auto``; ``context``: --ctx. A file wins over a name; a path that is
-    no file is given back as it is when it does not look like a name, and whoever opens it says what is wrong.
+    ``judge``: for ``auto``, the models that can be run; ``context``: --ctx. A file takes precedence over a name; a path
+    without a file is returned unchanged unless it looks like a name, and opening it reports the error.
     """
     if model in ("", AUTO):
         return _auto(judge or stock, context, named=bool(model))
@@ -70,14 +70,15 @@ def resolve(model: str, *, judge: Judge | None = None, context: int = 0) -> Reso
             f"the model {model} is not installed", remedy=f"bitnet-chat models pull {model} fetches it{cost}"
         )
     raise ModelError(
-        f"there is no file and no installed model called {model}",
+        f"model {model} is neither a file nor installed",
         remedy="use a .gguf file, or a name of bitnet-chat models list",
     )
 
 
 def find(name: str) -> store.InstalledModel | None:
-    """The model of this name, however it is written (:mod:`bitnet_chat.models.names`): an installed one, the bundled
-    one, or one of another program."""
+    """The model of this name, in any spelling (:mod:`bitnet_chat.models.names`): an installed one, the bundled one, or
+    one of another program.
+    """
     found = store.find(name)
     if found is not None:
         return found
@@ -94,7 +95,7 @@ def find(name: str) -> store.InstalledModel | None:
 
 
 def present() -> list[store.InstalledModel]:
-    """All real models of this computer: the installed ones, and those of other programs, each once."""
+    """All models of this computer but the bundled one: the installed ones, and those of other programs, each once."""
     own = store.installed()
     seen = {each.path.resolve() for each in own}
     return [*own, *(_as_installed(each) for each in other_programs.found() if each.path.resolve() not in seen)]
@@ -107,8 +108,9 @@ def _as_installed(other: other_programs.OtherModel) -> store.InstalledModel:
 def options(
     models: Sequence[store.InstalledModel], judge: Judge | None = None, context: int = 0, free: int | None = None
 ) -> list[ModelOption]:
-    """What speaks for and against each model, from the largest down and no further than the first that will do: to
-    read a header takes a tenth of a second. ``free``: bytes of memory; None reads all headers."""
+    """Facts for and against each model, from the largest down and no further than the first suitable one: reading a
+    header takes a tenth of a second. ``free``: bytes of memory; None reads all headers.
+    """
     found: list[ModelOption] = []
     for model in sorted(models, key=lambda each: (-each.size, each.name)):
         found += judged([examine(model, context)], judge or stock)
@@ -124,9 +126,9 @@ def bundled() -> store.InstalledModel | None:
 
 
 def _auto(judge: Judge, context: int, *, named: bool) -> ResolvedModel:
-    """Reads the headers from the largest model down, and no further than it must: each costs a tenth of a second.
+    """Reads the headers from the largest model down, and no further than necessary: each costs a tenth of a second.
 
-    ``named``: ``auto`` was asked for, and the notice says why this one even where there was nothing to choose.
+    ``named``: ``auto`` was requested, and the notice has the reason even without alternatives.
     """
     from bitnet_chat.util.resources import available
 
@@ -146,16 +148,16 @@ def _auto(judge: Judge, context: int, *, named: bool) -> ResolvedModel:
 
 @dataclass(frozen=True, slots=True)
 class ExaminedModel:
-    """An installed model, and what its header says."""
+    """An installed model, and its header."""
 
     model: store.InstalledModel
     info: ModelInfo | None
     need: int
-    """Bytes of memory; 0 where the header does not tell."""
+    """Bytes of memory; 0 if the header does not show it."""
     damage: str
 
     def option(self, obstacle: str) -> ModelOption:
-        """``obstacle``: why no engine can run it."""
+        """``obstacle``: the reason why no engine can run it."""
         reason = self.damage or obstacle
         if not reason and self.info is not None and self.info.embeds:
             reason = "it is an embedding model"
@@ -186,8 +188,8 @@ def judged(models: Sequence[ExaminedModel], judge: Judge) -> list[ModelOption]:
 
 # Which model ``-m auto`` takes: the largest installed one that the engine can run and that fits into free memory.
 #
-# The largest by the size of its file: of two models that both fit, more bytes hold more of what was learnt, whatever
-# they are packed in. Pure.
+# The largest by the size of its file: of two models that both fit, more bytes store more information in any packing.
+# Pure.
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ class ModelOption:
     need: int
     """Bytes of memory, see :mod:`bitnet_chat.models.memory`."""
     obstacle: str = ""
-    """Why it cannot be run here at all."""
+    """The reason why it cannot be run here at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +214,9 @@ class ModelChoice:
 
 
 def choose(options: Sequence[ModelOption], free: int | None, *, smaller: int = 0) -> ModelChoice:
-    """``free``: bytes that a new program can have; None: nobody knows, and the smallest is the safest. ``smaller``: how
-    many more there are, all smaller than one of the options that will do."""
+    """``free``: bytes for a new program; None: unknown, and the smallest is the safest. ``smaller``: the number of
+    further models, all smaller than a suitable one.
+    """
     if not options:
         return ModelChoice("", "no model is installed (bitnet-chat models list shows what can be pulled)")
     runnable = sorted((each for each in options if not each.obstacle), key=lambda each: (-each.size, each.name))
@@ -233,7 +236,7 @@ def choose(options: Sequence[ModelOption], free: int | None, *, smaller: int = 0
 
 
 def _others(reasons: dict[str, str]) -> str:
-    """At most three: the line is to be read."""
+    """At most three, for a readable line."""
     told = [f"{name}: {reason}" for name, reason in list(reasons.items())[:3]]
     if len(reasons) > 3:
         told.append(f"{len(reasons) - 3} more")

@@ -1,7 +1,5 @@
-"""The folder of installed models: ``NAME.gguf``, or its parts ``NAME-00001-of-00003.gguf`` and so on, and beside it
-``NAME.json``, what is known of where it came from.
-
-A file that was put there by hand is a model as good as any; it only has no record.
+"""The folder of installed models: ``NAME.gguf``, or its parts ``NAME-00001-of-00003.gguf`` and so on, and ``NAME.json``
+with its origin.
 """
 
 from __future__ import annotations
@@ -25,19 +23,19 @@ class ModelRecord:
     """Written when a model is pulled."""
 
     origin: str
-    """``hf:user/repo/file`` or an address; without what is secret in it."""
+    """``hf:user/repo/file`` or a URL, without secrets."""
     size: int
     sha256: str
-    """Of the file as it came; empty for several."""
+    """Of the downloaded file; empty for several."""
     revision: str = ""
-    """The hub's commit."""
+    """The commit on the hub."""
     license: str = ""
     pulled: str = ""
-    """When, ISO 8601 in UTC."""
+    """Time of the pull, ISO 8601 in UTC."""
     parts: tuple[str, ...] = ()
-    """The sha256 of each part, where there are several."""
+    """The sha256 of each part, if there are several."""
     converted: str = ""
-    """The type that it was converted to here; then size and sha256 are those of the converted file."""
+    """The type of a conversion; then size and sha256 are those of the converted file."""
 
     @property
     def hashes(self) -> tuple[str, ...]:
@@ -49,24 +47,24 @@ class ModelRecord:
 class InstalledModel:
     name: str
     path: Path
-    """The file that an engine is given; the first of several."""
+    """The file for an engine; the first of several."""
     size: int
-    """Bytes of all files that are there."""
+    """Bytes of all existing files."""
     record: ModelRecord | None
     missing: str = ""
-    """Which parts are not there; empty: none are missing."""
+    """Missing parts; empty: complete."""
     program: str = ""
-    """Whose it is; empty: ours."""
+    """The other program that owns it; empty: none."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that it is to have, in order."""
+        """All its files, existing or not, in order."""
         found = part(self.path.name)
         return tuple(map(self.path.with_name, found.all())) if found is not None else (self.path,)
 
 
 def path_of(name: str) -> Path:
-    """Where a model of this name lies, or would lie. Raises UsageError for a value that is not a host name."""
+    """The path of a model of this name, existing or not. Raises UsageError for an invalid name."""
     if not is_name(name):
         raise UsageError(
             f"{name!r} is not a valid name for a model", remedy="a name is letters, digits, '.', '_' and '-'"
@@ -75,18 +73,18 @@ def path_of(name: str) -> Path:
 
 
 def paths_of(name: str, count: int) -> tuple[Path, ...]:
-    """Where the files of a model of ``count`` parts lie, or would lie."""
+    """The paths of a model of ``count`` parts, existing or not."""
     path = path_of(name)
     return (path,) if count == 1 else _parts_of(path, count)
 
 
 def _parts_of(path: Path, count: int) -> tuple[Path, ...]:
-    """``path``: of the one file that the model would be."""
+    """``path``: of the model as one file."""
     return tuple(path.with_name(f"{path.stem}{suffix(number, count)}.gguf") for number in range(1, count + 1))
 
 
 def installed() -> list[InstalledModel]:
-    """All that is there, by name."""
+    """All installed models, by name."""
     try:
         names = sorted({stem_of(each.name) for each in paths.models_dir().iterdir() if each.suffix == ".gguf"})
     except OSError:
@@ -111,7 +109,7 @@ def find(name: str) -> InstalledModel | None:
 
 
 def origin_of(path: Path) -> str:
-    """Where the model in a file of this folder came from; empty where nothing is known of that."""
+    """The origin of the model in a file of this folder; empty if unknown."""
     if path.parent != paths.models_dir():
         return ""
     record = _record(path.with_name(f"{stem_of(path.name)}.json"))
@@ -130,7 +128,7 @@ def _in_parts(path: Path, count: int, record: ModelRecord | None) -> InstalledMo
 
 
 def _pieces(path: Path) -> list[Path]:
-    """All files that are parts of the model whose one file would be ``path``, and what pulls left of such."""
+    """All parts of a model, and remains of pulls of them. ``path``: of the model as one file."""
     return sorted(path.parent.glob(f"{path.stem}-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].gguf*"))
 
 
@@ -140,7 +138,7 @@ def write_record(path: Path, record: ModelRecord) -> None:
 
 
 def write_json(target: Path, content: dict[str, Any]) -> None:
-    """All of it or nothing. Raises OSError."""
+    """Write all of it or nothing. Raises OSError."""
     part = target.with_name(f"{target.name}.{os.getpid()}")
     try:
         part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
@@ -150,9 +148,9 @@ def write_json(target: Path, content: dict[str, Any]) -> None:
 
 
 def remove(name: str) -> int:
-    """Removes a model, its record and what a pull of it left; gives the bytes that this frees. Raises OSError.
+    """Remove a model, its record and remains of a pull; returns the freed bytes. Raises OSError.
 
-    A model that is a link goes, what it points to stays.
+    Of a model that is a link only the link is removed.
     """
     path = path_of(name)
     freed = 0
@@ -166,14 +164,14 @@ def remove(name: str) -> int:
 
 
 def leftovers(name: str) -> list[Path]:
-    """What a pull that was interrupted has left of a model."""
+    """Remains of an interrupted pull of a model."""
     path = path_of(name)
     pieces = [each for each in _pieces(path) if each.suffix != ".gguf"]
     return [*pieces, *(each for each in (part_path(path), state_path(path)) if each.exists())]
 
 
 def unfinished() -> Iterator[tuple[str, int]]:
-    """Names and bytes so far of pulls that were interrupted."""
+    """Names and bytes so far of interrupted pulls."""
     sizes: dict[str, int] = {}
     with contextlib.suppress(OSError):
         for path in sorted(paths.models_dir().iterdir()):
@@ -197,7 +195,7 @@ def _record_path(path: Path) -> Path:
 
 
 def _record(path: Path) -> ModelRecord | None:
-    """None where there is none that makes sense: it is a note, not something to fail for."""
+    """None if missing or invalid: the record is optional."""
     try:
         content = json.loads(path.read_text("utf-8"))
         record = ModelRecord(**content)

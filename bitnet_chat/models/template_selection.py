@@ -1,4 +1,4 @@
-"""Which chat template a model gets: the one that the user wants, else its own as it ought to be, else the usual one."""
+"""The chat template of a model: the one of the settings, else its own with corrections, else the default."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PreparedTemplate:
-    """What an engine is started with. ``header``: what the model says about itself, mended where it is wrong."""
+    """Data for the start of an engine. ``header``: that of the model, corrected."""
 
     header: ModelHeader
     read: ChatTemplate | TemplateError
-    """What became of the template here. A server reads some that cannot be read here."""
+    """The parsed template or its error. A server supports some that are not supported here."""
     replaces: str
-    """Source of the template where it is not the one in the file."""
+    """Source of the template if it differs from the one in the file."""
     overrides: tuple[str, ...]
     """See :class:`bitnet_chat.models.known_faults.RepairedMetadata`."""
 
@@ -42,10 +42,10 @@ class PreparedTemplate:
 def prepare(
     model: Path, wanted: str, notify: Callable[[str], None], *, engine: Path, takes_overrides: bool
 ) -> PreparedTemplate:
-    """Reads the header of the model. ``notify`` hears what was mended, and what is wrong and was not.
+    """Read the header of the model. ``notify`` receives corrections, and faults that were not corrected.
 
-    Raises ModelError for a model that cannot be read or that the engine computes wrongly, and for a template that no
-    reply can be had with.
+    Raises ModelError for a model that cannot be read or that the engine computes wrongly, and for a template without
+    usable replies.
     """
     from bitnet_chat.models.engine_support import mentioned, require_right_results
     from bitnet_chat.models.gguf import read_header
@@ -78,7 +78,7 @@ def prepare(
 
 
 def flaws_of(header: ModelHeader) -> tuple[TemplateFlaw, ...]:
-    """What is wrong with the template that a model brings, by rendering it."""
+    """Faults of the template of a model, found by rendering it."""
     from bitnet_chat.templates.checks import flaws
 
     return flaws(_read(header.chat_template, f"of {header.label}", header), header.eos)
@@ -98,9 +98,9 @@ def _read(source: str, name: str, header: ModelHeader) -> ChatTemplate | Templat
 
 
 def template_source(wanted: str, header: ModelHeader, notify: Callable[[str], None]) -> tuple[str, str]:
-    """Jinja source and its name, for errors. ``wanted``: a name, a file or a Jinja text; empty: the model's own.
+    """Jinja source and its name, for errors. ``wanted``: a name, a file or a Jinja text; empty: that of the model.
 
-    ``notify`` hears where the model has none. Raises ModelError for a template that cannot be read.
+    ``notify`` receives a line if the model has none. Raises ModelError for a template that cannot be read.
     """
     if wanted in TEMPLATES:
         return TEMPLATES[wanted], wanted

@@ -1,8 +1,8 @@
-"""How weights are packed: names and sizes of tensor types, and of the mixtures that files are called after. Pure.
+"""Packing of weights: names and sizes of tensor types, and of the mixtures that files are named after. Pure.
 
-Sources: ``enum ggml_type`` and the type traits of ggml (llama.cpp 0c1e570, what ``engine install`` builds), ``enum
-llama_ftype`` of llama.h. BitNet's llama.cpp has types of its own, numbered from 36 on where the original had gaps at
-the time: I2_S 36, I8_S 37, TL1 38, TL2 39 (its ``ggml.h``; the original uses 39 for MXFP4 now). ik_llama.cpp numbers
+Sources: ``enum ggml_type`` and the type traits of ggml (llama.cpp 0c1e570, the version of ``engine install``), ``enum
+llama_ftype`` of llama.h. The llama.cpp of BitNet has types of its own, numbered from 36 on in the gaps of the original
+at the time: I2_S 36, I8_S 37, TL1 38, TL2 39 (its ``ggml.h``; the original uses 39 for MXFP4 now). ik_llama.cpp numbers
 its own from 133 on (its ``ggml.h`` of 0.1.5).
 """
 
@@ -20,16 +20,16 @@ Fork = Literal["", "bitnet", "ik"]
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """``block`` elements take ``size`` bytes; ``size`` 0: not known here."""
+    """``block`` elements take ``size`` bytes; ``size`` 0: unknown."""
 
     name: str
     block: int
     size: int
     fork: Fork = ""
-    """The one fork of llama.cpp whose builds know it."""
+    """The one fork of llama.cpp that supports it."""
 
     def bytes_of(self, shape: tuple[int, ...]) -> int | None:
-        """What a tensor of this shape takes; None where that is not known."""
+        """Bytes of a tensor of this shape; None if unknown."""
         elements = prod(shape)
         if self.name == "I2_S":
             return elements // 4 + 32  # docs/I2_s.md of BitNet: the scale stands behind the weights, eight times
@@ -105,7 +105,7 @@ _FILE_TYPES = dict(
 
 
 I2_S_FILE, _TL2_FILE = 40, 39
-"""``general.file_type`` of BitNet's files; in llama.cpp 39 is NVFP4, whose tensors are of type 40."""
+"""``general.file_type`` of files of BitNet; in llama.cpp 39 is NVFP4, with tensors of type 40."""
 
 
 def tensor_type(number: int, architecture: str = "", file_type: object = None) -> TensorType | None:
@@ -116,10 +116,11 @@ def tensor_type(number: int, architecture: str = "", file_type: object = None) -
 
 
 def quantization(file_type: object, weights: Iterable[tuple[str, int]]) -> str:
-    """What people call a file: ``Q4_K_M``, ``I2_S``, ``TQ2_0``; empty when nothing tells.
+    """The usual name of a file: ``Q4_K_M``, ``I2_S``, ``TQ2_0``; empty if unknown.
 
-    ``weights``: tensor types and how many elements are of each. The number in ``general.file_type`` is believed where
-    it names a mixture; but some numbers of the forks are other types in llama.cpp, so their own tensor types win.
+    ``weights``: tensor types with the number of elements of each. The number in ``general.file_type`` is used if it
+    names a mixture; but some numbers of the forks are other types in llama.cpp, so their own tensor types take
+    precedence.
     """
     elements = dict(weights)
     most = max(elements, key=lambda name: elements[name], default="")
@@ -138,7 +139,7 @@ def quantization(file_type: object, weights: Iterable[tuple[str, int]]) -> str:
 # 1.
 
 I2_S, IQ2_BN = 36, 135
-"""As ggml numbers the types."""
+"""Numbers of the types in ggml."""
 
 
 def row_size(kind: int, columns: int) -> int:

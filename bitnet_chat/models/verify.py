@@ -1,4 +1,4 @@
-"""Whether an installed model is still the file that was pulled, and whole."""
+"""Check that an installed model is complete and still the downloaded file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CHUNK = 1 << 20
 class VerifyResult:
     name: str
     problems: tuple[str, ...]
-    """Empty: all is well as far as it can be told."""
+    """Empty: no fault was found."""
     sha256: str
     """Empty for several files, see ``parts``."""
     compared_with: str
-    """Whose hash it was compared with: ``registry``, ``record``; empty: none is known."""
+    """The origin of the expected hash: ``registry``, ``record``; empty: none is known."""
     parts: tuple[str, ...] = ()
-    """The sha256 of each file, where there are several."""
+    """The sha256 of each file, if there are several."""
 
 
 def verify(
@@ -34,7 +34,7 @@ def verify(
     entries: Mapping[str, RegistryEntry],
     on_bytes: Callable[[int, int], None] = lambda done, total: None,
 ) -> VerifyResult:
-    """Reads all of it. Raises ModelError for one that cannot be read."""
+    """Read all of it. Raises ModelError for one that cannot be read."""
     expected, whose = _expected(model, entries)
     problems = [model.missing] if model.missing else []
     found = [] if model.missing else _hashes(model, on_bytes)
@@ -71,7 +71,7 @@ def _hashes(model: InstalledModel, on_bytes: Callable[[int, int], None]) -> list
 
 
 def _expected(model: InstalledModel, entries: Mapping[str, RegistryEntry]) -> tuple[tuple[str, ...], str]:
-    """The registry's hash where the file came from what the registry names; else those of the day of the pull."""
+    """The hash of the registry if the file has the origin of the registry; else those of the pull."""
     entry = entries.get(model.name)
     if entry is not None and entry.sha256:
         source = parse(entry.name, entries)
@@ -84,19 +84,19 @@ def _expected(model: InstalledModel, entries: Mapping[str, RegistryEntry]) -> tu
 # Whether a file is all of a model: a model in parts is given by its first, with all others beside it.
 
 _TOLD = 3
-"""Names of missing parts that are told."""
+"""Maximum number of missing parts in a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class MissingPart:
-    """``what``: goes on from the name of the file."""
+    """``what``: a predicate for the name of the file."""
 
     what: str
     remedy: str
 
 
 def lack(path: Path, split: tuple[int, int] | None) -> MissingPart | None:
-    """``split``: the how-manieth of how many files ``path`` is; None for a whole model, which lacks nothing."""
+    """``split``: number and count of the part ``path``; None for a whole model, which lacks nothing."""
     if split is None:
         return None
     number, count = split

@@ -1,4 +1,4 @@
-"""The vocabulary of a model file, and tokens counted with it."""
+"""The vocabulary of a model file, and token counts with it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _MAX_DEFINED = 1 << 14  # Gemma 3 has 6,400 of them, most others a few dozen
 
 
 class TokenCounter:
-    """Counts for one model. Its vocabulary is read when it is first needed: 0.1 to 0.2 s for 128,000 pieces, which take
-    3 MB. May be used from several threads."""
+    """Token counts for one model. Its vocabulary is read on first use: 0.1 to 0.2 s for 128,000 pieces, which take 3
+    MB. Thread-safe.
+    """
 
     def __init__(self, model: Path) -> None:
         self._model = model
@@ -30,7 +31,7 @@ class TokenCounter:
         self._tried = False
 
     def count(self, text: str) -> TokenCount | None:
-        """None for a model whose vocabulary cannot be read or is of a kind that is not known here."""
+        """None for a model with an unreadable vocabulary, or one of an unsupported kind."""
         tokenizer = self.tokenizer()
         return tokenizer.count(text) if tokenizer is not None else None
 
@@ -44,7 +45,7 @@ class TokenCounter:
 
 
 def read_tokenizer(path: Path) -> Tokenizer | None:
-    """None for a kind of vocabulary that is not known here. Raises ModelError as ``read_header`` does."""
+    """None for an unsupported kind of vocabulary. Raises ModelError as ``read_header`` does."""
     with opened(path) as cursor:
         contents = cursor.contents()
         said = mended(header(cursor, contents)).header

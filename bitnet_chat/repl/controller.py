@@ -128,7 +128,7 @@ class ReplController:
         elif self._caller is not None:
             self._caller.interrupt()
         elif self._following is not None:
-            self._backend.interrupt()  # what somebody else has asked, and a line waits for
+            self._backend.interrupt()  # a reply of another client, for which a line waits
 
     def follow(self, stage: RemoteReplyScreen) -> None:
         """Show the messages of other clients in this conversation from now on, if the backend reports them."""

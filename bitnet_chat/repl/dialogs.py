@@ -229,5 +229,5 @@ async def _ask(
         output=output,
     )
     app.ttimeoutlen = _QUESTION_ESCAPE_TIME
-    get_typeahead(app.input)  # what was typed before the question was there is no answer to it
+    get_typeahead(app.input)  # input typed before the question is not an answer
     return await app.run_async(handle_sigint=False)

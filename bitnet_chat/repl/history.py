@@ -55,7 +55,7 @@ class FileHistory(History):
         line = b"\n" + json.dumps(string).encode()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            # What people type to a private model is nobody else's business.
+            # Input for a private model is private: readable by its owner only.
             handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 os.write(handle, line)

@@ -237,7 +237,7 @@ class PlainUI:
         """Show a line about a failure in the background."""
         self._display.notice(text)
 
-    # The stage for what others say: the terminal has the line that is being typed, and nobody can draw above it.
+    # Output of remote replies: the terminal owns the line that is being typed, and its rows above cannot be drawn.
 
     by_lines = False
 

@@ -23,7 +23,7 @@ def on_interrupt(callback: Callable[[], None]) -> Iterator[None]:
             loop.add_signal_handler(signal.SIGINT, callback)
         except NotImplementedError:  # Windows
             signal.signal(signal.SIGINT, handler)
-    except (ValueError, RuntimeError):  # not the main thread: nobody sends us signals
+    except (ValueError, RuntimeError):  # not the main thread, which alone receives signals
         yield
         return
     try:

@@ -225,7 +225,7 @@ def cors_headers(origin: str) -> dict[str, str]:
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
-# The API key: who brings it, the cookie that stands for it in a browser, and those who guess.
+# The API key: its headers, the session cookie of a browser, and the limit of wrong attempts.
 #
 # Pure but for the clock and the random numbers, which are the caller's to replace.
 

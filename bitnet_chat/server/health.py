@@ -37,7 +37,7 @@ def health_of(desk: ReplyScheduler) -> tuple[int, dict[str, object]]:
     if desk.ending.is_set():
         state = "ending"
     elif shown is None and desk.has_answered:
-        state = "unloaded"  # on purpose, and loaded again by whoever asks
+        state = "unloaded"  # on purpose, and loaded again by the next request
     ready = state in _READY or state == "unloaded"
     return (200 if ready else 503), {
         "status": "ok" if ready else "unavailable",

@@ -138,7 +138,7 @@ class ModelManager:
             return route(conversation or Conversation(), candidates).name
         if found is None:
             self._look_for_more()
-            raise UnknownModelError(f"unknown model {name!r} here", remedy=f"available: {', '.join(self.listed)}")
+            raise UnknownModelError(f"unknown model {name!r}", remedy=f"available: {', '.join(self.listed)}")
         return found
 
     def _all_names(self) -> ModelNames:

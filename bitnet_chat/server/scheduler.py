@@ -236,7 +236,7 @@ class ReplyScheduler:
             async with aclosing(run(lambda: _pipeline(backend, order, place))) as events:
                 async for event in events:
                     if way is not None and way.made:
-                        continue  # what comes now is the end of what nobody will hear
+                        continue  # the remaining events belong to the discarded reply
                     account.heard(event)
                     generation.put(event)
         finally:

@@ -80,7 +80,7 @@ async def listening(app: Any, host: str, port: int) -> AsyncIterator[str]:
             serving.result()  # raises what went wrong
         yield address
     except BaseException:
-        server.abort()  # no time for anybody
+        server.abort()  # without a grace period
         raise
     finally:
         up.cancel()

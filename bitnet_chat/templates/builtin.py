@@ -1,4 +1,4 @@
-"""Chat templates by name, for models that bring none and for ``--chat-template NAME``."""
+"""Chat templates by name, for models without one and for ``--chat-template NAME``."""
 
 from __future__ import annotations
 
@@ -40,4 +40,4 @@ _OF_THE_DEMO = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 OWN = frozenset((*TEMPLATES.values(), _OF_THE_DEMO))
-"""Those that are known to be harmless, the one in the bundled model among them."""
+"""Templates that are known to be harmless, the one of the bundled model among them."""

@@ -1,4 +1,4 @@
-"""Chat templates: a conversation to the text a model was trained on, and what a template has around a message.
+"""Chat templates: a conversation as the text that a model was trained on, and the delimiters of a message.
 
 Between two turns stands ``reply`` + end-of-turn token + in-prefix + ``message`` + in-suffix.
 """
@@ -35,9 +35,10 @@ _FIRST, _REPLY, _SECOND = "\ue0001\ue000", "\ue0002\ue000", "\ue0003\ue000"
 
 @dataclass(frozen=True, slots=True)
 class TurnDelimiters:
-    """What a template has around each user message but the first: ``in_prefix``, from the end of the reply before it,
-    and ``in_suffix``, up to the reply to it. ``end``: the end-of-turn token between a reply and ``in_prefix``, which
-    the model makes itself; empty for a template without one."""
+    """The delimiters of each user message but the first: ``in_prefix``, from the end of the reply before it, and
+    ``in_suffix``, up to the reply to it. ``end``: the end-of-turn token between a reply and ``in_prefix``, which the
+    model generates itself; empty for a template without one.
+    """
 
     in_prefix: str
     in_suffix: str
@@ -45,7 +46,7 @@ class TurnDelimiters:
 
 
 class ChatTemplate:
-    """A chat template that was read. Raises ModelError for one that cannot be used."""
+    """A parsed chat template. Raises ModelError for one that cannot be used."""
 
     def __init__(
         self,
@@ -57,13 +58,14 @@ class ChatTemplate:
         adds_bos: bool = True,
         read: Callable[[str], TemplateProgram] = JinjaProgram,
     ) -> None:
-        """``adds_bos``: the engine puts ``bos`` in front of the prompt by itself. ``read``: for a template of others,
-        :func:`bitnet_chat.templates.sandbox.program_of`."""
+        """``adds_bos``: the engine adds ``bos`` to the prompt itself. ``read``: for an untrusted template,
+        :func:`bitnet_chat.templates.sandbox.program_of`.
+        """
         self.name = name
         self.source = source
         self.bos, self.eos, self.adds_bos = bos, eos, adds_bos and bool(bos)
         self.arguments: Mapping[str, object] = {}
-        """What it is given beside the messages, such as ``enable_thinking``."""
+        """Additional arguments, such as ``enable_thinking``."""
         try:
             self._program = read(source)
         except TemplateFaultError as fault:
@@ -72,9 +74,10 @@ class ChatTemplate:
     def render(
         self, conversation: Conversation, *, reply_follows: bool, tools: Sequence[Mapping[str, object]] = ()
     ) -> str:
-        """The whole conversation as text, special tokens spelled out. ``tools``: as the OpenAI API has them.
+        """The whole conversation as text, special tokens spelled out. ``tools``: in the form of the OpenAI API.
 
-        Raises TemplateError."""
+        Raises TemplateError.
+        """
         given = {**self.arguments}
         if tools:  # some templates take None for a list
             given["tools"] = list(tools)
@@ -109,18 +112,18 @@ class ChatTemplate:
         return TurnDelimiters(glue, suffix)
 
     def without_effect(self, arguments: Mapping[str, object]) -> str:
-        """A line for the user where it uses none of them; empty where it does."""
+        """A line for the user if it uses none of the arguments; else empty."""
         if not arguments or any(name in self.source for name in arguments):
             return ""
         return f"the chat template {self.name} does not use {' or '.join(arguments)}"
 
     def without_bos(self, text: str) -> str:
-        """A rendered prompt without the BOS token that the engine puts in front of it."""
+        """A rendered prompt without the BOS token that the engine adds."""
         return text.removeprefix(self.bos) if self.adds_bos else text
 
 
 def _as_dict(message: Message) -> dict[str, Any]:
-    """A message as templates expect it: the arguments of a call are an object there, not its text."""
+    """A message in the form of templates: the arguments of a call are an object, not text."""
     fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         functions = [

@@ -1,4 +1,4 @@
-"""What is wrong with a chat template, found by rendering it."""
+"""Faults of a chat template, found by rendering it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ OTHER = "select another with --chat-template NAME: bitnet, chatml, gemma, llama3
 
 @dataclass(frozen=True, slots=True)
 class TemplateFlaw:
-    """``what``: goes on from "the chat template NAME"."""
+    """``what``: a predicate for "the chat template NAME"."""
 
     what: str
     is_fatal: bool = False
-    """No reply can be had with it."""
+    """Replies are impossible with it."""
 
 
 def flaws(template: ChatTemplate | TemplateError, eos: str) -> tuple[TemplateFlaw, ...]:
-    """``template``: or why it could not be read. ``eos``: the model's own end token. None for a template that refuses
-    to be rendered."""
+    """``template``: the template, or its error. ``eos``: the end token of the model. None for a template that refuses
+    to be rendered.
+    """
     try:
         if isinstance(template, TemplateError):
             raise template
@@ -58,8 +59,9 @@ def _flaws(template: ChatTemplate, eos: str) -> tuple[TemplateFlaw, ...]:
 
 
 def _does_not_begin(template: ChatTemplate, asked: Conversation, once: str, often: str) -> bool:
-    """Whether the text that stands before a reply of the history is not put before the one that is to come. Where it is
-    a part of the user's message, as in ``[INST] … [/INST]``, nothing is missing."""
+    """Whether the text before a reply of the history is missing before the next one. If it is a part of the user
+    message, as in ``[INST] … [/INST]``, nothing is missing.
+    """
     if once != _rendered(template, asked, reply_follows=False):
         return False
     before_reply = often.partition(_REPLY)[0].rpartition(_FIRST)[2]
@@ -67,7 +69,7 @@ def _does_not_begin(template: ChatTemplate, asked: Conversation, once: str, ofte
 
 
 def _rendered(template: ChatTemplate, conversation: Conversation, *, reply_follows: bool = True) -> str:
-    """Empty where the template refuses the conversation. Raises TemplateError where it fails."""
+    """Empty if the template refuses the conversation. Raises TemplateError if it fails."""
     try:
         return template.render(conversation, reply_follows=reply_follows)
     except TemplateError as error:

@@ -1,7 +1,7 @@
-"""A chat template as a Jinja program, in the environment that ``transformers`` gives it. Pure.
+"""A chat template as a Jinja program, in the environment of ``transformers``. Pure.
 
-Jinja's sandbox keeps a template from files and processes, but not from taking all the time and memory that there is.
-Templates that come with a model therefore run in a process with limits: :mod:`bitnet_chat.templates.sandbox`.
+The sandbox of Jinja keeps a template from files and processes, but does not limit its time and memory. Templates of
+model files therefore run in a process with limits: :mod:`bitnet_chat.templates.sandbox`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from jinja2.ext import Extension
 
 _TOLD = 300
-"""Characters of an error that are told: a template may raise a text of any length."""
+"""Maximum number of characters of an error: a template may raise a text of any length."""
 
 
 class TemplateProgram(Protocol):
-    """A template that was read."""
+    """A parsed template."""
 
     def run(self, variables: Mapping[str, object], now: datetime) -> str:
-        """What it writes. ``variables``: as JSON can hold them. Raises TemplateFault."""
+        """The output. ``variables``: JSON values. Raises TemplateFaultError."""
 
 
 class JinjaProgram:
     """Runs in this process. ``most``: characters of output, None: without limit."""
 
     def __init__(self, source: str) -> None:
-        """Raises TemplateFault."""
+        """Raises TemplateFaultError."""
         from jinja2 import TemplateSyntaxError
 
         try:
@@ -78,7 +78,7 @@ def _told(error: Exception) -> str:
 
 
 def _environment() -> Environment:
-    """The one that Hugging Face's apply_chat_template gives a template; templates are written against it."""
+    """The environment of apply_chat_template of Hugging Face, for which templates are written."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(
@@ -90,8 +90,9 @@ def _environment() -> Environment:
 
 
 def _generation_tag() -> type[Extension]:
-    """The tag ``{% generation %} … {% endgeneration %}``, which marks what a model is trained to write and renders as
-    its content. Made here, as Jinja is imported late."""
+    """The tag ``{% generation %} … {% endgeneration %}``, which marks the trained output of a model and renders as its
+    content. Made here, since Jinja is imported late.
+    """
     from jinja2 import nodes
     from jinja2.ext import Extension
     from jinja2.parser import Parser
@@ -115,7 +116,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """As ``transformers`` defines the filter, which differs from Jinja's own: nothing is escaped for HTML."""
+    """The filter of ``transformers``, which differs from that of Jinja: nothing is escaped for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -94,7 +94,7 @@ class ToolFormat:
         before, _, behind = self._render((*history, Message("user", _AFTER)), reply_follows=True).rpartition(_AFTER)
         told = (_result("call_1", _FIRST), _result("call_2", _SECOND))[: len(results)]
         found = _between(self._render((*history, *told), reply_follows=True), before, behind)
-        # In a role of its own, which a classic engine cannot write: then as Qwen does, who has taken it over.
+        # In a role of its own, which a classic engine cannot write: then in the form of Qwen, which is derived from it.
         single, _, rest = (found or "").partition(_FIRST)
         end, _, last = rest.partition(_SECOND)
         if not single or (len(results) > 1 and not last):

@@ -1,1 +1,1 @@
-"""Text between bytes and screens: decoded, made safe, measured and wrapped. Pure."""
+"""Text between bytes and screens: decoding, sanitizing, measuring and wrapping. Pure."""

@@ -1,4 +1,4 @@
-"""How much room text takes on a terminal: cells, not characters."""
+"""Width of text on a terminal: cells, not characters."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tail(text: str, columns: int) -> str:
 
 
 def clip_styled(text: str, columns: int) -> str:
-    """The same for a line with SGR sequences in it, which take no room."""
+    """The same for a line with SGR sequences, which take no cells."""
     room, out = columns, []
     for piece in _SGR.split(text):
         if piece.startswith("\x1b"):

@@ -52,7 +52,7 @@ _GLYPHLESS = (
 _ACTIVE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _BLANK = "\x00-\xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
 _VISIBLE = f"[^{_BLANK}{_GLYPHLESS}{_ACTIVE}]"
-"""Beyond ASCII, and to be seen."""
+"""Visible characters beyond ASCII."""
 _FROM_THE_RIGHT = "[\u0590-\u061b\u061d-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
 _HAN = "[\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]"
 _AT_WORK = re.compile(
@@ -73,7 +73,7 @@ _AT_WORK = re.compile(
 _UNSAFE = re.compile(f"[{_GLYPHLESS}{_ACTIVE}]")
 _WAITS = re.compile(f"[{_GLYPHLESS}\\r]")
 _LONGEST = 8
-"""Characters without a glyph that may wait: a flag has seven at most."""
+"""Maximum number of held characters without a glyph: a flag has seven at most."""
 _BEFORE = 2
 """Characters that the meaning of the next one depends on."""
 
@@ -90,7 +90,7 @@ def _shown(character: str) -> str:
 
 
 def _judged(text: str, start: int = 0) -> Iterator[tuple[int, int, str]]:
-    """Places of ``text`` that are unsafe, and what becomes of each."""
+    """Positions of unsafe characters in ``text``, with their replacements."""
     while (found := _UNSAFE.search(text, start)) is not None:
         at = found.start()
         work = _AT_WORK.match(text, at)
@@ -99,14 +99,16 @@ def _judged(text: str, start: int = 0) -> Iterator[tuple[int, int, str]]:
 
 
 def visible(text: str) -> str:
-    """``text`` with everything a terminal could act on made visible. Whole texts; for parts see :class:`Sanitizer`."""
+    """``text`` with everything that a terminal could act on made visible. Whole texts; for parts see
+    :class:`Sanitizer`.
+    """
     if not _UNSAFE.search(text):  # 300 MB/s and more; nearly every text ends here
         return text
     return _replaced(text.replace("\r\n", "\n"))
 
 
 def _replaced(text: str, start: int = 0, end: int | None = None) -> str:
-    """What becomes of ``text[start:end]`` where it is."""
+    """The replacement of ``text[start:end]`` at its position."""
     end = len(text) if end is None else end
     out, at = [], start
     for begin, stop, shown in _judged(text, start):
@@ -118,7 +120,7 @@ def _replaced(text: str, start: int = 0, end: int | None = None) -> str:
 
 
 def visible_characters(text: str) -> list[str]:
-    """What becomes of each character of one line: joined it is ``visible(text)``."""
+    """The replacement of each character of one line: joined it is ``visible(text)``."""
     characters = list(text)
     for at, stop, shown in _judged(text):
         if stop == at + 1:
@@ -127,7 +129,7 @@ def visible_characters(text: str) -> list[str]:
 
 
 def escaped(json: str) -> str:
-    """JSON text that says the same, with everything a terminal could act on as ``\\u....``."""
+    r"""Equivalent JSON text, with everything that a terminal could act on as ``\u....``."""
     return _UNSAFE.sub(lambda found: dumps(found[0])[1:-1], json)
 
 
@@ -137,9 +139,9 @@ def one_line(text: str) -> str:
 
 
 class Sanitizer:
-    """``visible`` for text that comes in parts: any cut gives the same characters as the whole.
+    """``visible`` for text in parts: any cut gives the same characters as the whole.
 
-    What has to wait for its successor is a CR at the end of a part, as LF may follow, and characters without a glyph.
+    A CR at the end of a part is held, since LF may follow, and so are characters without a glyph.
     """
 
     def __init__(self) -> None:
@@ -162,7 +164,7 @@ class Sanitizer:
         return self._show(text[:at])
 
     def flush(self) -> str:
-        """What was still held; the text has ended here."""
+        """The held text, at the end of the text."""
         held, self._held = self._held, ""
         shown = self._show(held)
         self._before = ""

@@ -1,9 +1,9 @@
-"""Server-sent events out of bytes that arrive cut anywhere. Pure.
+"""Server-sent events from bytes that are cut anywhere. Pure.
 
-As the HTML standard has it (section 9.2.6): lines end in LF, CR or CRLF, a byte order mark in front is dropped, a line
-that begins with a colon is a comment, and a blank line ends an event. Two liberties: bytes that are not UTF-8 become
-lone surrogates instead of U+FFFD, as everywhere in this package, and :meth:`SseDecoder.flush` gives an event that the
-end of the stream has cut its blank line off, since servers forget the one behind ``[DONE]``.
+As in the HTML standard (section 9.2.6): lines end in LF, CR or CRLF, a byte order mark at the start is dropped, a line
+that begins with a colon is a comment, and a blank line ends an event. Two deviations: bytes that are not UTF-8 become
+lone surrogates instead of U+FFFD, as everywhere in this package, and :meth:`SseDecoder.flush` gives an event without
+its final blank line, which servers omit after ``[DONE]``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LIMIT = 1 << 24
-"""Bytes of one event. A whole reply with its tool calls is far below it."""
+"""Bytes of one event. A whole reply with its tool calls is far smaller."""
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """``data``: the data lines, joined by newlines. ``id``: the last one told, which stays from event to event."""
+    """``data``: the data lines, joined by newlines. ``id``: the last one received, which persists from
+    event to event.
+    """
 
     data: str
     event: str = "message"
@@ -38,12 +40,12 @@ class SseDecoder:
         self._event = ""
         self._id = ""
         self.retry: int | None = None
-        """Milliseconds to wait before coming back, where the server has told."""
+        """Milliseconds to wait before a reconnect, if the server has sent them."""
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """The events that ``chunk`` completes. Raises ValueError for one that is too long."""
         if self._after_cr and chunk:
-            # The CR had ended its line at once: who waits for an LF would be a whole event late.
+            # The CR had ended its line at once: waiting for an LF would delay the event until the next one.
             self._after_cr = False
             chunk = chunk.removeprefix(b"\n")
         if b"\r" in chunk:
@@ -68,8 +70,9 @@ class SseDecoder:
         return events
 
     def flush(self) -> list[ServerSentEvent]:
-        """The event that the end of the stream has cut short, if there is one; the decoder is then as new but for
-        the last id."""
+        """The event that the end of the stream has cut short, if any; the decoder is then new, except for the
+        last id.
+        """
         events: list[ServerSentEvent] = []
         line = b"".join(self._parts)
         if self._begins:
@@ -121,8 +124,9 @@ LINE_LIMIT = 1 << 24
 
 
 class NdjsonDecoder:
-    """``feed`` bytes as they come, ``flush`` at the end of the stream. Gives texts, which nobody has parsed yet; bytes
-    that are not UTF-8 are lone surrogates in them."""
+    """``feed`` bytes as they arrive, ``flush`` at the end of the stream. Gives unparsed texts, in which bytes that are
+    not UTF-8 are lone surrogates.
+    """
 
     def __init__(self, limit: int = LINE_LIMIT) -> None:
         self._limit = limit
@@ -142,7 +146,7 @@ class NdjsonDecoder:
         return [text for line in lines if (text := self._text(line))]
 
     def flush(self) -> list[str]:
-        """The last line, where no newline ends it."""
+        """The last line, if it lacks a newline."""
         text = self._text(b"".join(self._parts))
         self._parts, self._held, self._begins = [], 0, True
         return [text] if text else []

@@ -1,8 +1,8 @@
-"""Bytes to text, each character as soon as its last byte is there, and no byte ever lost.
+"""Bytes to text, each character as soon as its last byte has arrived, without loss of bytes.
 
-A model may emit any byte, cut anywhere. What is not UTF-8 becomes lone surrogates (U+DC80..U+DCFF, Python's
-``surrogateescape``), so that ``text.encode("utf-8", "surrogateescape")`` gives back exactly what came in. Making
-them fit to be shown is the work of :mod:`bitnet_chat.text.sanitize`.
+A model may emit any byte, cut anywhere. Bytes that are not UTF-8 become lone surrogates (U+DC80..U+DCFF,
+``surrogateescape`` of Python), so that ``text.encode("utf-8", "surrogateescape")`` gives back the exact input.
+:mod:`bitnet_chat.text.sanitize` makes them fit for display.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Utf8Decoder:
-    """``decode`` chunks as they come, ``flush`` at the end of the stream."""
+    """``decode`` chunks as they arrive, ``flush`` at the end of the stream."""
 
     def __init__(self) -> None:
         self._decoder = _new_decoder("surrogateescape")
@@ -26,7 +26,7 @@ class Utf8Decoder:
         return self._decoder.decode(data)
 
     def flush(self) -> str:
-        """What was held back, as surrogates; the decoder is then as new."""
+        """The held bytes, as surrogates; the decoder is then new."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -36,24 +36,27 @@ def encode(text: str) -> bytes:
 
 
 def rejoined(text: str) -> str:
-    """``text`` that was put together from parts: bytes of a character that are in two of them become the character."""
+    """``text`` that was joined from parts: bytes of a character that are in two of them become the character."""
     return encode(text).decode("utf-8", "surrogateescape") if _BYTE.search(text) else text
 
 
 def well_formed(text: str) -> str:
-    """``text`` as it can be written to a file or a network: each byte that was not UTF-8 is U+FFFD."""
+    """``text`` for a file or a network: each byte that was not UTF-8 is U+FFFD."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 # A long text that comes in pieces. Pure.
 
 _JOINED = 32
-"""Pieces. Joined they are a text of some hundred bytes, which is copied once and lies where small objects lie."""
+"""Pieces. Joined they are a text of some hundred bytes, which is copied once and stays in the memory
+of small objects.
+"""
 
 
 class TextBuffer:
-    """Costs little more than its characters: each piece by itself would cost ten times that, and one text that grows
-    would be copied again and again."""
+    """Takes little more memory than its characters: each piece by itself would take ten times as much, and one growing
+    text would be copied again and again.
+    """
 
     __slots__ = ("_joined", "_pieces")
 
@@ -69,5 +72,5 @@ class TextBuffer:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return "".join((*self._joined, *self._pieces))

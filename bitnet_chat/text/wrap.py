@@ -1,20 +1,20 @@
-"""Words stay whole at the edge of a terminal. Pure: text in any parts becomes text with line breaks of ours.
+"""Word wrap at the edge of a terminal. Pure: text in any parts becomes text with additional line breaks.
 
-Each character comes out at once, so the word under way may reach the edge when its beginning is on the screen already:
-then that beginning is erased and written again on the next row. That is the one thing that is ever written twice, and
-it needs nothing but the row of the cursor.
+Each character is written at once, so the current word may reach the edge when its beginning is on the screen already:
+then that beginning is erased and written again on the next row. Nothing else is ever written twice, and only the row of
+the cursor is needed for it.
 
-- A break replaces the blanks before a word. What is copied from the screen has a newline there.
-- A word that is longer than a row, such as an address, is left to the terminal, which wraps it: it is copied in one
-  piece. So are the lines of a fenced block of code.
-- Chinese, Japanese, emoji, Thai and their neighbours break between any two characters, except before a closing
-  mark and behind an opening one. Korean has blanks between its words.
-- The last cell of a row stays empty: a cursor behind it is in one place for one terminal and in another for the next.
-- Terminals disagree on the width of emoji of several code points. Where they may, a row ends early, and no word with
-  one is moved.
-- After a change of the window in the middle of a line the place of the cursor is unknown: the next blank ends it.
+- A break replaces the blanks before a word. Copied text has a newline there.
+- A word that is longer than a row, such as a URL, is left to the terminal, which wraps it: it is copied in one piece.
+So are the lines of a fenced block of code.
+- Chinese, Japanese, emoji, Thai and similar scripts break between any two characters, except before a closing mark and
+after an opening one. Korean has blanks between its words.
+- The last cell of a row stays empty: terminals differ in the position of a cursor after it.
+- Terminals disagree on the width of emoji of several code points. If they may, a row ends early, and a word with one is
+not moved.
+- After a change of the window in the middle of a line the column of the cursor is unknown: the next blank ends the row.
 
-The only escape sequences in the text are SGR, all of them ours (``stream/sanitize.py`` lets none of a model through).
+The only escape sequences in the text are SGR of this program (``text/sanitize.py`` passes none of a model).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PIECE = re.compile(r"\x1b\[[0-9;]*m|\n|[ \t]+|[^ \t\n\x1b]+|\x1b")
 OFF = "\x1b[0m"
 _FENCE = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?(`{3,}(?=[^`]*$)|~{3,})")
 _HEAD = 120
-"""Characters of the start of a line that may tell a fence."""
+"""Characters at the start of a line that may be a fence."""
 _BEFORE_FENCE = " \t>-*+.)0123456789`~"
 _TAB = 8
 # Where a row may end without a blank: around what is wide, and in scripts that have no blanks between words.
@@ -44,8 +44,9 @@ _CLOSING = frozenset(
 
 
 def wrapped(text: str, columns: int) -> str:
-    """Whole lines, broken to fit ``columns`` cells. Rows that continue a line are indented as it is, behind the name
-    of a command (``/help  this list``) as what says what it does."""
+    """Whole lines, broken to fit ``columns`` cells. Rows that continue a line have its indent; after the name of a
+    command (``/help  this list``) that of its description.
+    """
     out = []
     for line in text.split("\n"):
         wrapper = WordWrapper(lambda: columns, code=False, indent=_indent(line, columns))
@@ -67,18 +68,19 @@ def _indent(line: str, columns: int) -> int:
 
 
 class WordWrapper:
-    """``feed`` what is to be written next; what comes back is to be written at once."""
+    """``feed`` the next text; the result is to be written at once."""
 
     def __init__(self, columns: Callable[[], int] | None, *, code: bool = True, indent: int = 0) -> None:
-        """``columns``: the width of the terminal now; None where there is none, and nothing is ever broken. ``code``:
-        fenced blocks of it are left alone. ``indent``: cells that are left free at the start of a continuing row."""
+        """``columns``: gives the width of the terminal; None without one, and nothing is broken. ``code``: fenced
+        blocks of it are left alone. ``indent``: free cells at the start of a continuing row.
+        """
         self._columns = columns
         self._width = columns() if columns is not None else 0
         self._reads_code, self._indent = code, indent
         self._look = ""
         """The SGR sequence in force."""
         self._fence = ""
-        """What has opened the code that we are in."""
+        """The fence that has opened the current code."""
         self._out: list[str] = []
         self._begin_line()
 
@@ -91,13 +93,13 @@ class WordWrapper:
 
     def _begin_row(self) -> None:
         self._column = self._slack = 0
-        """Cells before the cursor; cells that there may be in addition, where terminals disagree."""
+        """Cells before the cursor; additional cells on which terminals disagree."""
         self._loose = False
         """The terminal has wrapped this row."""
         self._occupied = False
         """There is a word before the unit."""
         self._unit: list[str] = []
-        """What has to stay together: what was fed since the last place for a break, blanks apart."""
+        """Text that must stay together: the input since the last place for a break, without blanks."""
         self._begin_unit(0)
 
     def _begin_unit(self, gap: int) -> None:
@@ -111,7 +113,7 @@ class WordWrapper:
         self._tail = ""
         """The last character, of one or more code points."""
         self._from, self._from_look = len(self._out), self._look
-        """Where gap and unit begin in what is to be written, and the look in force there."""
+        """The beginning of gap and unit in the output, and the style in force there."""
 
     @property
     def fresh(self) -> bool:
@@ -129,11 +131,11 @@ class WordWrapper:
 
     @property
     def settled(self) -> bool:
-        """The cursor is known to be within its row and not behind its last cell."""
+        """Whether the cursor is known to be within its row and not after its last cell."""
         return not (self._lost or self._slack or self._unit_slack) and self._column < self._width
 
     def begin(self, before: str = "") -> None:
-        """Another text begins at the start of a line, as one that goes on after ``before``, which is not written."""
+        """Begin another text at the start of a line, as a continuation of ``before``, which is not written."""
         self._fence, self._look = "", ""
         self._begin_line()
         if before:
@@ -256,8 +258,9 @@ class WordWrapper:
         self._slack = self._unit_slack
 
     def _end_row(self, look: str, then: str | None = None) -> None:
-        """No row inherits a look from the one before, wherever it stops. ``look``: the one in force; ``then``: the one
-        that the next row begins with."""
+        """Reset the style, so that a row does not inherit one. ``look``: the one in force; ``then``: the one of the
+        next row.
+        """
         then = look if then is None else then
         self._out.append(f"{OFF if look else ''}\n{' ' * self._indent}{then}")
         self._sent = 0
@@ -265,7 +268,7 @@ class WordWrapper:
         self._column = self._indent
 
     def _clusters(self, text: str) -> None:
-        """A word with characters that are wide, of several code points, or without blanks between words."""
+        """A word with wide characters, of several code points, or without blanks between words."""
         from wcwidth import iter_graphemes
 
         tail = self._tail
@@ -322,7 +325,7 @@ class WordWrapper:
 
 
 def _more(cluster: str, cells: int) -> int:
-    """Cells that a terminal gives to it which knows nothing of characters of several code points, beyond ``cells``."""
+    """Cells beyond ``cells`` that a terminal uses which does not support characters of several code points."""
     return 0 if len(cluster) == 1 else max(0, sum(map(width, cluster)) - cells)
 
 

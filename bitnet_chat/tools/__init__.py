@@ -1,4 +1,4 @@
-"""Functions of a user's file as tools: their description for a model, and calls of them."""
+"""Functions of a Python file as tools: their description for a model, and their calls."""
 
 from bitnet_chat.tools.toolbox import Function, Result, Toolbox
 

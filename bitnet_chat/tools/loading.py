@@ -1,4 +1,4 @@
-"""A Python file as a toolbox: its public functions, with what their type hints and docstrings say."""
+"""A Python file as a toolbox: its public functions, with their type hints and docstrings."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what the APIs allow
 
 
 def load(path: Path) -> Toolbox:
-    """Runs the file. Raises UsageError for one that cannot be run, and for a function that can be no tool."""
+    """Run the file. Raises UsageError for one that fails, and for a function that cannot be a tool."""
     module = _run(path)
     functions = [
         _function(each, f"{path}, line {inspect.unwrap(each).__code__.co_firstlineno}")
         for name, each in vars(module).items()
         if isinstance(each, FunctionType) and each.__module__ == module.__name__ and not name.startswith("_")
-        if name == each.__name__  # a second name is no second tool
+        if name == each.__name__  # an alias is not a second tool
     ]
     if not functions:
         raise UsageError(

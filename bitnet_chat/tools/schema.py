@@ -1,4 +1,4 @@
-"""What a type hint means for a model: a JSON schema, and how a value of JSON becomes one of Python. Pure."""
+"""Type hints for a model: a JSON schema, and the conversion of JSON values to Python. Pure."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ Read = Callable[[Any, str], Any]
 
 @dataclass(frozen=True, slots=True)
 class TypeSchema:
-    """``read(value, place)``: the value for Python. Raises ValueError, with a line for the model that names
-    ``place``."""
+    """``read(value, place)``: the value for Python. Raises ValueError, with a line for the model that
+    names ``place``.
+    """
 
     schema: dict[str, Any]
     read: Read
 
 
 def kind_of(hint: Any) -> TypeSchema:
-    """Raises TypeError, with a few words, for a hint that JSON has nothing for."""
+    """Raises TypeError, with a few words, for a hint without a JSON form."""
     if hint is Any or hint is object:
         return TypeSchema({}, lambda value, place: value)
     if hint in _SIMPLE:
@@ -89,7 +90,7 @@ _SIMPLE: dict[Any, TypeSchema] = {
 
 
 def _annotated(arguments: tuple[Any, ...]) -> TypeSchema:
-    """A text beside the type says what it is for."""
+    """A text in the annotation is the description."""
     kind = kind_of(arguments[0])
     texts = [each for each in arguments[1:] if isinstance(each, str)]
     return TypeSchema(kind.schema | ({"description": texts[0]} if texts else {}), kind.read)
@@ -161,7 +162,7 @@ class Field:
 
 
 def object_kind(fields: Mapping[str, Field], what: str = "") -> TypeSchema:
-    """Of an object with these fields and no others. ``what``: how its fields are called in errors."""
+    """An object with exactly these fields. ``what``: the noun for its fields in errors."""
 
     def read(value: Any, place: str) -> dict[str, Any]:
         whole = _expect(dict, "an object")(value, place or "what was given")
@@ -212,7 +213,7 @@ def _hints(holder: Any) -> dict[str, Any]:
 
 
 _holders: list[Any] = []
-"""Whose fields are looked at."""
+"""The types with fields under examination."""
 
 
 def _kind_of_field(holder: Any, hint: Any, name: str) -> TypeSchema:
@@ -230,7 +231,7 @@ def _kind_of_field(holder: Any, hint: Any, name: str) -> TypeSchema:
 
 
 def shown(value: Any) -> str:
-    """A value of JSON for an error, not too long."""
+    """A JSON value for an error, shortened."""
     import json
 
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -254,7 +255,7 @@ _SECTION = re.compile(
 
 
 def described(docstring: str) -> tuple[str, dict[str, str]]:
-    """The first paragraph on one line, and what is said of each parameter."""
+    """The first paragraph on one line, and the description of each parameter."""
     lines = inspect.cleandoc(docstring).splitlines()
     summary: list[str] = []
     for number, line in enumerate(lines):
@@ -284,7 +285,7 @@ def _parameters(lines: Sequence[str]) -> dict[str, str]:
 def _section(
     lines: Sequence[str], at: int, item: re.Pattern[str], found: dict[str, list[str]], *, indented: bool
 ) -> int:
-    """The items of one section; where it ends."""
+    """The items of one section, and its end."""
     depth = -1
     while at < len(lines):
         line = lines[at]
@@ -305,7 +306,7 @@ def _section(
 
 
 def _item(lines: Sequence[str], at: int, match: re.Match[str], found: dict[str, list[str]]) -> int:
-    """One item with the deeper lines below it; the line after them."""
+    """One item with the indented lines below it, and the line after them."""
     indent = len(lines[at]) - len(lines[at].lstrip())
     words = found.setdefault(match[1], [])
     if match.re.groups > 1 and match[2]:

@@ -1,7 +1,7 @@
-"""What a function finds where a program has its terminal: nothing to read, and paper of its own to write on.
+"""Standard streams of a tool function: empty input, captured output.
 
-A function runs in a thread, and may go on when its call was given up. Neither it nor a program that it starts may take
-the keys of whoever sits at the terminal, or write into an answer that is on its way to a file.
+A function runs in a thread, and may continue after its call was abandoned. Neither it nor a program that it starts may
+read the keyboard of the terminal, or write into an answer that goes to a file.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
 
 _LIMIT = 400_000
-"""Bytes that are kept of what a function writes."""
+"""Maximum number of bytes of captured output."""
 
 
 class CapturedOutput:
-    """What a function has written to stdout and stderr, up to a limit. Afterwards nothing more is taken."""
+    """The output of a function to stdout and stderr, up to a limit. After ``close`` further output is ignored."""
 
     def __init__(self) -> None:
         self._kept = _SavedStreams()
@@ -27,10 +27,10 @@ class CapturedOutput:
             cast(Any, self._kept), encoding="utf-8", errors="surrogateescape", newline="\n", write_through=True
         )
         self.nothing = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-        """What it reads."""
+        """Its empty input."""
 
     def close(self) -> str:
-        """All of it."""
+        """The whole output."""
         self._kept.is_open = False
         return self._kept.data.decode("utf-8", "replace")
 
@@ -51,7 +51,7 @@ class _SavedStreams(io.RawIOBase):
 
 
 class _SplitStream:
-    """A stream that is one for the thread that made it, and another for all others."""
+    """A stream that is one object for its creating thread, and another for all others."""
 
     def __init__(self, ours: TextIO, theirs: TextIO) -> None:
         self.ours, self.theirs = ours, theirs
@@ -71,18 +71,19 @@ class _SplitStream:
 
 
 _left_behind: list[Callable[[], bool]] = []
-"""Say whether a function whose call was given up still runs."""
+"""Functions that tell whether an abandoned call still runs."""
 
 
 @contextlib.contextmanager
 def isolated_stdio(is_running: Callable[[], bool]) -> Iterator[CapturedOutput]:
-    """For one call of a function in another thread, one at a time. ``is_running``: whether it is at work; where it goes
-    on behind the end of its call it stays apart."""
+    """For one call of a function in another thread, one at a time. ``is_running``: whether the function runs; it stays
+    isolated if it continues after its call.
+    """
     printed = CapturedOutput()
     streams = {"stdin": printed.nothing, "stdout": printed.stream, "stderr": printed.stream}
     for name, theirs in streams.items():
         before = getattr(sys, name)
-        if isinstance(before, _SplitStream):  # somebody was left behind
+        if isinstance(before, _SplitStream):  # an abandoned call still runs
             before.theirs = theirs
         else:
             setattr(sys, name, _SplitStream(before, theirs))
@@ -100,7 +101,7 @@ def isolated_stdio(is_running: Callable[[], bool]) -> Iterator[CapturedOutput]:
 
 @contextlib.contextmanager
 def _programs_apart() -> Iterator[None]:
-    """A program that is started now reads nothing, and writes to stderr where stdout is no terminal."""
+    """Give programs that are started now an empty input, and stderr as output unless stdout is a terminal."""
     with contextlib.ExitStack() as changed:
         if sys.platform != "win32":  # there the console of a process is one of its standard handles
             with contextlib.suppress(OSError):  # it was closed, or there are too many files
@@ -109,7 +110,7 @@ def _programs_apart() -> Iterator[None]:
                 _put(null, 0, changed)
                 if not os.isatty(1):
                     if (stdout := getattr(sys.stdout, "ours", None)) is not None:
-                        stdout.flush()  # what waits there is not theirs
+                        stdout.flush()  # buffered text is not output of the call
                     _put(2, 1, changed)
         yield
 
@@ -123,7 +124,7 @@ def _put(source: int, target: int, changed: contextlib.ExitStack) -> None:
 
 
 def keep_the_keyboard() -> None:
-    """Before anything reads stdin: ours is a descriptor of its own from now on, which no call takes away."""
+    """Called before anything reads stdin: move it to a descriptor of its own, which calls do not replace."""
     stdin = sys.stdin
     if sys.platform != "win32" and stdin is not None and not isinstance(stdin, _SplitStream):
         with contextlib.suppress(OSError, ValueError):  # it is closed, or no file

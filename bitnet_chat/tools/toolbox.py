@@ -1,6 +1,6 @@
-"""Tools that can be called: functions, each with what a model is told about it.
+"""Tools that can be called: functions, each with its description for a model.
 
-A call never raises. What goes wrong is a result that the model reads: it may do better the next time.
+A call never raises. A failure is a result for the model, which can correct the next call.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from bitnet_chat.tools.stdio import isolated_stdio
 from bitnet_chat.util.threads import run_in_daemon_thread
 
 TIMEOUT = 120.0
-"""Seconds that a function may take."""
+"""Maximum seconds of a call."""
 RESULT_LIMIT = 16_000
-"""Characters of a result; what is more is left out, and the model is told so."""
+"""Maximum number of characters of a result; the rest is left out, and the result says so."""
 MARK = "\n[cut here: {missing:,} of {all:,} characters are left out]"
-"""What stands where a result was cut."""
+"""The mark at the end of a shortened result."""
 _PRINT_LIMIT = 100_000
 
 Limit = Callable[[str], int]
-"""How many characters of a result may stay."""
+"""Maximum number of characters of a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One tool. ``arguments`` reads the arguments of a call, as JSON has them."""
+    """One tool. ``arguments`` converts the JSON arguments of a call."""
 
     tool: Tool
     call: Callable[..., Any]
@@ -43,8 +43,9 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """``text``: what the model is told. ``failed``: nothing came of the call. ``printed``: what the function wrote to
-    stdout, which is no part of the result. ``left_out``: characters that the text has lost."""
+    """``text``: for the model. ``failed``: the call had no result. ``printed``: output of the function to stdout, not
+    part of the result. ``left_out``: number of omitted characters.
+    """
 
     text: str
     failed: bool = False
@@ -60,7 +61,7 @@ class Toolbox:
         self._timeout = timeout
         self._running: asyncio.Task[Result] | None = None
         self.stopped = False
-        """The user wants no more calls."""
+        """Further calls are refused."""
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -71,18 +72,19 @@ class Toolbox:
         return tuple(self._functions)
 
     def only(self, names: Sequence[str]) -> Toolbox:
-        """Those with these names."""
+        """The tools with these names."""
         return Toolbox([each for name, each in self._functions.items() if name in names], timeout=self._timeout)
 
     def stop(self) -> None:
-        """Gives up the call that is under way; there will be no other."""
+        """Abandon the running call; further ones are refused."""
         self.stopped = True
         if self._running is not None:
             self._running.cancel()
 
     async def call(self, call: ToolCall, limit: Limit = lambda text: RESULT_LIMIT) -> Result:
-        """What came of it, with as much of its text as ``limit`` lets stay. Cancelling leaves a function that is
-        running behind, in a thread of its own: there is no way to stop one. One that is ``async`` is cancelled."""
+        """The result, with as much of its text as ``limit`` allows. A cancellation leaves a synchronous function
+        running in a thread, which cannot be stopped. An ``async`` function is cancelled.
+        """
         result = await self._outcome(call)
         whole, most = len(result.text), limit(result.text)
         return dataclasses.replace(result, text=cut(result.text, most), left_out=max(0, whole - most))
@@ -123,7 +125,7 @@ class Toolbox:
 
 
 class _Run:
-    """One run of a function, in whatever thread calls it. Returns what came of it, and raises nothing."""
+    """One run of a function, in the thread that calls it. Returns the result, and raises nothing."""
 
     def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         self._function, self._arguments = function, arguments
@@ -132,7 +134,7 @@ class _Run:
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
         self.is_running = True
-        """Until it has returned, whether somebody waits for that or not."""
+        """Whether it has not returned yet, also after the call was abandoned."""
 
     def __call__(self) -> Result:
         try:
@@ -171,21 +173,21 @@ class _Run:
 
 
 def as_text(value: Any) -> str:
-    """What a model is told of a value: a text as it is, anything else as JSON."""
+    """A value for a model: a text unchanged, anything else as JSON."""
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, default=_plain)
 
 
 def cut(text: str, limit: int = RESULT_LIMIT) -> str:
-    """The first ``limit`` characters of ``text``, with a mark where something is left out."""
+    """The first ``limit`` characters of ``text``, with a mark if something is left out."""
     if len(text) <= limit:
         return text
     return text[:limit] + MARK.format(missing=len(text) - limit, all=len(text))
 
 
 def words(error: BaseException) -> str:
-    """An error of somebody's own class, which may not know what to say."""
+    """The text of an error. Its class may be from a tools file, and its ``str`` may fail."""
     try:
         return f"{type(error).__name__}: {error}".removesuffix(": ")
     except Exception:

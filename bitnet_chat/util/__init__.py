@@ -1,1 +1,1 @@
-"""Services of the operating system: files, locks, threads, resources, progress, pip, the user's editor."""
+"""Services of the operating system: files, locks, threads, resources, progress, pip, external editors."""

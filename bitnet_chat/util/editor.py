@@ -1,4 +1,4 @@
-"""The user's own editor, on a text or on a file."""
+"""The external editor of the user, for a text or a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REMEDY = "set EDITOR to a program that edits a file and returns when it is clos
 
 
 def editor_command(environment: Mapping[str, str]) -> list[str]:
-    """``$VISUAL``, ``$EDITOR``, or an editor that is on every such system. Raises UsageError where there is none."""
+    """``$VISUAL``, ``$EDITOR``, or a standard editor of the system. Raises UsageError without one."""
     for variable in ("VISUAL", "EDITOR"):
         chosen = environment.get(variable, "").strip()
         if chosen:
@@ -34,9 +34,9 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
 
 
 def edit_file(file: Path) -> None:
-    """Returns when the editor has been closed. Blocks; the terminal is the editor's meanwhile.
+    """Edit a file; returns when the editor has been closed. Blocks; the editor uses the terminal meanwhile.
 
-    Raises UsageError when there is no editor, it cannot be run, or it fails.
+    Raises UsageError if an editor is missing, cannot be run, or fails.
     """
     command = editor_command(os.environ)
     try:
@@ -56,8 +56,9 @@ def _signal(number: int) -> str:
 
 
 def edit(text: str) -> str:
-    """``text`` as the user leaves it, less one newline at its end. Blocks and raises as :func:`edit_file` does; what an
-    editor that fails had saved is kept, and the error says where."""
+    """``text`` after editing, less one newline at its end. Blocks and raises as :func:`edit_file` does; text saved by
+    an editor that fails is kept, and the error names its file.
+    """
     editor_command(os.environ)  # before anything is written
     handle, name = tempfile.mkstemp(prefix="bitnet-chat-", suffix=".md")  # mode 0600
     file = Path(name)

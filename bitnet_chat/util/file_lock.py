@@ -1,4 +1,4 @@
-"""One at a time: a lock on a file that the kernel lets go of when its holder dies, however it dies.
+"""A lock on a file that the kernel releases when its holder dies in any way.
 
 Standard library only: the scripts in ``bin/`` use it before anything is installed.
 """
@@ -14,22 +14,22 @@ from pathlib import Path
 
 _RETRY_SECONDS = 0.25
 
-# Windows forbids reading bytes that are locked, and the holder's process number is read by whoever waits: lock a byte
-# far behind it.
+# Windows forbids reading locked bytes, and waiting processes read the process number of the holder: lock a byte far
+# after it.
 _LOCKED_BYTE = 1 << 20
 
 
 @contextlib.contextmanager
 def held(path: Path, on_wait: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
-    """Holds the lock at ``path`` for the block, waiting for it as long as another process holds it.
+    """Hold the lock at ``path`` during the block, after waiting for other processes.
 
-    ``on_wait`` is called again and again while waiting, with the holder's process number ("" while it is unknown).
+    ``on_wait`` is called repeatedly while waiting, with the process number of the holder ("" while it is unknown).
     """
     descriptor = _acquire(path, on_wait)
     try:
         yield
     finally:
-        # Removed while still held; whoever waits sees that its file is no longer the one at the path. Windows does
+        # Removed while still held; a waiting process sees that its file is no longer the one at the path. Windows does
         # not remove an open file: it stays there, and does no harm.
         with contextlib.suppress(OSError):
             path.unlink()
@@ -69,8 +69,7 @@ def _holder(path: Path) -> str:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Whether this process has the lock on the open file from now on, until it is closed. Raises OSError where the file
-    system has none."""
+    """Lock the open file until it is closed; False if it is locked. Raises OSError if the file system has no locks."""
     if sys.platform == "win32":
         import msvcrt
 

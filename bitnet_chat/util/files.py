@@ -1,4 +1,4 @@
-"""A file that a user asked for: all of it or nothing, and never in place of another one."""
+"""Output files: written completely or not at all, and never over an existing one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bitnet_chat.errors import UsageError
 
 
 def write_exclusive(path: Path, text: str, *, force: bool = False) -> None:
-    """Writes ``text`` as UTF-8; a surrogate that stands for a byte becomes that byte again. ``force``: also in place of
-    a file that is there.
+    """Write ``text`` as UTF-8; a surrogate that stands for a byte becomes that byte. ``force``: replace an existing
+    file.
 
-    Raises UsageError where there is a file already, or where the new one cannot be written; nothing is left then.
+    Raises UsageError for an existing file, or if the new one cannot be written; nothing remains then.
     """
     data = text.encode("utf-8", "surrogateescape")
     path = paths.meant(str(path))
@@ -41,7 +41,7 @@ def write_exclusive(path: Path, text: str, *, force: bool = False) -> None:
 
 
 def _take_name(new: Path, path: Path) -> None:
-    """Raises FileExistsError. In one step where the file system has links, so no other program can come between."""
+    """Raises FileExistsError. Atomic if the file system has links."""
     try:
         path.hardlink_to(new)
     except FileExistsError:
@@ -59,7 +59,7 @@ MAGIC = (
     b"MZ",
     *(number.to_bytes(4, order) for number in (0xFEEDFACE, 0xFEEDFACF, 0xCAFEBABE) for order in ("big", "little")),
 )
-"""ELF, PE, and Mach-O for one processor or several. What begins otherwise is a script, or no program."""
+"""ELF, PE, and Mach-O for one processor or several. A file with another beginning is a script, or not a program."""
 
 
 def is_native_executable(head: bytes) -> bool:

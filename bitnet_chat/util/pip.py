@@ -1,4 +1,4 @@
-"""pip as a downloader: it knows the user's index, proxy and certificates, and nothing here knows a server."""
+"""pip as a downloader: it uses the configured index, proxy and certificates, and this program names no server."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One file of the package index, a wheel or an sdist, told by its bytes."""
+    """One file of the package index, a wheel or an sdist, identified by its bytes."""
 
     project: str
     version: str
     file: str
-    """Its name there, which for a wheel says for which Python and platform it is."""
+    """Its name there, which for a wheel contains the Python and platform."""
     sha256: str
     size: int
-    """In bytes: what a download is measured against."""
+    """In bytes: for the progress of a download."""
     backend: str = ""
-    """Of an sdist: the module that its ``pyproject.toml`` names as ``build-backend``."""
+    """Of an sdist: the module in ``build-backend`` of its ``pyproject.toml``."""
 
 
 def run(
@@ -44,9 +44,9 @@ def run(
 ) -> None:
     """``pip ARGUMENTS`` with ``folder`` as its working and temporary directory; ``purpose`` completes "cannot …".
 
-    ``variables`` are added to its environment; ``offline`` is the remedy where the index cannot be reached.
+    ``variables`` are added to its environment; ``offline`` is the remedy if the index cannot be reached.
 
-    :raises BuildError: pip is missing, there is no network, the disk is full, or what else pip says.
+    :raises BuildError: pip is missing or fails, the network is unavailable, or the disk is full.
     """
     # PYTHONPATH could put another pip in its place, and PYTHONINSPECT makes a failure a success.
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
@@ -63,8 +63,9 @@ def run(
 
 
 def command() -> list[str]:
-    """The command line of pip: of this Python, or where it has none, as in the environments that uv makes, of the copy
-    that Python carries for its own virtual environments. Debian takes that away: then the missing pip is the error."""
+    """The command line of pip: of this Python, or if it has none, as in the environments of uv, of the copy that Python
+    contains for virtual environments. Debian removes that: then the missing pip is the error.
+    """
     if importlib.util.find_spec("pip") is None and (found := importlib.util.find_spec("ensurepip")) and found.origin:
         carried = sorted((Path(found.origin).parent / "_bundled").glob("pip-*.whl"))
         if carried:
@@ -81,12 +82,12 @@ def fetch(
     on_bytes: Callable[[int], None] = lambda count: None,
     offline: str = subprocess_errors.OFFLINE,
 ) -> Path:
-    """The checked file in ``folder``: the one that is there, or a new download. It may be for another computer.
+    """The checked file in ``folder``: an existing one, or a new download. It may be for another computer.
 
-    ``purpose`` completes "cannot …"; ``on_bytes`` is told about twice a second how many bytes of ``pin.size`` have
-    come; ``log`` gets what pip says; ``offline`` is the remedy where the index cannot be reached.
+    ``purpose`` completes "cannot …"; ``on_bytes`` is called about twice per second with the number of received bytes of
+    ``pin.size``; ``log`` receives the output of pip; ``offline`` is the remedy if the index cannot be reached.
 
-    :raises BuildError: it could not be had, or is not the pinned file.
+    :raises BuildError: the download failed, or is not the pinned file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / pin.file
@@ -107,7 +108,7 @@ def fetch(
 def download(
     pin: Pin, scratch: Path, *, purpose: str, log: Path, on_bytes: Callable[[int], None], offline: str
 ) -> Path:
-    """As :func:`fetch`, of a file that is not there, below ``scratch``."""
+    """As :func:`fetch`, of a missing file, below ``scratch``."""
     variables: dict[str, str] = {}
     if pin.backend:
         # pip asks the build backend of an sdist for the name and version even where it is to be downloaded only. The
@@ -156,7 +157,7 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
 
 
 def _tags(wheel: str) -> list[str]:
-    """What makes pip choose the wheel of this name on any computer. A wheel for all needs nothing."""
+    """Options with which pip selects the wheel of this name on any computer. A wheel for all needs none."""
     python, abi, platforms = wheel.removesuffix(".whl").split("-")[-3:]
     if platforms == "any":
         return []
@@ -166,7 +167,7 @@ def _tags(wheel: str) -> list[str]:
 
 
 def _arrived(scratch: Path, name: str) -> int:
-    """Bytes of a download that pip has not finished: it grows under its final name in a temporary folder."""
+    """Received bytes of an unfinished download: pip writes it under its final name in a temporary folder."""
     sizes = []
     for path in scratch.glob(f"pip-*/{name}"):
         try:
@@ -177,7 +178,7 @@ def _arrived(scratch: Path, name: str) -> int:
 
 
 def verify(path: Path, pin: Pin) -> None:
-    """pip has compared the hash already; this holds also for a pip that was told not to, or is not what it seems.
+    """Check the hash. pip has compared it already; this also covers a pip with that check disabled, or a replaced one.
 
     :raises BuildError: the file is missing or is not the pinned one.
     """

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: read from ninja's counter, estimated, and shown as one line.
+"""Progress of a long task: parsed from the counter of ninja, estimated, and shown as one line.
 
 Standard library only: the scripts in ``bin/`` show the same line before anything is installed.
 """
@@ -26,32 +26,32 @@ _BAR_CELLS = 24
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One moment of a long piece of work."""
+    """One moment of a long task."""
 
     step: str
-    """What is being done, fit to be shown: ``Compiling llama.cpp``."""
+    """The current step, for display: ``Compiling llama.cpp``."""
     done: int
     total: int
-    """Units of this step; 0: nobody knows how many there are."""
+    """Units of this step; 0: unknown."""
     seconds: float
-    """Since the whole work began."""
+    """Since the beginning of the whole task."""
     eta: float | None
-    """Seconds until this step ends; None: too early to say."""
+    """Seconds until this step ends; None: not known yet."""
     detail: str = ""
-    """Shown behind the step, and free to change within it: ``12/500``."""
+    """Shown after the step, and variable within it: ``12/500``."""
 
 
 def ninja_counter(line: str) -> tuple[int, int] | None:
     """``[12/216] Building …`` is (12, 216); any other line is None.
 
-    ninja counts what is left to do: a build that was interrupted after 100 of 216 starts anew at ``[1/116]``.
+    ninja counts remaining work: a build that was interrupted after 100 of 216 starts anew at ``[1/116]``.
     """
     match = _COUNTER.match(line)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def estimate(done: int, total: int, seconds: float) -> float | None:
-    """Seconds left when ``done`` of ``total`` took ``seconds``; None while that would be a guess."""
+    """Remaining seconds after ``done`` of ``total`` took ``seconds``; None while unreliable."""
     if done >= total > 0:
         return 0.0
     if total <= 0 or done < min(_SURE_AFTER, total) or seconds <= 0:
@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for people, in powers of ten as disks and downloads give them: ``812 MB``, ``1.2 GB``."""
+    """Bytes for display, in powers of ten as disks and downloads use them: ``812 MB``, ``1.2 GB``."""
     if count < 1_000_000:
         return f"{count / 1000:.0f} kB"
     if count < 999_500_000:
@@ -95,10 +95,10 @@ def line(progress: Progress, width: int = 80) -> str:
 
 
 class ProgressLine:
-    """Shows progress on a stream: one line redrawn in place on a terminal, else a plain line per step and per 10 %.
+    """Progress on a stream: one line redrawn in place on a terminal, else a plain line per step and per 10 %.
 
-    Nothing but text and newlines is written when the stream is no terminal; on a terminal also the carriage return,
-    but no escape sequence, so that a console without them shows the same.
+    On a stream that is not a terminal only text and newlines are written; on a terminal also the carriage return, but
+    no escape sequence, so that a console without them shows the same.
     """
 
     def __init__(self, stream: TextIO, *, terminal: bool | None = None) -> None:
@@ -119,7 +119,7 @@ class ProgressLine:
             self._write(line(progress, 120) + "\n")
 
     def close(self) -> None:
-        """Ends the line: what is printed next starts on one of its own."""
+        """End the line: later output starts on a new one."""
         if self._drawn and self._last is not None:
             self._put(self._last)
             self._write("\n")

@@ -1,4 +1,4 @@
-"""Memory and CPU of a process, through psutil where that works."""
+"""Memory and CPU of a process, through psutil if available."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ProcessUsage:
         self._pid = 0
 
     def of(self, pid: int) -> tuple[int | None, float | None]:
-        """Resident bytes, and percent of one core since the last look."""
+        """Resident bytes, and percent of one core since the last call."""
         try:
             import psutil
         except ImportError:  # it wants modules that some platforms do not have
@@ -27,7 +27,7 @@ class ProcessUsage:
             return None, None
 
     def memory_of(self, pid: int) -> int | None:
-        """Resident bytes; the pages of the model's file count in each process that has them."""
+        """Resident bytes; the pages of the model file count in each process that maps them."""
         try:
             import psutil
 
@@ -36,14 +36,14 @@ class ProcessUsage:
             return None
 
     def leaves_room_for_another(self, pid: int) -> bool:
-        """Whether as much memory as a process has is free once more. It needs less: the weights are shared."""
+        """Whether free memory is as large as that of the process. A second one needs less: the weights are shared."""
 
         free, taken = available(), self.memory_of(pid)
         return free is not None and taken is not None and free > taken
 
 
 def available() -> int | None:
-    """Bytes that a new program can have without swapping; None where nothing tells.
+    """Bytes for a new program without swapping; None if unknown.
 
     In a container the limit of its cgroup counts too, which the figures of the whole computer do not show.
     """
@@ -60,7 +60,7 @@ def available() -> int | None:
 
 
 def _container_room(folder: Path) -> int | None:
-    """cgroup v2: what is left of the limit, with what the kernel could drop from its file cache counted as free."""
+    """cgroup v2: the rest of the limit, with the reclaimable file cache counted as free."""
     with contextlib.suppress(OSError, ValueError):
         limit = int((folder / "memory.max").read_text("ascii"))
         used = int((folder / "memory.current").read_text("ascii"))

@@ -1,4 +1,4 @@
-"""What the output of a failed step means, as an error that says what to do. Text in, error out: no I/O."""
+"""Errors with remedies from the output of a failed step. Pure: text in, error out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bitnet_chat.errors import BuildError
 
-# What pip and the libraries inside it print when there is no way to the index (pip 22 to 25, Linux, macOS, Windows).
+# Messages of pip and its libraries if the index cannot be reached (pip 22 to 25, Linux, macOS, Windows).
 _NO_NETWORK = re.compile(
     r"NewConnectionError|ConnectTimeoutError|ReadTimeoutError|ConnectionResetError|ConnectionRefusedError"
     r"|NameResolutionError|name resolution|getaddrinfo failed|nodename nor servname|Network is unreachable"
@@ -93,14 +93,16 @@ def no_space(place: Path) -> BuildError:
 
 
 def pip_excerpt(output: str, lines: int = 6) -> str:
-    """pip's error lines, or the last lines of what it printed."""
+    """The error lines of pip, or the last lines of its output."""
     found = [line for line in output.splitlines() if line.strip()]
     errors = [line for line in found if _PIP_ERROR.match(line)]
     return _cut((errors or found)[-lines:])
 
 
 def build_excerpt(output: str, lines: int = 12) -> str:
-    """From the first line that reports an error; other compilers' warnings follow it and the last lines say little."""
+    """From the first line that reports an error; warnings of other compilers follow it and the last lines are not
+    specific.
+    """
     first = _BUILD_ERROR.search(output)
     if first is None:
         return _cut(output.splitlines()[-lines:])
@@ -109,5 +111,5 @@ def build_excerpt(output: str, lines: int = 12) -> str:
 
 
 def _cut(lines: list[str], width: int = 240) -> str:
-    """A compiler's command line is a thousand characters long."""
+    """A line, shortened: the command line of a compiler has a thousand characters."""
     return "\n".join(line if len(line) <= width else line[: width - 2] + " …" for line in lines)

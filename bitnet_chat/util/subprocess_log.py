@@ -1,6 +1,6 @@
-"""A long command of a build: its output goes to a log and line by line to us, and it never outlives us by choice.
+"""A long command of a build: its output goes to a log and line by line to a callback, and it ends with the program.
 
-Standard library only, except that psutil is used where it is there: the scripts in ``bin/`` run their steps with this.
+Standard library only, except that psutil is used if available: the scripts in ``bin/`` run their steps with this.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _PATIENCE_SECONDS = 10.0
 
 @contextlib.contextmanager
 def signals_end_us() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise SystemExit in the block, so that what it runs is ended as by Ctrl-C.
+    """Raise SystemExit for SIGTERM and SIGHUP in the block, so that commands are ended as by Ctrl-C.
 
-    Python's own answer to them is to die at once, which would leave the compilers running.
+    The default of Python is to die at once, which would leave the compilers running.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -53,10 +53,11 @@ def run(
     on_line: Callable[[str], None] = lambda line: None,
     on_tick: Callable[[], None] = lambda: None,
 ) -> int:
-    """Runs a command to its end and returns its exit status (negative: the signal that ended it).
+    """Run a command to its end and return its exit status (negative: the signal that ended it).
 
-    Output and errors are appended to ``log`` as they come; ``on_line`` gets each line as text, ``on_tick`` is called
-    at least every half second. Whatever is raised meanwhile (Ctrl-C included) ends the command and all it started.
+    Output and errors are appended to ``log`` as they arrive; ``on_line`` receives each line as text, ``on_tick`` is
+    called at least every half second. Any exception meanwhile (Ctrl-C included) ends the command and all its
+    descendants.
 
     :raises OSError: the command cannot be started, or the log not written.
     """
@@ -117,7 +118,7 @@ def _read(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[bytes | Non
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group, which lets ninja remove what is half written; SIGKILL to all when that is not enough."""
+    """SIGTERM to the group, on which ninja removes incomplete files; then SIGKILL to all that remain."""
     descendants = _descendants(process.pid)
     with contextlib.suppress(ProcessLookupError):
         if sys.platform == "win32":
@@ -137,7 +138,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _descendants(pid: int) -> list[Callable[[], None]]:
-    """One call for each process below ``pid`` that kills it if it is still the same process."""
+    """One function for each process below ``pid`` that kills it if it is still the same process."""
     try:
         import psutil
     except ImportError:
@@ -155,9 +156,10 @@ def _descendants(pid: int) -> list[Callable[[], None]]:
 
 
 def end_orphans(variable: str, value: str) -> None:
-    """Kills the processes that have this variable in their environment.
+    """Kill the processes that have this variable in their environment.
 
-    After a ``kill -9`` of ours compilers may still be writing; they inherited the variable that marks the build.
+    After a ``kill -9`` of this program compilers may still be writing; they inherited the variable that marks the
+    build.
     """
     import psutil
 
@@ -169,12 +171,12 @@ def end_orphans(variable: str, value: str) -> None:
 
 
 def size(log: Path) -> int:
-    """Bytes in the log; 0 when there is none."""
+    """Bytes in the log; 0 without one."""
     return log.stat().st_size if log.exists() else 0
 
 
 def text_since(log: Path, offset: int, limit: int = 400_000) -> str:
-    """What was appended to the log after ``offset``, at most the last ``limit`` bytes of it."""
+    """The text appended to the log after ``offset``, at most the last ``limit`` bytes of it."""
     with log.open("rb") as record:
         size = record.seek(0, os.SEEK_END)
         record.seek(max(offset, size - limit, 0))

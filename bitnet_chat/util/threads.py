@@ -1,4 +1,4 @@
-"""Work that may wait for ever, such as for the disk of a computer that is gone, without keeping us from leaving."""
+"""Work that may block forever, on the disk of an unreachable computer for example, without blocking the exit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Result = TypeVar("Result")
 
 
 async def run_in_daemon_thread(work: Callable[[], Result]) -> Result:
-    """What ``work`` returns or raises, from a thread that does not outlive the program.
+    """The result or exception of ``work``, from a thread that does not outlive the program.
 
-    ``asyncio.to_thread`` waits for its threads when the loop ends. Here a wait that is cancelled leaves the thread
-    behind, and nobody hears of it any more.
+    ``asyncio.to_thread`` waits for its threads when the loop ends. Here a cancelled wait abandons the thread and its
+    result.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
@@ -49,12 +49,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _MESSAGES = 256
 _CHARACTERS = 1 << 14
-"""More than these may take longer than 20 ms to look through."""
+"""Texts with more characters may take longer than 20 ms to process."""
 
 
 async def run_beside_loop(conversation: Conversation, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What ``work`` gives, which takes as long as ``conversation`` is: at once for a short one, in a thread for a long
-    one, so that others are not held up."""
+    """The result of ``work``, with a cost that grows with ``conversation``: called directly for a short one, in a
+    thread for a long one, so that the loop is not blocked.
+    """
     if is_long(conversation):
         return await asyncio.to_thread(work, *arguments, **named)
     return work(*arguments, **named)

@@ -55,7 +55,7 @@ def test_what_is_said_of_it_before_it_is_sent() -> None:
     file = Attachment("notes.md", "x" * 12_400, 12_400)
     assert file.described(TokenCount(3100, 0.1)) == "notes.md: 12.4 kB, ~3100 tokens (±10 %)"
     assert file.described(TokenCount(1024), 2048) == "notes.md: 12.4 kB, 1024 tokens, 50 % of the window"
-    assert file.described(TokenCount(3100, 0.1), 2048).endswith("more than the window of 2048 tokens holds")
+    assert file.described(TokenCount(3100, 0.1), 2048).endswith("more than the context window of 2048 tokens")
     assert file.described(TokenCount(2100, 0.1), 2048).endswith("103 % of the window"), "it may fit"
     assert "~4230 tokens (±50 %)" in file.described(), "an estimate where nobody counts"
     paper = Attachment("p.pdf", "x", 2_345_678, kind="pdf", pages=3, remark="1 without text")

@@ -54,7 +54,7 @@ def test_three_requests_that_have_nothing_in_common_take_one_process(
         return pids - before
 
     assert len(asyncio.run(main())) == 1
-    assert "the prebuilt engine llama.cpp answers" in capsys.readouterr().err
+    assert "using the prebuilt engine llama.cpp" in capsys.readouterr().err
     for flags in (["--engine", str(fake_engine(tmp_path))], ["--", "--flash-attn", "on"]):
         _, named, _, _ = read(*parse(["-m", str(model), *flags], parser()), {})
         assert preferred(named, "", parallel=1, any_backend=True).dialect is None

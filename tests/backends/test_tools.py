@@ -177,7 +177,7 @@ def test_docstrings(docstring: str, words: dict[str, str]) -> None:
         ('def f(a: "Missing"): "D."', "its type hints cannot be read"),
         ("def f(a: int): pass", "it has no docstring"),
         ('def größe(): "D."', "its name has characters"),
-        ('import typing\nclass A(typing.TypedDict):\n    b: "list[A]"\ndef f(a: A): "D."', "the type A holds itself"),
+        ('import typing\nclass A(typing.TypedDict):\n  b: "list[A]"\ndef f(a: A): "D."', "the type A contains itself"),
         ("x = 1", "has no tools"),
         ("x = 1\ny = 1 / 0", "line 2: ZeroDivisionError"),
         ("x = 1\ndef f(:", "line 2: invalid syntax"),
@@ -208,14 +208,14 @@ def test_calls(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ("{}", "city is missing"),
         ('{"city": 1}', "city is 1, not a text"),
         ('{"city": "O", "days": true}', "days is true, not a whole number"),
-        ('{"city": "O", "town": 1}', 'there is no argument "town"; there are: city, days, unit'),
+        ('{"city": "O", "town": 1}', 'unknown argument "town"; known are: city, days, unit'),
         ('{"city": "O", "unit": 1}', "unit is 1, not a text; unit is 1, not null"),
         ("[]", "what was given is [], not an object"),
         ("{", "Expecting property name"),
     ):
         text, failed, _ = called(box, "get_weather", arguments)
         assert failed and text.startswith(f"error: {why}")
-    assert called(box, "nothing", "{}")[0] == "error: there is no tool 'nothing'; there are: get_weather, later"
+    assert called(box, "nothing", "{}")[0] == "error: unknown tool 'nothing'; available: get_weather, later"
     assert capfd.readouterr() == ("", "")
 
 
@@ -559,8 +559,8 @@ TOOLS = 'def f() -> str:\n    "Does."\n    return "done"\n'
     ("arguments", "why"),
     [
         (["--tools", "FILE", "hello"], "tool calls cannot be confirmed here"),
-        (["--tools", "FILE", "--allow-tools", "g", "hello"], "there is no tool 'g'"),
-        (["--allow-tools", "f", "hello"], "there are none"),
+        (["--tools", "FILE", "--allow-tools", "g", "hello"], "unknown tool 'g'"),
+        (["--allow-tools", "f", "hello"], "requires --tools"),
         (["--tools", "missing.py", "--allow-tools", "f", "hello"], "the tools file"),
     ],
 )

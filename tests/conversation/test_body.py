@@ -38,7 +38,7 @@ from bitnet_chat.server.responses import is_urgent
         (b'{"a": -Infinity}', "-Infinity is not a number"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
         (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
-        (b'{"a": "\xff"}', "byte 7 is wrong"),
+        (b'{"a": "\xff"}', "byte 7 is invalid"),
         (b'{"a": "\xed\xa0\x80"}', "not UTF-8"),
     ],
     ids=str,
@@ -85,7 +85,7 @@ def test_fields_are_asked_for_by_name_and_type() -> None:
 @pytest.mark.parametrize(
     ("value", "ask", "what"),
     [
-        (1, lambda f: f.text("v"), "p.v must be a text, not 1"),
+        (1, lambda f: f.text("v"), "p.v must be a string, not 1"),
         (True, lambda f: f.number("v", 0, 1), "p.v must be a number, not true"),
         (True, lambda f: f.whole("v", 0, 1), "p.v must be a whole number, not true"),
         (1.5, lambda f: f.whole("v", 0, 2), "p.v must be a whole number, not 1.5"),
@@ -94,11 +94,11 @@ def test_fields_are_asked_for_by_name_and_type() -> None:
         (float("inf"), lambda f: f.number("v", 0, 2), "p.v must be between 0 and 2, not Infinity"),
         (float("inf"), lambda f: f.whole("v", 0, 2), "p.v must be a whole number, not Infinity"),
         (10**4000, lambda f: f.number("v", 0, 2), "p.v must be between 0 and 2, not so large a number"),
-        (10**4000, lambda f: f.text("v"), "p.v must be a text, not so large a number"),
+        (10**4000, lambda f: f.text("v"), "p.v must be a string, not so large a number"),
         ([], lambda f: f.inner("v"), "p.v must be an object, not a list"),
         ({}, lambda f: f.objects("v"), "p.v must be a list of objects, not an object"),
         ([1], lambda f: f.objects("v"), "p.v[0] must be an object, not 1"),
-        (["a", None], lambda f: f.texts("v"), "p.v[1] must be a text, not null"),
+        (["a", None], lambda f: f.texts("v"), "p.v[1] must be a string, not null"),
         ("x", lambda f: f.choice("v", ["a", "b"]), 'p.v is "x"'),
         (None, lambda f: f.needed_text("v"), "p.v is missing"),
         ("y" * 999, lambda f: f.flag("v"), 'p.v must be true or false, not "' + "y" * 59 + "…"),
@@ -118,7 +118,7 @@ def test_what_nobody_asked_for_is_refused_by_name() -> None:
     fields.get("known")
     fields.accept("harmless")
     fields.refuse("done_anyway", [1])
-    assert refusal(fields.finish) == ("tempreature", "tempreature is not known here")
+    assert refusal(fields.finish) == ("tempreature", "tempreature is unknown")
     assert len(refusal(Fields({"x" * 10_000: 1}).finish)[1]) < 100
 
 

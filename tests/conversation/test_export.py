@@ -149,7 +149,7 @@ def test_html_shows_the_text_as_it_is() -> None:
 
 
 def test_a_format_that_there_is_not() -> None:
-    with pytest.raises(UsageError, match="no format 'doc'"):
+    with pytest.raises(UsageError, match="unknown format 'doc'"):
         export(TALK, "doc")
 
 

@@ -99,7 +99,7 @@ def test_on_a_terminal_it_is_calm_and_ends_in_one_line(start: Start, classic: En
     assert screen.end() == 0
     assert "\x1b[32mok" in screen.written and "70 columns" in " ".join(screen.text.split())
     lines = screen.text.split("\n")
-    assert lines[-1].endswith("in order.") and max(map(len, lines)) <= 70
+    assert lines[-1].endswith("passed.") and max(map(len, lines)) <= 70
     plain = start("doctor", "--quick", "--engine", str(classic.path), NO_COLOR="1", lines=80)
     assert plain.end() == 0 and "\x1b[3" not in plain.written
 
@@ -413,7 +413,7 @@ def test_with_a_server_elsewhere_no_engine_is_looked_for() -> None:
             "--backend", "ollama", "--base-url", elsewhere.url, "--engine", "/nowhere", "-m", "words"
         )
         assert code == 0 and not [name for name in findings if name.startswith(("engine/", "answer/", "model/"))]
-        assert findings["server/answers"].facts["models"] == 1 and "words will answer" in findings["server/model"].seen
+        assert findings["server/answers"].facts["models"] == 1 and "words is used" in findings["server/model"].seen
         assert {"memory/memory", "terminal/screen", "files/journal"} <= findings.keys()
         found = of_server(backend="ollama", base_url=elsewhere.url, model="llama")
         assert found["model"].status is FindingStatus.WARN and "words:latest" in found["model"].seen
@@ -431,7 +431,7 @@ def test_with_a_server_elsewhere_no_engine_is_looked_for() -> None:
     [
         (whole({"data": [{"id": "a"}, {"id": "b"}]}), FindingStatus.OK, "", "a is used, the first of: a, b"),
         (whole({"data": []}), FindingStatus.BROKEN, "", "lists no model"),
-        (whole({"error": {"message": "no such route"}}, 404), FindingStatus.OK, "mine", "mine will answer"),
+        (whole({"error": {"message": "no such route"}}, 404), FindingStatus.OK, "mine", "mine is used"),
     ],
 )
 def test_what_a_server_can_answer_with(answer: Answer, status: FindingStatus, model: str, words: str) -> None:

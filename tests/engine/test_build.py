@@ -185,7 +185,7 @@ def test_a_program_of_another_size_is_no_engine(home: Path) -> None:
 
 
 def test_an_unknown_engine_is_refused(home: Path) -> None:
-    with pytest.raises(BuildError, match=r"no engine 'gpt\.cpp' to compile"):
+    with pytest.raises(BuildError, match=r"engine 'gpt\.cpp' cannot be compiled"):
         build.install("gpt.cpp", home=home)
 
 
@@ -196,7 +196,7 @@ def test_too_little_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, 5_000_000))
     error = failure(home)
-    assert "not enough room" in error.what
+    assert "too little free space" in error.what
     assert "5 MB are free" in error.what
     assert "BITNET_CHAT_DATA" in error.remedy
     assert build.installed(home=home) is None
@@ -241,7 +241,7 @@ def test_a_compiler_error_is_shown_with_the_log(home: Path, monkeypatch: pytest.
 def test_a_program_that_does_not_run_is_not_installed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_PROGRAM", "4")
     error = failure(home)
-    assert "--version does not run: status 4" in error.what
+    assert "--version fails: status 4" in error.what
     assert build.installed(home=home) is None
 
 

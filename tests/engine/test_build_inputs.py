@@ -52,7 +52,7 @@ PREFIX = source.SOURCES[source.DEFAULT].inside
     ],
 )
 def test_a_hostile_archive_is_refused(tmp_path: Path, name: str, content: bytes | None) -> None:
-    with pytest.raises(BuildError, match=r"unsafe file name|no plain file"):
+    with pytest.raises(BuildError, match=r"unsafe file name|not a plain file"):
         unpacked(tmp_path, [(name, content)])
     assert not (tmp_path / "source").exists()
     assert not list(tmp_path.rglob("evil")) and not (tmp_path.parent / "evil").exists()
@@ -157,7 +157,7 @@ def test_tools_of_the_system_will_do_when_the_index_is_out_of_reach(
 
 
 def test_no_compiler() -> None:
-    with pytest.raises(BuildError, match=r"no C\+\+ compiler") as caught:
+    with pytest.raises(BuildError, match=r"C\+\+ compiler was not found") as caught:
         toolchain.find_compilers({}, which=lambda name: None)
     assert "--engine PATH" in caught.value.remedy
     with pytest.raises(BuildError, match=r"\$CXX=/opt/c\+\+"):

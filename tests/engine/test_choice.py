@@ -107,7 +107,7 @@ def test_what_an_engine_cannot_run(tmp_path: Path) -> None:
     assert "I2_S weights require a BitNet build" in engine_support.obstacle(infos[0], stock)
     assert "does not support the architecture qwen9" in engine_support.obstacle(infos[3], stock)
     old = engine_support.known(engine_file(tmp_path / "old" / "llama-cli", "q6_K", "llama", "f32"), infos)
-    assert "does not know TQ2_0 weights" in engine_support.obstacle(infos[1], old)
+    assert "does not support TQ2_0 weights" in engine_support.obstacle(infos[1], old)
     script = engine_support.known(engine_file(tmp_path / "script", "exec llama-cli"), infos)
     assert script is None
     assert [bool(engine_support.obstacle(info, script)) for info in infos] == [True, False, True, False]
@@ -165,7 +165,7 @@ def test_a_file_a_name_and_neither(stored: Path, model: Path, tmp_path: Path, mo
     with pytest.raises(ModelError, match="bitnet-2b is not installed") as caught:
         model_path(Settings(model="bitnet-2b"))
     assert "bitnet-chat models pull bitnet-2b fetches it (1.2 GB)" in str(caught.value)
-    with pytest.raises(ModelError, match="no file and no installed model called nothing"):
+    with pytest.raises(ModelError, match="model nothing is neither a file nor installed"):
         model_path(Settings(model="nothing"))
     assert model_path(Settings(model="no/such.gguf")) == Path("no/such.gguf")  # whoever opens it says so
 

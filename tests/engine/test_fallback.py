@@ -71,7 +71,7 @@ def test_a_full_conversation(engine: EngineBinary) -> None:
     assert remarks.startswith("bitnet-chat ")
     assert remarks.count("· stop\n") == 5
     assert "2 turns in the conversation" in remarks
-    assert "Taken back: what did" in remarks
+    assert "Undone: what did" in remarks
     assert "The system prompt is set." in remarks
     assert "did you mean /clear?" in remarks
     assert "New conversation." in remarks

@@ -90,7 +90,7 @@ def test_microsofts_file_answers_and_one_line_says_why(settings: Settings, micro
     """The reply is ``yes`` only behind ``Assistant: ``, and ends only where ``<|eot_id|>`` ends a turn."""
     first, second = replies(replace(settings, model=str(microsoft)), ASKED, ASKED)
     (line,) = notices(first)
-    assert "was mended" in line and "chat template" in line and "bitnet" in line and "llama-bpe" in line
+    assert "was corrected" in line and "chat template" in line and "bitnet" in line and "llama-bpe" in line
     assert not notices(second)
     (expected,) = replies(replace(settings, model=str(right)), ASKED)
     assert not notices(expected)
@@ -103,7 +103,7 @@ def test_a_template_that_the_user_gives_is_used_as_it_is(microsoft: Path, classi
     said = mended(read_header(microsoft), keeps_template=True)
     assert said.header.chat_template == read_header(microsoft).chat_template
     assert "template" not in said.note and "llama-bpe" in said.note
-    assert said.note.startswith("microsoft was mended")  # the name of the file
+    assert said.note.startswith("microsoft was corrected")  # the name of the file
 
 
 def test_the_engine_is_told_where_it_takes_it(classic: EngineBinary, microsoft: Path) -> None:

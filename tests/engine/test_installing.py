@@ -244,7 +244,7 @@ def test_the_doctor_knows_prebuilt_engines(monkeypatch: pytest.MonkeyPatch, preb
     (prebuilt_engines["bitnet"] / "LICENSE").unlink()
     _, bitnet = prebuilt_check.look(needed=False)
     assert bitnet.status is FindingStatus.WARN and "is damaged" in bitnet.seen
-    assert bitnet.remedy == "bitnet-chat engine install bitnet installs it anew"
+    assert bitnet.remedy == "bitnet-chat engine install bitnet reinstalls it"
 
 
 def test_the_doctor_tells_a_library_that_does_not_load(

@@ -164,7 +164,7 @@ license = "MIT"
     )
     assert main(["models", "pull", "some"]) == 0
     out, err = capsys.readouterr()
-    assert out == "some is here, 2 MB: bitnet-chat -m some\nlicence: MIT\n"
+    assert out == "some is installed, 2 MB: bitnet-chat -m some\nlicence: MIT\n"
     assert "Fetching some" in err and "100 %" in err
     found = store.find("some")
     assert found is not None and found.path.read_bytes() == model and found.record is not None
@@ -181,7 +181,7 @@ license = "MIT"
     ("more", "words"),
     [
         ({"sha256": "ab" * 32}, "is not the expected file"),
-        ({"file": "some_model/absent.gguf"}, "holds no some_model/absent.gguf"),
+        ({"file": "some_model/absent.gguf"}, "contains no some_model/absent.gguf"),
         ({"file": "some_model/notes.txt"}, "is not a GGUF model"),
     ],
 )

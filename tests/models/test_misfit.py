@@ -48,7 +48,7 @@ TYPES = {"i2_s": 36, "tl1": 38, "tl2": 39, "iq1_bn": 134, "iq2_bn": 135, "tq2_0"
 BITNETS_OWN = "{} is a type of BitNet's own, and llama-cli is {} build, which cannot load it"
 IKS_OWN = "{} is a type of ik_llama.cpp's own, and llama-cli is {} build, which cannot load it"
 OLDER = "llama-cli does not support the architecture bitnet-b1.58: it is older than the model"
-TABLES = "weights take lookup tables that are compiled for one model"
+TABLES = "weights require lookup tables that are compiled for one model"
 CASES = [
     ("llama.cpp-2026-i2_s-bitnet", BITNETS_OWN.format("I2_S", "a llama.cpp"), "failed to load model"),
     ("llama.cpp-2026-cli-i2_s-bitnet", BITNETS_OWN.format("I2_S", "a llama.cpp"), "failed to load model"),

@@ -141,7 +141,7 @@ def test_a_name_without_its_program_where_it_is_unambiguous(stores: dict[str, Pa
         assert resolve(name).path == next(path for full, path in stores.items() if full.endswith(f":{name}"))
     put(Path.home() / ".cache/llama.cpp/tiny-Q8.gguf", b"GGUF")
     for name in ("tiny-Q8", "ollama:tiny-Q8", "same"):
-        with pytest.raises(ModelError, match=f"no file and no installed model called {name}"):
+        with pytest.raises(ModelError, match=f"model {name} is neither a file nor installed"):
             resolve(name)
     assert resolve("some/folder/model.gguf").path == Path("some/folder/model.gguf")
 

@@ -160,7 +160,7 @@ def test_what_a_quantization_means() -> None:
     assert "hf:u/r/a-Q8_0.gguf, hf:u/r/b-Q8_0.gguf" in str(caught.value)
     with pytest.raises(UsageError, match="has no model of the quantization Q2_K") as caught:
         _pick("Q2_K", "a-Q8_0.gguf", "odd.gguf", "a-Q2_K-00001-of-00002.gguf")  # its second part is missing
-    assert "it has: Q8_0, odd.gguf" in str(caught.value)
+    assert "available: Q8_0, odd.gguf" in str(caught.value)
 
 
 # All parts as one.
@@ -193,7 +193,7 @@ def test_parts_are_pulled_and_checked_as_one(
     second = pulled.model.files[1]
     second.write_bytes(pieces[1][:-1] + b"!")
     code, out, _ = run(capsys, "verify", "demo-Q4_0")
-    assert code == 4 and f"the sha256 of {NAMES[1]} is not that of the record" in out
+    assert code == 4 and f"the sha256 of {NAMES[1]} differs from the record" in out
     second.unlink()
     code, out, _ = run(capsys, "verify")
     assert (code, out) == (4, "demo-Q4_0: part 2 of 3 is missing\n")
@@ -258,7 +258,7 @@ def test_parts_that_lie_beside_each_other(model: Path, tmp_path: Path, capsys: p
     assert engine_support.obstacle(read_info(files[1]), None) == "it is part 2 of 3"
     told = json.loads(run(capsys, "info", "--json", str(files[1]))[1])
     assert (told["part"], told["whole"], told["memory"]) == ("2 of 3", False, None)
-    assert told["lacks"] == f"it is part 2 of 3; give part 1: {files[0]}"
+    assert told["lacks"] == f"it is part 2 of 3; use part 1: {files[0]}"
     with files[1].open("r+b") as file:
         file.truncate(files[1].stat().st_size - 1000)
     cut = read_info(files[0])
@@ -282,7 +282,7 @@ def test_doctor_knows_parts(model: Path, tmp_path: Path) -> None:
     assert doctor._whole(read_info(files[0])).status is FindingStatus.OK
     second = list(doctor.judge(read_info(files[1]), context=0, names=None, engine="an engine"))
     assert [each.name for each in second] == ["file", "whole"]  # and nothing of an architecture that it does not name
-    assert "is part 2 of 3" in second[1].seen and second[1].remedy == f"give part 1: {files[0]}"
+    assert "is part 2 of 3" in second[1].seen and second[1].remedy == f"use part 1: {files[0]}"
     files[2].unlink()
     found = doctor._whole(read_info(files[0]))
     assert found.status is FindingStatus.BROKEN and f"is missing: {files[2].name}" in found.seen

@@ -147,7 +147,7 @@ def test_regen() -> None:
 def test_undo() -> None:
     outcome = do("/undo")
     assert outcome.conversation == Conversation().with_system("Be brief.")
-    assert outcome.lines == ("Taken back: Hi",)
+    assert outcome.lines == ("Undone: Hi",)
     assert do("/undo", Conversation()).lines == ("Nothing to undo.",)
     assert "\x1b" not in do("/undo", Conversation().with_user("\x1b[2J")).lines[0]
 

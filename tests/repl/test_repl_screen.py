@@ -454,7 +454,7 @@ def test_commands(start: Start) -> None:
     terminal.say("/stats", "1 turn in the conversation · 11 tokens in 1 reply · 10.0 tok/s")
     terminal.say("/regen", "> /regen\n1 messages, system 'Be kind.'")
     terminal.send("/undo", ENTER)
-    terminal.until(lambda: "Taken back: count" in terminal.text and terminal.prompt == "count")
+    terminal.until(lambda: "Undone: count" in terminal.text and terminal.prompt == "count")
     terminal.send(CTRL_C)
     terminal.until(lambda: terminal.prompt == "")
     terminal.say("/model", "Engine: scripted-engine · idle")

@@ -344,7 +344,7 @@ def test_continue_makes_the_cut_reply_longer() -> None:
         assert len(room.talk.conversation.messages) == 2
         room.backend.script = lambda _: [Failed(EngineDiedError("gone"))]
         await room.talk.submit("/continue")
-        assert "came to its end" in room.paper.all and len(room.backend.asked) == 2
+        assert "is complete" in room.paper.all and len(room.backend.asked) == 2
 
     in_room(work, journal=True)
     stored = Journal().latest()
@@ -429,7 +429,7 @@ def test_a_conversation_is_resumed() -> None:
         assert room.talk.conversation.turns[-1] == Message("assistant", "You said 'hello'.", FinishReason.STOP)
         assert room.backend.prepared == [room.talk.conversation]
         await room.talk.submit("/resume 2")
-        assert "/continue goes on" in room.paper.all
+        assert "/continue continues" in room.paper.all
         assert room.paper.all.endswith("]\n\n")
         assert room.talk.conversation.turns[-1].was_cut
         for line, answer in (("/resume 3", "no conversation 3"), ("/resume 2", "This conversation is already open")):
@@ -467,7 +467,7 @@ def test_a_reply_that_another_program_is_writing() -> None:
             await asyncio.sleep(0.005)
         reading = Room(journal=True)
         assert await reading.talk.submit("/resume 1") == ""
-        assert "[another program is still writing this reply: /continue goes on with it from here]" in reading.paper.all
+        assert "[another program is still writing this reply: /continue continues it from here]" in reading.paper.all
         await reading.talk.close()
         writing.talk.interrupt()
         await task
@@ -491,7 +491,7 @@ def test_nothing_is_kept_without_a_journal() -> None:
         await room.talk.submit("hello")
         for line in ("/fork", "/rename x", "/resume"):
             await room.talk.submit(line)
-        assert room.paper.all.count("kept") == 3
+        assert room.paper.all.count("saved") == 3
 
     in_room(work)
     assert Journal().list() == []

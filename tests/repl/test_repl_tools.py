@@ -193,7 +193,7 @@ def test_names_and_arguments_are_made_safe(tmp_path: Path) -> None:
         await room.talk.submit("x")
         assert "\x1b" not in room.paper.all + room.desk.questions[0] and "\n" not in room.desk.questions[0]
         assert "(3,000 more characters)" in room.paper.all
-        assert room.results == ["error: there is no tool 'a\\x1b[2J\\nb'; there are: get_weather, shout, page, block"]
+        assert room.results == ["error: unknown tool 'a\\x1b[2J\\nb'; available: get_weather, shout, page, block"]
 
     evil = ToolCall("1", "a\x1b[2J\nb", '{"x": "' + "\u202e" * 4991 + '"}')
     in_room(tmp_path, work, [asks("", evil), say("ok")], ["yes"])

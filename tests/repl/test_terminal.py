@@ -193,7 +193,7 @@ def test_a_large_paste_is_one_message(start: Start, modern: EngineBinary) -> Non
     terminal.until(FIGURES)
     terminal.ready()
     assert "1 turn in the conversation" in terminal.say("/stats")
-    assert "Taken back: 0. A line of what was pasted" in terminal.say("/undo")
+    assert "Undone: 0. A line of what was pasted" in terminal.say("/undo")
     assert FIGURES in terminal.say("thank you")
     terminal.leave()
 

@@ -369,7 +369,7 @@ def test_no_more_wait_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
         await a.inside.wait()
         waiting = [shelf.later("b"), shelf.later("b")]
         await settle()
-        with pytest.raises(BusyError, match="2 requests wait"):
+        with pytest.raises(BusyError, match="2 requests already wait"):
             await shelf.use("b")
         await a.leave()
         for each in waiting:

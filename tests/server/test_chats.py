@@ -134,7 +134,7 @@ def test_regenerate_edit_continue_and_messages_branch(journal: Journal | None) -
             assert more[0].data["parent"] == edited["message"] or more[0].data["parent"] == cut["user"]["id"]
             assert (await api.messages(chat))[-1] == ("assistant", "It goes on and on")
             refused = await api.call("POST", f"/chats/{chat}/messages", {"continue": True}, status=400)
-            assert "came to its end" in refused["error"]["message"]
+            assert "is complete" in refused["error"]["message"]
             whole = [{"role": "user", "content": "ONE"}, {"role": "assistant", "content": "1:ONE"}]
             asked = (await api.ask(chat, messages=[*whole, {"role": "user", "content": "else"}]))[0].data
             assert asked["parent"] == edited["message"], "it branches at the first difference"

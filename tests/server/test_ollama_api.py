@@ -129,7 +129,7 @@ def test_what_is_not_said_is_what_the_server_does() -> None:
         ({"keep_alive": []}, "keep_alive"),
         ({"logprobs": True}, "logprobs"),
         ({"truncate": "no"}, "truncate"),
-        ({"colour": "red"}, "colour is not known"),
+        ({"colour": "red"}, "colour is unknown"),
         ({"tools": [{"type": "function", "function": {}}]}, r"tools\[0\].function.name"),
         ({"tools": [{"type": "oracle", "function": {"name": "f"}}]}, r"tools\[0\].type"),
         ({"options": {"mirostat": 2}}, "options.mirostat"),
@@ -140,7 +140,7 @@ def test_what_is_not_said_is_what_the_server_does() -> None:
         ({"options": {"num_predict": 1.5}}, "options.num_predict"),
         ({"options": {"stop": [""]}}, "options.stop"),
         ({"options": {"stop": ["x"] * 257}}, "options.stop"),
-        ({"options": {"colour": "red"}}, "options.colour is not known"),
+        ({"options": {"colour": "red"}}, "options.colour is unknown"),
     ],
     ids=lambda value: json.dumps(value)[:50] if isinstance(value, dict) else "",
 )
@@ -406,7 +406,7 @@ def test_errors_before_the_first_word_have_a_status() -> None:
                     what = error.what.replace("response_format", "format")  # as this API calls it
                     assert raised.value.status_code == status and raised.value.error.startswith(what)
                     assert "secret" not in raised.value.error
-            with pytest.raises(ollama.ResponseError, match="no model 'llama3' here; there are: scripted") as raised:
+            with pytest.raises(ollama.ResponseError, match="unknown model 'llama3'; available: scripted") as raised:
                 await client.chat("llama3", [HELLO])
             assert raised.value.status_code == 404
 

@@ -343,7 +343,7 @@ U, A = Message("user", "x"), Message("assistant", "x")
 @pytest.mark.parametrize(
     ("messages", "read", "told"),
     [
-        ([said("user"), said("system", "s"), said("system", "t")], (Message("system", "s\n\nt"), U), "in front"),
+        ([said("user"), said("system", "s"), said("system", "t")], (Message("system", "s\n\nt"), U), "moved before"),
         ([said("assistant"), said("user")], (A, U), ""),
         ([said("user"), said("assistant", "So")], (U, Message("assistant", "So", FinishReason.LENGTH)), ""),
         (
@@ -354,7 +354,7 @@ U, A = Message("user", "x"), Message("assistant", "x")
         ([said("user"), said("assistant", "")], (U,), ""),
         ([said("user", ""), said("user"), said("user", "")], (U,), ""),
         ([said("system", ""), said("user", "")], (Message("user", " "),), "is empty"),
-        ([said("system")], (U,), "the only one"),
+        ([said("system")], (U,), "the only message"),
         (
             [said("user"), said("assistant"), said("assistant", "y"), said("user")],
             (U, Message("assistant", "x\n\ny"), U),
@@ -368,7 +368,7 @@ U, A = Message("user", "x"), Message("assistant", "x")
                 Message("tool", "error: the tool was not called", call_id="c1", tool_name="add"),
                 U,
             ),
-            "without their results",
+            "without results",
         ),
         (
             [said("user"), said("assistant", None, function_call=OLD_CALL), said("function", "1", name="add")],
@@ -417,7 +417,7 @@ def test_messages_are_read_in_time_that_grows_with_their_number() -> None:
     kinds.append(said("tool", tool_call_id="c1"))
     few = min(seconds(MOST_MESSAGES // 10, *kinds) for _ in range(3))
     assert min(seconds(MOST_MESSAGES, *kinds) for _ in range(3)) < 30 * few
-    with pytest.raises(InvalidFieldError, match="10,001 messages; 10,000 is the most"):
+    with pytest.raises(InvalidFieldError, match="10,001 messages; the maximum is 10,000"):
         noted(messages=[said("user")] * (MOST_MESSAGES + 1))
 
 

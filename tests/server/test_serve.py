@@ -319,7 +319,7 @@ def test_a_port_that_is_taken_is_said_to_be() -> None:
     ("arguments", "told"),
     [
         (("--host", "0.0.0.0"), "an API key is required"),
-        (("--port", "99999"), "no port 99999"),
+        (("--port", "99999"), "--port 99999 is out of range"),
         (("--cors", "*"), "every page"),
         (("--memory-limit", "much"), "not a size"),
         (("-m", "a=x.gguf", "-m", "a=y.gguf"), "already"),

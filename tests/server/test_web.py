@@ -356,9 +356,9 @@ def test_a_reply_without_a_word_says_so(browser: Chromium) -> None:
             page = await it.look()
             await it.send("hello")
             await page.get_by_role("button", name="Try again").wait_for()
-            assert await page.locator(".outcome").inner_text() == "It ended without a word."
+            assert await page.locator(".outcome").inner_text() == "Empty reply."
             await page.reload()
-            await page.get_by_text("It ended without a word.").wait_for()
+            await page.get_by_text("Empty reply.").wait_for()
 
     browser.run(main())
 

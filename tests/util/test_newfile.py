@@ -24,7 +24,7 @@ def test_a_new_file(tmp_path: Path) -> None:
 def test_a_file_that_is_there_stays_unless_it_is_forced(tmp_path: Path) -> None:
     path = tmp_path / "talk.md"
     path.write_text("before")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         write_exclusive(path, "after")
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
     write_exclusive(path, "after", force=True)
@@ -38,7 +38,7 @@ def test_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     path = tmp_path / "talk.md"
     write_exclusive(path, "one")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         write_exclusive(path, "two")
     assert path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
 
@@ -46,7 +46,7 @@ def test_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="cannot be written: No such file"):
         write_exclusive(tmp_path / "missing" / "talk.md", "x")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         write_exclusive(tmp_path, "x")
 
     def fail(handle: int, mode: str) -> None:
@@ -67,7 +67,7 @@ def test_force_replaces_files_and_nothing_else(tmp_path: Path) -> None:
     folder.mkdir()
     link.symlink_to(device)
     for each in (device, folder, link):
-        with pytest.raises(UsageError, match="is there already"):
+        with pytest.raises(UsageError, match="already exists"):
             write_exclusive(each, "text", force=True)
     assert device.is_fifo() and folder.is_dir() and link.is_symlink()
     assert sorted(tmp_path.iterdir()) == [device, folder, link]

@@ -19,7 +19,7 @@ def test_a_tilde_is_the_home() -> None:
 
 
 def test_the_home_of_nobody() -> None:
-    with pytest.raises(UsageError, match="there is no home directory") as caught:
+    with pytest.raises(UsageError, match="home directory not found") as caught:
         paths.meant(NOBODY)
     assert f"./{NOBODY}" in str(caught.value)
 
@@ -50,7 +50,7 @@ def test_a_variable_with_the_home_of_nobody(
     monkeypatch.setenv(variable, NOBODY)
     verb = ("history", "list") if variable.endswith("DATA") else ("config", "show")
     assert main(verb) == 2
-    assert "there is no home directory" in capsys.readouterr().err
+    assert "home directory not found" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("unexpanded", [True, False], ids=["as it was written", "an error"])

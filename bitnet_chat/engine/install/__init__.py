@@ -1,1 +1,1 @@
-"""Engines that this program installs: prebuilt wheels, and llama.cpp compiled for this processor."""
+"""Installation of engines: prebuilt wheels, and llama.cpp compiled for this processor."""

@@ -34,7 +34,7 @@ from bitnet_chat.util.progress import Progress, ProgressClock, ninja_counter, si
 __all__ = ["DEFAULT", "Progress", "install", "installed"]
 
 _NAMES = {"ggml-rpc-server": "rpc-server"}
-"""What a target is installed as where that is not its own name. Upstream has renamed this one; its users have not."""
+"""Installed names of targets that differ from their own. Upstream has renamed this one; its users have not."""
 
 # A build has at most about 340 MB on the disk at once, measured on Linux x86-64: at the end of one with all programs
 # (archive 37, tools 87, source 55, tree 118, the new engine 47); pip unpacks all of the archive before (37 and 179, and
@@ -47,7 +47,7 @@ _EXE = ".exe" if sys.platform == "win32" else ""
 
 
 def installed(name: str = DEFAULT, home: Path | None = None) -> Path | None:
-    """The folder of the compiled engine that is whole, of the pinned source and of this CPU; None: there is none."""
+    """The folder of a complete compiled engine of the pinned source and this CPU, or None."""
     folder = (home or paths.engine_home()) / source.known(name).folder_name
     return folder if manifest.installed(folder) else None
 
@@ -59,14 +59,14 @@ def install(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     home: Path | None = None,
 ) -> Path:
-    """Compiles the engine unless it is there, and returns the folder of its programs. Takes minutes; blocks.
+    """Compile the engine unless it is installed, and return the folder of its programs. Takes minutes; blocks.
 
-    ``features``: names of :data:`manifest.FEATURES`. What the engine that is there was built with is kept, and so is
-    that engine until the new one takes its place.
+    ``features``: names of :data:`manifest.FEATURES`. Features of an installed engine are kept, and so is that engine
+    until the new one replaces it.
 
-    Ctrl-C, SIGTERM and SIGHUP end the compilers and leave what was built for the next call.
+    Ctrl-C, SIGTERM and SIGHUP end the compilers; the next call resumes.
 
-    :raises BuildError: it could not be built; the message says why and what to do.
+    :raises BuildError: the build failed; the message has the reason and the remedy.
     """
     origin = source.known(name)
     home = (home or paths.engine_home()).expanduser().absolute()
@@ -91,7 +91,7 @@ class _Build:
         self.features = features
         self.targets = (origin.program, *(origin.extras[name] for name in features))
         self.programs = {_NAMES.get(target, target) + _EXE: target + _EXE for target in self.targets}
-        """What is installed under which name, by the name that cmake gives it."""
+        """Installed names by the name of the cmake target."""
         self.home = home
         self.clock = clock
         self.target = home / origin.folder_name
@@ -240,7 +240,7 @@ class _Build:
         publish.publish(programs | {"LICENSE": folder / "LICENSE"}, record, self.target)
 
     def _sweep_old(self) -> None:
-        """Removes other versions of the engine: this one has taken their place."""
+        """Remove other versions of the engine, which this one replaces."""
         for folder, _ in _of_name(self.home, self.origin.name):
             if folder != self.target:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -248,7 +248,7 @@ class _Build:
     def _try(self, program: Path) -> None:
         """:raises BuildError: a program that was built does not start.
 
-        ``--version`` is a flag that rpc-server does not know; it says so, and ends with 0 all the same.
+        ``--version`` is a flag that rpc-server does not support; it reports that, and still ends with 0.
         """
         try:
             done = subprocess.run(
@@ -265,7 +265,7 @@ class _Build:
 
 
 def _of_name(home: Path, name: str) -> Iterator[tuple[Path, manifest.Manifest]]:
-    """The compiled engines of one name, of whatever version and CPU."""
+    """The compiled engines of one name, of any version and CPU."""
     try:
         folders = [folder for folder in home.iterdir() if not folder.name.startswith(".")]
     except OSError:
@@ -276,7 +276,7 @@ def _of_name(home: Path, name: str) -> Iterator[tuple[Path, manifest.Manifest]]:
 
 
 def _features_in(home: Path, name: str) -> set[str]:
-    """What any engine there was built with: who has asked for it once need not again."""
+    """Features of any installed engine of the name: a feature that was requested once is kept."""
     return {feature for _, found in _of_name(home, name) for feature in found.features}
 
 

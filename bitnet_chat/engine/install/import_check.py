@@ -1,4 +1,4 @@
-"""Whether a library that was just unpacked can be loaded on this computer, asked of a process of its own."""
+"""Check in a process of its own that an unpacked library can be loaded on this computer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bitnet_chat.errors import BuildError
 _SECONDS = 120.0
 
 # The folder of the package is the first argument. The second library of ik_llama.cpp is found by its name once the
-# first is loaded: on macOS neither says where the other one is.
+# first is loaded: on macOS neither contains the path of the other.
 _IMPORT = "import sys; sys.path.insert(0, sys.argv[1]); import xllamacpp; xllamacpp.CommonParams()"
 _LOAD = """
 import ctypes, os, sys
@@ -28,7 +28,7 @@ _PROGRAMS = {"llama.cpp": _IMPORT, "bitnet": _LOAD}
 
 
 def check(package: EnginePackage, folder: Path) -> None:
-    """:raises BuildError: the library does not load here, and why."""
+    """:raises BuildError: the library does not load, with the reason."""
     argv = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _PROGRAMS[package.name], str(folder / SITE)]
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)

@@ -1,6 +1,6 @@
-"""What is written down beside a built engine, and whether that engine fits this computer.
+"""The manifest of a compiled engine, and whether that engine fits this computer.
 
-The engine is compiled for the very CPU it is built on (``-march=native``): on another one it may end with an illegal
+The engine is compiled for the CPU of the build (``-march=native``): on another one it may crash with an illegal
 instruction. So the manifest records the CPU, and an engine of another CPU counts as not installed.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path
 NAME = "manifest.json"
 
 DEFAULT_NAME = "llama.cpp"
-"""The engine that is compiled unless another is named, and that of a manifest that names none."""
+"""The engine to compile by default, and that of a manifest without a name."""
 
 FEATURES = {
     DEFAULT_NAME: {"server": "llama-server", "cli": "llama-cli", "rpc": "rpc-server"},
     "bitnet": {"server": "llama-server"},
 }
-"""What an engine may have been built with beyond what a conversation needs, by its name: the program that tells it."""
+"""Optional features of a build, by name: the program that shows it."""
 
 # The flags of an x86 in /proc/cpuinfo that change what a compiler emits. The others (mitigations, virtualization,
 # power) differ between kernels on the same CPU.
@@ -37,22 +37,22 @@ class Manifest:
     source_sha256: str
     commit: str
     cpu: str
-    """:func:`cpu_fingerprint` of the computer that it was built on."""
+    """:func:`cpu_fingerprint` of the computer of the build."""
     cpu_name: str
     compiler: str
     flags: list[str]
     built: str
-    """When, ISO 8601 in UTC."""
+    """Time of the build, ISO 8601 in UTC."""
     seconds: float
-    """How long the last run of the build took."""
+    """Duration of the last run of the build."""
     files: dict[str, int]
     """Size in bytes of each program."""
     name: str = DEFAULT_NAME
-    """Of the engine; missing in the manifests of earlier versions."""
+    """Name of the engine; missing in the manifests of earlier versions."""
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of :data:`FEATURES`. Told from the programs: a manifest of an earlier version says it as well."""
+        """Names of :data:`FEATURES`, by the programs: a manifest of an earlier version shows them as well."""
         programs = {name.removesuffix(".exe") for name in self.files}
         return tuple(name for name, program in FEATURES.get(self.name, {}).items() if program in programs)
 
@@ -61,7 +61,7 @@ class Manifest:
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None when there is none that makes sense."""
+    """The manifest of a folder; None if it is missing or invalid."""
     try:
         fields = json.loads((folder / NAME).read_text(encoding="utf-8"))
         manifest = Manifest(**fields)
@@ -73,16 +73,16 @@ def read(folder: Path) -> Manifest | None:
 
 
 def installed(folder: Path) -> bool:
-    """Whether the folder holds a built engine that is whole and was built for this CPU.
+    """Whether the folder holds a complete engine that was compiled for this CPU.
 
-    Asked on every start by the search for an engine; so this module imports little.
+    Called at every start by the search for an engine; so this module imports little.
     """
     manifest = read(folder)
     return manifest is not None and manifest.cpu == cpu_fingerprint() and is_whole(folder, manifest)
 
 
 def is_whole(folder: Path, manifest: Manifest) -> bool:
-    """Every program is there with its size."""
+    """Whether every program exists with its size."""
     try:
         return all((folder / name).stat().st_size == size for name, size in manifest.files.items())
     except OSError:
@@ -112,7 +112,7 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def _cpu_facts(cpuinfo: Path) -> dict[str, str]:
-    """The first processor's lines."""
+    """The lines of the first processor."""
     facts: dict[str, str] = {}
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as lines:

@@ -24,7 +24,7 @@ SITE = "site"
 
 @dataclass(frozen=True, slots=True)
 class EnginePackage:
-    """A project of the package index whose wheel holds a library. ``name``: what users call the engine."""
+    """A project of the package index with a library in its wheel. ``name``: the name of the engine for users."""
 
     name: str
     project: str
@@ -46,16 +46,16 @@ PACKAGES = (
 
 @dataclass(frozen=True, slots=True)
 class PackageRecord:
-    """What is written down beside an installed library."""
+    """The record of an installed library."""
 
     name: str
     version: str
     file: str
-    """The wheel that it comes from, which says for which platform it is."""
+    """Its wheel, whose name shows the platform."""
     sha256: str
     """Of that wheel."""
     installed: str
-    """When, ISO 8601 in UTC."""
+    """Time of the installation, ISO 8601 in UTC."""
     files: Mapping[str, int]
     """Size in bytes of each file, by its path below the folder."""
 
@@ -68,12 +68,12 @@ def by_name(name: str) -> EnginePackage | None:
 
 
 def folder_of(package: EnginePackage, home: Path | None = None) -> Path:
-    """Where its pinned version is or will be."""
+    """The folder of its pinned version, existing or not."""
     return (home or paths.engine_home()) / package.folder_name
 
 
 def read(folder: Path) -> PackageRecord | None:
-    """The record of a folder; None where there is none that makes sense. Raises nothing."""
+    """The record of a folder; None if it is missing or invalid. Raises nothing."""
     try:
         record = PackageRecord(**json.loads((folder / RECORD).read_text("utf-8")))
         sound = by_name(record.name) is not None and bool(record.files)
@@ -84,7 +84,7 @@ def read(folder: Path) -> PackageRecord | None:
 
 
 def is_package(folder: Path) -> bool:
-    """Whether a prebuilt engine is or was in a folder. Raises nothing."""
+    """Whether a folder holds or held a prebuilt engine. Raises nothing."""
     try:
         return (folder / RECORD).is_file() and (folder / SITE).is_dir()
     except OSError:
@@ -92,7 +92,7 @@ def is_package(folder: Path) -> bool:
 
 
 def is_whole(folder: Path, record: PackageRecord) -> bool:
-    """Every file is there with its size."""
+    """Whether every file exists with its size."""
     try:
         return all((folder / name).stat().st_size == size for name, size in record.files.items())
     except (OSError, ValueError):
@@ -100,8 +100,9 @@ def is_whole(folder: Path, record: PackageRecord) -> bool:
 
 
 def at(folder: Path) -> EngineBinary | None:
-    """The native engine of a folder, wherever it lies and of whatever version; None for one that is not whole, and for
-    anything else. Raises nothing."""
+    """The native engine of a folder, at any place and of any version; None for an incomplete one, and for anything
+    else. Raises nothing.
+    """
     record = read(folder)
     package = by_name(record.name) if record is not None else None
     if record is None or package is None or not is_whole(folder, record):
@@ -110,7 +111,7 @@ def at(folder: Path) -> EngineBinary | None:
 
 
 def installed(home: Path | None = None) -> Iterator[EngineBinary]:
-    """The native engines of the data directory, those of :data:`PACKAGES` that are whole. Raises nothing."""
+    """The complete native engines of :data:`PACKAGES` in the data directory. Raises nothing."""
     for package in PACKAGES:
         folder = folder_of(package, home)
         if (found := at(folder)) is not None and found.version == _version(package, package.version):
@@ -118,13 +119,13 @@ def installed(home: Path | None = None) -> Iterator[EngineBinary]:
 
 
 def name_of(engine: EngineBinary) -> str:
-    """What users call an engine: a package by its name, any other by that of its program."""
+    """The name of an engine for users: that of a package, or that of its program."""
     packaged = [package.name for package in PACKAGES if package.make is engine.make]
     return packaged[0] if engine.dialect is Dialect.NATIVE and packaged else engine.path.name
 
 
 def native_engine(package: EnginePackage, folder: Path) -> EngineBinary:
-    """As the other engines; its path is the folder."""
+    """The engine as an EngineBinary; its path is the folder."""
     return _engine(package, package.version, folder)
 
 

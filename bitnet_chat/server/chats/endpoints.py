@@ -1,7 +1,7 @@
 """``/chats``: conversations that the journal keeps, answered, watched and followed; and ``/replies``, kept nowhere.
 
 ``POST /chats`` makes a chat, ``POST /chats/{id}/messages`` asks in it and streams the reply, ``GET /chats/{id}/events``
-streams a running one to further clients, and resumes a broken stream.
+streams the one that is being made to anybody else, and goes on with a stream that broke.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ def _refused(generation: ReplyBroadcast) -> Response | None:
 def _id(request: Request) -> int:
     text: str = request.path_params["id"]
     if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) <= MOST_ROWS):
-        raise InvalidFieldError(f"{text[:40]!r} is not the number of a chat", status=404, code="chat_not_found")
+        raise InvalidFieldError(f"{text[:40]!r} is no number of a chat", status=404, code="chat_not_found")
     return int(text)
 
 

@@ -106,7 +106,7 @@ class EventEncoder:
             if self._html is not None:
                 self._html.advance(event.text, place)
             if new:
-                # Before the text: who has got its id has seen all that belongs to it.
+                # Before the text: a client with the id of the text has also received this.
                 yield from self._blocks()
                 yield _event("chunk", {"text": new}, self._id(place))
         elif isinstance(event, PromptProgress):

@@ -5,7 +5,7 @@ const policy = globalThis.trustedTypes
   ? trustedTypes.createPolicy(name, {
       createHTML: html => html,
       createScriptURL: url => {
-        if (url !== "/sw.js") throw new TypeError(`${url} is no script of this page`)
+        if (url !== "/sw.js") throw new TypeError(`${url} is not a script of this page`)
         return url
       },
     })

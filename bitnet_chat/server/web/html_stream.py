@@ -311,7 +311,7 @@ class HtmlStream:
         """The open table and an incomplete row. Only that row is parsed: a table has many characters."""
         head = [line for line in self._lines if line.strip()][:2]
         blocks = self._rendered("\n".join([*head, row]))
-        if len(blocks) != 1:  # it is no row
+        if len(blocks) != 1:  # it is not a row
             return [table, *blocks[1:]]
         _, begun, new = blocks[0].partition("<tbody>")
         body = table.removesuffix("</table></div>").rstrip().removesuffix("</tbody>")

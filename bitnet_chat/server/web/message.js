@@ -4,16 +4,16 @@ import { element, fragmentOf, made } from "./html.js"
 import { frameCode, newFrame } from "./listing.js"
 
 const OUTCOMES = {
-  length: "It stopped at the limit of tokens.",
+  length: "It stopped at the token limit.",
   interrupted: "It was stopped.",
   cut_off: "It was cut off: the program ended before the reply did.",
-  timeout: "It was stopped: the time had run out.",
-  stalled: "It was stopped: nothing came any more.",
-  empty: "The model ended it before the first word.",
+  timeout: "It was stopped at the time limit.",
+  stalled: "It was stopped: no output.",
+  empty: "Empty reply.",
   repetition: "It was stopped: it repeated itself without end.",
   context_overflow: "It was stopped: the context window is full.",
   engine_died: "It was cut off: the engine died.",
-  no_engine: "It was cut off: there is no engine.",
+  no_engine: "It was cut off: no engine is available.",
   bad_model: "It was cut off: the model cannot be loaded.",
   usage: "It was cut off.",
 }
@@ -147,7 +147,7 @@ export class Reply {
   }
 
   call(id, name, given) {
-    const list = this.node.querySelector(".calls"), item = element("li", `Wants the tool ${name}`)
+    const list = this.node.querySelector(".calls"), item = element("li", `Calls the tool ${name}`)
     item.append(element("code", given))
     list.append(item)
     list.hidden = false
@@ -161,7 +161,7 @@ export class Reply {
     this.finish = finish
     this.live = false
     const outcome = this.node.querySelector(".outcome")
-    const words = finish === "stop" && this.silent ? "It ended without a word." : OUTCOMES[finish] ?? ""
+    const words = finish === "stop" && this.silent ? "Empty reply." : OUTCOMES[finish] ?? ""
     outcome.className = "outcome"
     outcome.textContent = words
     outcome.hidden = !words
@@ -203,7 +203,7 @@ export class Reply {
   miss() {
     this.end("", "", {})
     const outcome = this.node.querySelector(".outcome")
-    outcome.textContent = `There is no reply yet.${STAYS}`
+    outcome.textContent = `No reply yet.${STAYS}`
     outcome.hidden = false
   }
 }

@@ -45,7 +45,7 @@ async function go() {
   } catch (error) {
     if (placeIn(location.hash) !== id) return
     if (error instanceof Refused && error.status === 404) {
-      toast("That conversation is not there any more.")
+      toast("The conversation does not exist any more.")
       location.replace("#new")
     } else complain(error)
   }
@@ -329,7 +329,7 @@ $("login").querySelector("form").addEventListener("submit", async event => {
     return
   }
   const told = await response?.json().catch(() => null)
-  $("login-error").textContent = told?.error ? saidOf({ message: told.error.message }) : "The server is away."
+  $("login-error").textContent = told?.error ? saidOf({ message: told.error.message }) : "The server cannot be reached."
   $("key").select()
 })
 

@@ -27,7 +27,7 @@ export async function ask(method, path, body, signal) {
   } catch (error) {
     if (error.name === "AbortError") throw error
     gone()
-    throw new Away("The server is away.")
+    throw new Away("The server cannot be reached.")
   }
   back()
   if (response.status === 204) return null
@@ -37,7 +37,7 @@ export async function ask(method, path, body, signal) {
   })
   if (response.ok) return told
   if (response.status === 401) server.dispatchEvent(new Event("key"))
-  throw new Refused(response.status, told?.error ?? { message: `The server said ${response.status}.` })
+  throw new Refused(response.status, told?.error ?? { message: `The server returned status ${response.status}.` })
 }
 
 // It did not answer: it is asked again, less and less often, until it does.

@@ -4,7 +4,7 @@
 import { element, made } from "./html.js"
 import { ask, Away } from "./server.js"
 
-export const UNTITLED = "Without a title"
+export const UNTITLED = "Untitled"
 const SHOWN = 100, MOST = 1000
 
 export class Sidebar extends EventTarget {
@@ -56,7 +56,7 @@ export class Sidebar extends EventTarget {
       }
       list.append(this.item(chat))
     }
-    if (!this.chats.length) parts.push(element("p", words ? "Nothing was found." : "What you talk about will be listed here.", "none"))
+    if (!this.chats.length) parts.push(element("p", words ? "No match." : "Conversations will be listed here.", "none"))
     if (this.chats.length === this.limit && this.limit < MOST) {
       const older = element("button", "Older ones", "older")
       older.dataset.do = "older"
@@ -158,7 +158,7 @@ export class Sidebar extends EventTarget {
 
   remove(item) {
     const { id } = item.dataset, { confirm } = this
-    confirm.querySelector("p").textContent = `“${item.querySelector(".name").textContent}” cannot be brought back.`
+    confirm.querySelector("p").textContent = `“${item.querySelector(".name").textContent}” cannot be restored.`
     confirm.returnValue = ""
     confirm.addEventListener("close", async () => {
       if (confirm.returnValue !== "delete") return

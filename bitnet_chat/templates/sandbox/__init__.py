@@ -1,8 +1,8 @@
-"""Chat templates of others, each in a process of its own with limits of time, memory and output.
+"""Untrusted chat templates, each in a process of its own with limits of time, memory and output.
 
-A template is a program that comes inside a model file. Three loops in one another or ``'a' * 3000000000`` would stop
-this program for good: a thread cannot be ended from outside, a process can. It is started when a template is read, and
-answers one request after another until the template is not used any more. Templates of our own run in this process.
+A template is a program inside a model file. Three nested loops or ``'a' * 3000000000`` would stop this program for
+good: a thread cannot be ended from outside, a process can. It is started when a template is read, and serves one
+request after another until the template is dropped. Built-in templates run in this process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bitnet_chat.util.progress import size as in_words
 
 _BOOT = f"import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from {__name__}.child import run; run()"
 _LOOK = 0.05
-"""Seconds between two looks at the memory of a process that computes."""
+"""Seconds between two checks of the memory of a computing process."""
 _END_WITHIN = 1.0  # seconds between the end of its output and that of the process
 _LOCK = threading.Lock()
 _WINDOWLESS = 0
@@ -39,8 +39,7 @@ else:
 
 
 def program_of(source: str) -> TemplateProgram:
-    """A template that was read; the same for the same text, as long as it is used. May take 0.2 s. Raises
-    TemplateFault."""
+    """A parsed template; the same object for the same text, while in use. May take 0.2 s. Raises TemplateFaultError."""
     if source in OWN:
         return JinjaProgram(source)
     with _LOCK:
@@ -51,11 +50,12 @@ def program_of(source: str) -> TemplateProgram:
 
 
 class SandboxedProgram:
-    """See :class:`bitnet_chat.templates.jinja.TemplateProgram`. ``run`` blocks, at most for the time of its limits. Any
-    thread may call it; the process answers one of them after the other."""
+    """See :class:`bitnet_chat.templates.jinja.TemplateProgram`. ``run`` blocks, at most for the time of its limits.
+    Thread-safe; the process serves one request after the other.
+    """
 
     def __init__(self, source: str, limits: SandboxLimits | None = None) -> None:
-        """``limits``: of the smallest request. Raises TemplateFault."""
+        """``limits``: of the smallest request. Raises TemplateFaultError."""
         self._source, self._limits = source, limits or SandboxLimits()
         self._lock = threading.Lock()
         self._holder = _ChildHandle()
@@ -106,7 +106,7 @@ _PROGRAMS: weakref.WeakValueDictionary[str, SandboxedProgram] = weakref.WeakValu
 
 
 class _ChildHandle:
-    """The process of a program, apart from it, so that it can be ended when the program is gone."""
+    """The process of a program, separate from it, so that it can be ended after the program is dropped."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -126,7 +126,7 @@ class _ChildHandle:
         )
 
     def end(self, within: float = 0.0) -> None:
-        """``within``: seconds that it has to end by itself."""
+        """``within``: seconds for it to end by itself."""
         process, self.process = self.process, None
         if process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -141,7 +141,7 @@ class _ChildHandle:
 
 
 class _MemoryWatch:
-    """Ends a process that is over its limits where it does not end by itself: macOS and Windows limit no memory."""
+    """Ends a process that exceeds its limits, on platforms without a memory limit: macOS and Windows."""
 
     def __init__(self, process: subprocess.Popen[bytes], limits: SandboxLimits) -> None:
         self.reason = ""
@@ -171,7 +171,7 @@ class _MemoryWatch:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of memory; 0 where nothing tells."""
+    """Bytes of memory; 0 if unknown."""
     try:
         import psutil
 

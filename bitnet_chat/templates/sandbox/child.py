@@ -1,7 +1,6 @@
 """The process of one chat template: reads its source, then renders one conversation after another until its input ends.
 
-It limits itself. The clock of the processor ends it in the middle of whatever it computes, also when this program has
-been killed meanwhile.
+It limits itself. The limit of processor time ends it during any computation, also after its parent has been killed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What passes between this program and the process of a template: bytes behind a head of numbers. Pure."""
+"""The protocol between this program and the process of a template: bytes after a header of numbers. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _REQUEST, _ANSWER = struct.Struct(">dQQQ"), struct.Struct(">Q")
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """What a template may take for one answer. An ordinary one takes some milliseconds and a few megabytes."""
+    """Limits of one request. An ordinary template takes some milliseconds and a few megabytes."""
 
     seconds: float = 2.0
-    """Of the processor."""
+    """Of processor time."""
     memory: int = 512 << 20
     """Bytes, those of the process itself included."""
     output: int = 1_000_000
@@ -22,7 +22,7 @@ class SandboxLimits:
 
     @property
     def wall(self) -> float:
-        """Seconds after which the process is stopped or has not been given the processor."""
+        """Seconds after which the process is considered stopped, or without processor time."""
         return 10 + 10 * self.seconds
 
     def for_input(self, size: int, messages: int) -> Self:
@@ -51,6 +51,6 @@ def write_answer(to: IO[bytes], content: bytes) -> None:
 
 
 def read_answer(source: IO[bytes]) -> bytes:
-    """Empty or cut off where the process has ended."""
+    """Empty or truncated if the process has ended."""
     head = source.read(_ANSWER.size)
     return source.read(_ANSWER.unpack(head)[0]) if len(head) == _ANSWER.size else b""
