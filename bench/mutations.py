@@ -34,7 +34,7 @@ MODULES = {
     "conversation/stdin_encoding.py": "tests/templates/test_verbatim.py -m not(engine)",
     "journal/codec.py": "tests/journal/test_codec.py",
     "journal/columns.py": "tests/journal/test_journal_columns.py",
-    "tools/schema.py": "tests/backends/test_tools.py",
+    "tools/schema.py": "tests/tools/test_tools.py",
     "models/parts.py": "tests/models/test_parts.py",
     "templates/special_tokens.py": "tests/templates/test_specials.py",
 }
