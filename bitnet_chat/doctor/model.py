@@ -81,7 +81,7 @@ def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
             "engine",
             f"its weights are {types}, which llama.cpp supports; {engine} does not show whether it does",
         )
-    return ok(_GROUP, "engine", f"{engine} knows its weights: {types}")
+    return ok(_GROUP, "engine", f"{engine} supports its weights: {types}")
 
 
 def _faults(info: ModelInfo, names: frozenset[str] | None) -> Iterator[Finding]:
