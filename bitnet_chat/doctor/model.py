@@ -118,7 +118,7 @@ def _context(info: ModelInfo, context: int) -> Finding:
         return warn(
             _GROUP,
             "context",
-            f"--ctx {context:,} is more than the {trained:,} tokens of its training context: later replies are wrong",
+            f"--ctx {context:,} is more than the {trained:,} tokens of its training context: replies beyond are wrong",
             f"--ctx {trained}",
         )
     asked = f"{context:,} of {trained:,}" if context else f"{trained:,}"
