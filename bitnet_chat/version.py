@@ -1,3 +1,3 @@
-"""The one place that knows the version; imported by nothing heavy, so that ``--version`` is instant."""
+"""The version, in a module without imports, so that ``--version`` is instant."""
 
 __version__ = "0.1.0"

@@ -46,12 +46,12 @@ PAST = (
     (3 * HOUR, ("你好", "What is BitNet?")),
     (0.4 * HOUR, ("How do I search my history?", "thank you")),
 )
-"""Earlier conversations and their age in seconds: they are had now and set back, so that the list looks like one of a
+"""Earlier conversations and their age in seconds: they are made now and dated back, so that the list spans a
 week."""
 
 
 def history(data: Path) -> Picture:
-    """What was said before ``kill -9`` is there again, and ``/resume`` lists the other conversations."""
+    """The reply after ``kill -9``, and the list of ``/resume``."""
     for _, messages in PAST:
         with closing(Terminal(data=data)) as terminal:
             terminal.say(*messages)
@@ -65,13 +65,13 @@ def history(data: Path) -> Picture:
     with closing(Terminal("--continue", data=data, columns=82)) as terminal:
         terminal.ready()
         terminal.type("/resume\r")
-        terminal.until(lambda: any(line.startswith("Go on with:") for line in terminal.lines))
+        terminal.until(lambda: any(line.startswith("Continue:") for line in terminal.lines))
         terminal.type("\x1b[B\x1b[B")
         return Picture(terminal.rest(), "bitnet-chat --continue")
 
 
 def context(data: Path) -> Picture:
-    """A window that is full: the oldest turns leave it, the system prompt stays, and the bar warns of the next time."""
+    """A full context window: the oldest turns are dropped, the system prompt is kept, and the status bar warns."""
     flags = ("--ctx", "256", "--system", "Talk like a pirate.")
     with closing(Terminal(*flags, data=data, columns=81)) as terminal:
         terminal.say("my name is Ada", "How do I stop a reply?", "How do I use another model?", "tell me a joke")
@@ -89,7 +89,7 @@ def guard(data: Path) -> Picture:
 
 
 def doctor(data: Path) -> Picture:
-    """The middle of what the doctor says, with a finding and its remedy."""
+    """The middle of the output of doctor, with a finding and its remedy."""
     with closing(Terminal("doctor", "--ctx", "8192", data=data, rows=80)) as terminal:
         return Picture(terminal.end(), "bitnet-chat doctor --ctx 8192", "model", "terminal")
 
@@ -102,7 +102,7 @@ PICTURES: dict[str, Callable[[Path], Picture]] = {
 def main(names: list[str]) -> None:
     for name in names or PICTURES:
         if name not in PICTURES:
-            sys.exit(f"There is no picture {name!r}; there are {', '.join(PICTURES)}.")
+            sys.exit(f"unknown picture {name!r}; available: {', '.join(PICTURES)}.")
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder)
             (data / "engine").symlink_to(paths.engine_home())

@@ -1,6 +1,6 @@
-"""What a file became, and the form in which it stands in a message. Pure.
+"""A file as text, and its form in a message. Pure.
 
-The files come first and the question last, where a model keeps it in mind best::
+The files come first and the question last, where a model weighs it most::
 
     [File: notes.md]
     ```md
@@ -9,8 +9,8 @@ The files come first and the question last, where a model keeps it in mind best:
 
     What is this about?
 
-The fence is longer than any run of backticks in the text, so that no file can end its own block; the name is one
-line of visible characters; the tag is the ending of the name. :func:`typed` takes the blocks off again.
+The fence is longer than any run of backticks in the text, so that a file cannot end its own block; the name is one line
+of visible characters; the tag is the suffix of the name. :func:`typed` removes the blocks.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def add_settings(parser: Parser, unlisted: Collection[str] = ()) -> None:
     model.add_argument(
         "--overflow",
         choices=_choices("overflow"),
-        help=f"policy for a full context window {default('overflow')}",
+        help=f"policy for a full context {default('overflow')}",
     )
     _add_switch(model, "spare", "additional loaded engines, for /clear and /regen without a wait")
     _add_switch(model, "journal", "storage of the conversation in the journal (default: yes)")

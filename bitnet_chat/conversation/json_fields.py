@@ -137,7 +137,7 @@ class Fields:
         return self._needed(field, self.objects(field))
 
     def texts(self, field: str) -> list[str] | None:
-        return self._each(field, "text", _as_text)
+        return self._each(field, "string", _as_text)
 
     def _each(self, field: str, noun: str, make: Callable[[object, str], T]) -> list[T] | None:
         values: list[object] | None = self._typed(field, list, f"a list of {noun}s")
@@ -192,7 +192,7 @@ def _as_object(value: object, place: str) -> Mapping[str, object]:
 
 def _as_text(value: object, place: str) -> str:
     if not isinstance(value, str):
-        raise InvalidFieldError(f"{place} must be a text, not {_shown(value)}", param=place, code="invalid_type")
+        raise InvalidFieldError(f"{place} must be a string, not {_shown(value)}", param=place, code="invalid_type")
     return value
 
 

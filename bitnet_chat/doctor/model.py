@@ -81,7 +81,7 @@ def _fit(info: ModelInfo, names: frozenset[str] | None, engine: str) -> Finding:
             "engine",
             f"its weights are {types}, which llama.cpp supports; {engine} does not show whether it does",
         )
-    return ok(_GROUP, "engine", f"{engine} knows its weights: {types}")
+    return ok(_GROUP, "engine", f"{engine} supports its weights: {types}")
 
 
 def _faults(info: ModelInfo, names: frozenset[str] | None) -> Iterator[Finding]:
@@ -118,7 +118,7 @@ def _context(info: ModelInfo, context: int) -> Finding:
         return warn(
             _GROUP,
             "context",
-            f"--ctx {context:,} is more than the {trained:,} tokens of its training context: later replies are wrong",
+            f"--ctx {context:,} is more than the {trained:,} tokens of its training context: replies beyond are wrong",
             f"--ctx {trained}",
         )
     asked = f"{context:,} of {trained:,}" if context else f"{trained:,}"

@@ -184,7 +184,7 @@ def described(info: ModelInfo) -> dict[str, object]:
         "size_label": info.size_label,
         "quantization": info.quantization,
         "tensor_types": dict(info.tensor_types),
-        "engine": BITNET_ENGINE if info.needs_bitnet else "any that knows these tensor types",
+        "engine": BITNET_ENGINE if info.needs_bitnet else "any that supports these tensor types",
         "context_length": header.context_length,
         "chat_template": template_family(header.chat_template),
         "faults": _faults(info),

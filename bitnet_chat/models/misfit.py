@@ -217,7 +217,7 @@ def _unknown(kinds: Sequence[str], engine: str) -> Misfit:
     article = "a" if bitnet else "an"
     types = ", ".join(sorted(bitnet or kinds))
     return Misfit(
-        f"{types} is a type of {project}'s own, and nothing in {engine} tells whether it supports it",
+        f"{types} is a type of {project}, and {engine} does not show whether it supports it",
         remedy,
         f"{types} weights require {article} {project} build as engine",
         certain=False,

@@ -258,7 +258,7 @@ def show(display: ReplyDisplay, stored: StoredConversation) -> None:
             why = (last.finish and _CUT.get(last.finish)) or "this reply is incomplete"
             if answering:
                 why = "another program is still writing this reply"
-            display.notice(f"[{why}: /continue continues it{' from here' if answering else ''}]")
+            display.notice(f"[{why}: /continue resumes it{' from here' if answering else ''}]")
     if stored.conversation.open_calls:
         display.notice("[its tool calls were not executed: /continue lets the model continue]")
     elif last is not None and last.role == "tool":

@@ -1,10 +1,10 @@
-"""A rendered prompt in the parts that a classic engine tokenizes apart. Pure.
+"""A rendered prompt in the parts that a classic engine tokenizes separately. Pure.
 
 Such an engine reads an initial prompt once, and for each message ``--in-prefix``, the typed text and ``--in-suffix``.
-It tokenizes each of the four by itself, the typed text with special tokens off. The tokens are those of the whole text
-tokenized at once only where each seam lies beside a special token, since a tokenizer never joins text across one. So
-the prefix ends at the last special token in front of the message, the suffix begins at the first one behind it, and
-what the template has between them and the message is typed with the message.
+It tokenizes each of the four separately, the typed text with special tokens off. The tokens equal those of the whole
+text tokenized at once only if each seam is beside a special token, since a tokenizer never joins text across one. So
+the prefix ends at the last special token before the message, the suffix begins at the first one after it, and the text
+of the template between them and the message is typed with the message.
 
 Text of a message that spells a special token is guarded while it is rendered: it stays text, and makes no seam.
 """
@@ -25,19 +25,20 @@ from bitnet_chat.templates.special_tokens import WORD_JOINER, SpecialTokens
 from bitnet_chat.text.utf8 import encode
 
 _GUARD = "\ufdd0"
-"""A noncharacter behind the first character of a guarded text. One of the message's own is doubled."""
+"""A noncharacter after the first character of a guarded text. In the text of a message it is doubled."""
 _GUARDS = re.compile(f"{_GUARD}({_GUARD}?)")
 PLACEHOLDER = "\ue0004\ue000"
 """Stands for a message that is not known yet."""
 _REMEMBERED = 6
-"""Conversations that a turn needs rendered, some of them several times."""
+"""Rendered conversations in the cache: a turn uses several, some of them repeatedly."""
 _NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")
 
 
 @dataclass(frozen=True, slots=True)
 class InitialPrompt:
-    """How an engine is started for a history: ``prompt``, its initial prompt, guarded and without the BOS token that
-    the engine adds; ``in_prefix`` and ``in_suffix``, its flags. ``is_open``: a message can be typed to it."""
+    """The start of an engine for a history: ``prompt``, its initial prompt, guarded and without the BOS token that the
+    engine adds; ``in_prefix`` and ``in_suffix``, its flags. ``is_open``: a message can be typed to it.
+    """
 
     prompt: str
     in_prefix: str
@@ -72,20 +73,20 @@ class PromptSegments:
         first = self.special.search(in_suffix) if self.special else None
         self._in_suffix = in_suffix[first.start() :] if first else ""
         self.around = in_prefix[len(self._in_prefix) :], in_suffix[: len(in_suffix) - len(self._in_suffix)]
-        """What is typed in front of a message and behind it, but for the first one, which may have more."""
+        """Typed text before and after a message, except for the first one, which may have more."""
         self._rendered: tuple[tuple[Mapping[str, object], Conversation, str | ModelError], ...] = ()
 
     def use(self, arguments: Mapping[str, object]) -> None:
-        """The template is given these from now on."""
+        """Set the arguments of the template."""
         if self.template.arguments != arguments:
             self.template.arguments = dict(arguments)
 
     def guarded(self, text: str) -> str:
-        """``text`` in which nothing is a special token; see :func:`unguarded` and :func:`joined`."""
+        """``text`` without special tokens; see :func:`unguarded` and :func:`joined`."""
         return self._guarding.as_text(text.replace(_GUARD, _GUARD * 2))[0]
 
     def render(self, conversation: Conversation) -> str:
-        """The prompt for a reply to ``conversation``, guarded. Raises ModelError where the template refuses."""
+        """The prompt for a reply to ``conversation``, guarded. Raises ModelError if the template refuses it."""
         arguments = self.template.arguments
         found = next((result for *key, result in self._rendered if key == [arguments, conversation]), None)
         if found is None:
@@ -128,7 +129,7 @@ class PromptSegments:
         return self._space.sub(r"\1", text) if self._space is not None else text
 
     def opening(self, history: Conversation) -> InitialPrompt:
-        """How to start an engine that has ``history`` and waits for the next message."""
+        """The start of an engine with ``history`` that waits for the next message."""
         before = self.before_message(history)
         end = self._end_of_last_special(before)
         for start in self._starts(self._in_prefix):
@@ -141,19 +142,20 @@ class PromptSegments:
         return InitialPrompt("\n", "", self._in_suffix, is_open=False)
 
     def behind_reply(self, prompt: str) -> InitialPrompt:
-        """How to start an engine that replies to ``prompt``, guarded, and then waits for the next message."""
+        """The start of an engine that replies to ``prompt``, guarded, and then waits for the next message."""
         return InitialPrompt(prompt, self._in_prefix, self._in_suffix)
 
     def within_reply(self, history: Conversation, closing: str = "") -> tuple[str, str]:
-        """A prompt, guarded, that ends in the middle of the last reply of ``history``, and the end of that reply that
-        is not in it; see :mod:`bitnet_chat.filters.continuation`. ``closing``: what ends the thoughts that the prompt
-        begins, which are not told again."""
+        """A prompt, guarded, that ends within the last reply of ``history``, and the rest of that reply; see
+        :mod:`bitnet_chat.filters.continuation`. ``closing``: the end of thoughts that the prompt begins, which are
+        left out.
+        """
         *earlier, reply = history.messages
         said, loose_end = split_overlap(reply.content)
         return self.render(Conversation(tuple(earlier))) + closing + self.guarded(said), loose_end
 
     def before_message(self, history: Conversation) -> str:
-        """What stands in front of the next message, guarded."""
+        """The text before the next message, guarded."""
         before, found, _ = self.render(history.with_user(PLACEHOLDER)).rpartition(PLACEHOLDER)
         if not found:
             raise ModelError(
@@ -163,8 +165,9 @@ class PromptSegments:
         return before
 
     def typed(self, context: str, in_prefix: str, prompt: str) -> str | None:
-        """The text to type to an engine that has evaluated ``context``, guarded, so that it has evaluated ``prompt``
-        then; None where no text does that."""
+        """The text to type to an engine that has evaluated ``context``, guarded, so that it then has evaluated
+        ``prompt``; None if no text achieves that.
+        """
         start, in_suffix = context + in_prefix, self._in_suffix
         if not (prompt.startswith(start) and prompt.endswith(in_suffix)) or len(prompt) < len(start) + len(in_suffix):
             return None
@@ -202,7 +205,7 @@ class PromptSegments:
         return end
 
     def _starts(self, text: str) -> list[int]:
-        """Where a prefix can begin: as it stands between two turns, at each special token in it, or not at all."""
+        """Possible beginnings of a prefix: that between two turns, each special token in it, or none."""
         tokens = self.special.finditer(text) if self.special else ()
         return [0, *(match.start() for match in tokens if match.start()), *([len(text)] if text else [])]
 
@@ -218,12 +221,12 @@ class PromptSegments:
 
 
 def unguarded(text: str) -> str:
-    """The text of which :meth:`PromptSegments.guarded` made ``text``."""
+    """The inverse of :meth:`PromptSegments.guarded`."""
     return _GUARDS.sub(r"\1", text)
 
 
 def joined(text: str) -> tuple[str, int]:
-    """The same for an engine that reads it with special tokens on, and the number of places that were changed.
+    """The same for an engine that reads it with special tokens on, and the number of changed places.
 
     A word joiner keeps the spelling of a special token text; see :mod:`bitnet_chat.templates.special_tokens`.
     """

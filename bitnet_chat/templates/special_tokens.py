@@ -1,15 +1,15 @@
-"""Special tokens in what comes from outside, for engines that read messages with special tokens switched on. Pure.
+"""Special tokens in external text, for engines that read messages with special tokens enabled. Pure.
 
-A modern engine and llama-server render a conversation with the model's template and tokenize the result at once: the
-text of a control token acts wherever it stands, and ``<|im_start|>system`` in a message begins a system prompt. No
-option of theirs reads a message as plain text. An exact way is ``/apply-template``, ``/tokenize`` without special
-tokens for each message, and ``/completion`` with the numbers; the server then parses no thoughts and calls of tools in
-the reply, which it does with rules of its own for some thirty families of models. So the same is done as in the replay
-of a classic engine: a word joiner (U+2060, invisible) behind the first character of such a text keeps it text, since
-llama.cpp looks for these tokens before anything else. The model reads one more character than was written.
+A modern engine and llama-server render a conversation with the template of the model and tokenize the result at once:
+the text of a control token takes effect anywhere, and ``<|im_start|>system`` in a message begins a system prompt. They
+have no option to read a message as plain text. An exact way is ``/apply-template``, ``/tokenize`` without special
+tokens for each message, and ``/completion`` with the numbers; but then the server parses no thoughts and tool calls in
+the reply, which it does with rules for some thirty families of models. So the same is done as in the replay of a
+classic engine: a word joiner (U+2060, invisible) after the first character of such a text keeps it text, since
+llama.cpp searches for these tokens first. The model reads one more character than was written.
 
-Which texts are control tokens the header of a model tells. That of a server of others is not known, and what is sent
-there is sent as it is.
+The control tokens are listed in the header of the model. Those of a remote server are unknown, and text for it is sent
+unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ WORD_JOINER = "\u2060"
 
 
 class SpecialTokens:
-    """``tokens``: the texts of a model's control tokens. ``mark``: the character that keeps a text from being one."""
+    """``tokens``: the texts of the control tokens of a model. ``mark``: the character that keeps a text
+    from being one.
+    """
 
     def __init__(self, tokens: Iterable[str] = (), mark: str = WORD_JOINER) -> None:
         self._mark = mark
@@ -33,7 +35,7 @@ class SpecialTokens:
         self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
 
     def as_text(self, text: str) -> tuple[str, int]:
-        """``text`` without a control token in it, and the number of places that were changed."""
+        """``text`` without control tokens, and the number of changed places."""
         changed = 0
         while self._pattern is not None and self._pattern.search(text):  # one may stand within another
             text, count = self._pattern.subn(self._marked, text)
@@ -45,7 +47,7 @@ class SpecialTokens:
         return token[0] + self._mark + token[1:]
 
     def told(self, messages: Iterable[Message]) -> tuple[tuple[Message, ...], int]:
-        """The same of whole messages, the arguments of their calls included."""
+        """The same for whole messages, including the arguments of their calls."""
         total = 0
         told: list[Message] = []
         for message in messages:
@@ -60,7 +62,7 @@ class SpecialTokens:
         return tuple(told), total
 
     def offered(self, tools: Iterable[Tool]) -> tuple[tuple[Tool, ...], int]:
-        """The same of what tools are said to do and to take."""
+        """The same for the descriptions and parameters of tools."""
         total = 0
         offered: list[Tool] = []
         for tool in tools:
@@ -74,6 +76,6 @@ class SpecialTokens:
 
 
 def note(changed: int, place: str = "message") -> str:
-    """A line for the user; empty where nothing was changed."""
+    """A line for the user; empty without changes."""
     tokens = f"{changed} special token{'s' * (changed > 1)}"
     return f"{tokens} in the {place} kept as text by an invisible joiner" if changed else ""

@@ -1,4 +1,4 @@
-"""Thoughts of a model as its chat template has them, with the arguments that a request gives to it."""
+"""Thoughts of a model in the format of its chat template, with the template arguments of a request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TemplateThinking:
 
     @property
     def closing(self) -> str:
-        """The end of thoughts that are not told again, before the answer."""
+        """The end of thoughts that are left out, before the answer."""
         return f"\n{self.tags[1]}\n\n" if self.tags is not None and self.is_open else ""
 
     def use(self, arguments: Mapping[str, object]) -> str:

@@ -1,8 +1,8 @@
-"""A conversation with tools as one without: in the words of the model's own chat template. Pure.
+"""A conversation with tools as one without, in the format of the chat template of the model. Pure.
 
-An engine on a pseudo-terminal takes a system prompt and messages, nothing else. So the tools become a part of the
-system prompt, calls a part of the reply, and results a message of the user, each as the template writes it. What it
-writes is found out by rendering marked conversations with and without tools, and taking what is between the marks.
+An engine on a pseudo-terminal takes only a system prompt and messages. So the tools become a part of the system prompt,
+calls a part of the reply, and results a user message, each in the format of the template. The format is determined by
+rendering marked conversations with and without tools, and taking the text between the marks.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from bitnet_chat.templates.chat_template import END_TOKENS, ChatTemplate
 _SYSTEM, _USER, _REPLY, _AFTER = "\ue000s\ue000", "\ue000u\ue000", "\ue000r\ue000", "\ue000a\ue000"
 _FIRST, _SECOND = "\ue0001\ue000", "\ue0002\ue000"
 _REMEMBERED = 1000
-"""Replies with calls that need not be rendered again."""
+"""Number of cached replies with calls."""
 _REMEDY = "use a model with a template that has tools in the form of Hermes or Qwen, or use --backend llama-server"
 
 
 @dataclass(frozen=True, slots=True)
 class RawToolTurn:
-    """How a reply with calls was really given and taken, where that is known. An engine that still has it in memory
-    need not read it again. ``turns``: from the reply on. ``faults``: what its calls were told that could not be read,
-    to be told with the results of the others."""
+    """The raw text of a reply with calls, if known. An engine that still has it in its context need not read it again.
+    ``turns``: from the reply on. ``faults``: results for its unreadable calls, to be sent with the results of the
+    others.
+    """
 
     turns: tuple[Message, ...]
     faults: tuple[str, ...] = ()
 
 
 class ToolFormat:
-    """How one chat template writes tools. Raises Unsupported for a template that has no form for them, or one in which
-    calls cannot be told apart in a stream."""
+    """The tool format of one chat template. Raises UnsupportedError for a template without one, or one in which calls
+    cannot be recognized in a stream.
+    """
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
@@ -64,7 +66,7 @@ class ToolFormat:
         return found.replace(_SYSTEM, system)
 
     def calls(self, text: str, calls: tuple[ToolCall, ...]) -> str:
-        """A reply with calls behind its text."""
+        """A reply with calls after its text."""
         key = text, calls
         known = self._written.get(key)
         if known is None:
@@ -76,7 +78,7 @@ class ToolFormat:
         return known
 
     def _calls(self, content: str, calls: tuple[ToolCall, ...]) -> str | None:
-        """None where the template has another form than the one of Hermes."""
+        """None if the template has another form than that of Hermes."""
         before, _, behind = self._render(
             (*_dialogue(), Message("assistant", _REPLY), Message("user", _AFTER))
         ).rpartition(_REPLY)
@@ -88,7 +90,7 @@ class ToolFormat:
         return f"{_REPLY}\n{found.lstrip()}" if content and _REPLY not in found else found
 
     def results(self, results: Sequence[str]) -> str:
-        """The message of the user that results become."""
+        """The user message for results."""
         call = ToolCall("call_1", "probe", "{}")
         history = (*_dialogue(), Message("assistant", _REPLY, tool_calls=(call, replace(call, id="call_2"))))
         before, _, behind = self._render((*history, Message("user", _AFTER)), reply_follows=True).rpartition(_AFTER)
@@ -120,10 +122,12 @@ def inline_tools(
     format: ToolFormat | None,
     spoken: Callable[[Message], RawToolTurn | None] = lambda message: None,
 ) -> Conversation:
-    """The conversation in plain messages. ``format``: None for a template without one; then past calls are told in
-    the words of Hermes, so that a conversation can go on with any model. ``spoken``: what is known of a reply.
+    """The conversation in plain messages. ``format``: None for a template without one; then earlier calls are written
+    in the format of Hermes, so that a conversation can be continued with any model. ``spoken``: the raw texts of
+    replies.
 
-    What would be two messages of the user in a row is one."""
+    Two consecutive user messages are joined.
+    """
     turns: list[Message] = []
     faults: tuple[str, ...] = ()
     results: list[str] = []
@@ -166,7 +170,7 @@ def inline_tools(
 
 
 def described(tool: Tool) -> dict[str, object]:
-    """A tool as the OpenAI API and chat templates have it."""
+    """A tool in the form of the OpenAI API and of chat templates."""
     parameters = dict(tool.parameters) or {"type": "object", "properties": {}}
     return {
         "type": "function",
@@ -196,14 +200,14 @@ def _result(id: str, text: str) -> Message:
 
 
 def _between(text: str, before: str, behind: str) -> str | None:
-    """What stands between the two; None where they are not at the ends of the text."""
+    """The text between the two; None if they are not at the ends of the text."""
     if len(text) < len(before) + len(behind) or not (text.startswith(before) and text.endswith(behind)):
         return None
     return text[len(before) : len(text) - len(behind)]
 
 
 def _joined_systems(text: str) -> str:
-    """Two system messages as one: some templates write the tools into one of their own."""
+    """Two system messages as one: some templates write the tools into an additional one."""
     for token in END_TOKENS:
         first, found, second = text.partition(token)
         if found:

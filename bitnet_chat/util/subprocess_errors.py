@@ -64,12 +64,12 @@ def of_build(output: str, *, step: str, status: int, log: Path) -> BuildError:
         return BuildError(
             f"{step} failed: the compiler ran out of memory.",
             remedy="Close other programs, or set CMAKE_BUILD_PARALLEL_LEVEL=1, and run the same command again: "
-            f"it goes on where it stopped. The log is {log}.",
+            f"it resumes. The log is {log}.",
         )
     ended = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
     return BuildError(
         f"{step} {ended}.",
-        remedy=f"The log is {log}. Running the same command again goes on where it stopped.",
+        remedy=f"The log is {log}. Run the same command again to resume.",
         detail=build_excerpt(output),
     )
 
@@ -87,7 +87,7 @@ def unsafe_archive(name: str, problem: str) -> BuildError:
 def no_space(place: Path) -> BuildError:
     return BuildError(
         f"The disk of {place} is full.",
-        remedy="Free some space and run the same command again: it goes on where it stopped. "
+        remedy="Free some space and run the same command again: it resumes. "
         "BITNET_CHAT_DATA=FOLDER chooses another place.",
     )
 

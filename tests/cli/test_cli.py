@@ -304,7 +304,7 @@ def test_exit_code_6_from_a_real_engine(engine: EngineBinary, transport: str) ->
 def test_exit_code_124(fake: str, message: str) -> None:
     done = run("--engine", fake, "--json", "--timeout", "0.5", message)
     assert (done.returncode, json.loads(done.stdout)["finish_reason"]) == (124, "timeout")
-    assert b"the reply was stopped at the time limit of 0.5 s" in done.stderr
+    assert b"the reply was stopped at its time limit of 0.5 s" in done.stderr
 
 
 def test_exit_code_130(fake: str, ear: Ear) -> None:

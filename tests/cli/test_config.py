@@ -182,7 +182,7 @@ def test_settings_and_flags_are_the_same() -> None:
 
 
 def test_help_tells_the_defaults() -> None:
-    words = build().format_help()
+    words = " ".join(build().format_help().split())
     for name in ("overflow", "repeat_limit", "typing_speed", "stall_timeout"):
         default = getattr(Settings(), name)
         assert f"(default: {default:g})" in words if isinstance(default, float) else f"(default: {default})" in words

@@ -218,7 +218,7 @@ def test_a_pull_ends_with_the_conversion(
     monkeypatch.setattr(discovery, "candidates", lambda *_, **__: iter([EngineCandidate("here", bitnet.path, bitnet)]))
     shown.after_pull(installed, EngineRequest(), alone=False)
     told = capsys.readouterr().err
-    assert "small is converted for this engine" in told and "Converting small" in told and "stays" in told
+    assert "small is converted for this engine" in told and "Converting small" in told and "is kept" in told
     shown.after_pull(installed, EngineRequest(), alone=True)
     told = capsys.readouterr().err
     assert "was removed" in told and "Converting" not in told

@@ -264,7 +264,7 @@ def test_bench_shows_a_table(at_hand: Offer, native: EngineBinary, i2_s: Path, t
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "small.gguf, tokens per second:"
     assert lines[1].split() == ["engine", "type", "prefill", "decode"]
-    assert lines[2].split()[:2] == ["llama.cpp", "I2_S"] and "need" in lines[2]
+    assert lines[2].split()[:2] == ["llama.cpp", "I2_S"] and "require" in lines[2]
 
 
 def test_what_is_kept_may_be_broken() -> None:

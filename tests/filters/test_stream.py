@@ -330,8 +330,8 @@ def test_an_error_in_the_middle_of_a_modern_reply() -> None:
     framer = ModernFramer()
     framer.feed(PROMPT)
     framer.sent()
-    frames = joined(framer.feed(f"{RESET}so{ERROR}Error: the context window is full\n{RESET}\n{PROMPT}"))
-    assert frames == [ReplyText("so"), EngineError("the context window is full"), TurnEnd(True)]
+    frames = joined(framer.feed(f"{RESET}so{ERROR}Error: the context is full\n{RESET}\n{PROMPT}"))
+    assert frames == [ReplyText("so"), EngineError("the context is full"), TurnEnd(True)]
 
 
 def test_an_error_before_the_first_prompt_is_kept_for_the_log() -> None:

@@ -166,7 +166,7 @@ def test_export(journal: Journal, capsys: pytest.CaptureFixture[str], tmp_path: 
     page = file.read_text()
     assert page.startswith("<!DOCTYPE html>")
     code, _, errors = history(capsys, "export", "1", "-o", str(file))
-    assert code == 2 and "is there already" in errors and file.read_text() == page
+    assert code == 2 and "already exists" in errors and file.read_text() == page
     code, output, _ = history(capsys, "export", "1", "-o", str(file), "--force", "--format", "json", "--json")
     assert code == 0 and json.loads(output) == {"id": 1, "format": "json", "file": str(file)}
     assert restore(file.read_text()) == journal.load(1).conversation

@@ -168,7 +168,7 @@ def test_pull_verify_and_rm(capsys: pytest.CaptureFixture[str], server: ModelSer
     path.write_bytes(damaged[:-5000])
     code, out, _ = run(capsys, "verify", "tiny")
     assert code == 4
-    assert "the file is cut off" in out and "is not that of the record" in out
+    assert "the file is cut off" in out and "differs from the record" in out
 
     code, _, err = run(capsys, "rm", "tiny")  # nobody to ask
     assert (code, "add --yes" in err, path.exists()) == (2, True, True)

@@ -29,7 +29,6 @@ EXCEPTIONS = (
     "config.py",
     "context",
     "engine",
-    "engine_checks",
     "errors.py",
     "events.py",
     "filters",

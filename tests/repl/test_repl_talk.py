@@ -429,7 +429,7 @@ def test_a_conversation_is_resumed() -> None:
         assert room.talk.conversation.turns[-1] == Message("assistant", "You said 'hello'.", FinishReason.STOP)
         assert room.backend.prepared == [room.talk.conversation]
         await room.talk.submit("/resume 2")
-        assert "/continue continues" in room.paper.all
+        assert "/continue resumes" in room.paper.all
         assert room.paper.all.endswith("]\n\n")
         assert room.talk.conversation.turns[-1].was_cut
         for line, answer in (("/resume 3", "no conversation 3"), ("/resume 2", "This conversation is already open")):
@@ -467,7 +467,7 @@ def test_a_reply_that_another_program_is_writing() -> None:
             await asyncio.sleep(0.005)
         reading = Room(journal=True)
         assert await reading.talk.submit("/resume 1") == ""
-        assert "[another program is still writing this reply: /continue continues it from here]" in reading.paper.all
+        assert "[another program is still writing this reply: /continue resumes it from here]" in reading.paper.all
         await reading.talk.close()
         writing.talk.interrupt()
         await task

@@ -264,7 +264,7 @@ def test_a_journal_that_fails_is_told_without_its_path_and_what_is_not_kept_is_s
             monkeypatch.setattr(JournalRecorder, "rows", no_rows)
             async with session.post(f"{chat}/messages", json={"content": "hello"}) as response:
                 told = await response.text()
-                assert '"message":null' in told and "event: notice\ndata: " in told and "may not be kept" in told
+                assert '"message":null' in told and "event: notice\ndata: " in told and "may not be saved" in told
             monkeypatch.setattr(Journal, "load", fails)
             for method, path in (("GET", chat), ("DELETE", chat), ("GET", f"{chat}/events")):
                 async with session.request(method, path) as response:

@@ -134,7 +134,7 @@ _EVENT = given(
         "event": one_of(
             "start", "chunk", "thinking", "tool_call", "notice", "html", "complete", "error", "chat", "message"
         ),
-        "data": told(TEXT, "JSON; empty where only the time is told after which a reader comes back."),
+        "data": told(TEXT, "JSON; empty for an event with only the time before a reconnect."),
     },
     {"id": told(TEXT, "The generation and the position after the event, for Last-Event-ID.")},
 )
