@@ -82,7 +82,7 @@ def _function(function: Callable[..., object], place: str) -> Function:
 
     def refused(why: str) -> UsageError:
         return UsageError(
-            f"{place} cannot be a tool: {why}", remedy="change it, or begin its name with _ if it is not a tool"
+            f"{place}: {name} cannot be a tool: {why}", remedy="change it, or begin its name with _ if it is not a tool"
         )
 
     if not _NAME.fullmatch(name):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from program import PATIENCE, Ear, command, ear, environment, fake_engine, run
 
-from bitnet_chat.backends.wrappers import guard
+from bitnet_chat.backends import pipeline
 from bitnet_chat.cli import VERBS, main, serve
 from bitnet_chat.engine import processors
 from bitnet_chat.engine.binary import EngineBinary
@@ -455,7 +455,7 @@ def test_help_and_version() -> None:
     for flag in ("--no-stream", "--input", "--io", "--typing-speed", "--timeout"):
         assert flag.encode() in done.stdout
     words = done.stdout.decode()
-    assert f"before the first token {guard._FIRST_TOKEN} times that; 0:" in " ".join(words.split())
+    assert f"before the first token {pipeline.FIRST_TOKEN} times that; 0:" in " ".join(words.split())
     for verb, help in VERBS.items():
         assert f"\n  {verb} " in words and help in words
     for reason in FinishReason:
