@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,14 +13,14 @@ from bitnet_chat.attachments.reading import EmptyFileError, attach, attach_stdin
 from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Journal, StoredConversation
+    from bitnet_chat.journal import JournalStore, StoredConversation
 
 
 _REMEDY = "bitnet-chat history list shows those that there are"
 
 
 def find_conversation(
-    flags: argparse.Namespace, journal: Journal, say: Callable[[str], None]
+    flags: argparse.Namespace, journal: JournalStore, say: Callable[[str], None]
 ) -> StoredConversation | None:
     """What ``--continue`` or ``--resume ID`` name; None where neither was given. ``say`` is told where that may be
     another conversation than the user means, and what of it is damaged.
@@ -47,17 +46,13 @@ def find_conversation(
     return _sound(journal.load(int(other)), say)
 
 
-def _not_the_last(journal: Journal, stored: StoredConversation) -> str:
+def _not_the_last(journal: JournalStore, stored: StoredConversation) -> str:
     """Why something may have been said after this conversation; empty where that was kept."""
-    from bitnet_chat.journal import unsaved_marker
-
-    lost = unsaved_marker.since(journal.path)
+    lost = journal.unsaved_since()
     if lost is not None and lost >= stored.updated:
         return f"what was said on {_clock(lost)} was not kept"
-    places = (journal.path, journal.path.parent)
-    if journal.path.is_file() and not all(os.access(each, os.W_OK) for each in places):
-        return f"nothing is kept at present, as {journal.path} cannot be written"
-    return ""
+    why = journal.read_only_reason()
+    return why and f"nothing is kept at present, as {why}"
 
 
 def _sound(stored: StoredConversation, say: Callable[[str], None]) -> StoredConversation:

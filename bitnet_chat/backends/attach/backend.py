@@ -129,8 +129,8 @@ class AttachedBackend:
         """Stops what was asked from here; where that is nothing, what somebody else has asked in the chat."""
         for asked in self._asked:
             self._stop(asked)
-        if not self._asked and self._place is not None and self._place.chat is not None:
-            self._spawn(self._stop_in(self._place.chat))
+        if not self._asked and self._place is not None and self._place.id is not None:
+            self._spawn(self._stop_in(self._place.id))
 
     async def close(self) -> None:
         for asked in list(self._asked):
@@ -244,15 +244,15 @@ class AttachedBackend:
                     if self._urgent:
                         raise
                     await wait(error.retry_after, asked.stop)  # batch work has time
-        if place.chat is None:
+        if place.id is None:
             await self._make(place)
-        asked.chat = place.chat
+        asked.chat = place.id
         try:
-            return await self._wire.post(f"/chats/{place.chat}/messages", body)
+            return await self._wire.post(f"/chats/{place.id}/messages", body)
         except ChatNotFoundError:  # somebody has removed it: what was said is here, and goes into another one
             await self._make(place)
-            asked.chat = place.chat
-            return await self._wire.post(f"/chats/{place.chat}/messages", body)
+            asked.chat = place.id
+            return await self._wire.post(f"/chats/{place.id}/messages", body)
 
     async def _make(self, place: ChatPosition) -> None:
         body: dict[str, object] = {"title": place.title[:200]} if place.title else {}
@@ -342,12 +342,12 @@ class AttachedBackend:
             return
         while True:
             place.moved.clear()
-            chat = place.chat
+            chat = place.id
             if chat is not None:
                 async with aclosing(self._follow(place, chat)) as heard:
                     async for each in heard:
                         yield each
-            if place.chat == chat:
+            if place.id == chat:
                 await place.moved.wait()
 
     async def _follow(self, place: ChatPosition, chat: int) -> AsyncGenerator[Heard]:
@@ -355,7 +355,7 @@ class AttachedBackend:
         # From behind what was said to us: nothing falls between that and this.
         last_id, tries = self._heard[1] if self._heard[0] == chat else "", 0
         listening = ChatEventParser()
-        while place.chat == chat:
+        while place.id == chat:
             response = await self._listen(chat, last_id)
             if response is not None and response.status != 200:
                 response.close()
@@ -368,7 +368,7 @@ class AttachedBackend:
                             await self._known.wait()
                         for heard in listening.heard(told, self._own):
                             yield heard
-            if place.chat != chat:
+            if place.id != chat:
                 break
             if listening.open and tries >= len(WAITS):
                 yield listening.lost()

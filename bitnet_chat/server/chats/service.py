@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, UsageError
-from bitnet_chat.journal import Journal, JournalRecorder
+from bitnet_chat.journal import JournalRecorder, JournalStore
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import ReplyStart
 from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveChatRegistry, LiveReply
@@ -49,7 +49,7 @@ class NoSuchChatError(InvalidFieldError):
 class ChatService:
     """All methods belong to the event loop."""
 
-    def __init__(self, desk: ReplyScheduler, journal: Journal, linger: float) -> None:
+    def __init__(self, desk: ReplyScheduler, journal: JournalStore, linger: float) -> None:
         """``linger``: seconds that a reply goes on while nobody watches."""
         self.desk = desk
         self.rooms = LiveChatRegistry()
