@@ -14,7 +14,7 @@ from bitnet_chat.config import Settings, flag
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.threads import Sharing
 from bitnet_chat.errors import UsageError
-from bitnet_chat.journal import Journal
+from bitnet_chat.journal import Journal, JournalStore
 from bitnet_chat.version import __version__
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def refuse_for_an_engine(given: Iterable[str], settings: Settings, written: Call
         )
 
 
-def open_journal(settings: Settings) -> Journal:
+def open_journal(settings: Settings) -> JournalStore:
     """Where conversations are kept. Raises NoServer where ``--attach`` finds none, UsageError for a wrong key."""
     if not settings.attach:
         return open_local_journal(settings)
@@ -69,7 +69,7 @@ def open_local_journal(settings: Settings) -> Journal:
 def open_interactive(
     settings: Settings,
     configured: str,
-    journal: Journal,
+    journal: JournalStore,
     *,
     advice: Advice = "flags",
     model: str = "",

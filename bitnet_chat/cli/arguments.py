@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,14 +13,14 @@ from bitnet_chat.attachments.reading import attach, attach_stdin, stdin_is_given
 from bitnet_chat.errors import EmptyFileError, UsageError
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Journal, StoredConversation
+    from bitnet_chat.journal import JournalStore, StoredConversation
 
 
 _REMEDY = "bitnet-chat history list shows the conversations"
 
 
 def find_conversation(
-    flags: argparse.Namespace, journal: Journal, say: Callable[[str], None]
+    flags: argparse.Namespace, journal: JournalStore, say: Callable[[str], None]
 ) -> StoredConversation | None:
     """The conversation of ``--continue`` or ``--resume ID``; None without either flag. ``say`` receives a line if it
     may be another conversation than expected, and lines about damage.
@@ -47,17 +46,13 @@ def find_conversation(
     return _sound(journal.load(int(other)), say)
 
 
-def _not_the_last(journal: Journal, stored: StoredConversation) -> str:
+def _not_the_last(journal: JournalStore, stored: StoredConversation) -> str:
     """The reason why a later conversation may be missing; empty if all were saved."""
-    from bitnet_chat.journal import unsaved_marker
-
-    lost = unsaved_marker.since(journal.path)
+    lost = journal.unsaved_since()
     if lost is not None and lost >= stored.updated:
         return f"the conversation of {_clock(lost)} was not saved"
-    places = (journal.path, journal.path.parent)
-    if journal.path.is_file() and not all(os.access(each, os.W_OK) for each in places):
-        return f"conversations are not saved: {journal.path} cannot be written"
-    return ""
+    why = journal.read_only_reason()
+    return why and f"conversations are not saved: {why}"
 
 
 def _sound(stored: StoredConversation, say: Callable[[str], None]) -> StoredConversation:

@@ -17,7 +17,7 @@ from bitnet_chat.errors import UsageError
 
 if TYPE_CHECKING:
     from bitnet_chat.backend import Backend
-    from bitnet_chat.journal import Journal
+    from bitnet_chat.journal import JournalStore
 
 _Main = Coroutine[object, object, int]
 
@@ -118,7 +118,7 @@ async def _converse(flags: argparse.Namespace, settings: config.Settings, config
     )
 
 
-async def _picked(flags: argparse.Namespace, journal: Journal) -> bool:
+async def _picked(flags: argparse.Namespace, journal: JournalStore) -> bool:
     """Choose a conversation from a list for ``--resume`` without ID, on a terminal. False: the choice was cancelled."""
     if getattr(flags, "resume", None) == "" and sys.stdin.isatty() and sys.stdout.isatty():
         from bitnet_chat.repl.dialogs import pick

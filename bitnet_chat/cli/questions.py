@@ -30,7 +30,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.errors import BitnetChatError, EngineNotFoundError, FinishReason, UsageError
-from bitnet_chat.journal import Journal, JournalRecorder, StoredConversation
+from bitnet_chat.journal import JournalRecorder, JournalStore, StoredConversation
 from bitnet_chat.markdown import Mode, prose
 from bitnet_chat.text.sanitize import one_line, visible
 from bitnet_chat.text.utf8 import well_formed
@@ -68,7 +68,7 @@ async def _answer_one(
     settings: Settings,
     configured: str,
     conversation: Conversation,
-    journal: Journal,
+    journal: JournalStore,
     recorder: JournalRecorder,
     stored: StoredConversation | None,
     files: Sequence[Attachment],

@@ -1,8 +1,8 @@
 """The journal: every conversation in one SQLite file, written while it happens.
 
 It is the truth about a conversation; what an engine remembers is a copy. Front ends write through a
-:class:`JournalRecorder`, which never waits and never raises, and read through a :class:`Journal`. Nothing here knows
-a front end or an engine.
+:class:`JournalRecorder`, which never waits and never raises, and read through a :class:`JournalStore`. Nothing here
+knows a front end or an engine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal.journal import Journal
+    from bitnet_chat.journal.journal import Journal, JournalStore
     from bitnet_chat.journal.recorder import JournalRecorder
     from bitnet_chat.journal.records import JournalEntry, MessageRecord, ReplyState, SearchHit, StoredConversation
 
@@ -19,6 +19,7 @@ __all__ = [
     "Journal",
     "JournalEntry",
     "JournalRecorder",
+    "JournalStore",
     "MessageRecord",
     "ReplyState",
     "SearchHit",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 _HOMES = dict.fromkeys(("JournalEntry", "SearchHit", "MessageRecord", "ReplyState", "StoredConversation"), "records")
-_HOMES |= {"Journal": "journal", "JournalRecorder": "recorder"}
+_HOMES |= {"Journal": "journal", "JournalStore": "journal", "JournalRecorder": "recorder"}
 
 
 def __getattr__(name: str) -> Any:

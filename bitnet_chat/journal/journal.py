@@ -1,12 +1,14 @@
-"""Reading and removing. Each call opens the file and closes it again, so that it may be made in any thread."""
+"""Where conversations are kept: what front ends know of a journal, and the journal in a file."""
 
 from __future__ import annotations
 
 import builtins
+import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bitnet_chat import paths
 from bitnet_chat.errors import JournalError, UsageError
@@ -16,38 +18,68 @@ if TYPE_CHECKING:
 
     from bitnet_chat.journal.recorder import JournalRecorder
     from bitnet_chat.journal.records import JournalEntry, SearchHit, StoredConversation
-    from bitnet_chat.journal.writer_thread import WriterThread
+    from bitnet_chat.journal.store import ConversationStore
+    from bitnet_chat.journal.writer_thread import Job, WriterThread
 
 
-class Journal:
-    """The conversations in one file. A file that is not there holds none.
+class JournalStore(Protocol):
+    """Conversations that are kept: in a file (:class:`Journal`), for as long as the program runs
+    (:class:`~bitnet_chat.journal.memory.MemoryJournal`), or by a running server
+    (:class:`~bitnet_chat.backends.attach.journal.ServerJournal`).
 
-    Every method raises JournalError where the file cannot be used: one that is damaged is set aside first, one of
-    a later release is left alone.
+    Every method raises JournalError, or another BitnetChatError, where the conversations cannot be reached.
     """
-
-    # What works on the file is imported late: a chat has a prompt before it needs any of it.
-
-    def __init__(self, path: Path | None = None) -> None:
-        """None: ``journal.db`` in the data directory. Nothing is opened yet."""
-        self.path = path if path is not None else paths.data_dir() / "journal.db"
-        self.made_with: Mapping[str, object] = {}
-        """Settings of this program with which every reply is made, to be kept with each."""
 
     def list(self, limit: int | None = None) -> list[JournalEntry]:
         """The conversations, the one that was used last first."""
-        from bitnet_chat.journal import queries
-
-        with self._opened() as connection:
-            return [] if connection is None else queries.entries(connection, limit)
 
     def latest(self) -> StoredConversation | None:
-        """The conversation that was used last; None where there is none."""
+        """The conversation that was used last; None for an empty journal."""
         entries = self.list(1)
         return self.load(entries[0].id) if entries else None
 
     def load(self, id: int) -> StoredConversation:
         """A conversation with its present line. Raises UsageError for a number that none has."""
+
+    def search(self, words: str) -> builtins.list[SearchHit]:
+        """The conversations in which all of ``words`` stand in one message or in the title, the one that was used
+        last first. Words are plain: nothing in them is an operator."""
+
+    def remove(self, ids: Sequence[int]) -> bool:
+        """Removes conversations for good. False: another program has the file open, and traces stay in its log until it
+        has ended. Raises UsageError, and removes nothing, where one of the numbers is none."""
+
+    def recorder(self, complain: Callable[[str], None]) -> JournalRecorder:
+        """Writes; see there."""
+
+    def unsaved_since(self) -> float | None:
+        """When something could not be kept, in seconds since the epoch; None: all was kept."""
+        return None
+
+    def read_only_reason(self) -> str:
+        """Why nothing can be kept at present; empty where it can."""
+        return ""
+
+
+class DatabaseJournal(JournalStore):
+    """What the file and the memory have in common: one database."""
+
+    # What works on the file is imported late: a chat has a prompt before it needs any of it.
+
+    name: str
+    """Of the file, for messages."""
+
+    def __init__(self) -> None:
+        self.made_with: Mapping[str, object] = {}
+        """Settings of this program with which every reply is made, to be kept with each."""
+
+    def list(self, limit: int | None = None) -> list[JournalEntry]:
+        from bitnet_chat.journal import queries
+
+        with self._opened() as connection:
+            return [] if connection is None else queries.entries(connection, limit)
+
+    def load(self, id: int) -> StoredConversation:
         from bitnet_chat.journal import branch, queries
 
         with self._opened() as connection:
@@ -57,8 +89,6 @@ class Journal:
         return stored
 
     def search(self, words: str) -> builtins.list[SearchHit]:
-        """The conversations in which all of ``words`` stand in one message or in the title, the one that was used
-        last first. Words are plain: nothing in them is an operator."""
         from bitnet_chat.journal import queries
 
         terms = words.split()
@@ -68,15 +98,45 @@ class Journal:
             return [] if connection is None else queries.hits(connection, terms)
 
     def remove(self, ids: Sequence[int]) -> bool:
-        """Removes conversations for good: from the file, its index and its log. False: another program has the file
-        open, and traces stay in the log until it has ended. Raises UsageError, and removes nothing, where one of the
-        numbers is none."""
         from bitnet_chat.journal import queries
 
         with self._opened(to_write=True) as connection:
             if connection is None:
                 raise queries.missing(ids)
             return queries.remove(connection, ids)
+
+    def recorder(self, complain: Callable[[str], None]) -> JournalRecorder:
+        from bitnet_chat.journal.recorder import JournalRecorder
+
+        return JournalRecorder(self, complain)
+
+    @abstractmethod
+    def writer(
+        self,
+        complain: Callable[[str], None],
+        on_end: Callable[[], None],
+        clock: Callable[[], float],
+        on_done: Callable[[Job, ConversationStore], None],
+    ) -> WriterThread:
+        """The thread of a recorder."""
+
+    @abstractmethod
+    def _opened(self, *, to_write: bool = False) -> AbstractContextManager[Connection | None]:
+        """A connection for the block; None where there is no file."""
+
+
+class Journal(DatabaseJournal):
+    """The conversations in one file. A file that is not there holds none.
+
+    Every method raises JournalError where the file cannot be used: one that is damaged is set aside first, one of
+    a later release is left alone. Each call opens the file and closes it again, so that it may be made in any thread.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        """None: ``journal.db`` in the data directory. Nothing is opened yet."""
+        super().__init__()
+        self.path = path if path is not None else paths.data_dir() / "journal.db"
+        self.name = str(self.path)
 
     def check(self) -> str:
         """Reads the whole file; what is wrong with it, or empty. Seconds for a gigabyte."""
@@ -87,23 +147,30 @@ class Journal:
         text = "; ".join(str(line) for (line,) in result)
         return "" if text == "ok" else text
 
-    def recorder(self, complain: Callable[[str], None]) -> JournalRecorder:
-        """Who writes; see there."""
-        from bitnet_chat.journal.recorder import JournalRecorder
-
-        return JournalRecorder(self, complain)
-
     def writer(
-        self, complain: Callable[[str], None], on_end: Callable[[], None], clock: Callable[[], float]
+        self,
+        complain: Callable[[str], None],
+        on_end: Callable[[], None],
+        clock: Callable[[], float],
+        on_done: Callable[[Job, ConversationStore], None],
     ) -> WriterThread:
-        """The thread of a recorder."""
         from bitnet_chat.journal.writer_thread import WriterThread
 
-        return WriterThread(self.path, complain, on_end, clock)
+        return WriterThread(self.path, complain, on_end, clock, on_done)
+
+    def unsaved_since(self) -> float | None:
+        from bitnet_chat.journal import unsaved_marker
+
+        return unsaved_marker.since(self.path)
+
+    def read_only_reason(self) -> str:
+        places = (self.path, self.path.parent)
+        if self.path.is_file() and not all(os.access(each, os.W_OK) for each in places):
+            return f"{self.path} cannot be written"
+        return ""
 
     @contextmanager
     def _opened(self, *, to_write: bool = False) -> Iterator[Connection | None]:
-        """A connection for the block; None where there is no file."""
         import sqlite3
 
         from bitnet_chat.journal.database import identity_of, is_damage, problem

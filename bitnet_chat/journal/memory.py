@@ -7,14 +7,13 @@ has it alone for that moment.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_chat.journal import schema
-from bitnet_chat.journal.journal import Journal
+from bitnet_chat.journal.journal import DatabaseJournal
 from bitnet_chat.journal.store import ConversationStore
 from bitnet_chat.journal.writer_thread import Job, WriterThread
 
@@ -22,13 +21,15 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 
-class MemoryJournal(Journal):
-    """See :class:`Journal`. It may be used from any thread."""
+class MemoryJournal(DatabaseJournal):
+    """See :class:`JournalStore`. It may be used from any thread."""
+
+    name = ":memory:"
 
     def __init__(self) -> None:
         import sqlite3
 
-        super().__init__(Path(":memory:"))
+        super().__init__()
         self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         # What would not fit into a buffer otherwise goes into a file, such as the rows of a sort.
         self._connection.execute("PRAGMA temp_store = MEMORY")
@@ -40,9 +41,10 @@ class MemoryJournal(Journal):
         self,
         complain: Callable[[str], None],
         on_end: Callable[[], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
+        on_done: Callable[[Job, ConversationStore], None],
     ) -> WriterThread:
-        return _MemoryWriter(self.held, complain, on_end, clock)
+        return _MemoryWriter(self.held, complain, on_end, clock, on_done)
 
     @contextmanager
     def held(self) -> Iterator[Connection]:
@@ -69,9 +71,10 @@ class _MemoryWriter(WriterThread):
         complain: Callable[[str], None],
         on_end: Callable[[], None],
         clock: Callable[[], float],
+        on_done: Callable[[Job, ConversationStore], None],
     ) -> None:
         self._held = held
-        super().__init__(Path(":memory:"), complain, on_end, clock)
+        super().__init__(Path(":memory:"), complain, on_end, clock, on_done)
 
     def _do(self, job: Job) -> None:
         with self._held() as connection:

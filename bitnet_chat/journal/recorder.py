@@ -8,29 +8,32 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from bitnet_chat.conversation import Conversation, ToolCall
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal.journal import Journal
+    from bitnet_chat.journal.commands import Command
+    from bitnet_chat.journal.journal import DatabaseJournal
     from bitnet_chat.journal.records import StoredConversation
     from bitnet_chat.journal.store import ConversationStore, MessageRows
     from bitnet_chat.journal.writer_thread import Job, PendingText, WriterThread
 
 PATIENCE = 3.0
 """Seconds for which :meth:`JournalRecorder.close` has it tried to write what waits."""
+T = TypeVar("T")
 _LAST_TRY = 0.5
 """Seconds that the try takes with which they end; after them the disk hangs."""
 
 
-class _PendingResult:
-    """The number of one conversation, once its row is there."""
+class ConversationSlot:
+    """One conversation: its number, once its row is there, and its title; empty before its first message."""
 
-    def __init__(self, id: int | None = None) -> None:
-        self.id = id
+    def __init__(self, id: int | None = None, title: str = "") -> None:
+        self.id, self.title = id, title
 
 
 class JournalRecorder:
@@ -43,12 +46,14 @@ class JournalRecorder:
 
     def __init__(
         self,
-        journal: Journal | None,
+        journal: DatabaseJournal | None,
         complain: Callable[[str], None],
         *,
         clock: Callable[[], float] = time.monotonic,
+        slot: ConversationSlot | None = None,
     ) -> None:
-        """None: nothing is kept. ``complain`` gets a line, on the event loop, for each thing that goes wrong."""
+        """None: nothing is kept. ``complain`` gets a line, on the event loop, for each thing that goes wrong.
+        ``slot``: where the present conversation is told, for others to see."""
         self._journal = journal
         self._complain = complain
         self._clock = clock
@@ -56,7 +61,7 @@ class JournalRecorder:
         self._ended = asyncio.Event()
         self._closed = False
         self._writer: WriterThread | None = None
-        self._slot = _PendingResult()
+        self._slot = slot or ConversationSlot()
         self._pieces: PendingText | None = None
         self._calls: list[ToolCall] = []
         self._named = False
@@ -64,27 +69,38 @@ class JournalRecorder:
         """Replies that were begun, here and in the file."""
         self.unkept = ""
         """After :meth:`close`: the line that said what is not kept; empty where all is."""
-        self.title = ""
-        """Of the present conversation; empty before its first message."""
 
     @property
     def id(self) -> int | None:
         """Of the present conversation; None until its first message is in the file."""
         return self._slot.id
 
+    @property
+    def title(self) -> str:
+        """Of the present conversation; empty before its first message."""
+        return self._slot.title
+
+    @title.setter
+    def title(self, title: str) -> None:
+        self._slot.title = title
+
     def sync(self, conversation: Conversation) -> None:
         """The conversation is now this one: what was taken back stays in the journal as another branch."""
         self._title(conversation)
         if self._writer is not None or any(message.role == "user" for message in conversation.messages):
-            self._put(lambda scribe: scribe.sync(conversation))
+            from bitnet_chat.journal.commands import Sync
+
+            self._put(Sync(conversation))
 
     def create(self, conversation: Conversation, *, title: str = "", model: str = "") -> None:
         """A conversation of its own from now on, though nobody may have said anything in it yet. Empty ``title``: that
         of the first message."""
-        self._leave(_PendingResult(), title)
+        from bitnet_chat.journal.commands import Create
+
+        self._leave(ConversationSlot(title=title))
         self._named = bool(title)
         self._title(conversation)
-        self._put(lambda scribe: scribe.create(conversation, title, model))
+        self._put(Create(conversation, title, model))
 
     def begin_reply(
         self,
@@ -102,18 +118,14 @@ class JournalRecorder:
         self._title(conversation)
         if self._journal is None:
             return
+        from bitnet_chat.journal.commands import BeginReply
         from bitnet_chat.journal.store import ReplyOrigin
         from bitnet_chat.journal.writer_thread import PendingText
 
         origin = ReplyOrigin(model, engine, self._made_with(options or {}))
         self._pieces, self._calls = PendingText(), []
         self._asked += 1
-
-        def begin(scribe: ConversationStore) -> None:
-            scribe.begin_reply(conversation, origin)
-            self._answered += 1
-
-        self._put(begin)
+        self._put(BeginReply(conversation, origin))
 
     def _made_with(self, options: Mapping[str, object]) -> str:
         settings = {} if self._journal is None else dict(self._journal.made_with)
@@ -148,69 +160,70 @@ class JournalRecorder:
         """
         if self._pieces is None:
             return
+        from bitnet_chat.journal.commands import EndReply
+
         self._pieces = None
         figures = {} if stats is None else {key: value for key, value in asdict(stats).items() if value is not None}
         calls = tuple(self._calls) if reason is FinishReason.TOOL_CALLS else ()
         made_with = None if options is None else self._made_with(options)
-        self._put(lambda scribe: scribe.end_reply(reason, figures, text, thinking, calls, made_with))
+        self._put(EndReply(reason, figures, text, thinking, calls, made_with))
 
     def resume(self, stored: StoredConversation) -> None:
         """Goes on with a conversation that was read from the journal."""
-        self._leave(_PendingResult(stored.id), stored.title)
+        from bitnet_chat.journal.commands import Resume
+
+        self._leave(ConversationSlot(stored.id, stored.title))
         self._named = stored.is_named
-        self._put(lambda scribe: scribe.resume(stored))
+        self._put(Resume(stored))
 
     def follow(self, row: int | None) -> None:
         """The next message of the user stands behind this row, where it is not one that is there already: behind a
         message that got no reply, or where one stood that it takes the place of. None: it is the first."""
-        self._put(lambda scribe: scribe.follow(row))
+        from bitnet_chat.journal.commands import Follow
+
+        self._put(Follow(row))
 
     def anew(self) -> None:
         """The next message begins another conversation."""
-        self._leave(_PendingResult(), "")
+        self._leave(ConversationSlot())
         if self._writer is not None:
-            self._put(lambda scribe: scribe.anew())
+            from bitnet_chat.journal.commands import StartNew
+
+            self._put(StartNew())
 
     def rename(self, title: str) -> None:
         """Another title, also for a conversation that has not begun."""
+        from bitnet_chat.journal.commands import Rename
+
         self.title, self._named = title, True
-        self._put(lambda scribe: scribe.rename(title))
+        self._put(Rename(title))
 
     def fork(self, title: str = "") -> None:
         """What follows goes into a copy of the conversation; the one so far stays as it is."""
+        from bitnet_chat.journal.commands import Fork
+
         named = self._named or bool(title)
-        self._leave(_PendingResult(), title or self.title)
+        self._leave(ConversationSlot(title=title or self.title))
         self._named = named
-        self._put(lambda scribe: scribe.fork(title))
+        self._put(Fork(title))
 
     async def rows(self) -> MessageRows | None:
         """Where the conversation stands in the file, once all that happened so far is written. None: nothing is kept,
         or it is not written within 3 seconds."""
         if self._writer is None:
             return None
-        found: asyncio.Future[MessageRows] = asyncio.get_running_loop().create_future()
+        from bitnet_chat.journal.commands import Report
 
-        def look(scribe: ConversationStore) -> None:
-            rows = scribe.rows
-            self._there(lambda: None if found.done() else found.set_result(rows))
-
-        self._put(look)
+        report = Report(asyncio.get_running_loop().create_future())
+        self._put(report)
         try:
-            return await asyncio.wait_for(found, PATIENCE)
+            return await asyncio.wait_for(report.rows, PATIENCE)
         except TimeoutError:
             return None
 
     async def settled(self) -> bool:
         """Waits until all that happened so far is written, 3 seconds at most. False: it is not."""
-        if self._writer is None:
-            return True
-        written = asyncio.Event()
-        self._put(lambda scribe: self._there(written.set))
-        try:
-            await asyncio.wait_for(written.wait(), PATIENCE)
-        except TimeoutError:
-            return False
-        return True
+        return self._writer is None or await self.rows() is not None
 
     async def close(self) -> None:
         """Waits until all is written, and has it tried for 3 seconds where it fails; then it is told what is not kept.
@@ -226,7 +239,7 @@ class JournalRecorder:
         except TimeoutError:
             assert self._journal is not None
             writer.off = True
-            why = f"{self._journal.path} does not answer"
+            why = f"{self._journal.name} does not answer"
         else:
             why = writer.trouble and f"the journal cannot be written: {writer.trouble}"
         self.unkept = f"{self._missing()}: {why}" if why else writer.lost
@@ -249,25 +262,31 @@ class JournalRecorder:
             and self._writer is not None
             and self._pieces.append((thinking, text), self._clock())
         ):
-            self._writer.flush(self._pieces)
+            from bitnet_chat.journal.commands import AddText
 
-    def _put(self, job: Job) -> None:
+            self._writer.put(AddText(self._pieces))
+
+    def _put(self, command: Command) -> None:
         if self._journal is None:
             return
         if self._writer is None:
             self._loop = asyncio.get_running_loop()
-            self._writer = self._journal.writer(self._complain_there, self._end_there, self._clock)
-        slot = self._slot
+            self._writer = self._journal.writer(self._complain_there, self._end_there, self._clock, self._done_there)
+        self._writer.put(command, self._slot)
 
-        def done(scribe: ConversationStore) -> None:
-            job(scribe)
-            slot.id = scribe.id
+    def _done_there(self, job: Job, store: ConversationStore) -> None:
+        """In the thread."""
+        from bitnet_chat.journal.commands import BeginReply, Report
 
-        self._writer.put(done)
+        job.slot.id = store.id
+        if isinstance(job.command, BeginReply):
+            self._answered += 1
+        elif isinstance(job.command, Report):
+            self._there(partial(_resolve, job.command.rows, store.rows))
 
-    def _leave(self, slot: _PendingResult, title: str) -> None:
+    def _leave(self, slot: ConversationSlot) -> None:
         self.end_reply(FinishReason.INTERRUPTED)
-        self._slot, self.title, self._named = slot, title, False
+        self._slot, self._named = slot, False
 
     def _title(self, conversation: Conversation) -> None:
         """A title that was not given follows the first message."""
@@ -287,3 +306,8 @@ class JournalRecorder:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(call)
+
+
+def _resolve(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():  # its waiter may have gone
+        future.set_result(result)

@@ -1,8 +1,8 @@
-"""The one thread that writes to the journal, so that nobody waits for a disk or for another program.
+"""The one thread that writes to the journal, so that no event loop waits for a disk or for another program.
 
-Jobs are done in the order they came. One that fails is tried again, at first soon and then less and less often, so that
-a disk that is full for an hour costs nothing but a line of complaint; meanwhile the jobs wait, and what they hold are
-the texts that the conversation holds anyway. At the end they are tried for as long as their front end waits.
+Commands are run in the order they came. One that fails is tried again, at first soon and then less and less often, so
+that a disk that is full for an hour costs nothing but a line of complaint; meanwhile the commands wait, and what they
+hold are the texts that the conversation holds anyway. At the end they are tried for as long as their front end waits.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from bitnet_chat.errors import BitnetChatError
-from bitnet_chat.journal import unsaved_marker
+from bitnet_chat.journal import commands, unsaved_marker
+from bitnet_chat.journal.commands import AddText, Command, Verify
 from bitnet_chat.journal.database import DatabaseState, is_damage, problem, state_of
+from bitnet_chat.journal.recorder import ConversationSlot
 from bitnet_chat.journal.recovery import Piece, settle
 from bitnet_chat.journal.salvage import open_file, set_aside
 from bitnet_chat.journal.store import ConversationStore
@@ -36,11 +39,9 @@ BUSY = 0.2
 TROUBLE = 2.0
 """Seconds for which a job fails before the user is told: until then it may be kept without a word."""
 JOBS_MOST = 10_000
-"""Jobs that may wait for a file that cannot be written; with more the journal is given up."""
+"""Commands that may wait for a file that cannot be written; with more the journal is given up."""
 _DAMAGES_MOST = 3
 _NO_CHECKPOINT_ON_CLOSE = 1006  # SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE
-
-Job = Callable[[ConversationStore], None]
 
 
 class PendingText:
@@ -52,7 +53,7 @@ class PendingText:
         self._due: float | None = None
 
     def append(self, piece: Piece, now: float) -> bool:
-        """True: nothing had waited, and a :class:`Flush` has to be asked for."""
+        """True: nothing had waited, and :class:`AddText` has to be asked for."""
         self._all.append(piece)
         if self._due is not None:
             return False
@@ -65,15 +66,23 @@ class PendingText:
         return self._due or 0.0
 
     def write(self, scribe: ConversationStore) -> None:
-        # First: what is appended from here on asks for a flush of its own, even if it is taken along now.
+        # First: what is appended from here on asks for a command of its own, even if it is taken along now.
         self._due = None
         pieces = self._all[self._written :]
         scribe.add(pieces)
         self._written += len(pieces)
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command, and the conversation that it is about."""
+
+    command: Command
+    slot: ConversationSlot
+
+
 class WriterThread:
-    """``put`` jobs from any thread; ``stop`` when there are no more."""
+    """``put`` commands from any thread; ``stop`` when there are no more."""
 
     def __init__(
         self,
@@ -81,13 +90,14 @@ class WriterThread:
         complain: Callable[[str], None],
         on_end: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        on_done: Callable[[Job, ConversationStore], None] = lambda job, store: None,
     ) -> None:
-        """``complain`` and ``on_end`` are called in the thread."""
+        """``complain``, ``on_done`` (a command was run) and ``on_end`` are called in the thread."""
         self._path = path
         self._complain = complain
-        self._on_end = on_end
+        self._on_end, self._on_done = on_end, on_done
         self._clock = clock
-        self._jobs: SimpleQueue[Job | PendingText | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._stopping = threading.Event()
         self._deadline = 0.0
         self._connection: Connection | None = None
@@ -98,7 +108,7 @@ class WriterThread:
         self._told: set[str] = set()
         self._damages = 0
         self._marks = True
-        """Whether there may be a mark of an earlier loss, which the first job that is done clears."""
+        """Whether there may be a mark of an earlier loss, which the first command that is run clears."""
         self.off = False
         """The journal was given up: nothing more is written."""
         self.trouble = ""
@@ -109,46 +119,40 @@ class WriterThread:
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
-    def put(self, job: Job) -> None:
-        if self._jobs.qsize() >= JOBS_MOST and not self.off:
+    def put(self, command: Command, slot: ConversationSlot | None = None) -> None:
+        """``slot``: the conversation, for ``on_done``. :class:`AddText` is run when its text is due, or as soon as
+        another command comes."""
+        if self._jobs.qsize() >= JOBS_MOST and not self.off and not isinstance(command, AddText):
             self._give_up("the journal cannot be written, and too much waits: nothing more is kept")
         if not self.off:
-            self._jobs.put(job)
-
-    def flush(self, pieces: PendingText) -> None:
-        """Writes them when they are due, or as soon as another job comes."""
-        if not self.off:
-            self._jobs.put(pieces)
+            self._jobs.put(Job(command, slot or ConversationSlot()))
 
     def stop(self, patience: float = 0.0) -> None:
-        """Ends the thread when all jobs are done; those that fail are tried for so many seconds."""
+        """Ends the thread when all commands are run; those that fail are tried for so many seconds."""
         self._deadline = time.monotonic() + patience
         self._stopping.set()
         self._jobs.put(None)
 
     def _run(self) -> None:
         try:
-            following: Job | PendingText | None
             while (job := self._jobs.get()) is not None:
-                while isinstance(job, PendingText):
+                while isinstance(job.command, AddText):
                     try:
-                        following = self._jobs.get(timeout=max(0.0, job.due - self._clock()))
+                        following = self._jobs.get(timeout=max(0.0, job.command.text.due - self._clock()))
                     except Empty:
-                        self._do(job.write)
                         break
-                    self._do(job.write)
+                    self._do(job)
                     if following is None:
                         return
                     job = following
-                else:
-                    self._do(job)
+                self._do(job)
         finally:
             self._end()
             self._on_end()
 
     def _end(self) -> None:
         if self._state is not None and state_of(self._path).identity == self._state.identity:
-            self._do(lambda scribe: None)  # the file may have been written over since the last job
+            self._do(Job(Verify(), ConversationSlot()))  # the file may have been written over since the last command
         if self._connection is not None:
             # Only now: the first message has no time to lose. The next program does again what fails here.
             with contextlib.suppress(Exception):
@@ -162,7 +166,8 @@ class WriterThread:
         while not self.off:
             try:
                 scribe = self._open()
-                job(scribe)
+                commands.run(job.command, scribe)
+                self._on_done(job, scribe)
                 self._done(scribe)
                 return
             except sqlite3.IntegrityError:
@@ -191,7 +196,7 @@ class WriterThread:
             self._tell(scribe.notes.pop(0))
         written = 0 if self._connection is None else self._connection.total_changes
         if written != self._written and self._state is not None:
-            # What has changed in this file until now was changed by this job.
+            # What has changed in this file until now was changed by this command.
             self._written, state = written, state_of(self._path)
             self._state = state if state.identity == self._state.identity else self._state
         if self._marks:
@@ -199,7 +204,7 @@ class WriterThread:
             self._mark(unsaved_marker.clear)
 
     def _fail(self, why: str, seconds: float) -> None:
-        """One try has failed, ``seconds`` after the first one of its job."""
+        """One try has failed, ``seconds`` after the first one of its command."""
         if not self._stopping.is_set():
             if seconds >= TROUBLE:
                 self._tell(f"the journal cannot be written, and is tried again: {why}")

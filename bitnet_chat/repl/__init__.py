@@ -17,7 +17,7 @@ from bitnet_chat.version import __version__
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.journal import Journal, StoredConversation
+    from bitnet_chat.journal import JournalStore, StoredConversation
 
 __all__ = ["ReplSettings", "run"]
 
@@ -28,7 +28,7 @@ async def run(
     *,
     notices: Sequence[str] = (),
     switch_model: Callable[[str], Backend] | None = None,
-    journal: Journal | None = None,
+    journal: JournalStore | None = None,
     resumed: StoredConversation | None = None,
     attached: Sequence[Attachment] = (),
 ) -> int:

@@ -26,7 +26,7 @@ from bitnet_chat.text.utf8 import rejoined
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.journal import Journal, StoredConversation
+    from bitnet_chat.journal import JournalStore, StoredConversation
     from bitnet_chat.repl.remote_replies import RemoteReplyScreen
     from bitnet_chat.repl.tool_approval import ToolExecutor
 
@@ -49,7 +49,7 @@ class ReplController:
         display: ReplyDisplay,
         console: UserInterface,
         switch_model: SwitchModel | None = None,
-        journal: Journal | None = None,
+        journal: JournalStore | None = None,
         attached: Sequence[Attachment] = (),
     ) -> None:
         self._backend = backend

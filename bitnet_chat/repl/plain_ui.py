@@ -27,7 +27,7 @@ from bitnet_chat.util.editor import edit
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.journal import Journal, JournalEntry, StoredConversation
+    from bitnet_chat.journal import JournalEntry, JournalStore, StoredConversation
 
 PROMPT = "> "
 CHOICES = 20
@@ -109,7 +109,7 @@ class PlainUI:
         settings: ReplSettings,
         colour: bool,
         switch_model: SwitchModel | None,
-        journal: Journal | None = None,
+        journal: JournalStore | None = None,
         attached: Sequence[Attachment] = (),
     ) -> None:
         self._typed = sys.stdin.isatty()

@@ -41,7 +41,7 @@ from bitnet_chat.util.editor import edit
 
 if TYPE_CHECKING:
     from bitnet_chat.attachments import Attachment
-    from bitnet_chat.journal import Journal, JournalEntry, StoredConversation
+    from bitnet_chat.journal import JournalEntry, JournalStore, StoredConversation
 
 REFRESH = 1.0
 """Seconds between two measurements of the memory and CPU of the engine while the prompt is shown."""
@@ -65,7 +65,7 @@ class TerminalUI:
         settings: ReplSettings,
         colour: bool,
         switch_model: SwitchModel | None,
-        journal: Journal | None = None,
+        journal: JournalStore | None = None,
         attached: Sequence[Attachment] = (),
         input: Input | None = None,
         output: Output | None = None,

@@ -28,10 +28,10 @@ from bitnet_chat.server.uvicorn_server import listening
 from bitnet_chat.server.web import files as page
 
 if TYPE_CHECKING:
-    from bitnet_chat.journal import Journal
+    from bitnet_chat.journal import JournalStore
 
 
-def application(desk: ReplyScheduler, settings: ServeSettings, journal: Journal | None) -> Starlette:
+def application(desk: ReplyScheduler, settings: ServeSettings, journal: JournalStore | None) -> Starlette:
     """The whole application. ``journal``: storage of the chats; None: memory only."""
 
     @asynccontextmanager
@@ -67,7 +67,7 @@ def _no_such_route(request: Request, error: Exception) -> Response:
 
 @asynccontextmanager
 async def running(
-    desk: ReplyScheduler, settings: ServeSettings, journal: Journal | None, app: Starlette | None = None
+    desk: ReplyScheduler, settings: ServeSettings, journal: JournalStore | None, app: Starlette | None = None
 ) -> AsyncIterator[str]:
     """Serve the application during the block; gives its address.
 

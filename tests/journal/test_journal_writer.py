@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, recorder, unsaved_marker, writer_thread
+from bitnet_chat.journal.commands import AddText, BeginReply, EndReply, Follow, Sync
 from bitnet_chat.journal.salvage import open_file
 from bitnet_chat.journal.store import ConversationStore, ReplyOrigin
 from bitnet_chat.journal.writer_thread import DELAY, PendingText, WriterThread
@@ -401,14 +402,21 @@ def test_too_much_that_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) 
     assert len(complaints) == 2 and "nothing more is kept" in complaints[1]
 
 
-def test_damage_that_is_found_while_writing(journal: Journal) -> None:
+def _text(*pieces: tuple[bool, str]) -> AddText:
+    text = PendingText()
+    for piece in pieces:
+        text.append(piece, 0.0)
+    return AddText(text)
+
+
+def test_damage_that_is_found_while_writing(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is known of the conversation goes into the new file, the reply that is being written included."""
     complaints: list[str] = []
     ended, reached = threading.Event(), threading.Event()
     work = WriterThread(journal.path, complaints.append, ended.set)
     times = 0
 
-    def broken(scribe: ConversationStore) -> None:
+    def broken(store: ConversationStore, row: int | None) -> None:
         nonlocal times
         times += 1
         if times == 1:
@@ -418,11 +426,12 @@ def test_damage_that_is_found_while_writing(journal: Journal) -> None:
         reached.set()
 
     conversation = QUESTION.with_assistant("a reply", FinishReason.STOP).with_user("another")
-    work.put(lambda scribe: scribe.begin_reply(conversation, ReplyOrigin("a model")))
-    work.put(lambda scribe: scribe.add([(True, "hm"), (False, "before ")]))
-    work.put(broken)
-    work.put(lambda scribe: scribe.add([(False, "after")]))
-    work.put(lambda scribe: scribe.end_reply(FinishReason.STOP, {}))
+    monkeypatch.setattr(ConversationStore, "follow", broken)
+    work.put(BeginReply(conversation, ReplyOrigin("a model")))
+    work.put(_text((True, "hm"), (False, "before ")))
+    work.put(Follow(None))
+    work.put(_text((False, "after")))
+    work.put(EndReply(FinishReason.STOP, {}))
     work.stop()
     assert reached.wait(PATIENCE) and ended.wait(PATIENCE)
     assert len(complaints) == 1 and "set aside as" in complaints[0]
@@ -433,31 +442,33 @@ def test_damage_that_is_found_while_writing(journal: Journal) -> None:
     assert Journal(aside).load(1).conversation.messages[-1].content == "before "
 
 
-def test_a_disk_that_damages_all_that_is_written(journal: Journal) -> None:
+def test_a_disk_that_damages_all_that_is_written(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     complaints: list[str] = []
     ended = threading.Event()
     work = WriterThread(journal.path, complaints.append, ended.set)
 
-    def broken(scribe: ConversationStore) -> None:
+    def broken(store: ConversationStore, row: int | None) -> None:
         error = sqlite3.DatabaseError("database disk image is malformed")
         error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
         raise error
 
-    work.put(broken)
+    monkeypatch.setattr(ConversationStore, "follow", broken)
+    work.put(Follow(None))
     work.stop()
     assert ended.wait(PATIENCE)
     assert "again and again" in complaints[-1] and len(complaints) == 4
 
 
-def test_a_fault_of_ours_ends_no_chat(journal: Journal) -> None:
+def test_a_fault_of_ours_ends_no_chat(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     complaints: list[str] = []
     ended = threading.Event()
     work = WriterThread(journal.path, complaints.append, ended.set)
-    work.put(lambda scribe: scribe.no_such_thing())  # type: ignore[attr-defined]
-    work.put(lambda scribe: scribe.sync(QUESTION))
+    monkeypatch.delattr(ConversationStore, "follow")
+    work.put(Follow(None))
+    work.put(Sync(QUESTION))
     work.stop()
     assert ended.wait(PATIENCE) and work.off
-    assert len(complaints) == 1 and "no_such_thing" in complaints[0]
+    assert len(complaints) == 1 and "follow" in complaints[0]
 
 
 def test_the_end_is_waited_for_a_bounded_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,8 +480,8 @@ def test_the_end_is_waited_for_a_bounded_time(journal: Journal, monkeypatch: pyt
         keeper = JournalRecorder(journal, complaints.append)
         keeper.sync(QUESTION)
         await until(lambda: keeper.id)
-        assert keeper._writer is not None
-        keeper._writer.put(lambda scribe: hung.wait(PATIENCE) and None)
+        monkeypatch.setattr(ConversationStore, "follow", lambda store, row: hung.wait(PATIENCE))
+        keeper.follow(None)
         assert not await keeper.settled()
         await keeper.close()
         hung.set()

@@ -359,7 +359,7 @@ def test_following_hears_of_others_and_not_of_oneself() -> None:
             journal.place.title = "A title"
             following = asyncio.ensure_future(follow())
             await all_of(backend, HELLO)
-            chat = journal.place.chat
+            chat = journal.place.id
             async with aiohttp.ClientSession() as session:
                 source = EventSource(session, f"{served.url}/chats/{chat}/messages")
                 told = [each async for each in source.connect(method="POST", body={"content": "From elsewhere"})]

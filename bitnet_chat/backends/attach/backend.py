@@ -133,8 +133,8 @@ class AttachedBackend:
         """Stops what was asked from here; where that is nothing, what somebody else has asked in the chat."""
         for asked in self._asked:
             self._stop(asked)
-        if not self._asked and self._place is not None and self._place.chat is not None:
-            self._spawn(self._stop_in(self._place.chat))
+        if not self._asked and self._place is not None and self._place.id is not None:
+            self._spawn(self._stop_in(self._place.id))
 
     async def close(self) -> None:
         for asked in list(self._asked):
@@ -249,15 +249,15 @@ class AttachedBackend:
                     if self._urgent:
                         raise
                     await wait(error.retry_after, asked.stop)  # batch work has time
-        if place.chat is None:
+        if place.id is None:
             await self._make(place)
-        asked.chat = place.chat
+        asked.chat = place.id
         try:
             return await self._post(asked, body)
         except ChatNotFoundError:  # somebody has removed it: what was said is here, and goes into another one
             await self._make(place)
-            asked.chat = place.chat
-            return await self._wire.post(f"/chats/{place.chat}/messages", body)
+            asked.chat = place.id
+            return await self._wire.post(f"/chats/{place.id}/messages", body)
 
     async def _post(self, asked: _PendingReply, body: dict[str, object]) -> aiohttp.ClientResponse:
         """A chat whose last reply was left by its reader is busy until the server has stopped that reply."""
@@ -359,12 +359,12 @@ class AttachedBackend:
             return
         while True:
             place.moved.clear()
-            chat = place.chat
+            chat = place.id
             if chat is not None:
                 async with aclosing(self._follow(place, chat)) as heard:
                     async for each in heard:
                         yield each
-            if place.chat == chat:
+            if place.id == chat:
                 await place.moved.wait()
 
     async def _follow(self, place: ChatPosition, chat: int) -> AsyncGenerator[Heard]:
@@ -372,7 +372,7 @@ class AttachedBackend:
         # From behind what was said to us: nothing falls between that and this.
         last_id, tries = self._heard[1] if self._heard[0] == chat else "", 0
         listening = ChatEventParser()
-        while place.chat == chat:
+        while place.id == chat:
             response = await self._listen(chat, last_id)
             if response is not None and response.status != 200:
                 response.close()
@@ -385,7 +385,7 @@ class AttachedBackend:
                             await self._known.wait()
                         for heard in listening.heard(told, self._own):
                             yield heard
-            if place.chat != chat:
+            if place.id != chat:
                 break
             if listening.open and tries >= len(WAITS):
                 yield listening.lost()

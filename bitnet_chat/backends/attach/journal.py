@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,39 +16,38 @@ from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Stats
 from bitnet_chat.journal import (
-    Journal,
     JournalEntry,
     JournalRecorder,
+    JournalStore,
     MessageRecord,
     ReplyState,
     SearchHit,
     StoredConversation,
 )
+from bitnet_chat.journal.recorder import ConversationSlot
 from bitnet_chat.models.names import ModelNames
 
 
-class ChatPosition:
-    """The chat in which somebody is: that of a recorder, and of the backend that asks in it."""
+class ChatPosition(ConversationSlot):
+    """The present chat, of a recorder and of the backend that asks in it. ``id``: None for one that is yet to be
+    made."""
 
     def __init__(self) -> None:
-        self.chat: int | None = None
-        """None: one that is yet to be made."""
-        self.title = ""
+        super().__init__()
         self.moved = asyncio.Event()
         """Set when it has become another one."""
 
     def go(self, chat: int | None) -> None:
-        if chat != self.chat:
-            self.chat = chat
+        if chat != self.id:
+            self.id = chat
             self.moved.set()
 
 
-class ServerJournal(Journal):
-    """See :class:`Journal`. Every method raises BitnetChatError where the server does not answer."""
+class ServerJournal(JournalStore):
+    """See :class:`JournalStore`. Every method raises BitnetChatError where the server does not answer."""
 
     def __init__(self, server: ServerClient, facts: Mapping[str, Any]) -> None:
         """``facts``: what the server says about itself."""
-        super().__init__(Path(server.url))
         self.server = server
         self.facts = facts
         self.place = ChatPosition()
@@ -93,9 +91,6 @@ class ServerJournal(Journal):
             self.server.call("DELETE", f"/chats/{id}")
         return True
 
-    def check(self) -> str:
-        return ""
-
     def recorder(self, complain: Callable[[str], None]) -> JournalRecorder:
         return ServerRecorder(self, complain)
 
@@ -104,23 +99,10 @@ class ServerRecorder(JournalRecorder):
     """The server hears of a conversation when a reply to it is asked for, with all that it has become until then."""
 
     def __init__(self, journal: ServerJournal, complain: Callable[[str], None]) -> None:
-        super().__init__(None, complain)
+        super().__init__(None, complain, slot=journal.place)
         self._place = journal.place
         self._server = journal.server
         self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def id(self) -> int | None:
-        return self._place.chat
-
-    @property
-    def title(self) -> str:
-        return self._place.title
-
-    @title.setter
-    def title(self, title: str) -> None:
-        if hasattr(self, "_place"):
-            self._place.title = title
 
     def sync(self, conversation: Conversation) -> None:
         self._title(conversation)
@@ -143,15 +125,15 @@ class ServerRecorder(JournalRecorder):
 
     def resume(self, stored: StoredConversation) -> None:
         self._place.go(stored.id)
-        self.title, self._named = stored.title, bool(stored.title)
+        self._place.title, self._named = stored.title, bool(stored.title)
 
     def anew(self) -> None:
         self._place.go(None)
-        self.title, self._named = "", False
+        self._place.title, self._named = "", False
 
     def rename(self, title: str) -> None:
-        self.title, self._named = title, True
-        chat = self._place.chat
+        self._place.title, self._named = title, True
+        chat = self._place.id
         if chat is not None:
             task = asyncio.ensure_future(self._rename(chat, title))
             self._tasks.add(task)
@@ -160,7 +142,7 @@ class ServerRecorder(JournalRecorder):
     def fork(self, title: str = "") -> None:
         """The next message takes the whole conversation into another chat."""
         self._place.go(None)
-        self.title, self._named = title or self.title, True
+        self._place.title, self._named = title or self.title, True
 
     async def settled(self) -> bool:
         if self._tasks:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import BitnetChatError, InvalidFieldError, NoSuchChatError, UsageError
-from bitnet_chat.journal import Journal, JournalRecorder
+from bitnet_chat.journal import JournalRecorder, JournalStore
 from bitnet_chat.server.broadcast import ReplyBroadcast
 from bitnet_chat.server.chats.events import ReplyStart
 from bitnet_chat.server.chats.live import ChatChanged, LiveChat, LiveChatRegistry, LiveReply
@@ -41,7 +41,7 @@ T = TypeVar("T")
 class ChatService:
     """All methods belong to the event loop."""
 
-    def __init__(self, desk: ReplyScheduler, journal: Journal, linger: float) -> None:
+    def __init__(self, desk: ReplyScheduler, journal: JournalStore, linger: float) -> None:
         """``linger``: seconds that a reply continues without readers."""
         self.desk = desk
         self.rooms = LiveChatRegistry()

@@ -1,0 +1,119 @@
+"""What happens to a conversation, one command each: a :class:`JournalRecorder` makes them, a writer runs them."""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bitnet_chat.conversation import Conversation, ToolCall
+    from bitnet_chat.errors import FinishReason
+    from bitnet_chat.journal.records import StoredConversation
+    from bitnet_chat.journal.store import ConversationStore, MessageRows, ReplyOrigin
+    from bitnet_chat.journal.writer_thread import PendingText
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """See :meth:`ConversationStore.create`; so below, where nothing else is said."""
+
+    conversation: Conversation
+    title: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    conversation: Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class BeginReply:
+    conversation: Conversation
+    origin: ReplyOrigin
+
+
+@dataclass(frozen=True, slots=True)
+class AddText:
+    """What waits of a reply."""
+
+    text: PendingText
+
+
+@dataclass(frozen=True, slots=True)
+class EndReply:
+    reason: FinishReason
+    stats: Mapping[str, object]
+    text: str | None = None
+    thinking: str | None = None
+    calls: tuple[ToolCall, ...] = ()
+    options: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    stored: StoredConversation
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    row: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StartNew:
+    """See :meth:`ConversationStore.anew`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Changes nothing. ``rows`` is set by the recorder, on its loop, once all before this command is written."""
+
+    rows: Future[MessageRows]
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Changes nothing: the file is looked at as for every command."""
+
+
+Command = Create | Sync | BeginReply | AddText | EndReply | Resume | Follow | StartNew | Rename | Fork | Report | Verify
+
+
+def run(command: Command, store: ConversationStore) -> None:
+    """May be called again for a command that failed; raises what the methods of ``store`` raise."""
+    match command:
+        case AddText(text):
+            text.write(store)
+        case Create(conversation, title, model):
+            store.create(conversation, title, model)
+        case Sync(conversation):
+            store.sync(conversation)
+        case BeginReply(conversation, origin):
+            store.begin_reply(conversation, origin)
+        case EndReply(reason, stats, text, thinking, calls, options):
+            store.end_reply(reason, stats, text, thinking, calls, options)
+        case Resume(stored):
+            store.resume(stored)
+        case Follow(row):
+            store.follow(row)
+        case StartNew():
+            store.anew()
+        case Rename(title):
+            store.rename(title)
+        case Fork(title):
+            store.fork(title)
+        case Report() | Verify():
+            pass
