@@ -171,17 +171,17 @@ class _CallProgress:
 
     def feed(self, size: int, account: ResponseAccumulator, *, is_quiet: bool) -> list[Notice]:
         """After each chunk. ``size``: characters of all calls so far. ``is_quiet``: the chunk held no text."""
-        now = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time
         if not is_quiet or not self._told:
-            self._told = now
+            self._told = now()
         if size <= self._size:
             return []
         self._size = size
         account.asked()
         if self.is_too_long:
             return [Notice(f"a call of a tool was stopped: it was longer than {CALL_LIMIT:,} characters")]
-        if now - self._told > self._sign_of_life:
-            self._told = now
+        if now() - self._told > self._sign_of_life:
+            self._told = now()
             return [Notice("the model is writing a long call of a tool")]
         return []
 
