@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 
 from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions
 from bitnet_chat.backends.pool import BackendFactory
-from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
+from bitnet_chat.backends.wrappers.runaway_guard import GuardedBackend, GuardLimits
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason

@@ -23,7 +23,7 @@ MODULES = {
     "text/sse.py": "tests/text/test_sse.py",
     "text/cell_width.py": "tests/text/test_wrap.py tests/text/test_cell_width.py tests/repl/test_repl_toolbar.py",
     "text/wrap.py": "tests/text/test_wrap.py",
-    "filters/stop_texts.py": "tests/filters/test_stops.py",
+    "filters/stop_texts.py": "tests/filters/test_stop_texts.py",
     "filters/continuation.py": "tests/filters",
     "filters/role_markers.py": "tests/filters",
     "filters/repetition.py": "tests/filters/test_repetition.py",
@@ -31,12 +31,12 @@ MODULES = {
     "filters/tool_calls.py": "tests/filters/test_toolcalls.py",
     "context/token_count.py": "tests/context/test_token_count.py",
     "conversation/message.py": "tests/conversation tests/journal/test_codec.py",
-    "conversation/stdin_encoding.py": "tests/templates/test_verbatim.py -m not(engine)",
+    "conversation/stdin_encoding.py": "tests/templates/test_stdin_encoding.py -m not(engine)",
     "journal/codec.py": "tests/journal/test_codec.py",
     "journal/columns.py": "tests/journal/test_journal_columns.py",
     "tools/schema.py": "tests/tools/test_tools.py",
     "models/parts.py": "tests/models/test_parts.py",
-    "templates/special_tokens.py": "tests/templates/test_specials.py",
+    "templates/special_tokens.py": "tests/templates/test_special_tokens.py",
 }
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bitnet_chat import paths
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.protocols import EngineProtocol
 
@@ -62,7 +62,7 @@ def endless_flags(threads: int = 0) -> list[str]:
 
 def talk_of(settings: Settings) -> EngineProtocol:
     """The dialect bound as bitnet-chat binds it: the bare engine gets the very same command line."""
-    return PtyBackend(settings).talk()
+    return LocalEngineBackend(settings).talk()
 
 
 @contextmanager

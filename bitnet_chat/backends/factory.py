@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.pool import BackendFactory
-from bitnet_chat.backends.wrappers.guard import Advice, GuardedBackend, GuardLimits
+from bitnet_chat.backends.wrappers.runaway_guard import Advice, GuardedBackend, GuardLimits
 from bitnet_chat.config import Settings, flag
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.threads import Sharing
@@ -51,8 +51,8 @@ def open_journal(settings: Settings) -> JournalStore:
     """Where conversations are kept. Raises NoServer where ``--attach`` finds none, UsageError for a wrong key."""
     if not settings.attach:
         return open_local_journal(settings)
-    from bitnet_chat.backends.attach.client import ServerClient
-    from bitnet_chat.backends.attach.journal import ServerJournal
+    from bitnet_chat.backends.attached_server.client import ServerClient
+    from bitnet_chat.backends.attached_server.journal import ServerJournal
     from bitnet_chat.backends.http.client import require_aiohttp
 
     require_aiohttp()
@@ -82,8 +82,8 @@ def open_interactive(
     if not settings.attach:
         wanted = replace(settings, model=model or settings.model)
         return open_backend(wanted, configured, advice=advice, convert=convert)
-    from bitnet_chat.backends.attach.backend import AttachedBackend
-    from bitnet_chat.backends.attach.journal import ServerJournal
+    from bitnet_chat.backends.attached_server.backend import AttachedBackend
+    from bitnet_chat.backends.attached_server.journal import ServerJournal
 
     assert isinstance(journal, ServerJournal)
     return AttachedBackend(
@@ -97,8 +97,8 @@ def open_interactive(
 
 def open_batch(settings: Settings) -> tuple[Backend, int]:
     """For a batch on a running server: the backend, and how many lines it may be asked at the same time."""
-    from bitnet_chat.backends.attach.backend import AttachedBackend
-    from bitnet_chat.backends.attach.journal import ServerJournal
+    from bitnet_chat.backends.attached_server.backend import AttachedBackend
+    from bitnet_chat.backends.attached_server.journal import ServerJournal
 
     journal = open_journal(settings)
     assert isinstance(journal, ServerJournal)
@@ -137,9 +137,9 @@ def open_backend(
 
     Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
     if settings.backend == "engine":
-        from bitnet_chat.backends.pty import PtyBackend
+        from bitnet_chat.backends.local_engine import LocalEngineBackend
 
-        resident = PtyBackend(settings, configured, dialect=dialect, sharing=sharing, name=name)
+        resident = LocalEngineBackend(settings, configured, dialect=dialect, sharing=sharing, name=name)
         if resident.awaits_conversion:
             from bitnet_chat.engine.conversion import obtain
 
@@ -197,9 +197,9 @@ def open_factory(
 
     first = another()
     if settings.backend == "engine":
-        from bitnet_chat.backends.pty import PtyBackend
+        from bitnet_chat.backends.local_engine import LocalEngineBackend
 
-        assert isinstance(first.inner, PtyBackend)
+        assert isinstance(first.inner, LocalEngineBackend)
         path = first.inner.model
     else:
         path = None

@@ -86,7 +86,7 @@ def _address(attach: str) -> str:
     """The address of a running server. Raises ServerUnreachableError, or UsageError for a foreign server or one that
     requires a key.
     """
-    from bitnet_chat.backends.attach.client import ServerClient
+    from bitnet_chat.backends.attached_server.client import ServerClient
 
     server = ServerClient(attach, os.environ.get("BITNET_CHAT_API_KEY", ""))
     server.greet()

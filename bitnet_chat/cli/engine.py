@@ -144,8 +144,8 @@ def _probe(flags: argparse.Namespace) -> int:
 def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
     import asyncio
 
-    from bitnet_chat.backends.pty import PtyBackend
-    from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
+    from bitnet_chat.backends.local_engine import LocalEngineBackend
+    from bitnet_chat.backends.wrappers.runaway_guard import GuardedBackend, GuardLimits
     from bitnet_chat.engine_checks.first_turn import FirstTurn, try_first_turn
 
     settings = config.Settings(
@@ -158,7 +158,7 @@ def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
     )
 
     async def rehearsed() -> FirstTurn:
-        resident = PtyBackend(settings)
+        resident = LocalEngineBackend(settings)
         resident.talk()  # raises for a model or a template that cannot be used, which says nothing about the engine
         backend = GuardedBackend(resident, GuardLimits.of(settings), advice="nothing")
         try:
@@ -186,12 +186,12 @@ def _asked(written: str, limit: float) -> list[EngineBinary]:
 
 def _answers(binary: EngineBinary) -> str:
     """Known answers of small models with the ternary weights that the engine supports."""
-    from bitnet_chat.engine import verdicts
+    from bitnet_chat.engine import answer_verdicts
     from bitnet_chat.engine_checks import known_answers
 
     if not binary.can_chat:
         return ""
-    models = [each for each in verdicts.offered(binary) if each.weights in _TERNARY]
+    models = [each for each in answer_verdicts.offered(binary) if each.weights in _TERNARY]
     wrong = [each for each in known_answers.check(binary, models) if each.wrong]
     if wrong:
         return "; ".join(f"WRONG with {each.model.name}: {each.wrong}" for each in wrong)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from bitnet_chat import config
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.engine import speeds, verdicts
+from bitnet_chat.engine import answer_verdicts, speeds
 from bitnet_chat.engine.binary import Dialect
 from bitnet_chat.engine.selection import EngineOption, EngineRequest, contenders, judge
 from bitnet_chat.engine.speeds import EngineSpeed
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
-    from bitnet_chat.backends.pty import engine_request, model_path
+    from bitnet_chat.backends.local_engine import engine_request, model_path
     from bitnet_chat.models.info import read_info
 
     given = {name: value for name in ("model", "threads", "engine") if (value := getattr(flags, name))}
@@ -54,7 +54,7 @@ def run(flags: argparse.Namespace) -> int:
     finally:
         line.close()
     kind = {each: "IQ2_BN" if each.converts else info.quantization for each in found}
-    speeds.keep({(verdicts.key(each.engine), kind[each]): speed for each, speed in measured.items()})
+    speeds.keep({(answer_verdicts.key(each.engine), kind[each]): speed for each, speed in measured.items()})
     rows = [_row(each, kind[each], measured.get(each), problems.get(each, "")) for each in found]
     if flags.json:
         print(json_text({"model": str(model), "engines": rows}, indent=2))
@@ -72,7 +72,9 @@ def _ask(wish: EngineRequest, types: Collection[str]) -> None:
     """Check the known answers: only a correct engine is measured."""
     for each in wish.candidates():
         if each.binary is not None and each.binary.dialect is Dialect.NATIVE:
-            known_answers.check(each.binary, [one for one in verdicts.offered(each.binary) if one.weights in types])
+            known_answers.check(
+                each.binary, [one for one in answer_verdicts.offered(each.binary) if one.weights in types]
+            )
 
 
 def _row(contender: EngineOption, kind: str, speed: EngineSpeed | None, problem: str) -> dict[str, object]:

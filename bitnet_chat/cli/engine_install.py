@@ -67,12 +67,12 @@ def run(flags: argparse.Namespace) -> int:
 
 def _ask(folder: Path) -> None:
     """Check known answers once after an installation. A compiled engine is checked by ``doctor``."""
-    from bitnet_chat.engine import verdicts
+    from bitnet_chat.engine import answer_verdicts
     from bitnet_chat.engine_checks import known_answers
     from bitnet_chat.util.progress import ProgressClock
 
     engine = packages.at(folder)
-    if engine is None or verdicts.kept(engine):
+    if engine is None or answer_verdicts.kept(engine):
         return
     line = ProgressLine(sys.stderr)
     clock = ProgressClock(line)

@@ -19,7 +19,7 @@ from bitnet_chat.attachments import Attachment, with_attachments
 from bitnet_chat.attachments.reading import meant
 from bitnet_chat.backend import Backend
 from bitnet_chat.backends.factory import expect, open_backend, open_batch, open_interactive, open_journal, reply_options
-from bitnet_chat.backends.wrappers.guard import TOLD
+from bitnet_chat.backends.wrappers.runaway_guard import TOLD
 from bitnet_chat.cli.arguments import find_conversation, read_attachments
 from bitnet_chat.cli.conversion import convert
 from bitnet_chat.cli.greeting import alone

@@ -15,8 +15,7 @@ from bitnet_chat.cli.parser import Parser
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.conversation.stdin_encoding import decode_lines
 from bitnet_chat.engine.protocols.native import is_stop, prompt_of
-from bitnet_chat.errors import UsageError
-from bitnet_chat.frames import (
+from bitnet_chat.engine_frames import (
     EngineError,
     Frame,
     PrefillProgress,
@@ -27,6 +26,7 @@ from bitnet_chat.frames import (
     TurnEnd,
     UnexpectedOutput,
 )
+from bitnet_chat.errors import UsageError
 from bitnet_chat.text.sanitize import Sanitizer, one_line, visible
 from bitnet_chat.trace import format, recorder
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind

@@ -15,8 +15,8 @@ from pathlib import Path
 from bitnet_chat.backends.factory import open_backend, open_factory
 from bitnet_chat.backends.http.backend import RemoteBackend
 from bitnet_chat.backends.http.client import ConnectionLostError, HTTPStatusError
+from bitnet_chat.backends.local_engine import engine_request, model_path
 from bitnet_chat.backends.pool import BackendFactory
-from bitnet_chat.backends.pty import engine_request, model_path
 from bitnet_chat.config import Settings
 from bitnet_chat.engine import conversion
 from bitnet_chat.engine.binary import Dialect

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
-from bitnet_chat.engine import verdicts
+from bitnet_chat.engine import answer_verdicts
+from bitnet_chat.engine.answer_verdicts import AnswerVerdict
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
 from bitnet_chat.engine.install import packages
-from bitnet_chat.engine.verdicts import AnswerVerdict
 from bitnet_chat.engine_checks import known_answers
 
 _GROUP = "answer"
@@ -20,7 +20,7 @@ def look(winner: EngineBinary | None) -> Iterator[Finding]:
     for engine in packages.installed():
         yield judge(engine, known_answers.check(engine))
     if winner is not None and winner.make is EngineVariant.BITNET and winner.can_chat:
-        models = [each for each in verdicts.offered(winner) if each.weights == "I2_S"]
+        models = [each for each in answer_verdicts.offered(winner) if each.weights == "I2_S"]
         yield judge(winner, known_answers.check(winner, models))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
@@ -83,9 +83,9 @@ async def _ask(settings: Settings, limit: float) -> BenchmarkReply:
     ear, begun = _LogCapture(), time.monotonic()
     answers: list[str] = []
     error: BitnetChatError | None = None
-    backend: PtyBackend | None = None
+    backend: LocalEngineBackend | None = None
     try:
-        backend = PtyBackend(settings, on_spawn=ear.listen)
+        backend = LocalEngineBackend(settings, on_spawn=ear.listen)
         for question, _, _ in KNOWN_ANSWERS:
             options = ReplyOptions(max_tokens=200, timeout=limit)
             async for event in backend.reply(Conversation().with_user(question), options):
@@ -165,7 +165,7 @@ def measure(settings: Settings, counts: tuple[int, ...], budget: float) -> Itera
 
 async def _rate(settings: Settings, limit: float) -> float | None:
     """Tokens per second; None if the measurement failed."""
-    backend = PtyBackend(settings)
+    backend = LocalEngineBackend(settings)
     stop: asyncio.TimerHandle | None = None
     rate: float | None = None
     try:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from bitnet_chat.backends.pty import model_path
+from bitnet_chat.backends.local_engine import model_path
 from bitnet_chat.config import Settings
 from bitnet_chat.doctor import answers, benchmark, engine, environment, files, hardware, model, server, variables
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn

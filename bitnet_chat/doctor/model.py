@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from bitnet_chat.doctor.finding import Finding, broken, ok, warn
 from bitnet_chat.models.engine_support import PULL, obstacle
+from bitnet_chat.models.incompatibility import misfit
 from bitnet_chat.models.info import ModelInfo
 from bitnet_chat.models.known_faults import faults_in, mended
-from bitnet_chat.models.misfit import misfit
 from bitnet_chat.models.template_selection import flaws_of
 from bitnet_chat.models.verify import lack
 from bitnet_chat.templates.checks import OTHER

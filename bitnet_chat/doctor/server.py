@@ -76,7 +76,7 @@ def _model(settings: Settings, models: list[str]) -> Finding:
 
 
 def _attached(settings: Settings) -> Iterator[Finding]:
-    from bitnet_chat.backends.attach.client import ServerClient
+    from bitnet_chat.backends.attached_server.client import ServerClient
 
     try:
         require_aiohttp()

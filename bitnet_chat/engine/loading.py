@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from bitnet_chat.engine.faults import EngineFault, not_ready
+from bitnet_chat.engine.process_faults import EngineFault, not_ready
 from bitnet_chat.engine.timeouts import BUSY, PromptTimeout, WaitingFor
 
 _LOOKS = 8

@@ -6,7 +6,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 
-from bitnet_chat.frames import ReplyFigures
+from bitnet_chat.engine_frames import ReplyFigures
 
 _LINES = 200
 _LINE_LIMIT = 2000

@@ -19,16 +19,16 @@ from typing import Protocol
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.faults import EngineFault, closed_output, log_in_output
 from bitnet_chat.engine.loading import LoadingWatch
 from bitnet_chat.engine.log import EngineLog, LogStatsParser, strip_level
+from bitnet_chat.engine.process_faults import EngineFault, closed_output, log_in_output
 from bitnet_chat.engine.protocols import GO_ON, EncodedMessage, EngineProtocol, LaunchCommand
 from bitnet_chat.engine.protocols.log_format import LogDetector, log_line
 from bitnet_chat.engine.transport import Transport, TransportKind
 from bitnet_chat.engine.transport.spawn import spawn
+from bitnet_chat.engine_frames import EngineError, Frame, Ready, ReplyFigures, TurnEnd, UnexpectedOutput
 from bitnet_chat.errors import EngineDiedError, InvalidTransitionError
 from bitnet_chat.filters.thinking import ThinkingFramer
-from bitnet_chat.frames import EngineError, Frame, Ready, ReplyFigures, TurnEnd, UnexpectedOutput
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _SETTLE_AFTER = 2.0  # seconds of silence after which a likely end is taken for one

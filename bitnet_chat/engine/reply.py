@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from bitnet_chat.context.token_count import Counter, TokenCount, by_length
 from bitnet_chat.context.tokenizer import TokenLimit
 from bitnet_chat.engine.log import LogStatsParser
+from bitnet_chat.engine_frames import EngineError, TurnEnd
 from bitnet_chat.events import Stats
 from bitnet_chat.filters.continuation import OverlapRemover
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter
-from bitnet_chat.frames import EngineError, TurnEnd
 
 _TURNING = 2
 """Tokens beyond a limit of which one is text for certain: the other may be the one that ends the reply."""

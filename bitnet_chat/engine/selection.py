@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_chat import paths
-from bitnet_chat.engine import conversion, discovery, speeds, verdicts
+from bitnet_chat.engine import answer_verdicts, conversion, discovery, speeds
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant
 from bitnet_chat.engine.discovery import EngineCandidate
 from bitnet_chat.engine.install import packages
@@ -231,7 +231,7 @@ def _contender(
     candidate: EngineCandidate, engine: EngineBinary, fit: _Fit, wish: EngineRequest, measured: speeds.Speeds
 ) -> EngineOption:
     quantization = "IQ2_BN" if fit.converts else fit.quantization
-    speed = measured.get((verdicts.key(engine), quantization))
+    speed = measured.get((answer_verdicts.key(engine), quantization))
     return EngineOption(engine, candidate.source, _obstacle(engine, fit, wish), fit.converts, speed)
 
 
@@ -241,7 +241,7 @@ def _obstacle(engine: EngineBinary, fit: _Fit, wish: EngineRequest) -> str:
         return "a prebuilt engine takes no flags of llama.cpp's"
     if fit.obstacle:
         return fit.obstacle
-    kept = verdicts.kept(engine)
+    kept = answer_verdicts.kept(engine)
     for kind in _CONVERTED_TYPES if fit.converts else fit.types:
         for name in (kind, f"{kind} ({fit.architecture})"):
             if kept.get(name):
@@ -277,7 +277,7 @@ class _Fits:
 
     def of(self, engine: EngineBinary) -> _Fit:
         """Raises ModelError."""
-        key = f"{verdicts.key(engine)}||{self._key}"
+        key = f"{answer_verdicts.key(engine)}||{self._key}"
         with contextlib.suppress(KeyError, TypeError):
             content = self._all[key]
             return replace(_Fit(**content), types=tuple(map(str, content["types"])))

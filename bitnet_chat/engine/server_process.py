@@ -15,10 +15,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from bitnet_chat.engine import failures
-from bitnet_chat.engine.faults import EngineFault
+from bitnet_chat.engine import exit_errors
 from bitnet_chat.engine.loading import LoadingWatch
 from bitnet_chat.engine.log import EngineLog
+from bitnet_chat.engine.process_faults import EngineFault
 from bitnet_chat.engine.supervisor import RestartBudget
 from bitnet_chat.engine.transport import environment
 from bitnet_chat.engine.transport.descendants import end_marked, new_mark
@@ -245,9 +245,9 @@ class ManagedServer:
                 if not before.is_loaded and await loop.run_in_executor(None, self._refit, before):
                     self._argv = await loop.run_in_executor(None, self._command)
                 elif not before.is_loaded and not before.had_no_port:
-                    raise failures.while_loading(before)
+                    raise exit_errors.while_loading(before)
                 elif not self._budget.spend(loop.time()):
-                    raise failures.restart_limit_error(before, self._budget.limit, self._budget.window)
+                    raise exit_errors.restart_limit_error(before, self._budget.limit, self._budget.window)
             process = self._process = await ServerProcess.spawn(self._argv, patience=self._patience)
             if self._on_spawn is not None:
                 self._on_spawn(process.pid)
@@ -271,4 +271,4 @@ class ManagedServer:
 
 def described(process: ServerProcess) -> str:
     """What became of a process that has ended, in words for a line."""
-    return f"it {failures.describe(process)}"
+    return f"it {exit_errors.describe(process)}"

@@ -15,15 +15,16 @@ from bitnet_chat.context.token_count import TokenCount, by_length
 from bitnet_chat.context.tokenizer import Tokenizer, TokenLimit
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import encoded_conversation, normalise
-from bitnet_chat.engine import failures
+from bitnet_chat.engine import exit_errors
 from bitnet_chat.engine.context_policy import ContextPolicy
+from bitnet_chat.engine.fit_prompt import ContextTrimmer
 from bitnet_chat.engine.log import tells_overflow
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.protocols import EncodedMessage, EngineProtocol
 from bitnet_chat.engine.reply import Estimate, ReplyAccumulator
 from bitnet_chat.engine.supervisor import EngineSupervisor
 from bitnet_chat.engine.transport import TransportKind
-from bitnet_chat.engine.trimming import ContextTrimmer
+from bitnet_chat.engine_frames import EngineError, Frame, PrefillProgress, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.errors import (
     BitnetChatError,
     ContextOverflowError,
@@ -43,7 +44,6 @@ from bitnet_chat.events import (
     TextDelta,
     ThinkingDelta,
 )
-from bitnet_chat.frames import EngineError, Frame, PrefillProgress, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 _TRIES = 9  # loads again of a model that failed to load without a word
@@ -307,7 +307,7 @@ class Session:
             if self._stopped.is_set():
                 break
             if question.goes_on and not self.keeper.room.window.kept(history).turns:
-                raise failures.no_room_to_go_on()
+                raise exit_errors.no_room_to_go_on()
             process = await self.keeper.synchronise(history, message=text, unfinished=question.is_silent)
             if process.state is not ProcessState.IDLE:
                 await self._or_stop(asyncio.ensure_future(process.settled()))
@@ -332,11 +332,11 @@ class Session:
             return
         if await self.keeper.refitted(process):
             return
-        is_silent = process.fault is None and process.refusal is None and failures.is_silent(process)
+        is_silent = process.fault is None and process.refusal is None and exit_errors.is_silent(process)
         if is_silent and deaths.is_worth_a_try():
             return
         if not process.meter.overflowed:
-            raise failures.while_loading(process, process.refusal)
+            raise exit_errors.while_loading(process, process.refusal)
         await self._trimmer.drop_more(process, history)
 
     def _input(self, process: EngineProcess, question: EnginePrompt, options: ReplyOptions) -> EncodedMessage:

@@ -25,7 +25,7 @@ class EngineSpeed:
 
 
 Speeds = Mapping[tuple[str, str], EngineSpeed]
-"""By the key of an engine (:func:`bitnet_chat.engine.verdicts.key`) and the quantization of the model."""
+"""By the key of an engine (:func:`bitnet_chat.engine.answer_verdicts.key`) and the quantization of the model."""
 
 _FILE, _FORMAT = "speeds.json", 1
 

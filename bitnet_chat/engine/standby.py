@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from bitnet_chat.backend import Sampling
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine.instance import EngineInstance
+from bitnet_chat.engine.loaded_engine import EngineInstance
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.errors import BitnetChatError
 

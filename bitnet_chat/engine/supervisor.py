@@ -16,15 +16,15 @@ from functools import partial
 from bitnet_chat.backend import Sampling
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import failures
+from bitnet_chat.engine import exit_errors
 from bitnet_chat.engine.context_policy import ContextPolicy, Policy
-from bitnet_chat.engine.instance import EngineInstance
-from bitnet_chat.engine.notices import Notices
+from bitnet_chat.engine.loaded_engine import EngineInstance
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.protocols import EngineProtocol
 from bitnet_chat.engine.protocols.on_demand import ProtocolOnDemand
 from bitnet_chat.engine.standby import StandbyPool
 from bitnet_chat.engine.transport import TransportKind
+from bitnet_chat.engine.user_notices import Notices
 from bitnet_chat.errors import BitnetChatError, EngineDiedError
 from bitnet_chat.events import Notice
 from bitnet_chat.util.threads import run_in_daemon_thread
@@ -409,10 +409,10 @@ class EngineSupervisor:
     def spend_restart(self, process: EngineProcess) -> None:
         """Account for an unexpected death. Raises EngineDied when there were too many, or the next would die
         of the same."""
-        if (lasting := failures.fault_error(process)) is not None:
+        if (lasting := exit_errors.fault_error(process)) is not None:
             raise lasting
         if not self.budget.spend(time.monotonic()):
-            raise failures.restart_limit_error(process, self.budget.limit, self.budget.window)
+            raise exit_errors.restart_limit_error(process, self.budget.limit, self.budget.window)
         self._tell_of_restart(process)
 
     def _tell_of_restart(self, process: EngineProcess) -> None:
@@ -423,7 +423,7 @@ class EngineSupervisor:
         """A line about a death, with as much about the restart as is true by now: the next child may not load."""
         if self._fallen is None:
             return
-        line = f"the engine {failures.describe(self._fallen)}"
+        line = f"the engine {exit_errors.describe(self._fallen)}"
         if self._has_restarted:
             line += "; it was restarted with the conversation"
         elif self.process is not None and self.process.state is ProcessState.STARTING:

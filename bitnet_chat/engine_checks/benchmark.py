@@ -17,7 +17,7 @@ from bitnet_chat.events import Completed, Failed, Stats, TextDelta, ThinkingDelt
 from bitnet_chat.util.progress import ProgressClock
 
 if TYPE_CHECKING:
-    from bitnet_chat.backends.pty import PtyBackend
+    from bitnet_chat.backends.local_engine import LocalEngineBackend
     from bitnet_chat.config import Settings
 
 _SECONDS = 4.0
@@ -44,9 +44,9 @@ def measure(contender: EngineOption, model: Path, settings: Settings, clock: Pro
 
 
 async def _measured(settings: Settings, name: str, clock: ProgressClock) -> EngineSpeed:
-    from bitnet_chat.backends.pty import PtyBackend
+    from bitnet_chat.backends.local_engine import LocalEngineBackend
 
-    backend = PtyBackend(settings)
+    backend = LocalEngineBackend(settings)
     try:
         clock.step(f"Loading {name}")
         if backend.awaits_conversion:
@@ -58,7 +58,7 @@ async def _measured(settings: Settings, name: str, clock: ProgressClock) -> Engi
         await backend.close()
 
 
-async def _reply(backend: PtyBackend, text: str, tokens: int) -> Stats:
+async def _reply(backend: LocalEngineBackend, text: str, tokens: int) -> Stats:
     options = ReplyOptions(max_tokens=tokens, timeout=_PATIENCE, sampling=Sampling(temperature=0.0))
     stop: asyncio.TimerHandle | None = None
     stats = Stats()

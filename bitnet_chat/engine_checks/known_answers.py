@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bitnet_chat.engine.answer_verdicts import ANSWERS, LENGTH, AnswerVerdict, _keep, kept, offered
 from bitnet_chat.engine.binary import Dialect, EngineBinary
 from bitnet_chat.engine.small_model import CONTEXT, SmallModel, question, tokens
-from bitnet_chat.engine.verdicts import ANSWERS, LENGTH, AnswerVerdict, _keep, kept, offered
 from bitnet_chat.errors import BitnetChatError, BuildError, EngineDiedError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _of_library(engine: EngineBinary, model: Path, questions: list[str]) -> dict
 async def _of_program(engine: EngineBinary, model: Path, questions: list[str]) -> list[str]:
     """Through the backend of every conversation."""
     from bitnet_chat.backend import ReplyOptions, Sampling
-    from bitnet_chat.backends.pty import PtyBackend
+    from bitnet_chat.backends.local_engine import LocalEngineBackend
     from bitnet_chat.config import Settings
     from bitnet_chat.conversation import Conversation
     from bitnet_chat.events import Completed, Failed
@@ -112,7 +112,7 @@ async def _of_program(engine: EngineBinary, model: Path, questions: list[str]) -
         engine=str(engine.path), model=str(model), ctx=CONTEXT, threads=1, temperature=0.0, journal=False
     )
     options = ReplyOptions(max_tokens=LENGTH, timeout=_SECONDS, sampling=Sampling(temperature=0.0, repeat_penalty=1.0))
-    backend = PtyBackend(settings)
+    backend = LocalEngineBackend(settings)
     said = []
     try:
         for each in questions:

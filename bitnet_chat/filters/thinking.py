@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum, auto
 
-from bitnet_chat.frames import Frame, Framer, ReplyText, ThinkingText, TurnEnd, held_length
+from bitnet_chat.engine_frames import Frame, Framer, ReplyText, ThinkingText, TurnEnd, held_length
 
 # As the templates that llama.cpp brings for its tests have them, the most frequent first.
 _TAGS = (

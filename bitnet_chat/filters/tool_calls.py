@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitnet_chat.conversation.export import json_text
-from bitnet_chat.frames import held_length
+from bitnet_chat.engine_frames import held_length
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 CALL_LIMIT = 200_000

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bitnet_chat.conversation import Conversation, ToolCall
     from bitnet_chat.errors import FinishReason
     from bitnet_chat.journal.records import StoredConversation
-    from bitnet_chat.journal.store import ConversationStore, MessageRows, ReplyOrigin
+    from bitnet_chat.journal.transactions import ConversationStore, MessageRows, ReplyOrigin
     from bitnet_chat.journal.writer_thread import PendingText
 
 

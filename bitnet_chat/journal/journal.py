@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from bitnet_chat.journal.recorder import JournalRecorder
     from bitnet_chat.journal.records import JournalEntry, SearchHit, StoredConversation
-    from bitnet_chat.journal.store import ConversationStore
+    from bitnet_chat.journal.transactions import ConversationStore
     from bitnet_chat.journal.writer_thread import Job, WriterThread
 
 
 class JournalStore(Protocol):
     """Conversations that are kept: in a file (:class:`Journal`), for as long as the program runs
     (:class:`~bitnet_chat.journal.memory.MemoryJournal`), or by a running server
-    (:class:`~bitnet_chat.backends.attach.journal.ServerJournal`).
+    (:class:`~bitnet_chat.backends.attached_server.journal.ServerJournal`).
 
     Every method raises JournalError, or another BitnetChatError, where the conversations cannot be reached.
     """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_chat.journal import schema
 from bitnet_chat.journal.journal import DatabaseJournal
-from bitnet_chat.journal.store import ConversationStore
+from bitnet_chat.journal.transactions import ConversationStore
 from bitnet_chat.journal.writer_thread import Job, WriterThread
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bitnet_chat.journal.commands import Command
     from bitnet_chat.journal.journal import DatabaseJournal
     from bitnet_chat.journal.records import StoredConversation
-    from bitnet_chat.journal.store import ConversationStore, MessageRows
+    from bitnet_chat.journal.transactions import ConversationStore, MessageRows
     from bitnet_chat.journal.writer_thread import Job, PendingText, WriterThread
 
 PATIENCE = 3.0
@@ -119,7 +119,7 @@ class JournalRecorder:
         if self._journal is None:
             return
         from bitnet_chat.journal.commands import BeginReply
-        from bitnet_chat.journal.store import ReplyOrigin
+        from bitnet_chat.journal.transactions import ReplyOrigin
         from bitnet_chat.journal.writer_thread import PendingText
 
         origin = ReplyOrigin(model, engine, self._made_with(options or {}))

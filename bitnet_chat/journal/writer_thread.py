@@ -23,7 +23,7 @@ from bitnet_chat.journal.database import DatabaseState, is_damage, problem, stat
 from bitnet_chat.journal.recorder import ConversationSlot
 from bitnet_chat.journal.recovery import Piece, settle
 from bitnet_chat.journal.salvage import open_file, set_aside
-from bitnet_chat.journal.store import ConversationStore
+from bitnet_chat.journal.transactions import ConversationStore
 
 if TYPE_CHECKING:
     from sqlite3 import Connection

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from bitnet_chat.errors import ModelError
 from bitnet_chat.models.gguf import ModelHeader
+from bitnet_chat.models.incompatibility import BITNET_WORD, IK_WORD, MARKERS, EndedEngine, Misfit, misfit, spelled
 from bitnet_chat.models.info import ModelInfo, read_info
-from bitnet_chat.models.misfit import BITNET_WORD, IK_WORD, MARKERS, EndedEngine, Misfit, misfit, spelled
 from bitnet_chat.models.tensor_types import I2_S_FILE
 from bitnet_chat.models.verify import lack
 from bitnet_chat.util.files import is_native_executable

@@ -1,7 +1,8 @@
 """Replies of other clients in the same conversation, shown while the prompt is active.
 
-For a backend that can follow (:meth:`bitnet_chat.backends.attach.backend.AttachedBackend.follow`). A reply is written
-above the prompt line by line, as it streams; the incomplete line is directly above the prompt, which is unchanged.
+For a backend that can follow (:meth:`bitnet_chat.backends.attached_server.backend.AttachedBackend.follow`). A reply
+is written above the prompt line by line, as it streams; the incomplete line is directly above the prompt, which is
+unchanged.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Protocol
 
-from bitnet_chat.backends.attach.messages import ChatRemoved, ChatRenamed, Heard, RemoteReplyStarted
+from bitnet_chat.backends.attached_server.messages import ChatRemoved, ChatRenamed, Heard, RemoteReplyStarted
 from bitnet_chat.conversation import ToolCall
 from bitnet_chat.events import Completed, Failed, Notice, TextDelta, ThinkingDelta
 from bitnet_chat.repl import display

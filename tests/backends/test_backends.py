@@ -17,7 +17,7 @@ from api_server import Threaded, ollama
 
 from bitnet_chat.backend import BackendState, ReplyOptions, Sampling
 from bitnet_chat.backends.factory import open_backend
-from bitnet_chat.backends.wrappers.guard import GuardedBackend
+from bitnet_chat.backends.wrappers.runaway_guard import GuardedBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine.binary import EngineBinary

@@ -18,6 +18,7 @@ from test_attach import attached
 
 from bitnet_chat.backend import Backend, ReplyOptions, Sampling
 from bitnet_chat.backends.http.client import CancellableRequest
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.backends.pipeline import (
@@ -29,17 +30,16 @@ from bitnet_chat.backends.pipeline import (
     only,
     run,
 )
-from bitnet_chat.backends.pty import PtyBackend
-from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
 from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend, SingleCallBackend
 from bitnet_chat.backends.wrappers.recording import record_reply, recorded
+from bitnet_chat.backends.wrappers.runaway_guard import GuardedBackend, GuardLimits
 from bitnet_chat.backends.wrappers.tool_prompting import PromptToolAdapter
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.engine_frames import Frame
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, Started, TextDelta
-from bitnet_chat.frames import Frame
 from bitnet_chat.journal import Journal, JournalRecorder
 from bitnet_chat.server.reply_cache import ReplyCache
 from bitnet_chat.templates.chat_template import ChatTemplate
@@ -98,11 +98,11 @@ class Resident(BackendWrapper):
         raise AssertionError("reply is enough")
 
     def reply(self, conversation: Conversation, options: ReplyOptions | None = None) -> AsyncGenerator[Event]:
-        assert isinstance(self.inner, PtyBackend)
+        assert isinstance(self.inner, LocalEngineBackend)
         return self.inner._session.reply(conversation, options or NONE)
 
 
-def ways(backend: PtyBackend, recorder: JournalRecorder) -> dict[str, Replies]:
+def ways(backend: LocalEngineBackend, recorder: JournalRecorder) -> dict[str, Replies]:
     """All that stands between a resident engine and a front end, with less of it to begin with."""
     guarded = GuardedBackend(backend, GuardLimits(), backend.role_markers)
     offered = OptionalToolsBackend(guarded)
@@ -133,7 +133,7 @@ def on_engine(
 ) -> None:
     async def main() -> None:
         settings = Settings(engine=str(fake_engine(folder)), model=str(model), io=transport)  # type: ignore[arg-type]
-        backend, recorder = PtyBackend(settings), JournalRecorder(Journal(folder / "journal.db"), pytest.fail)
+        backend, recorder = LocalEngineBackend(settings), JournalRecorder(Journal(folder / "journal.db"), pytest.fail)
         try:
             await scene(ways(backend, recorder))  # type: ignore[misc]
         finally:

@@ -12,7 +12,7 @@ from program import ENTER, ESC, Terminal, run
 
 from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.factory import open_backend
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.backends.wrappers.tool_prompting import PromptToolAdapter
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
@@ -81,8 +81,8 @@ def kept(conversation: Conversation, events: Sequence[Event]) -> Conversation:
 def test_a_conversation_with_tools(engine: EngineBinary) -> None:
     spawned: list[EngineProcess] = []
 
-    def backend() -> PtyBackend:
-        made = PtyBackend(settings(engine), on_spawn=spawned.append)
+    def backend() -> LocalEngineBackend:
+        made = LocalEngineBackend(settings(engine), on_spawn=spawned.append)
         made.expect((WEATHER, ADD))
         return made
 
@@ -104,7 +104,7 @@ def test_a_conversation_with_tools(engine: EngineBinary) -> None:
         await heard(backend, conversation.with_user("hello"), OPTIONS)
         assert len(spawned) == 1, "the engine had it all in its memory"
         # Another engine reads the same conversation in the words of the template.
-        other = PtyBackend(settings(engine))
+        other = LocalEngineBackend(settings(engine))
         try:
             *_, end = await heard(other, Conversation(conversation.messages[:-1]), OPTIONS)
         finally:
@@ -130,7 +130,7 @@ def test_a_real_model_mends_its_call(engine: EngineBinary) -> None:
         assert conversation.last is not None and conversation.last.content == "In Vienna: wind."
         assert len(spawned) == 1
 
-    talking(lambda: PtyBackend(settings(engine), on_spawn=spawned.append), body)
+    talking(lambda: LocalEngineBackend(settings(engine), on_spawn=spawned.append), body)
 
 
 @pytest.mark.engine
@@ -143,13 +143,13 @@ def test_limits_choices_and_refusals(classic: EngineBinary, model: Path) -> None
         events = await heard(backend, asked, ReplyOptions(tools=OPTIONS.tools, tool_choice="none"))
         assert kept(asked, events).last == Message("assistant", "I have no tool for that.", FinishReason.STOP)
 
-    talking(lambda: PtyBackend(settings(classic)), body)
+    talking(lambda: LocalEngineBackend(settings(classic)), body)
 
     async def refused(backend: Backend) -> None:
         *_, end = await heard(backend, Conversation().with_user("hello"), OPTIONS)
         assert isinstance(end, Failed) and isinstance(end.error, UnsupportedError) and end.error.option == "tools"
 
-    talking(lambda: PtyBackend(settings(classic, model)), refused)
+    talking(lambda: LocalEngineBackend(settings(classic, model)), refused)
 
 
 @pytest.mark.engine
@@ -182,7 +182,7 @@ def test_a_call_that_is_asked_for_is_made_or_refused(name: str, request: pytest.
             done = kept(done, await heard(backend, done, OPTIONS))
             assert done.last is not None and "wind" in done.last.content
 
-    talking(lambda: PtyBackend(settings(engine)), body)
+    talking(lambda: LocalEngineBackend(settings(engine)), body)
 
 
 @pytest.mark.engine

@@ -15,7 +15,7 @@ import pytest
 from program import fake_engine
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.backends.wrappers.recording import record_reply
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount, by_length
@@ -58,7 +58,7 @@ def test_whole_turns_leave_and_the_newest_stay() -> None:
 
 
 def test_what_leaves_is_counted_with_what_stands_around_it(classic: EngineBinary, model: Path) -> None:
-    backend = PtyBackend(Settings(engine=str(classic.path), model=str(model), journal=False))
+    backend = LocalEngineBackend(Settings(engine=str(classic.path), model=str(model), journal=False))
     talk, room = backend.talk(), ContextPolicy("drop-oldest", lambda text: backend.count(text) or TokenCount(0))
     system = Conversation().with_system(SYSTEM)
     turns = system.with_user("hello").with_assistant("Hello!").with_user("thanks").with_assistant("Bye.")
@@ -171,7 +171,7 @@ class Talker:
 
     def __init__(self, settings: Settings) -> None:
         self.prompts: list[str] = []
-        self.backend = PtyBackend(settings, on_spawn=self._spawned)
+        self.backend = LocalEngineBackend(settings, on_spawn=self._spawned)
         self.conversation = Conversation().with_system(settings.system)
         self.events: list[Event] = []
 

@@ -13,7 +13,7 @@ import pytest
 from bitnet_chat.backend import Backend, ReplyOptions, Sampling
 from bitnet_chat.backends.http.openai_format import message_as_json, tools_as_json
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.engine.binary import EngineBinary
@@ -41,7 +41,7 @@ def settings(engine: EngineBinary, model: Path, kind: str = "engine") -> Setting
 @asynccontextmanager
 async def answering(engine: EngineBinary, model: Path, kind: str) -> AsyncIterator[Backend]:
     made = settings(engine, model, kind)
-    backend: Backend = LlamaServer(made).backend() if kind == "llama-server" else PtyBackend(made)
+    backend: Backend = LlamaServer(made).backend() if kind == "llama-server" else LocalEngineBackend(made)
     try:
         async with asyncio.timeout(60):
             yield backend

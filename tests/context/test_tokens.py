@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.context.tokenizer import Tokenizer, TokenLimit, Vocabulary
@@ -148,7 +148,7 @@ def test_a_real_engine_counts_the_same(engine: EngineBinary, model: Path) -> Non
     exact: dict[str, Stats] = {}
 
     async def converse() -> None:
-        backend = PtyBackend(config)
+        backend = LocalEngineBackend(config)
         try:
             for name, text in {"": "x", **TEXTS}.items():
                 *_, last = [event async for event in backend.reply(Conversation().with_user(text))]
@@ -181,7 +181,7 @@ def test_a_reply_ends_exactly_at_its_limit(engine: EngineBinary, model: Path) ->
     async def reply(limit: int | None) -> Completed:
         # A modern engine gets its limit on the command line.
         config = Settings(engine=str(engine.path), model=str(model), temperature=0.0, max_tokens=limit or 0)
-        backend = PtyBackend(config)
+        backend = LocalEngineBackend(config)
         try:
             *_, last = [event async for event in backend.reply(story, ReplyOptions(max_tokens=limit))]
             assert isinstance(last, Completed)

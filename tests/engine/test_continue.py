@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from program import fake_engine
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import encoded_conversation
@@ -28,9 +28,9 @@ STORY = "tell me a long story"
 CUT = FinishReason.INTERRUPTED
 
 
-def run(settings: Settings, body: Callable[[PtyBackend], Awaitable[None]]) -> None:
+def run(settings: Settings, body: Callable[[LocalEngineBackend], Awaitable[None]]) -> None:
     async def main() -> None:
-        backend = PtyBackend(settings)
+        backend = LocalEngineBackend(settings)
         try:
             await asyncio.wait_for(body(backend), 60)
         finally:
@@ -40,7 +40,7 @@ def run(settings: Settings, body: Callable[[PtyBackend], Awaitable[None]]) -> No
 
 
 async def ask(
-    backend: PtyBackend,
+    backend: LocalEngineBackend,
     conversation: Conversation,
     options: ReplyOptions | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -62,7 +62,7 @@ def settings(engine: EngineBinary, model: Path, **more: object) -> Settings:
     return Settings(engine=str(engine.path), model=str(model), temperature=0.0, **more)  # type: ignore[arg-type]
 
 
-async def cut_at(backend: PtyBackend, asked: Conversation, length: int) -> Completed:
+async def cut_at(backend: LocalEngineBackend, asked: Conversation, length: int) -> Completed:
     """A reply that was interrupted when so many characters were there. A busy computer may let the engine come to its
     end first: then again."""
     text = ""
@@ -84,7 +84,7 @@ async def cut_at(backend: PtyBackend, asked: Conversation, length: int) -> Compl
 
 @pytest.mark.engine
 def test_an_interrupted_reply_becomes_what_it_would_have_been(exact_engine: EngineBinary, model: Path) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         asked = Conversation().with_user(STORY)
         whole = (await ask(backend, asked))[0].text
         for moment in (1, 30, 77, 200, 600):
@@ -108,14 +108,14 @@ def test_a_reply_in_small_parts_is_the_same_reply(exact_engine: EngineBinary, mo
     """Each part in another process, as after a restart of the program; the white space at a cut included."""
     parts: list[str] = []
 
-    async def whole(backend: PtyBackend) -> None:
+    async def whole(backend: LocalEngineBackend) -> None:
         parts.append((await ask(backend, Conversation().with_user("write a Python program")))[0].text)
 
     run(settings(exact_engine, model), whole)
     expected = parts.pop()
     assert "\n" in expected
 
-    async def part(backend: PtyBackend) -> None:
+    async def part(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_user("write a Python program")
         if parts:
             conversation = conversation.with_assistant("".join(parts), FinishReason.LENGTH)
@@ -134,7 +134,7 @@ def test_a_reply_in_small_parts_is_the_same_reply(exact_engine: EngineBinary, mo
 def test_a_reply_that_filled_the_window_goes_on_without_what_stood_before(
     exact_engine: EngineBinary, model: Path
 ) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation()
         for text in ("hello", "my name is Ada", "how do I leave?"):
             conversation = conversation.with_user(text)
@@ -150,7 +150,7 @@ def test_a_reply_that_filled_the_window_goes_on_without_what_stood_before(
 
 @pytest.mark.engine
 def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(any_engine: EngineBinary, model: Path) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_user(STORY).with_assistant("and so on " * 400, CUT)
         *_, last = [event async for event in backend.reply(conversation)]
         assert isinstance(last, Failed) and isinstance(last.error, ContextOverflowError)
@@ -162,7 +162,7 @@ def test_a_reply_that_fills_the_window_by_itself_cannot_go_on(any_engine: Engine
 
 @pytest.mark.engine
 def test_a_modern_engine_is_asked_to_continue(modern: EngineBinary, model: Path) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         asked = Conversation().with_user(STORY)
         cut, _ = await ask(backend, asked, on_event=stop_after(backend, 100))
         more, notices = await ask(backend, asked.with_assistant(cut.text, cut.reason))
@@ -176,7 +176,7 @@ def test_a_modern_engine_is_asked_to_continue(modern: EngineBinary, model: Path)
     run(settings(modern, model), body)
 
 
-def stop_after(backend: PtyBackend, characters: int) -> Callable[[Event], None]:
+def stop_after(backend: LocalEngineBackend, characters: int) -> Callable[[Event], None]:
     arrived = 0
 
     def stop(event: Event) -> None:
@@ -215,7 +215,7 @@ def test_the_engine_gets_the_reply_without_its_end(
         monkeypatch.setenv("FAKE_ENGINE_UNORDERED", "1")
     config, record = scripted
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind").with_user("one").with_assistant("two").with_user("three")
         conversation = conversation.with_assistant("four  \n", CUT)
         more, notices = await ask(backend, conversation)
@@ -235,7 +235,7 @@ def test_the_first_bytes_of_a_character_become_one_with_the_last(
     monkeypatch.setenv("FAKE_ENGINE_MORE", "say 你好")
     config, record = scripted
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         cut = Conversation().with_user("one").with_assistant("so \udce4\udcbd", CUT)
         more, _ = await ask(backend, cut)
         assert prompts(record)[-1].endswith("\nso")
@@ -252,7 +252,7 @@ def test_a_death_while_it_goes_on(scripted: tuple[Settings, Path], monkeypatch: 
     monkeypatch.setenv("FAKE_ENGINE_MORE", "once")
     config, record = scripted
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         cut = Conversation().with_user("one").with_assistant("so", FinishReason.ENGINE_DIED)
         more, notices = await ask(backend, cut)
         assert more.text == "survived" and len(notices) == 1
@@ -269,7 +269,7 @@ def test_a_continuation_is_interrupted_and_continued(
     monkeypatch.setenv("FAKE_ENGINE_MORE", "story")
     config, record = scripted
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         asked = Conversation().with_user("one")
         text = "so"
         for _ in range(3):
@@ -285,7 +285,7 @@ def test_a_continuation_is_interrupted_and_continued(
 
 @posix
 def test_nothing_of_a_reply_is_asked_again(scripted: tuple[Settings, Path]) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         cut = Conversation().with_user("say hello").with_assistant("", CUT)
         assert (await ask(backend, cut))[0].text == "hello"
         for conversation in (
@@ -336,7 +336,7 @@ def test_an_engine_that_goes_on_in_another_way_is_told_as_it_is() -> None:
 def test_a_child_that_was_loaded_behind_a_stopped_reply_is_not_told_to_go_on(scripted: tuple[Settings, Path]) -> None:
     config, record = scripted
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         cut = Conversation().with_system("be kind").with_user("one").with_assistant("so", CUT)
         backend.prepare(cut)
         keeper = backend._session.keeper

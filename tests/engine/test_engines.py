@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.engine
 STORY, SHORT = "tell me a long story", "what is bitnet-chat?"
 
 
-def run(backend: Callable[[], PtyBackend], body: Callable[[PtyBackend], Awaitable[None]]) -> None:
+def run(backend: Callable[[], LocalEngineBackend], body: Callable[[LocalEngineBackend], Awaitable[None]]) -> None:
     async def main() -> None:
         made = backend()
         try:
@@ -30,7 +30,7 @@ def run(backend: Callable[[], PtyBackend], body: Callable[[PtyBackend], Awaitabl
     asyncio.run(main())
 
 
-async def last(backend: PtyBackend, conversation: Conversation) -> Completed | Failed:
+async def last(backend: LocalEngineBackend, conversation: Conversation) -> Completed | Failed:
     *_, event = [event async for event in backend.reply(conversation)]
     assert isinstance(event, Completed | Failed)
     return event
@@ -45,7 +45,7 @@ def test_a_full_context_is_told_and_the_next_turn_works(any_engine: EngineBinary
         io="pipe" if transport == "pipe" else "pty",
     )
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_user("hello")
         conversation = conversation.with_assistant((await last(backend, conversation)).text).with_user(STORY)
         notices = []
@@ -67,7 +67,7 @@ def test_a_full_context_is_told_and_the_next_turn_works(any_engine: EngineBinary
                 text = event.text
         assert text and any("context window is full" in line for line in notices)
 
-    run(lambda: PtyBackend(settings), body)
+    run(lambda: LocalEngineBackend(settings), body)
 
 
 def test_a_pasted_log_changes_neither_figures_nor_the_reply(
@@ -82,7 +82,7 @@ def test_a_pasted_log_changes_neither_figures_nor_the_reply(
         io="pipe" if transport == "pipe" else "pty",
     )
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_user(pasted + "hello")
         for _ in range(2):
             reply = await last(backend, conversation)
@@ -95,7 +95,7 @@ def test_a_pasted_log_changes_neither_figures_nor_the_reply(
         assert isinstance(reply, Completed) and reply.reason is FinishReason.STOP, reply
         assert reply.stats.context_size == 1024
 
-    run(lambda: PtyBackend(settings), body)
+    run(lambda: LocalEngineBackend(settings), body)
 
 
 def test_interrupts_at_every_moment(any_engine: EngineBinary, transport: str, model: Path) -> None:
@@ -103,7 +103,7 @@ def test_interrupts_at_every_moment(any_engine: EngineBinary, transport: str, mo
         engine=str(any_engine.path), model=str(model), temperature=0.0, io="pipe" if transport == "pipe" else "pty"
     )
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         wholes = {each: (await last(backend, Conversation().with_user(each))).text for each in (STORY, SHORT)}
         # From before the first word to the very last character, where the signal meets the end of the reply.
         # Just sent, three times: the engine may or may not have read the message by then.
@@ -138,4 +138,4 @@ def test_interrupts_at_every_moment(any_engine: EngineBinary, transport: str, mo
             assert isinstance(answer, Completed) and answer.reason is FinishReason.STOP, (moment, answer)
             assert answer.text and "<|im" not in answer.text, moment
 
-    run(lambda: PtyBackend(settings), body)
+    run(lambda: LocalEngineBackend(settings), body)

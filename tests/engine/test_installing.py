@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import wheelhouse
-from test_find import CLASSIC, SERVER, nowhere, program
+from test_discovery import CLASSIC, SERVER, nowhere, program
 
 from bitnet_chat import paths
 from bitnet_chat.cli import engine_install, main

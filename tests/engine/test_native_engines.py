@@ -14,7 +14,7 @@ import pytest
 from program import ENTER, Start, assert_gone, run, start
 
 from bitnet_chat.backend import ReplyOptions, ResponseFormat
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
@@ -30,12 +30,14 @@ REPLY = "Hello! Ask me how to use bitnet-chat."
 """11 tokens of the bundled model, and one that ends it."""
 
 
-def talk(engine: EngineBinary, model: Path, body: Callable[[PtyBackend], Awaitable[None]], **more: object) -> None:
+def talk(
+    engine: EngineBinary, model: Path, body: Callable[[LocalEngineBackend], Awaitable[None]], **more: object
+) -> None:
     settings = Settings(engine=str(engine.path), model=str(model), temperature=0.0, threads=1, **more)  # type: ignore[arg-type]
     pids: set[int] = set()
 
     async def main() -> None:
-        backend = PtyBackend(settings, on_spawn=lambda process: pids.add(process.pid))
+        backend = LocalEngineBackend(settings, on_spawn=lambda process: pids.add(process.pid))
         try:
             await asyncio.wait_for(body(backend), 60)
         finally:
@@ -45,14 +47,14 @@ def talk(engine: EngineBinary, model: Path, body: Callable[[PtyBackend], Awaitab
     assert len(pids) == 1, "one process for everything"
 
 
-async def ask(backend: PtyBackend, asked: Conversation, options: ReplyOptions | None = None) -> Completed:
+async def ask(backend: LocalEngineBackend, asked: Conversation, options: ReplyOptions | None = None) -> Completed:
     *_, end = [event async for event in backend.reply(asked, options or ReplyOptions())]
     assert isinstance(end, Completed), end
     return end
 
 
 def test_figures_and_limits(any_native: EngineBinary, model: Path) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         end = await ask(backend, HELLO)
         stats = end.stats
         assert (end.text, end.reason, stats.tokens, stats.exact) == (REPLY, FinishReason.STOP, 11, True)
@@ -92,7 +94,7 @@ def test_a_history_is_read_before_there_is_a_message(any_native: EngineBinary, m
         process.tape = Tape()
 
     async def main() -> None:
-        backend = PtyBackend(
+        backend = LocalEngineBackend(
             Settings(engine=str(any_native.path), model=str(model), temperature=0.0, threads=1), on_spawn=spawned
         )
         history = Conversation().with_system("You are brief. " * 20).with_user("hello").with_assistant(REPLY)
@@ -106,7 +108,7 @@ def test_a_history_is_read_before_there_is_a_message(any_native: EngineBinary, m
 
 
 def test_a_reply_in_a_format(any_native: EngineBinary, model: Path) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         end = await ask(backend, STORY, ReplyOptions(format=ResponseFormat({"enum": ["Ada", "Bo"]})))
         assert end.reason is FinishReason.STOP and json.loads(end.text) in ("Ada", "Bo")
         assert (await ask(backend, HELLO)).text == REPLY, "the next reply has no format"
@@ -115,7 +117,7 @@ def test_a_reply_in_a_format(any_native: EngineBinary, model: Path) -> None:
 
 
 def test_how_far_a_prompt_is_read(any_native: EngineBinary, model: Path) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         asked = Conversation().with_user("hello there my friend " * 200)
         events: list[Event] = []
         async for event in backend.reply(asked, ReplyOptions(max_tokens=2)):
@@ -131,7 +133,7 @@ def test_how_far_a_prompt_is_read(any_native: EngineBinary, model: Path) -> None
 
 
 def test_many_turns_in_a_small_window(any_native: EngineBinary, model: Path) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation, left = Conversation().with_system("You are brief."), 0
         for number in range(60):
             asked = conversation.with_user(("hello", "how do I leave?", "my name is Ada")[number % 3])
@@ -168,7 +170,7 @@ def test_the_engines_that_buffer_what_they_say(classic: EngineBinary, native: En
     told = {}
     for engine in (classic, native):
         for io in ("pty", "pipe"):
-            backend = PtyBackend(Settings(engine=str(engine.path), model=str(model), io=io))  # type: ignore[arg-type]
+            backend = LocalEngineBackend(Settings(engine=str(engine.path), model=str(model), io=io))  # type: ignore[arg-type]
             told[engine.dialect.value, io] = backend.status().in_bursts
     assert told.pop(("classic", "pipe")) and not any(told.values())
 

@@ -20,6 +20,7 @@ from bitnet_chat.backend import Sampling
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
 from bitnet_chat.engine.native import __main__ as program
 from bitnet_chat.engine.native import ik_api, protocol
+from bitnet_chat.engine.native.active_reply import ReplyTextDecoder, RunningReply
 from bitnet_chat.engine.native.batch_size import batch_size
 from bitnet_chat.engine.native.command import command
 from bitnet_chat.engine.native.grammar import SchemaError, of_schema
@@ -28,7 +29,6 @@ from bitnet_chat.engine.native.library import LoadError
 from bitnet_chat.engine.native.output import OutputWriter
 from bitnet_chat.engine.native.piece_cache import PieceCache
 from bitnet_chat.engine.native.protocol import Complete, NativeFailed, Piece, ProtocolError, Token
-from bitnet_chat.engine.native.running import ReplyTextDecoder, RunningReply
 from bitnet_chat.engine.native.sequences import Sequences, common
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_chat import frames
+from bitnet_chat import engine_frames
 from bitnet_chat.cli.replay import _FramePrinter
 from bitnet_chat.engine.native.protocol import (
     Complete,
@@ -22,8 +22,7 @@ from bitnet_chat.engine.native.protocol import (
     encode,
 )
 from bitnet_chat.engine.protocols.native import NativeFramer
-from bitnet_chat.errors import FinishReason
-from bitnet_chat.frames import (
+from bitnet_chat.engine_frames import (
     EngineError,
     Frame,
     PrefillProgress,
@@ -33,6 +32,7 @@ from bitnet_chat.frames import (
     TurnEnd,
     UnexpectedOutput,
 )
+from bitnet_chat.errors import FinishReason
 from bitnet_chat.trace import format
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
 from bitnet_chat.trace.masking import mask_session
@@ -87,8 +87,8 @@ LIVED = (
 def test_a_recording_is_played_as_it_was_lived() -> None:
     assert played(session(*LIVED)) == [
         ReplyFigures(context_size=512),
-        frames.Ready(),
-        frames.Ready(),
+        engine_frames.Ready(),
+        engine_frames.Ready(),
         PrefillProgress(0, 12),
         PrefillProgress(12, 12),
         *(ReplyText(text) for text in ("Zebu", "lon \udcff 世🙂", " Quag")),

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.install import packages
@@ -50,9 +50,9 @@ class Rig:
 
         monkeypatch.setattr(command, "command", scripted)
 
-    def backend(self, **more: Any) -> PtyBackend:
+    def backend(self, **more: Any) -> LocalEngineBackend:
         on_spawn = more.pop("on_spawn", None)
-        return PtyBackend(Settings(engine=str(self.engine), model=str(self.model), **more), on_spawn=on_spawn)
+        return LocalEngineBackend(Settings(engine=str(self.engine), model=str(self.model), **more), on_spawn=on_spawn)
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     return Rig(tmp_path, model, monkeypatch)
 
 
-def run(rig: Rig, body: Callable[[PtyBackend], Awaitable[None]], **more: Any) -> None:
+def run(rig: Rig, body: Callable[[LocalEngineBackend], Awaitable[None]], **more: Any) -> None:
     async def main() -> None:
         backend = rig.backend(**more)
         try:
@@ -85,7 +85,7 @@ def run(rig: Rig, body: Callable[[PtyBackend], Awaitable[None]], **more: Any) ->
 
 
 async def ask(
-    backend: PtyBackend,
+    backend: LocalEngineBackend,
     conversation: Conversation | str,
     options: ReplyOptions | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -100,7 +100,7 @@ async def ask(
     return events
 
 
-async def whole(backend: PtyBackend, conversation: Conversation | str, **options: Any) -> Completed:
+async def whole(backend: LocalEngineBackend, conversation: Conversation | str, **options: Any) -> Completed:
     *_, end = await ask(backend, conversation, ReplyOptions(**options))
     assert isinstance(end, Completed), end
     return end
@@ -114,7 +114,7 @@ def plain(request: dict[str, Any]) -> str:
 def test_one_process_fits_any_conversation(rig: Rig, io: str) -> None:
     """Another history, another system prompt, /undo, /regen, other sampling, replies that were cut."""
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         first = Conversation().with_user("say one")
         assert (await whole(backend, first)).text == "one"
         second = first.with_assistant("one").with_user("say two")
@@ -138,7 +138,7 @@ def test_one_process_fits_any_conversation(rig: Rig, io: str) -> None:
 def test_a_prompt_goes_out_in_pieces(rig: Rig) -> None:
     """The special tokens of the template as such, and those of a user as the text that was typed."""
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         await whole(backend, Conversation().with_system("<|im_end|>").with_user("say <|im_start|>system\n<|im_end|>"))
 
     run(rig, body)
@@ -167,7 +167,7 @@ def test_a_history_is_read_before_there_is_a_message(rig: Rig) -> None:
     def spawned(process: EngineProcess) -> None:
         process.tape = Tape()
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(history)
         await written.wait()
         assert (await whole(backend, history.with_user("say two"))).text == "two"
@@ -185,7 +185,7 @@ def test_a_history_is_read_before_there_is_a_message(rig: Rig) -> None:
 def test_a_reply_carries_its_options(rig: Rig) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         sampling = Sampling(top_k=5, min_p=0.1, seed=7)
         await whole(backend, "say it", max_tokens=9, sampling=sampling, stop=("END",), format=ResponseFormat(schema))
         await whole(backend, "say it", format=ResponseFormat())
@@ -202,7 +202,7 @@ def test_a_reply_carries_its_options(rig: Rig) -> None:
 
 
 def test_a_stop_is_a_line_and_keeps_the_process(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         def stop(event: Event) -> None:
             if isinstance(event, TextDelta) and "word7" in event.text:
                 backend.interrupt()
@@ -224,7 +224,7 @@ def test_a_stop_is_a_line_and_keeps_the_process(rig: Rig) -> None:
 
 
 def test_a_stop_while_the_prompt_is_read(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         def stop(event: Event) -> None:
             if isinstance(event, PromptProgress) and event.done:
                 backend.interrupt()
@@ -242,7 +242,7 @@ def test_a_stop_while_the_prompt_is_read(rig: Rig) -> None:
 def test_a_reply_that_is_left_is_stopped(rig: Rig) -> None:
     """The caller walks away; the next message waits for the end of that reply."""
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         events = backend.reply(Conversation().with_user("story"))
         async for event in events:
             if isinstance(event, TextDelta):
@@ -257,7 +257,7 @@ def test_a_reply_that_is_left_is_stopped(rig: Rig) -> None:
 def test_a_process_that_hears_no_stop_is_replaced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitnet_chat.engine.process._STOP_WITHIN", 0.1)
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         def stop(event: Event) -> None:
             if isinstance(event, TextDelta):
                 os.kill(rig.starts[-1]["pid"], 19)  # SIGSTOP
@@ -272,7 +272,7 @@ def test_a_process_that_hears_no_stop_is_replaced(rig: Rig, monkeypatch: pytest.
 
 
 def test_a_death_in_mid_reply(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         # Before the first word: tried again.
         events = await ask(backend, "once ")
         assert isinstance(events[-1], Completed) and events[-1].text.strip() == "survived"
@@ -287,7 +287,7 @@ def test_a_death_in_mid_reply(rig: Rig) -> None:
 
 @pytest.mark.parametrize("line", ["no JSON", '{"kind":"token","id":999,"text":"x"}', '{"kind":"else","id":1}', "[1]"])
 def test_a_line_that_makes_no_sense(rig: Rig, line: str) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         *_, end = await ask(backend, f"line {line}")
         assert isinstance(end, Failed) and isinstance(end.error, EngineDiedError), end
         assert "out of step" in end.error.what
@@ -297,7 +297,7 @@ def test_a_line_that_makes_no_sense(rig: Rig, line: str) -> None:
 
 
 def test_a_line_that_makes_no_sense_while_it_loads(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         *_, end = await ask(backend, "say it")
         assert isinstance(end, Failed) and isinstance(end.error, EngineDiedError | ModelError), end
 
@@ -307,7 +307,7 @@ def test_a_line_that_makes_no_sense_while_it_loads(rig: Rig) -> None:
 
 
 def test_failures_of_a_request(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         *_, end = await ask(backend, "fail unsupported no grammar here", ReplyOptions(format=ResponseFormat({"a": 1})))
         assert isinstance(end, Failed) and isinstance(end.error, UnsupportedError)
         assert (end.error.option, "no grammar here" in end.error.what) == ("response_format", True)
@@ -321,7 +321,7 @@ def test_failures_of_a_request(rig: Rig) -> None:
 
 @pytest.mark.parametrize(("why", "error"), [("model tensor lost", ModelError), ("failed no library", EngineDiedError)])
 def test_a_start_that_fails_tells_why(rig: Rig, why: str, error: type[Exception]) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         *_, end = await ask(backend, "say it")
         assert isinstance(end, Failed) and type(end.error) is error, end
         assert why.partition(" ")[2] in end.error.what and end.error.remedy
@@ -334,7 +334,7 @@ def test_a_start_that_fails_tells_why(rig: Rig, why: str, error: type[Exception]
 def test_a_full_window(rig: Rig) -> None:
     rig.environment.setenv("SCRIPTED_CHILD_SIZE", "600")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         end = await whole(backend, "story")
         assert end.reason is FinishReason.CONTEXT_OVERFLOW and end.stats.context_used == 600
         *_, end = await ask(backend, "say " + "x" * 700)
@@ -350,7 +350,7 @@ def test_a_long_message_that_was_stopped_leaves_the_window_as_it_was(rig: Rig) -
     rig.environment.setenv("SCRIPTED_CHILD_SIZE", "600")
     told = Conversation().with_user("say early").with_assistant("early")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         def stop(event: Event) -> None:
             if isinstance(event, PromptProgress) and event.done:
                 backend.interrupt()
@@ -374,7 +374,7 @@ def test_many_turns_in_a_small_window(rig: Rig, overflow: str) -> None:
     rig.environment.setenv("SCRIPTED_CHILD_SIZE", "700")
     notices: list[str] = []
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("Be brief.")
         for number in range(60):
             asked = conversation.with_user(f"say turn {number} " + "y" * (number * 7 % 40))
@@ -397,7 +397,7 @@ def test_thoughts(rig: Rig, tmp_path: Path) -> None:
     body_of = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     template.write_text(body_of + "<|im_start|>assistant\n{% if false %}</think>{% endif %}")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         events = await ask(backend, "think it over")
         assert "".join(event.text for event in events if isinstance(event, ThinkingDelta)) == "it over"
         assert isinstance(events[-1], Completed) and events[-1].text == "thought"
@@ -408,7 +408,7 @@ def test_thoughts(rig: Rig, tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_text(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         end = await whole(backend, "bytes ff41")
         assert end.text == "\udcffA"
         await whole(backend, Conversation().with_user("bytes ff41").with_assistant(end.text).with_user("say it"))
@@ -423,7 +423,7 @@ def test_what_a_native_engine_does_not_take(rig: Rig) -> None:
     with pytest.raises(UnsupportedError, match="--rpc is not supported here: a native engine has no RPC"):
         rig.backend(rpc="127.0.0.1:50052")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         assert backend.status().engine == "llama.cpp (native)" and not backend.status().in_bursts
         notices = [event.text for event in await ask(backend, "say it") if isinstance(event, Notice)]
         assert notices == ["--spare does nothing with a native engine: it goes back to any turn by itself"]
@@ -433,7 +433,7 @@ def test_what_a_native_engine_does_not_take(rig: Rig) -> None:
 
 
 def test_the_state_of_a_process(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         backend.start()
         states = []
         await ask(backend, "say it", on_event=lambda event: states.append(backend.status().state))

@@ -18,7 +18,7 @@ import pytest
 from bitnet_chat import paths
 from bitnet_chat.backend import Sampling
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import rpc
@@ -90,7 +90,7 @@ def command(name: str, mode: str, folder: Path, monkeypatch: pytest.MonkeyPatch)
     else:
         from dataclasses import replace
 
-        backend = PtyBackend(replace(MODES[mode], engine=str(path), model=str(model)))
+        backend = LocalEngineBackend(replace(MODES[mode], engine=str(path), model=str(model)))
         launch = backend.talk().launch(Conversation().with_system("Be brief."))
         words = [launch.argv[0], launch.prompt_flag, "PROMPT", *launch.argv[1:]]
     assert words[0] == str(path)

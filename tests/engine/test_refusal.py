@@ -11,7 +11,7 @@ import fake_engine
 import pytest
 
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.engine.binary import EngineBinary, recognise
@@ -131,7 +131,7 @@ def engine(folder: Path, refused: str, words: str) -> Path:
 
 
 async def events_of(settings: Settings, questions: Sequence[str] = ("hello",)) -> list[Event]:
-    backend = PtyBackend(settings)
+    backend = LocalEngineBackend(settings)
     try:
         conversation = Conversation((Message("user", questions[0]),))
         return [event async for event in backend.reply(conversation)]
@@ -175,7 +175,7 @@ def test_an_option_behind_the_dashes_is_an_error_of_usage(tmp_path: Path, model:
 def test_an_engine_that_was_replaced_by_an_older_one(tmp_path: Path, model: Path) -> None:
     """What was remembered of it lists an option that is gone."""
     path = engine(tmp_path, "--no-escape", "invalid argument: --no-escape")
-    backend = PtyBackend(Settings(engine=str(path), model=str(model), journal=False))
+    backend = LocalEngineBackend(Settings(engine=str(path), model=str(model), journal=False))
     path.write_text(
         path.read_text().replace("-e, --escape, --no-escape\n", "").replace("--log-colors [on|off|auto]\n", "")
     )

@@ -20,7 +20,7 @@ from program import PATIENCE, command, environment, run
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.factory import open_factory
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.cli import main
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
@@ -123,7 +123,7 @@ def test_an_engine_that_was_built_without_it(tmp_path: Path, engine: EngineBinar
     replace(record, files={name: size for name, size in record.files.items() if name != "rpc-server"}).write(tmp_path)
     (tmp_path / engine.path.name).symlink_to(engine.path)
     with pytest.raises(EngineNotFoundError, match="without RPC"):
-        PtyBackend(Settings(engine=str(tmp_path / engine.path.name), model=str(model), rpc="127.0.0.1:1"))
+        LocalEngineBackend(Settings(engine=str(tmp_path / engine.path.name), model=str(model), rpc="127.0.0.1:1"))
 
 
 # The command.
@@ -288,7 +288,7 @@ def asked(question: str) -> Conversation:
     return Conversation().with_system("be brief").with_user(question)
 
 
-async def said(backend: PtyBackend, question: str, most: int | None = None) -> list[Event]:
+async def said(backend: LocalEngineBackend, question: str, most: int | None = None) -> list[Event]:
     return [event async for event in backend.reply(asked(question), ReplyOptions(max_tokens=most))]
 
 
@@ -302,7 +302,7 @@ def test_the_reply_is_that_of_one_computer(engine: EngineBinary, model: Path, se
     log = Log()
 
     async def reply(**more: object) -> str:
-        backend = PtyBackend(settings(engine, model, **more), on_spawn=log.spawned if more else None)
+        backend = LocalEngineBackend(settings(engine, model, **more), on_spawn=log.spawned if more else None)
         try:
             return text(await said(backend, "what can you do?"))
         finally:
@@ -362,7 +362,7 @@ def test_a_server_that_dies_in_mid_reply(
 ) -> None:
     async def main() -> None:
         addresses = ",".join(server.address for server in servers)
-        backend = PtyBackend(settings(engine, model, rpc=addresses, engine_args=("--ignore-eos",)))
+        backend = LocalEngineBackend(settings(engine, model, rpc=addresses, engine_args=("--ignore-eos",)))
         try:
             events: list[Event] = []
             async for event in backend.reply(asked("tell me a long story")):
@@ -390,8 +390,8 @@ def test_a_second_engine_is_told_that_the_first_is_there(
     classic: EngineBinary, model: Path, servers: list[RpcServer]
 ) -> None:
     async def main() -> None:
-        first = PtyBackend(settings(classic, model, rpc=servers[0].address, spare=True))
-        second = PtyBackend(settings(classic, model, rpc=servers[0].address))
+        first = LocalEngineBackend(settings(classic, model, rpc=servers[0].address, spare=True))
+        second = LocalEngineBackend(settings(classic, model, rpc=servers[0].address))
         try:
             events = await said(first, "what can you do?")
             assert "--spare does nothing with --rpc" in "".join(e.text for e in events if isinstance(e, Notice))
@@ -416,7 +416,7 @@ def test_the_engines_own_words_will_do(
     monkeypatch.setattr(rpc, "knock", lambda servers: None)
 
     async def main(address: str) -> None:
-        backend = PtyBackend(settings(engine, model, rpc=address))
+        backend = LocalEngineBackend(settings(engine, model, rpc=address))
         try:
             failed = (await said(backend, "hello"))[-1]
             assert isinstance(failed, Failed) and f"the rpc-server {address} cannot be reached" in str(failed.error)

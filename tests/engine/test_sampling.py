@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_chat.backend import ReplyOptions, ResponseFormat, Sampling
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
@@ -25,7 +25,7 @@ class Rig:
 
     def __init__(self, settings: Settings) -> None:
         self.processes: list[EngineProcess] = []
-        self.backend = PtyBackend(settings, on_spawn=self.processes.append)
+        self.backend = LocalEngineBackend(settings, on_spawn=self.processes.append)
 
     async def say(self, conversation: Conversation, limit: int = 60, **sampling: float) -> str:
         options = ReplyOptions(max_tokens=limit, sampling=Sampling(**sampling))  # type: ignore[arg-type]

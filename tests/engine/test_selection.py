@@ -12,11 +12,12 @@ import pytest
 
 from bitnet_chat import paths
 from bitnet_chat.backend import ReplyOptions, Sampling
-from bitnet_chat.backends.pty import PtyBackend, advised_sampling
+from bitnet_chat.backends.local_engine import LocalEngineBackend, advised_sampling
 from bitnet_chat.cli import engine as cli
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
-from bitnet_chat.engine import conversion, discovery, speeds, verdicts
+from bitnet_chat.engine import answer_verdicts, conversion, discovery, speeds
+from bitnet_chat.engine.answer_verdicts import ANSWERS
 from bitnet_chat.engine.binary import Dialect, EngineBinary, EngineVariant, HelpOptions
 from bitnet_chat.engine.discovery import EngineCandidate
 from bitnet_chat.engine.install import packages
@@ -31,7 +32,6 @@ from bitnet_chat.engine.selection import (
 )
 from bitnet_chat.engine.small_model import SmallModel, question
 from bitnet_chat.engine.speeds import EngineSpeed
-from bitnet_chat.engine.verdicts import ANSWERS
 from bitnet_chat.engine_checks import known_answers
 from bitnet_chat.errors import EngineMissingError, EngineNotFoundError
 from bitnet_chat.events import Completed
@@ -144,7 +144,7 @@ def test_a_bitnet_build_gets_the_file_as_it_is(
     at_hand(native, build, bitnet)
     chosen = select(EngineRequest(), i2_s)
     assert chosen.contender.engine is build and not chosen.contender.converts
-    verdicts._keep(build, {"I2_S (bitnet-b1.58)": "it says something else"})
+    answer_verdicts._keep(build, {"I2_S (bitnet-b1.58)": "it says something else"})
     assert select(EngineRequest(), i2_s).contender.engine is bitnet
 
 
@@ -196,7 +196,7 @@ def test_an_i2_s_file_answers_through_the_prebuilt_engine(
     at_hand(native, bitnet)
 
     async def answers() -> list[str]:
-        backend = PtyBackend(Settings(model=str(i2_s), temperature=0.0, threads=1, journal=False, io="pipe"))
+        backend = LocalEngineBackend(Settings(model=str(i2_s), temperature=0.0, threads=1, journal=False, io="pipe"))
         assert backend.awaits_conversion
         said = []
         try:
@@ -226,7 +226,7 @@ def test_the_sampling_of_the_registry_holds_unless_the_user_sets_his_own(classic
     settings = Settings(engine=str(classic.path), model="mine", journal=False)
 
     def value(settings: Settings, flag: str, wanted: Sampling | None = None) -> str:
-        argv = PtyBackend(settings).talk().launch(Conversation(), sampling=wanted).argv
+        argv = LocalEngineBackend(settings).talk().launch(Conversation(), sampling=wanted).argv
         return argv[argv.index(flag) + 1]
 
     assert [float(value(settings, flag)) for flag in ("--temp", "--top-p", "--top-k", "--min-p")] == [0.6, 0.9, 20, 0.1]
@@ -250,10 +250,10 @@ def test_bench_measures_each_engine_and_is_used(
     assert rows[0]["prefill"] > 0 and rows[0]["decode"] > 0 and not rows[0]["problem"]
     assert rows[1]["problem"] == "it computes Q4_1 weights wrongly"
     assert "Measuring llama.cpp" in err
-    assert speeds.known().keys() == {(verdicts.key(native), "Q4_1")}
+    assert speeds.known().keys() == {(answer_verdicts.key(native), "Q4_1")}
     known_answers.check(bitnet, [SmallModel("Q8_0"), SmallModel("F16"), SmallModel("F32")])
     rates = {native: EngineSpeed(10, 10), bitnet: EngineSpeed(20, 20)}
-    speeds.keep({(verdicts.key(each), "Q8_0"): speed for each, speed in rates.items()})
+    speeds.keep({(answer_verdicts.key(each), "Q8_0"): speed for each, speed in rates.items()})
     assert select(EngineRequest(), small(tmp_path, "Q8_0")).contender.engine is bitnet
 
 
@@ -273,7 +273,7 @@ def test_what_is_kept_may_be_broken() -> None:
         for name in ("speeds.json", "known-answers.json"):
             (paths.data_dir() / name).write_text(content)
         assert speeds.known() == {}
-        assert verdicts.kept(EngineBinary(Path(__file__), Dialect.CLASSIC, "1", HelpOptions())) == {}
+        assert answer_verdicts.kept(EngineBinary(Path(__file__), Dialect.CLASSIC, "1", HelpOptions())) == {}
 
 
 def test_probe_tells_known_answers(bitnet: EngineBinary, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from program import fake_engine
 
 from bitnet_chat.backend import BackendState, ReplyOptions
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import session
@@ -42,9 +42,9 @@ class Rig:
         self.environment = monkeypatch
         monkeypatch.setenv("FAKE_ENGINE_RECORD", str(self.record))
 
-    def backend(self, *, transport: str = "pty", **more: object) -> PtyBackend:
+    def backend(self, *, transport: str = "pty", **more: object) -> LocalEngineBackend:
         settings = Settings(engine=str(self.engine), model=str(self.model), io=transport, **more)  # type: ignore[arg-type]
-        return PtyBackend(settings)
+        return LocalEngineBackend(settings)
 
     @property
     def launches(self) -> list[dict]:
@@ -67,7 +67,7 @@ def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     return Rig(tmp_path, model, monkeypatch)
 
 
-def run(rig: Rig, body: Callable[[PtyBackend], Awaitable[None]], **more: object) -> None:
+def run(rig: Rig, body: Callable[[LocalEngineBackend], Awaitable[None]], **more: object) -> None:
     async def main() -> None:
         backend = rig.backend(**more)  # type: ignore[arg-type]
         try:
@@ -80,7 +80,7 @@ def run(rig: Rig, body: Callable[[PtyBackend], Awaitable[None]], **more: object)
 
 
 async def ask(
-    backend: PtyBackend,
+    backend: LocalEngineBackend,
     conversation: Conversation,
     on_event: Callable[[Event], None] = lambda event: None,
     options: ReplyOptions | None = None,
@@ -100,7 +100,7 @@ def said(text: str) -> Conversation:
     return Conversation().with_user(text)
 
 
-def stop_at(backend: PtyBackend, word: str) -> Callable[[Event], None]:
+def stop_at(backend: LocalEngineBackend, word: str) -> Callable[[Event], None]:
     def look(event: Event) -> None:
         if isinstance(event, TextDelta) and word in event.text:
             backend.interrupt()
@@ -117,7 +117,7 @@ def test_a_conversation_stays_in_one_process(rig: Rig, transport: str, kind: str
     if kind != "ordered":
         rig.environment.setenv(f"FAKE_ENGINE_{kind.upper()}", "1")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind")
         for text in ("say hello", "say one\ntwo", "say <|im_start|>user", "what?"):
             conversation = conversation.with_user(text)
@@ -140,7 +140,7 @@ def test_early_messages_wait_for_the_load(rig: Rig, tmp_path: Path) -> None:
     os.mkfifo(gate)
     rig.environment.setenv("FAKE_ENGINE_GATE", str(gate))
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         backend.start()
         reply = asyncio.ensure_future(ask(backend, said("say early")))
         # Opening it for writing returns when the engine opened it for reading: it is loading now.
@@ -157,7 +157,7 @@ def test_stopping_before_the_engine_has_loaded(rig: Rig, tmp_path: Path) -> None
     os.mkfifo(gate)
     rig.environment.setenv("FAKE_ENGINE_GATE", str(gate))
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         backend.start()
         reply = asyncio.ensure_future(ask(backend, said("say early")))
         descriptor = await asyncio.get_running_loop().run_in_executor(None, os.open, gate, os.O_WRONLY)
@@ -176,7 +176,7 @@ def test_an_interrupted_reply_is_kept_and_the_next_turn_works(rig: Rig, transpor
     if kind != "ordered":
         rig.environment.setenv(f"FAKE_ENGINE_{kind.upper()}", "1")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = said("story")
         last = (await ask(backend, conversation, stop_at(backend, "word3")))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
@@ -194,7 +194,7 @@ def test_an_interrupted_reply_is_kept_and_the_next_turn_works(rig: Rig, transpor
 
 @pytest.mark.parametrize("message", ["race", "early the end"])
 def test_an_interrupt_that_meets_the_end_of_the_reply(rig: Rig, message: str) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = said(message)
         events = await ask(backend, conversation, stop_at(backend, "the end"))
         last = events[-1]
@@ -210,7 +210,7 @@ def test_an_interrupt_that_meets_the_end_of_the_reply(rig: Rig, message: str) ->
 def test_an_engine_that_ignores_the_interrupt_is_replaced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitnet_chat.engine.process._STOP_WITHIN", 0.05)
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = said("deaf")
         last = (await ask(backend, conversation, stop_at(backend, "hear")))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
@@ -228,7 +228,7 @@ def test_an_engine_that_would_read_a_prompt_to_its_end_is_replaced_at_once(
     """A classic engine looks at an interrupt only when all of a message is read."""
     monkeypatch.setattr("bitnet_chat.engine.process._STOP_WITHIN", 1000.0)
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         def stop(event: object) -> None:
             if isinstance(event, Started):
                 backend.interrupt()
@@ -244,7 +244,7 @@ def test_an_engine_that_would_read_a_prompt_to_its_end_is_replaced_at_once(
 def test_without_a_signal_the_child_is_replaced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitnet_chat.engine.transport.pipe.PipeTransport.can_interrupt", False)
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = said("story")
         last = (await ask(backend, conversation, stop_at(backend, "word3")))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.INTERRUPTED
@@ -256,7 +256,7 @@ def test_without_a_signal_the_child_is_replaced(rig: Rig, monkeypatch: pytest.Mo
 
 
 def test_a_death_before_the_first_word_costs_nothing_but_time(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         events = await ask(backend, said("once"))
         assert events[-1].text == "survived"  # type: ignore[union-attr]
         (line,) = notices(events)
@@ -266,7 +266,7 @@ def test_a_death_before_the_first_word_costs_nothing_but_time(rig: Rig) -> None:
 
 
 def test_a_death_while_the_vocabulary_is_read(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = said("say one")
         await ask(backend, conversation)
         loop = asyncio.get_running_loop()
@@ -287,7 +287,7 @@ def test_a_death_while_the_vocabulary_is_read(rig: Rig) -> None:
 
 
 def test_who_asks_while_the_model_is_looked_at_does_not_have_it_done_again(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         looks = []
         keeper = backend._session.keeper
         make = keeper.talks._make
@@ -308,7 +308,7 @@ def test_who_asks_while_the_model_is_looked_at_does_not_have_it_done_again(rig: 
 
 
 def test_an_engine_that_aborts_has_no_debugger_write_into_its_reply(rig: Rig, transport: str) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         await ask(backend, said("say hello"))
         assert backend._session.process is not None
         assert psutil.Process(backend._session.process.pid).environ()["GGML_NO_BACKTRACE"] == "1"
@@ -317,7 +317,7 @@ def test_an_engine_that_aborts_has_no_debugger_write_into_its_reply(rig: Rig, tr
 
 
 def test_a_death_in_mid_reply_keeps_what_was_said(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = said("say first")
         conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
         conversation = conversation.with_user("kill so far so good")
@@ -336,7 +336,7 @@ def test_a_death_in_mid_reply_keeps_what_was_said(rig: Rig) -> None:
 
 
 def test_three_restarts_a_minute_and_then_a_clear_error(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         events = await ask(backend, said("kill"))
         last = events[-1]
         assert isinstance(last, Failed) and isinstance(last.error, EngineDiedError)
@@ -357,7 +357,7 @@ def test_the_budget_comes_back_with_time() -> None:
 
 
 def test_a_death_while_idle_is_noticed_and_mended_before_the_next_message(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind").with_user("say one")
         conversation = conversation.with_assistant((await ask(backend, conversation))[-1].text)  # type: ignore[union-attr]
         first = backend._session.process
@@ -375,7 +375,7 @@ def test_a_death_while_idle_is_noticed_and_mended_before_the_next_message(rig: R
 
 
 def test_a_full_context_ends_the_reply_and_the_oldest_turns_make_room(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("pinned")
         for number in range(4):
             conversation = conversation.with_user(f"say number {number}")
@@ -402,7 +402,7 @@ def test_a_history_that_is_too_long_to_load_loses_its_oldest_turns(rig: Rig) -> 
     for number in range(20):
         conversation = conversation.with_user(f"question {number} " + "x" * 30).with_assistant(f"answer {number}")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         events = await ask(backend, conversation.with_user("say fits"))
         assert events[-1].text == "fits"  # type: ignore[union-attr]
         assert notices(events) and "question 19" in rig.launches[-1]["prompt"]
@@ -411,7 +411,7 @@ def test_a_history_that_is_too_long_to_load_loses_its_oldest_turns(rig: Rig) -> 
 
 
 def test_a_message_larger_than_the_window(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         last = (await ask(backend, said(HUGE)))[-1]
         assert isinstance(last, Failed) and isinstance(last.error, ContextOverflowError)
         assert "2048 tokens" in str(last.error)
@@ -421,7 +421,7 @@ def test_a_message_larger_than_the_window(rig: Rig) -> None:
 
 
 def test_a_message_that_can_never_fit_drops_nothing(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation()
         for number in range(3):
             conversation = conversation.with_user(f"say number {number}")
@@ -436,7 +436,7 @@ def test_a_message_that_can_never_fit_drops_nothing(rig: Rig) -> None:
 
 
 def test_an_engine_that_dies_without_a_word_is_asked_again_why(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         last = (await ask(backend, said("say hello")))[-1]
         assert isinstance(last, Failed) and isinstance(last.error, ModelError)
         assert "the reason comes late" in str(last.error)
@@ -450,7 +450,7 @@ def test_an_engine_that_never_says_why(rig: Rig, patience: float, tries: int) ->
     rig.environment.setattr(session, "_PATIENCE", patience)
     rig.environment.setenv("FAKE_ENGINE_SILENT_DEATHS", "100")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         last = (await ask(backend, said("say hello")))[-1]
         assert isinstance(last, Failed) and isinstance(last.error, ModelError)
         assert "it ended with exit code 1 and its log does not say why" in str(last.error)
@@ -462,7 +462,7 @@ def test_an_engine_that_never_says_why(rig: Rig, patience: float, tries: int) ->
 def test_a_model_that_is_gone_when_the_engine_is_restarted(rig: Rig, tmp_path: Path) -> None:
     rig.model = Path(shutil.copy(rig.model, tmp_path / "passing.gguf"))
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind").with_user("say one")
         await ask(backend, conversation)
         first = backend._session.process
@@ -491,7 +491,7 @@ def test_a_restart_is_told_when_it_is_so(rig: Rig, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         ready = Conversation().with_system("be kind").with_user("say ready")
         await ask(backend, ready)
         conversation = ready.with_assistant("ready").with_user("kill half")
@@ -515,14 +515,14 @@ def test_a_restart_is_told_when_it_is_so(rig: Rig, tmp_path: Path) -> None:
 
 
 def test_a_log_that_fills_its_pipe_does_not_stop_the_engine(rig: Rig, transport: str) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         assert (await ask(backend, said("chatter 1000")))[-1].text == "done"  # type: ignore[union-attr]
 
     run(rig, body, transport=transport)
 
 
 def test_who_heard_the_end_of_a_reply_may_ask_at_once(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         open_replies = []
         for text in ("say one", "say two", "say three"):
             reply = backend.reply(said(text))
@@ -547,7 +547,7 @@ def test_what_left_the_window_of_one_conversation_stays_in_another(rig: Rig) -> 
             conversation = conversation.with_user(f"{name} {number}").with_assistant("yes")
         return conversation.with_user("say fine")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         long = await ask(backend, talk("a question that is long and goes on for a while", 12))
         assert long[-1].text == "fine" and notices(long)  # type: ignore[union-attr]
         short = await ask(backend, talk("b", 10))
@@ -573,7 +573,7 @@ def test_closing_during_a_reply_ends_it_and_leaves_no_engine(rig: Rig) -> None:
 
 
 def test_a_message_that_was_cleaned_is_remembered_as_it_was_sent(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be\x02 brief").with_user("say a\x01b\r\nc")
         last = (await ask(backend, conversation))[-1]
         assert isinstance(last, Completed) and last.text == "a␁b\nc"
@@ -587,7 +587,7 @@ def test_a_message_that_was_cleaned_is_remembered_as_it_was_sent(rig: Rig) -> No
 def test_surrogates_that_stand_for_no_byte_are_no_trouble(rig: Rig) -> None:
     conversation = Conversation().with_system("\ud800").with_user("\udfff").with_assistant("a\ud800\udc80")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         assert (await ask(backend, conversation.with_user("say fine")))[-1].text == "fine"  # type: ignore[union-attr]
 
     run(rig, body)
@@ -598,7 +598,7 @@ def test_a_template_with_a_nul_in_it(rig: Rig, transport: str) -> None:
         "{% for m in messages %}U:{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}\x00A:{% endif %}"
     )
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         last = (await ask(backend, said("say hello")))[-1]
         assert isinstance(last, Failed) and "NUL" in str(last.error)
         assert rig.launches == []
@@ -607,7 +607,7 @@ def test_a_template_with_a_nul_in_it(rig: Rig, transport: str) -> None:
 
 
 def test_output_that_nobody_asked_for_replaces_the_engine(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = said("stray")
         last = (await ask(backend, conversation))[-1]
         assert isinstance(last, Completed) and last.text == "fine"
@@ -619,7 +619,7 @@ def test_output_that_nobody_asked_for_replaces_the_engine(rig: Rig) -> None:
 
 
 def test_a_model_that_cannot_be_loaded(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         last = (await ask(backend, said("say hello")))[-1]
         assert isinstance(last, Failed) and isinstance(last.error, ModelError)
         assert "unknown model architecture: 'strange'" in str(last.error)
@@ -631,7 +631,7 @@ def test_a_model_that_cannot_be_loaded(rig: Rig) -> None:
 def test_an_error_of_a_modern_engine(rig: Rig) -> None:
     rig.environment.setenv("FAKE_ENGINE_MODERN", "1")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         last = (await ask(backend, said("error something broke")))[-1]
         assert isinstance(last, Failed) and "something broke" in str(last.error)
         last = (await ask(backend, said("error the request exceeds the available context size")))[-1]
@@ -643,7 +643,7 @@ def test_an_error_of_a_modern_engine(rig: Rig) -> None:
 def test_a_modern_engine_forgets_without_loading_again(rig: Rig) -> None:
     rig.environment.setenv("FAKE_ENGINE_MODERN", "1")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         for text in ("say one", "say two", "say three"):
             assert (await ask(backend, said(text)))[-1].text == text.removeprefix("say ")  # type: ignore[union-attr]
         assert len(rig.launches) == 1
@@ -655,7 +655,7 @@ def test_a_modern_engine_is_told_a_history_it_has_not_lived_through(rig: Rig) ->
     rig.environment.setenv("FAKE_ENGINE_MODERN", "1")
     history = Conversation().with_system("be brief").with_user("my name is Ada").with_assistant("hello Ada")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         events = await ask(backend, history.with_user("say fine"))
         assert events[-1].text == "fine"  # type: ignore[union-attr]
         assert len(notices(events)) == 1 and "system prompt" in notices(events)[0]
@@ -667,7 +667,7 @@ def test_a_modern_engine_is_told_a_history_it_has_not_lived_through(rig: Rig) ->
 
 @pytest.mark.parametrize("message", ["story", "silence"])
 def test_a_timeout_ends_a_reply(rig: Rig, message: str) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         await ask(backend, said("say loaded"))
         last = (await ask(backend, said(message), options=ReplyOptions(timeout=1)))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.TIMEOUT
@@ -677,7 +677,7 @@ def test_a_timeout_ends_a_reply(rig: Rig, message: str) -> None:
 
 
 def test_a_token_limit_ends_a_reply(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         last = (await ask(backend, said("story"), options=ReplyOptions(max_tokens=5)))[-1]
         assert isinstance(last, Completed) and last.reason is FinishReason.LENGTH
         count = backend.count(last.text)
@@ -688,7 +688,7 @@ def test_a_token_limit_ends_a_reply(rig: Rig) -> None:
 
 
 def test_walking_away_from_a_reply_leaves_the_session_usable(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         events = backend.reply(said("story"))
         async for event in events:
             if isinstance(event, TextDelta):
@@ -700,7 +700,7 @@ def test_walking_away_from_a_reply_leaves_the_session_usable(rig: Rig) -> None:
 
 
 def test_a_reply_while_another_is_under_way_is_refused(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         started = asyncio.Event()
         first = asyncio.ensure_future(ask(backend, said("story"), lambda event: started.set()))
         await started.wait()
@@ -713,7 +713,7 @@ def test_a_reply_while_another_is_under_way_is_refused(rig: Rig) -> None:
 
 
 def test_an_empty_message_fails_and_changes_nothing(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         (event,) = await ask(backend, said(""))
         assert isinstance(event, Failed) and isinstance(event.error, UsageError)
         assert rig.launches == []
@@ -724,7 +724,7 @@ def test_an_empty_message_fails_and_changes_nothing(rig: Rig) -> None:
 def test_bytes_that_are_no_text_survive_the_replay(rig: Rig) -> None:
     raw = bytes(range(256)).replace(b"\n", b"")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = said("bytes " + raw.hex())
         last = (await ask(backend, conversation))[-1]
         assert isinstance(last, Completed) and last.text.encode("utf-8", "surrogateescape") == raw
@@ -744,7 +744,7 @@ def test_no_prompt_file_is_left_behind(rig: Rig, tmp_path: Path, monkeypatch: py
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         await ask(backend, Conversation().with_system("secret").with_user("say done"))
         assert list(folder.iterdir()) == []
 
@@ -755,7 +755,7 @@ def test_no_prompt_file_is_left_behind(rig: Rig, tmp_path: Path, monkeypatch: py
 def test_a_full_disk_is_told(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         last = (await ask(backend, Conversation().with_system("some").with_user("say done")))[-1]
         assert isinstance(last, Failed) and "no temporary file can be written" in str(last.error)
 
@@ -777,7 +777,7 @@ def test_bytes_that_are_no_text_are_not_typed_either(rig: Rig, tmp_path: Path) -
     heard = tmp_path / "heard"
     rig.environment.setenv("FAKE_ENGINE_HEARD", str(heard))
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = said("first").with_assistant("a \udcf0\udc9f b").with_user("say done")
         assert isinstance((await ask(backend, conversation))[-1], Completed)
         assert "a \ufffd b" in json.loads(heard.read_text().splitlines()[-1])
@@ -798,7 +798,7 @@ def test_a_conversation_that_no_start_prepares_starts_one_process_a_message(rig:
     )  # fmt: skip
     rig.model = path
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation()
         for number in range(3):
             conversation = conversation.with_user(f"say {number}")

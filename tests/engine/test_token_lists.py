@@ -21,7 +21,7 @@ from families import FAMILIES, TOKENS
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
@@ -161,7 +161,7 @@ def test_what_is_evaluated_is_the_rendered_conversation(
         def spawned(process: EngineProcess) -> None:
             tapes[process] = process.tape = Tape(process.argv)
 
-        backend = PtyBackend(settings_of(engine), on_spawn=spawned)
+        backend = LocalEngineBackend(settings_of(engine), on_spawn=spawned)
         conversation = Conversation().with_system(system)
         for turn, message in enumerate(MESSAGES):
             asked = conversation.with_user(message)
@@ -229,12 +229,12 @@ def test_native_engines_evaluate_the_rendered_conversation(
         tokens = Tokens(process.url, process.key)
         for native in natives:
             tapes.clear()
-            backend = PtyBackend(replace(settings, engine=str(native.path)), on_spawn=spawned)
+            backend = LocalEngineBackend(replace(settings, engine=str(native.path)), on_spawn=spawned)
             await read(backend, tokens)
             await backend.close()
         await serving.close()
 
-    async def read(backend: PtyBackend, tokens: Tokens) -> None:
+    async def read(backend: LocalEngineBackend, tokens: Tokens) -> None:
         other: NativeClient | None = None
         reply = (await tokens.of("ok", whole=False))[0 if name == STRIPPING else -2 :]
         for system in SYSTEMS:
@@ -277,7 +277,7 @@ def test_a_modern_engine_evaluates_as_many(
         process = server.server.process
         assert process is not None
         tokens = Tokens(process.url, process.key)
-        backend = PtyBackend(replace(settings, engine=str(modern.path)))
+        backend = LocalEngineBackend(replace(settings, engine=str(modern.path)))
         conversation = Conversation()
         for turn, message in enumerate(MESSAGES):
             conversation = conversation.with_user(message)

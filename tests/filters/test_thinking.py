@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from program import fake_engine
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
+from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Notice, TextDelta, ThinkingDelta
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter, ThinkingSplitter, leaves_open, thinking_tags
-from bitnet_chat.frames import Frame, ReplyText, ThinkingText
 from bitnet_chat.templates.builtin import TEMPLATES
 
 TAGS = ("<think>", "</think>")
@@ -147,9 +147,9 @@ def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     return Rig(tmp_path, model, monkeypatch)
 
 
-def run(settings: Settings, body: Callable[[PtyBackend], Awaitable[None]]) -> None:
+def run(settings: Settings, body: Callable[[LocalEngineBackend], Awaitable[None]]) -> None:
     async def main() -> None:
-        backend = PtyBackend(settings)
+        backend = LocalEngineBackend(settings)
         try:
             await asyncio.wait_for(body(backend), 60)
         finally:
@@ -159,7 +159,7 @@ def run(settings: Settings, body: Callable[[PtyBackend], Awaitable[None]]) -> No
 
 
 async def ask(
-    backend: PtyBackend,
+    backend: LocalEngineBackend,
     conversation: Conversation,
     on_event: Callable[[Event], None] = lambda event: None,
     options: ReplyOptions | None = None,
@@ -182,7 +182,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="the scripted engine 
 @posix
 @pytest.mark.parametrize("opened", [False, True])
 def test_thoughts_are_no_part_of_the_reply_and_of_what_follows(rig: Rig, opened: bool) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         asked = Conversation().with_user("say " + "<think>\n" * (not opened) + "hm\n</think>\n\n42")
         thoughts, reply = await ask(backend, asked)
         assert (thoughts, reply.text, reply.reason) == ("hm", "42", FinishReason.STOP)
@@ -208,7 +208,7 @@ OFF = ReplyOptions(template={"enable_thinking": False, "thinking": False})
 def test_thoughts_are_switched_off_for_one_reply(rig: Rig) -> None:
     """By the template, so that they are not even made, and for nobody else."""
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         asked = Conversation().with_user("say hm\n</think>\n\n42")
         assert [(await ask(backend, asked))[0], (await ask(backend, asked))[1].text] == ["hm", "42"]
         without = Conversation().with_user("say 42")
@@ -226,7 +226,7 @@ def test_thoughts_are_switched_off_for_one_reply(rig: Rig) -> None:
 @posix
 @pytest.mark.parametrize("on", [True, False])
 def test_a_template_that_has_no_switch_is_told_of(rig: Rig, on: bool) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         told: list[str] = []
         options = ReplyOptions(template={"enable_thinking": on, "thinking": on})
         for _ in range(2):  # each request stands for itself
@@ -243,7 +243,7 @@ def test_a_template_that_has_no_switch_is_told_of(rig: Rig, on: bool) -> None:
 
 @pytest.mark.engine
 def test_a_real_engine_reads_the_other_prompt(rig: Rig, native: EngineBinary) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         asked = Conversation().with_user("What is bitnet-chat?")
         sizes = []
         for options in (ReplyOptions(max_tokens=3), replace(OFF, max_tokens=3), ReplyOptions(max_tokens=3)):
@@ -255,7 +255,7 @@ def test_a_real_engine_reads_the_other_prompt(rig: Rig, native: EngineBinary) ->
 
 @posix
 def test_thoughts_are_stopped(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         def stop(event: Event) -> None:
             if isinstance(event, ThinkingDelta):
                 backend.interrupt()
@@ -271,7 +271,7 @@ def test_thoughts_are_stopped(rig: Rig) -> None:
 
 @posix
 def test_thoughts_are_told_once_when_the_engine_dies_of_them(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         thoughts, reply = await ask(backend, Conversation().with_user("once <think>let me see"))
         assert thoughts == "let me seesurvived" and reply.text == ""
         assert len(rig.prompts) >= 2
@@ -283,7 +283,7 @@ def test_thoughts_are_told_once_when_the_engine_dies_of_them(rig: Rig) -> None:
 def test_an_answer_goes_on_behind_its_thoughts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_ENGINE_MORE", "say  and <think>more")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         cut = Conversation().with_user("one").with_assistant("so", FinishReason.INTERRUPTED, "hm")
         thoughts, reply = await ask(backend, cut)
         assert (thoughts, reply.text) == ("", " and <think>more")
@@ -294,7 +294,7 @@ def test_an_answer_goes_on_behind_its_thoughts(rig: Rig, monkeypatch: pytest.Mon
 
 @pytest.mark.engine
 def test_a_model_that_does_not_think_is_left_alone(classic: EngineBinary, model: Path) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         hello = Conversation().with_system("be brief").with_user("hello")
         thoughts, reply = await ask(backend, hello)
         assert not thoughts and reply.text

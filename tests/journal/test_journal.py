@@ -27,7 +27,7 @@ from bitnet_chat.journal import Journal, JournalRecorder, ReplyState
 from bitnet_chat.journal.records import TITLE_LENGTH, title_of
 from bitnet_chat.journal.recovery import is_alive, this_writer
 from bitnet_chat.journal.salvage import open_file
-from bitnet_chat.journal.store import ConversationStore, ReplyOrigin
+from bitnet_chat.journal.transactions import ConversationStore, ReplyOrigin
 from bitnet_chat.version import __version__
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None))

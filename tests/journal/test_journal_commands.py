@@ -30,7 +30,7 @@ from bitnet_chat.journal.commands import (
     run,
 )
 from bitnet_chat.journal.records import StoredConversation
-from bitnet_chat.journal.store import ConversationStore, ReplyOrigin
+from bitnet_chat.journal.transactions import ConversationStore, ReplyOrigin
 from bitnet_chat.journal.writer_thread import PendingText
 
 QUESTION = Conversation().with_user("a question")

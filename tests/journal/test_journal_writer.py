@@ -21,7 +21,7 @@ from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.journal import Journal, JournalRecorder, ReplyState, recorder, unsaved_marker, writer_thread
 from bitnet_chat.journal.commands import AddText, BeginReply, EndReply, Follow, Sync
 from bitnet_chat.journal.salvage import open_file
-from bitnet_chat.journal.store import ConversationStore, ReplyOrigin
+from bitnet_chat.journal.transactions import ConversationStore, ReplyOrigin
 from bitnet_chat.journal.writer_thread import DELAY, PendingText, WriterThread
 
 QUESTION = Conversation().with_user("a question")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
@@ -26,7 +26,7 @@ def answers(engine: EngineBinary, model: Path, conversations: Sequence[Sequence[
     """The replies to each conversation, turn by turn."""
 
     async def ask() -> list[list[Completed]]:
-        backend = PtyBackend(Settings(engine=str(engine.path), model=str(model), temperature=0.0))
+        backend = LocalEngineBackend(Settings(engine=str(engine.path), model=str(model), temperature=0.0))
         results = []
         try:
             for questions in conversations:

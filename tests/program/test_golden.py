@@ -17,10 +17,10 @@ from serving import serving
 from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.http.openai_format import message_as_json
 from bitnet_chat.backends.llama_server import LlamaServer
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
 from bitnet_chat.backends.pool import BackendFactory
-from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.batch import ask as ask_whole
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
@@ -98,8 +98,8 @@ def test_all_backends_say_the_same(classic: EngineBinary, modern: EngineBinary, 
             )
             assert await transcripts(openai_backend(outside)) == golden, "openai"
             await keeping.close()
-            assert await transcripts(PtyBackend(settings(classic))) == golden, "classic"
-            source = BackendFactory("demo", 1, lambda: PtyBackend(settings(classic)))
+            assert await transcripts(LocalEngineBackend(settings(classic))) == golden, "classic"
+            source = BackendFactory("demo", 1, lambda: LocalEngineBackend(settings(classic)))
             async with serving(source) as served:
                 through = settings(classic, backend="ollama", base_url=served.url, model="demo")
                 assert await transcripts(ollama_backend(through)) == golden, "ollama, which is our own server"
@@ -107,7 +107,7 @@ def test_all_backends_say_the_same(classic: EngineBinary, modern: EngineBinary, 
                 through = settings(classic, backend="openai", base_url=f"{served.url}/v1", model="demo")
                 assert await transcripts(openai_backend(through), whole=0) == golden, "openai, which is our own server"
             # A modern engine keeps its own history, and is told any other in its system prompt: another prompt.
-            told = await transcripts(PtyBackend(settings(modern)))
+            told = await transcripts(LocalEngineBackend(settings(modern)))
             assert told[:-1] == golden[:-1], "modern"
 
     asyncio.run(main())

@@ -12,7 +12,7 @@ import pytest
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.http.openai_format import message_as_json
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
@@ -44,7 +44,7 @@ def test_replies_are_those_of_a_bare_server(exact_engine: EngineBinary, classic:
         process = server.server.process
         assert process is not None
         headers = {"Authorization": f"Bearer {process.key}"}
-        backend = PtyBackend(replace(settings, engine=str(exact_engine.path)))
+        backend = LocalEngineBackend(replace(settings, engine=str(exact_engine.path)))
         async with aiohttp.ClientSession(headers=headers) as session:
 
             async def bare(conversation: Conversation) -> tuple[str, int]:

@@ -22,7 +22,7 @@ from serving import served_process
 
 from bitnet_chat.backend import Backend, ReplyOptions
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import Dialect, EngineBinary
@@ -69,7 +69,7 @@ def settings(engine: EngineBinary, model: Path, **more: Any) -> Settings:
     return Settings(engine=str(engine.path), model=str(model), temperature=0.0, threads=1, journal=False, **more)
 
 
-async def reply(backend: PtyBackend, conversation: Conversation) -> tuple[Completed, list[str]]:
+async def reply(backend: LocalEngineBackend, conversation: Conversation) -> tuple[Completed, list[str]]:
     pieces, notices, end = [], [], None
     async for event in backend.reply(conversation, ReplyOptions(max_tokens=LIMIT)):
         if isinstance(event, TextDelta):
@@ -90,7 +90,7 @@ def test_golden_transcripts(
     assert all(golden.values()) and len(set(golden.values())) == len(PROMPTS)
 
     async def streamed() -> None:
-        backend = PtyBackend(settings(real_engine, smollm2))
+        backend = LocalEngineBackend(settings(real_engine, smollm2))
         for prompt, (text, size) in golden.items():
             end, _ = await reply(backend, Conversation().with_user(prompt))
             assert (end.text, end.stats.prompt_size) == (text, size), prompt
@@ -150,7 +150,7 @@ def test_a_client_that_leaves_while_a_long_prompt_is_read(
         backend: Backend = (
             server.backend()
             if server is not None
-            else PtyBackend(made, on_spawn=lambda process: spawned.append(process.pid))
+            else LocalEngineBackend(made, on_spawn=lambda process: spawned.append(process.pid))
         )
         hello = Conversation().with_user("hello")
         *_, first = [event async for event in backend.reply(hello, ReplyOptions(max_tokens=2))]
@@ -177,7 +177,7 @@ def test_thirty_turns_in_a_small_window(real_engine: EngineBinary, smollm2: Path
     """A prompt has the tokens that the server counts for what is left of the conversation, as the notices tell it."""
 
     async def main() -> None:
-        backend = PtyBackend(settings(real_engine, smollm2, ctx=256))
+        backend = LocalEngineBackend(settings(real_engine, smollm2, ctx=256))
         conversation, left = Conversation().with_system(SYSTEM), 0
         for number in range(30):
             asked = conversation.with_user(f"{PROMPTS[number % len(PROMPTS)]} ({number})")

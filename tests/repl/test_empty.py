@@ -17,7 +17,7 @@ from test_repl_talk import Room, in_room
 
 from bitnet_chat.backend import ReplyOptions
 from bitnet_chat.backends.pool import BackendFactory
-from bitnet_chat.backends.wrappers.guard import Advice, GuardedBackend, GuardLimits
+from bitnet_chat.backends.wrappers.runaway_guard import Advice, GuardedBackend, GuardLimits
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.engine.binary import EngineBinary

@@ -22,7 +22,7 @@ from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.backends.llama_server import sign_of_life
 from bitnet_chat.backends.ollama import ollama_backend
 from bitnet_chat.backends.openai import openai_backend
-from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
+from bitnet_chat.backends.wrappers.runaway_guard import GuardedBackend, GuardLimits
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import FinishReason

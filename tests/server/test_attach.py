@@ -22,10 +22,10 @@ from test_chats import run as run_test
 
 from bitnet_chat import batch
 from bitnet_chat.backend import BackendState, ReplyOptions, Sampling
-from bitnet_chat.backends.attach.backend import AttachedBackend
-from bitnet_chat.backends.attach.client import ServerClient
-from bitnet_chat.backends.attach.journal import ServerJournal
-from bitnet_chat.backends.attach.messages import ChatRemoved, ChatRenamed, Heard, RemoteReplyStarted
+from bitnet_chat.backends.attached_server.backend import AttachedBackend
+from bitnet_chat.backends.attached_server.client import ServerClient
+from bitnet_chat.backends.attached_server.journal import ServerJournal
+from bitnet_chat.backends.attached_server.messages import ChatRemoved, ChatRenamed, Heard, RemoteReplyStarted
 from bitnet_chat.cli.parser import parse
 from bitnet_chat.conversation import Conversation, Tool, ToolCall
 from bitnet_chat.errors import (
@@ -180,7 +180,7 @@ async def cutting(url: str, chance: random.Random, most: int) -> AsyncIterator[s
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_connection_that_breaks_again_and_again_loses_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_chat.backends.attach.backend.WAITS", (0.0,) * 100)
+    monkeypatch.setattr("bitnet_chat.backends.attached_server.backend.WAITS", (0.0,) * 100)
 
     async def main() -> None:
         async with serving(gated) as served, cutting(served.url, random.Random(seed), 2500) as url:
@@ -203,7 +203,7 @@ def test_a_connection_that_breaks_again_and_again_loses_nothing(seed: int, monke
 
 
 def test_a_server_that_goes_away_and_one_that_was_never_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_chat.backends.attach.backend.WAITS", (0.0, 0.0))
+    monkeypatch.setattr("bitnet_chat.backends.attached_server.backend.WAITS", (0.0, 0.0))
 
     async def main() -> None:
         with socket.socket() as free:
@@ -231,7 +231,7 @@ def test_a_server_that_goes_away_and_one_that_was_never_there(monkeypatch: pytes
 
 
 def test_a_reply_that_the_server_cannot_end_is_kept_as_far_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_chat.backends.attach.backend.WAITS", (0.0,))
+    monkeypatch.setattr("bitnet_chat.backends.attached_server.backend.WAITS", (0.0,))
 
     async def main() -> None:
         async with serving() as served:
@@ -291,7 +291,7 @@ def test_interrupting_while_it_answers_waits_in_line_or_is_over() -> None:
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_server_that_hangs_is_left(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_chat.backends.attach.backend._GRACE", 0.05)
+    monkeypatch.setattr("bitnet_chat.backends.attached_server.backend._GRACE", 0.05)
     heard, hung_up = asyncio.Event(), asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -19,8 +19,8 @@ from scripted_backend import Gate
 from serving import Served, served_process, serving
 from test_chats import run
 
-from bitnet_chat.backends.attach.client import ServerClient
-from bitnet_chat.backends.attach.journal import ServerJournal
+from bitnet_chat.backends.attached_server.client import ServerClient
+from bitnet_chat.backends.attached_server.journal import ServerJournal
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason, JournalError, ReplyRunningError
 from bitnet_chat.events import Completed, Event, Started, TextDelta

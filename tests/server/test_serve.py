@@ -17,7 +17,7 @@ import pytest
 from program import PATIENCE, assert_gone, engines_of, fake_engine, run
 from scripted_backend import Gate, say
 from serving import ENGINE, ServedProcess, served_process, serving
-from test_desk import gated
+from test_scheduler import gated
 
 from bitnet_chat.cli import main
 from bitnet_chat.cli.parser import parse

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bitnet_chat.engine.protocols.classic import ClassicFramer
 from bitnet_chat.engine.protocols.modern import ModernFramer
-from bitnet_chat.frames import Framer
+from bitnet_chat.engine_frames import Framer
 
 FOLDER = Path(__file__).parents[1] / "data" / "recordings"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.jsonl"))

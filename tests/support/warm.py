@@ -28,7 +28,7 @@ _MODULES = (
     *("bitnet_chat.templates.chat_template", "bitnet_chat.filters.role_markers", "bitnet_chat.filters.thinking"),
     *("bitnet_chat.engine.transport.pty", "bitnet_chat.engine.transport.pipe", "bitnet_chat.engine.transport.preexec"),
     *("bitnet_chat.engine.protocols.classic", "bitnet_chat.engine.protocols.modern", "bitnet_chat.engine.probe"),
-    *("bitnet_chat.journal", "bitnet_chat.journal.store", "bitnet_chat.attachments.reading"),
+    *("bitnet_chat.journal", "bitnet_chat.journal.transactions", "bitnet_chat.attachments.reading"),
 )
 
 

@@ -18,7 +18,7 @@ import token_model
 from program import fake_engine, run
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor.finding import FindingStatus
@@ -120,11 +120,11 @@ def test_nothing_waits_for_a_template(tmp_path: Path, model: Path, monkeypatch: 
     monkeypatch.setattr(sandbox, "program_of", Blocked)
     settings = Settings(engine=str(fake_engine(tmp_path)), model=str(model), chat_template="chatml")
 
-    async def replies(backend: PtyBackend, text: str) -> list[Event]:
+    async def replies(backend: LocalEngineBackend, text: str) -> list[Event]:
         return [event async for event in backend.reply(Conversation().with_user(text), ReplyOptions())]
 
     async def main() -> None:
-        backend = PtyBackend(settings)
+        backend = LocalEngineBackend(settings)
         try:
             asked = asyncio.ensure_future(replies(backend, "block"))
             assert await asyncio.to_thread(blocked.wait, 30)

@@ -13,8 +13,8 @@ from program import run
 
 from bitnet_chat.cli import replay
 from bitnet_chat.conversation.stdin_encoding import decode_lines
+from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText, TurnEnd, UnexpectedOutput
 from bitnet_chat.errors import UsageError
-from bitnet_chat.frames import Frame, ReplyText, ThinkingText, TurnEnd, UnexpectedOutput
 from bitnet_chat.text.utf8 import Utf8Decoder
 from bitnet_chat.trace import format
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
@@ -50,7 +50,7 @@ def frames_of(entries: list[TraceEntry]) -> list[Frame]:
 
 
 def frames_as_tested(name: str) -> list[Frame]:
-    """As test_stream.py gets them."""
+    """As test_framers.py gets them."""
     recording = recordings.load(name)
     framer, decoder = recording.framer(), Utf8Decoder()
     frames: list[Frame] = []

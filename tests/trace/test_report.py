@@ -18,7 +18,7 @@ from bitnet_chat.cli.report import of_session
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.frames import Frame, ReplyText, TurnEnd
+from bitnet_chat.engine_frames import Frame, ReplyText, TurnEnd
 from bitnet_chat.trace import format, recorder
 from bitnet_chat.trace.format import TraceEntry, TraceEntryKind, of_facts
 from bitnet_chat.trace.masking import mask_session, our_arguments

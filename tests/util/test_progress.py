@@ -9,9 +9,9 @@ import pytest
 from scripted_backend import Gate, ScriptedBackend, say
 
 from bitnet_chat.backend import Backend, ReplyOptions
-from bitnet_chat.backends.attach.messages import data_of, event_of
-from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
+from bitnet_chat.backends.attached_server.messages import data_of, event_of
 from bitnet_chat.backends.wrappers.optional_tools import OptionalToolsBackend
+from bitnet_chat.backends.wrappers.runaway_guard import GuardedBackend, GuardLimits
 from bitnet_chat.batch import ask
 from bitnet_chat.conversation import Conversation, Tool
 from bitnet_chat.errors import FinishReason, UnsupportedError

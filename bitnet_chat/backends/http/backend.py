@@ -20,10 +20,10 @@ from bitnet_chat.backends.http.client import (
 )
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import Endpoint, RequestTarget
+from bitnet_chat.backends.http.fit_request import RequestTrimmer
 from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.backends.http.retry import AttemptError, ReplyRetry
 from bitnet_chat.backends.http.tool_errors import PendingToolErrors
-from bitnet_chat.backends.http.trimming import RequestTrimmer
 from bitnet_chat.backends.http.wire_format import ResponseAccumulator, WireFormat
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation

@@ -19,9 +19,9 @@ from bitnet_chat.backends.http.client import (
 )
 from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import Endpoint, RequestTarget
+from bitnet_chat.backends.http.fit_request import RequestTrimmer
 from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.backends.http.tool_errors import limits_left, repair_prompt
-from bitnet_chat.backends.http.trimming import RequestTrimmer
 from bitnet_chat.backends.http.wire_format import InvalidToolCall, ResponseAccumulator, WireFormat
 from bitnet_chat.errors import BitnetChatError, FinishReason
 from bitnet_chat.events import Event, Notice

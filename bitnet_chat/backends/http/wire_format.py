@@ -14,11 +14,11 @@ from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.backends.http.request import RequestMessages
 from bitnet_chat.conversation import Message, ToolCall
+from bitnet_chat.engine_frames import Frame, ReplyText, ThinkingText
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Stats
 from bitnet_chat.filters.continuation import OverlapRemover
 from bitnet_chat.filters.thinking import DuplicatePrefixFilter, ThinkingSplitter
-from bitnet_chat.frames import Frame, ReplyText, ThinkingText
 from bitnet_chat.text.utf8 import TextBuffer
 
 _TAGS = "<think>", "</think>"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bitnet_chat.engine.native import protocol
+from bitnet_chat.engine.native.active_reply import RunningReply, never_begun
 from bitnet_chat.engine.native.grammar import SchemaError, of_schema
 from bitnet_chat.engine.native.library import GenerationRequest, Library, RequestError
 from bitnet_chat.engine.native.piece_cache import PieceCache
@@ -31,7 +32,6 @@ from bitnet_chat.engine.native.protocol import (
     Tokens,
     decode_request,
 )
-from bitnet_chat.engine.native.running import RunningReply, never_begun
 from bitnet_chat.text.utf8 import Utf8Decoder
 
 _Job = Complete | Embed | Save | Restore

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bitnet_chat.engine.native import ik_api
+from bitnet_chat.engine.native.ik_batching import IkScheduler
 from bitnet_chat.engine.native.ik_context import IkContext, mean
 from bitnet_chat.engine.native.ik_model import IkModel
-from bitnet_chat.engine.native.ik_scheduler import IkScheduler
 from bitnet_chat.engine.native.library import (
     GenerationRequest,
     LibrarySettings,

@@ -11,7 +11,7 @@ from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.frames import Framer
+from bitnet_chat.engine_frames import Framer
 from bitnet_chat.models.known_faults import OVERRIDE
 
 __all__ = ["GO_ON", "EncodedMessage", "EngineOptions", "EngineProtocol", "LaunchCommand"]

@@ -29,8 +29,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.protocols import GO_ON, EncodedMessage, EngineOptions, LaunchCommand, common_flags, left_out
-from bitnet_chat.filters.thinking import Tags, ThinkingFramer
-from bitnet_chat.frames import (
+from bitnet_chat.engine_frames import (
     ERROR,
     RESET,
     USER_INPUT,
@@ -42,6 +41,7 @@ from bitnet_chat.frames import (
     UnexpectedOutput,
     held_length,
 )
+from bitnet_chat.filters.thinking import Tags, ThinkingFramer
 from bitnet_chat.templates.segments import PLACEHOLDER, InitialPrompt, PromptSegments, joined
 from bitnet_chat.templates.special_tokens import note
 from bitnet_chat.templates.thinking import TemplateThinking

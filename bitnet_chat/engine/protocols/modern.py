@@ -32,7 +32,7 @@ from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import MODERN_COMMANDS, encode_lines
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.protocols import EncodedMessage, EngineOptions, LaunchCommand, common_flags, left_out
-from bitnet_chat.frames import (
+from bitnet_chat.engine_frames import (
     ERROR,
     INFO,
     REASONING,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import count
 
-from bitnet_chat import frames
+from bitnet_chat import engine_frames
 from bitnet_chat.backend import ReplyOptions, Sampling
 from bitnet_chat.context.token_count import Counter, TokenCount
 from bitnet_chat.conversation import Conversation
@@ -36,9 +36,17 @@ from bitnet_chat.engine.native.protocol import (
     encode,
 )
 from bitnet_chat.engine.protocols import EncodedMessage, EngineOptions, LaunchCommand
+from bitnet_chat.engine_frames import (
+    EngineError,
+    Frame,
+    PrefillProgress,
+    ReplyFigures,
+    ReplyText,
+    TurnEnd,
+    UnexpectedOutput,
+)
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.filters.thinking import Tags, ThinkingFramer
-from bitnet_chat.frames import EngineError, Frame, PrefillProgress, ReplyFigures, ReplyText, TurnEnd, UnexpectedOutput
 from bitnet_chat.templates.segments import PromptSegments, unguarded
 from bitnet_chat.templates.thinking import TemplateThinking
 
@@ -180,7 +188,7 @@ _REASONS: dict[EndReason, FinishReason] = {
 
 
 class NativeFramer:
-    """Frames of one native engine process. See :class:`bitnet_chat.frames.Framer`."""
+    """Frames of one native engine process. See :class:`bitnet_chat.engine_frames.Framer`."""
 
     kind = KIND
 
@@ -218,14 +226,14 @@ class NativeFramer:
             case Loading():
                 return []
             case NativeReady():
-                return [ReplyFigures(context_size=message.context_size or None), frames.Ready()]
+                return [ReplyFigures(context_size=message.context_size or None), engine_frames.Ready()]
             case NativeFailed(id=None):
                 return [EngineError(message.what, message.why)]
             case Prefill() | Token() if message.id == self._id and self._is_command:
                 return []
             case NativeReplyEnded() | NativeFailed() if message.id == self._id and self._is_command:
                 self._id = None
-                return [frames.Ready()]
+                return [engine_frames.Ready()]
             case Prefill() if message.id == self._id:
                 return [PrefillProgress(message.done, message.total)]
             case Token() if message.id == self._id:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from bitnet_chat.backend import ReplyOptions, Sampling
-from bitnet_chat.backends.attach.client import error_of
+from bitnet_chat.backends.attached_server.client import error_of
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
 from bitnet_chat.errors import EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Event, Failed, Notice, PromptProgress, Stats, TextDelta, ThinkingDelta

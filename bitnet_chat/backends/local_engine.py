@@ -65,7 +65,7 @@ def model_path(
     return found.path
 
 
-class PtyBackend:
+class LocalEngineBackend:
     """See :class:`bitnet_chat.backend.Backend`. Makes nothing and starts nothing until it is told to."""
 
     def __init__(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scripted_backend import Gate, ScriptedBackend
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
+from bitnet_chat.backends.wrappers.runaway_guard import GuardedBackend, GuardLimits
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
 from bitnet_chat.events import Completed, Event, Started, TextDelta, ThinkingDelta

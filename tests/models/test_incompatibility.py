@@ -20,15 +20,15 @@ from bitnet_chat.backends.factory import open_backend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.doctor import model as doctor
-from bitnet_chat.engine import failures
+from bitnet_chat.engine import exit_errors
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.engine.log import EngineLog
+from bitnet_chat.engine_frames import EngineError
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, ModelError
 from bitnet_chat.events import Failed
-from bitnet_chat.frames import EngineError
 from bitnet_chat.models import engine_support
+from bitnet_chat.models.incompatibility import EndedEngine, misfit
 from bitnet_chat.models.info import read_info
-from bitnet_chat.models.misfit import EndedEngine, misfit
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ CASES = [
 
 @dataclass
 class Ended:
-    """See :class:`bitnet_chat.engine.failures.EndedProcess`."""
+    """See :class:`bitnet_chat.engine.exit_errors.EndedProcess`."""
 
     argv: list[str]
     exit_code: int | None
@@ -103,7 +103,7 @@ def pair(name: str, folder: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize(("name", "words", "telling"), CASES, ids=[case[0] for case in CASES])
 def test_what_is_said_where_loading_fails(name: str, words: str, telling: str, tmp_path: Path) -> None:
     model, engine = pair(name, tmp_path)
-    error = failures.while_loading(recorded(name, model, engine))
+    error = exit_errors.while_loading(recorded(name, model, engine))
     assert isinstance(error, ModelError) and words in error.what
     assert error.remedy and "memory" not in str(error).replace("free device memory", "")
     lines = error.detail.splitlines() or [""]  # what is said of any model, such as the free memory, is left out
@@ -117,12 +117,12 @@ def test_a_wrong_computation_is_no_lack_of_memory(tmp_path: Path) -> None:
     argv = [str(engine_file(tmp_path / "llama-cli")), "--model", str(tmp_path / "model.gguf")]
     (tmp_path / "model.gguf").touch()
     for code, words in ((-8, "doctor looks"), (-6, "needs less memory"), (1, "needs less memory")):
-        assert words in failures.while_loading(Ended(argv, code, log_of(said))).remedy
-        assert failures.while_loading(Ended(argv, code, log_of(said))).detail == said.strip()
+        assert words in exit_errors.while_loading(Ended(argv, code, log_of(said))).remedy
+        assert exit_errors.while_loading(Ended(argv, code, log_of(said))).detail == said.strip()
     said = "ggml_aligned_malloc: failed to allocate 390625.00 MB"
     for kind in ("model", "failed"):
         refused = EngineError(f"srv: exiting; {said}; srv: failed to load model", kind)
-        error = failures.while_loading(Ended(argv, 1, log_of(said)), refused)
+        error = exit_errors.while_loading(Ended(argv, 1, log_of(said)), refused)
         assert error.what.endswith(f": {said}") and "less memory" in error.remedy
 
 
@@ -134,7 +134,7 @@ def test_doctor_says_it_in_the_same_words(name: str, tmp_path: Path) -> None:
     (found,) = [
         each for each in doctor.judge(info, context=0, names=names, engine="llama-cli") if each.name == "engine"
     ]
-    error = failures.while_loading(recorded(name, model, engine))
+    error = exit_errors.while_loading(recorded(name, model, engine))
     assert found.remedy == error.remedy and error.what.endswith(found.seen)
 
 
@@ -143,7 +143,7 @@ def test_a_script_in_front_of_an_engine_tells_by_the_log(name: str, tmp_path: Pa
     """Nothing stands in its files; the log names the type, or the architecture."""
     model, _ = pair(name, tmp_path)
     script = engine_file(tmp_path / "llama-cli", "exec")
-    error = failures.while_loading(recorded(name, model, script))
+    error = exit_errors.while_loading(recorded(name, model, script))
     assert isinstance(error, ModelError) and "llama-cli" in error.what
 
 
@@ -191,9 +191,9 @@ def fine(folder: Path) -> list[str]:
 @pytest.mark.parametrize("code", [1, -6])
 def test_advice_about_memory_for_a_sign_of_it(sign: str, code: int, tmp_path: Path) -> None:
     dead = Ended(fine(tmp_path), code, log_of(sign))
-    assert "needs less memory" in failures.while_loading(dead).remedy
+    assert "needs less memory" in exit_errors.while_loading(dead).remedy
     if code < 0:
-        assert "needs less memory" in failures.restart_limit_error(dead, 3, 60).remedy
+        assert "needs less memory" in exit_errors.restart_limit_error(dead, 3, 60).remedy
 
 
 def test_advice_about_memory_for_nothing_else(tmp_path: Path) -> None:
@@ -201,19 +201,19 @@ def test_advice_about_memory_for_nothing_else(tmp_path: Path) -> None:
     free = "common_fit_params: encountered an error while trying to fit params to free device memory: failed"
     for code, text in ((-11, ""), (-8, "main: seed = 1"), (-6, "GGML_ASSERT(x) failed"), (1, f"E {free}")):
         for error in (
-            failures.while_loading(Ended(argv, code, log_of(text))),
-            failures.restart_limit_error(Ended(argv, code, log_of(text)), 3, 9),
+            exit_errors.while_loading(Ended(argv, code, log_of(text))),
+            exit_errors.restart_limit_error(Ended(argv, code, log_of(text)), 3, 9),
         ):
             assert "memory" not in error.remedy
-    assert "needs less memory" in failures.while_loading(Ended(argv, -9, log_of(""))).remedy
-    assert "memory" not in failures.restart_limit_error(Ended(argv, -9, log_of(""), out_of_step=True), 3, 9).remedy
+    assert "needs less memory" in exit_errors.while_loading(Ended(argv, -9, log_of(""))).remedy
+    assert "memory" not in exit_errors.restart_limit_error(Ended(argv, -9, log_of(""), out_of_step=True), 3, 9).remedy
 
 
 def test_a_pair_that_dies_at_its_first_word_is_explained(tmp_path: Path) -> None:
     """ik_llama.cpp loads an I2_S file of the architecture llama, and ends at the first token."""
     engine = engine_file(tmp_path / "llama-cli", *WORDS["ik"])
     model = model_file(tmp_path / "m.gguf", 36, "llama")
-    error = failures.restart_limit_error(
+    error = exit_errors.restart_limit_error(
         Ended([str(engine), "--model", str(model)], -6, log_of("GGML_ASSERT(x) failed")), 3, 60
     )
     assert isinstance(error, EngineDiedError) and "computes them wrongly" in error.what and "IQ2_BN" in error.remedy
@@ -221,7 +221,7 @@ def test_a_pair_that_dies_at_its_first_word_is_explained(tmp_path: Path) -> None
 
 def test_a_pre_tokenizer_that_is_unknown(tmp_path: Path) -> None:
     text = "error loading model: error loading model vocabulary: unknown pre-tokenizer type: 'new_one'"
-    error = failures.while_loading(Ended(fine(tmp_path), 1, log_of(text)))
+    error = exit_errors.while_loading(Ended(fine(tmp_path), 1, log_of(text)))
     assert "(new_one)" in error.what and "--override-kv" in error.remedy
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_chat.backend import ReplyOptions
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.stdin_encoding import MODERN_COMMANDS, decode_lines, encode_lines, normalise
@@ -169,7 +169,7 @@ def test_every_message_arrives_at_a_real_engine(
     notes: dict[str, list[str]] = {}
 
     async def converse() -> None:
-        backend = PtyBackend(settings, on_spawn=ears.listen)
+        backend = LocalEngineBackend(settings, on_spawn=ears.listen)
         try:
             for name, text in MESSAGES.items():
                 conversation = Conversation().with_user(text)
@@ -204,7 +204,7 @@ def test_typed_special_tokens_stay_text_on_a_classic_engine(classic: EngineBinar
     conversation = Conversation().with_user("what is <|im_end|> there for?")
 
     async def converse() -> None:
-        backend = PtyBackend(settings, on_spawn=ears.listen)
+        backend = LocalEngineBackend(settings, on_spawn=ears.listen)
         try:
             async for _ in backend.reply(conversation):
                 pass

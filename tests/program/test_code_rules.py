@@ -35,7 +35,7 @@ def inside(path: Path, *places: str) -> bool:
     return any(f"{name_of(path)}.".startswith(f"bitnet_chat.{place}.") for place in places)
 
 
-PURE = ("text", "frames", "filters", "templates", "context", "conversation", "markdown")
+PURE = ("text", "engine_frames", "filters", "templates", "context", "conversation", "markdown")
 PROTOCOLS = ("engine.protocols.classic", "engine.protocols.modern", "engine.protocols.native")
 DECIDING = [path for path in MODULES if inside(path, *PURE, *PROTOCOLS) and not inside(path, "templates.sandbox")]
 DOING = {"os", "io", "socket", "subprocess", "asyncio", "threading", "time", "pathlib", "sys", "tempfile", "selectors"}
@@ -113,8 +113,8 @@ def test_no_class_name_is_defined_twice() -> None:
 
 
 CHANGING = {
-    *("backends.attach.backend", "backends.http.client", "backends.http.wire_format", "backends.pool"),
-    *("conversation.api_messages", "journal.branch", "journal.store", "markdown.table", "server.broadcast"),
+    *("backends.attached_server.backend", "backends.http.client", "backends.http.wire_format", "backends.pool"),
+    *("conversation.api_messages", "journal.branch", "journal.transactions", "markdown.table", "server.broadcast"),
     *("server.model_manager", "trace.playback"),
 }
 """Modules with a dataclass that collects something while it lives."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from bitnet_chat.backends.attach.client import ServerClient
+from bitnet_chat.backends.attached_server.client import ServerClient
 from bitnet_chat.conversation import Conversation, Message, ToolCall
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason, UsageError
 from bitnet_chat.events import Stats

@@ -13,8 +13,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bitnet_chat.backend import BackendState, BackendStatus, ReplyOptions, Sampling
-from bitnet_chat.backends.attach.client import ServerClient, ServerConnection, decode_events, wait
-from bitnet_chat.backends.attach.messages import LOST, ChatEventParser, Heard, body_of, data_of, event_of, message_in
+from bitnet_chat.backends.attached_server.client import ServerClient, ServerConnection, decode_events, wait
+from bitnet_chat.backends.attached_server.messages import (
+    LOST,
+    ChatEventParser,
+    Heard,
+    body_of,
+    data_of,
+    event_of,
+    message_in,
+)
 from bitnet_chat.backends.http.client import ConnectionLostError, whole
 from bitnet_chat.context.token_count import TokenCount
 from bitnet_chat.conversation import Conversation
@@ -33,7 +41,7 @@ from bitnet_chat.text.utf8 import well_formed
 if TYPE_CHECKING:
     import aiohttp
 
-    from bitnet_chat.backends.attach.journal import ChatPosition
+    from bitnet_chat.backends.attached_server.journal import ChatPosition
 
 WAITS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each try to go on with a stream that broke."""

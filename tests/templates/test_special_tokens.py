@@ -22,7 +22,7 @@ from bitnet_chat.backends.http.context_window import ServerContextWindow
 from bitnet_chat.backends.http.endpoint import RequestTarget
 from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.backends.llama_server import LlamaServer
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.context.token_count import by_length
 from bitnet_chat.conversation import Conversation, Message, Tool, ToolCall
@@ -103,7 +103,9 @@ def test_they_are_text_where_they_are_read(kind: str, classic: EngineBinary, mod
 
     def backend_of() -> Backend:
         if kind == "modern":
-            return PtyBackend(Settings(engine=str(modern.path), model=str(model), temperature=0.0, max_tokens=400))
+            return LocalEngineBackend(
+                Settings(engine=str(modern.path), model=str(model), temperature=0.0, max_tokens=400)
+            )
         return LlamaServer(Settings(engine=str(classic.path), model=str(model), temperature=0.0)).backend()
 
     def size(end: Completed) -> int:

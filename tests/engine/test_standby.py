@@ -17,7 +17,7 @@ import pytest
 from program import fake_engine
 
 from bitnet_chat.backend import BackendState
-from bitnet_chat.backends.pty import PtyBackend
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine import standby
@@ -62,9 +62,9 @@ def rig(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     return Rig(tmp_path, model, monkeypatch)
 
 
-def run(rig: Rig, body: Callable[[PtyBackend], Awaitable[None]], **more: Any) -> None:
+def run(rig: Rig, body: Callable[[LocalEngineBackend], Awaitable[None]], **more: Any) -> None:
     async def main() -> None:
-        backend = PtyBackend(Settings(**rig.settings, **more))  # type: ignore[arg-type]
+        backend = LocalEngineBackend(Settings(**rig.settings, **more))  # type: ignore[arg-type]
         try:
             await asyncio.wait_for(body(backend), PATIENCE)
         finally:
@@ -75,13 +75,13 @@ def run(rig: Rig, body: Callable[[PtyBackend], Awaitable[None]], **more: Any) ->
     asyncio.run(main())
 
 
-async def ask(backend: PtyBackend, conversation: Conversation, text: str) -> Conversation:
+async def ask(backend: LocalEngineBackend, conversation: Conversation, text: str) -> Conversation:
     *_, last = [event async for event in backend.reply(conversation.with_user(text))]
     assert isinstance(last, Completed) and last.reason is FinishReason.STOP, last
     return conversation.with_user(text).with_assistant(last.text, last.reason)
 
 
-async def prepared(backend: PtyBackend) -> None:
+async def prepared(backend: LocalEngineBackend) -> None:
     """Until nothing more is done in the background."""
     keeper = backend._session.keeper
     if keeper._replacing is not None:
@@ -103,7 +103,7 @@ def told(conversation: Conversation) -> Conversation:
 
 @needs_scripts
 def test_the_last_wish_counts(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         for name in ("one", "two", "three"):
             backend.prepare(told(Conversation().with_system(name)))
         await prepared(backend)
@@ -116,7 +116,7 @@ def test_the_last_wish_counts(rig: Rig) -> None:
 def test_a_load_that_is_outdated_is_given_up(rig: Rig) -> None:
     rig.close_gate()
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         backend.start(told(Conversation().with_system("outdated")))
         gate = await rig.somebody_waits_at_the_gate()
         rig.no_gate()
@@ -132,7 +132,7 @@ def test_a_load_that_is_outdated_is_given_up(rig: Rig) -> None:
 
 @needs_scripts
 def test_a_reply_after_getting_ready_waits_for_no_load(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind")
         for number in range(3):
             conversation = await ask(backend, conversation, f"say {number}")
@@ -150,7 +150,7 @@ def test_a_reply_after_getting_ready_waits_for_no_load(rig: Rig) -> None:
 
 @needs_scripts
 def test_a_reply_under_way_is_not_disturbed(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         events: list[Event] = []
         async for event in backend.reply(Conversation().with_user("story")):
             events.append(event)
@@ -172,7 +172,7 @@ def test_room_is_made_while_nobody_waits(rig: Rig) -> None:
     for number in range(60):
         conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(conversation)
         await prepared(backend)
         rig.close_gate()
@@ -192,7 +192,7 @@ def test_what_left_while_nobody_waited_is_told_even_if_the_message_is_refused(ri
     for number in range(60):
         conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(conversation)
         await prepared(backend)
         events = [event async for event in backend.reply(conversation.with_user("word " * 5000))]
@@ -209,7 +209,7 @@ def test_a_summary_waits_for_somebody_who_wants_it(rig: Rig) -> None:
     for number in range(60):
         conversation = conversation.with_user(f"say number {number}").with_assistant(f"number {number}")
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(conversation)
         await prepared(backend)
         assert rig.launches == []
@@ -222,7 +222,7 @@ def test_a_summary_waits_for_somebody_who_wants_it(rig: Rig) -> None:
 
 @needs_scripts
 def test_what_goes_wrong_is_told_with_the_next_reply(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(told(Conversation()))
         await prepared(backend)
         *_, last = [event async for event in backend.reply(Conversation().with_user("say no"))]
@@ -237,7 +237,7 @@ def test_what_goes_wrong_is_told_with_the_next_reply(rig: Rig) -> None:
 @needs_scripts
 @pytest.mark.parametrize("command", ["clear", "regen", "undo", "clear twice"])
 def test_a_spare_makes_a_command_wait_for_no_load(rig: Rig, command: str) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("pinned")
         for number in range(3):
             conversation = await ask(backend, conversation, f"say {number}")
@@ -268,7 +268,7 @@ def test_a_spare_makes_a_command_wait_for_no_load(rig: Rig, command: str) -> Non
 
 @needs_scripts
 def test_there_are_never_more_than_the_limit_and_none_of_them_is_wasted(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind")
         for number in range(6):
             conversation = await ask(backend, conversation, f"say {number}")
@@ -288,7 +288,7 @@ def test_there_are_never_more_than_the_limit_and_none_of_them_is_wasted(rig: Rig
 
 @needs_scripts
 def test_no_spare_is_loaded_while_somebody_waits(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = await ask(backend, Conversation().with_system("be kind"), "say one")
         await prepared(backend)
         rig.close_gate()
@@ -308,7 +308,7 @@ def test_no_spare_is_loaded_while_somebody_waits(rig: Rig) -> None:
 
 @needs_scripts
 def test_spares_that_die_are_no_trouble(rig: Rig) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_system("be kind")
         for number in range(2):
             conversation = await ask(backend, conversation, f"say {number}")
@@ -329,7 +329,7 @@ def test_spares_that_die_are_no_trouble(rig: Rig) -> None:
 def test_no_spare_without_memory_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitnet_chat.util.resources.available", lambda: 1000)
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         await ask(backend, Conversation().with_system("be kind"), "say one")
         await prepared(backend)
         assert backend._session.keeper.spare_pids == [] and backend.status().spare_memory is None
@@ -342,7 +342,7 @@ def test_no_spare_without_memory_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatc
 def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, spares: bool, size: int) -> None:
     chance = random.Random(size)
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         talk, window = backend.talk(), backend._session.keeper.room.window
         conversation = Conversation().with_system("pinned")
         for step in range(60):
@@ -381,7 +381,7 @@ def test_real_engines_answer_from_a_spare_as_they_do_without(engine: EngineBinar
     settings = {"engine": str(engine.path), "model": str(model), "temperature": 0.0, "system": "Be brief."}
 
     async def replies(*, spares: bool) -> list[str]:
-        backend = PtyBackend(Settings(**settings, spare=spares, journal=False))  # type: ignore[arg-type]
+        backend = LocalEngineBackend(Settings(**settings, spare=spares, journal=False))  # type: ignore[arg-type]
         try:
             conversation = Conversation().with_system("Be brief.")
             for text in ("hello", "how do I leave?", "what is bitnet-chat?"):

@@ -8,15 +8,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bitnet_chat.engine.faults import EngineFault
 from bitnet_chat.engine.log import EngineLog, most_telling
 from bitnet_chat.engine.probe import why_it_ended
 from bitnet_chat.engine.process import EngineProcess
+from bitnet_chat.engine.process_faults import EngineFault
+from bitnet_chat.engine_frames import EngineError
 from bitnet_chat.errors import BitnetChatError, ContextOverflowError, EngineDiedError, ModelError
-from bitnet_chat.frames import EngineError
 
 if TYPE_CHECKING:
-    from bitnet_chat.models.misfit import Misfit
+    from bitnet_chat.models.incompatibility import Misfit
 
 
 class EndedProcess(Protocol):
@@ -127,7 +127,7 @@ def while_loading(process: EndedProcess, refusal: EngineError | None = None) -> 
 def _explanation(process: EndedProcess) -> Misfit | None:
     """What speaks against the model and the engine. Reads both files, some tenths of a second."""
     from bitnet_chat.models.engine_support import explanation
-    from bitnet_chat.models.misfit import EndedEngine  # late: most engines live
+    from bitnet_chat.models.incompatibility import EndedEngine  # late: most engines live
 
     model = _model_of(process)
     if model is None or _lacks_memory(process):

@@ -17,8 +17,8 @@ from bitnet_chat.backend import Backend, BackendState, BackendStatus, ReplyOptio
 from bitnet_chat.backends.http.ollama_format import OllamaFormat
 from bitnet_chat.backends.http.openai_format import OpenAIFormat
 from bitnet_chat.backends.llama_server import LlamaServer
+from bitnet_chat.backends.local_engine import LocalEngineBackend
 from bitnet_chat.backends.openai import openai_backend
-from bitnet_chat.backends.pty import PtyBackend
 from bitnet_chat.batch import Answer, failure
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation, Message
@@ -41,9 +41,9 @@ async def ask(backend: Backend, conversation: Conversation, limit: int | None = 
     return events[-1]
 
 
-def resident(engine: EngineBinary | Path, model: Path, **more: object) -> PtyBackend:
+def resident(engine: EngineBinary | Path, model: Path, **more: object) -> LocalEngineBackend:
     path = engine if isinstance(engine, Path) else engine.path
-    return PtyBackend(Settings(engine=str(path), model=str(model), temperature=0.0, **more))  # type: ignore[arg-type]
+    return LocalEngineBackend(Settings(engine=str(path), model=str(model), temperature=0.0, **more))  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -180,7 +180,7 @@ def test_a_resumed_conversation_is_not_counted_as_new(classic: EngineBinary, mod
 # Engines that tell nothing
 
 
-Body = Callable[[PtyBackend], Awaitable[None]]
+Body = Callable[[LocalEngineBackend], Awaitable[None]]
 
 
 def on_fake(folder: Path, model: Path, body: Body, monkeypatch: pytest.MonkeyPatch, **more: object) -> None:
@@ -200,7 +200,7 @@ def on_fake(folder: Path, model: Path, body: Body, monkeypatch: pytest.MonkeyPat
 
 
 def test_figures_are_estimated_by_the_vocabulary(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         conversation = Conversation().with_user("say it is a long story, and nobody counts it")
         end = await ask(backend, conversation)
         counted, asked = backend.count(end.text), backend.count(conversation.messages[0].content)
@@ -222,7 +222,7 @@ def test_figures_are_estimated_by_the_vocabulary(tmp_path: Path, model: Path, mo
 
 
 def test_the_warning_comes_with_an_estimate(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         text = "say "
         while (count := backend.count(text)) is None or count.count < 410:
             text += "a word "
@@ -238,7 +238,7 @@ def test_a_shift_that_the_log_tells_ends_the_reply(
 ) -> None:
     """What follows would be a reply to half of the conversation."""
 
-    async def body(backend: PtyBackend) -> None:
+    async def body(backend: LocalEngineBackend) -> None:
         end = await ask(backend, Conversation().with_user("swap some text "))
         assert end.reason is FinishReason.CONTEXT_OVERFLOW and end.text.startswith("some text")
         assert len(end.text) < 2000

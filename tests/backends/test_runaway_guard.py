@@ -13,8 +13,8 @@ from replies import NORMAL
 from scripted_backend import STATS, Gate, ScriptedBackend, say
 
 from bitnet_chat.backend import Backend, ReplyOptions
-from bitnet_chat.backends.pty import PtyBackend
-from bitnet_chat.backends.wrappers.guard import GuardedBackend, GuardLimits
+from bitnet_chat.backends.local_engine import LocalEngineBackend
+from bitnet_chat.backends.wrappers.runaway_guard import GuardedBackend, GuardLimits
 from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.engine.binary import EngineBinary
@@ -422,7 +422,7 @@ def test_a_real_engine_is_stopped_and_goes_on(classic: EngineBinary, model: Path
     )
 
     async def body() -> None:
-        resident = PtyBackend(options)
+        resident = LocalEngineBackend(options)
         backend = GuardedBackend(resident, GuardLimits.of(options), resident.role_markers)
         try:
             conversation = Conversation().with_user("how do I leave?")
@@ -444,7 +444,7 @@ def test_what_a_real_engine_ends_by_itself_is_unchanged(engine: EngineBinary, mo
 
     async def body() -> None:
         replies: list[str] = []
-        resident = PtyBackend(options)
+        resident = LocalEngineBackend(options)
         try:
             for backend in (resident, GuardedBackend(resident, GuardLimits(), resident.role_markers)):
                 for question in ("how do I leave?", "tell me a long story"):

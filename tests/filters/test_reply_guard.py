@@ -11,8 +11,8 @@ from replies import NORMAL, installed_python, prose
 
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.errors import FinishReason
-from bitnet_chat.filters.guard import ReplyGuard
 from bitnet_chat.filters.role_markers import WELL_KNOWN, markers_of, relevant
+from bitnet_chat.filters.runaway_guard import ReplyGuard
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.templates.chat_template import ChatTemplate
 

@@ -14,8 +14,8 @@ import pytest
 from program import assert_gone, command, engines_of, environment, fake_engine, run
 
 from bitnet_chat.engine.binary import EngineBinary
-from bitnet_chat.engine.faults import closed_output, log_in_output, not_ready
 from bitnet_chat.engine.loading import work_of
+from bitnet_chat.engine.process_faults import closed_output, log_in_output, not_ready
 from bitnet_chat.engine.timeouts import BUSY, PromptTimeout, WaitingFor
 from bitnet_chat.errors import EngineDiedError, EngineStalledError
 

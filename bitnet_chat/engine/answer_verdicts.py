@@ -82,7 +82,7 @@ class AnswerVerdict:
 def offered(engine: EngineBinary) -> list[SmallModel]:
     """The models whose types and architectures an engine knows and is not known to compute wrongly. Reads its files."""
     from bitnet_chat.models.engine_support import known
-    from bitnet_chat.models.misfit import misfit
+    from bitnet_chat.models.incompatibility import misfit
 
     names = known(engine.path, _infos().values())
     if names is None:

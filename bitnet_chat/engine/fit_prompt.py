@@ -13,12 +13,12 @@ from bitnet_chat.context import window as summaries
 from bitnet_chat.context.window import left_note, without_oldest
 from bitnet_chat.conversation import Conversation, Message
 from bitnet_chat.conversation.stdin_encoding import normalise
-from bitnet_chat.engine import failures
+from bitnet_chat.engine import exit_errors
 from bitnet_chat.engine.process import EngineProcess, ProcessState
 from bitnet_chat.engine.reply import ReplyAccumulator
 from bitnet_chat.engine.supervisor import EngineSupervisor
+from bitnet_chat.engine_frames import EngineError, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.errors import BitnetChatError, FinishReason
-from bitnet_chat.frames import EngineError, ReplyText, ThinkingText, TurnEnd
 from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 
 
@@ -73,7 +73,7 @@ class ContextTrimmer:
         room = self._keeper.room
         count = room.more_to_drop(history)
         if count == room.window.count_left(history):
-            raise failures.too_long(process)
+            raise exit_errors.too_long(process)
         await self._let_go(history, count)
 
     async def _let_go(self, history: Conversation, count: int) -> None:

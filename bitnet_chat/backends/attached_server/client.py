@@ -1,7 +1,7 @@
 """A running ``bitnet-chat serve``, as a program elsewhere sees it: its address, its key, and what it says no with.
 
 The calls here block, and are made from threads or before there is a loop. What streams is in
-:mod:`bitnet_chat.backends.attach`.
+:mod:`bitnet_chat.backends.attached_server`.
 """
 
 from __future__ import annotations

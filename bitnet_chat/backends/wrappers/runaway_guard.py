@@ -28,7 +28,7 @@ from bitnet_chat.text.utf8 import TextBuffer
 from bitnet_chat.util.threads import run_beside_loop
 
 if TYPE_CHECKING:
-    from bitnet_chat.filters.guard import ReplyGuard
+    from bitnet_chat.filters.runaway_guard import ReplyGuard
 
 GRACE = 6.0
 """Seconds that a backend has to end a reply it was told to stop. A session replaces a deaf engine after two."""
@@ -105,8 +105,8 @@ class GuardedBackend(BackendWrapper):
     def guard_now(self, conversation: Conversation, options: ReplyOptions) -> ReplyGuard:
         """Takes as long as ``conversation`` is; may run in a thread."""
         # Here and not above: a prompt is on the screen 5 ms earlier.
-        from bitnet_chat.filters.guard import LengthLimit, ReplyGuard
         from bitnet_chat.filters.role_markers import relevant
+        from bitnet_chat.filters.runaway_guard import LengthLimit, ReplyGuard
 
         last = conversation.last
         before = last.content if last is not None and last.role == "assistant" else ""
@@ -164,7 +164,7 @@ class GuardedBackend(BackendWrapper):
 
 
 class _GuardFilter(ReplyFilter):
-    """Passes what :class:`~bitnet_chat.filters.guard.ReplyGuard` lets pass, and ends the reply."""
+    """Passes what :class:`~bitnet_chat.filters.runaway_guard.ReplyGuard` lets pass, and ends the reply."""
 
     def __init__(
         self, backend: GuardedBackend, conversation: Conversation, options: ReplyOptions, watch: StallWatch

@@ -10,7 +10,7 @@ import pytest
 from model_files import engine_file, model_file, text
 
 from bitnet_chat import paths
-from bitnet_chat.backends.pty import model_path
+from bitnet_chat.backends.local_engine import model_path
 from bitnet_chat.config import Settings
 from bitnet_chat.engine.binary import EngineBinary
 from bitnet_chat.errors import ModelError
