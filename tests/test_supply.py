@@ -123,7 +123,7 @@ def test_with_the_hub_a_larger_one_is_offered_and_the_small_one_in_its_place(
 def test_the_engine_is_that_of_the_model(tmp_path: Path, bare: Path) -> None:
     ternary, plain = model_file(tmp_path / "ternary.gguf", 36), model_file(tmp_path / "plain.gguf", 0)
     (engine,) = find_missing(Settings(model=str(ternary)), "", largest=_ALL)
-    assert (engine.label, engine.command) == ("the engine bitnet", ("engine", "install", "bitnet"))
+    assert (engine.label, engine.kind, engine.name) == ("the engine bitnet", "engine", "bitnet")
     assert labels(find_missing(Settings(model=str(plain)), "", largest=_ALL)) == ["the engine"]
     (bare / "llama-cli").symlink_to(fake_engine(tmp_path))
     assert labels(find_missing(Settings(model=str(ternary)), "", largest=_ALL)) == ["the engine bitnet"]

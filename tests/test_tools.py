@@ -396,7 +396,7 @@ def test_rounds_are_one_reply(tmp_path: Path) -> None:
     first = [Started(), TextDelta("I look.\n"), CALL, Completed(FinishReason.TOOL_CALLS, "I look.\n", Stats(tokens=3))]
     second = [Started(), TextDelta("Fine."), Completed(FinishReason.STOP, "Fine.", Stats(tokens=4))]
     events, asked = played(box_of(tmp_path, WEATHER), first, second)
-    assert [type(each) for each in events] == [Started, TextDelta, Notice, Notice, TextDelta, Completed]
+    assert [type(each) for each in events] == [Started, TextDelta, ToolCall, Notice, Notice, TextDelta, Completed]
     end = events[-1]
     assert isinstance(end, Completed) and (end.text, end.stats.tokens) == ("I look.\n\nFine.", 7)
     assert asked[1].messages[1:] == (

@@ -29,7 +29,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.errors import BitnetChatError, EngineNotFoundError, FinishReason, UsageError
+from bitnet_chat.errors import EngineNotFoundError, FinishReason, UsageError
 from bitnet_chat.journal import Journal, JournalRecorder, StoredConversation
 from bitnet_chat.markdown import Mode, prose
 from bitnet_chat.text.sanitize import one_line, visible
@@ -73,12 +73,7 @@ async def _answer_one(
     box: Toolbox | None,
     page: AnswerWriter,
 ) -> int:
-    try:
-        backend = open_interactive(settings, configured, journal, model=getattr(flags, "model", ""), convert=convert)
-    except BitnetChatError as error:
-        if hasattr(flags, "json"):  # who asked for an object gets one, whatever happens
-            print(json_text(batch.failure(error, settings.model) | {"conversation": None, "kept": False}))
-        raise
+    backend = open_interactive(settings, configured, journal, model=getattr(flags, "model", ""), convert=convert)
     _tell(settings)
     expect(backend, box)
     options = reply_options(settings)
