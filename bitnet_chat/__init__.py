@@ -14,8 +14,6 @@ The public names are imported on first use, so that ``import bitnet_chat`` costs
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from bitnet_chat.version import __version__
 
 TYPE_CHECKING = False  # as that of typing, which takes 7 ms to import
@@ -204,6 +202,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        from importlib import import_module
+
         found = globals()[name] = getattr(import_module(f"bitnet_chat.{_HOMES[name]}"), name)
         return found
     raise AttributeError(f"module 'bitnet_chat' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from bitnet_chat.cli.conversion import convert
 from bitnet_chat.cli.first_run import provide
 from bitnet_chat.cli.greeting import about
 from bitnet_chat.cli.parser import parse
-from bitnet_chat.errors import UsageError
+from bitnet_chat.errors import BitnetChatError, UsageError
 
 if TYPE_CHECKING:
     from bitnet_chat.backend import Backend
@@ -23,16 +24,31 @@ _Main = Coroutine[object, object, int]
 
 
 def run(arguments: Sequence[str]) -> int:
-    flags, given = parse(arguments)
-    settings, configured = config.load(given)
-    if settings.attach:
-        from bitnet_chat.backends.factory import refuse_for_an_engine
+    settings = config.Settings()
+    try:
+        flags, given = parse(arguments)
+        settings, configured = config.load(given)
+        if settings.attach:
+            from bitnet_chat.backends.factory import refuse_for_an_engine
 
-        refuse_for_an_engine(given, settings)
-    answering = _answering(flags)
-    if code := provide(settings, configured, may_ask=not hasattr(flags, "input")):
-        return code
-    return _run(answering(flags, settings, configured))
+            refuse_for_an_engine(given, settings)
+        answering = _answering(flags)
+        if code := provide(settings, configured, may_ask=not hasattr(flags, "input")):
+            return code
+        return _run(answering(flags, settings, configured))
+    except BitnetChatError as error:
+        _print_failure(arguments, error, settings.model)
+        raise
+
+
+def _print_failure(arguments: Sequence[str], error: BitnetChatError, model: str) -> None:
+    """The object of ``--json`` for a failure before the reply. The arguments are read anew: the parser may have refused
+    them."""
+    if "--json" in itertools.takewhile(lambda word: word != "--", arguments):
+        from bitnet_chat.batch import failure
+        from bitnet_chat.conversation.export import json_text
+
+        print(json_text(failure(error, model) | {"conversation": None, "kept": False}))
 
 
 def _answering(flags: argparse.Namespace) -> Callable[[argparse.Namespace, config.Settings, str], _Main]:

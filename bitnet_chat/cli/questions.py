@@ -29,7 +29,7 @@ from bitnet_chat.config import Settings
 from bitnet_chat.conversation import Conversation
 from bitnet_chat.conversation.export import json_text
 from bitnet_chat.engine.binary import Dialect
-from bitnet_chat.errors import BitnetChatError, EngineNotFoundError, FinishReason, UsageError
+from bitnet_chat.errors import EngineNotFoundError, FinishReason, UsageError
 from bitnet_chat.journal import JournalRecorder, JournalStore, StoredConversation
 from bitnet_chat.markdown import Mode, prose
 from bitnet_chat.text.sanitize import one_line, visible
@@ -75,12 +75,7 @@ async def _answer_one(
     box: Toolbox | None,
     page: AnswerWriter,
 ) -> int:
-    try:
-        backend = open_interactive(settings, configured, journal, model=getattr(flags, "model", ""), convert=convert)
-    except BitnetChatError as error:
-        if hasattr(flags, "json"):  # --json prints an object for every failure
-            print(json_text(batch.failure(error, settings.model) | {"conversation": None, "kept": False}))
-        raise
+    backend = open_interactive(settings, configured, journal, model=getattr(flags, "model", ""), convert=convert)
     _tell(settings)
     expect(backend, box)
     if stored is not None:
