@@ -53,7 +53,7 @@ class EndReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
+class ResumeConversation:
     stored: StoredConversation
 
 
@@ -68,12 +68,12 @@ class StartNew:
 
 
 @dataclass(frozen=True, slots=True)
-class Rename:
+class RenameConversation:
     title: str
 
 
 @dataclass(frozen=True, slots=True)
-class Fork:
+class ForkConversation:
     title: str
 
 
@@ -89,7 +89,20 @@ class Verify:
     """Changes nothing: the file is looked at as for every command."""
 
 
-Command = Create | Sync | BeginReply | AddText | EndReply | Resume | Follow | StartNew | Rename | Fork | Report | Verify
+Command = (
+    Create
+    | Sync
+    | BeginReply
+    | AddText
+    | EndReply
+    | ResumeConversation
+    | Follow
+    | StartNew
+    | RenameConversation
+    | ForkConversation
+    | Report
+    | Verify
+)
 
 
 def run(command: Command, store: ConversationStore) -> None:
@@ -105,15 +118,15 @@ def run(command: Command, store: ConversationStore) -> None:
             store.begin_reply(conversation, origin)
         case EndReply(reason, stats, text, thinking, calls, options):
             store.end_reply(reason, stats, text, thinking, calls, options)
-        case Resume(stored):
+        case ResumeConversation(stored):
             store.resume(stored)
         case Follow(row):
             store.follow(row)
         case StartNew():
             store.anew()
-        case Rename(title):
+        case RenameConversation(title):
             store.rename(title)
-        case Fork(title):
+        case ForkConversation(title):
             store.fork(title)
         case Report() | Verify():
             pass

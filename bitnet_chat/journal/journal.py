@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bitnet_chat.journal.recorder import JournalRecorder
     from bitnet_chat.journal.records import JournalEntry, SearchHit, StoredConversation
     from bitnet_chat.journal.transactions import ConversationStore
-    from bitnet_chat.journal.writer_thread import Job, WriterThread
+    from bitnet_chat.journal.writer_thread import WriterJob, WriterThread
 
 
 class JournalStore(Protocol):
@@ -116,7 +116,7 @@ class DatabaseJournal(JournalStore):
         complain: Callable[[str], None],
         on_end: Callable[[], None],
         clock: Callable[[], float],
-        on_done: Callable[[Job, ConversationStore], None],
+        on_done: Callable[[WriterJob, ConversationStore], None],
     ) -> WriterThread:
         """The thread of a recorder."""
 
@@ -152,7 +152,7 @@ class Journal(DatabaseJournal):
         complain: Callable[[str], None],
         on_end: Callable[[], None],
         clock: Callable[[], float],
-        on_done: Callable[[Job, ConversationStore], None],
+        on_done: Callable[[WriterJob, ConversationStore], None],
     ) -> WriterThread:
         from bitnet_chat.journal.writer_thread import WriterThread
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from bitnet_chat.journal import schema
 from bitnet_chat.journal.journal import DatabaseJournal
 from bitnet_chat.journal.transactions import ConversationStore
-from bitnet_chat.journal.writer_thread import Job, WriterThread
+from bitnet_chat.journal.writer_thread import WriterJob, WriterThread
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -42,7 +42,7 @@ class MemoryJournal(DatabaseJournal):
         complain: Callable[[str], None],
         on_end: Callable[[], None],
         clock: Callable[[], float],
-        on_done: Callable[[Job, ConversationStore], None],
+        on_done: Callable[[WriterJob, ConversationStore], None],
     ) -> WriterThread:
         return _MemoryWriter(self.held, complain, on_end, clock, on_done)
 
@@ -71,12 +71,12 @@ class _MemoryWriter(WriterThread):
         complain: Callable[[str], None],
         on_end: Callable[[], None],
         clock: Callable[[], float],
-        on_done: Callable[[Job, ConversationStore], None],
+        on_done: Callable[[WriterJob, ConversationStore], None],
     ) -> None:
         self._held = held
         super().__init__(Path(":memory:"), complain, on_end, clock, on_done)
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: WriterJob) -> None:
         with self._held() as connection:
             self._scribe = self._scribe or ConversationStore(connection)
             super()._do(job)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bitnet_chat.journal.journal import DatabaseJournal
     from bitnet_chat.journal.records import StoredConversation
     from bitnet_chat.journal.transactions import ConversationStore, MessageRows
-    from bitnet_chat.journal.writer_thread import Job, PendingText, WriterThread
+    from bitnet_chat.journal.writer_thread import PendingText, WriterJob, WriterThread
 
 PATIENCE = 3.0
 """Seconds for which :meth:`JournalRecorder.close` has it tried to write what waits."""
@@ -170,11 +170,11 @@ class JournalRecorder:
 
     def resume(self, stored: StoredConversation) -> None:
         """Goes on with a conversation that was read from the journal."""
-        from bitnet_chat.journal.commands import Resume
+        from bitnet_chat.journal.commands import ResumeConversation
 
         self._leave(ConversationSlot(stored.id, stored.title))
         self._named = stored.is_named
-        self._put(Resume(stored))
+        self._put(ResumeConversation(stored))
 
     def follow(self, row: int | None) -> None:
         """The next message of the user stands behind this row, where it is not one that is there already: behind a
@@ -193,19 +193,19 @@ class JournalRecorder:
 
     def rename(self, title: str) -> None:
         """Another title, also for a conversation that has not begun."""
-        from bitnet_chat.journal.commands import Rename
+        from bitnet_chat.journal.commands import RenameConversation
 
         self.title, self._named = title, True
-        self._put(Rename(title))
+        self._put(RenameConversation(title))
 
     def fork(self, title: str = "") -> None:
         """What follows goes into a copy of the conversation; the one so far stays as it is."""
-        from bitnet_chat.journal.commands import Fork
+        from bitnet_chat.journal.commands import ForkConversation
 
         named = self._named or bool(title)
         self._leave(ConversationSlot(title=title or self.title))
         self._named = named
-        self._put(Fork(title))
+        self._put(ForkConversation(title))
 
     async def rows(self) -> MessageRows | None:
         """Where the conversation stands in the file, once all that happened so far is written. None: nothing is kept,
@@ -274,7 +274,7 @@ class JournalRecorder:
             self._writer = self._journal.writer(self._complain_there, self._end_there, self._clock, self._done_there)
         self._writer.put(command, self._slot)
 
-    def _done_there(self, job: Job, store: ConversationStore) -> None:
+    def _done_there(self, job: WriterJob, store: ConversationStore) -> None:
         """In the thread."""
         from bitnet_chat.journal.commands import BeginReply, Report
 

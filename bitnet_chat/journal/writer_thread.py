@@ -74,7 +74,7 @@ class PendingText:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WriterJob:
     """A command, and the conversation that it is about."""
 
     command: Command
@@ -90,14 +90,14 @@ class WriterThread:
         complain: Callable[[str], None],
         on_end: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
-        on_done: Callable[[Job, ConversationStore], None] = lambda job, store: None,
+        on_done: Callable[[WriterJob, ConversationStore], None] = lambda job, store: None,
     ) -> None:
         """``complain``, ``on_done`` (a command was run) and ``on_end`` are called in the thread."""
         self._path = path
         self._complain = complain
         self._on_end, self._on_done = on_end, on_done
         self._clock = clock
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[WriterJob | None] = SimpleQueue()
         self._stopping = threading.Event()
         self._deadline = 0.0
         self._connection: Connection | None = None
@@ -125,7 +125,7 @@ class WriterThread:
         if self._jobs.qsize() >= JOBS_MOST and not self.off and not isinstance(command, AddText):
             self._give_up("the journal cannot be written, and too much waits: nothing more is kept")
         if not self.off:
-            self._jobs.put(Job(command, slot or ConversationSlot()))
+            self._jobs.put(WriterJob(command, slot or ConversationSlot()))
 
     def stop(self, patience: float = 0.0) -> None:
         """Ends the thread when all commands are run; those that fail are tried for so many seconds."""
@@ -152,14 +152,16 @@ class WriterThread:
 
     def _end(self) -> None:
         if self._state is not None and state_of(self._path).identity == self._state.identity:
-            self._do(Job(Verify(), ConversationSlot()))  # the file may have been written over since the last command
+            self._do(
+                WriterJob(Verify(), ConversationSlot())
+            )  # the file may have been written over since the last command
         if self._connection is not None:
             # Only now: the first message has no time to lose. The next program does again what fails here.
             with contextlib.suppress(Exception):
                 settle(self._connection)
         self._close()
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: WriterJob) -> None:
         import sqlite3
 
         wait, since = RETRY, time.monotonic()

@@ -20,10 +20,10 @@ from bitnet_chat.journal.commands import (
     Create,
     EndReply,
     Follow,
-    Fork,
-    Rename,
+    ForkConversation,
+    RenameConversation,
     Report,
-    Resume,
+    ResumeConversation,
     StartNew,
     Sync,
     Verify,
@@ -93,15 +93,15 @@ def test_titles_copies_and_new_conversations(connection: sqlite3.Connection, sto
     run(Create(QUESTION, "a title", "a model"), store)
     first = store.id
     assert (stored(connection, first).title, stored(connection, first).model) == ("a title", "a model")
-    run(Rename("another"), store)
+    run(RenameConversation("another"), store)
     assert stored(connection, first).title == "another"
-    run(Fork("a copy"), store)
+    run(ForkConversation("a copy"), store)
     second = store.id
     assert second != first and stored(connection, second).title == "a copy"
     assert stored(connection, second).forked_from == first
     run(StartNew(), store)
     assert store.id is None
-    run(Resume(stored(connection, first)), store)
+    run(ResumeConversation(stored(connection, first)), store)
     assert store.id == first
     run(Sync(QUESTION.with_assistant("a reply", FinishReason.STOP)), store)
     assert len(stored(connection, first).conversation.messages) == 2
@@ -136,7 +136,7 @@ def test_every_command_tells_what_it_is_and_is_run() -> None:
 
     made: list[Command] = [
         Create(QUESTION, "", ""), Sync(QUESTION), BeginReply(QUESTION, ReplyOrigin()), AddText(PendingText()),
-        EndReply(FinishReason.STOP, {}), Resume(None), Follow(1), StartNew(), Rename("x"), Fork(""),  # type: ignore[arg-type]
+        EndReply(FinishReason.STOP, {}), ResumeConversation(None), Follow(1), StartNew(), RenameConversation("x"), ForkConversation(""),  # type: ignore[arg-type]
         Report(None), Verify(),  # type: ignore[arg-type]
     ]  # fmt: skip
     assert {type(each) for each in made} == set(get_args(commands.Command))
