@@ -98,8 +98,8 @@ async def main(streams: int, rate: float, seconds: float) -> None:
         # The guard is on, but for repetitions, of which this engine makes nothing else.
         return GuardedBackend(SyntheticBackend(rate, seconds), GuardLimits(repeat_limit=0))
 
-    desk = ReplyScheduler(ModelManager({"synthetic": BackendFactory("synthetic", streams, make)}))
-    async with running(desk, ServeSettings(port=0), None) as url:
+    scheduler = ReplyScheduler(ModelManager({"synthetic": BackendFactory("synthetic", streams, make)}))
+    async with running(scheduler, ServeSettings(port=0), None) as url:
         print(url, flush=True)
         await asyncio.Event().wait()
 

@@ -62,7 +62,7 @@ def endless_flags(threads: int = 0) -> list[str]:
 
 def talk_of(settings: Settings) -> EngineProtocol:
     """The dialect bound as bitnet-chat binds it: the bare engine gets the very same command line."""
-    return LocalEngineBackend(settings).talk()
+    return LocalEngineBackend(settings).protocol()
 
 
 @contextmanager

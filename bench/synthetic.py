@@ -219,7 +219,7 @@ async def _through_process() -> float:
 async def _through_session() -> float:
     session = Session(_Flood)
     try:
-        session.keeper.prepare(Conversation())
+        session.supervisor.prepare(Conversation())
         while session.state is not ProcessState.IDLE:  # noqa: ASYNC110 -- outside of what is measured
             await asyncio.sleep(0.01)
         begun = time.perf_counter()

@@ -91,12 +91,12 @@ def _agreement(texts: list[str]) -> str:
 
 
 def through_pty(threads: int) -> Run:
-    talk = talk_of(endless(threads))
-    launch = talk.launch(Conversation())
-    message = talk.input(launch, launch.context, Conversation(), QUESTION)
+    protocol = talk_of(endless(threads))
+    launch = protocol.launch(Conversation())
+    message = protocol.input(launch, launch.context, Conversation(), QUESTION)
     if message is None:  # no text can be typed behind an empty history: it is started with the message
-        launch = talk.launch(Conversation(), message=QUESTION)
-        message = talk.input(launch, launch.context, Conversation(), QUESTION)
+        launch = protocol.launch(Conversation(), message=QUESTION)
+        message = protocol.input(launch, launch.context, Conversation(), QUESTION)
     assert message is not None
     with NamedTemporaryFile("w", encoding="utf-8", suffix=".prompt") as file:
         file.write(launch.prompt)

@@ -339,8 +339,8 @@ async def run(
 
     ``at_once``: so many are asked at the same time, of a backend that can do that; they are written in order.
 
-    Raises EngineNotFound, ModelError, Unsupported, RefusedFlag or EngineDied where the rest would fail as well; what
-    was written stays.
+    Raises EngineNotFoundError, ModelError, UnsupportedError, RefusedFlagError or EngineDiedError where the rest would
+    fail as well; what was written stays.
     """
     worst, failed, crashes = FinishReason.STOP, 0, _CrashCount()
 

@@ -48,7 +48,9 @@ def refuse_for_an_engine(given: Iterable[str], settings: Settings, written: Call
 
 
 def open_journal(settings: Settings) -> JournalStore:
-    """Where conversations are kept. Raises NoServer where ``--attach`` finds none, UsageError for a wrong key."""
+    """Where conversations are kept. Raises ServerUnreachableError where ``--attach`` finds none, UsageError for a
+    wrong key.
+    """
     if not settings.attach:
         return open_local_journal(settings)
     from bitnet_chat.backends.attached_server.client import ServerClient
@@ -78,7 +80,7 @@ def open_interactive(
     """Starts nothing. ``journal``: of :func:`open_journal`. ``model``: the one that was asked for by name, now.
     ``convert``: see :func:`open_backend`.
 
-    Raises EngineNotFound, ModelError or UsageError."""
+    Raises EngineNotFoundError, ModelError or UsageError."""
     if not settings.attach:
         wanted = replace(settings, model=model or settings.model)
         return open_backend(wanted, configured, advice=advice, convert=convert)
@@ -135,7 +137,7 @@ def open_backend(
     ``dialect`` and ``sharing`` of the processors: of an engine; others have none. ``name``: of the model, where it was
     given one. ``convert``: shows the user what it does; without it a conversion is silent.
 
-    Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
+    Raises EngineNotFoundError, ModelError or UsageError for what can be seen to be missing."""
     if settings.backend == "engine":
         from bitnet_chat.backends.local_engine import LocalEngineBackend
 

@@ -59,7 +59,7 @@ class LlamaServer:
         """Starts nothing. ``sharing``: of the processors with other engines. ``name``: of the model, where it was given
         one.
 
-        Raises EngineNotFound, ModelError or UsageError for what can be seen to be missing."""
+        Raises EngineNotFoundError, ModelError or UsageError for what can be seen to be missing."""
         require_aiohttp()
         self.binary: EngineBinary = find_server(
             settings.engine or None, configured_engine or None, limit=settings.probe_timeout

@@ -80,7 +80,7 @@ class LocalEngineBackend:
     ) -> None:
         """``sharing``: of the processors with other engines. ``name``: of the model, where it was given one.
 
-        Raises EngineNotFound or ModelError for what can be seen to be missing without loading anything."""
+        Raises EngineNotFoundError or ModelError for what can be seen to be missing without loading anything."""
         wish = engine_request(settings, configured_engine, dialect)
         wish.require()
         reasons: list[str] = []
@@ -106,7 +106,7 @@ class LocalEngineBackend:
         self._on_spawn = on_spawn
         self._load = ProcessUsage()
         self._session = Session(
-            self.talk,
+            self.protocol,
             ContextPolicy(settings.overflow, lambda text: self.count(text) or by_length(text)),
             transport=settings.io,
             on_spawn=self._spawned,
@@ -121,12 +121,12 @@ class LocalEngineBackend:
         self._extra = settings.engine_args
         self._refit = OptionRetry(
             lambda binary: probe(binary.path, use_cache=False, limit=settings.probe_timeout),
-            self._session.keeper.notify,
+            self._session.supervisor.notify,
         )
         self._counter: TokenCounter | None = None
         self._interpreter: PromptToolAdapter | None = None
         for reason in reasons:
-            self._session.keeper.notify(reason)
+            self._session.supervisor.notify(reason)
 
     @property
     def model(self) -> Path:
@@ -171,9 +171,9 @@ class LocalEngineBackend:
 
     def prepare(self, history: Conversation) -> None:
         if (interpreter := self._interpreter_for(history)) is not None:
-            interpreter.prepare(history, self._session.keeper.prepare)
+            interpreter.prepare(history, self._session.supervisor.prepare)
         else:
-            self._session.keeper.prepare(history)
+            self._session.supervisor.prepare(history)
 
     def expect(self, tools: Sequence[Tool]) -> None:
         """Replies will be asked for with these tools. What is loaded before the first of them is then right for it."""
@@ -219,8 +219,10 @@ class LocalEngineBackend:
         process = self._session.process
         alive = process is not None and process.state is not ProcessState.DEAD
         memory, cpu = self._load.of(process.pid) if process is not None and alive else (None, None)
-        spares = [size for pid in self._session.keeper.spare_pids if (size := self._load.memory_of(pid)) is not None]
-        used = self._session.keeper.context_used
+        standby = [
+            size for pid in self._session.supervisor.spare_pids if (size := self._load.memory_of(pid)) is not None
+        ]
+        used = self._session.supervisor.context_used
         return BackendStatus(
             model=self._name,
             engine=f"{packages.name_of(self.binary)} ({self.binary.dialect.value})",
@@ -229,11 +231,11 @@ class LocalEngineBackend:
             state=BackendState(self._session.state),
             context_used=used.count if used is not None else None,
             context_exact=used is None or not used.error,
-            context_size=process.meter.context_size or self._session.keeper.room.size if process else None,
+            context_size=process.meter.context_size or self._session.supervisor.room.size if process else None,
             memory=memory,
             cpu=cpu,
-            spare_memory=sum(spares) if spares else None,
-            restarts=self._session.keeper.budget.spent,
+            spare_memory=sum(standby) if standby else None,
+            restarts=self._session.supervisor.budget.spent,
             in_bursts=self._is_buffered,
         )
 
@@ -249,7 +251,7 @@ class LocalEngineBackend:
         if self._counter is None:  # by the time that somebody asks, the vocabulary has been read
             threading.Thread(target=self.count, args=("",), name="vocabulary", daemon=True).start()
         if self._recorder is not None:
-            process.tape = self._recorder.track(process.facts)
+            process.trace_listener = self._recorder.track(process.facts)
         if self._on_spawn is not None:
             self._on_spawn(process)
 
@@ -261,7 +263,7 @@ class LocalEngineBackend:
         self.binary = binary or self.binary
         return binary is not None
 
-    def talk(self) -> EngineProtocol:
+    def protocol(self) -> EngineProtocol:
         """How this engine is started and addressed for this model. Reads the header and knocks at rpc-servers: may
         run in a thread."""
         # Here and not above: a prompt is on the screen 12 ms earlier.
@@ -275,8 +277,8 @@ class LocalEngineBackend:
 
             knock(self._rpc)
         if self.awaits_conversion:
-            self._session.keeper.notify(conversion.announcement(self._model))
-        prepared = self._prepared(self._session.keeper.notify)
+            self._session.supervisor.notify(conversion.announcement(self._model))
+        prepared = self._prepared(self._session.supervisor.notify)
         header, template = prepared.header, prepared.template
         tiny = header.size < TINY_MODEL
         advised = advised_sampling(self._model)
@@ -284,7 +286,7 @@ class LocalEngineBackend:
         self._sampling = own_sampling(settings).over(advised)
         self._extra = share.extra
         if share.notice:
-            self._session.keeper.notify(share.notice)
+            self._session.supervisor.notify(share.notice)
         options = EngineOptions(
             model=self.convert(),
             context_size=context_for(header.context_length, settings.ctx),
@@ -371,7 +373,7 @@ def advised_sampling(model: Path) -> Sampling:
 
 
 def _rpc_servers(text: str, binary: EngineBinary) -> tuple[str, ...]:
-    """Raises UsageError for what is no list of addresses, EngineNotFound for an engine without RPC."""
+    """Raises UsageError for what is no list of addresses, EngineNotFoundError for an engine without RPC."""
     if not text:
         return ()
     from bitnet_chat.engine import rpc

@@ -59,7 +59,7 @@ class _Waiter:
     urgent: bool
     number: int
     make_way: Callable[[], bool] | None
-    seat: asyncio.Future[Slot]
+    slot: asyncio.Future[Slot]
     asked: bool = False
     """It makes way."""
 
@@ -76,7 +76,7 @@ class Pool:
         self.source = source
         self._queue = queue
         self._clock = clock
-        self._seats: list[Slot] = []
+        self._slots: list[Slot] = []
         self._free: list[Slot] = []
         self._waiting: list[_Waiter] = []
         self._leased: list[_Waiter] = []
@@ -90,35 +90,35 @@ class Pool:
 
     @property
     def busy(self) -> int:
-        return len(self._seats) - len(self._free)
+        return len(self._slots) - len(self._free)
 
     @property
     def backends(self) -> list[Backend]:
-        return [seat.backend for seat in self._seats]
+        return [slot.backend for slot in self._slots]
 
     @property
     def seats(self) -> list[Slot]:
-        return list(self._seats)
+        return list(self._slots)
 
     @property
     def memory(self) -> int:
         """Resident bytes of all processes, those that are kept ready among them; 0: nothing is known."""
-        statuses = [seat.backend.status() for seat in self._seats]
+        statuses = [slot.backend.status() for slot in self._slots]
         sizes = [(status.memory or 0) + (status.spare_memory or 0) for status in statuses]
         return max(sizes, default=0) if self.source.shared else sum(sizes)
 
     async def refusal(self, conversation: Conversation, options: ReplyOptions) -> BitnetChatError | None:
         """What a request that would have to wait here is refused for when its turn comes, as far as that can be said
         without an engine: there is nothing to wait for, then. None where there is a seat for it."""
-        if self._closed or not self._seats:
+        if self._closed or not self._slots:
             return None
-        if not self._waiting and (self._free or len(self._seats) < self.source.parallel):
+        if not self._waiting and (self._free or len(self._slots) < self.source.parallel):
             return None
-        return await refusal_of(self._seats[0].backend, conversation, options)
+        return await refusal_of(self._slots[0].backend, conversation, options)
 
     def start(self) -> None:
         """Loads the first one in the background."""
-        if not self._seats and not self._closed:
+        if not self._slots and not self._closed:
             self._free.append(self._make())
 
     @asynccontextmanager
@@ -138,7 +138,7 @@ class Pool:
         for a seat: True if this lease ends soon for it. ``turn``: the :func:`number` in line, where it was drawn
         before; ``again``: for a lease that made way, which is not sent away.
 
-        Raises Busy when too many wait already and when the pool is closed, and what ``source.backend`` raises.
+        Raises BusyError when too many wait already and when the pool is closed, and what ``source.backend`` raises.
         """
         wish = _Waiter(
             conversation,
@@ -148,25 +148,25 @@ class Pool:
             None if urgent else make_way,
             asyncio.get_running_loop().create_future(),
         )
-        seat = await self._seat_for(wish, returning=again)
+        slot = await self._seat_for(wish, returning=again)
         began = self._clock()
-        seat.memory, seat.sampling, seat.used = Conversation(), wish.sampling, next(self._leases)
+        slot.memory, slot.sampling, slot.used = Conversation(), wish.sampling, next(self._leases)
         self._leased.append(wish)
         try:
-            yield seat
+            yield slot
         finally:
             self._leased.remove(wish)
             self._lengths.append(self._clock() - began)
-            self._give_back(seat)
+            self._give_back(slot)
 
     async def close(self) -> None:
         """Ends all backends, those that are lent too; who waits hears Busy."""
         self._closed = True
         for wish in self._waiting:
-            if not wish.seat.done():
-                wish.seat.set_exception(self._ended())
+            if not wish.slot.done():
+                wish.slot.set_exception(self._ended())
         self._waiting.clear()
-        results = await asyncio.gather(*(seat.backend.close() for seat in self._seats), return_exceptions=True)
+        results = await asyncio.gather(*(slot.backend.close() for slot in self._slots), return_exceptions=True)
         for error in results:
             if isinstance(error, BaseException):
                 raise error
@@ -176,8 +176,8 @@ class Pool:
     async def _seat_for(self, wish: _Waiter, *, returning: bool) -> Slot:
         if self._closed:
             raise self._ended()
-        if not self._waiting and (seat := self._pick(wish)) is not None:
-            return seat
+        if not self._waiting and (slot := self._pick(wish)) is not None:
+            return slot
         if len(self._waiting) >= self._queue and not returning:
             refused = self._full()
             if not wish.urgent or not self._waiting or self._waiting[-1].urgent:
@@ -187,32 +187,32 @@ class Pool:
         if wish.urgent:
             self._ask_to_make_way()
         try:
-            return await wish.seat
+            return await wish.slot
         except asyncio.CancelledError:
             if wish in self._waiting:
                 self._waiting.remove(wish)
-            elif wish.seat.done() and not wish.seat.cancelled() and wish.seat.exception() is None:
-                self._give_back(wish.seat.result())  # it was handed over, and nobody is there to take it
+            elif wish.slot.done() and not wish.slot.cancelled() and wish.slot.exception() is None:
+                self._give_back(wish.slot.result())  # it was handed over, and nobody is there to take it
             raise
 
-    def _give_back(self, seat: Slot) -> None:
-        self._free.append(seat)
+    def _give_back(self, slot: Slot) -> None:
+        self._free.append(slot)
         while self._waiting and not self._closed:
             first = self._waiting[0]
             try:
-                if not first.seat.done():  # cancelled, and has not yet come round to saying so
+                if not first.slot.done():  # cancelled, and has not yet come round to saying so
                     found = self._pick(first)
                     if found is None:
                         return
-                    first.seat.set_result(found)
+                    first.slot.set_result(found)
             except BitnetChatError as error:
-                first.seat.set_exception(error)
+                first.slot.set_exception(error)
             self._waiting.pop(0)
 
     @staticmethod
     def _settle(wish: _Waiter, error: BitnetChatError) -> None:
-        if not wish.seat.done():
-            wish.seat.set_exception(error)
+        if not wish.slot.done():
+            wish.slot.set_exception(error)
 
     def _ask_to_make_way(self) -> None:
         """As many as people wait for, those first that have lost least."""
@@ -242,18 +242,18 @@ class Pool:
     def _pick(self, wish: _Waiter) -> Slot | None:
         """The best seat there is for it, no longer free; None where there is none. Raises what ``source.backend``
         raises, if not even one could be made."""
-        now = max((seat.used for seat in self._seats), default=0)
+        now = max((slot.used for slot in self._slots), default=0)
 
-        def fit(seat: Slot) -> tuple[int, float]:
-            return _fit(seat, wish.conversation, wish.sampling, now)
+        def fit(slot: Slot) -> tuple[int, float]:
+            return _fit(slot, wish.conversation, wish.sampling, now)
 
         best = max(self._free, key=fit, default=None)
         if best is None or fit(best) < _FRESH:
-            if len(self._seats) < self.source.parallel:
+            if len(self._slots) < self.source.parallel:
                 try:
                     return self._make()
                 except BitnetChatError:
-                    if not self._seats:  # else those that there are will have to do
+                    if not self._slots:  # else those that there are will have to do
                         raise
             if best is None:
                 return None
@@ -261,37 +261,37 @@ class Pool:
         return best
 
     def _make(self) -> Slot:
-        seat = Slot(self.source.backend())
-        self._seats.append(seat)
-        seat.backend.start()
-        return seat
+        slot = Slot(self.source.backend())
+        self._slots.append(slot)
+        slot.backend.start()
+        return slot
 
 
 _FRESH = (2, 0.0)
 """The fit of a seat that was never used. Anything that is worse gives way to a new seat, where there may be one."""
 
 
-def _fit(seat: Slot, conversation: Conversation, sampling: Sampling, now: int) -> tuple[int, float]:
+def _fit(slot: Slot, conversation: Conversation, sampling: Sampling, now: int) -> tuple[int, float]:
     """How well a seat suits, the best highest: one that knows the conversation so far, and the more of it the better;
     one that was never used; one whose memory is another branch of this conversation, and so of no use to any other;
     then the one whose loss costs least. ``now``: the last lease of all."""
-    if not seat.used:
+    if not slot.used:
         return _FRESH
-    known, asked = seat.memory.messages, conversation.messages
+    known, asked = slot.memory.messages, conversation.messages
     same = sum(1 for _ in itertools.takewhile(lambda pair: _same(*pair), zip(known, asked, strict=False)))
-    if known and same == len(known) and sampling == seat.sampling:
+    if known and same == len(known) and sampling == slot.sampling:
         return 3, same
     if any(message.role == "user" for message in known[:same]):
-        return 1, -seat.used
-    return 0, -_loss(seat, now)
+        return 1, -slot.used
+    return 0, -_loss(slot, now)
 
 
-def _loss(seat: Slot, now: int) -> float:
+def _loss(slot: Slot, now: int) -> float:
     """What it would cost, as far as one can guess, that a seat forgets: the characters to read again, more the more
     often the conversation has been gone on with, and less the longer that is ago."""
-    characters = sum(len(message.content) for message in seat.memory.messages)
-    turns = sum(message.role == "user" for message in seat.memory.messages)
-    return characters * turns**2 / (now - seat.used + 1)
+    characters = sum(len(message.content) for message in slot.memory.messages)
+    turns = sum(message.role == "user" for message in slot.memory.messages)
+    return characters * turns**2 / (now - slot.used + 1)
 
 
 def _same(one: Message, other: Message) -> bool:
@@ -326,5 +326,7 @@ class BackendFactory:
     """Where the file came from, ``hf:user/repo/file``; empty where that is not known."""
 
     def backend(self) -> Backend:
-        """One more. Starts nothing. Raises EngineNotFound, ModelError or UsageError for what is seen to be missing."""
+        """One more. Starts nothing. Raises EngineNotFoundError, ModelError or UsageError for what is seen to be
+        missing.
+        """
         return self.make()

@@ -131,7 +131,7 @@ def _probe(flags: argparse.Namespace) -> int:
         facts = _facts(binary)
         if answers := _answers(binary):
             facts["known answers"] = answers
-        if flags.talk and binary.can_chat:
+        if flags.protocol and binary.can_chat:
             facts["talks"] = _rehearsed(binary, flags.model, limit)
         if flags.json:
             print(json_text(facts, indent=2))
@@ -159,7 +159,7 @@ def _rehearsed(binary: EngineBinary, model: str, limit: float) -> str:
 
     async def rehearsed() -> FirstTurn:
         resident = LocalEngineBackend(settings)
-        resident.talk()  # raises for a model or a template that cannot be used, which says nothing about the engine
+        resident.protocol()  # raises for a model or a template that cannot be used, which says nothing about the engine
         backend = GuardedBackend(resident, GuardLimits.of(settings), advice="nothing")
         try:
             return await try_first_turn(backend, binary.path)

@@ -191,7 +191,7 @@ class OpenServer:
     """A listening server. ``url``: its address."""
 
     url: str
-    desk: ReplyScheduler
+    scheduler: ReplyScheduler
 
 
 @asynccontextmanager
@@ -237,14 +237,14 @@ async def open_server(
     more = partial(models_of, settings, configured, parallel=serving.parallel) if has_models(settings) else None
     if more is not None and not models:
         sources = dict(await more()) or sources
-    catalogue = ModelManager(sources, queue=serving.queue, memory_limit=serving.memory_limit, more=more)
+    model_manager = ModelManager(sources, queue=serving.queue, memory_limit=serving.memory_limit, more=more)
     if serving.memory_limit:
-        await catalogue.check()
+        await model_manager.check()
     cache = ReplyCache(_sampling(settings)) if serving.cache else None
     defaults = RequestDefaults(settings.system, settings.max_tokens or None, settings.timeout or None)
-    desk = ReplyScheduler(catalogue, cache=cache, defaults=defaults, log_prompts=serving.log_prompts)
-    async with running(desk, serving, open_local_journal(settings) if settings.journal else None) as url:
-        yield OpenServer(url, desk)
+    scheduler = ReplyScheduler(model_manager, cache=cache, defaults=defaults, log_prompts=serving.log_prompts)
+    async with running(scheduler, serving, open_local_journal(settings) if settings.journal else None) as url:
+        yield OpenServer(url, scheduler)
 
 
 def _of_threads(settings: config.Settings, parallel: int) -> str:
@@ -285,7 +285,7 @@ async def _serve(serving: ServeSettings, settings: config.Settings, configured: 
             async with open_server(serving, settings, configured, models) as server:
                 _say(f"listening on {server.url}")
                 await ending.wait()
-                if running := server.desk.running:
+                if running := server.scheduler.running:
                     _say(f"shutting down: {running} running, {serving.grace:g} s at most; Ctrl-C again ends at once")
         except asyncio.CancelledError:
             if not ended_by:

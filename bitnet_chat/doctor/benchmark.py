@@ -55,7 +55,7 @@ class _LogCapture:
         self.log = bytearray()
 
     def listen(self, process: EngineProcess) -> None:
-        process.tape = self
+        process.trace_listener = self
 
     def output(self, data: bytes) -> None:
         pass

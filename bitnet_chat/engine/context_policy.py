@@ -59,7 +59,7 @@ class ContextPolicy:
 
     def to_drop(
         self,
-        talk: EngineProtocol,
+        protocol: EngineProtocol,
         history: Conversation,
         used: TokenCount | None,
         text: str,
@@ -71,22 +71,22 @@ class ContextPolicy:
         ``used``: tokens in the context of the child that has ``history``; None where none has. ``most``: tokens of the
         reply. ``alone``: the policy of a request that stands for itself. May take time for a long history.
 
-        Raises ContextOverflow for a message that is too long by itself, and for a conversation that is too long where
-        the policy is to stop.
+        Raises ContextOverflowError for a message that is too long by itself, and for a conversation that is too long
+        where the policy is to stop.
         """
         policy = alone or self.policy
         left = self.window.count_left(history) if alone is None else 0
-        size = self.size or talk.context_size
+        size = self.size or protocol.context_size
         if not size:
             return left
         kept = self.window.kept(history) if alone is None else history
-        message = talk.cost_of_message(text, self.count) if text else TokenCount(0)
-        told = self._told(talk, kept, used, size)
+        message = protocol.cost_of_message(text, self.count) if text else TokenCount(0)
+        told = self._told(protocol, kept, used, size)
         need = told.tokens + message
         reserve = self.reserve(size, most)
         if need.count + reserve <= size:
             return left
-        pinned = talk.cost_of_history(Conversation().with_system(history.system), self.count)
+        pinned = protocol.cost_of_history(Conversation().with_system(history.system), self.count)
         if (pinned + message).at_least >= size:
             raise too_long(message, pinned, size)
         if not kept.turns:
@@ -107,7 +107,7 @@ class ContextPolicy:
 
         return left + messages_to_drop(kept.turns, cost, room, enough, places_apart(size) if alone else 0)
 
-    def _told(self, talk: EngineProtocol, kept: Conversation, used: TokenCount | None, size: int) -> _HistoryCost:
+    def _told(self, protocol: EngineProtocol, kept: Conversation, used: TokenCount | None, size: int) -> _HistoryCost:
         """A history that is many times too long is looked at as far as it might stay."""
         turns, near, start = kept.turns, 0.0, len(kept.turns)
         while start and near <= _FAR * size:
@@ -117,8 +117,8 @@ class ContextPolicy:
         if start and (first := next((i for i in range(start, len(turns)) if turns[i].role == "user"), None)):
             newest, start = without_oldest(kept, first), first
             near = sum(self.count(each.content).count + _AROUND for each in turns[start:])
-        tokens = used if used is not None and not start else talk.cost_of_history(newest, self.count)
-        system = talk.cost_of_history(Conversation().with_system(kept.system), self.count)
+        tokens = used if used is not None and not start else protocol.cost_of_history(newest, self.count)
+        system = protocol.cost_of_history(Conversation().with_system(kept.system), self.count)
         scale = max(0, tokens.count - system.count) / near if near else 1.0
         if start:
             length = sum(len(each.content) for each in newest.turns) or 1
@@ -126,16 +126,16 @@ class ContextPolicy:
             tokens += TokenCount(max(start, round(more)), _GUESS)
         return _HistoryCost(tokens, scale)
 
-    def fits_alone(self, talk: EngineProtocol, history: Conversation, text: str) -> bool:
+    def fits_alone(self, protocol: EngineProtocol, history: Conversation, text: str) -> bool:
         """Whether ``text`` has nothing before it that could leave the window, and surely takes less than half of it."""
         kept = self.window.kept(history)
-        size = self.size or talk.context_size
-        need = talk.cost_of_history(kept, self.count) + talk.cost_of_message(text, self.count)
+        size = self.size or protocol.context_size
+        need = protocol.cost_of_history(kept, self.count) + protocol.cost_of_message(text, self.count)
         return not kept.turns and need.at_most * 2 < size
 
     def more_to_drop(self, history: Conversation) -> int:
-        """The same where the engine said that it was too much, whatever had been counted. Raises ContextOverflow where
-        the policy is to stop and there is something that could leave."""
+        """The same where the engine said that it was too much, whatever had been counted. Raises ContextOverflowError
+        where the policy is to stop and there is something that could leave."""
         left = self.window.count_left(history)
         turns = history.turns[left:]
         if turns and self.policy == "stop":
@@ -143,23 +143,25 @@ class ContextPolicy:
         return left + half_to_drop(turns)
 
     def to_summarise(
-        self, turns: Sequence[Message], earlier: str, talk: EngineProtocol
+        self, turns: Sequence[Message], earlier: str, protocol: EngineProtocol
     ) -> tuple[Sequence[Message], int]:
         """The newest of ``turns`` that fit into one window with the request for a summary, and the summary's limit in
         tokens."""
-        size = self.size or talk.context_size or _SMALLEST
+        size = self.size or protocol.context_size or _SMALLEST
         limit = self.summary_limit(size)
-        asked = talk.cost_of_message(summaries.request((), earlier, limit), self.count)
+        asked = protocol.cost_of_message(summaries.request((), earlier, limit), self.count)
         room = size - limit - asked.at_most
         for start in range(len(turns)):
             if sum(self.count(each.content).at_most + _AROUND for each in turns[start:]) <= room:
                 return turns[start:], limit
         return (), limit
 
-    def cost_of_oldest(self, talk: EngineProtocol, history: Conversation, count: int) -> TokenCount:
+    def cost_of_oldest(self, protocol: EngineProtocol, history: Conversation, count: int) -> TokenCount:
         """Tokens of the ``count`` oldest messages, with what the template puts around them."""
         leaving = history.turns[:count]
-        around = talk.cost_of_message("", self.count) + TokenCount(1)  # of a message and its reply, which has an end
+        around = protocol.cost_of_message("", self.count) + TokenCount(
+            1
+        )  # of a message and its reply, which has an end
         around = TokenCount(around.count * sum(each.role == "user" for each in leaving), around.error)
         if sum(len(each.content) for each in leaving) > _COUNTED:
             return by_length("".join(each.content for each in leaving)) + around

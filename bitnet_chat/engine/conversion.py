@@ -218,7 +218,7 @@ def _running(words: list[str], libraries: Path) -> Iterator[subprocess.Popen[byt
         stderr=subprocess.STDOUT,
         env=environment,
         start_new_session=True,
-        preexec_fn=_lifeline(),
+        preexec_fn=_die_with_parent(),
     )
     try:
         yield process
@@ -229,7 +229,7 @@ def _running(words: list[str], libraries: Path) -> Iterator[subprocess.Popen[byt
         process.stdout.close()
 
 
-def _lifeline() -> Callable[[], None] | None:
+def _die_with_parent() -> Callable[[], None] | None:
     if sys.platform == "win32":
         return None
     else:  # noqa: RET505  # without it the checker takes the rest for dead code on that platform

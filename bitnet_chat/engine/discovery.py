@@ -81,8 +81,8 @@ def places(engine: str | None, configured: str | None) -> Iterator[_SearchPlace]
 
 def named(written: str) -> Path:
     """The absolute path of an engine that a user wrote, links unresolved. A bare name is a file or folder in the
-    working directory, or else a prebuilt engine of that name, or else a program on PATH. Raises EngineNotFound where
-    that directory was removed, and for a prebuilt engine that is not installed."""
+    working directory, or else a prebuilt engine of that name, or else a program on PATH. Raises EngineNotFoundError
+    where that directory was removed, and for a prebuilt engine that is not installed."""
     path = paths.meant(written)
     try:
         here = path.absolute()
@@ -149,7 +149,7 @@ def candidates(
     engine: str | None = None, configured: str | None = None, *, limit: float | None = None
 ) -> Iterator[EngineCandidate]:
     """Everything that was found, best first within a place, and those that take a history exactly first among places of
-    one kind. ``limit``: see :func:`probe`. Raises EngineNotFound for a named place with nothing."""
+    one kind. ``limit``: see :func:`probe`. Raises EngineNotFoundError for a named place with nothing."""
     seen: set[Path] = set()
     for _, group in groupby(places(engine, configured), key=lambda place: place.source):
         found = [candidate for place in group for candidate in _in_place(place, seen, limit)]
@@ -220,7 +220,7 @@ def find(
 ) -> EngineBinary:
     """The engine to use: the first that can chat, in the dialect asked for if one is.
 
-    Raises EngineNotFound when there is none.
+    Raises EngineNotFoundError when there is none.
     """
     problems = []
     remedies = set()
@@ -262,7 +262,7 @@ def servers(
 def find_server(
     engine: str | None = None, configured: str | None = None, *, limit: float | None = None
 ) -> EngineBinary:
-    """The first of :func:`servers`. Raises EngineNotFound when there is none."""
+    """The first of :func:`servers`. Raises EngineNotFoundError when there is none."""
     problems = []
     for candidate in servers(engine, configured, limit=limit):
         if candidate.binary is not None:

@@ -25,14 +25,14 @@ from bitnet_chat.util.threads import run_beside_loop, run_in_daemon_thread
 class ContextTrimmer:
     """``or_stop`` waits for a task or for the user to stop waiting."""
 
-    def __init__(self, keeper: EngineSupervisor, or_stop: Callable[[asyncio.Future[Any]], Awaitable[None]]) -> None:
-        self._keeper = keeper
+    def __init__(self, supervisor: EngineSupervisor, or_stop: Callable[[asyncio.Future[Any]], Awaitable[None]]) -> None:
+        self._supervisor = supervisor
         self._or_stop = or_stop
 
     async def cut(self, history: Conversation, text: str, options: ReplyOptions) -> Conversation:
         """What a request that stands for itself is answered by: ``history``, or as much of it as has room before
-        ``text``. That depends on the request alone. Raises ContextOverflow for what is not to be sent."""
-        keeper, room = self._keeper, self._keeper.room
+        ``text``. That depends on the request alone. Raises ContextOverflowError for what is not to be sent."""
+        supervisor, room = self._supervisor, self._supervisor.room
         count = await self.leaving(history, text, options)
         if not count:
             return history
@@ -40,45 +40,45 @@ class ContextTrimmer:
         summary = ""
         if (options.overflow or room.policy) == "summarize":
             summary = await self._made_of(leaving, "")
-        tokens = await run_beside_loop(history, room.cost_of_oldest, await keeper.talk(), history, count)
-        keeper.tell(left_note(count, len(history.turns), tokens, summary), count)
+        tokens = await run_beside_loop(history, room.cost_of_oldest, await supervisor.protocol(), history, count)
+        supervisor.tell(left_note(count, len(history.turns), tokens, summary), count)
         return summaries.with_summary(without_oldest(history, count), summary)
 
     async def leaving(self, history: Conversation, text: str, options: ReplyOptions) -> int:
         """How many of the oldest messages such a request is answered without. Raises as ``cut``."""
-        talk = await self._keeper.talk()
-        most, policy = options.max_tokens or talk.max_tokens, options.overflow or self._keeper.room.policy
-        return await run_in_daemon_thread(lambda: self._keeper.to_drop(talk, history, text, most, policy))
+        protocol = await self._supervisor.protocol()
+        most, policy = options.max_tokens or protocol.max_tokens, options.overflow or self._supervisor.room.policy
+        return await run_in_daemon_thread(lambda: self._supervisor.to_drop(protocol, history, text, most, policy))
 
     async def make_room(self, history: Conversation, text: str, most: int | None) -> bool:
         """Let leave what has to, by what is known before ``text`` is sent; True where something did. False, too, where
         the user stops waiting.
 
-        ``most``: tokens of the reply. Raises ContextOverflow for what is not to be sent.
+        ``most``: tokens of the reply. Raises ContextOverflowError for what is not to be sent.
         """
-        window, talk = self._keeper.room.window, await self._keeper.talk()
+        window, protocol = self._supervisor.room.window, await self._supervisor.protocol()
         before = window.kept(history)
         # It renders the chat template, which takes what time it is given.
-        work = partial(self._keeper.to_drop, talk, history, text, most or talk.max_tokens)
+        work = partial(self._supervisor.to_drop, protocol, history, text, most or protocol.max_tokens)
         counting = asyncio.ensure_future(run_in_daemon_thread(work))
         counting.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may have no waiter any more
         await self._or_stop(counting)
         if not counting.done():
             return False
-        await self._let_go(history, counting.result())
+        await self._release(history, counting.result())
         return window.kept(history) != before
 
     async def drop_more(self, process: EngineProcess, history: Conversation) -> None:
-        """The engine itself said that it was too much. Raises ContextOverflow where nothing is left to drop."""
-        room = self._keeper.room
+        """The engine itself said that it was too much. Raises ContextOverflowError where nothing is left to drop."""
+        room = self._supervisor.room
         count = room.more_to_drop(history)
         if count == room.window.count_left(history):
             raise exit_errors.too_long(process)
-        await self._let_go(history, count)
+        await self._release(history, count)
 
-    async def _let_go(self, history: Conversation, count: int) -> None:
+    async def _release(self, history: Conversation, count: int) -> None:
         """Have the ``count`` oldest messages out of the window, and a summary in their place where that is wanted."""
-        room = self._keeper.room
+        room = self._supervisor.room
         left = room.window.count_left(history)
         if count <= left:
             return
@@ -86,31 +86,31 @@ class ContextTrimmer:
         if room.policy == "summarize":
             leaving = room.window.sent(history).turns[left:count]
             summary = await self._made_of(leaving, room.window.summary if left else "")
-        self._keeper.let_go(history, count, summary)
+        self._supervisor.release(history, count, summary)
 
     async def _made_of(self, leaving: Sequence[Message], earlier: str) -> str:
         """A summary of the messages that leave; empty where there is none, which is told."""
-        turns, limit = self._keeper.room.to_summarise(leaving, earlier, await self._keeper.talk())
+        turns, limit = self._supervisor.room.to_summarise(leaving, earlier, await self._supervisor.protocol())
         summary = ""
         if turns or earlier:
             summary = await self._summary(summaries.request(turns, earlier, limit), limit)
         if not summary:
-            self._keeper.tell("what left the context window was not summarised; it was dropped")
+            self._supervisor.tell("what left the context window was not summarised; it was dropped")
         elif len(turns) < len(leaving):
-            self._keeper.tell(f"only the newest {len(turns)} of {len(leaving)} messages could be summarised")
+            self._supervisor.tell(f"only the newest {len(turns)} of {len(leaving)} messages could be summarised")
         return summary
 
     async def _summary(self, request: str, limit: int) -> str:
         """What the model makes of the turns that leave; empty where it makes nothing, or is stopped."""
         try:
-            process = await self._keeper.errand(normalise(request).text)
+            process = await self._supervisor.side_prompt(normalise(request).text)
         except BitnetChatError:
             return ""
         task = asyncio.ensure_future(summarise(process, request, limit))
         try:
             await self._or_stop(task)
         finally:
-            self._keeper.end_errand(process)
+            self._supervisor.end_errand(process)
         return await task
 
 

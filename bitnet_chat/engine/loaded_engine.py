@@ -10,16 +10,16 @@ from bitnet_chat.engine.protocols import EngineProtocol
 
 
 class EngineInstance:
-    """``memory``: what it was started with, and has lived through since. ``retold``: the turns in it were told to it in
-    its system prompt. ``notes``: what could not be kept when it was started, for the user. ``is_within``: its context
-    ends within the last reply, which it can go on with."""
+    """``memory``: what it was started with, and has lived through since. ``replayed_thinking``: the turns in it were
+    told to it in its system prompt. ``notes``: what could not be kept when it was started, for the user.
+    ``is_within``: its context ends within the last reply, which it can go on with."""
 
     def __init__(
         self,
         process: EngineProcess,
         memory: Conversation,
         *,
-        retold: bool = False,
+        replayed_thinking: bool = False,
         notes: tuple[str, ...] = (),
         is_within: bool = False,
         sampling: Sampling | None = None,
@@ -29,7 +29,7 @@ class EngineInstance:
         self.has_answered = False
         """Chance has been drawn upon: the same seed would not give the same reply any more."""
         self.memory = memory
-        self.retold = retold
+        self.replayed_thinking = replayed_thinking
         self.notes = notes
         self.is_within = is_within
         self.has_strayed = False
@@ -42,16 +42,16 @@ class EngineInstance:
     def is_alive(self) -> bool:
         return self.process.state is not ProcessState.DEAD
 
-    def draws_as(self, sampling: Sampling) -> bool:
+    def samples_as(self, sampling: Sampling) -> bool:
         """Whether the tokens of its next reply would be drawn as ``sampling`` says."""
         return self.sampling == sampling and not (self.has_answered and sampling.starts_over)
 
-    def used(self, talk: EngineProtocol, count: Counter) -> TokenCount:
+    def used(self, protocol: EngineProtocol, count: Counter) -> TokenCount:
         """Tokens in its context: exact where it tells."""
         if self.process.meter.context_used is not None:
             return TokenCount(self.process.meter.context_used)
         if self._account is None:
-            self._account = talk.cost_of_history(self.memory, count)
+            self._account = protocol.cost_of_history(self.memory, count)
         return self._account
 
     def clear(self, command: bytes, memory: Conversation) -> None:
@@ -65,12 +65,12 @@ class EngineInstance:
             self.process.meter.forgot()
             self.memory, self._account, self.has_strayed = memory, None, False
 
-    def lived_through(self, memory: Conversation, talk: EngineProtocol, count: Counter) -> None:
+    def record(self, memory: Conversation, protocol: EngineProtocol, count: Counter) -> None:
         """It has had one more turn, which ``memory`` ends with."""
         if self.is_within:  # the turn is no new one
             self._account = None
         elif self.process.meter.context_used is None and len(memory.messages) > 1:
             asked, answered = memory.messages[-2:]
-            turn = talk.cost_of_message(asked.content, count) + count(answered.content) + TokenCount(1)
-            self._account = self.used(talk, count) + turn
+            turn = protocol.cost_of_message(asked.content, count) + count(answered.content) + TokenCount(1)
+            self._account = self.used(protocol, count) + turn
         self.memory = memory

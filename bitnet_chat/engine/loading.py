@@ -21,22 +21,22 @@ class LoadingWatch:
     def __init__(self, pid: int, limit: float, missed: str, on_fault: Callable[[EngineFault], None]) -> None:
         self._pid, self._limit, self._missed, self._on_fault = pid, limit, missed, on_fault
         self._loop = asyncio.get_running_loop()
-        self._patience: PromptTimeout | None = None
+        self._prompt_timeout: PromptTimeout | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
     def begin(self) -> None:
         self.end()
         if self._limit > 0:
-            self._patience = PromptTimeout(self._limit, self._loop.time())
+            self._prompt_timeout = PromptTimeout(self._limit, self._loop.time())
             self._arm()
 
     def heard(self) -> None:
-        if self._patience is not None:
-            self._patience.heard(self._loop.time())
+        if self._prompt_timeout is not None:
+            self._prompt_timeout.heard(self._loop.time())
 
     def end(self) -> None:
-        self._patience = None
+        self._prompt_timeout = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -48,7 +48,7 @@ class LoadingWatch:
         self._timer = self._loop.call_at(self._due, self._look)
 
     def _look(self) -> None:
-        patience, now = self._patience, self._loop.time()
+        patience, now = self._prompt_timeout, self._loop.time()
         if patience is None:
             return
         if now - self._due > self._limit / 2:

@@ -33,8 +33,8 @@ _WANTS_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> EngineBinary:
     """What the program or prebuilt package at ``path`` is. Run by that name in the working directory, as for a reply.
 
-    ``limit``: seconds for each question, 0 for no limit. Raises EngineNotFound for what cannot be run, does not answer
-    in time or is something else.
+    ``limit``: seconds for each question, 0 for no limit. Raises EngineNotFoundError for what cannot be run, does not
+    answer in time or is something else.
     """
     seconds = LIMIT if limit is None else limit
     if (package := packages.at(path)) is not None:
@@ -76,7 +76,7 @@ def why_it_ended(path: Path, code: int | None, text: str) -> EngineNotFoundError
 
 
 def _look(path: Path) -> start_errors.ProgramName:
-    """Raises EngineNotFound for anything but a file that may be run."""
+    """Raises EngineNotFoundError for anything but a file that may be run."""
     try:
         if path.is_dir():
             raise EngineNotFoundError(f"{path} is a folder and no program", remedy="give the program in it")
@@ -119,7 +119,7 @@ def _ask(program: start_errors.ProgramName, words: list[str], seconds: float) ->
             stderr=subprocess.STDOUT,
             env=environment(),  # one with a wrong value ends it before it has read --help
             start_new_session=True,
-            preexec_fn=_lifeline(),
+            preexec_fn=_die_with_parent(),
         )
     except OSError as error:
         raise start_errors.of_start(program, error) from None
@@ -132,7 +132,7 @@ def _ask(program: start_errors.ProgramName, words: list[str], seconds: float) ->
     return process.returncode, output[:_OUTPUT_LIMIT].decode("utf-8", "replace")
 
 
-def _lifeline() -> Callable[[], None] | None:
+def _die_with_parent() -> Callable[[], None] | None:
     """What is asked may be anything, and run for ever: it ends with us all the same."""
     if sys.platform == "win32":
         return None

@@ -104,8 +104,8 @@ class TraceListener(Protocol):
 class EngineProcess:
     """Starts at once; :meth:`frames` tells all that follows. Needs a running event loop."""
 
-    def __init__(self, talk: EngineProtocol, launch: LaunchCommand, transport: TransportKind) -> None:
-        """Raises EngineDied when it cannot be started at all."""
+    def __init__(self, protocol: EngineProtocol, launch: LaunchCommand, transport: TransportKind) -> None:
+        """Raises EngineDiedError when it cannot be started at all."""
         self.state = ProcessState.STARTING
         self.meter = LogStatsParser()
         self.log = EngineLog(self._line)
@@ -126,9 +126,9 @@ class EngineProcess:
         self.started_at = time.monotonic()
         self.ready_after: float | None = None
         """Seconds from start to the first prompt: load and prefill of the history."""
-        self.tape: TraceListener | None = None
+        self.trace_listener: TraceListener | None = None
         """Set it before the next turn of the event loop to miss nothing."""
-        self._talk, self._framer = talk, launch.framer
+        self._protocol, self._framer = protocol, launch.framer
         self._decoder = Utf8Decoder()
         self._frames: deque[Frame] = deque()
         self._stop_line = b""
@@ -187,11 +187,11 @@ class EngineProcess:
 
     def input_for(self, history: Conversation, text: str, options: ReplyOptions | None = None) -> EncodedMessage | None:
         """How a message, clean, is put to it; see :meth:`bitnet_chat.engine.protocols.EngineProtocol.input`."""
-        return self._talk.input(self.launch, self.context, history, text, options)
+        return self._protocol.input(self.launch, self.context, history, text, options)
 
     def is_prepared_for(self, history: Conversation) -> bool:
         """See :meth:`bitnet_chat.engine.protocols.EngineProtocol.is_prepared`."""
-        return self._talk.is_prepared(self.launch, self.context, history)
+        return self._protocol.is_prepared(self.launch, self.context, history)
 
     def send(self, message: EncodedMessage, *, watched: bool = False) -> None:
         """Hand over a message, or have it go on with a reply; the state must be idle. ``watched``: the limit of
@@ -238,7 +238,7 @@ class EngineProcess:
             else:
                 self._signal("SIGINT")
                 self._child.interrupt()
-            is_deaf = not (self._talk.hears_while_reading or self._framer.reply)
+            is_deaf = not (self._protocol.hears_while_reading or self._framer.reply)
             self._deadline = self._loop.call_later(_STOP_READING_WITHIN if is_deaf else _STOP_WITHIN, self._end)
         else:
             self._end()
@@ -281,8 +281,8 @@ class EngineProcess:
     def output(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
         self._loading.heard()
-        if self.tape is not None:
-            self.tape.output(data)
+        if self.trace_listener is not None:
+            self.trace_listener.output(data)
         if self.state is ProcessState.DEAD or self.fault is not None:
             return
         text = self._decoder.decode(data)
@@ -292,8 +292,8 @@ class EngineProcess:
             self._take(self._framer.feed(text))
 
     def logged(self, data: bytes) -> None:
-        if self.tape is not None:
-            self.tape.logged(data)
+        if self.trace_listener is not None:
+            self.trace_listener.logged(data)
         self._loading.heard()
         self.log.feed(data)
 
@@ -302,8 +302,8 @@ class EngineProcess:
         self._hung_up = self._hung_up or self._loop.call_later(_END_WITHIN, self._blame, fault)
 
     def exited(self, code: int) -> None:
-        if self.tape is not None:
-            self.tape.exited(code)
+        if self.trace_listener is not None:
+            self.trace_listener.exited(code)
         self.log.close()
         if self.state is not ProcessState.DEAD:
             self._take(self._framer.feed(self._decoder.flush()))
@@ -337,8 +337,8 @@ class EngineProcess:
         self._silence = self._loop.call_later(_SETTLE_AFTER, self._settle)
 
     def _write(self, data: bytes, *, command: bool) -> None:
-        if self.tape is not None:
-            self.tape.wrote(data, command=command)
+        if self.trace_listener is not None:
+            self.trace_listener.wrote(data, command=command)
         self._child.write(data)
 
     def _end(self) -> None:
@@ -347,8 +347,8 @@ class EngineProcess:
         self._child.kill()
 
     def _signal(self, name: str) -> None:
-        if self.tape is not None:
-            self.tape.signalled(name)
+        if self.trace_listener is not None:
+            self.trace_listener.signalled(name)
 
     def _blame(self, fault: EngineFault, evidence: str = "") -> None:
         """End it for what it did."""
@@ -372,7 +372,7 @@ class EngineProcess:
                 if self.was_stopped:  # the signal may still be on its way
                     self._survival = self._loop.call_later(_STOP_WITHIN, self._survived)
                 self._frames.append(frame)
-                self.context = self._talk.context_after(self.context, self._framer.reply, natural=frame.natural)
+                self.context = self._protocol.context_after(self.context, self._framer.reply, natural=frame.natural)
                 self._move(Signal.TURN_END)
             elif isinstance(frame, UnexpectedOutput):
                 self.log.note(f"unexpected output: {frame.text!r}")

@@ -30,7 +30,7 @@ class Estimate:
 
 class ReplyAccumulator:
     """``sent``: the monotonic second at which the user's message was given to us. ``told``: the thoughts of an attempt
-    that was broken off, which the user has seen. ``loose_end``: see :mod:`bitnet_chat.filters.continuation`.
+    that was broken off, which the user has seen. ``overlap``: see :mod:`bitnet_chat.filters.continuation`.
     ``allowance``: what there may be of the reply, its thoughts included. ``estimate``: for an engine that tells no
     figures. ``tags``: what the engine writes before its thoughts and behind them, which is not told and is tokens all
     the same.
@@ -41,7 +41,7 @@ class ReplyAccumulator:
         meter: LogStatsParser,
         sent: float,
         told: str = "",
-        loose_end: str = "",
+        overlap: str = "",
         allowance: TokenLimit | None = None,
         estimate: Estimate | None = None,
         tags: tuple[str, str] = ("", ""),
@@ -55,7 +55,7 @@ class ReplyAccumulator:
         self.has_thought = False
         self._told = [told]
         self._retelling = DuplicatePrefixFilter(told)
-        self._seam = OverlapRemover(loose_end)
+        self._overlap_remover = OverlapRemover(overlap)
         self._allowance = allowance
         self.error: EngineError | None = None
         self.end: TurnEnd | None = None
@@ -124,7 +124,7 @@ class ReplyAccumulator:
         self._arrived(text)
         if self.has_thought and len(self._tags) == 1:
             self._write_tag()
-        text = self._within(self._seam.feed(text))
+        text = self._within(self._overlap_remover.feed(text))
         if text:
             self._parts.append(text)
         return text

@@ -109,7 +109,7 @@ would wait for minutes where a computer is off, and for ever where a server is b
 
 
 def require(binary: EngineBinary) -> None:
-    """Raises EngineNotFound for an engine that is known to have no RPC.
+    """Raises EngineNotFoundError for an engine that is known to have no RPC.
 
     Its ``--help`` names ``--rpc`` either way, so that of another build only its log can tell.
     """
@@ -120,7 +120,7 @@ def require(binary: EngineBinary) -> None:
 
 
 def knock(servers: Sequence[str]) -> None:
-    """Raises EngineDied where an rpc-server does not answer, or is busy with another engine. Blocks.
+    """Raises EngineDiedError where an rpc-server does not answer, or is busy with another engine. Blocks.
 
     A client that has nothing to say is let go by every version of the protocol; a busy server does not get to it.
     """

@@ -48,7 +48,7 @@ class EngineRequest:
         return any(place.named for place in discovery.places(self.engine or None, self.configured or None))
 
     def require(self) -> EngineBinary:
-        """The first engine. Raises EngineNotFound where there is none."""
+        """The first engine. Raises EngineNotFoundError where there is none."""
         return discovery.find(self.engine or None, self.configured or None, dialect=self.dialect, limit=self.limit)
 
     def candidates(self) -> Iterable[EngineCandidate]:
@@ -73,7 +73,7 @@ class _Fit:
 def select(wish: EngineRequest, model: Path) -> EngineChoice:
     """The engine for a model. One that was named is taken, whatever it can do.
 
-    Raises EngineMissing where another engine has to be installed, EngineNotFound where there is none at all.
+    Raises EngineMissingError where another engine has to be installed, EngineNotFoundError where there is none at all.
     """
     if wish.is_named:
         return EngineChoice(_named(wish, model))

@@ -60,7 +60,7 @@ class ServerProcess:
         """Whether it was ended from here."""
         self._process = process
         self._port: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._watchman = ParentDeathWatchdog(process.pid) if sys.platform != "linux" else None
+        self._watchdog = ParentDeathWatchdog(process.pid) if sys.platform != "linux" else None
         self._mark = mark
         self._reading = asyncio.ensure_future(self._read())
         self._ending = asyncio.ensure_future(self._end_rest())
@@ -69,7 +69,7 @@ class ServerProcess:
 
     @classmethod
     async def spawn(cls, argv: Sequence[str], *, patience: float = 0.0) -> ServerProcess:
-        """Raises EngineNotFound where it cannot be started."""
+        """Raises EngineNotFoundError where it cannot be started."""
         key, mark = secrets.token_urlsafe(32), new_mark()
         prepare: Callable[[], None] | None = None
         command: Sequence[str | bytes] = argv
@@ -152,8 +152,8 @@ class ServerProcess:
         self.exit_code = await self._process.wait()
         await self._ending
         self._loading.end()
-        if self._watchman is not None:
-            self._watchman.dismiss()
+        if self._watchdog is not None:
+            self._watchdog.dismiss()
         if not self._port.done():
             self._port.set_result(None)
 
@@ -178,7 +178,7 @@ class ManagedServer:
         asked in a thread, too, and may raise BitnetChatError."""
         self._command, self._refit = command, refit
         self._on_spawn = on_spawn
-        self._patience = patience
+        self._prompt_timeout = patience
         self._argv: list[str] | None = None
         self._process: ServerProcess | None = None
         self._starting: asyncio.Task[ServerProcess] | None = None
@@ -216,7 +216,9 @@ class ManagedServer:
 
     async def running(self) -> ServerProcess:
         """A process that listens, started now where there is none. Raises ModelError where it cannot load the model,
-        EngineDied where it dies more often than restarting helps, EngineNotFound where there is nothing to start."""
+        EngineDiedError where it dies more often than restarting helps, EngineNotFoundError where there is nothing to
+        start.
+        """
         while True:
             process = self._process
             if self._starting is None and process is not None and process.is_alive:
@@ -248,7 +250,7 @@ class ManagedServer:
                     raise exit_errors.while_loading(before)
                 elif not self._budget.spend(loop.time()):
                     raise exit_errors.restart_limit_error(before, self._budget.limit, self._budget.window)
-            process = self._process = await ServerProcess.spawn(self._argv, patience=self._patience)
+            process = self._process = await ServerProcess.spawn(self._argv, patience=self._prompt_timeout)
             if self._on_spawn is not None:
                 self._on_spawn(process.pid)
             try:

@@ -56,7 +56,7 @@ class Session:
 
     def __init__(
         self,
-        talk: Callable[[], EngineProtocol],
+        protocol: Callable[[], EngineProtocol],
         room: ContextPolicy | None = None,
         *,
         transport: TransportKind = "auto",
@@ -67,10 +67,10 @@ class Session:
     ) -> None:
         """``tokenizer``: the model's, where there is one; may take time. For the rest see :class:`EngineSupervisor`."""
         room = room or ContextPolicy("drop-oldest", by_length)
-        self.keeper = EngineSupervisor(
-            talk, room, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit
+        self.supervisor = EngineSupervisor(
+            protocol, room, transport=transport, on_spawn=on_spawn, affordable=affordable, refit=refit
         )
-        self._trimmer = ContextTrimmer(self.keeper, self._or_stop)
+        self._trimmer = ContextTrimmer(self.supervisor, self._or_stop)
         self._tokenizer = tokenizer
         self._stop_reason: FinishReason | None = None
         self._arguments: Mapping[str, object] = {}
@@ -78,17 +78,17 @@ class Session:
 
     @property
     def process(self) -> EngineProcess | None:
-        return self.keeper.process
+        return self.supervisor.process
 
     @property
     def state(self) -> ProcessState:
         if self.process is not None:
             return self.process.state
-        return ProcessState.STARTING if self.keeper.starting is not None else ProcessState.DEAD
+        return ProcessState.STARTING if self.supervisor.starting is not None else ProcessState.DEAD
 
     def interrupt(self, reason: FinishReason = FinishReason.INTERRUPTED) -> None:
         """Stop the reply that is under way, or the wait for it."""
-        if self.keeper.busy and self._stop_reason is None:
+        if self.supervisor.busy and self._stop_reason is None:
             self._stop_reason = reason
             self._stopped.set()
             if self.process is not None:
@@ -97,12 +97,12 @@ class Session:
     async def close(self) -> None:
         """A reply that is under way ends with what it has."""
         self.interrupt()
-        await self.keeper.close()
+        await self.supervisor.close()
 
     async def reply(self, conversation: Conversation, options: ReplyOptions) -> AsyncGenerator[Event]:
         """See :meth:`bitnet_chat.backend.Backend.reply`. Turns are tried until there is a reply or no hope: a death
         before the first token costs the user nothing but time."""
-        if self.keeper.busy:
+        if self.supervisor.busy:
             raise UsageError("a reply is under way already")
         cut, conversation = _cut_reply(conversation)
         cleaned = normalise(conversation.messages[-1].content)
@@ -113,7 +113,7 @@ class Session:
         try:
             if cleaned.note and cut is None:
                 yield Notice(cleaned.note)
-            for notice in self.keeper.take_notices(of_launch=False):  # of what was done since the last reply
+            for notice in self.supervisor.take_notices(of_launch=False):  # of what was done since the last reply
                 yield notice
             while attempts.end is None:
                 for event in await self._begin_turn(attempts):
@@ -123,22 +123,22 @@ class Session:
                         yield event
                 for event in await self._end_turn(attempts):
                     yield event
-            for notice in self.keeper.take_notices(of_launch=False):
+            for notice in self.supervisor.take_notices(of_launch=False):
                 yield notice
             # Before the end is told: the next question may follow it at once.
             self._release(attempts)
             yield attempts.end
         finally:
             if self._release(attempts):  # the caller has left
-                self.keeper.abandon()
+                self.supervisor.abandon()
 
     def _begin(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> _Attempts:
-        keeper = self.keeper
-        keeper.begin(alone=options.alone)
-        keeper.sampling = options.sampling
+        supervisor = self.supervisor
+        supervisor.begin(alone=options.alone)
+        supervisor.sampling = options.sampling
         self._stop_reason = None
         self._stopped.clear()
-        window = keeper.room.window
+        window = supervisor.room.window
         attempts = _Attempts(conversation, cut, options, window.left, window.summary)
         if options.timeout is not None:
             loop = asyncio.get_running_loop()
@@ -152,7 +152,7 @@ class Session:
         attempts.is_over = True
         if attempts.timer is not None:
             attempts.timer.cancel()
-        self.keeper.rest()
+        self.supervisor.rest()
         return True
 
     async def check(self, conversation: Conversation, options: ReplyOptions) -> None:
@@ -166,46 +166,48 @@ class Session:
 
     async def _question(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> EnginePrompt:
         """What is to be put to the engine. Raises BitnetChatError when nothing can be."""
-        talk = await self.keeper.talk()
+        protocol = await self.supervisor.protocol()
         # With others than before the template is rendered, which takes what time it is given.
         is_new, self._arguments = options.template != self._arguments, options.template
-        use = partial(talk.use, options.template)
+        use = partial(protocol.use, options.template)
         if without_effect := await run_in_daemon_thread(use) if is_new else use():
-            self.keeper.tell(without_effect)
+            self.supervisor.tell(without_effect)
         question = await self._asked(conversation, cut, options)
         if question.goes_on and question.text:
-            self.keeper.tell("this engine cannot go on with a reply by itself: it was asked to continue")
+            self.supervisor.tell("this engine cannot go on with a reply by itself: it was asked to continue")
         if options.alone:
             history = await self._trimmer.cut(question.history, question.text, options)
             question = replace(question, history=history)
         return question
 
     async def _asked(self, conversation: Conversation, cut: Message | None, options: ReplyOptions) -> EnginePrompt:
-        talk = await self.keeper.talk()
-        if options.format is not None and not talk.carries_all:
+        protocol = await self.supervisor.protocol()
+        if options.format is not None and not protocol.carries_all:
             why = "an engine on a pseudo-terminal takes no grammar for one reply"
             raise UnsupportedError("response_format", why, remedy=_WITH_GRAMMAR)
         if cut is None:
             *earlier, asked = (await run_beside_loop(conversation, encoded_conversation, conversation)).messages
             return EnginePrompt(Conversation(tuple(earlier)), asked.content)
         whole = Conversation((*conversation.messages, cut))
-        return EnginePrompt(await run_beside_loop(whole, encoded_conversation, whole), talk.go_on_message, goes_on=True)
+        return EnginePrompt(
+            await run_beside_loop(whole, encoded_conversation, whole), protocol.go_on_message, goes_on=True
+        )
 
     async def _allowance(self, options: ReplyOptions) -> TokenLimit | None:
         """For an engine that does not keep to a limit by itself, and is a few tokens over before it has stopped."""
-        if options.max_tokens is None or _matches_prefix(await self.keeper.talk(), options.max_tokens):
+        if options.max_tokens is None or _matches_prefix(await self.supervisor.protocol(), options.max_tokens):
             return None
         tokenizer = await asyncio.get_running_loop().run_in_executor(None, self._tokenizer)
         return TokenLimit(tokenizer, options.max_tokens) if tokenizer is not None else None
 
-    def _estimate(self, talk: EngineProtocol, question: EnginePrompt) -> Estimate:
+    def _estimate(self, protocol: EngineProtocol, question: EnginePrompt) -> Estimate:
         """Of a turn that is about to begin, for an engine that tells no figures."""
-        count = self.keeper.room.count
+        count = self.supervisor.room.count
 
         def asked() -> TokenCount:
-            return TokenCount(0) if question.is_silent else talk.cost_of_message(question.text, count)
+            return TokenCount(0) if question.is_silent else protocol.cost_of_message(question.text, count)
 
-        return Estimate(self.keeper.used(talk, question.history), asked, count)
+        return Estimate(self.supervisor.used(protocol, question.history), asked, count)
 
     async def _begin_turn(self, attempts: _Attempts) -> list[Event]:
         """Sends the message to a process that is ready for it. Sets the end of the reply where that is not possible."""
@@ -219,26 +221,26 @@ class Session:
                 self._finish(attempts, Completed(self._stop_reason or FinishReason.INTERRUPTED, "", Stats()))
                 return []
             # From here until the message is sent nothing is waited for: the child might die meanwhile.
-            talk = await self.keeper.talk()
-            estimate = self._estimate(talk, question)
+            protocol = await self.supervisor.protocol()
+            estimate = self._estimate(protocol, question)
             message = self._input(process, question, options)
             tags = process.thinking_tags
             attempts.process, attempts.turn = (
                 process,
                 ReplyAccumulator(
-                    process.meter, attempts.began, attempts.told, message.loose_end, allowance, estimate, tags
+                    process.meter, attempts.began, attempts.told, message.overlap, allowance, estimate, tags
                 ),
             )
-            attempts.limit = None if _matches_prefix(talk, options.max_tokens) else options.max_tokens
+            attempts.limit = None if _matches_prefix(protocol, options.max_tokens) else options.max_tokens
             process.send(message)
             if self._stop_reason is not None:  # it came while the message was being handed over
                 process.stop()
             if attempts.has_started:
                 return []
             attempts.has_started = True
-            if changed := talk.note_of(question.text):
-                self.keeper.tell(changed)
-            return [*self.keeper.take_notices(of_launch=True), Started()]
+            if changed := protocol.note_of(question.text):
+                self.supervisor.tell(changed)
+            return [*self.supervisor.take_notices(of_launch=True), Started()]
         except BitnetChatError as error:
             self._fail(attempts, error)
             return []
@@ -247,7 +249,7 @@ class Session:
         """The events of ``frames``; stops a turn that has reached its limit."""
         process, turn = attempts.process, attempts.turn
         for event in _events(turn, frames):
-            yield from self.keeper.take_notices(of_launch=False)
+            yield from self.supervisor.take_notices(of_launch=False)
             yield event
         if turn.end is not None:
             return
@@ -284,36 +286,36 @@ class Session:
 
     def _fail(self, attempts: _Attempts, error: BitnetChatError) -> None:
         if self.state is ProcessState.DEAD:  # a message that was not even sent is no fault of the child
-            self.keeper.discard()
+            self.supervisor.discard()
         self._finish(attempts, Failed(error))
 
     def _finish(self, attempts: _Attempts, end: Completed | Failed) -> None:
         attempts.end = end
         if not end.text and (attempts.has_started or _is_overflow(end)):
             # What left made room for a message that may be no part of the conversation, or was too long alone.
-            self.keeper.room.window.restore(attempts.left, attempts.summary)
+            self.supervisor.room.window.restore(attempts.left, attempts.summary)
 
     async def _ready(self, question: EnginePrompt, options: ReplyOptions) -> EngineProcess | None:
         """The child, idle, in step, and with room for what it is told; None when the user does not want to wait any
         longer."""
         history, text = question.history, question.text
         deaths = _SilentDeaths()
-        if self.keeper.starting is not None:
-            await self._or_stop(self.keeper.starting)
+        if self.supervisor.starting is not None:
+            await self._or_stop(self.supervisor.starting)
         while not self._stopped.is_set():
             await self._trimmer.make_room(history, text, options.max_tokens)
-            memory = self.keeper.room.window.kept(history)
-            await self._or_stop(asyncio.ensure_future(self.keeper.talks.render_ahead(memory, text)))
+            memory = self.supervisor.room.window.kept(history)
+            await self._or_stop(asyncio.ensure_future(self.supervisor.protocols.render_ahead(memory, text)))
             if self._stopped.is_set():
                 break
-            if question.goes_on and not self.keeper.room.window.kept(history).turns:
+            if question.goes_on and not self.supervisor.room.window.kept(history).turns:
                 raise exit_errors.no_room_to_go_on()
-            process = await self.keeper.synchronise(history, message=text, unfinished=question.is_silent)
+            process = await self.supervisor.synchronise(history, message=text, unfinished=question.is_silent)
             if process.state is not ProcessState.IDLE:
                 await self._or_stop(asyncio.ensure_future(process.settled()))
             if self._stopped.is_set():
                 if process.state is ProcessState.STARTING and process.launch.answers:
-                    self.keeper.discard()  # it reads a message that is not to be answered
+                    self.supervisor.discard()  # it reads a message that is not to be answered
                 break
             if self.state is not ProcessState.IDLE:
                 await self._died_before(process, history, deaths)
@@ -328,9 +330,9 @@ class Session:
         await process.gone()
         if process.ready_after is not None:
             if not process.was_stopped:
-                self.keeper.spend_restart(process)
+                self.supervisor.consume_restart(process)
             return
-        if await self.keeper.refitted(process):
+        if await self.supervisor.refitted(process):
             return
         is_silent = process.fault is None and process.refusal is None and exit_errors.is_silent(process)
         if is_silent and deaths.is_worth_a_try():
@@ -340,7 +342,7 @@ class Session:
         await self._trimmer.drop_more(process, history)
 
     def _input(self, process: EngineProcess, question: EnginePrompt, options: ReplyOptions) -> EncodedMessage:
-        found = process.input_for(self.keeper.room.window.kept(question.history), question.text, options)
+        found = process.input_for(self.supervisor.room.window.kept(question.history), question.text, options)
         assert found is not None, "it was started for this message"
         return found
 
@@ -358,10 +360,10 @@ class Session:
         self, process: EngineProcess, question: EnginePrompt, turn: ReplyAccumulator, end: TurnEnd
     ) -> Completed:
         """The engine ended the turn."""
-        talk, meter = await self.keeper.talk(), process.meter
+        protocol, meter = await self.supervisor.protocol(), process.meter
         # A modern engine keeps to its limit by itself, and ends the reply as if it were whole; so it does when its
         # context window is full.
-        at_limit = meter.tokens is not None and meter.tokens == talk.max_tokens and not meter.is_whole
+        at_limit = meter.tokens is not None and meter.tokens == protocol.max_tokens and not meter.is_whole
         full = meter.context_size is not None and (meter.context_used or 0) >= meter.context_size
         meter.ended(turn.tokens, natural=end.natural and not at_limit and not full)
         conversation = question.answered(turn.text)
@@ -375,17 +377,17 @@ class Session:
         elif full:
             reason = FinishReason.CONTEXT_OVERFLOW
         if turn.is_trimmed or meter.has_shifted:  # the child has more of the reply than was told, or less before it
-            self.keeper.expect(conversation)
+            self.supervisor.expect(conversation)
         elif turn.text or end.natural:
-            is_within = not (end.natural or talk.closes_interrupted)
+            is_within = not (end.natural or protocol.closes_interrupted)
             is_at_limit = is_within and reason is FinishReason.LENGTH
-            self.keeper.remember(conversation, is_within=is_within, is_at_limit=is_at_limit)
+            self.supervisor.remember(conversation, is_within=is_within, is_at_limit=is_at_limit)
         else:  # a message that got no reply is mostly taken back; a new child need not know of it
-            self.keeper.expect(question.history)
-        if self._stop_reason is not None and talk.no_message and process.state is ProcessState.IDLE:
+            self.supervisor.expect(question.history)
+        if self._stop_reason is not None and protocol.no_message and process.state is ProcessState.IDLE:
             # A signal that came just after the end of the reply is still waiting, and would end the engine with the
             # next message. It had better do so now.
-            process.command(talk.no_message, forgets=False)
+            process.command(protocol.no_message, forgets=False)
         return Completed(reason, turn.text, turn.stats())
 
     async def _error(
@@ -397,10 +399,10 @@ class Session:
         options: ReplyOptions,
     ) -> Completed | Failed | None:
         """The engine reported an error instead of a reply, or in the middle of it. None: worth another try."""
-        if (await self.keeper.talk()).carries_all:
-            self.keeper.expect(history)
+        if (await self.supervisor.protocol()).carries_all:
+            self.supervisor.expect(history)
         else:
-            self.keeper.discard()
+            self.supervisor.discard()
         if error.why == "unsupported":
             option = "response_format" if options.format is not None else "this request"
             return Failed(UnsupportedError(option, error.text, remedy=_WITH_GRAMMAR), turn.text)
@@ -425,35 +427,35 @@ class Session:
     ) -> FinishReason | None:
         """The child died in this turn: why the reply is over, or None where it is worth another try.
 
-        Raises EngineDied or ContextOverflow when there is no hope.
+        Raises EngineDiedError or ContextOverflowError when there is no hope.
         """
         if process.was_stopped and self._stop_reason is not None:
             return self._stop_reason
         # A classic engine whose context is full ends with 0 in the middle of its reply.
         if process.meter.overflowed or (process.exit_code == 0 and not process.was_stopped):
-            room, talk = self.keeper.room, await self.keeper.talk()
+            room, protocol = self.supervisor.room, await self.supervisor.protocol()
             # A reply can fill the window with tokens that print nothing.
-            if turn.text or room.fits_alone(talk, question.history, question.text):
+            if turn.text or room.fits_alone(protocol, question.history, question.text):
                 return FinishReason.CONTEXT_OVERFLOW
             await self._trimmer.drop_more(process, question.history)
             return None
-        self.keeper.spend_restart(process)
+        self.supervisor.consume_restart(process)
         return FinishReason.ENGINE_DIED if turn.text else None
 
     async def _keep_in_step(self, question: EnginePrompt, turn: ReplyAccumulator, reason: FinishReason) -> None:
         """After a death in mid-reply: a new child that knows the part that had arrived, while the user reads."""
-        keeper, talk = self.keeper, await self.keeper.talk()
+        supervisor, protocol = self.supervisor, await self.supervisor.protocol()
         memory = question.answered(turn.text) if turn.text else question.history
         if reason is FinishReason.CONTEXT_OVERFLOW:
-            keeper.discard()
-            if keeper.room.policy != "drop-oldest":  # what is to be done takes time, or is nothing
+            supervisor.discard()
+            if supervisor.room.policy != "drop-oldest":  # what is to be done takes time, or is nothing
                 return
             with contextlib.suppress(ContextOverflowError):  # then the next reply tells
-                count = keeper.to_drop(talk, memory, "", None)
-                if count == keeper.room.window.count_left(memory):
-                    count = keeper.room.more_to_drop(memory)
-                keeper.let_go(memory, count)
-        keeper.try_spawn(memory)
+                count = supervisor.to_drop(protocol, memory, "", None)
+                if count == supervisor.room.window.count_left(memory):
+                    count = supervisor.room.more_to_drop(memory)
+                supervisor.release(memory, count)
+        supervisor.try_spawn(memory)
 
 
 class _Attempts:
@@ -531,9 +533,9 @@ def _is_overflow(event: Completed | Failed) -> bool:
     return isinstance(event, Failed) and isinstance(event.error, ContextOverflowError)
 
 
-def _matches_prefix(talk: EngineProtocol, limit: int | None) -> bool:
+def _matches_prefix(protocol: EngineProtocol, limit: int | None) -> bool:
     """Whether the engine itself ends a reply at ``limit`` tokens."""
-    return talk.carries_all or (talk.max_tokens is not None and (limit is None or talk.max_tokens <= limit))
+    return protocol.carries_all or (protocol.max_tokens is not None and (limit is None or protocol.max_tokens <= limit))
 
 
 def _cut_reply(conversation: Conversation) -> tuple[Message | None, Conversation]:

@@ -48,7 +48,7 @@ class StandbyPool:
     def take(self, memory: Conversation, sampling: Sampling) -> EngineInstance | None:
         """The child that remembers ``memory``, which belongs to the caller then."""
         for each in self._ready:
-            if each.is_alive and each.memory == memory and each.draws_as(sampling):
+            if each.is_alive and each.memory == memory and each.samples_as(sampling):
                 self._ready.remove(each)
                 return each
         return None

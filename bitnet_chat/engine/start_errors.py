@@ -237,8 +237,8 @@ class OptionRetry:
     ) -> EngineBinary | None:
         """The engine to try now; None where its end has another reason. May take time: it asks the engine.
 
-        Raises RefusedFlag for an option given behind ``--``, EngineNotFound for one that is needed, and where the
-        engine cannot be examined any more.
+        Raises RefusedFlagError for an option given behind ``--``, EngineNotFoundError for one that is needed, and
+        where the engine cannot be examined any more.
         """
         refusal = refused(binary, ours, extra, log)
         if refusal is None or (refusal.option and refusal.option in self._refused):

@@ -33,14 +33,15 @@ _PAUSE = 0.1  # seconds
 
 
 class EngineSupervisor:
-    """At most one living child, and its spares. ``talk`` may be expensive: it is called in a thread, when first needed.
-    ``affordable``: whether there is memory for a spare beside the process of the given id; None for no spares.
-    ``refit``: whether a process that ended before it was ready is started anew with another ``talk``; may take time.
+    """At most one living child, and its spares. ``protocol`` may be expensive: it is called in a thread, when first
+    needed. ``affordable``: whether there is memory for a spare beside the process of the given id; None for no spares.
+    ``refit``: whether a process that ended before it was ready is started anew with another ``protocol``; may take
+    time.
     """
 
     def __init__(
         self,
-        talk: Callable[[], EngineProtocol],
+        protocol: Callable[[], EngineProtocol],
         room: ContextPolicy,
         *,
         transport: TransportKind = "auto",
@@ -54,7 +55,7 @@ class EngineSupervisor:
         """True while somebody deals with the child: its death is then theirs to notice."""
         self.sampling = Sampling()
         """How the reply that is asked for is to be drawn, and then the next one, as far as one can guess."""
-        self.talks = ProtocolOnDemand(talk)
+        self.protocols = ProtocolOnDemand(protocol)
         self._refit = refit
         self._transport = transport
         self._on_spawn = on_spawn
@@ -62,12 +63,12 @@ class EngineSupervisor:
         self._history = Conversation()  # what the child is in step with, whole
         self._notices = Notices()
         self.notify, self.tell = self._notices.notify, self._notices.tell
-        self._fallen: EngineProcess | None = None  # its death is not told yet: what follows from it may be open
+        self._crashed: EngineProcess | None = None  # its death is not told yet: what follows from it may be open
         self._wanted: Conversation | None = None
         self._starting: asyncio.Task[None] | None = None
         self._replacing: asyncio.Task[None] | None = None
         self._watchers: set[asyncio.Task[None]] = set()
-        self._spares = StandbyPool(self._load_spare, affordable) if affordable is not None else None
+        self._standby = StandbyPool(self._load_spare, affordable) if affordable is not None else None
         self._closed = False
 
     @property
@@ -76,7 +77,7 @@ class EngineSupervisor:
 
     @property
     def spare_pids(self) -> list[int]:
-        return self._spares.pids if self._spares is not None else []
+        return self._standby.pids if self._standby is not None else []
 
     def begin(self, *, alone: bool) -> None:
         """A request begins. ``alone``: what others were to hear and what left the window for them is none of its."""
@@ -117,16 +118,16 @@ class EngineSupervisor:
 
     async def _begin(self) -> None:
         try:
-            talk = await self.talk()
+            protocol = await self.protocol()
             while self._wanted is not None and not self.busy and not self._closed:
                 history, self._wanted = self._wanted, None
-                count = await run_in_daemon_thread(partial(self.to_drop, talk, history, "", None))
+                count = await run_in_daemon_thread(partial(self.to_drop, protocol, history, "", None))
                 if self.room.policy == "drop-oldest":
-                    self.let_go(history, count)
+                    self.release(history, count)
                 elif count > self.room.window.count_left(history):
                     continue  # a summary is made when somebody waits for it
                 process = await self.synchronise(history)
-                self._watch_over(self._read_ahead(process, talk, self.room.window.kept(history)))
+                self._watch_over(self._read_ahead(process, protocol, self.room.window.kept(history)))
         except BitnetChatError:
             self.discard()  # the next reply tries again and tells
         if not self.busy:
@@ -137,7 +138,12 @@ class EngineSupervisor:
         whose reply was cut at its limit is kept as long as it may have to go on with it."""
         self.busy = False
         loaded = self._loaded
-        if loaded is not None and loaded.has_strayed and self.talks.made is not None and self.talks.made.carries_all:
+        if (
+            loaded is not None
+            and loaded.has_strayed
+            and self.protocols.made is not None
+            and self.protocols.made.carries_all
+        ):
             loaded.turn_to(self.room.window.kept(self._history))  # its figures are of what is not told again
         if loaded is not None and loaded.is_alive and not loaded.is_at_limit:
             self._replacing = asyncio.ensure_future(self._replace_unless_ready(loaded))
@@ -145,7 +151,7 @@ class EngineSupervisor:
             self._fill_spares()
 
     async def _replace_unless_ready(self, loaded: EngineInstance) -> None:
-        await self.talks.render_ahead(self.room.window.kept(self._history))
+        await self.protocols.render_ahead(self.room.window.kept(self._history))
         if self.busy or self._closed or loaded is not self._loaded or not loaded.is_alive:
             return
         if self._is_ready(loaded):
@@ -158,7 +164,7 @@ class EngineSupervisor:
 
     def _is_ready(self, loaded: EngineInstance, message: str = "") -> bool:
         """Whether a message after the history can be typed to a child, as far as can be said before there is one."""
-        if self.talks.made is not None and self.talks.made.carries_all:
+        if self.protocols.made is not None and self.protocols.made.carries_all:
             return True
         memory = self.room.window.kept(self._history)
         if loaded.has_strayed or loaded.memory != memory:
@@ -168,55 +174,55 @@ class EngineSupervisor:
 
     def _fill_spares(self) -> None:
         """Load the spares, now that no reply is under way."""
-        loaded, talk = self._loaded, self.talks.made
-        if self._spares is None or loaded is None or talk is None or talk.carries_all or self._closed:
+        loaded, protocol = self._loaded, self.protocols.made
+        if self._standby is None or loaded is None or protocol is None or protocol.carries_all or self._closed:
             return
         kept, history = self.room.window.kept, self._history
         memories = [kept(history.without_last_turn())]
-        if talk.clearing() is None or loaded.retold:
+        if protocol.clearing() is None or loaded.replayed_thinking:
             memories.append(kept(history.cleared()))
-        self._spares.want([memory for memory in memories if memory != loaded.memory], loaded.process)
+        self._standby.want([memory for memory in memories if memory != loaded.memory], loaded.process)
 
     # Children
 
-    async def talk(self) -> EngineProtocol:
-        return await self.talks.get()
+    async def protocol(self) -> EngineProtocol:
+        return await self.protocols.get()
 
     async def refitted(self, process: EngineProcess) -> bool:
         """Whether a start that ended at an option is worth another one, which is then addressed anew. Raises as the
         ``refit`` that was given."""
         if not await asyncio.get_running_loop().run_in_executor(None, self._refit, process):
             return False
-        self.talks.forget()
+        self.protocols.forget()
         self.discard()
         return True
 
     async def synchronise(self, history: Conversation, *, message: str = "", unfinished: bool = False) -> EngineProcess:
         """A child that remembers ``history`` or is about to, and that ``message`` can be put to; ``unfinished``: and
         that can go on with its last reply. Raises BitnetChatError when none can be started."""
-        talk = await self.talk()
+        protocol = await self.protocol()
         self.room.window.follow(history)
         self._history, memory = history, self.room.window.kept(history)
-        await self.talks.render_ahead(memory, message)
-        if self._spares is not None and self.busy:
-            self._spares.pause(memory)
+        await self.protocols.render_ahead(memory, message)
+        if self._standby is not None and self.busy:
+            self._standby.pause(memory)
         loaded = self._loaded
         if loaded is not None and loaded.is_alive:
-            if talk.carries_all:
+            if protocol.carries_all:
                 loaded.turn_to(memory)
                 if self.busy:
                     loaded.process.hurry()  # what it has read of a history by now it keeps
                 return loaded.process
-            draws_as = loaded.draws_as(self.sampling)
+            samples_as = loaded.samples_as(self.sampling)
             fits = loaded.is_within if unfinished else self._is_ready(loaded, message)
-            if draws_as and loaded.memory == memory and fits:
+            if samples_as and loaded.memory == memory and fits:
                 return loaded.process
-            command = talk.clearing()
-            same_start = draws_as and memory.system == loaded.memory.system and not loaded.retold
+            command = protocol.clearing()
+            same_start = samples_as and memory.system == loaded.memory.system and not loaded.replayed_thinking
             if command and same_start and not memory.turns and loaded.process.state is ProcessState.IDLE:
                 loaded.clear(command, memory)
                 return loaded.process
-        spare = self._spares.take(memory, self.sampling) if self._spares is not None and not unfinished else None
+        spare = self._standby.take(memory, self.sampling) if self._standby is not None and not unfinished else None
         if spare is not None and message and spare.process.input_for(memory, message) is None:
             spare.process.kill()
             spare = None
@@ -238,18 +244,18 @@ class EngineSupervisor:
 
     def _load(self, memory: Conversation, *, message: str = "", unfinished: bool = False) -> EngineInstance:
         """A child that is started with ``memory``, the one that answers or a spare. ``message``: what is put to it."""
-        if self._closed or self.talks.made is None:
+        if self._closed or self.protocols.made is None:
             raise EngineDiedError("the engine was closed", remedy="open another one")
-        talk = self.talks.made
-        launch = talk.launch(memory, unfinished=unfinished, sampling=self.sampling)
-        if message and talk.input(launch, launch.context, memory, message) is None:
-            launch = talk.launch(memory, message=message, sampling=self.sampling)
-        process = EngineProcess(talk, launch, self._transport)
-        retold = talk.clearing() is not None and bool(memory.turns)
+        protocol = self.protocols.made
+        launch = protocol.launch(memory, unfinished=unfinished, sampling=self.sampling)
+        if message and protocol.input(launch, launch.context, memory, message) is None:
+            launch = protocol.launch(memory, message=message, sampling=self.sampling)
+        process = EngineProcess(protocol, launch, self._transport)
+        replayed_thinking = protocol.clearing() is not None and bool(memory.turns)
         loaded = EngineInstance(
             process,
             memory,
-            retold=retold,
+            replayed_thinking=replayed_thinking,
             notes=launch.notes,
             is_within=unfinished,
             sampling=self.sampling,
@@ -260,7 +266,7 @@ class EngineSupervisor:
         return loaded
 
     async def _load_spare(self, memory: Conversation) -> EngineInstance:
-        await self.talks.render_ahead(memory)
+        await self.protocols.render_ahead(memory)
         return self._load(memory)
 
     def _watch_over(self, work: Coroutine[object, object, None]) -> None:
@@ -268,7 +274,7 @@ class EngineSupervisor:
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
 
-    async def _read_ahead(self, process: EngineProcess, talk: EngineProtocol, memory: Conversation) -> None:
+    async def _read_ahead(self, process: EngineProcess, protocol: EngineProtocol, memory: Conversation) -> None:
         """Have the child read ``memory`` while no reply is waited for, where its start has not done that."""
         await process.settled()
         loaded = self._loaded
@@ -277,7 +283,7 @@ class EngineSupervisor:
         if self._closed or loaded.memory != memory or process.meter.context_used is not None:
             return
         with contextlib.suppress(BitnetChatError):  # a template that refuses is told with the next reply
-            if (told := talk.preparation(memory)) is not None:
+            if (told := protocol.preparation(memory)) is not None:
                 process.command(told.data, forgets=True, stop=told.stop)
 
     async def _watch(self, loaded: EngineInstance) -> None:
@@ -285,7 +291,7 @@ class EngineSupervisor:
         process = loaded.process
         await process.gone()
         if loaded is self._loaded and not self.busy and not self._closed:
-            await self.talks.render_ahead(loaded.memory)
+            await self.protocols.render_ahead(loaded.memory)
         if loaded is not self._loaded or self.busy or self._closed or process.ready_after is None:
             return
         if not process.was_stopped:
@@ -304,10 +310,10 @@ class EngineSupervisor:
         except BitnetChatError:
             self.discard()
 
-    async def errand(self, message: str) -> EngineProcess:
+    async def side_prompt(self, message: str) -> EngineProcess:
         """A child without any history, for a message beside the conversation; :meth:`end_errand` is to be called then.
         The one that answers makes room for it, or does it itself. Raises BitnetChatError when it cannot be started."""
-        if (await self.talk()).carries_all and self._loaded is not None and self._loaded.is_alive:
+        if (await self.protocol()).carries_all and self._loaded is not None and self._loaded.is_alive:
             self._loaded.turn_to(Conversation())
             self._loaded.has_strayed = True
             self._loaded.process.hurry()
@@ -323,14 +329,14 @@ class EngineSupervisor:
 
     def discard(self) -> None:
         if self._loaded is not None:
-            if self._fallen is not None and self._has_restarted:
+            if self._crashed is not None and self._has_restarted:
                 self._account_for_the_fallen()  # before it cannot be seen any more
             self._loaded.process.kill()
         self._loaded = None
 
     def abandon(self) -> None:
         """Nobody hears the rest of the reply that is under way."""
-        if self._loaded is not None and self.talks.made is not None and self.talks.made.carries_all:
+        if self._loaded is not None and self.protocols.made is not None and self.protocols.made.carries_all:
             self._loaded.process.stop()
             self._loaded.has_strayed = True
         else:
@@ -340,8 +346,8 @@ class EngineSupervisor:
         """The child has lived through this by now; ``is_within``: and can go on with the last reply; ``is_at_limit``:
         which was cut at its limit of tokens."""
         self._history = conversation
-        if self._loaded is not None and self.talks.made is not None:
-            self._loaded.lived_through(self.room.window.kept(conversation), self.talks.made, self.room.count)
+        if self._loaded is not None and self.protocols.made is not None:
+            self._loaded.record(self.room.window.kept(conversation), self.protocols.made, self.room.count)
             self._loaded.has_answered = True
             self._loaded.is_within, self._loaded.is_at_limit = is_within, is_at_limit
 
@@ -359,8 +365,8 @@ class EngineSupervisor:
             self._replacing.cancel()
         if self._starting is not None:
             self._starting.cancel()
-        if self._spares is not None:
-            self._spares.close()
+        if self._standby is not None:
+            self._standby.close()
         self.discard()
         if self._watchers:
             await asyncio.wait(self._watchers)
@@ -372,13 +378,13 @@ class EngineSupervisor:
         """Tokens in the context of the child, with an error where they are an estimate; None where none is alive, and
         while the first one loads: the vocabulary that estimates need may not be read yet."""
         loaded = self._loaded
-        if loaded is None or self.talks.made is None or not loaded.is_alive:
+        if loaded is None or self.protocols.made is None or not loaded.is_alive:
             return None
         if loaded.process.state is ProcessState.STARTING and self.room.size is None:
             return None
-        return loaded.used(self.talks.made, self.room.count)
+        return loaded.used(self.protocols.made, self.room.count)
 
-    def used(self, talk: EngineProtocol, history: Conversation) -> TokenCount | None:
+    def used(self, protocol: EngineProtocol, history: Conversation) -> TokenCount | None:
         """Tokens in the context of a child that has loaded and is in step with ``history``; None where none is."""
         loaded = self._loaded
         if (
@@ -387,27 +393,27 @@ class EngineSupervisor:
             or loaded.memory != self.room.window.kept(history)
         ):
             return None
-        return loaded.used(talk, self.room.count)
+        return loaded.used(protocol, self.room.count)
 
     def to_drop(
-        self, talk: EngineProtocol, history: Conversation, text: str, most: int | None, alone: Policy | None = None
+        self, protocol: EngineProtocol, history: Conversation, text: str, most: int | None, alone: Policy | None = None
     ) -> int:
         """See :meth:`ContextPolicy.to_drop`."""
         if self.process is not None:
             self.room.size = self.process.meter.context_size or self.room.size
-        return self.room.to_drop(talk, history, self.used(talk, history), text, most, alone)
+        return self.room.to_drop(protocol, history, self.used(protocol, history), text, most, alone)
 
-    def let_go(self, history: Conversation, count: int, summary: str = "") -> None:
+    def release(self, history: Conversation, count: int, summary: str = "") -> None:
         """Have the ``count`` oldest messages out of the window, from the next child on."""
-        window, talk = self.room.window, self.talks.made
+        window, protocol = self.room.window, self.protocols.made
         if count > window.count_left(history):
-            assert talk is not None, "it was counted with it"
-            window.drop(history, count, self.room.cost_of_oldest(talk, history, count), summary)
+            assert protocol is not None, "it was counted with it"
+            window.drop(history, count, self.room.cost_of_oldest(protocol, history, count), summary)
 
     # Mending
 
-    def spend_restart(self, process: EngineProcess) -> None:
-        """Account for an unexpected death. Raises EngineDied when there were too many, or the next would die
+    def consume_restart(self, process: EngineProcess) -> None:
+        """Account for an unexpected death. Raises EngineDiedError when there were too many, or the next would die
         of the same."""
         if (lasting := exit_errors.fault_error(process)) is not None:
             raise lasting
@@ -417,24 +423,24 @@ class EngineSupervisor:
 
     def _tell_of_restart(self, process: EngineProcess) -> None:
         self._account_for_the_fallen()
-        self._fallen = process
+        self._crashed = process
 
     def _account_for_the_fallen(self) -> None:
         """A line about a death, with as much about the restart as is true by now: the next child may not load."""
-        if self._fallen is None:
+        if self._crashed is None:
             return
-        line = f"the engine {exit_errors.describe(self._fallen)}"
+        line = f"the engine {exit_errors.describe(self._crashed)}"
         if self._has_restarted:
             line += "; it was restarted with the conversation"
         elif self.process is not None and self.process.state is ProcessState.STARTING:
             line += "; it is being restarted with the conversation"
-        self._fallen = None
+        self._crashed = None
         self.notify(line)
 
     @property
     def _has_restarted(self) -> bool:
         process = self.process
-        return process is not None and process is not self._fallen and process.ready_after is not None
+        return process is not None and process is not self._crashed and process.ready_after is not None
 
 
 # How often an engine may be restarted before it is given up. Pure; the clock is the caller's.

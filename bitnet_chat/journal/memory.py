@@ -78,12 +78,12 @@ class _MemoryWriter(WriterThread):
 
     def _do(self, job: WriterJob) -> None:
         with self._held() as connection:
-            self._scribe = self._scribe or ConversationStore(connection)
+            self._store = self._store or ConversationStore(connection)
             super()._do(job)
 
     def _open(self) -> ConversationStore:
-        assert self._scribe is not None
-        return self._scribe
+        assert self._store is not None
+        return self._store
 
     def _mark(self, mark: Callable[[Path], None]) -> None:
         pass

@@ -131,7 +131,7 @@ def open_file(path: Path, *, busy: float = BUSY) -> tuple[Connection, str]:
     """A connection to a present, sound file, and a line to tell where a damaged one went; empty when there was none.
 
     The file and its folder are made where they are missing, for the eyes of the owner only. Raises JournalError
-    (:class:`Newer` among them), sqlite3.Error or OSError.
+    (:class:`JournalTooNewError` among them), sqlite3.Error or OSError.
     """
     import sqlite3
 

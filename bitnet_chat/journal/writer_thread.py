@@ -65,11 +65,11 @@ class PendingText:
         """When what waits has to be written."""
         return self._due or 0.0
 
-    def write(self, scribe: ConversationStore) -> None:
+    def write(self, store: ConversationStore) -> None:
         # First: what is appended from here on asks for a command of its own, even if it is taken along now.
         self._due = None
         pieces = self._all[self._written :]
-        scribe.add(pieces)
+        store.add(pieces)
         self._written += len(pieces)
 
 
@@ -104,7 +104,7 @@ class WriterThread:
         self._state: DatabaseState | None = None
         self._written = 0
         """Rows that were changed over the present connection, when ``_state`` was."""
-        self._scribe: ConversationStore | None = None
+        self._store: ConversationStore | None = None
         self._told: set[str] = set()
         self._damages = 0
         self._marks = True
@@ -167,16 +167,16 @@ class WriterThread:
         wait, since = RETRY, time.monotonic()
         while not self.off:
             try:
-                scribe = self._open()
-                commands.run(job.command, scribe)
-                self._on_done(job, scribe)
-                self._done(scribe)
+                store = self._open()
+                commands.run(job.command, store)
+                self._on_done(job, store)
+                self._done(store)
                 return
             except sqlite3.IntegrityError:
                 self.lost = "another program has removed this conversation: what comes now is not kept"
                 self._tell(self.lost)
-                assert self._scribe is not None
-                self._scribe.lose()
+                assert self._store is not None
+                self._store.lose()
                 return
             except (sqlite3.Error, OSError) as error:
                 if is_damage(error):
@@ -193,9 +193,9 @@ class WriterThread:
                 self._stopping.wait(wait)
             wait = min(2 * wait, RETRY_MOST)
 
-    def _done(self, scribe: ConversationStore) -> None:
-        while scribe.notes:
-            self._tell(scribe.notes.pop(0))
+    def _done(self, store: ConversationStore) -> None:
+        while store.notes:
+            self._tell(store.notes.pop(0))
         written = 0 if self._connection is None else self._connection.total_changes
         if written != self._written and self._state is not None:
             # What has changed in this file until now was changed by this command.
@@ -221,8 +221,8 @@ class WriterThread:
         the conversation, unless that is in it."""
         state = state_of(self._path)
         before = self._state
-        if self._scribe and self._connection and before and state.has_only_grown(before):
-            return self._scribe
+        if self._store and self._connection and before and state.has_only_grown(before):
+            return self._store
         same_file = before is not None and state.identity == before.identity
         if same_file:
             # SQLite shares what it knows of a file among the connections of a process, and writes what is in its log
@@ -233,17 +233,17 @@ class WriterThread:
         try:
             if note:
                 self._tell(note)
-            if self._scribe is None:
-                self._scribe = ConversationStore(connection)
+            if self._store is None:
+                self._store = ConversationStore(connection)
             else:
-                self._scribe.go_on(connection, same_file=same_file)
+                self._store.go_on(connection, same_file=same_file)
         except BaseException:
             connection.close()
             raise
         self._close()
         self._connection, self._state = connection, state_of(self._path)
         self._written = connection.total_changes
-        return self._scribe
+        return self._store
 
     def _aside(self) -> None:
         identity = state_of(self._path).identity

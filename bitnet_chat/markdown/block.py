@@ -77,7 +77,7 @@ class BlockParser:
 
     def flush(self) -> str:
         if self._is_in_table:
-            self._let_go()
+            self._release()
         text = self.pause()
         self._painter.plain()
         return text + self._painter.take()
@@ -381,7 +381,7 @@ class BlockParser:
                 self._step(head, number)
         return at + 1
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Write the held text. If a row was cut, the rest of it is text; later rows are rows again."""
         row = "".join(self._row) if self._step == self._in_row else ""
         if self._table is not None:

@@ -46,7 +46,7 @@ class CommandContext:
 
     conversation: Conversation
     status: BackendStatus
-    tally: SessionStats = field(default_factory=SessionStats)
+    session_stats: SessionStats = field(default_factory=SessionStats)
     tools: tuple[Tool, ...] = ()
     allowed: frozenset[str] = frozenset()
     """Tools that are called without confirmation."""
@@ -65,7 +65,7 @@ class CommandResult:
     leave: bool = False
     anew: bool = False
     """The conversation is a new one; the journal keeps the previous one."""
-    errand: Errand | None = None
+    side_prompt: Errand | None = None
     back: str = ""
     """The text to put on the prompt."""
 
@@ -183,20 +183,21 @@ def _system(situation: CommandContext, argument: str) -> CommandResult:
 
 
 def _stats(situation: CommandContext, argument: str) -> CommandResult:
-    tally, status = situation.tally, situation.status
+    session_stats, status = situation.session_stats, situation.status
     turns = sum(message.role == "user" for message in situation.conversation.turns)
     replies = [f"{turns} turn{'' if turns == 1 else 's'} in the conversation"]
-    replies.append(f"{tokens(tally.tokens, tally.exact)} in {tally.replies} repl{'y' if tally.replies == 1 else 'ies'}")
-    if tally.tokens_per_second is not None:
-        replies.append(rate(tally.tokens_per_second))
-    if tally.time_to_first_token is not None:
-        replies.append(f"first token after {seconds(tally.time_to_first_token)} on average")
+    noun = "reply" if session_stats.replies == 1 else "replies"
+    replies.append(f"{tokens(session_stats.tokens, session_stats.exact)} in {session_stats.replies} {noun}")
+    if session_stats.tokens_per_second is not None:
+        replies.append(rate(session_stats.tokens_per_second))
+    if session_stats.time_to_first_token is not None:
+        replies.append(f"first token after {seconds(session_stats.time_to_first_token)} on average")
     engine = [one_line(status.engine), state(status)]
     if status.memory is not None:
         engine.append(size(status.memory))
     if status.cpu is not None:
         engine.append(f"{status.cpu:.0f} % CPU")
-    last = tally.last
+    last = session_stats.last
     if last is not None and last.prompt_size is not None:
         about = "" if last.exact else "~"
         new = f", {about}{last.prompt_tokens} of them new" if last.prompt_tokens is not None else ""
@@ -213,7 +214,7 @@ def _stats(situation: CommandContext, argument: str) -> CommandResult:
 
 def _model(situation: CommandContext, argument: str) -> CommandResult:
     if argument:
-        return CommandResult(situation.conversation, errand=SwitchModel(argument))
+        return CommandResult(situation.conversation, side_prompt=SwitchModel(argument))
     status = situation.status
     return CommandResult(
         situation.conversation,
@@ -238,7 +239,7 @@ def _edit(situation: CommandContext, argument: str) -> CommandResult:
     if before == situation.conversation:
         return CommandResult(before, ("No message to edit.",))
     return CommandResult(
-        situation.conversation, errand=Edit(situation.conversation.messages[len(before.messages)].content)
+        situation.conversation, side_prompt=Edit(situation.conversation.messages[len(before.messages)].content)
     )
 
 
@@ -247,19 +248,19 @@ def _resume(situation: CommandContext, argument: str) -> CommandResult:
         return CommandResult(
             situation.conversation, (f"{_short(argument)} is not the number of a conversation: /resume lists them.",)
         )
-    return CommandResult(situation.conversation, errand=Resume(int(argument) if argument else None))
+    return CommandResult(situation.conversation, side_prompt=Resume(int(argument) if argument else None))
 
 
 def _rename(situation: CommandContext, argument: str) -> CommandResult:
     if not argument:
         return CommandResult(situation.conversation, ("A title is missing: /rename TITLE",))
-    return CommandResult(situation.conversation, errand=Rename(one_line(argument)))
+    return CommandResult(situation.conversation, side_prompt=Rename(one_line(argument)))
 
 
 def _fork(situation: CommandContext, argument: str) -> CommandResult:
     if not situation.conversation.turns:
         return CommandResult(situation.conversation, ("Nothing to copy: the conversation is empty.",))
-    return CommandResult(situation.conversation, errand=Fork())
+    return CommandResult(situation.conversation, side_prompt=Fork())
 
 
 def _save(situation: CommandContext, argument: str) -> CommandResult:
@@ -285,7 +286,7 @@ def _export(situation: CommandContext, argument: str) -> CommandResult:
 def _write(situation: CommandContext, format: ExportFormat, path: str) -> CommandResult:
     if not situation.conversation.turns and not situation.unanswered:
         return CommandResult(situation.conversation, ("Nothing to write: the conversation is empty.",))
-    return CommandResult(situation.conversation, errand=Write(format, path))
+    return CommandResult(situation.conversation, side_prompt=Write(format, path))
 
 
 def _copy(situation: CommandContext, argument: str) -> CommandResult:
@@ -296,8 +297,8 @@ def _copy(situation: CommandContext, argument: str) -> CommandResult:
         blocks = _FENCED.findall(reply.content)
         if not blocks:
             return CommandResult(situation.conversation, ("The last reply has no code block.",))
-        return CommandResult(situation.conversation, errand=Copy(blocks[-1][1], "The last code block"))
-    return CommandResult(situation.conversation, errand=Copy(reply.content, "The last reply"))
+        return CommandResult(situation.conversation, side_prompt=Copy(blocks[-1][1], "The last code block"))
+    return CommandResult(situation.conversation, side_prompt=Copy(reply.content, "The last reply"))
 
 
 def _file(situation: CommandContext, argument: str) -> CommandResult:
@@ -305,13 +306,13 @@ def _file(situation: CommandContext, argument: str) -> CommandResult:
         paths = tuple(shlex.split(argument))
     except ValueError:  # an apostrophe in a name, say
         paths = (argument,)
-    return CommandResult(situation.conversation, errand=Attach(paths))
+    return CommandResult(situation.conversation, side_prompt=Attach(paths))
 
 
 def _thinking(situation: CommandContext, argument: str) -> CommandResult:
     for mode in get_args(ThinkingMode):
         if argument == mode:
-            return CommandResult(situation.conversation, errand=ShowThoughts("", mode))
+            return CommandResult(situation.conversation, side_prompt=ShowThoughts("", mode))
     if argument:
         return CommandResult(
             situation.conversation, ("Unknown mode: /thinking [MODE], where MODE is show, fold, hide or left out.",)
@@ -319,7 +320,7 @@ def _thinking(situation: CommandContext, argument: str) -> CommandResult:
     thoughts = next((each.thinking for each in reversed(situation.conversation.turns) if each.thinking), "")
     if not thoughts:
         return CommandResult(situation.conversation, ("The last reply has no thoughts.",))
-    return CommandResult(situation.conversation, errand=ShowThoughts(thoughts))
+    return CommandResult(situation.conversation, side_prompt=ShowThoughts(thoughts))
 
 
 def _tools(situation: CommandContext, argument: str) -> CommandResult:

@@ -67,18 +67,20 @@ class ReplController:
         self.floor = asyncio.Lock()
         """Held during a turn: of a line typed here, or of a reply requested by another client."""
         self._console = console
-        self._clerk = FileActions(display, console, self._recorder if journal is not None else None)
-        self._clerk.attached.extend(attached)
+        self._file_actions = FileActions(display, console, self._recorder if journal is not None else None)
+        self._file_actions.attached.extend(attached)
         self._reply: ReplyView | None = None
-        self._caller: ToolExecutor | None = None
+        self._tool_executor: ToolExecutor | None = None
         if settings.toolbox is not None:
             from bitnet_chat.repl.tool_approval import ToolExecutor
 
             keeps_all = settings.overflow == "stop"
-            self._caller = ToolExecutor(settings.toolbox, display, console, settings.allowed_tools, keeps_all=keeps_all)
+            self._tool_executor = ToolExecutor(
+                settings.toolbox, display, console, settings.allowed_tools, keeps_all=keeps_all
+            )
         self._counted: tuple[tuple[str, int], TokenCount | None] = (("", 0), None)
         self.conversation = Conversation().with_system(settings.system)
-        self.tally = SessionStats()
+        self.session_stats = SessionStats()
         self.leaving = False
         self._error: FinishReason | None = None
         """The error of the last reply that failed."""
@@ -112,7 +114,7 @@ class ReplController:
         """Tokens of the message on the prompt, with its attachments. None for a short message, and while the model
         loads, since its tokenizer may not be available.
         """
-        files = self._clerk.attached
+        files = self._file_actions.attached
         if (len(text) < WORTH_COUNTING and not files) or self._backend.status().state is BackendState.STARTING:
             return None
         if self._counted[0] != (text, len(files)):
@@ -125,8 +127,8 @@ class ReplController:
         """Stop the running reply, if any."""
         if self._reply is not None:
             self._reply.interrupt()
-        elif self._caller is not None:
-            self._caller.interrupt()
+        elif self._tool_executor is not None:
+            self._tool_executor.interrupt()
         elif self._following is not None:
             self._backend.interrupt()  # a reply of another client, for which a line waits
 
@@ -192,9 +194,11 @@ class ReplController:
             self._display.lines(explain(meaning))
             self.failure = self.failure or FinishReason.USAGE
             return ""  # what is typed next would run into it
-        allowed = frozenset(self._caller.allowed if self._caller is not None else ())
+        allowed = frozenset(self._tool_executor.allowed if self._tool_executor is not None else ())
         tools = self._settings.options.tools
-        situation = CommandContext(self.conversation, self.status(), self.tally, tools, allowed, bool(self._asides))
+        situation = CommandContext(
+            self.conversation, self.status(), self.session_stats, tools, allowed, bool(self._asides)
+        )
         outcome = apply(meaning, situation)
         if outcome.lines:
             self._display.lines(*outcome.lines)
@@ -205,10 +209,10 @@ class ReplController:
         if outcome.conversation != self.conversation:
             self._become(outcome.conversation, anew=outcome.anew)
         self.unanswered = outcome.back
-        return await self._run(outcome.errand) if outcome.errand is not None else outcome.back
+        return await self._run(outcome.side_prompt) if outcome.side_prompt is not None else outcome.back
 
     async def _say(self, text: str, line: str) -> str:
-        message = await self._clerk.with_files(text, self._backend)
+        message = await self._file_actions.with_files(text, self._backend)
         if message is None:
             self.unanswered = line
             self.failure = self.failure or FinishReason.USAGE
@@ -217,7 +221,7 @@ class ReplController:
         if await self._ask(self.conversation.with_user(message), dropped):
             self.unanswered = line
         else:
-            self._clerk.sent()
+            self._file_actions.sent()
         return self.unanswered
 
     def _become(self, conversation: Conversation, *, anew: bool = False) -> None:
@@ -230,25 +234,25 @@ class ReplController:
             self._recorder.sync(conversation)
         self._backend.prepare(conversation)
 
-    async def _run(self, errand: commands.Errand) -> str:
+    async def _run(self, side_prompt: commands.Errand) -> str:
         """Carry out an effect of a command. Returns the text to put on the prompt."""
-        match errand:
+        match side_prompt:
             case commands.SwitchModel(name):
                 await self._switch(name)
             case commands.Resume(id):
                 return await self._resume(id)
             case commands.Rename(title):
-                self._clerk.rename(title)
+                self._file_actions.rename(title)
             case commands.Fork():
                 self._fork()
             case commands.Edit(text):
                 return await self._edit(text)
             case commands.Write():
-                await self._clerk.write(errand, self.conversation, self._asides)
+                await self._file_actions.write(side_prompt, self.conversation, self._asides)
             case commands.Copy():
-                self._clerk.copy(errand)
+                self._file_actions.copy(side_prompt)
             case commands.Attach():
-                await self._clerk.attach(errand, self._backend)
+                await self._file_actions.attach(side_prompt, self._backend)
             case commands.ShowThoughts(text, mode):
                 self._show_thoughts(text, mode)
         return ""
@@ -258,8 +262,8 @@ class ReplController:
         unchanged.
         """
         failed, rounds = await self._exchange(conversation, dropped), 0
-        while self._caller is not None and not failed and self.conversation.open_calls:
-            answered, goes_on = await self._caller.answer(self.conversation, rounds, self._backend)
+        while self._tool_executor is not None and not failed and self.conversation.open_calls:
+            answered, goes_on = await self._tool_executor.answer(self.conversation, rounds, self._backend)
             self.conversation, rounds = answered, rounds + 1
             self._recorder.sync(answered)
             if not goes_on:
@@ -298,7 +302,7 @@ class ReplController:
                 aside = SideNote(len(self.conversation.messages), last)
                 self._asides = (*(each for each in self._asides if each != aside), aside)
             return isinstance(event, Failed)
-        self.tally = self.tally.plus(event.stats)
+        self.session_stats = self.session_stats.plus(event.stats)
         if goes_on:
             assert last is not None
             conversation = conversation.without_last_reply()

@@ -31,12 +31,12 @@ class FileActions:
         self._recorder = recorder
         self.attached: list[Attachment] = []
 
-    async def attach(self, errand: Attach, backend: Backend) -> None:
-        if errand.paths == ("-",):
+    async def attach(self, side_prompt: Attach, backend: Backend) -> None:
+        if side_prompt.paths == ("-",):
             self.attached.clear()
             self._display.lines("No file is attached.")
-        elif errand.paths:
-            await self._read(errand.paths, backend)
+        elif side_prompt.paths:
+            await self._read(side_prompt.paths, backend)
         elif self.attached:
             self._tell(self.attached, backend)
         else:
@@ -90,14 +90,14 @@ class FileActions:
         """Clear the attachments after they were sent."""
         self.attached.clear()
 
-    async def write(self, errand: Write, conversation: Conversation, asides: Sequence[SideNote] = ()) -> None:
+    async def write(self, side_prompt: Write, conversation: Conversation, asides: Sequence[SideNote] = ()) -> None:
         from bitnet_chat.conversation.export import export
         from bitnet_chat.util.files import write_exclusive
 
         title = self._recorder.title if self._recorder is not None else ""
-        path = Path(errand.path or f"{_file_name(title)}.{errand.format}")
+        path = Path(side_prompt.path or f"{_file_name(title)}.{side_prompt.format}")
         try:
-            text = export(conversation, errand.format, about={"title": title}, asides=asides)
+            text = export(conversation, side_prompt.format, about={"title": title}, asides=asides)
             await run_in_daemon_thread(lambda: write_exclusive(path, text))
         except BitnetChatError as error:
             self._display.error(error)
@@ -105,15 +105,15 @@ class FileActions:
         count = len(conversation.turns) + len(asides)
         self._display.lines(f"{count} message{'' if count == 1 else 's'} written to {one_line(str(path))}")
 
-    def copy(self, errand: Copy) -> None:
-        length = len(errand.text.encode("utf-8", "surrogateescape"))
+    def copy(self, side_prompt: Copy) -> None:
+        length = len(side_prompt.text.encode("utf-8", "surrogateescape"))
         if length > CLIPBOARD_LIMIT:
             self._display.lines(
-                f"{errand.what} is {size(length)}, too large for the clipboard of a terminal: use /save FILE."
+                f"{side_prompt.what} is {size(length)}, too large for the clipboard of a terminal: use /save FILE."
             )
-        elif self._console.copy(errand.text):
-            count = f"{len(errand.text)} character{'' if len(errand.text) == 1 else 's'}"
-            self._display.lines(f"{errand.what}, {count}, sent to the clipboard of the terminal.")
+        elif self._console.copy(side_prompt.text):
+            count = f"{len(side_prompt.text)} character{'' if len(side_prompt.text) == 1 else 's'}"
+            self._display.lines(f"{side_prompt.what}, {count}, sent to the clipboard of the terminal.")
         else:
             self._display.lines("The clipboard requires a terminal: use /save FILE.")
 

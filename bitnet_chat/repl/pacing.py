@@ -128,7 +128,7 @@ class PacedWriter:
     def __init__(self, show: Callable[[str], None], pace: float) -> None:
         """``pace``: grapheme clusters per second, more than 0."""
         self._show = show
-        self._pacer = OutputPacer(pace)
+        self._output_pacer = OutputPacer(pace)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
@@ -136,7 +136,7 @@ class PacedWriter:
         self._hurried = False
 
     def feed(self, text: str) -> None:
-        self._pacer.feed(text, self._loop.time())
+        self._output_pacer.feed(text, self._loop.time())
         self._show_due()
 
     def hurry(self) -> None:
@@ -149,11 +149,11 @@ class PacedWriter:
 
     def flush(self) -> None:
         """Write all waiting text; later text is paced again."""
-        self._out(self._pacer.flush())
+        self._out(self._output_pacer.flush())
         self._schedule()
 
     def _show_due(self) -> None:
-        self._out(self._pacer.flush() if self._hurried else self._pacer.due(self._loop.time()))
+        self._out(self._output_pacer.flush() if self._hurried else self._output_pacer.due(self._loop.time()))
         self._schedule()
 
     def _out(self, text: str) -> None:
@@ -164,7 +164,7 @@ class PacedWriter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        at = self._pacer.next_at(self._loop.time())
+        at = self._output_pacer.next_at(self._loop.time())
         if at is None:
             self._idle.set()
         else:

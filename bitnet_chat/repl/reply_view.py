@@ -44,7 +44,7 @@ class ReplyView:
         self._conversation = conversation
         self._options = options
         self._display = display
-        self._typist = PacedWriter(self._show, pace) if pace and pace > 0 else None
+        self._writer = PacedWriter(self._show, pace) if pace and pace > 0 else None
         self._loop = asyncio.get_running_loop()
         self._sent = self._loop.time()
         self._spinner: asyncio.TimerHandle | None = None
@@ -91,8 +91,8 @@ class ReplyView:
     def interrupt(self) -> None:
         """Stops the reply and keeps what was said. Asked again a second later it leaves a backend that hangs."""
         now = self._loop.time()
-        if self._typist is not None:
-            self._typist.hurry()
+        if self._writer is not None:
+            self._writer.hurry()
         if self._interrupted is None:
             self._interrupted = now
             if self._asked:
@@ -115,8 +115,8 @@ class ReplyView:
             async with aclosing(stream):
                 async for event in stream:
                     if isinstance(event, (Completed, Failed)):
-                        if self._typist is not None:
-                            await self._typist.drain()
+                        if self._writer is not None:
+                            await self._writer.drain()
                         return self._end(event)
                     self._heard(event)
         except BitnetChatError as error:
@@ -148,10 +148,10 @@ class ReplyView:
         self._end_thinking()
         self._text.append(text)
         self._gauge.feed(text, self._loop.time())
-        if self._typist is None:
+        if self._writer is None:
             self._show(text)
         else:
-            self._typist.feed(text)
+            self._writer.feed(text)
 
     def _show(self, text: str) -> None:
         self._news = True
@@ -183,8 +183,8 @@ class ReplyView:
         return event
 
     def _flush(self) -> None:
-        if self._typist is not None:
-            self._typist.flush()
+        if self._writer is not None:
+            self._writer.flush()
 
     def _spin(self) -> None:
         """Goes on until the reply ends: it may pause, think or hold a table back at any time."""

@@ -27,7 +27,7 @@ class SessionStats:
 
     def plus(self, stats: Stats) -> SessionStats:
         rate, first = stats.tokens_per_second, stats.time_to_first_token
-        tally = replace(
+        session_stats = replace(
             self,
             replies=self.replies + 1,
             tokens=self.tokens + stats.tokens,
@@ -36,14 +36,14 @@ class SessionStats:
         )
         if rate is not None:
             counted = stats.tokens - stats.first_tokens or stats.tokens  # all came in one burst
-            tally = replace(
-                tally,
+            session_stats = replace(
+                session_stats,
                 generated=self.generated + counted,
                 generating=self.generating + counted / rate,
             )
         if first is not None:
-            tally = replace(tally, first_tokens=self.first_tokens + 1, waited=self.waited + first)
-        return tally
+            session_stats = replace(session_stats, first_tokens=self.first_tokens + 1, waited=self.waited + first)
+        return session_stats
 
     @property
     def tokens_per_second(self) -> float | None:

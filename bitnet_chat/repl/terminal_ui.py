@@ -245,7 +245,7 @@ class TerminalUI:
         if hint:
             return [("", clip(f" {one_line(hint)}", columns))]
         draft = self._talk.cost_of(self._session.default_buffer.text)
-        return [*bar(self._talk.status(), self._talk.tally.last, columns, self._overflow, draft)]
+        return [*bar(self._talk.status(), self._talk.session_stats.last, columns, self._overflow, draft)]
 
     def _set_hint(self, text: str) -> None:
         self._hint = text

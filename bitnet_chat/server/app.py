@@ -31,22 +31,24 @@ if TYPE_CHECKING:
     from bitnet_chat.journal import JournalStore
 
 
-def application(desk: ReplyScheduler, settings: ServeSettings, journal: JournalStore | None) -> Starlette:
+def application(scheduler: ReplyScheduler, settings: ServeSettings, journal: JournalStore | None) -> Starlette:
     """The whole application. ``journal``: storage of the chats; None: memory only."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        desk.start()
+        scheduler.start()
         try:
             yield
         finally:
-            await desk.close(0.0)
+            await scheduler.close(0.0)
             await chat_desk.close()
 
-    chat_desk = ChatService(desk, journal if journal is not None else MemoryJournal(), settings.linger)
+    chat_desk = ChatService(scheduler, journal if journal is not None else MemoryJournal(), settings.linger)
     keys = ApiKeyAuth(settings.api_key)
-    routes = [*health.routes(desk), *login_routes(keys), *_routes(desk, settings, chat_desk)]
-    frame = Middleware(RequestMiddleware, settings=settings, gate=RequestGuard(settings, keys), metrics=desk.metrics)
+    routes = [*health.routes(scheduler), *login_routes(keys), *_routes(scheduler, settings, chat_desk)]
+    frame = Middleware(
+        RequestMiddleware, settings=settings, guard=RequestGuard(settings, keys), metrics=scheduler.metrics
+    )
     app = Starlette(
         routes=routes, middleware=[frame], lifespan=lifespan, exception_handlers={HTTPException: _no_such_route}
     )
@@ -67,14 +69,14 @@ def _no_such_route(request: Request, error: Exception) -> Response:
 
 @asynccontextmanager
 async def running(
-    desk: ReplyScheduler, settings: ServeSettings, journal: JournalStore | None, app: Starlette | None = None
+    scheduler: ReplyScheduler, settings: ServeSettings, journal: JournalStore | None, app: Starlette | None = None
 ) -> AsyncIterator[str]:
     """Serve the application during the block; gives its address.
 
     At the end of the block running replies have ``settings.grace`` seconds while new ones are refused, and their
     clients receive the rest; after an exception they have no time.
     """
-    async with listening(app or application(desk, settings, journal), settings.host, settings.port) as url:
+    async with listening(app or application(scheduler, settings, journal), settings.host, settings.port) as url:
         grace = settings.grace
         try:
             yield url
@@ -82,15 +84,15 @@ async def running(
             grace = 0.0
             raise
         finally:
-            await desk.close(grace)
+            await scheduler.close(grace)
 
 
-def _routes(desk: ReplyScheduler, settings: ServeSettings, chat_desk: ChatService) -> Sequence[BaseRoute]:
+def _routes(scheduler: ReplyScheduler, settings: ServeSettings, chat_desk: ChatService) -> Sequence[BaseRoute]:
     """The routes of all APIs."""
     return [
-        *openai.routes(desk, settings),
-        *ollama.routes(desk, settings),
-        *llama_server_api.routes(desk, settings),
+        *openai.routes(scheduler, settings),
+        *ollama.routes(scheduler, settings),
+        *llama_server_api.routes(scheduler, settings),
         *chats.routes(chat_desk, settings),
         *document.routes(),
         *page.routes(),

@@ -15,36 +15,36 @@ from bitnet_chat.version import __version__
 _READY = frozenset({BackendState.IDLE, BackendState.GENERATING, BackendState.INTERRUPTING})
 
 
-def routes(desk: ReplyScheduler) -> list[BaseRoute]:
+def routes(scheduler: ReplyScheduler) -> list[BaseRoute]:
     async def health(request: Request) -> Response:
-        status, facts = health_of(desk)
+        status, facts = health_of(scheduler)
         headers = {} if status == 200 else {"retry-after": "1"}
         return Response(json.dumps(facts), status, headers, media_type="application/json")
 
     async def metrics(request: Request) -> Response:
-        text, kind = desk.metrics.exposed(request.headers.get("accept", ""))
+        text, kind = scheduler.metrics.exposed(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": kind})
 
     return [Route("/health", health), Route("/metrics", metrics)]
 
 
-def health_of(desk: ReplyScheduler) -> tuple[int, dict[str, object]]:
+def health_of(scheduler: ReplyScheduler) -> tuple[int, dict[str, object]]:
     """The HTTP status, 200 if an engine is ready, else 503, and the body."""
-    pools = desk.catalogue.pools
+    pools = scheduler.model_manager.pools
     statuses = [backend.status() for pool in pools.values() for backend in pool.backends]
     shown = max(statuses, key=_readiness, default=None)
     state: str = shown.state if shown is not None else BackendState.STARTING
-    if desk.ending.is_set():
+    if scheduler.ending.is_set():
         state = "ending"
-    elif shown is None and desk.has_answered:
+    elif shown is None and scheduler.has_answered:
         state = "unloaded"  # on purpose, and loaded again by the next request
     ready = state in _READY or state == "unloaded"
     return (200 if ready else 503), {
         "status": "ok" if ready else "unavailable",
-        "model": shown.model if shown is not None else desk.catalogue.names[0],
+        "model": shown.model if shown is not None else scheduler.model_manager.names[0],
         "engine": shown.engine if shown is not None else "",
         "state": state,
-        "models": desk.catalogue.names,
+        "models": scheduler.model_manager.names,
         "parallel": sum(pool.source.parallel for pool in pools.values()),
         "busy": sum(pool.busy for pool in pools.values()),
         "waiting": sum(pool.waiting for pool in pools.values()),

@@ -39,8 +39,8 @@ _MOST = 400_000
 _Work = Callable[["_TextRequest", Fields], dict[str, object]]
 
 
-def routes(desk: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
-    paths = _Paths(desk, settings)
+def routes(scheduler: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
+    paths = _Paths(scheduler, settings)
     return [
         Route("/props", _LlamaEndpoint("GET", paths.props)),
         Route("/slots", _LlamaEndpoint("GET", paths.slots)),
@@ -78,15 +78,15 @@ class _TextRequest:
 
 
 class _Paths:
-    def __init__(self, desk: ReplyScheduler, settings: ServeSettings) -> None:
-        self._catalogue, self._limit = desk.catalogue, settings.body_limit
+    def __init__(self, scheduler: ReplyScheduler, settings: ServeSettings) -> None:
+        self._model_manager, self._limit = scheduler.model_manager, settings.body_limit
         self._texts: dict[str, _TextRequest] = {}
 
     async def props(self, request: Request) -> dict[str, object]:
-        name = self._catalogue.choose(request.query_params.get("model", ""))
-        pool, card = self._catalogue.pools[name], await self._catalogue.card(name)
+        name = self._model_manager.choose(request.query_params.get("model", ""))
+        pool, card = self._model_manager.pools[name], await self._model_manager.card(name)
         facts: dict[str, object] = {
-            "default_generation_settings": {"n_ctx": self._catalogue.window(name) or card.window, "params": {}},
+            "default_generation_settings": {"n_ctx": self._model_manager.window(name) or card.window, "params": {}},
             "total_slots": pool.source.parallel,
             "model_alias": name,
             "model_path": name,
@@ -104,8 +104,8 @@ class _Paths:
         return facts
 
     async def slots(self, request: Request) -> list[dict[str, object]]:
-        name = self._catalogue.choose(request.query_params.get("model", ""))
-        pool, window = self._catalogue.pools[name], self._catalogue.window(name)
+        name = self._model_manager.choose(request.query_params.get("model", ""))
+        pool, window = self._model_manager.pools[name], self._model_manager.window(name)
         return [
             {"id": number, "n_ctx": window, "is_processing": number < pool.busy, "model": name}
             for number in range(pool.source.parallel)
@@ -114,14 +114,14 @@ class _Paths:
     def of(self, work: _Work) -> Callable[[Request], object]:
         async def answer(request: Request) -> dict[str, object]:
             fields = await read(request, self._limit, lambda fields: fields)
-            text = await self._text(self._catalogue.choose(fields.text("model") or ""))
+            text = await self._text(self._model_manager.choose(fields.text("model") or ""))
             return await asyncio.to_thread(work, text, fields)
 
         return answer
 
     async def _text(self, name: str) -> _TextRequest:
         if name not in self._texts:
-            source = self._catalogue.pools[name].source
+            source = self._model_manager.pools[name].source
             if source.path is None:
                 raise InvalidFieldError(
                     f"the model {name} is on another computer: its vocabulary is not available", status=501

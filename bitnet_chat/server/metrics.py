@@ -29,7 +29,7 @@ _RATES = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1000
 class Metrics:
     """The metrics of one server, in a registry of its own. All methods belong to the event loop."""
 
-    def __init__(self, catalogue: ModelManager, running: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, model_manager: ModelManager, running: Callable[[], int] = lambda: 0) -> None:
         """``running``: gives the number of waiting and running replies."""
         self.registry = CollectorRegistry()
         by_model = ("model",)
@@ -77,13 +77,13 @@ class Metrics:
         self._cached = Counter(
             "bitnet_chat_cached_replies", "Replies replayed from the cache", by_model, registry=self.registry
         )
-        for name in catalogue.names:  # 0 is a figure, too, and a rate wants a beginning
+        for name in model_manager.names:  # 0 is a figure, too, and a rate wants a beginning
             for counter in (self._prompt_tokens, self._tokens, self._yields, self._restarts, self._cached):
                 counter.labels(name)
-        self._catalogue = catalogue
+        self._model_manager = model_manager
         self._shared_restarts: dict[str, int] = {}
         """Counted restarts of a process that serves several slots."""
-        self.registry.register(_Collector(catalogue, running))
+        self.registry.register(_Collector(model_manager, running))
 
     def request(self, api: str, status: int) -> None:
         self._requests.labels(api, str(status)).inc()
@@ -98,21 +98,21 @@ class Metrics:
     def replayed(self, model: str) -> None:
         self._cached.labels(model).inc()
 
-    def restarted(self, model: str, seat: Slot) -> None:
+    def restarted(self, model: str, slot: Slot) -> None:
         """Count the restarts of its engine that are not counted yet."""
-        count, known = seat.backend.status().restarts, seat.restarts
-        if self._catalogue.pools[model].source.shared:
+        count, known = slot.backend.status().restarts, slot.restarts
+        if self._model_manager.pools[model].source.shared:
             known = self._shared_restarts.get(model, 0)
             self._shared_restarts[model] = count
         if count > known:
             self._restarts.labels(model).inc(count - known)
-        seat.restarts = count
+        slot.restarts = count
 
     def exposed(self, accept: str) -> tuple[bytes, str]:
         """All metrics in the format that the ``Accept`` header asks for, and the name of that format."""
-        for model, pool in self._catalogue.pools.items():
-            for seat in pool.seats:
-                self.restarted(model, seat)
+        for model, pool in self._model_manager.pools.items():
+            for slot in pool.seats:
+                self.restarted(model, slot)
         encode, kind = choose_encoder(accept)
         return encode(self.registry), kind
 
@@ -149,8 +149,8 @@ class ReplyMetrics:
 class _Collector(Collector):
     """Values that are computed at each scrape."""
 
-    def __init__(self, catalogue: ModelManager, running: Callable[[], int]) -> None:
-        self._catalogue, self._running = catalogue, running
+    def __init__(self, model_manager: ModelManager, running: Callable[[], int]) -> None:
+        self._model_manager, self._running = model_manager, running
         self._process = psutil.Process()
         self._started = self._process.create_time()
 
@@ -165,7 +165,7 @@ class _Collector(Collector):
         memory = GaugeMetricFamily(
             "bitnet_chat_backend_memory_bytes", "Resident memory of the engines", labels=("model",)
         )
-        for model, pool in self._catalogue.pools.items():
+        for model, pool in self._model_manager.pools.items():
             waiting.add_metric((model,), pool.waiting)
             busy.add_metric((model,), pool.busy)
             loaded.add_metric((model,), len(pool.backends))

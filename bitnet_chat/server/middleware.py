@@ -70,15 +70,15 @@ _APIS = {
 class RequestMiddleware:
     """ASGI middleware, the outermost one."""
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, gate: RequestGuard, metrics: Metrics) -> None:
-        self._app, self._settings, self._gate, self._metrics = app, settings, gate, metrics
+    def __init__(self, app: ASGIApp, settings: ServeSettings, guard: RequestGuard, metrics: Metrics) -> None:
+        self._app, self._settings, self._guard, self._metrics = app, settings, guard, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         scope = {**scope, "path": plain(scope["path"])}
-        await _RequestCycle(self._app, self._settings, self._gate, self._metrics).run(scope, receive, send)
+        await _RequestCycle(self._app, self._settings, self._guard, self._metrics).run(scope, receive, send)
 
 
 class _TooLargeError(Exception):
@@ -88,8 +88,8 @@ class _TooLargeError(Exception):
 class _RequestCycle:
     """One request and its response."""
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, gate: RequestGuard, metrics: Metrics) -> None:
-        self._app, self._settings, self._gate, self._metrics = app, settings, gate, metrics
+    def __init__(self, app: ASGIApp, settings: ServeSettings, guard: RequestGuard, metrics: Metrics) -> None:
+        self._app, self._settings, self._guard, self._metrics = app, settings, guard, metrics
         self._status = 0
         self._read = 0
         self._read_all = False
@@ -130,9 +130,9 @@ class _RequestCycle:
             requests.info("%s %s %s %.0f ms", facts.method, one_line(facts.path), status, took)
 
     async def _answer(self, facts: RequestInfo, scope: Scope, receive: Receive, send: Send) -> None:
-        if origin := self._gate.allowed_origin(facts):
+        if origin := self._guard.allowed_origin(facts):
             self._cors = cors_headers(origin)
-        if (refusal := self._gate.refusal(facts)) is not None:
+        if (refusal := self._guard.refusal(facts)) is not None:
             await refused(refusal, facts.path)(scope, receive, send)
         elif facts.method == "OPTIONS" and origin and "access-control-request-method" in facts.headers:
             wanted = facts.headers.get("access-control-request-headers", "")

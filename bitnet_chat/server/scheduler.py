@@ -77,18 +77,18 @@ class ReplyScheduler:
 
     def __init__(
         self,
-        catalogue: ModelManager,
+        model_manager: ModelManager,
         *,
         cache: ReplyCache | None = None,
         defaults: RequestDefaults | None = None,
         log_prompts: bool = False,
     ) -> None:
         """``cache``: the cache of deterministic replies. ``log_prompts``: log prompts and replies."""
-        self.catalogue = catalogue
+        self.model_manager = model_manager
         self.defaults = defaults or RequestDefaults()
         self._cache = cache
         self._tasks: dict[asyncio.Task[None], ReplyBroadcast] = {}
-        self.metrics = Metrics(catalogue, lambda: self.running)
+        self.metrics = Metrics(model_manager, lambda: self.running)
         self.ending = asyncio.Event()
         """Set when the server begins to shut down: idle streams should end, too."""
         self.has_answered = False
@@ -101,7 +101,7 @@ class ReplyScheduler:
         return len(self._tasks)
 
     def start(self) -> None:
-        self.catalogue.start()
+        self.model_manager.start()
 
     def begin(self, order: ReplyRequest, *, on_end: Callable[[ReplyBroadcast], None] | None = None) -> ReplyBroadcast:
         """Start a reply. Raises UnknownModelError, or ShuttingDownError during shutdown; other errors, a full queue
@@ -112,7 +112,7 @@ class ReplyScheduler:
                 "the server is shutting down", retry_after=10.0, remedy="try again after its restart"
             )
         order = self.defaults.applied(order)
-        model = self.catalogue.choose(order.model, order.conversation)
+        model = self.model_manager.choose(order.model, order.conversation)
         generation = ReplyBroadcast(secrets.token_hex(12), model)
         account = self.metrics.reply(model)
         task = asyncio.ensure_future(self._make(order, generation, account))
@@ -153,7 +153,7 @@ class ReplyScheduler:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=1.0)
-            await self.catalogue.close()
+            await self.model_manager.close()
 
     # One reply
 
@@ -171,7 +171,7 @@ class ReplyScheduler:
                 raise asyncio.CancelledError
             if (refusal := await self._refusal(order, generation.model)) is not None:
                 raise refusal
-            async with self.catalogue.held(generation.model) as pool:
+            async with self.model_manager.held(generation.model) as pool:
                 for tries in range(_YIELDS + 1):
                     if not generation.stopped_by(task.cancel):
                         raise asyncio.CancelledError
@@ -184,9 +184,9 @@ class ReplyScheduler:
                         make_way=way.make if way else None,
                         turn=turn,
                         again=tries > 0,
-                    ) as seat:
+                    ) as slot:
                         account.seated()
-                        await self._ask(seat, order, generation, account, way, place)
+                        await self._ask(slot, order, generation, account, way, place)
                     if way is None or not way.made:
                         return
                     generation.again()
@@ -211,7 +211,7 @@ class ReplyScheduler:
 
     async def _refusal(self, order: ReplyRequest, model: str) -> BitnetChatError | None:
         """The error of a request that can be refused without a backend."""
-        pool, options = self.catalogue.pools[model], order.options
+        pool, options = self.model_manager.pools[model], order.options
         refusal = await pool.refusal(order.conversation, options)
         if refusal is not None and options.tools and order.tools_optional and refuses_tools(refusal):
             options = replace(options, tools=(), tool_choice="auto")
@@ -220,14 +220,14 @@ class ReplyScheduler:
 
     async def _ask(
         self,
-        seat: Slot,
+        slot: Slot,
         order: ReplyRequest,
         generation: ReplyBroadcast,
         account: ReplyMetrics,
         way: _Preemption | None,
         place: CacheEntry | None,
     ) -> None:
-        backend = _with_tools_as_wished(seat.backend, order)
+        backend = _with_tools_as_wished(slot.backend, order)
         if way is not None:
             way.backend = backend
         if not generation.stopped_by(backend.interrupt):
@@ -240,9 +240,9 @@ class ReplyScheduler:
                     account.heard(event)
                     generation.put(event)
         finally:
-            self.metrics.restarted(generation.model, seat)
+            self.metrics.restarted(generation.model, slot)
         if isinstance(generation.end, Completed):
-            seat.memory = _remembered(order.conversation, generation)
+            slot.memory = _remembered(order.conversation, generation)
 
 
 def _with_tools_as_wished(backend: Backend, order: ReplyRequest) -> Backend:

@@ -234,7 +234,7 @@ class _Protocol(HttpToolsProtocol):
     _head = 0
     _in_body = False
     _unwanted = 0
-    _patience: asyncio.TimerHandle | None = None
+    _prompt_timeout: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, places: ConnectionLimit, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -262,7 +262,7 @@ class _Protocol(HttpToolsProtocol):
             if self.cycle.response_complete:
                 self._unwanted += len(data)
         else:
-            if self._patience is None and (self.cycle is None or self.cycle.response_complete):
+            if self._prompt_timeout is None and (self.cycle is None or self.cycle.response_complete):
                 self._expect(_HEAD_TIMEOUT)  # the first bytes of the next request on this connection
             self._head += len(data)
         super().data_received(data)
@@ -292,12 +292,12 @@ class _Protocol(HttpToolsProtocol):
             self._places.idle(self)
 
     def _expect(self, seconds: float) -> None:
-        self._patience = self.loop.call_later(seconds, self._refuse, b"408 Request Timeout")
+        self._prompt_timeout = self.loop.call_later(seconds, self._refuse, b"408 Request Timeout")
 
     def _relax(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        if self._prompt_timeout is not None:
+            self._prompt_timeout.cancel()
+            self._prompt_timeout = None
 
     def _refuse(self, status: bytes) -> None:
         self._relax()

@@ -151,8 +151,8 @@ class PromptSegments:
         left out.
         """
         *earlier, reply = history.messages
-        said, loose_end = split_overlap(reply.content)
-        return self.render(Conversation(tuple(earlier))) + closing + self.guarded(said), loose_end
+        said, overlap = split_overlap(reply.content)
+        return self.render(Conversation(tuple(earlier))) + closing + self.guarded(said), overlap
 
     def before_message(self, history: Conversation) -> str:
         """The text before the next message, guarded."""

@@ -232,10 +232,10 @@ def test_a_response_whose_end_never_comes(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_request_is_told_to_be_on_its_way_before_it_is_answered() -> None:
-    gate = asyncio.Event()
+    guard = asyncio.Event()
 
     async def late(writer: asyncio.StreamWriter) -> None:
-        await gate.wait()
+        await guard.wait()
         await whole(writer)
 
     async def body(here: HTTPConnection, there: Server) -> None:
@@ -243,7 +243,7 @@ def test_a_request_is_told_to_be_on_its_way_before_it_is_answered() -> None:
         await line.ask(lambda sent: here.post("/", {}, sent))
         await there.heard.wait()
         assert not line.is_open
-        gate.set()
+        guard.set()
         await line.answer()
         assert line.is_open and await line.chunk() == b"one"
         line.close()

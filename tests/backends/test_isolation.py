@@ -188,11 +188,11 @@ def test_what_no_engine_need_refuse_is_refused_while_all_are_busy(
     async def scene() -> None:
         async with serving({"m": open_factory(settings, "", parallel=1)}) as served:
             assert (await told(served, CHAT, {"messages": said(0, ""), "max_tokens": 1}))[0] == 200
-            async with served.desk.catalogue.held("m") as pool, pool.lease(Conversation()):
+            async with served.scheduler.model_manager.held("m") as pool, pool.lease(Conversation()):
                 for path, body in wrong:
                     status, error = await told(served, path, body)
                     assert status == 400, error
-                assert served.desk.running == 0
+                assert served.scheduler.running == 0
                 waiting = asyncio.ensure_future(told(served, "/api/chat", {**wrong[1][1], "truncate": True}))
                 while not pool.waiting:  # noqa: ASYNC110  # there is no event for it
                     await asyncio.sleep(0.01)

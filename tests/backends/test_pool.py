@@ -22,7 +22,7 @@ def pool(parallel: int = 1, **options: int) -> Pool:
     return Pool(scripted_source(lambda _: say("hi"), [], parallel=parallel), **options)
 
 
-def talk(*texts: str) -> Conversation:
+def protocol(*texts: str) -> Conversation:
     """A conversation of user and assistant in turn."""
     conversation = Conversation()
     for index, text in enumerate(texts):
@@ -32,9 +32,9 @@ def talk(*texts: str) -> Conversation:
 
 async def lived(pool: Pool, *texts: str, sampling: Sampling | None = None) -> Slot:
     """A seat that answers the last but one of ``texts`` with the last one."""
-    async with pool.lease(talk(*texts[:-1]), sampling) as seat:
-        seat.memory = talk(*texts)
-    return seat
+    async with pool.lease(protocol(*texts[:-1]), sampling) as slot:
+        slot.memory = protocol(*texts)
+    return slot
 
 
 async def turns(count: int = 5) -> None:
@@ -117,10 +117,10 @@ def test_a_seat_that_draws_otherwise_does_not_know_the_conversation() -> None:
         seats = pool(2)
         cold = await lived(seats, "a", "A", sampling=Sampling(temperature=0.0))
         hot = await lived(seats, "x", "X", sampling=Sampling(temperature=1.5))
-        async with seats.lease(talk("a", "A", "a2"), Sampling(temperature=0.0)) as seat:
-            assert seat is cold
-        async with seats.lease(talk("x", "X", "x2"), Sampling(temperature=1.5)) as seat:
-            assert seat is hot
+        async with seats.lease(protocol("a", "A", "a2"), Sampling(temperature=0.0)) as slot:
+            assert slot is cold
+        async with seats.lease(protocol("x", "X", "x2"), Sampling(temperature=1.5)) as slot:
+            assert slot is hot
 
     run(main)
 
@@ -130,9 +130,9 @@ def test_why_a_reply_ended_and_what_was_thought_does_not_matter_to_who_knows_it(
         seats = pool(2)
         one = await lived(seats, "a", "A")
         await lived(seats, "b", "B")
-        stored = talk("a").with_assistant("A", FinishReason.STOP, thinking="hm").with_user("a2")
-        async with seats.lease(stored) as seat:
-            assert seat is one
+        stored = protocol("a").with_assistant("A", FinishReason.STOP, thinking="hm").with_user("a2")
+        async with seats.lease(stored) as slot:
+            assert slot is one
 
     run(main)
 
@@ -142,7 +142,7 @@ def test_who_waits_comes_in_turn_and_people_before_batch_work() -> None:
         seats, order = pool(), []
 
         async def visit(name: str, urgent: bool) -> None:
-            async with seats.lease(talk(name), urgent=urgent):
+            async with seats.lease(protocol(name), urgent=urgent):
                 order.append(name)
 
         tasks = []
@@ -164,7 +164,7 @@ async def held(seats: Pool, **options: object) -> AsyncIterator[Callable[[], Awa
     release, taken = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
-        async with seats.lease(talk("held"), **options):  # type: ignore[arg-type]
+        async with seats.lease(protocol("held"), **options):  # type: ignore[arg-type]
             taken.set()
             await release.wait()
 
@@ -185,7 +185,7 @@ def test_too_many_are_sent_away_with_the_time_it_takes() -> None:
     async def main() -> None:
         now = [0.0]
         seats = Pool(scripted_source(lambda _: say("hi"), []), queue=2, clock=lambda: now[0])
-        async with seats.lease(talk("slow")):
+        async with seats.lease(protocol("slow")):
             now[0] += 20.0
         async with held(seats):
             waiting = [asyncio.ensure_future(lived(seats, name, "")) for name in "ab"]
@@ -203,7 +203,7 @@ def test_a_person_is_not_sent_away_for_batch_work_that_waits() -> None:
         seats = pool(queue=2)
 
         async def batch(name: str) -> str:
-            async with seats.lease(talk(name), urgent=False):
+            async with seats.lease(protocol(name), urgent=False):
                 return name
 
         async with held(seats):
@@ -259,7 +259,7 @@ def test_batch_work_that_made_way_keeps_its_place_and_is_not_sent_away() -> None
         turn = number()
 
         async def batch(name: str, **options: object) -> None:
-            async with seats.lease(talk(name), urgent=False, **options):  # type: ignore[arg-type]
+            async with seats.lease(protocol(name), urgent=False, **options):  # type: ignore[arg-type]
                 order.append(name)
 
         async with held(seats):
@@ -351,15 +351,15 @@ def test_no_seat_is_lost_or_given_twice(parallel: int, queue: int, steps: list[t
         async def visit(name: int, urgent: bool, release: asyncio.Event) -> None:
             with suppress(BusyError):
                 async with seats.lease(
-                    talk(f"{name % 4}", "A", "b"), urgent=urgent, make_way=lambda: bool(name % 2)
-                ) as seat:
-                    assert not any(seat is each for each in taken), "given twice"
-                    taken.append(seat)
+                    protocol(f"{name % 4}", "A", "b"), urgent=urgent, make_way=lambda: bool(name % 2)
+                ) as slot:
+                    assert not any(slot is each for each in taken), "given twice"
+                    taken.append(slot)
                     try:
                         await release.wait()
-                        seat.memory = talk(f"{name % 4}", "A")
+                        slot.memory = protocol(f"{name % 4}", "A")
                     finally:
-                        taken.remove(seat)
+                        taken.remove(slot)
 
         for what, index, urgent in steps:
             if what == "come":

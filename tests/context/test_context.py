@@ -59,11 +59,11 @@ def test_whole_turns_leave_and_the_newest_stay() -> None:
 
 def test_what_leaves_is_counted_with_what_stands_around_it(classic: EngineBinary, model: Path) -> None:
     backend = LocalEngineBackend(Settings(engine=str(classic.path), model=str(model), journal=False))
-    talk, room = backend.talk(), ContextPolicy("drop-oldest", lambda text: backend.count(text) or TokenCount(0))
+    protocol, room = backend.protocol(), ContextPolicy("drop-oldest", lambda text: backend.count(text) or TokenCount(0))
     system = Conversation().with_system(SYSTEM)
     turns = system.with_user("hello").with_assistant("Hello!").with_user("thanks").with_assistant("Bye.")
-    whole = talk.cost_of_history(turns, room.count).count - talk.cost_of_history(system, room.count).count
-    assert room.cost_of_oldest(talk, turns, 4).count == whole
+    whole = protocol.cost_of_history(turns, room.count).count - protocol.cost_of_history(system, room.count).count
+    assert room.cost_of_oldest(protocol, turns, 4).count == whole
     assert sum(room.count(each.content).count for each in turns.turns) < whole - 8
 
 
@@ -130,17 +130,17 @@ def test_of_a_long_history_only_what_may_stay_is_counted() -> None:
         counted.append(len(text))
         return TokenCount(len(text))
 
-    room, talk, history = ContextPolicy("drop-oldest", count), Plain(), Conversation().with_system("S")
+    room, protocol, history = ContextPolicy("drop-oldest", count), Plain(), Conversation().with_system("S")
     turn = (Message("user", "q" * 20), Message("assistant", "a" * 20))
     history = Conversation((*history.messages, *(turn * 50_000)))
-    dropped = room.to_drop(talk, history, None, "q" * 50, None, "drop-oldest")  # type: ignore[arg-type]
+    dropped = room.to_drop(protocol, history, None, "q" * 50, None, "drop-oldest")  # type: ignore[arg-type]
     kept = 20 * (100_000 - dropped)
     assert 500 - 51 <= kept <= 1000 - 125 - 51 and dropped % 2 == 0
     longer = Conversation((*history.messages, *turn))
-    assert room.to_drop(talk, longer, None, "q" * 50, None, "drop-oldest") in (dropped, dropped + 2 * 12)  # type: ignore[arg-type]
-    assert sum(counted) + talk.rendered < 30_000, "of two million characters"
+    assert room.to_drop(protocol, longer, None, "q" * 50, None, "drop-oldest") in (dropped, dropped + 2 * 12)  # type: ignore[arg-type]
+    assert sum(counted) + protocol.rendered < 30_000, "of two million characters"
     with pytest.raises(ContextOverflowError, match="outgrown") as raised:
-        room.to_drop(talk, history, None, "q", None, "stop")  # type: ignore[arg-type]
+        room.to_drop(protocol, history, None, "q", None, "stop")  # type: ignore[arg-type]
     assert raised.value.size == 1000 and 1_900_000 < (raised.value.needed or 0) < 2_100_000
 
 
@@ -155,12 +155,12 @@ def test_what_is_as_long_as_a_conversation_runs_beside_the_loop() -> None:
 
 
 def test_what_one_request_was_to_be_told_another_is_not() -> None:
-    keeper = EngineSupervisor(lambda: None, ContextPolicy("drop-oldest", by_length))  # type: ignore[arg-type, return-value]
-    keeper.notify("the engine was restarted")
-    keeper.tell("a special token of yours was kept as text")
-    keeper.room.window.drop(Conversation().with_user("a").with_assistant("b"), 2, TokenCount(2))
-    keeper.begin(alone=True)
-    assert keeper.take_notices(of_launch=False) == [Notice("the engine was restarted")]
+    supervisor = EngineSupervisor(lambda: None, ContextPolicy("drop-oldest", by_length))  # type: ignore[arg-type, return-value]
+    supervisor.notify("the engine was restarted")
+    supervisor.tell("a special token of yours was kept as text")
+    supervisor.room.window.drop(Conversation().with_user("a").with_assistant("b"), 2, TokenCount(2))
+    supervisor.begin(alone=True)
+    assert supervisor.take_notices(of_launch=False) == [Notice("the engine was restarted")]
 
 
 # On engines
@@ -216,7 +216,7 @@ def run(settings: Settings, body: Callable[[Talker], Awaitable[None]]) -> None:
 async def long_conversation(talker: Talker, questions: Iterable[str]) -> None:
     """Every turn is answered; every child is started with the system prompt and the newest whole turns; whenever turns
     have left the window, a line says how many."""
-    talk = talker.backend.talk()
+    protocol = talker.backend.protocol()
     left = drops = 0
     for number, question in enumerate(questions):
         history, before = talker.conversation, len(talker.prompts)
@@ -234,7 +234,7 @@ async def long_conversation(talker: Talker, questions: Iterable[str]) -> None:
         if len(talker.prompts) > before:
             kept = Conversation(history.messages[:1] + history.turns[left:])
             assert kept.system == SYSTEM
-            assert talker.prompts[-1] == talk.launch(kept).prompt, f"turn {number} followed something else"
+            assert talker.prompts[-1] == protocol.launch(kept).prompt, f"turn {number} followed something else"
         else:
             assert not said, "what left was still there"
     assert len(talker.conversation.turns) == 2 * TURNS

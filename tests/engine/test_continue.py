@@ -339,11 +339,11 @@ def test_a_child_that_was_loaded_behind_a_stopped_reply_is_not_told_to_go_on(scr
     async def body(backend: LocalEngineBackend) -> None:
         cut = Conversation().with_system("be kind").with_user("one").with_assistant("so", CUT)
         backend.prepare(cut)
-        keeper = backend._session.keeper
-        assert keeper.starting is not None
-        await keeper.starting
-        assert keeper.process is not None
-        await keeper.process.settled()
+        supervisor = backend._session.supervisor
+        assert supervisor.starting is not None
+        await supervisor.starting
+        assert supervisor.process is not None
+        await supervisor.process.settled()
         assert prompts(record)[-1].endswith("so<|im_end|>")
         more, _ = await ask(backend, cut)
         assert more.text == " and more" and prompts(record)[-1].endswith("assistant\nso")

@@ -90,8 +90,8 @@ def test_a_pasted_log_changes_neither_figures_nor_the_reply(
             assert reply.stats.context_size == 1024
             assert reply.stats.prompt_size is not None and reply.stats.prompt_size > 50
             conversation = conversation.with_assistant(reply.text).with_user("one more: context full, swapping")
-        retold = Conversation().with_user("hi").with_assistant(pasted + "yes").with_user(pasted + "hello")
-        reply = await last(backend, retold)
+        replayed_thinking = Conversation().with_user("hi").with_assistant(pasted + "yes").with_user(pasted + "hello")
+        reply = await last(backend, replayed_thinking)
         assert isinstance(reply, Completed) and reply.reason is FinishReason.STOP, reply
         assert reply.stats.context_size == 1024
 

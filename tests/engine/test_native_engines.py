@@ -30,7 +30,7 @@ REPLY = "Hello! Ask me how to use bitnet-chat."
 """11 tokens of the bundled model, and one that ends it."""
 
 
-def talk(
+def protocol(
     engine: EngineBinary, model: Path, body: Callable[[LocalEngineBackend], Awaitable[None]], **more: object
 ) -> None:
     settings = Settings(engine=str(engine.path), model=str(model), temperature=0.0, threads=1, **more)  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def test_figures_and_limits(any_native: EngineBinary, model: Path) -> None:
         end = await ask(backend, STORY, ReplyOptions(stop=("small model",)))
         assert end.reason is FinishReason.STOP and end.text.endswith("a ") and "small" not in end.text
 
-    talk(any_native, model, body)
+    protocol(any_native, model, body)
 
 
 def test_a_history_is_read_before_there_is_a_message(any_native: EngineBinary, model: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_history_is_read_before_there_is_a_message(any_native: EngineBinary, m
         def exited(self, code: int) -> None: ...
 
     def spawned(process: EngineProcess) -> None:
-        process.tape = Tape()
+        process.trace_listener = Tape()
 
     async def main() -> None:
         backend = LocalEngineBackend(
@@ -113,7 +113,7 @@ def test_a_reply_in_a_format(any_native: EngineBinary, model: Path) -> None:
         assert end.reason is FinishReason.STOP and json.loads(end.text) in ("Ada", "Bo")
         assert (await ask(backend, HELLO)).text == REPLY, "the next reply has no format"
 
-    talk(any_native, model, body)
+    protocol(any_native, model, body)
 
 
 def test_how_far_a_prompt_is_read(any_native: EngineBinary, model: Path) -> None:
@@ -129,7 +129,7 @@ def test_how_far_a_prompt_is_read(any_native: EngineBinary, model: Path) -> None
         assert [event.done for event in told] == sorted(event.done for event in told)
         assert isinstance(events[events.index(told[-1]) + 1], TextDelta | Completed)
 
-    talk(any_native, model, body, ctx=2048)
+    protocol(any_native, model, body, ctx=2048)
 
 
 def test_many_turns_in_a_small_window(any_native: EngineBinary, model: Path) -> None:
@@ -147,7 +147,7 @@ def test_many_turns_in_a_small_window(any_native: EngineBinary, model: Path) -> 
             conversation = asked.with_assistant(end.text, end.reason)
         assert left > 5
 
-    talk(any_native, model, body, ctx=256)
+    protocol(any_native, model, body, ctx=256)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")

@@ -165,7 +165,7 @@ def test_a_history_is_read_before_there_is_a_message(rig: Rig) -> None:
         def exited(self, code: int) -> None: ...
 
     def spawned(process: EngineProcess) -> None:
-        process.tape = Tape()
+        process.trace_listener = Tape()
 
     async def body(backend: LocalEngineBackend) -> None:
         backend.prepare(history)

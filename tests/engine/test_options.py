@@ -91,7 +91,7 @@ def command(name: str, mode: str, folder: Path, monkeypatch: pytest.MonkeyPatch)
         from dataclasses import replace
 
         backend = LocalEngineBackend(replace(MODES[mode], engine=str(path), model=str(model)))
-        launch = backend.talk().launch(Conversation().with_system("Be brief."))
+        launch = backend.protocol().launch(Conversation().with_system("Be brief."))
         words = [launch.argv[0], launch.prompt_flag, "PROMPT", *launch.argv[1:]]
     assert words[0] == str(path)
     return [{str(model): "MODEL"}.get(word, word) for word in words[1:]]

@@ -266,7 +266,7 @@ class Log:
         self.text = b""
 
     def spawned(self, process: EngineProcess) -> None:
-        process.tape = self
+        process.trace_listener = self
 
     def logged(self, data: bytes) -> None:
         self.text += data

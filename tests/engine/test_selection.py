@@ -226,7 +226,7 @@ def test_the_sampling_of_the_registry_holds_unless_the_user_sets_his_own(classic
     settings = Settings(engine=str(classic.path), model="mine", journal=False)
 
     def value(settings: Settings, flag: str, wanted: Sampling | None = None) -> str:
-        argv = LocalEngineBackend(settings).talk().launch(Conversation(), sampling=wanted).argv
+        argv = LocalEngineBackend(settings).protocol().launch(Conversation(), sampling=wanted).argv
         return argv[argv.index(flag) + 1]
 
     assert [float(value(settings, flag)) for flag in ("--temp", "--top-p", "--top-k", "--min-p")] == [0.6, 0.9, 20, 0.1]

@@ -289,14 +289,14 @@ def test_a_death_while_the_vocabulary_is_read(rig: Rig) -> None:
 def test_who_asks_while_the_model_is_looked_at_does_not_have_it_done_again(rig: Rig) -> None:
     async def body(backend: LocalEngineBackend) -> None:
         looks = []
-        keeper = backend._session.keeper
-        make = keeper.talks._make
+        supervisor = backend._session.supervisor
+        make = supervisor.protocols._make
 
         def look() -> EngineProtocol:
             looks.append(1)
             return make()
 
-        keeper.talks._make = look
+        supervisor.protocols._make = look
         cut = said("one").with_assistant("two", FinishReason.INTERRUPTED)
         backend.prepare(cut)
         await asyncio.sleep(0)  # the background begins
@@ -344,7 +344,7 @@ def test_three_restarts_a_minute_and_then_a_clear_error(rig: Rig) -> None:
         assert len(notices(events)) == 3
         assert "4th time in 60 seconds" in str(last.error)
         # And the budget comes back: nothing is broken for good.
-        backend._session.keeper.budget = RestartBudget()
+        backend._session.supervisor.budget = RestartBudget()
         assert (await ask(backend, said("say again")))[-1].text == "again"  # type: ignore[union-attr]
 
     run(rig, body)
@@ -541,16 +541,16 @@ def test_who_heard_the_end_of_a_reply_may_ask_at_once(rig: Rig) -> None:
 def test_what_left_the_window_of_one_conversation_stays_in_another(rig: Rig) -> None:
     rig.environment.setenv("FAKE_ENGINE_PROMPT_LIMIT", "900")
 
-    def talk(name: str, turns: int) -> Conversation:
+    def protocol(name: str, turns: int) -> Conversation:
         conversation = Conversation()
         for number in range(turns):
             conversation = conversation.with_user(f"{name} {number}").with_assistant("yes")
         return conversation.with_user("say fine")
 
     async def body(backend: LocalEngineBackend) -> None:
-        long = await ask(backend, talk("a question that is long and goes on for a while", 12))
+        long = await ask(backend, protocol("a question that is long and goes on for a while", 12))
         assert long[-1].text == "fine" and notices(long)  # type: ignore[union-attr]
-        short = await ask(backend, talk("b", 10))
+        short = await ask(backend, protocol("b", 10))
         assert short[-1].text == "fine" and not notices(short)  # type: ignore[union-attr]
         assert all(f"b {number}<" in rig.launches[-1]["prompt"] for number in range(10))
 
@@ -806,7 +806,7 @@ def test_a_conversation_that_no_start_prepares_starts_one_process_a_message(rig:
             assert isinstance(last, Completed) and last.reason is FinishReason.STOP
             conversation = conversation.with_assistant(last.text, last.reason)
             backend.prepare(conversation)
-            while backend._session.keeper.starting is not None:  # noqa: ASYNC110
+            while backend._session.supervisor.starting is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         assert [launch["prompt"].count("user:") for launch in rig.launches] == [1, 2, 3]
 

@@ -83,15 +83,15 @@ async def ask(backend: LocalEngineBackend, conversation: Conversation, text: str
 
 async def prepared(backend: LocalEngineBackend) -> None:
     """Until nothing more is done in the background."""
-    keeper = backend._session.keeper
-    if keeper._replacing is not None:
-        await asyncio.wait([keeper._replacing])
-    if keeper.starting is not None:
-        await keeper.starting
-    if keeper.process is not None:
-        await keeper.process.settled()
-    if keeper._spares is not None and keeper._spares._filling is not None:
-        await keeper._spares._filling
+    supervisor = backend._session.supervisor
+    if supervisor._replacing is not None:
+        await asyncio.wait([supervisor._replacing])
+    if supervisor.starting is not None:
+        await supervisor.starting
+    if supervisor.process is not None:
+        await supervisor.process.settled()
+    if supervisor._standby is not None and supervisor._standby._filling is not None:
+        await supervisor._standby._filling
 
 
 def told(conversation: Conversation) -> Conversation:
@@ -242,7 +242,7 @@ def test_a_spare_makes_a_command_wait_for_no_load(rig: Rig, command: str) -> Non
         for number in range(3):
             conversation = await ask(backend, conversation, f"say {number}")
         await prepared(backend)
-        assert len(backend._session.keeper.spare_pids) == standby.LIMIT
+        assert len(backend._session.supervisor.spare_pids) == standby.LIMIT
         rig.close_gate()
         before = {launch["pid"]: launch["prompt"] for launch in rig.launches}
         if command == "regen":
@@ -273,7 +273,7 @@ def test_there_are_never_more_than_the_limit_and_none_of_them_is_wasted(rig: Rig
         for number in range(6):
             conversation = await ask(backend, conversation, f"say {number}")
             await prepared(backend)
-            pids = backend._session.keeper.spare_pids
+            pids = backend._session.supervisor.spare_pids
             # Before the second turn the conversation without its last one is the empty one.
             assert len(pids) == (1 if number == 0 else standby.LIMIT)
             status = backend.status()
@@ -298,10 +298,10 @@ def test_no_spare_is_loaded_while_somebody_waits(rig: Rig) -> None:
         events = backend.reply(conversation.with_user("story"))
         async for event in events:
             if isinstance(event, TextDelta):
-                assert len(backend._session.keeper.spare_pids) == 1, "the one that had loaded"
+                assert len(backend._session.supervisor.spare_pids) == 1, "the one that had loaded"
                 backend.interrupt()
         os.close(gate)
-        assert loading is None or loading not in backend._session.keeper.spare_pids
+        assert loading is None or loading not in backend._session.supervisor.spare_pids
 
     run(rig, body, spare=True)
 
@@ -313,9 +313,9 @@ def test_spares_that_die_are_no_trouble(rig: Rig) -> None:
         for number in range(2):
             conversation = await ask(backend, conversation, f"say {number}")
         await prepared(backend)
-        spares = backend._session.keeper._spares
-        assert spares is not None
-        for process in [each.process for each in spares._ready]:
+        standby = backend._session.supervisor._standby
+        assert standby is not None
+        for process in [each.process for each in standby._ready]:
             os.kill(process.pid, 9)
             await process.gone()
         events = [event async for event in backend.reply(conversation.cleared().with_user("say fine"))]
@@ -332,18 +332,18 @@ def test_no_spare_without_memory_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatc
     async def body(backend: LocalEngineBackend) -> None:
         await ask(backend, Conversation().with_system("be kind"), "say one")
         await prepared(backend)
-        assert backend._session.keeper.spare_pids == [] and backend.status().spare_memory is None
+        assert backend._session.supervisor.spare_pids == [] and backend.status().spare_memory is None
 
     run(rig, body, spare=True)
 
 
 @needs_scripts
-@pytest.mark.parametrize(("spares", "size"), [(True, 256), (False, 2048)])
-def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, spares: bool, size: int) -> None:
+@pytest.mark.parametrize(("standby", "size"), [(True, 256), (False, 2048)])
+def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, standby: bool, size: int) -> None:
     chance = random.Random(size)
 
     async def body(backend: LocalEngineBackend) -> None:
-        talk, window = backend.talk(), backend._session.keeper.room.window
+        protocol, window = backend.protocol(), backend._session.supervisor.room.window
         conversation = Conversation().with_system("pinned")
         for step in range(60):
             choice = chance.random()
@@ -365,36 +365,36 @@ def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, sp
             if chance.random() < 0.5:
                 await prepared(backend)
             after = await ask(backend, conversation, "recite")
-            launch = talk.launch(window.kept(conversation))
+            launch = protocol.launch(window.kept(conversation))
             flags = list(launch.argv)
             prefix, suffix = (flags[flags.index(flag) + 1] for flag in ("--in-prefix", "--in-suffix"))
             context = f"{launch.prompt}{prefix}user\nrecite{suffix}"
             assert after.turns[-1].content == hashlib.sha1(context.encode()).hexdigest(), f"step {step}"
             conversation = after
-            assert len(backend._session.keeper.spare_pids) <= standby.LIMIT
+            assert len(backend._session.supervisor.spare_pids) <= standby.LIMIT
 
-    run(rig, body, spare=spares, ctx=size)
+    run(rig, body, spare=standby, ctx=size)
 
 
 @pytest.mark.engine
 def test_real_engines_answer_from_a_spare_as_they_do_without(engine: EngineBinary, model: Path) -> None:
     settings = {"engine": str(engine.path), "model": str(model), "temperature": 0.0, "system": "Be brief."}
 
-    async def replies(*, spares: bool) -> list[str]:
-        backend = LocalEngineBackend(Settings(**settings, spare=spares, journal=False))  # type: ignore[arg-type]
+    async def replies(*, standby: bool) -> list[str]:
+        backend = LocalEngineBackend(Settings(**settings, spare=standby, journal=False))  # type: ignore[arg-type]
         try:
             conversation = Conversation().with_system("Be brief.")
             for text in ("hello", "how do I leave?", "what is bitnet-chat?"):
                 conversation = await ask(backend, conversation, text)
             await prepared(backend)
-            ready = set(backend._session.keeper.spare_pids)
+            ready = set(backend._session.supervisor.spare_pids)
             again = await ask(backend, conversation.without_last_turn(), "what is bitnet-chat?")
             assert backend._session.process is not None
-            assert (backend._session.process.pid in ready) == spares
+            assert (backend._session.process.pid in ready) == standby
             await prepared(backend)
             cleared = await ask(backend, conversation.cleared(), "hello")
             return [each.content for each in (*conversation.turns, *again.turns, *cleared.turns)]
         finally:
             await backend.close()
 
-    assert asyncio.run(replies(spares=True)) == asyncio.run(replies(spares=False))
+    assert asyncio.run(replies(standby=True)) == asyncio.run(replies(standby=False))

@@ -219,10 +219,10 @@ def test_serve_shares_them_among_its_engines(tmp_path: Path, large: Path, monkey
 
     def number(settings: Settings, parallel: int, models: int) -> str:
         backend = open_factory(settings, "", parallel=parallel, models=models).backend()
-        talk = backend.inner.talk()  # type: ignore[attr-defined]
+        protocol = backend.inner.protocol()  # type: ignore[attr-defined]
         from bitnet_chat.conversation import Conversation
 
-        return flags(list(talk.launch(Conversation()).argv))["--threads"]
+        return flags(list(protocol.launch(Conversation()).argv))["--threads"]
 
     assert number(settings, 1, 1) == "4"
     assert number(settings, 2, 1) == "2"

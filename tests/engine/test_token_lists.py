@@ -123,9 +123,9 @@ def cases() -> Iterator[tuple[str, str, str]]:
     yield "phi3", "llama", STRIPPING
 
 
-async def evaluated(tape: Tape, tokens: Tokens, reply: list[int], end: int) -> list[int]:
+async def evaluated(trace_listener: Tape, tokens: Tokens, reply: list[int], end: int) -> list[int]:
     """All tokens that a process has evaluated, as it tells them."""
-    log = tape.log.decode("utf-8", "replace")
+    log = trace_listener.log.decode("utf-8", "replace")
     if lines := re.findall(r"eval: \[ (.*) \]\n", log):
         return [int(number) for line in lines for number in re.findall(r"':(\d+)(?=, '|$)", line)]
     # Today's engine tells those of its prompt and of what is typed; how many there are in all is looked at apart.
@@ -133,9 +133,11 @@ async def evaluated(tape: Tape, tokens: Tokens, reply: list[int], end: int) -> l
     told = [
         [int(number) for number in re.findall(r"':(\d+)(?=, '|$)", line)] for line in re.findall(listed, log, re.DOTALL)
     ]
-    prefix, suffix = [await tokens.of(tape.option(f"--in-{each}"), whole=False) for each in ("prefix", "suffix")]
+    prefix, suffix = [
+        await tokens.of(trace_listener.option(f"--in-{each}"), whole=False) for each in ("prefix", "suffix")
+    ]
     found = told.pop(0)
-    for number, typed in enumerate(tape.typed):
+    for number, typed in enumerate(trace_listener.typed):
         found += [end] * (number > 0)
         if typed != GO_ON:
             found += [*prefix, *told.pop(0), *suffix]
@@ -152,14 +154,14 @@ def test_what_is_evaluated_is_the_rendered_conversation(
     _, bos, _, adds_bos = FAMILIES[family]
     said = " ok" if name == STRIPPING else "ok"
 
-    async def talk(engine: EngineBinary, tokens: Tokens, system: str, start: int) -> None:
+    async def protocol(engine: EngineBinary, tokens: Tokens, system: str, start: int) -> None:
         """Turns from ``start`` on in one backend; the ones before it are its history."""
         tapes: dict[EngineProcess, Tape] = {}
         reply = (await tokens.of("ok", whole=False))[0 if name == STRIPPING else -2 :]
         (end,) = await tokens.of(ENDS[family][1], whole=False)
 
         def spawned(process: EngineProcess) -> None:
-            tapes[process] = process.tape = Tape(process.argv)
+            tapes[process] = process.trace_listener = Tape(process.argv)
 
         backend = LocalEngineBackend(settings_of(engine), on_spawn=spawned)
         conversation = Conversation().with_system(system)
@@ -172,8 +174,8 @@ def test_what_is_evaluated_is_the_rendered_conversation(
             assert isinstance(events[-1], Completed), events
             process = backend._session.process
             assert process is not None
-            tape = tapes[process]
-            assert (events[-1].text, events[-1].reason) == (said, FinishReason.STOP), (turn, tape.typed)
+            trace_listener = tapes[process]
+            assert (events[-1].text, events[-1].reason) == (said, FinishReason.STOP), (turn, trace_listener.typed)
             if engine.verbosity() is None:
                 continue  # an engine that tells no tokens
             prompt = RENDERED[f"{family}/{system}"][turn]
@@ -182,7 +184,11 @@ def test_what_is_evaluated_is_the_rendered_conversation(
             stats = events[-1].stats
             assert stats.context_used == len(answered) + 1, "its end token too"
             assert stats.prompt_size == len(expected) and stats.tokens == len(reply)
-            assert await evaluated(tape, tokens, reply, end) == answered, (turn, tape.typed, tape.argv)
+            assert await evaluated(trace_listener, tokens, reply, end) == answered, (
+                turn,
+                trace_listener.typed,
+                trace_listener.argv,
+            )
         await backend.close()
 
     def settings_of(engine: EngineBinary, **more: object) -> Settings:
@@ -198,7 +204,7 @@ def test_what_is_evaluated_is_the_rendered_conversation(
         try:
             for system, start in ((SYSTEMS[0], 0), (SYSTEMS[1], 2), (SYSTEMS[0], 4)):
                 if not (system and family == "gemma"):  # which has no place for one
-                    await talk(classic_engine, tokens, system, start)
+                    await protocol(classic_engine, tokens, system, start)
         finally:
             await backend.close()
 
@@ -218,7 +224,7 @@ def test_native_engines_evaluate_the_rendered_conversation(
 
     def spawned(process: EngineProcess) -> None:
         tapes.append(Tape(process.argv))
-        process.tape = tapes[-1]
+        process.trace_listener = tapes[-1]
 
     async def main() -> None:
         server = LlamaServer(replace(settings, engine=str(classic.path), backend="llama-server"))

@@ -77,13 +77,13 @@ def test_the_flags_that_we_give_have_no_variable_that_passes(
             variables |= dict.fromkeys(names, found[1])
     assert len(variables) > 50
     settings = Settings(engine=str(engine.path), temperature=0.5, seed=1, max_tokens=9, rpc="", journal=False)
-    talk = LocalEngineBackend(settings).talk()
-    argv = talk.launch(Conversation().with_system("a").with_user("b").with_assistant("c")).argv
+    protocol = LocalEngineBackend(settings).protocol()
+    argv = protocol.launch(Conversation().with_system("a").with_user("b").with_assistant("c")).argv
     given = [variables[flag] for flag in argv if flag in variables]
     assert len(given) >= 5
     assert [name for name in given if not reason(name)] == ["LLAMA_ARG_BATCH"] * ("--batch-size" in argv)
     monkeypatch.setenv("LLAMA_ARG_BATCH", "64")  # the user's own: then there is no flag
-    assert "--batch-size" not in LocalEngineBackend(settings).talk().launch(Conversation().with_user("b")).argv
+    assert "--batch-size" not in LocalEngineBackend(settings).protocol().launch(Conversation().with_user("b")).argv
 
 
 def test_what_an_engine_gets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -414,10 +414,10 @@ def two(journal: Journal) -> Iterator[tuple[ConversationStore, ConversationStore
 
 
 def answer(
-    scribe: ConversationStore, conversation: Conversation, text: str, reason: FinishReason = STOP
+    store: ConversationStore, conversation: Conversation, text: str, reason: FinishReason = STOP
 ) -> Conversation:
-    scribe.begin_reply(conversation, ReplyOrigin())
-    scribe.end_reply(reason, {}, text=text)
+    store.begin_reply(conversation, ReplyOrigin())
+    store.end_reply(reason, {}, text=text)
     return conversation.with_assistant(text, reason) if text else conversation
 
 
@@ -601,16 +601,16 @@ DEAD = f"{2**22 + 7}:1.0"  # no system has so many processes by default
 def began(journal: Journal, *pieces: str, writer: str, start: str = "") -> int:
     """A reply that a program with this writer has begun and not ended."""
     connection, _ = open_file(journal.path)
-    scribe = ConversationStore(connection)
-    scribe._writer = writer
+    store = ConversationStore(connection)
+    store._writer = writer
     conversation = Conversation().with_user("a question")
     if start:
         conversation = conversation.with_assistant(start, FinishReason.LENGTH)
-    scribe.begin_reply(conversation, ReplyOrigin("m"))
-    scribe.add([(piece.startswith("("), piece) for piece in pieces])
+    store.begin_reply(conversation, ReplyOrigin("m"))
+    store.add([(piece.startswith("("), piece) for piece in pieces])
     connection.close()
-    assert scribe.id is not None
-    return scribe.id
+    assert store.id is not None
+    return store.id
 
 
 def test_a_reply_whose_writer_is_dead_was_cut_off(journal: Journal) -> None:
@@ -695,15 +695,15 @@ def test_a_program_that_was_taken_for_dead_loses_nothing(journal: Journal) -> No
     """Two containers that share a folder see each other's processes as dead."""
     for pieces in (("said ",), ()):
         connection, _ = open_file(journal.path)
-        scribe = ConversationStore(connection)
-        scribe._writer = DEAD
-        scribe.begin_reply(Conversation().with_user("question"), ReplyOrigin())
-        scribe.add([(False, piece) for piece in pieces])
+        store = ConversationStore(connection)
+        store._writer = DEAD
+        store.begin_reply(Conversation().with_user("question"), ReplyOrigin())
+        store.add([(False, piece) for piece in pieces])
         journal.search("question")  # settles it
-        scribe.add([(False, "more")])
-        scribe.end_reply(STOP, {})
+        store.add([(False, "more")])
+        store.end_reply(STOP, {})
         connection.close()
-        last = journal.load(scribe.id or 0).conversation.last
+        last = journal.load(store.id or 0).conversation.last
         assert last == Message("assistant", "".join(pieces) + "more", STOP)
 
 

@@ -135,15 +135,33 @@ def test_every_command_tells_what_it_is_and_is_run() -> None:
             return lambda *arguments: self.names.append(name)
 
     made: list[Command] = [
-        Create(QUESTION, "", ""), Sync(QUESTION), BeginReply(QUESTION, ReplyOrigin()), AddText(PendingText()),
-        EndReply(FinishReason.STOP, {}), ResumeConversation(None), Follow(1), StartNew(), RenameConversation("x"), ForkConversation(""),  # type: ignore[arg-type]
-        Report(None), Verify(),  # type: ignore[arg-type]
-    ]  # fmt: skip
+        Create(QUESTION, "", ""),
+        Sync(QUESTION),
+        BeginReply(QUESTION, ReplyOrigin()),
+        AddText(PendingText()),
+        EndReply(FinishReason.STOP, {}),
+        ResumeConversation(None),
+        Follow(1),
+        StartNew(),
+        RenameConversation("x"),
+        ForkConversation(""),  # type: ignore[arg-type]
+        Report(None),
+        Verify(),  # type: ignore[arg-type]
+    ]
     assert {type(each) for each in made} == set(get_args(commands.Command))
     calls = Calls()
     for each in made:
         run(each, calls)  # type: ignore[arg-type]
         assert repr(each).startswith(type(each).__name__)
     assert calls.names == [
-        "create", "sync", "begin_reply", "add", "end_reply", "resume", "follow", "anew", "rename", "fork",
-    ]  # fmt: skip
+        "create",
+        "sync",
+        "begin_reply",
+        "add",
+        "end_reply",
+        "resume",
+        "follow",
+        "anew",
+        "rename",
+        "fork",
+    ]

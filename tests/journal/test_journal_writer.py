@@ -81,11 +81,11 @@ def test_no_piece_waits_longer_than_the_delay(gaps: list[float], taken: list[boo
 
 def test_pieces_reach_the_file_while_the_reply_goes_on(journal: Journal) -> None:
     async def talk() -> None:
-        keeper = JournalRecorder(journal, pytest.fail)
-        keeper.begin_reply(QUESTION)
+        supervisor = JournalRecorder(journal, pytest.fail)
+        supervisor.begin_reply(QUESTION)
         said = ""
         for piece in ("one ", "two ", "three"):
-            keeper.text(piece)
+            supervisor.text(piece)
             said += piece
 
             def arrived(said: str = said) -> bool:
@@ -94,23 +94,23 @@ def test_pieces_reach_the_file_while_the_reply_goes_on(journal: Journal) -> None
 
             await until(arrived)
         assert journal.load(1).state is ReplyState.ANSWERING
-        await keeper.close()
+        await supervisor.close()
 
     asyncio.run(talk())
 
 
 def test_nothing_is_written_twice_or_left_out_at_full_speed(journal: Journal) -> None:
     async def talk() -> str:
-        keeper = JournalRecorder(journal, pytest.fail)
-        keeper.begin_reply(QUESTION)
+        supervisor = JournalRecorder(journal, pytest.fail)
+        supervisor.begin_reply(QUESTION)
         for number in range(20_000):
-            keeper.text(f"{number} ")
+            supervisor.text(f"{number} ")
             if number % 500 == 0:
                 await asyncio.sleep(0.002)
-        await keeper.settled()
+        await supervisor.settled()
         before = journal.load(1).conversation.messages[-1].content
-        keeper.end_reply(FinishReason.STOP)
-        await keeper.close()
+        supervisor.end_reply(FinishReason.STOP)
+        await supervisor.close()
         return before
 
     expected = "".join(f"{number} " for number in range(20_000))
@@ -123,10 +123,10 @@ def test_nothing_is_written_twice_or_left_out_at_full_speed(journal: Journal) ->
 
 def test_the_thread_ends_with_the_recorder(journal: Journal) -> None:
     async def talk() -> None:
-        keeper = JournalRecorder(journal, pytest.fail)
-        keeper.sync(QUESTION)
-        await keeper.close()
-        await keeper.close()
+        supervisor = JournalRecorder(journal, pytest.fail)
+        supervisor.sync(QUESTION)
+        await supervisor.close()
+        await supervisor.close()
 
     others = set(threading.enumerate())
     asyncio.run(talk())
@@ -146,14 +146,14 @@ def test_a_lock_of_another_program_stops_nobody(journal: Journal) -> None:
     complaints: list[str] = []
 
     async def talk() -> None:
-        keeper = JournalRecorder(journal, complaints.append)
+        supervisor = JournalRecorder(journal, complaints.append)
         other.execute("BEGIN IMMEDIATE")
-        keeper.begin_reply(QUESTION)
-        keeper.text("said while it was locked")
-        keeper.end_reply(FinishReason.STOP)
-        assert keeper.id is None
+        supervisor.begin_reply(QUESTION)
+        supervisor.text("said while it was locked")
+        supervisor.end_reply(FinishReason.STOP)
+        assert supervisor.id is None
         other.execute("COMMIT")
-        await keeper.close()
+        await supervisor.close()
 
     asyncio.run(talk())
     other.close()
@@ -171,36 +171,36 @@ def test_a_lock_that_is_held_at_the_end(journal: Journal, lets_go: bool, monkeyp
     complaints: list[str] = []
 
     async def talk() -> JournalRecorder:
-        keeper = JournalRecorder(journal, complaints.append)
+        supervisor = JournalRecorder(journal, complaints.append)
         other.execute("BEGIN IMMEDIATE")
-        keeper.begin_reply(QUESTION)
-        keeper.text("word ")
-        keeper.end_reply(FinishReason.STOP)
-        closing = asyncio.create_task(keeper.close())
+        supervisor.begin_reply(QUESTION)
+        supervisor.text("word ")
+        supervisor.end_reply(FinishReason.STOP)
+        closing = asyncio.create_task(supervisor.close())
         if lets_go:
             await asyncio.sleep(10 * writer_thread.BUSY)
             other.execute("COMMIT")
         await closing
-        return keeper
+        return supervisor
 
-    keeper = asyncio.run(talk())
+    supervisor = asyncio.run(talk())
     other.close()
     mark = unsaved_marker.since(journal.path)
     if lets_go:
-        assert (complaints, keeper.unkept, mark) == ([], "", None)
+        assert (complaints, supervisor.unkept, mark) == ([], "", None)
         assert journal.load(1).conversation.messages[-1].content == "word "
     else:
         why = f"this conversation is not kept: the journal cannot be written: database is locked: {journal.path}"
-        assert complaints == [keeper.unkept] == [why] and mark is not None and journal.list() == []
+        assert complaints == [supervisor.unkept] == [why] and mark is not None and journal.list() == []
         asyncio.run(_say(journal, "next"))
         assert unsaved_marker.since(journal.path) is None
 
 
 async def _say(journal: Journal, text: str) -> None:
-    keeper = JournalRecorder(journal, pytest.fail)
-    keeper.begin_reply(Conversation().with_user(text))
-    keeper.end_reply(FinishReason.STOP, text="reply")
-    await keeper.close()
+    supervisor = JournalRecorder(journal, pytest.fail)
+    supervisor.begin_reply(Conversation().with_user(text))
+    supervisor.end_reply(FinishReason.STOP, text="reply")
+    await supervisor.close()
 
 
 def test_what_is_not_kept_of_a_longer_conversation(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,22 +209,22 @@ def test_what_is_not_kept_of_a_longer_conversation(journal: Journal, monkeypatch
     complaints: list[str] = []
 
     async def talk(asked: int) -> None:
-        keeper = JournalRecorder(journal, complaints.append)
-        keeper.begin_reply(QUESTION)
-        keeper.end_reply(FinishReason.STOP, text="reply")
-        await until(lambda: keeper.id)
+        supervisor = JournalRecorder(journal, complaints.append)
+        supervisor.begin_reply(QUESTION)
+        supervisor.end_reply(FinishReason.STOP, text="reply")
+        await until(lambda: supervisor.id)
         other = sqlite3.connect(journal.path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         conversation = QUESTION.with_assistant("reply", FinishReason.STOP)
         for number in range(asked):
             conversation = conversation.with_user(f"question {number}")
-            keeper.begin_reply(conversation)
-            keeper.end_reply(FinishReason.STOP, text="reply")
+            supervisor.begin_reply(conversation)
+            supervisor.end_reply(FinishReason.STOP, text="reply")
             conversation = conversation.with_assistant("reply", FinishReason.STOP)
         if not asked:
-            keeper.rename("a title")
+            supervisor.rename("a title")
         await until(lambda: len(complaints) == 1)
-        await keeper.close()
+        await supervisor.close()
         other.close()
 
     for asked, what in ((0, "the end of this conversation is"), (1, "the last message and its reply are"),
@@ -245,23 +245,23 @@ def test_a_full_disk(journal: Journal) -> None:
     text = "words that need a lot of room " * 10_000
 
     async def talk() -> None:
-        keeper = JournalRecorder(journal, complaints.append)
-        keeper.begin_reply(QUESTION)
-        keeper.text("the beginning, ")
-        assert await keeper.settled()
+        supervisor = JournalRecorder(journal, complaints.append)
+        supervisor.begin_reply(QUESTION)
+        supervisor.text("the beginning, ")
+        assert await supervisor.settled()
         log = journal.path.with_name("journal.db-wal")
         resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 8192, hard))
         try:
-            keeper.text(text)
+            supervisor.text(text)
             await until(lambda: complaints)
-            keeper.text("while it was full, ")
+            supervisor.text("while it was full, ")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        keeper.text("the end")
-        assert await keeper.settled()
+        supervisor.text("the end")
+        assert await supervisor.settled()
         assert journal.load(1).conversation.messages[-1].content.endswith("while it was full, the end")
-        keeper.end_reply(FinishReason.STOP)
-        await keeper.close()
+        supervisor.end_reply(FinishReason.STOP)
+        await supervisor.close()
 
     asyncio.run(talk())
     assert len(complaints) == 1 and str(journal.path) in complaints[0]
@@ -272,14 +272,14 @@ def test_a_full_disk(journal: Journal) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be removed there")
 def test_a_folder_that_vanishes(journal: Journal) -> None:
     async def talk() -> None:
-        keeper = JournalRecorder(journal, pytest.fail)
-        keeper.begin_reply(QUESTION)
-        keeper.text("before ")
-        await keeper.settled()
+        supervisor = JournalRecorder(journal, pytest.fail)
+        supervisor.begin_reply(QUESTION)
+        supervisor.text("before ")
+        await supervisor.settled()
         shutil.rmtree(journal.path.parent)
-        keeper.text("after")
-        keeper.end_reply(FinishReason.STOP)
-        await keeper.close()
+        supervisor.text("after")
+        supervisor.end_reply(FinishReason.STOP)
+        await supervisor.close()
 
     asyncio.run(talk())
     assert journal.load(1).conversation.messages[-1].content == "before after"
@@ -339,21 +339,21 @@ def test_a_file_that_is_damaged_in_its_place(journal: Journal, damage: Callable[
     conversation = QUESTION.with_assistant("a reply", FinishReason.STOP).with_user("another")
 
     async def talk() -> None:
-        keeper = JournalRecorder(journal, lambda text: None)
-        keeper.begin_reply(QUESTION)
-        keeper.end_reply(FinishReason.STOP, text="a reply")
-        keeper.begin_reply(conversation)
-        keeper.text("before ")
-        assert await keeper.settled()
+        supervisor = JournalRecorder(journal, lambda text: None)
+        supervisor.begin_reply(QUESTION)
+        supervisor.end_reply(FinishReason.STOP, text="a reply")
+        supervisor.begin_reply(conversation)
+        supervisor.text("before ")
+        assert await supervisor.settled()
         if not again:
-            keeper.end_reply(FinishReason.STOP)
-            assert await keeper.settled()
+            supervisor.end_reply(FinishReason.STOP)
+            assert await supervisor.settled()
         await asyncio.sleep(0.02)  # a file system tells times in steps
         await asyncio.to_thread(damage, journal.path)
         if again:
-            keeper.text("after")
-        await keeper.close()
-        assert keeper.unkept == ""
+            supervisor.text("after")
+        await supervisor.close()
+        assert supervisor.unkept == ""
 
     asyncio.run(talk())
     for _ in range(3):  # what is left of the others may be damaged, which is found when it is read
@@ -370,14 +370,14 @@ def test_a_place_that_comes_back(journal: Journal) -> None:
     journal.path.parent.write_text("in the way")
 
     async def talk() -> None:
-        keeper = JournalRecorder(journal, complaints.append)
-        keeper.begin_reply(QUESTION)
-        keeper.text("said meanwhile")
+        supervisor = JournalRecorder(journal, complaints.append)
+        supervisor.begin_reply(QUESTION)
+        supervisor.text("said meanwhile")
         await until(lambda: complaints)
         journal.path.parent.unlink()
-        keeper.end_reply(FinishReason.STOP)
-        await keeper.settled()
-        await keeper.close()
+        supervisor.end_reply(FinishReason.STOP)
+        await supervisor.settled()
+        await supervisor.close()
 
     asyncio.run(talk())
     assert len(complaints) == 1
@@ -390,12 +390,12 @@ def test_too_much_that_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) 
     journal.path.mkdir(parents=True)
 
     async def talk() -> None:
-        keeper = JournalRecorder(journal, complaints.append)
+        supervisor = JournalRecorder(journal, complaints.append)
         for _ in range(100):
-            keeper.begin_reply(QUESTION)
-            keeper.end_reply(FinishReason.STOP, text="reply")
+            supervisor.begin_reply(QUESTION)
+            supervisor.end_reply(FinishReason.STOP, text="reply")
             await asyncio.sleep(0.001)
-        await keeper.close()
+        await supervisor.close()
         await asyncio.sleep(0)
 
     asyncio.run(talk())
@@ -477,13 +477,13 @@ def test_the_end_is_waited_for_a_bounded_time(journal: Journal, monkeypatch: pyt
     hung = threading.Event()
 
     async def talk() -> None:
-        keeper = JournalRecorder(journal, complaints.append)
-        keeper.sync(QUESTION)
-        await until(lambda: keeper.id)
+        supervisor = JournalRecorder(journal, complaints.append)
+        supervisor.sync(QUESTION)
+        await until(lambda: supervisor.id)
         monkeypatch.setattr(ConversationStore, "follow", lambda store, row: hung.wait(PATIENCE))
-        keeper.follow(None)
-        assert not await keeper.settled()
-        await keeper.close()
+        supervisor.follow(None)
+        assert not await supervisor.settled()
+        await supervisor.close()
         hung.set()
 
     asyncio.run(talk())

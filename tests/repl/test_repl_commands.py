@@ -49,14 +49,14 @@ def test_the_list_of_commands_fits_a_terminal() -> None:
 @pytest.mark.parametrize("id", ["abc", "-1", "٣", "9" * 19])
 def test_no_number_of_a_conversation(id: str) -> None:
     outcome = do(f"/resume {id}")
-    assert outcome.errand is None
+    assert outcome.side_prompt is None
     assert outcome.lines == (f"{id} is not the number of a conversation: /resume lists them.",)
 
 
-def do(line: str, conversation: Conversation = TALK, tally: SessionStats | None = None) -> CommandResult:
+def do(line: str, conversation: Conversation = TALK, session_stats: SessionStats | None = None) -> CommandResult:
     command = read(line)
     assert isinstance(command, Command)
-    return apply(command, CommandContext(conversation, STATUS, tally or SessionStats()))
+    return apply(command, CommandContext(conversation, STATUS, session_stats or SessionStats()))
 
 
 @pytest.mark.parametrize(
@@ -162,15 +162,15 @@ def test_system() -> None:
 
 
 def test_model() -> None:
-    assert do("/model other.gguf").errand == SwitchModel("other.gguf")
-    assert do("/model").errand is None
+    assert do("/model other.gguf").side_prompt == SwitchModel("other.gguf")
+    assert do("/model").side_prompt is None
     assert "demo.gguf" in do("/model").lines[0] and "llama-completion 9090" in do("/model").lines[1]
 
 
 def test_stats() -> None:
     one = Stats(tokens=11, time_to_first_token=0.5, seconds=1.5, context_used=64, context_size=512, exact=True)
     two = Stats(tokens=21, time_to_first_token=1.5, seconds=2.5, exact=False)
-    first, second = do("/stats", tally=SessionStats().plus(one).plus(two)).lines
+    first, second = do("/stats", session_stats=SessionStats().plus(one).plus(two)).lines
     assert (
         first
         == "1 turn in the conversation · ~32 tokens in 2 replies · 15.0 tok/s · first token after 1.0 s on average"
@@ -180,9 +180,9 @@ def test_stats() -> None:
 
 def test_stats_tell_the_whole_prompt_and_what_was_new_in_it() -> None:
     last = Stats(tokens=3, prompt_tokens=14, prompt_size=72, exact=True)
-    assert "last prompt 72 tokens, 14 of them new" in do("/stats", tally=SessionStats().plus(last)).lines[0]
+    assert "last prompt 72 tokens, 14 of them new" in do("/stats", session_stats=SessionStats().plus(last)).lines[0]
     guess = replace(last, exact=False)
-    assert "last prompt ~72 tokens, ~14 of them new" in do("/stats", tally=SessionStats().plus(guess)).lines[0]
+    assert "last prompt ~72 tokens, ~14 of them new" in do("/stats", session_stats=SessionStats().plus(guess)).lines[0]
 
 
 def test_stats_before_any_reply() -> None:
@@ -198,13 +198,13 @@ def test_continue_goes_on_with_a_reply_that_was_cut() -> None:
 
 
 def test_edit_brings_the_last_message_to_the_editor() -> None:
-    assert do("/edit").errand == Edit("Hi")
-    assert do("/edit", TALK.without_last_reply()).errand == Edit("Hi")
+    assert do("/edit").side_prompt == Edit("Hi")
+    assert do("/edit", TALK.without_last_reply()).side_prompt == Edit("Hi")
     assert do("/edit", Conversation()).lines == ("No message to edit.",)
 
 
 @pytest.mark.parametrize(
-    ("line", "errand"),
+    ("line", "side_prompt"),
     [
         ("/resume", Resume(None)),
         ("/resume 12", Resume(12)),
@@ -222,8 +222,8 @@ def test_edit_brings_the_last_message_to_the_editor() -> None:
         ("/thinking fold", ShowThoughts("", "fold")),
     ],
 )
-def test_errands(line: str, errand: object) -> None:
-    assert do(line).errand == errand
+def test_errands(line: str, side_prompt: object) -> None:
+    assert do(line).side_prompt == side_prompt
     assert do(line).conversation == TALK
 
 
@@ -232,23 +232,23 @@ def test_errands(line: str, errand: object) -> None:
 )
 def test_what_a_command_cannot_do_it_says(line: str) -> None:
     outcome = do(line)
-    assert outcome.errand is None and len(outcome.lines) == 1 and outcome.conversation == TALK
+    assert outcome.side_prompt is None and len(outcome.lines) == 1 and outcome.conversation == TALK
 
 
 @pytest.mark.parametrize("line", ["/fork", "/save a.md", "/export md", "/copy", "/edit", "/continue"])
 def test_nothing_can_be_done_with_nothing(line: str) -> None:
     outcome = do(line, Conversation().with_system("Be brief."))
-    assert outcome.errand is None and not outcome.ask and len(outcome.lines) == 1
+    assert outcome.side_prompt is None and not outcome.ask and len(outcome.lines) == 1
 
 
 def test_copy_code_takes_the_last_block() -> None:
     reply = "One:\n```python\nprint(1)\n```\nTwo:\n~~~~\n```\nx\n~~~~\nDone."
     conversation = Conversation().with_user("Hi").with_assistant(reply)
-    assert do("/copy code", conversation).errand == Copy("```\nx\n", "The last code block")
+    assert do("/copy code", conversation).side_prompt == Copy("```\nx\n", "The last code block")
     cut = Conversation().with_user("Hi").with_assistant("```\nx = 1\ny")
-    assert do("/copy code", cut).errand == Copy("x = 1\ny", "The last code block")
+    assert do("/copy code", cut).side_prompt == Copy("x = 1\ny", "The last code block")
 
 
 def test_thinking_shows_the_last_thoughts() -> None:
     conversation = TALK.with_user("And?").with_assistant("Yes", thinking="Is it?").with_user("Good").with_assistant("!")
-    assert do("/thinking", conversation).errand == ShowThoughts("Is it?")
+    assert do("/thinking", conversation).side_prompt == ShowThoughts("Is it?")

@@ -126,7 +126,7 @@ def test_a_turn_is_kept() -> None:
         )
         assert room.backend.asked == [Conversation().with_system("Be kind.").with_user("hello")]
         assert room.backend.options == [ReplyOptions(max_tokens=5)]
-        assert room.talk.tally.tokens == 11
+        assert room.talk.session_stats.tokens == 11
 
     in_room(work, system="Be kind.")
 

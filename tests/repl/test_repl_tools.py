@@ -150,7 +150,7 @@ def test_text_a_call_text(tmp_path: Path) -> None:
         assert places == sorted(places)
         assert room.backend.asked[1].messages == room.talk.conversation.messages[:-1]
         assert [each.tools for each in room.backend.options] == [room.box.tools] * 2
-        assert room.talk.tally.replies == 2
+        assert room.talk.session_stats.replies == 2
 
     in_room(tmp_path, work, [asks("I look.", OSLO), say("Fine there.")], ["yes"])
 

@@ -266,7 +266,7 @@ def test_interrupting_while_it_answers_waits_in_line_or_is_over() -> None:
             hanging = other.reply(Conversation().with_user("hang"))
             assert isinstance(await anext(hanging), Started)
             waiting = asyncio.ensure_future(all_of(backend, HELLO))
-            await until(lambda: bool(served.desk.catalogue.pools["scripted"].waiting))
+            await until(lambda: bool(served.scheduler.model_manager.pools["scripted"].waiting))
             backend.interrupt()
             end = (await waiting)[-1]
             assert isinstance(end, Completed) and end.reason is FinishReason.INTERRUPTED
@@ -283,7 +283,7 @@ def test_interrupting_while_it_answers_waits_in_line_or_is_over() -> None:
                     break
             await left.aclose()
             await backend.close()
-            await until(lambda: not served.desk.running)
+            await until(lambda: not served.scheduler.running)
             await other.close()
 
     run_test(main)

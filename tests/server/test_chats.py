@@ -340,7 +340,7 @@ def test_followers_hear_of_all_that_happens_in_a_chat() -> None:
             await following
             assert [each.event for each in told[-2:]] == ["complete", "chat"]
             assert told[-2].data["finish_reason"] == "interrupted" and told[-1].data["deleted"]
-            assert api.served.desk.running == 0
+            assert api.served.scheduler.running == 0
 
     run(main)
 

@@ -81,26 +81,26 @@ def test_a_follower_gets_what_it_has_not_seen_and_all_that_comes() -> None:
 
 def test_a_room_is_forgotten_when_nothing_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        rooms = LiveChatRegistry()
-        with rooms.entered(1) as room:
-            assert rooms.get(1) is room
-        assert rooms.get(1) is None
+        live_chats = LiveChatRegistry()
+        with live_chats.entered(1) as room:
+            assert live_chats.get(1) is room
+        assert live_chats.get(1) is None
         monkeypatch.setattr(live_module, "KEPT", 0.0)
-        with rooms.entered(1) as room:
+        with live_chats.entered(1) as room:
             live = reply("a", ended=True)
             room.begin(live)
-            rooms.ended(room, live)
-        assert rooms.get(1) is room, "its reply may be asked for again"
+            live_chats.ended(room, live)
+        assert live_chats.get(1) is room, "its reply may be asked for again"
         await asyncio.sleep(0.01)
-        assert rooms.get(1) is None
+        assert live_chats.get(1) is None
         monkeypatch.setattr(live_module, "KEPT", 100.0)
         monkeypatch.setattr(live_module, "MOST_KEPT", 3)
         for number in range(5):
-            with rooms.entered(number) as room:
+            with live_chats.entered(number) as room:
                 live = reply(str(number), ended=True)
                 room.begin(live)
-                rooms.ended(room, live)
-        assert [number for number in range(5) if rooms.get(number)] == [2, 3, 4]
+                live_chats.ended(room, live)
+        assert [number for number in range(5) if live_chats.get(number)] == [2, 3, 4]
 
     run(main)
 

@@ -52,7 +52,7 @@ def script(conversation: Conversation) -> Iterable[Event | Gate]:
 
 
 async def ask(served: Served, text: str) -> None:
-    await served.desk.begin(ReplyRequest(Conversation().with_user(text), ReplyOptions())).ended()
+    await served.scheduler.begin(ReplyRequest(Conversation().with_user(text), ReplyOptions())).ended()
 
 
 def test_what_is_counted() -> None:
@@ -86,7 +86,7 @@ def test_what_runs_and_waits() -> None:
     async def main() -> None:
         async with serving(script) as served, httpx.AsyncClient(base_url=served.url) as client:
             tasks = [asyncio.ensure_future(ask(served, "wait")) for _ in range(3)]
-            while served.desk.catalogue.pools["scripted"].waiting < 2:  # noqa: ASYNC110
+            while served.scheduler.model_manager.pools["scripted"].waiting < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             now = await figures(client)
             assert now["bitnet_chat_queue_length", "scripted"] == 2
@@ -140,7 +140,7 @@ def test_a_process_that_several_share_is_counted_once() -> None:
             serving(BackendFactory("shared", 2, make, shared=True)) as served,
             httpx.AsyncClient(base_url=served.url) as client,
         ):
-            replies = [served.desk.begin(ReplyRequest(Conversation().with_user("wait"))) for _ in range(2)]
+            replies = [served.scheduler.begin(ReplyRequest(Conversation().with_user("wait"))) for _ in range(2)]
             for reply in replies:
                 await reply.started.wait()
             restarts, memory = "bitnet_chat_engine_restarts_total", "bitnet_chat_backend_memory_bytes"
@@ -177,11 +177,11 @@ def test_health_is_that_of_the_engine() -> None:
             assert (dead.status_code, dead.json()["state"]) == (503, "dead")
             served.backend._state = BackendState.IDLE
             await ask(served, "hi")
-            served.desk.catalogue.unload("scripted")
+            served.scheduler.model_manager.unload("scripted")
             while (unloaded := await client.get("/health")).json()["state"] == "idle":  # noqa: ASYNC110
                 await asyncio.sleep(0)
             assert (unloaded.status_code, unloaded.json()["state"]) == (200, "unloaded")
-            served.desk.ending.set()
+            served.scheduler.ending.set()
             ending = await client.get("/health")
             assert (ending.status_code, ending.json()["state"]) == (503, "ending")
 

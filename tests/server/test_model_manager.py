@@ -58,7 +58,7 @@ class Shelf:
         self.ends: asyncio.Event | None = None
         monkeypatch.setattr(catalogue_module, "read_card", lambda name, source: ModelCard(name, memory=sizes[name]))
         sources = {name: BackendFactory(name, 1, self._maker(name)) for name in sizes}
-        self.catalogue = ModelManager(sources, queue=queue, memory_limit=limit)
+        self.model_manager = ModelManager(sources, queue=queue, memory_limit=limit)
 
     def _maker(self, name: str) -> Callable[[], SlowToClose]:
         def make() -> SlowToClose:
@@ -75,7 +75,7 @@ class Shelf:
 
     @asynccontextmanager
     async def answering(self, name: str) -> AsyncIterator[None]:
-        async with self.catalogue.held(name) as pool, pool.lease(HELLO):
+        async with self.model_manager.held(name) as pool, pool.lease(HELLO):
             yield
 
     async def use(self, *names: str) -> None:
@@ -134,7 +134,7 @@ def test_a_card_of_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf = Shelf(monkeypatch, {"main": 1, "code": 1}).catalogue
+    shelf = Shelf(monkeypatch, {"main": 1, "code": 1}).model_manager
     assert shelf.names == ["main", "code"]
     assert shelf.listed == ["main", "code", "auto"]
     assert shelf.choose("") == "main"
@@ -143,7 +143,7 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shelf.choose("auto", Conversation().with_user("my python script")) == "code"
     with pytest.raises(UnknownModelError, match=r"'gpt-4'.*\n.*main, code, auto"):
         shelf.choose("gpt-4")
-    alone = Shelf(monkeypatch, {"main": 1}).catalogue
+    alone = Shelf(monkeypatch, {"main": 1}).model_manager
     assert alone.listed == ["main"]
     assert alone.choose("auto") == "main"
     with pytest.raises(UsageError, match="'auto'"):
@@ -154,11 +154,11 @@ def test_windows_are_those_of_the_files_until_a_backend_knows_better(monkeypatch
     async def scene() -> None:
         shelf = Shelf(monkeypatch, {"a": 1})
         monkeypatch.setattr(catalogue_module, "read_card", lambda name, source: ModelCard(name, window=512))
-        assert shelf.catalogue.window("a") == 0
-        assert (await shelf.catalogue.card("a")).window == shelf.catalogue.window("a") == 512
+        assert shelf.model_manager.window("a") == 0
+        assert (await shelf.model_manager.card("a")).window == shelf.model_manager.window("a") == 512
         await shelf.use("a")
-        assert shelf.catalogue.window("a") == 2048
-        await shelf.catalogue.close()
+        assert shelf.model_manager.window("a") == 2048
+        await shelf.model_manager.close()
 
     play(scene())
 
@@ -166,15 +166,15 @@ def test_windows_are_those_of_the_files_until_a_backend_knows_better(monkeypatch
 def test_models_are_loaded_when_they_are_asked_for_and_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
         shelf = Shelf(monkeypatch, {"a": 1, "b": 1, "c": 1})
-        shelf.catalogue.start()
+        shelf.model_manager.start()
         await settle()
         assert shelf.alive == ["a"], "the default one"
         await shelf.use("b", "a", "b")
         assert [each.name for each in shelf.made] == ["a", "b"]
-        assert shelf.catalogue.loaded == ["a", "b"]
-        await shelf.catalogue.load("c")
+        assert shelf.model_manager.loaded == ["a", "b"]
+        await shelf.model_manager.load("c")
         assert shelf.made[-1].calls == ["start"]
-        await shelf.catalogue.close()
+        await shelf.model_manager.close()
         assert shelf.alive == []
 
     play(scene())
@@ -193,7 +193,7 @@ def test_the_least_recently_used_leaves(monkeypatch: pytest.MonkeyPatch) -> None
         assert shelf.alive == ["large"]
         await shelf.use("a")
         assert shelf.alive == ["a"]
-        await shelf.catalogue.close()
+        await shelf.model_manager.close()
 
     play(scene())
 
@@ -210,13 +210,13 @@ def test_what_answers_is_not_unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
         await second.inside.wait()
         newcomer = shelf.later("b")
         await settle()
-        assert not newcomer.inside.is_set() and shelf.catalogue.waiting == 1
+        assert not newcomer.inside.is_set() and shelf.model_manager.waiting == 1
         await second.leave()
         await newcomer.inside.wait()
         assert shelf.alive == ["a", "b"]
         await first.leave()
         await newcomer.leave()
-        await shelf.catalogue.close()
+        await shelf.model_manager.close()
 
     play(scene())
 
@@ -243,7 +243,7 @@ def test_neither_keeps_the_other_out_for_ever(monkeypatch: pytest.MonkeyPatch) -
         await more.inside.wait()
         for each in (more, other):
             await each.leave()
-        await shelf.catalogue.close()
+        await shelf.model_manager.close()
 
     play(scene())
 
@@ -257,15 +257,15 @@ def test_who_goes_away_while_it_waits_leaves_nothing_behind(monkeypatch: pytest.
         await settle()
         behind = shelf.later("a")
         await settle()
-        assert shelf.catalogue.waiting == 2
+        assert shelf.model_manager.waiting == 2
         b.task.cancel()
         await settle()
-        assert b.task.cancelled() and shelf.catalogue.waiting == 0, "the way is free again"
+        assert b.task.cancelled() and shelf.model_manager.waiting == 0, "the way is free again"
         await a.leave()
         await behind.inside.wait()
         await behind.leave()
         assert [each.name for each in shelf.made] == ["a"]
-        await shelf.catalogue.close()
+        await shelf.model_manager.close()
 
     play(scene())
 
@@ -287,7 +287,7 @@ def test_a_request_for_a_model_that_is_being_unloaded_waits(monkeypatch: pytest.
         await again.inside.wait()
         assert [each.name for each in shelf.made] == ["a", "a"] and shelf.made[0].closed
         await again.leave()
-        await shelf.catalogue.close()
+        await shelf.model_manager.close()
 
     play(scene())
 
@@ -299,11 +299,11 @@ def test_what_can_never_fit_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
         with pytest.raises(ModelError, match=r"large needs 3\.0 GB.* 2\.0 GB"):
             await shelf.use("large")
         assert shelf.alive == ["a"], "and nothing was unloaded for it"
-        desk = ReplyScheduler(shelf.catalogue)
-        end = await desk.begin(ReplyRequest(HELLO, model="large")).ended()
+        scheduler = ReplyScheduler(shelf.model_manager)
+        end = await scheduler.begin(ReplyRequest(HELLO, model="large")).ended()
         assert isinstance(end, Failed) and isinstance(end.error, ModelError)
-        assert isinstance(await desk.begin(ReplyRequest(HELLO, model="a")).ended(), Completed)
-        await desk.close()
+        assert isinstance(await scheduler.begin(ReplyRequest(HELLO, model="a")).ended(), Completed)
+        await scheduler.close()
 
     play(scene())
     file = tmp_path / "model.gguf"
@@ -318,10 +318,10 @@ def test_the_default_model_is_loaded_at_the_start_if_it_fits(
     async def scene(size: int) -> None:
         shelf = Shelf(monkeypatch, {"a": size}, limit=10)
         with caplog.at_level(logging.WARNING, "bitnet_chat.server"):
-            shelf.catalogue.start()
-            await asyncio.wait(shelf.catalogue._tasks)
+            shelf.model_manager.start()
+            await asyncio.wait(shelf.model_manager._tasks)
         assert shelf.alive == (["a"] if size <= 10 else [])
-        await shelf.catalogue.close()
+        await shelf.model_manager.close()
 
     monkeypatch.setattr(logging.getLogger("bitnet_chat.server"), "propagate", True)
     play(scene(10))
@@ -333,23 +333,23 @@ def test_the_default_model_is_loaded_at_the_start_if_it_fits(
 def test_unload(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
         shelf = Shelf(monkeypatch, {"a": 1})
-        shelf.catalogue.unload("a")  # it is not loaded
-        await shelf.catalogue.unloaded("a")
+        shelf.model_manager.unload("a")  # it is not loaded
+        await shelf.model_manager.unloaded("a")
         await shelf.use("a")
-        shelf.catalogue.unload("a")
-        await shelf.catalogue.unloaded("a")
-        assert shelf.alive == [] and shelf.catalogue.loaded == []
+        shelf.model_manager.unload("a")
+        await shelf.model_manager.unloaded("a")
+        assert shelf.alive == [] and shelf.model_manager.loaded == []
         visitor = shelf.later("a")
         await visitor.inside.wait()
-        shelf.catalogue.unload("a")
-        await shelf.catalogue.unloaded("a")
+        shelf.model_manager.unload("a")
+        await shelf.model_manager.unloaded("a")
         assert shelf.alive == ["a"], "it answers"
         await visitor.leave()
-        await shelf.catalogue.unloaded("a")
+        await shelf.model_manager.unloaded("a")
         assert shelf.alive == []
         visitor = shelf.later("a")
         await visitor.inside.wait()
-        shelf.catalogue.unload("a")
+        shelf.model_manager.unload("a")
         other = shelf.later("a")
         await settle()
         await visitor.leave()
@@ -357,7 +357,7 @@ def test_unload(monkeypatch: pytest.MonkeyPatch) -> None:
         await other.leave()
         await settle()
         assert shelf.alive == ["a"], "somebody wanted it after that"
-        await shelf.catalogue.close()
+        await shelf.model_manager.close()
 
     play(scene())
 
@@ -375,7 +375,7 @@ def test_no_more_wait_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
         for each in waiting:
             await each.inside.wait()
             await each.leave()
-        await shelf.catalogue.close()
+        await shelf.model_manager.close()
 
     play(scene())
 
@@ -388,13 +388,13 @@ def test_a_model_that_cannot_be_made_leaves_the_others_alone(monkeypatch: pytest
             raise ModelError("it is broken")
 
         sources = {"a": BackendFactory("a", 1, shelf._maker("a")), "b": BackendFactory("b", 1, broken)}
-        catalogue = shelf.catalogue = ModelManager(sources, memory_limit=10)
+        model_manager = shelf.model_manager = ModelManager(sources, memory_limit=10)
         for _ in range(2):
             await shelf.use("a")
             with pytest.raises(ModelError, match="it is broken"):
-                async with catalogue.held("b") as pool, pool.lease(HELLO):
+                async with model_manager.held("b") as pool, pool.lease(HELLO):
                     pass
-        await catalogue.close()
+        await model_manager.close()
 
     play(scene())
 
@@ -423,14 +423,14 @@ def test_any_order_of_coming_and_going(monkeypatch: pytest.MonkeyPatch, seed: in
             if dice.random() < 0.2:
                 dice.choice(tasks).cancel()
             if dice.random() < 0.1:
-                shelf.catalogue.unload(dice.choice("abcde"))
+                shelf.model_manager.unload(dice.choice("abcde"))
         results = await asyncio.gather(*tasks, return_exceptions=True)
         refused = sum(isinstance(each, asyncio.CancelledError | BusyError) for each in results)
         assert served + refused == 150 and served > 60
-        assert shelf.catalogue.waiting == 0
+        assert shelf.model_manager.waiting == 0
         await shelf.use("d", "a", "b")
         assert set(shelf.alive) >= {"a", "b"} and "d" not in shelf.alive
-        await shelf.catalogue.close()
+        await shelf.model_manager.close()
         assert shelf.alive == []
 
     play(scene())
@@ -439,12 +439,12 @@ def test_any_order_of_coming_and_going(monkeypatch: pytest.MonkeyPatch, seed: in
 def test_the_desk_tells_which_model_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
         shelf = Shelf(monkeypatch, {"main": 1, "code": 1})
-        desk = ReplyScheduler(shelf.catalogue)
-        generation = desk.begin(ReplyRequest(Conversation().with_user("my python script"), model="auto"))
+        scheduler = ReplyScheduler(shelf.model_manager)
+        generation = scheduler.begin(ReplyRequest(Conversation().with_user("my python script"), model="auto"))
         assert generation.model == "code"
         await generation.ended()
         assert [each.name for each in shelf.made] == ["code"]
-        await desk.close()
+        await scheduler.close()
 
     play(scene())
 
@@ -453,12 +453,12 @@ def test_the_end_comes_while_models_are_loaded_and_unloaded(monkeypatch: pytest.
     async def scene() -> None:
         shelf = Shelf(monkeypatch, {"a": 6, "b": 6}, limit=10)
         shelf.ends = asyncio.Event()
-        desk = ReplyScheduler(shelf.catalogue)
+        scheduler = ReplyScheduler(shelf.model_manager)
         await shelf.use("a")
-        waits = desk.begin(ReplyRequest(HELLO, model="b"))  # for a to be gone
+        waits = scheduler.begin(ReplyRequest(HELLO, model="b"))  # for a to be gone
         await settle()
         asyncio.get_running_loop().call_soon(shelf.ends.set)
-        await desk.close()
+        await scheduler.close()
         assert isinstance(await waits.ended(), Completed)
         assert shelf.alive == []
 

@@ -538,9 +538,9 @@ def test_a_full_queue_and_batch_work() -> None:
                 await anext(first)
                 backend = http.served.backend
                 batch = asyncio.ensure_future(http.whole(CHAT, asking("batch"), Priority="u=7"))
-                await until(lambda: http.served.desk.running == 2)
+                await until(lambda: http.served.scheduler.running == 2)
                 person = asyncio.ensure_future(http.whole(CHAT, asking("person")))
-                await until(lambda: http.served.desk.running == 3)
+                await until(lambda: http.served.scheduler.running == 3)
                 for stream in (False, True):
                     status, reply, headers = await http.whole(CHAT, asking("too many", stream=stream), Priority="u=7")
                     assert (status, reply["error"]["code"]) == (429, "rate_limit_exceeded")
@@ -564,7 +564,7 @@ def test_a_client_that_goes_away_stops_its_reply() -> None:
         async with client() as http:
 
             async def stopped() -> None:
-                await until(lambda: http.served.desk.running == 0)
+                await until(lambda: http.served.scheduler.running == 0)
                 assert http.served.backend.calls[-2:] == ["interrupt", "end of reply"]
                 http.served.backend.calls.clear()
 
@@ -589,9 +589,9 @@ def test_a_client_that_goes_away_leaves_the_queue() -> None:
             await anext(first)
             for stream in (False, True):
                 waiting = asyncio.ensure_future(http.whole(CHAT, asking("late", stream=stream)))
-                await until(lambda: http.served.desk.running == 2)
+                await until(lambda: http.served.scheduler.running == 2)
                 waiting.cancel()
-                await until(lambda: http.served.desk.running == 1)
+                await until(lambda: http.served.scheduler.running == 1)
             http.served.backend.open_gate()
             assert [data async for data in first][-1] == "[DONE]"
             assert len(http.served.backend.asked) == 1, "nobody was asked for a client that had gone"
@@ -614,7 +614,7 @@ def test_a_client_that_does_not_read_holds_up_nobody() -> None:
             head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             await reader.readuntil(b"\r\n")
-            await until(lambda: http.served.desk.running == 0)  # to its end, with hardly a byte read
+            await until(lambda: http.served.scheduler.running == 0)  # to its end, with hardly a byte read
             _, reply, _ = await http.whole(CHAT, asking())
             assert reply["choices"][0]["message"]["content"] == "ok"
             writer.close()
@@ -626,7 +626,7 @@ def test_a_server_that_ends_marks_what_it_cuts() -> None:
     async def test() -> None:
         async with client() as http, http.stream(CHAT, asking("wait")) as events:
             await anext(events)
-            ending = asyncio.ensure_future(http.served.desk.close(0.0))
+            ending = asyncio.ensure_future(http.served.scheduler.close(0.0))
             chunks = [data async for data in events]
             assert chunks[-1] == "[DONE]"
             last = json.loads(chunks[-2])

@@ -396,9 +396,9 @@ def test_a_reply_is_rendered_once_for_all_that_watch_it(monkeypatch: pytest.Monk
     back = EventEncoder(opening, known, html)
     again.update(told(back.begin()))
     end = Cursor(Completed(FinishReason.STOP, text), len(text))
-    for teller, blocks in ((first, shown), (late, everything), (back, again)):
-        blocks.update(told(teller.tell(seen(0, len(text)))))
-        blocks.update(told(teller.tell(end)))
+    for encoder, blocks in ((first, shown), (late, everything), (back, again)):
+        blocks.update(told(encoder.tell(seen(0, len(text)))))
+        blocks.update(told(encoder.tell(end)))
     assert "".join(fed) == text, "each character once, whoever watches"
     whole = html_of(text)
     for blocks in (shown, everything, again):

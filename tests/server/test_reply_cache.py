@@ -195,9 +195,9 @@ def desk_of(cache: ReplyCache, made: list[ScriptedBackend]) -> ReplyScheduler:
         made.append(ScriptedBackend(by_message))
         return made[-1]
 
-    desk = ReplyScheduler(ModelManager({"scripted": BackendFactory("scripted", 1, make)}), cache=cache)
-    desk.start()
-    return desk
+    scheduler = ReplyScheduler(ModelManager({"scripted": BackendFactory("scripted", 1, make)}), cache=cache)
+    scheduler.start()
+    return scheduler
 
 
 async def heard(generation: ReplyBroadcast) -> list[Event]:
@@ -207,21 +207,21 @@ async def heard(generation: ReplyBroadcast) -> list[Event]:
 def test_the_desk_gives_again_what_it_has() -> None:
     async def scene() -> None:
         made: list[ScriptedBackend] = []
-        desk = desk_of(ReplyCache(), made)
-        first = desk.begin(ReplyRequest(HELLO, COLD))
+        scheduler = desk_of(ReplyCache(), made)
+        first = scheduler.begin(ReplyRequest(HELLO, COLD))
         end = await first.ended()
-        second = desk.begin(ReplyRequest(HELLO, COLD))
+        second = scheduler.begin(ReplyRequest(HELLO, COLD))
         assert await second.ended() == end and second.text == first.text == "You said 'hello'."
         assert not first.cached and second.cached and second.id != first.id
         over = asyncio.Event()
-        warm = desk.begin(ReplyRequest(HELLO), on_end=lambda generation: over.set())
+        warm = scheduler.begin(ReplyRequest(HELLO), on_end=lambda generation: over.set())
         await over.wait()
         assert not warm.cached
         assert len(made[0].asked) == 2
-        page = desk.metrics.exposed("")[0].decode()
+        page = scheduler.metrics.exposed("")[0].decode()
         assert 'bitnet_chat_cached_replies_total{model="scripted"} 1.0' in page
         assert 'bitnet_chat_generated_tokens_total{model="scripted"} 22.0' in page, "what was made, not what was said"
-        await desk.close()
+        await scheduler.close()
 
     play(scene())
 
@@ -229,25 +229,25 @@ def test_the_desk_gives_again_what_it_has() -> None:
 def test_what_was_stopped_is_asked_again() -> None:
     async def scene() -> None:
         made: list[ScriptedBackend] = []
-        desk = desk_of(ReplyCache(), made)
+        scheduler = desk_of(ReplyCache(), made)
         order = ReplyRequest(Conversation().with_user("wait"), COLD)
-        generation = desk.begin(order)
+        generation = scheduler.begin(order)
         await made[0].generating.wait()
         generation.stop()
         end = await generation.ended()
         assert isinstance(end, Completed) and end.reason is FinishReason.INTERRUPTED
-        other = desk.begin(order)
+        other = scheduler.begin(order)
         assert not other.cached
         made[0].open_gate()
         await other.ended()
-        third = desk.begin(order)
+        third = scheduler.begin(order)
         third.stop()
         stopped = await third.ended()
         assert third.cached and isinstance(stopped, Completed) and stopped.reason is FinishReason.INTERRUPTED
-        fourth = desk.begin(order)
+        fourth = scheduler.begin(order)
         assert await fourth.ended() == await other.ended(), "a replay that was stopped changes nothing"
         assert fourth.cached
-        await desk.close()
+        await scheduler.close()
 
     play(scene())
 
@@ -255,17 +255,17 @@ def test_what_was_stopped_is_asked_again() -> None:
 def test_a_reply_that_is_given_again_stands_in_the_journal_too() -> None:
     async def scene() -> None:
         made: list[ScriptedBackend] = []
-        desk = desk_of(ReplyCache(), made)
+        scheduler = desk_of(ReplyCache(), made)
         journal = Journal()
-        await desk.begin(ReplyRequest(HELLO, COLD)).ended()
+        await scheduler.begin(ReplyRequest(HELLO, COLD)).ended()
         recorder = journal.recorder(lambda text: pytest.fail(text))
-        generation = desk.begin(ReplyRequest(HELLO, COLD, recorder=recorder))
+        generation = scheduler.begin(ReplyRequest(HELLO, COLD, recorder=recorder))
         await heard(generation)
         await recorder.close()
         assert generation.cached
         entry = journal.list()[0]
         last = journal.load(entry.id).conversation.last
         assert last is not None and last.content == "You said 'hello'."
-        await desk.close()
+        await scheduler.close()
 
     play(scene())

@@ -47,13 +47,13 @@ def facts(method: str = "GET", path: str = "/v1/models", *, address: str = "127.
     return RequestInfo(method, path, "http", address, named)
 
 
-def gate(**changes: object) -> RequestGuard:
+def guard(**changes: object) -> RequestGuard:
     settings = ServeSettings(**changes)  # type: ignore[arg-type]
     return RequestGuard(settings, ApiKeyAuth(settings.api_key))
 
 
-def status(gate: RequestGuard, facts: RequestInfo) -> int:
-    refusal = gate.refusal(facts)
+def status(guard: RequestGuard, facts: RequestInfo) -> int:
+    refusal = guard.refusal(facts)
     return refusal.status if refusal is not None else 200
 
 
@@ -119,43 +119,43 @@ def test_what_does_not_go_is_said_at_the_start(changes: dict[str, object]) -> No
     ],
 )
 def test_names_of_this_computer(host: str) -> None:
-    assert status(gate(), facts(host=host)) == 200
+    assert status(guard(), facts(host=host)) == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "localhost.evil.example", "169.254.1.1", "192.168.1.7:8033", "127.0.0.1.nip.io"]
 )
 def test_a_strangers_name_that_points_here_is_refused(host: str) -> None:
-    assert status(gate(), facts(host=host)) == 403
+    assert status(guard(), facts(host=host)) == 403
 
 
 @pytest.mark.parametrize(
     "host", ["", "a b", "localhost:8033:1", "user@localhost", "localhost/path", "[::1", "loc\x00alhost"]
 )
 def test_what_is_no_host_is_refused(host: str) -> None:
-    assert status(gate(), facts(host=host)) == 400
+    assert status(guard(), facts(host=host)) == 400
 
 
 def test_two_hosts_are_none() -> None:
-    assert status(gate(), RequestInfo("GET", "/", "http", "", {"host": "localhost"}, hosts=2)) == 400
+    assert status(guard(), RequestInfo("GET", "/", "http", "", {"host": "localhost"}, hosts=2)) == 400
 
 
 def test_more_names() -> None:
-    proxied = gate(allow_host=("chat.example",))
+    proxied = guard(allow_host=("chat.example",))
     assert status(proxied, facts(host="Chat.Example")) == 200
     assert status(proxied, facts(host="evil.example")) == 403
-    below = gate(allow_host=(".chat.example", "*.internal"))
+    below = guard(allow_host=(".chat.example", "*.internal"))
     for host, expected in (
         *(("chat.example", 200), ("a.b.chat.example:80", 200), ("host.docker.internal:8033", 200)),
         *(("evilchat.example", 403), ("chat.example.evil.example", 403), ("chat.exampl", 403)),
     ):
         assert status(below, facts(host=host)) == expected
-    assert status(gate(allow_host=("[::2]",)), facts(host="[::2]:1")) == 200
-    assert status(gate(allow_host=("*",), api_key=KEY), facts(path="/health", host="any.example")) == 200
-    network = gate(host="0.0.0.0", api_key=KEY)
+    assert status(guard(allow_host=("[::2]",)), facts(host="[::2]:1")) == 200
+    assert status(guard(allow_host=("*",), api_key=KEY), facts(path="/health", host="any.example")) == 200
+    network = guard(host="0.0.0.0", api_key=KEY)
     assert status(network, facts(path="/health", host="192.168.1.7:8033")) == 200
     assert status(network, facts(path="/health", host="evil.example")) == 403
-    assert status(gate(host="10.0.0.5", api_key=KEY), facts(path="/health", host="10.0.0.5:8033")) == 200
+    assert status(guard(host="10.0.0.5", api_key=KEY), facts(path="/health", host="10.0.0.5:8033")) == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
@@ -180,7 +180,7 @@ def test_more_names() -> None:
     ],
 )
 def test_a_page_of_another_origin_is_refused(method: str, origin: str) -> None:
-    assert status(gate(), facts(method, origin=origin)) == 403
+    assert status(guard(), facts(method, origin=origin)) == 403
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0", "[::1]", "tauri.localhost"])
@@ -188,9 +188,9 @@ def test_a_page_of_another_origin_is_refused(method: str, origin: str) -> None:
 @pytest.mark.parametrize("port", ["", ":3000"])
 def test_pages_of_this_computer_may(scheme: str, host: str, port: str) -> None:
     origin = f"{scheme}://{host}{port}"
-    assert status(gate(), facts("POST", origin=origin, sec_fetch_site="same-site")) == 200
-    assert status(gate(cors=("none",)), facts("POST", origin=origin)) == 403
-    assert status(gate(), facts("POST", origin=origin, host="evil.example")) == 403, "rebound name"
+    assert status(guard(), facts("POST", origin=origin, sec_fetch_site="same-site")) == 200
+    assert status(guard(cors=("none",)), facts("POST", origin=origin)) == 403
+    assert status(guard(), facts("POST", origin=origin, host="evil.example")) == 403, "rebound name"
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,10 @@ def test_pages_of_this_computer_may(scheme: str, host: str, port: str) -> None:
     ["app://obsidian.md", "app://", "file://", "tauri://localhost", "vscode-webview://1ab2", "vscode-file://a"],
 )
 def test_pages_of_applications_may(origin: str) -> None:
-    assert status(gate(), facts("POST", origin=origin)) == 200
-    assert status(gate(cors=("none", "file://")), facts("POST", origin=origin)) == (200 if origin == "file://" else 403)
+    assert status(guard(), facts("POST", origin=origin)) == 200
+    assert status(guard(cors=("none", "file://")), facts("POST", origin=origin)) == (
+        200 if origin == "file://" else 403
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ def test_pages_of_applications_may(origin: str) -> None:
     ],
 )
 def test_patterns_of_origins(pattern: str, may: tuple[str, ...], may_not: tuple[str, ...]) -> None:
-    named = gate(cors=(ServeSettings(cors=(pattern,)).checked().cors))
+    named = guard(cors=(ServeSettings(cors=(pattern,)).checked().cors))
     assert [status(named, facts("POST", origin=each)) for each in may] == [200] * len(may)
     assert [status(named, facts("POST", origin=each)) for each in (*may_not, STRANGER)] == [403] * (len(may_not) + 1)
 
@@ -237,23 +239,23 @@ def test_the_cookie_of_the_page_is_worth_nothing_to_another_page_of_this_compute
 
 
 def test_our_own_page_may() -> None:
-    assert status(gate(), facts("POST", origin=HERE)) == 200
-    assert status(gate(), facts("POST", origin="http://localhost:8033", host="localhost:8033")) == 200
-    behind_tls = gate(allow_host=("chat.example",))
+    assert status(guard(), facts("POST", origin=HERE)) == 200
+    assert status(guard(), facts("POST", origin="http://localhost:8033", host="localhost:8033")) == 200
+    behind_tls = guard(allow_host=("chat.example",))
     assert status(behind_tls, facts("POST", origin="https://chat.example", host="chat.example")) == 200
 
 
 def test_a_page_that_hides_its_origin_may_change_nothing() -> None:
-    assert status(gate(), facts("POST", sec_fetch_site="cross-site")) == 403
-    assert status(gate(), facts("GET", sec_fetch_site="cross-site")) == 200
-    assert status(gate(), facts("POST", sec_fetch_site="same-origin")) == 200
+    assert status(guard(), facts("POST", sec_fetch_site="cross-site")) == 403
+    assert status(guard(), facts("GET", sec_fetch_site="cross-site")) == 200
+    assert status(guard(), facts("POST", sec_fetch_site="same-origin")) == 200
 
 
 def test_pages_that_were_named_may() -> None:
-    named = gate(cors=("http://localhost:3000",))
+    named = guard(cors=("http://localhost:3000",))
     assert status(named, facts("POST", origin="http://localhost:3000", sec_fetch_site="cross-site")) == 200
     assert status(named, facts("POST", origin=STRANGER)) == 403
-    anybody = gate(cors=("*",), api_key=KEY)
+    anybody = guard(cors=("*",), api_key=KEY)
     assert status(anybody, facts("POST", origin=STRANGER, x_api_key=KEY)) == 200
     assert status(anybody, facts("POST", origin=STRANGER)) == 401
     assert status(anybody, facts("POST", origin="null", x_api_key=KEY)) == 403
@@ -263,7 +265,7 @@ def test_pages_that_were_named_may() -> None:
 
 
 def test_what_needs_no_key() -> None:
-    locked = gate(api_key=KEY)
+    locked = guard(api_key=KEY)
     for path in ("/", "/health", "/login", "/sw.js", "/manifest.webmanifest", "/page/page.js"):
         assert status(locked, facts(path=path)) == 200
     for path in ("/v1/models", "/api/tags", "/chats", "/metrics", "/openapi.json", "/page", "//health", "/health/"):
@@ -281,7 +283,7 @@ def test_what_needs_no_key() -> None:
     ids=str,
 )
 def test_ways_to_bring_the_key(headers: dict[str, str]) -> None:
-    assert status(gate(api_key=KEY), facts(**headers)) == 200
+    assert status(guard(api_key=KEY), facts(**headers)) == 200
 
 
 @pytest.mark.parametrize(
@@ -298,11 +300,11 @@ def test_ways_to_bring_the_key(headers: dict[str, str]) -> None:
     ids=str,
 )
 def test_a_wrong_key_is_none(headers: dict[str, str]) -> None:
-    assert status(gate(api_key=KEY), facts(**headers)) == 401
+    assert status(guard(api_key=KEY), facts(**headers)) == 401
 
 
 def test_without_a_key_any_key_will_do() -> None:
-    assert status(gate(), facts(authorization="Bearer whatever")) == 200
+    assert status(guard(), facts(authorization="Bearer whatever")) == 200
 
 
 def test_a_session_is_worth_its_time_and_its_key() -> None:
@@ -352,8 +354,8 @@ def test_wrong_keys_have_to_wait_and_the_right_one_never_does() -> None:
 def app_of() -> Iterator[Callable[..., httpx.AsyncClient]]:
     def make(**changes: object) -> httpx.AsyncClient:
         backends: list[ScriptedBackend] = []
-        desk = ReplyScheduler(ModelManager({"m": scripted_source(lambda _: say("hi"), backends)}))
-        app = application(desk, ServeSettings(**changes), None)  # type: ignore[arg-type]
+        scheduler = ReplyScheduler(ModelManager({"m": scripted_source(lambda _: say("hi"), backends)}))
+        app = application(scheduler, ServeSettings(**changes), None)  # type: ignore[arg-type]
 
         async def echo(request: Request) -> Response:
             return PlainTextResponse(str(len(await request.body())))
@@ -655,7 +657,7 @@ def test_the_head_of_the_next_request_has_limits_while_a_reply_streams() -> None
             async with asyncio.timeout(60):
                 writer.write(head("/v1/chat/completions", len(asked)) + asked)
                 assert (await reader.readuntil(b"half")).startswith(b"HTTP/1.1 200 ")
-                (generation,) = served.desk._tasks.values()
+                (generation,) = served.scheduler._tasks.values()
                 writer.write(b"GET / HTTP/1.1\r\nx: " + b"y" * 100_000)
                 end = await generation.ended()  # its client was cut off
             writer.close()
@@ -713,7 +715,7 @@ def test_requests_that_never_get_whole_keep_nobody_out(monkeypatch: pytest.Monke
                     await streams[-1].readuntil(b"half")
                 full = await spoken(served.url, health + b"Connection: close\r\n\r\n")
                 assert full.startswith(b"HTTP/1.1 503 ")
-                assert len(served.desk._tasks) == 8 and not any(stream.at_eof() for stream in streams)
+                assert len(served.scheduler._tasks) == 8 and not any(stream.at_eof() for stream in streams)
             for writer in open_ones:
                 writer.close()
 

@@ -228,7 +228,7 @@ def test_a_client_that_leaves_stops_its_reply_in_the_loop_turn_that_hears_of_it(
             await gone(served.url, body, 1 if stream else 0)
             while not served.backends or "interrupt" not in served.backend.calls[-2:]:  # noqa: ASYNC110
                 await asyncio.sleep(0)  # nothing else opens the gate, and no time is waited for
-            while served.desk.running:  # noqa: ASYNC110
+            while served.scheduler.running:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
     within_patience(clients)
@@ -241,11 +241,11 @@ def test_a_client_that_leaves_while_it_waits_or_loads_is_forgotten() -> None:
             await gone(served.url, body, 0)  # while it loads
             await gone(served.url, body, 0)  # while it waits behind the first one
             labels = {"model": "scripted", "reason": "interrupted"}
-            sample = served.desk.metrics.registry.get_sample_value
+            sample = served.scheduler.metrics.registry.get_sample_value
             while sample("bitnet_chat_replies_total", labels) != 2:  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            assert served.desk.running == 0
-            assert served.desk.catalogue.pools["scripted"].waiting == 0
+            assert served.scheduler.running == 0
+            assert served.scheduler.model_manager.pools["scripted"].waiting == 0
 
     within_patience(clients)
 

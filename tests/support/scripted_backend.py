@@ -207,7 +207,7 @@ def main() -> int:
             raise UsageError(f"There is no model {path}", remedy="look again")
         return ScriptedBackend(by_message, name=path)
 
-    async def talk() -> int:
+    async def protocol() -> int:
         backend = ScriptedBackend(by_message, gated=arguments.gate)
         backend.used = arguments.context
         if hasattr(signal, "SIGUSR1"):
@@ -223,7 +223,7 @@ def main() -> int:
         print("calls:", *backend.calls[-2:], flush=True)
         return code
 
-    return asyncio.run(talk())
+    return asyncio.run(protocol())
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ with contextlib.suppress(EngineNotFoundError):
 class Served:
     url: str
     app: Starlette
-    desk: ReplyScheduler
+    scheduler: ReplyScheduler
     backends: list[ScriptedBackend]
     """Those of scripts, in the order in which they were made: none before it is needed."""
 
@@ -89,11 +89,11 @@ async def serving(
         sources = what
     else:
         sources = {"scripted": scripted_source(what, backends, parallel=parallel, **options)}
-    catalogue = ModelManager(sources, queue=settings.queue, memory_limit=settings.memory_limit)
-    desk = ReplyScheduler(catalogue, cache=ReplyCache() if settings.cache else None)
-    app = application(desk, settings, journal)
-    async with running(desk, settings, journal, app) as url:
-        yield Served(url, app, desk, backends)
+    model_manager = ModelManager(sources, queue=settings.queue, memory_limit=settings.memory_limit)
+    scheduler = ReplyScheduler(model_manager, cache=ReplyCache() if settings.cache else None)
+    app = application(scheduler, settings, journal)
+    async with running(scheduler, settings, journal, app) as url:
+        yield Served(url, app, scheduler, backends)
 
 
 class ServedProcess:

@@ -106,13 +106,13 @@ def test_a_server_tells_the_newest_to_those_who_want_it() -> None:
     async def main() -> None:
         generation = ReplyBroadcast("g", "m")
         opening = ReplyStart(generation="g", chat=1, model="m", user=(1, "hello"), message=2, before=None, parent=None)
-        teller = EventEncoder(opening)
+        encoder = EventEncoder(opening)
         for event in (Started(), PromptProgress(1, 1200), HALF):
             generation.put(event)
         watched, plain = generation.watch(progress=True), generation.watch()
         seen = await anext(watched)
         assert seen.event == HALF, "of two only the newer one"
-        (told,) = SseDecoder().feed(b"".join(teller.tell(seen)))
+        (told,) = SseDecoder().feed(b"".join(encoder.tell(seen)))
         assert event_of(told.event, data_of(told), "") == HALF
         generation.put(MORE)
         assert (await anext(watched)).event == MORE

@@ -45,8 +45,8 @@ class ServerClient:
         self.is_loopback = is_loopback(self.url)
 
     def greet(self) -> Mapping[str, Any]:
-        """What the server says about itself, whether its model is loaded or not. Raises NoServer where there is none,
-        and UsageError for another kind of server or a wrong key."""
+        """What the server says about itself, whether its model is loaded or not. Raises ServerUnreachableError where
+        there is none, and UsageError for another kind of server or a wrong key."""
         status, facts = self._send("GET", "/health", None)
         if status not in (200, 503) or not isinstance(facts, dict) or "parallel" not in facts:
             raise UsageError(
@@ -164,11 +164,11 @@ class ServerConnection:
             await session.close()
 
     async def json(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-        """The JSON of an answer, whatever its status. Raises Lost and BitnetChatError."""
+        """The JSON of an answer, whatever its status. Raises ConnectionLostError and BitnetChatError."""
         return await whole(await self.send(method, path, body), self._server.url)
 
     async def post(self, path: str, body: Mapping[str, object]) -> aiohttp.ClientResponse:
-        """Raises Lost and BitnetChatError."""
+        """Raises ConnectionLostError and BitnetChatError."""
         response = await self.send("POST", path, body)
         if response.status < 300:
             return response
@@ -181,7 +181,9 @@ class ServerConnection:
     async def send(
         self, method: str, path: str, body: Mapping[str, object] | None, headers: Mapping[str, str] | None = None
     ) -> aiohttp.ClientResponse:
-        """The response, whatever its status. Raises Lost, and NoServer where nobody answers."""
+        """The response, whatever its status. Raises ConnectionLostError, and ServerUnreachableError where nobody
+        answers.
+        """
         import aiohttp
 
         session = self._session

@@ -71,7 +71,7 @@ class RequestAttempt:
             run_beside_loop(question.history, sent, self.wire, question, options, self._fit, target)
         )
         prefix, _ = target.specials.as_text(question.prefix)
-        account.begin(prefix, question.loose_end if prefix else "")
+        account.begin(prefix, question.overlap if prefix else "")
         await self._line.ask(lambda sent: target.connection.post(self.wire.path, body.content, sent))
         response = None
         if options.alone and target.count is None and self._fit.may_be_refused(question):

@@ -95,7 +95,7 @@ class HTTPConnection:
         self._spent: set[asyncio.Task[None]] = set()
 
     async def get(self, path: str) -> Any:
-        """The JSON at ``path``. Raises Refused, Lost, EngineNotFound."""
+        """The JSON at ``path``. Raises Refused, ConnectionLostError, EngineNotFoundError."""
         return await whole(await self._send("GET", path), self.base)
 
     async def post(
@@ -260,7 +260,7 @@ def not_an_api(base: str) -> UsageError:
 
 
 async def whole(response: aiohttp.ClientResponse, base: str) -> Any:
-    """The JSON of a response. Raises Lost, and UsageError for what is none."""
+    """The JSON of a response. Raises ConnectionLostError, and UsageError for what is none."""
     parts, size = [], 0
     try:
         while size < _ANSWER_LIMIT and (part := await chunk(response)):
@@ -275,7 +275,7 @@ async def whole(response: aiohttp.ClientResponse, base: str) -> Any:
 
 
 async def chunk(response: aiohttp.ClientResponse) -> bytes:
-    """The next bytes of a response, whatever has arrived; empty at its end. Raises Lost."""
+    """The next bytes of a response, whatever has arrived; empty at its end. Raises ConnectionLostError."""
     import aiohttp
 
     try:
@@ -319,7 +319,7 @@ class CancellableRequest:
 
     def __init__(self, timeout: float | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._patience: asyncio.Timeout | None = None
+        self._prompt_timeout: asyncio.Timeout | None = None
         self._request: asyncio.Task[aiohttp.ClientResponse] | None = None
         self._response: aiohttp.ClientResponse | None = None
         self._timer = None if timeout is None else self._loop.call_later(timeout, self.stop, FinishReason.TIMEOUT)
@@ -336,13 +336,13 @@ class CancellableRequest:
         if self.reason is not None:
             return
         self.reason = reason
-        if self._patience is not None:
-            self._patience.reschedule(self._loop.time())
+        if self._prompt_timeout is not None:
+            self._prompt_timeout.reschedule(self._loop.time())
         else:
             self.hang_up()
 
     async def within(self, work: Awaitable[_T]) -> _T:
-        """What ``work`` gives. Raises Stopped when the line is stopped before that."""
+        """What ``work`` gives. Raises RequestCancelledError when the line is stopped before that."""
         if self.reason is not None:
             if asyncio.iscoroutine(work):
                 work.close()
@@ -350,10 +350,10 @@ class CancellableRequest:
                 work.add_done_callback(_heard)
             raise RequestCancelledError
         try:
-            async with asyncio.timeout(None) as self._patience:
+            async with asyncio.timeout(None) as self._prompt_timeout:
                 return await work
         except TimeoutError:
-            if self._patience is None or not self._patience.expired():
+            if self._prompt_timeout is None or not self._prompt_timeout.expired():
                 raise
             raise RequestCancelledError from None
         except ConnectionLostError:
@@ -361,11 +361,11 @@ class CancellableRequest:
                 raise
             raise RequestCancelledError from None  # both at a time: what was wanted counts
         finally:
-            self._patience = None
+            self._prompt_timeout = None
 
     async def ask(self, request: Callable[[asyncio.Event], Coroutine[Any, Any, aiohttp.ClientResponse]]) -> None:
         """Begins ``request``, which sets the event when it is on its way: then this returns, or when it has failed.
-        Raises Stopped."""
+        Raises RequestCancelledError."""
         sent = asyncio.Event()
         self._request = asyncio.ensure_future(request(sent))
         self._request.add_done_callback(lambda task: sent.set())
@@ -379,14 +379,18 @@ class CancellableRequest:
         return None
 
     async def answer(self) -> aiohttp.ClientResponse:
-        """The response to what was asked, which is heard from now on. Raises Stopped, and what the request does."""
+        """The response to what was asked, which is heard from now on. Raises RequestCancelledError, and what the
+        request does.
+        """
         if self._request is None:
             raise RequestCancelledError
         self._response = await self.within(self._request)
         return self._response
 
     async def chunk(self) -> bytes:
-        """The next bytes of the response, whatever has arrived; empty at its end. Raises Stopped and Lost."""
+        """The next bytes of the response, whatever has arrived; empty at its end. Raises RequestCancelledError and
+        ConnectionLostError.
+        """
         # No timeout, which would be made anew for each token: hanging up ends the wait.
         if self.reason is None and self._response is not None:
             try:

@@ -133,7 +133,8 @@ class ServerContextWindow:
         """How many of the oldest messages are to be out of the window. ``most``: tokens of the reply. ``exact``: those
         of what is sent so far, where the server has counted.
 
-        Raises ContextOverflow for what surely does not fit, and by the policy; what is not sure the server decides.
+        Raises ContextOverflowError for what surely does not fit, and by the policy; what is not sure the server
+        decides.
         """
         history, size = question.history, self.size
         left = self.window.count_left(history)
@@ -157,8 +158,8 @@ class ServerContextWindow:
         return left + self._oldest(kept, asked, pinned, size, reserve)
 
     def refused(self, question: RequestMessages, tokens: int | None) -> int:
-        """The same where the server has said that it was too much, ``tokens`` where it has told. Raises ContextOverflow
-        where nothing is left that could leave, or nothing is to."""
+        """The same where the server has said that it was too much, ``tokens`` where it has told. Raises
+        ContextOverflowError where nothing is left that could leave, or nothing is to."""
         history = question.history
         left, kept = self.window.count_left(history), self.window.kept(history)
         if tokens:

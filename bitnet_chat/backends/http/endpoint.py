@@ -60,7 +60,9 @@ class Endpoint(Protocol):
         """How often it died and was started again."""
 
     async def ready(self) -> RequestTarget:
-        """Waits until it can answer. Raises BitnetChatError where it never will; Lost and Refused as requests do."""
+        """Waits until it can answer. Raises BitnetChatError where it never will; ConnectionLostError and Refused as
+        requests do.
+        """
 
     async def models(self) -> list[str]:
         """The names of what it can answer with. Raises as ``ready`` does."""

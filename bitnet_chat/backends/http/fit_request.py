@@ -33,12 +33,12 @@ class RequestTrimmer:
         self._line, self._fit, self.wire = line, fit, wire
 
     async def make_room(self, question: RequestMessages, options: ReplyOptions, target: RequestTarget) -> None:
-        """Raises ContextOverflow where that cannot be, and Stopped."""
+        """Raises ContextOverflowError where that cannot be, and RequestCancelledError."""
         for _ in range(_TRIES):
             count, is_exact = await self._to_drop(question, options, target)
             if count <= self._fit.window.count_left(question.history):
                 return
-            await self._let_go(question.history, count, target)
+            await self._release(question.history, count, target)
             if not is_exact:
                 return
 
@@ -64,7 +64,7 @@ class RequestTrimmer:
         """The server said that it was too much. Raises as ``make_room`` does."""
         self._fit.size = refusal.context_size or self._fit.size
         count = await self._in_thread(self._fit.refused, question, refusal.prompt_tokens)
-        await self._let_go(question.history, count, target)
+        await self._release(question.history, count, target)
 
     async def _counted(self, question: RequestMessages, options: ReplyOptions, target: RequestTarget) -> int | None:
         """Tokens of what would be sent, as the server counts them; None where it does not."""
@@ -80,7 +80,7 @@ class RequestTrimmer:
         loop = asyncio.get_running_loop()
         return await self._line.within(loop.run_in_executor(None, partial(work, *arguments, **named)))
 
-    async def _let_go(self, history: Conversation, count: int, target: RequestTarget) -> None:
+    async def _release(self, history: Conversation, count: int, target: RequestTarget) -> None:
         """Have the ``count`` oldest messages out of the window, and a summary in their place where that is wanted."""
         fit, window = self._fit, self._fit.window
         left = window.count_left(history)

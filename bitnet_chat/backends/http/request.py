@@ -24,7 +24,7 @@ class RequestMessages:
     """What was changed in the message of the user, one line; empty where nothing was."""
     prefix: str = ""
     """The reply that is to go on, as the server gets it; empty for a new one."""
-    loose_end: str = ""
+    overlap: str = ""
     """The end of that reply which the server does not get; see :mod:`bitnet_chat.filters.continuation`."""
 
     @classmethod
@@ -43,18 +43,16 @@ class RequestMessages:
         question = cls(Conversation(sent[:at]), sent[at:])
         if last.role != "assistant":
             return replace(question, note=cleaned.note if last.role == "user" else "")
-        kept, loose_end = split_overlap(last.content)
+        kept, overlap = split_overlap(last.content)
         before = sent[at:-1]
         if not kept:
             return replace(question, asked=before)
         kept = well_formed(rejoined(kept))
-        return replace(
-            question, asked=(*before, Message("assistant", kept)), prefix=kept, loose_end=well_formed(loose_end)
-        )
+        return replace(question, asked=(*before, Message("assistant", kept)), prefix=kept, overlap=well_formed(overlap))
 
     def in_words(self) -> RequestMessages:
         """The same for a server that does not go on by itself with a reply: it is asked to."""
-        return replace(self, asked=(*self.asked, Message("user", GO_ON)), prefix="", loose_end="")
+        return replace(self, asked=(*self.asked, Message("user", GO_ON)), prefix="", overlap="")
 
 
 def _is_user(message: Message) -> bool:

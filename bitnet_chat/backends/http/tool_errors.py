@@ -45,9 +45,9 @@ def repair_prompt(question: RequestMessages, text: str, faults: Sequence[Invalid
     """The same with what the model has said so far, ``text``, and what was wrong with its calls."""
     asked = question.asked
     if question.prefix:  # the text goes on with it
-        asked, text = asked[:-1], question.prefix + question.loose_end + text
+        asked, text = asked[:-1], question.prefix + question.overlap + text
     said = Message("assistant", text, tool_calls=tuple(each.call for each in faults))
-    return replace(question, asked=(*asked, said, *map(_result, faults)), prefix="", loose_end="")
+    return replace(question, asked=(*asked, said, *map(_result, faults)), prefix="", overlap="")
 
 
 def limits_left(options: ReplyOptions, used: Stats) -> ReplyOptions:

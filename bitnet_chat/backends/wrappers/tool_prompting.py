@@ -107,7 +107,7 @@ class PromptToolAdapter:
         return ReplyPipeline(None).then(_ToolCallFilter(self, conversation, options))
 
     async def plain(self, conversation: Conversation, options: ReplyOptions) -> tuple[Conversation, ReplyOptions]:
-        """What an engine is asked instead. Raises Unsupported for tools that it cannot be told of."""
+        """What an engine is asked instead. Raises UnsupportedError for tools that it cannot be told of."""
         tools = _offered(options)
         format = await self._known()
         if tools and isinstance(format, BitnetChatError):

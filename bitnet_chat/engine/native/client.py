@@ -66,7 +66,7 @@ class NativeReply:
 
 
 class NativeClient:
-    """A running child; a context manager. Starting it returns when the model is loaded, or raises ClientError."""
+    """A running child; a context manager. Starting it returns when the model is loaded, or raises NativeClientError."""
 
     def __init__(self, argv: Sequence[str], *, timeout: float = 600.0) -> None:
         """``argv``: see :func:`bitnet_chat.engine.native.command.command`. ``timeout``: seconds without a message."""
@@ -136,8 +136,8 @@ class NativeClient:
             self._process.stdin.write(line)
 
     def messages(self, id: int | None) -> Iterator[Message]:
-        """Those of one request, the last one included; messages of others wait for their turn. Raises ClientError when
-        the child ends."""
+        """Those of one request, the last one included; messages of others wait for their turn. Raises
+        NativeClientError when the child ends."""
         while True:
             message = self._waiting[id].popleft() if self._waiting[id] else self._next()
             owner = getattr(message, "id", None)
@@ -149,7 +149,7 @@ class NativeClient:
                 return
 
     def answer(self, request: Request) -> Message:
-        """The last message that follows a request. Raises ClientError for Failed."""
+        """The last message that follows a request. Raises NativeClientError for Failed."""
         self.send(request)
         message = list(self.messages(request.id))[-1]
         if isinstance(message, NativeFailed):
@@ -166,7 +166,7 @@ class NativeClient:
         self.send(Stop(id=id))
 
     def reply(self, id: int) -> NativeReply:
-        """The rest of a reply. Raises ClientError for Failed."""
+        """The rest of a reply. Raises NativeClientError for Failed."""
         messages = list(self.messages(id))
         last = messages[-1]
         if not isinstance(last, NativeReplyEnded):

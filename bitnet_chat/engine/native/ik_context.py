@@ -72,7 +72,7 @@ class IkContext:
 
     def evaluate(self, parts: Sequence[BatchPart]) -> list[int] | None:
         """The places of the outputs that are wanted, in order; see :meth:`logits`. None: aborted. What was evaluated of
-        these parts is not in the cache then. Raises NoRoom, RuntimeError."""
+        these parts is not in the cache then. Raises ContextFullError, RuntimeError."""
         at, places = 0, list[int]()
         for part in parts:
             end = at + len(part.tokens)

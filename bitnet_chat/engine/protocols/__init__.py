@@ -47,7 +47,7 @@ class LaunchCommand:
     it; empty for a dialect that keeps its history itself. ``in_prefix``: what it puts in front of a message.
     ``around``: what is typed in front of each message and behind it. ``answers``: the prompt ends with a message,
     which is answered as soon as it is told to go on. ``notes``: lines for the user about what could not be kept.
-    ``loose_end``: the end of a reply that is to go on which is not in the prompt; see
+    ``overlap``: the end of a reply that is to go on which is not in the prompt; see
     :mod:`bitnet_chat.filters.continuation`.
     """
 
@@ -60,20 +60,20 @@ class LaunchCommand:
     around: tuple[str, str] = ("", "")
     answers: bool = False
     notes: tuple[str, ...] = ()
-    loose_end: str = ""
+    overlap: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedMessage:
     """What is written to an engine for a message: ``data``. ``context``: what it has evaluated then. ``goes_on``: the
-    reply begins with an answer, as more of an earlier one does, and not with thoughts. ``loose_end``: the end of a
+    reply begins with an answer, as more of an earlier one does, and not with thoughts. ``overlap``: the end of a
     reply that is to go on which the engine does not have; see :mod:`bitnet_chat.filters.continuation`. ``stop``: what
     is written to end the reply; empty: a signal does."""
 
     data: bytes
     context: str = ""
     goes_on: bool = False
-    loose_end: str = ""
+    overlap: str = ""
     stop: bytes = b""
 
 

@@ -306,11 +306,11 @@ class ClassicProtocol:
     ) -> LaunchCommand:
         binary = self._binary
         options = replace(self._options, sampling=(sampling or Sampling()).over(self._options.sampling))
-        loose_end = ""
+        overlap = ""
         if message:
             opening = self._segments.behind_reply(self._segments.render(history.with_user(message)))
         elif unfinished:
-            prompt, loose_end = self._segments.within_reply(history, self._thinking.closing)
+            prompt, overlap = self._segments.within_reply(history, self._thinking.closing)
             opening = self._segments.behind_reply(prompt)
         else:
             opening = self._segments.opening(history)
@@ -339,7 +339,7 @@ class ClassicProtocol:
             around=self._segments.around,
             answers=bool(message) or unfinished,
             notes=notes,
-            loose_end=loose_end,
+            overlap=overlap,
         )
 
     def _framer(self, opening: InitialPrompt) -> Framer:
@@ -361,8 +361,8 @@ class ClassicProtocol:
             launch.framer.is_open = self._thinking.is_open
         if not text:
             # What is not in the context is made again first, unless more of the reply has been made since.
-            loose_end = launch.loose_end if context == launch.context else ""
-            return EncodedMessage(GO_ON, context, goes_on=True, loose_end=loose_end)
+            overlap = launch.overlap if context == launch.context else ""
+            return EncodedMessage(GO_ON, context, goes_on=True, overlap=overlap)
         prompt = self._segments.render(history.with_user(text))
         if launch.answers and context == prompt:
             return EncodedMessage(GO_ON, prompt)

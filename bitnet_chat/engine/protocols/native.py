@@ -100,12 +100,12 @@ class NativeProtocol:
         if isinstance(launch.framer, ThinkingFramer):
             launch.framer.is_open = self._thinking.is_open
         closing = self._thinking.closing
-        loose_end = ""
+        overlap = ""
         if text:
             # A grammar holds for all that the model writes: it is not to think in it.
             prompt = self._segments.render(history.with_user(text)) + closing * (options.format is not None)
         else:
-            prompt, loose_end = self._segments.within_reply(history, closing)
+            prompt, overlap = self._segments.within_reply(history, closing)
         number = next(self._numbers)
         request = Complete(
             number,
@@ -119,7 +119,7 @@ class NativeProtocol:
         return EncodedMessage(
             encode(request),
             goes_on=not text or options.format is not None,
-            loose_end=loose_end,
+            overlap=overlap,
             stop=encode(Stop(number)),
         )
 

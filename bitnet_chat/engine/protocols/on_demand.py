@@ -38,8 +38,8 @@ class ProtocolOnDemand:
     async def render_ahead(self, memory: Conversation, text: str = "") -> None:
         """Have at hand what ``text`` after ``memory`` needs rendered. A chat template is foreign code, which takes what
         time it is given: never on the event loop."""
-        talk = await self.get()
-        await run_in_daemon_thread(lambda: talk.render_ahead(memory, text))
+        protocol = await self.get()
+        await run_in_daemon_thread(lambda: protocol.render_ahead(memory, text))
 
 
 def protocol_for(

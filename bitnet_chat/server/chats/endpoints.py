@@ -118,7 +118,7 @@ class _ChatsApi:
         return Response(status_code=204)
 
     def _is_live(self, id: int) -> bool:
-        room = self._chats.rooms.get(id)
+        room = self._chats.live_chats.get(id)
         return room is not None and room.answering is not None
 
     async def _chat(
@@ -129,7 +129,7 @@ class _ChatsApi:
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        room = self._chats.rooms.get(stored.id)
+        room = self._chats.live_chats.get(stored.id)
         live = None if room is None or room.answering is None else room.answering.as_it_is()
         render = None
         if renders:
@@ -190,7 +190,7 @@ class _ChatsApi:
         if _flag(request, "follow"):
             self._chats.attend()
             return EventStream(self._followed(stored, seen, renders))
-        room = self._chats.rooms.get(stored.id)
+        room = self._chats.live_chats.get(stored.id)
         found = None if room is None else _to_watch(room, seen)
         if found is None:
             return Response(status_code=204)
@@ -201,7 +201,7 @@ class _ChatsApi:
     async def _followed(self, stored: StoredConversation, seen: LastSeen | None, renders: bool) -> AsyncIterator[bytes]:
         yield RETRY
         yield chat_event(_changed(stored, stored.title))
-        with self._chats.rooms.entered(stored.id) as room:
+        with self._chats.live_chats.entered(stored.id) as room:
             async with aclosing(room.follow(seen)) as following:
                 async for told, place in following:
                     if isinstance(told, ChatChanged):
@@ -239,9 +239,9 @@ async def _all_of(
 ) -> AsyncIterator[bytes]:
     """The events of one reply, from behind ``place`` on. ``settled``: what its last event waits for, so that who has
     heard the end finds the reply in the journal, from another program too."""
-    teller = EventEncoder(opening, place, html)
+    encoder = EventEncoder(opening, place, html)
     yield RETRY
-    for part in teller.begin():
+    for part in encoder.begin():
         yield part
     begin = place or 0 if html is None else min(html.place, place or 0)
     async with aclosing(generation.watch(begin, progress=True)) as watched:
@@ -251,7 +251,7 @@ async def _all_of(
             if settled is not None and isinstance(seen.event, Completed | Failed):
                 await settled.wait()
             # What belongs together leaves together.
-            if parts := b"".join(teller.tell(seen)):
+            if parts := b"".join(encoder.tell(seen)):
                 yield parts
 
 

@@ -219,19 +219,19 @@ class LiveChatRegistry:
     """Chats by their numbers."""
 
     def __init__(self) -> None:
-        self._rooms: dict[int, LiveChat] = {}
+        self._live_chats: dict[int, LiveChat] = {}
         self._ended: OrderedDict[str, tuple[LiveChat, LiveReply]] = OrderedDict()
         self._closed = False
 
     def get(self, id: int) -> LiveChat | None:
-        return self._rooms.get(id)
+        return self._live_chats.get(id)
 
     @contextmanager
     def entered(self, id: int) -> Iterator[LiveChat]:
         """The object of a chat, which exists at least during the block."""
-        room = self._rooms.get(id)
+        room = self._live_chats.get(id)
         if room is None:
-            room = self._rooms[id] = LiveChat(id)
+            room = self._live_chats[id] = LiveChat(id)
             room.closed = self._closed
         room.users += 1
         try:
@@ -252,13 +252,13 @@ class LiveChatRegistry:
         """The chat is removed."""
         room.tell(ChatChanged(deleted=True))
         room.close()
-        if self._rooms.get(room.id) is room:
-            del self._rooms[room.id]
+        if self._live_chats.get(room.id) is room:
+            del self._live_chats[room.id]
 
     def close(self) -> None:
         """Close all subscriptions."""
         self._closed = True
-        for room in self._rooms.values():
+        for room in self._live_chats.values():
             room.close()
 
     def _forget(self, generation: str) -> None:
@@ -269,5 +269,5 @@ class LiveChatRegistry:
             self._tidy(room)
 
     def _tidy(self, room: LiveChat) -> None:
-        if room.empty and self._rooms.get(room.id) is room:
-            del self._rooms[room.id]
+        if room.empty and self._live_chats.get(room.id) is room:
+            del self._live_chats[room.id]

@@ -41,10 +41,10 @@ T = TypeVar("T")
 class ChatService:
     """All methods belong to the event loop."""
 
-    def __init__(self, desk: ReplyScheduler, journal: JournalStore, linger: float) -> None:
+    def __init__(self, scheduler: ReplyScheduler, journal: JournalStore, linger: float) -> None:
         """``linger``: seconds that a reply continues without readers."""
-        self.desk = desk
-        self.rooms = LiveChatRegistry()
+        self.scheduler = scheduler
+        self.live_chats = LiveChatRegistry()
         self._journal = journal
         self._linger = linger
         self._tasks: set[asyncio.Task[None]] = set()
@@ -60,7 +60,7 @@ class ChatService:
         """Raises NoSuchChatError."""
         if not 0 < id <= MOST_ROWS:
             raise NoSuchChatError(id)
-        room = self.rooms.get(id)
+        room = self.live_chats.get(id)
         if room is not None and room.live is not None and not room.live.running:
             await room.live.settled.wait()
         try:
@@ -73,7 +73,7 @@ class ChatService:
     async def create(self, chat: NewChatRequest) -> StoredConversation:
         """Raises UnknownModelError, and InvalidFieldError if the journal cannot be written."""
         if chat.model:
-            self.desk.catalogue.choose(chat.model)
+            self.scheduler.model_manager.choose(chat.model)
         recorder = self._journal.recorder(log.warning)
         recorder.create(chat.conversation, title=chat.title, model=chat.model)
         await self._written(recorder)
@@ -86,14 +86,14 @@ class ChatService:
         recorder.resume(stored)
         recorder.rename(title)
         await self._written(recorder)
-        if (room := self.rooms.get(id)) is not None:
+        if (room := self.live_chats.get(id)) is not None:
             room.tell(ChatChanged(title))
         return await self.load(id)
 
     async def remove(self, id: int) -> None:
         """Remove a chat, after a running reply is stopped."""
         await self.load(id)
-        with self.rooms.entered(id) as room:
+        with self.live_chats.entered(id) as room:
             await self._quiet(room)
             try:
                 await _done(self._journal.remove, [id])
@@ -101,27 +101,27 @@ class ChatService:
                 raise
             except UsageError:
                 raise NoSuchChatError(id) from None
-            self.rooms.remove(room)
+            self.live_chats.remove(room)
 
     async def begin(self, id: int, ask: ChatRequest, *, urgent: bool) -> LiveReply:
         """Begin a reply in a chat. Raises errors for a missing chat, a running reply, an impossible request, an unknown
         model and a full queue.
         """
-        with self.rooms.entered(id) as room, room.claimed():
+        with self.live_chats.entered(id) as room, room.claimed():
             stored = await self.load(id)
             line, before = line_of(stored), before_asked(ask, stored)
             # With the message that got no reply: where it is asked again it keeps its row.
             stored = replace(stored, records=line)
             before_it = replace(stored, records=line if stored.pending is None else line[:-1])
             conversation = await run_beside_loop(stored.conversation, asked_of, ask, before_it)
-            model = ask.model or (stored.model if stored.model in self.desk.catalogue.names else "")
+            model = ask.model or (stored.model if stored.model in self.scheduler.model_manager.names else "")
             recorder = self._journal.recorder(log.warning)
             recorder.resume(stored)
             if ask.content is not None:
                 recorder.follow(before)
             ended = asyncio.Event()
             order = ReplyRequest(conversation, ask.options, model, recorder, urgent)
-            generation = self.desk.begin(order, on_end=lambda _: ended.set())
+            generation = self.scheduler.begin(order, on_end=lambda _: ended.set())
             recorder.begin_reply(conversation, model=generation.model)
             live: LiveReply | None = None
             try:
@@ -139,7 +139,7 @@ class ChatService:
     def begin_alone(self, ask: ChatRequest, *, urgent: bool) -> tuple[ReplyStart, ReplyBroadcast]:
         """Begin a reply to messages without a chat; it is not stored."""
         conversation = lone_conversation(ask)
-        generation = self.desk.begin(ReplyRequest(conversation, ask.options, ask.model, None, urgent))
+        generation = self.scheduler.begin(ReplyRequest(conversation, ask.options, ask.model, None, urgent))
         return ReplyStart(
             generation.id, generation.model, user=_user(conversation), before=_goes_on_with(conversation)
         ), generation
@@ -151,17 +151,17 @@ class ChatService:
             self._spawn(self._attend())
 
     async def _attend(self) -> None:
-        await self.desk.ending.wait()
-        self.rooms.close()
+        await self.scheduler.ending.wait()
+        self.live_chats.close()
 
     def stop(self, id: int) -> bool:
         """Stop the running reply, if any."""
-        room = self.rooms.get(id)
+        room = self.live_chats.get(id)
         return room is not None and room.stop()
 
     async def close(self) -> None:
         """Finish all writes, after the scheduler is closed."""
-        self.rooms.close()
+        self.live_chats.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -186,7 +186,7 @@ class ChatService:
         finally:
             if live is not None:
                 live.settled.set()
-                self.rooms.ended(room, live)
+                self.live_chats.ended(room, live)
 
     async def _quiet(self, room: LiveChat) -> None:
         """Wait until the chat has no running reply."""

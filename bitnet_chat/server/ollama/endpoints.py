@@ -50,16 +50,16 @@ _REFUSED = {
 _NAMES = {"response_format": "format"}
 
 
-def routes(desk: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
-    return [Route("/api/{path:path}", _OllamaApi(desk, settings))]
+def routes(scheduler: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
+    return [Route("/api/{path:path}", _OllamaApi(scheduler, settings))]
 
 
 class _OllamaApi:
     """All of ``/api``, so that whatever goes wrong there is told in the form that its clients read."""
 
-    def __init__(self, desk: ReplyScheduler, settings: ServeSettings) -> None:
-        self._desk, self._settings = desk, settings
-        self._catalogue = desk.catalogue
+    def __init__(self, scheduler: ReplyScheduler, settings: ServeSettings) -> None:
+        self._scheduler, self._settings = scheduler, settings
+        self._model_manager = scheduler.model_manager
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def answer(request: Request) -> Response:
@@ -100,7 +100,7 @@ class _OllamaApi:
     ) -> Response:
         notes = None if self._settings.strict else IgnoredFields()
         asked = await read(request, self._settings.body_limit, parse, notes)
-        model = self._catalogue.choose(self._known(asked.model), asked.conversation)
+        model = self._model_manager.choose(self._known(asked.model), asked.conversation)
         await self._check_window(asked, model, notes)
         notices = notes.lines if notes is not None else []
         writer = writer_of(model, thinking=asked.thinking)
@@ -117,9 +117,9 @@ class _OllamaApi:
 
         def over(generation: ReplyBroadcast) -> None:
             if asked.unloads:
-                self._catalogue.unload(model)
+                self._model_manager.unload(model)
 
-        generation = self._desk.begin(order, on_end=over)
+        generation = self._scheduler.begin(order, on_end=over)
         try:
             await while_connected(request, generation.started.wait() if asked.stream else generation.ended())
         except BaseException:
@@ -133,7 +133,7 @@ class _OllamaApi:
     async def _check_window(self, asked: OllamaRequest, model: str, notes: IgnoredFields | None) -> None:
         if not asked.window:
             return
-        window = self._catalogue.window(model) or (await self._catalogue.card(model)).window
+        window = self._model_manager.window(model) or (await self._model_manager.card(model)).window
         if window and asked.window > window:
             why = f"is {asked.window}, and the window of {model} has {window} tokens"
             if notes is not None:
@@ -150,10 +150,10 @@ class _OllamaApi:
     ) -> Response:
         """A request that asks nothing wants the model to be loaded, or not to be."""
         if asked.unloads:
-            self._catalogue.unload(model)
-            await self._catalogue.unloaded(model)
+            self._model_manager.unload(model)
+            await self._model_manager.unloaded(model)
         else:
-            await while_connected(request, self._catalogue.load(model))
+            await while_connected(request, self._model_manager.load(model))
         last = writer.loaded("unload" if asked.unloads else "load", time.time())
         return Response(responses.line(last), media_type=_LINES) if asked.stream else _json(last)
 
@@ -161,29 +161,29 @@ class _OllamaApi:
 
     def _known(self, name: str) -> str:
         """The name here of a model, however a client writes it."""
-        return self._catalogue.find(name) or name
+        return self._model_manager.find(name) or name
 
     async def _card(self, name: str) -> ModelCard:
-        return ModelCard(AUTO) if name == AUTO else await self._catalogue.card(name)
+        return ModelCard(AUTO) if name == AUTO else await self._model_manager.card(name)
 
     async def _tags(self, request: Request) -> Response:
-        cards = [await self._card(name) for name in self._catalogue.listed]
-        return _json({"models": [responses.listed(card, self._catalogue.created) for card in cards]})
+        cards = [await self._card(name) for name in self._model_manager.listed]
+        return _json({"models": [responses.listed(card, self._model_manager.created) for card in cards]})
 
     async def _ps(self, request: Request) -> Response:
         models = []
-        for name in self._catalogue.loaded:
+        for name in self._model_manager.loaded:
             card = await self._card(name)
-            memory = self._catalogue.pools[name].memory
-            models.append(responses.running(card, memory, self._catalogue.window(name) or card.window))
+            memory = self._model_manager.pools[name].memory
+            models.append(responses.running(card, memory, self._model_manager.window(name) or card.window))
         return _json({"models": models})
 
     async def _show(self, request: Request) -> Response:
         name = self._known(await read(request, self._settings.body_limit, model_request))
-        chosen = self._catalogue.choose(name)  # raises for one that is not there
+        chosen = self._model_manager.choose(name)  # raises for one that is not there
         card = await self._card(name)
-        here = self._catalogue.pools[chosen].source.path is not None
-        return _json(responses.shown(card, self._catalogue.created, here=here))
+        here = self._model_manager.pools[chosen].source.path is not None
+        return _json(responses.shown(card, self._model_manager.created, here=here))
 
     async def _version(self, request: Request) -> Response:
         return _json({"version": API_VERSION, "bitnet_chat": __version__})

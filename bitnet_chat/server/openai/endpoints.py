@@ -29,15 +29,15 @@ _NAMES = {"format": "response_format"}
 """What a backend may refuse, where the API calls it something else."""
 
 
-def routes(desk: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
-    return [Route("/v1/{path:path}", _OpenAIApi(desk, settings))]
+def routes(scheduler: ReplyScheduler, settings: ServeSettings) -> list[BaseRoute]:
+    return [Route("/v1/{path:path}", _OpenAIApi(scheduler, settings))]
 
 
 class _OpenAIApi:
     """All of ``/v1``, so that whatever goes wrong there is told in the form that its clients read."""
 
-    def __init__(self, desk: ReplyScheduler, settings: ServeSettings) -> None:
-        self._desk, self._settings = desk, settings
+    def __init__(self, scheduler: ReplyScheduler, settings: ServeSettings) -> None:
+        self._scheduler, self._settings = scheduler, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def answer(request: Request) -> Response:
@@ -64,15 +64,17 @@ class _OpenAIApi:
         return handlers[request.method]
 
     async def _models(self, request: Request) -> Response:
-        return _json({"object": "list", "data": [self._described(name) for name in self._desk.catalogue.listed]})
+        return _json(
+            {"object": "list", "data": [self._described(name) for name in self._scheduler.model_manager.listed]}
+        )
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["path"].removeprefix("models/")
-        found = self._desk.catalogue.find(name)
-        return _json(self._described(found or self._desk.catalogue.choose(name)))  # which raises
+        found = self._scheduler.model_manager.find(name)
+        return _json(self._described(found or self._scheduler.model_manager.choose(name)))  # which raises
 
     def _described(self, name: str) -> dict[str, object]:
-        created = int(self._desk.catalogue.created)
+        created = int(self._scheduler.model_manager.created)
         return {"id": name, "object": "model", "created": created, "owned_by": "bitnet-chat"}
 
     async def _chat(self, request: Request) -> Response:
@@ -100,7 +102,7 @@ class _OpenAIApi:
             one_call=asked.one_call,
             urgent=is_urgent(request.headers.get("priority")),
         )
-        generation = self._desk.begin(order)
+        generation = self._scheduler.begin(order)
         try:
             if asked.stream:
                 await while_connected(request, generation.started.wait())
