@@ -19,6 +19,7 @@ from bitnet_chat.engine.process import EngineProcess
 from bitnet_chat.engine.threads import Processors, Threads
 from bitnet_chat.errors import BitnetChatError, EngineDiedError, FinishReason
 from bitnet_chat.events import Completed, Failed, TextDelta, ThinkingDelta
+from bitnet_chat.paths import bundled_model
 
 _REPLIES_GROUP = "answer"
 _LIMIT = 60.0
@@ -76,7 +77,9 @@ class _LogCapture:
 
 def ask(settings: Settings, *, limit: float = _LIMIT) -> BenchmarkReply:
     """Ask the bundled model :data:`KNOWN_ANSWERS`. ``settings.engine`` is the engine."""
-    return asyncio.run(_ask(replace(_plain(settings), temperature=0.0, model="", threads=1), limit))
+    # By its path: without a name the largest installed model would reply, which has other answers.
+    model = str(bundled_model() or "")
+    return asyncio.run(_ask(replace(_plain(settings), temperature=0.0, model=model, threads=1), limit))
 
 
 async def _ask(settings: Settings, limit: float) -> BenchmarkReply:

@@ -455,3 +455,15 @@ def test_a_llama_server_of_our_own(classic: EngineBinary, tmp_path: Path) -> Non
     assert "model/engine" in findings and "engine/found" not in findings
     (found,), binary = server.own(Settings(engine=str(tmp_path)), "")
     assert binary is None and found.status is FindingStatus.BROKEN and "llama-server" in found.seen
+
+
+def test_known_answers_are_asked_of_the_bundled_model_whatever_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Settings] = []
+
+    async def ask(settings: Settings, limit: float) -> BenchmarkReply:
+        asked.append(settings)
+        return BenchmarkReply()
+
+    monkeypatch.setattr(benchmark, "_ask", ask)
+    benchmark.ask(Settings(model="another"))
+    assert [each.model for each in asked] == [str(paths.bundled_model())]
