@@ -131,7 +131,7 @@ def _probe(flags: argparse.Namespace) -> int:
         facts = _facts(binary)
         if answers := _answers(binary):
             facts["known answers"] = answers
-        if flags.protocol and binary.can_chat:
+        if flags.talk and binary.can_chat:
             facts["talks"] = _rehearsed(binary, flags.model, limit)
         if flags.json:
             print(json_text(facts, indent=2))

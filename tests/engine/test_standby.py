@@ -338,8 +338,8 @@ def test_no_spare_without_memory_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatc
 
 
 @needs_scripts
-@pytest.mark.parametrize(("standby", "size"), [(True, 256), (False, 2048)])
-def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, standby: bool, size: int) -> None:
+@pytest.mark.parametrize(("has_standby", "size"), [(True, 256), (False, 2048)])
+def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, has_standby: bool, size: int) -> None:
     chance = random.Random(size)
 
     async def body(backend: LocalEngineBackend) -> None:
@@ -373,7 +373,7 @@ def test_whatever_is_done_the_engine_has_what_the_conversation_says(rig: Rig, st
             conversation = after
             assert len(backend._session.supervisor.spare_pids) <= standby.LIMIT
 
-    run(rig, body, spare=standby, ctx=size)
+    run(rig, body, spare=has_standby, ctx=size)
 
 
 @pytest.mark.engine
