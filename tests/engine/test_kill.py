@@ -1,7 +1,7 @@
 """kill -9 at any moment: the journal opens, and has what had been said.
 
 Run as a script this file is a nursery: one interpreter with everything imported, of which each program is a fork, so
-that 100 starts cost no more than they must. The programs of all nurseries write to the same journal.
+that 60 starts cost no more than they must. The programs of all nurseries write to the same journal.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if __name__ != "__main__":
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and forks are those of POSIX")
 
-KILLS = 100
+KILLS = 60
 NURSERIES = 8  # each waits for its program most of the time
 LONGEST = 1.0
 """Seconds from the first word to the kill at most."""
@@ -133,7 +133,7 @@ def examined(journal: Journal, question: str, seen: list[tuple[float, int]], kil
     }
 
 
-def test_100_kills_in_mid_reply(tmp_path: Path, home: Path) -> None:
+def test_60_kills_in_mid_reply(tmp_path: Path, home: Path) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")  # shown when it fails
     database = home / "data" / "journal.db"

@@ -162,7 +162,7 @@ def test_bytes_of_all_kinds_arrive(child: NativeClient) -> None:
     special = {token for token in range(300) if child.detokenize([token])[:2] == "<|"}
     for seed in range(12):
         reply = child.complete(chat("x"), max_tokens=40, sampling=HOT | {"seed": seed})
-        assert reply.ended.tokens <= 40 and (reply.ended.reason != "length" or reply.ended.tokens > 36)  # whole characters
+        assert reply.ended.tokens <= 40 and (reply.ended.reason != "length" or reply.ended.tokens > 36)
         if child.ready.library == "llama.cpp":  # which tells only the last token of those that make a character
             assert len(reply.tokens) <= reply.ended.tokens
         else:
