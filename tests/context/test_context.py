@@ -32,7 +32,7 @@ from bitnet_chat.models.gguf import read_header
 from bitnet_chat.templates.builtin import TEMPLATES
 from bitnet_chat.util.threads import run_beside_loop
 
-TURNS = 200
+TURNS = 100
 SYSTEM = "You are a helpful guide."
 QUESTIONS = ("hello", "thanks", "how do I leave?", "bye")  # of many turns; their replies are short
 
