@@ -1,4 +1,4 @@
-"""A child together with what it remembers: a copy of a conversation, good as long as nobody else changes it."""
+"""An engine process with its memory: a copy of a conversation, valid until another caller changes it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class EngineInstance:
 
     def record(self, memory: Conversation, protocol: EngineProtocol, count: Counter) -> None:
         """It has had one more turn, which ``memory`` ends with."""
-        if self.is_within:  # the turn is no new one
+        if self.is_within:  # the turn is not a new one
             self._account = None
         elif self.process.meter.context_used is None and len(memory.messages) > 1:
             asked, answered = memory.messages[-2:]

@@ -1,4 +1,4 @@
-"""The engine's log: bounded, kept for the day it explains a death, and read for figures. Pure."""
+"""The engine's log: bounded, kept to explain a death, and parsed for figures. Pure."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class EngineLog:
             self._open = b""
 
     def note(self, text: str) -> None:
-        """A line of our own, such as what the engine said on its terminal before it died."""
+        """Add a line that is not from the log, such as the engine's terminal output before its death."""
         self._lines.append(text[:_LINE_LIMIT])
 
     def _add(self, raw: bytes) -> None:
@@ -75,7 +75,7 @@ class EngineLog:
         return tuple(self._lines)
 
     def tail(self, count: int = 12) -> str:
-        """At most ``count`` lines that may explain something, the most telling first; each only once."""
+        """At most ``count`` lines that may explain a death, the most specific first, without duplicates."""
         said = {_LEAD.sub("", line): line for line in self._lines if not _CHATTER.match(line)}
         telling = {bare: line for bare, line in said.items() if _TELLING.search(line)}
         if not telling and not any(_LEVEL.match(line) for line in self._lines):
@@ -133,7 +133,7 @@ _RANKS = (
         ),
     ),
 )
-"""The first that matches."""
+"""The first line that matches."""
 
 
 # Figures out of an engine's log: exact where it tells, absent where it does not. Pure.
@@ -172,12 +172,12 @@ _OVERFLOW = re.compile(
 
 
 def tells_overflow(text: str) -> bool:
-    """Whether an engine's words mean that the context window is full."""
+    """Whether an engine's message means that the context window is full."""
     return _OVERFLOW.search(text) is not None
 
 
 class LogStatsParser:
-    """Fed with log lines; told of turns. All figures are of the turn under way or the last one."""
+    """Figures from log lines and the begin and end of turns. All are of the current turn or the last one."""
 
     def __init__(self) -> None:
         self.context_size: int | None = None
@@ -185,7 +185,7 @@ class LogStatsParser:
         """Tokens in the window; what is to be evaluated with the next message included."""
         self.overflowed = False
         self.has_shifted = False
-        """Whether the engine has dropped the older half of its context without being asked to."""
+        """Whether the engine has dropped the older half of its context by itself."""
         self.prompt_tokens: int | None = None
         """Tokens that the turn added before the reply."""
         self.prompt_size: int | None = None
@@ -193,7 +193,7 @@ class LogStatsParser:
         self.tokens: int | None = None
         """Tokens of the reply: while it is made all that were sampled, at its end those of its text."""
         self.is_whole = False
-        """Whether a modern engine has told that the model itself ended the reply."""
+        """Whether a modern engine has logged that the model ended the reply."""
         self._is_told = False
         """Whether the engine tells its figures itself: its log is not read for any."""
         self._past = 0
@@ -214,7 +214,7 @@ class LogStatsParser:
         """By what stands in a line; the first that matches."""
 
     def sent(self, *, silently: bool = False) -> None:
-        """A message goes to the engine; ``silently``: only the wish that it go on."""
+        """A message is sent to the engine; ``silently``: only the request to continue."""
         self.overflowed = False
         self.is_whole = False
         self.prompt_tokens = 0 if silently else None
@@ -224,12 +224,12 @@ class LogStatsParser:
         self._is_asked = silently
 
     def forgot(self) -> None:
-        """The engine was made to forget the conversation: what its context holds is told with the next message."""
+        """The engine has dropped the conversation: the size of its context is known with the next message."""
         self.context_used = None
         self._past = self._pending = 0
 
     def told(self, figures: ReplyFigures) -> None:
-        """By an engine that counts for us."""
+        """Set the figures of an engine that reports them itself."""
         self._is_told = True
         self.context_size = figures.context_size or self.context_size
         if figures.tokens is not None:
@@ -237,7 +237,7 @@ class LogStatsParser:
             self.prompt_tokens, self.prompt_size = figures.prompt_tokens, figures.prompt_size
 
     def ended(self, estimate: int, *, natural: bool) -> None:
-        """The turn is over; a natural end has one more token, which ends it and is no text.
+        """The turn is over; a natural end has one more token, the end-of-turn token, which is not text.
 
         ``estimate``: tokens of the reply, for an engine that tells only how much its context holds.
         """

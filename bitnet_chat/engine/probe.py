@@ -1,4 +1,4 @@
-"""Asks a binary what it is: runs it with ``--help`` and ``--version``, and remembers the answer."""
+"""Identify a binary: run it with ``--help`` and ``--version``, and cache the result."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def probe(path: Path, *, use_cache: bool = True, limit: float | None = None) -> 
         return known
     from bitnet_chat.models.engine_support import libraries, mentioned  # late: what is remembered needs none of it
 
-    # Help first: a program that is no engine is then not run a second time.
+    # Help first: a program that is not an engine is then not run a second time.
     code, help_text = _ask(program, ["--help"], seconds)
     model = bundled_model()
     if recognise(path, help_text, "") is None and model is not None and _WANTS_MODEL.search(help_text):
@@ -79,10 +79,10 @@ def _look(path: Path) -> start_errors.ProgramName:
     """Raises EngineNotFoundError for anything but a file that may be run."""
     try:
         if path.is_dir():
-            raise EngineNotFoundError(f"{path} is a folder and no program", remedy="give the program in it")
+            raise EngineNotFoundError(f"{path} is a folder, not a program", remedy="give the program in it")
         path.stat()
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
-        why = error.strerror if isinstance(error, OSError) else "its links lead in a circle"
+        why = error.strerror if isinstance(error, OSError) else "its symbolic links form a loop"
         raise EngineNotFoundError(f"{path} does not exist or cannot be read: {why}") from None
     if not path.is_file() or not os.access(path, os.X_OK):
         raise EngineNotFoundError(

@@ -47,6 +47,6 @@ def not_ready(missed: str, seconds: float, *, worked: bool) -> EngineFault:
     did = "only computed or logged" if worked else "did nothing: no output, no log, no work of disk or processor"
     return EngineFault(
         f"{missed}: for {seconds:g} s it {did}",
-        "bitnet-chat doctor looks at engine and model; --stall-timeout SECONDS waits longer, 0 without limit",
+        "bitnet-chat doctor checks engine and model; --stall-timeout SECONDS waits longer, 0 without limit",
         is_stall=True,
     )

@@ -1,4 +1,4 @@
-"""rpc-servers that hold layers of a model: their addresses, and what an engine's log says of them. Pure.
+"""rpc-servers that hold layers of a model: their addresses, and their errors in an engine's log. Pure.
 
 llama.cpp's RPC backend aborts the engine when a server cannot be reached or goes away. Each server serves one engine at
 a time: a second one waits, without a word, until the first has left.
@@ -31,13 +31,13 @@ _NOT_BUILT = "RPC not supported in this build"
 
 
 def servers(text: str) -> tuple[str, ...]:
-    """The addresses in ``host:port,…``, as an engine wants them. Raises UsageError for what is none."""
+    """The addresses in ``host:port,…``, as an engine wants them. Raises UsageError for an invalid address."""
     found: list[str] = []
     for address in [each.strip() for each in text.split(",")] if text.strip() else []:
         match = _ADDRESS.fullmatch(address)
         if match is None:
-            why = "an IPv6 address goes in brackets" if _BARE_SIX.fullmatch(address) else "it wants host:port"
-            raise UsageError(f"--rpc: {address!r} is no address of an rpc-server: {why}", remedy=_EXAMPLE)
+            why = "an IPv6 address goes in brackets" if _BARE_SIX.fullmatch(address) else "host:port is needed"
+            raise UsageError(f"--rpc: {address!r} is not an address of an rpc-server: {why}", remedy=_EXAMPLE)
         if not 0 < int(match["port"]) < 65536:
             raise UsageError(f"--rpc: {address!r} has no port between 1 and 65535", remedy=_EXAMPLE)
         if match["six"] is not None and not _is_six(match["six"]):
@@ -76,7 +76,7 @@ def unreachable(server: str, why: str = "") -> EngineDiedError:
 
 
 def meaning(log: Iterable[str], engine: object, exit_code: int | None = None) -> BitnetChatError | None:
-    """What the last lines of an engine that has died say of its rpc-servers; None where they are not to blame.
+    """The error of an rpc-server in the last lines of an engine that has died; None without one.
 
     ``exit_code``: negative where a signal ended it.
     """
@@ -90,7 +90,7 @@ def meaning(log: Iterable[str], engine: object, exit_code: int | None = None) ->
     if match := _OTHER_VERSION.search(text):
         which = next((each["server"] for each in _OTHER_VERSION.finditer(text) if each["server"]), "of --rpc")
         return EngineDiedError(
-            f"the rpc-server {which} speaks another version of the protocol than the engine",
+            f"the rpc-server {which} has another version of the protocol than the engine",
             remedy="build both from the same llama.cpp: bitnet-chat engine install --with rpc on each computer",
         )
     if _LOST in text or exit_code == _SIGPIPE:

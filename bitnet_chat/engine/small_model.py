@@ -50,7 +50,7 @@ _EVEN = TensorShape(512, 768, 8, 2)
 
 _ANY = bytes(range(256))
 _TERNARY = bytes(sum((byte // 3**place % 3) << 2 * place for place in range(4)) for byte in range(256))
-"""Four codes of two bits, each 0, 1 or 2; 3 is no ternary weight."""
+"""Four codes of two bits, each 0, 1 or 2; 3 is not a ternary weight."""
 _EQUAL_NIBBLES = bytes(0x11 * (8 + byte % 8) for byte in range(256))
 """A scale and the same minimum."""
 

@@ -1,4 +1,4 @@
-"""Keeps one child in step with a conversation, whatever happens to it.
+"""Supervisor of one engine process, which it keeps in sync with a conversation.
 
 The conversation is the truth; what the child remembers is a copy of it. Whenever the two differ, the child is made to
 forget or replaced by one that is started with the right history.
@@ -52,7 +52,7 @@ class EngineSupervisor:
         self.budget = RestartBudget()
         self.room = room
         self.busy = False
-        """True while somebody deals with the child: its death is then theirs to notice."""
+        """True while a task uses the child: that task then handles its death."""
         self.sampling = Sampling()
         """How the reply that is asked for is to be drawn, and then the next one, as far as one can guess."""
         self.protocols = ProtocolOnDemand(protocol)
@@ -125,7 +125,7 @@ class EngineSupervisor:
                 if self.room.policy == "drop-oldest":
                     self.release(history, count)
                 elif count > self.room.window.count_left(history):
-                    continue  # a summary is made when somebody waits for it
+                    continue  # a summary is made when a reply is awaited
                 process = await self.synchronise(history)
                 self._watch_over(self._read_ahead(process, protocol, self.room.window.kept(history)))
         except BitnetChatError:
@@ -287,7 +287,7 @@ class EngineSupervisor:
                 process.command(told.data, forgets=True, stop=told.stop)
 
     async def _watch(self, loaded: EngineInstance) -> None:
-        """A child that dies while nobody waits for it is replaced at once, so that the next message finds one."""
+        """Replace a child that dies while no reply is awaited, so that the next message finds one."""
         process = loaded.process
         await process.gone()
         if loaded is self._loaded and not self.busy and not self._closed:
@@ -335,7 +335,7 @@ class EngineSupervisor:
         self._loaded = None
 
     def abandon(self) -> None:
-        """Nobody hears the rest of the reply that is under way."""
+        """The rest of the running reply is not read."""
         if self._loaded is not None and self.protocols.made is not None and self.protocols.made.carries_all:
             self._loaded.process.stop()
             self._loaded.has_strayed = True

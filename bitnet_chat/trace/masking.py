@@ -1,4 +1,4 @@
-"""A recording without what is private: the same entries, streams with the same number of bytes. Pure.
+"""Mask private data in a recording: the same entries, and streams with the same number of bytes. Pure.
 
 Always: names, home directories, keys (:mod:`.redaction`). Unless the words are wanted: what was said in either
 direction, wherever it shows (:mod:`.masking`), the debug log of the engine included, which tells every token.
@@ -32,15 +32,14 @@ _CONSOLE = (
 _TEXTS = """--in-prefix --in-suffix -p --prompt -sys --system-prompt -r --reverse-prompt --chat-template --grammar -j
 --json-schema"""
 _TEXT_FLAGS = frozenset(_TEXTS.split())
-# Of our own command line: what is behind these is no word of a conversation, as the name of a file that somebody asks
-# about may be.
+# Flags of bitnet-chat whose value is not part of a conversation, as the name of a file in a question may be.
 _PLAIN = """-m --model --engine -c --ctx -t --threads --temp --temperature --seed -n --max-tokens --timeout --persona
 --overflow --repeat-limit --stall-timeout --resume --markdown --thinking --io --typing-speed"""
 _PLAIN_FLAGS = frozenset(_PLAIN.split())
 
 
 def mask_session(entries: Sequence[TraceEntry], redactor: Redactor, *, with_text: bool) -> Iterator[TraceEntry]:
-    """In the order they came. ``with_text``: the words of the conversation stay."""
+    """Mask entries in their order. ``with_text``: the words of the conversation stay."""
     session = _SessionMask(entries, redactor, with_text=with_text)
     streams = {key: session.stream(key, data) for key, data in _joined(entries).items()}
     taken = dict.fromkeys(streams, 0)
@@ -188,7 +187,7 @@ def _vocabulary(
     fronts: Mapping[int, str],
     natives: Collection[int],
 ) -> frozenset[str]:
-    """The words that were said, in small letters: where a log repeats one it is masked."""
+    """The words of the conversation, in lower case: they are masked in a log as well."""
     words: set[str] = set()
     for entry in entries:
         if entry.kind is TraceEntryKind.IN or (entry.kind is TraceEntryKind.COMMAND and entry.process in natives):
@@ -212,7 +211,7 @@ def _conceal_output(text: str, argv: tuple[str, ...], words: Set[str]) -> str:
 
 
 def _parted(text: str, argv: tuple[str, ...]) -> tuple[str, str]:
-    """What a modern engine greets with before anybody has said anything, and all the rest."""
+    """Split the output of a modern engine into its banner before the first message, and the rest."""
     if not is_modern(argv):
         return "", text
     greeting, prompt, said = text.partition(PROMPT)
@@ -333,7 +332,7 @@ def _masked(code: int) -> str:
         character = chr(code)
         return "0" if character.isdigit() else "X" if character.isupper() else "x" if character.isalpha() else character
     if 0xD800 <= code <= 0xDFFF:
-        # A byte that is no UTF-8: it may be a letter of another encoding. Continuations and others stay such.
+        # A byte that is not UTF-8: it may be a letter of another encoding. Continuations and others stay such.
         return "\udcbf" if 0xDC80 <= code < 0xDCC0 else "\udcff" if code >= 0xDCC0 else chr(code)
     size = 2 if code < 0x800 else 3 if code < 0x10000 else 4
     character = chr(code)
@@ -372,7 +371,7 @@ _TABLE = _MaskTable()
 # is white space at its end.
 
 Change = Callable[[str], str]
-"""A text to one of as many bytes of UTF-8."""
+"""Function that changes a text and keeps its number of bytes in UTF-8."""
 
 
 def native_output(text: str, change: Change, told: Change) -> str:
@@ -438,7 +437,7 @@ def _concealed(content: dict[str, Any], text: str, told: Change) -> dict[str, An
 
 
 def _numbers(content: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of tokens tell their texts."""
+    """Mask token numbers, which reveal their texts."""
     tokens = content.get("tokens")
     return {"tokens": [int("1" * len(str(each))) for each in tokens]} if isinstance(tokens, list) else {}
 

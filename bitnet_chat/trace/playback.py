@@ -1,4 +1,4 @@
-"""Plays a recording back through our own decoder and framers. Pure: whoever calls it keeps the time."""
+"""Play a recording back through the program's decoder and framers. Pure: the caller keeps the time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SETTLE_AFTER = 2.0  # as in engine/process.py: seconds of silence after which a
 
 @dataclass(frozen=True, slots=True)
 class PlaybackStep:
-    """An entry, and the frames that our framer made of it."""
+    """An entry, and the frames that the framer made of it."""
 
     entry: TraceEntry
     frames: tuple[Frame, ...] = ()
@@ -48,7 +48,7 @@ class _PlayedEngine:
 
 
 def play(entries: Iterable[TraceEntry]) -> Iterator[PlaybackStep]:
-    """In order. Raises UsageError for bytes of an engine that was never started, or one of no known dialect."""
+    """In order. Raises UsageError for bytes of an engine without a start, or of an unknown dialect."""
     engines: dict[int, _PlayedEngine] = {}
     for entry in entries:
         if entry.kind is TraceEntryKind.SPAWN:
@@ -63,7 +63,7 @@ def play(entries: Iterable[TraceEntry]) -> Iterator[PlaybackStep]:
             engine = engines.get(entry.process)
             if engine is None:
                 raise UsageError(
-                    f"the recording tells of engine {entry.process} before it was started",
+                    f"the recording has data of engine {entry.process} before it was started",
                     remedy="give the whole file, beginning with its spawn",
                 )
             yield PlaybackStep(entry, tuple(_frames(engine, entry)))
@@ -148,7 +148,8 @@ def _framer(spawn: TraceEntry, *, in_reply: bool) -> Framer:
 
 
 def _kind(argv: tuple[str, ...]) -> str:
-    """Of a recording that does not tell. Builds whose flag takes a value flush their log before they change colour."""
+    """Guess for a recording without this information. Builds whose flag takes a value flush their log before they
+    change colour."""
     if option(argv, "--color") == "on":
         return "ordered"
     return "logged" if "--log-verbosity" in argv else "unordered"

@@ -1,4 +1,5 @@
-"""The native dialect: our own program around a prebuilt library; see :mod:`bitnet_chat.engine.native.protocol`.
+"""The native dialect: the child process of bitnet-chat around a prebuilt library; see
+:mod:`bitnet_chat.engine.native.protocol`.
 
 Each message carries the whole prompt, and the engine keeps what it has in common with the one before. So a running
 engine fits any conversation, and any way to draw tokens: nothing is ever replaced for one.
@@ -200,7 +201,7 @@ class NativeFramer:
         """Of the request that is worked on."""
         self._said: list[str] = []
         self._is_command = False
-        """Whether that request is no message."""
+        """Whether that request is not a message."""
 
     @property
     def reply(self) -> str:

@@ -1,4 +1,4 @@
-"""The dialect of an engine, made when it is first needed, and its work that may take long, beside the event loop."""
+"""The dialect of an engine, made on first use, with its slow work outside the event loop."""
 
 from __future__ import annotations
 

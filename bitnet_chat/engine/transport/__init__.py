@@ -1,4 +1,4 @@
-"""One engine process and its three streams, as bytes. Small files, one per transport; nothing here decides."""
+"""Transports: one engine process and its three streams, as bytes. One file per transport, without decisions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TransportKind = Literal["auto", "pty", "pipe"]
 
 
 class TransportListener(Protocol):
-    """Who hears of a child. Calls come from the event loop, in order; ``exited`` is the last one."""
+    """Receiver of a child's output. Calls come from the event loop, in order; ``exited`` is the last one."""
 
     def output(self, data: bytes) -> None: ...
 
@@ -29,7 +29,7 @@ class TransportListener(Protocol):
 
 
 class Transport(Protocol):
-    """A running process in a session of its own, that ends when this program does."""
+    """A running process in its own session, which ends with this program."""
 
     @property
     def pid(self) -> int: ...

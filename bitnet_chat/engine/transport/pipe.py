@@ -1,4 +1,4 @@
-"""A child on pipes, where there is no pseudo-terminal: on Windows, or with ``--io pipe``.
+"""A child on pipes, without a pseudo-terminal: on Windows, or with ``--io pipe``.
 
 Threads read and write, since Windows cannot wait for a pipe in an event loop; what they read is delivered there.
 """
@@ -100,7 +100,7 @@ class PipeTransport:
         return thread
 
     def _deliver(self, function: Callable[..., None], *args: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed and reads nothing
             self._loop.call_soon_threadsafe(function, *args)
 
     def after_output(self, callback: Callable[[], None]) -> None:

@@ -1,6 +1,6 @@
-"""A child on a pseudo-terminal: its output is unbuffered, because it believes to talk to a person.
+"""A child on a pseudo-terminal: its output is unbuffered, because it writes to a terminal.
 
-The line discipline is raw. A canonical one cuts lines at 4095 bytes without a word, and ECHO, ISIG, ICRNL, IXON and
+The line discipline is raw. A canonical one cuts lines at 4095 bytes without an error, and ECHO, ISIG, ICRNL, IXON and
 OPOST change text (measured). Standard error is a pipe of its own: it carries the log.
 """
 
@@ -190,7 +190,7 @@ class PtyTransport:
         except ChildProcessError:  # reaped elsewhere
             code = 0
         end_marked(self._mark)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed and reads nothing
             self._loop.call_soon_threadsafe(self._ended, code)
 
     def _ended(self, code: int) -> None:
@@ -205,5 +205,5 @@ class PtyTransport:
         # Through the object that owns the terminal: closed by number, it would be closed once more when that object is
         # collected, and by then the number may be another child's.
         self._process.fileobj.close()
-        self._process.closed = True  # or it would send signals to a process number that may be someone else's
+        self._process.closed = True  # or it would send signals to a number that may be another process's
         self._sink.exited(code)
