@@ -1,4 +1,4 @@
-"""Watches a process that was started and has not shown a prompt yet; :mod:`bitnet_chat.engine.timeouts` decides."""
+"""Watch of a process from its start to its first prompt, with the limits of :mod:`bitnet_chat.engine.timeouts`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from bitnet_chat.engine.process_faults import EngineFault, not_ready
 from bitnet_chat.engine.timeouts import BUSY, PromptTimeout, WaitingFor
 
 _LOOKS = 8
-"""Looks at the process within the limit."""
+"""Number of checks of the process within the limit."""
 _BETWEEN = 0.05, 5.0
-"""Seconds between two looks, at least and at most."""
+"""Seconds between two checks, at least and at most."""
 
 
 class LoadingWatch:

@@ -1,4 +1,4 @@
-"""What an engine can do wrong while it lives, for which it is ended from here. Pure: facts in, words out."""
+"""Faults for which a running engine is ended, and their messages. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from bitnet_chat.engine.protocols.log_format import is_json
 from bitnet_chat.errors import EngineDiedError, EngineStalledError
 
 _WRAPPER = "a wrapper script must leave standard error alone (no 2>&1), and flags must not send the log to stdout"
-_JSON_LOG = "leave out --log-jsonl, and LLAMA_ARG_LOG_JSONL in a wrapper script: the log is then on standard error"
+_JSON_LOG = "remove --log-jsonl, and LLAMA_ARG_LOG_JSONL from a wrapper script: the log then goes to standard error"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFault:
-    """``what`` goes behind "the engine". ``is_lasting``: the next process would do the same."""
+    """A fault. ``what``: the predicate after "the engine". ``is_lasting``: the next process would have it too."""
 
     what: str
     remedy: str

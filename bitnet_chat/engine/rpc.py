@@ -71,7 +71,7 @@ def not_built(engine: object) -> EngineNotFoundError:
 def unreachable(server: str, why: str = "") -> EngineDiedError:
     return EngineDiedError(
         f"the rpc-server {server} cannot be reached{f': {why}' if why else ''}",
-        remedy="start it on that computer (rpc-server --host ADDRESS --port PORT), or leave it out of --rpc",
+        remedy="start it on that computer (rpc-server --host ADDRESS --port PORT), or remove it from --rpc",
     )
 
 
@@ -96,7 +96,7 @@ def meaning(log: Iterable[str], engine: object, exit_code: int | None = None) ->
     if _LOST in text or exit_code == _SIGPIPE:
         return EngineDiedError(
             "an rpc-server of --rpc ended, or is of another version than the engine",
-            remedy="its own output says why; start it again, or leave it out of --rpc",
+            remedy="its output has the reason; start it again, or remove it from --rpc",
         )
     return None
 

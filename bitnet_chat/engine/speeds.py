@@ -1,4 +1,4 @@
-"""How fast engines are on this computer, as ``bitnet-chat engine bench`` has measured: kept by build and type."""
+"""Speeds of engines on this computer, as measured by ``bitnet-chat engine bench``, by build and type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a program cannot be started or ends at once, from its exit code, its output and its first bytes. Pure."""
+"""Reasons why a program cannot be started or ends at once, from its exit code, output and first bytes. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOVED = "a build may look for its libraries only at the path where it was built
 
 @dataclass(frozen=True, slots=True)
 class ProgramName:
-    """What is known of a file before it is run."""
+    """Facts about a file before it is run."""
 
     path: Path
     head: bytes = b""
@@ -48,7 +48,7 @@ class ProgramName:
 
 
 def of_start(program: ProgramName, error: OSError) -> EngineNotFoundError:
-    """The operating system has refused to run it."""
+    """Error for a program that the operating system refused to run."""
     path, why = program.path, error.strerror or str(error)
     if (damaged := _carriage_return(program)) is not None:
         return damaged
@@ -74,7 +74,8 @@ def of_start(program: ProgramName, error: OSError) -> EngineNotFoundError:
 def of_end(
     program: ProgramName, code: int, text: str, libraries: Iterable[Path] = (), *, crashes: bool = True
 ) -> EngineNotFoundError | None:
-    """It has ended with ``code`` (negative: a signal) after it printed ``text``; None where neither tells why.
+    """Error for a program that ended with ``code`` (negative: a signal) and printed ``text``; None if the reason is
+    unknown.
 
     ``libraries``: files of that kind that were found near it. ``crashes``: whether a signal that any program may end by
     counts, too.
@@ -133,7 +134,7 @@ def no_answer(path: Path, flag: str, limit: float) -> EngineNotFoundError:
 
 
 def no_engine(path: Path, code: int, text: str) -> EngineNotFoundError:
-    """It ran, and its ``--help`` is none of an engine."""
+    """Error for a program whose ``--help`` is not that of an engine."""
     ended = f", and ends with exit code {code}{_quoted(_last_line(text))}" if code else ""
     return EngineNotFoundError(
         f"{path} runs but is not a llama-cli, llama-completion or BitNet engine{ended}",
@@ -223,7 +224,7 @@ def refused(
 
 
 class OptionRetry:
-    """Lets a start be tried once more without an option that was refused; each option once.
+    """Repeats a start without an option that was refused; each option once.
 
     ``probe``: examines the engine anew, and not from memory. ``notify``: for a line to the user.
     """

@@ -80,15 +80,15 @@ class EngineSupervisor:
         return self._standby.pids if self._standby is not None else []
 
     def begin(self, *, alone: bool) -> None:
-        """A request begins. ``alone``: what others were to hear and what left the window for them is none of its."""
+        """Begin a request. ``alone``: what others were to hear and what left the window for them is none of its."""
         self.busy = True
         if alone:
             self._notices.forget_request()
             self.room.window.restore(())
 
     def take_notices(self, *, of_launch: bool) -> list[Notice]:
-        """What has not been told yet. ``of_launch``: also what could not be kept when the child was started, which is
-        of interest when that child is the one that replies."""
+        """Notices that were not shown yet. ``of_launch``: also what could not be kept when the child was started, which
+        is of interest when that child is the one that replies."""
         self._account_for_the_fallen()
         notices = self._notices.take()
         if (note := self.room.window.take_note())[0]:
@@ -233,7 +233,7 @@ class EngineSupervisor:
         return spare.process
 
     def spawn(self, history: Conversation) -> EngineProcess:
-        """Replace the child. Raises BitnetChatError when it cannot be started."""
+        """Replace the child. Raises BitnetChatError if it cannot be started."""
         self._history = history
         return self._replace(self.room.window.kept(history))
 
@@ -359,7 +359,7 @@ class EngineSupervisor:
             self._loaded.has_answered = self._loaded.has_strayed = True
 
     async def close(self) -> None:
-        """End the child and its spares, and wait until they are gone, and those before them."""
+        """End the child, its spares and earlier ones, and wait until all have ended."""
         self._closed = True
         if self._replacing is not None:
             self._replacing.cancel()
@@ -404,7 +404,7 @@ class EngineSupervisor:
         return self.room.to_drop(protocol, history, self.used(protocol, history), text, most, alone)
 
     def release(self, history: Conversation, count: int, summary: str = "") -> None:
-        """Have the ``count`` oldest messages out of the window, from the next child on."""
+        """Drop the ``count`` oldest messages from the window, beginning with the next child."""
         window, protocol = self.room.window, self.protocols.made
         if count > window.count_left(history):
             assert protocol is not None, "it was counted with it"
@@ -426,7 +426,7 @@ class EngineSupervisor:
         self._crashed = process
 
     def _account_for_the_fallen(self) -> None:
-        """A line about a death, with as much about the restart as is true by now: the next child may not load."""
+        """A line about a death, with the state of the restart: the next child may not load."""
         if self._crashed is None:
             return
         line = f"the engine {exit_errors.describe(self._crashed)}"
@@ -447,16 +447,16 @@ class EngineSupervisor:
 
 
 class RestartBudget:
-    """At most ``limit`` restarts in any ``window`` seconds."""
+    """Budget of at most ``limit`` restarts in any ``window`` seconds."""
 
     def __init__(self, limit: int = 3, window: float = 60.0) -> None:
         self.limit, self.window = limit, window
         self.spent = 0
-        """All that were ever taken."""
+        """Number of all restarts."""
         self._times: deque[float] = deque()
 
     def spend(self, now: float) -> bool:
-        """Take one restart; False when there is none left."""
+        """Take one restart; False if none is left."""
         while self._times and now - self._times[0] >= self.window:
             self._times.popleft()
         if len(self._times) >= self.limit:

@@ -1,4 +1,4 @@
-"""How many threads an engine gets. Pure.
+"""Number of threads for an engine. Pure.
 
 At each layer of a model all threads wait for one another, and spin meanwhile: one more than there are processors, and
 replies are many times slower. Measured on one processor of two: the default of llama.cpp gave no token in 100 s, one
@@ -42,7 +42,7 @@ class Processors:
 
     @property
     def origin(self) -> str:
-        """Where :attr:`count` comes from."""
+        """Source of :attr:`count`."""
         if self.quota is not None and self.quota < self.affinity:
             return f"a control group allows {self.quota:g} of {self.machine} (cpu.max)"
         if self.affinity < self.machine:

@@ -1,4 +1,4 @@
-"""How long a prompt of an engine is waited for. Pure.
+"""Limits of the wait for an engine's prompt. Pure.
 
 What counts is not the time but whether anything happens, as a large model on a cold disk loads for minutes:
 

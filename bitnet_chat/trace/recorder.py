@@ -258,7 +258,9 @@ def session(number: int) -> Path:
             remedy="chat with a model first; with --no-journal or journal = false nothing is recorded",
         )
     if not 1 <= number <= len(found):
-        raise UsageError(f"there is no session {number}", remedy=f"there are {len(found)}; 1 is the last one")
+        raise UsageError(
+            f"session {number} was not recorded", remedy=f"recorded sessions: {len(found)}; 1 is the last one"
+        )
     return found[number - 1]
 
 
