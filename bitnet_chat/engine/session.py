@@ -259,7 +259,8 @@ class Session:
             process.kill()
 
     async def _end_turn(self, attempts: _Attempts) -> list[Event]:
-        """The turn has ended, or the child has died. Sets the end of the reply, unless the turn is repeated."""
+        """Handle the end of a turn or the death of the child. Sets the end of the reply, unless the turn is
+        repeated."""
         if attempts.end is not None:
             return []
         process, turn, question = attempts.process, attempts.turn, attempts.question
@@ -463,7 +464,7 @@ class _Attempts:
     turn: ReplyAccumulator
     """Of the turn that was begun last."""
     limit: int | None = None
-    """Tokens after which the turn is stopped from here."""
+    """Tokens after which this program stops the turn."""
 
     def __init__(
         self,
@@ -479,7 +480,7 @@ class _Attempts:
         self.timer: asyncio.TimerHandle | None = None
         self.question: EnginePrompt | None = None
         self.told = ""
-        """Thoughts that the user has seen."""
+        """Thoughts shown to the user."""
         self.has_started = False
         """The message was sent once at least."""
         self.end: Completed | Failed | None = None
@@ -492,7 +493,7 @@ class _Attempts:
 
 
 class _SilentDeaths:
-    """Counts the children that died without a word while they loaded: a large model is not loaded that often again."""
+    """Counter of children that died without a message while they loaded: limits the loads of a large model."""
 
     def __init__(self) -> None:
         self._count, self._began = 0, time.monotonic()

@@ -73,7 +73,7 @@ class _SessionMask:
         self._words = frozenset[str]() if with_text else _vocabulary(entries, self._argvs, self._fronts, self._natives)
 
     def stream(self, key: tuple[int, TraceEntryKind], data: bytes) -> bytes:
-        """All that one engine wrote to its output or its log."""
+        """All output or log of one engine."""
         process, kind = key
         text = data.decode("utf-8", "surrogateescape")
         if process in self._natives and kind is TraceEntryKind.OUT:
@@ -134,7 +134,7 @@ def engine_arguments(argv: Sequence[str]) -> list[str]:
 
 
 def our_arguments(argv: Sequence[str]) -> list[str]:
-    """The command line of bitnet-chat with what is said in it masked; what follows ``--`` is for the engine."""
+    """The command line of bitnet-chat with its texts masked; arguments after ``--`` are for the engine."""
     ours, at = list(argv), list(argv).index("--") if "--" in argv else len(argv)
     masked = [
         argument if not number or ours[number - 1] in _PLAIN_FLAGS else _masked_value(argument)
@@ -176,7 +176,7 @@ def _front(spawn: TraceEntry) -> str:
 
 
 def _message(entry: TraceEntry, fronts: Mapping[int, str]) -> tuple[str, str]:
-    """What was typed to an engine in front of a message, and the message."""
+    """Split input into the text before a message, and the message."""
     front = fronts.get(entry.process, "")
     return (front, entry.text.removeprefix(front)) if entry.text.startswith(front) else ("", entry.text)
 
@@ -318,7 +318,7 @@ def marks(*templates: str) -> re.Pattern[str]:
 
 
 def is_role(text: str) -> bool:
-    """Whether a text is made of nothing but special tokens, names of roles and punctuation."""
+    """Whether a text consists only of special tokens, names of roles and punctuation."""
     return _ROLE_LINES.match(text) is not None
 
 

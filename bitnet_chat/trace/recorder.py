@@ -165,7 +165,7 @@ class TraceRecorder:
             view = view[written:]
 
     def _next_segment(self, at: float) -> None:
-        """Begin a file with what has to be known to understand it: of which session it is, and which engines live."""
+        """Begin a file with its context: the session, and the engines that run."""
         if self._file is None:
             self._sessions.mkdir(parents=True, exist_ok=True)
             _prune(self._sessions)
@@ -221,7 +221,7 @@ def _in_parts(long: TraceEntry) -> Iterator[TraceEntry]:
 
 
 def _prune(folder: Path) -> None:
-    """Make room for one more. One that is still being written loses what it has, and goes on to no use."""
+    """Remove the oldest sessions. One that is still being written loses its data."""
     with contextlib.suppress(OSError):
         for old in sorted(each for each in folder.iterdir() if each.is_dir())[: 1 - KEPT]:
             shutil.rmtree(old, ignore_errors=True)

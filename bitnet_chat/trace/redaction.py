@@ -116,7 +116,7 @@ class Redactor:
         return [self.value(each) for each in value] if isinstance(value, list | tuple) else value
 
     def _found(self, text: str) -> Iterator[_Find]:
-        """In order, without overlaps: the first that begins, of those the first in the list."""
+        """Matches in order, without overlaps: the first to begin, and of those the first in the list."""
         finds = []
         for rank, (pattern, instead) in enumerate(self._patterns):
             group = "secret" if "secret" in pattern.groupindex else 0

@@ -48,7 +48,7 @@ Prompt = str | Sequence[int] | Sequence[Piece]
 
 
 class NativeClientError(Exception):
-    """The child refused a request or ended. ``failed``: its message, if there was one; ``log``: its stderr."""
+    """The child refused a request or ended. ``failed``: its message, if any; ``log``: its stderr."""
 
     def __init__(self, what: str, failed: NativeFailed | None = None, log: str = "") -> None:
         super().__init__(what)
@@ -93,7 +93,7 @@ class NativeClient:
         return self._process.pid
 
     def log(self) -> str:
-        """What the library wrote to stderr until now."""
+        """The library's stderr so far."""
         self._log.seek(0)
         return self._log.read().decode("utf-8", "replace")
 
@@ -113,7 +113,7 @@ class NativeClient:
         self._log.close()
 
     def wait(self) -> int:
-        """Its exit status, when it has ended by itself."""
+        """The exit status of a child that has ended by itself."""
         return self._process.wait(self._timeout)
 
     def __enter__(self) -> Self:

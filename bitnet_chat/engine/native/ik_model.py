@@ -70,13 +70,13 @@ class IkModel:
         return bool(self.library.llama_token_is_eog(self.pointer, token))
 
     def check(self, tokens: tuple[int, ...]) -> None:
-        """Raises RequestError for a token that is none of the vocabulary: the library would end the process."""
+        """Raises RequestError for a token outside the vocabulary: the library would end the process."""
         if max(tokens, default=0) >= self.size:
             raise RequestError("usage", f"the token {max(tokens)} is not in the vocabulary of {self.size}")
 
 
 class _ErrorLog:
-    """The library's log, to stderr as without it; what it says of errors is kept."""
+    """Forward the library's log to stderr and keep its errors."""
 
     def __init__(self) -> None:
         self._errors: list[str] = []

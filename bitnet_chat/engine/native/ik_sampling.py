@@ -1,4 +1,4 @@
-"""How ik_llama.cpp's library draws a token: llama.cpp's order and defaults, by the library's own samplers."""
+"""Sampling with ik_llama.cpp's library: llama.cpp's order and defaults, with the library's own samplers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAST = 64
 
 
 class IkSampler:
-    """Draws the tokens of one reply. Its random numbers are its own, so replies made at once do not share them."""
+    """Sampler of one reply. Its random numbers are its own, so replies made at once do not share them."""
 
     def __init__(self, library: Any, context: int, vocabulary: int, size: int, sampling: dict[str, float]) -> None:
         """``vocabulary``: of ``size`` tokens. ``sampling``: see :data:`DEFAULTS`, and ``seed``."""

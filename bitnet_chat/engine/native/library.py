@@ -1,4 +1,4 @@
-"""What the child needs of a library, and what a library is told about a request."""
+"""Interface between the child and a library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Outcome = Literal["stop", "length", "context_full", "cut"]
 
 
 class RequestError(Exception):
-    """A request that cannot be done; becomes ``Failed`` with the same words."""
+    """A request that cannot be done; becomes ``Failed`` with the same message."""
 
     def __init__(self, why: FailureKind, what: str) -> None:
         super().__init__(what)
@@ -25,7 +25,7 @@ class RequestError(Exception):
 
 
 class LoadError(Exception):
-    """The model cannot be loaded, or the library cannot; ends the child."""
+    """The model or the library cannot be loaded; ends the child."""
 
     def __init__(self, what: str, why: FailureKind = "model") -> None:
         super().__init__(what)
@@ -55,7 +55,7 @@ class LibrarySettings:
 
 
 class ReplySink(Protocol):
-    """Hears of one reply, on the thread that the library likes. Each call returns True to end the reply."""
+    """Receiver of one reply, called on a thread of the library's choice. Each call returns True to end the reply."""
 
     def prefill(self, done: int, total: int, cached: int) -> bool: ...
 
@@ -64,7 +64,7 @@ class ReplySink(Protocol):
 
     @property
     def is_cut(self) -> bool:
-        """Whether the reply is to end, by a request or for what it says."""
+        """Whether the reply has to end, by a request or by its text."""
 
     def when_stopped(self, callback: Callable[[], None]) -> None:
         """``callback``: called once, on another thread, when a request stops the reply; at once if it has."""
@@ -72,7 +72,7 @@ class ReplySink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """How a reply is to be made from tokens; the texts that end it are the sink's matter."""
+    """Options of a reply; the sink handles the texts that end it."""
 
     tokens: tuple[int, ...]
     max_tokens: int | None

@@ -59,7 +59,7 @@ meet beside a special token. No BOS token is added."""
 
 
 class ProtocolError(ValueError):
-    """A line that is none of this protocol. ``id``: of the request or message, where it can be read."""
+    """A line that is not one of this protocol. ``id``: of the request or message, where it can be read."""
 
     def __init__(self, what: str, id: int | None = None) -> None:
         super().__init__(what)
@@ -89,7 +89,7 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the request ``id`` within a token. A request that has ended is left alone."""
+    """End the request ``id`` within a token. No effect on a request that has ended."""
 
     kind: ClassVar[str] = "stop"
     id: int
@@ -315,7 +315,7 @@ def _decoded(line: bytes | str, kinds: dict[str, type[Any]]) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists as tuples, as the dataclasses have them."""
+    """Convert lists to tuples, as in the dataclasses."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
@@ -341,7 +341,7 @@ _WHOLE = ("top_k", "seed")
 
 
 def problem(request: Request) -> str:
-    """What is wrong with a request; empty if nothing is."""
+    """The error of a request; empty for a valid one."""
     for each in fields(request):
         is_right, expected = _FIELDS[each.name]
         if not is_right(getattr(request, each.name)):

@@ -420,7 +420,7 @@ def _valid(text: str) -> str:
 
 _BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
 _LATE = 4096
-"""Characters behind a colour without a sign of the end: it was the model's own."""
+"""Characters after a colour without another sign of the end: the model wrote the colour."""
 
 
 class LoggedClassicFramer(ClassicFramer):

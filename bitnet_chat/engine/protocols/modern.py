@@ -61,7 +61,7 @@ _TIMINGS_LIMIT = 80
 _IDLE = "all slots are idle"
 _STOPPED = re.compile(r"slot .*(?:stop processing: n_tokens = |print_timing: .* total time = )")
 _LATE = 4096
-"""Characters behind a prompt without a sign of the end: it was the model's own."""
+"""Characters after a prompt without another sign of the end: the model wrote the prompt."""
 _TIMINGS_START = INFO + "\n[ Prompt: "
 # The text between the colours is free but short; while it may still become a timings line it is held back.
 _TIMINGS_OPEN = re.compile(re.escape(INFO) + r"\n\[ Prompt: [^\]\n]{0,40}(?:\](?:\n(?:\x1b(?:\[(?:0m?)?)?)?)?)?\Z")
@@ -88,7 +88,7 @@ class ModernFramer:
         """The log tells of each end."""
         self._has_stopped = True
         self.commands: frozenset[str] = frozenset()
-        """The commands that this engine's banner names."""
+        """The commands in this engine's banner."""
 
     @property
     def kind(self) -> str:
@@ -150,7 +150,7 @@ class ModernFramer:
         return [EngineError(held.strip())] if state is _ModernState.ERROR else []
 
     def _step(self, text: str, frames: list[Frame]) -> str:
-        """Consumes the front of ``text``; what it gives back is looked at again, what it cannot decide yet is held."""
+        """Consume the front of ``text``. The returned rest is parsed again; undecided text is held."""
         if self._state in (_ModernState.LOADING, _ModernState.COMMAND):
             at = text.find(PROMPT)
             if at < 0:
@@ -368,6 +368,6 @@ class ModernProtocol:
 
 
 def replay_prompt(history: Conversation) -> str:
-    """The turns of a history in words."""
+    """The turns of a history as text."""
     turns = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in history.turns)
     return f"The conversation so far, which you continue:\n\n{turns}"

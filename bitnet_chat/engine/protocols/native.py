@@ -147,7 +147,7 @@ class NativeProtocol:
             yield unguarded(prompt[at:]), False
 
     def _drawn(self, sampling: Sampling) -> dict[str, float]:
-        """How tokens are drawn: as the reply wants, else as the options say, else by the library's default."""
+        """Sampling values: those of the reply, else of the options, else the library's defaults."""
         options = self._options
         wanted = {"temperature": options.temperature, "seed": options.seed}
         for each in (options.sampling, sampling):
@@ -198,7 +198,7 @@ class NativeFramer:
         self._within = self._skips = within
         self._open = ""
         self._id: int | None = None
-        """Of the request that is worked on."""
+        """Identifier of the current request."""
         self._said: list[str] = []
         self._is_command = False
         """Whether that request is not a message."""
@@ -271,7 +271,7 @@ class NativeFramer:
         self._is_command = True
 
     def interrupted(self) -> None:
-        """The end of the reply says it."""
+        """Reported with the end of the reply."""
 
     def settle(self) -> list[Frame]:
         return []

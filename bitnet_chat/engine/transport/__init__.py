@@ -22,7 +22,7 @@ class TransportListener(Protocol):
     def logged(self, data: bytes) -> None: ...
 
     def closed(self) -> None:
-        """Nothing more can come from its output. ``exited`` follows at once, unless it lives on without one."""
+        """End of its output. ``exited`` follows at once, unless the process continues without one."""
 
     def exited(self, code: int) -> None:
         """``code``: exit status, or minus the number of the signal that ended it."""
@@ -50,19 +50,19 @@ class Transport(Protocol):
         """Queue input. Returns at once, whatever the size."""
 
     def interrupt(self) -> None:
-        """SIGINT, as Ctrl-C on a terminal of its own would send."""
+        """Send SIGINT, as Ctrl-C on its own terminal would."""
 
     def has_output(self) -> bool:
-        """False where it has closed its output and lives on, which no read tells while its input is open."""
+        """False for a process that has closed its output and continues, which no read shows while its input is open."""
 
     def drain_log(self) -> None:
         """Deliver what the log holds by now, so that it is not behind the output."""
 
     def after_output(self, callback: Callable[[], None]) -> None:
-        """Call back, on the event loop, when all that it has written to its output until now was delivered."""
+        """Call back, on the event loop, after all its output so far was delivered."""
 
     def kill(self) -> None:
-        """SIGKILL to the process and its group. ``exited`` follows, when all it started is ended as well."""
+        """Send SIGKILL to the process and its group. ``exited`` follows after the end of all its descendants."""
 
 
 def pty_is_available() -> bool:

@@ -84,7 +84,7 @@ class PipeTransport:
         return True  # the end of a pipe is told
 
     def drain_log(self) -> None:
-        """Nothing to do: the thread reads at once, and what it read is on its way."""
+        """Nothing to do: the thread reads at once and delivers."""
 
     def kill(self) -> None:
         if self._open:

@@ -148,7 +148,7 @@ class PtyTransport:
 
     @staticmethod
     def _read(descriptor: int) -> bytes | None:
-        """All there is for now; None at the end. The end of a terminal is EIO on Linux, no bytes elsewhere."""
+        """All available bytes; None at the end. The end of a terminal is EIO on Linux, no bytes elsewhere."""
         chunks: list[bytes] = []
         size = 0
         while size < _ONE_TURN:
